@@ -1,0 +1,235 @@
+//! The one door to libSQL, for a local file and for a remote server alike.
+//!
+//! libSQL's local calls are synchronous C code behind `async fn`, and a connection shares one transaction state among all
+//! its clones. So one thread of our own holds the connection and runs one piece of work after another: the async
+//! runtime is never blocked, and no statement of one piece can slip into the transaction of another.
+//!
+//! Durability: WAL, so that readers never wait for the writer, and `synchronous = FULL`, so that a commit that was reported
+//! is on disk even after a power cut (WAL with NORMAL could lose the last commits: <https://www.sqlite.org/pragma.html#pragma_synchronous>).
+//! Books are written a few times an hour; the price of an fsync per commit is nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+use libsql::{Connection, Row, params::IntoParams};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a statement waits for another process's write lock.
+const BUSY_WAIT: Duration = Duration::from_secs(10);
+
+/// What can go wrong with the books.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BooksError {
+    /// Another process holds the write lock.
+    #[error("the database is locked by another process (waited {} s); try again when it is done", BUSY_WAIT.as_secs())]
+    Locked,
+    /// No space.
+    #[error("the disk that holds the database is full; nothing was booked; free space and run again")]
+    Full,
+    /// No permission to write.
+    #[error(
+        "the database cannot be written (read-only file, folder or user); nothing was booked; check its permissions"
+    )]
+    ReadOnly,
+    /// Migrated by a newer build.
+    #[error("the database has schema version {found}, this meter knows up to {known}; use the newer meter")]
+    Newer {
+        /// In the database.
+        found: i64,
+        /// In this build.
+        known: i64,
+    },
+    /// Not yet migrated.
+    #[error("the database has schema version {found}, this meter needs {known}; run `meter migrate`")]
+    NotMigrated {
+        /// In the database.
+        found: i64,
+        /// In this build.
+        known: i64,
+    },
+    /// Somebody else applied a version of this bill since it was looked at.
+    #[error("another worker changed this bill's books in the meantime; run again")]
+    Raced,
+    /// The books contradict themselves or what was to be booked; nothing was written.
+    #[error("the books would not add up, so nothing was written: {0}")]
+    Integrity(String),
+    /// The database cannot be reached or opened.
+    #[error("the database {0} cannot be opened: {1}")]
+    Open(String, String),
+    /// Anything else that libSQL says.
+    #[error("the database said: {0}")]
+    Sql(String),
+}
+
+impl BooksError {
+    /// True when the same call may well succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Locked | Self::Raced | Self::Full | Self::Open(..))
+    }
+}
+
+/// Primary result codes of SQLite: <https://www.sqlite.org/rescode.html>.
+fn from_code(code: i32, text: &str) -> BooksError {
+    match code & 0xff {
+        5 | 6 => BooksError::Locked,
+        8 => BooksError::ReadOnly,
+        13 => BooksError::Full,
+        14 => BooksError::Open(String::new(), text.to_owned()),
+        11 | 26 => BooksError::Sql(format!("{text}; the file is damaged or no database: restore it from a backup")),
+        _ => BooksError::Sql(text.to_owned()),
+    }
+}
+
+impl From<libsql::Error> for BooksError {
+    fn from(error: libsql::Error) -> Self {
+        match &error {
+            libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
+                from_code(*code, text)
+            }
+            other => Self::Sql(other.to_string()),
+        }
+    }
+}
+
+impl From<super::quantity::QuantityError> for BooksError {
+    fn from(error: super::quantity::QuantityError) -> Self {
+        Self::Integrity(error.to_string())
+    }
+}
+
+type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// A handle to the books' database; cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    work: mpsc::Sender<Work>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Database")
+    }
+}
+
+impl Database {
+    /// Opens a local file, made if it is not there.
+    ///
+    /// # Errors
+    /// [`BooksError::Open`] when the folder is missing or not permitted, [`BooksError::ReadOnly`] when it cannot be written.
+    pub async fn open_local(path: &Path) -> Result<Self, BooksError> {
+        let path = path.to_owned();
+        let name = path.display().to_string();
+        let opened = Self::start(name.clone(), async move || {
+            let database = libsql::Builder::new_local(&path).build().await?;
+            let connection = database.connect()?;
+            connection.busy_timeout(BUSY_WAIT)?;
+            let pragmas = ["journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"];
+            for pragma in pragmas {
+                // answers with a row or without one, so it is asked for rows and they are read
+                let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
+                while rows.next().await?.is_some() {}
+            }
+            Ok((connection, database))
+        });
+        opened.await.map_err(|e| match e {
+            BooksError::Open(_, text) => BooksError::Open(name, text),
+            other => other,
+        })
+    }
+
+    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose server keeps the pragmas.
+    ///
+    /// # Errors
+    /// When no connection object can be made.
+    pub async fn open_remote(name: String, database: libsql::Database) -> Result<Self, BooksError> {
+        Self::start(name, async move || Ok((database.connect()?, database))).await
+    }
+
+    async fn start<F>(name: String, open: F) -> Result<Self, BooksError>
+    where
+        F: AsyncFnOnce() -> Result<(Connection, libsql::Database), libsql::Error> + Send + 'static,
+    {
+        let (work, mut inbox) = mpsc::channel::<Work>(64);
+        let (opened, is_open) = oneshot::channel();
+        let spawned = std::thread::Builder::new().name("books".into()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(opened.send(Err(BooksError::Sql(e.to_string())))),
+            };
+            runtime.block_on(async move {
+                let (connection, _database) = match open().await {
+                    Ok(pair) => pair,
+                    Err(e) => return drop(opened.send(Err(e.into()))),
+                };
+                if opened.send(Ok(())).is_err() {
+                    return;
+                }
+                while let Some(piece) = inbox.recv().await {
+                    piece(connection.clone()).await;
+                }
+            });
+        });
+        spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
+        is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
+        Ok(Self { work })
+    }
+
+    /// Runs `f` on the connection, alone. For reading; a write in it commits by itself.
+    ///
+    /// # Errors
+    /// Whatever `f` returns.
+    pub async fn read<T, F>(&self, f: F) -> Result<T, BooksError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
+    {
+        let gone = || BooksError::Sql("the database thread has ended".into());
+        let (answer, answered) = oneshot::channel();
+        let piece: Work = Box::new(move |connection| {
+            Box::pin(async move {
+                // the asker may have gone away; then nobody wants the answer
+                drop(answer.send(f(&connection).await));
+            })
+        });
+        self.work.send(piece).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Runs `f` in one transaction that holds the write lock from its start: committed when `f` succeeds, else undone.
+    ///
+    /// # Errors
+    /// Whatever `f` returns, and what BEGIN and COMMIT say.
+    pub async fn write<T, F>(&self, f: F) -> Result<T, BooksError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
+    {
+        self.read(async move |connection| {
+            let transaction = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await?;
+            match f(&transaction).await {
+                Ok(value) => {
+                    transaction.commit().await?;
+                    Ok(value)
+                }
+                Err(error) => {
+                    // the first error is the one that tells why; SQLite may have rolled back already (disk full)
+                    if let Err(undo) = transaction.rollback().await {
+                        tracing::debug!(%undo, "rollback after an error");
+                    }
+                    Err(error)
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// The first row of a query, if there is one.
+///
+/// # Errors
+/// What the database says.
+pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Result<Option<Row>, BooksError> {
+    Ok(c.query(sql, params).await?.next().await?)
+}

@@ -1,0 +1,14 @@
+//! The books: nouns that every job shares, and the only place that knows their SQL.
+
+pub mod bill;
+pub mod customer;
+pub mod database;
+pub mod ledger;
+pub mod meter;
+mod migrations;
+pub mod period;
+pub mod quantity;
+pub mod verify;
+
+pub use database::{BooksError, Database};
+pub use migrations::newest as newest_schema_version;

@@ -1,0 +1,117 @@
+//! The audit: does everything that is derived still equal what it is derived from?
+
+use std::collections::BTreeMap;
+
+use libsql::params;
+use serde::Serialize;
+
+use super::database::{BooksError, Database, first_row};
+use super::period::Month;
+use super::quantity::Quantity;
+
+/// One rule of the books and what breaks it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// The rule, in words.
+    pub rule: &'static str,
+    /// How many things were looked at.
+    pub checked: u64,
+    /// What breaks it; empty when it holds.
+    pub violations: Vec<String>,
+}
+
+const DERIVED: &str = "SELECT coalesce(l.customer, u.customer), coalesce(l.meter, u.meter), coalesce(l.day, u.day), l.q, u.quantity \
+    FROM (SELECT payer, month, customer, meter, day, sum(quantity) AS q FROM ledger_entries GROUP BY payer, month, customer, meter, day) l \
+    FULL OUTER JOIN usage_days u USING (payer, month, customer, meter, day) \
+    WHERE coalesce(l.q, 0) <> coalesce(u.quantity, 0) LIMIT 20";
+
+const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
+    SELECT c.id, m.value AS meter, \
+      CASE m.value WHEN 'chime_minutes' THEN chime_minutes_used WHEN 'storage_gb' THEN storage_gb_used ELSE transfer_gb_used END AS counted, \
+      (SELECT coalesce(sum(quantity), 0) FROM usage_days u WHERE u.customer = c.id AND u.meter = m.value \
+         AND substr(u.day, 1, 7) = c.counters_period) / 1e10 AS booked \
+    FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
+    WHERE counted <> booked LIMIT 20";
+
+impl Database {
+    /// Runs every check over the whole books.
+    ///
+    /// # Errors
+    /// What the database says; violations are no error but part of the answer.
+    pub async fn verify(&self) -> Result<Vec<Check>, BooksError> {
+        self.read(async |c| {
+            let count = async |sql: &str| -> Result<u64, BooksError> {
+                let row = first_row(c, sql, ()).await?;
+                Ok(row.map(|r| r.get::<u64>(0)).transpose()?.unwrap_or(0))
+            };
+            let mut checks = vec![conservation(c).await?];
+            let mut violations = vec![];
+            let mut rows = c.query(DERIVED, ()).await?;
+            while let Some(row) = rows.next().await? {
+                let (customer, meter, day): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                let (ledger, table): (Option<i64>, Option<i64>) = (row.get(3)?, row.get(4)?);
+                violations.push(format!("{customer} {meter} {day}: ledger {ledger:?}, usage_days {table:?}"));
+            }
+            let checked = count("SELECT count(*) FROM ledger_entries").await?;
+            checks.push(Check { rule: "usage per day = sum of ledger entries", checked, violations });
+            let mut violations = vec![];
+            let mut rows = c.query(COUNTERS, ()).await?;
+            while let Some(row) = rows.next().await? {
+                let (customer, meter): (String, String) = (row.get(0)?, row.get(1)?);
+                let (counter, booked): (f64, f64) = (row.get(2)?, row.get(3)?);
+                violations.push(format!("{customer} {meter}: counter {counter}, booked {booked}"));
+            }
+            let checked = count("SELECT count(*) FROM customers WHERE counters_period IS NOT NULL").await?;
+            checks.push(Check { rule: "counters of customers = booked usage of their period", checked, violations });
+            Ok(checks)
+        })
+        .await
+    }
+}
+
+/// For the current version of each bill: the parts make the total, the lines make the total, and the ledger holds what the
+/// version said.
+async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
+    let exact = |text: String| text.parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()));
+    let mut violations = vec![];
+    let mut checked = 0;
+    let mut rows = c
+        .query(
+            "SELECT t.version_id, t.meter, t.total, t.attributed, t.unattributed, t.excluded, t.booked, v.payer, v.month \
+             FROM bill_totals t JOIN bill_versions v ON v.id = t.version_id \
+             WHERE v.state = 'applied' AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)",
+            (),
+        )
+        .await?;
+    let mut lines: BTreeMap<(i64, String), Quantity> = BTreeMap::new();
+    let mut line_rows = c.query("SELECT version_id, meter, amount FROM bill_lines WHERE meter <> ''", ()).await?;
+    while let Some(row) = line_rows.next().await? {
+        *lines.entry((row.get(0)?, row.get(1)?)).or_default() += exact(row.get(2)?)?;
+    }
+    while let Some(row) = rows.next().await? {
+        checked += 1;
+        let (id, meter): (i64, String) = (row.get(0)?, row.get(1)?);
+        let (total, attributed) = (exact(row.get(2)?)?, exact(row.get(3)?)?);
+        let (unattributed, excluded, booked) = (exact(row.get(4)?)?, exact(row.get(5)?)?, exact(row.get(6)?)?);
+        let (payer, month): (String, String) = (row.get(7)?, row.get(8)?);
+        let name = format!("{payer} {} {meter}", month.parse::<Month>().map_or(month.clone(), |m| m.to_string()));
+        if attributed + unattributed + excluded != total {
+            violations.push(format!("{name}: {attributed} + {unattributed} + {excluded} is not {total}"));
+        }
+        let by_line = lines.get(&(id, meter.clone())).copied().unwrap_or_default();
+        if by_line != total {
+            violations.push(format!("{name}: lines make {by_line}, the total is {total}"));
+        }
+        let sql = "SELECT coalesce(sum(quantity / 10000000000), 0), coalesce(sum(quantity % 10000000000), 0) \
+                   FROM ledger_entries WHERE payer = ?1 AND month = ?2 AND meter = ?3";
+        let sums = first_row(c, sql, params![payer, month, meter]).await?;
+        let ledger = match sums {
+            Some(r) => Quantity::from_parts(r.get(0)?, r.get(1)?),
+            None => Quantity::ZERO,
+        };
+        if ledger != booked {
+            violations.push(format!("{name}: the ledger holds {ledger}, the bill said {booked}"));
+        }
+    }
+    Ok(Check { rule: "attributed + unattributed + excluded = total of the bill = ledger", checked, violations })
+}

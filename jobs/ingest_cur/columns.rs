@@ -1,0 +1,371 @@
+//! The few columns of a bill that matter, as one batch of rows, whatever file they came from.
+//!
+//! Text stays dictionary codes: what a product code or a tag value means is worked out once for each distinct value, not for
+//! each row. Amounts and days are looked at only for rows that matter. This file is the one door where a float comes in.
+
+use std::borrow::Cow;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Decimal128Array, Decimal256Array, DictionaryArray, Float64Array, MapArray, StringArray,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
+
+use crate::books::period::Day;
+use crate::books::quantity::{DECIMALS, Fit, Quantity, QuantityError};
+
+/// Code of a row that has no value.
+pub const BLANK: i32 = -1;
+
+/// A text column: a code for each row, and what the codes stand for.
+#[derive(Clone, Debug)]
+pub struct Text<'a> {
+    codes: Cow<'a, [i32]>,
+    values: StringArray,
+}
+
+impl<'a> Text<'a> {
+    /// From codes (or [`BLANK`]) and their values.
+    pub fn new(codes: Vec<i32>, values: StringArray) -> Self {
+        Self { codes: Cow::Owned(codes), values }
+    }
+
+    /// From a dictionary-encoded array.
+    fn from_dictionary(array: &'a DictionaryArray<Int32Type>) -> Self {
+        let keys = array.keys();
+        let codes = if keys.null_count() == 0 {
+            Cow::Borrowed(keys.values().as_ref())
+        } else {
+            Cow::Owned(keys.iter().map(|k| k.unwrap_or(BLANK)).collect())
+        };
+        Self { codes, values: array.values().as_string::<i32>().clone() }
+    }
+
+    /// From any array that is text; none if it is not.
+    pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
+        array
+            .as_dictionary_opt::<Int32Type>()
+            .filter(|d| d.values().data_type() == &DataType::Utf8)
+            .map(Self::from_dictionary)
+    }
+
+    /// The code of a row.
+    pub fn code(&self, row: usize) -> i32 {
+        self.codes[row]
+    }
+
+    /// What a code stands for; blank for none, and null is blank too.
+    pub fn value(&self, code: i32) -> &str {
+        match usize::try_from(code) {
+            Ok(at) if self.values.is_valid(at) => self.values.value(at),
+            _ => "",
+        }
+    }
+
+    /// The distinct values.
+    pub fn values(&self) -> &StringArray {
+        &self.values
+    }
+}
+
+/// Where a row's customer tag may stand.
+#[derive(Clone, Debug)]
+pub enum Tag<'a> {
+    /// A column of its own.
+    Flat(Text<'a>),
+    /// A map of all tags.
+    Map {
+        /// Where each row's entries start and end; one more than rows.
+        offsets: &'a [i32],
+        /// The keys of all entries.
+        keys: Text<'a>,
+        /// For each key code whether it is a spelling of the customer tag's key.
+        is_customer: Vec<bool>,
+        /// The values of all entries.
+        values: Text<'a>,
+    },
+}
+
+/// A customer tag and the name of its column.
+#[derive(Clone, Debug)]
+pub struct TagColumn<'a> {
+    /// Name of the column in the file.
+    pub column: &'a str,
+    /// The tag.
+    pub tag: Tag<'a>,
+}
+
+impl<'a> Tag<'a> {
+    /// From a map array whose keys and values are text; `is_customer` tells spellings of the key.
+    pub fn from_map(array: &'a MapArray, is_customer: impl Fn(&str) -> bool) -> Option<Self> {
+        let (keys, values) = (Text::from_array(array.keys())?, Text::from_array(array.values())?);
+        let known = keys.values().iter().map(|k| k.is_some_and(&is_customer)).collect();
+        Some(Self::Map { offsets: array.offsets().as_ref(), keys, is_customer: known, values })
+    }
+
+    /// The text column that codes of this tag refer to.
+    pub fn text(&self) -> &Text<'a> {
+        match self {
+            Self::Flat(text) => text,
+            Self::Map { values, .. } => values,
+        }
+    }
+
+    /// Codes of the customer tag on a row: none or one as a rule, more when a map spells the key in several ways.
+    #[inline]
+    pub fn codes(&self, row: usize, mut found: impl FnMut(i32)) {
+        match self {
+            Self::Flat(text) => found(text.code(row)),
+            Self::Map { offsets, keys, is_customer, values } => {
+                let at = |n: i32| usize::try_from(n).unwrap_or(0);
+                for entry in at(offsets[row])..at(offsets[row + 1]) {
+                    if usize::try_from(keys.code(entry)).is_ok_and(|k| is_customer[k]) {
+                        found(values.code(entry));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A column of amounts.
+#[derive(Clone, Debug)]
+pub enum Amounts<'a> {
+    /// DOUBLE, which is what AWS writes; FLOAT and integers are widened to it or to decimals first.
+    Double(&'a Float64Array),
+    /// FLOAT and integers, widened.
+    Decimal(Decimal128Array),
+    /// DECIMAL wider than 38 digits or with more than ten decimals.
+    Wide(Decimal256Array),
+    /// Decimal text.
+    Text(Text<'a>),
+}
+
+/// A double as AWS meant it: the shortest decimal that reads back as the same double, which is what was written there.
+///
+/// The quick way: `x` is the double nearest to n/10¹⁰ for the n found by rounding. Below 2⁵¹ no two such n share a double
+/// and the division is rounded correctly, so equality proves that n is the one. Everything else takes the long way.
+#[expect(
+    clippy::float_arithmetic,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    reason = "the one door where a float comes in"
+)]
+pub fn from_double(x: f64) -> Result<(Quantity, Fit), QuantityError> {
+    const SCALE: f64 = 1e10;
+    const PROVEN: f64 = 2_251_799_813_685_248.0; // 2^51
+    let scaled = (x * SCALE).round_ties_even();
+    if scaled.abs() < PROVEN && scaled / SCALE == x {
+        return Ok((Quantity::from_scaled(i128::from(scaled as i64)), Fit::Exact));
+    }
+    if !x.is_finite() {
+        return Err(QuantityError::NotFinite(x.to_string()));
+    }
+    Quantity::parse(&x.to_string())
+}
+
+impl<'a> Amounts<'a> {
+    /// From any array that can hold amounts; none if it is of another type.
+    pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
+        let decimals = i8::try_from(DECIMALS).ok()?;
+        match array.data_type() {
+            DataType::Float64 => Some(Self::Double(array.as_primitive::<Float64Type>())),
+            // a FLOAT says what its shortest decimal says; its text is that
+            DataType::Float32 => {
+                let texts = cast(array, &DataType::Utf8).ok()?;
+                Some(Self::Text(plain(texts.as_string::<i32>())))
+            }
+            DataType::Decimal128(_, scale) if *scale <= decimals => {
+                let widened = cast(array, &DataType::Decimal128(38, decimals)).ok()?;
+                (widened.null_count() == array.null_count()).then(|| Self::Decimal(widened.as_primitive().clone()))
+            }
+            DataType::Decimal128(..) => {
+                let DataType::Decimal128(_, scale) = array.data_type() else { return None };
+                let widened = cast(array, &DataType::Decimal256(76, *scale)).ok()?;
+                Some(Self::Wide(widened.as_primitive::<Decimal256Type>().clone()))
+            }
+            DataType::Decimal256(..) => Some(Self::Wide(array.as_primitive::<Decimal256Type>().clone())),
+            t if t.is_integer() => {
+                let widened = cast(array, &DataType::Decimal128(38, decimals)).ok()?;
+                Some(Self::Decimal(widened.as_primitive::<Decimal128Type>().clone()))
+            }
+            _ => Text::from_array(array).map(Self::Text),
+        }
+    }
+
+    /// The amount of a row; nothing written is 0, as in bills whose columns are all REQUIRED.
+    ///
+    /// # Errors
+    /// NaN, infinite, no number, too large.
+    #[inline]
+    pub fn get(&self, row: usize) -> Result<(Quantity, Fit), QuantityError> {
+        let none = Ok((Quantity::ZERO, Fit::Exact));
+        match self {
+            Self::Double(a) if a.is_null(row) => none,
+            Self::Double(a) => from_double(a.value(row)),
+            Self::Decimal(a) if a.is_null(row) => none,
+            Self::Decimal(a) => Ok((Quantity::from_scaled(a.value(row)), Fit::Exact)),
+            Self::Wide(a) if a.is_null(row) => none,
+            Self::Wide(a) => Quantity::parse(&a.value_as_string(row)),
+            Self::Text(text) => match text.value(text.code(row)).trim() {
+                "" => none,
+                number => Quantity::parse(number),
+            },
+        }
+    }
+}
+
+/// Text of which every row is a value of its own.
+fn plain(values: &StringArray) -> Text<'static> {
+    let rows = i32::try_from(values.len()).unwrap_or(0);
+    let codes = (0..rows).zip(values.iter()).map(|(i, v)| if v.is_some() { i } else { BLANK }).collect();
+    Text::new(codes, values.clone())
+}
+
+/// A column of instants, of which only the UTC day matters.
+#[derive(Clone, Debug)]
+pub enum Days<'a> {
+    /// Counted in this unit since 1970.
+    Instants(ArrayRef, TimeUnit),
+    /// ISO 8601 text, or an interval of two of them, of which the first counts.
+    Text(Text<'a>),
+}
+
+impl<'a> Days<'a> {
+    /// From any array that can hold instants; none if it is of another type.
+    pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
+        match array.data_type() {
+            DataType::Timestamp(unit, _) => Some(Self::Instants(cast(array, &DataType::Int64).ok()?, *unit)),
+            DataType::Date32 => {
+                let seconds = cast(array, &DataType::Timestamp(TimeUnit::Second, None)).ok()?;
+                Some(Self::Instants(cast(&seconds, &DataType::Int64).ok()?, TimeUnit::Second))
+            }
+            _ => Text::from_array(array).map(Self::Text),
+        }
+    }
+
+    /// The day of a row, in days since 1970; none when nothing is written there, or nothing readable.
+    #[inline]
+    pub fn get(&self, row: usize) -> Option<i32> {
+        match self {
+            Self::Instants(array, unit) => {
+                let array = array.as_primitive::<Int64Type>();
+                if array.is_null(row) {
+                    return None;
+                }
+                let value = array.value(row);
+                // written out so that each division is by a constant
+                let day = match unit {
+                    TimeUnit::Second => value.div_euclid(86_400),
+                    TimeUnit::Millisecond => value.div_euclid(86_400_000),
+                    TimeUnit::Microsecond => value.div_euclid(86_400_000_000),
+                    TimeUnit::Nanosecond => value.div_euclid(86_400_000_000_000),
+                };
+                i32::try_from(day).ok()
+            }
+            Self::Text(text) => {
+                let text = text.value(text.code(row));
+                let start = text.split('/').next().unwrap_or_default();
+                let (date, time) = start.split_at_checked(10)?;
+                // what follows the date must be a time in UTC, or nothing
+                let utc = time.is_empty() || start.replace(' ', "T").parse::<jiff::civil::DateTime>().is_ok() || {
+                    let instant = start.parse::<jiff::Timestamp>().ok()?;
+                    return instant_day(instant);
+                };
+                utc.then(|| date.parse::<Day>().ok()).flatten().map(Day::epoch)
+            }
+        }
+    }
+}
+
+fn instant_day(instant: jiff::Timestamp) -> Option<i32> {
+    i32::try_from(instant.as_second().div_euclid(86_400)).ok()
+}
+
+/// Rows of a bill, column by column.
+#[derive(Clone, Debug)]
+pub struct Batch<'a> {
+    /// Number of rows.
+    pub rows: usize,
+    /// `line_item_product_code`.
+    pub product: Text<'a>,
+    /// `line_item_usage_type`.
+    pub usage_type: Text<'a>,
+    /// `line_item_line_item_type`.
+    pub line_type: Text<'a>,
+    /// `pricing_unit`, where the export has it.
+    pub unit: Option<Text<'a>>,
+    /// `split_line_item_parent_resource_id`, where the export has it.
+    pub split_parent: Option<Text<'a>>,
+    /// Every place where the customer tag may stand.
+    pub tags: Vec<TagColumn<'a>>,
+    /// `line_item_usage_amount`.
+    pub amount: Amounts<'a>,
+    /// `line_item_usage_start_date`, or the start of `identity_time_interval`.
+    pub day: Days<'a>,
+    /// `bill_billing_period_start_date`, where the export has it.
+    pub period: Option<Days<'a>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn doubles_mean_what_aws_wrote() {
+        for (x, want, fit) in [
+            (0.1, "0.1", Fit::Exact),
+            (5.79375E-5, "0.0000579375", Fit::Exact),
+            (1.0, "1", Fit::Exact),
+            (-0.0, "0", Fit::Exact),
+            (123_456_789.123_456_7, "123456789.1234567", Fit::Exact),
+            (1e-10, "0.0000000001", Fit::Exact),
+            (1.5e-11, "0", Fit::Rounded),
+            (9_007_199_254_740_993.0, "9007199254740992", Fit::Exact),
+            (1e20, "100000000000000000000", Fit::Exact),
+        ] {
+            let (q, found) = from_double(x).unwrap();
+            assert_eq!((q.to_string().as_str(), found), (want, fit), "{x}");
+        }
+        for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300] {
+            assert!(from_double(x).is_err(), "{x}");
+        }
+    }
+
+    #[test]
+    fn days_are_read_from_every_form_of_an_instant() {
+        let day = |text: &str| Days::Text(plain(&StringArray::from(vec![text]))).get(0);
+        let want = "2026-04-02".parse::<Day>().unwrap().epoch();
+        for text in [
+            "2026-04-02",
+            "2026-04-02T23:59:59.999Z",
+            "2026-04-02T00:00:00Z/2026-04-03T00:00:00Z",
+            "2026-04-02 05:00:00",
+            "2026-04-02 05:00:00.000",
+            "2026-04-02 00:00:00+00:00",
+            "2026-04-03T01:00:00+02:00",
+        ] {
+            assert_eq!(day(text), Some(want), "{text}");
+        }
+        for text in ["", "yesterday", "2026-04-02X", "02.04.2026", "2026-13-01", "2026-04-0é"] {
+            assert_eq!(day(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        /// Every decimal with at most ten decimals survives being written as a double, up to 15 significant digits.
+        #[test]
+        fn a_double_gives_its_decimal_back(n in -999_999_999_999_999_i64..=999_999_999_999_999) {
+            let q = Quantity::from_scaled(i128::from(n));
+            let x: f64 = q.to_string().parse().unwrap();
+            prop_assert_eq!(from_double(x).unwrap(), (q, Fit::Exact));
+        }
+
+        /// The quick way and the long way never differ.
+        #[test]
+        fn the_quick_way_is_the_long_way(x in -1e6_f64..1e6) {
+            prop_assert_eq!(from_double(x).unwrap(), Quantity::parse(&x.to_string()).unwrap());
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! CSV bills, plain or gzipped: the same columns, the same fold, only slower.
+//!
+//! Legacy CSV names its columns `lineItem/UsageAmount`; CUR 2.0 names them as in Parquet and writes its maps as JSON text.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
+use arrow::datatypes::Int32Type;
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+
+use super::reader::{ReadError, TagKey, Wanted};
+use super::source::{Object, Source, SourceError};
+use super::totals::Fold;
+use crate::books::meter::canonical_name;
+
+/// Bytes that are fetched at once.
+const CHUNK: u64 = 4 << 20;
+/// Rows that are folded at once.
+const BATCH_ROWS: usize = 4_096;
+
+/// What a CSV file held.
+#[derive(Clone, Copy, Debug)]
+pub struct CsvFacts {
+    /// Rows.
+    pub rows: u64,
+    /// Rows that a meter counted.
+    pub matched: u64,
+    /// True when the customer tag has no place in it.
+    pub lacks_tag: bool,
+}
+
+/// The object's bytes in order, fetched one chunk ahead of the reader.
+struct Streamed {
+    chunks: mpsc::Receiver<Result<Bytes, SourceError>>,
+    current: Bytes,
+}
+
+impl Read for Streamed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.current.len());
+        self.current.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// Reads a whole CSV file into the fold.
+///
+/// # Errors
+/// What the source says, and the first line that cannot be understood.
+pub async fn fold(
+    source: Arc<dyn Source>,
+    object: Object,
+    tag: TagKey,
+    mut fold: Fold,
+) -> Result<(Fold, CsvFacts), ReadError> {
+    let (sender, chunks) = mpsc::channel(1);
+    let (reader, read) = (Arc::clone(&source), object.clone());
+    let fetching = tokio::spawn(async move {
+        let mut at = 0;
+        while at < read.size {
+            let end = read.size.min(at + CHUNK);
+            let chunk = reader.read(&read, at..end).await;
+            at = end;
+            let failed = chunk.is_err();
+            if sender.send(chunk).await.is_err() || failed {
+                break;
+            }
+        }
+    });
+    let name = source.name(&object.key);
+    let file = name.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        let streamed = Streamed { chunks, current: Bytes::new() };
+        let facts = if object.key.ends_with(".gz") {
+            fold_text(flate2::read::MultiGzDecoder::new(streamed), &file, &tag, &mut fold)
+        } else {
+            fold_text(streamed, &file, &tag, &mut fold)
+        }?;
+        Ok((fold, facts))
+    });
+    let result = done.await;
+    fetching.abort();
+    result.unwrap_or_else(|e| Err(ReadError::Broken { file: name, place: String::new(), why: e.to_string() }))
+}
+
+/// One text column of a batch, as it grows.
+#[derive(Default)]
+struct Growing {
+    codes: Vec<i32>,
+    index: HashMap<String, i32>,
+    values: Vec<String>,
+}
+
+impl Growing {
+    fn push(&mut self, text: &str, meaning: impl FnOnce(&str) -> Result<String, String>) -> Result<(), String> {
+        let code = match self.index.get(text) {
+            Some(known) => *known,
+            None => {
+                let new = i32::try_from(self.values.len()).map_err(|e| e.to_string())?;
+                self.values.push(meaning(text)?);
+                self.index.insert(text.to_owned(), new);
+                new
+            }
+        };
+        self.codes.push(code);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<ArrayRef, String> {
+        let grown = std::mem::take(self);
+        let values = Arc::new(StringArray::from(grown.values));
+        let keys = Int32Array::from(grown.codes);
+        let array = DictionaryArray::<Int32Type>::try_new(keys, values).map_err(|e| e.to_string())?;
+        Ok(Arc::new(array))
+    }
+}
+
+/// The customer in a map that is written as JSON text; all spellings must agree.
+fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
+    if json.trim().is_empty() {
+        return Ok(String::new());
+    }
+    let map: HashMap<String, Option<String>> =
+        serde_json::from_str(json).map_err(|e| format!("this is no JSON object of texts ({e})"))?;
+    let mut found: Vec<String> = map.into_iter().filter(|(k, _)| tag.is_key(k)).filter_map(|(_, v)| v).collect();
+    found.retain(|v| !v.is_empty());
+    found.sort();
+    found.dedup();
+    match found.len() {
+        0 | 1 => Ok(found.pop().unwrap_or_default()),
+        _ => Err(format!("two spellings of the customer tag disagree: `{}` and `{}`", found[0], found[1])),
+    }
+}
+
+fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut Fold) -> Result<CsvFacts, ReadError> {
+    let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
+    let fault = |line: u64, error: &csv::Error| match error.kind() {
+        csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {
+            Some(source) => ReadError::Source(source.clone()),
+            None => {
+                broken(String::new(), format!("it cannot be unpacked ({io}); it is damaged, truncated or no gzip file"))
+            }
+        },
+        _ => broken(format!(", line {line}"), error.to_string()),
+    };
+    let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(text);
+    let headers = reader.headers().map_err(|e| fault(1, &e))?.clone();
+    if headers.is_empty() {
+        return Ok(CsvFacts { rows: 0, matched: 0, lacks_tag: false });
+    }
+    let wanted = Wanted::find(headers.iter(), tag).map_err(|missing| {
+        broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
+    })?;
+    let before = fold.matched();
+    let is_map: Vec<bool> =
+        headers.iter().map(|h| matches!(canonical_name(h).as_str(), "resource_tags" | "tags")).collect();
+    let places = wanted.places();
+    let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
+    let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
+    loop {
+        let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
+        if more {
+            for (column, place) in columns.iter_mut().zip(&places) {
+                let meaning = |text: &str| if is_map[*place] { customer_of(text, tag) } else { Ok(text.to_owned()) };
+                let pushed = column.push(&record[*place], meaning);
+                pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
+            }
+            rows += 1;
+            pending += 1;
+        }
+        if pending == BATCH_ROWS || (!more && pending > 0) {
+            let first = rows - u64::try_from(pending).unwrap_or(0) + 2;
+            let arrays: Vec<ArrayRef> = columns
+                .iter_mut()
+                .map(Growing::take)
+                .collect::<Result<_, _>>()
+                .map_err(|why| broken(String::new(), why))?;
+            let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
+            let batch = wanted.batch(pending, array, tag);
+            let batch =
+                batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
+            fold.add(&batch).map_err(|f| {
+                let line = first + u64::try_from(f.row).unwrap_or(0);
+                broken(format!(", column {}, line {line}", f.column), f.why)
+            })?;
+            pending = 0;
+        }
+        if !more {
+            return Ok(CsvFacts { rows, matched: fold.matched() - before, lacks_tag: wanted.lacks_tag() });
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! Which months and versions an export holds: finding it in a bucket, and reading manifests.
+//!
+//! Both kinds of export have one rule: the manifest decides. It is written when all data files are there, it lists them,
+//! and it carries the version. Layouts, with the month 2026-10 (`<…>` as named by the export's owner):
+//!
+//! ```text
+//! legacy CUR   <root>/20261001-20261101/[<assemblyId>/]<report>-Manifest.json
+//!              <root>/20261001-20261101/[<assemblyId>/]<report>-<n>.csv.gz, or <root>/<report>/year=2026/month=10/<report>-<n>.snappy.parquet
+//! CUR 2.0      <root>/metadata/BILLING_PERIOD=2026-10/<export>-Manifest.json
+//!              <root>/data/BILLING_PERIOD=2026-10/[<timestamp>-<executionId>/]<export>-<n>.snappy.parquet
+//! ```
+//!
+//! Sources: <https://docs.aws.amazon.com/cur/latest/userguide/understanding-report-versions.html>,
+//! <https://docs.aws.amazon.com/cur/latest/userguide/dataexports-export-delivery.html>.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::source::{Object, Source, SourceError, read_small};
+use crate::books::period::Month;
+
+/// Largest manifest that is read. A CUR 2.0 manifest of 1,000 files has about 250 KB.
+const MANIFEST_LIMIT: u64 = 16 << 20;
+/// How deep below the configured location an export is looked for.
+const SEARCH_DEPTH: usize = 3;
+/// How many folders are looked into at most.
+const SEARCH_FOLDERS: usize = 200;
+
+/// The two kinds of export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Cost and Usage Report of the `cur` API.
+    Legacy,
+    /// Data Exports, table `COST_AND_USAGE_REPORT`.
+    Cur2,
+}
+
+impl Format {
+    /// Its name in the books and the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Cur2 => "cur2",
+        }
+    }
+}
+
+/// Why an export or its manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Reading failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Nothing that looks like an export.
+    #[error(
+        "no {wanted} export below {location}: looked for `metadata/BILLING_PERIOD=YYYY-MM/` and `YYYYMMDD-YYYYMMDD/` in {looked} folders; point the export's location at the folder of the export"
+    )]
+    NotFound {
+        /// Where.
+        location: String,
+        /// Which format.
+        wanted: &'static str,
+        /// How many folders were looked into.
+        looked: usize,
+    },
+    /// More than one.
+    #[error(
+        "several exports below {0}: {1}; name one of them as the location (two exports of one account must not both be booked)"
+    )]
+    Several(String, String),
+    /// The manifest is not what a manifest is.
+    #[error("{0}: {1}")]
+    Manifest(String, String),
+}
+
+/// An export's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// Its kind.
+    pub format: Format,
+    /// Prefix, empty or ending with `/`.
+    pub prefix: String,
+}
+
+/// A version of a month, as its manifest tells.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Kind of the export.
+    pub format: Format,
+    /// The manifest itself.
+    pub object: Object,
+    /// SHA-256 of its bytes.
+    pub digest: String,
+    /// `assemblyId` or `executionId`.
+    pub version: String,
+    /// Account number; empty when it names none.
+    pub account: String,
+    /// Instant that orders versions.
+    pub delivered_at: Timestamp,
+    /// Keys of the data files, in the manifest's order.
+    pub files: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LegacyManifest {
+    assembly_id: String,
+    #[serde(default)]
+    account: String,
+    billing_period: LegacyPeriod,
+    report_keys: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct LegacyPeriod {
+    start: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Cur2Manifest {
+    execution_id: String,
+    #[serde(default)]
+    export_arn: String,
+    data_files: Vec<String>,
+}
+
+fn last_part(prefix: &str) -> &str {
+    prefix.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+/// The month of `yyyymmdd-yyyymmdd`; its end is not relied on.
+fn legacy_period(part: &str) -> Option<Month> {
+    let digits = |s: &str| s.len() == 8 && s.bytes().all(|b| b.is_ascii_digit());
+    let (start, end) = part.split_once('-')?;
+    (digits(start) && digits(end) && &start[6..] == "01").then_some(())?;
+    Month::new(start[..4].parse().ok()?, start[4..6].parse().ok()?)
+}
+
+/// The month of `BILLING_PERIOD=2026-10`, in any case (FOCUS exports write it lower).
+fn cur2_period(part: &str) -> Option<Month> {
+    let (name, month) = part.split_once('=')?;
+    name.eq_ignore_ascii_case("BILLING_PERIOD").then(|| month.parse().ok()).flatten()
+}
+
+/// Finds the one export at or below `prefix`.
+///
+/// # Errors
+/// When there is none or more than one, and what the source says.
+pub async fn find(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> Result<Root, ExportError> {
+    let mut found = vec![];
+    let mut level = vec![prefix.to_owned()];
+    let mut looked = 0;
+    for _ in 0..=SEARCH_DEPTH {
+        let mut below = vec![];
+        for folder in level {
+            if looked == SEARCH_FOLDERS {
+                break;
+            }
+            looked += 1;
+            let listing = source.list(&folder).await?;
+            let cur2 = listing.folders.iter().any(|f| last_part(f) == "metadata")
+                && listing.folders.iter().any(|f| last_part(f) == "data");
+            let legacy = listing.folders.iter().any(|f| legacy_period(last_part(f)).is_some());
+            let roots = [(cur2, Format::Cur2), (legacy, Format::Legacy)];
+            let here = roots.iter().filter(|(is, f)| *is && wanted.is_none_or(|w| w == *f));
+            let before = found.len();
+            found.extend(here.map(|(_, format)| Root { format: *format, prefix: folder.clone() }));
+            if found.len() == before {
+                below.extend(listing.folders);
+            }
+        }
+        level = below;
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(ExportError::NotFound {
+            location: source.name(prefix),
+            wanted: wanted.map_or("legacy or CUR 2.0", Format::as_str),
+            looked,
+        }),
+        _ => {
+            let names: Vec<_> =
+                found.iter().map(|r| format!("{} ({})", source.name(&r.prefix), r.format.as_str())).collect();
+            Err(ExportError::Several(source.name(prefix), names.join(", ")))
+        }
+    }
+}
+
+/// The newest manifest of a month; none when AWS has delivered none yet.
+///
+/// # Errors
+/// When it is no manifest, and what the source says.
+pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Option<Manifest>, ExportError> {
+    let (parent, period): (String, fn(&str) -> Option<Month>) = match root.format {
+        Format::Legacy => (root.prefix.clone(), legacy_period),
+        Format::Cur2 => (format!("{}metadata/", root.prefix), cur2_period),
+    };
+    let folders = source.list(&parent).await?.folders;
+    let folders: Vec<_> = folders.into_iter().filter(|f| period(last_part(f)) == Some(month)).collect();
+    let mut here = vec![];
+    let mut below = vec![];
+    for folder in &folders {
+        let listing = source.list(folder).await?;
+        here.extend(listing.objects.into_iter().filter(is_manifest));
+        below.extend(listing.folders);
+    }
+    // the top one is overwritten with each delivery; only where it is missing are the kept copies looked at
+    if here.is_empty() {
+        for folder in &below {
+            let objects = source.list(folder).await?.objects;
+            here.extend(objects.into_iter().filter(is_manifest));
+        }
+        here.sort_by(|a, b| (a.modified, &a.key).cmp(&(b.modified, &b.key)));
+        here = here.pop().into_iter().collect();
+    }
+    match here.len() {
+        0 => Ok(None),
+        1 => read(source, root, month, here.remove(0)).await.map(Some),
+        _ => {
+            let keys: Vec<_> = here.iter().map(|o| source.name(&o.key)).collect();
+            Err(ExportError::Several(source.name(&folders[0]), keys.join(", ")))
+        }
+    }
+}
+
+fn is_manifest(object: &Object) -> bool {
+    let name = object.key.rsplit('/').next().unwrap_or_default();
+    name.ends_with("Manifest.json") && !name.ends_with("RedshiftManifest.json")
+}
+
+/// Reads a manifest object as that of `month`.
+///
+/// # Errors
+/// When it is no manifest of that month, lists no files or files that are not of this export, and what the source says.
+pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object) -> Result<Manifest, ExportError> {
+    let name = source.name(&object.key);
+    let bad = |why: String| ExportError::Manifest(name.clone(), why);
+    let bytes = read_small(source, &object, MANIFEST_LIMIT).await?;
+    let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let not_json = |e: serde_json::Error| {
+        let kind = root.format.as_str();
+        bad(format!(
+            "this is no manifest of a {kind} export ({e}); if AWS is writing it just now, the next run will read it"
+        ))
+    };
+    let (version, account, listed) = match root.format {
+        Format::Legacy => {
+            let m: LegacyManifest = serde_json::from_slice(&bytes).map_err(not_json)?;
+            let start = &m.billing_period.start;
+            let says = start.get(..8).and_then(|s| legacy_period(&format!("{s}-{s}")));
+            if says != Some(month) {
+                return Err(bad(format!("its billing period starts {start}, but its folder is that of {month}")));
+            }
+            (m.assembly_id, m.account, m.report_keys)
+        }
+        Format::Cur2 => {
+            let m: Cur2Manifest = serde_json::from_slice(&bytes).map_err(not_json)?;
+            let account = m.export_arn.split(':').nth(4).unwrap_or_default().to_owned();
+            (m.execution_id, account, m.data_files)
+        }
+    };
+    if version.is_empty() {
+        return Err(bad("it names no version (assemblyId, executionId)".into()));
+    }
+    if listed.is_empty() {
+        return Err(bad("it lists no data files; nothing can be booked from it".into()));
+    }
+    let files =
+        listed.iter().map(|uri| locate(source, root, month, uri).map_err(bad)).collect::<Result<Vec<_>, _>>()?;
+    let mut unique = files.clone();
+    unique.sort();
+    unique.dedup();
+    if unique.len() != files.len() {
+        return Err(bad("it lists a data file twice".into()));
+    }
+    let delivered_at = files.iter().find_map(|f| delivery_time(f)).unwrap_or(object.modified);
+    Ok(Manifest { format: root.format, object, digest, version, account, delivered_at, files })
+}
+
+/// The instant in a create-new folder's name: `2026-04-16T15:24:15.653Z-04e9e487-…`.
+fn delivery_time(key: &str) -> Option<Timestamp> {
+    key.split('/').find_map(|part| {
+        let (time, rest) = part.split_at_checked(part.find("Z-")? + 1)?;
+        (rest.len() > 8).then(|| time.parse().ok()).flatten()
+    })
+}
+
+/// Key of a listed file in this source. What counts is the part from the month on; it must lie in this export's folder, and
+/// in a bucket the rest must agree too.
+fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<String, String> {
+    let key = match uri.strip_prefix("s3://") {
+        Some(rest) => {
+            let (bucket, key) = rest.split_once('/').ok_or_else(|| format!("`{uri}` names no file"))?;
+            if source.bucket().is_some_and(|own| own != bucket) {
+                return Err(format!("it lists `{uri}`, which lies outside the bucket of this export"));
+            }
+            key
+        }
+        None => uri,
+    };
+    let parts: Vec<&str> = key.split('/').collect();
+    if parts.iter().any(|p| *p == ".." || *p == ".") || key.contains('\0') || key.contains('\\') {
+        return Err(format!("it lists `{uri}`, whose path leaves the export's folder"));
+    }
+    let at = |i: usize| parts.get(i).copied().unwrap_or_default();
+    let number = |part: &str, name: &str| part.strip_prefix(name).and_then(|n| n.parse::<i16>().ok());
+    let start = (0..parts.len()).find_map(|i| match root.format {
+        Format::Cur2 => cur2_period(at(i + 1)).filter(|_| at(i) == "data").map(|m| (i, m)),
+        Format::Legacy => legacy_period(at(i)).map(|m| (i, m)).or_else(|| {
+            let (year, number) = (number(at(i + 1), "year=")?, number(at(i + 2), "month=")?);
+            Month::new(year, i8::try_from(number).ok()?).map(|m| (i, m))
+        }),
+    });
+    let Some((start, says)) = start else {
+        return Err(format!("it lists `{uri}`, which is not where a {} export keeps its data", root.format.as_str()));
+    };
+    if says != month {
+        return Err(format!("it lists `{uri}`, a file of {says}, but its folder is that of {month}"));
+    }
+    let own = format!("{}{}", root.prefix, parts[start..].join("/"));
+    if source.bucket().is_some() && own != key {
+        return Err(format!("it lists `{uri}`, which lies outside this export ({})", source.name(&root.prefix)));
+    }
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::Folder;
+    use super::*;
+
+    fn month() -> Month {
+        "2026-10".parse().unwrap()
+    }
+
+    #[test]
+    fn listed_files_are_found_in_a_copy_of_the_bucket() {
+        let source = Folder::new("/nowhere");
+        let cur2 = Root { format: Format::Cur2, prefix: "x/".into() };
+        let legacy = Root { format: Format::Legacy, prefix: "cur/bill/".into() };
+        let ok = |root: &Root, uri: &str| locate(&source, root, month(), uri);
+        assert_eq!(
+            ok(&cur2, "s3://b/a/e/data/BILLING_PERIOD=2026-10/t-1/e-00001.snappy.parquet").unwrap(),
+            "x/data/BILLING_PERIOD=2026-10/t-1/e-00001.snappy.parquet"
+        );
+        assert_eq!(
+            ok(&legacy, "/cur/bill/20261001-20261101/a1/bill-1.csv.gz").unwrap(),
+            "cur/bill/20261001-20261101/a1/bill-1.csv.gz"
+        );
+        for path in ["bill/year=2026/month=10/f.parquet", "bill/year=2026/month=010/f.parquet"] {
+            assert_eq!(ok(&legacy, &format!("cur/bill/{path}")).unwrap(), format!("cur/bill/{path}"));
+        }
+        for uri in [
+            "s3://b/e/data/BILLING_PERIOD=2026-09/e.parquet",
+            "s3://b/e/data/BILLING_PERIOD=2026-10/../../../etc/passwd",
+            "s3://b",
+            "e/metadata/BILLING_PERIOD=2026-10/e.parquet",
+        ] {
+            assert!(ok(&cur2, uri).is_err(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_create_new_folder_tells_when_it_was_made() {
+        let key =
+            "d/data/BILLING_PERIOD=2026-04/2026-04-16T15:24:15.653Z-04e9e487-79a7-42b1-a680-1de7c660dc8f/x.parquet";
+        assert_eq!(delivery_time(key).unwrap().to_string(), "2026-04-16T15:24:15.653Z");
+        assert!(delivery_time("d/data/BILLING_PERIOD=2026-04/x.parquet").is_none());
+    }
+}

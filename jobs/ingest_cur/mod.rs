@@ -1,0 +1,498 @@
+//! `ingest_cur`: one month of an AWS billing export → the ledger.
+//!
+//! Every delivery of AWS is the whole month so far, so a run does the same whatever happened before: find the newest version,
+//! read it whole, compare it with the books, book the difference. There is no other path: a first delivery, the daily
+//! growth, a restatement, a repeat, a recovery after a crash and a backfill differ only in what the comparison finds.
+//!
+//! Three things keep a half-truth out of the books. The manifest names the files, and all of them must be there, unchanged from
+//! the first look to the last. A version is applied in one transaction that starts with its claim. And a version that looks
+//! wrong (line types that nobody knows, usage that shrank) is held for a person instead of being booked.
+
+pub mod columns;
+pub mod csv;
+pub mod export;
+mod guard;
+mod read;
+pub mod reader;
+pub mod source;
+pub mod totals;
+
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use self::export::{ExportError, Format, Manifest};
+pub use self::guard::Restatement;
+pub use self::read::Progress;
+use self::read::{Facts, read_files};
+use self::reader::{ReadError, TagKey};
+use self::source::{Object, Source, SourceError};
+use self::totals::{Totals, UnknownLineType};
+use crate::books::bill::{BillId, BillLine, MeterTotals, Standing, Version, VersionKey};
+use crate::books::ledger::{Adjustments, Booking, Cells, Change, adjustments};
+use crate::books::period::{Day, Month};
+use crate::books::quantity::Quantity;
+use crate::job::{Context, Failure, Job};
+
+/// Customers that a report names for each meter.
+const LARGEST_CHANGES: usize = 5;
+
+/// Read the newest version of this month and book what it changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IngestCur {
+    /// Name of the export.
+    pub export: String,
+    /// The month.
+    pub month: Month,
+    /// Only say what would be booked.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Book a version even if it takes back usage that is booked.
+    #[serde(default)]
+    pub accept_restatement: bool,
+    /// Book a version even if it has line types that nobody knows (their lines are left out).
+    #[serde(default)]
+    pub allow_unknown_line_types: bool,
+}
+
+/// An export, ready to be read.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// Label of the payer account; books are kept by it.
+    pub payer: String,
+    /// Bucket or folder.
+    pub source: Arc<dyn Source>,
+    /// Prefix at or below which the export lies; empty or ending with `/`.
+    pub prefix: String,
+    /// Its kind; none = find out.
+    pub format: Option<Format>,
+}
+
+/// When a version is held, and how much is read at once.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Book versions with unknown line types, leaving those lines out.
+    pub allow_unknown_line_types: bool,
+    /// Book versions that take back usage.
+    pub accept_restatements: bool,
+    /// Hold when a meter's month falls by more than this share, in percent.
+    pub month_fall_percent: u32,
+    /// Hold when a past, booked day changes by more than this share, in percent; none = never.
+    pub day_change_percent: Option<u32>,
+    /// Changes of at most this many units never hold a version.
+    pub floor: Quantity,
+    /// Row groups that are decoded at once.
+    pub parallel: usize,
+    /// Bytes of column chunks that are held at once.
+    pub memory_bytes: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            allow_unknown_line_types: false,
+            accept_restatements: false,
+            month_fall_percent: 20,
+            day_change_percent: None,
+            floor: Quantity::from_scaled(crate::books::quantity::UNIT),
+            parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_bytes: 48 << 20,
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The version is booked.
+    Applied,
+    /// The version would be booked; nothing was written.
+    WouldApply,
+    /// This very version is what the books rest on.
+    Unchanged,
+    /// The version is older than what the books rest on.
+    Older,
+    /// AWS has delivered nothing for the month yet.
+    NoBill,
+    /// The version waits for a person.
+    Held,
+    /// The version would be held; nothing was written.
+    WouldHold,
+}
+
+impl Outcome {
+    /// True when a person has to look at it.
+    pub fn needs_a_person(self) -> bool {
+        matches!(self, Self::Held | Self::WouldHold)
+    }
+}
+
+/// What a run found and did.
+#[derive(Clone, Debug, Serialize)]
+pub struct IngestReport {
+    /// Name of the export.
+    pub export: String,
+    /// The bill.
+    #[serde(flatten)]
+    pub bill: BillId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// `assemblyId` or `executionId`; empty when there is no bill.
+    pub version: String,
+    /// When AWS delivered it.
+    pub delivered_at: Option<Timestamp>,
+    /// Why it is held.
+    pub held_because: Vec<String>,
+    /// Usage that it takes back.
+    pub restatements: Vec<Restatement>,
+    /// Line types that nobody knows.
+    pub unknown_line_types: Vec<UnknownLineType>,
+    /// Usage lines of watched products that no meter claims.
+    pub unrecognised: Vec<BillLine>,
+    /// Things that a person may want to know.
+    pub warnings: Vec<String>,
+    /// Totals of each meter.
+    pub meters: Vec<MeterChange>,
+    /// Customers with the largest changes.
+    pub largest_changes: Vec<Change>,
+    /// Ledger entries that were, or would be, appended.
+    pub entries: usize,
+    /// Data files.
+    pub files: usize,
+    /// Rows in them.
+    pub rows: u64,
+    /// Rows that a meter counted.
+    pub matched_rows: u64,
+    /// Amounts with more than ten decimals, rounded half-even.
+    pub rounded_amounts: u64,
+    /// Newest day with counted usage.
+    pub newest_day: Option<Day>,
+    /// Bytes that were fetched, manifest included.
+    pub fetched_bytes: u64,
+    /// Reads that fetched them.
+    pub fetch_requests: u64,
+}
+
+/// A meter in a report.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeterChange {
+    /// What the version says.
+    #[serde(flatten)]
+    pub totals: MeterTotals,
+    /// What was booked before.
+    pub booked_before: Quantity,
+}
+
+impl Job for IngestCur {
+    const KIND: &'static str = "ingest_cur";
+    type Report = IngestReport;
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
+        let export = context.exports.get(&self.export).ok_or_else(|| {
+            let names: Vec<_> = context.exports.keys().map(String::as_str).collect();
+            Failure::GiveUp(anyhow!("there is no export named `{}`; configured: {}", self.export, names.join(", ")))
+        })?;
+        let progress = Arc::clone(&context.progress);
+        let report = ingest(&self, export, context, &progress, now).await?;
+        let (outcome, entries) = (report.outcome, report.entries);
+        tracing::info!(
+            export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,
+            rows = report.rows, matched = report.matched_rows, bytes = report.fetched_bytes,
+            "ingest of {} {}: {outcome:?}, {entries} entries", report.export, report.bill.month
+        );
+        Ok(report)
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Self {
+        match &error {
+            ExportError::Source(e) if e.is_retryable() => Self::Retry(error.into()),
+            _ => Self::GiveUp(error.into()),
+        }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::from(ExportError::Source(error))
+    }
+}
+
+/// A version that was read whole and did not move meanwhile.
+struct Reading {
+    totals: Totals,
+    facts: Facts,
+}
+
+async fn ingest(
+    job: &IngestCur,
+    export: &Export,
+    context: &Context,
+    progress: &Progress,
+    now: Timestamp,
+) -> Result<IngestReport, Failure> {
+    let source = &export.source;
+    let before = (source.fetched().requests(), source.fetched().bytes());
+    let bill = BillId { payer: export.payer.clone(), month: job.month };
+    context.books.require_migrated().await?;
+    let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
+    let mut report = empty_report(job, bill.clone());
+    let Some(manifest) = export::newest(source.as_ref(), &root, job.month).await? else {
+        return Ok(report);
+    };
+    let key = VersionKey {
+        version: manifest.version.clone(),
+        manifest_digest: manifest.digest.clone(),
+        rules_digest: context.rules.digest(),
+    };
+    report.version.clone_from(&manifest.version);
+    report.delivered_at = Some(manifest.delivered_at);
+    report.files = manifest.files.len();
+    let standing = context.books.standing(&bill, &key, &manifest.account).await?;
+    check_account(&bill, &manifest, &standing)?;
+    if let Some(outcome) = settled(&manifest, &key, &standing) {
+        if !job.dry_run {
+            context.books.roll_counters(Month::of(now)).await?;
+        }
+        report.outcome = outcome;
+        count_fetched(&mut report, source.as_ref(), before);
+        return Ok(report);
+    }
+    let Reading { totals, facts } = read_version(source, &root, &manifest, context, job.month, progress).await?;
+    let booked = context.books.booked(&bill).await?;
+    let policy = &context.policy;
+    report.restatements = guard::restatements(&totals.observed, &booked, policy);
+    report.held_because = reasons(job, policy, &totals, &report.restatements);
+    let difference = adjustments(&totals.observed, &booked)?;
+    describe(&mut report, &totals, &facts, &booked, &difference);
+    count_fetched(&mut report, source.as_ref(), before);
+    report.outcome = match (report.held_because.is_empty(), job.dry_run) {
+        (true, true) => Outcome::WouldApply,
+        (false, true) => Outcome::WouldHold,
+        (true, false) => Outcome::Applied,
+        (false, false) => Outcome::Held,
+    };
+    if job.dry_run {
+        return Ok(report);
+    }
+    let version = Version {
+        bill,
+        key,
+        export: job.export.clone(),
+        format: manifest.format.as_str(),
+        manifest_key: manifest.object.key.clone(),
+        account: manifest.account.clone(),
+        delivered_at: manifest.delivered_at,
+        rows: report.rows,
+        matched_rows: totals.matched_rows,
+        rounded_amounts: totals.rounded_amounts,
+        newest_day: totals.newest_day,
+        accepted: accepted(&totals, &report.restatements),
+    };
+    if report.outcome == Outcome::Held {
+        context.books.hold(Version { accepted: String::new(), ..version }, report.held_because.join("; "), now).await?;
+        return Ok(report);
+    }
+    let against = standing.current.map(|c| c.id);
+    let Totals { lines, meters, .. } = totals;
+    let booking = Booking { version, against, files: facts.files, lines, totals: meters, adjustments: difference };
+    context.books.book(booking, now).await?;
+    context.books.roll_counters(Month::of(now)).await?;
+    Ok(report)
+}
+
+/// What is settled without reading a data file. Pure.
+fn settled(manifest: &Manifest, key: &VersionKey, standing: &Standing) -> Option<Outcome> {
+    let current = standing.current.as_ref()?;
+    if current.key == *key {
+        return Some(Outcome::Unchanged);
+    }
+    // the same version under other rules, or delivered again with other files, is read anew
+    if current.key.version == manifest.version {
+        return None;
+    }
+    let superseded = standing.applied.contains(&manifest.version);
+    (superseded || manifest.delivered_at < current.delivered_at).then_some(Outcome::Older)
+}
+
+/// Refuses to book one account's usage twice, and two accounts' usage as one.
+fn check_account(bill: &BillId, manifest: &Manifest, standing: &Standing) -> Result<(), Failure> {
+    let (payer, month, account) = (&bill.payer, bill.month, &manifest.account);
+    if let Some(other) = &standing.account_booked_as {
+        return Err(Failure::GiveUp(anyhow!(
+            "the bill of account {account} for {month} is already booked under payer `{other}`; booking it under `{payer}` too would \
+             count everything twice. Give both exports the same payer label, or remove one of them"
+        )));
+    }
+    if let Some(current) = &standing.current
+        && !current.account.is_empty()
+        && !account.is_empty()
+        && current.account != *account
+    {
+        let known = &current.account;
+        return Err(Failure::GiveUp(anyhow!(
+            "payer `{payer}` is account {known} in the books, but this bill is of account {account}; give each payer account a label of its own"
+        )));
+    }
+    Ok(())
+}
+
+fn reasons(job: &IngestCur, policy: &Policy, totals: &Totals, restatements: &[Restatement]) -> Vec<String> {
+    let mut reasons = vec![];
+    if !(job.allow_unknown_line_types || policy.allow_unknown_line_types) {
+        reasons.extend(totals.unknown_line_types.iter().map(|t| {
+            format!(
+                "{} lines have the line type `{}`, which nobody knows (--allow-unknown-line-types leaves them out)",
+                t.lines, t.line_type
+            )
+        }));
+    }
+    if !(job.accept_restatement || policy.accept_restatements) {
+        reasons.extend(restatements.iter().map(|r| format!("{r} (--accept-restatement books it)")));
+    }
+    reasons
+}
+
+fn accepted(totals: &Totals, restatements: &[Restatement]) -> String {
+    let types = totals.unknown_line_types.iter().map(|t| format!("{} lines of type `{}`", t.lines, t.line_type));
+    types.chain(restatements.iter().map(ToString::to_string)).collect::<Vec<_>>().join("; ")
+}
+
+/// Reads a version whole, or says why that cannot be done now.
+async fn read_version(
+    source: &Arc<dyn Source>,
+    root: &export::Root,
+    manifest: &Manifest,
+    context: &Context,
+    month: Month,
+    progress: &Progress,
+) -> Result<Reading, Failure> {
+    let objects = heads(source.as_ref(), &manifest.files).await?;
+    let tag = TagKey::new(&context.rules.tag_key);
+    let read = read_files(source, &objects, &tag, &context.rules, month, &context.policy, progress).await;
+    // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
+    let unmoved = still_the_same(source.as_ref(), root, manifest, &objects).await;
+    let (fold, facts) = match (read, unmoved) {
+        (_, Err(moved)) => return Err(Failure::Retry(moved)),
+        (Err(ReadError::Source(e)), Ok(())) => return Err(e.into()),
+        (Err(broken), Ok(())) => return Err(Failure::GiveUp(broken.into())),
+        (Ok(read), Ok(())) => read,
+    };
+    let totals = fold.finish().map_err(|e| Failure::GiveUp(e.into()))?;
+    Ok(Reading { totals, facts })
+}
+
+async fn heads(source: &dyn Source, keys: &[String]) -> Result<Vec<Object>, SourceError> {
+    // collected first: a stream over borrowed keys is not general enough for a spawned future
+    let looks: Vec<_> = keys.iter().map(|key| source.head(key)).collect();
+    futures::stream::iter(looks).buffered(8).try_collect().await
+}
+
+async fn still_the_same(
+    source: &dyn Source,
+    root: &export::Root,
+    manifest: &Manifest,
+    objects: &[Object],
+) -> anyhow::Result<()> {
+    let name = source.name(&manifest.object.key);
+    let now = source.head(&manifest.object.key).await?;
+    if now.etag != manifest.object.etag || now.size != manifest.object.size {
+        return Err(anyhow!("{name} was replaced while its files were read; nothing was booked"));
+    }
+    tracing::debug!(root = %root.prefix, "manifest is still the same");
+    let again = heads(source, &manifest.files).await?;
+    match objects.iter().zip(&again).find(|(was, is)| was.etag != is.etag || was.size != is.size) {
+        Some((was, _)) => Err(anyhow!("{} changed while it was read; nothing was booked", source.name(&was.key))),
+        None => Ok(()),
+    }
+}
+
+/// Reads the newest version of a month and says what is in it; touches no books.
+///
+/// # Errors
+/// As the job itself.
+pub async fn discover(
+    export: &Export,
+    context: &Context,
+    month: Month,
+) -> Result<Option<(Manifest, Vec<BillLine>)>, Failure> {
+    let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
+    let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
+    let read = read_version(&export.source, &root, &manifest, context, month, &context.progress).await?;
+    Ok(Some((manifest, read.totals.lines)))
+}
+
+fn empty_report(job: &IngestCur, bill: BillId) -> IngestReport {
+    IngestReport {
+        export: job.export.clone(),
+        bill,
+        outcome: Outcome::NoBill,
+        version: String::new(),
+        delivered_at: None,
+        held_because: vec![],
+        restatements: vec![],
+        unknown_line_types: vec![],
+        unrecognised: vec![],
+        warnings: vec![],
+        meters: vec![],
+        largest_changes: vec![],
+        entries: 0,
+        files: 0,
+        rows: 0,
+        matched_rows: 0,
+        rounded_amounts: 0,
+        newest_day: None,
+        fetched_bytes: 0,
+        fetch_requests: 0,
+    }
+}
+
+fn count_fetched(report: &mut IngestReport, source: &dyn Source, before: (u64, u64)) {
+    report.fetch_requests = source.fetched().requests() - before.0;
+    report.fetched_bytes = source.fetched().bytes() - before.1;
+}
+
+fn describe(report: &mut IngestReport, totals: &Totals, facts: &Facts, booked: &Cells, difference: &Adjustments) {
+    let before = booked.by_meter();
+    report.rows = facts.files.iter().map(|f| f.rows).sum();
+    report.matched_rows = totals.matched_rows;
+    report.rounded_amounts = totals.rounded_amounts;
+    report.newest_day = totals.newest_day;
+    report.entries = difference.entries.len();
+    report.largest_changes = difference.largest(LARGEST_CHANGES);
+    report.unknown_line_types.clone_from(&totals.unknown_line_types);
+    report.unrecognised = totals.lines.iter().filter(|l| l.claim == "unrecognised").cloned().collect();
+    report.meters = totals
+        .meters
+        .iter()
+        .map(|t| MeterChange { totals: t.clone(), booked_before: before.get(&t.meter).copied().unwrap_or_default() })
+        .collect();
+    let mut warn = |text: String| report.warnings.push(text);
+    if facts.files_without_tag > 0 {
+        warn(format!(
+            "{} of {} files have no column for the customer tag, so their usage is unattributed; is the tag activated as a cost allocation tag?",
+            facts.files_without_tag,
+            facts.files.len()
+        ));
+    }
+    if totals.stray_lines > 0 {
+        warn(format!(
+            "{} usage lines are of days outside the month; they are booked on their own days",
+            totals.stray_lines
+        ));
+    }
+    if totals.rounded_amounts > 0 {
+        warn(format!("{} amounts have more than 10 decimals; each was rounded half-even", totals.rounded_amounts));
+    }
+    if totals.rounded_cells > 0 {
+        warn(format!(
+            "{} sums have more than 10 decimals after their meter's factor; each was rounded half-even",
+            totals.rounded_cells
+        ));
+    }
+}

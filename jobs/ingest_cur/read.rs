@@ -1,0 +1,206 @@
+//! Reading all files of a version: row groups in parallel, memory bounded.
+//!
+//! Footers of a few files are read ahead; column chunks are fetched under a budget of bytes; decoding runs on blocking threads,
+//! as many as there are cores. Each worker folds into a fold of its own, taken from a pool, and the few folds are merged at the end.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
+
+use super::Policy;
+use super::csv;
+use super::reader::{ParquetFile, ReadError, TagKey};
+use super::source::{Object, Source};
+use super::totals::Fold;
+use crate::books::bill::BillFile;
+use crate::books::meter::Rules;
+use crate::books::period::Month;
+
+/// Files whose footers are read ahead.
+const OPEN_AHEAD: usize = 4;
+/// Unit in which the memory budget is counted.
+const KIB: u64 = 1024;
+
+/// How far a reading has come, in bytes of data files.
+#[derive(Debug, Default)]
+pub struct Progress {
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes of data files that are dealt with, and of all of them.
+    pub fn get(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    fn start(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+    }
+
+    fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// What the files of a version were.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) files: Vec<BillFile>,
+    pub(super) files_without_tag: usize,
+}
+
+/// A piece of work.
+enum Part {
+    Group { file: usize, parquet: Arc<ParquetFile>, group: usize },
+    Csv { file: usize },
+    Empty,
+}
+
+/// What a piece of work found.
+#[derive(Default)]
+struct Found {
+    file: usize,
+    rows: u64,
+    row_groups: u64,
+    matched: u64,
+    lacks_tag: bool,
+    /// Its share of the file's bytes.
+    bytes: u64,
+}
+
+/// Everything that the pieces share.
+struct Shared {
+    source: Arc<dyn Source>,
+    objects: Vec<Object>,
+    tag: TagKey,
+    rules: Arc<Rules>,
+    month: Month,
+    pool: Mutex<Vec<Fold>>,
+    processors: Semaphore,
+    memory: Arc<Semaphore>,
+    memory_kib: u32,
+}
+
+impl Shared {
+    fn take(&self) -> Fold {
+        let pooled = self.pool.lock().ok().and_then(|mut pool| pool.pop());
+        pooled.unwrap_or_else(|| Fold::new(Arc::clone(&self.rules), self.month))
+    }
+
+    fn give_back(&self, fold: Fold) {
+        if let Ok(mut pool) = self.pool.lock() {
+            pool.push(fold);
+        }
+    }
+
+    async fn open(self: Arc<Self>, file: usize) -> Result<Vec<Part>, ReadError> {
+        let object = self.objects[file].clone();
+        let name = || self.source.name(&object.key);
+        let is = |ending: &str| object.key.to_ascii_lowercase().ends_with(ending);
+        if is(".parquet") {
+            let opened = ParquetFile::open(Arc::clone(&self.source), object.clone(), self.tag.clone()).await?;
+            let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![Part::Empty]) };
+            let groups = 0..parquet.row_groups();
+            return Ok(groups.map(|group| Part::Group { file, parquet: Arc::clone(&parquet), group }).collect());
+        }
+        if is(".csv") || is(".csv.gz") {
+            return Ok(vec![if object.size == 0 { Part::Empty } else { Part::Csv { file } }]);
+        }
+        let why = "only .parquet, .csv and .csv.gz are read; set the export to Parquet, or to gzip for CSV".to_owned();
+        Err(ReadError::Broken { file: name(), place: String::new(), why })
+    }
+
+    async fn work(self: Arc<Self>, part: Part) -> Result<Found, ReadError> {
+        match part {
+            Part::Empty => Ok(Found::default()),
+            Part::Csv { file } => {
+                let fold = self.take();
+                let object = self.objects[file].clone();
+                let (fold, facts) = csv::fold(Arc::clone(&self.source), object, self.tag.clone(), fold).await?;
+                self.give_back(fold);
+                let (rows, matched, lacks_tag) = (facts.rows, facts.matched, facts.lacks_tag);
+                Ok(Found { file, rows, row_groups: 0, matched, lacks_tag, bytes: self.objects[file].size })
+            }
+            Part::Group { file, parquet, group } => {
+                let kib = u32::try_from(parquet.needed_bytes(group) / KIB).unwrap_or(u32::MAX).min(self.memory_kib);
+                let gone = |_| ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() };
+                let _memory = Arc::clone(&self.memory).acquire_many_owned(kib).await.map_err(gone)?;
+                let (rows, lacks_tag) = (parquet.rows(group), parquet.lacks_tag());
+                let name = self.source.name(&parquet.object.key);
+                let groups = u64::try_from(parquet.row_groups()).unwrap_or(1).max(1);
+                let bytes = parquet.object.size / groups;
+                let fetched = parquet.fetch(group).await?;
+                let _processor = self.processors.acquire().await.map_err(gone)?;
+                let mut fold = self.take();
+                let folding =
+                    tokio::task::spawn_blocking(move || fetched.fold(&mut fold).map(|matched| (fold, matched)));
+                let (fold, matched) = folding.await.unwrap_or_else(|e| {
+                    // a decoder that panics on damaged bytes is a damaged file, not a crash of ours
+                    let place = format!(", row group {group}");
+                    let why = format!("the decoder gave up ({e}); the file is damaged");
+                    Err(ReadError::Broken { file: name, place, why })
+                })?;
+                self.give_back(fold);
+                Ok(Found { file, rows, row_groups: 1, matched, lacks_tag, bytes })
+            }
+        }
+    }
+}
+
+/// Folds all files.
+pub(super) async fn read_files(
+    source: &Arc<dyn Source>,
+    objects: &[Object],
+    tag: &TagKey,
+    rules: &Arc<Rules>,
+    month: Month,
+    policy: &Policy,
+    progress: &Progress,
+) -> Result<(Fold, Facts), ReadError> {
+    let memory_kib = u32::try_from(policy.memory_bytes / KIB).unwrap_or(u32::MAX).max(1);
+    let shared = Arc::new(Shared {
+        source: Arc::clone(source),
+        objects: objects.to_vec(),
+        tag: tag.clone(),
+        rules: Arc::clone(rules),
+        month,
+        pool: Mutex::default(),
+        processors: Semaphore::new(policy.parallel.max(1)),
+        memory: Arc::new(Semaphore::new(usize::try_from(memory_kib).unwrap_or(1))),
+        memory_kib,
+    });
+    progress.start(objects.iter().map(|o| o.size).sum());
+    let file = |o: &Object| BillFile {
+        key: o.key.clone(),
+        size: o.size,
+        etag: o.etag.clone(),
+        rows: 0,
+        row_groups: 0,
+        matched_rows: 0,
+    };
+    let mut facts = Facts { files: objects.iter().map(file).collect(), files_without_tag: 0 };
+    let mut without_tag = vec![false; objects.len()];
+    let opening = stream::iter(0..objects.len()).map(|i| Arc::clone(&shared).open(i)).buffered(OPEN_AHEAD);
+    let parts = opening.map_ok(|parts| stream::iter(parts.into_iter().map(Ok))).try_flatten();
+    let working = parts.map_ok(|part| Arc::clone(&shared).work(part)).try_buffer_unordered(policy.parallel.max(1) * 2);
+    let mut working = std::pin::pin!(working);
+    while let Some(found) = working.try_next().await? {
+        let Some(own) = facts.files.get_mut(found.file) else { continue };
+        own.rows += found.rows;
+        own.row_groups += found.row_groups;
+        own.matched_rows += found.matched;
+        without_tag[found.file] |= found.lacks_tag;
+        progress.add(found.bytes);
+    }
+    facts.files_without_tag = without_tag.into_iter().filter(|w| *w).count();
+    let mut folds = shared.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
+    let mut whole = folds.pop().unwrap_or_else(|| Fold::new(Arc::clone(rules), month));
+    while let Some(fold) = folds.pop() {
+        whole.merge(&fold);
+    }
+    Ok((whole, facts))
+}

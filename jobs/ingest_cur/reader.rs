@@ -1,0 +1,579 @@
+//! Parquet bills: only the columns that matter, row group by row group.
+//!
+//! A bill has 120 columns and more; the few that matter are an eighth of the bytes. So the footer is read, then just the
+//! needed column chunks of one row group at a time; nothing is ever held whole.
+
+use std::io::{Cursor, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::columns::{Amounts, Batch, Days, Tag, TagColumn, Text};
+use super::source::{Object, Source, SourceError};
+use super::totals::Fold;
+use crate::books::meter::canonical_name;
+
+/// Rows that are decoded at once.
+const BATCH_ROWS: usize = 16_384;
+/// Largest footer that is believed. That of a file with 200 columns and 1,000 row groups has about 30 MB.
+const FOOTER_LIMIT: u64 = 64 << 20;
+/// Length word and magic at the end of a Parquet file.
+const TAIL: u64 = 8;
+
+/// Why a data file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The source says so.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The file is not what it should be.
+    #[error("{file}{place}: {why}")]
+    Broken {
+        /// The file.
+        file: String,
+        /// Row group and column, as far as they are known; begins with a comma.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The columns that are read, by what they are.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    product: usize,
+    usage_type: usize,
+    line_type: usize,
+    amount: usize,
+    day: usize,
+    unit: Option<usize>,
+    split_parent: Option<usize>,
+    period: Option<usize>,
+    /// Flat columns and maps.
+    tags: Vec<usize>,
+}
+
+/// How the customer tag's key may be spelled.
+#[derive(Clone, Debug)]
+pub struct TagKey {
+    raw: String,
+    flat: String,
+}
+
+impl TagKey {
+    /// From the key as it is written on resources.
+    pub fn new(raw: &str) -> Self {
+        Self { raw: raw.to_owned(), flat: format!("resource_tags_user_{}", canonical_name(raw)) }
+    }
+
+    /// True for a column of its own, as legacy Parquet (`resource_tags_user_…`) and legacy CSV (`resourceTags/user:…`) have it.
+    pub fn is_column(&self, name: &str) -> bool {
+        name == self.flat || name.strip_prefix("resourceTags/user:").is_some_and(|key| key == self.raw)
+    }
+
+    /// True for a key in one of the maps `resource_tags` and `tags`. Other kinds of tag in `tags` (`accountTag/…`,
+    /// `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) are not about the resource and never match.
+    pub fn is_key(&self, key: &str) -> bool {
+        let key = key.strip_prefix("resourceTags/").unwrap_or(key);
+        let user = key.strip_prefix("user:").is_some_and(|k| k == self.raw);
+        user || key == self.raw || format!("resource_tags_{key}") == self.flat
+    }
+}
+
+impl Wanted {
+    /// Finds the columns by their canonical names.
+    ///
+    /// # Errors
+    /// Names of the columns that no bill can be read without.
+    pub fn find<'a>(names: impl Iterator<Item = &'a str>, tag: &TagKey) -> Result<Self, Vec<&'static str>> {
+        let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
+        let find = |name: &str| names.iter().position(|(n, _)| n == name);
+        let mut missing = vec![];
+        let mut need = |name: &'static str, place: Option<usize>| {
+            place.unwrap_or_else(|| {
+                missing.push(name);
+                0
+            })
+        };
+        let day = find("line_item_usage_start_date").or_else(|| find("identity_time_interval"));
+        let is_tag = |(canonical, name): &(String, &str)| {
+            tag.is_column(name) || canonical == "resource_tags" || canonical == "tags"
+        };
+        let wanted = Self {
+            product: need("line_item_product_code", find("line_item_product_code")),
+            usage_type: need("line_item_usage_type", find("line_item_usage_type")),
+            line_type: need("line_item_line_item_type", find("line_item_line_item_type")),
+            amount: need("line_item_usage_amount", find("line_item_usage_amount")),
+            day: need("line_item_usage_start_date", day),
+            unit: find("pricing_unit"),
+            split_parent: find("split_line_item_parent_resource_id"),
+            period: find("bill_billing_period_start_date"),
+            tags: (0..names.len()).filter(|i| is_tag(&names[*i])).collect(),
+        };
+        if missing.is_empty() { Ok(wanted) } else { Err(missing) }
+    }
+
+    /// Places of all columns, ascending.
+    pub fn places(&self) -> Vec<usize> {
+        let mut places = vec![self.product, self.usage_type, self.line_type, self.amount, self.day];
+        places.extend([self.unit, self.split_parent, self.period].into_iter().flatten());
+        places.extend(&self.tags);
+        places.sort_unstable();
+        places.dedup();
+        places
+    }
+
+    /// True when the export has no place at all where the customer tag could stand.
+    pub fn lacks_tag(&self) -> bool {
+        self.tags.is_empty()
+    }
+
+    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`.
+    ///
+    /// # Errors
+    /// Name of the column whose type is not one that it can have, and that type.
+    pub fn batch<'a>(
+        &self,
+        rows: usize,
+        array: impl Fn(usize) -> (&'a str, &'a ArrayRef),
+        tag: &TagKey,
+    ) -> Result<Batch<'a>, (String, DataType)> {
+        let wrong = |place: usize| {
+            let (name, array) = array(place);
+            (name.to_owned(), array.data_type().clone())
+        };
+        let text = |place: usize| Text::from_array(array(place).1).ok_or_else(|| wrong(place));
+        let days = |place: usize| Days::from_array(array(place).1).ok_or_else(|| wrong(place));
+        let tags = self.tags.iter().map(|place| {
+            let (column, values) = array(*place);
+            let found = match values.as_map_opt() {
+                Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
+                None => Text::from_array(values).map(Tag::Flat),
+            };
+            found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
+        });
+        Ok(Batch {
+            rows,
+            product: text(self.product)?,
+            usage_type: text(self.usage_type)?,
+            line_type: text(self.line_type)?,
+            unit: self.unit.map(text).transpose()?,
+            split_parent: self.split_parent.map(text).transpose()?,
+            tags: tags.collect::<Result<_, _>>()?,
+            amount: Amounts::from_array(array(self.amount).1).ok_or_else(|| wrong(self.amount))?,
+            day: days(self.day)?,
+            period: self.period.map(days).transpose()?,
+        })
+    }
+}
+
+/// A data file as the Parquet crate wants to read it: ranges of one unchanging object.
+#[derive(Debug)]
+pub struct BillFile {
+    source: Arc<dyn Source>,
+    object: Object,
+}
+
+fn outside(error: SourceError) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for BillFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move { self.source.read(&self.object, range).await.map_err(outside) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move {
+            let spans = coalesce(&ranges);
+            let reads = spans.iter().map(|span| self.source.read(&self.object, span.clone()));
+            let spans: Vec<_> =
+                spans.iter().zip(futures::future::try_join_all(reads).await.map_err(outside)?).collect();
+            let part = |range: &Range<u64>| {
+                let (span, bytes) = spans.iter().find(|(s, _)| s.start <= range.start && range.end <= s.end)?;
+                let from = usize::try_from(range.start - span.start).ok()?;
+                Some(bytes.slice(from..from + usize::try_from(range.end - range.start).ok()?))
+            };
+            let missing = || ParquetError::General("a byte range got lost".into());
+            ranges.iter().map(|r| part(r).ok_or_else(missing)).collect()
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.object.size;
+            let bad = |why: String| Err(ParquetError::General(why));
+            if size < 2 * TAIL {
+                return bad(format!("it has {size} bytes, too few for a Parquet file"));
+            }
+            // a little more than the tail, in proportion to the file, so that most footers come with it
+            let guess = (size / 512).clamp(TAIL, 64 << 10);
+            let tail = self.get_bytes(size - guess..size).await?;
+            let Some((rest, [l0, l1, l2, l3, b'P', b'A', b'R', b'1'])) = tail.split_last_chunk::<8>() else {
+                return bad(
+                    "it does not end as a Parquet file does (magic PAR1); it is truncated or no Parquet file".into()
+                );
+            };
+            let length = u64::from(u32::from_le_bytes([*l0, *l1, *l2, *l3]));
+            if length + TAIL > size || length > FOOTER_LIMIT {
+                return bad(format!("its footer claims {length} bytes in a file of {size}; it is damaged"));
+            }
+            let had = u64::try_from(rest.len()).unwrap_or(0);
+            let footer = if length <= had {
+                tail.slice(usize::try_from(guess - TAIL - length).unwrap_or(0)..rest.len())
+            } else {
+                let start = self.get_bytes(size - TAIL - length..size - guess).await?;
+                Bytes::from([&start[..], rest].concat())
+            };
+            ParquetMetaDataReader::decode_metadata(&footer).map(Arc::new)
+        }
+        .boxed()
+    }
+}
+
+/// Fewer, larger reads: neighbours are joined, the smallest gaps first, as long as the gaps make up at most a twentieth of what
+/// is wanted.
+fn coalesce(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted: Vec<_> = ranges.iter().filter(|r| !r.is_empty()).cloned().collect();
+    sorted.sort_by_key(|r| r.start);
+    let mut spans: Vec<Range<u64>> = vec![];
+    for range in sorted {
+        match spans.last_mut().filter(|last| range.start <= last.end) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => spans.push(range),
+        }
+    }
+    let mut budget = spans.iter().map(|s| s.end - s.start).sum::<u64>() / 20;
+    let mut gaps: Vec<_> = spans.windows(2).map(|w| w[1].start - w[0].end).enumerate().collect();
+    gaps.sort_by_key(|g| g.1);
+    let mut joined = vec![false; spans.len()];
+    for (i, gap) in gaps {
+        if gap > budget {
+            break;
+        }
+        budget -= gap;
+        joined[i + 1] = true;
+    }
+    let mut out: Vec<Range<u64>> = vec![];
+    for (span, join) in spans.into_iter().zip(joined) {
+        match out.last_mut().filter(|_| join) {
+            Some(last) => last.end = span.end,
+            None => out.push(span),
+        }
+    }
+    out
+}
+
+/// Column chunks of one row group, in memory.
+#[derive(Clone, Debug)]
+struct Chunks {
+    size: u64,
+    parts: Arc<Vec<(u64, Bytes)>>,
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl Chunks {
+    fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
+        let inside = |(at, bytes): &&(u64, Bytes)| {
+            start.checked_sub(*at).and_then(|o| usize::try_from(o).ok()).is_some_and(|o| o < bytes.len())
+        };
+        let (at, bytes) = self
+            .parts
+            .iter()
+            .find(inside)
+            .ok_or_else(|| ParquetError::EOF(format!("byte {start} is in no needed column")))?;
+        Ok(bytes.slice(usize::try_from(start - at).unwrap_or(0)..))
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(Box::new(Cursor::new(self.from(start)?)))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let bytes = self.from(start)?;
+        if bytes.len() < length {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} reach out of their column")));
+        }
+        Ok(bytes.slice(..length))
+    }
+}
+
+/// A Parquet file whose footer is read and whose columns are found.
+#[derive(Clone, Debug)]
+pub struct ParquetFile {
+    source: Arc<dyn Source>,
+    /// The file.
+    pub object: Object,
+    name: String,
+    metadata: ArrowReaderMetadata,
+    wanted: Wanted,
+    tag: TagKey,
+}
+
+/// As [`Field`], but with text as dictionary codes.
+fn with_codes(field: &FieldRef) -> FieldRef {
+    let codes = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let data_type = match field.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Binary | DataType::LargeBinary => codes(),
+        DataType::Map(entries, sorted) => match entries.data_type() {
+            DataType::Struct(parts) => {
+                let parts: Vec<FieldRef> = parts.iter().map(with_codes).collect();
+                let entries = Field::new(entries.name(), DataType::Struct(parts.into()), entries.is_nullable());
+                DataType::Map(Arc::new(entries), *sorted)
+            }
+            other => other.clone(),
+        },
+        other => other.clone(),
+    };
+    Arc::new(Field::new(field.name(), data_type, field.is_nullable()))
+}
+
+impl ParquetFile {
+    /// Reads the footer and finds the columns; none for a file without rows, which AWS leaves behind when a delivery needs
+    /// fewer files than the one before.
+    ///
+    /// # Errors
+    /// When it is no Parquet file, lacks a column that no bill can be read without, or has one of a type that cannot be.
+    pub async fn open(source: Arc<dyn Source>, object: Object, tag: TagKey) -> Result<Option<Self>, ReadError> {
+        let name = source.name(&object.key);
+        let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
+        let mut file = BillFile { source: Arc::clone(&source), object: object.clone() };
+        let metadata = file.get_metadata(None).await.map_err(|e| parquet_fault(&name, ", footer", e))?;
+        if metadata.file_metadata().num_rows() == 0 {
+            return Ok(None);
+        }
+        let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let inferred = ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone())
+            .map_err(|e| parquet_fault(&name, ", schema", e))?;
+        let fields = inferred.schema().fields();
+        let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &tag).map_err(|missing| {
+            broken("", format!("there is no column {}; add it to the export", missing.join(", ")))
+        })?;
+        let places = wanted.places();
+        let coded =
+            fields.iter().enumerate().map(|(i, f)| if places.contains(&i) { with_codes(f) } else { Arc::clone(f) });
+        let schema = Arc::new(Schema::new(coded.collect::<Vec<_>>()));
+        let metadata = ArrowReaderMetadata::try_new(metadata, plain.with_schema(Arc::clone(&schema)))
+            .map_err(|e| parquet_fault(&name, ", schema", e))?;
+        let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
+        let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
+        wanted.batch(0, array, &tag).map_err(|(column, data_type)| {
+            broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
+        })?;
+        Ok(Some(Self { source, object, name, metadata, wanted, tag }))
+    }
+
+    /// Number of row groups.
+    pub fn row_groups(&self) -> usize {
+        self.metadata.metadata().num_row_groups()
+    }
+
+    /// Rows in a row group.
+    pub fn rows(&self, group: usize) -> u64 {
+        u64::try_from(self.metadata.metadata().row_group(group).num_rows()).unwrap_or(0)
+    }
+
+    /// True when the customer tag has no place in it.
+    pub fn lacks_tag(&self) -> bool {
+        self.wanted.lacks_tag()
+    }
+
+    /// Where the needed column chunks of a row group lie.
+    fn ranges(&self, group: usize, mask: &ProjectionMask) -> Vec<Range<u64>> {
+        let columns = self.metadata.metadata().row_group(group).columns().iter().enumerate();
+        let needed = columns.filter(|(leaf, _)| mask.leaf_included(*leaf));
+        needed
+            .map(|(_, column)| {
+                let (start, length) = column.byte_range();
+                start..start.saturating_add(length)
+            })
+            .collect()
+    }
+
+    fn mask(&self, places: &[usize]) -> ProjectionMask {
+        ProjectionMask::roots(self.metadata.parquet_schema(), places.iter().copied())
+    }
+
+    /// Bytes that [`ParquetFile::fetch`] will hold for a row group.
+    pub fn needed_bytes(&self, group: usize) -> u64 {
+        self.ranges(group, &self.mask(&self.wanted.places())).iter().map(|r| r.end - r.start).sum()
+    }
+
+    /// Fetches the needed column chunks of a row group.
+    ///
+    /// # Errors
+    /// When the footer points outside the file, and what the source says.
+    pub async fn fetch(self: Arc<Self>, group: usize) -> Result<RowGroup, ReadError> {
+        let place = format!(", row group {group}");
+        let ranges = self.ranges(group, &self.mask(&self.wanted.places()));
+        if ranges.iter().any(|r| r.end > self.object.size) {
+            let why = "the footer points outside the file; it is damaged or truncated".to_owned();
+            return Err(ReadError::Broken { file: self.name.clone(), place, why });
+        }
+        let mut file = BillFile { source: Arc::clone(&self.source), object: self.object.clone() };
+        let bytes = file.get_byte_ranges(ranges.clone()).await.map_err(|e| parquet_fault(&self.name, &place, e))?;
+        let parts = ranges.iter().map(|r| r.start).zip(bytes).collect();
+        let chunks = Chunks { size: self.object.size, parts: Arc::new(parts) };
+        Ok(RowGroup { file: self, group, chunks })
+    }
+}
+
+/// A row group whose needed bytes are at hand.
+#[derive(Debug)]
+pub struct RowGroup {
+    file: Arc<ParquetFile>,
+    group: usize,
+    chunks: Chunks,
+}
+
+impl RowGroup {
+    /// Decodes it and takes it into the fold; returns how many rows a meter counted. Uses the processor, waits for nothing.
+    ///
+    /// # Errors
+    /// When a page cannot be decoded (named by its column) or a line cannot be understood.
+    pub fn fold(&self, fold: &mut Fold) -> Result<u64, ReadError> {
+        let before = fold.matched();
+        let places = self.file.wanted.places();
+        let mut first_row = 0;
+        for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
+            let batch = batch.map_err(|e| self.diagnose(&places, &e.into()))?;
+            let names = self.file.metadata.schema();
+            let array = |place: usize| {
+                let at = places.binary_search(&place).unwrap_or(0);
+                (names.field(place).name().as_str(), batch.column(at))
+            };
+            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag);
+            let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
+            fold.add(&columns).map_err(|fault| {
+                self.broken(
+                    Some(&fault.column),
+                    &format!("row {} of the row group: {}", first_row + fault.row, fault.why),
+                )
+            })?;
+            first_row += batch.num_rows();
+        }
+        let wanted = self.file.rows(self.group);
+        if u64::try_from(first_row).ok() != Some(wanted) {
+            return Err(self.broken(None, &format!("{first_row} rows were decoded where the footer says {wanted}")));
+        }
+        Ok(fold.matched() - before)
+    }
+
+    fn batches(
+        &self,
+        places: &[usize],
+    ) -> parquet::errors::Result<parquet::arrow::arrow_reader::ParquetRecordBatchReader> {
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.chunks.clone(), self.file.metadata.clone())
+            .with_row_groups(vec![self.group])
+            .with_projection(self.file.mask(places))
+            .with_batch_size(BATCH_ROWS)
+            .build()
+    }
+
+    /// Finds the column that cannot be decoded by decoding one after another.
+    fn diagnose(&self, places: &[usize], error: &ParquetError) -> ReadError {
+        let fails = |place: &&usize| match self.batches(&[**place]) {
+            Ok(mut batches) => batches.any(|b| b.is_err()),
+            Err(_) => true,
+        };
+        let schema = self.file.metadata.schema();
+        let column = places.iter().find(fails).map(|p| schema.field(*p).name().as_str());
+        self.broken(column, &format!("it cannot be decoded ({error}); the file is damaged"))
+    }
+
+    fn broken(&self, column: Option<&str>, why: &str) -> ReadError {
+        let column = column.map(|c| format!(", column {c}")).unwrap_or_default();
+        let place = format!(", row group {}{column}", self.group);
+        ReadError::Broken { file: self.file.name.clone(), place, why: why.to_owned() }
+    }
+}
+
+/// What the Parquet crate says, told apart from what the source said through it.
+fn parquet_fault(file: &str, place: &str, error: ParquetError) -> ReadError {
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<SourceError>() {
+            Ok(source) => ReadError::Source(*source),
+            Err(other) => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why: other.to_string() },
+        },
+        ParquetError::General(why) => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why },
+        other => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_spelling_of_the_tag_is_known_and_no_other_kind_of_tag() {
+        let tag = TagKey::new("chitchatter-customer-id");
+        assert!(tag.is_column("resource_tags_user_chitchatter_customer_id"));
+        assert!(tag.is_column("resourceTags/user:chitchatter-customer-id"));
+        assert!(!tag.is_column("resourceTags/user:Chitchatter-Customer-Id"));
+        assert!(!tag.is_column("resource_tags_aws_chitchatter_customer_id"));
+        for key in [
+            "user_chitchatter_customer_id",
+            "user:chitchatter-customer-id",
+            "chitchatter-customer-id",
+            "resourceTags/user:chitchatter-customer-id",
+            "resourceTags/chitchatter-customer-id",
+        ] {
+            assert!(tag.is_key(key), "{key}");
+        }
+        for key in [
+            "accountTag/chitchatter-customer-id",
+            "userAttribute/chitchatter-customer-id",
+            "user_chitchatter",
+            "aws:chitchatter-customer-id",
+            "user:chitchatter_customer_id",
+            "",
+        ] {
+            assert!(!tag.is_key(key), "{key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn joined_reads_hold_all_that_is_wanted_and_little_more(parts in prop::collection::vec((0_u64..10_000, 0_u64..500), 0..30)) {
+            let mut at = 0;
+            let ranges: Vec<_> = parts.iter().map(|(gap, length)| {
+                let start = at + gap;
+                at = start + length;
+                start..at
+            }).collect();
+            let spans = coalesce(&ranges);
+            for range in ranges.iter().filter(|r| !r.is_empty()) {
+                prop_assert!(spans.iter().any(|s| s.start <= range.start && range.end <= s.end));
+            }
+            let wanted: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+            let read: u64 = spans.iter().map(|r| r.end - r.start).sum();
+            prop_assert!(read <= wanted + wanted / 20);
+            prop_assert!(spans.windows(2).all(|w| w[0].end < w[1].start));
+        }
+    }
+}

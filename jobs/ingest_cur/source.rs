@@ -1,0 +1,389 @@
+//! Where bills are read from: an S3 bucket or a local folder, behind the few calls that reading a bill needs.
+
+use std::fmt;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+
+/// Why something could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SourceError {
+    /// It is not there.
+    #[error("{0} does not exist")]
+    Missing(String),
+    /// It is not what it was when it was looked at.
+    #[error("{0} changed while it was read")]
+    Changed(String),
+    /// The credentials do not do.
+    #[error("{0}: access denied ({1}); check the credentials and their permission to list and get there")]
+    Denied(String, String),
+    /// The key cannot be one of a bill's.
+    #[error("`{0}` is no usable key: {1}")]
+    Key(String, &'static str),
+    /// Network, server or disk trouble.
+    #[error("{0} cannot be read: {1}")]
+    Unreachable(String, String),
+}
+
+impl SourceError {
+    /// True when trying again later may help by itself.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Missing(_) | Self::Changed(_) | Self::Unreachable(..))
+    }
+}
+
+/// An object, as it was when it was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Key in the bucket, or path in the folder with `/`.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// ETag; in a folder, size and modification time.
+    pub etag: String,
+    /// Last change.
+    pub modified: Timestamp,
+}
+
+/// One level of a bucket or folder.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Objects right here.
+    pub objects: Vec<Object>,
+    /// Prefixes below, each ending with `/`.
+    pub folders: Vec<String>,
+}
+
+/// Where bills are read from.
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Name of a key for people: `s3://bucket/key` or a path.
+    fn name(&self, key: &str) -> String;
+
+    /// The bucket that keys must lie in; none for a folder, which may hold a copy of any bucket.
+    fn bucket(&self) -> Option<&str>;
+
+    /// Objects and folders directly below `prefix` (empty, or ending with `/`), all pages.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, SourceError>>;
+
+    /// Size, ETag and time of one object.
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>>;
+
+    /// These bytes of that very state of the object; [`SourceError::Changed`] when it moved.
+    fn read<'a>(&'a self, object: &'a Object, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, SourceError>>;
+
+    /// What was fetched so far.
+    fn fetched(&self) -> &Fetched;
+}
+
+/// Counts requests for data and the bytes they brought.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    requests: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Fetched {
+    fn add(&self, bytes: &Bytes) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Reads of data.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of data.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Tries again on trouble that passes: three times within a few seconds; the job's own retry takes over after that.
+async fn patiently<T, F: Future<Output = Result<T, SourceError>>>(call: impl FnMut() -> F) -> Result<T, SourceError> {
+    let pauses =
+        ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3).with_jitter();
+    call.retry(pauses)
+        .when(|e| matches!(e, SourceError::Unreachable(..)))
+        .notify(|error, pause| tracing::warn!(%error, ?pause, "reading again"))
+        .await
+}
+
+/// A local folder laid out as a bucket is.
+#[derive(Debug)]
+pub struct Folder {
+    root: PathBuf,
+    fetched: Fetched,
+}
+
+impl Folder {
+    /// Reads below `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), fetched: Fetched::default() }
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf, SourceError> {
+        let bad = |why| Err(SourceError::Key(key.to_owned(), why));
+        if key.starts_with('/') || key.contains('\\') || key.contains('\0') {
+            return bad("it must be relative to the folder");
+        }
+        if key.split('/').any(|part| part == "..") {
+            return bad("it leaves the folder");
+        }
+        Ok(self.root.join(key))
+    }
+
+    fn fault(&self, path: &Path, error: &std::io::Error) -> SourceError {
+        let name = path.display().to_string();
+        match error.kind() {
+            std::io::ErrorKind::NotFound => SourceError::Missing(name),
+            std::io::ErrorKind::PermissionDenied => SourceError::Denied(name, error.to_string()),
+            _ => SourceError::Unreachable(name, error.to_string()),
+        }
+    }
+
+    fn look(&self, key: &str, path: &Path) -> Result<Object, SourceError> {
+        let meta = fs::metadata(path).map_err(|e| self.fault(path, &e))?;
+        if !meta.is_file() {
+            return Err(SourceError::Missing(format!("{} (as a file)", path.display())));
+        }
+        let modified = meta.modified().map_err(|e| self.fault(path, &e))?;
+        let modified = Timestamp::try_from(modified).unwrap_or(Timestamp::UNIX_EPOCH);
+        let etag = format!("{}-{}", meta.len(), modified.as_nanosecond());
+        Ok(Object { key: key.to_owned(), size: meta.len(), etag, modified })
+    }
+}
+
+impl Source for Folder {
+    fn name(&self, key: &str) -> String {
+        self.root.join(key).display().to_string()
+    }
+
+    fn bucket(&self) -> Option<&str> {
+        None
+    }
+
+    fn fetched(&self) -> &Fetched {
+        &self.fetched
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, SourceError>> {
+        async move {
+            let path = self.path(prefix)?;
+            let mut listing = Listing::default();
+            let entries = match fs::read_dir(&path) {
+                Ok(entries) => entries,
+                // a bucket has no folders, so an absent one is an empty one; only the root must be there
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound && !prefix.is_empty() => return Ok(listing),
+                Err(e) => return Err(self.fault(&path, &e)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| self.fault(&path, &e))?;
+                let key = format!("{prefix}{}", entry.file_name().to_string_lossy());
+                if fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()) {
+                    listing.folders.push(format!("{key}/"));
+                } else {
+                    listing.objects.push(self.look(&key, &entry.path())?);
+                }
+            }
+            listing.folders.sort();
+            listing.objects.sort_by(|a, b| a.key.cmp(&b.key));
+            Ok(listing)
+        }
+        .boxed()
+    }
+
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>> {
+        async move { self.look(key, &self.path(key)?) }.boxed()
+    }
+
+    fn read<'a>(&'a self, object: &'a Object, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, SourceError>> {
+        async move {
+            let path = self.path(&object.key)?;
+            let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+            let wanted = path.clone();
+            let done = tokio::task::spawn_blocking(move || {
+                let mut file = fs::File::open(&wanted)?;
+                file.seek(SeekFrom::Start(range.start))?;
+                let mut buffer = Vec::with_capacity(length);
+                file.take(range.end - range.start).read_to_end(&mut buffer)?;
+                Ok::<_, std::io::Error>(buffer)
+            });
+            let buffer = match done.await {
+                Ok(read) => read.map_err(|e| self.fault(&path, &e))?,
+                Err(e) => return Err(SourceError::Unreachable(path.display().to_string(), e.to_string())),
+            };
+            if buffer.len() != length || self.look(&object.key, &path)?.etag != object.etag {
+                return Err(SourceError::Changed(path.display().to_string()));
+            }
+            let bytes = Bytes::from(buffer);
+            self.fetched.add(&bytes);
+            Ok(bytes)
+        }
+        .boxed()
+    }
+}
+
+/// An S3 bucket.
+pub struct Bucket {
+    client: aws_sdk_s3::Client,
+    bucket: String,
+    fetched: Fetched,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}", self.bucket)
+    }
+}
+
+impl Bucket {
+    /// Reads `bucket` through `client`.
+    pub fn new(client: aws_sdk_s3::Client, bucket: impl Into<String>) -> Self {
+        Self { client, bucket: bucket.into(), fetched: Fetched::default() }
+    }
+
+    fn fault<E, R>(&self, key: &str, error: &SdkError<E, R>) -> SourceError
+    where
+        SdkError<E, R>: ProvideErrorMetadata + std::error::Error,
+        R: fmt::Debug,
+        E: std::error::Error + 'static,
+    {
+        let name = self.name(key);
+        let text = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            (Some(code), None) => code.to_owned(),
+            _ => DisplayErrorContext(error).to_string(),
+        };
+        match error.code().unwrap_or_default() {
+            "NoSuchBucket" => SourceError::Denied(
+                format!("s3://{}", self.bucket),
+                "there is no such bucket; check the export's location and region".into(),
+            ),
+            "NoSuchKey" | "NotFound" => SourceError::Missing(name),
+            "PreconditionFailed" => SourceError::Changed(name),
+            "AccessDenied"
+            | "Forbidden"
+            | "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "AuthorizationHeaderMalformed"
+            | "PermanentRedirect" => SourceError::Denied(name, text),
+            _ if text.contains("credential") => SourceError::Denied(name, text),
+            _ => SourceError::Unreachable(name, text),
+        }
+    }
+}
+
+fn instant(time: Option<&aws_sdk_s3::primitives::DateTime>) -> Timestamp {
+    time.and_then(|t| Timestamp::new(t.secs(), 0).ok()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl Source for Bucket {
+    fn name(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.bucket)
+    }
+
+    fn bucket(&self) -> Option<&str> {
+        Some(&self.bucket)
+    }
+
+    fn fetched(&self) -> &Fetched {
+        &self.fetched
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, SourceError>> {
+        async move {
+            let mut listing = Listing::default();
+            let mut next: Option<String> = None;
+            loop {
+                let page = patiently(async || {
+                    let call = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/");
+                    let call = call.set_continuation_token(next.clone());
+                    call.send().await.map_err(|e| self.fault(prefix, &e))
+                })
+                .await?;
+                for o in page.contents() {
+                    listing.objects.push(Object {
+                        key: o.key().unwrap_or_default().to_owned(),
+                        size: u64::try_from(o.size().unwrap_or_default()).unwrap_or_default(),
+                        etag: o.e_tag().unwrap_or_default().to_owned(),
+                        modified: instant(o.last_modified()),
+                    });
+                }
+                listing.folders.extend(page.common_prefixes().iter().filter_map(|p| p.prefix().map(str::to_owned)));
+                next = page.next_continuation_token().map(str::to_owned);
+                if next.is_none() {
+                    return Ok(listing);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>> {
+        async move {
+            let head = patiently(async || {
+                self.client.head_object().bucket(&self.bucket).key(key).send().await.map_err(|e| self.fault(key, &e))
+            })
+            .await?;
+            Ok(Object {
+                key: key.to_owned(),
+                size: u64::try_from(head.content_length().unwrap_or_default()).unwrap_or_default(),
+                etag: head.e_tag().unwrap_or_default().to_owned(),
+                modified: instant(head.last_modified()),
+            })
+        }
+        .boxed()
+    }
+
+    fn read<'a>(&'a self, object: &'a Object, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, SourceError>> {
+        async move {
+            if range.is_empty() {
+                return Ok(Bytes::new());
+            }
+            let name = self.name(&object.key);
+            let span = format!("bytes={}-{}", range.start, range.end - 1);
+            let bytes = patiently(async || {
+                let call = self.client.get_object().bucket(&self.bucket).key(&object.key).if_match(&object.etag);
+                let answer = call.range(&span).send().await.map_err(|e| self.fault(&object.key, &e))?;
+                // the SDK retries a request but not a body that breaks off half-way, so that is done here
+                let body = answer.body.collect().await;
+                let bytes = body.map_err(|e| SourceError::Unreachable(name.clone(), e.to_string()))?.into_bytes();
+                if u64::try_from(bytes.len()).ok() != Some(range.end - range.start) {
+                    return Err(SourceError::Unreachable(
+                        name.clone(),
+                        format!("{} bytes came for {span}", bytes.len()),
+                    ));
+                }
+                Ok(bytes)
+            })
+            .await?;
+            self.fetched.add(&bytes);
+            Ok(bytes)
+        }
+        .boxed()
+    }
+}
+
+/// A whole small object, refused when it is larger than `limit` bytes.
+///
+/// # Errors
+/// As [`Source::read`].
+pub async fn read_small(source: &dyn Source, object: &Object, limit: u64) -> Result<Bytes, SourceError> {
+    if object.size > limit {
+        return Err(SourceError::Key(object.key.clone(), "it is far too large for a manifest"));
+    }
+    source.read(object, 0..object.size).await
+}

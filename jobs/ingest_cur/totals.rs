@@ -1,0 +1,572 @@
+//! The fold: rows of a bill → exact sums for each (customer, meter, day). Pure: no file, no database, no clock.
+//!
+//! Every line of a watched product lands in exactly one *slot* (product, usage type, unit, line type), where it is counted
+//! and summed whatever it is; a line that a meter counts lands in a *cell* as well. The two sums are made apart from each
+//! other, which is what makes the proof of conservation a proof.
+//!
+//! A fold of one part of a bill can be merged with that of another, in any order, with the same result.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, StringArray};
+use serde::Serialize;
+
+use super::columns::{Batch, TagColumn, Text};
+use crate::books::bill::{BillLine, MeterTotals};
+use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
+use crate::books::meter::{Claim, Rules};
+use crate::books::period::{Day, Month};
+use crate::books::quantity::{Fit, Quantity, QuantityError};
+
+/// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
+const TAG_LIMIT: usize = 256;
+const DAYS: usize = 31;
+const UNWATCHED: u32 = u32::MAX;
+const UNSEEN: u32 = u32::MAX;
+
+/// What is wrong with one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("column {column}, row {row}: {why}")]
+pub struct LineFault {
+    /// Row within its batch.
+    pub row: usize,
+    /// Column.
+    pub column: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+fn at(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Distinct texts and their numbers.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    numbers: HashMap<Arc<str>, u32>,
+    texts: Vec<Arc<str>>,
+}
+
+impl Names {
+    fn number(&mut self, text: &str) -> u32 {
+        if let Some(known) = self.numbers.get(text) {
+            return *known;
+        }
+        let text: Arc<str> = text.into();
+        let new = number(self.texts.len());
+        self.texts.push(Arc::clone(&text));
+        self.numbers.insert(text, new);
+        new
+    }
+
+    fn text(&self, number: u32) -> &str {
+        &self.texts[at(number)]
+    }
+}
+
+/// What the codes of the dictionary at hand mean; made anew when the dictionary changes, which is once for each row group.
+#[derive(Clone, Debug, Default)]
+struct Translation {
+    of: Option<StringArray>,
+    /// By code + 1, so that blank is 0.
+    table: Vec<u32>,
+}
+
+impl Translation {
+    /// True when the column goes on with the dictionary that the table was made for. The old one is kept alive, so the same
+    /// address is the same dictionary.
+    fn fits(&self, text: &Text<'_>) -> bool {
+        self.of.as_ref().is_some_and(|of| {
+            std::ptr::eq(of.value_data().as_ptr(), text.values().value_data().as_ptr())
+                && std::ptr::eq(of.value_offsets().as_ptr(), text.values().value_offsets().as_ptr())
+                && of.len() == text.values().len()
+        })
+    }
+
+    fn renew(&mut self, text: &Text<'_>, mut meaning: impl FnMut(&str) -> u32) {
+        if self.fits(text) {
+            return;
+        }
+        self.of = Some(text.values().clone());
+        self.table.clear();
+        self.table.push(meaning(""));
+        let values = text.values();
+        self.table.extend((0..values.len()).map(|i| meaning(if values.is_valid(i) { values.value(i) } else { "" })));
+    }
+
+    #[inline]
+    fn get(&self, code: i32) -> u32 {
+        self.table[usize::try_from(code + 1).unwrap_or(0)]
+    }
+
+    #[inline]
+    fn set(&mut self, code: i32, meaning: u32) {
+        self.table[usize::try_from(code + 1).unwrap_or(0)] = meaning;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct SlotKey {
+    product: u32,
+    usage_type: u32,
+    line_type: u32,
+    unit: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Slot {
+    key: SlotKey,
+    claim: Claim,
+    lines: u64,
+    tagged: u64,
+    sum: i128,
+}
+
+/// Sums for each customer, meter and day of the month: a block of days where a customer used a meter at all.
+#[derive(Clone, Debug, Default)]
+struct Sums {
+    /// By customer × meters + meter: block number + 1, or 0.
+    blocks_of: Vec<u32>,
+    blocks: Vec<[i128; DAYS]>,
+    /// Usage of days outside the month (AWS bills a straggler with a later month): by customer, meter, day.
+    strays: BTreeMap<(u32, u8, i32), i128>,
+}
+
+impl Sums {
+    #[inline]
+    fn add(&mut self, meters: usize, customer: u32, meter: u8, day: usize, amount: i128) {
+        let place = at(customer) * meters + usize::from(meter);
+        if place >= self.blocks_of.len() {
+            self.blocks_of.resize(place + 1, 0);
+        }
+        if self.blocks_of[place] == 0 {
+            self.blocks.push([0; DAYS]);
+            self.blocks_of[place] = number(self.blocks.len());
+        }
+        self.blocks[at(self.blocks_of[place]) - 1][day] += amount;
+    }
+}
+
+/// Sums over rows of one bill.
+#[derive(Clone, Debug)]
+pub struct Fold {
+    rules: Arc<Rules>,
+    first_day: i32,
+    days: i32,
+    names: Names,
+    products: Translation,
+    usage_types: Translation,
+    line_types: Translation,
+    split_line_types: HashMap<u32, u32>,
+    units: Translation,
+    tags: Vec<Translation>,
+    slots: Vec<Slot>,
+    /// By usage type number: the slots of that usage type, which are few.
+    slots_of: Vec<Vec<u32>>,
+    customers: Names,
+    sums: Sums,
+    matched: u64,
+    rounded: u64,
+    stray_lines: u64,
+}
+
+/// What a bill says, ready to be compared with the books.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Usage by customer, meter and day, in the unit of each meter.
+    pub observed: Cells,
+    /// Every kind of line of the watched products.
+    pub lines: Vec<BillLine>,
+    /// Sums by meter.
+    pub meters: Vec<MeterTotals>,
+    /// Rows that a meter counted.
+    pub matched_rows: u64,
+    /// Amounts that had more than ten decimals.
+    pub rounded_amounts: u64,
+    /// Cells that had more than ten decimals after their meter's factor.
+    pub rounded_cells: u64,
+    /// Counted lines of days outside the month.
+    pub stray_lines: u64,
+    /// Newest day with counted usage.
+    pub newest_day: Option<Day>,
+    /// Line types that nobody knows, with their lines.
+    pub unknown_line_types: Vec<UnknownLineType>,
+}
+
+/// A line type that is neither known to carry usage nor known to carry none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UnknownLineType {
+    /// The type.
+    pub line_type: String,
+    /// Lines of watched products with it.
+    pub lines: u64,
+}
+
+/// Marks the line type of a split-cost child, whose usage its parent line carries already.
+const SPLIT: &str = " (split line item)";
+
+impl Fold {
+    /// An empty fold of the bill of `month`.
+    pub fn new(rules: Arc<Rules>, month: Month) -> Self {
+        let first_day = month.first_day().epoch();
+        let mut customers = Names::default();
+        customers.number(UNATTRIBUTED);
+        let mut names = Names::default();
+        names.number("");
+        Self {
+            rules,
+            first_day,
+            days: month.last_day().epoch() - first_day + 1,
+            names,
+            products: Translation::default(),
+            usage_types: Translation::default(),
+            line_types: Translation::default(),
+            split_line_types: HashMap::new(),
+            units: Translation::default(),
+            tags: vec![],
+            slots: vec![],
+            slots_of: vec![],
+            customers,
+            sums: Sums::default(),
+            matched: 0,
+            rounded: 0,
+            stray_lines: 0,
+        }
+    }
+
+    /// Rows counted by a meter so far.
+    pub fn matched(&self) -> u64 {
+        self.matched
+    }
+
+    /// Takes in a batch of rows.
+    ///
+    /// # Errors
+    /// The first line that cannot be understood. The fold is of no use then.
+    pub fn add(&mut self, batch: &Batch<'_>) -> Result<(), LineFault> {
+        self.translate(batch);
+        for row in 0..batch.rows {
+            let product = self.products.get(batch.product.code(row));
+            if product == UNWATCHED {
+                continue;
+            }
+            let usage_type = self.usage_types.get(batch.usage_type.code(row));
+            let mut line_type = self.line_types.get(batch.line_type.code(row));
+            let unit = batch.unit.as_ref().map_or(0, |u| self.units.get(u.code(row)));
+            if batch.split_parent.as_ref().is_some_and(|p| !p.value(p.code(row)).is_empty()) {
+                line_type = self.split_line_type(line_type);
+            }
+            let slot = self.slot(SlotKey { product, usage_type, line_type, unit });
+            let (amount, fit) = batch.amount.get(row).map_err(|e| amount_fault(row, &e))?;
+            let customer = self.customer(&batch.tags, row)?;
+            let slot = &mut self.slots[at(slot)];
+            slot.lines += 1;
+            slot.sum += amount.scaled();
+            slot.tagged += u64::from(customer != 0);
+            self.rounded += u64::from(fit == Fit::Rounded);
+            if let Claim::Counted(meter) = slot.claim {
+                if amount < Quantity::ZERO {
+                    let why = format!("the amount is {amount}, but a usage line cannot be negative");
+                    return Err(LineFault { row, column: "line_item_usage_amount".into(), why });
+                }
+                self.count(batch, row, customer, meter, amount)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn count(
+        &mut self,
+        batch: &Batch<'_>,
+        row: usize,
+        customer: u32,
+        meter: u8,
+        amount: Quantity,
+    ) -> Result<(), LineFault> {
+        let fault = |column: &str, why: String| Err(LineFault { row, column: column.to_owned(), why });
+        let Some(day) = batch.day.get(row) else {
+            return fault("line_item_usage_start_date", "there is no readable instant for a usage line".into());
+        };
+        if let Some(start) = batch.period.as_ref().and_then(|p| p.get(row))
+            && start != self.first_day
+        {
+            let says = Day::from_epoch(start).map_or("another time".into(), |d| d.to_string());
+            let month = Day::from_epoch(self.first_day).map_or_else(String::new, |d| d.month().to_string());
+            let why = format!("the billing period starts {says}, but the bill is that of {month}");
+            return fault("bill_billing_period_start_date", why);
+        }
+        self.matched += 1;
+        let meters = self.rules.meters.len();
+        let in_month = day - self.first_day;
+        if (0..self.days).contains(&in_month) {
+            let day = usize::try_from(in_month).unwrap_or(0);
+            self.sums.add(meters, customer, meter, day, amount.scaled());
+        } else if Day::from_epoch(day).is_some() {
+            self.stray_lines += 1;
+            *self.sums.strays.entry((customer, meter, day)).or_default() += amount.scaled();
+        } else {
+            return fault("line_item_usage_start_date", format!("day {day} since 1970 is no day"));
+        }
+        Ok(())
+    }
+
+    fn translate(&mut self, batch: &Batch<'_>) {
+        let (names, rules) = (&mut self.names, &self.rules);
+        self.products.renew(&batch.product, |p| if rules.watches(p) { names.number(p) } else { UNWATCHED });
+        self.usage_types.renew(&batch.usage_type, |t| names.number(t));
+        self.line_types.renew(&batch.line_type, |t| names.number(t));
+        match &batch.unit {
+            Some(unit) => self.units.renew(unit, |u| names.number(u)),
+            None => self.units = Translation::default(),
+        }
+        self.tags.resize_with(batch.tags.len(), Translation::default);
+        for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
+            translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNSEEN });
+        }
+    }
+
+    fn split_line_type(&mut self, line_type: u32) -> u32 {
+        let names = &mut self.names;
+        *self.split_line_types.entry(line_type).or_insert_with(|| {
+            let name = format!("{}{SPLIT}", names.text(line_type));
+            names.number(&name)
+        })
+    }
+
+    #[inline]
+    fn slot(&mut self, key: SlotKey) -> u32 {
+        let usage_type = at(key.usage_type);
+        if let Some(of_type) = self.slots_of.get(usage_type)
+            && let Some(known) = of_type.iter().find(|s| self.slots[at(**s)].key == key)
+        {
+            return *known;
+        }
+        self.new_slot(key)
+    }
+
+    fn new_slot(&mut self, key: SlotKey) -> u32 {
+        let name = |n| self.names.text(n);
+        let line_type = name(key.line_type);
+        let whole = line_type.strip_suffix(SPLIT);
+        let claim = self.rules.claim(name(key.product), name(key.usage_type), whole.unwrap_or(line_type));
+        let claim = match (claim, whole) {
+            (Claim::Counted(meter), Some(_)) => Claim::Excluded(meter),
+            (Claim::Unrecognised, Some(_)) => Claim::NotUsage,
+            (claim, _) => claim,
+        };
+        let new = number(self.slots.len());
+        self.slots.push(Slot { key, claim, lines: 0, tagged: 0, sum: 0 });
+        let usage_type = at(key.usage_type);
+        if self.slots_of.len() <= usage_type {
+            self.slots_of.resize_with(usage_type + 1, Vec::new);
+        }
+        self.slots_of[usage_type].push(new);
+        new
+    }
+
+    /// The customer of a row: 0 for none. All places where the tag stands must agree.
+    #[inline]
+    fn customer(&mut self, tags: &[TagColumn<'_>], row: usize) -> Result<u32, LineFault> {
+        let mut found = 0;
+        let mut fault = None;
+        for (i, TagColumn { tag, .. }) in tags.iter().enumerate() {
+            tag.codes(row, |code| {
+                let mut customer = self.tags[i].get(code);
+                if customer == UNSEEN {
+                    match checked_tag(tag.text().value(code)) {
+                        Ok(value) => customer = self.customers.number(value),
+                        Err(why) => return fault = Some((i, why)),
+                    }
+                    self.tags[i].set(code, customer);
+                }
+                if customer != 0 && found != 0 && customer != found {
+                    let (one, other) = (self.customers.text(found), self.customers.text(customer));
+                    fault = Some((i, format!("two spellings of the customer tag disagree: `{one}` and `{other}`")));
+                }
+                if customer != 0 {
+                    found = customer;
+                }
+            });
+        }
+        match fault {
+            None => Ok(found),
+            Some((i, why)) => Err(LineFault { row, column: tags[i].column.to_owned(), why }),
+        }
+    }
+
+    /// Takes in what another fold of the same bill found.
+    pub fn merge(&mut self, other: &Self) {
+        for slot in &other.slots {
+            let mut name = |n| self.names.number(other.names.text(n));
+            let key = SlotKey {
+                product: name(slot.key.product),
+                usage_type: name(slot.key.usage_type),
+                line_type: name(slot.key.line_type),
+                unit: name(slot.key.unit),
+            };
+            let place = self.slot(key);
+            let own = &mut self.slots[at(place)];
+            own.lines += slot.lines;
+            own.tagged += slot.tagged;
+            own.sum += slot.sum;
+        }
+        let meters = self.rules.meters.len();
+        let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.number(c)).collect();
+        for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
+            let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
+            for (day, amount) in other.sums.blocks[at(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
+                self.sums.add(meters, customer, meter, day, *amount);
+            }
+        }
+        for ((customer, meter, day), amount) in &other.sums.strays {
+            *self.sums.strays.entry((customers[at(*customer)], *meter, *day)).or_default() += amount;
+        }
+        self.matched += other.matched;
+        self.rounded += other.rounded;
+        self.stray_lines += other.stray_lines;
+    }
+
+    /// The result.
+    ///
+    /// # Errors
+    /// When a sum is too large to be booked.
+    pub fn finish(self) -> Result<Totals, QuantityError> {
+        let mut totals = Totals {
+            lines: self.lines(),
+            matched_rows: self.matched,
+            rounded_amounts: self.rounded,
+            stray_lines: self.stray_lines,
+            unknown_line_types: self.unknown_line_types(),
+            ..Totals::default()
+        };
+        let mut meters = self.meter_totals();
+        let mut cells = vec![];
+        for (customer, meter, day, sum) in self.cells() {
+            let (own, factor) = (&mut meters[usize::from(meter)], self.rules.meters[usize::from(meter)].factor);
+            let billed = Quantity::from_scaled(sum);
+            if customer == 0 {
+                own.unattributed += billed
+            } else {
+                own.attributed += billed
+            }
+            let (quantity, fit) = billed.times(factor)?;
+            own.booked += quantity;
+            totals.rounded_cells += u64::from(fit == Fit::Rounded);
+            totals.newest_day = totals.newest_day.max(Some(day));
+            if !quantity.is_zero() {
+                cells.push(Cell { customer, meter: u32::from(meter), day, quantity: quantity.to_cell()? });
+            }
+        }
+        let customers: Vec<String> = self.customers.texts.iter().map(|t| t.to_string()).collect();
+        let names: Vec<String> = self.rules.meters.iter().map(|m| m.name.clone()).collect();
+        drop(self);
+        totals.observed = Cells::sorted(&customers, &names, cells);
+        totals.meters = meters;
+        Ok(totals)
+    }
+
+    /// All sums that are not 0, customer by customer.
+    fn cells(&self) -> impl Iterator<Item = (u32, u8, Day, i128)> + '_ {
+        let meters = self.rules.meters.len();
+        let blocks = self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0);
+        let in_month = blocks.flat_map(move |(place, block)| {
+            let (customer, meter) = (number(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
+            let days = (self.first_day..).zip(&self.sums.blocks[at(*block) - 1]);
+            days.map(move |(day, sum)| (customer, meter, day, *sum))
+        });
+        let strays = self.sums.strays.iter().map(|((customer, meter, day), sum)| (*customer, *meter, *day, *sum));
+        in_month
+            .chain(strays)
+            .filter(|c| c.3 != 0)
+            .filter_map(|(c, m, day, sum)| Some((c, m, Day::from_epoch(day)?, sum)))
+    }
+
+    /// Totals of each meter from its slots; what went to customers is added by the caller, from the cells.
+    fn meter_totals(&self) -> Vec<MeterTotals> {
+        let empty = self.rules.meters.iter().map(|meter| MeterTotals {
+            meter: meter.name.clone(),
+            unit: meter.unit.clone(),
+            lines: 0,
+            total: Quantity::ZERO,
+            attributed: Quantity::ZERO,
+            unattributed: Quantity::ZERO,
+            excluded: Quantity::ZERO,
+            booked: Quantity::ZERO,
+        });
+        let mut meters: Vec<_> = empty.collect();
+        for slot in &self.slots {
+            let (Claim::Counted(meter) | Claim::Excluded(meter)) = slot.claim else { continue };
+            let own = &mut meters[usize::from(meter)];
+            own.lines += slot.lines;
+            own.total += Quantity::from_scaled(slot.sum);
+            if matches!(slot.claim, Claim::Excluded(_)) {
+                own.excluded += Quantity::from_scaled(slot.sum);
+            }
+        }
+        meters
+    }
+
+    fn lines(&self) -> Vec<BillLine> {
+        let name = |n| self.names.text(n).to_owned();
+        let mut lines: Vec<BillLine> = self
+            .slots
+            .iter()
+            .map(|slot| {
+                let (claim, meter) = match slot.claim {
+                    Claim::Counted(m) => ("counted", Some(m)),
+                    Claim::Excluded(m) => ("excluded", Some(m)),
+                    Claim::Ignored => ("ignored", None),
+                    Claim::Unrecognised => ("unrecognised", None),
+                    Claim::NotUsage => ("not_usage", None),
+                };
+                BillLine {
+                    product: name(slot.key.product),
+                    usage_type: name(slot.key.usage_type),
+                    unit: name(slot.key.unit),
+                    line_type: name(slot.key.line_type),
+                    claim,
+                    meter: meter.map(|m| self.rules.meters[usize::from(m)].name.clone()).unwrap_or_default(),
+                    lines: slot.lines,
+                    tagged_lines: slot.tagged,
+                    amount: Quantity::from_scaled(slot.sum),
+                }
+            })
+            .collect();
+        let key = |l: &BillLine| (l.product.clone(), l.usage_type.clone(), l.unit.clone(), l.line_type.clone());
+        lines.sort_by_cached_key(key);
+        lines
+    }
+
+    fn unknown_line_types(&self) -> Vec<UnknownLineType> {
+        let mut found: BTreeMap<String, u64> = BTreeMap::new();
+        for slot in &self.slots {
+            let line_type = self.names.text(slot.key.line_type);
+            let plain = line_type.strip_suffix(SPLIT).unwrap_or(line_type);
+            if slot.claim != Claim::Ignored && !self.rules.knows_line_type(plain) {
+                *found.entry(plain.to_owned()).or_default() += slot.lines;
+            }
+        }
+        found.into_iter().map(|(line_type, lines)| UnknownLineType { line_type, lines }).collect()
+    }
+}
+
+fn amount_fault(row: usize, error: &QuantityError) -> LineFault {
+    LineFault { row, column: "line_item_usage_amount".into(), why: error.to_string() }
+}
+
+fn checked_tag(value: &str) -> Result<&str, String> {
+    let length = value.chars().count();
+    if length > TAG_LIMIT {
+        return Err(format!("a tag value has {length} characters; AWS allows {TAG_LIMIT}"));
+    }
+    match value.chars().find(|c| c.is_control()) {
+        Some(c) => Err(format!("a tag value has the control character {c:?}")),
+        None => Ok(value),
+    }
+}

@@ -1,0 +1,2 @@
+//! meter
+fn main() {}
