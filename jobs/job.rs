@@ -13,8 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::books::Database;
-use crate::books::meter::Rules;
-use crate::ingest_cur::{Export, Policy, Progress};
+use crate::ingest_cur::{Export, Lens};
 
 /// Everything that jobs are given by the machine around them.
 #[derive(Clone, Debug)]
@@ -23,12 +22,8 @@ pub struct Context {
     pub books: Database,
     /// Where bills come from, by name.
     pub exports: Arc<BTreeMap<String, Export>>,
-    /// How lines are read.
-    pub rules: Arc<Rules>,
-    /// When a version is held, and how much is read at once.
-    pub policy: Policy,
-    /// How far the reading at hand has come, for whoever wants to show it.
-    pub progress: Arc<Progress>,
+    /// How bills are read.
+    pub lens: Lens,
 }
 
 /// How a job ends when it does not end with a report.

@@ -1,1 +1,9 @@
-//! meter
+//! The machine around the work: how jobs are started, watched and stopped. What happens to the books is in `jobs`.
+//!
+//! In reading order: [`config`] (file and environment → typed values), [`wiring`] (values → database, buckets,
+//! `jobs::job::Context`), [`cli`] (one module for each command).
+
+pub mod cli;
+pub mod config;
+mod tls;
+pub mod wiring;

@@ -208,9 +208,29 @@ impl Serialize for Quantity {
     }
 }
 
+/// Reads what [`Serialize`] writes, and whole numbers too.
+struct QuantityVisitor;
+
+impl serde::de::Visitor<'_> for QuantityVisitor {
+    type Value = Quantity;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a decimal number as text, with at most {DECIMALS} decimals, or a whole number")
+    }
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Quantity, E> {
+        text.parse().map_err(E::custom)
+    }
+    fn visit_i64<E: serde::de::Error>(self, whole: i64) -> Result<Quantity, E> {
+        Ok(Quantity(i128::from(whole) * UNIT))
+    }
+    fn visit_u64<E: serde::de::Error>(self, whole: u64) -> Result<Quantity, E> {
+        Ok(Quantity(i128::from(whole) * UNIT))
+    }
+}
+
 impl<'de> Deserialize<'de> for Quantity {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        d.deserialize_any(QuantityVisitor)
     }
 }
 

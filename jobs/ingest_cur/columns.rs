@@ -266,20 +266,15 @@ impl<'a> Days<'a> {
             Self::Text(text) => {
                 let text = text.value(text.code(row));
                 let start = text.split('/').next().unwrap_or_default();
-                let (date, time) = start.split_at_checked(10)?;
-                // what follows the date must be a time in UTC, or nothing
-                let utc = time.is_empty() || start.replace(' ', "T").parse::<jiff::civil::DateTime>().is_ok() || {
-                    let instant = start.parse::<jiff::Timestamp>().ok()?;
-                    return instant_day(instant);
-                };
-                utc.then(|| date.parse::<Day>().ok()).flatten().map(Day::epoch)
+                // an offset counts where one is written; without one it is UTC, as everywhere in a bill
+                if let Ok(instant) = start.parse::<jiff::Timestamp>() {
+                    return i32::try_from(instant.as_second().div_euclid(86_400)).ok();
+                }
+                let date = start.parse::<jiff::civil::DateTime>().ok()?.date();
+                (start.len() >= 10).then(|| date.to_string().parse::<Day>().ok()).flatten().map(Day::epoch)
             }
         }
     }
-}
-
-fn instant_day(instant: jiff::Timestamp) -> Option<i32> {
-    i32::try_from(instant.as_second().div_euclid(86_400)).ok()
 }
 
 /// Rows of a bill, column by column.

@@ -28,11 +28,12 @@ use self::export::{ExportError, Format, Manifest};
 pub use self::guard::Restatement;
 pub use self::read::Progress;
 use self::read::{Facts, read_files};
-use self::reader::{ReadError, TagKey};
+use self::reader::ReadError;
 use self::source::{Object, Source, SourceError};
 use self::totals::{Totals, UnknownLineType};
 use crate::books::bill::{BillId, BillLine, MeterTotals, Standing, Version, VersionKey};
 use crate::books::ledger::{Adjustments, Booking, Cells, Change, adjustments};
+use crate::books::meter::Rules;
 use crate::books::period::{Day, Month};
 use crate::books::quantity::Quantity;
 use crate::job::{Context, Failure, Job};
@@ -102,6 +103,17 @@ impl Default for Policy {
             memory_bytes: 48 << 20,
         }
     }
+}
+
+/// How bills are read: the rules, the caution, and a place to say how far it has come.
+#[derive(Clone, Debug)]
+pub struct Lens {
+    /// How lines are read.
+    pub rules: Arc<Rules>,
+    /// When a version is held, and how much is read at once.
+    pub policy: Policy,
+    /// For whoever wants to show it.
+    pub progress: Arc<Progress>,
 }
 
 /// How a run ended.
@@ -196,8 +208,7 @@ impl Job for IngestCur {
             let names: Vec<_> = context.exports.keys().map(String::as_str).collect();
             Failure::GiveUp(anyhow!("there is no export named `{}`; configured: {}", self.export, names.join(", ")))
         })?;
-        let progress = Arc::clone(&context.progress);
-        let report = ingest(&self, export, context, &progress, now).await?;
+        let report = ingest(&self, export, context, now).await?;
         let (outcome, entries) = (report.outcome, report.entries);
         tracing::info!(
             export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,
@@ -229,13 +240,7 @@ struct Reading {
     facts: Facts,
 }
 
-async fn ingest(
-    job: &IngestCur,
-    export: &Export,
-    context: &Context,
-    progress: &Progress,
-    now: Timestamp,
-) -> Result<IngestReport, Failure> {
+async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
     let source = &export.source;
     let before = (source.fetched().requests(), source.fetched().bytes());
     let bill = BillId { payer: export.payer.clone(), month: job.month };
@@ -248,7 +253,7 @@ async fn ingest(
     let key = VersionKey {
         version: manifest.version.clone(),
         manifest_digest: manifest.digest.clone(),
-        rules_digest: context.rules.digest(),
+        rules_digest: context.lens.rules.digest(),
     };
     report.version.clone_from(&manifest.version);
     report.delivered_at = Some(manifest.delivered_at);
@@ -263,9 +268,9 @@ async fn ingest(
         count_fetched(&mut report, source.as_ref(), before);
         return Ok(report);
     }
-    let Reading { totals, facts } = read_version(source, &root, &manifest, context, job.month, progress).await?;
+    let Reading { totals, facts } = read_version(source, &manifest, &context.lens, job.month).await?;
     let booked = context.books.booked(&bill).await?;
-    let policy = &context.policy;
+    let policy = &context.lens.policy;
     report.restatements = guard::restatements(&totals.observed, &booked, policy);
     report.held_because = reasons(job, policy, &totals, &report.restatements);
     let difference = adjustments(&totals.observed, &booked)?;
@@ -366,17 +371,14 @@ fn accepted(totals: &Totals, restatements: &[Restatement]) -> String {
 /// Reads a version whole, or says why that cannot be done now.
 async fn read_version(
     source: &Arc<dyn Source>,
-    root: &export::Root,
     manifest: &Manifest,
-    context: &Context,
+    lens: &Lens,
     month: Month,
-    progress: &Progress,
 ) -> Result<Reading, Failure> {
     let objects = heads(source.as_ref(), &manifest.files).await?;
-    let tag = TagKey::new(&context.rules.tag_key);
-    let read = read_files(source, &objects, &tag, &context.rules, month, &context.policy, progress).await;
+    let read = read_files(source, &objects, lens, month).await;
     // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
-    let unmoved = still_the_same(source.as_ref(), root, manifest, &objects).await;
+    let unmoved = still_the_same(source.as_ref(), manifest, &objects).await;
     let (fold, facts) = match (read, unmoved) {
         (_, Err(moved)) => return Err(Failure::Retry(moved)),
         (Err(ReadError::Source(e)), Ok(())) => return Err(e.into()),
@@ -393,18 +395,12 @@ async fn heads(source: &dyn Source, keys: &[String]) -> Result<Vec<Object>, Sour
     futures::stream::iter(looks).buffered(8).try_collect().await
 }
 
-async fn still_the_same(
-    source: &dyn Source,
-    root: &export::Root,
-    manifest: &Manifest,
-    objects: &[Object],
-) -> anyhow::Result<()> {
+async fn still_the_same(source: &dyn Source, manifest: &Manifest, objects: &[Object]) -> anyhow::Result<()> {
     let name = source.name(&manifest.object.key);
     let now = source.head(&manifest.object.key).await?;
     if now.etag != manifest.object.etag || now.size != manifest.object.size {
         return Err(anyhow!("{name} was replaced while its files were read; nothing was booked"));
     }
-    tracing::debug!(root = %root.prefix, "manifest is still the same");
     let again = heads(source, &manifest.files).await?;
     match objects.iter().zip(&again).find(|(was, is)| was.etag != is.etag || was.size != is.size) {
         Some((was, _)) => Err(anyhow!("{} changed while it was read; nothing was booked", source.name(&was.key))),
@@ -418,12 +414,12 @@ async fn still_the_same(
 /// As the job itself.
 pub async fn discover(
     export: &Export,
-    context: &Context,
+    lens: &Lens,
     month: Month,
 ) -> Result<Option<(Manifest, Vec<BillLine>)>, Failure> {
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
     let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
-    let read = read_version(&export.source, &root, &manifest, context, month, &context.progress).await?;
+    let read = read_version(&export.source, &manifest, lens, month).await?;
     Ok(Some((manifest, read.totals.lines)))
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use super::Policy;
+use super::Lens;
 use super::csv;
 use super::reader::{ParquetFile, ReadError, TagKey};
 use super::source::{Object, Source};
@@ -155,17 +155,15 @@ impl Shared {
 pub(super) async fn read_files(
     source: &Arc<dyn Source>,
     objects: &[Object],
-    tag: &TagKey,
-    rules: &Arc<Rules>,
+    lens: &Lens,
     month: Month,
-    policy: &Policy,
-    progress: &Progress,
 ) -> Result<(Fold, Facts), ReadError> {
+    let Lens { rules, policy, progress } = lens;
     let memory_kib = u32::try_from(policy.memory_bytes / KIB).unwrap_or(u32::MAX).max(1);
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
         objects: objects.to_vec(),
-        tag: tag.clone(),
+        tag: TagKey::new(&rules.tag_key),
         rules: Arc::clone(rules),
         month,
         pool: Mutex::default(),

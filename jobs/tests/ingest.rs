@@ -1,0 +1,456 @@
+//! The job against a real libSQL file and a real folder, each delivery taken in twice.
+
+mod support;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use jobs::books::period::Month;
+use jobs::ingest_cur::source::{Fetched, Folder, Listing, Object, Source, SourceError};
+use jobs::ingest_cur::{IngestCur, Outcome};
+use jobs::job::{Failure, Job};
+use proptest::prelude::*;
+use support::{Line, World, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes};
+
+const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
+const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
+const V3: &str = "2026-10-12T03:00:00.000Z-33333333-3333-4333-8333-333333333333";
+
+fn some() -> Vec<Line> {
+    vec![
+        chime("alice", 1, 10.5),
+        chime("alice", 1, 0.1),
+        chime("alice", 2, 3.0),
+        chime("bob", 1, 7.0),
+        chime("", 1, 2.0),
+        Line { line_type: "Credit".into(), amount: 0.0, ..chime("bob", 1, 0.0) },
+        Line { line_type: "Tax".into(), usage_type: String::new(), ..chime("", 1, 1.0) },
+        Line { product: "AmazonEC2", usage_type: "BoxUsage:m5.large".into(), ..chime("alice", 1, 99.0) },
+    ]
+}
+
+#[tokio::test]
+async fn replaying_a_report_books_nothing() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    let report = world.ingest().await.unwrap();
+    assert_eq!(report.outcome, Outcome::Applied);
+    assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "13.6");
+    assert_eq!(world.usage("", "chime_minutes").await.to_string(), "2");
+    let ledger = world.ledger().await;
+    assert_eq!(ledger.len(), 4);
+    let again = world.ingest().await.unwrap();
+    assert_eq!((again.outcome, again.entries), (Outcome::Unchanged, 0));
+    assert_eq!(again.fetch_requests, 1, "the manifest and no data file");
+    // delivered again under another version with the same content: a version more, an entry no more
+    deliver_lines(&world.bucket(), V2, &some());
+    let same = world.ingest().await.unwrap();
+    assert_eq!((same.outcome, same.entries), (Outcome::Applied, 0));
+    assert_eq!(world.ledger().await, ledger);
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn a_restated_bill_becomes_adjustments_and_history_stays() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    world.ingest().await.unwrap();
+    let first = world.ledger().await;
+    let mut lines = some();
+    lines[2].amount = 2.5; // alice's second day shrinks
+    lines[3].customer = String::new(); // bob's line loses its tag
+    lines.push(chime("carol", 3, 4.0));
+    deliver_lines(&world.bucket(), V2, &lines);
+    let dry = IngestCur { dry_run: true, ..job() }.run(&world.context, now()).await.unwrap();
+    assert_eq!((dry.outcome, dry.entries), (Outcome::WouldApply, 4));
+    assert_eq!(world.ledger().await, first, "a dry run writes nothing");
+    let report = world.ingest().await.unwrap();
+    assert_eq!((report.outcome, report.entries), (Outcome::Applied, 4));
+    let all = world.ledger().await;
+    assert_eq!(all[..first.len()], first, "what was booked stands");
+    let added: Vec<_> = all[first.len()..].iter().map(|e| e.split('|').skip(3).collect::<Vec<_>>().join("|")).collect();
+    assert_eq!(
+        added,
+        [
+            "|chime_minutes|2026-10-01|70000000000|adjustment",
+            "alice|chime_minutes|2026-10-02|-5000000000|adjustment",
+            "bob|chime_minutes|2026-10-01|-70000000000|adjustment",
+            "carol|chime_minutes|2026-10-03|40000000000|usage",
+        ]
+    );
+    assert_eq!(world.usage("bob", "chime_minutes").await.to_string(), "0");
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn an_older_or_superseded_version_is_ignored() {
+    let world = World::new().await;
+    for (version, amount) in [(V2, 5.0), (V3, 6.0)] {
+        deliver_lines(&world.bucket(), version, &[chime("alice", 1, amount)]);
+        assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied);
+    }
+    let books = world.ledger().await;
+    for version in [V1, V2] {
+        deliver_lines(&world.bucket(), version, &[chime("alice", 1, 5.0)]);
+        assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Older, "{version}");
+    }
+    assert_eq!(world.ledger().await, books);
+}
+
+#[tokio::test]
+async fn other_rules_read_the_same_version_anew() {
+    let mut world = World::new().await;
+    let lines = [chime("alice", 1, 5.0), Line { usage_type: "USE1-HD-Minutes".into(), ..chime("alice", 1, 3.0) }];
+    deliver_lines(&world.bucket(), V1, &lines);
+    let first = world.ingest().await.unwrap();
+    assert_eq!(first.unrecognised.len(), 1, "{:?}", first.unrecognised);
+    assert_eq!(first.unrecognised[0].usage_type, "USE1-HD-Minutes");
+    let mut rules = support::rules(support::TAG);
+    rules.meters[0].usage_types.push(jobs::books::meter::Pattern::usage_type("HD-Minutes").unwrap());
+    world.context.lens = support::lens(rules);
+    let second = world.ingest().await.unwrap();
+    assert_eq!((second.outcome, second.entries), (Outcome::Applied, 1));
+    assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "8");
+    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Unchanged);
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn usage_of_an_unknown_customer_is_kept_for_it() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    world.ingest().await.unwrap();
+    let usage = world.context.books.usage(support::month(), None).await.unwrap();
+    assert!(usage.iter().all(|u| !u.known));
+    world.context.books.add_customer("alice").await.unwrap();
+    // the next run, though nothing else is new, fills in the counters of the row
+    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Unchanged);
+    let row = world.dump("SELECT id || '|' || chime_minutes_used || '|' || counters_period FROM customers").await;
+    assert_eq!(row, ["alice|13.6|2026-10"]);
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn counters_hold_the_current_month_and_roll_over() {
+    let world = World::new().await;
+    world.context.books.add_customer("alice").await.unwrap();
+    deliver_lines(&world.bucket(), V1, &some());
+    world.ingest().await.unwrap();
+    let counters = "SELECT chime_minutes_used || '|' || counters_period FROM customers";
+    assert_eq!(world.dump(counters).await, ["13.6|2026-10"]);
+    let november = "2026-11-02T00:00:00Z".parse().unwrap();
+    job().run(&world.context, november).await.unwrap();
+    assert_eq!(world.dump(counters).await, ["0.0|2026-11"]);
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn a_line_type_that_nobody_knows_holds_the_version() {
+    let world = World::new().await;
+    let lines = [chime("alice", 1, 5.0), Line { line_type: "Usagé".into(), ..chime("alice", 1, 3.0) }];
+    deliver_lines(&world.bucket(), V1, &lines);
+    for _ in 0..2 {
+        let held = world.ingest().await.unwrap();
+        assert_eq!(held.outcome, Outcome::Held);
+        assert!(held.held_because[0].contains("Usagé"), "{:?}", held.held_because);
+    }
+    assert!(world.ledger().await.is_empty());
+    let states = "SELECT state || '|' || held_because FROM bill_versions";
+    assert_eq!(world.dump(states).await.len(), 1, "held once");
+    let accepted = IngestCur { allow_unknown_line_types: true, ..job() }.run(&world.context, now()).await.unwrap();
+    assert_eq!(accepted.outcome, Outcome::Applied);
+    assert_eq!(accepted.meters[0].totals.excluded.to_string(), "3");
+    assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5");
+    assert_eq!(world.dump("SELECT state FROM bill_versions ORDER BY id").await, ["released", "applied"]);
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn a_version_that_takes_back_much_is_held_until_it_is_accepted() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0)]);
+    world.ingest().await.unwrap();
+    let books = world.ledger().await;
+    deliver_lines(&world.bucket(), V2, &[chime("alice", 1, 70.0)]);
+    let held = world.ingest().await.unwrap();
+    assert_eq!(held.outcome, Outcome::Held);
+    assert!(held.held_because[0].contains("from 100 to 70"), "{:?}", held.held_because);
+    assert_eq!(world.ledger().await, books);
+    let accepted = IngestCur { accept_restatement: true, ..job() }.run(&world.context, now()).await.unwrap();
+    assert_eq!((accepted.outcome, accepted.entries), (Outcome::Applied, 1));
+    let told =
+        world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' AND supersedes IS NOT NULL").await;
+    assert_eq!(told, ["chime_minutes of the month goes from 100 to 70"]);
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn one_account_is_not_booked_under_two_payers() {
+    let mut world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0)]);
+    world.ingest().await.unwrap();
+    let mut exports = (*world.context.exports).clone();
+    exports.get_mut("main").unwrap().payer = "other".into();
+    world.context.exports = Arc::new(exports);
+    let failure = world.ingest().await.unwrap_err();
+    assert!(matches!(failure, Failure::GiveUp(_)));
+    assert!(failure.error().to_string().contains("already booked under payer `default`"), "{}", failure.error());
+}
+
+#[tokio::test]
+async fn a_month_without_a_bill_is_no_failure() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    let november: Month = "2026-11".parse().unwrap();
+    let report = IngestCur { month: november, ..job() }.run(&world.context, now()).await.unwrap();
+    assert_eq!(report.outcome, Outcome::NoBill);
+}
+
+#[tokio::test]
+async fn empty_files_and_files_without_row_groups_are_nothing() {
+    let world = World::new().await;
+    let empty = parquet_bytes(columns(&[]));
+    let whole = parquet_bytes(columns(&some()));
+    let unlike = parquet_bytes(vec![("x", Arc::new(arrow::array::Int32Array::from(Vec::<i32>::new())) as _)]);
+    deliver(&world.bucket(), V1, &[("1.parquet", whole), ("2.parquet", empty), ("3.parquet", unlike)]);
+    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "13.6");
+}
+
+#[tokio::test]
+async fn two_spellings_that_agree_are_one_and_that_disagree_are_an_error() {
+    for (second, fails) in [("alice", false), ("", false), ("mallory", true)] {
+        let world = World::new().await;
+        let mut found = columns(&[chime("alice", 1, 5.0)]);
+        let mut map =
+            arrow::array::MapBuilder::new(None, arrow::array::StringBuilder::new(), arrow::array::StringBuilder::new());
+        map.keys().append_value("resourceTags/user:chitchatter-customer-id");
+        map.values().append_value(second);
+        map.keys().append_value("accountTag/chitchatter-customer-id");
+        map.values().append_value("somebody else");
+        map.append(true).unwrap();
+        found.push(("tags", Arc::new(map.finish())));
+        deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(found))]);
+        let result = world.ingest().await;
+        assert_eq!(result.is_err(), fails, "{second}");
+        match result {
+            Ok(_) => assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5"),
+            Err(failure) => {
+                let text = failure.error().to_string();
+                assert!(text.contains("row group 0, column tags") && text.contains("`alice` and `mallory`"), "{text}");
+                assert!(world.ledger().await.is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_tag_column_leaves_usage_unattributed_and_says_so() {
+    let world = World::new().await;
+    let mut found = columns(&some());
+    found.retain(|(name, _)| !name.starts_with("resource_tags"));
+    deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(found))]);
+    let report = world.ingest().await.unwrap();
+    assert_eq!(report.outcome, Outcome::Applied);
+    assert!(report.warnings[0].contains("no column for the customer tag"), "{:?}", report.warnings);
+    assert_eq!(world.usage("", "chime_minutes").await.to_string(), "22.6");
+}
+
+/// A folder in which something happens at the n-th read of data or look at an object.
+struct Meddler {
+    inner: Folder,
+    reads: AtomicUsize,
+    heads: AtomicUsize,
+    at_read: usize,
+    deed: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Meddler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meddler")
+    }
+}
+
+impl Source for Meddler {
+    fn name(&self, key: &str) -> String {
+        self.inner.name(key)
+    }
+    fn bucket(&self) -> Option<&str> {
+        None
+    }
+    fn fetched(&self) -> &Fetched {
+        self.inner.fetched()
+    }
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, SourceError>> {
+        self.inner.list(prefix)
+    }
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>> {
+        self.heads.fetch_add(1, Ordering::SeqCst);
+        self.inner.head(key)
+    }
+    fn read<'a>(&'a self, object: &'a Object, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, SourceError>> {
+        if self.reads.fetch_add(1, Ordering::SeqCst) == self.at_read {
+            (self.deed)();
+        }
+        self.inner.read(object, range)
+    }
+}
+
+/// Whatever moves between the first look and the last, at whichever read: nothing is booked, and the run can be repeated.
+#[tokio::test]
+async fn what_moves_while_it_is_read_books_nothing() {
+    type Deed = fn(&std::path::Path);
+    let other = || parquet_bytes(columns(&[chime("alice", 1, 1.0), chime("bob", 2, 2.0)]));
+    let deeds: [(&str, Deed); 4] = [
+        ("file replaced", |bucket| {
+            std::fs::write(data(bucket), parquet_bytes(columns(&[chime("eve", 1, 1.0)]))).unwrap();
+        }),
+        ("file gone", |bucket| std::fs::remove_file(data(bucket)).unwrap()),
+        ("manifest replaced", |bucket| {
+            manifest(bucket, V3, &[format!("s3://b/e/data/BILLING_PERIOD=2026-10/{V1}/1.parquet")])
+        }),
+        ("file cut short", |bucket| std::fs::write(data(bucket), b"PAR1").unwrap()),
+    ];
+    fn data(bucket: &std::path::Path) -> std::path::PathBuf {
+        bucket.join(format!("e/data/BILLING_PERIOD=2026-10/{V1}/1.parquet"))
+    }
+    for (name, deed) in deeds {
+        for at_read in 1..4 {
+            let mut world = World::new().await;
+            let bucket = world.bucket();
+            deliver(&bucket, V1, &[("1.parquet", other())]);
+            // the deed must change the modification time, which some file systems keep coarsely
+            std::thread::sleep(std::time::Duration::from_millis(12));
+            let meddler = Meddler {
+                inner: Folder::new(&bucket),
+                reads: AtomicUsize::new(0),
+                heads: AtomicUsize::new(0),
+                at_read,
+                deed: Box::new(move || deed(&bucket)),
+            };
+            world.source(Arc::new(meddler));
+            let failure = world.ingest().await.expect_err(name);
+            assert!(failure.is_retryable(), "{name} at read {at_read}: {failure:?}");
+            assert!(world.ledger().await.is_empty(), "{name}");
+            assert!(world.dump("SELECT version FROM bill_versions").await.is_empty(), "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listed_file_that_is_missing_can_be_waited_for() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    let keys = ["e-00001.snappy.parquet", "e-00002.snappy.parquet"];
+    let keys = keys.map(|k| format!("s3://b/e/data/BILLING_PERIOD=2026-10/{V1}/{k}"));
+    manifest(&world.bucket(), V1, &keys);
+    let failure = world.ingest().await.unwrap_err();
+    assert!(failure.is_retryable());
+    assert!(failure.error().to_string().contains("e-00002.snappy.parquet does not exist"), "{}", failure.error());
+    assert!(world.ledger().await.is_empty());
+}
+
+#[tokio::test]
+async fn the_ledger_refuses_to_be_changed() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    world.ingest().await.unwrap();
+    for sql in ["UPDATE ledger_entries SET quantity = 1", "DELETE FROM ledger_entries"] {
+        let result = world.context.books.write(async move |c| Ok(c.execute(sql, ()).await?)).await;
+        assert!(result.unwrap_err().to_string().contains("append-only"));
+    }
+    world.sound().await;
+}
+
+#[tokio::test]
+async fn an_audit_finds_what_was_tampered_with() {
+    let world = World::new().await;
+    world.context.books.add_customer("alice").await.unwrap();
+    deliver_lines(&world.bucket(), V1, &some());
+    world.ingest().await.unwrap();
+    for sql in [
+        "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = 'bob'",
+        "UPDATE customers SET chime_minutes_used = 1",
+        "UPDATE bill_totals SET attributed = '1' WHERE meter = 'chime_minutes'",
+    ] {
+        world.context.books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
+    }
+    let checks = world.context.books.verify().await.unwrap();
+    assert_eq!(checks.iter().filter(|c| c.violations.is_empty()).count(), 0, "{checks:?}");
+}
+
+#[tokio::test]
+async fn two_workers_that_apply_one_version_book_it_once() {
+    let world = World::new().await;
+    deliver_lines(&world.bucket(), V1, &some());
+    let mut others = vec![];
+    for _ in 0..4 {
+        let mut context = world.context.clone();
+        context.books = jobs::books::Database::open_local(&world.database()).await.unwrap();
+        others.push(tokio::spawn(async move { job().run(&context, now()).await }));
+    }
+    let mut applied = 0;
+    for other in others {
+        match other.await.unwrap() {
+            Ok(report) if report.outcome == Outcome::Applied => applied += 1,
+            Ok(report) => assert_eq!(report.outcome, Outcome::Unchanged),
+            Err(failure) => assert!(failure.is_retryable(), "{failure:?}"),
+        }
+    }
+    assert_eq!(applied, 1);
+    assert_eq!(world.ledger().await.len(), 4);
+    world.sound().await;
+}
+
+fn line() -> impl Strategy<Value = Line> {
+    ("[abc]?", 1..=31_i8, 0..50_000_i64, prop::sample::select(vec!["Usage", "Credit"])).prop_map(
+        |(customer, day, n, kind)| {
+            let amount: f64 = format!("{n}e-3").parse().unwrap();
+            Line { line_type: kind.into(), ..chime(&customer, day, amount) }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The same lines in any order, cut into any files, make the same bytes in the ledger; and a history of versions ends with
+    /// the usage of its last one.
+    #[test]
+    fn the_order_of_files_and_rows_does_not_matter(
+        lines in prop::collection::vec(line(), 1..60),
+        shuffled in any::<prop::sample::Index>(),
+        cut in any::<prop::sample::Index>(),
+        earlier in prop::collection::vec(line(), 0..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let plain = World::new().await;
+            deliver_lines(&plain.bucket(), V3, &lines);
+            plain.ingest().await.unwrap();
+
+            let mixed = World::new().await;
+            let mut other = lines.clone();
+            other.rotate_left(shuffled.index(lines.len()));
+            other.reverse();
+            let (one, two) = other.split_at(cut.index(lines.len()));
+            let files = [("b.parquet", parquet_bytes(columns(two))), ("a.parquet", parquet_bytes(columns(one)))];
+            deliver(&mixed.bucket(), V3, &files);
+            mixed.ingest().await.unwrap();
+            assert_eq!(plain.ledger().await, mixed.ledger().await);
+
+            let history = World::new().await;
+            deliver_lines(&history.bucket(), V1, &earlier);
+            history.ingest().await.unwrap();
+            deliver_lines(&history.bucket(), V3, &lines);
+            let accept = IngestCur { accept_restatement: true, ..job() };
+            accept.run(&history.context, now()).await.unwrap();
+            let usage = "SELECT customer || '|' || meter || '|' || day || '|' || quantity FROM usage_days WHERE quantity <> 0";
+            assert_eq!(plain.dump(usage).await, history.dump(usage).await);
+            history.sound().await;
+        });
+    }
+}

@@ -1,0 +1,33 @@
+//! `meter config check|show`.
+
+use clap::Subcommand;
+
+use super::{Done, print};
+use crate::config::{Config, ConfigError};
+
+/// What to do with the configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Name every fault of the file and the environment
+    Check,
+    /// Print the effective configuration, secrets masked
+    Show,
+}
+
+pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow::Result<Done> {
+    let config = config?;
+    match action {
+        Action::Check => {
+            let (exports, meters) = (config.exports.len(), config.meters.len());
+            print::out(&format!("the configuration is sound: {exports} export(s), {meters} meter(s)"));
+            if exports == 0 {
+                print::out("note: no export is configured, so there is nothing to ingest");
+            }
+        }
+        Action::Show => {
+            print::out(&format!("# database.token = {:?} (METER_DATABASE__TOKEN)", config.database.token));
+            print::out(toml::to_string_pretty(&config)?.trim_end());
+        }
+    }
+    Ok(Done::Well)
+}

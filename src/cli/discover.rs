@@ -1,0 +1,79 @@
+//! `meter discover`: what the bill really says. For finding Chime's usage types, which nobody has published.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jobs::books::period::Month;
+use serde::Serialize;
+
+use super::{Done, ingest, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// Which bill.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Month [default: the current one]
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Month>,
+    /// Only this export
+    #[arg(long, value_name = "NAME")]
+    export: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Found {
+    export: String,
+    month: Month,
+    version: String,
+    lines: Vec<jobs::books::bill::BillLine>,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let month = args.month.unwrap_or_else(|| Month::of(now));
+    let names = ingest::chosen(config, args.export.as_deref())?;
+    let exports = wiring::exports(config).await?;
+    let lens = wiring::lens(config)?;
+    let mut found = vec![];
+    for name in names {
+        let Some(export) = exports.get(&name) else { continue };
+        let reading = jobs::ingest_cur::discover(export, &lens, month);
+        let read = ingest::shown(&format!("{name} {month}"), &lens.progress, reading).await;
+        match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
+            Some((manifest, lines)) => found.push(Found { export: name, month, version: manifest.version, lines }),
+            None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),
+            None => {}
+        }
+    }
+    if args.json {
+        print::json(&found)?;
+        return Ok(Done::Well);
+    }
+    for f in &found {
+        print::out(&format!("{} {}  version {}", f.export, f.month, f.version));
+        let rows = f.lines.iter().map(|l| {
+            let claim = match (l.claim, l.meter.as_str()) {
+                ("counted", meter) => meter.to_owned(),
+                ("excluded", meter) => format!("{meter} (excluded)"),
+                ("not_usage", _) => "- (no usage)".to_owned(),
+                (other, _) => format!("- ({other})"),
+            };
+            let share = (l.tagged_lines * 100).checked_div(l.lines).unwrap_or(0);
+            vec![
+                l.product.clone(),
+                l.usage_type.clone(),
+                l.line_type.clone(),
+                l.unit.clone(),
+                print::count(l.lines),
+                print::quantity(l.amount),
+                format!("{share} %"),
+                claim,
+            ]
+        });
+        let titles = ["product", "usage type", "line type", "unit", ">lines", ">amount", ">tagged", "meter"];
+        print::table(&titles, rows.collect());
+    }
+    Ok(Done::Well)
+}

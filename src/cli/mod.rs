@@ -1,0 +1,171 @@
+//! The command line: arguments → a payload or a query; and printing.
+
+mod check_config;
+mod demo;
+mod discover;
+mod ingest;
+mod print;
+mod usage;
+mod verify;
+mod versions;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use jiff::Timestamp;
+use jobs::books::period::Month;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, ConfigError, LogConfig, LogFormat};
+use crate::wiring;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 held for a person.";
+
+/// Turns AWS bills into exact books of who used what.
+#[derive(Debug, Parser)]
+#[command(name = "meter", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// Configuration file [default: meter.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
+    config: Option<PathBuf>,
+    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the configuration]
+    #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the newest bills and book what they change
+    Ingest(ingest::Args),
+    /// Show what was used
+    Usage(usage::Args),
+    /// List the versions of bills that were booked or held
+    Versions(versions::Args),
+    /// List every kind of line of the watched products, and which meter claims it
+    Discover(discover::Args),
+    /// Check that the books add up: conservation, derived tables, counters
+    Verify(verify::Args),
+    /// Bring the database's schema up to date
+    Migrate,
+    /// Check or show the configuration
+    #[command(subcommand)]
+    Config(check_config::Action),
+    /// See it work on a made-up bill, or make one
+    Demo(demo::Args),
+}
+
+/// How a command ended, when it did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Done {
+    /// All is well.
+    Well,
+    /// Something waits for a person.
+    Held,
+    /// It ran, but what it found is wrong; it has been printed.
+    Wrong,
+}
+
+impl From<Done> for ExitCode {
+    fn from(done: Done) -> Self {
+        match done {
+            Done::Well => Self::SUCCESS,
+            Done::Wrong => Self::from(1),
+            Done::Held => Self::from(3),
+        }
+    }
+}
+
+/// Bad usage that clap cannot see; exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct BadUsage(pub(crate) String);
+
+/// Runs a command; what went wrong is on standard error.
+pub fn run(cli: Cli) -> ExitCode {
+    let result = execute(cli);
+    match result {
+        Ok(done) => done.into(),
+        Err(error) => {
+            eprintln!("meter: {error:#}");
+            let usage = error.is::<ConfigError>() || error.is::<BadUsage>();
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<Done> {
+    let config = Config::load(cli.config.as_deref(), std::env::vars());
+    if let Command::Config(action) = cli.command {
+        return check_config::run(action, config);
+    }
+    let config = config?;
+    start_log(&config.log, cli.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let now = Timestamp::now();
+    runtime.block_on(async {
+        match cli.command {
+            Command::Ingest(args) => ingest::run(args, &config, now).await,
+            Command::Usage(args) => usage::run(args, &config, now).await,
+            Command::Versions(args) => versions::run(args, &config).await,
+            Command::Discover(args) => discover::run(args, &config, now).await,
+            Command::Verify(args) => verify::run(args, &config).await,
+            Command::Migrate => migrate(&config, now).await,
+            Command::Demo(args) => demo::run(args, &config, now).await,
+            Command::Config(_) => Ok(Done::Well),
+        }
+    })
+}
+
+fn start_log(config: &LogConfig, level: Option<String>) -> anyhow::Result<()> {
+    let level = level.as_deref().unwrap_or(&config.level);
+    let filter = EnvFilter::try_new(level).map_err(|e| BadUsage(format!("--log {level}: {e}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::open_books(config).await?;
+    let applied = books.migrate(now).await?;
+    let version = jobs::books::newest_schema_version();
+    match applied.len() {
+        0 => println!("{} is at schema version {version} already", config.database.url),
+        n => println!("{} is at schema version {version} now; applied {n}: {}", config.database.url, applied.join(", ")),
+    }
+    Ok(Done::Well)
+}
+
+/// The months from which `--month` or `--from --to` choose; none chosen = the current one and `lookback` before it.
+pub(crate) fn months(
+    month: Option<Month>,
+    from: Option<Month>,
+    to: Option<Month>,
+    lookback: u8,
+    now: Timestamp,
+) -> anyhow::Result<Vec<Month>> {
+    let current = Month::of(now);
+    if let Some(month) = month {
+        return Ok(vec![month]);
+    }
+    if from.is_none() && to.is_none() {
+        let first = (0..lookback).fold(current, |m, _| m.previous());
+        return Ok(Month::range(first, current));
+    }
+    let (Some(from), to) = (from, to.unwrap_or(current)) else {
+        return Err(BadUsage("--to needs --from".into()).into());
+    };
+    if to < from {
+        return Err(BadUsage(format!("--from {from} is after --to {to}")).into());
+    }
+    let months = Month::range(from, to);
+    if months.len() > 120 {
+        return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
+    }
+    Ok(months)
+}

@@ -1,0 +1,83 @@
+//! Tables that fit a terminal, and JSON.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use jobs::books::quantity::Quantity;
+use serde::Serialize;
+
+/// Width for output that goes to no terminal.
+const PLAIN_WIDTH: u16 = 120;
+
+/// Prints a table; columns whose title starts with `>` are right-aligned.
+pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
+    let mut table = Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    if !std::io::stdout().is_terminal() {
+        table.set_width(PLAIN_WIDTH);
+    }
+    let right: Vec<bool> = titles.iter().map(|t| t.starts_with('>')).collect();
+    table.set_header(titles.iter().map(|t| t.trim_start_matches('>')));
+    for row in rows {
+        let cells = row.into_iter().zip(&right).map(|(text, right)| {
+            let cell = Cell::new(text);
+            if *right { cell.set_alignment(CellAlignment::Right) } else { cell }
+        });
+        table.add_row(cells);
+    }
+    for (i, right) in right.iter().enumerate() {
+        if let Some(column) = table.column_mut(i).filter(|_| *right) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    out(&table.trim_fmt());
+}
+
+/// Prints a line; a reader that has gone away (`| head`) is no error.
+pub(crate) fn out(line: &str) {
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+/// Prints JSON.
+pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    out(&serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A count with separators: `1,234,567`.
+pub(crate) fn count(n: impl TryInto<u64>) -> String {
+    let digits = n.try_into().map_or_else(|_| "?".into(), |n: u64| n.to_string());
+    group(&digits)
+}
+
+fn group(digits: &str) -> String {
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A quantity with separators in its whole part: `-1,234.5`.
+pub(crate) fn quantity(q: Quantity) -> String {
+    let text = q.abs().to_string();
+    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let sign = if q < Quantity::ZERO { "-" } else { "" };
+    match fraction {
+        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
+        None => format!("{sign}{}", group(whole)),
+    }
+}
+
+/// As [`quantity`], with a sign always.
+pub(crate) fn change(q: Quantity) -> String {
+    if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }
+}
+
+/// A customer for people: usage without a tag has a name too.
+pub(crate) fn customer(id: &str) -> &str {
+    if id.is_empty() { "(no customer tag)" } else { id }
+}

@@ -1,0 +1,58 @@
+//! `meter usage`: what was used, of all customers or of one by day.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jobs::books::period::Month;
+use jobs::books::quantity::Quantity;
+
+use super::{Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// Whose usage, and when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only this customer, by day
+    customer: Option<String>,
+    /// Month [default: the current one]
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Month>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::open_books(config).await?;
+    books.require_migrated().await?;
+    let month = args.month.unwrap_or_else(|| Month::of(now));
+    let by_day = args.customer.is_some();
+    let usage = books.usage(month, args.customer.clone()).await?;
+    if args.json {
+        print::json(&usage)?;
+        return Ok(Done::Well);
+    }
+    if usage.is_empty() {
+        let whose = args.customer.map(|c| format!(" for customer `{c}`")).unwrap_or_default();
+        print::out(&format!("nothing is booked in {month}{whose}"));
+        return Ok(Done::Well);
+    }
+    let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());
+    let mut rows: Vec<Vec<String>> = usage
+        .iter()
+        .map(|u| {
+            let first = u.day.clone().unwrap_or_else(|| print::customer(&u.customer).to_owned());
+            let note = if u.customer.is_empty() || u.known { "" } else { "unknown customer" };
+            vec![first, u.meter.clone(), print::quantity(u.quantity), unit(&u.meter).to_owned(), note.to_owned()]
+        })
+        .collect();
+    let mut meters: Vec<&str> = usage.iter().map(|u| u.meter.as_str()).collect();
+    meters.sort_unstable();
+    meters.dedup();
+    for meter in meters {
+        let sum: Quantity = usage.iter().filter(|u| u.meter == meter).map(|u| u.quantity).sum();
+        rows.push(vec!["total".into(), meter.into(), print::quantity(sum), unit(meter).into(), String::new()]);
+    }
+    print::table(&[if by_day { "day" } else { "customer" }, "meter", ">quantity", "unit", ""], rows);
+    Ok(Done::Well)
+}

@@ -1,0 +1,38 @@
+//! `meter verify`: the audit of the books.
+
+use clap::Args as ClapArgs;
+use jobs::books::Database;
+
+use super::{Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// How to show it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
+    let books = wiring::open_books(config).await?;
+    books.require_migrated().await?;
+    audit(&books, args.json).await
+}
+
+/// Runs and prints all checks.
+pub(super) async fn audit(books: &Database, json: bool) -> anyhow::Result<Done> {
+    let checks = books.verify().await?;
+    let sound = checks.iter().all(|c| c.violations.is_empty());
+    if json {
+        print::json(&checks)?;
+    } else {
+        for check in &checks {
+            let state = if check.violations.is_empty() { "ok    " } else { "BROKEN" };
+            print::out(&format!("  {state}  {} ({} checked)", check.rule, print::count(check.checked)));
+            check.violations.iter().for_each(|v| print::out(&format!("          {v}")));
+        }
+    }
+    Ok(if sound { Done::Well } else { Done::Wrong })
+}

@@ -1,0 +1,57 @@
+//! `meter versions`: which deliveries the books rest on, and which wait for a person.
+
+use clap::Args as ClapArgs;
+use jobs::books::period::Month;
+
+use super::{Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// Which versions.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only this month
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Month>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
+    let books = wiring::open_books(config).await?;
+    books.require_migrated().await?;
+    let versions = books.versions(args.month).await?;
+    let held = versions.iter().any(|v| v.state == "held");
+    let done = if held { Done::Held } else { Done::Well };
+    if args.json {
+        print::json(&versions)?;
+        return Ok(done);
+    }
+    if versions.is_empty() {
+        print::out("no version of any bill is booked or held");
+        return Ok(done);
+    }
+    let rows = versions.iter().map(|v| {
+        let state = if v.current { "current".to_owned() } else { v.state.clone() };
+        vec![
+            v.month.to_string(),
+            v.payer.clone(),
+            v.export.clone(),
+            v.version.chars().take(8).collect(),
+            v.delivered_at.strftime("%Y-%m-%d %H:%M").to_string(),
+            state,
+            print::count(v.rows),
+            print::count(v.entries),
+            print::count(v.unrecognised_lines),
+            v.newest_day.clone().unwrap_or_default(),
+        ]
+    });
+    let titles =
+        ["month", "payer", "export", "version", "delivered UTC", "state", ">rows", ">entries", ">unrecognised", "newest day"];
+    print::table(&titles, rows.collect());
+    for v in versions.iter().filter(|v| v.state == "held") {
+        print::out(&format!("held: {} {} version {}: {}", v.payer, v.month, v.version, v.held_because));
+    }
+    Ok(done)
+}

@@ -1,0 +1,707 @@
+//! The configuration: one TOML file, environment variables over it, read once, checked once.
+//!
+//! `METER_DATABASE__URL` stands for `database.url`: prefix, then the path with `__` between its parts. Secrets are taken from
+//! the environment only. Every fault is found in one go and named with its file and line, or its variable.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
+use jobs::books::quantity::Quantity;
+use jobs::ingest_cur::Policy;
+use jobs::ingest_cur::export::Format;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+/// Environment variables that start so are configuration.
+const PREFIX: &str = "METER_";
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "meter.toml";
+/// The one secret so far.
+const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
+/// Variables with the prefix that are not configuration of the worker.
+const FOREIGN: [&str; 3] = ["METER_CONFIG", "METER_LOG", "METER_TEST_"];
+
+/// A value that is shown to nobody.
+#[derive(Clone, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"********\"" })
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the books are.
+    pub database: DatabaseConfig,
+    /// Key of the cost allocation tag that holds the customer's id.
+    pub tag_key: String,
+    /// How many months before the current one are read on each run.
+    pub lookback_months: u8,
+    /// Product codes whose lines must all be accounted for; `*` stands for any run of characters.
+    pub watched_products: Vec<String>,
+    /// Where bills come from.
+    pub exports: Vec<ExportConfig>,
+    /// What is counted.
+    pub meters: Vec<MeterConfig>,
+    /// Known lines of watched products that are of no interest.
+    pub ignore: Vec<IgnoreConfig>,
+    /// When a version is held.
+    pub guard: GuardConfig,
+    /// How a bill is read.
+    pub read: ReadConfig,
+    /// How runs are logged.
+    pub log: LogConfig,
+}
+
+/// Where the books are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseConfig {
+    /// A path, or `libsql://…`, `https://…`, `http://…`.
+    pub url: String,
+    /// Access token of a remote database; from the environment only.
+    #[serde(skip)]
+    pub token: Secret,
+}
+
+/// Where bills come from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportConfig {
+    /// Its name on the command line and in the books.
+    pub name: String,
+    /// `s3://bucket/prefix`, `file:///folder` or a path.
+    pub location: String,
+    /// `auto`, `legacy` or `cur2`.
+    #[serde(default)]
+    pub format: FormatConfig,
+    /// Label of the payer account; books are kept by it.
+    #[serde(default = "default_payer")]
+    pub payer: String,
+    /// AWS region of the bucket; the SDK's own chain decides when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Address of another S3 server than AWS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// Kind of an export.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FormatConfig {
+    /// Find out.
+    #[default]
+    Auto,
+    /// Cost and Usage Report of the `cur` API.
+    Legacy,
+    /// CUR 2.0 of Data Exports.
+    Cur2,
+}
+
+impl FormatConfig {
+    /// The kind, if it is said.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::Auto => None,
+            Self::Legacy => Some(Format::Legacy),
+            Self::Cur2 => Some(Format::Cur2),
+        }
+    }
+}
+
+/// What is counted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeterConfig {
+    /// Its name in the books.
+    pub name: String,
+    /// Unit of the booked quantity.
+    pub unit: String,
+    /// Product codes.
+    pub products: Vec<String>,
+    /// Usage types without region prefix.
+    pub usage_types: Vec<String>,
+    /// Line types that count.
+    #[serde(default = "default_line_types")]
+    pub line_types: Vec<String>,
+    /// Booked quantity = billed amount × factor; text, so that it is exact.
+    #[serde(default = "default_factor")]
+    pub factor: Decimal,
+}
+
+/// Known lines that are of no interest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IgnoreConfig {
+    /// Product codes.
+    pub products: Vec<String>,
+    /// Usage types without region prefix.
+    pub usage_types: Vec<String>,
+}
+
+/// When a version is held for a person.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GuardConfig {
+    /// Hold when a meter's month falls by more than this share.
+    pub month_fall_percent: u32,
+    /// Hold when a past, booked day changes by more than this share; left out = never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub day_change_percent: Option<u32>,
+    /// Changes of at most this many units never hold.
+    pub floor: Quantity,
+    /// Book restatements without asking.
+    pub accept_restatements: bool,
+    /// Leave out lines of unknown line types without asking.
+    pub allow_unknown_line_types: bool,
+}
+
+/// How a bill is read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReadConfig {
+    /// Row groups that are decoded at once; 0 = one for each core.
+    pub parallel: u16,
+    /// Column chunks that are held at once, in MiB.
+    pub memory_mib: u16,
+}
+
+/// How runs are logged, to standard error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+fn default_payer() -> String {
+    "default".into()
+}
+
+fn default_line_types() -> Vec<String> {
+    USAGE_LINE_TYPES.map(str::to_owned).into()
+}
+
+fn default_factor() -> Decimal {
+    Decimal::ONE
+}
+
+fn texts<const N: usize>(items: [&str; N]) -> Vec<String> {
+    items.map(str::to_owned).into()
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let meter = |name: &str, unit: &str, products: Vec<String>, usage_types: Vec<String>| MeterConfig {
+            name: name.into(),
+            unit: unit.into(),
+            products,
+            usage_types,
+            line_types: default_line_types(),
+            factor: default_factor(),
+        };
+        let s3 = || texts(["AmazonS3"]);
+        Self {
+            database: DatabaseConfig::default(),
+            tag_key: "chitchatter-customer-id".into(),
+            lookback_months: 1,
+            watched_products: texts(["AmazonChime*", "AmazonS3"]),
+            exports: vec![],
+            meters: vec![
+                // Nobody has published the real strings; anything else of Chime shows up as unrecognised.
+                meter(
+                    "chime_minutes",
+                    "minutes",
+                    texts(["AmazonChime", "AmazonChimeServices"]),
+                    texts(["Meetings-AttendeeMinutes", "AttendeeMinutes"]),
+                ),
+                meter("storage_gb", "GB-months", s3(), texts(["TimedStorage-*ByteHrs"])),
+                meter("transfer_gb", "GB", s3(), texts(["DataTransfer-Out-Bytes"])),
+            ],
+            ignore: vec![IgnoreConfig {
+                products: s3(),
+                usage_types: texts([
+                    "Requests-*",
+                    "DataTransfer-In-Bytes",
+                    "AWS-In-Bytes",
+                    "AWS-Out-Bytes",
+                    "Global-Bucket-Hrs-FreeTier",
+                    "StorageObjectCount",
+                ]),
+            }],
+            guard: GuardConfig::default(),
+            read: ReadConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: "meter.db".into(), token: Secret::default() }
+    }
+}
+
+impl Default for GuardConfig {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self {
+            month_fall_percent: policy.month_fall_percent,
+            day_change_percent: None,
+            floor: policy.floor,
+            accept_restatements: false,
+            allow_unknown_line_types: false,
+        }
+    }
+}
+
+impl Default for ReadConfig {
+    fn default() -> Self {
+        Self { parallel: 0, memory_mib: 48 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "warn".into(), format: LogFormat::Text }
+    }
+}
+
+/// What is wrong with the configuration, one line for each fault.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} fault(s):", self.0.len())?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+/// Part of a path into the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Key(String),
+    Place(usize),
+}
+
+impl Step {
+    fn from_segment(segment: &serde_path_to_error::Segment) -> Option<Self> {
+        match segment {
+            serde_path_to_error::Segment::Seq { index } => Some(Self::Place(*index)),
+            serde_path_to_error::Segment::Map { key } => Some(Self::Key(key.clone())),
+            serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => None,
+        }
+    }
+}
+
+fn path_text(path: &[Step]) -> String {
+    let mut out = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if out.is_empty() => out.push_str(key),
+            Step::Key(key) => out.push_str(&format!(".{key}")),
+            Step::Place(i) => out.push_str(&format!("[{i}]")),
+        }
+    }
+    out
+}
+
+/// The raw values, and where each came from.
+struct Raw {
+    file: Option<PathBuf>,
+    text: String,
+    table: toml::Table,
+    /// Paths that a variable set.
+    variables: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads `file` (or `meter.toml`, if it is there) and `variables` over it.
+    ///
+    /// # Errors
+    /// All faults.
+    pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        let mut faults = vec![];
+        let (raw, token) = Raw::read(file, variables, &mut faults)?;
+        let mut config = raw.extract(&mut faults);
+        config.database.token = Secret(token);
+        config.check(&raw, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
+    }
+
+    /// What only shows when values are seen together.
+    fn check(&self, raw: &Raw, faults: &mut Vec<String>) {
+        let key = |text: &str| Step::Key(text.into());
+        let mut names = BTreeMap::new();
+        let mut payers = BTreeMap::new();
+        for (i, export) in self.exports.iter().enumerate() {
+            let mut fault = |field: &str, why: String| {
+                let path = [key("exports"), Step::Place(i), key(field)];
+                faults.push(raw.place(&path, &why));
+            };
+            if export.name.is_empty() {
+                fault("name", "the name is empty".into());
+            }
+            if let Some(other) = names.insert(&export.name, i) {
+                fault("name", format!("exports[{other}] has the same name"));
+            }
+            if export.payer.is_empty() {
+                fault("payer", "the payer label is empty".into());
+            }
+            if let Some(other) = payers.insert(&export.payer, &export.name) {
+                let payer = &export.payer;
+                fault(
+                    "payer",
+                    format!("export `{other}` has the payer `{payer}` too; two exports of one account would count everything twice. Give exports of different accounts different payer labels"),
+                );
+            }
+            if let Err(why) = Location::parse(&export.location) {
+                fault("location", why);
+            }
+        }
+        if let Err(found) = self.rules() {
+            faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
+        }
+        for (field, percent) in [("month_fall_percent", Some(self.guard.month_fall_percent)), ("day_change_percent", self.guard.day_change_percent)] {
+            if percent.is_some_and(|p| p > 1000) {
+                faults.push(raw.place(&[key("guard"), key(field)], "a share is 0 to 1000 percent"));
+            }
+        }
+        if self.guard.floor < Quantity::ZERO {
+            faults.push(raw.place(&[key("guard"), key("floor")], "it cannot be negative"));
+        }
+        if self.read.memory_mib < 8 {
+            faults.push(raw.place(&[key("read"), key("memory_mib")], "at least 8 MiB are needed"));
+        }
+        if self.lookback_months > 36 {
+            faults.push(raw.place(&[key("lookback_months")], "at most 36 months can be looked back"));
+        }
+        if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
+            faults.push(raw.place(&[key("log"), key("level")], "it is no log level: error, warn, info, debug, trace"));
+        }
+    }
+
+    /// The rules by which lines are read.
+    ///
+    /// # Errors
+    /// Faults and where they are.
+    fn rules(&self) -> Result<Rules, Vec<(Vec<Step>, String)>> {
+        let mut faults = vec![];
+        let mut patterns = |texts: &[String], make: fn(&str) -> Result<Pattern, _>, path: &[Step]| {
+            let mut found = vec![];
+            for (i, text) in texts.iter().enumerate() {
+                match make(text) {
+                    Ok(pattern) => found.push(pattern),
+                    Err(why) => faults.push(([path, &[Step::Place(i)]].concat(), format!("{why}"))),
+                }
+            }
+            found
+        };
+        let path = |list: &str, i: usize, field: &str| [Step::Key(list.into()), Step::Place(i), Step::Key(field.into())];
+        let meters = self.meters.iter().enumerate().map(|(i, m)| Meter {
+            name: m.name.clone(),
+            unit: m.unit.clone(),
+            products: patterns(&m.products, Pattern::product, &path("meters", i, "products")),
+            usage_types: patterns(&m.usage_types, Pattern::usage_type, &path("meters", i, "usage_types")),
+            line_types: m.line_types.iter().cloned().collect(),
+            factor: m.factor.normalize(),
+        });
+        let meters = meters.collect();
+        let ignore = self.ignore.iter().enumerate().map(|(i, r)| IgnoreRule {
+            products: patterns(&r.products, Pattern::product, &path("ignore", i, "products")),
+            usage_types: patterns(&r.usage_types, Pattern::usage_type, &path("ignore", i, "usage_types")),
+        });
+        let ignore = ignore.collect();
+        let watched = patterns(&self.watched_products, Pattern::product, &[Step::Key("watched_products".into())]);
+        let rules = Rules { tag_key: self.tag_key.clone(), meters, ignore, watched };
+        if let Err(found) = rules.check() {
+            let meters = Step::Key("meters".into());
+            faults.extend(found.into_iter().map(|why| {
+                let place = match &why {
+                    jobs::books::meter::RulesError::TagKey(_) => vec![Step::Key("tag_key".into())],
+                    _ => vec![meters.clone()],
+                };
+                (place, why.to_string())
+            }));
+        }
+        if faults.is_empty() { Ok(rules) } else { Err(faults) }
+    }
+
+    /// The rules of a configuration that was checked.
+    ///
+    /// # Errors
+    /// None for a checked configuration.
+    pub fn checked_rules(&self) -> anyhow::Result<Rules> {
+        self.rules().map_err(|faults| anyhow::anyhow!("{faults:?}"))
+    }
+
+    /// The policy for versions.
+    pub fn policy(&self) -> Policy {
+        let default = Policy::default();
+        Policy {
+            allow_unknown_line_types: self.guard.allow_unknown_line_types,
+            accept_restatements: self.guard.accept_restatements,
+            month_fall_percent: self.guard.month_fall_percent,
+            day_change_percent: self.guard.day_change_percent,
+            floor: self.guard.floor,
+            parallel: if self.read.parallel == 0 { default.parallel } else { usize::from(self.read.parallel) },
+            memory_bytes: u64::from(self.read.memory_mib) << 20,
+        }
+    }
+}
+
+/// Where an export lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Bucket and prefix; the prefix is empty or ends with `/`.
+    Bucket(String, String),
+    /// A local folder.
+    Folder(PathBuf),
+}
+
+impl Location {
+    /// Reads `s3://bucket/prefix`, `file:///folder` or a path.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(rest) = text.strip_prefix("s3://") {
+            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            if bucket.len() < 3 || !bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b)) {
+                return Err(format!("`{bucket}` is no bucket name; write s3://bucket/prefix"));
+            }
+            let prefix = prefix.trim_end_matches('/');
+            return Ok(Self::Bucket(bucket.into(), if prefix.is_empty() { String::new() } else { format!("{prefix}/") }));
+        }
+        let path = match text.strip_prefix("file://") {
+            Some(path) if path.starts_with('/') => path,
+            Some(_) => return Err("a file URL has three slashes: file:///folder".into()),
+            None if text.contains("://") => return Err(format!("`{text}` is neither s3://bucket/prefix, file:///folder nor a path")),
+            None => text,
+        };
+        if path.is_empty() { Err("it is empty".into()) } else { Ok(Self::Folder(path.into())) }
+    }
+}
+
+impl Raw {
+    fn read(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+        faults: &mut Vec<String>,
+    ) -> Result<(Self, String), ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        let found = file.or_else(|| default.exists().then_some(default)).map(Path::to_owned);
+        let text = match &found {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| ConfigError(vec![format!("{}: it cannot be read: {e}", path.display())]))?,
+        };
+        let mut raw = Self { file: found, text, table: toml::Table::new(), variables: BTreeMap::new() };
+        raw.table = toml::from_str(&raw.text).map_err(|e| {
+            let at = e.span().map_or(0, |s| s.start);
+            ConfigError(vec![format!("{}: {}", raw.line(at), e.message())])
+        })?;
+        if raw.table.get("database").and_then(|d| d.get("token")).is_some() {
+            let path = [Step::Key("database".into()), Step::Key("token".into())];
+            faults.push(raw.place(&path, &format!("secrets come from the environment only: set {TOKEN_VARIABLE} and remove it here")));
+            remove(&mut raw.table, &path);
+        }
+        let mut token = String::new();
+        let own = variables.filter(|(name, _)| name.starts_with(PREFIX) && !FOREIGN.iter().any(|f| name.starts_with(f)));
+        for (name, value) in own {
+            if name == TOKEN_VARIABLE {
+                token = value;
+                continue;
+            }
+            if let Err(why) = raw.set(&name, &value) {
+                faults.push(format!("variable {name}: {why}"));
+            }
+        }
+        Ok((raw, token))
+    }
+
+    /// Sets what a variable says: TOML where it is TOML, else text.
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let path: Vec<String> = name[PREFIX.len()..].to_ascii_lowercase().split("__").map(str::to_owned).collect();
+        let text = toml::Value::String(value.to_owned());
+        let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+        let mut table = &mut self.table;
+        let Some((last, parents)) = path.split_last() else { return Ok(()) };
+        for parent in parents {
+            let below = table.entry(parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            table = below.as_table_mut().ok_or_else(|| format!("`{parent}` is no section; lists are set in the file only"))?;
+        }
+        table.insert(last.clone(), parsed.filter(|v| !v.is_datetime()).unwrap_or(text));
+        self.variables.insert(path.join("."), name.to_owned());
+        Ok(())
+    }
+
+    /// The typed configuration; a value that does not fit is noted, taken out, and the rest tried again.
+    fn extract(&self, faults: &mut Vec<String>) -> Config {
+        let mut table = self.table.clone();
+        let mut taken = Taken::default();
+        loop {
+            let error = match serde_path_to_error::deserialize::<_, Config>(toml::Value::Table(table.clone())) {
+                Ok(config) => return config,
+                Err(error) => error,
+            };
+            let why = error.inner().message().lines().next().unwrap_or_default().to_owned();
+            let mut path: Vec<Step> = error.path().iter().filter_map(Step::from_segment).collect();
+            if let Some(field) = quoted(&why, "unknown field ")
+                && path.last() != Some(&Step::Key(field.clone()))
+            {
+                path.push(Step::Key(field));
+            }
+            let missing = quoted(&why, "missing field ").map(|field| [&path[..], &[Step::Key(field)]].concat());
+            let original = taken.original(&path);
+            // a field that was taken out because its value was wrong is missing now, which is no news
+            if !missing.is_some_and(|field| taken.has(&taken.original(&field))) {
+                faults.push(self.place(&original, &why));
+            }
+            while !path.is_empty() && !remove(&mut table, &path) {
+                path.pop();
+            }
+            if path.is_empty() {
+                return Config::default();
+            }
+            taken.note(taken.original(&path));
+        }
+    }
+
+    /// A fault with the place of its value: the variable that set it, or file and line.
+    fn place(&self, path: &[Step], why: &str) -> String {
+        let name = path_text(path);
+        if let Some(variable) = self.variables.get(&name) {
+            return format!("variable {variable}: {name}: {why}");
+        }
+        match self.span(path) {
+            Some(at) => format!("{}: {name}: {why}", self.line(at)),
+            None => format!("{name}: {why}"),
+        }
+    }
+
+    /// Where the value at `path`, or the nearest one above it, is written.
+    fn span(&self, path: &[Step]) -> Option<usize> {
+        let document = toml::de::DeTable::parse(&self.text).ok()?;
+        let mut at = None;
+        let mut here: Option<&toml::de::DeValue<'_>> = None;
+        let root = document.get_ref();
+        for (i, step) in path.iter().enumerate() {
+            let table = match here {
+                None if i == 0 => Some(root),
+                Some(toml::de::DeValue::Table(table)) => Some(table),
+                _ => None,
+            };
+            match (step, table, here) {
+                (Step::Key(key), Some(table), _) => {
+                    let (found, value) = table.iter().find(|(k, _)| k.get_ref() == key)?;
+                    at = Some(found.span().start);
+                    here = Some(value.get_ref());
+                }
+                (Step::Place(i), _, Some(toml::de::DeValue::Array(list))) => {
+                    let value = list.get(*i)?;
+                    at = Some(value.span().start);
+                    here = Some(value.get_ref());
+                }
+                _ => return at,
+            }
+        }
+        at
+    }
+
+    /// `file:line` of a byte of the text.
+    fn line(&self, at: usize) -> String {
+        let line = self.text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+        let file = self.file.as_deref().map_or(DEFAULT_FILE.into(), |f| f.display().to_string());
+        format!("{file}:{line}")
+    }
+}
+
+/// The field that a message of serde names in backticks after `prefix`.
+fn quoted(why: &str, prefix: &str) -> Option<String> {
+    why.strip_prefix(prefix)?.split('`').nth(1).map(str::to_owned)
+}
+
+/// What was taken out so far, by its place in the file.
+#[derive(Default)]
+struct Taken(Vec<Vec<Step>>);
+
+impl Taken {
+    fn has(&self, path: &[Step]) -> bool {
+        self.0.iter().any(|p| p == path)
+    }
+
+    fn note(&mut self, path: Vec<Step>) {
+        self.0.push(path);
+    }
+
+    /// The place in the file of a place in what is left: entries of a list move up when one before them is taken out.
+    fn original(&self, path: &[Step]) -> Vec<Step> {
+        let mut original: Vec<Step> = vec![];
+        for step in path {
+            let Step::Place(i) = step else {
+                original.push(step.clone());
+                continue;
+            };
+            let mut gone: Vec<usize> = self.0.iter().filter_map(|p| match p.split_last() {
+                Some((Step::Place(n), list)) if list == original => Some(*n),
+                _ => None,
+            }).collect();
+            gone.sort_unstable();
+            original.push(Step::Place(gone.into_iter().fold(*i, |at, n| if n <= at { at + 1 } else { at })));
+        }
+        original
+    }
+}
+
+/// Takes a value out; true when it was there.
+fn remove(table: &mut toml::Table, path: &[Step]) -> bool {
+    match path {
+        [] => false,
+        [Step::Key(last)] => table.remove(last).is_some(),
+        [Step::Key(first), rest @ ..] => table.get_mut(first).is_some_and(|value| remove_below(value, rest)),
+        [Step::Place(_), ..] => false,
+    }
+}
+
+fn remove_below(value: &mut toml::Value, path: &[Step]) -> bool {
+    match (value, path) {
+        (toml::Value::Table(table), _) => remove(table, path),
+        (toml::Value::Array(list), [Step::Place(i)]) if *i < list.len() => {
+            list.remove(*i);
+            true
+        }
+        (toml::Value::Array(list), [Step::Place(i), rest @ ..]) => {
+            list.get_mut(*i).is_some_and(|value| remove_below(value, rest))
+        }
+        _ => false,
+    }
+}
