@@ -380,7 +380,9 @@ impl Config {
                 let payer = &export.payer;
                 fault(
                     "payer",
-                    format!("export `{other}` has the payer `{payer}` too; two exports of one account would count everything twice. Give exports of different accounts different payer labels"),
+                    format!(
+                        "export `{other}` has the payer `{payer}` too; two exports of one account would count everything twice. Give exports of different accounts different payer labels"
+                    ),
                 );
             }
             if let Err(why) = Location::parse(&export.location) {
@@ -390,7 +392,10 @@ impl Config {
         if let Err(found) = self.rules() {
             faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
         }
-        for (field, percent) in [("month_fall_percent", Some(self.guard.month_fall_percent)), ("day_change_percent", self.guard.day_change_percent)] {
+        for (field, percent) in [
+            ("month_fall_percent", Some(self.guard.month_fall_percent)),
+            ("day_change_percent", self.guard.day_change_percent),
+        ] {
             if percent.is_some_and(|p| p > 1000) {
                 faults.push(raw.place(&[key("guard"), key(field)], "a share is 0 to 1000 percent"));
             }
@@ -425,7 +430,8 @@ impl Config {
             }
             found
         };
-        let path = |list: &str, i: usize, field: &str| [Step::Key(list.into()), Step::Place(i), Step::Key(field.into())];
+        let path =
+            |list: &str, i: usize, field: &str| [Step::Key(list.into()), Step::Place(i), Step::Key(field.into())];
         let meters = self.meters.iter().enumerate().map(|(i, m)| Meter {
             name: m.name.clone(),
             unit: m.unit.clone(),
@@ -495,16 +501,23 @@ impl Location {
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if bucket.len() < 3 || !bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b)) {
+            if bucket.len() < 3
+                || !bucket.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b))
+            {
                 return Err(format!("`{bucket}` is no bucket name; write s3://bucket/prefix"));
             }
             let prefix = prefix.trim_end_matches('/');
-            return Ok(Self::Bucket(bucket.into(), if prefix.is_empty() { String::new() } else { format!("{prefix}/") }));
+            return Ok(Self::Bucket(
+                bucket.into(),
+                if prefix.is_empty() { String::new() } else { format!("{prefix}/") },
+            ));
         }
         let path = match text.strip_prefix("file://") {
             Some(path) if path.starts_with('/') => path,
             Some(_) => return Err("a file URL has three slashes: file:///folder".into()),
-            None if text.contains("://") => return Err(format!("`{text}` is neither s3://bucket/prefix, file:///folder nor a path")),
+            None if text.contains("://") => {
+                return Err(format!("`{text}` is neither s3://bucket/prefix, file:///folder nor a path"));
+            }
             None => text,
         };
         if path.is_empty() { Err("it is empty".into()) } else { Ok(Self::Folder(path.into())) }
@@ -531,11 +544,15 @@ impl Raw {
         })?;
         if raw.table.get("database").and_then(|d| d.get("token")).is_some() {
             let path = [Step::Key("database".into()), Step::Key("token".into())];
-            faults.push(raw.place(&path, &format!("secrets come from the environment only: set {TOKEN_VARIABLE} and remove it here")));
+            faults.push(raw.place(
+                &path,
+                &format!("secrets come from the environment only: set {TOKEN_VARIABLE} and remove it here"),
+            ));
             remove(&mut raw.table, &path);
         }
         let mut token = String::new();
-        let own = variables.filter(|(name, _)| name.starts_with(PREFIX) && !FOREIGN.iter().any(|f| name.starts_with(f)));
+        let own =
+            variables.filter(|(name, _)| name.starts_with(PREFIX) && !FOREIGN.iter().any(|f| name.starts_with(f)));
         for (name, value) in own {
             if name == TOKEN_VARIABLE {
                 token = value;
@@ -557,7 +574,9 @@ impl Raw {
         let Some((last, parents)) = path.split_last() else { return Ok(()) };
         for parent in parents {
             let below = table.entry(parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-            table = below.as_table_mut().ok_or_else(|| format!("`{parent}` is no section; lists are set in the file only"))?;
+            table = below
+                .as_table_mut()
+                .ok_or_else(|| format!("`{parent}` is no section; lists are set in the file only"))?;
         }
         table.insert(last.clone(), parsed.filter(|v| !v.is_datetime()).unwrap_or(text));
         self.variables.insert(path.join("."), name.to_owned());
@@ -671,10 +690,14 @@ impl Taken {
                 original.push(step.clone());
                 continue;
             };
-            let mut gone: Vec<usize> = self.0.iter().filter_map(|p| match p.split_last() {
-                Some((Step::Place(n), list)) if list == original => Some(*n),
-                _ => None,
-            }).collect();
+            let mut gone: Vec<usize> = self
+                .0
+                .iter()
+                .filter_map(|p| match p.split_last() {
+                    Some((Step::Place(n), list)) if list == original => Some(*n),
+                    _ => None,
+                })
+                .collect();
             gone.sort_unstable();
             original.push(Step::Place(gone.into_iter().fold(*i, |at, n| if n <= at { at + 1 } else { at })));
         }

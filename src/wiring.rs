@@ -92,9 +92,5 @@ pub fn lens(config: &Config) -> anyhow::Result<Lens> {
 /// # Errors
 /// As [`open_books`] and [`exports`].
 pub async fn context(config: &Config) -> anyhow::Result<Context> {
-    Ok(Context {
-        books: open_books(config).await?,
-        exports: Arc::new(exports(config).await?),
-        lens: lens(config)?,
-    })
+    Ok(Context { books: open_books(config).await?, exports: Arc::new(exports(config).await?), lens: lens(config)? })
 }

@@ -88,6 +88,7 @@ impl From<libsql::Error> for BooksError {
             libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
                 from_code(*code, text)
             }
+            libsql::Error::ConnectionFailed(text) => Self::Open(String::new(), text.clone()),
             other => Self::Sql(other.to_string()),
         }
     }

@@ -98,7 +98,8 @@ impl FromStr for Month {
 impl Day {
     /// The day `days` after 1970-01-01; none for days beyond the years that can be written.
     pub fn from_epoch(days: i32) -> Option<Self> {
-        EPOCH.checked_add(days.days()).ok().map(|_| Self(days))
+        let span = jiff::Span::new().try_days(days).ok()?;
+        EPOCH.checked_add(span).ok().map(|_| Self(days))
     }
 
     /// Days since 1970-01-01.

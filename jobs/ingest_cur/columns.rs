@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, Decimal256Array, DictionaryArray, Float64Array, MapArray, StringArray,
 };
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
 use crate::books::period::Day;
@@ -43,10 +43,18 @@ impl<'a> Text<'a> {
 
     /// From any array that is text; none if it is not.
     pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
-        array
-            .as_dictionary_opt::<Int32Type>()
-            .filter(|d| d.values().data_type() == &DataType::Utf8)
-            .map(Self::from_dictionary)
+        let dictionary = array.as_dictionary_opt::<Int32Type>()?;
+        match dictionary.values().data_type() {
+            DataType::Utf8 => Some(Self::from_dictionary(dictionary)),
+            // old writers leave out that a column of bytes is text
+            DataType::Binary => {
+                let strict = CastOptions { safe: false, ..CastOptions::default() };
+                let texts = cast_with_options(dictionary.values(), &DataType::Utf8, &strict).ok()?;
+                let codes = dictionary.keys().iter().map(|k| k.unwrap_or(BLANK)).collect();
+                Some(Self::new(codes, texts.as_string::<i32>().clone()))
+            }
+            _ => None,
+        }
     }
 
     /// The code of a row.

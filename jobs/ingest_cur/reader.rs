@@ -240,10 +240,16 @@ impl AsyncFileReader for BillFile {
                 let start = self.get_bytes(size - TAIL - length..size - guess).await?;
                 Bytes::from([&start[..], rest].concat())
             };
-            ParquetMetaDataReader::decode_metadata(&footer).map(Arc::new)
+            guarded(|| ParquetMetaDataReader::decode_metadata(&footer)).map(Arc::new)
         }
         .boxed()
     }
+}
+
+/// Runs code of the Parquet crate, which panics on some damaged footers: for us that is a damaged file, not a crash.
+fn guarded<T>(f: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
+    let gave_up = |_| Err(ParquetError::General("the decoder gave up on it; it is damaged".into()));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(gave_up)
 }
 
 /// Fewer, larger reads: neighbours are joined, the smallest gaps first, as long as the gaps make up at most a twentieth of what
@@ -363,11 +369,15 @@ impl ParquetFile {
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
         let mut file = BillFile { source: Arc::clone(&source), object: object.clone() };
         let metadata = file.get_metadata(None).await.map_err(|e| parquet_fault(&name, ", footer", e))?;
-        if metadata.file_metadata().num_rows() == 0 {
+        let (rows, parts) = (metadata.file_metadata().num_rows(), metadata.row_groups().iter().map(|g| g.num_rows()));
+        if parts.clone().any(|n| n < 0) || parts.sum::<i64>() != rows {
+            return Err(broken(", footer", "its row groups do not add up to its rows; it is damaged".into()));
+        }
+        if rows == 0 {
             return Ok(None);
         }
         let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let inferred = ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone())
+        let inferred = guarded(|| ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone()))
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let fields = inferred.schema().fields();
         let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &tag).map_err(|missing| {
@@ -377,7 +387,7 @@ impl ParquetFile {
         let coded =
             fields.iter().enumerate().map(|(i, f)| if places.contains(&i) { with_codes(f) } else { Arc::clone(f) });
         let schema = Arc::new(Schema::new(coded.collect::<Vec<_>>()));
-        let metadata = ArrowReaderMetadata::try_new(metadata, plain.with_schema(Arc::clone(&schema)))
+        let metadata = guarded(|| ArrowReaderMetadata::try_new(metadata, plain.with_schema(Arc::clone(&schema))))
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
@@ -402,14 +412,18 @@ impl ParquetFile {
         self.wanted.lacks_tag()
     }
 
-    /// Where the needed column chunks of a row group lie.
+    /// Where the needed column chunks of a row group lie; an impossible place is one beyond every file.
     fn ranges(&self, group: usize, mask: &ProjectionMask) -> Vec<Range<u64>> {
         let columns = self.metadata.metadata().row_group(group).columns().iter().enumerate();
         let needed = columns.filter(|(leaf, _)| mask.leaf_included(*leaf));
         needed
             .map(|(_, column)| {
-                let (start, length) = column.byte_range();
-                start..start.saturating_add(length)
+                // `ColumnChunkMetaData::byte_range` says the same, but panics when a damaged footer has negative numbers
+                let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+                match (u64::try_from(start), u64::try_from(column.compressed_size())) {
+                    (Ok(start), Ok(length)) => start..start.saturating_add(length),
+                    _ => 0..u64::MAX,
+                }
             })
             .collect()
     }
@@ -420,7 +434,9 @@ impl ParquetFile {
 
     /// Bytes that [`ParquetFile::fetch`] will hold for a row group.
     pub fn needed_bytes(&self, group: usize) -> u64 {
-        self.ranges(group, &self.mask(&self.wanted.places())).iter().map(|r| r.end - r.start).sum()
+        self.ranges(group, &self.mask(&self.wanted.places()))
+            .iter()
+            .fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start))
     }
 
     /// Fetches the needed column chunks of a row group.

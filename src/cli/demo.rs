@@ -123,7 +123,12 @@ fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Done
         ..spec_of(month)?
     };
     let export = bills::write(&args.folder, &spec)?;
-    print::out(&format!("{} lines in {} files; manifest {}", print::count(export.rows), export.files.len(), export.manifest.display()));
+    print::out(&format!(
+        "{} lines in {} files; manifest {}",
+        print::count(export.rows),
+        export.files.len(),
+        export.manifest.display()
+    ));
     Ok(Done::Well)
 }
 
@@ -173,7 +178,11 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     let before = ledger_entries(&context).await?;
     ingest_and_show(job(), &context, &config, now).await?;
     let added = ledger_entries(&context).await? - before;
-    print::out(&format!("  {} entries stand as they were, {} were appended", print::count(before), print::count(added)));
+    print::out(&format!(
+        "  {} entries stand as they were, {} were appended",
+        print::count(before),
+        print::count(added)
+    ));
 
     step(4, "the books: the customers who used most of each meter");
     show_usage(&context, &config, month).await?;
@@ -182,7 +191,10 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     let done = verify::audit(&context.books, false).await?;
     if kept {
         std::fs::write(folder.join("meter.toml"), toml::to_string_pretty(&config)?)?;
-        print::out(&format!("\nGo on with: meter --config {} usage|versions|discover|ingest", folder.join("meter.toml").display()));
+        print::out(&format!(
+            "\nGo on with: meter --config {} usage|versions|discover|ingest",
+            folder.join("meter.toml").display()
+        ));
     } else {
         print::out("\n`meter demo --keep FOLDER` keeps the bills and the books, to look around in.");
     }

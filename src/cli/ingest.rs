@@ -102,7 +102,9 @@ pub(super) fn chosen(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<
     let names: Vec<String> = config.exports.iter().map(|e| e.name.clone()).collect();
     match only {
         Some(name) if names.iter().any(|n| n == name) => Ok(vec![name.to_owned()]),
-        Some(name) => Err(BadUsage(format!("there is no export named `{name}`; configured: {}", names.join(", "))).into()),
+        Some(name) => {
+            Err(BadUsage(format!("there is no export named `{name}`; configured: {}", names.join(", "))).into())
+        }
         None if names.is_empty() => {
             let why = "no export is configured; add one to meter.toml:\n\n  [[exports]]\n  name = \"main\"\n  location = \"s3://bucket/prefix\"   # or a local folder";
             Err(BadUsage(why.into()).into())

@@ -136,7 +136,9 @@ async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let version = jobs::books::newest_schema_version();
     match applied.len() {
         0 => println!("{} is at schema version {version} already", config.database.url),
-        n => println!("{} is at schema version {version} now; applied {n}: {}", config.database.url, applied.join(", ")),
+        n => {
+            println!("{} is at schema version {version} now; applied {n}: {}", config.database.url, applied.join(", "))
+        }
     }
     Ok(Done::Well)
 }

@@ -47,8 +47,18 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
             v.newest_day.clone().unwrap_or_default(),
         ]
     });
-    let titles =
-        ["month", "payer", "export", "version", "delivered UTC", "state", ">rows", ">entries", ">unrecognised", "newest day"];
+    let titles = [
+        "month",
+        "payer",
+        "export",
+        "version",
+        "delivered UTC",
+        "state",
+        ">rows",
+        ">entries",
+        ">unrecognised",
+        "newest day",
+    ];
     print::table(&titles, rows.collect());
     for v in versions.iter().filter(|v| v.state == "held") {
         print::out(&format!("held: {} {} version {}: {}", v.payer, v.month, v.version, v.held_because));
