@@ -6,7 +6,7 @@ use crate::amount::{ONE, rate_text, times};
 use crate::kinds::{KINDS, Kind, LineType};
 use crate::places::Month;
 use crate::plan::{Line, Pool};
-use crate::random::hash;
+use crate::random::{hash, uuid_of};
 use crate::{FileKind, Layout, Spec, cur2, legacy};
 
 /// A column.
@@ -97,6 +97,7 @@ pub(crate) enum Own {
     Cost,
     ListCost,
     Product,
+    Reservation,
     NoTexts,
     NoDoubles,
 }
@@ -152,7 +153,7 @@ pub(crate) fn of(spec: &Spec, month: &Month, pool: &Pool) -> Result<Vec<Column>>
     match spec.layout {
         Layout::Legacy => columns.extend(legacy::tags(spec, pool, &tag)),
         Layout::Cur2 if spec.tag_column_missing => {}
-        Layout::Cur2 => columns.extend(cur2::tags(pool, &tag)),
+        Layout::Cur2 => columns.push(cur2::tags(pool, &tag)),
     }
     if spec.layout == Layout::Cur2 {
         // As AWS does: CUR 2.0 lists its columns by name.
@@ -199,6 +200,7 @@ fn cells(fill: Fill, spec: &Spec, month: &Month, pool: &Pool) -> Cells {
             Own::Cost => Cells::Number(cost),
             Own::ListCost => Cells::Number(|line| cost(line).max(0)),
             Own::Product => Cells::Map(product()),
+            Own::Reservation => Cells::Words(reservations(&spec.account)),
             Own::NoTexts => Cells::NoPairs { doubles: false },
             Own::NoDoubles => Cells::NoPairs { doubles: true },
         },
@@ -221,6 +223,15 @@ fn intervals(month: &Month) -> Words {
     Words {
         table: [text(0, 24)].into_iter().chain(hours).collect(),
         code: |line| if line.line_type == LineType::Tax { 0 } else { 1 + usize::from(line.start) },
+    }
+}
+
+/// One reservation covers all that is discounted.
+fn reservations(account: &str) -> Words {
+    let reservation = uuid_of(&format!("reservation {account}"));
+    Words {
+        table: vec![String::new(), format!("arn:aws:ec2:us-east-1:{account}:reserved-instances/{reservation}")],
+        code: |line| usize::from(line.line_type == LineType::DiscountedUsage),
     }
 }
 
@@ -249,7 +260,6 @@ fn product() -> Pairs {
 /// Texts by kind of line, for the tables of columns.
 pub(crate) mod text {
     use super::{Kind, LineType, hash, rate_text};
-    use crate::kinds::Resource;
 
     /// Tax lines name the product and little else.
     fn untaxed(line_type: LineType, text: impl Into<String>) -> String {
@@ -257,7 +267,7 @@ pub(crate) mod text {
     }
 
     fn of_instance(kind: &Kind, line_type: LineType, text: &str) -> String {
-        untaxed(line_type, if kind.resource == Resource::Instance { text } else { "" })
+        untaxed(line_type, if kind.reservable() { text } else { "" })
     }
 
     pub(crate) fn line_type(_: &Kind, line_type: LineType) -> String {
@@ -359,10 +369,5 @@ pub(crate) mod text {
 
     pub(crate) fn transfer_type(kind: &Kind, line_type: LineType) -> String {
         untaxed(line_type, if kind.service == "AWSDataTransfer" { "AWS Outbound" } else { "" })
-    }
-
-    pub(crate) fn reservation(_: &Kind, line_type: LineType) -> String {
-        let arn = "arn:aws:ec2:us-east-1:111122223333:reserved-instances/9eb89604-e4b9-41eb-b46d-2b178bc4a397";
-        if line_type == LineType::DiscountedUsage { arn.into() } else { String::new() }
     }
 }

@@ -1,7 +1,7 @@
 //! The columns of CUR 2.0, as a real export's manifest lists them.
 
 use crate::columns::{Cells, Column, Fill, Own, Pairs, text};
-use crate::plan::Pool;
+use crate::plan::{Line, Pool};
 
 /// All but the tags.
 pub(crate) const COLUMNS: [(&str, Fill); 125] = [
@@ -91,7 +91,7 @@ pub(crate) const COLUMNS: [(&str, Fill); 125] = [
     ("reservation_normalized_units_per_reservation", Fill::Empty),
     ("reservation_number_of_reservations", Fill::Empty),
     ("reservation_recurring_fee_for_usage", Fill::Zero),
-    ("reservation_reservation_a_r_n", Fill::Kind(text::reservation)),
+    ("reservation_reservation_a_r_n", Fill::Own(Own::Reservation)),
     ("reservation_start_time", Fill::Empty),
     ("reservation_subscription_id", Fill::Empty),
     ("reservation_total_reserved_normalized_units", Fill::Empty),
@@ -133,10 +133,10 @@ pub(crate) const COLUMNS: [(&str, Fill); 125] = [
 ];
 
 /// The map of tags: none to three for each line.
-pub(crate) fn tags(pool: &Pool, tag: &str) -> Option<Column> {
+pub(crate) fn tags(pool: &Pool, tag: &str) -> Column {
     let keys = vec!["user_app".into(), "user_environment".into(), format!("user_{tag}")];
     let values = ["chat".into(), "prod".into()].into_iter().chain(pool.customers.iter().cloned()).collect();
-    let of = |line: &crate::plan::Line, pairs: &mut Vec<(usize, usize)>| {
+    let of = |line: &Line, pairs: &mut Vec<(usize, usize)>| {
         if line.labelled {
             pairs.extend([(0, 0), (1, 1)]);
         }
@@ -145,5 +145,5 @@ pub(crate) fn tags(pool: &Pool, tag: &str) -> Option<Column> {
         }
     };
     let name = String::from("resource_tags");
-    Some(Column { header: name.clone(), name, cells: Cells::Map(Pairs { keys, values, of }) })
+    Column { header: name.clone(), name, cells: Cells::Map(Pairs { keys, values, of }) }
 }

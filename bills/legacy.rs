@@ -2,7 +2,7 @@
 
 use crate::Spec;
 use crate::columns::{Cells, Column, Fill, OTHER_TAGS, Own, Words, text};
-use crate::plan::Pool;
+use crate::plan::{Line, Pool};
 
 /// All but the tags.
 pub(crate) const COLUMNS: [(&str, Fill); 124] = [
@@ -115,7 +115,7 @@ pub(crate) const COLUMNS: [(&str, Fill); 124] = [
     ("reservation_normalized_units_per_reservation", Fill::Empty),
     ("reservation_number_of_reservations", Fill::Empty),
     ("reservation_recurring_fee_for_usage", Fill::Zero),
-    ("reservation_reservation_a_r_n", Fill::Kind(text::reservation)),
+    ("reservation_reservation_a_r_n", Fill::Own(Own::Reservation)),
     ("reservation_start_time", Fill::Empty),
     ("reservation_subscription_id", Fill::Empty),
     ("reservation_total_reserved_normalized_units", Fill::Empty),
@@ -162,14 +162,14 @@ pub(crate) fn header(name: &str) -> String {
 
 /// A column for each tag, the customer's too unless there is no place for it.
 pub(crate) fn tags(spec: &Spec, pool: &Pool, tag: &str) -> Vec<Column> {
-    let column = |name: &str, key: &str, table: Vec<String>, code: fn(&crate::plan::Line) -> usize| Column {
+    let column = |name: &str, key: &str, table: Vec<String>, code: fn(&Line) -> usize| Column {
         name: format!("resource_tags_{name}"),
         header: format!("resourceTags/{key}"),
         cells: Cells::Words(Words { table, code }),
     };
     let [app, cost_center, environment] = OTHER_TAGS.map(|name| format!("user_{name}"));
     let mut columns = vec![
-        column("aws_created_by", "aws:createdBy", vec!["Root:111122223333".into()], |_| 0),
+        column("aws_created_by", "aws:createdBy", vec![format!("Root:{}", spec.account)], |_| 0),
         column(&app, "user:app", vec![String::new(), "chat".into()], |line| usize::from(line.labelled)),
         column(&cost_center, "user:CostCenter", vec![String::new(), "CC-1001".into(), "CC-1002".into()], |line| {
             usize::from(line.labelled) * (1 + line.kind % 2)

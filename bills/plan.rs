@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::amount::ONE;
 use crate::kinds::{KINDS, Kind, LineType, METERED, Resource, taxed};
 use crate::places::Month;
-use crate::random::{stream, uuid};
+use crate::random::{hash, stream, uuid};
 use crate::{Layout, Spec};
 
 /// The provider's own machines.
@@ -66,7 +66,7 @@ impl Pool {
         let customers = 1..=self.customers.len();
         let buckets = customers.clone().map(|number| format!("chat-uploads-{number:06}"));
         let meetings = customers.map(|n| format!("arn:aws:chime:us-east-1:{}:meeting/room-{n:06}", self.account));
-        let instances = (0..INSTANCES).map(|number| format!("i-0{:016x}", 0x3c1d_5ab7_0000 + number * 0x9e37_79b1));
+        let instances = (0..INSTANCES).map(|number| format!("i-0{:016x}", hash(&format!("instance {number}"))));
         [String::new()].into_iter().chain(buckets).chain(meetings).chain(instances).collect()
     }
 

@@ -329,18 +329,3 @@ fn impossible_bills_are_refused() {
         assert!(write(folder.path(), &spec).is_err(), "{spec:?}");
     }
 }
-
-#[test]
-#[ignore = "a measurement, for release builds"]
-fn a_million_wide_lines() -> Result<()> {
-    for layout in LAYOUTS {
-        for (kind, wide) in [(FileKind::Parquet, true), (FileKind::Parquet, false), (FileKind::CsvGz, true)] {
-            let start = std::time::Instant::now();
-            let spec = Spec { layout, kind, wide, rows: 1_000_000, files: 1, customers: 5000, ..Spec::default() };
-            let (_folder, export) = made(&spec)?;
-            let size = fs::metadata(&export.files[0])?.len();
-            println!("{layout:?} {kind:?} wide {wide}: {:?}, {size} bytes", start.elapsed());
-        }
-    }
-    Ok(())
-}

@@ -41,7 +41,10 @@ pub(crate) fn write(
         .set_offset_index_disabled(true)
         .set_max_row_group_row_count(Some(spec.row_group_rows))
         .build();
-    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties)
+        .with_skip_arrow_metadata(true)
+        .with_schema_root("schema".into());
     let out = BufWriter::new(File::create(path)?);
     let mut writer = ArrowWriter::try_new_with_options(out, Arc::clone(&schema), options)?;
     let sources = columns.iter().map(|column| form.source(column)).collect::<Result<Vec<_>>>()?;

@@ -143,7 +143,8 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
     };
     let mut left = observed.cells.iter().map(|c| translate(c, &observed_customers, &observed_meters)).peekable();
     let mut right = booked.cells.iter().map(|c| translate(c, &booked_customers, &booked_meters)).peekable();
-    let mut entries = vec![];
+    // a first delivery makes an entry of every cell; later ones make few
+    let mut entries = Vec::with_capacity(if booked.cells.is_empty() { observed.cells.len() } else { 0 });
     let key = |c: &Cell| (c.customer, c.meter, c.day);
     loop {
         let order = match (left.peek(), right.peek()) {

@@ -12,6 +12,7 @@ pub mod columns;
 pub mod csv;
 pub mod export;
 mod guard;
+mod ranges;
 mod read;
 pub mod reader;
 pub mod source;
@@ -100,7 +101,7 @@ impl Default for Policy {
             day_change_percent: None,
             floor: Quantity::from_scaled(crate::books::quantity::UNIT),
             parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_bytes: 48 << 20,
+            memory_bytes: 24 << 20,
         }
     }
 }

@@ -115,9 +115,11 @@ impl Shared {
     }
 
     async fn work(self: Arc<Self>, part: Part) -> Result<Found, ReadError> {
+        let gone = |_| ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() };
         match part {
             Part::Empty => Ok(Found::default()),
             Part::Csv { file } => {
+                let _processor = self.processors.acquire().await.map_err(gone)?;
                 let fold = self.take();
                 let object = self.objects[file].clone();
                 let (fold, facts) = csv::fold(Arc::clone(&self.source), object, self.tag.clone(), fold).await?;
@@ -127,7 +129,6 @@ impl Shared {
             }
             Part::Group { file, parquet, group } => {
                 let kib = u32::try_from(parquet.needed_bytes(group) / KIB).unwrap_or(u32::MAX).min(self.memory_kib);
-                let gone = |_| ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() };
                 let _memory = Arc::clone(&self.memory).acquire_many_owned(kib).await.map_err(gone)?;
                 let (rows, lacks_tag) = (parquet.rows(group), parquet.lacks_tag());
                 let name = self.source.name(&parquet.object.key);

@@ -103,7 +103,9 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
     }
     let config = config?;
     start_log(&config.log, cli.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // blocking threads decode, and one more reads files; each keeps memory of its own, so there are no more than are of use
+    let blocking = config.policy().parallel + 1;
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build()?;
     let now = Timestamp::now();
     runtime.block_on(async {
         match cli.command {

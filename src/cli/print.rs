@@ -6,15 +6,13 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use jobs::books::quantity::Quantity;
 use serde::Serialize;
 
-/// Width for output that goes to no terminal.
-const PLAIN_WIDTH: u16 = 120;
-
 /// Prints a table; columns whose title starts with `>` are right-aligned.
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    if !std::io::stdout().is_terminal() {
-        table.set_width(PLAIN_WIDTH);
+    table.load_style(comfy_table::presets::NOTHING);
+    // what goes to a file or a pipe is not folded, so that names stay whole
+    if std::io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     let right: Vec<bool> = titles.iter().map(|t| t.starts_with('>')).collect();
     table.set_header(titles.iter().map(|t| t.trim_start_matches('>')));

@@ -1,0 +1,192 @@
+//! Bytes of a Parquet file: footer and column chunks, as few ranges of one unchanging object.
+
+use std::io::{Cursor, Read};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parquet::arrow::arrow_reader::ArrowReaderOptions;
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::reader::{ChunkReader, Length};
+
+use super::reader::guarded;
+use super::source::{Object, Source, SourceError};
+
+/// Largest footer that is believed. That of a file with 200 columns and 1,000 row groups has about 30 MB.
+const FOOTER_LIMIT: u64 = 64 << 20;
+/// Length word and magic at the end of a Parquet file.
+const TAIL: u64 = 8;
+
+/// A data file as the Parquet crate wants to read it: ranges of one unchanging object.
+#[derive(Debug)]
+pub(super) struct BillFile {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) object: Object,
+}
+
+fn outside(error: SourceError) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for BillFile {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move { self.source.read(&self.object, range).await.map_err(outside) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move {
+            let spans = coalesce(&ranges);
+            let reads = spans.iter().map(|span| self.source.read(&self.object, span.clone()));
+            let spans: Vec<_> =
+                spans.iter().zip(futures::future::try_join_all(reads).await.map_err(outside)?).collect();
+            let part = |range: &Range<u64>| {
+                let (span, bytes) = spans.iter().find(|(s, _)| s.start <= range.start && range.end <= s.end)?;
+                let from = usize::try_from(range.start - span.start).ok()?;
+                Some(bytes.slice(from..from + usize::try_from(range.end - range.start).ok()?))
+            };
+            let missing = || ParquetError::General("a byte range got lost".into());
+            ranges.iter().map(|r| part(r).ok_or_else(missing)).collect()
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.object.size;
+            let bad = |why: String| Err(ParquetError::General(why));
+            if size < 2 * TAIL {
+                return bad(format!("it has {size} bytes, too few for a Parquet file"));
+            }
+            // a little more than the tail, in proportion to the file, so that most footers come with it
+            let guess = (size / 512).clamp(TAIL, 64 << 10);
+            let tail = self.get_bytes(size - guess..size).await?;
+            let Some((rest, [l0, l1, l2, l3, b'P', b'A', b'R', b'1'])) = tail.split_last_chunk::<8>() else {
+                return bad(
+                    "it does not end as a Parquet file does (magic PAR1); it is truncated or no Parquet file".into()
+                );
+            };
+            let length = u64::from(u32::from_le_bytes([*l0, *l1, *l2, *l3]));
+            if length + TAIL > size || length > FOOTER_LIMIT {
+                return bad(format!("its footer claims {length} bytes in a file of {size}; it is damaged"));
+            }
+            let had = u64::try_from(rest.len()).unwrap_or(0);
+            let footer = if length <= had {
+                tail.slice(usize::try_from(guess - TAIL - length).unwrap_or(0)..rest.len())
+            } else {
+                let start = self.get_bytes(size - TAIL - length..size - guess).await?;
+                Bytes::from([&start[..], rest].concat())
+            };
+            guarded(|| ParquetMetaDataReader::decode_metadata(&footer)).map(Arc::new)
+        }
+        .boxed()
+    }
+}
+
+/// Fewer, larger reads: neighbours are joined, the smallest gaps first, as long as the gaps make up at most a twentieth of what
+/// is wanted.
+fn coalesce(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut sorted: Vec<_> = ranges.iter().filter(|r| !r.is_empty()).cloned().collect();
+    sorted.sort_by_key(|r| r.start);
+    let mut spans: Vec<Range<u64>> = vec![];
+    for range in sorted {
+        match spans.last_mut().filter(|last| range.start <= last.end) {
+            Some(last) => last.end = last.end.max(range.end),
+            None => spans.push(range),
+        }
+    }
+    let mut budget = spans.iter().map(|s| s.end - s.start).sum::<u64>() / 20;
+    let mut gaps: Vec<_> = spans.windows(2).map(|w| w[1].start - w[0].end).enumerate().collect();
+    gaps.sort_by_key(|g| g.1);
+    let mut joined = vec![false; spans.len()];
+    for (i, gap) in gaps {
+        if gap > budget {
+            break;
+        }
+        budget -= gap;
+        joined[i + 1] = true;
+    }
+    let mut out: Vec<Range<u64>> = vec![];
+    for (span, join) in spans.into_iter().zip(joined) {
+        match out.last_mut().filter(|_| join) {
+            Some(last) => last.end = span.end,
+            None => out.push(span),
+        }
+    }
+    out
+}
+
+/// Column chunks of one row group, in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Chunks {
+    pub(super) size: u64,
+    pub(super) parts: Arc<Vec<(u64, Bytes)>>,
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl Chunks {
+    fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
+        let inside = |(at, bytes): &&(u64, Bytes)| {
+            start.checked_sub(*at).and_then(|o| usize::try_from(o).ok()).is_some_and(|o| o < bytes.len())
+        };
+        let (at, bytes) = self
+            .parts
+            .iter()
+            .find(inside)
+            .ok_or_else(|| ParquetError::EOF(format!("byte {start} is in no needed column")))?;
+        Ok(bytes.slice(usize::try_from(start - at).unwrap_or(0)..))
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(Box::new(Cursor::new(self.from(start)?)))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let bytes = self.from(start)?;
+        if bytes.len() < length {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} reach out of their column")));
+        }
+        Ok(bytes.slice(..length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn joined_reads_hold_all_that_is_wanted_and_little_more(parts in prop::collection::vec((0_u64..10_000, 0_u64..500), 0..30)) {
+            let mut at = 0;
+            let ranges: Vec<_> = parts.iter().map(|(gap, length)| {
+                let start = at + gap;
+                at = start + length;
+                start..at
+            }).collect();
+            let spans = coalesce(&ranges);
+            for range in ranges.iter().filter(|r| !r.is_empty()) {
+                prop_assert!(spans.iter().any(|s| s.start <= range.start && range.end <= s.end));
+            }
+            let wanted: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+            let read: u64 = spans.iter().map(|r| r.end - r.start).sum();
+            prop_assert!(read <= wanted + wanted / 20);
+            prop_assert!(spans.windows(2).all(|w| w[0].end < w[1].start));
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Reading the raw values: the file, the variables over it, and where each value came from, so that a fault can be named with its
+//! place.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{Config, ConfigError, DEFAULT_FILE};
+
+/// Environment variables that start so are configuration.
+const PREFIX: &str = "METER_";
+/// The one secret so far.
+const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
+/// Variables with the prefix that are not configuration of the worker.
+fn is_foreign(name: &str) -> bool {
+    matches!(name, "METER_CONFIG" | "METER_LOG") || name.starts_with("METER_TEST_")
+}
+
+/// Part of a path into the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Key(String),
+    Place(usize),
+}
+
+impl Step {
+    fn from_segment(segment: &serde_path_to_error::Segment) -> Option<Self> {
+        match segment {
+            serde_path_to_error::Segment::Seq { index } => Some(Self::Place(*index)),
+            serde_path_to_error::Segment::Map { key } => Some(Self::Key(key.clone())),
+            serde_path_to_error::Segment::Enum { .. } | serde_path_to_error::Segment::Unknown => None,
+        }
+    }
+}
+
+fn path_text(path: &[Step]) -> String {
+    let mut out = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if out.is_empty() => out.push_str(key),
+            Step::Key(key) => out.push_str(&format!(".{key}")),
+            Step::Place(i) => out.push_str(&format!("[{i}]")),
+        }
+    }
+    out
+}
+
+/// The raw values, and where each came from.
+pub(super) struct Raw {
+    file: Option<PathBuf>,
+    text: String,
+    table: toml::Table,
+    /// Paths that a variable set.
+    variables: BTreeMap<String, String>,
+    /// What did not fit and was taken out.
+    taken: Taken,
+}
+
+impl Raw {
+    pub(super) fn read(
+        file: Option<&Path>,
+        variables: impl Iterator<Item = (String, String)>,
+        faults: &mut Vec<String>,
+    ) -> Result<(Self, String), ConfigError> {
+        let default = Path::new(DEFAULT_FILE);
+        let found = file.or_else(|| default.exists().then_some(default)).map(Path::to_owned);
+        let text = match &found {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| ConfigError(vec![format!("{}: it cannot be read: {e}", path.display())]))?,
+        };
+        let mut raw =
+            Self { file: found, text, table: toml::Table::new(), variables: BTreeMap::new(), taken: Taken::default() };
+        raw.table = toml::from_str(&raw.text).map_err(|e| {
+            let at = e.span().map_or(0, |s| s.start);
+            ConfigError(vec![format!("{}: {}", raw.line(at), e.message())])
+        })?;
+        if raw.table.get("database").and_then(|d| d.get("token")).is_some() {
+            let path = [Step::Key("database".into()), Step::Key("token".into())];
+            faults.push(raw.place(
+                &path,
+                &format!("secrets come from the environment only: set {TOKEN_VARIABLE} and remove it here"),
+            ));
+            remove(&mut raw.table, &path);
+        }
+        let mut token = String::new();
+        let own = variables.filter(|(name, _)| name.starts_with(PREFIX) && !is_foreign(name));
+        for (name, value) in own {
+            if name == TOKEN_VARIABLE {
+                token = value;
+                continue;
+            }
+            if let Err(why) = raw.set(&name, &value) {
+                faults.push(format!("variable {name}: {why}"));
+            }
+        }
+        Ok((raw, token))
+    }
+
+    /// Sets what a variable says: TOML where it is TOML, else text.
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let path: Vec<String> = name[PREFIX.len()..].to_ascii_lowercase().split("__").map(str::to_owned).collect();
+        let text = toml::Value::String(value.to_owned());
+        let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v"));
+        let mut table = &mut self.table;
+        let Some((last, parents)) = path.split_last() else { return Ok(()) };
+        for parent in parents {
+            let below = table.entry(parent).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            table = below
+                .as_table_mut()
+                .ok_or_else(|| format!("`{parent}` is no section; lists are set in the file only"))?;
+        }
+        table.insert(last.clone(), parsed.filter(|v| !v.is_datetime()).unwrap_or(text));
+        self.variables.insert(path.join("."), name.to_owned());
+        Ok(())
+    }
+
+    /// The typed configuration; a value that does not fit is noted, taken out, and the rest tried again.
+    pub(super) fn extract(&mut self, faults: &mut Vec<String>) -> Config {
+        let mut table = self.table.clone();
+        let mut taken = std::mem::take(&mut self.taken);
+        loop {
+            let error = match serde_path_to_error::deserialize::<_, Config>(toml::Value::Table(table.clone())) {
+                Ok(config) => {
+                    self.taken = taken;
+                    return config;
+                }
+                Err(error) => error,
+            };
+            let why = error.inner().message().lines().next().unwrap_or_default().to_owned();
+            let mut path: Vec<Step> = error.path().iter().filter_map(Step::from_segment).collect();
+            if let Some(field) = quoted(&why, "unknown field ")
+                && path.last() != Some(&Step::Key(field.clone()))
+            {
+                path.push(Step::Key(field));
+            }
+            let missing = quoted(&why, "missing field ").map(|field| [&path[..], &[Step::Key(field)]].concat());
+            let original = taken.original(&path);
+            // a field that was taken out because its value was wrong is missing now, which is no news
+            if !missing.is_some_and(|field| taken.has(&taken.original(&field))) {
+                faults.push(self.fault(&original, &why));
+            }
+            while !path.is_empty() && !remove(&mut table, &path) {
+                path.pop();
+            }
+            if path.is_empty() {
+                return Config::default();
+            }
+            taken.note(taken.original(&path));
+        }
+    }
+
+    /// A fault of the extracted configuration, with the place of its value.
+    pub(super) fn place(&self, path: &[Step], why: &str) -> String {
+        self.fault(&self.taken.original(path), why)
+    }
+
+    /// A fault with the place of its value: the variable that set it, or file and line.
+    fn fault(&self, path: &[Step], why: &str) -> String {
+        let name = path_text(path);
+        if let Some(variable) = self.variables.get(&name) {
+            return format!("variable {variable}: {name}: {why}");
+        }
+        match self.span(path) {
+            Some(at) => format!("{}: {name}: {why}", self.line(at)),
+            None => format!("{name}: {why}"),
+        }
+    }
+
+    /// Where the value at `path`, or the nearest one above it, is written.
+    fn span(&self, path: &[Step]) -> Option<usize> {
+        let document = toml::de::DeTable::parse(&self.text).ok()?;
+        let mut at = None;
+        let mut here: Option<&toml::de::DeValue<'_>> = None;
+        let root = document.get_ref();
+        for (i, step) in path.iter().enumerate() {
+            let table = match here {
+                None if i == 0 => Some(root),
+                Some(toml::de::DeValue::Table(table)) => Some(table),
+                _ => None,
+            };
+            match (step, table, here) {
+                (Step::Key(key), Some(table), _) => {
+                    let Some((found, value)) = table.iter().find(|(k, _)| k.get_ref() == key) else { return at };
+                    at = Some(found.span().start);
+                    here = Some(value.get_ref());
+                }
+                (Step::Place(i), _, Some(toml::de::DeValue::Array(list))) => {
+                    let Some(value) = list.get(*i) else { return at };
+                    at = Some(value.span().start);
+                    here = Some(value.get_ref());
+                }
+                _ => return at,
+            }
+        }
+        at
+    }
+
+    /// `file:line` of a byte of the text.
+    fn line(&self, at: usize) -> String {
+        let line = self.text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+        let file = self.file.as_deref().map_or(DEFAULT_FILE.into(), |f| f.display().to_string());
+        format!("{file}:{line}")
+    }
+}
+
+/// The field that a message of serde names in backticks after `prefix`.
+fn quoted(why: &str, prefix: &str) -> Option<String> {
+    why.strip_prefix(prefix)?.split('`').nth(1).map(str::to_owned)
+}
+
+/// What was taken out so far, by its place in the file.
+#[derive(Default)]
+struct Taken(Vec<Vec<Step>>);
+
+impl Taken {
+    fn has(&self, path: &[Step]) -> bool {
+        self.0.iter().any(|p| p == path)
+    }
+
+    fn note(&mut self, path: Vec<Step>) {
+        self.0.push(path);
+    }
+
+    /// The place in the file of a place in what is left: entries of a list move up when one before them is taken out.
+    fn original(&self, path: &[Step]) -> Vec<Step> {
+        let mut original: Vec<Step> = vec![];
+        for step in path {
+            let Step::Place(i) = step else {
+                original.push(step.clone());
+                continue;
+            };
+            let mut gone: Vec<usize> = self
+                .0
+                .iter()
+                .filter_map(|p| match p.split_last() {
+                    Some((Step::Place(n), list)) if list == original => Some(*n),
+                    _ => None,
+                })
+                .collect();
+            gone.sort_unstable();
+            original.push(Step::Place(gone.into_iter().fold(*i, |at, n| if n <= at { at + 1 } else { at })));
+        }
+        original
+    }
+}
+
+/// Takes a value out; true when it was there.
+fn remove(table: &mut toml::Table, path: &[Step]) -> bool {
+    match path {
+        [] => false,
+        [Step::Key(last)] => table.remove(last).is_some(),
+        [Step::Key(first), rest @ ..] => table.get_mut(first).is_some_and(|value| remove_below(value, rest)),
+        [Step::Place(_), ..] => false,
+    }
+}
+
+fn remove_below(value: &mut toml::Value, path: &[Step]) -> bool {
+    match (value, path) {
+        (toml::Value::Table(table), _) => remove(table, path),
+        (toml::Value::Array(list), [Step::Place(i)]) if *i < list.len() => {
+            list.remove(*i);
+            true
+        }
+        (toml::Value::Array(list), [Step::Place(i), rest @ ..]) => {
+            list.get_mut(*i).is_some_and(|value| remove_below(value, rest))
+        }
+        _ => false,
+    }
+}

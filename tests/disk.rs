@@ -1,0 +1,71 @@
+//! Disks that are full or read-only, with a small file system of their own. Needs the right to mount.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::{LEDGER, Place};
+
+/// A mounted tmpfs; none where this user may not mount.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn new(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).status();
+        if mounted.is_ok_and(|s| s.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("SKIPPED: this user may not mount a file system");
+        None
+    }
+
+    fn remount(&self, options: &str) {
+        let done = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).status().unwrap();
+        assert!(done.success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+fn prepared() -> Option<(Place, Disk)> {
+    let place =
+        Place::with("[database]\nurl = \"disk/meter.db\"\n[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n");
+    let disk = Disk::new(&place.path("disk"), "600k")?;
+    place.run("demo generate bucket --month 2026-10 --rows 6000 --customers 500").ends(0);
+    place.run("migrate").ends(0);
+    Some((place, disk))
+}
+
+#[test]
+fn a_full_disk_books_nothing_and_says_so() {
+    let Some((place, disk)) = prepared() else { return };
+    let ran = place
+        .run("ingest --month 2026-10")
+        .ends(1)
+        .says(&["the disk that holds the database is full", "nothing was booked"]);
+    assert!(ran.err.contains("the next run may succeed"), "{}", ran.err);
+    let database = place.path("disk/meter.db");
+    assert!(support::query(&database, LEDGER).is_empty());
+    disk.remount("size=20m");
+    place.run("ingest --month 2026-10").ends(0).says(&["booked"]);
+    place.run("verify").ends(0);
+}
+
+#[test]
+fn a_read_only_disk_is_said_to_be_read_only() {
+    let Some((place, disk)) = prepared() else { return };
+    disk.remount("ro");
+    place.run("ingest --month 2026-10").ends(1).says(&["cannot be"]);
+    disk.remount("rw,size=20m");
+    assert!(support::query(&place.path("disk/meter.db"), LEDGER).is_empty());
+    place.run("ingest --month 2026-10").ends(0).says(&["booked"]);
+}
