@@ -1,7 +1,7 @@
 //! A big bill, ingested to totals, beside DuckDB on the same files: wall time, processor time, peak memory, and the same answer.
 //!
 //! `cargo bench --bench ingest` makes the bills once (10 files of 1,000,000 rows and 120 columns, legacy and CUR 2.0) and runs both
-//! programs in turns. `METER_BENCH_BILLS` names a folder with other bills (`legacy/` and `cur2/` in it); `METER_TEST_PYTHON`
+//! programs in turns. `METER_TEST_BILLS` names a folder with other bills (`legacy/` and `cur2/` in it); `METER_TEST_PYTHON`
 //! names the Python that has DuckDB, without it only meter is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
@@ -50,7 +50,7 @@ fn main() {
     if arguments.get(1).is_some_and(|a| a == "--around") {
         return around(&arguments[2..]);
     }
-    let folder = std::env::var_os("METER_BENCH_BILLS").map_or_else(make, PathBuf::from);
+    let folder = std::env::var_os("METER_TEST_BILLS").map_or_else(make, PathBuf::from);
     let python = std::env::var_os("METER_TEST_PYTHON").map(PathBuf::from);
     println!(
         "| bill | program | wall s | CPU s | peak MiB | wall ratio | CPU ratio |\n|---|---|---:|---:|---:|---:|---:|"

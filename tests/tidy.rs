@@ -181,7 +181,7 @@ fn ci_runs_the_test_command_of_the_readme() {
 #[test]
 fn project_text_speaks_of_the_project_alone() {
     let mut all = files(root(), ".rs");
-    for ending in [".md", ".toml", ".sql", ".py", "run"] {
+    for ending in [".md", ".toml", ".sql", ".txt", "run"] {
         all.extend(files(root(), ending));
     }
     for path in all {

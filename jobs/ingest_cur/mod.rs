@@ -16,6 +16,7 @@ mod ranges;
 mod read;
 pub mod reader;
 pub mod source;
+mod sums;
 pub mod totals;
 
 use std::sync::Arc;

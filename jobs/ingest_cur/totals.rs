@@ -13,6 +13,7 @@ use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
 use super::columns::{Batch, TagColumn, Text};
+use super::sums::{Sums, at, number};
 use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
 use crate::books::meter::{Claim, Rules};
@@ -21,7 +22,6 @@ use crate::books::quantity::{Fit, Quantity, QuantityError};
 
 /// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
-const DAYS: usize = 31;
 const UNWATCHED: u32 = u32::MAX;
 const UNSEEN: u32 = u32::MAX;
 
@@ -35,14 +35,6 @@ pub struct LineFault {
     pub column: String,
     /// What is wrong.
     pub why: String,
-}
-
-fn at(n: u32) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-fn number(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 /// Distinct texts and their numbers.
@@ -125,31 +117,6 @@ struct Slot {
     lines: u64,
     tagged: u64,
     sum: i128,
-}
-
-/// Sums for each customer, meter and day of the month: a block of days where a customer used a meter at all.
-#[derive(Clone, Debug, Default)]
-struct Sums {
-    /// By customer × meters + meter: block number + 1, or 0.
-    blocks_of: Vec<u32>,
-    blocks: Vec<[i128; DAYS]>,
-    /// Usage of days outside the month (AWS bills a straggler with a later month): by customer, meter, day.
-    strays: BTreeMap<(u32, u8, i32), i128>,
-}
-
-impl Sums {
-    #[inline]
-    fn add(&mut self, meters: usize, customer: u32, meter: u8, day: usize, amount: i128) {
-        let place = at(customer) * meters + usize::from(meter);
-        if place >= self.blocks_of.len() {
-            self.blocks_of.resize(place + 1, 0);
-        }
-        if self.blocks_of[place] == 0 {
-            self.blocks.push([0; DAYS]);
-            self.blocks_of[place] = number(self.blocks.len());
-        }
-        self.blocks[at(self.blocks_of[place]) - 1][day] += amount;
-    }
 }
 
 /// Sums over rows of one bill.
@@ -306,10 +273,10 @@ impl Fold {
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);
-            self.sums.add(meters, customer, meter, day, amount.scaled());
+            self.sums.add(meters, self.first_day, (customer, meter, day), amount.scaled());
         } else if Day::from_epoch(day).is_some() {
             self.stray_lines += 1;
-            *self.sums.strays.entry((customer, meter, day)).or_default() += amount.scaled();
+            *self.sums.beside.entry((customer, meter, day)).or_default() += amount.scaled();
         } else {
             return fault("line_item_usage_start_date", format!("day {day} since 1970 is no day"));
         }
@@ -421,11 +388,11 @@ impl Fold {
         for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
             let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
             for (day, amount) in other.sums.blocks[at(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
-                self.sums.add(meters, customer, meter, day, *amount);
+                self.sums.add(meters, self.first_day, (customer, meter, day), i128::from(*amount));
             }
         }
-        for ((customer, meter, day), amount) in &other.sums.strays {
-            *self.sums.strays.entry((customers[at(*customer)], *meter, *day)).or_default() += amount;
+        for ((customer, meter, day), amount) in &other.sums.beside {
+            *self.sums.beside.entry((customers[at(*customer)], *meter, *day)).or_default() += amount;
         }
         self.matched += other.matched;
         self.rounded += other.rounded;
@@ -474,17 +441,22 @@ impl Fold {
     /// All sums that are not 0, customer by customer.
     fn cells(&self) -> impl Iterator<Item = (u32, u8, Day, i128)> + '_ {
         let meters = self.rules.meters.len();
+        let beside = &self.sums.beside;
         let blocks = self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0);
         let in_month = blocks.flat_map(move |(place, block)| {
             let (customer, meter) = (number(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
             let days = (self.first_day..).zip(&self.sums.blocks[at(*block) - 1]);
-            days.map(move |(day, sum)| (customer, meter, day, *sum))
+            days.map(move |(day, sum)| {
+                let more = if beside.is_empty() { None } else { beside.get(&(customer, meter, day)) };
+                (customer, meter, day, i128::from(*sum) + more.unwrap_or(&0))
+            })
         });
-        let strays = self.sums.strays.iter().map(|((customer, meter, day), sum)| (*customer, *meter, *day, *sum));
-        in_month
-            .chain(strays)
-            .filter(|c| c.3 != 0)
-            .filter_map(|(c, m, day, sum)| Some((c, m, Day::from_epoch(day)?, sum)))
+        // a day of the month that has something beside has a block as well
+        let month = self.first_day..self.first_day + self.days;
+        let strays = beside.iter().filter(move |((_, _, day), _)| !month.contains(day));
+        let strays = strays.map(|((customer, meter, day), sum)| (*customer, *meter, *day, *sum));
+        let all = in_month.chain(strays).filter(|c| c.3 != 0);
+        all.filter_map(|(customer, meter, day, sum)| Some((customer, meter, Day::from_epoch(day)?, sum)))
     }
 
     /// Totals of each meter from its slots; what went to customers is added by the caller, from the cells.

@@ -1,0 +1,75 @@
+//! Where the fold keeps its sums: for each customer, meter and day a cell.
+
+use std::collections::BTreeMap;
+
+/// Days of the longest month.
+const DAYS: usize = 31;
+
+/// A number as a place in a table.
+pub(super) fn at(n: u32) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+/// A place in a table as a number; tables of 4 billion entries do not fit any memory.
+pub(super) fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Sums for each customer, meter and day of the month: a block of days where a customer used a meter at all.
+///
+/// Most of a big bill's time goes into waiting for these cells, so they are 64 bits wide; what does not fit goes beside.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sums {
+    /// By customer × meters + meter: block number + 1, or 0.
+    pub(super) blocks_of: Vec<u32>,
+    pub(super) blocks: Vec<[i64; DAYS]>,
+    /// By customer, meter, day: usage of days outside the month (AWS bills a straggler with a later month), and amounts that
+    /// their cell has no room for.
+    pub(super) beside: BTreeMap<(u32, u8, i32), i128>,
+}
+
+impl Sums {
+    /// Adds to a day of the month, counted from 0; `first_day` is its first.
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        meters: usize,
+        first_day: i32,
+        (customer, meter, day): (u32, u8, usize),
+        amount: i128,
+    ) {
+        let place = at(customer) * meters + usize::from(meter);
+        if place >= self.blocks_of.len() {
+            self.blocks_of.resize(place + 1, 0);
+        }
+        if self.blocks_of[place] == 0 {
+            self.blocks.push([0; DAYS]);
+            self.blocks_of[place] = number(self.blocks.len());
+        }
+        let cell = &mut self.blocks[at(self.blocks_of[place]) - 1][day];
+        match i64::try_from(amount).ok().and_then(|amount| cell.checked_add(amount)) {
+            Some(sum) => *cell = sum,
+            None => {
+                let day = first_day + i32::try_from(day).unwrap_or(0);
+                *self.beside.entry((customer, meter, day)).or_default() += amount;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_is_too_small_for_its_sum_loses_nothing() {
+        let mut sums = Sums::default();
+        let large = i128::from(i64::MAX) - 5;
+        for amount in [large, 3, large, i128::MAX / 4, -large, 7] {
+            sums.add(2, 100, (1, 1, 30), amount);
+        }
+        let kept = i128::from(sums.blocks[0][30]) + sums.beside[&(1, 1, 130)];
+        assert_eq!(kept, large + 10 + i128::MAX / 4);
+        assert_eq!(sums.blocks.len(), 1);
+    }
+}
