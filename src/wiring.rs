@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
 use jobs::ingest_cur::{Export, Lens, Progress};
@@ -22,20 +23,52 @@ use crate::tls::Connector;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens the books.
+/// Path of the books when they are a local file.
+fn local_path(config: &Config) -> Option<&Path> {
+    let url = &config.database.url;
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    (!path.contains("://")).then(|| Path::new(path))
+}
+
+/// Opens the books; a local file is made if it is not there.
 ///
 /// # Errors
 /// When they cannot be opened.
 pub async fn open_books(config: &Config) -> anyhow::Result<Database> {
-    let url = &config.database.url;
-    if url.contains("://") && !url.starts_with("file://") {
-        let token = config.database.token.expose().to_owned();
-        let remote = libsql::Builder::new_remote(url.clone(), token).connector(Connector::new()?).build().await;
-        let remote = remote.with_context(|| format!("database {url}"))?;
-        return Ok(Database::open_remote(url.clone(), remote).await?);
+    if let Some(path) = local_path(config) {
+        return Ok(Database::open_local(path).await?);
     }
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    Ok(Database::open_local(Path::new(path)).await?)
+    let url = &config.database.url;
+    let token = config.database.token.expose().to_owned();
+    let remote = libsql::Builder::new_remote(url.clone(), token).connector(Connector::new()?).build().await;
+    let remote = remote.with_context(|| format!("database {url}"))?;
+    Ok(Database::open_remote(url.clone(), remote).await?)
+}
+
+/// Opens books that must be there and up to date, for a command that only reads.
+///
+/// # Errors
+/// When there are none yet, and as [`open_books`].
+pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
+    if let Some(path) = local_path(config).filter(|p| !p.exists()) {
+        bail!("there are no books at {} yet; `meter ingest` makes them", path.display());
+    }
+    let books = open_books(config).await?;
+    books.require_migrated().await?;
+    Ok(books)
+}
+
+/// Opens books for a dry run: those that are there, or empty ones in memory.
+///
+/// # Errors
+/// As [`existing_books`].
+pub async fn books_for_dry_run(config: &Config, now: Timestamp) -> anyhow::Result<Database> {
+    if local_path(config).is_none_or(Path::exists) {
+        return existing_books(config).await;
+    }
+    let books = Database::open_local(Path::new(":memory:")).await?;
+    books.migrate(now).await?;
+    Ok(books)
 }
 
 /// Connects what is configured; nothing is asked over the network yet, but of the credential chain.
@@ -90,7 +123,7 @@ pub fn lens(config: &Config) -> anyhow::Result<Lens> {
 /// Everything that jobs are given.
 ///
 /// # Errors
-/// As [`open_books`] and [`exports`].
-pub async fn context(config: &Config) -> anyhow::Result<Context> {
-    Ok(Context { books: open_books(config).await?, exports: Arc::new(exports(config).await?), lens: lens(config)? })
+/// As [`exports`].
+pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context> {
+    Ok(Context { books, exports: Arc::new(exports(config).await?), lens: lens(config)? })
 }

@@ -68,9 +68,11 @@ fn every_form_of_a_bill_makes_the_same_ledger() {
 #[test]
 fn a_dry_run_writes_nothing_and_says_what_it_would() {
     let place = Place::new();
+    place.run(&format!("demo generate bucket {OCTOBER} --rows 2000")).ends(0);
+    place.run(&format!("ingest {OCTOBER} --dry-run")).ends(0).says(&["would be booked"]);
+    assert!(!place.path("meter.db").exists(), "not even an empty database");
     place.run("migrate").ends(0).says(&["applied 4"]);
     place.run("migrate").ends(0).says(&["already"]);
-    place.run(&format!("demo generate bucket {OCTOBER} --rows 2000")).ends(0);
     place.run(&format!("ingest {OCTOBER} --dry-run")).ends(0).says(&["would be booked", "largest changes"]);
     assert!(place.query(LEDGER).is_empty());
     let json = place.run(&format!("ingest {OCTOBER} --dry-run --json")).ends(0).json();
@@ -101,7 +103,8 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
 #[test]
 fn usage_is_shown_by_customer_and_by_day() {
     let place = Place::new();
-    place.run("usage").ends(1).says(&["meter migrate"]);
+    place.run("usage").ends(1).says(&["no books at meter.db yet", "meter ingest"]);
+    assert!(!place.path("meter.db").exists(), "a query makes no database");
     place.run(&format!("demo generate bucket {OCTOBER} --rows 2000 --customers 3")).ends(0);
     place.run(&format!("ingest {OCTOBER}")).ends(0);
     let all = place.run(&format!("usage {OCTOBER} --json")).ends(0).json();

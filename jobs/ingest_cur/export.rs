@@ -329,7 +329,12 @@ fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<S
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::Folder;
+    use std::ops::Range;
+
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+
+    use super::super::source::{Fetched, Folder, Listing};
     use super::*;
 
     fn month() -> Month {
@@ -361,6 +366,42 @@ mod tests {
         ] {
             assert!(ok(&cur2, uri).is_err(), "{uri}");
         }
+    }
+
+    /// A folder that says it is a bucket.
+    #[derive(Debug)]
+    struct Named(Folder);
+
+    impl Source for Named {
+        fn name(&self, key: &str) -> String {
+            self.0.name(key)
+        }
+        fn bucket(&self) -> Option<&str> {
+            Some("billing")
+        }
+        fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, SourceError>> {
+            self.0.list(prefix)
+        }
+        fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>> {
+            self.0.head(key)
+        }
+        fn read<'a>(&'a self, object: &'a Object, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, SourceError>> {
+            self.0.read(object, range)
+        }
+        fn fetched(&self) -> &Fetched {
+            self.0.fetched()
+        }
+    }
+
+    #[test]
+    fn in_a_bucket_files_of_other_buckets_and_exports_are_refused() {
+        let source = Named(Folder::new("/nowhere"));
+        let root = Root { format: Format::Cur2, prefix: "cur/e/".into() };
+        let tail = "data/BILLING_PERIOD=2026-10/e.parquet";
+        let ok = |uri: String| locate(&source, &root, month(), &uri);
+        assert_eq!(ok(format!("s3://billing/cur/e/{tail}")).unwrap(), format!("cur/e/{tail}"));
+        assert!(ok(format!("s3://other/cur/e/{tail}")).unwrap_err().contains("outside the bucket"));
+        assert!(ok(format!("s3://billing/cur/other/{tail}")).unwrap_err().contains("outside this export"));
     }
 
     #[test]

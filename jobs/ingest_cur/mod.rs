@@ -247,6 +247,10 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let before = (source.fetched().requests(), source.fetched().bytes());
     let bill = BillId { payer: export.payer.clone(), month: job.month };
     context.books.require_migrated().await?;
+    if !job.dry_run {
+        // first of all, whatever comes of the bill: a counter that stays in a month that is over would block somebody
+        context.books.roll_counters(Month::of(now)).await?;
+    }
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
     let mut report = empty_report(job, bill.clone());
     let Some(manifest) = export::newest(source.as_ref(), &root, job.month).await? else {
@@ -263,9 +267,6 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let standing = context.books.standing(&bill, &key, &manifest.account).await?;
     check_account(&bill, &manifest, &standing)?;
     if let Some(outcome) = settled(&manifest, &key, &standing) {
-        if !job.dry_run {
-            context.books.roll_counters(Month::of(now)).await?;
-        }
         report.outcome = outcome;
         count_fetched(&mut report, source.as_ref(), before);
         return Ok(report);
@@ -309,7 +310,6 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let Totals { lines, meters, .. } = totals;
     let booking = Booking { version, against, files: facts.files, lines, totals: meters, adjustments: difference };
     context.books.book(booking, now).await?;
-    context.books.roll_counters(Month::of(now)).await?;
     Ok(report)
 }
 

@@ -149,6 +149,46 @@ async fn counters_hold_the_current_month_and_roll_over() {
     world.sound().await;
 }
 
+/// The month rolls over whatever becomes of the bills: not delivered yet, held, or out of reach.
+#[tokio::test]
+async fn counters_roll_over_without_a_new_bill() {
+    let mut world = World::new().await;
+    world.context.books.add_customer("alice").await.unwrap();
+    deliver_lines(&world.bucket(), V1, &some());
+    world.ingest().await.unwrap();
+    let counters = "SELECT chime_minutes_used || '|' || counters_period FROM customers";
+    let mut now: jiff::Timestamp = "2026-11-02T00:00:00Z".parse().unwrap();
+    for what in ["no bill", "held", "out of reach"] {
+        let month = Month::of(now);
+        match what {
+            "held" => deliver_lines(&world.bucket(), V2, &[Line { line_type: "?".into(), ..chime("alice", 1, 1.0) }]),
+            "out of reach" => world.source(Arc::new(Folder::new("/nowhere"))),
+            _ => {}
+        }
+        let asked = if what == "no bill" { month } else { support::month() };
+        let result = IngestCur { month: asked, ..job() }.run(&world.context, now).await;
+        assert_eq!(result.is_err(), what == "out of reach", "{what}");
+        assert_eq!(world.dump(counters).await, [format!("0.0|{month}")], "{what}");
+        now = now.checked_add(jiff::SignedDuration::from_hours(31 * 24)).unwrap();
+    }
+}
+
+/// A meter's factor is applied to exact sums of a day, and the books still add up.
+#[tokio::test]
+async fn a_factor_is_applied_to_the_days_sum() {
+    for (factor, want) in [("60", "6"), ("0.001", "0.0001"), ("0.0000000001", "0")] {
+        let mut rules = support::rules(support::TAG);
+        rules.meters[0].factor = factor.parse().unwrap();
+        let world = World::with(rules).await;
+        let lines: Vec<Line> = (0..10).map(|_| chime("alice", 1, 0.01)).collect();
+        deliver_lines(&world.bucket(), V1, &lines);
+        let report = world.ingest().await.unwrap();
+        assert_eq!(report.meters[0].totals.total.to_string(), "0.1", "in the unit of the bill");
+        assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), want);
+        world.sound().await;
+    }
+}
+
 #[tokio::test]
 async fn a_line_type_that_nobody_knows_holds_the_version() {
     let world = World::new().await;

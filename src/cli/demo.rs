@@ -152,8 +152,9 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
         ..Config::default()
     };
     let spec = Spec { days: u8::try_from(today - 1)?.max(1), ..spec_of(month)? };
-    let context = wiring::context(&config).await?;
-    context.books.migrate(now).await?;
+    let books = wiring::open_books(&config).await?;
+    books.migrate(now).await?;
+    let context = wiring::context(&config, books).await?;
     let job = || IngestCur {
         export: "demo".into(),
         month,

@@ -55,12 +55,14 @@ enum Run {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let months = months(args.month, args.from, args.to, config.lookback_months, now)?;
     let exports = chosen(config, args.export.as_deref())?;
-    let context = wiring::context(config).await?;
-    if args.dry_run {
-        context.books.require_migrated().await?;
+    let books = if args.dry_run {
+        wiring::books_for_dry_run(config, now).await?
     } else {
-        context.books.migrate(now).await?;
-    }
+        let books = wiring::open_books(config).await?;
+        books.migrate(now).await?;
+        books
+    };
+    let context = wiring::context(config, books).await?;
     let (mut runs, mut done) = (vec![], Done::Well);
     for export in &exports {
         for month in &months {

@@ -23,8 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
-    let books = wiring::open_books(config).await?;
-    books.require_migrated().await?;
+    let books = wiring::existing_books(config).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();
     let usage = books.usage(month, args.customer.clone()).await?;

@@ -16,8 +16,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
-    let books = wiring::open_books(config).await?;
-    books.require_migrated().await?;
+    let books = wiring::existing_books(config).await?;
     audit(&books, args.json).await
 }
 

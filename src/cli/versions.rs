@@ -19,8 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
-    let books = wiring::open_books(config).await?;
-    books.require_migrated().await?;
+    let books = wiring::existing_books(config).await?;
     let versions = books.versions(args.month).await?;
     let held = versions.iter().any(|v| v.state == "held");
     let done = if held { Done::Held } else { Done::Well };
