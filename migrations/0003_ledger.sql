@@ -25,6 +25,13 @@ BEGIN
     SELECT RAISE(ABORT, 'ledger_entries is append-only: book an adjustment instead');
 END;
 
+-- REPLACE deletes without firing the trigger below
+CREATE TRIGGER ledger_entries_are_not_replaced BEFORE INSERT ON ledger_entries
+WHEN EXISTS (SELECT 1 FROM ledger_entries WHERE seq = NEW.seq)
+BEGIN
+    SELECT RAISE(ABORT, 'ledger_entries is append-only: book an adjustment instead');
+END;
+
 CREATE TRIGGER ledger_entries_are_not_deleted BEFORE DELETE ON ledger_entries
 BEGIN
     SELECT RAISE(ABORT, 'ledger_entries is append-only: book an adjustment instead');

@@ -349,6 +349,9 @@ impl Config {
                 fault("location", why);
             }
         }
+        if let Some(why) = database_fault(&self.database.url) {
+            faults.push(raw.place(&[key("database"), key("url")], why));
+        }
         if let Err(found) = self.rules() {
             faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
         }
@@ -441,6 +444,21 @@ impl Config {
             parallel: if self.read.parallel == 0 { default.parallel } else { usize::from(self.read.parallel) },
             memory_bytes: u64::from(self.read.memory_mib) << 20,
         }
+    }
+}
+
+/// Why a text is no place for the books. The text itself is not repeated: it may have a token in it.
+fn database_fault(url: &str) -> Option<&'static str> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
+    match scheme {
+        "file" if rest.is_empty() || rest.starts_with(":memory:") => Some("it names no file; the books would be lost"),
+        "file" => None,
+        "libsql" | "https" | "http" if rest.contains(['?', '@', '#']) => {
+            Some("it must be scheme://host only; a token goes into METER_DATABASE__TOKEN")
+        }
+        "libsql" | "https" | "http" if rest.is_empty() => Some("it names no host"),
+        "libsql" | "https" | "http" => None,
+        _ => Some("it is neither a path nor libsql://, https:// or http://"),
     }
 }
 

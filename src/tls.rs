@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::Uri;
 use hyper::client::HttpConnector;
@@ -19,6 +20,8 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tower_service::Service;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects by `http://` or `https://`.
 #[derive(Clone)]
@@ -41,6 +44,7 @@ impl Connector {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Ok(Self { tcp, tls: TlsConnector::from(Arc::new(config)) })
     }
 }

@@ -20,6 +20,7 @@ impl Disk {
         if mounted.is_ok_and(|s| s.success()) {
             return Some(Self(at.to_owned()));
         }
+        assert!(std::env::var_os("CI").is_none(), "CI must have the right to mount");
         eprintln!("SKIPPED: this user may not mount a file system");
         None
     }

@@ -40,6 +40,16 @@ for i in range(1100):
 print(key['AccessKeyId'], key['SecretAccessKey'])
 ";
 
+const UPLOAD: &str = "
+import boto3, os, sys
+url, key, secret, bucket, folder = sys.argv[1:]
+s3 = boto3.client('s3', endpoint_url=url, region_name='us-east-1', aws_access_key_id=key, aws_secret_access_key=secret)
+s3.create_bucket(Bucket=bucket)
+names = [os.path.relpath(os.path.join(root, name), folder) for root, _, files in os.walk(folder) for name in files]
+for name in sorted(names, key=lambda n: n.endswith('.json')):
+    s3.upload_file(os.path.join(folder, name), bucket, name)
+";
+
 /// moto on a free port, ended with the test. After three calls without credentials it demands valid signatures.
 struct Server {
     process: Child,
@@ -66,6 +76,14 @@ impl Server {
         let (key, secret) = keys.trim().split_once(' ').unwrap();
         (server.key, server.secret) = (key.into(), secret.into());
         server
+    }
+
+    /// Puts a folder into a bucket, made if need be.
+    fn upload(&self, python: &Path, folder: &Path, bucket: &str) {
+        let mut command = Command::new(python);
+        command.args(["-c", UPLOAD, &self.url(), &self.key, &self.secret, bucket]).arg(folder);
+        let done = command.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
     fn url(&self) -> String {
@@ -156,6 +174,24 @@ fn a_bucket_is_read_as_a_folder_is() {
     let gone = run(&place("billing", "http://127.0.0.1:9"), INGEST, key, secret).ends(1);
     assert!(gone.err.contains("the next run may succeed"), "{}", gone.err);
     assert!(remote.query(LEDGER).is_empty());
+
+    // written over while it lies there: the manifest is older than one of its files, so a delivery is under way
+    let local = Place::new();
+    local.run("demo generate bucket --month 2026-10 --rows 1000 --overwrite").ends(0);
+    server.upload(&python, &local.path("bucket"), "overwritten");
+    let remote = place("overwritten", &server.url());
+    run(&remote, INGEST, key, secret).ends(0).says(&["booked"]);
+    local.run("demo generate bucket --month 2026-10 --rows 1000 --overwrite --restated 1").ends(0);
+    std::fs::remove_dir_all(local.path("bucket/cur/bill/metadata")).unwrap();
+    let ledger_then = remote.query(LEDGER);
+    std::thread::sleep(Duration::from_millis(1100));
+    server.upload(&python, &local.path("bucket"), "overwritten");
+    // other rules, so that the version is read anew
+    let variables = [("METER_TAG_KEY", "other"), ("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)];
+    let ran =
+        remote.run_with(INGEST, &variables).ends(1).says(&["is newer than its manifest", "the next run may succeed"]);
+    assert!(ran.err.contains("s3://overwritten/"), "{}", ran.err);
+    assert_eq!(remote.query(LEDGER), ledger_then);
 
     // three answers break off in the middle of their body: read again, and the books are whole
     let (port, left) = proxy(server.port, 3);

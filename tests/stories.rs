@@ -49,6 +49,9 @@ fn every_form_of_a_bill_makes_the_same_ledger() {
         "--format legacy --files-as csv-gz",
         "--format cur2 --files 1",
         "--format legacy --files 7",
+        "--format cur2 --overwrite",
+        "--format legacy --overwrite",
+        "--format legacy --files-as csv --overwrite",
     ] {
         let place = Place::new();
         place.run(&format!("demo generate bucket {OCTOBER} --rows 4000 {form}")).ends(0);
@@ -91,6 +94,7 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
     place.run(&format!("ingest {OCTOBER}")).ends(3).says(&[
         "HELD",
         "chime_minutes of the month goes from",
+        "largest changes",
         "--accept-restatement",
     ]);
     place.run("versions").ends(3).says(&["held:"]);
@@ -200,6 +204,25 @@ fn two_meters_that_claim_one_line_are_a_fault() {
         .run("config check")
         .ends(2)
         .says(&["meter.toml:4: exports[1].payer", "would count everything twice"]);
+}
+
+/// Books that would be lost, and tokens where they would be shown.
+#[test]
+fn a_database_must_be_a_file_or_a_server() {
+    for (url, why) in [
+        ("", "names no file"),
+        ("file://", "names no file"),
+        (":memory:", "names no file"),
+        ("sqlite://x", "neither a path nor"),
+        ("libsql://host?authToken=s3cret", "METER_DATABASE__TOKEN"),
+        ("https://user:s3cret@host", "METER_DATABASE__TOKEN"),
+    ] {
+        let ran = Place::new()
+            .run_with("ingest", &[("METER_DATABASE__URL", url)])
+            .ends(2)
+            .says(&["METER_DATABASE__URL", why]);
+        assert!(!ran.err.contains("s3cret"), "{}", ran.err);
+    }
 }
 
 #[test]

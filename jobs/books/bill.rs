@@ -214,17 +214,17 @@ pub struct Standing {
     pub applied: Vec<String>,
     /// Another payer label under which the same account is booked for that month.
     pub account_booked_as: Option<String>,
-    /// Why this very version is held already.
-    pub held_because: Option<String>,
+    /// Whether a version of the bill is held.
+    pub holds: bool,
 }
 
 impl Database {
-    /// Looks up where the books of a bill stand, seen from a version and its account.
+    /// Looks up where the books of a bill stand, seen from a version of `account`.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn standing(&self, bill: &BillId, key: &VersionKey, account: &str) -> Result<Standing, BooksError> {
-        let (bill, key, account) = (bill.clone(), key.clone(), account.to_owned());
+    pub async fn standing(&self, bill: &BillId, account: &str) -> Result<Standing, BooksError> {
+        let (bill, account) = (bill.clone(), account.to_owned());
         self.read(async move |c| {
             let (payer, month) = (bill.payer.clone(), bill.month.to_string());
             let mut standing = Standing { current: current(c, &bill).await?, ..Standing::default() };
@@ -234,27 +234,42 @@ impl Database {
             while let Some(row) = rows.next().await? {
                 standing.applied.push(row.get(0)?);
             }
-            let sql = "SELECT held_because FROM bill_versions WHERE payer = ?1 AND month = ?2 AND version = ?3 \
-                       AND manifest_digest = ?4 AND rules_digest = ?5 AND state = 'held'";
-            let keys = params![payer.clone(), month.clone(), key.version, key.manifest_digest, key.rules_digest];
-            standing.held_because = first_row(c, sql, keys).await?.map(|r| r.get(0)).transpose()?;
-            if !account.is_empty() {
-                let sql = "SELECT payer FROM bill_versions WHERE account = ?1 AND month = ?2 AND payer <> ?3 \
-                           AND state = 'applied' LIMIT 1";
-                let other = first_row(c, sql, params![account, month, payer]).await?;
-                standing.account_booked_as = other.map(|r| r.get(0)).transpose()?;
-            }
+            let sql = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'held' LIMIT 1";
+            standing.holds = first_row(c, sql, params![payer, month]).await?.is_some();
+            standing.account_booked_as = booked_as(c, &bill, &account).await?;
             Ok(standing)
         })
         .await
     }
 
-    /// Records that a version waits for a person. Recording it again changes nothing.
+    /// Records that a version, compared with version `against`, waits for a person. Recording it again changes nothing.
+    ///
+    /// # Errors
+    /// [`BooksError::Raced`] when the books rest on another version by now, and
+    /// What the database says.
+    pub async fn hold(
+        &self,
+        version: Version,
+        against: Option<i64>,
+        because: String,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        self.write(async move |c| {
+            if current(c, &version.bill).await?.map(|v| v.id) != against {
+                return Err(BooksError::Raced);
+            }
+            insert_version(c, &version, "held", &because, None, now).await.map(drop)
+        })
+        .await
+    }
+
+    /// Releases the held versions of a bill: the books rest on what AWS says now.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn hold(&self, version: Version, because: String, now: Timestamp) -> Result<(), BooksError> {
-        self.write(async move |c| insert_version(c, &version, "held", &because, None, now).await.map(drop)).await
+    pub async fn release(&self, bill: &BillId) -> Result<(), BooksError> {
+        let bill = bill.clone();
+        self.write(async move |c| release_held(c, &bill).await).await
     }
 
     /// All versions, newest bill first; of one month when one is given.
@@ -335,6 +350,23 @@ pub(super) async fn insert_version(
     Ok(id.unwrap_or(0))
 }
 
+/// Another payer label under which `account` is booked for the bill's month.
+pub(super) async fn booked_as(c: &Connection, bill: &BillId, account: &str) -> Result<Option<String>, BooksError> {
+    if account.is_empty() {
+        return Ok(None);
+    }
+    let sql = "SELECT payer FROM bill_versions WHERE account = ?1 AND month = ?2 AND payer <> ?3 AND state = 'applied' LIMIT 1";
+    let other = first_row(c, sql, params![account, bill.month.to_string(), bill.payer.clone()]).await?;
+    Ok(other.map(|r| r.get(0)).transpose()?)
+}
+
+pub(super) async fn release_held(c: &Connection, bill: &BillId) -> Result<(), BooksError> {
+    let sql = "UPDATE bill_versions SET state = 'released' WHERE payer = ?1 AND month = ?2 AND state = 'held'";
+    c.execute(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
+    Ok(())
+}
+
+/// Writes the parts of a version, a statement for each table, so that a remote transaction stays short.
 pub(super) async fn insert_parts(
     c: &Connection,
     id: i64,
@@ -342,44 +374,26 @@ pub(super) async fn insert_parts(
     lines: &[BillLine],
     totals: &[MeterTotals],
 ) -> Result<(), BooksError> {
-    for f in files {
-        let sql = "INSERT INTO bill_files (version_id, key, size, etag, rows, row_groups, matched_rows) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
-        let (size, rows, groups) = (number(f.size)?, number(f.rows)?, number(f.row_groups)?);
-        c.execute(sql, params![id, f.key.clone(), size, f.etag.clone(), rows, groups, number(f.matched_rows)?]).await?;
-    }
-    for l in lines {
-        let sql = "INSERT INTO bill_lines (version_id, product, usage_type, unit, line_type, claim, meter, lines, \
-                   tagged_lines, amount) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-        let values = params![
-            id,
-            l.product.clone(),
-            l.usage_type.clone(),
-            l.unit.clone(),
-            l.line_type.clone(),
-            l.claim,
-            l.meter.clone(),
-            number(l.lines)?,
-            number(l.tagged_lines)?,
-            l.amount.to_string(),
-        ];
-        c.execute(sql, values).await?;
-    }
-    for t in totals {
-        let sql = "INSERT INTO bill_totals (version_id, meter, unit, lines, total, attributed, unattributed, excluded, booked) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-        let values = params![
-            id,
-            t.meter.clone(),
-            t.unit.clone(),
-            number(t.lines)?,
-            t.total.to_string(),
-            t.attributed.to_string(),
-            t.unattributed.to_string(),
-            t.excluded.to_string(),
-            t.booked.to_string(),
-        ];
-        c.execute(sql, values).await?;
+    let json = |rows: Result<String, serde_json::Error>| rows.map_err(|e| BooksError::Integrity(e.to_string()));
+    let field = |name: &str| format!("json_extract(value, '$.{name}')");
+    let tables = [
+        ("bill_files", "key, size, etag, rows, row_groups, matched_rows", json(serde_json::to_string(files))?),
+        (
+            "bill_lines",
+            "product, usage_type, unit, line_type, claim, meter, lines, tagged_lines, amount",
+            json(serde_json::to_string(lines))?,
+        ),
+        (
+            "bill_totals",
+            "meter, unit, lines, total, attributed, unattributed, excluded, booked",
+            json(serde_json::to_string(totals))?,
+        ),
+    ];
+    for (table, columns, rows) in tables {
+        let values: Vec<String> = columns.split(", ").map(field).collect();
+        let values = values.join(", ");
+        let sql = format!("INSERT INTO {table} (version_id, {columns}) SELECT ?1, {values} FROM json_each(?2)");
+        c.execute(&sql, params![id, rows]).await?;
     }
     Ok(())
 }

@@ -5,11 +5,10 @@ use libsql::{Connection, params};
 use super::database::{BooksError, Database, first_row};
 use super::period::Month;
 
-/// Brings the counters of the current month up to date: of customers whose counters stand in another month or nowhere yet,
+/// Brings the counters up to `month`: of customers whose counters stand in an earlier month or nowhere yet,
 /// and of those for whom version `of` booked something. Always recomputed from the books, never added to.
 pub(super) async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> Result<u64, BooksError> {
-    let days = (month.first_day().to_string(), month.last_day().to_string());
-    let values = params![month.to_string(), days.0, days.1, of];
+    let values = params![month.to_string(), of];
     Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
 }
 
@@ -23,7 +22,7 @@ impl Database {
         let name = month.to_string();
         let stale = self
             .read(async move |c| {
-                let sql = "SELECT 1 FROM customers WHERE counters_period IS NOT ?1 LIMIT 1";
+                let sql = "SELECT 1 FROM customers WHERE counters_period IS NULL OR counters_period < ?1 LIMIT 1";
                 Ok(first_row(c, sql, params![name]).await?.is_some())
             })
             .await?;

@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// How long a statement waits for another process's write lock.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
+/// How long a piece of work on a remote database may take.
+const REMOTE_WAIT: Duration = Duration::from_secs(300);
 
 /// What can go wrong with the books.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,11 @@ pub enum BooksError {
     /// The database cannot be reached or opened.
     #[error("the database {0} cannot be opened: {1}")]
     Open(String, String),
+    /// A remote database does not answer.
+    #[error(
+        "the remote database does not answer ({0}); whether it took the last change shows at the next run, which books nothing twice"
+    )]
+    Network(String),
     /// Anything else that libSQL says.
     #[error("the database said: {0}")]
     Sql(String),
@@ -66,7 +73,7 @@ pub enum BooksError {
 impl BooksError {
     /// True when the same call may well succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Locked | Self::Raced | Self::Full | Self::Open(..))
+        matches!(self, Self::Locked | Self::Raced | Self::Full | Self::Open(..) | Self::Network(_))
     }
 }
 
@@ -88,6 +95,14 @@ impl From<libsql::Error> for BooksError {
             libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
                 from_code(*code, text)
             }
+            // everything that the HTTP client says, and what the server's SQLite says through it, with its code in the text
+            libsql::Error::Hrana(inner) => match inner.to_string() {
+                text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
+                text if text.contains("SQLITE_FULL") => Self::Full,
+                text if text.contains("SQLITE_READONLY") => Self::ReadOnly,
+                text if text.contains("SQLITE_") => Self::Sql(text),
+                text => Self::Network(text),
+            },
             libsql::Error::ConnectionFailed(text) => Self::Open(String::new(), text.clone()),
             other => Self::Sql(other.to_string()),
         }
@@ -122,7 +137,7 @@ impl Database {
     pub async fn open_local(path: &Path) -> Result<Self, BooksError> {
         let path = path.to_owned();
         let name = path.display().to_string();
-        let opened = Self::start(name.clone(), async move || {
+        let opened = Self::start(name.clone(), Duration::MAX, async move || {
             let database = libsql::Builder::new_local(&path).build().await?;
             let connection = database.connect()?;
             connection.busy_timeout(BUSY_WAIT)?;
@@ -145,10 +160,10 @@ impl Database {
     /// # Errors
     /// When no connection object can be made.
     pub async fn open_remote(name: String, database: libsql::Database) -> Result<Self, BooksError> {
-        Self::start(name, async move || Ok((database.connect()?, database))).await
+        Self::start(name, REMOTE_WAIT, async move || Ok((database.connect()?, database))).await
     }
 
-    async fn start<F>(name: String, open: F) -> Result<Self, BooksError>
+    async fn start<F>(name: String, wait: Duration, open: F) -> Result<Self, BooksError>
     where
         F: AsyncFnOnce() -> Result<(Connection, libsql::Database), libsql::Error> + Send + 'static,
     {
@@ -168,7 +183,8 @@ impl Database {
                     return;
                 }
                 while let Some(piece) = inbox.recv().await {
-                    piece(connection.clone()).await;
+                    // what takes too long is dropped, and its asker is told by the answer that never comes
+                    drop(tokio::time::timeout(wait, piece(connection.clone())).await);
                 }
             });
         });
@@ -186,7 +202,7 @@ impl Database {
         T: Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
     {
-        let gone = || BooksError::Sql("the database thread has ended".into());
+        let gone = || BooksError::Network(format!("nothing within {} s", REMOTE_WAIT.as_secs()));
         let (answer, answered) = oneshot::channel();
         let piece: Work = Box::new(move |connection| {
             Box::pin(async move {

@@ -10,9 +10,11 @@ use jiff::Timestamp;
 use libsql::{Connection, params};
 use serde::Serialize;
 
-use super::bill::{BillFile, BillId, BillLine, MeterTotals, Version, current, insert_parts, insert_version};
+use super::bill::{
+    BillFile, BillId, BillLine, MeterTotals, Version, booked_as, current, insert_parts, insert_version, release_held,
+};
 use super::customer::refresh_counters;
-use super::database::{BooksError, Database};
+use super::database::{BooksError, Database, first_row};
 use super::period::{Day, Month};
 use super::quantity::Quantity;
 
@@ -106,6 +108,17 @@ impl Cells {
             sums[index(cell.meter)] += i128::from(cell.quantity);
         }
         self.meters.iter().cloned().zip(sums.into_iter().map(Quantity::from_scaled)).collect()
+    }
+
+    /// Sums by customer id and meter name.
+    pub fn by_customer_and_meter(&self) -> BTreeMap<(&str, &str), Quantity> {
+        let mut sums: BTreeMap<(&str, &str), Quantity> = BTreeMap::new();
+        for of_one in self.cells.chunk_by(|a, b| (a.customer, a.meter) == (b.customer, b.meter)) {
+            let names =
+                (self.customers[index(of_one[0].customer)].as_str(), self.meters[index(of_one[0].meter)].as_str());
+            sums.insert(names, of_one.iter().map(|c| Quantity::from_scaled(i128::from(c.quantity))).sum());
+        }
+        sums
     }
 
     /// Sums by meter name and day.
@@ -275,24 +288,13 @@ impl Database {
     /// # Errors
     /// [`BooksError::Raced`], [`BooksError::Integrity`] when the books would not add up, and what the database says.
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
-        self.write(async move |c| {
-            let bill = &booking.version.bill;
-            if current(c, bill).await?.map(|v| v.id) != booking.against {
-                return Err(BooksError::Raced);
-            }
-            let id = insert_version(c, &booking.version, "applied", "", booking.against, now).await?;
-            insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
-            append(c, id, bill, &booking.adjustments, now).await?;
-            check_sums(c, bill, &booking.totals).await?;
-            c.execute(
-                "UPDATE bill_versions SET state = 'released' WHERE payer = ?1 AND month = ?2 AND state = 'held'",
-                params![bill.payer.clone(), bill.month.to_string()],
-            )
-            .await?;
-            refresh_counters(c, Month::of(now), Some(id)).await?;
-            Ok(id)
-        })
-        .await
+        let id = self.write(async move |c| book_version(c, &booking, now).await).await?;
+        // a remote server may have dropped the transaction without a word: what is reported as booked was seen to be there
+        let sql = "SELECT 1 FROM bill_versions WHERE id = ?1 AND state = 'applied'";
+        match self.read(async move |c| first_row(c, sql, params![id]).await).await? {
+            Some(_) => Ok(id),
+            None => Err(BooksError::Network("the transaction was lost".into())),
+        }
     }
 
     /// Usage in the days of `month`: of all customers in sum, or of one customer by day.
@@ -327,6 +329,24 @@ impl Database {
         })
         .await
     }
+}
+
+async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Result<i64, BooksError> {
+    let bill = &booking.version.bill;
+    if current(c, bill).await?.map(|v| v.id) != booking.against {
+        return Err(BooksError::Raced);
+    }
+    // asked again under the lock: two labels for one account may have been looked at side by side
+    if booked_as(c, bill, &booking.version.account).await?.is_some() {
+        return Err(BooksError::Raced);
+    }
+    let id = insert_version(c, &booking.version, "applied", "", booking.against, now).await?;
+    insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
+    append(c, id, bill, &booking.adjustments, now).await?;
+    check_sums(c, bill, &booking.totals).await?;
+    release_held(c, bill).await?;
+    refresh_counters(c, Month::of(now), Some(id)).await?;
+    Ok(id)
 }
 
 async fn append(

@@ -2,8 +2,10 @@
 //!
 //! Legacy CSV names its columns `lineItem/UsageAmount`; CUR 2.0 names them as in Parquet and writes its maps as JSON text.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
@@ -18,6 +20,9 @@ use crate::books::meter::canonical_name;
 
 /// Bytes that are fetched at once.
 const CHUNK: u64 = 4 << 20;
+/// Longest record that is believed, in bytes of text; far above any line of a bill.
+const RECORD_LIMIT: u64 = 8 << 20;
+const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
 /// Rows that are folded at once.
 const BATCH_ROWS: usize = 4_096;
 
@@ -92,6 +97,21 @@ pub async fn fold(
     result.unwrap_or_else(|e| Err(ReadError::Broken { file: name, place: String::new(), why: e.to_string() }))
 }
 
+/// Refuses to go on when a record has no end: an unclosed quote would gather the rest of the file in memory.
+struct Bounded<R> {
+    text: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.text.read(buffer)?;
+        let left = self.left.get().checked_sub(u64::try_from(length).unwrap_or(u64::MAX));
+        self.left.set(left.ok_or_else(|| io::Error::other(ENDLESS))?);
+        Ok(length)
+    }
+}
+
 /// One text column of a batch, as it grows.
 #[derive(Default)]
 struct Growing {
@@ -146,12 +166,15 @@ fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut Fold) -> Resu
     let fault = |line: u64, error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {
             Some(source) => ReadError::Source(source.clone()),
+            None if io.to_string() == ENDLESS => broken(format!(", line {line}"), ENDLESS.into()),
             None => {
                 broken(String::new(), format!("it cannot be unpacked ({io}); it is damaged, truncated or no gzip file"))
             }
         },
         _ => broken(format!(", line {line}"), error.to_string()),
     };
+    let left = Rc::new(Cell::new(RECORD_LIMIT));
+    let text = Bounded { text, left: Rc::clone(&left) };
     let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(text);
     let headers = reader.headers().map_err(|e| fault(1, &e))?.clone();
     if headers.is_empty() {
@@ -167,6 +190,7 @@ fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut Fold) -> Resu
     let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
     let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
     loop {
+        left.set(RECORD_LIMIT);
         let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
         if more {
             for (column, place) in columns.iter_mut().zip(&places) {
@@ -185,7 +209,7 @@ fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut Fold) -> Resu
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
             let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
-            let batch = wanted.batch(pending, array, tag);
+            let batch = wanted.batch(pending, array, tag, true);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
             fold.add(&batch).map_err(|f| {

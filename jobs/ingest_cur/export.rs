@@ -70,6 +70,11 @@ pub enum ExportError {
         "several exports below {0}: {1}; name one of them as the location (two exports of one account must not both be booked)"
     )]
     Several(String, String),
+    /// The manifest cannot be parsed, perhaps not yet.
+    #[error(
+        "{0}: this is no manifest of a {1} export ({2}); if it is being written just now, the next run will read it"
+    )]
+    Unreadable(String, &'static str, String),
     /// The manifest is not what a manifest is.
     #[error("{0}: {1}")]
     Manifest(String, String),
@@ -101,6 +106,8 @@ pub struct Manifest {
     pub delivered_at: Timestamp,
     /// Keys of the data files, in the manifest's order.
     pub files: Vec<String>,
+    /// Whether the next delivery will be written over these files.
+    pub overwritten: bool,
 }
 
 #[derive(Deserialize)]
@@ -213,7 +220,8 @@ pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Op
             let objects = source.list(folder).await?.objects;
             here.extend(objects.into_iter().filter(is_manifest));
         }
-        here.sort_by(|a, b| (a.modified, &a.key).cmp(&(b.modified, &b.key)));
+        // a copied bucket keeps the time in the folder's name, not the one of the object
+        here.sort_by_cached_key(|o| (delivery_time(&o.key).unwrap_or(o.modified), o.key.clone()));
         here = here.pop().into_iter().collect();
     }
     match here.len() {
@@ -240,12 +248,7 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
     let bad = |why: String| ExportError::Manifest(name.clone(), why);
     let bytes = read_small(source, &object, MANIFEST_LIMIT).await?;
     let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-    let not_json = |e: serde_json::Error| {
-        let kind = root.format.as_str();
-        bad(format!(
-            "this is no manifest of a {kind} export ({e}); if AWS is writing it just now, the next run will read it"
-        ))
-    };
+    let not_json = |e: serde_json::Error| ExportError::Unreadable(name.clone(), root.format.as_str(), e.to_string());
     let (version, account, listed) = match root.format {
         Format::Legacy => {
             let m: LegacyManifest = serde_json::from_slice(&bytes).map_err(not_json)?;
@@ -277,7 +280,8 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
         return Err(bad("it lists a data file twice".into()));
     }
     let delivered_at = files.iter().find_map(|f| delivery_time(f)).unwrap_or(object.modified);
-    Ok(Manifest { format: root.format, object, digest, version, account, delivered_at, files })
+    let overwritten = !files.iter().all(|f| f.split('/').any(|part| part.contains(&version)));
+    Ok(Manifest { format: root.format, object, digest, version, account, delivered_at, files, overwritten })
 }
 
 /// The instant in a create-new folder's name: `2026-04-16T15:24:15.653Z-04e9e487-…`.

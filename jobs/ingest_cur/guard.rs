@@ -1,24 +1,38 @@
 //! Does a new version take back too much of what is booked? Pure.
 //!
-//! AWS restates bills, mostly by little. A version in which a meter's month shrinks by a large share is more likely an
-//! accident (an export that lost its tag column, a wrong bucket) than the truth, and a person should say which.
+//! AWS restates bills, mostly by little. A version in which a meter's month shrinks by a large share, or in which customers lose
+//! a large share of what is booked to them (to each other, or to nobody, because the export lost its tag), is more likely an
+//! accident than the truth, and a person should say which. Usage that gains a customer is no loss.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
 use super::Policy;
-use crate::books::ledger::Cells;
+use crate::books::ledger::{Cells, UNATTRIBUTED};
 use crate::books::period::Day;
 use crate::books::quantity::Quantity;
+
+/// What part of a bill changes too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// The whole month.
+    Month,
+    /// What the month holds for customers: the sum of what each of them keeps.
+    Customers,
+    /// One day.
+    Day(Day),
+}
 
 /// Booked usage that a version takes back, or a past day that it changes by much.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Restatement {
     /// The meter.
     pub meter: String,
-    /// The day; none for the whole month.
-    pub day: Option<Day>,
+    /// What part of the bill.
+    pub scope: Scope,
     /// What is booked.
     pub booked: Quantity,
     /// What the version says.
@@ -27,7 +41,11 @@ pub struct Restatement {
 
 impl fmt::Display for Restatement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let span = self.day.map_or("the month".into(), |d| d.to_string());
+        let span = match self.scope {
+            Scope::Month => "the month".into(),
+            Scope::Customers => "the customers who have it now".into(),
+            Scope::Day(day) => day.to_string(),
+        };
         write!(f, "{} of {span} goes from {} to {}", self.meter, self.booked, self.observed)
     }
 }
@@ -41,11 +59,17 @@ fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
 pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &Policy) -> Vec<Restatement> {
     let mut found = vec![];
     let now = observed.by_meter();
+    let falls = |booked: Quantity, observed: Quantity| {
+        booked - observed > policy.floor && exceeds(booked - observed, booked, policy.month_fall_percent)
+    };
+    let of_customers = kept_by_customers(observed, booked);
     for (meter, booked) in booked.by_meter() {
         let observed = now.get(&meter).copied().unwrap_or_default();
-        let fall = booked - observed;
-        if fall > policy.floor && exceeds(fall, booked, policy.month_fall_percent) {
-            found.push(Restatement { meter, day: None, booked, observed });
+        let (had, keep) = of_customers.get(&meter).copied().unwrap_or_default();
+        if falls(booked, observed) {
+            found.push(Restatement { meter, scope: Scope::Month, booked, observed });
+        } else if falls(had, keep) {
+            found.push(Restatement { meter, scope: Scope::Customers, booked: had, observed: keep });
         }
     }
     let Some(percent) = policy.day_change_percent else { return found };
@@ -56,7 +80,22 @@ pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &Policy) ->
         let observed = now.get(&(meter.clone(), *day)).copied().unwrap_or_default();
         let change = (observed - *booked).abs();
         if past && change > policy.floor && exceeds(change, *booked, percent) {
-            found.push(Restatement { meter: meter.clone(), day: Some(*day), booked: *booked, observed });
+            found.push(Restatement { meter: meter.clone(), scope: Scope::Day(*day), booked: *booked, observed });
+        }
+    }
+    found
+}
+
+/// For each meter: what is booked to customers, and how much of that each of them still has.
+fn kept_by_customers(observed: &Cells, booked: &Cells) -> BTreeMap<String, (Quantity, Quantity)> {
+    let now = observed.by_customer_and_meter();
+    let mut found: BTreeMap<String, (Quantity, Quantity)> = BTreeMap::new();
+    for ((customer, meter), had) in booked.by_customer_and_meter() {
+        if customer != UNATTRIBUTED {
+            let has = now.get(&(customer, meter)).copied().unwrap_or_default();
+            let sums = found.entry(meter.to_owned()).or_default();
+            sums.0 += had;
+            sums.1 += had.min(has);
         }
     }
     found

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::export::{ExportError, Format, Manifest};
-pub use self::guard::Restatement;
+pub use self::guard::{Restatement, Scope};
 pub use self::read::Progress;
 use self::read::{Facts, read_files};
 use self::reader::ReadError;
@@ -225,6 +225,7 @@ impl From<ExportError> for Failure {
     fn from(error: ExportError) -> Self {
         match &error {
             ExportError::Source(e) if e.is_retryable() => Self::Retry(error.into()),
+            ExportError::Unreadable(..) => Self::Retry(error.into()),
             _ => Self::GiveUp(error.into()),
         }
     }
@@ -254,6 +255,12 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
     let mut report = empty_report(job, bill.clone());
     let Some(manifest) = export::newest(source.as_ref(), &root, job.month).await? else {
+        if let Some(current) = context.books.standing(&bill, "").await?.current {
+            report.warnings.push(format!(
+                "this month is booked from version {}, but its manifest is gone; was the export renamed or its bucket cleared?",
+                current.key.version
+            ));
+        }
         return Ok(report);
     };
     let key = VersionKey {
@@ -264,9 +271,12 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     report.version.clone_from(&manifest.version);
     report.delivered_at = Some(manifest.delivered_at);
     report.files = manifest.files.len();
-    let standing = context.books.standing(&bill, &key, &manifest.account).await?;
+    let standing = context.books.standing(&bill, &manifest.account).await?;
     check_account(&bill, &manifest, &standing)?;
     if let Some(outcome) = settled(&manifest, &key, &standing) {
+        if outcome == Outcome::Unchanged && standing.holds && !job.dry_run {
+            context.books.release(&bill).await?;
+        }
         report.outcome = outcome;
         count_fetched(&mut report, source.as_ref(), before);
         return Ok(report);
@@ -277,7 +287,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     report.restatements = guard::restatements(&totals.observed, &booked, policy);
     report.held_because = reasons(job, policy, &totals, &report.restatements);
     let difference = adjustments(&totals.observed, &booked)?;
-    describe(&mut report, &totals, &facts, &booked, &difference);
+    describe(&mut report, &manifest.account, &totals, &facts, &booked, &difference);
     count_fetched(&mut report, source.as_ref(), before);
     report.outcome = match (report.held_because.is_empty(), job.dry_run) {
         (true, true) => Outcome::WouldApply,
@@ -302,11 +312,12 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         newest_day: totals.newest_day,
         accepted: accepted(&totals, &report.restatements),
     };
+    let against = standing.current.map(|c| c.id);
     if report.outcome == Outcome::Held {
-        context.books.hold(Version { accepted: String::new(), ..version }, report.held_because.join("; "), now).await?;
+        let version = Version { accepted: String::new(), ..version };
+        context.books.hold(version, against, report.held_because.join("; "), now).await?;
         return Ok(report);
     }
-    let against = standing.current.map(|c| c.id);
     let Totals { lines, meters, .. } = totals;
     let booking = Booking { version, against, files: facts.files, lines, totals: meters, adjustments: difference };
     context.books.book(booking, now).await?;
@@ -378,6 +389,15 @@ async fn read_version(
     month: Month,
 ) -> Result<Reading, Failure> {
     let objects = heads(source.as_ref(), &manifest.files).await?;
+    // AWS writes the manifest last. Where files are overwritten, one that is newer than its manifest belongs to the next delivery.
+    // (Copies in a folder were made in any order, so their times say nothing.)
+    let written = |o: &&Object| o.modified > manifest.object.modified;
+    if let Some(file) = objects.iter().find(written).filter(|_| manifest.overwritten && source.bucket().is_some()) {
+        let name = source.name(&file.key);
+        return Err(Failure::Retry(anyhow!(
+            "{name} is newer than its manifest: AWS is writing the next delivery over this one (or a copy was made out of order)"
+        )));
+    }
     let read = read_files(source, &objects, lens, month).await;
     // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
     let unmoved = still_the_same(source.as_ref(), manifest, &objects).await;
@@ -455,7 +475,14 @@ fn count_fetched(report: &mut IngestReport, source: &dyn Source, before: (u64, u
     report.fetched_bytes = source.fetched().bytes() - before.1;
 }
 
-fn describe(report: &mut IngestReport, totals: &Totals, facts: &Facts, booked: &Cells, difference: &Adjustments) {
+fn describe(
+    report: &mut IngestReport,
+    account: &str,
+    totals: &Totals,
+    facts: &Facts,
+    booked: &Cells,
+    difference: &Adjustments,
+) {
     let before = booked.by_meter();
     report.rows = facts.files.iter().map(|f| f.rows).sum();
     report.matched_rows = totals.matched_rows;
@@ -471,6 +498,11 @@ fn describe(report: &mut IngestReport, totals: &Totals, facts: &Facts, booked: &
         .map(|t| MeterChange { totals: t.clone(), booked_before: before.get(&t.meter).copied().unwrap_or_default() })
         .collect();
     let mut warn = |text: String| report.warnings.push(text);
+    if account.is_empty() {
+        warn(
+            "the manifest names no account, so nothing can tell whether it is booked under another payer label".into(),
+        );
+    }
     if facts.files_without_tag > 0 {
         warn(format!(
             "{} of {} files have no column for the customer tag, so their usage is unattributed; is the tag activated as a cost allocation tag?",

@@ -130,7 +130,8 @@ impl Wanted {
         self.tags.is_empty()
     }
 
-    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`.
+    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`; `flat` when maps have been
+    /// resolved to the customer's tag already.
     ///
     /// # Errors
     /// Name of the column whose type is not one that it can have, and that type.
@@ -139,6 +140,7 @@ impl Wanted {
         rows: usize,
         array: impl Fn(usize) -> (&'a str, &'a ArrayRef),
         tag: &TagKey,
+        flat: bool,
     ) -> Result<Batch<'a>, (String, DataType)> {
         let wrong = |place: usize| {
             let (name, array) = array(place);
@@ -150,7 +152,8 @@ impl Wanted {
             let (column, values) = array(*place);
             let found = match values.as_map_opt() {
                 Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
-                None => Text::from_array(values).map(Tag::Flat),
+                // text in a column of its own is the value; a map that was made text is none of that
+                None => Text::from_array(values).filter(|_| flat || tag.is_column(column)).map(Tag::Flat),
             };
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
         });
@@ -238,7 +241,7 @@ impl ParquetFile {
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
-        wanted.batch(0, array, &tag).map_err(|(column, data_type)| {
+        wanted.batch(0, array, &tag, false).map_err(|(column, data_type)| {
             broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
         })?;
         Ok(Some(Self { source, object, name, metadata, wanted, tag }))
@@ -329,7 +332,7 @@ impl RowGroup {
                 let at = places.binary_search(&place).unwrap_or(0);
                 (names.field(place).name().as_str(), batch.column(at))
             };
-            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag);
+            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, false);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
             fold.add(&columns).map_err(|fault| {
                 self.broken(

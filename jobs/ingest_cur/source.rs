@@ -24,6 +24,9 @@ pub enum SourceError {
     /// It is not what it was when it was looked at.
     #[error("{0} changed while it was read")]
     Changed(String),
+    /// The configured place is not there.
+    #[error("{0}: there is no such {1}; check the export's location")]
+    NoPlace(String, &'static str),
     /// The credentials do not do.
     #[error("{0}: access denied ({1}); check the credentials and their permission to list and get there")]
     Denied(String, String),
@@ -185,6 +188,9 @@ impl Source for Folder {
                 Ok(entries) => entries,
                 // a bucket has no folders, so an absent one is an empty one; only the root must be there
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound && !prefix.is_empty() => return Ok(listing),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(SourceError::NoPlace(path.display().to_string(), "folder"));
+                }
                 Err(e) => return Err(self.fault(&path, &e)),
             };
             for entry in entries {
@@ -266,10 +272,7 @@ impl Bucket {
             _ => DisplayErrorContext(error).to_string(),
         };
         match error.code().unwrap_or_default() {
-            "NoSuchBucket" => SourceError::Denied(
-                format!("s3://{}", self.bucket),
-                "there is no such bucket; check the export's location and region".into(),
-            ),
+            "NoSuchBucket" => SourceError::NoPlace(format!("s3://{}", self.bucket), "bucket"),
             "NoSuchKey" | "NotFound" => SourceError::Missing(name),
             "PreconditionFailed" => SourceError::Changed(name),
             "AccessDenied"

@@ -387,6 +387,8 @@ impl Fold {
         let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.number(c)).collect();
         for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
             let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
+            // makes the block even if all its days are 0: something may stand beside it
+            self.sums.add(meters, self.first_day, (customer, meter, 0), 0);
             for (day, amount) in other.sums.blocks[at(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
                 self.sums.add(meters, self.first_day, (customer, meter, day), i128::from(*amount));
             }

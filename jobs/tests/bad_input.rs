@@ -125,6 +125,9 @@ async fn wrong_types_and_missing_columns_are_named() {
         all.retain(|(n, _)| *n != column);
         refused_file("1.parquet", parquet_bytes(all), &["there is no column", column]).await;
     }
+    let mut all = columns(&[chime("alice", 1, 1.5)]);
+    all.push(("resource_tags", Arc::new(StringArray::from(vec!["{\"user_chitchatter_customer_id\":\"alice\"}"]))));
+    refused_file("1.parquet", parquet_bytes(all), &["column resource_tags", "type"]).await;
     let words: ArrayRef = Arc::new(StringArray::from(vec!["1.5", "many"]));
     refused_file(
         "1.parquet",
@@ -390,6 +393,8 @@ async fn csv_that_cannot_be_read_is_named() {
     refused_file("1.csv", csv("{},too,many\n"), &["line 3"]).await;
     let map = "\"{\"\"user:chitchatter-customer-id\"\":\"\"a\"\",\"\"user_chitchatter_customer_id\"\":\"\"b\"\"}\"\n";
     refused_file("1.csv", csv(map), &["column tags, line 3", "`a` and `b`"]).await;
+    refused_file("1.csv", csv(&format!("\"{}", "no end ".repeat(3_000_000))), &["line 3", "has no end within 8 MiB"])
+        .await;
     refused_file("1.csv.gz", b"no gzip".to_vec(), &["no gzip file"]).await;
     let mut packed = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
     packed.write_all(&csv(&format!("{{}}\n{}", format!("{line}{{}}\n").repeat(500)))).unwrap();

@@ -60,6 +60,9 @@ struct Generate {
     /// Seed; the same seed gives the same bill
     #[arg(long, default_value_t = 7)]
     seed: u64,
+    /// Write over the last delivery, as AWS does for exports that are set to overwrite
+    #[arg(long)]
+    overwrite: bool,
     /// Deliver the n-th restatement of the bill instead of its first version
     #[arg(long, default_value_t = 0, value_name = "N")]
     restated: u32,
@@ -78,8 +81,11 @@ enum Files {
     CsvGz,
 }
 
-fn spec_of(month: Month) -> anyhow::Result<Spec> {
-    Ok(Spec { year: month.year(), month: u8::try_from(month.number())?, ..Spec::default() })
+/// A bill of `month`; of the current month only the days that are over.
+fn spec_of(month: Month, now: Timestamp) -> anyhow::Result<Spec> {
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).day();
+    let days = if month == Month::of(now) { u8::try_from(today - 1)?.max(1) } else { 31 };
+    Ok(Spec { year: month.year(), month: u8::try_from(month.number())?, days, ..Spec::default() })
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
@@ -119,8 +125,9 @@ fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Done
         customers: args.customers,
         seed: args.seed,
         restated: args.restated,
+        create_new: !args.overwrite,
         tag_key: config.tag_key.clone(),
-        ..spec_of(month)?
+        ..spec_of(month, now)?
     };
     let export = bills::write(&args.folder, &spec)?;
     print::out(&format!(
@@ -134,7 +141,6 @@ fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Done
 
 async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done> {
     let month = Month::of(now);
-    let today = now.to_zoned(jiff::tz::TimeZone::UTC).day();
     let bucket = folder.join("bucket");
     let config = Config {
         exports: vec![ExportConfig {
@@ -151,7 +157,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
         },
         ..Config::default()
     };
-    let spec = Spec { days: u8::try_from(today - 1)?.max(1), ..spec_of(month)? };
+    let spec = spec_of(month, now)?;
     let books = wiring::open_books(&config).await?;
     books.migrate(now).await?;
     let context = wiring::context(&config, books).await?;

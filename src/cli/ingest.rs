@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
+use jobs::books::BooksError;
 use jobs::books::period::Month;
 use jobs::ingest_cur::{IngestCur, IngestReport, Outcome, Progress};
 use jobs::job::{Context, Failure, Job};
@@ -87,7 +88,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     done = Done::Wrong;
                     let (failed, retryable) = (format!("{:#}", failure.error()), failure.is_retryable());
                     let advice = if retryable { " (the next run may succeed)" } else { "" };
-                    eprintln!("meter: ingest of {export} {month} failed, nothing was booked{advice}: {failed}");
+                    let unsure = matches!(failure.error().downcast_ref(), Some(BooksError::Network(_)));
+                    let booked = if unsure { "" } else { ", nothing was booked" };
+                    eprintln!("meter: ingest of {export} {month} failed{booked}{advice}: {failed}");
                     runs.push(Run::Failed { export: export.clone(), month: *month, failed, retryable });
                 }
             }
@@ -151,7 +154,10 @@ pub(super) fn show(report: &IngestReport, config: &Config) {
     let delivered = report.delivered_at.map(|t| t.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default();
     let head = format!("{export} {month}  version {version} delivered {delivered}");
     let what = match report.outcome {
-        Outcome::NoBill => return print::out(&format!("{export} {month}  AWS has delivered no bill yet")),
+        Outcome::NoBill => {
+            print::out(&format!("{export} {month}  AWS has delivered no bill yet"));
+            return report.warnings.iter().for_each(|w| print::out(&format!("  note: {w}")));
+        }
         Outcome::Unchanged => return print::out(&format!("{head}  is booked already; no data file was read")),
         Outcome::Older => return print::out(&format!("{head}  is older than what is booked; ignored")),
         Outcome::Applied => "booked",
@@ -200,7 +206,7 @@ pub(super) fn show(report: &IngestReport, config: &Config) {
     for warning in &report.warnings {
         print::out(&format!("  note: {warning}"));
     }
-    if matches!(report.outcome, Outcome::WouldApply | Outcome::WouldHold) && !report.largest_changes.is_empty() {
+    if report.outcome != Outcome::Applied && !report.largest_changes.is_empty() {
         let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());
         let rows = report.largest_changes.iter().map(|c| {
             let customer = format!("  {}", print::customer(&c.customer));

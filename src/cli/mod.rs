@@ -9,6 +9,7 @@ mod usage;
 mod verify;
 mod versions;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -124,7 +125,8 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
 fn start_log(config: &LogConfig, level: Option<String>) -> anyhow::Result<()> {
     let level = level.as_deref().unwrap_or(&config.level);
     let filter = EnvFilter::try_new(level).map_err(|e| BadUsage(format!("--log {level}: {e}")))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match config.format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
