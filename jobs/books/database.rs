@@ -121,6 +121,7 @@ type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
 #[derive(Clone)]
 pub struct Database {
     work: mpsc::Sender<Work>,
+    local: bool,
 }
 
 impl std::fmt::Debug for Database {
@@ -190,7 +191,19 @@ impl Database {
         });
         spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
         is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
-        Ok(Self { work })
+        Ok(Self { work, local: wait == Duration::MAX })
+    }
+
+    /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next
+    /// process would have to read all of the log before its first statement.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn checkpoint(&self) -> Result<(), BooksError> {
+        if self.local {
+            self.read(async |c| first_row(c, "PRAGMA wal_checkpoint(TRUNCATE)", ()).await.map(drop)).await?;
+        }
+        Ok(())
     }
 
     /// Runs `f` on the connection, alone. For reading; a write in it commits by itself.

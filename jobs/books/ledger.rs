@@ -21,6 +21,9 @@ use super::quantity::Quantity;
 /// Rows that go to the database in one statement: one parameter of JSON, which is fast on a file and over the network.
 const ROWS_PER_STATEMENT: usize = 4000;
 
+/// Entries from which on a booking leaves a long write-ahead log.
+const LARGE: usize = 20_000;
+
 /// Stands for lines that carry no customer tag. AWS treats a blank tag as none, so no customer can have this id.
 pub const UNATTRIBUTED: &str = "";
 
@@ -288,7 +291,11 @@ impl Database {
     /// # Errors
     /// [`BooksError::Raced`], [`BooksError::Integrity`] when the books would not add up, and what the database says.
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
+        let large = booking.adjustments.entries.len() > LARGE;
         let id = self.write(async move |c| book_version(c, &booking, now).await).await?;
+        if large && let Err(error) = self.checkpoint().await {
+            tracing::debug!(%error, "the write-ahead log stays as it is");
+        }
         // a remote server may have dropped the transaction without a word: what is reported as booked was seen to be there
         let sql = "SELECT 1 FROM bill_versions WHERE id = ?1 AND state = 'applied'";
         match self.read(async move |c| first_row(c, sql, params![id]).await).await? {
