@@ -298,20 +298,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     if job.dry_run {
         return Ok(report);
     }
-    let version = Version {
-        bill,
-        key,
-        export: job.export.clone(),
-        format: manifest.format.as_str(),
-        manifest_key: manifest.object.key.clone(),
-        account: manifest.account.clone(),
-        delivered_at: manifest.delivered_at,
-        rows: report.rows,
-        matched_rows: totals.matched_rows,
-        rounded_amounts: totals.rounded_amounts,
-        newest_day: totals.newest_day,
-        accepted: accepted(&totals, &report.restatements),
-    };
+    let version = version_of(job, key, &manifest, &report, &totals);
     let against = standing.current.map(|c| c.id);
     if report.outcome == Outcome::Held {
         let version = Version { accepted: String::new(), ..version };
@@ -322,6 +309,30 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let booking = Booking { version, against, files: facts.files, lines, totals: meters, adjustments: difference };
     context.books.book(booking, now).await?;
     Ok(report)
+}
+
+/// The version as it goes into the books.
+fn version_of(
+    job: &IngestCur,
+    key: VersionKey,
+    manifest: &Manifest,
+    report: &IngestReport,
+    totals: &Totals,
+) -> Version {
+    Version {
+        bill: report.bill.clone(),
+        key,
+        export: job.export.clone(),
+        format: manifest.format.as_str(),
+        manifest_key: manifest.object.key.clone(),
+        account: manifest.account.clone(),
+        delivered_at: manifest.delivered_at,
+        rows: report.rows,
+        matched_rows: totals.matched_rows,
+        rounded_amounts: totals.rounded_amounts,
+        newest_day: totals.newest_day,
+        accepted: accepted(totals, &report.restatements),
+    }
 }
 
 /// What is settled without reading a data file. Pure.
