@@ -110,16 +110,18 @@ fn a_kill_at_any_write_leaves_the_books_whole() {
     let count = |call: &str| trace.lines().filter(|l| l.contains(call)).count();
     let (writes, syncs) = (count("pwrite64("), count("fsync(") + count("fdatasync("));
     assert!(writes > 20 && syncs > 0, "{writes} writes, {syncs} syncs");
-    let (mut before, mut rounds) = (0, 0);
+    let (mut before, mut kills, mut rounds) = (0, 0, 0);
     let steps = (0..24).map(|i| ("pwrite64", 1 + i * writes / 24)).chain((1..=syncs).map(|n| ("fdatasync,fsync", n)));
     for (call, n) in steps {
-        assert!(!strace(&format!("inject={call}:signal=KILL:when={n}")).success(), "{call} {n} did not kill");
+        // a run may need a few writes less than the one that was counted; then it ends before its kill, and is checked all the same
+        kills += u32::from(!strace(&format!("inject={call}:signal=KILL:when={n}")).success());
         before += u32::from(scene.check(&format!("killed at {call} {n}")));
         rounds += 1;
         if Instant::now() > deadline {
             break;
         }
     }
-    assert!(rounds > 8 && before > 0, "{rounds} rounds, {before} before the commit");
+    let enough = rounds > 8 && kills * 4 >= rounds * 3 && before > 0;
+    assert!(enough, "{rounds} rounds, {kills} kills, {before} before the commit");
     assert!(!query(&scene.place.path("meter.db"), LEDGER).is_empty());
 }
