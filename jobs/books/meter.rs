@@ -93,11 +93,6 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), atoms: std::iter::repeat_n(Atom::Region, prefixes).chain(own).collect() })
     }
 
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
     /// The states reachable from `state` without reading a character, itself included.
     fn closure(&self, state: State, into: &mut BTreeSet<State>) {
         if !into.insert(state) {

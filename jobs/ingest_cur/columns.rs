@@ -139,13 +139,13 @@ impl<'a> Tag<'a> {
 /// A column of amounts.
 #[derive(Clone, Debug)]
 pub enum Amounts<'a> {
-    /// DOUBLE, which is what AWS writes; FLOAT and integers are widened to it or to decimals first.
+    /// DOUBLE, which is what AWS writes.
     Double(&'a Float64Array),
-    /// FLOAT and integers, widened.
+    /// Integers, and DECIMAL of at most ten decimals, widened to ten.
     Decimal(Decimal128Array),
-    /// DECIMAL wider than 38 digits or with more than ten decimals.
+    /// DECIMAL of more than 38 digits or with more than ten decimals.
     Wide(Decimal256Array),
-    /// Decimal text.
+    /// Decimal text, and FLOAT as the shortest text that reads back as it.
     Text(Text<'a>),
 }
 

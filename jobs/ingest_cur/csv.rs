@@ -13,7 +13,7 @@ use arrow::datatypes::Int32Type;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-use super::reader::{ReadError, TagKey, Wanted};
+use super::reader::{ReadError, TagKey, Wanted, is_tag_map};
 use super::source::{Object, Source, SourceError};
 use super::totals::Fold;
 use crate::books::meter::canonical_name;
@@ -184,8 +184,7 @@ fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut Fold) -> Resu
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
     let before = fold.matched();
-    let is_map: Vec<bool> =
-        headers.iter().map(|h| matches!(canonical_name(h).as_str(), "resource_tags" | "tags")).collect();
+    let is_map: Vec<bool> = headers.iter().map(|h| is_tag_map(&canonical_name(h))).collect();
     let places = wanted.places();
     let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
     let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);

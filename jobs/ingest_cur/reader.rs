@@ -55,6 +55,11 @@ pub struct Wanted {
     tags: Vec<usize>,
 }
 
+/// True for the canonical name of a column that holds all tags of a line.
+pub(super) fn is_tag_map(canonical: &str) -> bool {
+    matches!(canonical, "resource_tags" | "tags")
+}
+
 /// How the customer tag's key may be spelled.
 #[derive(Clone, Debug)]
 pub struct TagKey {
@@ -98,9 +103,7 @@ impl Wanted {
             })
         };
         let day = find("line_item_usage_start_date").or_else(|| find("identity_time_interval"));
-        let is_tag = |(canonical, name): &(String, &str)| {
-            tag.is_column(name) || canonical == "resource_tags" || canonical == "tags"
-        };
+        let is_tag = |(canonical, name): &(String, &str)| tag.is_column(name) || is_tag_map(canonical);
         let wanted = Self {
             product: need("line_item_product_code", find("line_item_product_code")),
             usage_type: need("line_item_usage_type", find("line_item_usage_type")),
