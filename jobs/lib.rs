@@ -6,3 +6,6 @@
 pub mod books;
 pub mod ingest_cur;
 pub mod job;
+pub mod probe;
+pub mod roll_counters;
+pub mod verify_books;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, params};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::database::{BooksError, Database, first_row};
 use super::period::{Day, Month};
@@ -58,7 +58,7 @@ pub struct Version {
 }
 
 /// A file of a version, as it was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BillFile {
     /// Key in the bucket or path in the folder.
     pub key: String,

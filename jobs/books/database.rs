@@ -9,6 +9,7 @@
 //! Books are written a few times an hour; the price of an fsync per commit is nothing.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::LocalBoxFuture;
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 /// How long a statement waits for another process's write lock.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
 /// How long a piece of work on a remote database may take.
-const REMOTE_WAIT: Duration = Duration::from_secs(300);
+pub const REMOTE_WAIT: Duration = Duration::from_secs(300);
 
 /// What can go wrong with the books.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum BooksError {
     /// Somebody else applied a version of this bill since it was looked at.
     #[error("another worker changed this bill's books in the meantime; run again")]
     Raced,
+    /// The run that wanted to write is not the one that may.
+    #[error("this run lost its lease, so nothing was written; the job is another worker's now")]
+    Fenced,
     /// The books contradict themselves or what was to be booked; nothing was written.
     #[error("the books would not add up, so nothing was written: {0}")]
     Integrity(String),
@@ -73,7 +77,7 @@ pub enum BooksError {
 impl BooksError {
     /// True when the same call may well succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Locked | Self::Raced | Self::Full | Self::Open(..) | Self::Network(_))
+        matches!(self, Self::Locked | Self::Raced | Self::Fenced | Self::Full | Self::Open(..) | Self::Network(_))
     }
 }
 
@@ -100,7 +104,10 @@ impl From<libsql::Error> for BooksError {
                 text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
                 text if text.contains("SQLITE_FULL") => Self::Full,
                 text if text.contains("SQLITE_READONLY") => Self::ReadOnly,
-                text if text.contains("SQLITE_") => Self::Sql(text),
+                // a batch tells the message without the code
+                text if ["SQLITE_", "SQLite error", "SQL input error"].iter().any(|sign| text.contains(sign)) => {
+                    Self::Sql(text)
+                }
                 text => Self::Network(text),
             },
             libsql::Error::ConnectionFailed(text) => Self::Open(String::new(), text.clone()),
@@ -117,11 +124,26 @@ impl From<super::quantity::QuantityError> for BooksError {
 
 type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
 
+/// Asked at the start of each writing transaction, inside it, whether this handle may still write ([`Database::fenced`]).
+pub type Fence = Arc<dyn Fn(Connection) -> LocalBoxFuture<'static, Result<(), BooksError>> + Send + Sync>;
+
+/// When a commit to a local file counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on disk.
+    #[default]
+    Full,
+    /// When the operating system has it: a power cut may take back the last commits, a crash of ours cannot.
+    Normal,
+}
+
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
     work: mpsc::Sender<Work>,
     local: bool,
+    wait: Duration,
+    fence: Option<Fence>,
 }
 
 impl std::fmt::Debug for Database {
@@ -136,13 +158,25 @@ impl Database {
     /// # Errors
     /// [`BooksError::Open`] when the folder is missing or not permitted, [`BooksError::ReadOnly`] when it cannot be written.
     pub async fn open_local(path: &Path) -> Result<Self, BooksError> {
+        Self::open_local_with(path, Durability::Full).await
+    }
+
+    /// As [`Database::open_local`], with a choice of durability.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_local_with(path: &Path, durability: Durability) -> Result<Self, BooksError> {
         let path = path.to_owned();
         let name = path.display().to_string();
         let opened = Self::start(name.clone(), Duration::MAX, async move || {
             let database = libsql::Builder::new_local(&path).build().await?;
             let connection = database.connect()?;
             connection.busy_timeout(BUSY_WAIT)?;
-            let pragmas = ["journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"];
+            let synchronous = match durability {
+                Durability::Full => "synchronous = FULL",
+                Durability::Normal => "synchronous = NORMAL",
+            };
+            let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON"];
             for pragma in pragmas {
                 // answers with a row or without one, so it is asked for rows and they are read
                 let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
@@ -156,12 +190,24 @@ impl Database {
         })
     }
 
-    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose server keeps the pragmas.
+    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose server keeps the pragmas. A piece
+    /// of work that takes longer than `wait` is given up.
     ///
     /// # Errors
     /// When no connection object can be made.
-    pub async fn open_remote(name: String, database: libsql::Database) -> Result<Self, BooksError> {
-        Self::start(name, REMOTE_WAIT, async move || Ok((database.connect()?, database))).await
+    pub async fn open_remote(name: String, database: libsql::Database, wait: Duration) -> Result<Self, BooksError> {
+        Self::start(name, wait, async move || Ok((database.connect()?, database))).await
+    }
+
+    /// True for a file on this machine, where a transaction costs no round trips.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// A handle whose every [`Database::write`] first asks `fence`, inside the transaction and under the write lock.
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
     }
 
     async fn start<F>(name: String, wait: Duration, open: F) -> Result<Self, BooksError>
@@ -176,14 +222,23 @@ impl Database {
                 Err(e) => return drop(opened.send(Err(BooksError::Sql(e.to_string())))),
             };
             runtime.block_on(async move {
-                let (connection, _database) = match open().await {
+                let (mut connection, database) = match open().await {
                     Ok(pair) => pair,
                     Err(e) => return drop(opened.send(Err(e.into()))),
                 };
                 if opened.send(Ok(())).is_err() {
                     return;
                 }
+                let remote = wait < Duration::MAX;
                 while let Some(piece) = inbox.recv().await {
+                    if remote {
+                        // a remote connection keeps a stream that the server ends after some idle seconds, or when it restarts, and
+                        // never recovers by itself; a new one costs no round trip
+                        match database.connect() {
+                            Ok(fresh) => connection = fresh,
+                            Err(error) => tracing::warn!(%error, "no new connection to the database: {error}"),
+                        }
+                    }
                     // what takes too long is dropped, and its asker is told by the answer that never comes
                     drop(tokio::time::timeout(wait, piece(connection.clone())).await);
                 }
@@ -191,7 +246,7 @@ impl Database {
         });
         spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
         is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
-        Ok(Self { work, local: wait == Duration::MAX })
+        Ok(Self { work, local: wait == Duration::MAX, wait, fence: None })
     }
 
     /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next
@@ -215,7 +270,7 @@ impl Database {
         T: Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
     {
-        let gone = || BooksError::Network(format!("nothing within {} s", REMOTE_WAIT.as_secs()));
+        let gone = || BooksError::Network(format!("nothing within {} s", self.wait.as_secs()));
         let (answer, answered) = oneshot::channel();
         let piece: Work = Box::new(move |connection| {
             Box::pin(async move {
@@ -236,9 +291,18 @@ impl Database {
         T: Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
     {
+        let fence = self.fence.clone();
         self.read(async move |connection| {
             let transaction = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await?;
-            match f(&transaction).await {
+            let may_write = match fence {
+                Some(fence) => fence(Connection::clone(&transaction)).await,
+                None => Ok(()),
+            };
+            let result = match may_write {
+                Ok(()) => f(&transaction).await,
+                Err(error) => Err(error),
+            };
+            match result {
                 Ok(value) => {
                     transaction.commit().await?;
                     Ok(value)

@@ -352,6 +352,7 @@ async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Resu
     append(c, id, bill, &booking.adjustments, now).await?;
     check_sums(c, bill, &booking.totals).await?;
     release_held(c, bill).await?;
+    super::parts::clear(c, bill).await?;
     refresh_counters(c, Month::of(now), Some(id)).await?;
     Ok(id)
 }

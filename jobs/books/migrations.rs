@@ -24,7 +24,15 @@ macro_rules! migrations {
     };
 }
 
-const MIGRATIONS: &[Migration] = migrations![1 "0001_customers", 2 "0002_bills", 3 "0003_ledger", 4 "0004_usage_days"];
+const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_customers",
+    2 "0002_bills",
+    3 "0003_ledger",
+    4 "0004_usage_days",
+    5 "0005_jobs",
+    6 "0006_probes",
+    7 "0007_bill_parts",
+];
 
 /// The schema version that this build works with.
 pub fn newest() -> i64 {

@@ -6,6 +6,7 @@ pub mod database;
 pub mod ledger;
 pub mod meter;
 mod migrations;
+pub mod parts;
 pub mod period;
 pub mod quantity;
 pub mod verify;

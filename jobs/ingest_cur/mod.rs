@@ -12,6 +12,7 @@ pub mod columns;
 pub mod csv;
 pub mod export;
 mod guard;
+mod parts;
 mod ranges;
 mod read;
 pub mod reader;
@@ -20,6 +21,7 @@ mod sums;
 pub mod totals;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use futures::{StreamExt, TryStreamExt};
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use self::export::{ExportError, Format, Manifest};
 pub use self::guard::{Restatement, Scope};
+pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::read::Progress;
 use self::read::{Facts, read_files};
 use self::reader::ReadError;
@@ -44,7 +47,8 @@ use crate::job::{Context, Failure, Job};
 const LARGEST_CHANGES: usize = 5;
 
 /// Read the newest version of this month and book what it changes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IngestCur {
     /// Name of the export.
     pub export: String,
@@ -91,6 +95,8 @@ pub struct Policy {
     pub parallel: usize,
     /// Bytes of column chunks that are held at once.
     pub memory_bytes: u64,
+    /// A bill of more bytes than this, in several files, is read in parts by several workers; none = never.
+    pub fan_out_bytes: Option<u64>,
 }
 
 impl Default for Policy {
@@ -103,6 +109,7 @@ impl Default for Policy {
             floor: Quantity::from_scaled(crate::books::quantity::UNIT),
             parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: 24 << 20,
+            fan_out_bytes: None,
         }
     }
 }
@@ -203,22 +210,39 @@ pub struct MeterChange {
 
 impl Job for IngestCur {
     const KIND: &'static str = "ingest_cur";
+    const ABOUT: &'static str = "read the newest bill of a month and book what it changes";
+    const TIMEOUT: Duration = Duration::from_secs(6 * 3600);
     type Report = IngestReport;
 
+    fn key(&self) -> Option<String> {
+        let Self { export, month, dry_run, accept_restatement, allow_unknown_line_types } = self;
+        let flags = [(dry_run, "/dry"), (accept_restatement, "/accept"), (allow_unknown_line_types, "/unknown")];
+        let flags: String = flags.into_iter().filter(|(set, _)| **set).map(|(_, name)| name).collect();
+        Some(format!("{}/{export}/{month}{flags}", Self::KIND))
+    }
+
+    fn needs_a_person(report: &IngestReport) -> bool {
+        report.outcome.needs_a_person()
+    }
+
     async fn run(self, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
-        let export = context.exports.get(&self.export).ok_or_else(|| {
-            let names: Vec<_> = context.exports.keys().map(String::as_str).collect();
-            Failure::GiveUp(anyhow!("there is no export named `{}`; configured: {}", self.export, names.join(", ")))
-        })?;
+        let export = find_export(context, &self.export)?;
         let report = ingest(&self, export, context, now).await?;
         let (outcome, entries) = (report.outcome, report.entries);
-        tracing::info!(
+        tracing::debug!(
             export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,
             rows = report.rows, matched = report.matched_rows, bytes = report.fetched_bytes,
             "ingest of {} {}: {outcome:?}, {entries} entries", report.export, report.bill.month
         );
         Ok(report)
     }
+}
+
+fn find_export<'a>(context: &'a Context, name: &str) -> Result<&'a Export, Failure> {
+    context.exports.get(name).ok_or_else(|| {
+        let names: Vec<_> = context.exports.keys().map(String::as_str).collect();
+        Failure::GiveUp(anyhow!("there is no export named `{name}`; configured: {}", names.join(", ")))
+    })
 }
 
 impl From<ExportError> for Failure {
@@ -235,6 +259,14 @@ impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::from(ExportError::Source(error))
     }
+}
+
+/// A version that lies ready to be read.
+struct Delivery<'a> {
+    export: &'a Export,
+    manifest: &'a Manifest,
+    key: &'a VersionKey,
+    bill: &'a BillId,
 }
 
 /// A version that was read whole and did not move meanwhile.
@@ -281,7 +313,12 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         count_fetched(&mut report, source.as_ref(), before);
         return Ok(report);
     }
-    let Reading { totals, facts } = read_version(source, &manifest, &context.lens, job.month).await?;
+    let version = Delivery { export, manifest: &manifest, key: &key, bill: &bill };
+    let Reading { totals, facts } = if job.dry_run {
+        read_version(source, &manifest, &context.lens, job.month).await?
+    } else {
+        parts::read_version(job, &version, context, now).await?
+    };
     let booked = context.books.booked(&bill).await?;
     let policy = &context.lens.policy;
     report.restatements = guard::restatements(&totals.observed, &booked, policy);
@@ -399,7 +436,41 @@ async fn read_version(
     lens: &Lens,
     month: Month,
 ) -> Result<Reading, Failure> {
-    let objects = heads(source.as_ref(), &manifest.files).await?;
+    let objects = first_look(source.as_ref(), manifest).await?;
+    read_objects(source, manifest, &objects, lens, month).await
+}
+
+async fn read_objects(
+    source: &Arc<dyn Source>,
+    manifest: &Manifest,
+    objects: &[Object],
+    lens: &Lens,
+    month: Month,
+) -> Result<Reading, Failure> {
+    let read = read_files(source, objects, lens, month).await;
+    // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
+    let unmoved = still_the_same(source.as_ref(), manifest, objects).await;
+    let (fold, facts) = match (read, unmoved) {
+        (_, Err(moved)) => return Err(Failure::Retry(moved)),
+        (Err(error), Ok(())) => return Err(error.into()),
+        (Ok(read), Ok(())) => read,
+    };
+    let totals = fold.finish().map_err(|e| Failure::GiveUp(e.into()))?;
+    Ok(Reading { totals, facts })
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Source(e) => e.into(),
+            broken => Self::GiveUp(broken.into()),
+        }
+    }
+}
+
+/// The files of a version as they are now.
+async fn first_look(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Object>, Failure> {
+    let objects = heads(source, &manifest.files).await?;
     // AWS writes the manifest last. Where files are overwritten, one that is newer than its manifest belongs to the next delivery.
     // (Copies in a folder were made in any order, so their times say nothing.)
     let written = |o: &&Object| o.modified > manifest.object.modified;
@@ -409,17 +480,7 @@ async fn read_version(
             "{name} is newer than its manifest: AWS is writing the next delivery over this one (or a copy was made out of order)"
         )));
     }
-    let read = read_files(source, &objects, lens, month).await;
-    // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
-    let unmoved = still_the_same(source.as_ref(), manifest, &objects).await;
-    let (fold, facts) = match (read, unmoved) {
-        (_, Err(moved)) => return Err(Failure::Retry(moved)),
-        (Err(ReadError::Source(e)), Ok(())) => return Err(e.into()),
-        (Err(broken), Ok(())) => return Err(Failure::GiveUp(broken.into())),
-        (Ok(read), Ok(())) => read,
-    };
-    let totals = fold.finish().map_err(|e| Failure::GiveUp(e.into()))?;
-    Ok(Reading { totals, facts })
+    Ok(objects)
 }
 
 async fn heads(source: &dyn Source, keys: &[String]) -> Result<Vec<Object>, SourceError> {

@@ -6,6 +6,8 @@
 //!
 //! A fold of one part of a bill can be merged with that of another, in any order, with the same result.
 
+mod partial;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 

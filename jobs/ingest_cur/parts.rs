@@ -1,0 +1,248 @@
+//! Large bills, read in parts by several workers.
+//!
+//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and waits. A part folds its files
+//! and stores the sums. When all parts are there, the same `ingest_cur` job runs again, merges them and goes on exactly as
+//! if it had read the files itself: guard, booking and proof are one code path. A part that fails is tried again alone.
+//!
+//! What can never happen is that parts of different readings meet: the plan's identity is a digest over the version, the rules and
+//! each file's key, size and entity tag, and every step checks it. A delivery that is replaced half-way leaves a plan that nobody
+//! asks for any more; the next plan for the bill removes it.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::read::{Facts, read_files};
+use super::source::Object;
+use super::totals::Fold;
+use super::{Delivery, IngestCur, Reading, first_look, heads, read_objects, still_the_same};
+use crate::books::bill::BillId;
+use crate::books::parts::{PartFacts, PartId, PlannedFile};
+use crate::books::period::Month;
+use crate::job::{Context, Failure, Job, Request};
+
+/// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a lost one costs little.
+const GROUP_BYTES: u64 = 64 << 20;
+/// A bill that waits for its parts looks again after this time, whatever became of them.
+const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
+
+/// Read one part of a planned bill and store what it comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestPart {
+    /// Name of the export.
+    pub export: String,
+    /// The month.
+    pub month: Month,
+    /// Identity of the plan.
+    pub identity: String,
+    /// Digest of the rules by which it is read.
+    pub rules: String,
+    /// Number of the part.
+    pub part: u32,
+}
+
+/// How reading a part ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartOutcome {
+    /// Its sums are stored.
+    Stored,
+    /// Nobody needs it: it is stored already, its bill is decided, or another version is being read.
+    Obsolete,
+}
+
+/// What reading a part brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartReport {
+    /// How it ended.
+    pub outcome: PartOutcome,
+    /// Files that were read.
+    pub files: usize,
+    /// Rows in them.
+    pub rows: u64,
+    /// Bytes of its stored sums.
+    pub stored_bytes: usize,
+}
+
+impl Job for IngestPart {
+    const KIND: &'static str = "ingest_part";
+    const ABOUT: &'static str = "read one part of a large bill (asked for by ingest_cur)";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+    const AT_ONCE: usize = 2;
+    type Report = PartReport;
+
+    fn key(&self) -> Option<String> {
+        Some(format!("{}/{}/{}/{}/{}", Self::KIND, self.export, self.month, self.identity, self.part))
+    }
+
+    async fn run(self, context: &Context, _now: Timestamp) -> Result<PartReport, Failure> {
+        let obsolete = PartReport { outcome: PartOutcome::Obsolete, files: 0, rows: 0, stored_bytes: 0 };
+        let export = super::find_export(context, &self.export)?;
+        let lens = &context.lens;
+        if lens.rules.digest() != self.rules {
+            return Err(Failure::Retry(anyhow!(
+                "this worker reads bills by other rules (meters, tag key) than the worker that planned this one; give both the same configuration"
+            )));
+        }
+        let bill = BillId { payer: export.payer.clone(), month: self.month };
+        let id = PartId { bill, identity: self.identity.clone(), part: self.part };
+        let Some(planned) = context.books.planned_part(&id).await? else { return Ok(obsolete) };
+        let source = &export.source;
+        let keys: Vec<String> = planned.iter().map(|f| f.key.clone()).collect();
+        let objects = heads(source.as_ref(), &keys).await?;
+        if moved(&planned, &objects) {
+            return Ok(obsolete);
+        }
+        let read = read_files(source, &objects, lens, self.month).await;
+        if moved(&planned, &heads(source.as_ref(), &keys).await?) {
+            return Ok(obsolete);
+        }
+        let (fold, Facts { files, files_without_tag }) = read?;
+        let rows = files.iter().map(|f| f.rows).sum();
+        let facts = PartFacts { files, files_without_tag };
+        let packing = tokio::task::spawn_blocking(move || fold.pack());
+        let sums = packing.await.map_err(|e| Failure::Retry(e.into()))?.map_err(|e| Failure::GiveUp(e.into()))?;
+        let (files, stored_bytes) = (facts.files.len(), sums.len());
+        if !context.books.store_part(&id, &facts, sums).await? {
+            return Ok(obsolete);
+        }
+        Ok(PartReport { outcome: PartOutcome::Stored, files, rows, stored_bytes })
+    }
+}
+
+fn moved(planned: &[PlannedFile], now: &[Object]) -> bool {
+    planned.iter().zip(now).any(|(was, is)| was.etag != is.etag || was.size != is.size)
+}
+
+/// Reads a version: in one go, or merged from its parts when it is large. When parts are missing, the job has to wait for them.
+pub(super) async fn read_version(
+    job: &IngestCur,
+    delivery: &Delivery<'_>,
+    context: &Context,
+    now: Timestamp,
+) -> Result<Reading, Failure> {
+    let Delivery { export, manifest, bill, .. } = delivery;
+    let (source, lens) = (&export.source, &context.lens);
+    let objects = first_look(source.as_ref(), manifest).await?;
+    let bytes: u64 = objects.iter().map(|o| o.size).sum();
+    let limit = lens.policy.fan_out_bytes.unwrap_or(u64::MAX);
+    let groups = group(&objects, GROUP_BYTES.min(limit.max(1)));
+    if bytes <= limit || groups.len() < 2 {
+        return read_objects(source, manifest, &objects, lens, job.month).await;
+    }
+    let (identity, parts) = (identity(delivery, &objects), groups.len());
+    let missing = context.books.plan_parts(bill, &identity, groups, now).await?;
+    if !missing.is_empty() {
+        let why = anyhow!("waits for {} of {parts} parts of the bill of {} MiB", missing.len(), bytes >> 20);
+        let rules = lens.rules.digest();
+        let part = |part| IngestPart {
+            export: job.export.clone(),
+            month: job.month,
+            identity: identity.clone(),
+            rules: rules.clone(),
+            part,
+        };
+        let requests: Result<Vec<_>, _> = missing.into_iter().map(|n| Request::of(&part(n))).collect();
+        return Err(Failure::WaitFor(requests.map_err(|e| Failure::GiveUp(e.into()))?, WAIT_AT_MOST, why));
+    }
+    let reading = merge(job, delivery, context, &identity, parts).await?;
+    still_the_same(source.as_ref(), manifest, &objects).await.map_err(Failure::Retry)?;
+    Ok(reading)
+}
+
+/// Merges all parts, in order.
+async fn merge(
+    job: &IngestCur,
+    delivery: &Delivery<'_>,
+    context: &Context,
+    identity: &str,
+    parts: usize,
+) -> Result<Reading, Failure> {
+    let rules = &context.lens.rules;
+    let mut whole = Fold::new(std::sync::Arc::clone(rules), job.month);
+    let mut facts = Facts::default();
+    for part in (0_u32..).take(parts) {
+        let id = PartId { bill: delivery.bill.clone(), identity: identity.to_owned(), part };
+        let Some((part, sums)) = context.books.read_part(&id).await? else {
+            return Err(Failure::Retry(anyhow!(
+                "part {} of the bill is gone; another worker decided the bill",
+                id.part
+            )));
+        };
+        let (rules, month) = (std::sync::Arc::clone(rules), job.month);
+        let unpacking = tokio::task::spawn_blocking(move || Fold::unpack(rules, month, &sums));
+        let fold = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
+        let fold = fold.map_err(|why| Failure::GiveUp(anyhow!("part {} of the bill is damaged: {why}", id.part)))?;
+        whole.merge(&fold);
+        facts.files.extend(part.files);
+        facts.files_without_tag += part.files_without_tag;
+    }
+    let totals = whole.finish().map_err(|e| Failure::GiveUp(e.into()))?;
+    Ok(Reading { totals, facts })
+}
+
+/// Neighbouring files together, up to about `limit` bytes. Pure.
+fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
+    let mut groups: Vec<(u64, Vec<PlannedFile>)> = vec![];
+    for Object { key, size, etag, .. } in objects {
+        let file = PlannedFile { key: key.clone(), size: *size, etag: etag.clone() };
+        match groups.last_mut().filter(|(bytes, _)| bytes + size <= limit) {
+            Some((bytes, files)) => {
+                *bytes += size;
+                files.push(file);
+            }
+            None => groups.push((*size, vec![file])),
+        }
+    }
+    groups.into_iter().map(|(_, files)| files).collect()
+}
+
+/// Names a reading: this version, these files as they are, these rules.
+fn identity(delivery: &Delivery<'_>, objects: &[Object]) -> String {
+    let key = delivery.key;
+    let mut digest = Sha256::new();
+    let mut add = |text: &str| {
+        digest.update(text.len().to_le_bytes());
+        digest.update(text);
+    };
+    [&key.version, &key.manifest_digest, &key.rules_digest].into_iter().for_each(|text| add(text));
+    for object in objects {
+        add(&object.key);
+        add(&object.size.to_string());
+        add(&object.etag);
+    }
+    digest.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn object(i: usize, size: u64) -> Object {
+        Object { key: format!("f{i}"), size, etag: "e".into(), modified: Timestamp::UNIX_EPOCH }
+    }
+
+    proptest! {
+        /// Every file is in exactly one group, in order; no group could have taken in its neighbour's first file.
+        #[test]
+        fn groups_are_a_partition(sizes in prop::collection::vec(0_u64..100, 0..40), limit in 1_u64..150) {
+            let objects: Vec<_> = sizes.iter().enumerate().map(|(i, s)| object(i, *s)).collect();
+            let groups = group(&objects, limit);
+            let keys: Vec<_> = groups.iter().flatten().map(|f| f.key.clone()).collect();
+            prop_assert_eq!(keys, objects.iter().map(|o| o.key.clone()).collect::<Vec<_>>());
+            for pair in groups.windows(2) {
+                let bytes: u64 = pair[0].iter().map(|f| f.size).sum();
+                prop_assert!(bytes + pair[1][0].size > limit);
+            }
+            for files in &groups {
+                let bytes: u64 = files.iter().map(|f| f.size).sum();
+                prop_assert!(files.len() == 1 || bytes <= limit);
+            }
+        }
+    }
+}

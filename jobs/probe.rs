@@ -1,0 +1,66 @@
+//! `probe`: a job that does next to nothing, by which the queue itself is tried: does a worker pick it up, how soon, exactly once?
+//!
+//! Its effect goes through a claim, as every effect of every job must: the row of its name is made by the first run, in one
+//! statement; any other run of it finds the row and changes nothing but a count of repeats. So after the roughest hour of
+//! crashes, one look at the table says whether each probe took effect exactly once.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use libsql::params;
+use serde::{Deserialize, Serialize};
+
+use crate::books::database::{BooksError, first_row};
+use crate::job::{Context, Failure, Job};
+
+/// Probes older than this are forgotten.
+const KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// One run removes at most so many of them.
+const FORGOTTEN_AT_ONCE: i64 = 100;
+
+/// Make the row of this name, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// What it is known by; any text.
+    pub name: String,
+    /// How long it works, in milliseconds.
+    #[serde(default)]
+    pub millis: u64,
+}
+
+/// What a probe did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Its name.
+    pub name: String,
+    /// Runs of this name before this one.
+    pub repeats: i64,
+}
+
+impl Job for Probe {
+    const KIND: &'static str = "probe";
+    const ABOUT: &'static str = "do nothing, once: try whether the queue works";
+    const AT_ONCE: usize = 256;
+    type Report = ProbeReport;
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<ProbeReport, Failure> {
+        if self.millis > 0 {
+            tokio::time::sleep(Duration::from_millis(self.millis)).await;
+        }
+        let name = self.name.clone();
+        let done_at = now.to_string();
+        let before = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN).to_string();
+        let claim = async move |c: &libsql::Connection| -> Result<i64, BooksError> {
+            let sql = "INSERT INTO probes (name, effects, done_at) VALUES (?1, 1, ?2) \
+                       ON CONFLICT (name) DO UPDATE SET repeats = repeats + 1 RETURNING repeats";
+            let row = first_row(c, sql, params![name, done_at]).await?;
+            let old = "DELETE FROM probes WHERE name IN (SELECT name FROM probes WHERE done_at < ?1 LIMIT ?2)";
+            let repeats = row.map_or(Ok(0), |row| row.get(0))?;
+            c.execute(old, params![before, FORGOTTEN_AT_ONCE]).await?;
+            Ok(repeats)
+        };
+        let repeats = context.books.write(claim).await?;
+        Ok(ProbeReport { name: self.name, repeats })
+    }
+}

@@ -1,0 +1,45 @@
+//! `roll_counters`: the counters on customers' rows enter the new month when it begins, not when the first bill of it arrives.
+//!
+//! AWS delivers a month's first bill up to a day late. A counter that still says last month's minutes at five past midnight
+//! would block a customer who has used nothing yet. Counters are always recomputed from the books, so a late, early or
+//! doubled run changes nothing.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::books::period::Month;
+use crate::job::{Context, Failure, Job};
+
+/// Bring all counters into the current month.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollCounters {}
+
+/// What was moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RollReport {
+    /// The month in which all counters now stand.
+    pub month: Month,
+    /// Customers whose counters were not there.
+    pub customers: u64,
+}
+
+impl Job for RollCounters {
+    const KIND: &'static str = "roll_counters";
+    const ABOUT: &'static str = "bring the customers' counters into the current month";
+    type Report = RollReport;
+
+    fn key(&self) -> Option<String> {
+        Some(Self::KIND.to_owned())
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<RollReport, Failure> {
+        let month = Month::of(now);
+        context.books.require_migrated().await?;
+        let customers = context.books.roll_counters(month).await?;
+        if customers > 0 {
+            tracing::info!(%month, customers, "the counters of {customers} customers entered {month}");
+        }
+        Ok(RollReport { month, customers })
+    }
+}

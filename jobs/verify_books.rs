@@ -1,0 +1,51 @@
+//! `verify_books`: the audit of the books, run unasked.
+//!
+//! Every booking proves itself before it commits; this looks at all of them again, so that damage from anywhere else (a person
+//! with a database shell, a disk) is noticed within a day. It changes nothing.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::books::verify::Check;
+use crate::job::{Context, Failure, Job};
+
+/// Check all that must always be true.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyBooks {}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    /// True when nothing is wrong.
+    pub sound: bool,
+    /// Each check.
+    pub checks: Vec<Check>,
+}
+
+impl Job for VerifyBooks {
+    const KIND: &'static str = "verify_books";
+    const ABOUT: &'static str = "check that the books add up";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+    type Report = VerifyReport;
+
+    fn key(&self) -> Option<String> {
+        Some(Self::KIND.to_owned())
+    }
+
+    fn needs_a_person(report: &VerifyReport) -> bool {
+        !report.sound
+    }
+
+    async fn run(self, context: &Context, _now: Timestamp) -> Result<VerifyReport, Failure> {
+        context.books.require_migrated().await?;
+        let checks = context.books.verify().await?;
+        let sound = checks.iter().all(|c| c.violations.is_empty());
+        if !sound {
+            tracing::error!("the books do not add up: run `meter verify`");
+        }
+        Ok(VerifyReport { sound, checks })
+    }
+}

@@ -1,0 +1,75 @@
+-- The queue: what is to be done, who does it, and what is done at which times.
+--
+-- One row is one job for all of its life. The states, and how a job goes from one to the next:
+--
+--   scheduled --(run_at comes, or what it waits for is done)--> pending --(claimed)--> running --> done | dead | cancelled
+--   running --(failed)--> retrying --(run_at comes)--> pending        running --(handed back, or its lease lapsed)--> pending
+--
+-- `pending` looks at no clock, so that a clock that jumps cannot hold up work that is due. `lease` counts the claims: it is the
+-- fencing token that a run must still hold when it commits. `attempts` counts the claims that were not handed back.
+-- `beat` is raised by the holder while it works; who sees it stand still for the length of a lease may take the job away.
+-- A `key` is held by one unfinished job at a time; jobs of one `lane` run one after another; a job that `awaits` is parked until
+-- the jobs whose `parent` it is are finished. Instants are milliseconds since 1970, UTC.
+CREATE TABLE jobs (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           TEXT    NOT NULL UNIQUE CHECK (length(id) = 26),       -- ULID, made by whoever enqueued it
+    kind         TEXT    NOT NULL CHECK (kind <> ''),
+    payload      TEXT    NOT NULL CHECK (json_valid(payload)),
+    state        TEXT    NOT NULL
+                 CHECK (state IN ('pending', 'scheduled', 'running', 'retrying', 'done', 'dead', 'cancelled')),
+    priority     INTEGER NOT NULL DEFAULT 0 CHECK (priority BETWEEN -100 AND 100),  -- the higher, the sooner
+    key          TEXT,
+    lane         TEXT,
+    parent       INTEGER,
+    origin       TEXT    NOT NULL,                                      -- who enqueued it
+    run_at       INTEGER CHECK ((state IN ('scheduled', 'retrying')) = (run_at IS NOT NULL)),
+    attempts     INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND max_attempts),
+    max_attempts INTEGER NOT NULL CHECK (max_attempts BETWEEN 1 AND 1000),
+    lease        INTEGER NOT NULL DEFAULT 0 CHECK (lease >= attempts),
+    worker       TEXT    CHECK ((state = 'running') = (worker IS NOT NULL)),
+    lease_until  INTEGER CHECK ((state = 'running') = (lease_until IS NOT NULL)),
+    beat         INTEGER NOT NULL DEFAULT 0,
+    awaits       INTEGER NOT NULL DEFAULT 0 CHECK (awaits = 0 OR (awaits = 1 AND state = 'scheduled')),
+    cancel       INTEGER NOT NULL DEFAULT 0 CHECK (cancel IN (0, 1)),   -- asked for while it runs
+    reason       TEXT,                                                  -- why the last attempt did not end with a report
+    report       TEXT    CHECK (report IS NULL OR state = 'done'),
+    attention    INTEGER NOT NULL DEFAULT 0 CHECK (attention = 0 OR (attention = 1 AND state = 'done')),  -- a person should look
+    enqueued_at  INTEGER NOT NULL,
+    started_at   INTEGER,
+    finished_at  INTEGER CHECK ((state IN ('done', 'dead', 'cancelled')) = (finished_at IS NOT NULL)),
+    CHECK (state NOT IN ('retrying', 'dead') OR reason IS NOT NULL),
+    CHECK (state <> 'running' OR attempts >= 1),
+    CHECK (state <> 'done' OR report IS NOT NULL)
+) STRICT;
+
+-- Every index covers the few unfinished jobs only, but the one by which finished ones are found and removed: a million of
+-- them costs the living nothing.
+CREATE INDEX jobs_pending ON jobs (kind, priority DESC, seq) WHERE state = 'pending';
+CREATE INDEX jobs_waiting ON jobs (run_at) WHERE state IN ('scheduled', 'retrying');
+CREATE INDEX jobs_running ON jobs (worker) WHERE state = 'running';
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE state IN ('done', 'dead', 'cancelled');
+CREATE INDEX jobs_parent ON jobs (parent) WHERE parent IS NOT NULL;
+CREATE INDEX jobs_lane ON jobs (lane) WHERE lane IS NOT NULL AND state IN ('pending', 'scheduled', 'running', 'retrying');
+CREATE UNIQUE INDEX jobs_lane_running ON jobs (lane) WHERE lane IS NOT NULL AND state = 'running';
+CREATE UNIQUE INDEX jobs_key ON jobs (key) WHERE key IS NOT NULL AND state IN ('pending', 'scheduled', 'running', 'retrying');
+
+-- Worker processes, by what they last said of themselves.
+CREATE TABLE workers (
+    id          TEXT    NOT NULL PRIMARY KEY,
+    host        TEXT    NOT NULL,
+    pid         INTEGER NOT NULL,
+    version     TEXT    NOT NULL,
+    kinds       TEXT    NOT NULL CHECK (json_valid(kinds)),
+    concurrency INTEGER NOT NULL,
+    state       TEXT    NOT NULL CHECK (state IN ('working', 'stopping', 'stopped')),
+    running     INTEGER NOT NULL DEFAULT 0,
+    started_at  INTEGER NOT NULL,
+    seen_at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The last tick of each schedule that was turned into jobs: whoever raises it enqueues them, in the same transaction.
+CREATE TABLE schedules (
+    name       TEXT    NOT NULL PRIMARY KEY,
+    last_tick  INTEGER NOT NULL,
+    claimed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
