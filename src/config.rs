@@ -3,6 +3,7 @@
 //! `METER_DATABASE__URL` stands for `database.url`: prefix, then the path with `__` between its parts. Secrets are taken from
 //! the environment only. Every fault is found in one go and named with its file and line, or its variable.
 
+mod queue;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use jobs::ingest_cur::export::Format;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 use self::raw::{Raw, Step};
 
 /// The file that is read when none is named.
@@ -60,6 +62,10 @@ pub struct Config {
     pub guard: GuardConfig,
     /// How a bill is read.
     pub read: ReadConfig,
+    /// How workers work.
+    pub queue: QueueConfig,
+    /// When what is done.
+    pub schedule: ScheduleConfig,
     /// How runs are logged.
     pub log: LogConfig,
 }
@@ -176,13 +182,16 @@ pub struct ReadConfig {
     pub parallel: u16,
     /// Column chunks that are held at once, in MiB.
     pub memory_mib: u16,
+    /// In a worker, a bill of more MiB than this is read in parts by several jobs; 0 = never.
+    pub fan_out_mib: u32,
 }
 
 /// How runs are logged, to standard error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`; `auto` is `info` for `meter work` and
+    /// `warn` for everything else.
     pub level: String,
     /// `text` or `json`.
     pub format: LogFormat,
@@ -256,6 +265,8 @@ impl Default for Config {
             }],
             guard: GuardConfig::default(),
             read: ReadConfig::default(),
+            queue: QueueConfig::default(),
+            schedule: ScheduleConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -282,13 +293,13 @@ impl Default for GuardConfig {
 
 impl Default for ReadConfig {
     fn default() -> Self {
-        Self { parallel: 0, memory_mib: 24 }
+        Self { parallel: 0, memory_mib: 24, fan_out_mib: 256 }
     }
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "warn".into(), format: LogFormat::Text }
+        Self { level: "auto".into(), format: LogFormat::Text }
     }
 }
 
@@ -352,6 +363,8 @@ impl Config {
         if let Some(why) = database_fault(&self.database.url) {
             faults.push(raw.place(&[key("database"), key("url")], why));
         }
+        let machine = self.queue.faults().into_iter().chain(self.schedule.faults());
+        faults.extend(machine.map(|(path, why)| raw.place(&path, &why)));
         if let Err(found) = self.rules() {
             faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
         }
@@ -443,7 +456,14 @@ impl Config {
             floor: self.guard.floor,
             parallel: if self.read.parallel == 0 { default.parallel } else { usize::from(self.read.parallel) },
             memory_bytes: u64::from(self.read.memory_mib) << 20,
+            fan_out_bytes: None,
         }
+    }
+
+    /// The policy of a worker, who can have others read parts of a bill.
+    pub fn worker_policy(&self) -> Policy {
+        let fan_out = self.read.fan_out_mib;
+        Policy { fan_out_bytes: (fan_out > 0).then(|| u64::from(fan_out) << 20), ..self.policy() }
     }
 }
 

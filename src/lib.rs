@@ -5,5 +5,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod queue;
+pub mod schedule;
 mod tls;
 pub mod wiring;

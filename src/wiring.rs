@@ -12,11 +12,13 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::Timestamp;
 use jobs::books::Database;
+use jobs::books::database::REMOTE_WAIT;
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
 use jobs::ingest_cur::{Export, Lens, Progress};
 use jobs::job::Context;
 
 use crate::config::{Config, ExportConfig, Location};
+use crate::queue::{Clock, Queue};
 use crate::tls::Connector;
 
 /// A request to S3 that makes no progress for so long is given up and tried again.
@@ -35,6 +37,30 @@ fn local_path(config: &Config) -> Option<&Path> {
 /// # Errors
 /// When they cannot be opened.
 pub async fn open_books(config: &Config) -> anyhow::Result<Database> {
+    open(config, REMOTE_WAIT).await
+}
+
+/// The queue, on a connection of its own: its short steps never wait behind a booking of this process.
+///
+/// # Errors
+/// As [`open_books`].
+pub async fn open_queue(config: &Config) -> anyhow::Result<Queue> {
+    // a step that takes longer than this is tried again, well before leases end
+    let wait = Duration::from_secs(u64::from(config.queue.lease_seconds)) / 3;
+    let wait = wait.clamp(Duration::from_secs(1), Duration::from_secs(10));
+    Ok(Queue::new(open(config, wait).await?, Clock::system()))
+}
+
+/// The queue of books that must be there and up to date.
+///
+/// # Errors
+/// As [`existing_books`].
+pub async fn existing_queue(config: &Config) -> anyhow::Result<Queue> {
+    drop(existing_books(config).await?);
+    open_queue(config).await
+}
+
+async fn open(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     if let Some(path) = local_path(config) {
         return Ok(Database::open_local(path).await?);
     }
@@ -42,7 +68,7 @@ pub async fn open_books(config: &Config) -> anyhow::Result<Database> {
     let token = config.database.token.expose().to_owned();
     let remote = libsql::Builder::new_remote(url.clone(), token).connector(Connector::new()?).build().await;
     let remote = remote.with_context(|| format!("database {url}"))?;
-    Ok(Database::open_remote(url.clone(), remote).await?)
+    Ok(Database::open_remote(url.clone(), remote, wait).await?)
 }
 
 /// Opens books that must be there and up to date, for a command that only reads.
@@ -126,4 +152,13 @@ pub fn lens(config: &Config) -> anyhow::Result<Lens> {
 /// As [`exports`].
 pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context> {
     Ok(Context { books, exports: Arc::new(exports(config).await?), lens: lens(config)? })
+}
+
+/// Everything that the jobs of a worker are given: as [`context`], but large bills are read in parts.
+///
+/// # Errors
+/// As [`exports`].
+pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
+    let context = context(config, books).await?;
+    Ok(Context { lens: Lens { policy: config.worker_policy(), ..context.lens }, ..context })
 }

@@ -1,13 +1,20 @@
 //! The command line: arguments → a payload or a query; and printing.
 
+mod backfill;
 mod check_config;
 mod demo;
 mod discover;
+mod enqueue;
 mod ingest;
+mod jobs_of;
 mod print;
+mod schedule;
 mod usage;
 mod verify;
 mod versions;
+mod wait;
+mod work;
+mod workers;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -30,7 +37,7 @@ pub struct Cli {
     /// Configuration file [default: meter.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the configuration]
+    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the configuration, else warn, and info for `work`]
     #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
     log: Option<String>,
     #[command(subcommand)]
@@ -49,6 +56,22 @@ enum Command {
     Discover(discover::Args),
     /// Check that the books add up: conservation, derived tables, counters
     Verify(verify::Args),
+    /// Run jobs from the queue, and keep the schedule, until told to stop
+    Work(work::Args),
+    /// Put a job into the queue
+    Enqueue(enqueue::Args),
+    /// Put work on past months into the queue
+    #[command(subcommand)]
+    Backfill(backfill::Action),
+    /// Run a job here and now, without the queue
+    Run(enqueue::RunArgs),
+    /// Look at the jobs of the queue, and act on them
+    #[command(subcommand)]
+    Jobs(jobs_of::Action),
+    /// Show what is done when
+    Schedule(schedule::Args),
+    /// Show the worker processes
+    Workers(workers::Args),
     /// Bring the database's schema up to date
     Migrate,
     /// Check or show the configuration
@@ -103,27 +126,41 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
         return check_config::run(action, config);
     }
     let config = config?;
-    start_log(&config.log, cli.log)?;
+    start_log(&config.log, cli.log, matches!(cli.command, Command::Work(_)))?;
     // blocking threads decode, and one more reads files; each keeps memory of its own, so there are no more than are of use
     let blocking = config.policy().parallel + 1;
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build()?;
     let now = Timestamp::now();
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match cli.command {
             Command::Ingest(args) => ingest::run(args, &config, now).await,
             Command::Usage(args) => usage::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,
+            Command::Work(args) => work::run(args, &config, now).await,
+            Command::Enqueue(args) => enqueue::run(args, &config, now).await,
+            Command::Backfill(action) => backfill::run(action, &config, now).await,
+            Command::Run(args) => enqueue::run_here(args, &config, now).await,
+            Command::Jobs(action) => jobs_of::run(action, &config, now).await,
+            Command::Schedule(args) => schedule::run(args, &config, now).await,
+            Command::Workers(args) => workers::run(args, &config, now).await,
             Command::Migrate => migrate(&config, now).await,
             Command::Demo(args) => demo::run(args, &config, now).await,
             Command::Config(_) => Ok(Done::Well),
         }
-    })
+    });
+    // a run that was handed back may still be decoding on a blocking thread; nobody waits for it
+    runtime.shutdown_background();
+    done
 }
 
-fn start_log(config: &LogConfig, level: Option<String>) -> anyhow::Result<()> {
-    let level = level.as_deref().unwrap_or(&config.level);
+fn start_log(config: &LogConfig, level: Option<String>, service: bool) -> anyhow::Result<()> {
+    let level = match level.as_deref().unwrap_or(&config.level) {
+        "auto" if service => "info",
+        "auto" => "warn",
+        level => level,
+    };
     let filter = EnvFilter::try_new(level).map_err(|e| BadUsage(format!("--log {level}: {e}")))?;
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);

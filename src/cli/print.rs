@@ -79,3 +79,14 @@ pub(crate) fn change(q: Quantity) -> String {
 pub(crate) fn customer(id: &str) -> &str {
     if id.is_empty() { "(no customer tag)" } else { id }
 }
+
+/// A span of time for people: `45 s`, `12 min`, `5 h`, `3 d`.
+pub(crate) fn span(duration: jiff::SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}

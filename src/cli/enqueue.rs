@@ -1,0 +1,128 @@
+//! `meter enqueue` and `meter run`: one job, into the queue or here and now.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{BadUsage, Done, print, wait};
+use crate::config::Config;
+use crate::queue::kinds::Checked;
+use crate::queue::outcome::Ended;
+use crate::queue::{Kind, Kinds, NewJob};
+use crate::wiring;
+
+/// Which job.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct What {
+    /// Kind of the job; `meter enqueue help` lists them
+    kind: String,
+    /// Its payload, field by field: export=main month=2026-03
+    #[arg(value_name = "FIELD=VALUE")]
+    fields: Vec<String>,
+    /// Its payload as JSON
+    #[arg(long, value_name = "JSON", conflicts_with = "fields")]
+    payload: Option<String>,
+}
+
+/// Which job, and when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    what: What,
+    /// Not before this instant (2026-03-01T00:00:00Z)
+    #[arg(long, value_name = "INSTANT")]
+    at: Option<Timestamp>,
+    /// The higher, the sooner; -100 to 100
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-100..=100))]
+    priority: i64,
+    /// Unique key instead of the kind's own: while a job with it waits or runs, no second one is enqueued
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Wait for its end, and end as it does
+    #[arg(long)]
+    wait: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which job.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    what: What,
+}
+
+/// The kind that a name means.
+fn kind_of(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
+    let list = || {
+        let line = |k: &Kind| format!("\n  {:<14} {}", k.name, k.about);
+        kinds.iter().map(line).collect::<String>()
+    };
+    match kinds.get(name) {
+        Some(kind) => Ok(kind.clone()),
+        None => Err(BadUsage(format!("there is no kind of job named `{name}`; there are:{}", list())).into()),
+    }
+}
+
+/// The payload that the command line describes, as the kind itself would write it.
+fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
+    let bad = |why: String| BadUsage(format!("{}: {why}", kind.name));
+    if let Some(json) = &what.payload {
+        return Ok(kind.check(json).map_err(bad)?);
+    }
+    let (mut values, mut texts) = (Map::new(), Map::new());
+    for field in &what.fields {
+        let (name, value) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not FIELD=VALUE")))?;
+        let text = Value::String(value.to_owned());
+        values.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| text.clone()));
+        texts.insert(name.to_owned(), text);
+    }
+    // `name=7` may mean the number or the text; the type decides
+    let checked = kind.check(&Value::Object(values).to_string());
+    Ok(checked.or_else(|why| kind.check(&Value::Object(texts).to_string()).map_err(|_| bad(why)))?)
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let kind = kind_of(&Kinds::all(), &args.what.kind)?;
+    let Checked { payload, key } = payload(&kind, &args.what)?;
+    let books = wiring::open_books(config).await?;
+    books.migrate(now).await?;
+    let queue = wiring::open_queue(config).await?;
+    let job = NewJob::new(kind.name, payload, kind.max_attempts, "enqueue");
+    let job = NewJob { key: args.key.or(key), priority: args.priority, run_at: args.at, ..job };
+    let enqueued = queue.enqueue(&[job]).await?;
+    if args.wait {
+        return wait::wait_for(&queue, &enqueued, args.json).await;
+    }
+    if args.json {
+        print::json(&enqueued)?;
+        return Ok(Done::Well);
+    }
+    for job in &enqueued {
+        let what = if job.new { "enqueued as job" } else { "is waiting or running already, as job" };
+        print::out(&format!("{} {what} {}", kind.name, job.id));
+    }
+    Ok(Done::Well)
+}
+
+/// Runs a job in this process.
+pub(crate) async fn run_here(args: RunArgs, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let kind = kind_of(&Kinds::all(), &args.what.kind)?;
+    let Checked { payload, .. } = payload(&kind, &args.what)?;
+    let books = wiring::open_books(config).await?;
+    books.migrate(now).await?;
+    let context = wiring::context(config, books).await?;
+    match kind.run(payload, context, now).await {
+        Ended::Report { report, attention } => {
+            print::json(&serde_json::from_str::<Value>(&report)?)?;
+            Ok(if attention { Done::Held } else { Done::Well })
+        }
+        Ended::Failed(failure) => {
+            let advice = if failure.is_retryable() { " (the next run may succeed)" } else { "" };
+            eprintln!("meter: {} failed{advice}: {:#}", kind.name, failure.error());
+            Ok(Done::Wrong)
+        }
+        Ended::HandedBack | Ended::Cancelled | Ended::Lost => Ok(Done::Wrong),
+    }
+}

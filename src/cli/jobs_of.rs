@@ -1,0 +1,260 @@
+//! `meter jobs`: look at the jobs of the queue, and act on them.
+
+use clap::{Args as ClapArgs, Subcommand};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, Timestamp};
+
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::queue::{Filter, JobRow, Queue, State};
+use crate::wiring;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// List jobs, newest first
+    List(List),
+    /// Show everything about one job
+    Show(Show),
+    /// Make dead, cancelled or waiting jobs due now, with all their attempts before them
+    Retry(Which),
+    /// Take back jobs that are not finished; a running one stops when its worker next keeps its lease
+    Cancel(Which),
+    /// Remove finished jobs
+    Purge(Purge),
+}
+
+/// Which jobs to list.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct List {
+    #[command(flatten)]
+    which: Which,
+    /// Only jobs whose report a person should look at
+    #[arg(long)]
+    attention: bool,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    limit: u32,
+    /// Only how many there are of each kind in each state
+    #[arg(long)]
+    count: bool,
+}
+
+/// Which job.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Show {
+    /// Its number or id
+    job: String,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which jobs.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Which {
+    /// Numbers or ids
+    jobs: Vec<String>,
+    /// Of these kinds
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kind: Vec<String>,
+    /// In these states: pending, scheduled, running, retrying, done, dead, cancelled
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    state: Vec<State>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which finished jobs to remove.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Purge {
+    #[command(flatten)]
+    which: Which,
+    /// Finished longer ago than this: 7d, 12h, 30m
+    #[arg(long, value_name = "SPAN")]
+    older_than: Option<Span>,
+    /// All finished jobs
+    #[arg(long)]
+    all: bool,
+}
+
+impl Which {
+    fn filter(&self) -> Filter {
+        Filter { ids: self.jobs.clone(), kinds: self.kind.clone(), states: self.state.clone(), ..Filter::default() }
+    }
+
+    /// A filter that means something: acting on everything must be said.
+    fn chosen(&self, verb: &str) -> anyhow::Result<Filter> {
+        if self.jobs.is_empty() && self.kind.is_empty() && self.state.is_empty() {
+            let why =
+                format!("say which jobs to {verb}: their numbers, --kind or --state (`meter jobs list` shows them)");
+            return Err(BadUsage(why).into());
+        }
+        Ok(self.filter())
+    }
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let queue = wiring::existing_queue(config).await?;
+    match action {
+        Action::List(args) => list(&queue, &args, now).await,
+        Action::Show(args) => show(&queue, &args, now).await,
+        Action::Retry(which) => {
+            let filter = which.chosen("retry")?;
+            let changed = queue.retry(&filter).await?;
+            acted(
+                &which,
+                changed,
+                "due now",
+                "only dead, cancelled and waiting jobs can be retried, and of those with the same key the newest, unless one is being done",
+            )
+        }
+        Action::Cancel(which) => {
+            let filter = which.chosen("cancel")?;
+            let changed = queue.cancel(&filter).await?;
+            acted(&which, changed, "cancelled, or told to stop", "finished jobs cannot be cancelled")
+        }
+        Action::Purge(args) => purge(&queue, &args, now).await,
+    }
+}
+
+fn acted(which: &Which, changed: u64, done: &str, otherwise: &str) -> anyhow::Result<Done> {
+    if which.json {
+        print::json(&serde_json::json!({ "jobs": changed }))?;
+    } else {
+        print::out(&format!("{changed} job(s) {done}"));
+    }
+    if changed == 0 && !which.jobs.is_empty() {
+        eprintln!("meter: nothing was changed: {otherwise}");
+        return Ok(Done::Wrong);
+    }
+    Ok(Done::Well)
+}
+
+async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Done> {
+    if args.count {
+        let counts = queue.counts().await?;
+        let rows: Vec<_> = counts.iter().map(|((kind, state), n)| (kind, state, n)).collect();
+        if args.which.json {
+            print::json(&rows)?;
+        } else {
+            let row = |(kind, state, n): &(&String, &State, &i64)| {
+                vec![kind.to_string(), state.to_string(), print::count(**n)]
+            };
+            print::table(&["kind", "state", ">jobs"], rows.iter().map(row).collect());
+        }
+        return Ok(Done::Well);
+    }
+    let filter = Filter { attention: args.attention, ..args.which.filter() };
+    let jobs = queue.list(&filter, args.limit).await?;
+    if args.which.json {
+        print::json(&jobs)?;
+        return Ok(Done::Well);
+    }
+    if jobs.is_empty() {
+        print::out("there are no such jobs");
+        return Ok(Done::Well);
+    }
+    let row = |j: &JobRow| {
+        let attempts = format!("{} of {}", j.attempts, j.max_attempts);
+        vec![j.seq.to_string(), what(j), state(j), attempts, when(j, now), j.origin.clone(), first_line(j)]
+    };
+    let titles = [">job", "what", "state", ">attempts", "when", "from", "why"];
+    print::table(&titles, jobs.iter().map(row).collect());
+    Ok(Done::Well)
+}
+
+/// What a job is about, in a few words.
+fn what(job: &JobRow) -> String {
+    job.key.clone().unwrap_or_else(|| job.kind.clone())
+}
+
+fn state(job: &JobRow) -> String {
+    if job.attention { format!("{}, look at it", job.state) } else { job.state.to_string() }
+}
+
+fn first_line(job: &JobRow) -> String {
+    let reason = job.reason.as_deref().filter(|_| job.state != State::Done).unwrap_or_default();
+    let line = reason.lines().next().unwrap_or_default();
+    let short: String = line.chars().take(100).collect();
+    if short.len() < line.len() { format!("{short}…") } else { short }
+}
+
+/// When something last happened to a job, or next will.
+fn when(job: &JobRow, now: Timestamp) -> String {
+    match (job.run_at, job.finished_at, job.started_at.filter(|_| job.state == State::Running)) {
+        (Some(due), ..) if due > now => format!("in {}", print::span(due.duration_since(now))),
+        (Some(_), ..) => "now".into(),
+        (_, Some(finished), _) => format!("{} ago", print::span(now.duration_since(finished))),
+        (_, _, Some(started)) => format!("for {}", print::span(now.duration_since(started))),
+        _ => format!("since {}", print::span(now.duration_since(job.enqueued_at))),
+    }
+}
+
+async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Done> {
+    let Some(job) = queue.get(&args.job).await? else {
+        return Err(BadUsage(format!("there is no job {}; finished jobs are removed after a while", args.job)).into());
+    };
+    if args.json {
+        print::json(&job)?;
+        return Ok(Done::Well);
+    }
+    let instant = |t: Option<Timestamp>| match t {
+        Some(t) if t <= now => {
+            format!("{} ({} ago)", t.strftime("%Y-%m-%d %H:%M:%S UTC"), print::span(now.duration_since(t)))
+        }
+        Some(t) => format!("{} (in {})", t.strftime("%Y-%m-%d %H:%M:%S UTC"), print::span(t.duration_since(now))),
+        None => String::new(),
+    };
+    let lines = [
+        ("job", format!("{} ({})", job.seq, job.id)),
+        ("kind", job.kind.clone()),
+        ("state", state(&job)),
+        ("attempts", format!("{} of {}", job.attempts, job.max_attempts)),
+        ("why", job.reason.clone().unwrap_or_default()),
+        ("worker", job.worker.clone().unwrap_or_default()),
+        ("due", instant(job.run_at)),
+        ("enqueued", format!("{} by {}", instant(Some(job.enqueued_at)), job.origin)),
+        ("started", instant(job.started_at)),
+        ("finished", instant(job.finished_at)),
+        ("priority", job.priority.to_string()),
+        ("key", job.key.clone().unwrap_or_default()),
+        ("lane", job.lane.clone().unwrap_or_default()),
+        ("waits", if job.awaits { "for the jobs that it asked for".into() } else { String::new() }),
+        ("payload", serde_json::to_string(&job.payload)?),
+    ];
+    for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        print::out(&format!("{name:<9} {value}"));
+    }
+    if let Some(report) = &job.report {
+        print::out("report");
+        print::json(report)?;
+    }
+    Ok(Done::Well)
+}
+
+async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Done> {
+    let open = args.which.state.iter().find(|s| !s.is_final());
+    if let Some(state) = open {
+        return Err(BadUsage(format!("{state} jobs are not finished; cancel them first")).into());
+    }
+    let mut filter =
+        if args.all || args.older_than.is_some() { args.which.filter() } else { args.which.chosen("purge")? };
+    if let Some(span) = args.older_than {
+        let before =
+            now.to_zoned(TimeZone::UTC).checked_sub(span).map_err(|e| BadUsage(format!("--older-than: {e}")))?;
+        filter.finished_before = Some(before.timestamp());
+        if before.timestamp() > now {
+            return Err(BadUsage("--older-than is a span of time like 7d".into()).into());
+        }
+    }
+    let removed = queue.purge(&filter).await?;
+    acted(&args.which, removed, "removed", "only finished jobs can be removed")
+}
+
+/// For people: how long ago something is.
+pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
+    let passed: SignedDuration = now.duration_since(then);
+    format!("{} ago", print::span(passed))
+}

@@ -1,0 +1,65 @@
+//! `meter schedule`: what is done when.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::jobs_of::ago;
+use super::{Done, print};
+use crate::config::Config;
+use crate::queue::{Filter, State};
+use crate::{schedule, wiring};
+
+/// How to show it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    enqueues: &'static str,
+    cron: Vec<String>,
+    next: Option<Timestamp>,
+    last: Option<Timestamp>,
+    last_job: Option<i64>,
+    last_state: Option<State>,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let queue = wiring::existing_queue(config).await?;
+    let last = queue.last_ticks().await?;
+    let mut rows = vec![];
+    for schedule in schedule::table(config) {
+        let filter = Filter { origin: Some(format!("schedule {}", schedule.name)), ..Filter::default() };
+        let job = queue.list(&filter, 1).await?.pop();
+        rows.push(Row {
+            name: schedule.name,
+            enqueues: schedule.about,
+            next: schedule.next(now),
+            cron: schedule.lines,
+            last: last.get(schedule.name).copied(),
+            last_job: job.as_ref().map(|j| j.seq),
+            last_state: job.map(|j| j.state),
+        });
+    }
+    if args.json {
+        print::json(&rows)?;
+        return Ok(Done::Well);
+    }
+    let row = |row: Row| {
+        let next = row.next.map_or("off".into(), |t| t.strftime("%Y-%m-%d %H:%M UTC").to_string());
+        let last = row.last.map_or("never".into(), |t| ago(t, now));
+        let job = match (row.last_job, row.last_state) {
+            (Some(seq), Some(state)) => format!("job {seq}: {state}"),
+            _ => String::new(),
+        };
+        vec![row.name.to_owned(), row.cron.join("; "), next, last, job, row.enqueues.to_owned()]
+    };
+    let titles = ["schedule", "cron (UTC)", "next", "last", "last job", "enqueues"];
+    print::table(&titles, rows.into_iter().map(row).collect());
+    Ok(Done::Well)
+}

@@ -1,0 +1,78 @@
+//! Waiting for jobs: how far they are, and in the end what they say themselves.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Done, print};
+use crate::queue::worker::summary;
+use crate::queue::{Enqueued, Filter, JobRow, Queue, State};
+
+const LOOK: Duration = Duration::from_millis(200);
+/// After so long without anybody who works, it is said.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until all jobs are finished; ends with the worst of their results. A retry is waited for too. Interrupting it
+/// changes nothing about the jobs.
+pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -> anyhow::Result<Done> {
+    let filter = Filter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..Filter::default() };
+    let count = u32::try_from(enqueued.len())?;
+    let bar = bar(enqueued.len());
+    let mut waited = Duration::ZERO;
+    let mut rows = loop {
+        let rows = queue.list(&filter, count).await?;
+        let finished = rows.iter().filter(|r| r.state.is_final()).count();
+        if let Some(bar) = &bar {
+            bar.set_position(u64::try_from(finished)?);
+            let running: Vec<String> = rows.iter().filter(|r| !r.state.is_final()).map(said).collect();
+            bar.set_message(running.join(", "));
+        }
+        if finished == rows.len() {
+            break rows;
+        }
+        tokio::time::sleep(LOOK).await;
+        waited += LOOK;
+        if waited == PATIENCE && !queue.workers().await?.iter().any(|w| w.state == "working") {
+            eprintln!("meter: no worker is running; start one with `meter work`. Still waiting.");
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    rows.sort_by_key(|r| r.seq);
+    if json {
+        print::json(&rows)?;
+    } else {
+        rows.iter().for_each(|row| print::out(&said(row)));
+    }
+    let wrong = rows.len() < enqueued.len() || rows.iter().any(|r| r.state != State::Done);
+    let held = rows.iter().any(|r| r.attention);
+    Ok(match (wrong, held) {
+        (true, _) => Done::Wrong,
+        (false, true) => Done::Held,
+        (false, false) => Done::Well,
+    })
+}
+
+fn bar(jobs: usize) -> Option<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let bar = ProgressBar::new(u64::try_from(jobs).ok()?);
+    let style = ProgressStyle::with_template("{pos} of {len} jobs finished {elapsed} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    Some(bar)
+}
+
+/// A job in one line.
+pub(super) fn said(row: &JobRow) -> String {
+    let what = row.key.clone().unwrap_or_else(|| format!("{} {}", row.kind, row.payload));
+    let head = format!("job {} {what}: {}", row.seq, row.state);
+    match (row.state, &row.report, &row.reason) {
+        (State::Done, Some(report), _) => format!("{head}; {}", summary(&report.to_string())),
+        (State::Done, None, _) => head,
+        (_, _, Some(reason)) => format!("{head}: {reason}"),
+        _ => head,
+    }
+}

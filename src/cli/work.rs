@@ -1,0 +1,103 @@
+//! `meter work`: a worker process.
+
+use std::time::{Duration, Instant};
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{BadUsage, Done};
+use crate::config::Config;
+use crate::queue::Kinds;
+use crate::queue::worker::{Identity, Stopper, Tally, Worker};
+use crate::{schedule, wiring};
+
+/// Some supervisors signal the process and then its whole group: that is one signal.
+const SAME_SIGNAL: Duration = Duration::from_millis(200);
+
+/// What to run, and how much of it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only jobs of these kinds [default: all]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kinds: Vec<String>,
+    /// Jobs at once [default: queue.concurrency]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    concurrency: Option<u16>,
+    /// Run what is due, and end
+    #[arg(long)]
+    once: bool,
+    /// Leave the schedule to other workers
+    #[arg(long)]
+    no_schedule: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let mut kinds = Kinds::all();
+    for (kind, at_once) in &config.queue.at_once {
+        kinds.set_at_once(kind, usize::from(*at_once));
+    }
+    if !args.kinds.is_empty() {
+        kinds = kinds.only(&args.kinds).map_err(BadUsage)?;
+    }
+    // from here on a signal ends the worker in order, also while it starts
+    let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let books = wiring::open_books(config).await?;
+    let applied = books.migrate(now).await?;
+    if !applied.is_empty() {
+        tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
+    }
+    let queue = wiring::open_queue(config).await?;
+    let context = wiring::worker_context(config, books).await?;
+    let policy = config.queue.policy(args.concurrency);
+    let who = Identity {
+        host: gethostname::gethostname().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let (concurrency, grace) = (policy.concurrency, policy.grace);
+    let worker = Worker::register(queue.clone(), kinds.clone(), policy, context, who, args.once).await?;
+    let url = &config.database.url;
+    tracing::info!(
+        "worker {} runs {} from {url}, {concurrency} at once; Ctrl-C stops it",
+        worker.id(),
+        kinds.names().join(", ")
+    );
+    let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
+    if args.once && !args.no_schedule {
+        schedule::tick(&queue, &schedule::table(config), config).await?;
+    }
+    let keeps = (!args.once && !args.no_schedule).then(|| tokio::spawn(schedule::run(queue, config.clone())));
+    let ran = worker.run().await;
+    stopping.abort();
+    if let Some(schedule) = keeps {
+        schedule.abort();
+    }
+    let Tally { done, again, dead, handed_back } = ran?;
+    tracing::info!(
+        "stopped: {done} done, {again} to be tried again, {dead} dead or cancelled, {handed_back} handed back"
+    );
+    // a worker that was told to stop has done what it should; one that was to run what is due says how that went
+    Ok(if args.once && dead > 0 { Done::Wrong } else { Done::Well })
+}
+
+/// The first signal stops the worker in order, the second one at once.
+async fn stop_on_signal(stopper: Stopper, mut interrupt: Signal, mut terminate: Signal, grace: u64) {
+    let mut first: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if let Some(first) = first {
+            if first.elapsed() < SAME_SIGNAL {
+                continue;
+            }
+            tracing::warn!("stopped at once; jobs that ran are tried again when their leases end");
+            std::process::exit(130);
+        }
+        first = Some(Instant::now());
+        tracing::info!("stopping: running jobs have {grace} s to finish; a second signal stops at once");
+        stopper.stop();
+    }
+}

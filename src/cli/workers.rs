@@ -1,0 +1,47 @@
+//! `meter workers`: the worker processes, as they last spoke.
+
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+
+use super::jobs_of::ago;
+use super::{Done, print};
+use crate::config::Config;
+use crate::queue::WorkerRow;
+use crate::wiring;
+
+/// How to show it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Also those that have stopped
+    #[arg(long)]
+    all: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let queue = wiring::existing_queue(config).await?;
+    let mut workers = queue.workers().await?;
+    workers.retain(|w| args.all || w.state != "stopped");
+    if args.json {
+        print::json(&workers)?;
+        return Ok(Done::Well);
+    }
+    if workers.is_empty() {
+        print::out("no worker is running; `meter work` starts one");
+        return Ok(Done::Well);
+    }
+    let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
+    let row = |w: WorkerRow| {
+        let silent = Duration::try_from(now.duration_since(w.seen_at)).unwrap_or_default();
+        let state = if w.state != "stopped" && silent > lease { format!("{}, but silent", w.state) } else { w.state };
+        let load = format!("{} of {}", w.running, w.concurrency);
+        vec![w.id, w.version, state, load, ago(w.seen_at, now), ago(w.started_at, now), w.kinds.join(", ")]
+    };
+    let titles = ["worker (host:process:id)", "version", "state", ">running", "seen", "started", "kinds"];
+    print::table(&titles, workers.into_iter().map(row).collect());
+    Ok(Done::Well)
+}

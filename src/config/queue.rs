@@ -1,0 +1,180 @@
+//! The sections `queue` and `schedule`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::time::Duration;
+
+use croner::Cron;
+use jiff::civil::DateTime;
+use serde::{Deserialize, Serialize};
+
+use super::raw::Step;
+use crate::queue::worker::Policy;
+use crate::queue::{Backoff, Kinds};
+
+/// How workers work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueConfig {
+    /// Jobs that one process runs at once.
+    pub concurrency: u16,
+    /// A worker that has been silent for so long loses its jobs.
+    pub lease_seconds: u16,
+    /// How often a worker looks for jobs that other processes enqueued.
+    pub poll_millis: u16,
+    /// How long runs may go on after a worker is told to stop.
+    pub grace_seconds: u16,
+    /// How long done and cancelled jobs are kept.
+    pub keep_done_days: u16,
+    /// How long dead jobs are kept.
+    pub keep_dead_days: u16,
+    /// Jobs of a kind that one process runs at once, where it is not as many as the kind says.
+    pub at_once: BTreeMap<String, u16>,
+}
+
+impl Default for QueueConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 4,
+            lease_seconds: 30,
+            poll_millis: 250,
+            grace_seconds: 30,
+            keep_done_days: 7,
+            keep_dead_days: 90,
+            at_once: BTreeMap::new(),
+        }
+    }
+}
+
+/// When what is done: cron lines, in UTC; an empty list switches a schedule off.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// Reading bills.
+    pub ingest: Vec<String>,
+    /// Bringing counters into a new month.
+    pub roll_counters: Vec<String>,
+    /// The audit of the books.
+    pub verify_books: Vec<String>,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
+        Self {
+            ingest: lines(&["5 * * * *"]),
+            // every five minutes around midnight, when months begin, and hourly otherwise
+            roll_counters: lines(&["*/5 23,0 * * *", "20 1-22 * * *"]),
+            verify_books: lines(&["40 3 * * *"]),
+        }
+    }
+}
+
+/// Reads a cron line of five fields (minute, hour, day, month, weekday; UTC) and refuses one that never fires.
+///
+/// # Errors
+/// Why it is none.
+pub fn cron(line: &str) -> Result<Cron, String> {
+    let cron = Cron::from_str(line).map_err(|e| format!("`{line}` is no cron line: {e}"))?;
+    if line.split_whitespace().count() != 5 && !line.starts_with('@') {
+        return Err(format!("`{line}` is no cron line: it has five fields (minute hour day month weekday)"));
+    }
+    let start = DateTime::constant(2024, 1, 1, 0, 0, 0, 0);
+    match cron.find_next_occurrence(&start, true) {
+        Ok(_) => Ok(cron),
+        Err(e) => Err(format!("`{line}` never fires ({e})")),
+    }
+}
+
+impl QueueConfig {
+    /// How a worker works.
+    pub fn policy(&self, concurrency: Option<u16>) -> Policy {
+        let days = |days: u16| Duration::from_secs(u64::from(days) * 86_400);
+        let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
+        Policy {
+            concurrency: usize::from(concurrency.unwrap_or(self.concurrency)),
+            lease: seconds(self.lease_seconds),
+            poll: Duration::from_millis(u64::from(self.poll_millis)),
+            grace: seconds(self.grace_seconds),
+            backoff: Backoff::default(),
+            keep_done: days(self.keep_done_days),
+            keep_dead: days(self.keep_dead_days),
+        }
+    }
+
+    /// What is wrong, and where.
+    pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
+        let mut faults = vec![];
+        let mut fault = |path: &[&str], why: String| {
+            let path = ["queue"].iter().chain(path).map(|key| Step::Key((*key).to_owned())).collect();
+            faults.push((path, why));
+        };
+        if self.concurrency == 0 {
+            fault(&["concurrency"], "a worker that runs nothing is of no use".into());
+        }
+        if self.lease_seconds == 0 {
+            fault(&["lease_seconds"], "at least 1 second is needed".into());
+        }
+        if !(10..=60_000).contains(&self.poll_millis) {
+            fault(&["poll_millis"], "it is 10 to 60000 milliseconds".into());
+        }
+        let kinds = Kinds::all();
+        for (kind, at_once) in &self.at_once {
+            if kinds.get(kind).is_none() {
+                let names = kinds.names().join(", ");
+                fault(&["at_once", kind], format!("there is no kind of job `{kind}`; there are: {names}"));
+            } else if *at_once == 0 {
+                fault(&["at_once", kind], "at least 1; to keep a worker from a kind, use `meter work --kinds`".into());
+            }
+        }
+        faults
+    }
+}
+
+impl ScheduleConfig {
+    /// What is wrong, and where.
+    pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
+        let Self { ingest, roll_counters, verify_books } = self;
+        let lists = [("ingest", ingest), ("roll_counters", roll_counters), ("verify_books", verify_books)];
+        let mut faults = vec![];
+        for (name, lines) in lists {
+            for (i, line) in lines.iter().enumerate() {
+                if let Err(why) = cron(line) {
+                    let path = vec![Step::Key("schedule".into()), Step::Key(name.into()), Step::Place(i)];
+                    faults.push((path, why));
+                }
+            }
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cron_lines_are_checked() {
+        for good in ["* * * * *", "5 * * * *", "*/5 23,0 * * *", "0 0 29 2 *", "@hourly", "0 0 L * *"] {
+            assert!(cron(good).is_ok(), "{good}");
+        }
+        for (bad, word) in [
+            ("0 0 30 2 *", "never fires"),
+            ("0 0 31 4,6 *", "never fires"),
+            ("", "no cron line"),
+            ("61 * * * *", "no cron line"),
+            ("* * * *", "no cron line"),
+            ("0 0 0 1 1 * 2020", "no cron line"),
+            ("every hour", "no cron line"),
+        ] {
+            let why = cron(bad).unwrap_err();
+            assert!(why.contains(word), "{bad}: {why}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_have_no_fault() {
+        assert!(QueueConfig::default().faults().is_empty());
+        assert!(ScheduleConfig::default().faults().is_empty());
+    }
+}

@@ -1,0 +1,391 @@
+//! The tasks that stand between the table and the runs of one process: one claims and acknowledges, one keeps leases.
+//!
+//! They are apart because they must not wait for each other: leases are kept while claims are slow, and neither waits for a run.
+//! Neither ever ends because of the database: trouble is logged when it begins and when it is over, and in between it is tried again.
+
+use std::time::{Duration, Instant};
+
+use jobs::books::{BooksError, newest_schema_version};
+use libsql::params;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+
+use super::backend::Ack;
+use super::claim::{Claim, Holding, Why};
+use super::kinds::Kinds;
+use super::lease::{Claimer, Round, Want, Watch, data_version};
+use super::outcome::Finish;
+use super::row::{Filter, State};
+use super::store::Queue;
+use super::worker::Policy;
+
+/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit.
+const WORTH_LINGERING: usize = 16;
+const LINGER: Duration = Duration::from_millis(1);
+/// Waits between tries while the database does not work.
+const TROUBLE_WAITS: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
+/// How often finished rows are looked through.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// Rows of workers that have not spoken for so long are removed.
+const WORKERS_KEPT_MS: i64 = 86_400_000;
+
+/// What a worker process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Claiming and running.
+    Working,
+    /// Running what it has, claiming nothing.
+    Stopping,
+    /// Told to stop because the database belongs to a newer build now.
+    Outdated(i64),
+}
+
+/// What all tasks of a worker process share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) queue: Queue,
+    pub(super) by: Claimer,
+    pub(super) kinds: Kinds,
+    pub(super) policy: Policy,
+    pub(super) holding: Holding,
+    pub(super) phase: watch::Sender<Phase>,
+    /// End as soon as nothing is due.
+    pub(super) once: bool,
+}
+
+impl Shared {
+    fn stopping(&self) -> bool {
+        *self.phase.borrow() != Phase::Working
+    }
+
+    /// What may be claimed now, by kind and in all.
+    fn wants(&self) -> (Vec<Want>, usize) {
+        let free = self.policy.concurrency.saturating_sub(self.holding.len());
+        if self.stopping() || free == 0 {
+            return (vec![], 0);
+        }
+        let slots = |k: &super::Kind| k.at_once.saturating_sub(self.holding.of_kind(k.name));
+        let wants = self.kinds.iter().map(|k| Want { kind: k.name.to_owned(), slots: slots(k) });
+        (wants.filter(|w| w.slots > 0).collect(), free)
+    }
+}
+
+/// Says once that the database does not work, and once that it works again.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    tries: usize,
+}
+
+impl Trouble {
+    /// Notes a failure; returns how long to wait before the next try.
+    fn note(&mut self, what: &str, error: &BooksError) -> Duration {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            tracing::warn!(%error, "cannot {what}, trying until it works: {error}");
+        }
+        let wait = TROUBLE_WAITS[self.tries.min(TROUBLE_WAITS.len() - 1)];
+        self.tries += 1;
+        let permille = fastrand::u32(500..1000);
+        wait * permille / 1000
+    }
+
+    fn over(&mut self, what: &str) {
+        if let Some(since) = self.since.take() {
+            let seconds = since.elapsed().as_secs();
+            tracing::info!(seconds, tries = self.tries, "can {what} again, after {seconds} s and {} tries", self.tries);
+            self.tries = 0;
+        }
+    }
+}
+
+/// Claims jobs for free slots and writes down how runs ended, until it is told to stop and all is written.
+pub(super) struct Keeper {
+    pub(super) shared: Shared,
+    pub(super) acks: UnboundedReceiver<Ack>,
+    pub(super) claims: UnboundedSender<Claim>,
+    finished: Vec<Finish>,
+    /// Something may be due.
+    look: bool,
+    next_due: Option<i64>,
+    /// The last answer was unclear: jobs may be ours without our knowing.
+    unsure: bool,
+    version: i64,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Shared, acks: UnboundedReceiver<Ack>, claims: UnboundedSender<Claim>) -> Self {
+        Self { shared, acks, claims, finished: vec![], look: true, next_due: None, unsure: false, version: -1 }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut trouble = Trouble::default();
+        loop {
+            while let Ok(ack) = self.acks.try_recv() {
+                self.take(ack);
+            }
+            let (wants, total) = self.shared.wants();
+            let idle = self.finished.is_empty() && self.shared.holding.len() == 0;
+            if idle && !self.unsure && (self.shared.stopping() || (self.shared.once && !self.look)) {
+                return;
+            }
+            if self.finished.is_empty() && !self.unsure && (!self.look || wants.is_empty()) {
+                self.wait(&mut trouble).await;
+                continue;
+            }
+            if self.unsure {
+                match self.ask_what_became().await {
+                    // not yet out of trouble: that shows when the next round goes through
+                    Ok(()) => self.unsure = false,
+                    Err(error) => tokio::time::sleep(trouble.note("reach the queue", &error)).await,
+                }
+                continue;
+            }
+            match self.step(wants, total).await {
+                Ok(()) => trouble.over("reach the queue"),
+                Err(error) => {
+                    self.unsure = true;
+                    let wait = trouble.note("reach the queue", &error);
+                    if !error.is_retryable() && !self.finished.is_empty() {
+                        self.write_one_by_one().await;
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, ack: Ack) {
+        self.shared.holding.remove(ack.seq, ack.lease);
+        self.finished.extend(ack.finish);
+    }
+
+    /// One round with the table.
+    async fn step(&mut self, wants: Vec<Want>, total: usize) -> Result<(), BooksError> {
+        let Shared { queue, by, .. } = &self.shared;
+        let Round { claimed, next_due, more } = queue.round(by, self.finished.clone(), wants, total).await?;
+        self.finished.clear();
+        if total > 0 {
+            self.next_due = next_due;
+            self.look = more;
+        }
+        claimed.into_iter().for_each(|claim| self.start(claim));
+        Ok(())
+    }
+
+    /// After an unclear answer: a claim may have gone through though its answer did not arrive.
+    async fn ask_what_became(&self) -> Result<(), BooksError> {
+        let Shared { queue, by, holding, .. } = &self.shared;
+        for claim in queue.held_by(&by.worker).await? {
+            let same = |seq, lease| seq == claim.seq && lease == claim.lease;
+            let finished = self.finished.iter().any(|f| same(f.seq, f.lease));
+            if !finished && !holding.all().iter().any(|c| same(c.seq, c.lease)) {
+                self.start(claim);
+            }
+        }
+        Ok(())
+    }
+
+    /// One outcome that the table refuses must not keep back the others: it becomes a dead job that says so.
+    async fn write_one_by_one(&mut self) {
+        let Shared { queue, by, .. } = &self.shared;
+        for finish in std::mem::take(&mut self.finished) {
+            let Err(error) = queue.round(by, vec![finish.clone()], vec![], 0).await else { continue };
+            if error.is_retryable() {
+                self.finished.push(finish);
+                continue;
+            }
+            tracing::error!(job = finish.seq, %error, "job {}: its outcome cannot be written: {error}", finish.seq);
+            let dead = finish.refused(&error.to_string());
+            if let Err(error) = queue.round(by, vec![dead], vec![], 0).await {
+                tracing::error!(job = finish.seq, %error, "job {} is left to lapse: {error}", finish.seq);
+            }
+        }
+    }
+
+    fn start(&self, claim: Claim) {
+        self.shared.holding.add(claim.clone());
+        // apalis' worker ends only after this sender is gone
+        drop(self.claims.send(claim));
+    }
+
+    /// Waits until there may be something to do. Nothing here looks at the table more often than the poll interval.
+    async fn wait(&mut self, trouble: &mut Trouble) {
+        let Shared { queue, policy, holding, phase, .. } = &self.shared;
+        let free = holding.len() < policy.concurrency;
+        let until_due = match self.next_due {
+            Some(due) if free && !self.look => {
+                let ms = due.saturating_sub(queue.clock.millis()).clamp(0, 60_000);
+                Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+            }
+            _ => Duration::from_secs(60),
+        };
+        let mut phase = phase.subscribe();
+        tokio::select! {
+            ack = self.acks.recv() => {
+                if let Some(ack) = ack {
+                    self.take(ack);
+                    if self.shared.holding.len() >= WORTH_LINGERING {
+                        tokio::time::sleep(LINGER).await;
+                    }
+                }
+            }
+            () = queue.wake.notified() => self.look = true,
+            _ = phase.changed() => {}
+            () = tokio::time::sleep(until_due) => self.look = true,
+            () = tokio::time::sleep(policy.poll), if free && !self.look => match self.something_due().await {
+                Ok(look) => {
+                    self.look = look;
+                    trouble.over("look into the queue");
+                }
+                Err(error) => {
+                    let wait = trouble.note("look into the queue", &error);
+                    tokio::time::sleep(wait).await;
+                }
+            },
+        }
+    }
+
+    /// Whether a claim could bring something: on a local file, only asked when another connection has written.
+    async fn something_due(&mut self) -> Result<bool, BooksError> {
+        let queue = &self.shared.queue;
+        if queue.db.is_local() {
+            let version = data_version(&queue.db).await?;
+            if std::mem::replace(&mut self.version, version) == version {
+                return Ok(false);
+            }
+        }
+        let (due, next) = queue.peek(&self.shared.kinds.names()).await?;
+        self.next_due = next;
+        Ok(due || next.is_some_and(|next| next <= queue.clock.millis()))
+    }
+}
+
+/// Keeps the leases of this process, and takes over the jobs of processes that no longer keep theirs.
+pub(super) async fn keep_leases(shared: Shared) {
+    let (mut watch, mut trouble) = (Watch::default(), Trouble::default());
+    let length = shared.by.lease;
+    loop {
+        let kept = async {
+            keep_own(&shared).await?;
+            take_over(&shared, &mut watch).await
+        };
+        let wait = match kept.await {
+            Ok(()) => {
+                trouble.over("keep leases");
+                length / 4
+            }
+            Err(error) => trouble.note("keep leases", &error).min(length / 8),
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn keep_own(shared: &Shared) -> Result<(), BooksError> {
+    let Shared { queue, by, holding, phase, .. } = shared;
+    let held = holding.all();
+    if !held.is_empty() {
+        let own = queue.beat(by, &held).await?;
+        for claim in &held {
+            match own.get(&claim.seq) {
+                Some(false) => {}
+                Some(true) => claim.stop.tell(Why::Cancelled),
+                None => claim.stop.tell(Why::Lost),
+            }
+        }
+    }
+    let found = queue.say(shared).await?;
+    if found > newest_schema_version() && !shared.stopping() {
+        tracing::error!(found, "the database was migrated by a newer meter: this worker stops");
+        phase.send_replace(Phase::Outdated(found));
+    }
+    Ok(())
+}
+
+async fn take_over(shared: &Shared, watch: &mut Watch) -> Result<(), BooksError> {
+    let queue = &shared.queue;
+    let leases = queue.leases().await?;
+    let held = shared.holding.all();
+    let lapsed = watch.lapsed(&leases, shared.by.lease, queue.clock.millis(), Instant::now());
+    let lapsed: Vec<_> =
+        lapsed.into_iter().filter(|l| !held.iter().any(|c| c.seq == l.seq && c.lease == l.lease)).collect();
+    let mut due = queue.unstick().await?;
+    if !lapsed.is_empty() {
+        for lease in &lapsed {
+            tracing::warn!(job = lease.seq, worker = %lease.worker, "job {}: its worker {} is lost", lease.seq, lease.worker);
+        }
+        due += queue.lapse(&lapsed).await?;
+    }
+    if due > 0 {
+        queue.wake();
+    }
+    Ok(())
+}
+
+/// Removes what is finished for long, now and then.
+pub(super) async fn keep_tidy(shared: Shared) {
+    let mut trouble = Trouble::default();
+    loop {
+        tokio::time::sleep(UPKEEP * fastrand::u32(500..1500) / 1000).await;
+        let Shared { queue, policy, .. } = &shared;
+        let before = |kept: Duration| queue.now().checked_sub(kept).ok();
+        let filter = |states: &[State], kept| Filter {
+            states: states.to_vec(),
+            finished_before: before(kept),
+            ..Filter::default()
+        };
+        let tidied = async {
+            queue.purge(&filter(&[State::Done, State::Cancelled], policy.keep_done)).await?;
+            queue.purge(&filter(&[State::Dead], policy.keep_dead)).await?;
+            queue.forget_workers(WORKERS_KEPT_MS).await
+        };
+        match tidied.await {
+            Ok(()) => trouble.over("remove finished jobs"),
+            Err(error) => drop(trouble.note("remove finished jobs", &error)),
+        }
+    }
+}
+
+impl Queue {
+    /// Whether a job of these kinds is due, and when the next waiting one is.
+    async fn peek(&self, kinds: &[&str]) -> Result<(bool, Option<i64>), BooksError> {
+        let kinds = serde_json::to_string(kinds).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        self.db
+            .read(async move |c| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \
+                           (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying'))";
+                let mut rows = c.query(sql, params![kinds]).await?;
+                let Some(row) = rows.next().await? else { return Ok((false, None)) };
+                Ok((row.get::<i64>(0)? == 1, row.get(1)?))
+            })
+            .await
+    }
+
+    /// Says that this process is alive and what it does; returns the schema version of the database.
+    async fn say(&self, shared: &Shared) -> Result<i64, BooksError> {
+        let state = if shared.stopping() { "stopping" } else { "working" };
+        let running = i64::try_from(shared.holding.len()).unwrap_or(i64::MAX);
+        let (worker, now) = (shared.by.worker.clone(), self.clock.millis());
+        self.db
+            .read(async move |c| {
+                let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
+                           RETURNING (SELECT max(version) FROM schema_versions)";
+                let mut rows = c.query(sql, params![worker, now, running, state]).await?;
+                let row = rows.next().await?;
+                // a row that is gone (purged while this process slept) is no news; the schema is asked again next time
+                Ok(row.map_or(Ok(0), |row| row.get(0))?)
+            })
+            .await
+    }
+
+    async fn forget_workers(&self, kept_ms: i64) -> Result<(), BooksError> {
+        let before = self.clock.millis() - kept_ms;
+        self.db
+            .read(async move |c| {
+                c.execute("DELETE FROM workers WHERE seen_at < ?1", params![before]).await?;
+                Ok(())
+            })
+            .await
+    }
+}

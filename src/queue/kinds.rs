@@ -1,0 +1,168 @@
+//! The kinds of work that a worker knows: name → how to run it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use jobs::ingest_cur::{IngestCur, IngestPart};
+use jobs::job::{Context, Failure, Job};
+use jobs::probe::Probe;
+use jobs::roll_counters::RollCounters;
+use jobs::verify_books::VerifyBooks;
+
+use super::outcome::Ended;
+
+type Run = Arc<dyn Fn(String, Context, Timestamp) -> BoxFuture<'static, Ended> + Send + Sync>;
+
+/// What a payload has to say before it is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The payload as the kind itself would write it.
+    pub payload: String,
+    /// Its unique key.
+    pub key: Option<String>,
+}
+
+/// A kind of work.
+#[derive(Clone)]
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// One line for people.
+    pub about: &'static str,
+    /// A run that takes longer counts as failed.
+    pub timeout: Duration,
+    /// Runs before a job is given up.
+    pub max_attempts: u32,
+    /// Runs at once in one process.
+    pub at_once: usize,
+    run: Run,
+    check: fn(&str) -> Result<Checked, String>,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kind").field(&self.name).finish()
+    }
+}
+
+/// Reads a payload; the fault names the field.
+fn read<J: Job>(payload: &str) -> Result<J, String> {
+    let mut json = serde_json::Deserializer::from_str(payload);
+    serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let (path, why) = (e.path().to_string(), e.inner().to_string());
+        let why = why.split(" at line ").next().unwrap_or_default().to_owned();
+        if path == "." { why } else { format!("`{path}`: {why}") }
+    })
+}
+
+impl Kind {
+    /// The kind of a job type.
+    pub fn of<J: Job>() -> Self {
+        Self {
+            name: J::KIND,
+            about: J::ABOUT,
+            timeout: J::TIMEOUT,
+            max_attempts: J::MAX_ATTEMPTS,
+            at_once: J::AT_ONCE,
+            run: Arc::new(|payload, context, now| run::<J>(payload, context, now).boxed()),
+            check: |payload| {
+                let job = read::<J>(payload)?;
+                let payload = serde_json::to_string(&job).map_err(|e| e.to_string())?;
+                Ok(Checked { payload, key: job.key() })
+            },
+        }
+    }
+
+    /// Runs a payload to its end. One that does not fit its type is given up: it is kept, and the reason names the field.
+    pub fn run(&self, payload: String, context: Context, now: Timestamp) -> BoxFuture<'static, Ended> {
+        (self.run)(payload, context, now)
+    }
+
+    /// Checks a payload before it is enqueued.
+    ///
+    /// # Errors
+    /// What does not fit, with its field.
+    pub fn check(&self, payload: &str) -> Result<Checked, String> {
+        (self.check)(payload)
+    }
+}
+
+async fn run<J: Job>(payload: String, context: Context, now: Timestamp) -> Ended {
+    let job = match read::<J>(&payload) {
+        Ok(job) => job,
+        Err(why) => {
+            let why = anyhow!("the payload does not fit the kind {}: {why}", J::KIND);
+            return Ended::Failed(Failure::GiveUp(why));
+        }
+    };
+    let report = match job.run(&context, now).await {
+        Ok(report) => report,
+        Err(failure) => return Ended::Failed(failure),
+    };
+    let attention = J::needs_a_person(&report);
+    match serde_json::to_string(&report) {
+        Ok(report) => Ended::Report { report, attention },
+        Err(e) => Ended::Failed(Failure::GiveUp(anyhow!("the report cannot be written: {e}"))),
+    }
+}
+
+/// All kinds that a worker knows.
+#[derive(Clone, Debug)]
+pub struct Kinds(BTreeMap<&'static str, Kind>);
+
+impl Kinds {
+    /// The kinds of this product.
+    pub fn all() -> Self {
+        Self::of([
+            Kind::of::<IngestCur>(),
+            Kind::of::<IngestPart>(),
+            Kind::of::<RollCounters>(),
+            Kind::of::<VerifyBooks>(),
+            Kind::of::<Probe>(),
+        ])
+    }
+
+    /// These kinds.
+    pub fn of(kinds: impl IntoIterator<Item = Kind>) -> Self {
+        Self(kinds.into_iter().map(|k| (k.name, k)).collect())
+    }
+
+    /// A kind by its name.
+    pub fn get(&self, name: &str) -> Option<&Kind> {
+        self.0.get(name)
+    }
+
+    /// Every kind, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+        self.0.values()
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Only the kinds of these names.
+    ///
+    /// # Errors
+    /// The first name that is none.
+    pub fn only(&self, names: &[String]) -> Result<Self, String> {
+        let known = |name: &String| match self.get(name) {
+            Some(kind) => Ok(kind.clone()),
+            None => Err(format!("there is no kind of job named `{name}`; there are: {}", self.names().join(", "))),
+        };
+        Ok(Self::of(names.iter().map(known).collect::<Result<Vec<_>, _>>()?))
+    }
+
+    /// Changes how many of a kind run at once.
+    pub fn set_at_once(&mut self, name: &str, at_once: usize) {
+        if let Some(kind) = self.0.get_mut(name) {
+            kind.at_once = at_once;
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What workers do with the queue: claim, keep, finish, and take over what others left behind. Each function is one statement, and
+//! each is safe to repeat.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use jobs::books::database::{Fence, first_row};
+use jobs::books::{BooksError, Database};
+use libsql::{Connection, Row, Value, params, params_from_iter};
+
+use super::claim::Claim;
+use super::outcome::{Backoff, Finish};
+use super::row::State;
+use super::store::{OPEN, Queue};
+
+/// Waiting jobs that become due in one statement.
+const DUE_AT_ONCE: i64 = 1000;
+/// A clock that was set back by more than this is noticed.
+const SET_BACK_MS: i64 = 60_000;
+
+/// How many jobs of a kind may be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Want {
+    pub(super) kind: String,
+    pub(super) slots: usize,
+}
+
+/// Who claims, and for how long.
+#[derive(Clone, Debug)]
+pub(super) struct Claimer {
+    pub(super) worker: String,
+    pub(super) lease: Duration,
+}
+
+/// What one look at the queue brought.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    pub(super) claimed: Vec<Claim>,
+    /// When the next waiting job is due.
+    pub(super) next_due: Option<i64>,
+    /// Jobs of the kinds that were asked for and are still due, as far as slots did not suffice.
+    pub(super) more: bool,
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn slots(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, BooksError> {
+    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+}
+
+impl Queue {
+    /// Writes what became of finished jobs, and claims others for the slots that are free. On a local file all of it is one
+    /// transaction; on a remote database each statement commits by itself, because the same statements one by one are right too.
+    pub(super) async fn round(
+        &self,
+        by: &Claimer,
+        finished: Vec<Finish>,
+        wants: Vec<Want>,
+        total: usize,
+    ) -> Result<Round, BooksError> {
+        let (by, now) = (by.clone(), self.clock.millis());
+        let work = async move |c: &Connection| {
+            if !finished.is_empty() {
+                finish(c, &by.worker, &finished, now).await?;
+            }
+            let mut round = Round::default();
+            if total > 0 && !wants.is_empty() {
+                let due = next_due(c).await?;
+                if due.is_some_and(|due| due <= now) {
+                    wake_due(c, now).await?;
+                }
+                round.claimed = claim(c, &by, &wants, total, now).await?;
+                round.more = round.claimed.len() >= total;
+                round.next_due = if due.is_some_and(|due| due <= now) { next_due(c).await? } else { due };
+            }
+            Ok(round)
+        };
+        if self.db.is_local() { self.db.write(work).await } else { self.db.read(work).await }
+    }
+
+    /// Raises the beat of the jobs that this worker holds. Returns those that are still its own, each with whether somebody
+    /// wants it cancelled.
+    pub(super) async fn beat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
+        let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
+        let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
+        self.db
+            .read(async move |c| {
+                let sql = "UPDATE jobs SET beat = jobs.beat + 1, lease_until = ?2 \
+                           FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease FROM json_each(?3)) h \
+                           WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND jobs.worker = ?1 AND jobs.state = 'running' \
+                           RETURNING jobs.seq, jobs.cancel";
+                let mut rows = c.query(sql, params![worker, until, seqs]).await?;
+                let mut own = HashMap::new();
+                while let Some(row) = rows.next().await? {
+                    own.insert(row.get(0)?, row.get::<i64>(1)? == 1);
+                }
+                Ok(own)
+            })
+            .await
+    }
+
+    /// The jobs that the database says this worker holds: after an unclear answer, what it said.
+    pub(super) async fn held_by(&self, worker: &str) -> Result<Vec<Claim>, BooksError> {
+        let (worker, now) = (worker.to_owned(), self.clock.millis());
+        self.db
+            .read(async move |c| {
+                let sql = format!("SELECT {CLAIMED} FROM jobs WHERE state = 'running' AND worker = ?1");
+                claims(c, &sql, vec![Value::Text(worker)], now).await
+            })
+            .await
+    }
+
+    /// All jobs that anybody holds, as far as a lapse can be seen in them.
+    pub(super) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
+        self.db
+            .read(async |c| {
+                let sql = "SELECT seq, lease, beat, lease_until, worker FROM jobs WHERE state = 'running'";
+                let mut rows = c.query(sql, ()).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    let (seq, lease, beat) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                    found.push(Lease { seq, lease, beat, until: row.get(3)?, worker: row.get(4)? });
+                }
+                Ok(found)
+            })
+            .await
+    }
+
+    /// Takes jobs away whose beat stood still: they are due again, or dead when that was their last attempt. Returns how many.
+    pub(super) async fn lapse(&self, lapsed: &[Lease]) -> Result<u64, BooksError> {
+        let rows = json(&lapsed.iter().map(|l| (l.seq, l.lease, l.beat)).collect::<Vec<_>>())?;
+        let now = self.clock.millis();
+        self.db
+            .read(async move |c| {
+                let sql = "UPDATE jobs SET state = iif(cancel = 1, 'cancelled', iif(attempts >= max_attempts, 'dead', 'pending')), \
+                           finished_at = iif(cancel = 1 OR attempts >= max_attempts, ?2, NULL), \
+                           reason = 'its worker ' || worker || ' was lost in attempt ' || attempts || ' of ' || max_attempts, \
+                           worker = NULL, lease_until = NULL \
+                           FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS beat FROM json_each(?1)) l \
+                           WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.beat = l.beat AND jobs.state = 'running'";
+                Ok(c.execute(sql, params![rows, now]).await?)
+            })
+            .await
+    }
+
+    /// Makes jobs due whose waiting time was set by a clock that has been set back since, and those whose last child was
+    /// finished by no run (cancelled, or lost with its worker).
+    pub(super) async fn unstick(&self) -> Result<u64, BooksError> {
+        let late = self.clock.millis() + SET_BACK_MS;
+        self.db
+            .read(async move |c| {
+                let sql = format!(
+                    "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
+                     AND ((state = 'retrying' OR awaits = 1) AND started_at > ?1 OR awaits = 1 AND {CHILDREN_FINISHED})"
+                );
+                Ok(c.execute(&sql, params![late]).await?)
+            })
+            .await
+    }
+
+    /// A fence that lets writes pass while a run still holds its lease.
+    pub fn fence(&self, claim: &Claim, worker: &str) -> Fence {
+        let (seq, lease, worker) = (claim.seq, claim.lease, worker.to_owned());
+        std::sync::Arc::new(move |c: Connection| {
+            let worker = worker.clone();
+            Box::pin(async move {
+                let sql = "SELECT 1 FROM jobs WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
+                match first_row(&c, sql, params![seq, lease, worker]).await? {
+                    Some(_) => Ok(()),
+                    None => Err(BooksError::Fenced),
+                }
+            })
+        })
+    }
+}
+
+const CHILDREN_FINISHED: &str = "NOT EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
+    AND o.state IN ('pending', 'scheduled', 'running', 'retrying'))";
+const CLAIMED: &str = "seq, id, kind, payload, attempts, max_attempts, lease, priority, parent, enqueued_at";
+
+async fn next_due(c: &Connection) -> Result<Option<i64>, BooksError> {
+    let sql = "SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')";
+    Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
+}
+
+async fn wake_due(c: &Connection, now: i64) -> Result<(), BooksError> {
+    let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE seq IN (SELECT seq FROM jobs \
+               WHERE state IN ('scheduled', 'retrying') AND run_at <= ?1 ORDER BY run_at LIMIT ?2)";
+    c.execute(sql, params![now, DUE_AT_ONCE]).await?;
+    Ok(())
+}
+
+/// One statement: the first due jobs of each kind, by priority and age, that no earlier job of their lane keeps back.
+async fn claim(c: &Connection, by: &Claimer, wants: &[Want], total: usize, now: i64) -> Result<Vec<Claim>, BooksError> {
+    let mut values = vec![
+        Value::Text(by.worker.clone()),
+        Value::Integer(now + millis(by.lease)),
+        Value::Integer(now),
+        Value::Integer(slots(total)),
+    ];
+    let mut branches = vec![];
+    for want in wants {
+        values.push(Value::Text(want.kind.clone()));
+        values.push(Value::Integer(slots(want.slots.min(total))));
+        let n = values.len();
+        branches.push(format!(
+            "SELECT * FROM (SELECT j.seq, j.priority FROM jobs j WHERE j.state = 'pending' AND j.kind = ?{} \
+             AND (j.lane IS NULL OR NOT EXISTS (SELECT 1 FROM jobs o WHERE o.lane = j.lane AND o.lane IS NOT NULL AND o.{OPEN} \
+             AND (o.state = 'running' OR o.awaits = 1 OR (o.state = 'pending' AND (o.priority, -o.seq) > (j.priority, -j.seq))))) \
+             ORDER BY j.priority DESC, j.seq LIMIT ?{n})",
+            n - 1
+        ));
+    }
+    let sql = format!(
+        "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease = lease + 1, worker = ?1, lease_until = ?2, \
+         started_at = ?3, beat = 0 WHERE seq IN (SELECT seq FROM ({}) ORDER BY priority DESC, seq LIMIT ?4) RETURNING {CLAIMED}",
+        branches.join(" UNION ALL ")
+    );
+    claims(c, &sql, values, now).await
+}
+
+async fn claims(c: &Connection, sql: &str, values: Vec<Value>, now: i64) -> Result<Vec<Claim>, BooksError> {
+    let mut rows = c.query(sql, params_from_iter(values)).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(claimed(&row, now)?);
+    }
+    found.sort_by_key(|c| (-c.priority, c.seq));
+    Ok(found)
+}
+
+fn claimed(row: &Row, now: i64) -> Result<Claim, BooksError> {
+    Ok(Claim {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        kind: row.get(2)?,
+        payload: row.get(3)?,
+        attempt: row.get(4)?,
+        max_attempts: row.get(5)?,
+        lease: row.get(6)?,
+        priority: row.get(7)?,
+        parent: row.get(8)?,
+        waited_ms: now - row.get::<i64>(9)?,
+        stop: std::sync::Arc::default(),
+    })
+}
+
+/// Writes what became of jobs, as far as they are still this worker's, and wakes jobs that waited for the last of them.
+async fn finish(c: &Connection, worker: &str, finished: &[Finish], now: i64) -> Result<(), BooksError> {
+    let rows: Vec<_> = finished
+        .iter()
+        .map(|f| {
+            let waits = matches!(f.state, State::Scheduled | State::Retrying);
+            let run_at = waits.then(|| now.saturating_add(millis(f.wait)));
+            let ended = f.state.is_final().then_some(now);
+            let (attention, back, awaits) = (u8::from(f.attention), u8::from(f.handed_back), u8::from(f.awaits));
+            (f.seq, f.lease, f.state.as_str(), run_at, &f.reason, &f.report, ended, (attention, back, awaits))
+        })
+        .collect();
+    let sql = "UPDATE jobs SET state = f.state, run_at = f.run_at, reason = coalesce(f.reason, jobs.reason), report = f.report, \
+               finished_at = f.finished_at, attention = f.attention, attempts = attempts - f.back, awaits = f.awaits, \
+               worker = NULL, lease_until = NULL \
+               FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS state, value ->> 3 AS run_at, \
+               value ->> 4 AS reason, value ->> 5 AS report, value ->> 6 AS finished_at, value ->> '$[7][0]' AS attention, \
+               value ->> '$[7][1]' AS back, value ->> '$[7][2]' AS awaits FROM json_each(?1)) f \
+               WHERE jobs.seq = f.seq AND jobs.lease = f.lease AND jobs.worker = ?2 AND jobs.state = 'running'";
+    c.execute(sql, params![json(&rows)?, worker]).await?;
+    let waiting: Vec<i64> = finished.iter().filter_map(|f| if f.awaits { Some(f.seq) } else { f.parent }).collect();
+    if !waiting.is_empty() {
+        // a job whose child was given up does not come back at once: it would ask for the same again and again
+        let given_up = "EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
+                        AND o.state IN ('dead', 'cancelled') AND o.finished_at >= jobs.started_at)";
+        let sql = format!(
+            "UPDATE jobs SET awaits = 0, state = iif({given_up}, 'retrying', 'pending'), \
+             run_at = iif({given_up}, ?2 + min(?4, ?3 << min(attempts, 20)), NULL), \
+             reason = iif({given_up}, 'a job that it waited for was given up', reason) \
+             WHERE awaits = 1 AND seq IN (SELECT value FROM json_each(?1)) AND {CHILDREN_FINISHED}"
+        );
+        let Backoff { base, cap } = Backoff::default();
+        c.execute(&sql, params![json(&waiting)?, now, millis(base), millis(cap)]).await?;
+    }
+    Ok(())
+}
+
+/// A lease as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) seq: i64,
+    pub(super) lease: i64,
+    pub(super) beat: i64,
+    pub(super) until: i64,
+    pub(super) worker: String,
+}
+
+/// Watches the beats of leases on the monotonic clock of this process.
+#[derive(Debug, Default)]
+pub(super) struct Watch(HashMap<(i64, i64), (i64, Instant)>);
+
+impl Watch {
+    /// The leases that have lapsed: whose beat stood still before our eyes for the length of a lease, or for half of it
+    /// when the wall clock says too that it is over. Pure but for what it remembers.
+    pub(super) fn lapsed(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
+        let mut known = HashMap::new();
+        let mut lapsed = vec![];
+        for lease in leases {
+            let key = (lease.seq, lease.lease);
+            let since = match self.0.get(&key) {
+                Some((beat, since)) if *beat == lease.beat => *since,
+                _ => seen,
+            };
+            known.insert(key, (lease.beat, since));
+            let still = seen.saturating_duration_since(since);
+            if still >= length || (still >= length / 2 && lease.until < now_ms) {
+                lapsed.push(lease.clone());
+            }
+        }
+        self.0 = known;
+        lapsed
+    }
+}
+
+/// Whether another connection has changed a local file since it was last asked: one look into shared memory, no statement.
+pub(super) async fn data_version(db: &Database) -> Result<i64, BooksError> {
+    db.read(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(30);
+
+    fn lease(beat: i64, until: i64) -> Lease {
+        Lease { seq: 7, lease: 1, beat, until, worker: "w".into() }
+    }
+
+    /// What the watch says after `seconds` of looking at a beat that stands still, at a wall clock of `now_ms`.
+    fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        watch.lapsed(&[lease(3, until)], LENGTH, now_ms, start);
+        !watch.lapsed(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(seconds)).is_empty()
+    }
+
+    #[test]
+    fn a_wall_clock_alone_ends_no_lease() {
+        let hour = 3_600_000;
+        assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first look");
+        assert!(!after(14, 1000, 1000 + hour), "an hour forward, but the beat was watched for less than half a lease");
+        assert!(after(15, 1000, 1001), "over by the clock, and still for half a lease");
+        assert!(!after(29, 1000 + hour, 1000), "an hour back: not yet");
+        assert!(after(30, 1000 + hour, 1000), "an hour back: still for a whole lease all the same");
+    }
+
+    #[test]
+    fn a_beat_that_goes_on_never_lapses() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        for beat in 0..20_u32 {
+            let at = start + Duration::from_secs(u64::from(beat) * 10);
+            let found = watch.lapsed(&[lease(i64::from(beat), 0)], LENGTH, i64::MAX, at);
+            assert!(found.is_empty(), "beat {beat}");
+        }
+    }
+}

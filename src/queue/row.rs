@@ -1,0 +1,256 @@
+//! What a row of the queue is, in Rust.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jobs::job::{Job, Request};
+use serde::Serialize;
+use ulid::Ulid;
+
+/// Where the time comes from; tests let it jump.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// The clock of this machine.
+    pub fn system() -> Self {
+        Self(Arc::new(Timestamp::now))
+    }
+
+    /// A clock of one's own.
+    pub fn of(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+
+    /// Now, in milliseconds since 1970.
+    pub(super) fn millis(&self) -> i64 {
+        self.now().as_millisecond()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+/// Where a job stands; the database knows the same words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It may run now.
+    Pending,
+    /// It may not run before its time, or before what it waits for is done.
+    Scheduled,
+    /// A worker has it.
+    Running,
+    /// It failed and will be tried again.
+    Retrying,
+    /// It ended with a report.
+    Done,
+    /// It was given up: a person has to look.
+    Dead,
+    /// A person took it back.
+    Cancelled,
+}
+
+impl State {
+    /// All of them, in the order of a job's life.
+    pub const ALL: [Self; 7] =
+        [Self::Pending, Self::Scheduled, Self::Running, Self::Retrying, Self::Done, Self::Dead, Self::Cancelled];
+
+    /// The word in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Done => "done",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// True when nothing more will happen to the job by itself.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Done | Self::Dead | Self::Cancelled)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|s| s.as_str() == text);
+        known.ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|s| s.as_str()).collect();
+            format!("`{text}` is no state of a job: {}", names.join(", "))
+        })
+    }
+}
+
+/// A job to be enqueued.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its id, made before it is first sent, so that a repeated send is noticed.
+    pub id: Ulid,
+    /// Its kind.
+    pub kind: String,
+    /// Its payload, as JSON.
+    pub payload: String,
+    /// The higher, the sooner; −100 to 100.
+    pub priority: i64,
+    /// Held by one unfinished job at a time: enqueueing a second one gives the first.
+    pub key: Option<String>,
+    /// Jobs of one lane run one after another.
+    pub lane: Option<String>,
+    /// The job that waits for this one.
+    pub parent: Option<i64>,
+    /// Who enqueued it.
+    pub origin: String,
+    /// Not before this instant.
+    pub run_at: Option<Timestamp>,
+    /// Runs before it is given up.
+    pub max_attempts: u32,
+}
+
+impl NewJob {
+    /// A job that may run at once.
+    pub fn new(kind: &str, payload: String, max_attempts: u32, origin: &str) -> Self {
+        Self {
+            id: Ulid::generate(),
+            kind: kind.to_owned(),
+            payload,
+            priority: 0,
+            key: None,
+            lane: None,
+            parent: None,
+            origin: origin.to_owned(),
+            run_at: None,
+            max_attempts,
+        }
+    }
+
+    /// The job that `job` describes, under its own key.
+    ///
+    /// # Errors
+    /// When the payload cannot be written as JSON.
+    pub fn of<J: Job>(job: &J, origin: &str) -> Result<Self, serde_json::Error> {
+        let Request { kind, payload, key } = Request::of(job)?;
+        Ok(Self { key, ..Self::new(kind, payload, J::MAX_ATTEMPTS, origin) })
+    }
+}
+
+/// What became of an enqueue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Enqueued {
+    /// The job: a new one, or the unfinished one that holds its key.
+    pub id: String,
+    /// True when it is new.
+    pub new: bool,
+}
+
+/// A job as it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct JobRow {
+    /// Its number in the order of enqueueing.
+    pub seq: i64,
+    /// Its id.
+    pub id: String,
+    /// Its kind.
+    pub kind: String,
+    /// Its payload.
+    pub payload: serde_json::Value,
+    /// Where it stands.
+    pub state: State,
+    /// The higher, the sooner.
+    pub priority: i64,
+    /// Its unique key.
+    pub key: Option<String>,
+    /// Its lane.
+    pub lane: Option<String>,
+    /// Number of the job that waits for it.
+    pub parent: Option<i64>,
+    /// Who enqueued it.
+    pub origin: String,
+    /// When it is due, while it waits for its time.
+    pub run_at: Option<Timestamp>,
+    /// Runs so far.
+    pub attempts: i64,
+    /// Runs before it is given up.
+    pub max_attempts: i64,
+    /// Claims so far.
+    pub lease: i64,
+    /// Who runs it.
+    pub worker: Option<String>,
+    /// True while it waits for other jobs.
+    pub awaits: bool,
+    /// Why the last run did not end with a report.
+    pub reason: Option<String>,
+    /// What the run that went through reported.
+    pub report: Option<serde_json::Value>,
+    /// True when a person should look at the report.
+    pub attention: bool,
+    /// When it was enqueued.
+    pub enqueued_at: Timestamp,
+    /// When its last run began.
+    pub started_at: Option<Timestamp>,
+    /// When it was finished.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// Which jobs are meant.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Of these ids or numbers; empty = any.
+    pub ids: Vec<String>,
+    /// Of these kinds; empty = any.
+    pub kinds: Vec<String>,
+    /// In these states; empty = any.
+    pub states: Vec<State>,
+    /// Finished before this instant.
+    pub finished_before: Option<Timestamp>,
+    /// Enqueued by this.
+    pub origin: Option<String>,
+    /// Only those whose report a person should look at.
+    pub attention: bool,
+}
+
+/// A worker process as it last spoke.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerRow {
+    /// Its id.
+    pub id: String,
+    /// Its host.
+    pub host: String,
+    /// Its process.
+    pub pid: i64,
+    /// Its version.
+    pub version: String,
+    /// The kinds that it runs.
+    pub kinds: Vec<String>,
+    /// Jobs that it runs at once.
+    pub concurrency: i64,
+    /// `working`, `stopping` or `stopped`.
+    pub state: String,
+    /// Jobs that it had when it last spoke.
+    pub running: i64,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it last spoke.
+    pub seen_at: Timestamp,
+}

@@ -1,0 +1,459 @@
+//! What people, schedules and jobs do with the queue: enqueue, look, retry, cancel, purge.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use jiff::Timestamp;
+use jobs::books::database::first_row;
+use jobs::books::{BooksError, Database};
+use libsql::{Connection, Row, Value, params, params_from_iter};
+use tokio::sync::Notify;
+use ulid::Ulid;
+
+use super::row::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
+
+/// Rows that one statement changes at most, where it has a choice: the write lock is never held for long.
+const ROWS_AT_ONCE: i64 = 500;
+/// The states in which a job is not finished, as the partial indexes spell them.
+pub(super) const OPEN: &str = "state IN ('pending', 'scheduled', 'running', 'retrying')";
+const COLUMNS: &str = "seq, id, kind, payload, state, priority, key, lane, parent, origin, run_at, attempts, max_attempts, \
+    lease, worker, awaits, reason, report, attention, enqueued_at, started_at, finished_at";
+
+/// The queue; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    pub(super) db: Database,
+    pub(super) clock: Clock,
+    /// Told when this process has enqueued something.
+    pub(super) wake: Arc<Notify>,
+}
+
+/// Tries again what failed for a reason that passes by itself: a lock, a network.
+async fn patiently<T, F: Future<Output = Result<T, BooksError>>>(call: impl FnMut() -> F) -> Result<T, BooksError> {
+    let backoff = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(8)
+        .with_jitter();
+    call.retry(backoff).when(BooksError::is_retryable).await
+}
+
+/// Enqueues inside a transaction of the caller, who commits: the jobs are there if and only if the rest is. Workers of other
+/// processes find them when they next look; [`Queue::wake`] tells those of this process.
+///
+/// # Errors
+/// What the database says; then the caller must not commit.
+pub async fn enqueue_in(c: &Connection, jobs: &[NewJob], now: Timestamp) -> Result<Vec<Enqueued>, BooksError> {
+    let rows = Rows::of(jobs, now)?;
+    let mut found = insert(c, &rows).await?;
+    while !rows.complete(&found) {
+        found = insert(c, &rows).await?;
+    }
+    Ok(rows.answer(&found))
+}
+
+/// Jobs on their way into the table.
+#[derive(Clone, Debug)]
+struct Rows {
+    json: Arc<str>,
+    /// Id and key of each.
+    ids: Arc<[(String, Option<String>)]>,
+}
+
+/// What is in the table for them: all of them new, or for each id and key the job that is there.
+enum Found {
+    AllNew,
+    Some { ids: Vec<String>, holders: BTreeMap<String, String> },
+}
+
+impl Rows {
+    fn of(jobs: &[NewJob], now: Timestamp) -> Result<Self, BooksError> {
+        let at = now.as_millisecond();
+        let rows: Vec<_> = jobs
+            .iter()
+            .map(|j| {
+                let run_at = j.run_at.map(Timestamp::as_millisecond).filter(|t| *t > at);
+                let state = if run_at.is_some() { State::Scheduled } else { State::Pending };
+                let spot = (j.priority, &j.key, &j.lane, j.parent, &j.origin);
+                (j.id.to_string(), &j.kind, &j.payload, state.as_str(), spot, run_at, j.max_attempts, at)
+            })
+            .collect();
+        let json = serde_json::to_string(&rows).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let ids = jobs.iter().map(|j| (j.id.to_string(), j.key.clone())).collect();
+        Ok(Self { json: json.into(), ids })
+    }
+
+    /// True when each job has its row, or its key another's.
+    fn complete(&self, found: &Found) -> bool {
+        let Found::Some { ids, holders } = found else { return true };
+        self.ids.iter().all(|(id, key)| ids.contains(id) || key.as_ref().is_some_and(|k| holders.contains_key(k)))
+    }
+
+    fn answer(&self, found: &Found) -> Vec<Enqueued> {
+        let answer = |(id, key): &(String, Option<String>)| match found {
+            Found::Some { ids, holders } if !ids.contains(id) => {
+                let holder = key.as_ref().and_then(|k| holders.get(k));
+                Enqueued { id: holder.unwrap_or(id).clone(), new: false }
+            }
+            _ => Enqueued { id: id.clone(), new: true },
+        };
+        self.ids.iter().map(answer).collect()
+    }
+}
+
+/// One statement puts all rows in; a second one asks what is there, but only when some were not put in.
+async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
+    let sql = "INSERT INTO jobs (id, kind, payload, state, priority, key, lane, parent, origin, run_at, max_attempts, enqueued_at) \
+               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> '$[4][0]', value ->> '$[4][1]', \
+               value ->> '$[4][2]', value ->> '$[4][3]', value ->> '$[4][4]', value ->> 5, value ->> 6, value ->> 7 \
+               FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING";
+    let inserted = c.execute(sql, params![rows.json.to_string()]).await?;
+    if usize::try_from(inserted).is_ok_and(|n| n == rows.ids.len()) {
+        return Ok(Found::AllNew);
+    }
+    let (mut ids, mut holders) = (vec![], BTreeMap::new());
+    let own: Vec<_> = rows.ids.iter().map(|(id, _)| id).collect();
+    let keys: Vec<_> = rows.ids.iter().filter_map(|(_, key)| key.as_ref()).collect();
+    let text = |list: &Vec<&String>| serde_json::to_string(list).map_err(|e| BooksError::Integrity(e.to_string()));
+    let sql = "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?1))";
+    let mut found = c.query(sql, params![text(&own)?]).await?;
+    while let Some(row) = found.next().await? {
+        ids.push(row.get(0)?);
+    }
+    let sql = format!(
+        "SELECT key, id FROM jobs WHERE key IS NOT NULL AND {OPEN} AND key IN (SELECT value FROM json_each(?1))"
+    );
+    let mut found = c.query(&sql, params![text(&keys)?]).await?;
+    while let Some(row) = found.next().await? {
+        holders.insert(row.get(0)?, row.get(1)?);
+    }
+    Ok(Found::Some { ids, holders })
+}
+
+impl Queue {
+    /// The queue in `db`, which must be migrated.
+    pub fn new(db: Database, clock: Clock) -> Self {
+        Self { db, clock, wake: Arc::default() }
+    }
+
+    /// Now, by the queue's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Tells the workers of this process that there is something to do.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Enqueues all or none. A job whose key an unfinished one holds is not enqueued again. Safe to repeat after an unclear
+    /// answer: the ids are made before the first try.
+    ///
+    /// # Errors
+    /// What the database says, after some patience.
+    pub async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, BooksError> {
+        if jobs.is_empty() {
+            return Ok(vec![]);
+        }
+        let rows = Rows::of(jobs, self.now())?;
+        loop {
+            let found = patiently(|| {
+                let rows = rows.clone();
+                self.db.read(async move |c| insert(c, &rows).await)
+            })
+            .await?;
+            // the holder of a key may have finished between the two statements
+            if rows.complete(&found) {
+                self.wake();
+                return Ok(rows.answer(&found));
+            }
+        }
+    }
+
+    /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by another process, or by this one.
+    /// A stored tick that lies in the future was made by a clock that has been set back since; it does not count.
+    ///
+    /// # Errors
+    /// What the database says, after some patience.
+    pub async fn enqueue_tick(&self, name: &str, tick: Timestamp, jobs: &[NewJob]) -> Result<bool, BooksError> {
+        /// Clocks of several hosts differ by less than this.
+        const SKEW_MS: i64 = 300_000;
+        let (now, at) = (self.now(), tick.as_millisecond());
+        let won = patiently(|| {
+            let (name, jobs) = (name.to_owned(), jobs.to_vec());
+            self.db.write(async move |c| {
+                let sql = "INSERT INTO schedules (name, last_tick, claimed_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO \
+                           UPDATE SET last_tick = excluded.last_tick, claimed_at = excluded.claimed_at \
+                           WHERE last_tick < excluded.last_tick OR last_tick > excluded.claimed_at + ?4";
+                let claimed = c.execute(sql, params![name, at, now.as_millisecond(), SKEW_MS]).await?;
+                if claimed == 1 && !jobs.is_empty() {
+                    enqueue_in(c, &jobs, now).await?;
+                }
+                Ok(claimed == 1)
+            })
+        })
+        .await?;
+        if won {
+            self.wake();
+        }
+        Ok(won)
+    }
+
+    /// The last tick of each schedule that was enqueued.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+        patiently(|| {
+            self.db.read(async |c| {
+                let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
+                let mut found = BTreeMap::new();
+                while let Some(row) = rows.next().await? {
+                    found.insert(row.get(0)?, instant(row.get(1)?)?);
+                }
+                Ok(found)
+            })
+        })
+        .await
+    }
+
+    /// The job with an id or number.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn get(&self, id: &str) -> Result<Option<JobRow>, BooksError> {
+        let filter = Filter { ids: vec![id.to_owned()], ..Filter::default() };
+        Ok(self.list(&filter, 1).await?.pop())
+    }
+
+    /// The newest `limit` jobs that `filter` means, newest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
+        let (condition, values) = condition(filter);
+        patiently(|| {
+            let (condition, values) = (condition.clone(), values.clone());
+            self.db.read(async move |c| {
+                let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {condition} ORDER BY seq DESC LIMIT {limit}");
+                let mut rows = c.query(&sql, params_from_iter(values)).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    found.push(job(&row)?);
+                }
+                Ok(found)
+            })
+        })
+        .await
+    }
+
+    /// How many jobs there are of each kind in each state.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn counts(&self) -> Result<BTreeMap<(String, State), i64>, BooksError> {
+        patiently(|| {
+            self.db.read(async |c| {
+                let mut rows = c.query("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state", ()).await?;
+                let mut found = BTreeMap::new();
+                while let Some(row) = rows.next().await? {
+                    found.insert((row.get(0)?, state(&row.get::<String>(1)?)?), row.get(2)?);
+                }
+                Ok(found)
+            })
+        })
+        .await
+    }
+
+    /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A finished job whose key another
+    /// unfinished job holds stays as it is: its work is being done. Returns how many.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn retry(&self, filter: &Filter) -> Result<u64, BooksError> {
+        let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
+        let only = format!(
+            "state IN ('dead', 'cancelled', 'retrying', 'scheduled') AND (key IS NULL OR NOT EXISTS \
+             (SELECT 1 FROM jobs o WHERE o.key = jobs.key AND o.seq <> jobs.seq AND (o.{OPEN} OR \
+             (o.state IN ('dead', 'cancelled') AND o.seq > jobs.seq))))"
+        );
+        let changed = self.change(set, &only, filter, self.now()).await?;
+        self.wake();
+        Ok(changed)
+    }
+
+    /// Takes back jobs that are not finished: those that wait at once, those that run when their worker next keeps its leases.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn cancel(&self, filter: &Filter) -> Result<u64, BooksError> {
+        let now = self.now();
+        let waiting =
+            "state = 'cancelled', finished_at = ?1, run_at = NULL, awaits = 0, reason = 'cancelled by a person'";
+        let waiting = self.change(waiting, "state IN ('pending', 'scheduled', 'retrying')", filter, now).await?;
+        let running = self.change("cancel = 1", "state = 'running' AND cancel = 0", filter, now).await?;
+        Ok(waiting + running)
+    }
+
+    /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how many.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn purge(&self, filter: &Filter) -> Result<u64, BooksError> {
+        let (condition, values) = condition(filter);
+        let mut removed = 0;
+        loop {
+            let some = patiently(|| {
+                let (condition, values) = (condition.clone(), values.clone());
+                self.db.read(async move |c| {
+                    let sql = format!(
+                        "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs \
+                         WHERE state IN ('done', 'dead', 'cancelled') AND {condition} LIMIT {ROWS_AT_ONCE})"
+                    );
+                    Ok(c.execute(&sql, params_from_iter(values)).await?)
+                })
+            })
+            .await?;
+            removed += some;
+            if some == 0 {
+                return Ok(removed);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Changes all rows that `only` and the filter mean. `?1` in `set` is now.
+    async fn change(&self, set: &str, only: &str, filter: &Filter, now: Timestamp) -> Result<u64, BooksError> {
+        let (condition, values) = condition(filter);
+        let sql = format!("UPDATE jobs SET {set} WHERE {only} AND {condition} AND ?1 IS NOT NULL");
+        let mut all = values;
+        all[0] = Value::Integer(now.as_millisecond());
+        patiently(|| {
+            let (sql, all) = (sql.clone(), all.clone());
+            self.db.read(async move |c| Ok(c.execute(&sql, params_from_iter(all)).await?))
+        })
+        .await
+    }
+
+    /// The worker processes, newest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
+        patiently(|| {
+            self.db.read(async |c| {
+                let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
+                           FROM workers ORDER BY started_at DESC, id DESC";
+                let mut rows = c.query(sql, ()).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    found.push(WorkerRow {
+                        id: row.get(0)?,
+                        host: row.get(1)?,
+                        pid: row.get(2)?,
+                        version: row.get(3)?,
+                        kinds: serde_json::from_str(&row.get::<String>(4)?).unwrap_or_default(),
+                        concurrency: row.get(5)?,
+                        state: row.get(6)?,
+                        running: row.get(7)?,
+                        started_at: instant(row.get(8)?)?,
+                        seen_at: instant(row.get(9)?)?,
+                    });
+                }
+                Ok(found)
+            })
+        })
+        .await
+    }
+}
+
+/// A filter as SQL; `?1` is left free.
+fn condition(filter: &Filter) -> (String, Vec<Value>) {
+    let mut values = vec![Value::Null];
+    let mut bind = |value: Value| {
+        values.push(value);
+        format!("?{}", values.len())
+    };
+    let mut parts = vec!["1".to_owned()];
+    if !filter.ids.is_empty() {
+        let (mut numbers, mut ids) = (vec![], vec![]);
+        for id in &filter.ids {
+            match id.parse() {
+                Ok(number) => numbers.push(bind(Value::Integer(number))),
+                Err(_) => ids.push(bind(Value::Text(id.to_ascii_uppercase()))),
+            }
+        }
+        parts.push(format!("(seq IN ({}) OR id IN ({}))", numbers.join(", "), ids.join(", ")));
+    }
+    let mut texts = |column: &str, texts: Vec<&str>| {
+        if !texts.is_empty() {
+            let marks: Vec<_> = texts.into_iter().map(|text| bind(Value::Text(text.to_owned()))).collect();
+            parts.push(format!("{column} IN ({})", marks.join(", ")));
+        }
+    };
+    texts("kind", filter.kinds.iter().map(String::as_str).collect());
+    texts("state", filter.states.iter().map(|s| s.as_str()).collect());
+    if let Some(before) = filter.finished_before {
+        parts.push(format!("finished_at < {}", bind(Value::Integer(before.as_millisecond()))));
+    }
+    if let Some(origin) = &filter.origin {
+        parts.push(format!("origin = {}", bind(Value::Text(origin.clone()))));
+    }
+    if filter.attention {
+        parts.push("attention = 1".into());
+    }
+    (parts.join(" AND "), values)
+}
+
+fn state(text: &str) -> Result<State, BooksError> {
+    text.parse().map_err(BooksError::Integrity)
+}
+
+pub(super) fn instant(millis: i64) -> Result<Timestamp, BooksError> {
+    Timestamp::from_millisecond(millis).map_err(|e| BooksError::Integrity(e.to_string()))
+}
+
+fn job(row: &Row) -> Result<JobRow, BooksError> {
+    let json = |text: String| serde_json::from_str(&text).map_err(|e| BooksError::Integrity(e.to_string()));
+    let when = |n: i32| row.get::<Option<i64>>(n)?.map(instant).transpose();
+    Ok(JobRow {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        kind: row.get(2)?,
+        payload: json(row.get(3)?)?,
+        state: state(&row.get::<String>(4)?)?,
+        priority: row.get(5)?,
+        key: row.get(6)?,
+        lane: row.get(7)?,
+        parent: row.get(8)?,
+        origin: row.get(9)?,
+        run_at: when(10)?,
+        attempts: row.get(11)?,
+        max_attempts: row.get(12)?,
+        lease: row.get(13)?,
+        worker: row.get(14)?,
+        awaits: row.get::<i64>(15)? == 1,
+        reason: row.get(16)?,
+        report: row.get::<Option<String>>(17)?.map(json).transpose()?,
+        attention: row.get::<i64>(18)? == 1,
+        enqueued_at: instant(row.get(19)?)?,
+        started_at: when(20)?,
+        finished_at: when(21)?,
+    })
+}
+
+/// For tests and tools that look at one value.
+///
+/// # Errors
+/// What the database says.
+pub async fn count(db: &Database, sql: &'static str) -> Result<i64, BooksError> {
+    db.read(async move |c| Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |r| r.get(0))?)).await
+}
+
+/// A new id, for whoever needs one that nobody else has.
+pub(super) fn new_id() -> String {
+    Ulid::generate().to_string()
+}

@@ -1,0 +1,332 @@
+//! A worker process: it registers itself, runs jobs until it is told to stop, and hands back what it cannot finish.
+
+use std::any::Any;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow, bail};
+use apalis_core::error::{BoxDynError, WorkerError};
+use apalis_core::task::data::Data;
+use apalis_core::worker::builder::WorkerBuilder;
+use jobs::job::{Context, Failure, Request};
+use libsql::params;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::backend::{Ack, Claims};
+use super::claim::{Claim, Holding, Why};
+use super::keeper::{Keeper, Phase, Shared, keep_leases, keep_tidy};
+use super::kinds::{Kind, Kinds};
+use super::lease::Claimer;
+use super::outcome::{Backoff, Ended, settle};
+use super::row::NewJob;
+use super::store::{Queue, new_id};
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Jobs that run at once.
+    pub concurrency: usize,
+    /// How long a silent worker keeps its jobs.
+    pub lease: Duration,
+    /// How often the table is looked at for jobs that other processes enqueued.
+    pub poll: Duration,
+    /// How long runs may go on after the worker is told to stop.
+    pub grace: Duration,
+    /// Waits between attempts.
+    pub backoff: Backoff,
+    /// How long done and cancelled jobs are kept.
+    pub keep_done: Duration,
+    /// How long dead jobs are kept.
+    pub keep_dead: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            concurrency: 4,
+            lease: Duration::from_secs(30),
+            poll: Duration::from_millis(250),
+            grace: Duration::from_secs(30),
+            backoff: Backoff::default(),
+            keep_done: Duration::from_secs(7 * 86_400),
+            keep_dead: Duration::from_secs(90 * 86_400),
+        }
+    }
+}
+
+/// Who a worker process is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its host.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+}
+
+/// What a worker has done when it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs that ended with a report.
+    pub done: u64,
+    /// Runs that will be tried again.
+    pub again: u64,
+    /// Jobs that were given up.
+    pub dead: u64,
+    /// Jobs that were handed back.
+    pub handed_back: u64,
+}
+
+/// Everything that a run needs.
+#[derive(Clone)]
+struct Runner {
+    shared: Shared,
+    context: Context,
+    tally: watch::Sender<Tally>,
+}
+
+/// A worker, ready to run.
+pub struct Worker {
+    shared: Shared,
+    context: Context,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Worker").field(&self.shared.by.worker).finish()
+    }
+}
+
+/// By which a worker is told to stop.
+#[derive(Clone, Debug)]
+pub struct Stopper(watch::Sender<Phase>);
+
+impl Stopper {
+    /// Claim nothing more; run what is there for as long as the grace time lasts.
+    pub fn stop(&self) {
+        self.0.send_if_modified(|phase| {
+            let working = *phase == Phase::Working;
+            if working {
+                *phase = Phase::Stopping;
+            }
+            working
+        });
+    }
+}
+
+impl Worker {
+    /// Registers a worker for `kinds`. With `once` it ends as soon as nothing is due.
+    ///
+    /// # Errors
+    /// When it cannot be registered.
+    pub async fn register(
+        queue: Queue,
+        kinds: Kinds,
+        policy: Policy,
+        context: Context,
+        who: Identity,
+        once: bool,
+    ) -> anyhow::Result<Self> {
+        let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
+        let names = serde_json::to_string(&kinds.names())?;
+        let (id, now) = (worker.clone(), queue.clock.millis());
+        let slots = i64::try_from(policy.concurrency)?;
+        let row = params![id, who.host, who.pid, who.version, names, slots, now];
+        let registered = queue.db.read(async move |c| {
+            let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
+            Ok(c.execute(sql, row).await?)
+        });
+        registered.await.context("the worker cannot register itself")?;
+        let by = Claimer { worker, lease: policy.lease };
+        let (phase, _) = watch::channel(Phase::Working);
+        let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, once };
+        Ok(Self { shared, context })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.shared.by.worker
+    }
+
+    /// By which it is told to stop.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.shared.phase.clone())
+    }
+
+    /// Runs jobs until it is told to stop, or with `once` until nothing is due.
+    ///
+    /// # Errors
+    /// When the database was migrated by a newer build meanwhile.
+    pub async fn run(self) -> anyhow::Result<Tally> {
+        let Self { shared, context } = self;
+        let (ack, acks) = mpsc::unbounded_channel();
+        let (claim, claims) = mpsc::unbounded_channel();
+        let (tally, tallied) = watch::channel(Tally::default());
+        let mut keeper = tokio::spawn(Keeper::new(shared.clone(), acks, claim).run());
+        let leases = tokio::spawn(keep_leases(shared.clone()));
+        let tidy = tokio::spawn(keep_tidy(shared.clone()));
+        let grace = tokio::spawn(hand_back_after_grace(shared.clone()));
+        let runner = Runner { shared: shared.clone(), context, tally };
+        let worker = WorkerBuilder::new(shared.by.worker.as_str())
+            .backend(Claims { claims, acks: ack })
+            .data(runner)
+            .build(handle);
+        // the keeper goes when it is told to stop and every outcome is written; then apalis' worker has nothing left to drain
+        let (gone, kept) = oneshot::channel();
+        let ran = worker.run_until(async move {
+            drop(gone.send((&mut keeper).await));
+            Ok::<(), WorkerError>(())
+        });
+        let ran = ran.await;
+        let kept = kept.await.context("apalis' worker ended before the keeper of the queue")?;
+        for task in [leases, tidy, grace] {
+            task.abort();
+        }
+        say_goodbye(&shared).await;
+        ran.map_err(|e| anyhow!("apalis' worker ended: {e}"))?;
+        kept.context("the keeper of the queue ended")?;
+        if let Phase::Outdated(found) = *shared.phase.borrow() {
+            let known = jobs::books::newest_schema_version();
+            bail!(
+                "the database was migrated to schema version {found} by a newer meter, this one knows up to {known}; start the newer one"
+            );
+        }
+        Ok(*tallied.borrow())
+    }
+}
+
+/// Once the worker is told to stop, what is not finished in the grace time is handed back.
+async fn hand_back_after_grace(shared: Shared) {
+    let mut phase = shared.phase.subscribe();
+    if phase.wait_for(|p| *p != Phase::Working).await.is_ok() {
+        tokio::time::sleep(shared.policy.grace).await;
+        loop {
+            shared.holding.tell_all(Why::HandBack);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn say_goodbye(shared: &Shared) {
+    let (worker, now) = (shared.by.worker.clone(), shared.queue.clock.millis());
+    let said = shared.queue.db.read(async move |c| {
+        let sql = "UPDATE workers SET state = 'stopped', running = 0, seen_at = ?2 WHERE id = ?1";
+        Ok(c.execute(sql, params![worker, now]).await?)
+    });
+    if let Err(error) = said.await {
+        tracing::debug!(%error, "the worker's row stays as it is");
+    }
+}
+
+/// Runs one claimed job. This is the function that apalis calls.
+async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> {
+    let Runner { shared, context, tally } = &*runner;
+    let began = Instant::now();
+    let ended = match shared.kinds.get(&claim.kind) {
+        Some(kind) => run(kind, &claim, shared, context).await,
+        None => Ended::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
+    };
+    log(&claim, &ended, began.elapsed());
+    let (finish, first) = settle(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
+    if let Some(finish) = &finish {
+        use super::row::State;
+        tally.send_modify(|t| match finish.state {
+            State::Done => t.done += 1,
+            State::Dead | State::Cancelled => t.dead += 1,
+            State::Pending => t.handed_back += 1,
+            State::Scheduled | State::Running | State::Retrying => t.again += 1,
+        });
+    }
+    if !first.is_empty() {
+        ask_for(shared, &claim, first).await;
+    }
+    Ok(Ack { seq: claim.seq, lease: claim.lease, finish })
+}
+
+/// Runs a job in a task of its own, so that a panic is caught, a time-out and a stop reach it, and others are not held up.
+async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context) -> Ended {
+    let fence = shared.queue.fence(claim, &shared.by.worker);
+    let context = Context { books: context.books.fenced(fence), ..context.clone() };
+    let mut task = tokio::spawn(kind.run(claim.payload.clone(), context, shared.queue.now()));
+    tokio::select! {
+        ended = &mut task => ended.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => Ended::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),
+            Err(error) => Ended::Failed(Failure::Retry(error.into())),
+        }),
+        () = tokio::time::sleep(kind.timeout) => {
+            task.abort();
+            Ended::Failed(Failure::Retry(anyhow!("it took longer than {} s", kind.timeout.as_secs())))
+        }
+        why = claim.stop.wait() => {
+            task.abort();
+            match why {
+                Why::Lost => Ended::Lost,
+                Why::Cancelled => Ended::Cancelled,
+                Why::HandBack => Ended::HandedBack,
+            }
+        }
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+}
+
+/// Enqueues the jobs that a job waits for, before it is parked: were they enqueued after, a crash in between would lose them.
+async fn ask_for(shared: &Shared, claim: &Claim, first: Vec<Request>) {
+    let jobs: Vec<NewJob> = first
+        .into_iter()
+        .map(|request| {
+            let max_attempts = shared.kinds.get(request.kind).map_or(20, |k| k.max_attempts);
+            let origin = format!("job {}", claim.seq);
+            let job = NewJob::new(request.kind, request.payload, max_attempts, &origin);
+            NewJob { key: request.key, priority: claim.priority, parent: Some(claim.seq), ..job }
+        })
+        .collect();
+    if let Err(error) = shared.queue.enqueue(&jobs).await {
+        // the job is parked all the same, and asks again when its time is over
+        tracing::warn!(job = claim.seq, %error, "job {}: what it waits for could not be enqueued: {error}", claim.seq);
+    }
+}
+
+/// One line for each run.
+fn log(claim: &Claim, ended: &Ended, took: Duration) {
+    let Claim { seq: job, kind, attempt, max_attempts, waited_ms, .. } = claim;
+    let ms = took.as_millis();
+    let line = format!("job {job} {kind}, attempt {attempt} of {max_attempts}, {ms} ms");
+    match ended {
+        Ended::Report { attention: false, report } => {
+            tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", summary(report));
+        }
+        Ended::Report { attention: true, report } => {
+            let found = summary(report);
+            tracing::warn!(job, kind, attempt, ms, waited_ms, "{line}: done, and a person should look at it; {found}");
+        }
+        Ended::Failed(failure @ Failure::WaitFor(..)) => {
+            tracing::info!(job, kind, attempt, ms, "{line}: {:#}", failure.error());
+        }
+        Ended::Failed(failure) => {
+            let again = failure.is_retryable() && attempt < max_attempts;
+            let what = if again { "failed, will be tried again" } else { "failed for good" };
+            tracing::warn!(job, kind, attempt, ms, "{line}: {what}: {:#}", failure.error());
+        }
+        Ended::HandedBack => tracing::info!(job, kind, attempt, ms, "{line}: handed back"),
+        Ended::Cancelled => tracing::info!(job, kind, attempt, ms, "{line}: cancelled"),
+        Ended::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: its lease is lost, another worker has it"),
+    }
+}
+
+/// The plain values of a report, in one line.
+pub fn summary(report: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str(report) else { return report.to_owned() };
+    let plain = fields.iter().filter_map(|(name, value)| match value {
+        Value::String(text) if !text.is_empty() => Some(format!("{name} {text}")),
+        Value::Number(number) => Some(format!("{name} {number}")),
+        Value::Bool(flag) => Some(format!("{name} {flag}")),
+        _ => None,
+    });
+    plain.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,193 @@
+//! What is done when: the cron table, and the loop that turns ticks into jobs.
+//!
+//! Every worker process runs the loop. A tick is enqueued by whoever first raises the schedule's row in the database, in the
+//! transaction that enqueues its jobs: once, however many processes there are. Only the latest tick that is due counts, so ticks that
+//! were missed while nothing ran come as one run. A schedule that was never seen is due at once.
+
+use std::time::Duration;
+
+use croner::Cron;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::period::Month;
+use jobs::ingest_cur::IngestCur;
+use jobs::job::Job;
+use jobs::roll_counters::RollCounters;
+use jobs::verify_books::VerifyBooks;
+
+use crate::config::{Config, ScheduleConfig, cron};
+use crate::queue::{NewJob, Queue};
+
+/// The clock is looked at this often, so that one that jumps is noticed.
+const LOOK: Duration = Duration::from_secs(20);
+
+/// The jobs of a tick.
+type Jobs = fn(&Config, Timestamp, &str) -> Result<Vec<NewJob>, serde_json::Error>;
+
+/// One schedule.
+#[derive(Clone)]
+pub struct Schedule {
+    /// Its name, stable for ever: its last tick is kept under it.
+    pub name: &'static str,
+    /// What it enqueues, for people.
+    pub about: &'static str,
+    /// Its cron lines as they are written.
+    pub lines: Vec<String>,
+    crons: Vec<Cron>,
+    jobs: Jobs,
+}
+
+impl std::fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schedule").field("name", &self.name).field("lines", &self.lines).finish_non_exhaustive()
+    }
+}
+
+/// All schedules of a checked configuration. Taken apart without `..`, so that a forgotten one does not compile.
+pub fn table(config: &Config) -> Vec<Schedule> {
+    let ScheduleConfig { ingest, roll_counters, verify_books } = &config.schedule;
+    vec![
+        schedule("ingest", "ingest_cur for each export and month that may still change", ingest, ingests),
+        schedule("roll_counters", "roll_counters", roll_counters, |_, _, origin| one(&RollCounters {}, origin)),
+        schedule("verify_books", "verify_books", verify_books, |_, _, origin| one(&VerifyBooks {}, origin)),
+    ]
+}
+
+fn schedule(name: &'static str, about: &'static str, lines: &[String], jobs: Jobs) -> Schedule {
+    let crons = lines.iter().filter_map(|line| cron(line).ok()).collect();
+    Schedule { name, about, lines: lines.to_vec(), crons, jobs }
+}
+
+fn one<J: Job>(job: &J, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
+    Ok(vec![NewJob::of(job, origin)?])
+}
+
+/// The months that AWS may still change: the current one, and as many before it as are configured.
+fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
+    let current = Month::of(tick);
+    let first = (0..config.lookback_months).fold(current, |month, _| month.previous());
+    let mut jobs = vec![];
+    for export in &config.exports {
+        for month in Month::range(first, current) {
+            let job = IngestCur {
+                export: export.name.clone(),
+                month,
+                dry_run: false,
+                accept_restatement: false,
+                allow_unknown_line_types: false,
+            };
+            jobs.push(NewJob::of(&job, origin)?);
+        }
+    }
+    Ok(jobs)
+}
+
+impl Schedule {
+    /// The latest tick that is due.
+    pub fn latest(&self, now: Timestamp) -> Option<Timestamp> {
+        self.search(now, |cron, now| cron.find_previous_occurrence(now, true)).max()
+    }
+
+    /// The next tick.
+    pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
+        self.search(now, |cron, now| cron.find_next_occurrence(now, false)).min()
+    }
+
+    fn search<E>(
+        &self,
+        now: Timestamp,
+        find: impl Fn(&Cron, &jiff::civil::DateTime) -> Result<jiff::civil::DateTime, E>,
+    ) -> impl Iterator<Item = Timestamp> {
+        let now = now.to_zoned(TimeZone::UTC).datetime();
+        let found = self.crons.iter().filter_map(move |cron| find(cron, &now).ok());
+        found.filter_map(|at| Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp()))
+    }
+}
+
+/// Enqueues the jobs of every schedule whose latest tick nobody has enqueued yet. Returns their names.
+///
+/// # Errors
+/// What the database says.
+pub async fn tick(queue: &Queue, table: &[Schedule], config: &Config) -> anyhow::Result<Vec<&'static str>> {
+    let now = queue.now();
+    let last = queue.last_ticks().await?;
+    let mut ticked = vec![];
+    for schedule in table {
+        let Some(tick) = schedule.latest(now) else { continue };
+        // asked without the write lock first; a tick far in the future is left to the statement that knows what it means
+        let known = last.get(schedule.name).is_some_and(|last| *last >= tick && *last <= now + SKEW);
+        if known {
+            continue;
+        }
+        let jobs = (schedule.jobs)(config, tick, &format!("schedule {}", schedule.name))?;
+        if queue.enqueue_tick(schedule.name, tick, &jobs).await? {
+            tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
+            ticked.push(schedule.name);
+        }
+    }
+    Ok(ticked)
+}
+
+/// Clocks of several hosts differ by less than this.
+const SKEW: SignedDuration = SignedDuration::from_secs(300);
+
+/// Turns ticks into jobs for as long as the process works.
+pub async fn run(queue: Queue, config: Config) {
+    let table = table(&config);
+    let mut failing = false;
+    loop {
+        match tick(&queue, &table, &config).await {
+            Ok(_) => failing = false,
+            Err(error) if failing => tracing::debug!("the schedule still cannot be kept: {error:#}"),
+            Err(error) => {
+                failing = true;
+                tracing::warn!("the schedule cannot be kept, trying until it works: {error:#}");
+            }
+        }
+        let now = queue.now();
+        let next = table.iter().filter_map(|s| s.next(now)).min();
+        let wait = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok()).unwrap_or(LOOK);
+        tokio::time::sleep(wait.clamp(Duration::from_millis(100), LOOK)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn named(name: &str) -> Schedule {
+        table(&Config::default()).into_iter().find(|s| s.name == name).unwrap()
+    }
+
+    #[test]
+    fn ticks_are_found_on_both_sides_of_now() {
+        for (name, now, latest, next) in [
+            ("ingest", "2026-03-31T23:04:59Z", "2026-03-31T22:05:00Z", "2026-03-31T23:05:00Z"),
+            ("ingest", "2026-03-31T23:05:00Z", "2026-03-31T23:05:00Z", "2026-04-01T00:05:00Z"),
+            ("roll_counters", "2026-03-31T23:58:00Z", "2026-03-31T23:55:00Z", "2026-04-01T00:00:00Z"),
+            ("roll_counters", "2026-03-31T12:00:00Z", "2026-03-31T11:20:00Z", "2026-03-31T12:20:00Z"),
+            ("verify_books", "2024-02-29T01:00:00Z", "2024-02-28T03:40:00Z", "2024-02-29T03:40:00Z"),
+        ] {
+            let schedule = named(name);
+            assert_eq!(schedule.latest(at(now)), Some(at(latest)), "{name} {now}");
+            assert_eq!(schedule.next(at(now)), Some(at(next)), "{name} {now}");
+        }
+    }
+
+    #[test]
+    fn counters_are_rolled_within_five_minutes_of_midnight_and_hourly_otherwise() {
+        let schedule = named("roll_counters");
+        let mut tick = at("2026-02-28T12:00:00Z");
+        while tick < at("2026-03-02T12:00:00Z") {
+            let next = schedule.next(tick).unwrap();
+            let hour = tick.to_zoned(TimeZone::UTC).hour();
+            let most = if hour == 23 || hour == 0 && tick.to_zoned(TimeZone::UTC).minute() < 55 { 5 } else { 60 };
+            assert!(next.duration_since(tick).as_secs() <= most * 60, "{tick} to {next}");
+            tick = next;
+        }
+    }
+}
