@@ -43,6 +43,24 @@ fn checksum(sql: &str) -> String {
     Sha256::digest(sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The statements of a schema change, each with the comment before it. A statement ends with its line; a trigger with a line `END;`.
+///
+/// They are sent one by one because a remote connection parses a text of several statements and writes it anew, and what it makes of
+/// `STRICT, WITHOUT ROWID` is no SQL; a single statement is sent as it is.
+fn statements(sql: &str) -> Vec<&str> {
+    let (mut found, mut start, mut at, mut in_trigger) = (vec![], 0, 0, false);
+    for line in sql.split_inclusive('\n') {
+        at += line.len();
+        let code = line.split("--").next().unwrap_or_default().trim_end();
+        in_trigger |= code.starts_with("CREATE TRIGGER");
+        if code == "END;" || (code.ends_with(';') && !in_trigger) {
+            found.push(sql[start..at].trim());
+            (start, in_trigger) = (at, false);
+        }
+    }
+    found
+}
+
 impl Database {
     /// Applies what is missing; returns the names of the changes applied now.
     ///
@@ -69,7 +87,9 @@ impl Database {
                     if first_row(c, sql, params![migration.version]).await?.is_some() {
                         return Ok(false);
                     }
-                    c.execute_batch(migration.sql).await?;
+                    for statement in statements(migration.sql) {
+                        c.execute_batch(statement).await?;
+                    }
                     c.execute(
                         "INSERT INTO schema_versions (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4)",
                         params![migration.version, migration.name, checksum(migration.sql), now.to_string()],
@@ -127,5 +147,25 @@ impl Database {
     pub async fn require_migrated(&self) -> Result<(), BooksError> {
         let found = self.schema_version().await?;
         if found < newest() { Err(BooksError::NotMigrated { found, known: newest() }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_changes_fall_into_whole_statements() {
+        for migration in MIGRATIONS {
+            let found = statements(migration.sql);
+            let last = found.last().and_then(|last| last.lines().last());
+            assert_eq!(last, migration.sql.trim_end().lines().last(), "{}: nothing is left over", migration.name);
+            for statement in &found {
+                let code: Vec<&str> = statement.lines().filter(|l| !l.starts_with("--") && !l.is_empty()).collect();
+                assert!(code[0].starts_with("CREATE "), "{}: {statement}", migration.name);
+                let others = code[1..].iter().filter(|l| l.starts_with("CREATE "));
+                assert_eq!(others.count(), 0, "{}: {statement}", migration.name);
+            }
+        }
     }
 }
