@@ -105,7 +105,10 @@ impl From<libsql::Error> for BooksError {
                 text if text.contains("SQLITE_FULL") => Self::Full,
                 text if text.contains("SQLITE_READONLY") => Self::ReadOnly,
                 // a batch tells the message without the code
-                text if ["SQLITE_", "SQLite error", "SQL input error"].iter().any(|sign| text.contains(sign)) => {
+                text if ["SQLITE_", "SQLite error", "SQL input error", "ARGS_INVALID", "SQL_INPUT_ERROR"]
+                    .iter()
+                    .any(|sign| text.contains(sign)) =>
+                {
                     Self::Sql(text)
                 }
                 text => Self::Network(text),

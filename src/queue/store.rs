@@ -233,7 +233,7 @@ impl Queue {
     /// # Errors
     /// What the database says.
     pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
-        let (condition, values) = condition(filter);
+        let (condition, values) = condition(filter, vec![]);
         patiently(|| {
             let (condition, values) = (condition.clone(), values.clone());
             self.db.read(async move |c| {
@@ -303,7 +303,7 @@ impl Queue {
     /// # Errors
     /// What the database says.
     pub async fn purge(&self, filter: &Filter) -> Result<u64, BooksError> {
-        let (condition, values) = condition(filter);
+        let (condition, values) = condition(filter, vec![]);
         let mut removed = 0;
         loop {
             let some = patiently(|| {
@@ -325,15 +325,14 @@ impl Queue {
         }
     }
 
-    /// Changes all rows that `only` and the filter mean. `?1` in `set` is now.
+    /// Changes all rows that `only` and the filter mean. `?1` is now.
     async fn change(&self, set: &str, only: &str, filter: &Filter, now: Timestamp) -> Result<u64, BooksError> {
-        let (condition, values) = condition(filter);
+        let (condition, values) = condition(filter, vec![Value::Integer(now.as_millisecond())]);
+        // named once in any case: a remote server refuses parameters that are not
         let sql = format!("UPDATE jobs SET {set} WHERE {only} AND {condition} AND ?1 IS NOT NULL");
-        let mut all = values;
-        all[0] = Value::Integer(now.as_millisecond());
         patiently(|| {
-            let (sql, all) = (sql.clone(), all.clone());
-            self.db.read(async move |c| Ok(c.execute(&sql, params_from_iter(all)).await?))
+            let (sql, values) = (sql.clone(), values.clone());
+            self.db.read(async move |c| Ok(c.execute(&sql, params_from_iter(values)).await?))
         })
         .await
     }
@@ -370,9 +369,8 @@ impl Queue {
     }
 }
 
-/// A filter as SQL; `?1` is left free.
-fn condition(filter: &Filter) -> (String, Vec<Value>) {
-    let mut values = vec![Value::Null];
+/// A filter as SQL, whose parameters follow the given ones.
+fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
     let mut bind = |value: Value| {
         values.push(value);
         format!("?{}", values.len())
