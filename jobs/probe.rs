@@ -13,11 +13,6 @@ use serde::{Deserialize, Serialize};
 use crate::books::database::{BooksError, first_row};
 use crate::job::{Context, Failure, Job};
 
-/// Probes older than this are forgotten.
-const KEPT: Duration = Duration::from_secs(7 * 86_400);
-/// One run removes at most so many of them.
-const FORGOTTEN_AT_ONCE: i64 = 100;
-
 /// Make the row of this name, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,16 +44,11 @@ impl Job for Probe {
             tokio::time::sleep(Duration::from_millis(self.millis)).await;
         }
         let name = self.name.clone();
-        let done_at = now.to_string();
-        let before = now.checked_sub(KEPT).unwrap_or(Timestamp::MIN).to_string();
+        let done_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let claim = async move |c: &libsql::Connection| -> Result<i64, BooksError> {
             let sql = "INSERT INTO probes (name, effects, done_at) VALUES (?1, 1, ?2) \
                        ON CONFLICT (name) DO UPDATE SET repeats = repeats + 1 RETURNING repeats";
-            let row = first_row(c, sql, params![name, done_at]).await?;
-            let old = "DELETE FROM probes WHERE name IN (SELECT name FROM probes WHERE done_at < ?1 LIMIT ?2)";
-            let repeats = row.map_or(Ok(0), |row| row.get(0))?;
-            c.execute(old, params![before, FORGOTTEN_AT_ONCE]).await?;
-            Ok(repeats)
+            Ok(first_row(c, sql, params![name, done_at]).await?.map_or(Ok(0), |row| row.get(0))?)
         };
         let repeats = context.books.write(claim).await?;
         Ok(ProbeReport { name: self.name, repeats })

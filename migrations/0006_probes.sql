@@ -8,3 +8,10 @@ CREATE TABLE probes (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX probes_by_age ON probes (done_at);
+
+-- A new probe sweeps up some that are a week old.
+CREATE TRIGGER probes_are_forgotten AFTER INSERT ON probes
+BEGIN
+    DELETE FROM probes WHERE name IN
+        (SELECT name FROM probes WHERE done_at < strftime('%Y-%m-%dT%H:%M:%SZ', NEW.done_at, '-7 days') LIMIT 10);
+END;

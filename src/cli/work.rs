@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use backon::{ExponentialBuilder, Retryable};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::books::BooksError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{BadUsage, Done};
@@ -40,10 +42,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if !args.kinds.is_empty() {
         kinds = kinds.only(&args.kinds).map_err(BadUsage)?;
     }
-    // from here on a signal ends the worker in order, also while it starts
-    let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let books = wiring::open_books(config).await?;
-    let applied = books.migrate(now).await?;
+    let applied = in_spite_of_trouble(|| books.migrate(now)).await?;
     if !applied.is_empty() {
         tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
     }
@@ -56,7 +56,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let (concurrency, grace) = (policy.concurrency, policy.grace);
-    let worker = Worker::register(queue.clone(), kinds.clone(), policy, context, who, args.once).await?;
+    let worker = Worker::new(queue.clone(), kinds.clone(), policy, context, who, args.once);
+    in_spite_of_trouble(|| worker.register()).await?;
+    // until here a signal ends the process at once; from here on in order
+    let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let url = &config.database.url;
     tracing::info!(
         "worker {} runs {} from {url}, {concurrency} at once; Ctrl-C stops it",
@@ -79,6 +82,25 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     );
     // a worker that was told to stop has done what it should; one that was to run what is due says how that went
     Ok(if args.once && dead > 0 { Done::Wrong } else { Done::Well })
+}
+
+/// Starts in spite of a database that is locked or not reachable for a while, as when the whole machine starts.
+async fn in_spite_of_trouble<T, F>(step: impl FnMut() -> F) -> Result<T, BooksError>
+where
+    F: Future<Output = Result<T, BooksError>>,
+{
+    let waits = ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_max_times(30)
+        .with_jitter();
+    let mut told = false;
+    let tell = |error: &BooksError, _| {
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(%error, "cannot start yet, trying for two minutes: {error}");
+        }
+    };
+    step.retry(waits).when(BooksError::is_retryable).notify(tell).await
 }
 
 /// The first signal stops the worker in order, the second one at once.

@@ -7,6 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use apalis_core::error::{BoxDynError, WorkerError};
 use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
+use jobs::books::BooksError;
 use jobs::job::{Context, Failure, Request};
 use libsql::params;
 use serde_json::Value;
@@ -90,6 +91,7 @@ struct Runner {
 pub struct Worker {
     shared: Shared,
     context: Context,
+    who: Identity,
 }
 
 impl std::fmt::Debug for Worker {
@@ -116,33 +118,33 @@ impl Stopper {
 }
 
 impl Worker {
-    /// Registers a worker for `kinds`. With `once` it ends as soon as nothing is due.
-    ///
-    /// # Errors
-    /// When it cannot be registered.
-    pub async fn register(
-        queue: Queue,
-        kinds: Kinds,
-        policy: Policy,
-        context: Context,
-        who: Identity,
-        once: bool,
-    ) -> anyhow::Result<Self> {
+    /// A worker for `kinds`. With `once` it ends as soon as nothing is due.
+    pub fn new(queue: Queue, kinds: Kinds, policy: Policy, context: Context, who: Identity, once: bool) -> Self {
         let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
-        let names = serde_json::to_string(&kinds.names())?;
-        let (id, now) = (worker.clone(), queue.clock.millis());
-        let slots = i64::try_from(policy.concurrency)?;
-        let row = params![id, who.host, who.pid, who.version, names, slots, now];
-        let registered = queue.db.read(async move |c| {
-            let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
-                       VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
-            Ok(c.execute(sql, row).await?)
-        });
-        registered.await.context("the worker cannot register itself")?;
         let by = Claimer { worker, lease: policy.lease };
         let (phase, _) = watch::channel(Phase::Working);
         let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, once };
-        Ok(Self { shared, context })
+        Self { shared, context, who }
+    }
+
+    /// Writes down that this worker is there; safe to repeat.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn register(&self) -> Result<(), BooksError> {
+        let Shared { queue, kinds, policy, by, .. } = &self.shared;
+        let names = serde_json::to_string(&kinds.names()).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let slots = i64::try_from(policy.concurrency).unwrap_or(i64::MAX);
+        let (id, now, who) = (by.worker.clone(), queue.clock.millis(), self.who.clone());
+        queue
+            .db
+            .read(async move |c| {
+                let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
+                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
+                c.execute(sql, params![id, who.host, who.pid, who.version, names, slots, now]).await?;
+                Ok(())
+            })
+            .await
     }
 
     /// Its id.
@@ -160,7 +162,7 @@ impl Worker {
     /// # Errors
     /// When the database was migrated by a newer build meanwhile.
     pub async fn run(self) -> anyhow::Result<Tally> {
-        let Self { shared, context } = self;
+        let Self { shared, context, .. } = self;
         let (ack, acks) = mpsc::unbounded_channel();
         let (claim, claims) = mpsc::unbounded_channel();
         let (tally, tallied) = watch::channel(Tally::default());

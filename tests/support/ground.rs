@@ -274,7 +274,8 @@ impl Ground {
     pub async fn worker_of(&self, queue: &Queue, policy: Policy, kinds: Kinds) -> Running {
         let who = Identity { host: "here".into(), pid: 1, version: "0".into() };
         let context = self.context().await;
-        let worker = Worker::register(queue.clone(), kinds, policy, context, who, false).await.unwrap();
+        let worker = Worker::new(queue.clone(), kinds, policy, context, who, false);
+        worker.register().await.unwrap();
         let stopper = worker.stopper();
         Running { stopper, task: tokio::spawn(worker.run()) }
     }
@@ -288,8 +289,8 @@ impl Doomed {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (ground.queue().await, ground.context().await);
         let who = Identity { host: "gone".into(), pid: 2, version: "0".into() };
-        let registering = runtime.spawn(Worker::register(queue, kinds(), policy, context, who, false));
-        let worker = registering.await.unwrap().unwrap();
+        let worker = Worker::new(queue, kinds(), policy, context, who, false);
+        worker.register().await.unwrap();
         runtime.spawn(worker.run());
         Self(Some(runtime))
     }
