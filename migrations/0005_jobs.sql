@@ -9,7 +9,7 @@
 -- fencing token that a run must still hold when it commits. `attempts` counts the claims that were not handed back.
 -- `beat` is raised by the holder while it works; who sees it stand still for the length of a lease may take the job away.
 -- A `key` is held by one unfinished job at a time; jobs of one `lane` run one after another; a job that `awaits` is parked until
--- the jobs whose `parent` it is are finished. Instants are milliseconds since 1970, UTC.
+-- the jobs whose `parent` it is are finished, which costs it no attempt. Instants are milliseconds since 1970, UTC.
 CREATE TABLE jobs (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           TEXT    NOT NULL UNIQUE CHECK (length(id) = 26),       -- ULID, made by whoever enqueued it
@@ -21,6 +21,7 @@ CREATE TABLE jobs (
     key          TEXT,
     lane         TEXT,
     parent       INTEGER,
+    parent_lease INTEGER CHECK ((parent IS NULL) = (parent_lease IS NULL)),  -- which run of the parent asked for it
     origin       TEXT    NOT NULL,                                      -- who enqueued it
     run_at       INTEGER CHECK ((state IN ('scheduled', 'retrying')) = (run_at IS NOT NULL)),
     attempts     INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND max_attempts),
@@ -47,7 +48,8 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_pending ON jobs (kind, priority DESC, seq) WHERE state = 'pending';
 CREATE INDEX jobs_waiting ON jobs (run_at) WHERE state IN ('scheduled', 'retrying');
 CREATE INDEX jobs_running ON jobs (worker) WHERE state = 'running';
-CREATE INDEX jobs_finished ON jobs (finished_at) WHERE state IN ('done', 'dead', 'cancelled');
+CREATE INDEX jobs_finished ON jobs (state, finished_at) WHERE state IN ('done', 'dead', 'cancelled');
+CREATE INDEX jobs_given_up_key ON jobs (key, seq) WHERE key IS NOT NULL AND state IN ('dead', 'cancelled');
 CREATE INDEX jobs_parent ON jobs (parent) WHERE parent IS NOT NULL;
 CREATE INDEX jobs_lane ON jobs (lane) WHERE lane IS NOT NULL AND state IN ('pending', 'scheduled', 'running', 'retrying');
 CREATE UNIQUE INDEX jobs_lane_running ON jobs (lane) WHERE lane IS NOT NULL AND state = 'running';

@@ -4,7 +4,8 @@
 //! transaction that enqueues its jobs: once, however many processes there are. Only the latest tick that is due counts, so ticks that
 //! were missed while nothing ran come as one run. A schedule that was never seen is due at once.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use croner::Cron;
 use jiff::tz::TimeZone;
@@ -104,23 +105,49 @@ impl Schedule {
     }
 }
 
+/// Stored ticks that lie in the future, and since when this process has seen them there.
+#[derive(Debug, Default)]
+pub struct Future(BTreeMap<&'static str, (Timestamp, Instant)>);
+
+impl Future {
+    /// Whether a stored tick is stuck in the future: further than clocks of several hosts differ, and unmoved for as long. A host
+    /// whose clock is right moves it on; only when nobody does, the clock that made it has been set back.
+    fn is_stuck(&mut self, name: &'static str, last: Timestamp, now: Timestamp) -> bool {
+        if last <= now + SKEW {
+            self.0.remove(name);
+            return false;
+        }
+        let seen = self.0.entry(name).or_insert((last, Instant::now()));
+        if seen.0 != last {
+            *seen = (last, Instant::now());
+        }
+        seen.1.elapsed() > SKEW.unsigned_abs()
+    }
+}
+
 /// Enqueues the jobs of every schedule whose latest tick nobody has enqueued yet. Returns their names.
 ///
 /// # Errors
 /// What the database says.
-pub async fn tick(queue: &Queue, table: &[Schedule], config: &Config) -> anyhow::Result<Vec<&'static str>> {
+pub async fn tick(
+    queue: &Queue,
+    table: &[Schedule],
+    config: &Config,
+    future: &mut Future,
+) -> anyhow::Result<Vec<&'static str>> {
     let now = queue.now();
     let last = queue.last_ticks().await?;
     let mut ticked = vec![];
     for schedule in table {
         let Some(tick) = schedule.latest(now) else { continue };
-        // asked without the write lock first; a tick far in the future is left to the statement that knows what it means
-        let known = last.get(schedule.name).is_some_and(|last| *last >= tick && *last <= now + SKEW);
-        if known {
+        // asked without the write lock first
+        let last = last.get(schedule.name).copied();
+        let stuck = last.filter(|last| future.is_stuck(schedule.name, *last, now));
+        if stuck.is_none() && last.is_some_and(|last| last >= tick) {
             continue;
         }
         let jobs = (schedule.jobs)(config, tick, &format!("schedule {}", schedule.name))?;
-        if queue.enqueue_tick(schedule.name, tick, &jobs).await? {
+        if queue.enqueue_tick(schedule.name, tick, stuck, &jobs).await? {
             tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
             ticked.push(schedule.name);
         }
@@ -134,9 +161,9 @@ const SKEW: SignedDuration = SignedDuration::from_secs(300);
 /// Turns ticks into jobs for as long as the process works.
 pub async fn run(queue: Queue, config: Config) {
     let table = table(&config);
-    let mut failing = false;
+    let (mut failing, mut future) = (false, Future::default());
     loop {
-        match tick(&queue, &table, &config).await {
+        match tick(&queue, &table, &config, &mut future).await {
             Ok(_) => failing = false,
             Err(error) if failing => tracing::debug!("the schedule still cannot be kept: {error:#}"),
             Err(error) => {

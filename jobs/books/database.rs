@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable};
 use futures::future::LocalBoxFuture;
 use libsql::{Connection, Row, params::IntoParams};
 use tokio::sync::{mpsc, oneshot};
@@ -181,9 +182,11 @@ impl Database {
             };
             let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON"];
             for pragma in pragmas {
-                // answers with a row or without one, so it is asked for rows and they are read
-                let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
-                while rows.next().await?.is_some() {}
+                // SQLite does not ask the busy handler while it turns a new file to WAL, so several starting at once wait here
+                let set = || set_pragma(&connection, pragma);
+                let waits =
+                    ConstantBuilder::new().with_delay(Duration::from_millis(20)).with_jitter().with_max_times(200);
+                set.retry(waits).when(|e| matches!(e, libsql::Error::SqliteFailure(5 | 261 | 517, _))).await?;
             }
             Ok((connection, database))
         });
@@ -321,6 +324,13 @@ impl Database {
         })
         .await
     }
+}
+
+/// Answers with a row or without one, so it is asked for rows and they are read.
+async fn set_pragma(connection: &Connection, pragma: &str) -> Result<(), libsql::Error> {
+    let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
+    while rows.next().await?.is_some() {}
+    Ok(())
 }
 
 /// The first row of a query, if there is one.

@@ -1,6 +1,6 @@
 //! Parts of a large bill: what is planned, and what was read so far. Rows live until their bill's version is decided.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use libsql::{Connection, params};
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +47,9 @@ fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BooksError> {
 }
 
 impl Database {
-    /// Plans the parts of a bill, unless this very plan is there; what is left of other plans for the bill is removed. Returns the
-    /// parts that are not read yet.
+    /// Plans the parts of a bill, unless this very plan is there; what is left of plans for the bill that are older than a day is
+    /// removed (a younger one may be somebody else's: another export of the same payer, or a worker with other rules). Returns
+    /// the parts that are not read yet.
     ///
     /// # Errors
     /// What the database says.
@@ -61,10 +62,11 @@ impl Database {
     ) -> Result<Vec<u32>, BooksError> {
         let (bill, identity) = (bill.clone(), identity.to_owned());
         let rows = json(&groups)?;
+        let day_before = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MIN).to_string();
         self.write(async move |c| {
             let (payer, month) = (bill.payer.clone(), bill.month.to_string());
-            let other = "DELETE FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity <> ?3";
-            c.execute(other, params![payer.clone(), month.clone(), identity.clone()]).await?;
+            let other = "DELETE FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity <> ?3 AND planned_at < ?4";
+            c.execute(other, params![payer.clone(), month.clone(), identity.clone(), day_before]).await?;
             let sql = "INSERT INTO bill_parts (payer, month, identity, part, groups, files, planned_at) \
                        SELECT ?1, ?2, ?3, key, json_array_length(?4), value, ?5 FROM json_each(?4) \
                        WHERE true ON CONFLICT DO NOTHING";
@@ -124,6 +126,22 @@ impl Database {
                        AND sums IS NOT NULL";
             let row = first_row(c, sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
             row.map(|row| Ok((from_json(&row.get::<String>(0)?)?, row.get(1)?))).transpose()
+        })
+        .await
+    }
+}
+
+impl Database {
+    /// Forgets what a part came to, so that it is read again.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn forget_part(&self, id: &PartId) -> Result<(), BooksError> {
+        let id = id.clone();
+        self.write(async move |c| {
+            let sql = "UPDATE bill_parts SET facts = NULL, sums = NULL WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND part = ?4";
+            c.execute(sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
+            Ok(())
         })
         .await
     }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use super::read::{Facts, read_files};
 use super::source::Object;
-use super::totals::Fold;
+use super::totals::{FORM, Fold};
 use super::{Delivery, IngestCur, Reading, first_look, heads, read_objects, still_the_same};
 use crate::books::bill::BillId;
 use crate::books::parts::{PartFacts, PartId, PlannedFile};
@@ -134,7 +134,7 @@ pub(super) async fn read_version(
     if bytes <= limit || groups.len() < 2 {
         return read_objects(source, manifest, &objects, lens, job.month).await;
     }
-    let (identity, parts) = (identity(delivery, &objects), groups.len());
+    let (identity, parts) = (identity(delivery, &groups), groups.len());
     let missing = context.books.plan_parts(bill, &identity, groups, now).await?;
     if !missing.is_empty() {
         let why = anyhow!("waits for {} of {parts} parts of the bill of {} MiB", missing.len(), bytes >> 20);
@@ -149,7 +149,7 @@ pub(super) async fn read_version(
         let requests: Result<Vec<_>, _> = missing.into_iter().map(|n| Request::of(&part(n))).collect();
         return Err(Failure::WaitFor(requests.map_err(|e| Failure::GiveUp(e.into()))?, WAIT_AT_MOST, why));
     }
-    let reading = merge(job, delivery, context, &identity, parts).await?;
+    let reading = merge(job, delivery, context, &identity, parts, &objects).await?;
     still_the_same(source.as_ref(), manifest, &objects).await.map_err(Failure::Retry)?;
     Ok(reading)
 }
@@ -161,6 +161,7 @@ async fn merge(
     context: &Context,
     identity: &str,
     parts: usize,
+    objects: &[Object],
 ) -> Result<Reading, Failure> {
     let rules = &context.lens.rules;
     let mut whole = Fold::new(std::sync::Arc::clone(rules), job.month);
@@ -176,10 +177,24 @@ async fn merge(
         let (rules, month) = (std::sync::Arc::clone(rules), job.month);
         let unpacking = tokio::task::spawn_blocking(move || Fold::unpack(rules, month, &sums));
         let fold = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
-        let fold = fold.map_err(|why| Failure::GiveUp(anyhow!("part {} of the bill is damaged: {why}", id.part)))?;
+        let fold = match fold {
+            Ok(fold) => fold,
+            Err(why) => {
+                context.books.forget_part(&id).await?;
+                return Err(Failure::Retry(anyhow!(
+                    "part {} of the bill is damaged and is read again: {why}",
+                    id.part
+                )));
+            }
+        };
         whole.merge(&fold);
         facts.files.extend(part.files);
         facts.files_without_tag += part.files_without_tag;
+    }
+    // the last proof that the parts are the bill: every file of the manifest, once, as it lies there now
+    let read = facts.files.iter().map(|f| (&f.key, f.size, &f.etag));
+    if !read.eq(objects.iter().map(|o| (&o.key, o.size, &o.etag))) {
+        return Err(Failure::GiveUp(anyhow!("the parts of the bill are not its files; nothing was booked")));
     }
     let totals = whole.finish().map_err(|e| Failure::GiveUp(e.into()))?;
     Ok(Reading { totals, facts })
@@ -201,8 +216,8 @@ fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     groups.into_iter().map(|(_, files)| files).collect()
 }
 
-/// Names a reading: this version, these files as they are, these rules.
-fn identity(delivery: &Delivery<'_>, objects: &[Object]) -> String {
+/// Names a reading: this version, these rules, these files as they are and as they are grouped, in this form of sums.
+fn identity(delivery: &Delivery<'_>, groups: &[Vec<PlannedFile>]) -> String {
     let key = delivery.key;
     let mut digest = Sha256::new();
     let mut add = |text: &str| {
@@ -210,10 +225,14 @@ fn identity(delivery: &Delivery<'_>, objects: &[Object]) -> String {
         digest.update(text);
     };
     [&key.version, &key.manifest_digest, &key.rules_digest].into_iter().for_each(|text| add(text));
-    for object in objects {
-        add(&object.key);
-        add(&object.size.to_string());
-        add(&object.etag);
+    add(&FORM.to_string());
+    for group in groups {
+        add(&group.len().to_string());
+        for PlannedFile { key, size, etag } in group {
+            add(key);
+            add(&size.to_string());
+            add(etag);
+        }
     }
     digest.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
 }

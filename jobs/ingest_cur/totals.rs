@@ -11,6 +11,8 @@ mod partial;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+pub(super) use partial::FORM;
+
 use arrow::array::{Array, StringArray};
 use serde::Serialize;
 

@@ -71,16 +71,31 @@ fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
     if let Some(json) = &what.payload {
         return Ok(kind.check(json).map_err(bad)?);
     }
-    let (mut values, mut texts) = (Map::new(), Map::new());
+    let mut fields: Vec<(&str, Value, Value)> = vec![];
     for field in &what.fields {
-        let (name, value) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not FIELD=VALUE")))?;
-        let text = Value::String(value.to_owned());
-        values.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| text.clone()));
-        texts.insert(name.to_owned(), text);
+        let (name, text) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not FIELD=VALUE")))?;
+        if fields.iter().any(|(known, ..)| *known == name) {
+            return Err(bad(format!("`{name}` is given twice")).into());
+        }
+        let text_value = Value::String(text.to_owned());
+        let value = serde_json::from_str(text).unwrap_or_else(|_| text_value.clone());
+        fields.push((name, value, text_value));
     }
-    // `name=7` may mean the number or the text; the type decides
-    let checked = kind.check(&Value::Object(values).to_string());
-    Ok(checked.or_else(|why| kind.check(&Value::Object(texts).to_string()).map_err(|_| bad(why)))?)
+    // `name=7` may mean the number or the text; the type decides, field by field
+    let open: Vec<usize> = (0..fields.len()).filter(|i| fields[*i].1 != fields[*i].2).collect();
+    let mut first = None;
+    for choice in 0_u32..1 << open.len().min(8) {
+        let as_text = |i: usize| open.iter().position(|o| *o == i).is_some_and(|bit| choice >> bit & 1 == 1);
+        let values = fields.iter().enumerate();
+        let payload: Map<String, Value> = values
+            .map(|(i, (name, value, text))| ((*name).to_owned(), if as_text(i) { text.clone() } else { value.clone() }))
+            .collect();
+        match kind.check(&Value::Object(payload).to_string()) {
+            Ok(checked) => return Ok(checked),
+            Err(why) => first = first.or(Some(why)),
+        }
+    }
+    Err(bad(first.unwrap_or_default()).into())
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Span, Timestamp};
 
 use super::{BadUsage, Done, print};
 use crate::config::Config;
-use crate::queue::{Filter, JobRow, Queue, State};
+use crate::queue::{Filter, JobRow, Kinds, Queue, State};
 use crate::wiring;
 
 /// What to do.
@@ -95,8 +95,35 @@ impl Which {
     }
 }
 
+/// A kind that nobody knows, or a job that is not there, is a mistake and no empty answer.
+async fn check(queue: &Queue, which: &Which) -> anyhow::Result<()> {
+    let kinds = Kinds::all();
+    for kind in which.kind.iter().filter(|kind| kinds.get(kind).is_none()) {
+        let of_kind = Filter { kinds: vec![kind.clone()], ..Filter::default() };
+        if queue.list(&of_kind, 1).await?.is_empty() {
+            let names = kinds.names().join(", ");
+            return Err(BadUsage(format!("there is no kind of job named `{kind}`; there are: {names}")).into());
+        }
+    }
+    for job in &which.jobs {
+        if queue.get(job).await?.is_none() {
+            return Err(no_job(job).into());
+        }
+    }
+    Ok(())
+}
+
+fn no_job(job: &str) -> BadUsage {
+    BadUsage(format!("there is no job {job}; finished jobs are removed after a while (`meter jobs list` shows them)"))
+}
+
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let queue = wiring::existing_queue(config).await?;
+    match &action {
+        Action::List(List { which, .. }) | Action::Retry(which) | Action::Cancel(which) => check(&queue, which).await?,
+        Action::Purge(Purge { which, .. }) => check(&queue, which).await?,
+        Action::Show(_) => {}
+    }
     match action {
         Action::List(args) => list(&queue, &args, now).await,
         Action::Show(args) => show(&queue, &args, now).await,
@@ -194,7 +221,7 @@ fn when(job: &JobRow, now: Timestamp) -> String {
 
 async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Done> {
     let Some(job) = queue.get(&args.job).await? else {
-        return Err(BadUsage(format!("there is no job {}; finished jobs are removed after a while", args.job)).into());
+        return Err(no_job(&args.job).into());
     };
     if args.json {
         print::json(&job)?;

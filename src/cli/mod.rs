@@ -128,7 +128,11 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
     let config = config?;
     start_log(&config.log, cli.log, matches!(cli.command, Command::Work(_)))?;
     // blocking threads decode, and one more reads files; each keeps memory of its own, so there are no more than are of use
-    let blocking = config.policy().parallel + 1;
+    let mut blocking = config.policy().parallel + 1;
+    if matches!(cli.command, Command::Work(_)) {
+        // several bills and parts may be read at once, and none may wait for a thread that another one keeps
+        blocking = blocking * work::reads_at_once(&config) + 2;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build()?;
     let now = Timestamp::now();
     let done = runtime.block_on(async {

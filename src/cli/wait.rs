@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Done, print};
 use crate::queue::worker::summary;
-use crate::queue::{Enqueued, Filter, JobRow, Queue, State};
+use crate::queue::{Enqueued, Filter, JobRow, Queue, State, WorkerRow};
 
 const LOOK: Duration = Duration::from_millis(200);
 /// After so long without anybody who works, it is said.
@@ -21,7 +21,15 @@ pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -
     let bar = bar(enqueued.len());
     let mut waited = Duration::ZERO;
     let mut rows = loop {
-        let rows = queue.list(&filter, count).await?;
+        let rows = match queue.list(&filter, count).await {
+            Ok(rows) => rows,
+            Err(error) if error.is_retryable() => {
+                eprintln!("meter: still waiting: {error}");
+                tokio::time::sleep(PATIENCE).await;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         let finished = rows.iter().filter(|r| r.state.is_final()).count();
         if let Some(bar) = &bar {
             bar.set_position(u64::try_from(finished)?);
@@ -33,7 +41,8 @@ pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -
         }
         tokio::time::sleep(LOOK).await;
         waited += LOOK;
-        if waited == PATIENCE && !queue.workers().await?.iter().any(|w| w.state == "working") {
+        let alive = |w: &WorkerRow| w.state == "working" && queue.now().duration_since(w.seen_at).as_secs() < 60;
+        if waited == PATIENCE && !queue.workers().await?.iter().any(alive) {
             eprintln!("meter: no worker is running; start one with `meter work`. Still waiting.");
         }
     };
@@ -45,6 +54,9 @@ pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -
         print::json(&rows)?;
     } else {
         rows.iter().for_each(|row| print::out(&said(row)));
+    }
+    if rows.len() < enqueued.len() {
+        eprintln!("meter: {} of the jobs were removed while they were waited for", enqueued.len() - rows.len());
     }
     let wrong = rows.len() < enqueued.len() || rows.iter().any(|r| r.state != State::Done);
     let held = rows.iter().any(|r| r.attention);

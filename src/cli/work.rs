@@ -6,6 +6,8 @@ use backon::{ExponentialBuilder, Retryable};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::BooksError;
+use jobs::ingest_cur::{IngestCur, IngestPart};
+use jobs::job::Job;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{BadUsage, Done};
@@ -68,7 +70,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     );
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
-        schedule::tick(&queue, &schedule::table(config), config).await?;
+        schedule::tick(&queue, &schedule::table(config), config, &mut schedule::Future::default()).await?;
     }
     let keeps = (!args.once && !args.no_schedule).then(|| tokio::spawn(schedule::run(queue, config.clone())));
     let ran = worker.run().await;
@@ -82,6 +84,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     );
     // a worker that was told to stop has done what it should; one that was to run what is due says how that went
     Ok(if args.once && dead > 0 { Done::Wrong } else { Done::Well })
+}
+
+/// Readings of bills that one worker process may have under way.
+pub(super) fn reads_at_once(config: &Config) -> usize {
+    let kinds = [(IngestCur::KIND, IngestCur::AT_ONCE), (IngestPart::KIND, IngestPart::AT_ONCE)];
+    kinds.iter().map(|(kind, own)| config.queue.at_once.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
 }
 
 /// Starts in spite of a database that is locked or not reachable for a while, as when the whole machine starts.

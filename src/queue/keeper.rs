@@ -17,7 +17,7 @@ use super::lease::{Claimer, Round, Want, Watch, data_version};
 use super::outcome::Finish;
 use super::row::{Filter, State};
 use super::store::Queue;
-use super::worker::Policy;
+use super::worker::{Identity, Policy};
 
 /// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit.
 const WORTH_LINGERING: usize = 16;
@@ -50,6 +50,7 @@ pub(super) struct Shared {
     pub(super) policy: Policy,
     pub(super) holding: Holding,
     pub(super) phase: watch::Sender<Phase>,
+    pub(super) who: Identity,
     /// End as soon as nothing is due.
     pub(super) once: bool,
 }
@@ -112,11 +113,16 @@ pub(super) struct Keeper {
     /// The last answer was unclear: jobs may be ours without our knowing.
     unsure: bool,
     version: i64,
+    phase: watch::Receiver<Phase>,
+    /// When it was noticed that the worker is to stop.
+    stopping: Option<Instant>,
 }
 
 impl Keeper {
     pub(super) fn new(shared: Shared, acks: UnboundedReceiver<Ack>, claims: UnboundedSender<Claim>) -> Self {
-        Self { shared, acks, claims, finished: vec![], look: true, next_due: None, unsure: false, version: -1 }
+        let phase = shared.phase.subscribe();
+        let (finished, look, next_due, unsure, version, stopping) = (vec![], true, None, false, -1, None);
+        Self { shared, acks, claims, finished, look, next_due, unsure, version, phase, stopping }
     }
 
     pub(super) async fn run(mut self) {
@@ -124,6 +130,17 @@ impl Keeper {
         loop {
             while let Ok(ack) = self.acks.try_recv() {
                 self.take(ack);
+            }
+            if self.shared.stopping() && self.stopping.is_none() {
+                self.stopping = Some(Instant::now());
+            }
+            if trouble.since.is_some() && self.out_of_time() {
+                let unwritten = self.finished.len();
+                tracing::warn!(
+                    unwritten,
+                    "stopped without the database: {unwritten} outcomes are not written, their jobs run again"
+                );
+                return;
             }
             let (wants, total) = self.shared.wants();
             let idle = self.finished.is_empty() && self.shared.holding.len() == 0;
@@ -147,13 +164,19 @@ impl Keeper {
                 Err(error) => {
                     self.unsure = true;
                     let wait = trouble.note("reach the queue", &error);
-                    if !error.is_retryable() && !self.finished.is_empty() {
+                    if refuses_the_row(&error) && !self.finished.is_empty() {
                         self.write_one_by_one().await;
                     }
                     tokio::time::sleep(wait).await;
                 }
             }
         }
+    }
+
+    /// Past the grace time, and a little more for the last word.
+    fn out_of_time(&self) -> bool {
+        let most = self.shared.policy.grace + self.shared.policy.lease / 3;
+        self.stopping.is_some_and(|since| since.elapsed() > most)
     }
 
     fn take(&mut self, ack: Ack) {
@@ -192,7 +215,7 @@ impl Keeper {
         let Shared { queue, by, .. } = &self.shared;
         for finish in std::mem::take(&mut self.finished) {
             let Err(error) = queue.round(by, vec![finish.clone()], vec![], 0).await else { continue };
-            if error.is_retryable() {
+            if !refuses_the_row(&error) {
                 self.finished.push(finish);
                 continue;
             }
@@ -212,7 +235,7 @@ impl Keeper {
 
     /// Waits until there may be something to do. Nothing here looks at the table more often than the poll interval.
     async fn wait(&mut self, trouble: &mut Trouble) {
-        let Shared { queue, policy, holding, phase, .. } = &self.shared;
+        let Shared { queue, policy, holding, .. } = &self.shared;
         let free = holding.len() < policy.concurrency;
         let until_due = match self.next_due {
             Some(due) if free && !self.look => {
@@ -221,7 +244,6 @@ impl Keeper {
             }
             _ => Duration::from_secs(60),
         };
-        let mut phase = phase.subscribe();
         tokio::select! {
             ack = self.acks.recv() => {
                 if let Some(ack) = ack {
@@ -232,7 +254,7 @@ impl Keeper {
                 }
             }
             () = queue.wake.notified() => self.look = true,
-            _ = phase.changed() => {}
+            _ = self.phase.changed() => {}
             () = tokio::time::sleep(until_due) => self.look = true,
             () = tokio::time::sleep(policy.poll), if free && !self.look => match self.something_due().await {
                 Ok(look) => {
@@ -260,6 +282,13 @@ impl Keeper {
         self.next_due = next;
         Ok(due || next.is_some_and(|next| next <= queue.clock.millis()))
     }
+}
+
+/// Whether the database will never take these very rows, whatever else is right with it.
+fn refuses_the_row(error: &BooksError) -> bool {
+    let signs = ["constraint", "too big", "datatype mismatch", "malformed JSON", "cannot store"];
+    matches!(error, BooksError::Integrity(_))
+        || matches!(error, BooksError::Sql(text) if signs.iter().any(|sign| text.contains(sign)))
 }
 
 /// Keeps the leases of this process, and takes over the jobs of processes that no longer keep theirs.
@@ -295,7 +324,10 @@ async fn keep_own(shared: &Shared) -> Result<(), BooksError> {
             }
         }
     }
-    let found = queue.say(shared).await?;
+    let Some(found) = queue.say(shared).await? else {
+        // another host, whose clock runs ahead, took the row for an old one
+        return queue.register(shared).await;
+    };
     if found > newest_schema_version() && !shared.stopping() {
         tracing::error!(found, "the database was migrated by a newer meter: this worker stops");
         phase.send_replace(Phase::Outdated(found));
@@ -362,8 +394,9 @@ impl Queue {
             .await
     }
 
-    /// Says that this process is alive and what it does; returns the schema version of the database.
-    async fn say(&self, shared: &Shared) -> Result<i64, BooksError> {
+    /// Says that this process is alive and what it does; returns the schema version of the database,
+    /// or nothing when its row is gone.
+    async fn say(&self, shared: &Shared) -> Result<Option<i64>, BooksError> {
         let state = if shared.stopping() { "stopping" } else { "working" };
         let running = i64::try_from(shared.holding.len()).unwrap_or(i64::MAX);
         let (worker, now) = (shared.by.worker.clone(), self.clock.millis());
@@ -372,9 +405,22 @@ impl Queue {
                 let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                            RETURNING (SELECT max(version) FROM schema_versions)";
                 let mut rows = c.query(sql, params![worker, now, running, state]).await?;
-                let row = rows.next().await?;
-                // a row that is gone (purged while this process slept) is no news; the schema is asked again next time
-                Ok(row.map_or(Ok(0), |row| row.get(0))?)
+                Ok(rows.next().await?.map(|row| row.get(0)).transpose()?)
+            })
+            .await
+    }
+
+    /// Writes down that this process is there; safe to repeat.
+    pub(super) async fn register(&self, shared: &Shared) -> Result<(), BooksError> {
+        let names = serde_json::to_string(&shared.kinds.names()).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let slots = i64::try_from(shared.policy.concurrency).unwrap_or(i64::MAX);
+        let (id, now, who) = (shared.by.worker.clone(), self.clock.millis(), shared.who.clone());
+        self.db
+            .read(async move |c| {
+                let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
+                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
+                c.execute(sql, params![id, who.host, who.pid, who.version, names, slots, now]).await?;
+                Ok(())
             })
             .await
     }

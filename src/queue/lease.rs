@@ -15,8 +15,11 @@ use super::store::{OPEN, Queue};
 
 /// Waiting jobs that become due in one statement.
 const DUE_AT_ONCE: i64 = 1000;
-/// A clock that was set back by more than this is noticed.
-const SET_BACK_MS: i64 = 60_000;
+/// A clock that was set back by more than this is noticed; clocks of several hosts differ by less.
+const SET_BACK_MS: i64 = 300_000;
+
+/// How soon a job that waits for another job's children looks again.
+const LOOK_AGAIN_MS: i64 = 15_000;
 
 /// How many jobs of a kind may be claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +96,7 @@ impl Queue {
             .read(async move |c| {
                 let sql = "UPDATE jobs SET beat = jobs.beat + 1, lease_until = ?2 \
                            FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease FROM json_each(?3)) h \
-                           WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND jobs.worker = ?1 AND jobs.state = 'running' \
+                           WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND +jobs.worker = ?1 AND +jobs.state = 'running' \
                            RETURNING jobs.seq, jobs.cancel";
                 let mut rows = c.query(sql, params![worker, until, seqs]).await?;
                 let mut own = HashMap::new();
@@ -143,23 +146,22 @@ impl Queue {
                            reason = 'its worker ' || worker || ' was lost in attempt ' || attempts || ' of ' || max_attempts, \
                            worker = NULL, lease_until = NULL \
                            FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS beat FROM json_each(?1)) l \
-                           WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.beat = l.beat AND jobs.state = 'running'";
+                           WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.beat = l.beat AND +jobs.state = 'running'";
                 Ok(c.execute(sql, params![rows, now]).await?)
             })
             .await
     }
 
-    /// Makes jobs due whose waiting time was set by a clock that has been set back since, and those whose last child was
+    /// Makes jobs due whose waiting time was set by a clock that has been set back since, and wakes those whose last child was
     /// finished by no run (cancelled, or lost with its worker).
     pub(super) async fn unstick(&self) -> Result<u64, BooksError> {
-        let late = self.clock.millis() + SET_BACK_MS;
+        let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
         self.db
             .read(async move |c| {
-                let sql = format!(
-                    "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
-                     AND ((state = 'retrying' OR awaits = 1) AND started_at > ?1 OR awaits = 1 AND {CHILDREN_FINISHED})"
-                );
-                Ok(c.execute(&sql, params![late]).await?)
+                let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
+                           AND (state = 'retrying' OR awaits = 1) AND started_at > ?1";
+                let due = c.execute(sql, params![late]).await?;
+                Ok(due + wake_parents(c, "state IN ('scheduled', 'retrying')", None, now).await?)
             })
             .await
     }
@@ -265,29 +267,42 @@ async fn finish(c: &Connection, worker: &str, finished: &[Finish], now: i64) -> 
             (f.seq, f.lease, f.state.as_str(), run_at, &f.reason, &f.report, ended, (attention, back, awaits))
         })
         .collect();
-    let sql = "UPDATE jobs SET state = f.state, run_at = f.run_at, reason = coalesce(f.reason, jobs.reason), report = f.report, \
-               finished_at = f.finished_at, attention = f.attention, attempts = attempts - f.back, awaits = f.awaits, \
-               worker = NULL, lease_until = NULL \
+    // a job that is to be cancelled does not come back
+    let sql = "UPDATE jobs SET state = iif(f.finished_at IS NULL AND cancel = 1, 'cancelled', f.state), \
+               run_at = iif(cancel = 1, NULL, f.run_at), reason = coalesce(f.reason, jobs.reason), report = f.report, \
+               finished_at = iif(cancel = 1, ?3, f.finished_at), attention = f.attention, attempts = attempts - f.back, \
+               awaits = iif(cancel = 1, 0, f.awaits), worker = NULL, lease_until = NULL \
                FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS state, value ->> 3 AS run_at, \
                value ->> 4 AS reason, value ->> 5 AS report, value ->> 6 AS finished_at, value ->> '$[7][0]' AS attention, \
                value ->> '$[7][1]' AS back, value ->> '$[7][2]' AS awaits FROM json_each(?1)) f \
-               WHERE jobs.seq = f.seq AND jobs.lease = f.lease AND jobs.worker = ?2 AND jobs.state = 'running'";
-    c.execute(sql, params![json(&rows)?, worker]).await?;
+               WHERE jobs.seq = f.seq AND jobs.lease = f.lease AND +jobs.worker = ?2 AND +jobs.state = 'running'";
+    c.execute(sql, params![json(&rows)?, worker, now]).await?;
     let waiting: Vec<i64> = finished.iter().filter_map(|f| if f.awaits { Some(f.seq) } else { f.parent }).collect();
     if !waiting.is_empty() {
-        // a job whose child was given up does not come back at once: it would ask for the same again and again
-        let given_up = "EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
-                        AND o.state IN ('dead', 'cancelled') AND o.finished_at >= jobs.started_at)";
-        let sql = format!(
-            "UPDATE jobs SET awaits = 0, state = iif({given_up}, 'retrying', 'pending'), \
-             run_at = iif({given_up}, ?2 + min(?4, ?3 << min(attempts, 20)), NULL), \
-             reason = iif({given_up}, 'a job that it waited for was given up', reason) \
-             WHERE awaits = 1 AND seq IN (SELECT value FROM json_each(?1)) AND {CHILDREN_FINISHED}"
-        );
-        let Backoff { base, cap } = Backoff::default();
-        c.execute(&sql, params![json(&waiting)?, now, millis(base), millis(cap)]).await?;
+        wake_parents(c, "seq IN (SELECT value FROM json_each(?5))", Some(json(&waiting)?), now).await?;
     }
     Ok(())
+}
+
+/// Makes parked jobs due of which every child is finished. A child that was given up costs its parent an attempt and a wait; a
+/// parent without a child of its own (all that it asked for is being done for another) looks again a little later.
+async fn wake_parents(c: &Connection, which: &str, seqs: Option<String>, now: i64) -> Result<u64, BooksError> {
+    let child = "EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
+                 AND o.parent_lease = jobs.lease";
+    let given_up = format!("{child} AND o.state IN ('dead', 'cancelled'))");
+    let spent = format!("({given_up} AND attempts + 1 >= max_attempts)");
+    let sql = format!(
+        "UPDATE jobs SET awaits = 0, attempts = attempts + {given_up}, \
+         state = CASE WHEN {spent} THEN 'dead' WHEN {given_up} OR NOT {child}) THEN 'retrying' ELSE 'pending' END, \
+         run_at = CASE WHEN {spent} THEN NULL WHEN {given_up} THEN ?1 + min(?3, ?2 << min(attempts, 20)) \
+         WHEN NOT {child}) THEN ?1 + ?4 END, finished_at = iif({spent}, ?1, NULL), \
+         reason = iif({given_up}, 'a job that it waited for was given up', reason) \
+         WHERE awaits = 1 AND {which} AND {CHILDREN_FINISHED}"
+    );
+    let Backoff { base, cap } = Backoff::default();
+    let mut values = [now, millis(base), millis(cap), LOOK_AGAIN_MS].map(Value::Integer).to_vec();
+    values.extend(seqs.map(Value::Text));
+    Ok(c.execute(&sql, params_from_iter(values)).await?)
 }
 
 /// A lease as others see it.
@@ -302,17 +317,26 @@ pub(super) struct Lease {
 
 /// Watches the beats of leases on the monotonic clock of this process.
 #[derive(Debug, Default)]
-pub(super) struct Watch(HashMap<(i64, i64), (i64, Instant)>);
+pub(super) struct Watch {
+    beats: HashMap<(i64, i64), (i64, Instant)>,
+    looked: Option<Instant>,
+}
 
 impl Watch {
     /// The leases that have lapsed: whose beat stood still before our eyes for the length of a lease, or for half of it
-    /// when the wall clock says too that it is over. Pure but for what it remembers.
+    /// when the wall clock says too that it is over. What stood still while nobody could look (the database was away, this process
+    /// slept) is looked at anew: its holder could not beat either. Pure but for what it remembers.
     pub(super) fn lapsed(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
+        let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
+        if away {
+            self.beats.clear();
+        }
+        self.looked = Some(seen);
         let mut known = HashMap::new();
         let mut lapsed = vec![];
         for lease in leases {
             let key = (lease.seq, lease.lease);
-            let since = match self.0.get(&key) {
+            let since = match self.beats.get(&key) {
                 Some((beat, since)) if *beat == lease.beat => *since,
                 _ => seen,
             };
@@ -322,7 +346,7 @@ impl Watch {
                 lapsed.push(lease.clone());
             }
         }
-        self.0 = known;
+        self.beats = known;
         lapsed
     }
 }
@@ -342,11 +366,12 @@ mod tests {
         Lease { seq: 7, lease: 1, beat, until, worker: "w".into() }
     }
 
-    /// What the watch says after `seconds` of looking at a beat that stands still, at a wall clock of `now_ms`.
+    /// What the watch says after `seconds` of looking every 5 s at a beat that stands still, at a wall clock of `now_ms`.
     fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
         let (mut watch, start) = (Watch::default(), Instant::now());
-        watch.lapsed(&[lease(3, until)], LENGTH, now_ms, start);
-        !watch.lapsed(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(seconds)).is_empty()
+        let looks = (0..seconds).step_by(5).chain([seconds]);
+        let found = looks.map(|s| watch.lapsed(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
+        found.last().is_some_and(|last| !last.is_empty())
     }
 
     #[test]
@@ -367,5 +392,14 @@ mod tests {
             let found = watch.lapsed(&[lease(i64::from(beat), 0)], LENGTH, i64::MAX, at);
             assert!(found.is_empty(), "beat {beat}");
         }
+    }
+    #[test]
+    fn a_beat_that_nobody_could_see_is_watched_anew() {
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(0));
+        assert!(watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(70)).is_empty(), "the database was away for a minute");
+        assert!(watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(80)).is_empty());
+        assert!(!watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(90)).is_empty());
     }
 }

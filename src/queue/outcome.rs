@@ -108,14 +108,11 @@ pub(super) fn settle(claim: &Claim, ended: Ended, backoff: Backoff, chance: u32)
         Ended::Failed(Failure::Retry(why)) => again(backoff.after(claim.attempt, chance), format!("{why:#}")),
         Ended::Failed(Failure::RetryAfter(wait, why)) => again(wait, format!("{why:#}")),
         Ended::Failed(Failure::GiveUp(why)) => Finish { reason: Some(format!("{why:#}")), ..finish(State::Dead) },
-        Ended::Failed(Failure::WaitFor(requests, at_most, why)) => {
-            let found = again(at_most, format!("{why:#}"));
-            if found.state == State::Retrying {
-                first = requests;
-                Finish { state: State::Scheduled, awaits: true, ..found }
-            } else {
-                found
-            }
+        Ended::Failed(Failure::WaitFor(requests, wait, why)) => {
+            first = requests;
+            // waiting is no failure: it costs no attempt
+            let reason = Some(format!("{why:#}"));
+            Finish { wait, reason, awaits: true, handed_back: true, ..finish(State::Scheduled) }
         }
         Ended::HandedBack => Finish { handed_back: true, ..finish(State::Pending) },
         Ended::Cancelled => Finish { reason: Some("cancelled while it ran".into()), ..finish(State::Cancelled) },
@@ -153,8 +150,8 @@ mod tests {
         assert_eq!(state(1, failed(Failure::RetryAfter(five, why()))), (State::Retrying, 5, false));
         assert_eq!(state(3, failed(Failure::RetryAfter(five, why()))), (State::Dead, 0, false));
         assert_eq!(state(1, failed(Failure::GiveUp(why()))), (State::Dead, 0, false));
-        assert_eq!(state(1, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, false));
-        assert_eq!(state(3, failed(Failure::WaitFor(vec![], five, why()))), (State::Dead, 0, false));
+        assert_eq!(state(1, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, true));
+        assert_eq!(state(3, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, true));
         assert_eq!(state(3, Ended::HandedBack), (State::Pending, 0, true));
         assert_eq!(state(1, Ended::Cancelled), (State::Cancelled, 0, false));
         assert!(settle(&claim(1), Ended::Lost, Backoff::default(), 0).0.is_none());

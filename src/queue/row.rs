@@ -118,8 +118,8 @@ pub struct NewJob {
     pub key: Option<String>,
     /// Jobs of one lane run one after another.
     pub lane: Option<String>,
-    /// The job that waits for this one.
-    pub parent: Option<i64>,
+    /// The job that waits for this one, and which claim of it asked.
+    pub parent: Option<(i64, i64)>,
     /// Who enqueued it.
     pub origin: String,
     /// Not before this instant.

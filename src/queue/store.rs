@@ -76,7 +76,7 @@ impl Rows {
             .map(|j| {
                 let run_at = j.run_at.map(Timestamp::as_millisecond).filter(|t| *t > at);
                 let state = if run_at.is_some() { State::Scheduled } else { State::Pending };
-                let spot = (j.priority, &j.key, &j.lane, j.parent, &j.origin);
+                let spot = (j.priority, &j.key, &j.lane, j.parent.map(|p| p.0), &j.origin, j.parent.map(|p| p.1));
                 (j.id.to_string(), &j.kind, &j.payload, state.as_str(), spot, run_at, j.max_attempts, at)
             })
             .collect();
@@ -105,9 +105,9 @@ impl Rows {
 
 /// One statement puts all rows in; a second one asks what is there, but only when some were not put in.
 async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
-    let sql = "INSERT INTO jobs (id, kind, payload, state, priority, key, lane, parent, origin, run_at, max_attempts, enqueued_at) \
+    let sql = "INSERT INTO jobs (id, kind, payload, state, priority, key, lane, parent, origin, parent_lease, run_at, max_attempts, enqueued_at) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> '$[4][0]', value ->> '$[4][1]', \
-               value ->> '$[4][2]', value ->> '$[4][3]', value ->> '$[4][4]', value ->> 5, value ->> 6, value ->> 7 \
+               value ->> '$[4][2]', value ->> '$[4][3]', value ->> '$[4][4]', value ->> '$[4][5]', value ->> 5, value ->> 6, value ->> 7 \
                FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING";
     let inserted = c.execute(sql, params![rows.json.to_string()]).await?;
     if usize::try_from(inserted).is_ok_and(|n| n == rows.ids.len()) {
@@ -122,6 +122,7 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     while let Some(row) = found.next().await? {
         ids.push(row.get(0)?);
     }
+    bring_forward(c, rows).await?;
     let sql = format!(
         "SELECT key, id FROM jobs WHERE key IS NOT NULL AND {OPEN} AND key IN (SELECT value FROM json_each(?1))"
     );
@@ -130,6 +131,21 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
         holders.insert(row.get(0)?, row.get(1)?);
     }
     Ok(Found::Some { ids, holders })
+}
+
+/// Who asks for a job that waits already gets it no later and no less urgently than a new one: a backfill or a job of next week that
+/// holds the key does not keep back the live work under it.
+async fn bring_forward(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
+    let sql = format!(
+        "UPDATE jobs SET priority = max(jobs.priority, n.priority), lane = iif(n.lane IS NULL, NULL, jobs.lane), \
+         run_at = iif(jobs.state <> 'scheduled' OR jobs.awaits = 1 OR n.run_at > jobs.run_at, jobs.run_at, n.run_at), \
+         state = iif(jobs.state = 'scheduled' AND jobs.awaits = 0 AND n.run_at IS NULL, 'pending', jobs.state) \
+         FROM (SELECT value ->> 0 AS id, value ->> '$[4][0]' AS priority, value ->> '$[4][1]' AS key, value ->> '$[4][2]' AS lane, \
+         value ->> 5 AS run_at FROM json_each(?1)) n \
+         WHERE jobs.key = n.key AND jobs.key IS NOT NULL AND jobs.{OPEN} AND jobs.id <> n.id AND jobs.state <> 'running'"
+    );
+    c.execute(&sql, params![rows.json.to_string()]).await?;
+    Ok(())
 }
 
 impl Queue {
@@ -173,21 +189,26 @@ impl Queue {
     }
 
     /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by another process, or by this one.
-    /// A stored tick that lies in the future was made by a clock that has been set back since; it does not count.
+    /// `stuck` is a stored tick that lies in the future and does not move: the clock that made it has been set back, so it does
+    /// not count.
     ///
     /// # Errors
     /// What the database says, after some patience.
-    pub async fn enqueue_tick(&self, name: &str, tick: Timestamp, jobs: &[NewJob]) -> Result<bool, BooksError> {
-        /// Clocks of several hosts differ by less than this.
-        const SKEW_MS: i64 = 300_000;
-        let (now, at) = (self.now(), tick.as_millisecond());
+    pub async fn enqueue_tick(
+        &self,
+        name: &str,
+        tick: Timestamp,
+        stuck: Option<Timestamp>,
+        jobs: &[NewJob],
+    ) -> Result<bool, BooksError> {
+        let (now, at, stuck) = (self.now(), tick.as_millisecond(), stuck.map(Timestamp::as_millisecond));
         let won = patiently(|| {
             let (name, jobs) = (name.to_owned(), jobs.to_vec());
             self.db.write(async move |c| {
                 let sql = "INSERT INTO schedules (name, last_tick, claimed_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO \
                            UPDATE SET last_tick = excluded.last_tick, claimed_at = excluded.claimed_at \
-                           WHERE last_tick < excluded.last_tick OR last_tick > excluded.claimed_at + ?4";
-                let claimed = c.execute(sql, params![name, at, now.as_millisecond(), SKEW_MS]).await?;
+                           WHERE last_tick < excluded.last_tick OR last_tick = ?4";
+                let claimed = c.execute(sql, params![name, at, now.as_millisecond(), stuck]).await?;
                 if claimed == 1 && !jobs.is_empty() {
                     enqueue_in(c, &jobs, now).await?;
                 }
@@ -274,12 +295,16 @@ impl Queue {
     /// What the database says.
     pub async fn retry(&self, filter: &Filter) -> Result<u64, BooksError> {
         let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
-        let only = format!(
-            "state IN ('dead', 'cancelled', 'retrying', 'scheduled') AND (key IS NULL OR NOT EXISTS \
-             (SELECT 1 FROM jobs o WHERE o.key = jobs.key AND o.seq <> jobs.seq AND (o.{OPEN} OR \
-             (o.state IN ('dead', 'cancelled') AND o.seq > jobs.seq))))"
+        // one statement for each index; of given up jobs with one key the newest, and none if an unfinished one holds the key
+        let given_up = format!(
+            "state IN ('dead', 'cancelled') AND (key IS NULL OR (NOT EXISTS (SELECT 1 FROM jobs o WHERE o.key = jobs.key \
+             AND o.key IS NOT NULL AND o.{OPEN}) AND NOT EXISTS (SELECT 1 FROM jobs o WHERE o.key = jobs.key \
+             AND o.key IS NOT NULL AND o.state IN ('dead', 'cancelled') AND o.seq > jobs.seq)))"
         );
-        let changed = self.change(set, &only, filter, self.now()).await?;
+        let mut changed = 0;
+        for only in ["state IN ('scheduled', 'retrying')", &given_up] {
+            changed += self.change(set, only, filter, self.now()).await?;
+        }
         self.wake();
         Ok(changed)
     }
@@ -293,9 +318,10 @@ impl Queue {
         let now = self.now();
         let waiting =
             "state = 'cancelled', finished_at = ?1, run_at = NULL, awaits = 0, reason = 'cancelled by a person'";
-        let waiting = self.change(waiting, "state IN ('pending', 'scheduled', 'retrying')", filter, now).await?;
+        let mut changed = self.change(waiting, "state = 'pending'", filter, now).await?;
+        changed += self.change(waiting, "state IN ('scheduled', 'retrying')", filter, now).await?;
         let running = self.change("cancel = 1", "state = 'running' AND cancel = 0", filter, now).await?;
-        Ok(waiting + running)
+        Ok(changed + running)
     }
 
     /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how many.
@@ -384,7 +410,10 @@ fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
                 Err(_) => ids.push(bind(Value::Text(id.to_ascii_uppercase()))),
             }
         }
-        parts.push(format!("(seq IN ({}) OR id IN ({}))", numbers.join(", "), ids.join(", ")));
+        // only what is asked for: an empty list beside the other would keep SQLite from using either index
+        let sides = [("seq", numbers), ("id", ids)].into_iter().filter(|(_, marks)| !marks.is_empty());
+        let sides: Vec<_> = sides.map(|(column, marks)| format!("{column} IN ({})", marks.join(", "))).collect();
+        parts.push(format!("({})", sides.join(" OR ")));
     }
     let mut texts = |column: &str, texts: Vec<&str>| {
         if !texts.is_empty() {

@@ -91,7 +91,6 @@ struct Runner {
 pub struct Worker {
     shared: Shared,
     context: Context,
-    who: Identity,
 }
 
 impl std::fmt::Debug for Worker {
@@ -123,8 +122,8 @@ impl Worker {
         let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
         let by = Claimer { worker, lease: policy.lease };
         let (phase, _) = watch::channel(Phase::Working);
-        let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, once };
-        Self { shared, context, who }
+        let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, who, once };
+        Self { shared, context }
     }
 
     /// Writes down that this worker is there; safe to repeat.
@@ -132,19 +131,7 @@ impl Worker {
     /// # Errors
     /// What the database says.
     pub async fn register(&self) -> Result<(), BooksError> {
-        let Shared { queue, kinds, policy, by, .. } = &self.shared;
-        let names = serde_json::to_string(&kinds.names()).map_err(|e| BooksError::Integrity(e.to_string()))?;
-        let slots = i64::try_from(policy.concurrency).unwrap_or(i64::MAX);
-        let (id, now, who) = (by.worker.clone(), queue.clock.millis(), self.who.clone());
-        queue
-            .db
-            .read(async move |c| {
-                let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
-                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
-                c.execute(sql, params![id, who.host, who.pid, who.version, names, slots, now]).await?;
-                Ok(())
-            })
-            .await
+        self.shared.queue.register(&self.shared).await
     }
 
     /// Its id.
@@ -154,7 +141,7 @@ impl Worker {
 
     /// By which it is told to stop.
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.shared.phase.clone())
+        self_stopper(&self.shared)
     }
 
     /// Runs jobs until it is told to stop, or with `once` until nothing is due.
@@ -162,14 +149,23 @@ impl Worker {
     /// # Errors
     /// When the database was migrated by a newer build meanwhile.
     pub async fn run(self) -> anyhow::Result<Tally> {
-        let Self { shared, context, .. } = self;
+        let Self { shared, context } = self;
         let (ack, acks) = mpsc::unbounded_channel();
         let (claim, claims) = mpsc::unbounded_channel();
         let (tally, tallied) = watch::channel(Tally::default());
         let mut keeper = tokio::spawn(Keeper::new(shared.clone(), acks, claim).run());
-        let leases = tokio::spawn(keep_leases(shared.clone()));
-        let tidy = tokio::spawn(keep_tidy(shared.clone()));
-        let grace = tokio::spawn(hand_back_after_grace(shared.clone()));
+        let keeping = tokio::spawn(keep_leases(shared.clone()));
+        let leases = keeping.abort_handle();
+        let stopper = self_stopper(&shared);
+        tokio::spawn(async move {
+            // it never ends by itself: without it this worker would lose its jobs one after another
+            if keeping.await.is_err_and(|e| e.is_panic()) {
+                tracing::error!("the task that keeps leases panicked: this worker stops");
+                stopper.stop();
+            }
+        });
+        let tidy = tokio::spawn(keep_tidy(shared.clone())).abort_handle();
+        let grace = tokio::spawn(hand_back_after_grace(shared.clone())).abort_handle();
         let runner = Runner { shared: shared.clone(), context, tally };
         let worker = WorkerBuilder::new(shared.by.worker.as_str())
             .backend(Claims { claims, acks: ack })
@@ -197,6 +193,10 @@ impl Worker {
         }
         Ok(*tallied.borrow())
     }
+}
+
+fn self_stopper(shared: &Shared) -> Stopper {
+    Stopper(shared.phase.clone())
 }
 
 /// Once the worker is told to stop, what is not finished in the grace time is handed back.
@@ -241,6 +241,7 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
             State::Scheduled | State::Running | State::Retrying => t.again += 1,
         });
     }
+    // a parked job whose children cannot be enqueued looks again by itself
     if !first.is_empty() {
         ask_for(shared, &claim, first).await;
     }
@@ -285,11 +286,10 @@ async fn ask_for(shared: &Shared, claim: &Claim, first: Vec<Request>) {
             let max_attempts = shared.kinds.get(request.kind).map_or(20, |k| k.max_attempts);
             let origin = format!("job {}", claim.seq);
             let job = NewJob::new(request.kind, request.payload, max_attempts, &origin);
-            NewJob { key: request.key, priority: claim.priority, parent: Some(claim.seq), ..job }
+            NewJob { key: request.key, priority: claim.priority, parent: Some((claim.seq, claim.lease)), ..job }
         })
         .collect();
     if let Err(error) = shared.queue.enqueue(&jobs).await {
-        // the job is parked all the same, and asks again when its time is over
         tracing::warn!(job = claim.seq, %error, "job {}: what it waits for could not be enqueued: {error}", claim.seq);
     }
 }
