@@ -5,7 +5,8 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::{LEDGER, Place};
 
@@ -69,4 +70,32 @@ fn a_read_only_disk_is_said_to_be_read_only() {
     disk.remount("rw,size=20m");
     assert!(support::query(&place.path("disk/meter.db"), LEDGER).is_empty());
     place.run("ingest --month 2026-10").ends(0).says(&["booked"]);
+}
+
+#[test]
+fn a_worker_on_a_full_disk_waits_and_goes_on() {
+    let Some((place, _disk)) = prepared() else { return };
+    place.run("enqueue probe name=a").ends(0);
+    place.run("enqueue probe name=b").ends(0);
+    let ballast = place.path("disk/ballast");
+    let filled = std::fs::write(&ballast, vec![1; 4 << 20]);
+    assert!(filled.is_err(), "the disk is full now");
+    let mut command = support::meter(place.folder.path());
+    command.args(["work", "--no-schedule"]).stderr(Stdio::piped());
+    let mut work = command.spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(work.try_wait().unwrap().is_none(), "it does not end");
+    std::fs::remove_file(&ballast).unwrap();
+    let states = || support::query(&place.path("disk/meter.db"), "SELECT state, attempts FROM jobs");
+    let start = Instant::now();
+    while states() != ["done|1", "done|1"] {
+        assert!(start.elapsed() < Duration::from_secs(40), "{:?}", states());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(work.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let ended = work.wait_with_output().unwrap();
+    assert!(ended.status.success());
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("the disk that holds the database is full"), "{said}");
 }

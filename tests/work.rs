@@ -207,7 +207,7 @@ fn a_second_signal_stops_at_once() {
 #[test]
 fn workers_that_start_together_migrate_once() {
     for _ in 0..5 {
-        let place = Place::new();
+        let place = Place::with("");
         let workers: Vec<Work> = (0..5).map(|_| Work::start(&place, "--once", &[])).collect();
         for work in workers {
             work.ended().ends(0);

@@ -19,9 +19,11 @@ use super::row::{Filter, State};
 use super::store::Queue;
 use super::worker::{Identity, Policy};
 
-/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit.
+/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit: as long as others
+/// come, and at most so many turns of the runtime.
 const WORTH_LINGERING: usize = 16;
-const LINGER: Duration = Duration::from_millis(1);
+const TURNS: usize = 200;
+const IDLE_TURNS: usize = 8;
 /// Waits between tries while the database does not work.
 const TROUBLE_WAITS: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
@@ -249,7 +251,7 @@ impl Keeper {
                 if let Some(ack) = ack {
                     self.take(ack);
                     if self.shared.holding.len() >= WORTH_LINGERING {
-                        tokio::time::sleep(LINGER).await;
+                        self.linger().await;
                     }
                 }
             }
@@ -266,6 +268,22 @@ impl Keeper {
                     tokio::time::sleep(wait).await;
                 }
             },
+        }
+    }
+
+    /// Takes in acknowledgements for as long as they come one upon the other.
+    async fn linger(&mut self) {
+        let mut idle = 0;
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+            idle += 1;
+            while let Ok(ack) = self.acks.try_recv() {
+                self.take(ack);
+                idle = 0;
+            }
+            if idle > IDLE_TURNS || self.shared.holding.len() == 0 {
+                return;
+            }
         }
     }
 

@@ -317,7 +317,7 @@ fn log(claim: &Claim, ended: &Ended, took: Duration) {
         }
         Ended::HandedBack => tracing::info!(job, kind, attempt, ms, "{line}: handed back"),
         Ended::Cancelled => tracing::info!(job, kind, attempt, ms, "{line}: cancelled"),
-        Ended::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: its lease is lost, another worker has it"),
+        Ended::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job"),
     }
 }
 
