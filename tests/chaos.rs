@@ -122,7 +122,7 @@ async fn check(queue: &Queue, books: &jobs::books::Database, kills: usize, how: 
     eprintln!(
         "{how}: {kills} kills; {again} jobs were claimed more than once, {repeated} found their effect there already"
     );
-    assert!(kills > 20 && again > 0, "the chaos was none: {kills} kills, {again} jobs taken over");
+    assert!(kills > 10 && again > 10, "the chaos was none: {kills} kills, {again} jobs taken over");
 }
 
 async fn open(url: &str) -> (Queue, jobs::books::Database) {
@@ -157,7 +157,7 @@ async fn every_job_takes_effect_once_over_a_bad_network() {
     let url = server.url();
     let kills = chaos(&queue, place.folder.path(), &url, "6", |chance| {
         // now and then the server is gone for a second
-        if chance < 80 {
+        if chance < 250 {
             server.pause();
             std::thread::sleep(Duration::from_secs(1));
             server.resume();

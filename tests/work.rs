@@ -234,6 +234,7 @@ fn an_older_worker_stops_when_the_schema_is_newer() {
 #[test]
 fn dead_jobs_say_why_and_can_be_retried() {
     let place = Place::new();
+    place.run("demo generate bucket --month 2026-03 --rows 500").ends(0);
     place.run("enqueue ingest_cur export=elsewhere month=2026-03").ends(0);
     place.run("work --once --no-schedule").ends(1).says(&["failed for good", "no export named `elsewhere`", "1 dead"]);
     place.run("jobs list --state dead").ends(0).says(&["ingest_cur/elsewhere/2026-03", "no export named"]);

@@ -24,14 +24,16 @@ const LARGEST: u64 = 4 << 30;
 /// Product, usage type, line type, unit, lines, tagged lines, sum.
 type SlotRow = (u32, u32, u32, u32, u64, u64, i128);
 
+/// Customer, meter, and the days that are not 0.
+type BlockRow = (u32, u8, Vec<(usize, i64)>);
+
 #[derive(Serialize, Deserialize)]
 struct Partial {
     form: u32,
     names: Vec<String>,
     slots: Vec<SlotRow>,
     customers: Vec<String>,
-    /// Customer, meter, and the days that are not 0.
-    blocks: Vec<(u32, u8, Vec<(usize, i64)>)>,
+    blocks: Vec<BlockRow>,
     /// Customer, meter, day since 1970, sum.
     beside: Vec<(u32, u8, i32, i128)>,
     matched: u64,
