@@ -126,11 +126,13 @@ fn bills_are_booked_once_over_a_bad_network() {
     with(ingest).ends(0).says(&["is booked already"]);
     assert_eq!(support::query(&remote.path("served.db"), LEDGER), local.query(LEDGER));
     deliver(1);
-    for (how, order) in [
-        ("expired", Box::new(|| server.faults().expire_streams(1)) as Box<dyn Fn()>),
-        ("dropped", Box::new(|| server.faults().drop_requests(1))),
-        ("lost", Box::new(|| server.faults().lose_write_replies(1))),
-    ] {
+    let faults = server.faults();
+    let orders: [(&str, &dyn Fn()); 3] = [
+        ("expired", &|| faults.expire_streams(1)),
+        ("dropped", &|| faults.drop_requests(1)),
+        ("lost", &|| faults.lose_write_replies(1)),
+    ];
+    for (how, order) in orders {
         order();
         let ran = with(ingest);
         assert!(ran.code == 1 || ran.code == 0, "{how}: {}", ran.err);

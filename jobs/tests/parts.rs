@@ -39,11 +39,16 @@ async fn asked(context: &Context) -> Vec<IngestPart> {
     }
 }
 
+fn amount(text: &str) -> f64 {
+    text.parse().unwrap()
+}
+
 fn bill() -> Vec<Vec<Line>> {
     let customer = |i: i8| ["alice", "bob", "", "dave"][usize::try_from(i % 4).unwrap()];
     (0..5)
         .map(|file| {
-            let mut lines: Vec<_> = (1..20).map(|i| chime(customer(file + i), i, f64::from(i) / 8.0)).collect();
+            let mut lines: Vec<_> =
+                (1..20).map(|i| chime(customer(file + i), i, amount(&format!("{i}.125")))).collect();
             lines.push(Line { line_type: "Credit".into(), amount: 0.0, ..chime("bob", 1, 0.0) });
             lines.push(Line { usage_type: format!("USE1-New{file}"), ..chime("bob", 1, 1.5) });
             lines
@@ -172,7 +177,7 @@ async fn a_worker_with_other_rules_leaves_parts_alone() {
 
 fn line() -> impl Strategy<Value = Line> {
     let day = 1_i8..=31;
-    ("[abc]?", day, 0_u32..1_000_000).prop_map(|(customer, day, amount)| chime(&customer, day, f64::from(amount) / 7.0))
+    ("[abc]?", day, "[0-9]{1,6}[.][0-9]{1,12}").prop_map(|(customer, day, text)| chime(&customer, day, amount(&text)))
 }
 
 proptest! {

@@ -318,23 +318,16 @@ pub async fn row(queue: &Queue, id: &str) -> JobRow {
 }
 
 /// Waits until `holds`; fails with what it saw last.
-#[track_caller]
-pub fn until<'a>(
-    queue: &'a Queue,
-    what: &'a str,
-    holds: impl Fn(&[JobRow]) -> bool + 'a,
-) -> impl Future<Output = Vec<JobRow>> + 'a {
-    async move {
-        let start = Instant::now();
-        loop {
-            let mut rows = queue.list(&Filter::default(), 10_000).await.unwrap();
-            rows.reverse();
-            if holds(&rows) {
-                return rows;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", told(&rows));
-            tokio::time::sleep(Duration::from_millis(20)).await;
+pub async fn until(queue: &Queue, what: &str, holds: impl Fn(&[JobRow]) -> bool) -> Vec<JobRow> {
+    let start = Instant::now();
+    loop {
+        let mut rows = queue.list(&Filter::default(), 10_000).await.unwrap();
+        rows.reverse();
+        if holds(&rows) {
+            return rows;
         }
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", told(&rows));
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
