@@ -227,10 +227,13 @@ impl Ground {
     }
 
     fn config(&self) -> Config {
-        let mut config = Config::default();
-        config.database.url = self.url();
-        config.queue.lease_seconds = 2;
-        config
+        let token = std::env::var("LIBSQL_TEST_TOKEN").unwrap_or_default();
+        let variables = [
+            ("METER_DATABASE__URL", self.url()),
+            ("METER_DATABASE__TOKEN", token),
+            ("METER_QUEUE__LEASE_SECONDS", "2".into()),
+        ];
+        Config::load(None, variables.into_iter().map(|(name, value)| (name.to_owned(), value))).unwrap()
     }
 
     pub async fn books(&self) -> Database {
