@@ -14,7 +14,7 @@ use crate::wiring;
 /// Which job.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct What {
-    /// Kind of the job; `meter enqueue help` lists them
+    /// Kind of the job: ingest_cur, roll_counters, verify_books, probe
     kind: String,
     /// Its payload, field by field: export=main month=2026-03
     #[arg(value_name = "FIELD=VALUE")]

@@ -68,6 +68,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         worker.id(),
         kinds.names().join(", ")
     );
+    if config.exports.is_empty() {
+        tracing::warn!("no export is configured, so no bill will be read (see the README's \"Your own bills\")");
+    }
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::Future::default()).await?;
