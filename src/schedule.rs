@@ -65,11 +65,10 @@ fn one<J: Job>(job: &J, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> 
 
 /// The months that AWS may still change: the current one, and as many before it as are configured.
 fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
-    let current = Month::of(tick);
-    let first = (0..config.lookback_months).fold(current, |month, _| month.previous());
+    let months = Month::back_to(Month::of(tick), config.lookback_months);
     let mut jobs = vec![];
     for export in &config.exports {
-        for month in Month::range(first, current) {
+        for month in months.iter().copied() {
             let job = IngestCur {
                 export: export.name.clone(),
                 month,

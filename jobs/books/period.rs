@@ -70,6 +70,11 @@ impl Month {
         Day::from_date(self.0.last_of_month())
     }
 
+    /// This month and `lookback` months before it, in order.
+    pub fn back_to(self, lookback: u8) -> Vec<Self> {
+        Self::range((0..lookback).fold(self, |month, _| month.previous()), self)
+    }
+
     /// From `from` to `to`, both included; empty when `to` is before `from`.
     pub fn range(from: Self, to: Self) -> Vec<Self> {
         std::iter::successors(Some(from), |m| Some(m.next())).take_while(|m| *m <= to).collect()

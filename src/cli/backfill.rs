@@ -5,10 +5,9 @@ use jiff::Timestamp;
 use jobs::books::period::Month;
 use jobs::ingest_cur::IngestCur;
 
-use super::{Done, ingest, months, print, wait};
+use super::{Done, enqueue, ingest, months};
 use crate::config::Config;
 use crate::queue::NewJob;
-use crate::wiring;
 
 /// Live work has priority 0.
 const PRIORITY: i64 = -10;
@@ -66,21 +65,5 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             jobs.push(NewJob { lane, priority: PRIORITY, ..NewJob::of(&job, "backfill")? });
         }
     }
-    let books = wiring::open_books(config).await?;
-    books.migrate(now).await?;
-    let queue = wiring::open_queue(config).await?;
-    let enqueued = queue.enqueue(&jobs).await?;
-    if args.wait {
-        return wait::wait_for(&queue, &enqueued, args.json).await;
-    }
-    if args.json {
-        print::json(&enqueued)?;
-        return Ok(Done::Well);
-    }
-    for (job, enqueued) in jobs.iter().zip(&enqueued) {
-        let key = job.key.as_deref().unwrap_or_default();
-        let what = if enqueued.new { "enqueued as job" } else { "is waiting or running already, as job" };
-        print::out(&format!("{key} {what} {}", enqueued.id));
-    }
-    Ok(Done::Well)
+    enqueue::hand_in(&jobs, |job| job.key.as_deref().unwrap_or_default(), config, now, (args.wait, args.json)).await
 }

@@ -101,22 +101,32 @@ fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let kind = kind_of(&Kinds::all(), &args.what.kind)?;
     let Checked { payload, key } = payload(&kind, &args.what)?;
-    let books = wiring::open_books(config).await?;
-    books.migrate(now).await?;
-    let queue = wiring::open_queue(config).await?;
     let job = NewJob::new(kind.name, payload, kind.max_attempts, "enqueue");
     let job = NewJob { key: args.key.or(key), priority: args.priority, run_at: args.at, ..job };
-    let enqueued = queue.enqueue(&[job]).await?;
-    if args.wait {
-        return wait::wait_for(&queue, &enqueued, args.json).await;
+    hand_in(&[job], |job| &job.kind, config, now, (args.wait, args.json)).await
+}
+
+/// Enqueues jobs and says what became of that, each by its name, or waits for their end.
+pub(super) async fn hand_in(
+    jobs: &[NewJob],
+    name: fn(&NewJob) -> &str,
+    config: &Config,
+    now: Timestamp,
+    (wait, json): (bool, bool),
+) -> anyhow::Result<Done> {
+    wiring::open_books(config).await?.migrate(now).await?;
+    let queue = wiring::open_queue(config).await?;
+    let enqueued = queue.enqueue(jobs).await?;
+    if wait {
+        return wait::wait_for(&queue, &enqueued, json).await;
     }
-    if args.json {
+    if json {
         print::json(&enqueued)?;
         return Ok(Done::Well);
     }
-    for job in &enqueued {
-        let what = if job.new { "enqueued as job" } else { "is waiting or running already, as job" };
-        print::out(&format!("{} {what} {}", kind.name, job.id));
+    for (job, enqueued) in jobs.iter().zip(&enqueued) {
+        let what = if enqueued.new { "enqueued as job" } else { "is waiting or running already, as job" };
+        print::out(&format!("{} {what} {}", name(job), enqueued.id));
     }
     Ok(Done::Well)
 }

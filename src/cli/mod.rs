@@ -201,8 +201,7 @@ pub(crate) fn months(
         return Ok(vec![month]);
     }
     if from.is_none() && to.is_none() {
-        let first = (0..lookback).fold(current, |m, _| m.previous());
-        return Ok(Month::range(first, current));
+        return Ok(Month::back_to(current, lookback));
     }
     let (Some(from), to) = (from, to.unwrap_or(current)) else {
         return Err(BadUsage("--to needs --from".into()).into());
