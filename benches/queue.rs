@@ -72,7 +72,9 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
     let queue = Queue::new(open(file, synchronous).await, Clock::system());
     let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
     let lens = Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
-    let context = Context { books: open(file, synchronous).await, exports: Arc::new(BTreeMap::new()), lens };
+    let enforcement = Arc::new(jobs::enforce_budgets::Enforcement::default());
+    let exports = Arc::new(BTreeMap::new());
+    let context = Context { books: open(file, synchronous).await, exports, lens, enforcement, receiver: None };
     let policy = Policy { concurrency: slots, ..Policy::default() };
     let who = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
     let worker = Worker::new(queue.clone(), Kinds::of([Kind::of::<Nothing>()]), policy, context, who, false);

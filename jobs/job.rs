@@ -13,6 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::books::Database;
+use crate::deliver_notices::Receiver;
+use crate::enforce_budgets::Enforcement;
 use crate::ingest_cur::{Export, Lens};
 
 /// Everything that jobs are given by the machine around them.
@@ -24,6 +26,10 @@ pub struct Context {
     pub exports: Arc<BTreeMap<String, Export>>,
     /// How bills are read.
     pub lens: Lens,
+    /// How entitlements are decided.
+    pub enforcement: Arc<Enforcement>,
+    /// Where notices go, if anywhere.
+    pub receiver: Option<Receiver>,
 }
 
 /// How a job ends when it does not end with a report.

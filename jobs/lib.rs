@@ -4,8 +4,11 @@
 //! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line or a clock.
 
 pub mod books;
+pub mod deliver_notices;
+pub mod enforce_budgets;
 pub mod ingest_cur;
 pub mod job;
 pub mod probe;
+pub mod reset_turn;
 pub mod roll_counters;
 pub mod verify_books;

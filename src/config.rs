@@ -3,6 +3,7 @@
 //! `METER_DATABASE__URL` stands for `database.url`: prefix, then the path with `__` between its parts. Secrets are taken from
 //! the environment only. Every fault is found in one go and named with its file and line, or its variable.
 
+mod enforce;
 mod queue;
 mod raw;
 
@@ -11,12 +12,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
+use jobs::books::plan::TURN;
 use jobs::books::quantity::Quantity;
 use jobs::ingest_cur::Policy;
 use jobs::ingest_cur::export::Format;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub use self::enforce::{EnforceConfig, NoticesConfig};
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 use self::raw::{Raw, Step};
 
@@ -62,6 +65,10 @@ pub struct Config {
     pub guard: GuardConfig,
     /// How a bill is read.
     pub read: ReadConfig,
+    /// How entitlements are decided.
+    pub enforce: EnforceConfig,
+    /// Where the web backend is told.
+    pub notices: NoticesConfig,
     /// How workers work.
     pub queue: QueueConfig,
     /// When what is done.
@@ -265,6 +272,8 @@ impl Default for Config {
             }],
             guard: GuardConfig::default(),
             read: ReadConfig::default(),
+            enforce: EnforceConfig::default(),
+            notices: NoticesConfig::default(),
             queue: QueueConfig::default(),
             schedule: ScheduleConfig::default(),
             log: LogConfig::default(),
@@ -321,9 +330,10 @@ impl Config {
     /// All faults.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, token) = Raw::read(file, variables, &mut faults)?;
+        let (mut raw, [token, secret]) = Raw::read(file, variables, &mut faults)?;
         let mut config = raw.extract(&mut faults);
         config.database.token = Secret(token);
+        config.notices.secret = Secret(secret);
         config.check(&raw, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
@@ -363,8 +373,12 @@ impl Config {
         if let Some(why) = database_fault(&self.database.url) {
             faults.push(raw.place(&[key("database"), key("url")], why));
         }
-        let machine = self.queue.faults().into_iter().chain(self.schedule.faults());
-        faults.extend(machine.map(|(path, why)| raw.place(&path, &why)));
+        let sections = [self.queue.faults(), self.schedule.faults(), self.enforce.faults(), self.notices.faults()];
+        faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
+        for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
+            let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);
+            faults.push(raw.place(&[key("meters"), Step::Place(i), key("name")], &why));
+        }
         if let Err(found) = self.rules() {
             faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
         }

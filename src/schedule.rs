@@ -11,8 +11,11 @@ use croner::Cron;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::period::Month;
+use jobs::deliver_notices::DeliverNotices;
+use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::Job;
+use jobs::reset_turn::ResetTurn;
 use jobs::roll_counters::RollCounters;
 use jobs::verify_books::VerifyBooks;
 
@@ -46,9 +49,15 @@ impl std::fmt::Debug for Schedule {
 
 /// All schedules of a checked configuration. Taken apart without `..`, so that a forgotten one does not compile.
 pub fn table(config: &Config) -> Vec<Schedule> {
-    let ScheduleConfig { ingest, roll_counters, verify_books } = &config.schedule;
+    let ScheduleConfig { ingest, reset_turn, enforce_budgets, deliver_notices, roll_counters, verify_books } =
+        &config.schedule;
     vec![
         schedule("ingest", "ingest_cur for each export and month that may still change", ingest, ingests),
+        schedule("reset_turn", "reset_turn", reset_turn, |_, _, origin| one(&ResetTurn::default(), origin)),
+        schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
+            one(&EnforceBudgets::default(), origin)
+        }),
+        schedule("deliver_notices", "deliver_notices", deliver_notices, |_, _, origin| one(&DeliverNotices {}, origin)),
         schedule("roll_counters", "roll_counters", roll_counters, |_, _, origin| one(&RollCounters {}, origin)),
         schedule("verify_books", "verify_books", verify_books, |_, _, origin| one(&VerifyBooks {}, origin)),
     ]

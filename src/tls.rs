@@ -23,6 +23,18 @@ use tower_service::Service;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// TLS as all clients of this program speak it.
+pub(crate) fn client_config() -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    // certificates that cannot be read are left out, as every client does; a peer that needs one of them is then refused
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
 /// Connects by `http://` or `https://`.
 #[derive(Clone)]
 pub(crate) struct Connector {
@@ -33,14 +45,7 @@ pub(crate) struct Connector {
 impl Connector {
     /// With the machine's root certificates.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        // certificates that cannot be read are left out, as every client does; a peer that needs one of them is then refused
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = client_config()?;
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);

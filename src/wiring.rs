@@ -13,13 +13,14 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::REMOTE_WAIT;
+use jobs::deliver_notices::{REQUEST_TIMEOUTS, Receiver};
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
 use jobs::ingest_cur::{Export, Lens, Progress};
 use jobs::job::Context;
 
 use crate::config::{Config, ExportConfig, Location};
 use crate::queue::{Clock, Queue};
-use crate::tls::Connector;
+use crate::tls::{Connector, client_config};
 
 /// A request to S3 that makes no progress for so long is given up and tried again.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -151,7 +152,28 @@ pub fn lens(config: &Config) -> anyhow::Result<Lens> {
 /// # Errors
 /// As [`exports`].
 pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context> {
-    Ok(Context { books, exports: Arc::new(exports(config).await?), lens: lens(config)? })
+    Ok(Context {
+        books,
+        exports: Arc::new(exports(config).await?),
+        lens: lens(config)?,
+        enforcement: Arc::new(config.enforce.policy()),
+        receiver: receiver(config)?,
+    })
+}
+
+/// Where notices go. The client follows no redirect (the secret's signature is for one address), and gives up in time.
+fn receiver(config: &Config) -> anyhow::Result<Option<Receiver>> {
+    let Some(url) = &config.notices.url else { return Ok(None) };
+    let (all, connect) = REQUEST_TIMEOUTS;
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(client_config()?)
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(all)
+        .connect_timeout(connect)
+        .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
+        .build()?;
+    let signer = standardwebhooks::Webhook::new(config.notices.secret.expose())?;
+    Ok(Some(Receiver { client, url: reqwest::Url::parse(url)?, signer: Arc::new(signer) }))
 }
 
 /// Everything that the jobs of a worker are given: as [`context`], but large bills are read in parts.

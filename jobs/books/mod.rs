@@ -1,14 +1,20 @@
 //! The books: nouns that every job shares, and the only place that knows their SQL.
 
 pub mod bill;
+pub mod billing;
 pub mod customer;
 pub mod database;
+pub mod entitlement;
 pub mod ledger;
 pub mod meter;
 mod migrations;
+pub mod money;
+pub mod notice;
 pub mod parts;
 pub mod period;
+pub mod plan;
 pub mod quantity;
+pub mod turn;
 pub mod verify;
 
 pub use database::{BooksError, Database};

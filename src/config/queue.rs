@@ -52,6 +52,12 @@ impl Default for QueueConfig {
 pub struct ScheduleConfig {
     /// Reading bills.
     pub ingest: Vec<String>,
+    /// Closing TURN counts of periods that are over, and opening the next.
+    pub reset_turn: Vec<String>,
+    /// Deciding who may go on using what.
+    pub enforce_budgets: Vec<String>,
+    /// Telling the web backend.
+    pub deliver_notices: Vec<String>,
     /// Bringing counters into a new month.
     pub roll_counters: Vec<String>,
     /// The audit of the books.
@@ -63,6 +69,9 @@ impl Default for ScheduleConfig {
         let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
         Self {
             ingest: lines(&["5 * * * *"]),
+            reset_turn: lines(&["*/5 * * * *"]),
+            enforce_budgets: lines(&["*/5 * * * *"]),
+            deliver_notices: lines(&["* * * * *"]),
             // every five minutes around midnight, when months begin, and hourly otherwise
             roll_counters: lines(&["*/5 23,0 * * *", "20 1-22 * * *"]),
             verify_books: lines(&["40 3 * * *"]),
@@ -134,8 +143,15 @@ impl QueueConfig {
 impl ScheduleConfig {
     /// What is wrong, and where.
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
-        let Self { ingest, roll_counters, verify_books } = self;
-        let lists = [("ingest", ingest), ("roll_counters", roll_counters), ("verify_books", verify_books)];
+        let Self { ingest, reset_turn, enforce_budgets, deliver_notices, roll_counters, verify_books } = self;
+        let lists = [
+            ("ingest", ingest),
+            ("reset_turn", reset_turn),
+            ("enforce_budgets", enforce_budgets),
+            ("deliver_notices", deliver_notices),
+            ("roll_counters", roll_counters),
+            ("verify_books", verify_books),
+        ];
         let mut faults = vec![];
         for (name, lines) in lists {
             for (i, line) in lines.iter().enumerate() {

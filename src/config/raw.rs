@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::enforce::SECRET_VARIABLE;
 use super::{Config, ConfigError, DEFAULT_FILE};
 
 /// Environment variables that start so are configuration.
 const PREFIX: &str = "METER_";
-/// The one secret so far.
-const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
+/// The secrets: section, key, and the variable that is the only place for it.
+const SECRETS: [(&str, &str, &str); 2] =
+    [("database", "token", "METER_DATABASE__TOKEN"), ("notices", "secret", SECRET_VARIABLE)];
 /// Variables with the prefix that are not configuration of the worker.
 fn is_foreign(name: &str) -> bool {
     matches!(name, "METER_CONFIG" | "METER_LOG") || name.starts_with("METER_TEST_")
@@ -60,7 +62,7 @@ impl Raw {
         file: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
         faults: &mut Vec<String>,
-    ) -> Result<(Self, String), ConfigError> {
+    ) -> Result<(Self, [String; SECRETS.len()]), ConfigError> {
         let default = Path::new(DEFAULT_FILE);
         let found = file.or_else(|| default.exists().then_some(default)).map(Path::to_owned);
         let text = match &found {
@@ -74,26 +76,26 @@ impl Raw {
             let at = e.span().map_or(0, |s| s.start);
             ConfigError(vec![format!("{}: {}", raw.line(at), e.message())])
         })?;
-        if raw.table.get("database").and_then(|d| d.get("token")).is_some() {
-            let path = [Step::Key("database".into()), Step::Key("token".into())];
-            faults.push(raw.place(
-                &path,
-                &format!("secrets come from the environment only: set {TOKEN_VARIABLE} and remove it here"),
-            ));
-            remove(&mut raw.table, &path);
+        for (section, key, variable) in SECRETS {
+            if raw.table.get(section).and_then(|d| d.get(key)).is_some() {
+                let path = [Step::Key(section.into()), Step::Key(key.into())];
+                let why = format!("secrets come from the environment only: set {variable} and remove it here");
+                faults.push(raw.place(&path, &why));
+                remove(&mut raw.table, &path);
+            }
         }
-        let mut token = String::new();
+        let mut secrets = [const { String::new() }; SECRETS.len()];
         let own = variables.filter(|(name, _)| name.starts_with(PREFIX) && !is_foreign(name));
         for (name, value) in own {
-            if name == TOKEN_VARIABLE {
-                token = value;
+            if let Some(at) = SECRETS.iter().position(|(.., variable)| *variable == name) {
+                secrets[at] = value;
                 continue;
             }
             if let Err(why) = raw.set(&name, &value) {
                 faults.push(format!("variable {name}: {why}"));
             }
         }
-        Ok((raw, token))
+        Ok((raw, secrets))
     }
 
     /// Sets what a variable says: TOML where it is TOML, else text.

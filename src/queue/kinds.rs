@@ -8,9 +8,12 @@ use anyhow::anyhow;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use jobs::deliver_notices::DeliverNotices;
+use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::{Context, Failure, Job};
 use jobs::probe::Probe;
+use jobs::reset_turn::ResetTurn;
 use jobs::roll_counters::RollCounters;
 use jobs::verify_books::VerifyBooks;
 
@@ -121,6 +124,9 @@ impl Kinds {
         Self::of([
             Kind::of::<IngestCur>(),
             Kind::of::<IngestPart>(),
+            Kind::of::<ResetTurn>(),
+            Kind::of::<EnforceBudgets>(),
+            Kind::of::<DeliverNotices>(),
             Kind::of::<RollCounters>(),
             Kind::of::<VerifyBooks>(),
             Kind::of::<Probe>(),

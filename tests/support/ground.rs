@@ -254,7 +254,8 @@ impl Ground {
         let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
         let lens =
             Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
-        Context { books: self.books().await, exports: Arc::new(BTreeMap::new()), lens }
+        let enforcement = Arc::new(jobs::enforce_budgets::Enforcement::default());
+        Context { books: self.books().await, exports: Arc::new(BTreeMap::new()), lens, enforcement, receiver: None }
     }
 
     pub fn name(&self, name: &str) -> String {

@@ -1,0 +1,418 @@
+//! Entitlements: who may go on using what, and everything that such a decision rests on.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, params};
+use serde::Serialize;
+
+use super::database::{BooksError, Database};
+use super::period::Day;
+use super::quantity::Quantity;
+
+/// Customers that are looked at in one go.
+pub const PAGE: u32 = 2000;
+
+/// Why a meter may or may not be used. The names are part of the contract with the web backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Within what the plan includes.
+    WithinIncluded,
+    /// Beyond it, and within the budget.
+    WithinBudget,
+    /// The included amount is used up, and the plan has no price for more.
+    IncludedUsed,
+    /// The included amount is used up, and the customer has set no budget for more.
+    NoBudget,
+    /// The budget for all meters is spent.
+    BudgetSpent,
+    /// The meter's own budget is spent.
+    MeterBudgetSpent,
+    /// The included amount is used up, and a payment is late.
+    PastDue,
+    /// Stripe has stopped trying to collect.
+    Unpaid,
+    /// The subscription is paused.
+    Paused,
+    /// The subscription or the account is over.
+    Canceled,
+    /// The plan does not name the meter.
+    NotInPlan,
+    /// No plan of the customer's plan name is known.
+    UnknownPlan,
+    /// The included amount is used up, and the bill is too old to allow more.
+    DataTooOld,
+    /// The included amount is used up, and the budget is in another currency than the plan.
+    BudgetInOtherCurrency,
+}
+
+impl Reason {
+    /// Every reason, its name in the database, and the sentence for people.
+    pub const ALL: [(Self, &'static str, &'static str); 14] = [
+        (Self::WithinIncluded, "within_included", "it is within what the plan includes"),
+        (Self::WithinBudget, "within_budget", "what the plan includes is used up, and the overage budget is not spent"),
+        (Self::IncludedUsed, "included_used", "what the plan includes is used up, and the plan has no price for more"),
+        (Self::NoBudget, "no_budget", "what the plan includes is used up, and no overage budget is set"),
+        (Self::BudgetSpent, "budget_spent", "the overage budget is spent"),
+        (Self::MeterBudgetSpent, "meter_budget_spent", "this meter's own overage budget is spent"),
+        (Self::PastDue, "past_due", "what the plan includes is used up, and a payment is late"),
+        (Self::Unpaid, "unpaid", "the subscription is unpaid"),
+        (Self::Paused, "paused", "the subscription is paused"),
+        (Self::Canceled, "canceled", "the subscription or the account is over"),
+        (Self::NotInPlan, "not_in_plan", "the plan does not have this meter"),
+        (Self::UnknownPlan, "unknown_plan", "the customer's plan is not known"),
+        (Self::DataTooOld, "data_too_old", "what the plan includes is used up, and the bill is too old to allow more"),
+        (
+            Self::BudgetInOtherCurrency,
+            "budget_in_other_currency",
+            "what the plan includes is used up, and the overage budget is in another currency than the plan",
+        ),
+    ];
+
+    fn entry(self) -> (&'static str, &'static str) {
+        Self::ALL.iter().find(|(reason, ..)| *reason == self).map_or(("", ""), |(_, name, words)| (name, words))
+    }
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        self.entry().0
+    }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        self.entry().1
+    }
+
+    fn named(name: &str) -> Result<Self, BooksError> {
+        let found = Self::ALL.iter().find(|(_, known, _)| *known == name);
+        found.map(|(reason, ..)| *reason).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
+    }
+}
+
+/// How old the data behind a decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// Counted as it happens.
+    Live,
+    /// From a bill that is as new as bills are.
+    Fresh,
+    /// From a bill that is older than the configured age.
+    Stale,
+    /// No bill was booked yet.
+    None,
+}
+
+impl Freshness {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Live, "live"), (Self::Fresh, "fresh"), (Self::Stale, "stale"), (Self::None, "none")];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(f, _)| *f == self).map_or("none", |(_, name)| name)
+    }
+
+    fn named(name: &str) -> Self {
+        Self::ALL.iter().find(|(_, known)| *known == name).map_or(Self::None, |(f, _)| *f)
+    }
+}
+
+/// A decision, and what it rests on. Money is in minor units of `currency`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entitlement {
+    /// Whose.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// First instant of the billing period.
+    pub period_start: Timestamp,
+    /// First instant after it.
+    pub period_end: Timestamp,
+    /// The answer.
+    pub allowed: bool,
+    /// Why.
+    pub reason: Reason,
+    /// Used in the period.
+    pub used: Quantity,
+    /// What the plan includes.
+    pub included: Quantity,
+    /// Where it must stop; none = nowhere.
+    pub effective_limit: Option<Quantity>,
+    /// What all overage of the customer has cost.
+    pub overage_cost_minor: i64,
+    /// What this meter's has cost.
+    pub meter_cost_minor: i64,
+    /// What all overage may cost.
+    pub budget_minor: i64,
+    /// What this meter's may cost, if that was said.
+    pub meter_budget_minor: Option<i64>,
+    /// Currency of the four.
+    pub currency: String,
+    /// End of the newest day that the bill has.
+    pub as_of: Option<Timestamp>,
+    /// What that means.
+    pub freshness: Freshness,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+}
+
+impl Entitlement {
+    /// True when nothing differs but the time of the decision.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        Self { decided_at: other.decided_at, ..self.clone() } == *other
+    }
+
+    /// True when the decision differs, and not only what was used or how new that is.
+    pub fn decides_otherwise(&self, other: &Self) -> bool {
+        let decision = |e: &Self| {
+            (e.period_start, e.allowed, e.reason, e.included, e.effective_limit, e.budget_minor, e.meter_budget_minor)
+        };
+        decision(self) != decision(other) || self.freshness != other.freshness
+    }
+}
+
+/// What is known of a customer when a decision is made.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// The customer's own status.
+    pub status: String,
+    /// Status of the subscription that governs, in Stripe's words.
+    pub subscription: Option<String>,
+    /// Name of the plan.
+    pub plan: String,
+    /// The current billing period.
+    pub period: Option<(i64, i64)>,
+    /// TURN counters that are open, from the current one on.
+    pub turn: Vec<TurnRow>,
+    /// Budgets by meter (`""` for all): amount and currency.
+    pub budgets: BTreeMap<String, (i64, String)>,
+    /// What the bills say was used in the period, by meter.
+    pub usage: BTreeMap<String, Quantity>,
+    /// What was decided before, by meter.
+    pub decided: BTreeMap<String, Entitlement>,
+}
+
+/// A TURN counter that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnRow {
+    /// First instant of its period.
+    pub starts_at: i64,
+    /// Credentials handed out.
+    pub used: i64,
+    /// Where the backend must stop.
+    pub allowed_until: Option<i64>,
+    /// Why there.
+    pub reason: String,
+}
+
+fn second(at: i64) -> Timestamp {
+    Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
+}
+
+fn scaled(cell: i64) -> Quantity {
+    Quantity::from_scaled(i128::from(cell))
+}
+
+/// A quantity in a cell; what is larger than a cell can hold stays at its limit (only shown, nothing is computed from it).
+fn cell(quantity: Quantity) -> i64 {
+    i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
+}
+
+const COLUMNS: &str = "customer, meter, period_start, period_end, allowed, reason, used, included, effective_limit, \
+    overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, freshness, decided_at";
+
+fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
+    Ok(Entitlement {
+        customer: row.get(0)?,
+        meter: row.get(1)?,
+        period_start: second(row.get(2)?),
+        period_end: second(row.get(3)?),
+        allowed: row.get::<i64>(4)? == 1,
+        reason: Reason::named(&row.get::<String>(5)?)?,
+        used: scaled(row.get(6)?),
+        included: scaled(row.get(7)?),
+        effective_limit: row.get::<Option<i64>>(8)?.map(scaled),
+        overage_cost_minor: row.get(9)?,
+        meter_cost_minor: row.get(10)?,
+        budget_minor: row.get(11)?,
+        meter_budget_minor: row.get(12)?,
+        currency: row.get(13)?,
+        as_of: row.get::<Option<i64>>(14)?.map(second),
+        freshness: Freshness::named(&row.get::<String>(15)?),
+        decided_at: second(row.get(16)?),
+    })
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, BooksError> {
+    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+}
+
+/// Reads "units rest".
+fn summed(text: &str) -> Result<Quantity, BooksError> {
+    let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
+    let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;
+    Ok(Quantity::from_parts(units, rest))
+}
+
+/// Everything that decisions about `customers` rest on, at `now`. `meters` are those that bills count.
+pub(crate) async fn accounts(
+    c: &Connection,
+    customers: &[String],
+    meters: &[String],
+    now: i64,
+) -> Result<BTreeMap<String, Account>, BooksError> {
+    let ids = json(&customers)?;
+    let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
+    let mut rows = c.query(include_str!("accounts.sql"), params![ids.clone(), now]).await?;
+    while let Some(row) = rows.next().await? {
+        let period: (Option<i64>, Option<i64>) = (row.get(4)?, row.get(5)?);
+        let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let period = period.0.zip(period.1);
+        accounts.insert(row.get(0)?, Account { status, plan, subscription, period, ..Account::default() });
+    }
+    let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
+               JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
+    let mut rows = c.query(sql, params![ids.clone(), now]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
+        let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        account.turn.push(TurnRow { starts_at, used, allowed_until, reason });
+    }
+    let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
+               JOIN overage_budgets b ON b.customer = j.value";
+    let mut rows = c.query(sql, params![ids.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
+        account.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+    }
+    let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
+    let mut rows = c.query(&sql, params![ids.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let decided = entitlement(&row)?;
+        let Some(account) = accounts.get_mut(&decided.customer) else { continue };
+        account.decided.insert(decided.meter.clone(), decided);
+    }
+    let mut rows = c.query(include_str!("period_usage.sql"), params![ids, json(&meters)?, now]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(used) = row.get::<Option<String>>(2)? else { continue };
+        let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
+        account.usage.insert(row.get(1)?, summed(&used)?);
+    }
+    Ok(accounts)
+}
+
+/// Writes decisions and their history. `changed` are those that decide otherwise than the ones before them.
+pub(crate) async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
+    let row = |e: &Entitlement| {
+        serde_json::json!([
+            e.customer,
+            e.meter,
+            e.period_start.as_second(),
+            e.period_end.as_second(),
+            i64::from(e.allowed),
+            e.reason.name(),
+            cell(e.used),
+            cell(e.included),
+            e.effective_limit.map(cell),
+            e.overage_cost_minor,
+            e.meter_cost_minor,
+            e.budget_minor,
+            e.meter_budget_minor,
+            e.currency,
+            e.as_of.map(Timestamp::as_second),
+            e.freshness.name(),
+            e.decided_at.as_second(),
+        ])
+    };
+    if !decided.is_empty() {
+        let rows: Vec<_> = decided.iter().map(row).collect();
+        c.execute(include_str!("store_entitlements.sql"), params![json(&rows)?]).await?;
+    }
+    if !changed.is_empty() {
+        let rows: Vec<_> = changed.iter().copied().map(row).collect();
+        c.execute(include_str!("store_entitlement_changes.sql"), params![json(&rows)?]).await?;
+    }
+    Ok(())
+}
+
+/// Removes decisions about meters that are no more: customer and meter.
+pub(crate) async fn remove(c: &Connection, gone: &[(&str, &str)]) -> Result<(), BooksError> {
+    for (customer, meter) in gone {
+        c.execute("DELETE FROM entitlements WHERE customer = ?1 AND meter = ?2", params![*customer, *meter]).await?;
+    }
+    Ok(())
+}
+
+/// Writes where TURN must stop: customer, start of the period, limit, reason.
+pub(crate) async fn store_turn_limits(
+    c: &Connection,
+    limits: &[(&str, i64, Option<i64>, &str)],
+) -> Result<(), BooksError> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE turn_periods SET allowed_until = json_extract(j.value, '$[2]'), reason = json_extract(j.value, '$[3]') \
+               FROM json_each(?1) j WHERE customer = json_extract(j.value, '$[0]') \
+               AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
+    c.execute(sql, params![json(&limits)?]).await?;
+    Ok(())
+}
+
+impl Database {
+    /// Ids of customers after `after`, in order, at most [`PAGE`].
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn customers_after(&self, after: String) -> Result<Vec<String>, BooksError> {
+        self.read(async move |c| {
+            let sql = "SELECT id FROM customers WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut rows = c.query(sql, params![after, PAGE]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(row.get(0)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The newest day with usage in the applied bills of each payer.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn newest_days(&self) -> Result<BTreeMap<String, Day>, BooksError> {
+        self.read(async |c| {
+            let sql = "SELECT payer, max(newest_day) FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
+                       AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) GROUP BY payer";
+            let mut rows = c.query(sql, ()).await?;
+            let mut found = BTreeMap::new();
+            while let Some(row) = rows.next().await? {
+                let day = row.get::<String>(1)?.parse();
+                found.insert(row.get(0)?, day.map_err(|e| BooksError::Integrity(format!("newest_day: {e}")))?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// What is decided: of one customer, or of all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
+        self.read(async move |c| {
+            let sql = match customer {
+                Some(_) => format!("SELECT {COLUMNS} FROM entitlements WHERE customer = ?1 ORDER BY meter"),
+                None => format!("SELECT {COLUMNS} FROM entitlements WHERE ?1 IS NULL ORDER BY customer, meter"),
+            };
+            let mut rows = c.query(&sql, params![customer]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(entitlement(&row)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

@@ -1,0 +1,266 @@
+//! Notices: what the web backend is told, each once. They are made in the transaction of the decision and sent by a job of its own.
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, params};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::database::{BooksError, Database, first_row};
+
+/// A notice that nobody takes is dead after this many seconds.
+pub const GIVE_UP_AFTER: i64 = 86_400;
+
+/// What a notice is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A share of an included amount is used.
+    IncludedUsed,
+    /// A share of a budget is spent.
+    BudgetUsed,
+    /// A meter may not be used any more.
+    Blocked,
+    /// It may again.
+    Unblocked,
+}
+
+impl Kind {
+    /// As it is stored, and sent as the event's type after `meter.`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IncludedUsed => "included_used",
+            Self::BudgetUsed => "budget_used",
+            Self::Blocked => "blocked",
+            Self::Unblocked => "unblocked",
+        }
+    }
+}
+
+/// A notice to be made, if it was not made before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNotice {
+    /// Whom it is about.
+    pub customer: String,
+    /// Which meter; empty for the budget of all.
+    pub meter: String,
+    /// What about.
+    pub kind: Kind,
+    /// First instant of the billing period.
+    pub period_start: i64,
+    /// The share that was crossed; 0 for a block.
+    pub percent: u32,
+    /// The amount of which it is a share; for a block, when it was decided.
+    pub base: i64,
+    /// What the backend is told beside that.
+    pub data: serde_json::Map<String, serde_json::Value>,
+}
+
+impl NewNotice {
+    /// The same notice has the same id, whoever makes it.
+    fn id(&self) -> String {
+        let key = serde_json::json!([
+            self.customer,
+            self.meter,
+            self.kind.name(),
+            self.period_start,
+            self.percent,
+            self.base
+        ]);
+        let digest = Sha256::digest(key.to_string().as_bytes());
+        let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+        format!("ntc_{hex}")
+    }
+
+    /// The body, in the shape that Standard Webhooks recommends: type, timestamp, data.
+    fn body(&self, now: i64) -> String {
+        let at = Timestamp::from_second(now).unwrap_or(Timestamp::UNIX_EPOCH);
+        let kind = format!("meter.{}", self.kind.name());
+        serde_json::json!({ "type": kind, "timestamp": at.to_string(), "data": self.data }).to_string()
+    }
+}
+
+/// A notice, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Notice {
+    /// Its id, which the backend sees as `webhook-id`.
+    pub id: String,
+    /// Whom it is about.
+    pub customer: String,
+    /// Which meter; empty for the budget of all.
+    pub meter: String,
+    /// What about.
+    pub kind: String,
+    /// The share that was crossed.
+    pub percent: i64,
+    /// `pending`, `delivered` or `dead`.
+    pub state: String,
+    /// How often it was sent.
+    pub attempts: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it is sent next.
+    pub next_at: Option<Timestamp>,
+    /// When the backend took it.
+    pub delivered_at: Option<Timestamp>,
+    /// Why it was not taken, the last time.
+    pub error: Option<String>,
+    /// What is sent.
+    pub body: String,
+    #[serde(skip)]
+    pub(crate) give_up_at: i64,
+}
+
+const COLUMNS: &str = "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
+
+fn second(at: i64) -> Timestamp {
+    Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
+}
+
+fn notice(row: &Row) -> Result<Notice, BooksError> {
+    Ok(Notice {
+        id: row.get(0)?,
+        customer: row.get(1)?,
+        meter: row.get(2)?,
+        kind: row.get(3)?,
+        percent: row.get(4)?,
+        state: row.get(5)?,
+        attempts: row.get(6)?,
+        created_at: second(row.get(7)?),
+        next_at: row.get::<Option<i64>>(8)?.map(second),
+        delivered_at: row.get::<Option<i64>>(9)?.map(second),
+        error: row.get(10)?,
+        body: row.get(11)?,
+        give_up_at: row.get(12)?,
+    })
+}
+
+async fn all(c: &Connection, sql: &str, values: impl libsql::params::IntoParams) -> Result<Vec<Notice>, BooksError> {
+    let mut rows = c.query(sql, values).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(notice(&row)?);
+    }
+    Ok(found)
+}
+
+/// Makes those of `notices` that were not made before; returns how many.
+pub(crate) async fn record(c: &Connection, notices: &[NewNotice], now: i64) -> Result<u64, BooksError> {
+    if notices.is_empty() {
+        return Ok(0);
+    }
+    let row = |n: &NewNotice| {
+        serde_json::json!([n.id(), n.customer, n.meter, n.kind.name(), n.period_start, n.percent, n.base, n.body(now)])
+    };
+    let rows: Vec<_> = notices.iter().map(row).collect();
+    let rows = serde_json::to_string(&rows).map_err(|e| BooksError::Integrity(e.to_string()))?;
+    let sql = "INSERT INTO notices (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
+               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2, ?3, ?2 \
+               FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
+    Ok(c.execute(sql, params![rows, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
+}
+
+/// What became of an attempt to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The backend took it.
+    Delivered,
+    /// Not yet: again at this second, for this reason.
+    Again(i64, String),
+    /// Nobody will send it again.
+    Dead(String),
+}
+
+impl Database {
+    /// Notices that are due, the oldest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn due_notices(&self, now: Timestamp, limit: u32) -> Result<Vec<Notice>, BooksError> {
+        self.read(async move |c| {
+            let sql = format!("SELECT {COLUMNS} FROM notices WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2");
+            all(c, &sql, params![now.as_second(), limit]).await
+        })
+        .await
+    }
+
+    /// Writes what became of an attempt; nothing when somebody else has settled it meanwhile.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn settle_notice(&self, id: &str, attempts: i64, sent: Sent, now: Timestamp) -> Result<(), BooksError> {
+        let id = id.to_owned();
+        self.write(async move |c| {
+            let now = now.as_second();
+            let (state, next, delivered, error) = match sent {
+                Sent::Delivered => ("delivered", None, Some(now), None),
+                Sent::Again(at, why) => ("pending", Some(at), None, Some(why)),
+                Sent::Dead(why) => ("dead", None, None, Some(why)),
+            };
+            let sql = "UPDATE notices SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
+                       WHERE id = ?1 AND state = 'pending' AND attempts = ?2";
+            c.execute(sql, params![id, attempts, state, next, delivered, error]).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notices whose day is over become dead, tried or not.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn bury_notices(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
+        let why = why.to_owned();
+        let overdue = self
+            .read(async move |c| {
+                let sql = "SELECT 1 FROM notices WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1";
+                Ok(first_row(c, sql, params![now.as_second()]).await?.is_some())
+            })
+            .await?;
+        if !overdue {
+            return Ok(0);
+        }
+        self.write(async move |c| {
+            let sql = "UPDATE notices SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
+                       WHERE state = 'pending' AND give_up_at <= ?1";
+            Ok(c.execute(sql, params![now.as_second(), why]).await?)
+        })
+        .await
+    }
+
+    /// Notices, the newest first: in one state or all, of one customer or all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn notices(&self, state: Option<String>, customer: Option<String>, limit: u32) -> Result<Vec<Notice>, BooksError> {
+        self.read(async move |c| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM notices WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR customer = ?2) \
+                 ORDER BY seq DESC LIMIT ?3"
+            );
+            all(c, &sql, params![state, customer, limit]).await
+        })
+        .await
+    }
+
+    /// Sends notices again that are dead or were delivered: by their ids, or all dead ones when none is named. They have a new day.
+    /// Returns the ids.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn redeliver_notices(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
+        self.write(async move |c| {
+            let list = serde_json::to_string(&ids).map_err(|e| BooksError::Integrity(e.to_string()))?;
+            let sql = "UPDATE notices SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL \
+                       WHERE CASE WHEN ?1 = '[]' THEN state = 'dead' \
+                                  ELSE state <> 'pending' AND id IN (SELECT value FROM json_each(?1)) END RETURNING id";
+            let now = now.as_second();
+            let mut rows = c.query(sql, params![list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(row.get(0)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

@@ -1,0 +1,174 @@
+//! May a customer go on using a meter, and up to where? Pure, and exact: nothing is rounded here.
+//!
+//! A meter is allowed while it is within its included amount, or while what the customer's overage has cost is below the budget (and what
+//! this meter's has cost is below its own budget, if it has one). The two forms of the answer are one: *allowed* means that what is used is
+//! less than the effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches the budget.
+
+use serde::Serialize;
+
+use crate::books::entitlement::Reason;
+use crate::books::money::{Cost, Currency};
+use crate::books::plan::Terms;
+use crate::books::quantity::Quantity;
+
+/// Whether the customer pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Yes.
+    Good,
+    /// A payment is late: what is included goes on, nothing beyond it.
+    PastDue,
+    /// Stripe has stopped trying to collect: nothing.
+    Unpaid,
+    /// The subscription is paused: nothing.
+    Paused,
+    /// The subscription is over, or the account is: nothing.
+    Canceled,
+}
+
+impl Standing {
+    /// From the customer's own status and the status of the subscription that governs, in Stripe's words
+    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The worse of the two counts.
+    pub fn of(customer: &str, subscription: Option<&str>) -> Self {
+        match (customer, subscription) {
+            ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
+            (_, Some("paused")) => Self::Paused,
+            (_, Some("unpaid")) => Self::Unpaid,
+            ("past_due", _) | (_, Some("past_due")) => Self::PastDue,
+            _ => Self::Good,
+        }
+    }
+
+    fn stops(self) -> Option<Reason> {
+        match self {
+            Self::Good | Self::PastDue => None,
+            Self::Unpaid => Some(Reason::Unpaid),
+            Self::Paused => Some(Reason::Paused),
+            Self::Canceled => Some(Reason::Canceled),
+        }
+    }
+}
+
+/// What is to be decided for one customer.
+#[derive(Clone, Debug)]
+pub struct Case<'a> {
+    /// Whether the customer pays.
+    pub standing: Standing,
+    /// The plan's currency; none when no plan of that name is known.
+    pub currency: Option<Currency>,
+    /// What all overage together may cost, in minor units, if that was ever said.
+    pub budget: Option<i64>,
+    /// A budget is in another currency than the plan, so that nobody can say what it is worth.
+    pub budget_in_other_currency: bool,
+    /// The bill is so old that the policy allows no overage.
+    pub data_too_old: bool,
+    /// Every meter.
+    pub meters: Vec<MeterCase<'a>>,
+}
+
+/// A meter of the case.
+#[derive(Clone, Debug)]
+pub struct MeterCase<'a> {
+    /// Its name.
+    pub meter: &'a str,
+    /// What the plan says of it; none = it is not part of the plan.
+    pub terms: Option<Terms>,
+    /// What was used in the period.
+    pub used: Quantity,
+    /// What its own overage may cost, in minor units, if that was said.
+    pub budget: Option<i64>,
+}
+
+impl MeterCase<'_> {
+    fn included(&self) -> Quantity {
+        self.terms.map_or(Quantity::ZERO, |t| t.included)
+    }
+
+    fn cost(&self) -> Cost {
+        let over = (self.used - self.included()).max(Quantity::ZERO);
+        self.terms.and_then(|t| t.price).map_or(Cost::ZERO, |price| Cost::of(over, price))
+    }
+}
+
+/// The answer for one meter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// May it be used?
+    pub allowed: bool,
+    /// Why, or why not.
+    pub reason: Reason,
+    /// Why not, once the limit is reached.
+    pub stop: Reason,
+    /// Where it must stop; none = nowhere.
+    pub limit: Option<Quantity>,
+    /// Units that are paid for.
+    pub included: Quantity,
+    /// What its overage has cost.
+    pub cost: Cost,
+}
+
+/// The answers for a customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// What all overage has cost.
+    pub cost: Cost,
+    /// In the order of the case's meters.
+    pub meters: Vec<Decision>,
+}
+
+/// Decides.
+pub fn decide(case: &Case<'_>) -> Decided {
+    let costs: Vec<Cost> = case.meters.iter().map(MeterCase::cost).collect();
+    let total = costs.iter().fold(Cost::ZERO, |sum, cost| sum.plus(*cost));
+    let decide_one = |(at, meter): (usize, &MeterCase<'_>)| {
+        let others = costs.iter().enumerate().filter(|(i, _)| *i != at).fold(Cost::ZERO, |sum, (_, c)| sum.plus(*c));
+        let (limit, stop) = limit(case, meter, others);
+        let allowed = limit.is_none_or(|limit| meter.used < limit);
+        let reason = match allowed {
+            true if meter.used < meter.included() => Reason::WithinIncluded,
+            true => Reason::WithinBudget,
+            false => stop,
+        };
+        Decision { allowed, reason, stop, limit, included: meter.included(), cost: costs[at] }
+    };
+    Decided { cost: total, meters: case.meters.iter().enumerate().map(decide_one).collect() }
+}
+
+/// Where a meter must stop given what the others have cost, and why there.
+fn limit(case: &Case<'_>, meter: &MeterCase<'_>, others: Cost) -> (Option<Quantity>, Reason) {
+    if let Some(reason) = case.standing.stops() {
+        return (Some(Quantity::ZERO), reason);
+    }
+    let Some(currency) = case.currency else { return (Some(Quantity::ZERO), Reason::UnknownPlan) };
+    let Some(terms) = meter.terms else { return (Some(Quantity::ZERO), Reason::NotInPlan) };
+    let included = |reason| (Some(terms.included), reason);
+    let Some(price) = terms.price else { return included(Reason::IncludedUsed) };
+    if case.standing == Standing::PastDue {
+        return included(Reason::PastDue);
+    }
+    if case.data_too_old {
+        return included(Reason::DataTooOld);
+    }
+    if case.budget_in_other_currency {
+        return included(Reason::BudgetInOtherCurrency);
+    }
+    let of = |minor| Cost::of_minor(minor, currency);
+    // what this meter's overage may cost, and which budget says so
+    let room = match (case.budget, meter.budget) {
+        (None | Some(0), None) => return included(Reason::NoBudget),
+        (None, Some(own)) => (of(own), Reason::MeterBudgetSpent),
+        (Some(all), None) => (of(all).less(others), Reason::BudgetSpent),
+        (Some(all), Some(own)) => {
+            let left = of(all).less(others);
+            if of(own) < left { (of(own), Reason::MeterBudgetSpent) } else { (left, Reason::BudgetSpent) }
+        }
+    };
+    match price.quantity_for(room.0) {
+        Some(beyond) => (Some(terms.included + beyond), room.1),
+        None => (None, room.1),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Tables and properties of [`decide`](super::decide).
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn terms(included: &str, price: Option<&str>) -> Option<Terms> {
+    let price = price.map(|p| p.parse().unwrap());
+    Some(Terms { included: included.parse().unwrap(), price, report: Default::default() })
+}
+
+fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'static> {
+    MeterCase { meter: name, terms, used: used.parse().unwrap(), budget: None }
+}
+
+fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> Case<'static> {
+    Case {
+        standing: Standing::Good,
+        currency: Some("USD".parse().unwrap()),
+        budget,
+        budget_in_other_currency: false,
+        data_too_old: false,
+        meters,
+    }
+}
+
+/// Allowed, reason and limit of the first meter.
+fn first(case: &Case<'_>) -> (bool, Reason, Option<String>) {
+    let d = decide(case).meters[0].clone();
+    (d.allowed, d.reason, d.limit.map(|l| l.to_string()))
+}
+
+#[test]
+fn one_meter_alone() {
+    let limit = |text: &str| Some(text.to_owned());
+    for (included, price, used, budget, expected) in [
+        ("500", None, "0", None, (true, Reason::WithinIncluded, limit("500"))),
+        ("500", None, "499", None, (true, Reason::WithinIncluded, limit("500"))),
+        ("500", None, "500", None, (false, Reason::IncludedUsed, limit("500"))),
+        ("500", None, "500", Some(1000), (false, Reason::IncludedUsed, limit("500"))),
+        ("500", Some("0.01"), "500", None, (false, Reason::NoBudget, limit("500"))),
+        ("500", Some("0.01"), "500", Some(0), (false, Reason::NoBudget, limit("500"))),
+        ("500", Some("0.01"), "500", Some(1000), (true, Reason::WithinBudget, limit("1500"))),
+        ("500", Some("0.01"), "1499.9999999999", Some(1000), (true, Reason::WithinBudget, limit("1500"))),
+        ("500", Some("0.01"), "1500", Some(1000), (false, Reason::BudgetSpent, limit("1500"))),
+        ("500", Some("0.03"), "0", Some(100), (true, Reason::WithinIncluded, limit("533.3333333334"))),
+        ("0", Some("0.01"), "0", None, (false, Reason::NoBudget, limit("0"))),
+        ("0", Some("0.01"), "0", Some(1), (true, Reason::WithinBudget, limit("1"))),
+        ("0", None, "0", Some(1000), (false, Reason::IncludedUsed, limit("0"))),
+        ("5", Some("0"), "900000000", Some(1), (true, Reason::WithinBudget, None)),
+        ("5", Some("0"), "5", Some(0), (false, Reason::NoBudget, limit("5"))),
+        ("5", Some("0.01"), "-3", None, (true, Reason::WithinIncluded, limit("5"))),
+    ] {
+        let case = case(budget, vec![meter("m", terms(included, price), used)]);
+        assert_eq!(first(&case), expected, "{included} {price:?} {used} {budget:?}");
+    }
+}
+
+#[test]
+fn what_others_cost_is_taken_from_the_same_budget() {
+    let meters = vec![
+        meter("a", terms("100", Some("0.10")), "100"),
+        meter("b", terms("10", Some("1")), "16"),
+        meter("c", terms("10", None), "9"),
+    ];
+    let decided = decide(&case(Some(1000), meters.clone()));
+    assert_eq!(decided.cost.to_minor("USD".parse().unwrap()), 600);
+    let limits: Vec<_> = decided.meters.iter().map(|d| d.limit.unwrap().to_string()).collect();
+    assert_eq!(limits, ["140", "20", "10"]);
+    assert!(decided.meters.iter().all(|d| d.allowed));
+    // the budget is spent by b alone: a stops at what is included, which it has used; c goes on within its own
+    let decided = decide(&case(Some(600), meters));
+    let answers: Vec<_> = decided.meters.iter().map(|d| (d.allowed, d.reason)).collect();
+    assert_eq!(
+        answers,
+        [(false, Reason::BudgetSpent), (false, Reason::BudgetSpent), (true, Reason::WithinIncluded)]
+    );
+}
+
+#[test]
+fn a_meter_may_have_a_budget_of_its_own() {
+    let one = |all, own, used| {
+        let meter = MeterCase { budget: own, ..meter("m", terms("10", Some("1")), used) };
+        first(&case(all, vec![meter]))
+    };
+    let limit = |text: &str| Some(text.to_owned());
+    assert_eq!(one(Some(1000), Some(300), "12"), (true, Reason::WithinBudget, limit("13")));
+    assert_eq!(one(Some(1000), Some(300), "13"), (false, Reason::MeterBudgetSpent, limit("13")));
+    assert_eq!(one(Some(200), Some(300), "13"), (false, Reason::BudgetSpent, limit("12")));
+    assert_eq!(one(None, Some(300), "12"), (true, Reason::WithinBudget, limit("13")), "without a budget for all");
+    assert_eq!(one(None, Some(0), "10"), (false, Reason::MeterBudgetSpent, limit("10")));
+    assert_eq!(one(Some(0), Some(300), "10"), (false, Reason::BudgetSpent, limit("10")));
+}
+
+#[test]
+fn who_does_not_pay_gets_what_the_policy_says() {
+    let good = case(Some(1000), vec![meter("m", terms("10", Some("1")), "5")]);
+    let beyond = |case: &Case<'static>| Case { meters: vec![meter("m", terms("10", Some("1")), "11")], ..case.clone() };
+    for (standing, within, after) in [
+        (Standing::Good, (true, Reason::WithinIncluded), (true, Reason::WithinBudget)),
+        (Standing::PastDue, (true, Reason::WithinIncluded), (false, Reason::PastDue)),
+        (Standing::Unpaid, (false, Reason::Unpaid), (false, Reason::Unpaid)),
+        (Standing::Paused, (false, Reason::Paused), (false, Reason::Paused)),
+        (Standing::Canceled, (false, Reason::Canceled), (false, Reason::Canceled)),
+    ] {
+        let now = Case { standing, ..good.clone() };
+        let (allowed, reason, _) = first(&now);
+        assert_eq!((allowed, reason), within, "{standing:?}");
+        let (allowed, reason, _) = first(&beyond(&now));
+        assert_eq!((allowed, reason), after, "{standing:?}");
+    }
+    let old = Case { data_too_old: true, ..good.clone() };
+    assert_eq!(first(&old), (true, Reason::WithinIncluded, Some("10".into())));
+    assert_eq!(first(&beyond(&old)).1, Reason::DataTooOld);
+    let foreign = Case { budget_in_other_currency: true, ..good.clone() };
+    assert_eq!(first(&foreign).0, true);
+    assert_eq!(first(&beyond(&foreign)).1, Reason::BudgetInOtherCurrency);
+    assert_eq!(first(&Case { currency: None, ..good.clone() }).1, Reason::UnknownPlan);
+    assert_eq!(first(&Case { meters: vec![meter("m", None, "0")], ..good }).1, Reason::NotInPlan);
+}
+
+#[test]
+fn standing_is_the_worse_of_customer_and_subscription() {
+    for (customer, subscription, standing) in [
+        ("active", None, Standing::Good),
+        ("active", Some("active"), Standing::Good),
+        ("active", Some("trialing"), Standing::Good),
+        ("past_due", Some("active"), Standing::PastDue),
+        ("active", Some("past_due"), Standing::PastDue),
+        ("past_due", Some("unpaid"), Standing::Unpaid),
+        ("past_due", Some("paused"), Standing::Paused),
+        ("active", Some("canceled"), Standing::Canceled),
+        ("canceled", Some("active"), Standing::Canceled),
+        ("canceled", None, Standing::Canceled),
+    ] {
+        assert_eq!(Standing::of(customer, subscription), standing, "{customer} {subscription:?}");
+    }
+}
+
+/// A meter with up to 1,000 units included, a price with four decimals, and use in hundredths.
+fn any_meter() -> impl Strategy<Value = MeterCase<'static>> {
+    (0..1000_i64, prop::option::of(0..50_000_i64), -100..300_000_i64, prop::option::of(0..5000_i64)).prop_map(
+        |(included, price, used, budget)| MeterCase {
+            meter: "m",
+            terms: Some(Terms {
+                included: Quantity::from_scaled(i128::from(included) * 10_000_000_000),
+                price: price.map(|p| rust_decimal::Decimal::new(p, 4).to_string().parse().unwrap()),
+                report: Default::default(),
+            }),
+            used: Quantity::from_scaled(i128::from(used) * 100_000_000),
+            budget,
+        },
+    )
+}
+
+fn any_case() -> impl Strategy<Value = Case<'static>> {
+    let standing = prop_oneof![3 => Just(Standing::Good), 1 => Just(Standing::PastDue), 1 => Just(Standing::Canceled)];
+    (prop::collection::vec(any_meter(), 1..5), prop::option::of(0..20_000_i64), standing)
+        .prop_map(|(meters, budget, standing)| Case { standing, ..case(budget, meters) })
+}
+
+/// The rule in other words, in plain integers: cents × 10⁴ for used in hundredths and prices with four decimals.
+fn naive(case: &Case<'_>, at: usize) -> bool {
+    let plain = |m: &MeterCase<'_>| {
+        let t = m.terms.unwrap();
+        let over = (m.used.scaled() - t.included.scaled()).max(0) / 100_000_000;
+        let price = t.price.map_or(0, |p| {
+            let price: rust_decimal::Decimal = p.to_string().parse().unwrap();
+            (price * rust_decimal::Decimal::from(10_000)).mantissa() / 10_i128.pow((price * rust_decimal::Decimal::from(10_000)).scale())
+        });
+        over * price
+    };
+    let m = &case.meters[at];
+    let t = m.terms.unwrap();
+    let total: i128 = case.meters.iter().map(plain).sum();
+    // hundredths of a unit × 10⁻⁴ dollars = 10⁻⁴ cents
+    let cents = |minor: i64| i128::from(minor) * 10_000;
+    match case.standing {
+        Standing::Canceled => false,
+        _ if m.used < t.included => true,
+        Standing::PastDue => false,
+        _ if t.price.is_none() => false,
+        _ => match (case.budget, m.budget) {
+            (None, None) => false,
+            (None, Some(own)) => plain(m) < cents(own),
+            (Some(all), own) => total < cents(all) && own.is_none_or(|own| plain(m) < cents(own)),
+        },
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn it_equals_a_naive_model_and_the_limit_says_the_same(case in any_case()) {
+        for (at, d) in decide(&case).meters.iter().enumerate() {
+            prop_assert_eq!(d.allowed, naive(&case, at), "meter {} of {:?}", at, case);
+            prop_assert_eq!(d.allowed, d.limit.is_none_or(|limit| case.meters[at].used < limit));
+            if d.allowed {
+                prop_assert!(matches!(d.reason, Reason::WithinIncluded | Reason::WithinBudget));
+            }
+        }
+    }
+
+    /// More use of any meter never allows what was not allowed; the limit of the others never rises.
+    #[test]
+    fn it_is_monotone_in_usage(case in any_case(), more in 0..1_000_000_i64, who in 0..4_usize) {
+        let mut later = case.clone();
+        let at = who % case.meters.len();
+        later.meters[at].used = later.meters[at].used + Quantity::from_scaled(i128::from(more) * 100_000_000);
+        let (before, after) = (decide(&case), decide(&later));
+        prop_assert!(after.cost >= before.cost);
+        for (b, a) in before.meters.iter().zip(&after.meters) {
+            prop_assert!(b.allowed || !a.allowed);
+            let falls = b.limit.is_none_or(|was| a.limit.is_some_and(|is| is <= was));
+            prop_assert!(falls, "the limit rose from {:?} to {:?}", b.limit, a.limit);
+        }
+    }
+
+    /// A higher budget never blocks, and a high enough one unblocks whoever pays.
+    #[test]
+    fn it_is_monotone_in_the_budget(case in any_case(), more in 0..1_000_000_i64) {
+        let Some(budget) = case.budget else { return Ok(()) };
+        let raised = Case { budget: Some(budget + more), ..case.clone() };
+        for (b, a) in decide(&case).meters.iter().zip(&decide(&raised).meters) {
+            prop_assert!(!b.allowed || a.allowed);
+        }
+        let mut rich = Case { budget: Some(100_000_000_000), ..case.clone() };
+        rich.meters.iter_mut().for_each(|m| m.budget = None);
+        for (m, d) in rich.meters.iter().zip(&decide(&rich).meters) {
+            let could = case.standing == Standing::Good && m.terms.unwrap().price.is_some();
+            prop_assert!(d.allowed || !could);
+        }
+    }
+
+    /// Who pays, even late, is never blocked within the included amount, whatever else has happened.
+    #[test]
+    fn it_never_blocks_within_the_included_amount(case in any_case(), old: bool, foreign: bool) {
+        let case = Case { data_too_old: old, budget_in_other_currency: foreign, ..case };
+        for (m, d) in case.meters.iter().zip(&decide(&case).meters) {
+            prop_assert!(d.allowed || case.standing == Standing::Canceled || m.used >= m.terms.unwrap().included);
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! `enforce_budgets`: usage, plan, budget and standing → who may go on using what.
+//!
+//! Constant work: every run looks at every customer, whatever has changed, so that what one run missed the next one finds; a change of
+//! usage, of a budget, of a plan or of a subscription is one code path. Customers are loaded page by page and judged by a pure function
+//! ([`decide`]); only those whose entitlements would change are loaded again under the write lock, judged again, and written together with
+//! their history, their TURN limits and their notices in one transaction. So a run in which nothing changed writes nothing, and one
+//! that is beside another run, or beside the backend, decides by what is true when it writes.
+
+pub mod decide;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use self::decide::{Case, Decided, MeterCase, Standing, decide};
+use crate::books::database::BooksError;
+use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, TurnRow};
+use crate::books::money::{Cost, Currency};
+use crate::books::notice::{self, Kind, NewNotice};
+use crate::books::plan::{Plan, Plans, TURN};
+use crate::books::quantity::{Quantity, UNIT};
+use crate::books::{Database, period::Day};
+use crate::job::{Context, Failure, Job};
+
+/// Customers that are written in one transaction: few enough that the web backend hardly waits for it.
+const CHUNK: usize = 500;
+/// Changes that a stored report lists.
+const SHOWN: usize = 20;
+/// A decision from further in the future than clocks of several hosts differ was made by a clock that has been set back since.
+const SKEW: SignedDuration = SignedDuration::from_secs(300);
+
+/// What happens to overage when the bill is older than it should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStale {
+    /// Decide by what is booked.
+    Keep,
+    /// As `keep`, and call for a person.
+    #[default]
+    Warn,
+    /// Nothing beyond included amounts, until a newer bill is booked; and call for a person.
+    BlockOverage,
+}
+
+/// How entitlements are decided.
+#[derive(Clone, Debug)]
+pub struct Enforcement {
+    /// A bill whose newest day ended longer ago than this is stale.
+    pub stale_after: SignedDuration,
+    /// What happens then.
+    pub on_stale: OnStale,
+    /// Shares in percent whose crossing is told to the backend.
+    pub thresholds: Vec<u32>,
+}
+
+impl Default for Enforcement {
+    fn default() -> Self {
+        Self { stale_after: SignedDuration::from_hours(72), on_stale: OnStale::Warn, thresholds: vec![50, 80, 100] }
+    }
+}
+
+/// Decide for every customer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnforceBudgets {
+    /// Only report what would change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// A decision that differs from the one before it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// Before; none when there was no decision yet.
+    pub was: Option<Entitlement>,
+    /// Now.
+    pub is: Entitlement,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct EnforceReport {
+    /// True when nothing was written.
+    pub dry_run: bool,
+    /// Customers that were looked at.
+    pub customers: u64,
+    /// Customers for whom something was written, or would be.
+    pub changed: u64,
+    /// Meters that were allowed and are not any more.
+    pub blocked: u64,
+    /// Meters that were not allowed and are.
+    pub unblocked: u64,
+    /// Meters that are not allowed now.
+    pub not_allowed: u64,
+    /// Notices that were made.
+    pub notices: u64,
+    /// Customers without a current billing period: `reset_turn` has to run first. Their entitlements stay.
+    pub without_period: u64,
+    /// Customers whose decisions are from the future, as after a clock was set back. Their entitlements stay.
+    pub from_the_future: u64,
+    /// Customers of a plan that is not known: everything is blocked for them.
+    pub unknown_plan: u64,
+    /// Customers with a budget in another currency than their plan: it counts as none.
+    pub budget_in_other_currency: u64,
+    /// End of the newest day that the bills have.
+    pub as_of: Option<Timestamp>,
+    /// What that means.
+    pub freshness: Option<Freshness>,
+    /// What is done about it, when it is stale.
+    pub on_stale: Option<OnStale>,
+    /// Some of the changes.
+    pub changes: Vec<Change>,
+}
+
+impl Job for EnforceBudgets {
+    const KIND: &'static str = "enforce_budgets";
+    const ABOUT: &'static str = "decide for every customer what may go on being used";
+    type Report = EnforceReport;
+
+    fn key(&self) -> Option<String> {
+        Some(if self.dry_run { "enforce_budgets dry run".to_owned() } else { Self::KIND.to_owned() })
+    }
+
+    fn needs_a_person(report: &EnforceReport) -> bool {
+        let stale = report.on_stale.is_some_and(|policy| policy != OnStale::Keep);
+        stale || report.unknown_plan > 0 || report.budget_in_other_currency > 0 || report.from_the_future > 0
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<EnforceReport, Failure> {
+        let report = enforce(context, now, self.dry_run, SHOWN).await?;
+        if let Some(policy) = report.on_stale {
+            let as_of = report.as_of.map_or("nothing".to_owned(), |at| at.to_string());
+            tracing::warn!(?policy, "the bill is stale: what is booked reaches up to {as_of}");
+        }
+        Ok(report)
+    }
+}
+
+/// What all decisions of a run share.
+#[derive(Debug)]
+struct Ground {
+    plans: Plans,
+    meters: Vec<String>,
+    as_of: Option<Timestamp>,
+    freshness: Freshness,
+    too_old: bool,
+    thresholds: Vec<u32>,
+    now: Timestamp,
+}
+
+impl Ground {
+    async fn of(context: &Context, now: Timestamp) -> Result<Self, BooksError> {
+        let policy = &context.enforcement;
+        let days = context.books.newest_days().await?;
+        let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
+        // one bill without a day, or no bill at all, and nobody can say how new the data is
+        let ends: Option<Vec<Timestamp>> = payers.iter().map(|p| days.get(*p).and_then(|day| end_of(*day))).collect();
+        let as_of = ends.and_then(|ends| ends.into_iter().min());
+        let freshness = match as_of {
+            None => Freshness::None,
+            Some(at) if now.duration_since(at) > policy.stale_after => Freshness::Stale,
+            Some(_) => Freshness::Fresh,
+        };
+        let blocks = policy.on_stale == OnStale::BlockOverage;
+        let without_bill = freshness == Freshness::None && !payers.is_empty();
+        Ok(Self {
+            plans: context.books.plans().await?,
+            meters: context.lens.rules.meters.iter().map(|m| m.name.clone()).collect(),
+            as_of,
+            freshness,
+            too_old: blocks && (freshness == Freshness::Stale || without_bill),
+            thresholds: policy.thresholds.clone(),
+            now,
+        })
+    }
+}
+
+fn end_of(day: Day) -> Option<Timestamp> {
+    Timestamp::from_second((i64::from(day.epoch()) + 1) * 86_400).ok()
+}
+
+/// What is decided for one customer.
+#[derive(Debug, Default)]
+struct Verdict {
+    entitlements: Vec<Entitlement>,
+    /// TURN counters that get another limit: start of the period, limit, reason.
+    turn: Vec<(i64, Option<i64>, &'static str)>,
+    /// Meters that are no more.
+    gone: Vec<String>,
+    plan_is_unknown: bool,
+    other_currency: bool,
+}
+
+impl Verdict {
+    fn changes_nothing(&self, account: &Account) -> bool {
+        self.turn.is_empty()
+            && self.gone.is_empty()
+            && self.entitlements.iter().all(|e| account.decided.get(&e.meter).is_some_and(|was| was.says_the_same(e)))
+    }
+}
+
+/// Decides for every customer as of `now`; lists at most `shown` changes.
+///
+/// # Errors
+/// What the database says. What is written then stays; the next run goes on.
+pub async fn enforce(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<EnforceReport, BooksError> {
+    let books = &context.books;
+    books.require_migrated().await?;
+    let ground = Arc::new(Ground::of(context, now).await?);
+    let mut report = EnforceReport {
+        dry_run,
+        as_of: ground.as_of,
+        freshness: Some(ground.freshness),
+        on_stale: (ground.freshness == Freshness::Stale || ground.too_old).then_some(context.enforcement.on_stale),
+        ..EnforceReport::default()
+    };
+    let mut after = String::new();
+    loop {
+        let ids = books.customers_after(after).await?;
+        let Some(last) = ids.last() else { break };
+        after = last.clone();
+        let changed = look(books, ids, &ground, &mut report, shown).await?;
+        if dry_run {
+            continue;
+        }
+        for some in changed.chunks(CHUNK) {
+            let (some, ground) = (some.to_vec(), Arc::clone(&ground));
+            report.notices += books.write(async move |c| write(c, &some, &ground).await).await?;
+        }
+    }
+    Ok(report)
+}
+
+/// Judges a page of customers, counts, and returns those for whom something would be written.
+async fn look(
+    books: &Database,
+    ids: Vec<String>,
+    ground: &Arc<Ground>,
+    report: &mut EnforceReport,
+    shown: usize,
+) -> Result<Vec<String>, BooksError> {
+    let (on, now) = (Arc::clone(ground), ground.now.as_second());
+    let accounts = books.read(async move |c| entitlement::accounts(c, &ids, &on.meters, now).await).await?;
+    let mut changed = vec![];
+    for (customer, account) in accounts {
+        report.customers += 1;
+        if account.decided.values().any(|e| e.decided_at > ground.now + SKEW) {
+            report.from_the_future += 1;
+            continue;
+        }
+        let Some(verdict) = judge(&customer, &account, ground) else {
+            report.without_period += 1;
+            continue;
+        };
+        report.unknown_plan += u64::from(verdict.plan_is_unknown);
+        report.budget_in_other_currency += u64::from(verdict.other_currency);
+        report.not_allowed += verdict.entitlements.iter().map(|e| u64::from(!e.allowed)).sum::<u64>();
+        if verdict.changes_nothing(&account) {
+            continue;
+        }
+        for is in verdict.entitlements {
+            let was = account.decided.get(&is.meter);
+            if was.is_some_and(|was| !is.decides_otherwise(was)) {
+                continue;
+            }
+            report.blocked += u64::from(!is.allowed && was.is_some_and(|was| was.allowed));
+            report.unblocked += u64::from(is.allowed && was.is_some_and(|was| !was.allowed));
+            if report.changes.len() < shown {
+                report.changes.push(Change { was: was.cloned(), is });
+            }
+        }
+        changed.push(customer);
+    }
+    report.changed += u64::try_from(changed.len()).unwrap_or(u64::MAX);
+    Ok(changed)
+}
+
+/// Judges customers again, under the write lock, and writes what that says. Returns how many notices were made.
+async fn write(c: &libsql::Connection, customers: &[String], ground: &Ground) -> Result<u64, BooksError> {
+    let now = ground.now.as_second();
+    let accounts = entitlement::accounts(c, customers, &ground.meters, now).await?;
+    let (mut rows, mut gone, mut limits, mut notices) = (vec![], vec![], vec![], vec![]);
+    let verdicts: BTreeMap<&str, Verdict> = accounts
+        .iter()
+        .filter_map(|(customer, account)| Some((customer.as_str(), judge(customer, account, ground)?)))
+        .filter(|(customer, verdict)| accounts.get(*customer).is_some_and(|a| !verdict.changes_nothing(a)))
+        .collect();
+    let before = |e: &Entitlement| accounts.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
+    for (customer, verdict) in &verdicts {
+        rows.extend(verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.says_the_same(e))).cloned());
+        gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
+        limits.extend(verdict.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
+        for e in &verdict.entitlements {
+            notices.extend(notices_of(before(e), e, &ground.thresholds));
+        }
+        notices.extend(verdict.entitlements.first().map(|e| budget_notices(e, &ground.thresholds)).unwrap_or_default());
+    }
+    let changed: Vec<&Entitlement> =
+        rows.iter().filter(|e| before(e).is_none_or(|was| e.decides_otherwise(was))).collect();
+    entitlement::store(c, &rows, &changed).await?;
+    entitlement::remove(c, &gone).await?;
+    entitlement::store_turn_limits(c, &limits).await?;
+    notice::record(c, &notices, now).await
+}
+
+/// Decides for one customer; none when there is no current billing period. Pure.
+fn judge(customer: &str, account: &Account, ground: &Ground) -> Option<Verdict> {
+    let (start, end) = account.period?;
+    let standing = Standing::of(&account.status, account.subscription.as_deref());
+    let plan = ground.plans.at(&account.plan, start);
+    let counted = |row: &&TurnRow| row.starts_at <= start;
+    let turn_used = account.turn.iter().find(counted).map_or(0, |row| row.used);
+    let names: BTreeSet<&str> = ground
+        .meters
+        .iter()
+        .map(String::as_str)
+        .chain([TURN])
+        .chain(plan.iter().flat_map(|p| p.meters.keys().map(String::as_str)))
+        .collect();
+    let used = |meter: &str| match meter {
+        TURN => Quantity::from_scaled(i128::from(turn_used) * UNIT),
+        meter => account.usage.get(meter).copied().unwrap_or_default(),
+    };
+    let names: Vec<&str> = names.into_iter().collect();
+    let case = case(account, standing, plan, ground.too_old, &names, used);
+    let decided = decide(&case);
+    let mut verdict = Verdict {
+        entitlements: entitlements(customer, (start, end), &case, &decided, ground),
+        gone: account.decided.keys().filter(|m| !names.contains(&m.as_str())).cloned().collect(),
+        plan_is_unknown: plan.is_none(),
+        other_currency: case.budget_in_other_currency,
+        ..Verdict::default()
+    };
+    for row in &account.turn {
+        // periods to come start with nothing used
+        let limit = if counted(&row) {
+            names.iter().position(|n| *n == TURN).map(|at| (decided.meters[at].limit, decided.meters[at].stop))
+        } else {
+            let plan = ground.plans.at(&account.plan, row.starts_at);
+            let later = self::case(account, standing, plan, ground.too_old, &[TURN], |_| Quantity::ZERO);
+            decide(&later).meters.first().map(|d| (d.limit, d.stop))
+        };
+        let Some((limit, reason)) = limit else { continue };
+        let (until, reason) = (limit.map(whole_units), reason.name());
+        if (row.allowed_until, row.reason.as_str()) != (until, reason) {
+            verdict.turn.push((row.starts_at, until, reason));
+        }
+    }
+    Some(verdict)
+}
+
+/// The number of whole units at which a count reaches a limit.
+fn whole_units(limit: Quantity) -> i64 {
+    let units = (limit.scaled() + UNIT - 1).div_euclid(UNIT);
+    i64::try_from(units).unwrap_or(i64::MAX)
+}
+
+fn case<'a>(
+    account: &Account,
+    standing: Standing,
+    plan: Option<&Plan>,
+    data_too_old: bool,
+    names: &[&'a str],
+    used: impl Fn(&str) -> Quantity,
+) -> Case<'a> {
+    let currency: Option<Currency> = plan.map(|p| p.currency);
+    let other = |code: &String| currency.is_some_and(|c| c.to_string() != *code);
+    let budget = |meter: &str| account.budgets.get(meter).map(|(minor, _)| *minor);
+    Case {
+        standing,
+        currency,
+        budget: budget(""),
+        budget_in_other_currency: account.budgets.values().any(|(_, code)| other(code)),
+        data_too_old,
+        meters: names
+            .iter()
+            .map(|meter| MeterCase {
+                meter,
+                terms: plan.and_then(|p| p.meters.get(*meter).copied()),
+                used: used(meter),
+                budget: budget(meter),
+            })
+            .collect(),
+    }
+}
+
+fn entitlements(
+    customer: &str,
+    (start, end): (i64, i64),
+    case: &Case<'_>,
+    decided: &Decided,
+    ground: &Ground,
+) -> Vec<Entitlement> {
+    let at = |second: i64| Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
+    let minor = |cost: Cost| case.currency.map_or(0, |currency| cost.to_minor(currency));
+    let counts = !case.budget_in_other_currency;
+    let one = |(m, d): (&MeterCase<'_>, &decide::Decision)| {
+        let live = m.meter == TURN;
+        Entitlement {
+            customer: customer.to_owned(),
+            meter: m.meter.to_owned(),
+            period_start: at(start),
+            period_end: at(end),
+            allowed: d.allowed,
+            reason: d.reason,
+            used: m.used,
+            included: d.included,
+            effective_limit: d.limit,
+            overage_cost_minor: minor(decided.cost),
+            meter_cost_minor: minor(d.cost),
+            budget_minor: case.budget.filter(|_| counts).unwrap_or(0),
+            meter_budget_minor: m.budget.filter(|_| counts),
+            currency: case.currency.map(|c| c.to_string()).unwrap_or_default(),
+            as_of: if live { None } else { ground.as_of },
+            freshness: if live { Freshness::Live } else { ground.freshness },
+            decided_at: ground.now,
+        }
+    };
+    case.meters.iter().zip(&decided.meters).map(one).collect()
+}
+
+/// What the backend is told of a meter. Crossings that were told already are made again and fall away when they are recorded.
+fn notices_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
+    let new = |kind, percent, base| new_notice(is, is.meter.clone(), kind, percent, base);
+    let mut found = vec![];
+    let reached = |part: i128, whole: i128, percent: u32| whole > 0 && part * 100 >= whole * i128::from(percent);
+    for percent in thresholds {
+        let (used, included) = (is.used.scaled(), is.included.scaled());
+        if reached(used, included, *percent) {
+            found.push(new(Kind::IncludedUsed, *percent, i64::try_from(included).unwrap_or(i64::MAX)));
+        }
+        let (cost, budget) = (is.meter_cost_minor, is.meter_budget_minor.unwrap_or(0));
+        if reached(i128::from(cost), i128::from(budget), *percent) {
+            found.push(new(Kind::BudgetUsed, *percent, budget));
+        }
+    }
+    // before the first decision everything that the plan has was allowed
+    let had = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
+    let was_allowed = was.map_or(had, |was| was.allowed);
+    if was_allowed != is.allowed {
+        let kind = if is.allowed { Kind::Unblocked } else { Kind::Blocked };
+        found.push(new(kind, 0, is.decided_at.as_second()));
+    }
+    found
+}
+
+/// What the backend is told of the budget for all meters; any entitlement of the customer knows it.
+fn budget_notices(e: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
+    let (cost, budget) = (i128::from(e.overage_cost_minor), i128::from(e.budget_minor));
+    let crossed = thresholds.iter().filter(|p| budget > 0 && cost * 100 >= budget * i128::from(**p));
+    crossed.map(|p| new_notice(e, String::new(), Kind::BudgetUsed, *p, e.budget_minor)).collect()
+}
+
+fn new_notice(e: &Entitlement, meter: String, kind: Kind, percent: u32, base: i64) -> NewNotice {
+    let mut data = serde_json::Map::new();
+    let mut put = |name: &str, value: serde_json::Value| drop(data.insert(name.to_owned(), value));
+    put("customer", e.customer.clone().into());
+    put("period_start", e.period_start.to_string().into());
+    put("period_end", e.period_end.to_string().into());
+    put("overage_cost_minor", e.overage_cost_minor.into());
+    put("budget_minor", e.budget_minor.into());
+    put("currency", e.currency.clone().into());
+    if percent > 0 {
+        put("percent", percent.into());
+    }
+    if !meter.is_empty() {
+        put("meter", meter.clone().into());
+        put("allowed", e.allowed.into());
+        put("reason", e.reason.name().into());
+        put("used", e.used.to_string().into());
+        put("included", e.included.to_string().into());
+        put("effective_limit", e.effective_limit.map(|l| l.to_string()).into());
+        put("meter_cost_minor", e.meter_cost_minor.into());
+        put("meter_budget_minor", e.meter_budget_minor.into());
+    }
+    NewNotice {
+        customer: e.customer.clone(),
+        meter,
+        kind,
+        period_start: e.period_start.as_second(),
+        percent,
+        base,
+        data,
+    }
+}

@@ -1,0 +1,108 @@
+//! `reset_turn`: closes the TURN counts of billing periods that are over, and opens the periods to come.
+//!
+//! The web backend counts each credential on the row of the period in which it is taken, so a period begins when its time comes; this
+//! job may run late, early, twice or beside itself and changes nothing but when a count is called closed. Periods that were missed
+//! while nothing ran are opened and closed one by one. A changed subscription moves the bounds of open periods; what was counted on a
+//! row that is no period any more goes to the one that takes its time. Closed counts are never touched.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::books::turn::{Closed, Rolled};
+use crate::books::{BooksError, Database};
+use crate::job::{Context, Failure, Job};
+
+/// Customers in one transaction: few enough that the web backend hardly waits for it.
+const CHUNK: usize = 1000;
+/// Closed counts and names that a stored report lists.
+const SHOWN: usize = 20;
+
+/// Close what is over, open what comes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetTurn {
+    /// Only report what would change.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ResetReport {
+    /// True when nothing was changed.
+    pub dry_run: bool,
+    /// Customers whose periods were looked at.
+    pub customers: u64,
+    /// Counts that were closed.
+    pub closed: u64,
+    /// Periods that were opened, or got other bounds.
+    pub opened: u64,
+    /// Open rows that a changed subscription did away with; their counts are in another row.
+    pub folded: u64,
+    /// Customers for whom more than one subscription lives; the one that began last decides.
+    pub contested: u64,
+    /// Some of them.
+    pub contested_customers: Vec<String>,
+    /// Some of the closed counts.
+    pub counts: Vec<Closed>,
+}
+
+impl ResetReport {
+    fn add(&mut self, rolled: Rolled, shown: usize) {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.closed += count(rolled.closed.len());
+        self.opened += rolled.opened;
+        self.folded += rolled.folded;
+        self.contested += count(rolled.contested.len());
+        let room = |len: usize| shown.saturating_sub(len);
+        self.contested_customers.extend(rolled.contested.into_iter().take(room(self.contested_customers.len())));
+        self.counts.extend(rolled.closed.into_iter().take(room(self.counts.len())));
+    }
+}
+
+impl Job for ResetTurn {
+    const KIND: &'static str = "reset_turn";
+    const ABOUT: &'static str = "close the TURN counts of billing periods that are over, and open the next";
+    type Report = ResetReport;
+
+    fn key(&self) -> Option<String> {
+        Some(if self.dry_run { "reset_turn dry run".to_owned() } else { Self::KIND.to_owned() })
+    }
+
+    fn needs_a_person(report: &ResetReport) -> bool {
+        report.contested > 0
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<ResetReport, Failure> {
+        let report = reset(&context.books, now, self.dry_run, SHOWN).await?;
+        if report.contested > 0 {
+            let names = report.contested_customers.join(", ");
+            tracing::warn!(contested = report.contested, "customers with more than one living subscription: {names}");
+        }
+        Ok(report)
+    }
+}
+
+/// Closes and opens periods as of `now`; lists at most `shown` of what it closed.
+///
+/// # Errors
+/// What the database says. Customers before the error are done whole, the others not at all.
+pub async fn reset(books: &Database, now: Timestamp, dry_run: bool, shown: usize) -> Result<ResetReport, BooksError> {
+    books.require_migrated().await?;
+    let customers = books.customers_to_roll(now).await?;
+    let mut report = ResetReport { dry_run, ..ResetReport::default() };
+    report.customers = u64::try_from(customers.len()).unwrap_or(u64::MAX);
+    if customers.is_empty() {
+        return Ok(report);
+    }
+    let plans = books.plans().await?;
+    for some in customers.chunks(CHUNK) {
+        let rolled = if dry_run {
+            books.periods_to_roll(some.to_vec(), now).await?
+        } else {
+            books.roll_periods(some.to_vec(), plans.clone(), now).await?
+        };
+        report.add(rolled, shown);
+    }
+    Ok(report)
+}

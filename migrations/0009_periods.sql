@@ -1,0 +1,121 @@
+-- Who is billed from when to when, and how many TURN credentials were handed out in each period.
+--
+-- Instants are seconds since 1970, UTC; a period begins with `starts_at` and ends before `ends_at`. A customer's periods follow each
+-- other without a gap. They come from the subscription (its anchor, month by month); without one they are calendar months. The current
+-- period and the next two stand open in advance, so that a period begins when its time comes and not when a job runs.
+
+-- When the periods of a customer are known to run out; null = they must be looked at (new customer, changed subscription).
+ALTER TABLE customers ADD COLUMN periods_until INTEGER;
+
+CREATE INDEX customers_by_periods_until ON customers (periods_until);
+
+-- A customer's subscriptions, as Stripe has them; written by the web backend from Stripe's webhooks. `status` is Stripe's own word.
+CREATE TABLE subscriptions (
+    id         TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
+    customer   TEXT    NOT NULL CHECK (customer <> ''),
+    status     TEXT    NOT NULL CHECK (status IN ('trialing', 'active', 'past_due', 'unpaid', 'canceled', 'incomplete',
+                                                  'incomplete_expired', 'paused')),
+    anchor_at  INTEGER NOT NULL CHECK (anchor_at >= 0),     -- billing_cycle_anchor
+    started_at INTEGER NOT NULL CHECK (started_at >= 0),
+    ended_at   INTEGER CHECK (ended_at IS NULL OR ended_at > started_at),
+    updated_at INTEGER NOT NULL DEFAULT (unixepoch())
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX subscriptions_by_customer ON subscriptions (customer);
+
+CREATE TRIGGER subscriptions_make_periods_anew AFTER INSERT ON subscriptions
+BEGIN
+    UPDATE customers SET periods_until = NULL WHERE id = NEW.customer;
+END;
+
+CREATE TRIGGER subscriptions_changed_make_periods_anew AFTER UPDATE ON subscriptions
+WHEN (OLD.customer, OLD.anchor_at, OLD.started_at, OLD.status, OLD.ended_at)
+  IS NOT (NEW.customer, NEW.anchor_at, NEW.started_at, NEW.status, NEW.ended_at)
+BEGIN
+    UPDATE customers SET periods_until = NULL WHERE id IN (OLD.customer, NEW.customer);
+END;
+
+-- `first_day` to `last_day`, both included, are the days of usage that belong to the period: none when the first is after the last.
+-- A subscription's period takes the days that it shares with a calendar month.
+CREATE TABLE billing_periods (
+    customer     TEXT    NOT NULL CHECK (customer <> ''),
+    starts_at    INTEGER NOT NULL,
+    ends_at      INTEGER NOT NULL CHECK (ends_at > starts_at),
+    subscription TEXT,                                      -- null: a calendar month
+    first_day    TEXT    NOT NULL,
+    last_day     TEXT    NOT NULL,
+    opened_at    INTEGER NOT NULL,
+    closed_at    INTEGER CHECK (closed_at IS NULL OR closed_at >= ends_at),
+    PRIMARY KEY (customer, starts_at)
+) STRICT, WITHOUT ROWID;
+
+-- The TURN counter of each period. The web backend counts `used` up, on the one row whose time it is; `allowed_until` is where it must
+-- stop, and `reason` why, both written by `enforce_budgets`. A closed count is history and never changes.
+CREATE TABLE turn_periods (
+    customer      TEXT    NOT NULL CHECK (customer <> ''),
+    starts_at     INTEGER NOT NULL,
+    ends_at       INTEGER NOT NULL CHECK (ends_at > starts_at),
+    used          INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0),
+    refused       INTEGER NOT NULL DEFAULT 0 CHECK (refused >= 0),
+    granted       INTEGER NOT NULL DEFAULT 0 CHECK (granted IN (0, 1)), -- the answer to the last who asked
+    allowed_until INTEGER CHECK (allowed_until >= 0),                   -- null: no limit
+    reason        TEXT    NOT NULL CHECK (reason <> ''),
+    closed_at     INTEGER CHECK (closed_at IS NULL OR closed_at >= ends_at),
+    PRIMARY KEY (customer, starts_at)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX turn_periods_open ON turn_periods (customer, ends_at) WHERE closed_at IS NULL;
+CREATE INDEX turn_periods_to_close ON turn_periods (ends_at) WHERE closed_at IS NULL;
+
+CREATE TRIGGER turn_periods_closed_stay BEFORE UPDATE ON turn_periods WHEN OLD.closed_at IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a closed count of turn_periods is history and never changes');
+END;
+
+CREATE TRIGGER turn_periods_closed_are_not_deleted BEFORE DELETE ON turn_periods WHEN OLD.closed_at IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a closed count of turn_periods is history and never changes');
+END;
+
+CREATE TRIGGER billing_periods_closed_stay BEFORE UPDATE ON billing_periods WHEN OLD.closed_at IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a closed row of billing_periods is history and never changes');
+END;
+
+CREATE TRIGGER billing_periods_closed_are_not_deleted BEFORE DELETE ON billing_periods WHEN OLD.closed_at IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a closed row of billing_periods is history and never changes');
+END;
+
+-- The customer's row shows the counter of the period in which somebody last asked, or which was opened last by a rollover.
+CREATE TRIGGER turn_periods_show_on_customers AFTER UPDATE OF used ON turn_periods WHEN NEW.used <> OLD.used
+BEGIN
+    UPDATE customers SET turn_allocations_used = NEW.used WHERE id = NEW.customer;
+END;
+
+-- Who signs up has a calendar month and its TURN counter at once, with the included amount of the plan as limit.
+CREATE TRIGGER customers_have_a_period AFTER INSERT ON customers
+BEGIN
+    INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
+    SELECT NEW.id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'),
+           date('now', 'start of month'), date('now', 'start of month', '+1 month', '-1 day'), unixepoch()
+    WHERE NOT EXISTS (SELECT 1 FROM billing_periods WHERE customer = NEW.id);
+    INSERT INTO turn_periods (customer, starts_at, ends_at, used, allowed_until, reason)
+    SELECT NEW.id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'), NEW.turn_allocations_used,
+           coalesce((SELECT included / 10000000000 FROM plan_meters
+                     WHERE plan = NEW.plan AND meter = 'turn_allocations' AND effective_from <= unixepoch()
+                     ORDER BY effective_from DESC LIMIT 1), 0),
+           CASE WHEN EXISTS (SELECT 1 FROM plans WHERE name = NEW.plan) THEN 'within_included' ELSE 'unknown_plan' END
+    WHERE NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = NEW.id);
+END;
+
+-- Those who signed up before there were periods; what the backend has counted so far counts on.
+INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
+SELECT id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'),
+       date('now', 'start of month'), date('now', 'start of month', '+1 month', '-1 day'), unixepoch()
+FROM customers;
+
+INSERT INTO turn_periods (customer, starts_at, ends_at, used, allowed_until, reason)
+SELECT id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'), turn_allocations_used,
+       500, 'within_included'
+FROM customers;

@@ -1,0 +1,64 @@
+-- Who may go on using what, and what that decision rests on. One row for each customer and meter, of the current billing period.
+--
+-- `used`, `included` and `effective_limit` count 10⁻¹⁰ units; `effective_limit` is where the meter must stop, given what the others have
+-- cost (null: nowhere). Allowed means used < effective_limit. `overage_cost_minor` is what all meters of the customer have cost beyond
+-- the plan, rounded once; `meter_cost_minor` what this one has; `budget_minor` and `meter_budget_minor` what they may cost.
+-- `as_of` is the end of the newest day that the bill has (null: none yet, or the live TURN counter); `freshness` says what that means.
+-- A row is written when something in it changes, so `decided_at` is the time of the last change.
+CREATE TABLE entitlements (
+    customer           TEXT    NOT NULL,
+    meter              TEXT    NOT NULL,
+    period_start       INTEGER NOT NULL,
+    period_end         INTEGER NOT NULL,
+    allowed            INTEGER NOT NULL CHECK (allowed IN (0, 1)),
+    reason             TEXT    NOT NULL CHECK (reason <> ''),
+    used               INTEGER NOT NULL,
+    included           INTEGER NOT NULL,
+    effective_limit    INTEGER,
+    overage_cost_minor INTEGER NOT NULL,
+    meter_cost_minor   INTEGER NOT NULL,
+    budget_minor       INTEGER NOT NULL,
+    meter_budget_minor INTEGER,
+    currency           TEXT    NOT NULL,
+    as_of              INTEGER,
+    freshness          TEXT    NOT NULL CHECK (freshness IN ('live', 'fresh', 'stale', 'none')),
+    decided_at         INTEGER NOT NULL,
+    PRIMARY KEY (customer, meter)
+) STRICT, WITHOUT ROWID;
+
+-- Every decision that was different from the one before: other answer, reason, limit, budget or period. Appended only.
+CREATE TABLE entitlement_changes (
+    seq                INTEGER PRIMARY KEY AUTOINCREMENT,
+    customer           TEXT    NOT NULL,
+    meter              TEXT    NOT NULL,
+    period_start       INTEGER NOT NULL,
+    allowed            INTEGER NOT NULL,
+    reason             TEXT    NOT NULL,
+    used               INTEGER NOT NULL,
+    included           INTEGER NOT NULL,
+    effective_limit    INTEGER,
+    overage_cost_minor INTEGER NOT NULL,
+    budget_minor       INTEGER NOT NULL,
+    meter_budget_minor INTEGER,
+    as_of              INTEGER,
+    freshness          TEXT    NOT NULL,
+    decided_at         INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX entitlement_changes_by_customer ON entitlement_changes (customer, meter, seq);
+
+CREATE TRIGGER entitlement_changes_stay BEFORE UPDATE ON entitlement_changes
+BEGIN
+    SELECT RAISE(ABORT, 'entitlement_changes is history and never changes');
+END;
+
+CREATE TRIGGER entitlement_changes_are_not_deleted BEFORE DELETE ON entitlement_changes
+BEGIN
+    SELECT RAISE(ABORT, 'entitlement_changes is history and never changes');
+END;
+
+-- Who has no row any more is entitled to nothing; counts and history stay under the id.
+CREATE TRIGGER customers_leave AFTER DELETE ON customers
+BEGIN
+    DELETE FROM entitlements WHERE customer = OLD.id;
+END;

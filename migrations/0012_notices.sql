@@ -1,0 +1,26 @@
+-- What the web backend is told: a share of an included amount or of a budget is used up, a meter was blocked or unblocked.
+--
+-- A row is made in the transaction that makes the decision, once for each crossing: `base` is the amount that was crossed (of an included
+-- amount in 10⁻¹⁰ units, of a budget in minor units), so that a raised budget can be crossed again; for a block it counts them.
+-- `deliver_notices` sends `body` as it stands here, under `id`, until the backend says yes or a day has passed. Instants are seconds.
+CREATE TABLE notices (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           TEXT    NOT NULL UNIQUE CHECK (id <> ''),   -- webhook-id
+    customer     TEXT    NOT NULL,
+    meter        TEXT    NOT NULL,                            -- '' = the budget of all meters
+    kind         TEXT    NOT NULL CHECK (kind IN ('included_used', 'budget_used', 'blocked', 'unblocked')),
+    period_start INTEGER NOT NULL,
+    percent      INTEGER NOT NULL DEFAULT 0,
+    base         INTEGER NOT NULL,
+    body         TEXT    NOT NULL CHECK (json_valid(body)),
+    state        TEXT    NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'dead')),
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    created_at   INTEGER NOT NULL,
+    give_up_at   INTEGER NOT NULL,
+    next_at      INTEGER CHECK ((state = 'pending') = (next_at IS NOT NULL)),
+    delivered_at INTEGER CHECK ((state = 'delivered') = (delivered_at IS NOT NULL)),
+    error        TEXT    CHECK (state <> 'dead' OR error IS NOT NULL),
+    UNIQUE (customer, meter, kind, period_start, percent, base)
+) STRICT;
+
+CREATE INDEX notices_due ON notices (next_at) WHERE state = 'pending';

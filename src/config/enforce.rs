@@ -1,0 +1,100 @@
+//! The sections `enforce` and `notices`.
+
+use jiff::SignedDuration;
+use jobs::enforce_budgets::{Enforcement, OnStale};
+use serde::{Deserialize, Serialize};
+use standardwebhooks::Webhook;
+
+use super::Secret;
+use super::raw::Step;
+
+/// The variable of the secret that signs notices.
+pub(super) const SECRET_VARIABLE: &str = "METER_NOTICES__SECRET";
+/// Bytes that a secret should have, says Standard Webhooks: 24 to 64.
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+
+/// How entitlements are decided.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnforceConfig {
+    /// A bill whose newest day ended longer ago than this is stale.
+    pub stale_after_hours: u16,
+    /// What happens then: `keep`, `warn` or `block-overage`.
+    pub on_stale: OnStale,
+    /// Shares of an included amount or a budget, in percent, whose crossing is told to the web backend.
+    pub thresholds: Vec<u32>,
+}
+
+impl Default for EnforceConfig {
+    fn default() -> Self {
+        let Enforcement { stale_after, on_stale, thresholds } = Enforcement::default();
+        Self { stale_after_hours: u16::try_from(stale_after.as_hours()).unwrap_or(u16::MAX), on_stale, thresholds }
+    }
+}
+
+impl EnforceConfig {
+    /// As the job takes it.
+    pub fn policy(&self) -> Enforcement {
+        let mut thresholds = self.thresholds.clone();
+        thresholds.sort_unstable();
+        Enforcement {
+            stale_after: SignedDuration::from_hours(i64::from(self.stale_after_hours)),
+            on_stale: self.on_stale,
+            thresholds,
+        }
+    }
+
+    /// What is wrong, and where.
+    pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
+        let key = |name: &str| vec![Step::Key("enforce".into()), Step::Key(name.into())];
+        let mut faults = vec![];
+        if self.stale_after_hours < 24 {
+            faults.push((key("stale_after_hours"), "a bill is always hours old; at least 24".into()));
+        }
+        for (i, percent) in self.thresholds.iter().enumerate() {
+            let mut path = key("thresholds");
+            path.push(Step::Place(i));
+            if !(1..=1000).contains(percent) {
+                faults.push((path, "a share is 1 to 1000 percent".into()));
+            } else if self.thresholds[..i].contains(percent) {
+                faults.push((path, format!("{percent} stands there twice")));
+            }
+        }
+        faults
+    }
+}
+
+/// Where the web backend is told.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NoticesConfig {
+    /// Address that takes webhooks; left out = notices are kept and sent nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Signs them; from the environment only.
+    #[serde(skip)]
+    pub secret: Secret,
+}
+
+impl NoticesConfig {
+    /// What is wrong, and where. The values are not repeated: both may be secret.
+    pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
+        let Some(url) = &self.url else { return vec![] };
+        let fault = |why: &str| vec![(vec![Step::Key("notices".into()), Step::Key("url".into())], why.to_owned())];
+        match reqwest::Url::parse(url) {
+            Err(_) => return fault("it is no address; write https://host/path"),
+            Ok(url) if !matches!(url.scheme(), "https" | "http") => return fault("it is neither https:// nor http://"),
+            Ok(url) if url.host_str().is_none_or(str::is_empty) => return fault("it names no host"),
+            Ok(_) => {}
+        }
+        let secret = self.secret.expose();
+        let bytes = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=').len() * 3 / 4;
+        if secret.is_empty() {
+            fault(&format!("notices are signed: set {SECRET_VARIABLE} to whsec_ and 24 to 64 random bytes in base64"))
+        } else if Webhook::new(secret).is_err() || !SECRET_BYTES.contains(&bytes) {
+            fault(&format!("{SECRET_VARIABLE} is not whsec_ and 24 to 64 bytes in base64"))
+        } else {
+            vec![]
+        }
+    }
+}
