@@ -352,4 +352,4 @@ const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 FROM json
 const SHOW_CURRENT: &str = "UPDATE customers SET periods_until = json_extract(j.value, '$[2]'), \
     turn_allocations_used = coalesce((SELECT used FROM turn_periods t WHERE t.customer = customers.id \
                                       AND t.starts_at = json_extract(j.value, '$[1]')), 0) \
-    FROM json_each(?1) j WHERE id = json_extract(j.value, '$[0]')";
+    FROM json_each(?1) j WHERE customers.id = json_extract(j.value, '$[0]')";
