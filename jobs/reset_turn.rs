@@ -8,7 +8,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::books::turn::{Closed, Rolled};
+pub use crate::books::turn::Closed;
+use crate::books::turn::Rolled;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 

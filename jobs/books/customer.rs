@@ -1,9 +1,96 @@
 //! Customers, and the counters on their rows that the web backend reads.
 
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
 use libsql::{Connection, params};
+use serde::{Deserialize, Serialize};
 
 use super::database::{BooksError, Database, first_row};
 use super::period::Month;
+use super::plan::{DEFAULT_PLAN, Plans};
+
+/// A customer's row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Customer {
+    /// The id: the value of the cost allocation tag.
+    pub id: String,
+    /// The plan.
+    pub plan: String,
+    /// `active`, `past_due` or `canceled`.
+    pub status: String,
+    /// Stripe's customer id.
+    pub stripe_customer_id: Option<String>,
+    /// When the row was made.
+    pub created_at: String,
+    /// Subscriptions: id, Stripe's status, start.
+    pub subscriptions: Vec<SubscriptionRow>,
+    /// Billing periods, the newest first; those to come too.
+    pub periods: Vec<PeriodRow>,
+}
+
+/// A subscription, as the backend told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SubscriptionRow {
+    /// Stripe's id.
+    pub id: String,
+    /// Stripe's status.
+    pub status: String,
+    /// The billing cycle anchor.
+    pub anchor_at: Timestamp,
+    /// From when.
+    pub started_at: Timestamp,
+    /// Until when.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A billing period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeriodRow {
+    /// First instant.
+    pub starts_at: Timestamp,
+    /// First instant after it.
+    pub ends_at: Timestamp,
+    /// The subscription; none for a calendar month.
+    pub subscription: Option<String>,
+    /// First day of usage that belongs to it.
+    pub first_day: String,
+    /// Last day.
+    pub last_day: String,
+    /// True when its bounds are history.
+    pub closed: bool,
+}
+
+/// A customer to be added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct NewCustomer {
+    /// The id: the value of the cost allocation tag.
+    pub id: String,
+    /// The plan; [`DEFAULT_PLAN`] when none is named.
+    #[serde(default)]
+    pub plan: Option<String>,
+    /// Stripe's customer id.
+    #[serde(default)]
+    pub stripe_customer_id: Option<String>,
+    /// `active` when none is named.
+    #[serde(default)]
+    pub status: Option<String>,
+}
+
+/// Why customers cannot be added; which one is told by its place in the list.
+#[derive(Debug, thiserror::Error)]
+pub enum CustomerError {
+    /// Something about one of them is wrong.
+    #[error("customer `{1}`: {2}")]
+    Wrong(usize, String, String),
+    /// What the database says.
+    #[error(transparent)]
+    Books(#[from] BooksError),
+}
+
+fn second(at: i64) -> Timestamp {
+    Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
+}
 
 /// Brings the counters up to `month`: of customers whose counters stand in an earlier month or nowhere yet,
 /// and of those for whom version `of` booked something. Always recomputed from the books, never added to.
@@ -32,16 +119,129 @@ impl Database {
         self.write(async move |c| refresh_counters(c, month, None).await).await
     }
 
-    /// Adds a customer, as the web backend does on sign-up; one that exists is left as it is.
+    /// Adds a customer with the default plan, as the web backend does on sign-up; one that exists is left as it is.
     ///
     /// # Errors
     /// What the database says.
     pub async fn add_customer(&self, id: &str) -> Result<(), BooksError> {
-        let id = id.to_owned();
-        self.write(async move |c| {
-            c.execute("INSERT INTO customers (id) VALUES (?1) ON CONFLICT DO NOTHING", params![id]).await?;
-            Ok(())
+        match self.add_customers(vec![NewCustomer { id: id.to_owned(), ..NewCustomer::default() }]).await {
+            Ok(_) => Ok(()),
+            Err(CustomerError::Books(error)) => Err(error),
+            Err(wrong) => Err(BooksError::Integrity(wrong.to_string())),
+        }
+    }
+
+    /// Adds customers, all or none; those that exist are left as they are. Returns how many are new.
+    ///
+    /// # Errors
+    /// [`CustomerError::Wrong`] for an id that is empty, too long or given twice, an unknown plan or status, and a Stripe id that another
+    /// customer has.
+    pub async fn add_customers(&self, customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();
+        for (at, new) in customers.iter().enumerate() {
+            let wrong = |why: &str| Err(CustomerError::Wrong(at, new.id.clone(), why.to_owned()));
+            if new.id.is_empty() || new.id.chars().count() > 256 {
+                return wrong("an id has 1 to 256 characters");
+            }
+            if seen.insert(&new.id, at).is_some() {
+                return wrong("it is named twice; a tag value can be one customer's only");
+            }
+            if let Some(other) = new.stripe_customer_id.as_deref().and_then(|id| stripe.insert(id, &new.id)) {
+                return wrong(&format!("customer `{other}` has the same Stripe id"));
+            }
+            if !matches!(new.status.as_deref(), None | Some("active" | "past_due" | "canceled")) {
+                return wrong("the status is active, past_due or canceled");
+            }
+        }
+        self.write(async move |c| Ok(add(c, &customers).await)).await?
+    }
+
+    /// Customers in order of their ids: all, or those of one plan, or one.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn customers(&self, plan: Option<String>, id: Option<String>) -> Result<Vec<Customer>, BooksError> {
+        self.read(async move |c| {
+            let sql = "SELECT id, plan, status, stripe_customer_id, created_at FROM customers \
+                       WHERE (?1 IS NULL OR plan = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY id";
+            let mut rows = c.query(sql, params![plan, id.clone()]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(Customer {
+                    id: row.get(0)?,
+                    plan: row.get(1)?,
+                    status: row.get(2)?,
+                    stripe_customer_id: row.get(3)?,
+                    created_at: row.get(4)?,
+                    subscriptions: vec![],
+                    periods: vec![],
+                });
+            }
+            if let (Some(_), [one]) = (id, &mut found[..]) {
+                one.subscriptions = subscriptions(c, &one.id).await?;
+                one.periods = periods(c, &one.id).await?;
+            }
+            Ok(found)
         })
         .await
     }
+}
+
+async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerError> {
+    let plans = Plans::load(c).await?;
+    let mut added = 0;
+    for (at, new) in customers.iter().enumerate() {
+        let wrong = |why: String| CustomerError::Wrong(at, new.id.clone(), why);
+        let plan = new.plan.as_deref().unwrap_or(DEFAULT_PLAN);
+        if !plans.names().contains(&plan) {
+            return Err(wrong(format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "))));
+        }
+        if let Some(stripe) = &new.stripe_customer_id {
+            let sql = "SELECT id FROM customers WHERE stripe_customer_id = ?1 AND id <> ?2";
+            if let Some(row) = first_row(c, sql, params![stripe.clone(), new.id.clone()]).await? {
+                let other: String = row.get(0).map_err(BooksError::from)?;
+                return Err(wrong(format!("customer `{other}` has the Stripe id {stripe}")));
+            }
+        }
+        let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO NOTHING";
+        let status = new.status.as_deref().unwrap_or("active");
+        let values = params![new.id.clone(), plan, new.stripe_customer_id.clone(), status];
+        added += c.execute(sql, values).await.map_err(BooksError::from)?;
+    }
+    Ok(added)
+}
+
+async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {
+    let sql = "SELECT id, status, anchor_at, started_at, ended_at FROM subscriptions WHERE customer = ?1 ORDER BY started_at DESC";
+    let mut rows = c.query(sql, params![customer]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(SubscriptionRow {
+            id: row.get(0)?,
+            status: row.get(1)?,
+            anchor_at: second(row.get(2)?),
+            started_at: second(row.get(3)?),
+            ended_at: row.get::<Option<i64>>(4)?.map(second),
+        });
+    }
+    Ok(found)
+}
+
+async fn periods(c: &Connection, customer: &str) -> Result<Vec<PeriodRow>, BooksError> {
+    let sql = "SELECT starts_at, ends_at, subscription, first_day, last_day, closed_at IS NOT NULL FROM billing_periods \
+               WHERE customer = ?1 ORDER BY starts_at DESC LIMIT 40";
+    let mut rows = c.query(sql, params![customer]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(PeriodRow {
+            starts_at: second(row.get(0)?),
+            ends_at: second(row.get(1)?),
+            subscription: row.get(2)?,
+            first_day: row.get(3)?,
+            last_day: row.get(4)?,
+            closed: row.get::<i64>(5)? == 1,
+        });
+    }
+    Ok(found)
 }

@@ -415,4 +415,29 @@ impl Database {
         })
         .await
     }
+
+    /// The newest decisions about a customer's meter that differed from the one before: instant, allowed, reason, limit.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn entitlement_history(
+        &self,
+        customer: &str,
+        meter: &str,
+        limit: u32,
+    ) -> Result<Vec<(Timestamp, bool, Reason, Option<Quantity>)>, BooksError> {
+        let (customer, meter) = (customer.to_owned(), meter.to_owned());
+        self.read(async move |c| {
+            let sql = "SELECT decided_at, allowed, reason, effective_limit FROM entitlement_changes \
+                       WHERE customer = ?1 AND meter = ?2 ORDER BY seq DESC LIMIT ?3";
+            let mut rows = c.query(sql, params![customer, meter, limit]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let reason = Reason::named(&row.get::<String>(2)?)?;
+                found.push((second(row.get(0)?), row.get::<i64>(1)? == 1, reason, row.get::<Option<i64>>(3)?.map(scaled)));
+            }
+            Ok(found)
+        })
+        .await
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod bill;
 pub mod billing;
+pub mod budget;
 pub mod customer;
 pub mod database;
 pub mod entitlement;

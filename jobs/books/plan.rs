@@ -192,7 +192,7 @@ impl Database {
         self.read(Plans::load).await
     }
 
-    /// Adds versions of plans, all or none. `meters` are the names that may be used beside [`TURN`].
+    /// Adds versions of plans, all or none; a dry run only says what it would do. `meters` are the names that may be used beside [`TURN`].
     ///
     /// # Errors
     /// [`PlanError::Wrong`] for a version that is wrong, that is given twice, or that holds already and says something else.
@@ -200,6 +200,7 @@ impl Database {
         &self,
         versions: Vec<Plan>,
         meters: &[String],
+        dry_run: bool,
         now: Timestamp,
     ) -> Result<Vec<Applied>, PlanError> {
         for (i, plan) in versions.iter().enumerate() {
@@ -215,15 +216,17 @@ impl Database {
                 return wrong("its versions have two currencies; make a new plan for another currency".into());
             }
         }
+        if dry_run {
+            let known = self.plans().await?;
+            return judge(&known, &versions, now);
+        }
         self.write(async move |c| Ok(apply(c, &versions, now).await)).await?
     }
 }
 
-async fn apply(c: &Connection, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
-    let known = Plans::load(c).await?;
-    let mut applied = vec![];
-    // nothing is written before everything was looked at: what is refused leaves no half behind
-    for plan in versions {
+/// What becomes of versions, given those that are there. Pure.
+fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
+    let judge_one = |plan: &Plan| {
         let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
         let there = known.iter().find(|k| k.name == plan.name && k.effective_from == plan.effective_from);
         if let Some(other) = known.iter().find(|k| k.name == plan.name && k.currency != plan.currency) {
@@ -232,18 +235,22 @@ async fn apply(c: &Connection, versions: &[Plan], now: Timestamp) -> Result<Vec<
                 other.currency, plan.currency
             ));
         }
-        applied.push(match there {
-            None => Applied::New,
-            Some(there) if there == plan => Applied::Unchanged,
-            Some(_) if plan.effective_from <= now => {
-                return wrong(format!(
-                    "the version of {} holds already and cannot be edited; add one with a later effective_from",
-                    plan.effective_from
-                ));
-            }
-            Some(_) => Applied::Replaced,
-        });
-    }
+        match there {
+            None => Ok(Applied::New),
+            Some(there) if there == plan => Ok(Applied::Unchanged),
+            Some(_) if plan.effective_from <= now => wrong(format!(
+                "the version of {} holds already and cannot be edited; add one with a later effective_from",
+                plan.effective_from
+            )),
+            Some(_) => Ok(Applied::Replaced),
+        }
+    };
+    versions.iter().map(judge_one).collect()
+}
+
+/// Everything is judged before anything is written: what is refused leaves no half behind.
+async fn apply(c: &Connection, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
+    let applied = judge(&Plans::load(c).await?, versions, now)?;
     for (plan, applied) in versions.iter().zip(&applied) {
         if *applied != Applied::Unchanged {
             write(c, plan, now).await?;

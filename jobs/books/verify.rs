@@ -33,6 +33,38 @@ const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
     FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
     WHERE counted <> booked LIMIT 20";
 
+/// Checks that are one query: the rule, what is counted, and what breaks it, in one text each.
+const QUERIES: [(&str, &str, &str); 4] = [
+    (
+        "billing periods of a customer follow each other without gap or overlap",
+        "SELECT count(*) FROM billing_periods",
+        "SELECT customer || ': ' || ends_at || ' is followed by ' || next FROM ( \
+         SELECT customer, ends_at, lead(starts_at) OVER (PARTITION BY customer ORDER BY starts_at) AS next FROM billing_periods) \
+         WHERE next <> ends_at LIMIT 20",
+    ),
+    (
+        "TURN periods are billing periods, and closed with them",
+        "SELECT count(*) FROM turn_periods",
+        "SELECT coalesce(t.customer, b.customer) || ' from ' || coalesce(t.starts_at, b.starts_at) FROM turn_periods t \
+         FULL OUTER JOIN billing_periods b ON b.customer = t.customer AND b.starts_at = t.starts_at \
+         WHERE t.ends_at IS NOT b.ends_at OR (t.closed_at IS NULL) <> (b.closed_at IS NULL) LIMIT 20",
+    ),
+    (
+        "the TURN counter on a customer's row is that of one of its periods",
+        "SELECT count(*) FROM customers",
+        "SELECT id || ': ' || turn_allocations_used FROM customers c WHERE turn_allocations_used <> 0 \
+         AND NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = c.id AND used = turn_allocations_used) LIMIT 20",
+    ),
+    (
+        "allowed means used < effective limit, and newest history = decision",
+        "SELECT count(*) FROM entitlements",
+        "SELECT customer || ' ' || meter FROM entitlements e \
+         WHERE allowed <> (effective_limit IS NULL OR used < effective_limit) \
+            OR (allowed, reason) IS NOT (SELECT allowed, reason FROM entitlement_changes h \
+                                         WHERE h.customer = e.customer AND h.meter = e.meter ORDER BY seq DESC LIMIT 1) LIMIT 20",
+    ),
+];
+
 impl Database {
     /// Runs every check over the whole books.
     ///
@@ -63,6 +95,14 @@ impl Database {
             }
             let checked = count("SELECT count(*) FROM customers WHERE counters_period IS NOT NULL").await?;
             checks.push(Check { rule: "counters of customers = booked usage of their period", checked, violations });
+            for (rule, counted, broken) in QUERIES {
+                let mut rows = c.query(broken, ()).await?;
+                let mut violations = vec![];
+                while let Some(row) = rows.next().await? {
+                    violations.push(row.get::<String>(0)?);
+                }
+                checks.push(Check { rule, checked: count(counted).await?, violations });
+            }
             Ok(checks)
         })
         .await

@@ -295,7 +295,8 @@ async fn write(c: &libsql::Connection, customers: &[String], ground: &Ground) ->
         for e in &verdict.entitlements {
             notices.extend(notices_of(before(e), e, &ground.thresholds));
         }
-        notices.extend(verdict.entitlements.first().map(|e| budget_notices(e, &ground.thresholds)).unwrap_or_default());
+        let any = verdict.entitlements.first();
+        notices.extend(any.map(|e| budget_notices(before(e), e, &ground.thresholds)).unwrap_or_default());
     }
     let changed: Vec<&Entitlement> =
         rows.iter().filter(|e| before(e).is_none_or(|was| e.decides_otherwise(was))).collect();
@@ -421,36 +422,46 @@ fn entitlements(
     case.meters.iter().zip(&decided.meters).map(one).collect()
 }
 
-/// What the backend is told of a meter. Crossings that were told already are made again and fall away when they are recorded.
+/// A share of some amount that may be reached.
+type Shares = [(Kind, i128, i64); 2];
+
+/// What a meter has used of its two amounts: the included one, and its own budget.
+fn shares(e: &Entitlement) -> Shares {
+    [
+        (Kind::IncludedUsed, e.used.scaled(), i64::try_from(e.included.scaled()).unwrap_or(i64::MAX)),
+        (Kind::BudgetUsed, i128::from(e.meter_cost_minor), e.meter_budget_minor.unwrap_or(0)),
+    ]
+}
+
+fn is_reached(part: i128, whole: i64, percent: u32) -> bool {
+    whole > 0 && part * 100 >= i128::from(whole) * i128::from(percent)
+}
+
+/// What the backend is told of a meter: crossings, and a change of the answer. What the decision before had reached already was told
+/// then; should it be made again (a restated bill took usage back and gave it again), the table of notices keeps one of each.
 fn notices_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
-    let new = |kind, percent, base| new_notice(is, is.meter.clone(), kind, percent, base);
+    let before = was.filter(|was| was.period_start == is.period_start).map(shares);
     let mut found = vec![];
-    let reached = |part: i128, whole: i128, percent: u32| whole > 0 && part * 100 >= whole * i128::from(percent);
-    for percent in thresholds {
-        let (used, included) = (is.used.scaled(), is.included.scaled());
-        if reached(used, included, *percent) {
-            found.push(new(Kind::IncludedUsed, *percent, i64::try_from(included).unwrap_or(i64::MAX)));
-        }
-        let (cost, budget) = (is.meter_cost_minor, is.meter_budget_minor.unwrap_or(0));
-        if reached(i128::from(cost), i128::from(budget), *percent) {
-            found.push(new(Kind::BudgetUsed, *percent, budget));
-        }
+    for (at, (kind, part, whole)) in shares(is).into_iter().enumerate() {
+        let had = |percent| before.is_some_and(|b| b[at].2 == whole && is_reached(b[at].1, whole, percent));
+        let crossed = thresholds.iter().filter(|p| is_reached(part, whole, **p) && !had(**p));
+        found.extend(crossed.map(|p| new_notice(is, is.meter.clone(), kind, *p, whole)));
     }
     // before the first decision everything that the plan has was allowed
-    let had = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
-    let was_allowed = was.map_or(had, |was| was.allowed);
-    if was_allowed != is.allowed {
+    let in_plan = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
+    if was.map_or(in_plan, |was| was.allowed) != is.allowed {
         let kind = if is.allowed { Kind::Unblocked } else { Kind::Blocked };
-        found.push(new(kind, 0, is.decided_at.as_second()));
+        found.push(new_notice(is, is.meter.clone(), kind, 0, is.decided_at.as_second()));
     }
     found
 }
 
 /// What the backend is told of the budget for all meters; any entitlement of the customer knows it.
-fn budget_notices(e: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
-    let (cost, budget) = (i128::from(e.overage_cost_minor), i128::from(e.budget_minor));
-    let crossed = thresholds.iter().filter(|p| budget > 0 && cost * 100 >= budget * i128::from(**p));
-    crossed.map(|p| new_notice(e, String::new(), Kind::BudgetUsed, *p, e.budget_minor)).collect()
+fn budget_notices(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
+    let before = was.filter(|was| was.period_start == is.period_start && was.budget_minor == is.budget_minor);
+    let reached = |e: &Entitlement, percent| is_reached(i128::from(e.overage_cost_minor), e.budget_minor, percent);
+    let crossed = thresholds.iter().filter(|p| reached(is, **p) && !before.is_some_and(|was| reached(was, **p)));
+    crossed.map(|p| new_notice(is, String::new(), Kind::BudgetUsed, *p, is.budget_minor)).collect()
 }
 
 fn new_notice(e: &Entitlement, meter: String, kind: Kind, percent: u32, base: i64) -> NewNotice {

@@ -1,4 +1,4 @@
-//! `meter enqueue` and `meter run`: one job, into the queue or here and now.
+//! `meter enqueue`: one job, into the queue.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -7,21 +7,20 @@ use serde_json::{Map, Value};
 use super::{BadUsage, Done, print, wait};
 use crate::config::Config;
 use crate::queue::kinds::Checked;
-use crate::queue::outcome::Ended;
 use crate::queue::{Kind, Kinds, NewJob};
 use crate::wiring;
 
 /// Which job.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct What {
-    /// Kind of the job: ingest_cur, roll_counters, verify_books, probe
-    kind: String,
+    /// Kind of the job: ingest_cur, reset_turn, enforce_budgets, deliver_notices, roll_counters, verify_books, probe
+    pub(super) kind: String,
     /// Its payload, field by field: export=main month=2026-03
     #[arg(value_name = "FIELD=VALUE")]
-    fields: Vec<String>,
+    pub(super) fields: Vec<String>,
     /// Its payload as JSON
     #[arg(long, value_name = "JSON", conflicts_with = "fields")]
-    payload: Option<String>,
+    pub(super) payload: Option<String>,
 }
 
 /// Which job, and when.
@@ -46,27 +45,21 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Which job.
-#[derive(Debug, ClapArgs)]
-pub(crate) struct RunArgs {
-    #[command(flatten)]
-    what: What,
-}
-
 /// The kind that a name means.
-fn kind_of(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
+pub(super) fn kind_of(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
     let list = || {
         let line = |k: &Kind| format!("\n  {:<14} {}", k.name, k.about);
         kinds.iter().map(line).collect::<String>()
     };
-    match kinds.get(name) {
+    // kinds are commands, too, and commands have dashes
+    match kinds.get(&name.replace('-', "_")) {
         Some(kind) => Ok(kind.clone()),
         None => Err(BadUsage(format!("there is no kind of job named `{name}`; there are:{}", list())).into()),
     }
 }
 
 /// The payload that the command line describes, as the kind itself would write it.
-fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
+pub(super) fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
     let bad = |why: String| BadUsage(format!("{}: {why}", kind.name));
     if let Some(json) = &what.payload {
         return Ok(kind.check(json).map_err(bad)?);
@@ -129,25 +122,4 @@ pub(super) async fn hand_in(
         print::out(&format!("{} {what} {}", name(job), enqueued.id));
     }
     Ok(Done::Well)
-}
-
-/// Runs a job in this process.
-pub(crate) async fn run_here(args: RunArgs, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
-    let kind = kind_of(&Kinds::all(), &args.what.kind)?;
-    let Checked { payload, .. } = payload(&kind, &args.what)?;
-    let books = wiring::open_books(config).await?;
-    books.migrate(now).await?;
-    let context = wiring::context(config, books).await?;
-    match kind.run(payload, context, now).await {
-        Ended::Report { report, attention } => {
-            print::json(&serde_json::from_str::<Value>(&report)?)?;
-            Ok(if attention { Done::Held } else { Done::Well })
-        }
-        Ended::Failed(failure) => {
-            let advice = if failure.is_retryable() { " (the next run may succeed)" } else { "" };
-            eprintln!("meter: {} failed{advice}: {:#}", kind.name, failure.error());
-            Ok(Done::Wrong)
-        }
-        Ended::HandedBack | Ended::Cancelled | Ended::Lost => Ok(Done::Wrong),
-    }
 }

@@ -1,14 +1,21 @@
 //! The command line: arguments → a payload or a query; and printing.
 
 mod backfill;
+mod budget;
 mod check_config;
+mod customer;
 mod demo;
 mod discover;
 mod enqueue;
+mod entitlements;
 mod ingest;
 mod jobs_of;
+mod notices;
+mod plan;
 mod print;
+mod run;
 mod schedule;
+mod turn;
 mod usage;
 mod verify;
 mod versions;
@@ -54,6 +61,24 @@ enum Command {
     Versions(versions::Args),
     /// List every kind of line of the watched products, and which meter claims it
     Discover(discover::Args),
+    /// List, show, add or import customers
+    #[command(subcommand)]
+    Customer(customer::Action),
+    /// List plans, or apply new versions of them
+    #[command(subcommand)]
+    Plan(plan::Action),
+    /// Show or set what customers are willing to pay beyond their plan
+    #[command(subcommand)]
+    Budget(budget::Action),
+    /// Show who may use what
+    Entitlements(entitlements::Args),
+    /// Say in words why a customer may use a meter, or may not
+    ExplainEntitlement(entitlements::ExplainArgs),
+    /// Show how many TURN credentials were handed out
+    Turn(turn::Args),
+    /// Look at what the web backend was told, and tell it again
+    #[command(subcommand)]
+    Notices(notices::Action),
     /// Check that the books add up: conservation, derived tables, counters
     Verify(verify::Args),
     /// Run jobs from the queue, and keep the schedule, until told to stop
@@ -64,7 +89,7 @@ enum Command {
     #[command(subcommand)]
     Backfill(backfill::Action),
     /// Run a job here and now, without the queue
-    Run(enqueue::RunArgs),
+    Run(run::Args),
     /// Look at the jobs of the queue, and act on them
     #[command(subcommand)]
     Jobs(jobs_of::Action),
@@ -145,7 +170,14 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
             Command::Work(args) => work::run(args, &config, now).await,
             Command::Enqueue(args) => enqueue::run(args, &config, now).await,
             Command::Backfill(action) => backfill::run(action, &config, now).await,
-            Command::Run(args) => enqueue::run_here(args, &config, now).await,
+            Command::Run(args) => run::run(args, &config, now).await,
+            Command::Customer(action) => customer::run(action, &config, now).await,
+            Command::Plan(action) => plan::run(action, &config, now).await,
+            Command::Budget(action) => budget::run(action, &config, now).await,
+            Command::Entitlements(args) => entitlements::run(args, &config, now).await,
+            Command::ExplainEntitlement(args) => entitlements::explain(args, &config, now).await,
+            Command::Turn(args) => turn::run(args, &config, now).await,
+            Command::Notices(action) => notices::run(action, &config, now).await,
             Command::Jobs(action) => jobs_of::run(action, &config, now).await,
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,

@@ -1,0 +1,145 @@
+//! `meter budget`: what customers are willing to pay beyond the plan.
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use jobs::books::Database;
+use jobs::books::budget::{Budget, BudgetError};
+use jobs::books::money::Currency;
+use jobs::books::plan::TURN;
+
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// What to do with budgets.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Set what all overage of a customer may cost in each billing period, or that of one meter; it holds from the next enforcement on
+    Set {
+        /// The customer's id
+        customer: String,
+        /// The amount, as 12.50; 0 = nothing beyond the plan
+        amount: String,
+        /// Only for this meter
+        #[arg(long, value_name = "METER")]
+        meter: Option<String>,
+        /// Its currency; it must be the plan's [default: the plan's]
+        #[arg(long, value_name = "CODE")]
+        currency: Option<Currency>,
+        /// Who sets it; it is kept
+        #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
+        by: String,
+    },
+    /// Take a budget away
+    Remove {
+        /// The customer's id
+        customer: String,
+        /// The one of this meter instead of the one for all
+        #[arg(long, value_name = "METER")]
+        meter: Option<String>,
+        /// Who takes it away; it is kept
+        #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
+        by: String,
+    },
+    /// Show a customer's budgets
+    Show {
+        /// The customer's id
+        customer: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show every change of a customer's budgets: when, and by whom
+    History {
+        /// The customer's id
+        customer: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    match action {
+        Action::Set { customer, amount, meter, currency, by } => {
+            let meter = known(config, meter)?;
+            let own = own_currency(&books, &customer).await?;
+            let minor = own.read(&amount).map_err(|e| BadUsage(e.to_string()))?;
+            let currency = currency.unwrap_or(own);
+            set(&books, &customer, &meter, Some(minor), currency, &by, now).await?;
+            let what = if meter.is_empty() { "all overage".to_owned() } else { format!("overage of {meter}") };
+            print::out(&format!(
+                "{customer}: {what} may cost {} {own} in each billing period, from the next enforcement on",
+                own.written(minor)
+            ));
+        }
+        Action::Remove { customer, meter, by } => {
+            let meter = known(config, meter)?;
+            let own = own_currency(&books, &customer).await?;
+            if !books.budgets(&customer, false).await?.iter().any(|b| b.meter == meter) {
+                anyhow::bail!("{customer} has no such budget; `meter budget show {customer}` shows all");
+            }
+            set(&books, &customer, &meter, None, own, &by, now).await?;
+            print::out(&format!("{customer}: the budget is taken away, from the next enforcement on"));
+        }
+        Action::Show { customer, json } => {
+            own_currency(&books, &customer).await?;
+            let budgets = books.budgets(&customer, false).await?;
+            if json { print::json(&budgets)? } else { show_all(&budgets, false) }
+        }
+        Action::History { customer, json } => {
+            let budgets = books.budgets(&customer, true).await?;
+            if json { print::json(&budgets)? } else { show_all(&budgets, true) }
+        }
+    }
+    Ok(Done::Well)
+}
+
+/// The meter that was named, if there is one of that name; `""` for all.
+fn known(config: &Config, meter: Option<String>) -> Result<String, BadUsage> {
+    let Some(meter) = meter else { return Ok(String::new()) };
+    let names: Vec<&str> = config.meters.iter().map(|m| m.name.as_str()).chain([TURN]).collect();
+    if names.contains(&meter.as_str()) {
+        return Ok(meter);
+    }
+    Err(BadUsage(format!("there is no meter `{meter}`; there are: {}", names.join(", "))))
+}
+
+async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Currency> {
+    Ok(books.currency_of(customer).await?.1)
+}
+
+async fn set(
+    books: &Database,
+    customer: &str,
+    meter: &str,
+    minor: Option<i64>,
+    currency: Currency,
+    by: &str,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    match books.set_budget(customer, meter, minor, currency, by, now).await {
+        Err(error @ (BudgetError::Currency { .. } | BudgetError::Amount)) => Err(BadUsage(error.to_string()).into()),
+        other => Ok(other?),
+    }
+}
+
+/// Budgets, or changes of them, as a table.
+pub(super) fn show_all(budgets: &[Budget], history: bool) {
+    if budgets.is_empty() {
+        print::out("no overage budget was ever set: nothing beyond the plan may be used");
+        return;
+    }
+    let row = |b: &Budget| {
+        let meter = if b.meter.is_empty() { "all meters".to_owned() } else { b.meter.clone() };
+        let amount = match (b.amount_minor, b.currency.parse::<Currency>()) {
+            (None, _) => "taken away".to_owned(),
+            (Some(minor), Ok(currency)) => format!("{} {currency}", currency.written(minor)),
+            (Some(minor), Err(_)) => format!("{minor} minor units of {}", b.currency),
+        };
+        vec![meter, amount, b.set_by.clone(), b.set_at.to_string()]
+    };
+    let title = if history { "budget set for" } else { "budget for" };
+    print::table(&[title, ">amount", "by", "at"], budgets.iter().map(row).collect());
+}

@@ -1,0 +1,105 @@
+//! `meter notices`: what the web backend was told.
+
+use clap::{Subcommand, ValueEnum};
+use jiff::Timestamp;
+use jobs::books::notice::Notice;
+
+use super::jobs_of::ago;
+use super::{Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// What to do with notices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// List notices, the newest first; ends with 3 when one is dead
+    List {
+        /// Only those in this state
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// Only those about this customer
+        #[arg(long, value_name = "ID")]
+        customer: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Print as JSON, with what is sent
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send notices again, dead or delivered; they have a new day. A running worker sends them within a minute
+    Redeliver {
+        /// Their ids
+        #[arg(required_unless_present = "dead")]
+        ids: Vec<String>,
+        /// All dead ones
+        #[arg(long, conflicts_with = "ids")]
+        dead: bool,
+    },
+}
+
+/// States of a notice.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum State {
+    Pending,
+    Delivered,
+    Dead,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    match action {
+        Action::List { state, customer, limit, json } => {
+            let notices = books.notices(state.map(|s| s.name().to_owned()), customer, limit).await?;
+            let done = if notices.iter().any(|n| n.state == "dead") { Done::Held } else { Done::Well };
+            if json {
+                print::json(&notices)?;
+            } else if notices.is_empty() {
+                print::out("no such notice was made");
+            } else {
+                let titles = ["notice", "made", "customer", "meter", "about", "state", ">sent", "why not"];
+                print::table(&titles, notices.iter().map(|n| row(n, now)).collect());
+                if config.notices.url.is_none() {
+                    print::out("notices go nowhere: notices.url is not set");
+                }
+            }
+            Ok(done)
+        }
+        Action::Redeliver { ids, dead: _ } => {
+            let again = books.redeliver_notices(ids.clone(), now).await?;
+            for id in &again {
+                print::out(&format!("{id} will be sent again"));
+            }
+            let left: Vec<&String> = ids.iter().filter(|id| !again.contains(id)).collect();
+            for id in &left {
+                eprintln!("meter: {id} is no notice that could be sent again: there is none, or it is pending");
+            }
+            if again.is_empty() && left.is_empty() {
+                print::out("no notice is dead");
+            }
+            Ok(if left.is_empty() { Done::Well } else { Done::Wrong })
+        }
+    }
+}
+
+fn row(n: &Notice, now: Timestamp) -> Vec<String> {
+    let meter = if n.meter.is_empty() { "all meters" } else { &n.meter };
+    let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
+    let state = match n.next_at {
+        Some(at) if at > now => format!("{}, again in {}", n.state, print::span(at.duration_since(now))),
+        _ => n.state.clone(),
+    };
+    let error = n.error.clone().unwrap_or_default();
+    let sent = n.attempts.to_string();
+    vec![n.id.clone(), ago(n.created_at, now), n.customer.clone(), meter.to_owned(), about, state, sent, error]
+}

@@ -1,0 +1,134 @@
+//! `meter plan`: what customers get, and what more costs.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use jiff::Timestamp;
+use jobs::books::plan::{Applied, Plan, PlanError, Plans};
+use serde::Deserialize;
+
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// What to do with plans.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// List every version of every plan, or of one
+    List {
+        /// Only this plan
+        plan: Option<String>,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add the versions that a file describes (see plans.toml in the sources); all or none, and again changes nothing
+    Apply {
+        /// The file
+        file: PathBuf,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    plans: Vec<Plan>,
+}
+
+/// Reads the text of a file of plans.
+pub(super) fn read(text: &str) -> Result<Vec<Plan>, toml::de::Error> {
+    Ok(toml::from_str::<File>(text)?.plans)
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    match action {
+        Action::List { plan, json } => list(config, plan.as_deref(), json, now).await,
+        Action::Apply { file, dry_run } => {
+            let name = file.display();
+            let text = std::fs::read_to_string(&file).with_context(|| format!("{name}: it cannot be read"))?;
+            let plans = read(&text).map_err(|e| {
+                let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+                BadUsage(format!("{name}:{line}: {}", e.message()))
+            })?;
+            let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
+            let books =
+                if dry_run { wiring::books_for_dry_run(config, now).await? } else { wiring::open_books(config).await? };
+            if !dry_run {
+                books.migrate(now).await?;
+            }
+            let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
+            let applied = match books.apply_plans(plans, &meters, dry_run, now).await {
+                Err(PlanError::Wrong(plan, why)) => {
+                    return Err(BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into());
+                }
+                other => other?,
+            };
+            let would = if dry_run { "would be " } else { "" };
+            for (version, applied) in versions.iter().zip(applied) {
+                let what = match applied {
+                    Applied::New => format!("{would}added"),
+                    Applied::Unchanged => "is there already".to_owned(),
+                    Applied::Replaced => format!("{would}replaced; it does not hold yet"),
+                };
+                print::out(&format!("{version}: {what}"));
+            }
+            Ok(Done::Well)
+        }
+    }
+}
+
+async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    let all = books.plans().await?;
+    let chosen: Vec<&Plan> = all.iter().filter(|p| plan.is_none_or(|name| p.name == name)).collect();
+    if let (Some(name), true) = (plan, chosen.is_empty()) {
+        anyhow::bail!("there is no plan `{name}`; there are: {}", all.names().join(", "));
+    }
+    if json {
+        print::json(&chosen)?;
+        return Ok(Done::Well);
+    }
+    for plan in chosen {
+        print::out(&format!("{} from {} ({}), {}", plan.name, plan.effective_from, plan.currency, holds(&all, plan, now)));
+        let row = |(meter, terms): (&String, &jobs::books::plan::Terms)| {
+            let price = terms.price.map_or("no more".to_owned(), |p| format!("{p} {}", plan.currency));
+            vec![format!("  {meter}"), print::quantity(terms.included), price, terms.report.name().to_owned()]
+        };
+        print::table(&["  meter", ">included", ">each unit more", "to Stripe"], plan.meters.iter().map(row).collect());
+    }
+    Ok(Done::Well)
+}
+
+fn holds(all: &Plans, plan: &Plan, now: Timestamp) -> &'static str {
+    if plan.effective_from > now {
+        "to come"
+    } else if all.at(&plan.name, now.as_second()) == Some(plan) {
+        "for billing periods that begin now"
+    } else {
+        "for periods that began before the next version"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The commented file is what every new database has.
+    #[tokio::test]
+    async fn the_commented_file_is_the_default_plan() {
+        let books = jobs::books::Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
+        books.migrate(Timestamp::UNIX_EPOCH).await.unwrap();
+        let file = read(include_str!("../../plans.toml")).unwrap();
+        assert_eq!(Plans::new(file.clone()), books.plans().await.unwrap());
+        let applied = books.apply_plans(file, &[], false, Timestamp::UNIX_EPOCH).await.unwrap();
+        assert_eq!(applied, [Applied::Unchanged]);
+        // what the comments show can be applied, too
+        let shown = include_str!("../../plans.toml").replace("# [", "[").replace("# included", "included");
+        let shown = shown.replace("# price", "price").replace("# report = \"overage\"", "report = \"overage\"");
+        assert_eq!(read(&shown).unwrap()[0].meters.len(), 3);
+    }
+}

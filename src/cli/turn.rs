@@ -1,0 +1,56 @@
+//! `meter turn`: how many TURN credentials were handed out.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jobs::books::turn::TurnPeriod;
+
+use super::{Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// Whose.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only this customer, with closed periods [default: the current period of all]
+    customer: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    let periods = books.turn_periods(args.customer.clone(), now).await?;
+    if args.json {
+        print::json(&periods)?;
+        return Ok(Done::Well);
+    }
+    if periods.is_empty() {
+        let whose = args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
+        print::out(&format!("{whose}; `meter customer list` shows all"));
+        return Ok(Done::Well);
+    }
+    print::table(
+        &["customer", "from", "to before", ">used", ">limit", ">refused", ""],
+        periods.iter().map(|p| row(p, now)).collect(),
+    );
+    Ok(Done::Well)
+}
+
+fn row(p: &TurnPeriod, now: Timestamp) -> Vec<String> {
+    let state = match p.closed_at {
+        Some(at) => format!("closed {at}"),
+        None if p.ends_at <= now => "over; `reset_turn` will close it".to_owned(),
+        None => "current".to_owned(),
+    };
+    let limit = p.allowed_until.map_or("none".to_owned(), print::count);
+    vec![
+        p.customer.clone(),
+        p.starts_at.to_string(),
+        p.ends_at.to_string(),
+        print::count(p.used),
+        limit,
+        print::count(p.refused),
+        state,
+    ]
+}
