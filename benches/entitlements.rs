@@ -64,7 +64,8 @@ async fn fill(file: &Path, customers: i64) {
         run(format!("INSERT INTO plan_meters VALUES ('core', 0, '{meter}', 1000000000000, '0.0045', 'overage')")).await;
     }
     // one customer in ten uses about 150 a month of each, and has a budget for the 50 beyond; most use far less than the 100
-    let numbers = |n: i64| format!("WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {n} - 1)");
+    let numbers =
+        |n: i64| format!("WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {n} - 1)");
     run(format!("INSERT INTO customers (id) {} SELECT printf('customer-%08d', i) FROM n", numbers(customers))).await;
     run("INSERT INTO overage_budgets (customer, meter, amount_minor, currency, set_by) \
          SELECT id, '', 500, 'USD', 'bench' FROM customers WHERE id LIKE '%9'"
@@ -154,7 +155,14 @@ async fn child(what: &str, file: &Path, customers: i64) {
         statement => {
             let times = ask(&books, statement, customers).await;
             let at = |share: usize| times[(times.len() - 1) * share / 1000];
-            println!("{:.4} {:.0} p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms", at(990) / 1000.0, peak_mib(), at(500), at(990), at(999));
+            println!(
+                "{:.4} {:.0} p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms",
+                at(990) / 1000.0,
+                peak_mib(),
+                at(500),
+                at(990),
+                at(999)
+            );
             return;
         }
     };
@@ -166,9 +174,10 @@ async fn age(file: &Path) {
     let books = open(file, Durability::Normal).await;
     let bounds = "starts_at = unixepoch(starts_at, 'unixepoch', '-1 month'), ends_at = unixepoch(ends_at, 'unixepoch', '-1 month')";
     let days = "first_day = date(first_day, '-1 month'), last_day = date(ends_at, 'unixepoch', '-1 month', '-1 day')";
-    for sql in
-        [format!("UPDATE turn_periods SET {bounds}, used = 100"), format!("UPDATE billing_periods SET {bounds}, {days}")]
-    {
+    for sql in [
+        format!("UPDATE turn_periods SET {bounds}, used = 100"),
+        format!("UPDATE billing_periods SET {bounds}, {days}"),
+    ] {
         books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
     books.checkpoint().await.unwrap();
@@ -198,7 +207,10 @@ fn main() {
         runtime.block_on(fill(&file, customers));
         let run = |what: &str, title: &str| {
             let exe = std::env::current_exe().unwrap();
-            let out = Command::new(exe).args(["--child", what, file.to_str().unwrap(), &customers.to_string()]).output().unwrap();
+            let out = Command::new(exe)
+                .args(["--child", what, file.to_str().unwrap(), &customers.to_string()])
+                .output()
+                .unwrap();
             assert!(out.status.success(), "{what}: {}", String::from_utf8_lossy(&out.stderr));
             let out = String::from_utf8(out.stdout).unwrap();
             let (seconds, rest) = out.trim().split_once(' ').unwrap();

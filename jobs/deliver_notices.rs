@@ -157,7 +157,8 @@ fn again(notice: &Notice, now: Timestamp, asked: Option<i64>, why: String) -> Se
         return Sent::Dead(why);
     }
     let doublings = u32::try_from(notice.attempts).unwrap_or(u32::MAX).min(20);
-    let wait = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).max(asked.unwrap_or(0).clamp(0, LONGEST_WAIT));
+    let wait =
+        FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).max(asked.unwrap_or(0).clamp(0, LONGEST_WAIT));
     Sent::Again((now + wait).min(notice.give_up_at), why)
 }
 

@@ -1,7 +1,7 @@
 -- What the web backend is told: a share of an included amount or of a budget is used up, a meter was blocked or unblocked.
 --
 -- A row is made in the transaction that makes the decision, once for each crossing: `base` is the amount that was crossed (of an included
--- amount in 10⁻¹⁰ units, of a budget in minor units), so that a raised budget can be crossed again; for a block it counts them.
+-- amount in 10⁻¹⁰ units, of a budget in minor units), so that a raised budget can be crossed again; of a block it is the place in `entitlement_changes`.
 -- `deliver_notices` sends `body` as it stands here, under `id`, until the backend says yes or a day has passed. Instants are seconds.
 CREATE TABLE notices (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -171,7 +171,11 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: Ground) {
     for _ in 0..2 {
         assert_eq!(backend.take("ann", None).await, Some((true, "granted".into())));
     }
-    assert_eq!(backend.take("ann", None).await, Some((false, "within_included".into())), "before the first enforcement");
+    assert_eq!(
+        backend.take("ann", None).await,
+        Some((false, "within_included".into())),
+        "before the first enforcement"
+    );
     let context = ground.context().await;
     reset(&context, Timestamp::now()).await;
     enforce(&context).await;
@@ -192,7 +196,10 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: Ground) {
 
 async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: Ground) {
     let backend = Backend::new(&ground).await;
-    backend.execute("UPDATE plan_meters SET included = 20000000000, price = '0.5' WHERE meter = 'turn_allocations'").await.unwrap();
+    backend
+        .execute("UPDATE plan_meters SET included = 20000000000, price = '0.5' WHERE meter = 'turn_allocations'")
+        .await
+        .unwrap();
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
     let context = ground.context().await;
     reset(&context, Timestamp::now()).await;
@@ -220,7 +227,10 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: Ground) {
     backend.run("set_budget", &set(150)).await.unwrap();
     assert_eq!(enforce(&context).await.unblocked, 1);
     assert_eq!(takes().await, 1);
-    backend.run("set_budget", &[text("ann"), text("turn_allocations"), Value::Integer(50), text("USD"), text("me")]).await.unwrap();
+    backend
+        .run("set_budget", &[text("ann"), text("turn_allocations"), Value::Integer(50), text("USD"), text("me")])
+        .await
+        .unwrap();
     enforce(&context).await;
     assert_eq!(backend.take("ann", None).await.unwrap().1, "meter_budget_spent");
     assert_eq!(backend.number("SELECT count(*) FROM overage_budget_changes WHERE set_by = 'user 7'").await, 2, "kept");
@@ -245,9 +255,14 @@ async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: Ground) {
     let current = backend.number("SELECT period_start FROM entitlements WHERE meter = 'turn_allocations'").await;
     assert_eq!(current, start, "the subscription's own period");
     assert_eq!(backend.number("SELECT sum(used) FROM turn_periods").await, 1, "what was counted is somewhere");
-    for (status, granted) in
-        [("past_due", true), ("unpaid", false), ("active", true), ("paused", false), ("trialing", true), ("canceled", false)]
-    {
+    for (status, granted) in [
+        ("past_due", true),
+        ("unpaid", false),
+        ("active", true),
+        ("paused", false),
+        ("trialing", true),
+        ("canceled", false),
+    ] {
         tell(status, if status == "canceled" { Value::Integer(now - day) } else { Value::Null }).await;
         assert_eq!(backend.take("ann", None).await.unwrap().0, granted, "{status}");
     }
@@ -266,7 +281,8 @@ async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: Ground) {
 async fn wrong_values_are_refused_and_change_nothing(ground: Ground) {
     let backend = Backend::new(&ground).await;
     backend.run("sign_up", &[text("ann"), text("cus_1"), Value::Null]).await.unwrap();
-    let budget = |minor: i64, currency: &str| [text("ann"), text(""), Value::Integer(minor), text(currency), text("me")];
+    let budget =
+        |minor: i64, currency: &str| [text("ann"), text(""), Value::Integer(minor), text(currency), text("me")];
     for (minor, currency) in [(-1, "USD"), (100_000_000_001, "USD"), (i64::MAX, "USD")] {
         let refused = backend.try_run("set_budget", &budget(minor, currency)).await.unwrap_err();
         assert!(refused.to_string().contains("CHECK constraint failed"), "{refused}");
@@ -285,7 +301,9 @@ async fn wrong_values_are_refused_and_change_nothing(ground: Ground) {
     // history is nobody's to change
     let closed = "UPDATE turn_periods SET closed_at = ends_at + 1";
     backend.execute(closed).await.unwrap();
-    for sql in ["UPDATE turn_periods SET used = 0", "DELETE FROM turn_periods", "DELETE FROM overage_budget_changes WHERE 1"] {
+    for sql in
+        ["UPDATE turn_periods SET used = 0", "DELETE FROM turn_periods", "DELETE FROM overage_budget_changes WHERE 1"]
+    {
         let refused = backend.execute(sql).await;
         assert!(refused.is_err() || backend.number("SELECT count(*) FROM overage_budget_changes").await == 0, "{sql}");
     }
@@ -310,7 +328,14 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: Gro
     }
     // bob's period ends in two seconds, and a new one begins
     let now = Timestamp::now().as_second();
-    let start = [text("sub_b"), text("bob"), text("active"), Value::Integer(now + 2), Value::Integer(now - 86_400 * 10), Value::Null];
+    let start = [
+        text("sub_b"),
+        text("bob"),
+        text("active"),
+        Value::Integer(now + 2),
+        Value::Integer(now - 86_400 * 10),
+        Value::Null,
+    ];
     backend.run("record_subscription", &start).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = vec![];

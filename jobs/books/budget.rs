@@ -30,7 +30,9 @@ pub enum BudgetError {
     #[error("there is no customer `{0}`; `meter customer list` shows all")]
     NoCustomer(String),
     /// The customer's plan is not known.
-    #[error("the customer's plan `{0}` is not known, so nobody can say in which currency the budget is; apply the plan first")]
+    #[error(
+        "the customer's plan `{0}` is not known, so nobody can say in which currency the budget is; apply the plan first"
+    )]
     NoPlan(String),
     /// Another currency than the plan's.
     #[error("the plan `{plan}` is in {currency}, so the budget must be too")]

@@ -154,7 +154,7 @@ impl Database {
                 return wrong("the status is active, past_due or canceled");
             }
         }
-        self.write(async move |c| Ok(add(c, &customers).await)).await?
+        self.write_or(async move |c| add(c, &customers).await).await
     }
 
     /// Customers in order of their ids: all, or those of one plan, or one.

@@ -297,8 +297,21 @@ impl Database {
         T: Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
     {
+        self.write_or(f).await
+    }
+
+    /// As [`Database::write`], for work that can fail in ways of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_or<T, E, F>(&self, f: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<BooksError> + Send + 'static,
+        F: AsyncFnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
         let fence = self.fence.clone();
-        self.read(async move |connection| {
+        let done = self.read(async move |connection| {
             let transaction = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await?;
             let may_write = match fence {
                 Some(fence) => fence(Connection::clone(&transaction)).await,
@@ -306,23 +319,20 @@ impl Database {
             };
             let result = match may_write {
                 Ok(()) => f(&transaction).await,
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
-            match result {
-                Ok(value) => {
-                    transaction.commit().await?;
-                    Ok(value)
-                }
-                Err(error) => {
-                    // the first error is the one that tells why; SQLite may have rolled back already (disk full)
+            match &result {
+                Ok(_) => transaction.commit().await?,
+                // the first error is the one that tells why; SQLite may have rolled back already (disk full)
+                Err(_) => {
                     if let Err(undo) = transaction.rollback().await {
                         tracing::debug!(%undo, "rollback after an error");
                     }
-                    Err(error)
                 }
             }
-        })
-        .await
+            Ok(result)
+        });
+        done.await?
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use libsql::{Connection, Row, params};
+use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
-use super::database::{BooksError, Database};
+use super::database::{BooksError, Database, first_row};
 use super::period::Day;
 use super::quantity::Quantity;
 
@@ -86,7 +86,9 @@ impl Reason {
 
     fn named(name: &str) -> Result<Self, BooksError> {
         let found = Self::ALL.iter().find(|(_, known, _)| *known == name);
-        found.map(|(reason, ..)| *reason).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
+        found
+            .map(|(reason, ..)| *reason)
+            .ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
     }
 }
 
@@ -182,7 +184,7 @@ pub struct Account {
     /// Name of the plan.
     pub plan: String,
     /// The current billing period.
-    pub period: Option<(i64, i64)>,
+    pub period: Option<CurrentPeriod>,
     /// TURN counters that are open, from the current one on.
     pub turn: Vec<TurnRow>,
     /// Budgets by meter (`""` for all): amount and currency.
@@ -191,6 +193,26 @@ pub struct Account {
     pub usage: BTreeMap<String, Quantity>,
     /// What was decided before, by meter.
     pub decided: BTreeMap<String, Entitlement>,
+}
+
+/// The billing period that runs, and the days of usage that belong to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentPeriod {
+    /// First instant.
+    pub start: i64,
+    /// First instant after it.
+    pub end: i64,
+    /// First day and last day.
+    pub days: (String, String),
+}
+
+/// Usage by meter that was summed for a period.
+#[derive(Clone, Debug)]
+pub struct Summed {
+    /// The period.
+    pub period: Option<CurrentPeriod>,
+    /// The sums.
+    pub usage: BTreeMap<String, Quantity>,
 }
 
 /// A TURN counter that is open.
@@ -255,20 +277,35 @@ fn summed(text: &str) -> Result<Quantity, BooksError> {
     Ok(Quantity::from_parts(units, rest))
 }
 
-/// Everything that decisions about `customers` rest on, at `now`. `meters` are those that bills count.
+async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
+    Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+}
+
+/// The newest entry of the ledger: while it is the same, every sum of usage is.
+pub(crate) async fn newest_entry(c: &Connection) -> Result<i64, BooksError> {
+    newest(c, "SELECT coalesce(max(seq), 0) FROM ledger_entries").await
+}
+
+/// The newest decision in the history.
+pub(crate) async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
+    newest(c, "SELECT coalesce(max(seq), 0) FROM entitlement_changes").await
+}
+
+/// Everything that decisions about `customers` rest on at `now`, but usage.
 pub(crate) async fn accounts(
     c: &Connection,
     customers: &[String],
-    meters: &[String],
     now: i64,
 ) -> Result<BTreeMap<String, Account>, BooksError> {
     let ids = json(&customers)?;
     let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
     let mut rows = c.query(include_str!("accounts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
-        let period: (Option<i64>, Option<i64>) = (row.get(4)?, row.get(5)?);
         let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        let period = period.0.zip(period.1);
+        let period = match row.get::<Option<i64>>(4)? {
+            Some(start) => Some(CurrentPeriod { start, end: row.get(5)?, days: (row.get(6)?, row.get(7)?) }),
+            None => None,
+        };
         accounts.insert(row.get(0)?, Account { status, plan, subscription, period, ..Account::default() });
     }
     let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
@@ -287,53 +324,97 @@ pub(crate) async fn accounts(
         account.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
     }
     let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
-    let mut rows = c.query(&sql, params![ids.clone()]).await?;
+    let mut rows = c.query(&sql, params![ids]).await?;
     while let Some(row) = rows.next().await? {
         let decided = entitlement(&row)?;
         let Some(account) = accounts.get_mut(&decided.customer) else { continue };
         account.decided.insert(decided.meter.clone(), decided);
     }
-    let mut rows = c.query(include_str!("period_usage.sql"), params![ids, json(&meters)?, now]).await?;
+    Ok(accounts)
+}
+
+/// Sums the usage of accounts' current periods, of each of `meters`.
+pub(crate) async fn add_usage(
+    c: &Connection,
+    accounts: &mut BTreeMap<String, Account>,
+    customers: &[String],
+    meters: &[String],
+    now: i64,
+) -> Result<(), BooksError> {
+    if customers.is_empty() {
+        return Ok(());
+    }
+    let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
     while let Some(row) = rows.next().await? {
         let Some(used) = row.get::<Option<String>>(2)? else { continue };
         let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
         account.usage.insert(row.get(1)?, summed(&used)?);
     }
-    Ok(accounts)
+    Ok(())
 }
+
+/// Rows that go into one statement, each value a parameter.
+const ROWS: usize = 100;
+const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
+    period_start = excluded.period_start, period_end = excluded.period_end, allowed = excluded.allowed, \
+    reason = excluded.reason, used = excluded.used, included = excluded.included, \
+    effective_limit = excluded.effective_limit, overage_cost_minor = excluded.overage_cost_minor, \
+    meter_cost_minor = excluded.meter_cost_minor, budget_minor = excluded.budget_minor, \
+    meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
+    freshness = excluded.freshness, decided_at = excluded.decided_at";
 
 /// Writes decisions and their history. `changed` are those that decide otherwise than the ones before them.
 pub(crate) async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
-    let row = |e: &Entitlement| {
-        serde_json::json!([
-            e.customer,
-            e.meter,
-            e.period_start.as_second(),
-            e.period_end.as_second(),
-            i64::from(e.allowed),
-            e.reason.name(),
-            cell(e.used),
-            cell(e.included),
-            e.effective_limit.map(cell),
-            e.overage_cost_minor,
-            e.meter_cost_minor,
-            e.budget_minor,
-            e.meter_budget_minor,
-            e.currency,
-            e.as_of.map(Timestamp::as_second),
-            e.freshness.name(),
-            e.decided_at.as_second(),
-        ])
+    let all: Vec<&Entitlement> = decided.iter().collect();
+    insert(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all).await?;
+    insert(c, &format!("INSERT INTO entitlement_changes ({COLUMNS})"), "", changed).await
+}
+
+/// Many rows in a statement that is parsed once.
+async fn insert(c: &Connection, head: &str, tail: &str, rows: &[&Entitlement]) -> Result<(), BooksError> {
+    let sql = |rows: usize| {
+        let places = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; rows].join(",");
+        format!("{head} VALUES {places} {tail}")
     };
-    if !decided.is_empty() {
-        let rows: Vec<_> = decided.iter().map(row).collect();
-        c.execute(include_str!("store_entitlements.sql"), params![json(&rows)?]).await?;
+    let parameters = |some: &[&Entitlement]| some.iter().flat_map(|e| values(e)).collect::<Vec<Value>>();
+    let whole = rows.chunks_exact(ROWS);
+    let rest = whole.remainder();
+    if rows.len() >= ROWS {
+        let statement = c.prepare(&sql(ROWS)).await?;
+        for some in whole {
+            statement.execute(parameters(some)).await?;
+            statement.reset();
+        }
     }
-    if !changed.is_empty() {
-        let rows: Vec<_> = changed.iter().copied().map(row).collect();
-        c.execute(include_str!("store_entitlement_changes.sql"), params![json(&rows)?]).await?;
+    if !rest.is_empty() {
+        c.execute(&sql(rest.len()), parameters(rest)).await?;
     }
     Ok(())
+}
+
+/// The values of [`COLUMNS`].
+fn values(e: &Entitlement) -> [Value; 17] {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let maybe = |n: Option<i64>| n.map_or(Value::Null, Value::Integer);
+    [
+        text(&e.customer),
+        text(&e.meter),
+        Value::Integer(e.period_start.as_second()),
+        Value::Integer(e.period_end.as_second()),
+        Value::Integer(i64::from(e.allowed)),
+        text(e.reason.name()),
+        Value::Integer(cell(e.used)),
+        Value::Integer(cell(e.included)),
+        maybe(e.effective_limit.map(cell)),
+        Value::Integer(e.overage_cost_minor),
+        Value::Integer(e.meter_cost_minor),
+        Value::Integer(e.budget_minor),
+        maybe(e.meter_budget_minor),
+        text(&e.currency),
+        maybe(e.as_of.map(Timestamp::as_second)),
+        text(e.freshness.name()),
+        Value::Integer(e.decided_at.as_second()),
+    ]
 }
 
 /// Removes decisions about meters that are no more: customer and meter.
@@ -434,7 +515,12 @@ impl Database {
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let reason = Reason::named(&row.get::<String>(2)?)?;
-                found.push((second(row.get(0)?), row.get::<i64>(1)? == 1, reason, row.get::<Option<i64>>(3)?.map(scaled)));
+                found.push((
+                    second(row.get(0)?),
+                    row.get::<i64>(1)? == 1,
+                    reason,
+                    row.get::<Option<i64>>(3)?.map(scaled),
+                ));
             }
             Ok(found)
         })

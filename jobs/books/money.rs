@@ -244,7 +244,10 @@ mod tests {
         // three halves of a cent: rounded one by one they would vanish
         let all = cost("1", "0.005").plus(cost("1", "0.005")).plus(cost("1", "0.005"));
         assert_eq!(all.to_minor(usd), 2);
-        assert_eq!(cost("900000000", "1000000").plus(cost("900000000", "1000000")).to_minor(usd), 180_000_000_000_000_000);
+        assert_eq!(
+            cost("900000000", "1000000").plus(cost("900000000", "1000000")).to_minor(usd),
+            180_000_000_000_000_000
+        );
         let absurd = Cost::of(Quantity::from_scaled(i128::MAX), "1".parse().unwrap());
         assert!(absurd.plus(absurd).to_minor(usd) > 1_000_000_000_000_000_000, "it never looks cheap");
     }

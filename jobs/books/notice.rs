@@ -49,7 +49,7 @@ pub struct NewNotice {
     pub period_start: i64,
     /// The share that was crossed; 0 for a block.
     pub percent: u32,
-    /// The amount of which it is a share; for a block, when it was decided.
+    /// The amount of which it is a share; for a block, its place in the history of decisions.
     pub base: i64,
     /// What the backend is told beside that.
     pub data: serde_json::Map<String, serde_json::Value>,
@@ -110,7 +110,8 @@ pub struct Notice {
     pub(crate) give_up_at: i64,
 }
 
-const COLUMNS: &str = "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
+const COLUMNS: &str =
+    "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
 
 fn second(at: i64) -> Timestamp {
     Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
@@ -177,7 +178,9 @@ impl Database {
     /// What the database says.
     pub async fn due_notices(&self, now: Timestamp, limit: u32) -> Result<Vec<Notice>, BooksError> {
         self.read(async move |c| {
-            let sql = format!("SELECT {COLUMNS} FROM notices WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2");
+            let sql = format!(
+                "SELECT {COLUMNS} FROM notices WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2"
+            );
             all(c, &sql, params![now.as_second(), limit]).await
         })
         .await
@@ -231,7 +234,12 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn notices(&self, state: Option<String>, customer: Option<String>, limit: u32) -> Result<Vec<Notice>, BooksError> {
+    pub async fn notices(
+        &self,
+        state: Option<String>,
+        customer: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<Notice>, BooksError> {
         self.read(async move |c| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM notices WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR customer = ?2) \

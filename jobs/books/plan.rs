@@ -29,8 +29,7 @@ pub enum Report {
 }
 
 impl Report {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Total, "total"), (Self::Overage, "overage"), (Self::None, "none")];
+    const ALL: [(Self, &'static str); 3] = [(Self::Total, "total"), (Self::Overage, "overage"), (Self::None, "none")];
 
     /// As it is stored.
     pub fn name(self) -> &'static str {
@@ -220,7 +219,7 @@ impl Database {
             let known = self.plans().await?;
             return judge(&known, &versions, now);
         }
-        self.write(async move |c| Ok(apply(c, &versions, now).await)).await?
+        self.write_or(async move |c| apply(c, &versions, now).await).await
     }
 }
 

@@ -156,7 +156,12 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn roll_periods(&self, customers: Vec<String>, plans: Plans, now: Timestamp) -> Result<Rolled, BooksError> {
+    pub async fn roll_periods(
+        &self,
+        customers: Vec<String>,
+        plans: Plans,
+        now: Timestamp,
+    ) -> Result<Rolled, BooksError> {
         self.write(async move |c| {
             let database = first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))?;
             let now = now.as_second().min(database);
@@ -247,7 +252,8 @@ async fn load(c: &Connection, customers: &[String]) -> Result<BTreeMap<String, K
             known.closed = Some((end, last_day));
             continue;
         }
-        let period = Period { span: Span { start, end, subscription: row.get(3)? }, first_day: day(row.get(4)?)?, last_day };
+        let period =
+            Period { span: Span { start, end, subscription: row.get(3)? }, first_day: day(row.get(4)?)?, last_day };
         known.open.push(Open { period, used: row.get(7)?, refused: row.get(8)?, allowed_until: row.get(9)? });
     }
     Ok(known)

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::decide::{Case, Decided, MeterCase, Standing, decide};
 use crate::books::database::BooksError;
-use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, TurnRow};
+use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, Summed, TurnRow};
 use crate::books::money::{Cost, Currency};
 use crate::books::notice::{self, Kind, NewNotice};
 use crate::books::plan::{Plan, Plans, TURN};
@@ -205,7 +205,12 @@ impl Verdict {
 ///
 /// # Errors
 /// What the database says. What is written then stays; the next run goes on.
-pub async fn enforce(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<EnforceReport, BooksError> {
+pub async fn enforce(
+    context: &Context,
+    now: Timestamp,
+    dry_run: bool,
+    shown: usize,
+) -> Result<EnforceReport, BooksError> {
     let books = &context.books;
     books.require_migrated().await?;
     let ground = Arc::new(Ground::of(context, now).await?);
@@ -221,28 +226,38 @@ pub async fn enforce(context: &Context, now: Timestamp, dry_run: bool, shown: us
         let ids = books.customers_after(after).await?;
         let Some(last) = ids.last() else { break };
         after = last.clone();
-        let changed = look(books, ids, &ground, &mut report, shown).await?;
+        let (entry, changed) = look(books, ids, &ground, &mut report, shown).await?;
         if dry_run {
             continue;
         }
         for some in changed.chunks(CHUNK) {
             let (some, ground) = (some.to_vec(), Arc::clone(&ground));
-            report.notices += books.write(async move |c| write(c, &some, &ground).await).await?;
+            report.notices += books.write(async move |c| write(c, &some, entry, &ground).await).await?;
         }
     }
     Ok(report)
 }
 
-/// Judges a page of customers, counts, and returns those for whom something would be written.
+/// Customers for whom something would be written, and the usage that was summed for them.
+type Changed = Vec<(String, Summed)>;
+
+/// Judges a page of customers, counts, and returns those for whom something would be written; and the newest entry of the ledger from
+/// before their usage was summed.
 async fn look(
     books: &Database,
     ids: Vec<String>,
     ground: &Arc<Ground>,
     report: &mut EnforceReport,
     shown: usize,
-) -> Result<Vec<String>, BooksError> {
+) -> Result<(i64, Changed), BooksError> {
     let (on, now) = (Arc::clone(ground), ground.now.as_second());
-    let accounts = books.read(async move |c| entitlement::accounts(c, &ids, &on.meters, now).await).await?;
+    let load = books.read(async move |c| {
+        let entry = entitlement::newest_entry(c).await?;
+        let mut accounts = entitlement::accounts(c, &ids, now).await?;
+        entitlement::add_usage(c, &mut accounts, &ids, &on.meters, now).await?;
+        Ok((entry, accounts))
+    });
+    let (entry, accounts) = load.await?;
     let mut changed = vec![];
     for (customer, account) in accounts {
         report.customers += 1;
@@ -271,16 +286,36 @@ async fn look(
                 report.changes.push(Change { was: was.cloned(), is });
             }
         }
-        changed.push(customer);
+        changed.push((customer, Summed { period: account.period, usage: account.usage }));
     }
     report.changed += u64::try_from(changed.len()).unwrap_or(u64::MAX);
-    Ok(changed)
+    Ok((entry, changed))
 }
 
-/// Judges customers again, under the write lock, and writes what that says. Returns how many notices were made.
-async fn write(c: &libsql::Connection, customers: &[String], ground: &Ground) -> Result<u64, BooksError> {
+/// Judges customers again, under the write lock, and writes what that says. Returns how many notices were made. Sums of usage are taken
+/// over while the ledger and the period are what they were when `entry` was its newest entry; else they are summed again.
+async fn write(
+    c: &libsql::Connection,
+    changed: &[(String, Summed)],
+    entry: i64,
+    ground: &Ground,
+) -> Result<u64, BooksError> {
     let now = ground.now.as_second();
-    let accounts = entitlement::accounts(c, customers, &ground.meters, now).await?;
+    let customers: Vec<String> = changed.iter().map(|(customer, _)| customer.clone()).collect();
+    let mut accounts = entitlement::accounts(c, &customers, now).await?;
+    let same_ledger = entitlement::newest_entry(c).await? == entry;
+    let mut again = vec![];
+    for (customer, summed) in changed {
+        let Some(account) = accounts.get_mut(customer) else { continue };
+        if same_ledger && account.period == summed.period {
+            account.usage.clone_from(&summed.usage);
+        } else {
+            again.push(customer.clone());
+        }
+    }
+    entitlement::add_usage(c, &mut accounts, &again, &ground.meters, now).await?;
+    // a block is no crossing of an amount: the place in history where it comes tells it from the one before
+    let change = entitlement::newest_change(c).await? + 1;
     let (mut rows, mut gone, mut limits, mut notices) = (vec![], vec![], vec![], vec![]);
     let verdicts: BTreeMap<&str, Verdict> = accounts
         .iter()
@@ -293,14 +328,14 @@ async fn write(c: &libsql::Connection, customers: &[String], ground: &Ground) ->
         gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
         limits.extend(verdict.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
         for e in &verdict.entitlements {
-            notices.extend(notices_of(before(e), e, &ground.thresholds));
+            notices.extend(notices_of(before(e), e, &ground.thresholds, change));
         }
         let any = verdict.entitlements.first();
         notices.extend(any.map(|e| budget_notices(before(e), e, &ground.thresholds)).unwrap_or_default());
     }
-    let changed: Vec<&Entitlement> =
+    let differ: Vec<&Entitlement> =
         rows.iter().filter(|e| before(e).is_none_or(|was| e.decides_otherwise(was))).collect();
-    entitlement::store(c, &rows, &changed).await?;
+    entitlement::store(c, &rows, &differ).await?;
     entitlement::remove(c, &gone).await?;
     entitlement::store_turn_limits(c, &limits).await?;
     notice::record(c, &notices, now).await
@@ -308,7 +343,8 @@ async fn write(c: &libsql::Connection, customers: &[String], ground: &Ground) ->
 
 /// Decides for one customer; none when there is no current billing period. Pure.
 fn judge(customer: &str, account: &Account, ground: &Ground) -> Option<Verdict> {
-    let (start, end) = account.period?;
+    let period = account.period.as_ref()?;
+    let (start, end) = (period.start, period.end);
     let standing = Standing::of(&account.status, account.subscription.as_deref());
     let plan = ground.plans.at(&account.plan, start);
     let counted = |row: &&TurnRow| row.starts_at <= start;
@@ -439,7 +475,7 @@ fn is_reached(part: i128, whole: i64, percent: u32) -> bool {
 
 /// What the backend is told of a meter: crossings, and a change of the answer. What the decision before had reached already was told
 /// then; should it be made again (a restated bill took usage back and gave it again), the table of notices keeps one of each.
-fn notices_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
+fn notices_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32], change: i64) -> Vec<NewNotice> {
     let before = was.filter(|was| was.period_start == is.period_start).map(shares);
     let mut found = vec![];
     for (at, (kind, part, whole)) in shares(is).into_iter().enumerate() {
@@ -451,7 +487,7 @@ fn notices_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -
     let in_plan = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
     if was.map_or(in_plan, |was| was.allowed) != is.allowed {
         let kind = if is.allowed { Kind::Unblocked } else { Kind::Blocked };
-        found.push(new_notice(is, is.meter.clone(), kind, 0, is.decided_at.as_second()));
+        found.push(new_notice(is, is.meter.clone(), kind, 0, change));
     }
     found
 }

@@ -208,7 +208,8 @@ async fn simulate(seed: u64) {
     // they signed up in December 2023, not today
     run("DELETE FROM turn_periods").await;
     run("DELETE FROM billing_periods").await;
-    let mut models: Vec<Model> = names.iter().map(|_| Model { periods: vec![(begin, 0)], ..Model::default() }).collect();
+    let mut models: Vec<Model> =
+        names.iter().map(|_| Model { periods: vec![(begin, 0)], ..Model::default() }).collect();
     let (mut dice, take) = (Dice(seed), take_turn());
     let (mut takes, mut wrong_clock) = (0_i64, 0);
     for (t, event) in events(&mut dice, begin, end) {
@@ -262,7 +263,9 @@ async fn simulate(seed: u64) {
         assert!(closed.windows(2).all(|w| w[0].1 == w[1].0), "seed {seed}, {name}: no hole");
         assert_eq!(closed, model.closed, "seed {seed}, {name}");
     }
-    let all = books.read(async |c| Ok(c.query("SELECT sum(used) FROM turn_periods", ()).await?.next().await?.unwrap().get::<i64>(0)?));
+    let all = books.read(async |c| {
+        Ok(c.query("SELECT sum(used) FROM turn_periods", ()).await?.next().await?.unwrap().get::<i64>(0)?)
+    });
     assert_eq!(all.await.unwrap(), takes, "nothing lost, nothing doubled");
     for check in books.verify().await.unwrap() {
         assert!(check.violations.is_empty(), "{}: {:?}", check.rule, check.violations);

@@ -127,7 +127,8 @@ async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> an
     let count = u64::try_from(customers.len())?;
     let added = books.add_customers(customers).await?;
     let there = count - added;
-    let rest = if there > 0 { format!("; {} existed and were left as they are", print::count(there)) } else { String::new() };
+    let rest =
+        if there > 0 { format!("; {} existed and were left as they are", print::count(there)) } else { String::new() };
     print::out(&format!("{} customer(s) added{rest}", print::count(added)));
     Ok(Done::Well)
 }

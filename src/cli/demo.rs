@@ -1,4 +1,4 @@
-//! `meter demo`: a made-up month of AWS bills, booked, delivered again, restated, and proven.
+//! `meter demo`: a made-up month of AWS bills, booked, delivered again, restated; a budget that is overrun; and the proof.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,16 @@ use anyhow::Context as _;
 use bills::{FileKind, Layout, Spec};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use jobs::books::money::Currency;
 use jobs::books::period::Month;
+use jobs::books::quantity::{Quantity, UNIT};
 use jobs::ingest_cur::IngestCur;
 use jobs::job::{Context, Job};
+use jobs::{enforce_budgets, reset_turn};
+use libsql::params;
 
-use super::{BadUsage, Done, ingest, print, verify};
+use super::run::show_enforce;
+use super::{BadUsage, Done, entitlements, ingest, notices, print, verify};
 use crate::config::{Config, ExportConfig, FormatConfig};
 use crate::wiring;
 
@@ -194,18 +199,98 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     step(4, "the books: the customers who used most of each meter");
     show_usage(&context, &config, month).await?;
 
-    step(5, "the proof");
+    let who = plan_for_demo(&context, month, now).await?;
+    budget_and_block(&context, &config, &who, now).await?;
+
+    step(9, "the proof");
     let done = verify::audit(&context.books, false).await?;
     if kept {
         std::fs::write(folder.join("meter.toml"), toml::to_string_pretty(&config)?)?;
         print::out(&format!(
-            "\nGo on with: meter --config {} usage|versions|discover|ingest",
+            "\nGo on with: meter --config {} usage|versions|discover|entitlements|turn|notices list",
             folder.join("meter.toml").display()
         ));
     } else {
         print::out("\n`meter demo --keep FOLDER` keeps the bills and the books, to look around in.");
     }
     Ok(done)
+}
+
+/// Minutes, credentials and prices of the demo's plan, made to fit its bill: half of what the first customer used is included.
+async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyhow::Result<String> {
+    let usage = context.books.usage(month, None).await?;
+    let chime = usage.iter().filter(|u| u.known && u.meter == "chime_minutes");
+    let first = chime.max_by_key(|u| u.quantity).context("the demo's bill has Chime minutes")?;
+    let half = Quantity::from_scaled(first.quantity.scaled() / UNIT / 2 * UNIT);
+    step(5, "a plan, and a budget for what is beyond it");
+    let toml = format!(
+        "[[plans]]\nname = \"demo\"\ncurrency = \"USD\"\neffective_from = \"2020-01-01T00:00:00Z\"\n\
+         [plans.meters]\nturn_allocations = {{ included = \"3\", price = \"0.45\" }}\n\
+         chime_minutes = {{ included = \"{half}\", price = \"0.01\", report = \"overage\" }}\n\
+         storage_gb = {{ included = \"5\" }}\ntransfer_gb = {{ included = \"100\" }}\n"
+    );
+    print::out(toml.trim_end());
+    let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
+    context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
+    context.books.write(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
+    reset_turn::reset(&context.books, now, false, 0).await?;
+    Ok(first.customer.clone())
+}
+
+/// A budget that is overrun, the block, the raise and the unblock.
+async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Timestamp) -> anyhow::Result<()> {
+    let books = &context.books;
+    let usd: Currency = "USD".parse()?;
+    let set = async |minor: i64| -> anyhow::Result<()> {
+        books.set_budget(who, "", Some(minor), usd, "demo", now).await?;
+        print::out(&format!("\n$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
+        enforce_budgets::enforce(context, now, false, 0).await?;
+        entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
+        Ok(())
+    };
+    enforce_budgets::enforce(context, now, false, 0).await?;
+    let decided = books.entitlements(Some(who.to_owned())).await?;
+    let spent = decided.first().map_or(0, |e| e.overage_cost_minor);
+    set(spent + 100).await?;
+
+    step(6, "TURN: the web backend asks before each credential; the limit holds at once, between two enforcements");
+    let take = async || -> anyhow::Result<bool> {
+        let id = who.to_owned();
+        let row = books.read(async move |c| {
+            let mut rows = c.query(&statement("take_turn"), params![id, None::<i64>]).await?;
+            let answer = match rows.next().await? {
+                Some(row) => (row.get::<i64>(0)? == 1, row.get::<String>(1)?, row.get::<i64>(2)?, row.get::<i64>(3)?),
+                None => (false, "no such customer".into(), 0, 0),
+            };
+            while rows.next().await?.is_some() {}
+            Ok(answer)
+        });
+        let (granted, answer, used, limit) = row.await?;
+        print::out(&format!("  {} ({used} of {limit} used): {answer}", if granted { "yes" } else { "NO " }));
+        Ok(granted)
+    };
+    while take().await? {}
+
+    step(7, "the next enforcement: the budget is spent, so whatever is beyond the plan is blocked");
+    let report = enforce_budgets::enforce(context, now, false, usize::MAX).await?;
+    show_enforce(&report, now);
+    print::out(&format!("\n$ meter explain-entitlement {who} chime_minutes"));
+    let explained = entitlements::ExplainArgs { customer: who.to_owned(), meter: "chime_minutes".into() };
+    entitlements::explain_from(books, explained, config, now).await?;
+
+    step(8, "the customer raises the budget, and goes on");
+    set(spent + 1000).await?;
+    take().await?;
+    print::out("\n$ meter notices list");
+    notices::table(&books.notices(None, Some(who.to_owned()), 20).await?, now);
+    Ok(())
+}
+
+/// A statement of the contract with the web backend, as it is printed there.
+fn statement(name: &str) -> String {
+    let page = include_str!("../../docs/backend-contract.md");
+    let block = page.split(&format!("<!-- statement: {name} -->\n```sql\n")).nth(1).unwrap_or_default();
+    block.split("```").next().unwrap_or_default().to_owned()
 }
 
 fn step(number: u8, title: &str) {

@@ -2,6 +2,7 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::books::Database;
 use jobs::books::entitlement::{Entitlement, Freshness, Reason};
 use jobs::books::money::Currency;
 use jobs::books::plan::TURN;
@@ -28,9 +29,9 @@ pub(crate) struct Args {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ExplainArgs {
     /// The customer's id
-    customer: String,
+    pub(super) customer: String,
     /// The meter
-    meter: String,
+    pub(super) meter: String,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
@@ -69,7 +70,9 @@ fn age(e: &Entitlement, now: Timestamp) -> String {
 /// Decisions as a table.
 pub(super) fn table(decided: &[Entitlement], config: &Config, now: Timestamp) {
     if decided.is_empty() {
-        print::out("no such decision was made; `meter run enforce-budgets` makes them, and `meter work` every five minutes");
+        print::out(
+            "no such decision was made; `meter run enforce-budgets` makes them, and `meter work` every five minutes",
+        );
         return;
     }
     let row = |e: &Entitlement| {
@@ -88,9 +91,8 @@ pub(super) fn table(decided: &[Entitlement], config: &Config, now: Timestamp) {
             age(e, now),
         ]
     };
-    let titles = [
-        "customer", "meter", "", "reason", ">used", ">included", ">limit", "unit", ">overage", ">budget", "data age",
-    ];
+    let titles =
+        ["customer", "meter", "", "reason", ">used", ">included", ">limit", "unit", ">overage", ">budget", "data age"];
     print::table(&titles, decided.iter().map(row).collect());
 }
 
@@ -101,6 +103,16 @@ pub(super) fn unit<'a>(config: &'a Config, meter: &str) -> &'a str {
 
 pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let books = wiring::existing_books(config).await?;
+    explain_from(&books, args, config, now).await
+}
+
+/// Explains a decision of these books.
+pub(super) async fn explain_from(
+    books: &Database,
+    args: ExplainArgs,
+    config: &Config,
+    now: Timestamp,
+) -> anyhow::Result<Done> {
     let ExplainArgs { customer, meter } = args;
     let decided = books.entitlements(Some(customer.clone())).await?;
     let Some(e) = decided.iter().find(|e| e.meter == meter) else {
@@ -114,7 +126,8 @@ pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) 
         }
     };
     let plans = books.plans().await?;
-    let plan = books.customers(None, Some(customer.clone())).await?.into_iter().next().map(|c| c.plan).unwrap_or_default();
+    let plan =
+        books.customers(None, Some(customer.clone())).await?.into_iter().next().map(|c| c.plan).unwrap_or_default();
     let terms = plans.at(&plan, e.period_start.as_second()).and_then(|p| p.meters.get(&meter));
     let unit = unit(config, &meter);
     let may = if e.allowed { "may be used" } else { "may not be used" };
@@ -160,7 +173,11 @@ fn data(e: &Entitlement, now: Timestamp) -> String {
     match (e.freshness, e.as_of) {
         (Freshness::Live, _) => "counted as it happens; what the other meters have cost is from the bill".to_owned(),
         (freshness, Some(at)) => {
-            format!("AWS has told of usage up to {at}, {} ago ({})", print::span(now.duration_since(at)), freshness.name())
+            format!(
+                "AWS has told of usage up to {at}, {} ago ({})",
+                print::span(now.duration_since(at)),
+                freshness.name()
+            )
         }
         (_, None) => "no bill was booked yet".to_owned(),
     }

@@ -64,11 +64,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let done = if notices.iter().any(|n| n.state == "dead") { Done::Held } else { Done::Well };
             if json {
                 print::json(&notices)?;
-            } else if notices.is_empty() {
-                print::out("no such notice was made");
             } else {
-                let titles = ["notice", "made", "customer", "meter", "about", "state", ">sent", "why not"];
-                print::table(&titles, notices.iter().map(|n| row(n, now)).collect());
+                table(&notices, now);
                 if config.notices.url.is_none() {
                     print::out("notices go nowhere: notices.url is not set");
                 }
@@ -90,6 +87,15 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             Ok(if left.is_empty() { Done::Well } else { Done::Wrong })
         }
     }
+}
+
+/// Notices as a table.
+pub(super) fn table(notices: &[Notice], now: Timestamp) {
+    if notices.is_empty() {
+        return print::out("no such notice was made");
+    }
+    let titles = ["notice", "made", "customer", "meter", "about", "state", ">sent", "why not"];
+    print::table(&titles, notices.iter().map(|n| row(n, now)).collect());
 }
 
 fn row(n: &Notice, now: Timestamp) -> Vec<String> {

@@ -55,8 +55,11 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 BadUsage(format!("{name}:{line}: {}", e.message()))
             })?;
             let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
-            let books =
-                if dry_run { wiring::books_for_dry_run(config, now).await? } else { wiring::open_books(config).await? };
+            let books = if dry_run {
+                wiring::books_for_dry_run(config, now).await?
+            } else {
+                wiring::open_books(config).await?
+            };
             if !dry_run {
                 books.migrate(now).await?;
             }
@@ -93,7 +96,13 @@ async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -
         return Ok(Done::Well);
     }
     for plan in chosen {
-        print::out(&format!("{} from {} ({}), {}", plan.name, plan.effective_from, plan.currency, holds(&all, plan, now)));
+        print::out(&format!(
+            "{} from {} ({}), {}",
+            plan.name,
+            plan.effective_from,
+            plan.currency,
+            holds(&all, plan, now)
+        ));
         let row = |(meter, terms): (&String, &jobs::books::plan::Terms)| {
             let price = terms.price.map_or("no more".to_owned(), |p| format!("{p} {}", plan.currency));
             vec![format!("  {meter}"), print::quantity(terms.included), price, terms.report.name().to_owned()]

@@ -8,8 +8,8 @@ use jobs::job::{Context, Job};
 use jobs::reset_turn::{self, ResetReport, ResetTurn};
 use serde_json::Value;
 
-use super::entitlements::money;
 use super::enqueue::{self, What};
+use super::entitlements::money;
 use super::{BadUsage, Done, print};
 use crate::config::Config;
 use crate::queue::kinds::Checked;
@@ -41,7 +41,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let kind = enqueue::kind_of(&Kinds::all(), &what.kind)?;
     if dry_run {
         match &what.payload {
-            Some(_) => return Err(BadUsage("--dry-run and --payload: write \"dry_run\": true into the payload".into()).into()),
+            Some(_) => {
+                return Err(BadUsage("--dry-run and --payload: write \"dry_run\": true into the payload".into()).into());
+            }
             None => what.fields.push("dry_run=true".into()),
         }
     }
@@ -152,16 +154,28 @@ pub(super) fn show_enforce(report: &EnforceReport, now: Timestamp) {
         print::count(report.unblocked),
         print::count(report.not_allowed)
     ));
-    let age = report.as_of.map(|at| format!("AWS has told of usage up to {at}, {} ago", print::span(now.duration_since(at))));
+    let age =
+        report.as_of.map(|at| format!("AWS has told of usage up to {at}, {} ago", print::span(now.duration_since(at))));
     print::out(&age.unwrap_or_else(|| "no bill with usage is booked: only TURN credentials are counted".to_owned()));
     let policy = |policy| serde_json::to_string(&policy).unwrap_or_default();
-    let stale = report.on_stale.map(|p| format!("the bill is older than enforce.stale_after_hours; policy: {}", policy(p).trim_matches('"')));
+    let stale = report
+        .on_stale
+        .map(|p| format!("the bill is older than enforce.stale_after_hours; policy: {}", policy(p).trim_matches('"')));
     let notes = [
         (u64::from(stale.is_some()), stale.unwrap_or_default()),
-        (report.without_period, "customer(s) without a current billing period: `meter run reset-turn` opens them".to_owned()),
+        (
+            report.without_period,
+            "customer(s) without a current billing period: `meter run reset-turn` opens them".to_owned(),
+        ),
         (report.unknown_plan, "customer(s) of a plan that is not known, for whom everything is blocked".to_owned()),
-        (report.budget_in_other_currency, "customer(s) with a budget in another currency than the plan; it counts as none".to_owned()),
-        (report.from_the_future, "customer(s) with decisions from the future, left as they are: was a clock set back?".to_owned()),
+        (
+            report.budget_in_other_currency,
+            "customer(s) with a budget in another currency than the plan; it counts as none".to_owned(),
+        ),
+        (
+            report.from_the_future,
+            "customer(s) with decisions from the future, left as they are: was a clock set back?".to_owned(),
+        ),
     ];
     for (count, note) in notes.iter().filter(|(count, _)| *count > 0) {
         print::out(&format!("look at it: {} {note}", print::count(*count)));

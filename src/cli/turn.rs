@@ -26,7 +26,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Ok(Done::Well);
     }
     if periods.is_empty() {
-        let whose = args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
+        let whose =
+            args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
         print::out(&format!("{whose}; `meter customer list` shows all"));
         return Ok(Done::Well);
     }

@@ -45,7 +45,10 @@ fn anchors_at_the_end_of_the_month_come_back() {
 
 #[test]
 fn without_a_subscription_periods_are_calendar_months() {
-    assert_eq!(bounds(&[], "2028-01-01", "2028-02-10"), ["2028-01-01", "2028-02-01", "2028-03-01", "2028-04-01", "2028-05-01"]);
+    assert_eq!(
+        bounds(&[], "2028-01-01", "2028-02-10"),
+        ["2028-01-01", "2028-02-01", "2028-03-01", "2028-04-01", "2028-05-01"]
+    );
 }
 
 #[test]
@@ -59,7 +62,14 @@ fn a_subscription_cuts_what_was_running_and_its_end_gives_way() {
     let two = [one[0].clone(), sub("t", "2026-05-15T12:00:00Z", "2026-05-15T12:00:00Z", None)];
     assert_eq!(
         bounds(&two, "2026-04-20", "2026-05-20"),
-        ["2026-04-20", "2026-05-01", "2026-05-15T12:00:00Z", "2026-06-15T12:00:00Z", "2026-07-15T12:00:00Z", "2026-08-15T12:00:00Z"]
+        [
+            "2026-04-20",
+            "2026-05-01",
+            "2026-05-15T12:00:00Z",
+            "2026-06-15T12:00:00Z",
+            "2026-07-15T12:00:00Z",
+            "2026-08-15T12:00:00Z"
+        ]
     );
 }
 
@@ -67,7 +77,10 @@ fn a_subscription_cuts_what_was_running_and_its_end_gives_way() {
 fn a_changed_anchor_ends_the_period_that_runs() {
     // Stripe's `billing_cycle_anchor=now` on 10 March; the period from the 1st is open
     let changed = [sub("s", "2026-03-10", "2026-01-01", None)];
-    assert_eq!(bounds(&changed, "2026-03-01", "2026-03-10"), ["2026-03-01", "2026-03-10", "2026-04-10", "2026-05-10", "2026-06-10"]);
+    assert_eq!(
+        bounds(&changed, "2026-03-01", "2026-03-10"),
+        ["2026-03-01", "2026-03-10", "2026-04-10", "2026-05-10", "2026-06-10"]
+    );
     // an anchor that is still to come: the first period is short
     let trial = [sub("s", "2026-03-20", "2026-03-06", None)];
     assert_eq!(bounds(&trial, "2026-03-06", "2026-03-07")[..3], ["2026-03-06", "2026-03-20", "2026-04-20"]);
@@ -133,15 +146,17 @@ fn a_day_belongs_to_the_period_that_holds_its_last_second() {
 
 fn any_subscription() -> impl Strategy<Value = Subscription> {
     let start = t("2026-01-01");
-    (0..400_i64, 0..86_400_i64, 0..60_i64, prop::option::of(1..300_i64)).prop_map(move |(day, second, anchor, lives)| {
-        let started = start + day * DAY + second;
-        Subscription {
-            id: format!("s{day}"),
-            anchor: started + anchor * DAY,
-            started,
-            ended: lives.map(|days| started + days * DAY / 3),
-        }
-    })
+    (0..400_i64, 0..86_400_i64, 0..60_i64, prop::option::of(1..300_i64)).prop_map(
+        move |(day, second, anchor, lives)| {
+            let started = start + day * DAY + second;
+            Subscription {
+                id: format!("s{day}"),
+                anchor: started + anchor * DAY,
+                started,
+                ended: lives.map(|days| started + days * DAY / 3),
+            }
+        },
+    )
 }
 
 proptest! {

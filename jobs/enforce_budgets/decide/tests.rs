@@ -71,10 +71,7 @@ fn what_others_cost_is_taken_from_the_same_budget() {
     // the budget is spent by b alone: a stops at what is included, which it has used; c goes on within its own
     let decided = decide(&case(Some(600), meters));
     let answers: Vec<_> = decided.meters.iter().map(|d| (d.allowed, d.reason)).collect();
-    assert_eq!(
-        answers,
-        [(false, Reason::BudgetSpent), (false, Reason::BudgetSpent), (true, Reason::WithinIncluded)]
-    );
+    assert_eq!(answers, [(false, Reason::BudgetSpent), (false, Reason::BudgetSpent), (true, Reason::WithinIncluded)]);
 }
 
 #[test]
@@ -166,7 +163,8 @@ fn naive(case: &Case<'_>, at: usize) -> bool {
         let over = (m.used.scaled() - t.included.scaled()).max(0) / 100_000_000;
         let price = t.price.map_or(0, |p| {
             let price: rust_decimal::Decimal = p.to_string().parse().unwrap();
-            (price * rust_decimal::Decimal::from(10_000)).mantissa() / 10_i128.pow((price * rust_decimal::Decimal::from(10_000)).scale())
+            (price * rust_decimal::Decimal::from(10_000)).mantissa()
+                / 10_i128.pow((price * rust_decimal::Decimal::from(10_000)).scale())
         });
         over * price
     };
