@@ -84,7 +84,7 @@ impl Job for DeliverNotices {
             let due = context.books.due_notices(now, MOST).await?;
             for group in due.chunks(AT_ONCE) {
                 let sent = join_all(group.iter().map(|notice| send(receiver, notice, now))).await;
-                let fine = sent.iter().any(|s| *s == Sent::Delivered);
+                let fine = sent.contains(&Sent::Delivered);
                 for (notice, sent) in group.iter().zip(sent) {
                     match &sent {
                         Sent::Delivered => report.delivered += 1,

@@ -355,7 +355,7 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: Gro
                 };
                 if row["granted"] == Value::Integer(1) {
                     *net.entry(customer).or_default() += 1;
-                    if round % 7 == 0
+                    if round.is_multiple_of(7)
                         && let Ok(Some(_)) =
                             backend.try_run("give_back_turn", &[text(customer), row["starts_at"].clone()]).await
                     {

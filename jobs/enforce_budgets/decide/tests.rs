@@ -110,7 +110,7 @@ fn who_does_not_pay_gets_what_the_policy_says() {
     assert_eq!(first(&old), (true, Reason::WithinIncluded, Some("10".into())));
     assert_eq!(first(&beyond(&old)).1, Reason::DataTooOld);
     let foreign = Case { budget_in_other_currency: true, ..good.clone() };
-    assert_eq!(first(&foreign).0, true);
+    assert!(first(&foreign).0);
     assert_eq!(first(&beyond(&foreign)).1, Reason::BudgetInOtherCurrency);
     assert_eq!(first(&Case { currency: None, ..good.clone() }).1, Reason::UnknownPlan);
     assert_eq!(first(&Case { meters: vec![meter("m", None, "0")], ..good }).1, Reason::NotInPlan);
@@ -205,7 +205,7 @@ proptest! {
     fn it_is_monotone_in_usage(case in any_case(), more in 0..1_000_000_i64, who in 0..4_usize) {
         let mut later = case.clone();
         let at = who % case.meters.len();
-        later.meters[at].used = later.meters[at].used + Quantity::from_scaled(i128::from(more) * 100_000_000);
+        later.meters[at].used += Quantity::from_scaled(i128::from(more) * 100_000_000);
         let (before, after) = (decide(&case), decide(&later));
         prop_assert!(after.cost >= before.cost);
         for (b, a) in before.meters.iter().zip(&after.meters) {
