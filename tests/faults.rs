@@ -45,7 +45,7 @@ async fn a_database_that_goes_away_costs_time_only() {
     let ground = Ground::remote("away").await;
     let Some(server) = ground.server() else { return };
     let queue = ground.queue().await;
-    let lease = Duration::from_secs(1);
+    let lease = Duration::from_secs(2);
     let workers = [
         ground.worker(&queue, Policy { lease, ..policy() }).await,
         ground.worker(&ground.queue().await, Policy { lease, ..policy() }).await,

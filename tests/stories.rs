@@ -16,9 +16,14 @@ fn the_demo_shows_the_books_and_their_proof() {
         "booked already; no data file was read",
         "dry run, nothing was written",
         "no customer row yet",
-        "5. the proof",
+        "budget_spent",
+        "allowed -> BLOCKED",
+        "may not be used by",
+        "within_budget",
+        "unblocked",
+        "9. the proof",
     ]);
-    assert_eq!(ran.out.matches("  ok ").count(), 3, "{}", ran.out);
+    assert_eq!(ran.out.matches("  ok ").count(), 7, "{}", ran.out);
     assert_eq!(ran.err, "");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
 }

@@ -83,16 +83,20 @@ fn deliver(place: &Place) {
 
 #[test]
 fn the_schedule_runs_and_ctrl_c_is_clean() {
-    let place = Place::new();
+    // what runs every few minutes runs once a day here, so that no tick falls into the test
+    let place = Place::with(
+        "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
+         [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notices = []\n",
+    );
     place.run("demo generate bucket --rows 2000").ends(0);
     let work = Work::start(&place, "", &[]);
-    // a schedule that was never seen is due at once: two months, the counters, the audit
-    until(&place, "SELECT count(*) FROM jobs WHERE state = 'done'", "4");
-    place.run("schedule").ends(0).says(&["ingest", "*/5 23,0 * * *", "job 2: done", "verify_books"]);
+    // a schedule that was never seen is due at once: two months, the two jobs of entitlements, the counters, the audit
+    until(&place, "SELECT count(*) FROM jobs WHERE state = 'done'", "6");
+    place.run("schedule").ends(0).says(&["ingest", "*/5 23,0 * * *", "job 2: done", "verify_books", "enforce_budgets"]);
     place.run("workers").ends(0).says(&["working", "0 of 4", "ingest_cur"]);
     place.run("jobs list").ends(0).says(&["ingest_cur/main/", "schedule ingest", "done"]);
     work.signal(Signal::SIGINT);
-    work.ended().ends(0).says(&["Ctrl-C stops it", "stopped: 4 done"]);
+    work.ended().ends(0).says(&["Ctrl-C stops it", "stopped: 6 done"]);
     place.run("workers").ends(0).says(&["no worker is running"]);
     place.run("verify").ends(0);
     // what was enqueued for a tick is not enqueued for it again

@@ -106,7 +106,7 @@ pub fn first_start(subscriptions: &[Subscription], t: i64) -> i64 {
     }
 }
 
-/// The periods from `from` on, up to the one that holds `now` and [`AHEAD`] more.
+/// The periods from `from` on, up to the one that holds `now` and two more.
 pub fn spans(subscriptions: &[Subscription], from: i64, now: i64) -> Vec<Span> {
     let mut found: Vec<Span> = vec![];
     let mut start = from;

@@ -2,7 +2,7 @@
 //!
 //! Constant work: every run looks at every customer, whatever has changed, so that what one run missed the next one finds; a change of
 //! usage, of a budget, of a plan or of a subscription is one code path. Customers are loaded page by page and judged by a pure function
-//! ([`decide`]); only those whose entitlements would change are loaded again under the write lock, judged again, and written together with
+//! ([`decide::decide`]); only those whose entitlements would change are loaded again under the write lock, judged again, and written together with
 //! their history, their TURN limits and their notices in one transaction. So a run in which nothing changed writes nothing, and one
 //! that is beside another run, or beside the backend, decides by what is true when it writes.
 

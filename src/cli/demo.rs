@@ -229,7 +229,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
          chime_minutes = {{ included = \"{half}\", price = \"0.01\", report = \"overage\" }}\n\
          storage_gb = {{ included = \"5\" }}\ntransfer_gb = {{ included = \"100\" }}\n"
     );
-    print::out(toml.trim_end());
+    print::out(&format!("{}\n", toml.trim_end()));
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
     context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
     context.books.write(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
@@ -243,7 +243,7 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     let usd: Currency = "USD".parse()?;
     let set = async |minor: i64| -> anyhow::Result<()> {
         books.set_budget(who, "", Some(minor), usd, "demo", now).await?;
-        print::out(&format!("\n$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
+        print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
         enforce_budgets::enforce(context, now, false, 0).await?;
         entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
         Ok(())

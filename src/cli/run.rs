@@ -99,7 +99,7 @@ pub(super) fn show_reset(report: &ResetReport, now: Timestamp) {
         print::table(&["customer", "from", "to before", ">used", ">limit"], report.counts.iter().map(row).collect());
     }
     print::out(&format!(
-        "as of {now}: {} TURN count(s) {would}closed, {} period(s) {would}opened or given other bounds, for {} customer(s)",
+        "as of {now:.0}: {} TURN count(s) {would}closed, {} period(s) {would}opened or given other bounds, for {} customer(s)",
         print::count(report.closed),
         print::count(report.opened),
         print::count(report.customers)
@@ -147,7 +147,7 @@ pub(super) fn show_enforce(report: &EnforceReport, now: Timestamp) {
         print::table(&titles, report.changes.iter().map(row).collect());
     }
     print::out(&format!(
-        "as of {now}: {} customer(s) looked at, {} {would}changed; {} meter(s) {would}blocked, {} {would}unblocked; {} not allowed in all",
+        "as of {now:.0}: {} customer(s) looked at, {} {would}changed; {} meter(s) {would}blocked, {} {would}unblocked; {} not allowed in all",
         print::count(report.customers),
         print::count(report.changed),
         print::count(report.blocked),
