@@ -71,18 +71,18 @@ async fn fill(file: &Path, customers: i64) {
          SELECT id, '', 500, 'USD', 'bench' FROM customers WHERE id LIKE '%9'"
         .into())
     .await;
+    // in the order of the keys, which is how SQLite takes nine million rows in seconds
     let month = Month::of(Timestamp::now());
-    for day in month.first_day().epoch()..=month.last_day().epoch() {
-        let day = jobs::books::period::Day::from_epoch(day).unwrap();
-        for meter in METERS {
-            run(format!(
-                "INSERT INTO usage_days (payer, month, customer, meter, day, quantity) \
-                 SELECT 'default', '{month}', id, '{meter}', '{day}', \
-                        1000000000 + abs(random() % (10000000000 * (1 + substr(id, -1, 1)))) FROM customers"
-            ))
-            .await;
-        }
-    }
+    let days: Vec<String> = (month.first_day().epoch()..=month.last_day().epoch())
+        .map(|day| jobs::books::period::Day::from_epoch(day).unwrap().to_string())
+        .collect();
+    let (meters, days) = (serde_json::to_string(&METERS).unwrap(), serde_json::to_string(&days).unwrap());
+    run(format!(
+        "INSERT INTO usage_days (payer, month, customer, meter, day, quantity) \
+         SELECT 'default', '{month}', c.id, m.value, d.value, 1000000000 + abs(random() % (10000000000 * (1 + substr(c.id, -1, 1)))) \
+         FROM customers c CROSS JOIN json_each('{meters}') m CROSS JOIN json_each('{days}') d"
+    ))
+    .await;
     books.checkpoint().await.unwrap();
 }
 

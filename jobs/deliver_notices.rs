@@ -16,6 +16,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
+use tokio::time::Instant;
 
 use crate::books::notice::{Notice, Sent};
 use crate::job::{Context, Failure, Job};
@@ -81,8 +82,11 @@ impl Job for DeliverNotices {
         context.books.require_migrated().await?;
         let mut report = DeliverReport::default();
         if let Some(receiver) = &context.receiver {
+            let started = Instant::now();
             let due = context.books.due_notices(now, MOST).await?;
             for group in due.chunks(AT_ONCE) {
+                // the receiver compares the time of signing with its own clock
+                let now = now + started.elapsed();
                 let sent = join_all(group.iter().map(|notice| send(receiver, notice, now))).await;
                 let fine = sent.contains(&Sent::Delivered);
                 for (notice, sent) in group.iter().zip(sent) {
@@ -103,8 +107,10 @@ impl Job for DeliverNotices {
                     break;
                 }
             }
+        } else {
+            report.dead += context.books.bury_notices(NO_RECEIVER, now).await?;
         }
-        report.dead += context.books.bury_notices(NO_RECEIVER, now).await?;
+        context.books.forget_notices(now).await?;
         if report.again > 0 {
             tracing::warn!(again = report.again, "{} notices were not taken by the backend", report.again);
         }

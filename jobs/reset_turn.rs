@@ -13,8 +13,10 @@ use crate::books::turn::Rolled;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 
-/// Customers in one transaction: few enough that the web backend hardly waits for it.
+/// Customers in one transaction on a local file: few enough that the web backend hardly waits for it.
 const CHUNK: usize = 1000;
+/// The same over a network, where servers end transactions after seconds.
+const REMOTE_CHUNK: usize = 200;
 /// Closed counts and names that a stored report lists.
 const SHOWN: usize = 20;
 
@@ -97,7 +99,7 @@ pub async fn reset(books: &Database, now: Timestamp, dry_run: bool, shown: usize
         return Ok(report);
     }
     let plans = books.plans().await?;
-    for some in customers.chunks(CHUNK) {
+    for some in customers.chunks(if books.is_local() { CHUNK } else { REMOTE_CHUNK }) {
         let rolled = if dry_run {
             books.periods_to_roll(some.to_vec(), now).await?
         } else {

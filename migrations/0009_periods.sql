@@ -15,9 +15,9 @@ CREATE TABLE subscriptions (
     customer   TEXT    NOT NULL CHECK (customer <> ''),
     status     TEXT    NOT NULL CHECK (status IN ('trialing', 'active', 'past_due', 'unpaid', 'canceled', 'incomplete',
                                                   'incomplete_expired', 'paused')),
-    anchor_at  INTEGER NOT NULL CHECK (anchor_at >= 0),     -- billing_cycle_anchor
-    started_at INTEGER NOT NULL CHECK (started_at >= 0),
-    ended_at   INTEGER CHECK (ended_at IS NULL OR ended_at > started_at),
+    anchor_at  INTEGER NOT NULL CHECK (anchor_at BETWEEN 0 AND 32503680000),    -- billing_cycle_anchor; seconds, not milliseconds
+    started_at INTEGER NOT NULL CHECK (started_at BETWEEN 0 AND 32503680000),
+    ended_at   INTEGER CHECK (ended_at IS NULL OR ended_at BETWEEN started_at AND 32503680000),
     updated_at INTEGER NOT NULL DEFAULT (unixepoch())
 ) STRICT, WITHOUT ROWID;
 
@@ -99,14 +99,28 @@ BEGIN
     INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
     SELECT NEW.id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'),
            date('now', 'start of month'), date('now', 'start of month', '+1 month', '-1 day'), unixepoch()
-    WHERE NOT EXISTS (SELECT 1 FROM billing_periods WHERE customer = NEW.id);
+    WHERE NOT EXISTS (SELECT 1 FROM billing_periods WHERE customer = NEW.id AND closed_at IS NULL);
     INSERT INTO turn_periods (customer, starts_at, ends_at, used, allowed_until, reason)
     SELECT NEW.id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'), NEW.turn_allocations_used,
-           coalesce((SELECT included / 10000000000 FROM plan_meters
-                     WHERE plan = NEW.plan AND meter = 'turn_allocations' AND effective_from <= unixepoch()
-                     ORDER BY effective_from DESC LIMIT 1), 0),
-           CASE WHEN EXISTS (SELECT 1 FROM plans WHERE name = NEW.plan) THEN 'within_included' ELSE 'unknown_plan' END
-    WHERE NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = NEW.id);
+           0, 'unknown_plan'
+    WHERE NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = NEW.id AND closed_at IS NULL);
+    -- the version of the plan that held when the period began, else its first one; `enforce_budgets` has the same rule
+    UPDATE turn_periods
+    SET allowed_until = CASE WHEN NEW.status = 'canceled' THEN 0 ELSE coalesce(
+            (SELECT included / 10000000000 FROM plan_meters
+             WHERE plan = NEW.plan AND meter = 'turn_allocations' AND effective_from = coalesce(
+                (SELECT max(effective_from) FROM plans WHERE name = NEW.plan AND effective_from <= starts_at),
+                (SELECT min(effective_from) FROM plans WHERE name = NEW.plan))), 0) END,
+        reason = CASE WHEN NEW.status = 'canceled' THEN 'canceled'
+                      WHEN NOT EXISTS (SELECT 1 FROM plans WHERE name = NEW.plan) THEN 'unknown_plan'
+                      ELSE 'within_included' END
+    WHERE customer = NEW.id AND closed_at IS NULL;
+END;
+
+-- Who is cancelled gets no credential from that moment on; whoever comes back waits for the next enforcement.
+CREATE TRIGGER customers_canceled_get_nothing AFTER UPDATE OF status ON customers WHEN NEW.status = 'canceled'
+BEGIN
+    UPDATE turn_periods SET allowed_until = 0, reason = 'canceled' WHERE customer = NEW.id AND closed_at IS NULL;
 END;
 
 -- Those who signed up before there were periods; what the backend has counted so far counts on.

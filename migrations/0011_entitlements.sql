@@ -3,7 +3,7 @@
 -- `used`, `included` and `effective_limit` count 10⁻¹⁰ units; `effective_limit` is where the meter must stop, given what the others have
 -- cost (null: nowhere). Allowed means used < effective_limit. `overage_cost_minor` is what all meters of the customer have cost beyond
 -- the plan, rounded once; `meter_cost_minor` what this one has; `budget_minor` and `meter_budget_minor` what they may cost.
--- `as_of` is the end of the newest day that the bill has (null: none yet, or the live TURN counter); `freshness` says what that means.
+-- `as_of` is up to when AWS has told: the end of the bill's newest day, or when the bill was delivered, if that was before (null: none yet, or the live TURN counter); `freshness` says what that means.
 -- A row is written when something in it changes, so `decided_at` is the time of the last change.
 CREATE TABLE entitlements (
     customer           TEXT    NOT NULL,
@@ -26,7 +26,7 @@ CREATE TABLE entitlements (
     PRIMARY KEY (customer, meter)
 ) STRICT, WITHOUT ROWID;
 
--- Every decision that was different from the one before: other answer, reason, limit, budget or period. Appended only.
+-- Every decision that was different from the one before: other answer, reason, included amount, budget or period. Appended only.
 CREATE TABLE entitlement_changes (
     seq                INTEGER PRIMARY KEY AUTOINCREMENT,
     customer           TEXT    NOT NULL,
@@ -64,4 +64,5 @@ END;
 CREATE TRIGGER customers_leave AFTER DELETE ON customers
 BEGIN
     DELETE FROM entitlements WHERE customer = OLD.id;
+    UPDATE turn_periods SET allowed_until = 0, reason = 'canceled' WHERE customer = OLD.id AND closed_at IS NULL;
 END;

@@ -24,3 +24,5 @@ CREATE TABLE notices (
 ) STRICT;
 
 CREATE INDEX notices_due ON notices (next_at) WHERE state = 'pending';
+CREATE INDEX notices_dead ON notices (seq) WHERE state = 'dead';
+CREATE INDEX notices_by_customer ON notices (customer, seq);

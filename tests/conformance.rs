@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+#[macro_use]
 #[path = "support/ground.rs"]
 mod ground;
 #[path = "support/hrana.rs"]
@@ -19,23 +20,6 @@ use meter::queue::worker::Policy;
 use meter::queue::{Clock, Filter, Kinds, NewJob, State};
 
 const HOUR: i64 = 3_600_000;
-
-macro_rules! suite {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::Ground::local(stringify!($name)).await).await;
-            })*
-        }
-        mod remote {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::Ground::remote(stringify!($name)).await).await;
-            })*
-        }
-    };
-}
 
 suite![
     jobs_run_once_and_keep_their_reports,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+#[macro_use]
 #[path = "support/ground.rs"]
 mod ground;
 #[path = "support/hrana.rs"]
@@ -108,29 +109,13 @@ async fn reset(context: &Context, now: Timestamp) -> ResetReport {
     ResetTurn::default().run(context, now).await.unwrap()
 }
 
-macro_rules! suite {
-    ($($name:ident),* $(,)?) => {
-        mod local {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::Ground::local(stringify!($name)).await).await;
-            })*
-        }
-        mod remote {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $name() {
-                super::$name(super::Ground::remote(stringify!($name)).await).await;
-            })*
-        }
-    };
-}
-
 suite![
     who_signs_up_has_what_the_plan_gives,
     turn_is_handed_out_up_to_the_limit_and_given_back,
     a_budget_opens_and_closes_what_is_beyond_the_plan,
     subscriptions_move_periods_and_stop_who_does_not_pay,
     wrong_values_are_refused_and_change_nothing,
+    a_decision_lets_go_when_its_period_is_over,
     no_increment_is_lost_and_no_limit_passed_with_eight_writers,
 ];
 
@@ -149,7 +134,7 @@ async fn who_signs_up_has_what_the_plan_gives(ground: Ground) {
     backend.execute(CHIME).await.unwrap();
     assert_eq!(backend.may_use("ann", "chime_minutes").await, Some((true, "not_decided".into())));
     assert_eq!(backend.may_use("ann", "chime_minuets").await, Some((false, "not_decided".into())), "no such meter");
-    let again = backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
+    let again = backend.run("sign_up", &[text("ann"), text("cus_2"), Value::Null]).await.unwrap();
     assert_eq!(written(&again["id"]), "ann", "a repeat changes nothing");
     assert_eq!(backend.number("SELECT count(*) FROM customers WHERE stripe_customer_id = 'cus_1'").await, 1);
     assert_eq!(backend.run("sign_up", &[text("bob"), Value::Null, text("gold")]).await, None, "no such plan");
@@ -273,6 +258,7 @@ async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: Ground) {
     enforce(&context).await;
     assert!(backend.take("ann", None).await.unwrap().0);
     backend.run("set_status", &[text("ann"), text("canceled")]).await.unwrap();
+    assert_eq!(backend.take("ann", None).await.unwrap(), (false, "canceled".into()), "from that moment on");
     enforce(&context).await;
     assert_eq!(backend.take("ann", None).await.unwrap(), (false, "canceled".into()));
     assert_eq!(backend.may_use("ann", "chime_minutes").await, Some((false, "canceled".into())));
@@ -296,24 +282,82 @@ async fn wrong_values_are_refused_and_change_nothing(ground: Ground) {
     for values in [subscription("active", 1_600_000_000), subscription("asleep", 1_800_000_000)] {
         backend.try_run("record_subscription", &values).await.unwrap_err();
     }
+    let of_meter = [text("ann"), text("chime_minuts"), Value::Integer(1), text("USD"), text("me")];
+    assert_eq!(backend.run("set_budget", &of_meter).await, None, "the plan has no such meter");
+    let millis = Value::Integer(1_700_000_000_000);
+    let wrong = [text("s"), text("ann"), text("active"), millis.clone(), millis, Value::Null];
+    backend.try_run("record_subscription", &wrong).await.unwrap_err();
     let taken = backend.try_run("sign_up", &[text("bob"), text("cus_1"), Value::Null]).await.unwrap_err();
     assert!(taken.to_string().contains("UNIQUE"), "{taken}");
     // history is nobody's to change
-    let closed = "UPDATE turn_periods SET closed_at = ends_at + 1";
-    backend.execute(closed).await.unwrap();
-    for sql in
-        ["UPDATE turn_periods SET used = 0", "DELETE FROM turn_periods", "DELETE FROM overage_budget_changes WHERE 1"]
-    {
-        let refused = backend.execute(sql).await;
-        assert!(refused.is_err() || backend.number("SELECT count(*) FROM overage_budget_changes").await == 0, "{sql}");
+    backend.run("set_budget", &budget(100, "USD")).await.unwrap();
+    enforce(&ground.context().await).await;
+    backend.execute("UPDATE turn_periods SET closed_at = ends_at + 1").await.unwrap();
+    backend.execute("UPDATE billing_periods SET closed_at = ends_at + 1").await.unwrap();
+    for table in ["turn_periods", "billing_periods", "overage_budget_changes", "entitlement_changes"] {
+        for sql in [format!("UPDATE {table} SET customer = 'x'"), format!("DELETE FROM {table} WHERE customer <> ''")] {
+            let sql: &'static str = Box::leak(sql.into_boxed_str());
+            let refused = backend.execute(sql).await.unwrap_err();
+            assert!(refused.to_string().contains("history"), "{sql}: {refused}");
+        }
     }
     assert_eq!(backend.take("ann", None).await, None, "no open period");
-    // who is deleted and signs up again goes on with the counts of before
-    backend.execute("DELETE FROM customers").await.unwrap();
-    assert_eq!(backend.number("SELECT count(*) FROM turn_periods").await, 1);
+    // who is deleted gets nothing, and goes on with the counts of before on signing up again
+    backend.run("sign_up", &[text("eve"), Value::Null, Value::Null]).await.unwrap();
+    assert!(backend.take("eve", None).await.unwrap().0);
+    backend.execute("DELETE FROM customers WHERE id = 'eve'").await.unwrap();
+    assert_eq!(backend.take("eve", None).await, Some((false, "canceled".into())));
+    assert_eq!(backend.may_use("eve", "turn_allocations").await, None);
+    backend.run("sign_up", &[text("eve"), Value::Null, Value::Null]).await.unwrap();
+    assert!(backend.take("eve", None).await.unwrap().0);
+    assert_eq!(backend.number("SELECT used FROM turn_periods WHERE customer = 'eve' AND closed_at IS NULL").await, 2);
+}
+
+/// What rested on the usage of a period ends with it; what rests on who pays does not.
+async fn a_decision_lets_go_when_its_period_is_over(ground: Ground) {
+    let backend = Backend::new(&ground).await;
+    backend.execute(CHIME).await.unwrap();
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
-    reset(&ground.context().await, Timestamp::now()).await;
-    assert!(backend.take("ann", None).await.unwrap().0);
+    enforce(&ground.context().await).await;
+    let ends = "SELECT period_end FROM entitlements WHERE meter = 'turn_allocations'";
+    let end = backend.number(ends).await;
+    for (reason, included, all, own, after) in [
+        ("included_used", 5, 0, None, true),
+        ("included_used", 0, 900, None, false),
+        ("no_budget", 5, 0, None, true),
+        ("no_budget", 0, 0, None, false),
+        ("budget_spent", 0, 900, None, true),
+        ("budget_spent", 0, 900, Some(0), false),
+        ("budget_spent", 0, 0, Some(100), false),
+        ("budget_spent", 5, 0, Some(100), true),
+        ("meter_budget_spent", 0, 0, Some(100), true),
+        ("meter_budget_spent", 0, 900, Some(0), false),
+        ("past_due", 5, 900, None, true),
+        ("past_due", 0, 900, None, false),
+        ("data_too_old", 5, 900, None, true),
+        ("budget_in_other_currency", 5, 0, None, true),
+        ("unpaid", 5, 900, None, false),
+        ("paused", 5, 900, None, false),
+        ("canceled", 5, 900, None, false),
+        ("not_in_plan", 0, 900, None, false),
+        ("unknown_plan", 0, 900, None, false),
+    ] {
+        let own = own.map_or("NULL".to_owned(), |n: i64| n.to_string());
+        let sql = format!(
+            "UPDATE entitlements SET allowed = 0, reason = '{reason}', included = {included}, budget_minor = {all}, meter_budget_minor = {own}"
+        );
+        backend.execute(Box::leak(sql.into_boxed_str())).await.unwrap();
+        for (at, expected) in [(end - 1, false), (end, after)] {
+            let values = [text("ann"), text("turn_allocations"), Value::Integer(at)];
+            let row = backend.run("may_use", &values).await.unwrap();
+            assert_eq!(
+                row["allowed"],
+                Value::Integer(i64::from(expected)),
+                "{reason} {included} {all} {own} at {at}: {row:?}"
+            );
+            assert_eq!(written(&row["reason"]), if expected { "new_period" } else { reason });
+        }
+    }
 }
 
 /// Eight backends take, give back and ask, a ninth changes budgets and subscriptions, and both jobs run all the while. Some customers' periods end

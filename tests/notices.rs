@@ -131,6 +131,7 @@ const STATES: &str = "SELECT state, attempts, count(*) FROM notices GROUP BY 1, 
 fn notices_arrive_signed_and_once() {
     let receiver = Receiver::start();
     let place = place(&receiver);
+    run(&place, "config show").ends(0).says(&["/hook?********"]);
     let report = run(&place, DELIVER).ends(0).json();
     assert_eq!(report, serde_json::json!({ "delivered": 4, "again": 0, "dead": 0 }));
     let took = receiver.took();

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::database::{BooksError, Database, first_row};
 use super::money::{BUDGET_LIMIT, Currency};
+use super::period::instant;
 use super::plan::Plans;
 
 /// A budget, or a change of one.
@@ -128,7 +129,7 @@ impl Database {
                     amount_minor: row.get(1)?,
                     currency: row.get(2)?,
                     set_by: row.get(3)?,
-                    set_at: Timestamp::from_second(row.get(4)?).unwrap_or(Timestamp::MAX),
+                    set_at: instant(row.get(4)?),
                 });
             }
             Ok(found)

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use libsql::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::database::{BooksError, Database, first_row};
-use super::period::Month;
+use super::database::{BooksError, Database, first_row, json};
+use super::period::{Month, instant};
 use super::plan::{DEFAULT_PLAN, Plans};
 
 /// A customer's row.
@@ -86,10 +86,6 @@ pub enum CustomerError {
     /// What the database says.
     #[error(transparent)]
     Books(#[from] BooksError),
-}
-
-fn second(at: i64) -> Timestamp {
-    Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
 }
 
 /// Brings the counters up to `month`: of customers whose counters stand in an earlier month or nowhere yet,
@@ -190,26 +186,29 @@ impl Database {
 
 async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerError> {
     let plans = Plans::load(c).await?;
-    let mut added = 0;
+    let plan_of = |new: &NewCustomer| new.plan.clone().unwrap_or_else(|| DEFAULT_PLAN.to_owned());
     for (at, new) in customers.iter().enumerate() {
-        let wrong = |why: String| CustomerError::Wrong(at, new.id.clone(), why);
-        let plan = new.plan.as_deref().unwrap_or(DEFAULT_PLAN);
-        if !plans.names().contains(&plan) {
-            return Err(wrong(format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "))));
+        let plan = plan_of(new);
+        if !plans.names().contains(&plan.as_str()) {
+            let why = format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "));
+            return Err(CustomerError::Wrong(at, new.id.clone(), why));
         }
-        if let Some(stripe) = &new.stripe_customer_id {
-            let sql = "SELECT id FROM customers WHERE stripe_customer_id = ?1 AND id <> ?2";
-            if let Some(row) = first_row(c, sql, params![stripe.clone(), new.id.clone()]).await? {
-                let other: String = row.get(0).map_err(BooksError::from)?;
-                return Err(wrong(format!("customer `{other}` has the Stripe id {stripe}")));
-            }
-        }
-        let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (id) DO NOTHING";
-        let status = new.status.as_deref().unwrap_or("active");
-        let values = params![new.id.clone(), plan, new.stripe_customer_id.clone(), status];
-        added += c.execute(sql, values).await.map_err(BooksError::from)?;
     }
-    Ok(added)
+    let status = |new: &NewCustomer| new.status.clone().unwrap_or_else(|| "active".to_owned());
+    let rows: Vec<_> = customers.iter().map(|n| (&n.id, plan_of(n), &n.stripe_customer_id, status(n))).collect();
+    let rows = json(&rows)?;
+    let sql = "SELECT c.id, j.key, j.value ->> 2 FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value ->> 2 \
+               WHERE c.id <> j.value ->> 0 LIMIT 1";
+    if let Some(row) = first_row(c, sql, params![rows.clone()]).await? {
+        let taken = || -> Result<(String, i64, String), libsql::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+        let (other, key, stripe) = taken().map_err(BooksError::from)?;
+        let at = usize::try_from(key).unwrap_or_default();
+        let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
+        return Err(CustomerError::Wrong(at, id, format!("customer `{other}` has the Stripe id {stripe}")));
+    }
+    let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
+               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
+    Ok(c.execute(sql, params![rows]).await.map_err(BooksError::from)?)
 }
 
 async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {
@@ -220,9 +219,9 @@ async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<Subscriptio
         found.push(SubscriptionRow {
             id: row.get(0)?,
             status: row.get(1)?,
-            anchor_at: second(row.get(2)?),
-            started_at: second(row.get(3)?),
-            ended_at: row.get::<Option<i64>>(4)?.map(second),
+            anchor_at: instant(row.get(2)?),
+            started_at: instant(row.get(3)?),
+            ended_at: row.get::<Option<i64>>(4)?.map(instant),
         });
     }
     Ok(found)
@@ -235,8 +234,8 @@ async fn periods(c: &Connection, customer: &str) -> Result<Vec<PeriodRow>, Books
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
         found.push(PeriodRow {
-            starts_at: second(row.get(0)?),
-            ends_at: second(row.get(1)?),
+            starts_at: instant(row.get(0)?),
+            ends_at: instant(row.get(1)?),
             subscription: row.get(2)?,
             first_day: row.get(3)?,
             last_day: row.get(4)?,

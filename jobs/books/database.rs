@@ -255,6 +255,14 @@ impl Database {
         Ok(Self { work, local: wait == Duration::MAX, wait, fence: None })
     }
 
+    /// The database's own clock, to the second.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn clock(&self) -> Result<jiff::Timestamp, BooksError> {
+        self.read(async |c| Ok(super::period::instant(clock(c).await?))).await
+    }
+
     /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next
     /// process would have to read all of the log before its first statement.
     ///
@@ -341,6 +349,16 @@ async fn set_pragma(connection: &Connection, pragma: &str) -> Result<(), libsql:
     let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
     while rows.next().await?.is_some() {}
     Ok(())
+}
+
+/// The database's own clock, in seconds since 1970.
+pub(crate) async fn clock(c: &Connection) -> Result<i64, BooksError> {
+    Ok(first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))?)
+}
+
+/// Many values as one parameter, for `json_each`.
+pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksError> {
+    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
 }
 
 /// The first row of a query, if there is one.

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
-use super::database::{BooksError, Database, first_row};
-use super::period::Day;
+use super::database::{BooksError, Database, first_row, json};
+use super::period::{Day, PeriodError, instant};
 use super::quantity::Quantity;
 
 /// Customers that are looked at in one go.
@@ -92,6 +92,46 @@ impl Reason {
     }
 }
 
+/// Whether the customer pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Yes.
+    Good,
+    /// A payment is late: what is included goes on, nothing beyond it.
+    PastDue,
+    /// Stripe has stopped trying to collect: nothing.
+    Unpaid,
+    /// The subscription is paused: nothing.
+    Paused,
+    /// The subscription is over, or the account is: nothing.
+    Canceled,
+}
+
+impl Standing {
+    /// From the customer's own status and the status of the subscription that governs, in Stripe's words
+    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The worse of the two counts.
+    pub fn of(customer: &str, subscription: Option<&str>) -> Self {
+        match (customer, subscription) {
+            ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
+            (_, Some("paused")) => Self::Paused,
+            (_, Some("unpaid")) => Self::Unpaid,
+            ("past_due", _) | (_, Some("past_due")) => Self::PastDue,
+            _ => Self::Good,
+        }
+    }
+
+    /// Why nothing at all may be used, if so.
+    pub fn stops(self) -> Option<Reason> {
+        match self {
+            Self::Good | Self::PastDue => None,
+            Self::Unpaid => Some(Reason::Unpaid),
+            Self::Paused => Some(Reason::Paused),
+            Self::Canceled => Some(Reason::Canceled),
+        }
+    }
+}
+
 /// How old the data behind a decision is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -165,12 +205,11 @@ impl Entitlement {
         Self { decided_at: other.decided_at, ..self.clone() } == *other
     }
 
-    /// True when the decision differs, and not only what was used or how new that is.
+    /// True when the decision differs, and not only what was used, how new that is, or where it leads.
     pub fn decides_otherwise(&self, other: &Self) -> bool {
-        let decision = |e: &Self| {
-            (e.period_start, e.allowed, e.reason, e.included, e.effective_limit, e.budget_minor, e.meter_budget_minor)
-        };
-        decision(self) != decision(other) || self.freshness != other.freshness
+        let decision =
+            |e: &Self| (e.period_start, e.allowed, e.reason, e.included, e.budget_minor, e.meter_budget_minor);
+        decision(self) != decision(other)
     }
 }
 
@@ -228,8 +267,9 @@ pub struct TurnRow {
     pub reason: String,
 }
 
-fn second(at: i64) -> Timestamp {
-    Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
+/// A quantity as far as a cell can hold it, so that what is stored equals what was decided.
+pub(crate) fn storable(quantity: Quantity) -> Quantity {
+    scaled(cell(quantity))
 }
 
 fn scaled(cell: i64) -> Quantity {
@@ -248,8 +288,8 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
     Ok(Entitlement {
         customer: row.get(0)?,
         meter: row.get(1)?,
-        period_start: second(row.get(2)?),
-        period_end: second(row.get(3)?),
+        period_start: instant(row.get(2)?),
+        period_end: instant(row.get(3)?),
         allowed: row.get::<i64>(4)? == 1,
         reason: Reason::named(&row.get::<String>(5)?)?,
         used: scaled(row.get(6)?),
@@ -260,14 +300,10 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
         budget_minor: row.get(11)?,
         meter_budget_minor: row.get(12)?,
         currency: row.get(13)?,
-        as_of: row.get::<Option<i64>>(14)?.map(second),
+        as_of: row.get::<Option<i64>>(14)?.map(instant),
         freshness: Freshness::named(&row.get::<String>(15)?),
-        decided_at: second(row.get(16)?),
+        decided_at: instant(row.get(16)?),
     })
-}
-
-fn json<T: Serialize>(value: &T) -> Result<String, BooksError> {
-    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
 }
 
 /// Reads "units rest".
@@ -419,9 +455,12 @@ fn values(e: &Entitlement) -> [Value; 17] {
 
 /// Removes decisions about meters that are no more: customer and meter.
 pub(crate) async fn remove(c: &Connection, gone: &[(&str, &str)]) -> Result<(), BooksError> {
-    for (customer, meter) in gone {
-        c.execute("DELETE FROM entitlements WHERE customer = ?1 AND meter = ?2", params![*customer, *meter]).await?;
+    if gone.is_empty() {
+        return Ok(());
     }
+    let sql =
+        "DELETE FROM entitlements WHERE (customer, meter) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
+    c.execute(sql, params![json(&gone)?]).await?;
     Ok(())
 }
 
@@ -458,19 +497,23 @@ impl Database {
         .await
     }
 
-    /// The newest day with usage in the applied bills of each payer.
+    /// Up to when the applied bills of each payer tell of usage: the end of the newest day with usage, or when the bill was delivered, if
+    /// that was before the day was over.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn newest_days(&self) -> Result<BTreeMap<String, Day>, BooksError> {
+    pub async fn told_up_to(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.read(async |c| {
-            let sql = "SELECT payer, max(newest_day) FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
-                       AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) GROUP BY payer";
+            let sql = "SELECT payer, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
+                       AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
             let mut rows = c.query(sql, ()).await?;
-            let mut found = BTreeMap::new();
+            let mut found: BTreeMap<String, Timestamp> = BTreeMap::new();
+            let wrong = |what: String| BooksError::Integrity(format!("bill_versions: {what}"));
             while let Some(row) = rows.next().await? {
-                let day = row.get::<String>(1)?.parse();
-                found.insert(row.get(0)?, day.map_err(|e| BooksError::Integrity(format!("newest_day: {e}")))?);
+                let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
+                let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
+                let told = day.end().min(delivered);
+                found.entry(row.get(0)?).and_modify(|at| *at = told.max(*at)).or_insert(told);
             }
             Ok(found)
         })
@@ -516,7 +559,7 @@ impl Database {
             while let Some(row) = rows.next().await? {
                 let reason = Reason::named(&row.get::<String>(2)?)?;
                 found.push((
-                    second(row.get(0)?),
+                    instant(row.get(0)?),
                     row.get::<i64>(1)? == 1,
                     reason,
                     row.get::<Option<i64>>(3)?.map(scaled),

@@ -5,10 +5,13 @@ use libsql::{Connection, Row, params};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::database::{BooksError, Database, first_row};
+use super::database::{BooksError, Database, first_row, json};
+use super::period::instant;
 
 /// A notice that nobody takes is dead after this many seconds.
 pub const GIVE_UP_AFTER: i64 = 86_400;
+/// Settled notices are kept for this many seconds: a year, and then some, so that none of a period that runs is forgotten.
+const KEPT: i64 = 400 * 86_400;
 
 /// What a notice is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -73,9 +76,8 @@ impl NewNotice {
 
     /// The body, in the shape that Standard Webhooks recommends: type, timestamp, data.
     fn body(&self, now: i64) -> String {
-        let at = Timestamp::from_second(now).unwrap_or(Timestamp::UNIX_EPOCH);
         let kind = format!("meter.{}", self.kind.name());
-        serde_json::json!({ "type": kind, "timestamp": at.to_string(), "data": self.data }).to_string()
+        serde_json::json!({ "type": kind, "timestamp": instant(now).to_string(), "data": self.data }).to_string()
     }
 }
 
@@ -113,10 +115,6 @@ pub struct Notice {
 const COLUMNS: &str =
     "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
 
-fn second(at: i64) -> Timestamp {
-    Timestamp::from_second(at).unwrap_or(Timestamp::MAX)
-}
-
 fn notice(row: &Row) -> Result<Notice, BooksError> {
     Ok(Notice {
         id: row.get(0)?,
@@ -126,9 +124,9 @@ fn notice(row: &Row) -> Result<Notice, BooksError> {
         percent: row.get(4)?,
         state: row.get(5)?,
         attempts: row.get(6)?,
-        created_at: second(row.get(7)?),
-        next_at: row.get::<Option<i64>>(8)?.map(second),
-        delivered_at: row.get::<Option<i64>>(9)?.map(second),
+        created_at: instant(row.get(7)?),
+        next_at: row.get::<Option<i64>>(8)?.map(instant),
+        delivered_at: row.get::<Option<i64>>(9)?.map(instant),
         error: row.get(10)?,
         body: row.get(11)?,
         give_up_at: row.get(12)?,
@@ -153,11 +151,10 @@ pub(crate) async fn record(c: &Connection, notices: &[NewNotice], now: i64) -> R
         serde_json::json!([n.id(), n.customer, n.meter, n.kind.name(), n.period_start, n.percent, n.base, n.body(now)])
     };
     let rows: Vec<_> = notices.iter().map(row).collect();
-    let rows = serde_json::to_string(&rows).map_err(|e| BooksError::Integrity(e.to_string()))?;
     let sql = "INSERT INTO notices (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2, ?3, ?2 \
                FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
-    Ok(c.execute(sql, params![rows, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
+    Ok(c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
 }
 
 /// What became of an attempt to send.
@@ -230,6 +227,27 @@ impl Database {
         .await
     }
 
+    /// Removes some of the settled notices that are older than anybody asks for.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn forget_notices(&self, now: Timestamp) -> Result<u64, BooksError> {
+        let before = now.as_second().saturating_sub(KEPT);
+        let old = self.read(async move |c| {
+            let oldest = first_row(c, "SELECT created_at FROM notices ORDER BY seq LIMIT 1", ()).await?;
+            Ok(oldest.map(|row| row.get::<i64>(0)).transpose()?.is_some_and(|at| at < before))
+        });
+        if !old.await? {
+            return Ok(0);
+        }
+        self.write(async move |c| {
+            let sql = "DELETE FROM notices WHERE seq IN (SELECT seq FROM notices ORDER BY seq LIMIT 1000) \
+                       AND created_at < ?1 AND state <> 'pending'";
+            Ok(c.execute(sql, params![before]).await?)
+        })
+        .await
+    }
+
     /// Notices, the newest first: in one state or all, of one customer or all.
     ///
     /// # Errors
@@ -257,12 +275,14 @@ impl Database {
     /// What the database says.
     pub async fn redeliver_notices(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.write(async move |c| {
-            let list = serde_json::to_string(&ids).map_err(|e| BooksError::Integrity(e.to_string()))?;
-            let sql = "UPDATE notices SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL \
-                       WHERE CASE WHEN ?1 = '[]' THEN state = 'dead' \
-                                  ELSE state <> 'pending' AND id IN (SELECT value FROM json_each(?1)) END RETURNING id";
+            let set = "UPDATE notices SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
+            let sql = match ids.is_empty() {
+                true => format!("{set} WHERE state = 'dead' AND ?1 = '[]' RETURNING id"),
+                false => format!("{set} WHERE id IN (SELECT value FROM json_each(?1)) AND state <> 'pending' RETURNING id"),
+            };
+            let list = json(&ids)?;
             let now = now.as_second();
-            let mut rows = c.query(sql, params![list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
+            let mut rows = c.query(&sql, params![list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 found.push(row.get(0)?);

@@ -29,6 +29,11 @@ pub struct PeriodError {
 
 const EPOCH: Date = jiff::civil::date(1970, 1, 1);
 
+/// A stored instant: seconds since 1970. One beyond the years that can be written is the last or first that can.
+pub fn instant(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap_or(if second < 0 { Timestamp::MIN } else { Timestamp::MAX })
+}
+
 impl Month {
     /// The month of year `year` (1..=9998) with number `month` (1..=12).
     pub fn new(year: i16, month: i8) -> Option<Self> {
@@ -110,6 +115,11 @@ impl Day {
     /// Days since 1970-01-01.
     pub const fn epoch(self) -> i32 {
         self.0
+    }
+
+    /// The first instant after it.
+    pub fn end(self) -> Timestamp {
+        instant((i64::from(self.0) + 1) * 86_400)
     }
 
     fn from_date(date: Date) -> Self {

@@ -235,6 +235,11 @@ fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied
             ));
         }
         match there {
+            // periods that run, or are over, would get other terms
+            None if plan.effective_from <= now && known.names().contains(&plan.name.as_str()) => wrong(format!(
+                "a version from {} on would change billing periods that have begun; let it hold from an instant to come",
+                plan.effective_from
+            )),
             None => Ok(Applied::New),
             Some(there) if there == plan => Ok(Applied::Unchanged),
             Some(_) if plan.effective_from <= now => wrong(format!(

@@ -4,15 +4,16 @@
 //! what is done here is bookkeeping that may come late: closed counts are kept, and more periods are opened. An increment is in
 //! exactly one row, whenever this runs, because a count is never copied: closing sets `closed_at` on the row itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use libsql::{Connection, params};
 use serde::Serialize;
 
 use super::billing::{self, Period, Span, Subscription};
-use super::database::{BooksError, Database, first_row};
-use super::period::Day;
+use super::database::{BooksError, Database, clock, json};
+use super::entitlement::{Reason, Standing};
+use super::period::{Day, instant};
 use super::plan::{Plans, TURN};
 use super::quantity::UNIT;
 
@@ -51,6 +52,8 @@ pub(crate) struct Open {
 pub(crate) struct Known {
     /// The customer's plan; none when there is no row any more.
     pub(crate) plan: Option<String>,
+    /// Why nothing at all may be used, if so.
+    pub(crate) stopped: Option<Reason>,
     pub(crate) subscriptions: Vec<Subscription>,
     /// End and last day of the newest closed period.
     pub(crate) closed: Option<(i64, Day)>,
@@ -128,10 +131,6 @@ pub struct Rolled {
     pub contested: Vec<String>,
 }
 
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap_or(if second < 0 { Timestamp::MIN } else { Timestamp::MAX })
-}
-
 impl Database {
     /// The customers whose periods have to be looked at, in order: one has ended, none was opened yet, or a subscription changed.
     ///
@@ -139,14 +138,19 @@ impl Database {
     /// What the database says.
     pub async fn customers_to_roll(&self, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.read(async move |c| {
-            let sql = "SELECT id FROM customers WHERE periods_until IS NULL \
-                       UNION SELECT customer FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1 ORDER BY 1";
-            let mut rows = c.query(sql, params![now.as_second()]).await?;
-            let mut found = vec![];
+            // by name, for the planner would rather walk along all open rows in order of customers than sort the few that are due
+            let due = "SELECT customer FROM turn_periods INDEXED BY turn_periods_to_close WHERE closed_at IS NULL AND ends_at <= ?1";
+            let new = "SELECT id FROM customers WHERE periods_until IS NULL";
+            let mut found: BTreeSet<String> = BTreeSet::new();
+            let mut rows = c.query(due, params![now.as_second()]).await?;
             while let Some(row) = rows.next().await? {
-                found.push(row.get(0)?);
+                found.insert(row.get(0)?);
             }
-            Ok(found)
+            let mut rows = c.query(new, ()).await?;
+            while let Some(row) = rows.next().await? {
+                found.insert(row.get(0)?);
+            }
+            Ok(found.into_iter().collect())
         })
         .await
     }
@@ -163,8 +167,7 @@ impl Database {
         now: Timestamp,
     ) -> Result<Rolled, BooksError> {
         self.write(async move |c| {
-            let database = first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))?;
-            let now = now.as_second().min(database);
+            let now = now.as_second().min(clock(c).await?);
             let decided = decided(c, &customers, now).await?;
             apply(c, &decided, &plans, now).await?;
             Ok(summed(&decided, now))
@@ -196,13 +199,13 @@ impl Database {
             while let Some(row) = rows.next().await? {
                 found.push(TurnPeriod {
                     customer: row.get(0)?,
-                    starts_at: at(row.get(1)?),
-                    ends_at: at(row.get(2)?),
+                    starts_at: instant(row.get(1)?),
+                    ends_at: instant(row.get(2)?),
                     used: row.get(3)?,
                     refused: row.get(4)?,
                     allowed_until: row.get(5)?,
                     reason: row.get(6)?,
-                    closed_at: row.get::<Option<i64>>(7)?.map(at),
+                    closed_at: row.get::<Option<i64>>(7)?.map(instant),
                 });
             }
             Ok(found)
@@ -214,7 +217,7 @@ impl Database {
 type Decided = Vec<(String, Known, Changes)>;
 
 async fn decided(c: &Connection, customers: &[String], now: i64) -> Result<Decided, BooksError> {
-    let known = load(c, customers).await?;
+    let known = load(c, customers, now).await?;
     let decide = |(customer, known): (String, Known)| {
         let changes = changes(&known, now);
         (customer, known, changes)
@@ -222,18 +225,15 @@ async fn decided(c: &Connection, customers: &[String], now: i64) -> Result<Decid
     Ok(known.into_iter().map(decide).collect())
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, BooksError> {
-    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
-}
-
-async fn load(c: &Connection, customers: &[String]) -> Result<BTreeMap<String, Known>, BooksError> {
+async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap<String, Known>, BooksError> {
     let ids = json(&customers)?;
     let mut known: BTreeMap<String, Known> = customers.iter().map(|id| (id.clone(), Known::default())).collect();
-    let sql = "SELECT c.id, c.plan FROM json_each(?1) j JOIN customers c ON c.id = j.value";
-    let mut rows = c.query(sql, params![ids.clone()]).await?;
+    let mut rows = c.query(include_str!("accounts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
-            known.plan = Some(row.get(1)?);
+            let (status, subscription): (String, Option<String>) = (row.get(1)?, row.get(3)?);
+            known.plan = Some(row.get(2)?);
+            known.stopped = Standing::of(&status, subscription.as_deref()).stops();
         }
     }
     let mut rows = c.query(include_str!("subscriptions.sql"), params![ids.clone()]).await?;
@@ -265,7 +265,7 @@ async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Re
     for (customer, known, changes) in decided {
         for Period { span, first_day, last_day } in &changes.periods {
             billing.push((customer, span.start, span.end, &span.subscription, *first_day, *last_day));
-            let (limit, reason) = opening_limit(plans, known.plan.as_deref(), span.start);
+            let (limit, reason) = opening_limit(plans, known, span.start);
             turn.push((customer, span.start, span.end, limit, reason));
         }
         closed.extend(changes.closed.iter().map(|start| (customer, start)));
@@ -276,14 +276,18 @@ async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Re
         run(OPEN_BILLING, json(&billing)?).await?;
         c.execute(OPEN_TURN, params![json(&turn)?]).await?;
     }
-    for (customer, known, changes) in decided {
-        for (start, target) in &changes.folded {
-            let Some(open) = known.open.iter().find(|o| o.period.span.start == *start) else { continue };
-            let key = || params![customer.clone(), *start];
-            c.execute("DELETE FROM turn_periods WHERE customer = ?1 AND starts_at = ?2", key()).await?;
-            c.execute("DELETE FROM billing_periods WHERE customer = ?1 AND starts_at = ?2", key()).await?;
-            let sql = "UPDATE turn_periods SET used = used + ?3, refused = refused + ?4 WHERE customer = ?1 AND starts_at = ?2";
-            c.execute(sql, params![customer.clone(), *target, open.used, open.refused]).await?;
+    let folded = decided.iter().flat_map(|(customer, known, changes)| {
+        let row = |start: i64| known.open.iter().find(move |o| o.period.span.start == start);
+        changes
+            .folded
+            .iter()
+            .filter_map(move |(from, to)| Some((customer, from, to, row(*from)?.used, row(*from)?.refused)))
+    });
+    let folded: Vec<_> = folded.collect();
+    if !folded.is_empty() {
+        let rows = json(&folded)?;
+        for sql in [FOLD_TURN, DROP_TURN, DROP_BILLING] {
+            c.execute(sql, params![rows.clone()]).await?;
         }
     }
     if !closed.is_empty() {
@@ -297,13 +301,16 @@ async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Re
     Ok(())
 }
 
-/// What a period may use before its first enforcement: what the plan includes.
-fn opening_limit(plans: &Plans, plan: Option<&str>, start: i64) -> (i64, &'static str) {
-    match plan.and_then(|plan| plans.at(plan, start)) {
-        None => (0, "unknown_plan"),
+/// What a period may use before its first enforcement: what the plan includes, if the customer may use anything.
+fn opening_limit(plans: &Plans, known: &Known, start: i64) -> (i64, &'static str) {
+    if let Some(reason) = known.stopped {
+        return (0, reason.name());
+    }
+    match known.plan.as_deref().and_then(|plan| plans.at(plan, start)) {
+        None => (0, Reason::UnknownPlan.name()),
         Some(plan) => {
             let included = plan.meters.get(TURN).map_or(0, |terms| terms.included.scaled() / UNIT);
-            (i64::try_from(included).unwrap_or(i64::MAX), "within_included")
+            (i64::try_from(included).unwrap_or(i64::MAX), Reason::WithinIncluded.name())
         }
     }
 }
@@ -327,8 +334,8 @@ fn summed(decided: &Decided, now: i64) -> Rolled {
             let own = known.open.iter().find(|o| o.period.span.start == *start);
             rolled.closed.push(Closed {
                 customer: customer.clone(),
-                starts_at: at(*start),
-                ends_at: at(period.span.end),
+                starts_at: instant(*start),
+                ends_at: instant(period.span.end),
                 used: rows.map(|o| o.used).sum(),
                 allowed_until: own.and_then(|o| o.allowed_until),
             });
@@ -353,6 +360,18 @@ const CLOSE_TURN: &str = "UPDATE turn_periods SET closed_at = ?2 FROM json_each(
 
 const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 FROM json_each(?1) j \
     WHERE customer = json_extract(j.value, '$[0]') AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
+
+/// Several rows may fold into one, so their counts are summed first: customer, start, start of the target, used, refused.
+const FOLD_TURN: &str = "UPDATE turn_periods SET used = turn_periods.used + j.used, refused = turn_periods.refused + j.refused \
+    FROM (SELECT value ->> 0 AS customer, value ->> 2 AS target, sum(value ->> 3) AS used, sum(value ->> 4) AS refused \
+          FROM json_each(?1) GROUP BY 1, 2) j \
+    WHERE turn_periods.customer = j.customer AND turn_periods.starts_at = j.target";
+
+const DROP_TURN: &str =
+    "DELETE FROM turn_periods WHERE (customer, starts_at) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
+
+const DROP_BILLING: &str =
+    "DELETE FROM billing_periods WHERE (customer, starts_at) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
 
 /// The counter on the customer's row is the one of the current period: 0, or what was taken since it began.
 const SHOW_CURRENT: &str = "UPDATE customers SET periods_until = json_extract(j.value, '$[2]'), \

@@ -4,51 +4,10 @@
 //! this meter's has cost is below its own budget, if it has one). The two forms of the answer are one: *allowed* means that what is used is
 //! less than the effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches the budget.
 
-use serde::Serialize;
-
-use crate::books::entitlement::Reason;
+use crate::books::entitlement::{Reason, Standing};
 use crate::books::money::{Cost, Currency};
 use crate::books::plan::Terms;
 use crate::books::quantity::Quantity;
-
-/// Whether the customer pays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// Yes.
-    Good,
-    /// A payment is late: what is included goes on, nothing beyond it.
-    PastDue,
-    /// Stripe has stopped trying to collect: nothing.
-    Unpaid,
-    /// The subscription is paused: nothing.
-    Paused,
-    /// The subscription is over, or the account is: nothing.
-    Canceled,
-}
-
-impl Standing {
-    /// From the customer's own status and the status of the subscription that governs, in Stripe's words
-    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The worse of the two counts.
-    pub fn of(customer: &str, subscription: Option<&str>) -> Self {
-        match (customer, subscription) {
-            ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
-            (_, Some("paused")) => Self::Paused,
-            (_, Some("unpaid")) => Self::Unpaid,
-            ("past_due", _) | (_, Some("past_due")) => Self::PastDue,
-            _ => Self::Good,
-        }
-    }
-
-    fn stops(self) -> Option<Reason> {
-        match self {
-            Self::Good | Self::PastDue => None,
-            Self::Unpaid => Some(Reason::Unpaid),
-            Self::Paused => Some(Reason::Paused),
-            Self::Canceled => Some(Reason::Canceled),
-        }
-    }
-}
 
 /// What is to be decided for one customer.
 #[derive(Clone, Debug)]

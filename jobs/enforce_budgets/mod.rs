@@ -14,18 +14,21 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use self::decide::{Case, Decided, MeterCase, Standing, decide};
+use self::decide::{Case, Decided, MeterCase, decide};
+use crate::books::Database;
 use crate::books::database::BooksError;
-use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, Summed, TurnRow};
+use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, Standing, Summed, TurnRow, storable};
 use crate::books::money::{Cost, Currency};
 use crate::books::notice::{self, Kind, NewNotice};
+use crate::books::period::instant;
 use crate::books::plan::{Plan, Plans, TURN};
 use crate::books::quantity::{Quantity, UNIT};
-use crate::books::{Database, period::Day};
 use crate::job::{Context, Failure, Job};
 
-/// Customers that are written in one transaction: few enough that the web backend hardly waits for it.
+/// Customers that are written in one transaction on a local file: few enough that the web backend hardly waits for it.
 const CHUNK: usize = 500;
+/// The same over a network, where servers end transactions after seconds.
+const REMOTE_CHUNK: usize = 100;
 /// Changes that a stored report lists.
 const SHOWN: usize = 20;
 /// A decision from further in the future than clocks of several hosts differ was made by a clock that has been set back since.
@@ -148,15 +151,20 @@ struct Ground {
     too_old: bool,
     thresholds: Vec<u32>,
     now: Timestamp,
+    /// The later one of our clock and the database's.
+    latest: Timestamp,
 }
 
 impl Ground {
-    async fn of(context: &Context, now: Timestamp) -> Result<Self, BooksError> {
+    async fn of(context: &Context, now: Timestamp, dry_run: bool) -> Result<Self, BooksError> {
+        // a worker whose clock is ahead decides by the database's, so that no decision is ever from the future
+        let clock = context.books.clock().await?;
+        let (now, latest) = if dry_run { (now, now.max(clock)) } else { (now.min(clock), now.max(clock)) };
         let policy = &context.enforcement;
-        let days = context.books.newest_days().await?;
+        let told = context.books.told_up_to().await?;
         let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
         // one bill without a day, or no bill at all, and nobody can say how new the data is
-        let ends: Option<Vec<Timestamp>> = payers.iter().map(|p| days.get(*p).and_then(|day| end_of(*day))).collect();
+        let ends: Option<Vec<Timestamp>> = payers.iter().map(|p| told.get(*p).copied()).collect();
         let as_of = ends.and_then(|ends| ends.into_iter().min());
         let freshness = match as_of {
             None => Freshness::None,
@@ -173,12 +181,9 @@ impl Ground {
             too_old: blocks && (freshness == Freshness::Stale || without_bill),
             thresholds: policy.thresholds.clone(),
             now,
+            latest,
         })
     }
-}
-
-fn end_of(day: Day) -> Option<Timestamp> {
-    Timestamp::from_second((i64::from(day.epoch()) + 1) * 86_400).ok()
 }
 
 /// What is decided for one customer.
@@ -213,7 +218,7 @@ pub async fn enforce(
 ) -> Result<EnforceReport, BooksError> {
     let books = &context.books;
     books.require_migrated().await?;
-    let ground = Arc::new(Ground::of(context, now).await?);
+    let ground = Arc::new(Ground::of(context, now, dry_run).await?);
     let mut report = EnforceReport {
         dry_run,
         as_of: ground.as_of,
@@ -230,7 +235,7 @@ pub async fn enforce(
         if dry_run {
             continue;
         }
-        for some in changed.chunks(CHUNK) {
+        for some in changed.chunks(if books.is_local() { CHUNK } else { REMOTE_CHUNK }) {
             let (some, ground) = (some.to_vec(), Arc::clone(&ground));
             report.notices += books.write(async move |c| write(c, &some, entry, &ground).await).await?;
         }
@@ -261,7 +266,9 @@ async fn look(
     let mut changed = vec![];
     for (customer, account) in accounts {
         report.customers += 1;
-        if account.decided.values().any(|e| e.decided_at > ground.now + SKEW) {
+        // one that neither clock has reached was made by a clock that is right again, and is judged anew
+        let later = |e: &Entitlement| e.decided_at > ground.now + SKEW && e.decided_at <= ground.latest + SKEW;
+        if account.decided.values().any(later) {
             report.from_the_future += 1;
             continue;
         }
@@ -430,7 +437,6 @@ fn entitlements(
     decided: &Decided,
     ground: &Ground,
 ) -> Vec<Entitlement> {
-    let at = |second: i64| Timestamp::from_second(second).unwrap_or(Timestamp::MAX);
     let minor = |cost: Cost| case.currency.map_or(0, |currency| cost.to_minor(currency));
     let counts = !case.budget_in_other_currency;
     let one = |(m, d): (&MeterCase<'_>, &decide::Decision)| {
@@ -438,13 +444,14 @@ fn entitlements(
         Entitlement {
             customer: customer.to_owned(),
             meter: m.meter.to_owned(),
-            period_start: at(start),
-            period_end: at(end),
+            period_start: instant(start),
+            period_end: instant(end),
             allowed: d.allowed,
             reason: d.reason,
-            used: m.used,
+            used: storable(m.used),
             included: d.included,
-            effective_limit: d.limit,
+            // a limit that is larger than any count can be is none
+            effective_limit: d.limit.filter(|limit| !d.allowed || storable(*limit) == *limit).map(storable),
             overage_cost_minor: minor(decided.cost),
             meter_cost_minor: minor(d.cost),
             budget_minor: case.budget.filter(|_| counts).unwrap_or(0),

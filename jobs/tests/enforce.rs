@@ -214,13 +214,17 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
 #[tokio::test]
 async fn a_period_has_the_terms_that_held_when_it_began() {
     let world = World::with_ann(150.0).await;
-    let applied = world.apply(vec![plan("pro", "2026-10-15T00:00:00Z", ("1000", None))]).await;
+    let meters = METERS.map(str::to_owned);
+    let later = vec![plan("pro", "2026-10-15T00:00:00Z", ("1000", None))];
+    let before = at("2026-10-14T00:00:00Z");
+    let refused = world.context.books.apply_plans(later.clone(), &meters, false, now()).await.unwrap_err();
+    assert!(refused.to_string().contains("would change billing periods that have begun"), "{refused}");
+    let applied = world.context.books.apply_plans(later, &meters, false, before).await.unwrap();
     assert_eq!(applied, [Applied::New]);
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.included, "100".parse().unwrap(), "October began before the new version");
     world.enforce_at(at("2026-11-02T00:00:00Z")).await;
     assert_eq!(world.chime_of("ann").await.included, "1000".parse().unwrap());
-    let meters = METERS.map(str::to_owned);
     let books = &world.context.books;
     for (wrong, why) in [
         (plan("pro", "2026-10-15T00:00:00Z", ("7", None)), "cannot be edited"),

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Only show what would change (ingest_cur, reset_turn, enforce_budgets)
     #[arg(long)]
     dry_run: bool,
-    /// As if it were this instant (2026-03-01T00:00:00Z); one that is still to come needs --dry-run
+    /// As if it were this instant (2026-03-01T00:00:00Z); one to come, and any for enforce_budgets, needs --dry-run
     #[arg(long, value_name = "INSTANT")]
     as_of: Option<Timestamp>,
     /// Print the report as JSON
@@ -35,10 +35,12 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let Args { mut what, dry_run, as_of, json } = args;
-    if as_of.is_some_and(|at| at > now) && !dry_run {
-        return Err(BadUsage("what is still to come can only be looked at: add --dry-run".into()).into());
-    }
     let kind = enqueue::kind_of(&Kinds::all(), &what.kind)?;
+    // decisions of another time would stand as those of today
+    if as_of.is_some_and(|at| at > now || kind.name == EnforceBudgets::KIND) && !dry_run {
+        let what = if kind.name == EnforceBudgets::KIND { "another time" } else { "what is still to come" };
+        return Err(BadUsage(format!("{what} can only be looked at: add --dry-run")).into());
+    }
     if dry_run {
         match &what.payload {
             Some(_) => {

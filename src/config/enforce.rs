@@ -69,11 +69,21 @@ impl EnforceConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct NoticesConfig {
     /// Address that takes webhooks; left out = notices are kept and sent nowhere.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "masked")]
     pub url: Option<String>,
     /// Signs them; from the environment only.
     #[serde(skip)]
     pub secret: Secret,
+}
+
+/// Shows an address without what may be secret in it: user, password and query.
+fn masked<S: serde::Serializer>(url: &Option<String>, s: S) -> Result<S::Ok, S::Error> {
+    let shown = url.as_deref().and_then(|url| reqwest::Url::parse(url).ok()).map(|url| {
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let query = if url.query().is_some() { "?********" } else { "" };
+        format!("{}://{}{port}{}{query}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+    });
+    s.serialize_str(shown.as_deref().unwrap_or("********"))
 }
 
 impl NoticesConfig {

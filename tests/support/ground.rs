@@ -24,6 +24,25 @@ use tokio::task::JoinHandle;
 
 use super::hrana::Server;
 
+/// Each promise twice: on a local file, and over the remote protocol.
+#[allow(unused_macros, reason = "each test uses its part")]
+macro_rules! suite {
+    ($($name:ident),* $(,)?) => {
+        mod local {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Ground::local(stringify!($name)).await).await;
+            })*
+        }
+        mod remote {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Ground::remote(stringify!($name)).await).await;
+            })*
+        }
+    };
+}
+
 /// What a run does.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Do {
