@@ -87,34 +87,48 @@ BEGIN
     SELECT RAISE(ABORT, 'a closed row of billing_periods is history and never changes');
 END;
 
--- The customer's row shows the counter of the period in which somebody last asked, or which was opened last by a rollover.
+-- The customer's row shows the counter that changed last; a rollover makes it that of the current period.
 CREATE TRIGGER turn_periods_show_on_customers AFTER UPDATE OF used ON turn_periods WHEN NEW.used <> OLD.used
 BEGIN
     UPDATE customers SET turn_allocations_used = NEW.used WHERE id = NEW.customer;
 END;
 
--- Who signs up has a calendar month and its TURN counter at once, with the included amount of the plan as limit.
-CREATE TRIGGER customers_have_a_period AFTER INSERT ON customers
+-- Who signs up has calendar months at once, the current one and two to come, with the included amount of the plan as limit of the TURN
+-- counters; one who comes back under an id that was deleted goes on with the open ones. The terms are those of the version that held when the
+-- period began, else of the plan's first one, and who had subscriptions of which none is good gets nothing; as `enforce_budgets` has it.
+CREATE TRIGGER customers_have_periods AFTER INSERT ON customers
 BEGIN
     INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
-    SELECT NEW.id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'),
-           date('now', 'start of month'), date('now', 'start of month', '+1 month', '-1 day'), unixepoch()
+    SELECT NEW.id, unixepoch('now', 'start of month', n.value || ' months'), unixepoch('now', 'start of month', (n.value + 1) || ' months'),
+           date('now', 'start of month', n.value || ' months'), date('now', 'start of month', (n.value + 1) || ' months', '-1 day'), unixepoch()
+    FROM json_each('[0,1,2]') n
     WHERE NOT EXISTS (SELECT 1 FROM billing_periods WHERE customer = NEW.id AND closed_at IS NULL);
     INSERT INTO turn_periods (customer, starts_at, ends_at, used, allowed_until, reason)
-    SELECT NEW.id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'), NEW.turn_allocations_used,
-           0, 'unknown_plan'
+    SELECT NEW.id, unixepoch('now', 'start of month', n.value || ' months'), unixepoch('now', 'start of month', (n.value + 1) || ' months'),
+           iif(n.value = 0, NEW.turn_allocations_used, 0), 0, 'unknown_plan'
+    FROM json_each('[0,1,2]') n
     WHERE NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = NEW.id AND closed_at IS NULL);
-    -- the version of the plan that held when the period began, else its first one; `enforce_budgets` has the same rule
     UPDATE turn_periods
-    SET allowed_until = CASE WHEN NEW.status = 'canceled' THEN 0 ELSE coalesce(
-            (SELECT included / 10000000000 FROM plan_meters
-             WHERE plan = NEW.plan AND meter = 'turn_allocations' AND effective_from = coalesce(
-                (SELECT max(effective_from) FROM plans WHERE name = NEW.plan AND effective_from <= starts_at),
-                (SELECT min(effective_from) FROM plans WHERE name = NEW.plan))), 0) END,
-        reason = CASE WHEN NEW.status = 'canceled' THEN 'canceled'
-                      WHEN NOT EXISTS (SELECT 1 FROM plans WHERE name = NEW.plan) THEN 'unknown_plan'
-                      ELSE 'within_included' END
+    SET reason = CASE
+            WHEN NEW.status = 'canceled'
+              OR (EXISTS (SELECT 1 FROM subscriptions WHERE customer = NEW.id AND status NOT IN ('incomplete', 'incomplete_expired'))
+                  AND NOT EXISTS (SELECT 1 FROM subscriptions WHERE customer = NEW.id AND status IN ('active', 'trialing', 'past_due')
+                                  AND (ended_at IS NULL OR ended_at > unixepoch()))) THEN 'canceled'
+            WHEN NOT EXISTS (SELECT 1 FROM plans WHERE name = NEW.plan) THEN 'unknown_plan'
+            ELSE coalesce((SELECT iif(price IS NULL, 'included_used', 'no_budget') FROM plan_meters
+                           WHERE plan = NEW.plan AND meter = 'turn_allocations' AND effective_from = coalesce(
+                              (SELECT max(effective_from) FROM plans WHERE name = NEW.plan AND effective_from <= starts_at),
+                              (SELECT min(effective_from) FROM plans WHERE name = NEW.plan))), 'not_in_plan') END
     WHERE customer = NEW.id AND closed_at IS NULL;
+    UPDATE turn_periods
+    SET allowed_until = (SELECT included / 10000000000 FROM plan_meters
+                         WHERE plan = NEW.plan AND meter = 'turn_allocations' AND effective_from = coalesce(
+                            (SELECT max(effective_from) FROM plans WHERE name = NEW.plan AND effective_from <= starts_at),
+                            (SELECT min(effective_from) FROM plans WHERE name = NEW.plan)))
+    WHERE customer = NEW.id AND closed_at IS NULL AND reason IN ('included_used', 'no_budget');
+    UPDATE customers SET turn_allocations_used = coalesce((SELECT used FROM turn_periods WHERE customer = NEW.id AND closed_at IS NULL
+                                                          ORDER BY starts_at LIMIT 1), 0)
+    WHERE id = NEW.id;
 END;
 
 -- Who is cancelled gets no credential from that moment on; whoever comes back waits for the next enforcement.
@@ -125,11 +139,11 @@ END;
 
 -- Those who signed up before there were periods; what the backend has counted so far counts on.
 INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
-SELECT id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'),
-       date('now', 'start of month'), date('now', 'start of month', '+1 month', '-1 day'), unixepoch()
-FROM customers;
+SELECT customers.id, unixepoch('now', 'start of month', n.value || ' months'), unixepoch('now', 'start of month', (n.value + 1) || ' months'),
+       date('now', 'start of month', n.value || ' months'), date('now', 'start of month', (n.value + 1) || ' months', '-1 day'), unixepoch()
+FROM customers, json_each('[0,1,2]') n;
 
 INSERT INTO turn_periods (customer, starts_at, ends_at, used, allowed_until, reason)
-SELECT id, unixepoch('now', 'start of month'), unixepoch('now', 'start of month', '+1 month'), turn_allocations_used,
-       500, 'within_included'
-FROM customers;
+SELECT customers.id, unixepoch('now', 'start of month', n.value || ' months'), unixepoch('now', 'start of month', (n.value + 1) || ' months'),
+       iif(n.value = 0, turn_allocations_used, 0), iif(status = 'canceled', 0, 500), iif(status = 'canceled', 'canceled', 'included_used')
+FROM customers, json_each('[0,1,2]') n;

@@ -24,5 +24,6 @@ CREATE TABLE notices (
 ) STRICT;
 
 CREATE INDEX notices_due ON notices (next_at) WHERE state = 'pending';
+CREATE INDEX notices_expiring ON notices (give_up_at) WHERE state = 'pending';
 CREATE INDEX notices_dead ON notices (seq) WHERE state = 'dead';
 CREATE INDEX notices_by_customer ON notices (customer, seq);

@@ -156,11 +156,7 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: Ground) {
     for _ in 0..2 {
         assert_eq!(backend.take("ann", None).await, Some((true, "granted".into())));
     }
-    assert_eq!(
-        backend.take("ann", None).await,
-        Some((false, "within_included".into())),
-        "before the first enforcement"
-    );
+    assert_eq!(backend.take("ann", None).await, Some((false, "included_used".into())), "before the first enforcement");
     let context = ground.context().await;
     reset(&context, Timestamp::now()).await;
     enforce(&context).await;

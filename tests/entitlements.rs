@@ -38,7 +38,7 @@ fn a_customer_from_sign_up_to_block_and_back() {
     place.run("customer add ann --plan pro").ends(0).says(&["0 customer(s) added; 1 existed"]);
     place.run("entitlements ann").ends(0).says(&["no such decision was made"]);
     place.run("explain-entitlement ann chime_minutes").ends(1).says(&["nothing was decided for ann yet"]);
-    place.run("run reset-turn").ends(0).says(&["2 period(s) opened"]);
+    place.run("run reset-turn").ends(0).says(&["0 period(s) opened"]);
     place.run("run reset-turn").ends(0).says(&["0 TURN count(s) closed, 0 period(s)"]);
     place.run("run enforce-budgets --dry-run").ends(0).says(&["new -> allowed", "not_in_plan", "would be changed"]);
     assert!(place.query("SELECT * FROM entitlements").is_empty());

@@ -191,7 +191,7 @@ pub struct Entitlement {
     pub meter_budget_minor: Option<i64>,
     /// Currency of the four.
     pub currency: String,
-    /// End of the newest day that the bill has.
+    /// Up to when AWS has told of usage.
     pub as_of: Option<Timestamp>,
     /// What that means.
     pub freshness: Freshness,

@@ -204,7 +204,7 @@ impl Database {
         .await
     }
 
-    /// Notices whose day is over become dead, tried or not.
+    /// Some of the notices whose day is over become dead, tried or not; the next call takes the next ones.
     ///
     /// # Errors
     /// What the database says.
@@ -221,7 +221,7 @@ impl Database {
         }
         self.write(async move |c| {
             let sql = "UPDATE notices SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
-                       WHERE state = 'pending' AND give_up_at <= ?1";
+                       WHERE seq IN (SELECT seq FROM notices WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
             Ok(c.execute(sql, params![now.as_second(), why]).await?)
         })
         .await
@@ -268,7 +268,7 @@ impl Database {
         .await
     }
 
-    /// Sends notices again that are dead or were delivered: by their ids, or all dead ones when none is named. They have a new day.
+    /// Sends notices again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
     /// Returns the ids.
     ///
     /// # Errors
@@ -277,7 +277,9 @@ impl Database {
         self.write(async move |c| {
             let set = "UPDATE notices SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
             let sql = match ids.is_empty() {
-                true => format!("{set} WHERE state = 'dead' AND ?1 = '[]' RETURNING id"),
+                true => format!(
+                    "{set} WHERE ?1 = '[]' AND seq IN (SELECT seq FROM notices WHERE state = 'dead' LIMIT 1000) RETURNING id"
+                ),
                 false => format!("{set} WHERE id IN (SELECT value FROM json_each(?1)) AND state <> 'pending' RETURNING id"),
             };
             let list = json(&ids)?;

@@ -234,9 +234,14 @@ fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied
                 other.currency, plan.currency
             ));
         }
+        let is_known = known.names().contains(&plan.name.as_str());
+        let given = || versions.iter().filter(|v| v.name == plan.name).map(|v| v.effective_from).min();
         match there {
+            None if !is_known && given().is_some_and(|first| first > now) => {
+                wrong("it is new, so one of its versions must hold now: a customer may be on it today".into())
+            }
             // periods that run, or are over, would get other terms
-            None if plan.effective_from <= now && known.names().contains(&plan.name.as_str()) => wrong(format!(
+            None if is_known && plan.effective_from <= now => wrong(format!(
                 "a version from {} on would change billing periods that have begun; let it hold from an instant to come",
                 plan.effective_from
             )),

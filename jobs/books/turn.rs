@@ -309,8 +309,9 @@ fn opening_limit(plans: &Plans, known: &Known, start: i64) -> (i64, &'static str
     match known.plan.as_deref().and_then(|plan| plans.at(plan, start)) {
         None => (0, Reason::UnknownPlan.name()),
         Some(plan) => {
-            let included = plan.meters.get(TURN).map_or(0, |terms| terms.included.scaled() / UNIT);
-            (i64::try_from(included).unwrap_or(i64::MAX), Reason::WithinIncluded.name())
+            let Some(terms) = plan.meters.get(TURN) else { return (0, Reason::NotInPlan.name()) };
+            let stop = if terms.price.is_none() { Reason::IncludedUsed } else { Reason::NoBudget };
+            (i64::try_from(terms.included.scaled() / UNIT).unwrap_or(i64::MAX), stop.name())
         }
     }
 }

@@ -44,6 +44,11 @@ impl MeterCase<'_> {
         self.terms.map_or(Quantity::ZERO, |t| t.included)
     }
 
+    /// What counts as used: what AWS took back beyond what it gave in the period is no allowance.
+    pub fn counted(&self) -> Quantity {
+        self.used.max(Quantity::ZERO)
+    }
+
     fn cost(&self) -> Cost {
         let over = (self.used - self.included()).max(Quantity::ZERO);
         self.terms.and_then(|t| t.price).map_or(Cost::ZERO, |price| Cost::of(over, price))
@@ -83,9 +88,9 @@ pub fn decide(case: &Case<'_>) -> Decided {
     let decide_one = |(at, meter): (usize, &MeterCase<'_>)| {
         let others = costs.iter().enumerate().filter(|(i, _)| *i != at).fold(Cost::ZERO, |sum, (_, c)| sum.plus(*c));
         let (limit, stop) = limit(case, meter, others);
-        let allowed = limit.is_none_or(|limit| meter.used < limit);
+        let allowed = limit.is_none_or(|limit| meter.counted() < limit);
         let reason = match allowed {
-            true if meter.used < meter.included() => Reason::WithinIncluded,
+            true if meter.counted() < meter.included() => Reason::WithinIncluded,
             true => Reason::WithinBudget,
             false => stop,
         };

@@ -31,7 +31,7 @@ const CHUNK: usize = 500;
 const REMOTE_CHUNK: usize = 100;
 /// Changes that a stored report lists.
 const SHOWN: usize = 20;
-/// A decision from further in the future than clocks of several hosts differ was made by a clock that has been set back since.
+/// Clocks of several hosts differ by less than this.
 const SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 /// What happens to overage when the bill is older than it should be.
@@ -50,7 +50,7 @@ pub enum OnStale {
 /// How entitlements are decided.
 #[derive(Clone, Debug)]
 pub struct Enforcement {
-    /// A bill whose newest day ended longer ago than this is stale.
+    /// A bill that tells of usage only up to longer ago than this is stale.
     pub stale_after: SignedDuration,
     /// What happens then.
     pub on_stale: OnStale,
@@ -101,13 +101,15 @@ pub struct EnforceReport {
     pub notices: u64,
     /// Customers without a current billing period: `reset_turn` has to run first. Their entitlements stay.
     pub without_period: u64,
-    /// Customers whose decisions are from the future, as after a clock was set back. Their entitlements stay.
+    /// Customers whose decisions are later than this worker's clock, which is behind the database's. Their entitlements stay.
     pub from_the_future: u64,
     /// Customers of a plan that is not known: everything is blocked for them.
     pub unknown_plan: u64,
     /// Customers with a budget in another currency than their plan: it counts as none.
     pub budget_in_other_currency: u64,
-    /// End of the newest day that the bills have.
+    /// Meters that a plan has and the configuration has not: nothing new is booked for them.
+    pub unmetered: Vec<String>,
+    /// Up to when AWS has told of usage.
     pub as_of: Option<Timestamp>,
     /// What that means.
     pub freshness: Option<Freshness>,
@@ -128,7 +130,11 @@ impl Job for EnforceBudgets {
 
     fn needs_a_person(report: &EnforceReport) -> bool {
         let stale = report.on_stale.is_some_and(|policy| policy != OnStale::Keep);
-        stale || report.unknown_plan > 0 || report.budget_in_other_currency > 0 || report.from_the_future > 0
+        stale
+            || !report.unmetered.is_empty()
+            || report.unknown_plan > 0
+            || report.budget_in_other_currency > 0
+            || report.from_the_future > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<EnforceReport, Failure> {
@@ -145,7 +151,12 @@ impl Job for EnforceBudgets {
 #[derive(Debug)]
 struct Ground {
     plans: Plans,
+    /// Meters that are configured.
+    metered: Vec<String>,
+    /// Meters whose usage is summed: also those that only plans name.
     meters: Vec<String>,
+    /// Meters that a plan which holds has, and the configuration has not.
+    unmetered: BTreeSet<String>,
     as_of: Option<Timestamp>,
     freshness: Freshness,
     too_old: bool,
@@ -163,19 +174,25 @@ impl Ground {
         let policy = &context.enforcement;
         let told = context.books.told_up_to().await?;
         let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
-        // one bill without a day, or no bill at all, and nobody can say how new the data is
-        let ends: Option<Vec<Timestamp>> = payers.iter().map(|p| told.get(*p).copied()).collect();
-        let as_of = ends.and_then(|ends| ends.into_iter().min());
+        // the oldest of what was told; a payer of whom no usage was ever booked says nothing about the others
+        let as_of = payers.iter().filter_map(|p| told.get(*p).copied()).min();
         let freshness = match as_of {
             None => Freshness::None,
             Some(at) if now.duration_since(at) > policy.stale_after => Freshness::Stale,
             Some(_) => Freshness::Fresh,
         };
         let blocks = policy.on_stale == OnStale::BlockOverage;
-        let without_bill = freshness == Freshness::None && !payers.is_empty();
+        let without_bill = payers.iter().any(|p| !told.contains_key(*p));
+        let plans = context.books.plans().await?;
+        let metered: BTreeSet<String> = context.lens.rules.meters.iter().map(|m| m.name.clone()).collect();
+        let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
+        let unmetered = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
+        let unmetered = unmetered.flat_map(|p| p.meters.keys()).filter(|m| *m != TURN && !metered.contains(*m));
         Ok(Self {
-            plans: context.books.plans().await?,
-            meters: context.lens.rules.meters.iter().map(|m| m.name.clone()).collect(),
+            unmetered: unmetered.cloned().collect(),
+            metered: metered.iter().cloned().collect(),
+            meters: metered.iter().cloned().chain(in_plans).collect::<BTreeSet<_>>().into_iter().collect(),
+            plans,
             as_of,
             freshness,
             too_old: blocks && (freshness == Freshness::Stale || without_bill),
@@ -221,6 +238,7 @@ pub async fn enforce(
     let ground = Arc::new(Ground::of(context, now, dry_run).await?);
     let mut report = EnforceReport {
         dry_run,
+        unmetered: ground.unmetered.iter().cloned().collect(),
         as_of: ground.as_of,
         freshness: Some(ground.freshness),
         on_stale: (ground.freshness == Freshness::Stale || ground.too_old).then_some(context.enforcement.on_stale),
@@ -267,8 +285,9 @@ async fn look(
     for (customer, account) in accounts {
         report.customers += 1;
         // one that neither clock has reached was made by a clock that is right again, and is judged anew
-        let later = |e: &Entitlement| e.decided_at > ground.now + SKEW && e.decided_at <= ground.latest + SKEW;
-        if account.decided.values().any(later) {
+        let is_after = |e: &Entitlement, now: Timestamp| e.decided_at.duration_since(now) > SKEW;
+        let later = |e: &Entitlement| is_after(e, ground.now) && !is_after(e, ground.latest);
+        if !report.dry_run && account.decided.values().any(later) {
             report.from_the_future += 1;
             continue;
         }
@@ -357,7 +376,7 @@ fn judge(customer: &str, account: &Account, ground: &Ground) -> Option<Verdict> 
     let counted = |row: &&TurnRow| row.starts_at <= start;
     let turn_used = account.turn.iter().find(counted).map_or(0, |row| row.used);
     let names: BTreeSet<&str> = ground
-        .meters
+        .metered
         .iter()
         .map(String::as_str)
         .chain([TURN])
@@ -448,7 +467,7 @@ fn entitlements(
             period_end: instant(end),
             allowed: d.allowed,
             reason: d.reason,
-            used: storable(m.used),
+            used: storable(m.counted()),
             included: d.included,
             // a limit that is larger than any count can be is none
             effective_limit: d.limit.filter(|limit| !d.allowed || storable(*limit) == *limit).map(storable),

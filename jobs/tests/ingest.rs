@@ -7,6 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use jobs::books::period::Month;
+use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::source::Folder;
 use jobs::ingest_cur::{IngestCur, Outcome};
 use jobs::job::{Failure, Job};
@@ -430,9 +431,13 @@ async fn an_audit_finds_what_was_tampered_with() {
     world.context.books.add_customer("alice").await.unwrap();
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
+    EnforceBudgets::default().run(&world.context, jiff::Timestamp::now()).await.unwrap();
+    world.sound().await;
     for sql in [
         "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = 'bob'",
-        "UPDATE customers SET chime_minutes_used = 1",
+        "UPDATE customers SET chime_minutes_used = 1, turn_allocations_used = 7",
+        "UPDATE billing_periods SET ends_at = ends_at - 1",
+        "UPDATE entitlements SET allowed = 1 - allowed",
         "UPDATE bill_totals SET attributed = '1' WHERE meter = 'chime_minutes'",
     ] {
         world.context.books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();

@@ -12,7 +12,7 @@ use crate::wiring;
 /// What to do with notices.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List notices, the newest first; ends with 3 when one is dead
+    /// List notices, the newest first; ends with 3 while any is dead
     List {
         /// Only those in this state
         #[arg(long, value_enum)]
@@ -61,7 +61,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     match action {
         Action::List { state, customer, limit, json } => {
             let notices = books.notices(state.map(|s| s.name().to_owned()), customer, limit).await?;
-            let done = if notices.iter().any(|n| n.state == "dead") { Done::Held } else { Done::Well };
+            // whatever is shown
+            let dead = books.notices(Some("dead".to_owned()), None, 1).await?;
+            let done = if dead.is_empty() { Done::Well } else { Done::Held };
             if json {
                 print::json(&notices)?;
             } else {
@@ -73,7 +75,14 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             Ok(done)
         }
         Action::Redeliver { ids, dead: _ } => {
-            let again = books.redeliver_notices(ids.clone(), now).await?;
+            let mut again = books.redeliver_notices(ids.clone(), now).await?;
+            while ids.is_empty() {
+                let more = books.redeliver_notices(vec![], now).await?;
+                if more.is_empty() {
+                    break;
+                }
+                again.extend(more);
+            }
             for id in &again {
                 print::out(&format!("{id} will be sent again"));
             }

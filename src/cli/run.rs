@@ -176,9 +176,13 @@ pub(super) fn show_enforce(report: &EnforceReport, now: Timestamp) {
         ),
         (
             report.from_the_future,
-            "customer(s) with decisions from the future, left as they are: was a clock set back?".to_owned(),
+            "customer(s) with decisions later than this worker's clock, left as they are: it is behind the database's"
+                .to_owned(),
         ),
     ];
+    if !report.unmetered.is_empty() {
+        print::out(&format!("look at it: a plan has meters that are not configured: {}", report.unmetered.join(", ")));
+    }
     for (count, note) in notes.iter().filter(|(count, _)| *count > 0) {
         print::out(&format!("look at it: {} {note}", print::count(*count)));
     }

@@ -17,7 +17,7 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnforceConfig {
-    /// A bill whose newest day ended longer ago than this is stale.
+    /// A bill that tells of usage only up to longer ago than this is stale.
     pub stale_after_hours: u16,
     /// What happens then: `keep`, `warn` or `block-overage`.
     pub on_stale: OnStale,

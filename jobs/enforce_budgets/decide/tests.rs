@@ -50,6 +50,7 @@ fn one_meter_alone() {
         ("5", Some("0"), "900000000", Some(1), (true, Reason::WithinBudget, None)),
         ("5", Some("0"), "5", Some(0), (false, Reason::NoBudget, limit("5"))),
         ("5", Some("0.01"), "-3", None, (true, Reason::WithinIncluded, limit("5"))),
+        ("0", None, "-3", Some(100), (false, Reason::IncludedUsed, limit("0"))),
     ] {
         let case = case(budget, vec![meter("m", terms(included, price), used)]);
         assert_eq!(first(&case), expected, "{included} {price:?} {used} {budget:?}");
@@ -175,7 +176,7 @@ fn naive(case: &Case<'_>, at: usize) -> bool {
     let cents = |minor: i64| i128::from(minor) * 10_000;
     match case.standing {
         Standing::Canceled => false,
-        _ if m.used < t.included => true,
+        _ if m.counted() < t.included => true,
         Standing::PastDue => false,
         _ if t.price.is_none() => false,
         _ => match (case.budget, m.budget) {
@@ -193,7 +194,7 @@ proptest! {
     fn it_equals_a_naive_model_and_the_limit_says_the_same(case in any_case()) {
         for (at, d) in decide(&case).meters.iter().enumerate() {
             prop_assert_eq!(d.allowed, naive(&case, at), "meter {} of {:?}", at, case);
-            prop_assert_eq!(d.allowed, d.limit.is_none_or(|limit| case.meters[at].used < limit));
+            prop_assert_eq!(d.allowed, d.limit.is_none_or(|limit| case.meters[at].counted() < limit));
             if d.allowed {
                 prop_assert!(matches!(d.reason, Reason::WithinIncluded | Reason::WithinBudget));
             }
@@ -236,7 +237,7 @@ proptest! {
     fn it_never_blocks_within_the_included_amount(case in any_case(), old: bool, foreign: bool) {
         let case = Case { data_too_old: old, budget_in_other_currency: foreign, ..case };
         for (m, d) in case.meters.iter().zip(&decide(&case).meters) {
-            prop_assert!(d.allowed || case.standing == Standing::Canceled || m.used >= m.terms.unwrap().included);
+            prop_assert!(d.allowed || case.standing == Standing::Canceled || m.counted() >= m.terms.unwrap().included);
         }
     }
 }
