@@ -136,7 +136,7 @@ mod tests {
         let applied = books.apply_plans(file, &[], false, Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(applied, [Applied::Unchanged]);
         // what the comments show can be applied, too
-        let shown = include_str!("../../plans.toml").replace("# [", "[").replace("# included", "included");
+        let shown = include_str!("../../plans.toml").replace("# [plans.", "[plans.").replace("# included", "included");
         let shown = shown.replace("# price", "price").replace("# report = \"overage\"", "report = \"overage\"");
         assert_eq!(read(&shown).unwrap()[0].meters.len(), 3);
     }
