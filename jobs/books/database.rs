@@ -85,6 +85,8 @@ impl BooksError {
 /// Primary result codes of SQLite: <https://www.sqlite.org/rescode.html>.
 fn from_code(code: i32, text: &str) -> BooksError {
     match code & 0xff {
+        // SQLITE_IOERR_SHMSIZE: "may also indicate that the underlying filesystem volume is out of space"
+        10 if code == 4874 => BooksError::Full,
         5 | 6 => BooksError::Locked,
         8 => BooksError::ReadOnly,
         13 => BooksError::Full,

@@ -44,12 +44,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if !args.kinds.is_empty() {
         kinds = kinds.only(&args.kinds).map_err(BadUsage)?;
     }
-    let books = wiring::open_books(config).await?;
+    let books = in_spite_of_a_full_disk(|| wiring::open_books(config)).await?;
     let applied = in_spite_of_trouble(|| books.migrate(now)).await?;
     if !applied.is_empty() {
         tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
     }
-    let queue = wiring::open_queue(config).await?;
+    let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config)).await?;
     let context = wiring::worker_context(config, books).await?;
     let policy = config.queue.policy(args.concurrency);
     let who = Identity {
@@ -100,18 +100,34 @@ async fn in_spite_of_trouble<T, F>(step: impl FnMut() -> F) -> Result<T, BooksEr
 where
     F: Future<Output = Result<T, BooksError>>,
 {
-    let waits = ExponentialBuilder::new()
+    step.retry(waits()).when(BooksError::is_retryable).notify(tell_once()).await
+}
+
+/// Opens in spite of a disk that is full or a file that is locked for a while; a place that is none is a fault at once.
+async fn in_spite_of_a_full_disk<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let passes = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(BooksError::Full | BooksError::Locked));
+    open.retry(waits()).when(passes).notify(tell_once()).await
+}
+
+fn waits() -> ExponentialBuilder {
+    ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))
         .with_max_times(30)
-        .with_jitter();
+        .with_jitter()
+}
+
+/// Says once why the start takes longer.
+fn tell_once<E: std::fmt::Display>() -> impl FnMut(&E, Duration) {
     let mut told = false;
-    let tell = |error: &BooksError, _| {
+    move |error, _| {
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!(%error, "cannot start yet, trying for two minutes: {error}");
+            tracing::warn!("cannot start yet, trying for two minutes: {error}");
         }
-    };
-    step.retry(waits).when(BooksError::is_retryable).notify(tell).await
+    }
 }
 
 /// The first signal stops the worker in order, the second one at once.
