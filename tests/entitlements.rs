@@ -9,14 +9,6 @@ use std::time::{Duration, Instant};
 
 use support::{Place, meter};
 
-fn execute(place: &Place, sql: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let database = libsql::Builder::new_local(place.path("meter.db")).build().await.unwrap();
-        database.connect().unwrap().execute_batch(sql).await.unwrap();
-    });
-}
-
 fn write(place: &Place, name: &str, text: &str) {
     std::fs::write(place.path(name), text).unwrap();
 }
@@ -43,7 +35,7 @@ fn a_customer_from_sign_up_to_block_and_back() {
     place.run("run enforce-budgets --dry-run").ends(0).says(&["new -> allowed", "not_in_plan", "would be changed"]);
     assert!(place.query("SELECT * FROM entitlements").is_empty());
     place.run("run enforce-budgets").ends(0).says(&["new -> allowed", "no bill with usage is booked"]);
-    execute(&place, "UPDATE turn_periods SET used = 2");
+    place.execute("UPDATE turn_periods SET used = 2");
     place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "no_budget"]);
     place.run("entitlements --blocked").ends(0).says(&["BLOCKED", "turn_allocations"]);
     place.run("explain-entitlement ann turn_allocations").ends(0).says(&[
@@ -165,7 +157,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
 fn as_of_looks_into_the_future_without_touching_it() {
     let place = Place::new();
     place.run("customer add ann").ends(0);
-    execute(&place, "UPDATE turn_periods SET used = 499");
+    place.execute("UPDATE turn_periods SET used = 499");
     place.run("run reset-turn").ends(0);
     let before = place.query("SELECT * FROM turn_periods");
     place.run("run reset-turn --dry-run --as-of 2099-01-01T00:00:00Z").ends(0).says(&["499", "would be closed"]);
@@ -214,8 +206,7 @@ fn kill_everywhere(place: &Place, line: &str, state: &str) {
 fn kill_9_at_any_moment_of_both_jobs_loses_and_doubles_nothing() {
     let place = Place::new();
     place.run("migrate").ends(0);
-    execute(
-        &place,
+    place.execute(
         "INSERT INTO customers (id) WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 3999) \
          SELECT printf('c%05d', i) FROM n; \
          UPDATE turn_periods SET used = 1 + abs(random() % 600);",
@@ -229,9 +220,7 @@ fn kill_9_at_any_moment_of_both_jobs_loses_and_doubles_nothing() {
          UNION ALL SELECT customer, starts_at, used, allowed_until, reason, '' FROM turn_periods ORDER BY 1, 2, 3, 4",
     );
     // everybody's period is over since a month ago
-    execute(
-        &place,
-        "UPDATE turn_periods SET starts_at = unixepoch(starts_at, 'unixepoch', '-1 month'), ends_at = unixepoch(ends_at, 'unixepoch', '-1 month'); \
+    place.execute("UPDATE turn_periods SET starts_at = unixepoch(starts_at, 'unixepoch', '-1 month'), ends_at = unixepoch(ends_at, 'unixepoch', '-1 month'); \
          UPDATE billing_periods SET starts_at = unixepoch(starts_at, 'unixepoch', '-1 month'), ends_at = unixepoch(ends_at, 'unixepoch', '-1 month'), \
                 first_day = date(first_day, '-1 month'), last_day = date(last_day, '+1 day', '-1 month', '-1 day');",
     );

@@ -103,7 +103,7 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
 fn place(receiver: &Receiver) -> Place {
     let place = Place::with(&format!("[notices]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
-    execute(&place, "UPDATE turn_periods SET used = 500");
+    place.execute("UPDATE turn_periods SET used = 500");
     run(&place, "run enforce-budgets").ends(0).says(&["BLOCKED", "included_used"]);
     assert_eq!(place.query("SELECT count(*) FROM notices WHERE state = 'pending'"), ["4"]);
     place
@@ -114,14 +114,6 @@ fn run(place: &Place, line: &str) -> Ran {
     let said = format!("{}{}", ran.out, ran.err);
     assert!(!said.contains(&SECRET[6..]) && !said.contains("key=hidden"), "a secret was printed: {said}");
     ran
-}
-
-fn execute(place: &Place, sql: &str) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(async {
-        let database = libsql::Builder::new_local(place.path("meter.db")).build().await.unwrap();
-        database.connect().unwrap().execute(sql, ()).await.unwrap();
-    });
 }
 
 const DELIVER: &str = "run deliver-notices";
@@ -182,7 +174,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
         static BOOKS: Mutex<Option<Place>> = Mutex::new(None);
         let mut books = BOOKS.lock().unwrap();
         let place = books.get_or_insert_with(|| place.unwrap());
-        execute(place, "UPDATE notices SET next_at = 0");
+        place.execute("UPDATE notices SET next_at = 0");
         receiver.does(does.clone());
         let report = run(place, DELIVER).ends(0).json();
         assert_eq!(report["again"], 4, "{does:?}");
@@ -195,7 +187,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
             receiver.took();
             assert!(elsewhere.took().is_empty(), "no redirect was followed");
             // it recovers
-            execute(place, "UPDATE notices SET next_at = 0");
+            place.execute("UPDATE notices SET next_at = 0");
             receiver.does(Does::Endless);
             let start = Instant::now();
             let report = run(place, DELIVER).ends(0).json();
@@ -223,7 +215,7 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
     let receiver = Receiver::start();
     let place = place(&receiver);
     receiver.does(Does::Answer("503 Service Unavailable"));
-    execute(&place, "UPDATE notices SET give_up_at = unixepoch() - 1");
+    place.execute("UPDATE notices SET give_up_at = unixepoch() - 1");
     run(&place, DELIVER).ends(3).says(&["\"dead\": 4"]);
     run(&place, "notices list").ends(3).says(&["dead", "the receiver answered 503"]);
     receiver.does(Does::Answer("204 No Content"));
@@ -232,7 +224,7 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
     run(&place, "notices redeliver --dead").ends(0);
     run(&place, DELIVER).ends(0).says(&["\"delivered\": 4"]);
     // 410 means: never again
-    execute(&place, "UPDATE notices SET state = 'pending', next_at = 0, delivered_at = NULL");
+    place.execute("UPDATE notices SET state = 'pending', next_at = 0, delivered_at = NULL");
     receiver.does(Does::Answer("410 Gone"));
     run(&place, DELIVER).ends(3).says(&["\"dead\": 4"]);
 }
@@ -241,11 +233,11 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
 fn without_a_receiver_notices_wait_a_day_and_settings_are_checked() {
     let place = Place::with("");
     place.run("customer add ann").ends(0);
-    execute(&place, "UPDATE turn_periods SET used = 500");
+    place.execute("UPDATE turn_periods SET used = 500");
     place.run("run enforce-budgets").ends(0);
     place.run(DELIVER).ends(0).says(&["\"delivered\": 0"]);
     place.run("notices list --state pending").ends(0).says(&["notices.url is not set"]);
-    execute(&place, "UPDATE notices SET give_up_at = unixepoch() - 1");
+    place.execute("UPDATE notices SET give_up_at = unixepoch() - 1");
     place.run(DELIVER).ends(3).says(&["\"dead\": 4"]);
     place.run("notices list").ends(3).says(&["no receiver was configured"]);
     let variables =

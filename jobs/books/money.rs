@@ -105,11 +105,6 @@ impl Price {
         self.0.mantissa() * 10_i128.pow(PRICE_DECIMALS - self.0.scale())
     }
 
-    /// True for what costs nothing.
-    pub fn is_free(self) -> bool {
-        self.0.is_zero()
-    }
-
     /// The smallest quantity that costs at least `cost`; none when nothing ever does.
     pub fn quantity_for(self, cost: Cost) -> Option<Quantity> {
         if cost.0 <= 0 {

@@ -100,6 +100,17 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Runs statements on the books, as somebody with a database shell would.
+    pub fn execute(&self, sql: &str) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let database = libsql::Builder::new_local(self.path("meter.db")).build().await.unwrap();
+            database.connect().unwrap().execute_batch(sql).await.unwrap();
+        });
+    }
+}
+
 /// Every row of a query on a database file, its columns joined by `|`.
 pub fn query(database: &Path, sql: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
