@@ -16,6 +16,7 @@ use crate::books::Database;
 use crate::deliver_notices::Receiver;
 use crate::enforce_budgets::Enforcement;
 use crate::ingest_cur::{Export, Lens};
+use crate::stripe::Billing;
 
 /// Everything that jobs are given by the machine around them.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Context {
     pub enforcement: Arc<Enforcement>,
     /// Where notices go, if anywhere.
     pub receiver: Option<Receiver>,
+    /// How usage is billed.
+    pub billing: Arc<Billing>,
 }
 
 /// How a job ends when it does not end with a report.

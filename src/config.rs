@@ -6,8 +6,9 @@
 mod enforce;
 mod queue;
 mod raw;
+mod stripe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::enforce::{EnforceConfig, NoticesConfig};
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 use self::raw::{Raw, Step};
+pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "meter.toml";
@@ -69,6 +71,8 @@ pub struct Config {
     pub enforce: EnforceConfig,
     /// Where the web backend is told.
     pub notices: NoticesConfig,
+    /// How usage is billed.
+    pub stripe: StripeConfig,
     /// How workers work.
     pub queue: QueueConfig,
     /// When what is done.
@@ -274,6 +278,7 @@ impl Default for Config {
             read: ReadConfig::default(),
             enforce: EnforceConfig::default(),
             notices: NoticesConfig::default(),
+            stripe: StripeConfig::default(),
             queue: QueueConfig::default(),
             schedule: ScheduleConfig::default(),
             log: LogConfig::default(),
@@ -330,10 +335,11 @@ impl Config {
     /// All faults.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, secret]) = Raw::read(file, variables, &mut faults)?;
+        let (mut raw, [token, secret, key]) = Raw::read(file, variables, &mut faults)?;
         let mut config = raw.extract(&mut faults);
         config.database.token = Secret(token);
         config.notices.secret = Secret(secret);
+        config.stripe.key = Secret(key);
         config.check(&raw, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
@@ -373,7 +379,10 @@ impl Config {
         if let Some(why) = database_fault(&self.database.url) {
             faults.push(raw.place(&[key("database"), key("url")], why));
         }
-        let sections = [self.queue.faults(), self.schedule.faults(), self.enforce.faults(), self.notices.faults()];
+        let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
+        let stripe = self.stripe.faults(&billable);
+        let sections =
+            [self.queue.faults(), self.schedule.faults(), self.enforce.faults(), self.notices.faults(), stripe];
         faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
         for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);

@@ -15,8 +15,11 @@ use jobs::deliver_notices::DeliverNotices;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::Job;
+use jobs::push_stripe::PushStripe;
+use jobs::reconcile_stripe::ReconcileStripe;
 use jobs::reset_turn::ResetTurn;
 use jobs::roll_counters::RollCounters;
+use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
 use crate::config::{Config, ScheduleConfig, cron};
@@ -49,8 +52,17 @@ impl std::fmt::Debug for Schedule {
 
 /// All schedules of a checked configuration. Taken apart without `..`, so that a forgotten one does not compile.
 pub fn table(config: &Config) -> Vec<Schedule> {
-    let ScheduleConfig { ingest, reset_turn, enforce_budgets, deliver_notices, roll_counters, verify_books } =
-        &config.schedule;
+    let ScheduleConfig {
+        ingest,
+        reset_turn,
+        enforce_budgets,
+        deliver_notices,
+        sync_stripe,
+        push_stripe,
+        reconcile_stripe,
+        roll_counters,
+        verify_books,
+    } = &config.schedule;
     vec![
         schedule("ingest", "ingest_cur for each export and month that may still change", ingest, ingests),
         schedule("reset_turn", "reset_turn", reset_turn, |_, _, origin| one(&ResetTurn::default(), origin)),
@@ -58,6 +70,11 @@ pub fn table(config: &Config) -> Vec<Schedule> {
             one(&EnforceBudgets::default(), origin)
         }),
         schedule("deliver_notices", "deliver_notices", deliver_notices, |_, _, origin| one(&DeliverNotices {}, origin)),
+        schedule("sync_stripe", "sync_stripe", sync_stripe, |_, _, origin| one(&SyncStripe::default(), origin)),
+        schedule("push_stripe", "push_stripe", push_stripe, |_, _, origin| one(&PushStripe::default(), origin)),
+        schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |_, _, origin| {
+            one(&ReconcileStripe {}, origin)
+        }),
         schedule("roll_counters", "roll_counters", roll_counters, |_, _, origin| one(&RollCounters {}, origin)),
         schedule("verify_books", "verify_books", verify_books, |_, _, origin| one(&VerifyBooks {}, origin)),
     ]

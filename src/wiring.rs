@@ -158,6 +158,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
         lens: lens(config)?,
         enforcement: Arc::new(config.enforce.policy()),
         receiver: receiver(config)?,
+        billing: Arc::new(config.stripe.billing()?),
     })
 }
 

@@ -86,7 +86,7 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     // what runs every few minutes runs once a day here, so that no tick falls into the test
     let place = Place::with(
         "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
-         [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notices = []\n",
+         [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notices = []\nsync_stripe = []\npush_stripe = []\nreconcile_stripe = []\n",
     );
     place.run("demo generate bucket --rows 2000").ends(0);
     let work = Work::start(&place, "", &[]);

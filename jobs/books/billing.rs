@@ -87,6 +87,11 @@ pub fn calendar_month(t: i64) -> (i64, i64) {
     around(0, t)
 }
 
+/// Start of the month of a subscription with this anchor in which `t` lies, and of the next.
+pub fn month_of(anchor: i64, t: i64) -> (i64, i64) {
+    around(anchor, t)
+}
+
 /// The subscription that governs at `t`: of several that live, the one that began last.
 fn governing(subscriptions: &[Subscription], t: i64) -> Option<&Subscription> {
     subscriptions.iter().filter(|s| s.lives_at(t)).max_by_key(|s| (s.started, &s.id))

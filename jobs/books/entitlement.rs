@@ -307,7 +307,7 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
 }
 
 /// Reads "units rest".
-fn summed(text: &str) -> Result<Quantity, BooksError> {
+pub(super) fn summed(text: &str) -> Result<Quantity, BooksError> {
     let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
     let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;
     Ok(Quantity::from_parts(units, rest))

@@ -37,6 +37,8 @@ const MIGRATIONS: &[Migration] = migrations![
     10 "0010_budgets",
     11 "0011_entitlements",
     12 "0012_notices",
+    13 "0013_audit_log",
+    14 "0014_stripe_intents",
 ];
 
 /// The schema version that this build works with.

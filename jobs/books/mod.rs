@@ -1,11 +1,15 @@
 //! The books: nouns that every job shares, and the only place that knows their SQL.
 
+pub mod agreement;
+pub mod audit;
 pub mod bill;
 pub mod billing;
 pub mod budget;
 pub mod customer;
 pub mod database;
 pub mod entitlement;
+pub mod intent;
+pub mod invoice;
 pub mod ledger;
 pub mod meter;
 mod migrations;
@@ -15,6 +19,7 @@ pub mod parts;
 pub mod period;
 pub mod plan;
 pub mod quantity;
+pub mod subscription;
 pub mod turn;
 pub mod verify;
 

@@ -166,7 +166,7 @@ impl Quantity {
 }
 
 /// `n / d` rounded to the nearest integer, ties to even; `d` is positive.
-pub(super) fn divide_half_even(n: i128, d: i128) -> (i128, Fit) {
+pub(crate) fn divide_half_even(n: i128, d: i128) -> (i128, Fit) {
     let (quotient, rest) = (n.div_euclid(d), n.rem_euclid(d));
     if rest == 0 {
         return (quotient, Fit::Exact);

@@ -58,6 +58,12 @@ pub struct ScheduleConfig {
     pub enforce_budgets: Vec<String>,
     /// Telling the web backend.
     pub deliver_notices: Vec<String>,
+    /// Reading subscriptions from Stripe.
+    pub sync_stripe: Vec<String>,
+    /// Sending usage to Stripe.
+    pub push_stripe: Vec<String>,
+    /// Comparing Stripe's totals with the books.
+    pub reconcile_stripe: Vec<String>,
     /// Bringing counters into a new month.
     pub roll_counters: Vec<String>,
     /// The audit of the books.
@@ -72,6 +78,9 @@ impl Default for ScheduleConfig {
             reset_turn: lines(&["*/5 * * * *"]),
             enforce_budgets: lines(&["*/5 * * * *"]),
             deliver_notices: lines(&["* * * * *"]),
+            sync_stripe: lines(&["17 * * * *"]),
+            push_stripe: lines(&["*/5 * * * *"]),
+            reconcile_stripe: lines(&["47 * * * *"]),
             // every five minutes around midnight, when months begin, and hourly otherwise
             roll_counters: lines(&["*/5 23,0 * * *", "20 1-22 * * *"]),
             verify_books: lines(&["40 3 * * *"]),
@@ -143,12 +152,25 @@ impl QueueConfig {
 impl ScheduleConfig {
     /// What is wrong, and where.
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
-        let Self { ingest, reset_turn, enforce_budgets, deliver_notices, roll_counters, verify_books } = self;
+        let Self {
+            ingest,
+            reset_turn,
+            enforce_budgets,
+            deliver_notices,
+            sync_stripe,
+            push_stripe,
+            reconcile_stripe,
+            roll_counters,
+            verify_books,
+        } = self;
         let lists = [
             ("ingest", ingest),
             ("reset_turn", reset_turn),
             ("enforce_budgets", enforce_budgets),
             ("deliver_notices", deliver_notices),
+            ("sync_stripe", sync_stripe),
+            ("push_stripe", push_stripe),
+            ("reconcile_stripe", reconcile_stripe),
             ("roll_counters", roll_counters),
             ("verify_books", verify_books),
         ];

@@ -13,8 +13,11 @@ use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::{Context, Failure, Job};
 use jobs::probe::Probe;
+use jobs::push_stripe::PushStripe;
+use jobs::reconcile_stripe::ReconcileStripe;
 use jobs::reset_turn::ResetTurn;
 use jobs::roll_counters::RollCounters;
+use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
 use super::outcome::Ended;
@@ -127,6 +130,9 @@ impl Kinds {
             Kind::of::<ResetTurn>(),
             Kind::of::<EnforceBudgets>(),
             Kind::of::<DeliverNotices>(),
+            Kind::of::<SyncStripe>(),
+            Kind::of::<PushStripe>(),
+            Kind::of::<ReconcileStripe>(),
             Kind::of::<RollCounters>(),
             Kind::of::<VerifyBooks>(),
             Kind::of::<Probe>(),

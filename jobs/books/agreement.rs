@@ -1,0 +1,339 @@
+//! Stripe's totals beside ours: which are to be read, what was read, and what follows from it for intents.
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use serde::Serialize;
+
+use super::database::{BooksError, Database, first_row, json};
+use super::intent::{RESEND, State};
+use super::period::instant;
+
+/// A total that is to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToRead {
+    /// Whose.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// First instant of the period.
+    pub start: i64,
+    /// First instant after it.
+    pub end: i64,
+    /// Stripe's customer.
+    pub stripe_customer: String,
+    /// Stripe's meter.
+    pub stripe_meter: String,
+    /// What the events of the period were when the total was asked for.
+    pub events: Events,
+    /// By how much Stripe was short, and since when.
+    pub short: Option<(i64, i64)>,
+}
+
+/// Events that go on the invoice of a period.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// Accepted: number, value and when, the newest first.
+    pub accepted: Vec<(i64, i64, i64)>,
+    /// The one that is in doubt.
+    pub doubtful: Option<Doubtful>,
+    /// One is under way.
+    pub in_flight: bool,
+    /// Dropped while in doubt: Stripe may have it.
+    pub dropped: i64,
+    /// Some are still to be sent.
+    pub pending: bool,
+}
+
+/// An event of which nobody knows whether Stripe has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doubtful {
+    /// Its number.
+    pub seq: i64,
+    /// Its value.
+    pub value: i64,
+    /// When it was last sent.
+    pub last_attempt: i64,
+    /// When it may last be sent again.
+    pub resend_until: i64,
+}
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Stripe has what it should have.
+    Agrees,
+    /// The doubtful one is there.
+    Accept(i64),
+    /// These are not there.
+    Absent(Vec<i64>),
+    /// It is too early to say.
+    Wait,
+    /// A person must look.
+    Alarm(String),
+}
+
+/// What is noted of a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Stripe's total.
+    pub seen: i64,
+    /// What it should be.
+    pub expected: i64,
+    /// By how much it is short, and since when.
+    pub short: Option<(i64, i64)>,
+    /// What follows.
+    pub verdict: Verdict,
+    /// Nothing can change any more.
+    pub is_final: bool,
+}
+
+/// A line of the comparison of a bill, the ledger, and Stripe.
+#[derive(Clone, Debug, Serialize)]
+pub struct Compared {
+    /// Whose; none for all customers together.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// First instant of the period.
+    pub period_start: Timestamp,
+    /// First instant after it.
+    pub period_end: Timestamp,
+    /// Whether an invoice covers it.
+    pub billed: bool,
+    /// What the newest bills say was used on the period's days, from `usage_days`, in 10⁻¹⁰ units: units, rest.
+    #[serde(skip)]
+    pub bill: (i64, i64),
+    /// The same from the entries of the ledger.
+    #[serde(skip)]
+    pub ledger: (i64, i64),
+    /// What the invoice of this period, or a later one, should say for it, in Stripe's unit.
+    pub target: i64,
+    /// Of it, accepted by Stripe on whatever invoice.
+    pub accepted: i64,
+    /// Of it, on its way or in doubt.
+    pub open: i64,
+    /// Of it, refused.
+    pub refused: i64,
+    /// Of it, dropped by a person.
+    pub dropped: i64,
+    /// Of it, held.
+    pub held: i64,
+    /// Why.
+    pub held_because: Option<String>,
+    /// Stripe's total of this period's invoice when it was last read.
+    pub seen: Option<i64>,
+    /// What it should have been.
+    pub expected: Option<i64>,
+    /// When that was.
+    pub read_at: Option<Timestamp>,
+    /// What a person must look at.
+    pub alarm: Option<String>,
+}
+
+/// ?1 now, ?2 how many. Doubtful ones first, then those that were short, then those that were read longest ago.
+const TO_READ: &str = "SELECT t.customer, t.meter, t.period_start, t.period_end, c.stripe_customer_id, m.stripe_id, t.short, t.short_since \
+    FROM stripe_totals t INDEXED BY stripe_totals_to_read \
+    JOIN customers c ON c.id = t.customer AND c.stripe_customer_id IS NOT NULL JOIN stripe_meters m ON m.meter = t.meter \
+    WHERE t.final_at IS NULL AND t.period_start <= ?1 AND EXISTS (SELECT 1 FROM stripe_intents i \
+          WHERE i.customer = t.customer AND i.meter = t.meter AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0) \
+    ORDER BY EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_open WHERE i.customer = t.customer AND i.meter = t.meter \
+                     AND i.state IN ('pending', 'sending', 'doubtful') AND i.state = 'doubtful' AND i.timestamp >= t.period_start AND i.timestamp < t.period_end) DESC, \
+             t.short IS NOT NULL DESC, t.read_at, t.period_end LIMIT ?2";
+
+const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt FROM stripe_intents \
+    WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
+
+/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many.
+const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.subscription IS NOT NULL, \
+      coalesce((SELECT sum(quantity / 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
+      coalesce((SELECT sum(quantity % 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
+      coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
+      coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
+      coalesce(t.target, 0), \
+      (SELECT coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'doubtful')), 0) \
+           || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
+       FROM stripe_intents i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
+         AND i.period_start >= p.starts_at AND i.period_start < p.ends_at), \
+      coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm \
+    FROM billing_periods p CROSS JOIN json_each(?5) m \
+    LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
+    WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
+
+async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
+    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, of.stripe_customer.clone()];
+    let mut rows = c.query(EVENTS, values).await?;
+    let mut found = Events::default();
+    while let Some(row) = rows.next().await? {
+        let (seq, value): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let at = |i: i32| -> Result<i64, BooksError> { Ok(row.get::<Option<i64>>(i)?.unwrap_or_default()) };
+        match State::named(&row.get::<String>(2)?) {
+            Some(State::Accepted) => found.accepted.push((seq, value, at(3)?)),
+            Some(State::Doubtful) => {
+                let resend_until = (at(5)? + RESEND).min(at(6)?);
+                found.doubtful = Some(Doubtful { seq, value, last_attempt: at(4)?, resend_until });
+            }
+            Some(State::Sending) => found.in_flight = true,
+            Some(State::Pending) => found.pending = true,
+            Some(State::Dropped) if at(7)? == 1 => found.dropped += value,
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+impl Database {
+    /// At most `limit` totals that are to be read, the most urgent first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn totals_to_read(&self, limit: u32, now: Timestamp) -> Result<Vec<ToRead>, BooksError> {
+        self.read(async move |c| {
+            let mut rows = c.query(TO_READ, params![now.as_second(), limit]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let (short, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+                found.push(ToRead {
+                    customer: row.get(0)?,
+                    meter: row.get(1)?,
+                    start: row.get(2)?,
+                    end: row.get(3)?,
+                    stripe_customer: row.get(4)?,
+                    stripe_meter: row.get(5)?,
+                    events: Events::default(),
+                    short: short.zip(since),
+                });
+            }
+            for one in &mut found {
+                one.events = events(c, one).await?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Notes what was read and what follows; nothing when the events have changed since the total was asked for. Returns whether it was noted.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn note_read(&self, of: ToRead, read: Read, now: Timestamp) -> Result<bool, BooksError> {
+        let now = now.as_second();
+        self.write(async move |c| {
+            if events(c, &of).await? != of.events {
+                return Ok(false);
+            }
+            let change = async |state: State, seqs: &[i64], error: Option<&str>| {
+                let sql = "UPDATE stripe_intents SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4 \
+                           WHERE seq IN (SELECT value FROM json_each(?1))";
+                c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
+                Ok::<(), BooksError>(())
+            };
+            match &read.verdict {
+                Verdict::Accept(seq) => change(State::Accepted, &[*seq], None).await?,
+                Verdict::Absent(seqs) => {
+                    change(State::Absent, seqs, Some("Stripe's total has been without it for a day")).await?;
+                }
+                Verdict::Agrees | Verdict::Wait | Verdict::Alarm(_) => {}
+            }
+            let alarm = if let Verdict::Alarm(why) = &read.verdict { Some(why.as_str()) } else { None };
+            let agrees = read.verdict == Verdict::Agrees;
+            let (short, since) = read.short.unzip();
+            let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, alarm = ?9, \
+                       agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            let values = params![
+                of.customer.clone(),
+                of.meter.clone(),
+                of.start,
+                read.seen,
+                read.expected,
+                now,
+                short,
+                since,
+                alarm,
+                i64::from(agrees),
+                i64::from(agrees && read.is_final)
+            ];
+            c.execute(sql, values).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Takes `wanted` reads out of a day's allowance; returns how many there are.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn take_reads(&self, day: String, wanted: u32, allowance: u32) -> Result<u32, BooksError> {
+        self.write(async move |c| {
+            let used = first_row(c, "SELECT reads FROM stripe_reads WHERE day = ?1", params![day.clone()]).await?;
+            let used: u32 = used.map_or(Ok(0), |row| row.get(0))?;
+            let granted = wanted.min(allowance.saturating_sub(used));
+            let sql = "INSERT INTO stripe_reads (day, reads) VALUES (?1, ?2) ON CONFLICT (day) DO UPDATE SET reads = reads + excluded.reads";
+            c.execute(sql, params![day.clone(), granted]).await?;
+            c.execute("DELETE FROM stripe_reads WHERE day < ?1", params![day]).await?;
+            Ok(granted)
+        })
+        .await
+    }
+
+    /// What a person must look at: totals with an alarm.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn alarms(&self) -> Result<Vec<(String, String, String)>, BooksError> {
+        self.read(async |c| {
+            let sql = "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT 100";
+            let mut rows = c.query(sql, ()).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn compare(
+        &self,
+        customer: Option<String>,
+        meters: Vec<String>,
+        from: i64,
+        to: i64,
+        limit: u32,
+    ) -> Result<Vec<Compared>, BooksError> {
+        self.read(async move |c| {
+            let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let sums: String = row.get(10)?;
+                let mut sums = sums.split(' ').map(|n| n.parse::<i64>().unwrap_or_default());
+                let mut next = || sums.next().unwrap_or_default();
+                found.push(Compared {
+                    customer: row.get(0)?,
+                    meter: row.get(1)?,
+                    period_start: instant(row.get(2)?),
+                    period_end: instant(row.get(3)?),
+                    billed: row.get::<i64>(4)? == 1,
+                    bill: (row.get(5)?, row.get(6)?),
+                    ledger: (row.get(7)?, row.get(8)?),
+                    target: row.get(9)?,
+                    accepted: next(),
+                    open: next(),
+                    refused: next(),
+                    dropped: next(),
+                    held: row.get(11)?,
+                    held_because: row.get(12)?,
+                    seen: row.get(13)?,
+                    expected: row.get(14)?,
+                    read_at: row.get::<Option<i64>>(15)?.map(instant),
+                    alarm: row.get(16)?,
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

@@ -1,0 +1,431 @@
+//! Intents: events for Stripe, made before they are sent, and what became of each (migration 0014 tells the states).
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, Value, params};
+use serde::Serialize;
+
+use super::audit::{Act, note};
+use super::database::{BooksError, Database, first_row, json};
+use super::period::instant;
+
+/// An identifier counts as used for at least 24 hours (<https://docs.stripe.com/api/billing/meter-event/create>); it is sent again for so long after
+/// the first attempt, and no longer.
+pub const RESEND: i64 = 23 * 3600;
+
+/// State of an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Not sent, or not taken for sure.
+    Pending,
+    /// An attempt is under way, or its process died.
+    Sending,
+    /// Stripe took it.
+    Accepted,
+    /// Stripe may have taken it.
+    Doubtful,
+    /// Stripe said no.
+    Refused,
+    /// Proven not to be in Stripe; its value is planned anew.
+    Absent,
+    /// A person said that it is never to be sent.
+    Dropped,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::Pending, "pending"),
+        (Self::Sending, "sending"),
+        (Self::Accepted, "accepted"),
+        (Self::Doubtful, "doubtful"),
+        (Self::Refused, "refused"),
+        (Self::Absent, "absent"),
+        (Self::Dropped, "dropped"),
+    ];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(state, _)| *state == self).map_or("pending", |(_, name)| name)
+    }
+
+    /// Reads what [`State::name`] writes.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
+    }
+}
+
+/// An intent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Intent {
+    /// Its number.
+    pub seq: i64,
+    /// Its name at Stripe.
+    pub identifier: String,
+    /// Whose usage.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// Start of the period whose usage it is.
+    pub period_start: Timestamp,
+    /// Start of the period on whose invoice it goes.
+    pub billed_start: Timestamp,
+    /// First instant after it.
+    pub billed_end: Timestamp,
+    /// Stripe's customer id.
+    pub stripe_customer: String,
+    /// Stripe's name of the meter.
+    pub event_name: String,
+    /// In Stripe's unit.
+    pub value: i64,
+    /// Time of the event.
+    pub timestamp: Timestamp,
+    /// Not sent from here on.
+    pub send_before: Timestamp,
+    /// Where it stands.
+    pub state: State,
+    /// An attempt may have been applied.
+    pub in_doubt: bool,
+    /// Attempts so far.
+    pub attempts: i64,
+    /// Which Idempotency-Key is used.
+    pub key_no: i64,
+    /// The first attempt.
+    pub first_attempt_at: Option<Timestamp>,
+    /// The last one.
+    pub last_attempt_at: Option<Timestamp>,
+    /// The next one.
+    pub next_at: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it came to its end.
+    pub settled_at: Option<Timestamp>,
+    /// Stripe's name of the last request.
+    pub request_id: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
+    i.value, i.timestamp, i.send_before, i.state, i.in_doubt, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
+    i.created_at, i.settled_at, i.request_id, i.error";
+
+fn intent(row: &Row) -> Result<Intent, BooksError> {
+    let at = |i: i32| -> Result<Option<Timestamp>, BooksError> { Ok(row.get::<Option<i64>>(i)?.map(instant)) };
+    let state: String = row.get(12)?;
+    Ok(Intent {
+        seq: row.get(0)?,
+        identifier: row.get(1)?,
+        customer: row.get(2)?,
+        meter: row.get(3)?,
+        period_start: instant(row.get(4)?),
+        billed_start: instant(row.get(5)?),
+        billed_end: instant(row.get(6)?),
+        stripe_customer: row.get(7)?,
+        event_name: row.get(8)?,
+        value: row.get(9)?,
+        timestamp: instant(row.get(10)?),
+        send_before: instant(row.get(11)?),
+        state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
+        in_doubt: row.get::<i64>(13)? == 1,
+        attempts: row.get(14)?,
+        key_no: row.get(15)?,
+        first_attempt_at: at(16)?,
+        last_attempt_at: at(17)?,
+        next_at: at(18)?,
+        created_at: instant(row.get(19)?),
+        settled_at: at(20)?,
+        request_id: row.get(21)?,
+        error: row.get(22)?,
+    })
+}
+
+async fn all(c: &Connection, sql: &str, params: impl libsql::params::IntoParams) -> Result<Vec<Intent>, BooksError> {
+    let mut rows = c.query(sql, params).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(intent(&row)?);
+    }
+    Ok(found)
+}
+
+/// An intent to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NewIntent {
+    pub(crate) customer: String,
+    pub(crate) meter: String,
+    pub(crate) period_start: i64,
+    pub(crate) billed: (i64, i64),
+    pub(crate) stripe_customer: String,
+    pub(crate) event_name: String,
+    pub(crate) value: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) send_before: i64,
+}
+
+/// Rows that go into one statement, each value a parameter.
+const ROWS: usize = 100;
+
+/// Makes intents, numbered on from the newest; `prefix` begins their identifiers.
+pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now: i64) -> Result<(), BooksError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'stripe_intents'";
+    let mut seq = first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get::<i64>(0))?;
+    let sql = |rows: usize| {
+        let places = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; rows].join(",");
+        format!(
+            "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
+             event_name, value, timestamp, send_before, next_at, created_at) VALUES {places}"
+        )
+    };
+    let mut values = |some: &[NewIntent]| {
+        let mut values: Vec<Value> = Vec::with_capacity(some.len() * 14);
+        for i in some {
+            seq += 1;
+            values.extend([
+                Value::Integer(seq),
+                Value::Text(format!("{prefix}-{seq}")),
+                Value::Text(i.customer.clone()),
+                Value::Text(i.meter.clone()),
+                Value::Integer(i.period_start),
+                Value::Integer(i.billed.0),
+                Value::Integer(i.billed.1),
+                Value::Text(i.stripe_customer.clone()),
+                Value::Text(i.event_name.clone()),
+                Value::Integer(i.value),
+                Value::Integer(i.timestamp),
+                Value::Integer(i.send_before),
+                Value::Integer(now),
+                Value::Integer(now),
+            ]);
+        }
+        values
+    };
+    let whole = new.chunks_exact(ROWS);
+    let rest = whole.remainder();
+    if new.len() >= ROWS {
+        let statement = c.prepare(&sql(ROWS)).await?;
+        for some in whole {
+            statement.execute(values(some)).await?;
+            statement.reset();
+        }
+    }
+    if !rest.is_empty() {
+        c.execute(&sql(rest.len()), values(rest)).await?;
+    }
+    Ok(())
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The intent.
+    pub seq: i64,
+    /// Where it stands now.
+    pub state: State,
+    /// An attempt may have been applied.
+    pub in_doubt: bool,
+    /// Which Idempotency-Key the next attempt uses.
+    pub key_no: i64,
+    /// When the next attempt is due, if there is to be one.
+    pub next_at: Option<i64>,
+    /// Stripe's name of the request.
+    pub request_id: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// What was put right before anything is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Attempts whose process died: doubtful.
+    pub interrupted: u64,
+    /// Not sent in time for their invoice: absent.
+    pub expired: u64,
+    /// Doubtful, and not to be sent any more: Stripe's totals decide.
+    pub undecided: u64,
+}
+
+/// The oldest open intent of each customer and meter that is due: nothing of the same customer and meter is under way.
+const CLAIM: &str = "SELECT i.seq FROM stripe_intents i INDEXED BY stripe_intents_due \
+    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND i.state IN ('pending', 'doubtful') \
+      AND NOT EXISTS (SELECT 1 FROM stripe_intents o INDEXED BY stripe_intents_open \
+                      WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'doubtful')) \
+    ORDER BY i.next_at, i.seq LIMIT ?2";
+
+impl Database {
+    /// Takes at most `limit` intents that are due, one of each customer and meter: they are `sending` from now on.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn claim_intents(&self, limit: u32, now: Timestamp) -> Result<Vec<Intent>, BooksError> {
+        let now = now.as_second();
+        self.write(async move |c| {
+            let mut rows = c.query(CLAIM, params![now, limit]).await?;
+            let mut seqs: Vec<i64> = vec![];
+            while let Some(row) = rows.next().await? {
+                seqs.push(row.get(0)?);
+            }
+            if seqs.is_empty() {
+                return Ok(vec![]);
+            }
+            let seqs = json(&seqs)?;
+            c.execute(
+                "UPDATE stripe_intents SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?2, \
+                 first_attempt_at = coalesce(first_attempt_at, ?2) WHERE seq IN (SELECT value FROM json_each(?1))",
+                params![seqs.clone(), now],
+            )
+            .await?;
+            let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN stripe_intents i ON i.seq = j.value");
+            all(c, &sql, params![seqs]).await
+        })
+        .await
+    }
+
+    /// Writes down what became of attempts. One that is not under way any more (another run took it for dead) stays as it is.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn settle_intents(&self, settled: Vec<Settled>, now: Timestamp) -> Result<(), BooksError> {
+        let now = now.as_second();
+        self.write(async move |c| {
+            let row = |s: &Settled| {
+                let at = matches!(s.state, State::Accepted | State::Refused).then_some(now);
+                let doubt = i64::from(s.in_doubt);
+                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at)
+            };
+            let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
+            c.execute(
+                "UPDATE stripe_intents SET state = j.value ->> 1, in_doubt = j.value ->> 2, key_no = j.value ->> 3, next_at = j.value ->> 4, \
+                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7 \
+                 FROM json_each(?1) j WHERE stripe_intents.seq = j.value ->> 0 AND stripe_intents.state = 'sending'",
+                params![rows],
+            )
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts right what the last runs left: attempts from before `stale` whose process died are doubtful; what was not sent in time for its
+    /// invoice, and is in no doubt, is absent; what is in doubt and may not be sent again waits for Stripe's totals.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn recover_intents(&self, stale: i64, now: Timestamp) -> Result<Recovered, BooksError> {
+        let now = now.as_second();
+        let anything = self
+            .read(async move |c| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM stripe_intents WHERE state = 'sending' AND last_attempt_at < ?1) \
+                           OR EXISTS (SELECT 1 FROM stripe_intents WHERE next_at IS NOT NULL AND send_before <= ?2) \
+                           OR EXISTS (SELECT 1 FROM stripe_intents WHERE state = 'doubtful' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
+                let row = first_row(c, sql, params![stale, now, now - RESEND]).await?;
+                Ok(row.map_or(Ok(0), |row| row.get::<i64>(0))? == 1)
+            })
+            .await?;
+        if !anything {
+            return Ok(Recovered::default());
+        }
+        self.write(async move |c| {
+            let sql = "UPDATE stripe_intents SET state = 'doubtful', in_doubt = 1, next_at = ?2, error = 'the process ended while it was sent' \
+                       WHERE state = 'sending' AND last_attempt_at < ?1";
+            let interrupted = c.execute(sql, params![stale, now]).await?;
+            let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?1, error = 'not sent in time for its invoice' \
+                       WHERE next_at IS NOT NULL AND send_before <= ?1 AND state = 'pending' AND in_doubt = 0";
+            let expired = c.execute(sql, params![now]).await?;
+            let sql = "UPDATE stripe_intents SET next_at = NULL WHERE state = 'doubtful' AND next_at IS NOT NULL \
+                       AND (send_before <= ?1 OR first_attempt_at <= ?2)";
+            let undecided = c.execute(sql, params![now, now - RESEND]).await?;
+            Ok(Recovered { interrupted, expired, undecided })
+        })
+        .await
+    }
+
+    /// Intents, the newest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn intents(
+        &self,
+        state: Option<State>,
+        customer: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<Intent>, BooksError> {
+        self.read(async move |c| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM stripe_intents i WHERE (?1 IS NULL OR i.state = ?1) AND (?2 IS NULL OR i.customer = ?2) \
+                 ORDER BY i.seq DESC LIMIT ?3"
+            );
+            all(c, &sql, params![state.map(State::name), customer, limit]).await
+        })
+        .await
+    }
+
+    /// How many intents are in each state.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn intent_counts(&self) -> Result<Vec<(State, u64)>, BooksError> {
+        self.read(async |c| {
+            let mut rows = c.query("SELECT state, count(*) FROM stripe_intents GROUP BY state", ()).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let state = State::named(&row.get::<String>(0)?);
+                found.extend(state.zip(Some(row.get::<u64>(1)?)));
+            }
+            found.sort();
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The intent of this number or identifier.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn intent(&self, id: &str) -> Result<Option<Intent>, BooksError> {
+        let id = id.to_owned();
+        self.read(async move |c| find(c, &id).await).await
+    }
+
+    /// Carries out what a person decided about an intent, and notes it. Returns the intent as it was; none when there is no such intent or it
+    /// is in a state from which this cannot be.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn decide_intent(&self, id: &str, what: Manual, act: Act, now: Timestamp) -> Result<Option<Intent>, BooksError> {
+        let (id, now) = (id.to_owned(), now.as_second());
+        self.write(async move |c| {
+            let Some(found) = find(c, &id).await? else { return Ok(None) };
+            let to = match (what, found.state) {
+                (Manual::Retry, State::Refused) => State::Absent,
+                (Manual::Drop, State::Pending | State::Doubtful | State::Refused) => State::Dropped,
+                _ => return Ok(None),
+            };
+            let sql = "UPDATE stripe_intents SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";
+            c.execute(sql, params![found.seq, to.name(), now]).await?;
+            note(c, &act, now).await?;
+            Ok(Some(found))
+        })
+        .await
+    }
+}
+
+/// What a person can decide about an intent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manual {
+    /// It was refused, and the cause is mended: its value is planned anew.
+    Retry,
+    /// It is never to be sent.
+    Drop,
+}
+
+/// By number, or by identifier, which ends with the number.
+pub(crate) async fn find(c: &Connection, id: &str) -> Result<Option<Intent>, BooksError> {
+    let Some(seq) = id.rsplit('-').next().and_then(|n| n.parse::<i64>().ok()) else { return Ok(None) };
+    let sql = format!("SELECT {COLUMNS} FROM stripe_intents i WHERE i.seq = ?1");
+    let found = all(c, &sql, params![seq]).await?.pop();
+    Ok(found.filter(|i| !id.contains('-') || i.identifier == id))
+}

@@ -1,0 +1,501 @@
+//! What invoices should say: the totals that intents are planned from, whose turn it is, and what is remembered between runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::Value as Json;
+
+use super::database::{BooksError, Database, first_row, json};
+use super::intent::State;
+use super::quantity::Quantity;
+
+/// A customer whose totals are to be looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Stripe's customer id.
+    pub(crate) stripe_customer: Option<String>,
+    /// Today's plan.
+    pub(crate) plan: String,
+    /// Periods that have begun and may have changed, in order.
+    pub(crate) periods: Vec<DuePeriod>,
+    /// Status of each subscription, and whether it is over.
+    pub(crate) subscriptions: BTreeMap<String, String>,
+    /// Currency of each subscription's item, by subscription and Stripe's meter.
+    pub(crate) items: BTreeMap<(String, String), String>,
+    /// Usage by meter and start of the period.
+    pub(crate) usage: BTreeMap<(String, i64), Quantity>,
+    /// What was stored, by meter and start.
+    pub(crate) totals: BTreeMap<(String, i64), StoredTotal>,
+    /// Events that are not proven absent, by meter.
+    pub(crate) sent: BTreeMap<String, Vec<SentEvent>>,
+    /// Meters of which an event was refused, in whatever period.
+    pub(crate) refused: BTreeSet<String>,
+}
+
+/// A billing period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DuePeriod {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
+    pub(crate) subscription: Option<String>,
+    pub(crate) days: (String, String),
+}
+
+/// What `stripe_totals` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StoredTotal {
+    pub(crate) plan: String,
+    pub(crate) period_end: i64,
+    pub(crate) target: i64,
+    pub(crate) held: i64,
+    pub(crate) held_because: Option<String>,
+}
+
+/// An event, as far as planning goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SentEvent {
+    pub(crate) seq: i64,
+    pub(crate) period_start: i64,
+    pub(crate) timestamp: i64,
+    pub(crate) value: i64,
+    pub(crate) state: State,
+    pub(crate) stripe_customer: String,
+}
+
+/// A total to be stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct NewTotal {
+    pub(crate) customer: String,
+    pub(crate) meter: String,
+    pub(crate) period_start: i64,
+    pub(crate) period_end: i64,
+    pub(crate) plan: String,
+    pub(crate) target: i64,
+    pub(crate) held: i64,
+    pub(crate) held_because: Option<&'static str>,
+}
+
+/// Where a meter is in Stripe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StripeMeter {
+    /// Ours.
+    pub meter: String,
+    /// Stripe's event name.
+    pub event_name: String,
+    /// Stripe's units for each of ours.
+    pub per_unit: Decimal,
+    /// Stripe's id.
+    pub stripe_id: String,
+}
+
+/// What waits to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Customers are due.
+    pub customers: bool,
+    /// Intents are due.
+    pub intents: bool,
+    /// Error reports are not read.
+    pub reports: bool,
+    /// The newest ledger entry.
+    pub entry: i64,
+    /// The newest one that was looked at.
+    pub looked_at: i64,
+}
+
+/// Customers that are due at ?1, at most ?2.
+const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_due_by_time WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
+
+/// ?1 pairs of customer and day, ?2 now, ?3 the end from which on an invoice may still be open.
+const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day FROM json_each(?1) j \
+    CROSS JOIN billing_periods p ON p.customer = j.value ->> 0 AND p.starts_at <= ?2 \
+    WHERE p.last_day >= j.value ->> 1 OR p.ends_at > ?3 \
+       OR EXISTS (SELECT 1 FROM stripe_totals t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.held <> 0) \
+    ORDER BY p.customer, p.starts_at";
+
+/// ?1 rows of customer, start, first day and last day; ?2 meters.
+const USAGE: &str = "SELECT j.value ->> 0, j.value ->> 1, m.value, \
+           (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM usage_days u \
+            WHERE u.customer = j.value ->> 0 AND u.meter = m.value AND u.day BETWEEN j.value ->> 2 AND j.value ->> 3) \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m";
+
+/// ?1 pairs of customer and instant; ?2 meters.
+const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer FROM json_each(?1) j \
+    CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
+    ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 WHERE i.state <> 'absent'";
+
+/// ?1 pairs of customer and instant; ?2 meters.
+const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.held, t.held_because FROM json_each(?1) j \
+    CROSS JOIN json_each(?2) m CROSS JOIN stripe_totals t ON t.customer = j.value ->> 0 AND t.meter = m.value AND t.period_start >= j.value ->> 1";
+
+const STORE_TOTALS: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, held, held_because, held_since) \
+    SELECT value ->> 'customer', value ->> 'meter', value ->> 'period_start', value ->> 'period_end', value ->> 'plan', value ->> 'target', \
+           value ->> 'held', value ->> 'held_because', iif(value ->> 'held' <> 0, ?2, NULL) FROM json_each(?1) WHERE true \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, target = excluded.target, \
+           held = excluded.held, held_because = excluded.held_because, \
+           held_since = iif(stripe_totals.held_because IS excluded.held_because, stripe_totals.held_since, excluded.held_since), \
+           final_at = iif(stripe_totals.period_end = excluded.period_end, stripe_totals.final_at, NULL)";
+
+/// Customers of new entries of the ledger, of the meters ?2, after number ?1 up to ?3.
+const WAKE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
+    SELECT customer, 0, min(day) FROM ledger_entries WHERE seq > ?1 AND seq <= ?3 AND customer <> '' \
+      AND meter IN (SELECT value FROM json_each(?2)) GROUP BY customer \
+    ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
+
+impl Database {
+    /// What waits to be done. Reads a few rows, whatever there is.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn stripe_waiting(&self, now: Timestamp) -> Result<Waiting, BooksError> {
+        let now = now.as_second();
+        self.read(async move |c| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM stripe_due WHERE due_at <= ?1), \
+                       EXISTS (SELECT 1 FROM stripe_intents WHERE next_at <= ?1), \
+                       EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
+                       (SELECT coalesce(max(seq), 0) FROM ledger_entries), \
+                       (SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'entry')";
+            let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(Waiting::default()) };
+            let yes = |i: i32| -> Result<bool, BooksError> { Ok(row.get::<i64>(i)? == 1) };
+            Ok(Waiting {
+                customers: yes(0)?,
+                intents: yes(1)?,
+                reports: yes(2)?,
+                entry: row.get(3)?,
+                looked_at: row.get::<Option<i64>>(4)?.unwrap_or(0),
+            })
+        })
+        .await
+    }
+
+    /// Makes the customers of new ledger entries due.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn wake_for_entries(&self, waiting: Waiting, meters: Vec<String>) -> Result<u64, BooksError> {
+        self.write(async move |c| {
+            let woken = c.execute(WAKE, params![waiting.looked_at, json(&meters)?, waiting.entry]).await?;
+            set_state(c, "entry", &waiting.entry.to_string()).await?;
+            Ok(woken)
+        })
+        .await
+    }
+
+    /// How many amounts have been held since before an instant.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn held_since_before(&self, instant: i64) -> Result<u64, BooksError> {
+        self.read(async move |c| {
+            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held_since < ?1";
+            Ok(first_row(c, sql, params![instant]).await?.map_or(Ok(0), |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// What is remembered under a name.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn stripe_state(&self, name: &'static str) -> Result<Option<String>, BooksError> {
+        self.read(async move |c| state(c, name).await).await
+    }
+
+    /// Makes every customer due when what is remembered under `name` is not `value`; remembers it. Usage of days before `from_day` is taken
+    /// to be as it was.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn wake_all_when(&self, name: &'static str, value: String, from_day: String) -> Result<bool, BooksError> {
+        if self.stripe_state(name).await?.as_ref() == Some(&value) {
+            return Ok(false);
+        }
+        self.write(async move |c| {
+            let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT id, 0, ?1 FROM customers WHERE true \
+                       ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
+            c.execute(sql, params![from_day]).await?;
+            set_state(c, name, &value).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// A short text that changes when a plan does.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn plans_mark(&self) -> Result<String, BooksError> {
+        self.read(async |c| {
+            let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
+            Ok(row.map_or(Ok(String::new()), |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// Meters as they were first found in Stripe.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
+        self.read(async |c| {
+            let mut rows = c.query("SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters ORDER BY meter", ()).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let per_unit: String = row.get(2)?;
+                let wrong = |e| BooksError::Integrity(format!("stripe_meters: `{per_unit}`: {e}"));
+                let per_unit = per_unit.parse().map_err(wrong)?;
+                found.push(StripeMeter { meter: row.get(0)?, event_name: row.get(1)?, per_unit, stripe_id: row.get(3)? });
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Keeps where meters are in Stripe. Event name and unit stay what they were first; only the id may change.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
+        self.write(async move |c| {
+            for m in meters {
+                let sql = "INSERT INTO stripe_meters (meter, event_name, per_unit, stripe_id, seen_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+                           ON CONFLICT (meter) DO UPDATE SET stripe_id = excluded.stripe_id, seen_at = excluded.seen_at";
+                let per_unit = m.per_unit.normalize().to_string();
+                c.execute(sql, params![m.meter, m.event_name, per_unit, m.stripe_id, now.as_second()]).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Looks for the refused ones among what Stripe's error reports name; returns how many reports were read, and how many intents are refused now.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn read_error_reports(&self, now: Timestamp) -> Result<(u64, u64), BooksError> {
+        let now = now.as_second();
+        self.write(async move |c| {
+            let mut rows = c.query("SELECT id, body FROM stripe_error_reports WHERE read_at IS NULL ORDER BY received_at LIMIT 100", ()).await?;
+            let mut reports: Vec<(String, String)> = vec![];
+            while let Some(row) = rows.next().await? {
+                reports.push((row.get(0)?, row.get(1)?));
+            }
+            let (mut read, mut refused) = (0, 0);
+            for (id, body) in reports {
+                let named = samples(&body);
+                let mut hit = 0;
+                for (identifier, why) in &named {
+                    let Some(intent) = super::intent::find(c, identifier).await? else { continue };
+                    let sql = "UPDATE stripe_intents SET state = 'refused', error = ?2, settled_at = ?3 WHERE seq = ?1 AND state = 'accepted'";
+                    hit += c.execute(sql, params![intent.seq, format!("said later: {why}"), now]).await?;
+                }
+                let outcome = format!("{} sample(s) named, {hit} intent(s) refused", named.len());
+                let sql = "UPDATE stripe_error_reports SET read_at = ?2, outcome = ?3 WHERE id = ?1";
+                c.execute(sql, params![id.clone(), now, outcome]).await?;
+                tracing::warn!(report = id, refused = hit, "Stripe rejected events after it had taken them: report {id}");
+                read += 1;
+                refused += hit;
+            }
+            Ok((read, refused))
+        })
+        .await
+    }
+}
+
+/// The identifiers that a report names, and what it says of each: `data.reason.error_types[].sample_errors[]`. What is named is an
+/// identifier or an Idempotency-Key; ours begins with the identifier.
+fn samples(body: &str) -> Vec<(String, String)> {
+    let list = |v: &Json, key: &str| v.get(key).and_then(Json::as_array).cloned().unwrap_or_default();
+    let report: Json = serde_json::from_str(body).unwrap_or_default();
+    let mut found = vec![];
+    for kind in list(&report["data"]["reason"], "error_types") {
+        let code = kind["code"].as_str().unwrap_or("rejected").to_owned();
+        for sample in list(&kind, "sample_errors") {
+            let Some(named) = sample["request"]["identifier"].as_str() else { continue };
+            let identifier = named.split(":k").next().unwrap_or(named).to_owned();
+            found.push((identifier, format!("{code}: {}", sample["error_message"].as_str().unwrap_or_default())));
+        }
+    }
+    found
+}
+
+pub(crate) async fn state(c: &Connection, name: &str) -> Result<Option<String>, BooksError> {
+    let row = first_row(c, "SELECT value FROM stripe_state WHERE name = ?1", params![name]).await?;
+    Ok(row.map(|row| row.get(0)).transpose()?)
+}
+
+pub(crate) async fn set_state(c: &Connection, name: &str, value: &str) -> Result<(), BooksError> {
+    let sql = "INSERT INTO stripe_state (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    c.execute(sql, params![name, value]).await?;
+    Ok(())
+}
+
+/// At most `limit` customers that are due, and the first day whose usage may have changed.
+pub(crate) async fn due(c: &Connection, limit: u32, now: i64) -> Result<Vec<(String, String)>, BooksError> {
+    pairs(c, DUE, params![now, limit]).await
+}
+
+/// As [`due`], with those whom the next run would find due; all of them.
+pub(crate) async fn would_be_due(
+    c: &Connection,
+    waiting: Waiting,
+    meters: &[String],
+    now: i64,
+) -> Result<Vec<(String, String)>, BooksError> {
+    // before the first run everybody is
+    let everybody = waiting.looked_at == 0;
+    let sql = "SELECT customer, min(from_day) FROM ( \
+               SELECT customer, from_day FROM stripe_due WHERE due_at <= ?1 \
+               UNION ALL SELECT customer, min(day) FROM ledger_entries WHERE seq > ?2 AND seq <= ?3 AND customer <> '' \
+                 AND meter IN (SELECT value FROM json_each(?4)) GROUP BY customer \
+               UNION ALL SELECT id, '' FROM customers WHERE ?5) GROUP BY customer";
+    pairs(c, sql, params![now, waiting.looked_at, waiting.entry, json(meters)?, i64::from(everybody)]).await
+}
+
+async fn pairs(
+    c: &Connection,
+    sql: &str,
+    params: impl libsql::params::IntoParams,
+) -> Result<Vec<(String, String)>, BooksError> {
+    let mut rows = c.query(sql, params).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(found)
+}
+
+/// Loads customers, each with the first day whose usage may have changed.
+pub(crate) async fn load(
+    c: &Connection,
+    asked: &[(String, String)],
+    meters: &[String],
+    now: i64,
+    open_after: i64,
+) -> Result<BTreeMap<String, Due>, BooksError> {
+    let mut found: BTreeMap<String, Due> = BTreeMap::new();
+    if asked.is_empty() {
+        return Ok(found);
+    }
+    found.extend(asked.iter().map(|(customer, _)| (customer.clone(), Due::default())));
+    let asked = json(asked)?;
+    let sql = "SELECT c.id, c.stripe_customer_id, c.plan FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 0";
+    let mut rows = c.query(sql, params![asked.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            (due.stripe_customer, due.plan) = (row.get(1)?, row.get(2)?);
+        }
+    }
+    let mut rows = c.query(PERIODS, params![asked.clone(), now, open_after]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            due.periods.push(DuePeriod { start, end, subscription, days: (row.get(4)?, row.get(5)?) });
+        }
+    }
+    load_subscriptions(c, &asked, &mut found).await?;
+    load_sums(c, meters, &mut found).await?;
+    Ok(found)
+}
+
+async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
+    let sql = "SELECT s.customer, s.id, s.status FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 0";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.subscriptions.insert(row.get(1)?, row.get(2)?);
+        }
+    }
+    let sql = "SELECT i.customer, i.subscription, i.stripe_meter, i.currency FROM json_each(?1) j \
+               JOIN subscription_items i ON i.customer = j.value ->> 0";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.items.insert((row.get(1)?, row.get(2)?), row.get(3)?);
+        }
+    }
+    Ok(())
+}
+
+async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
+    let meters = json(meters)?;
+    let periods: Vec<_> = found
+        .iter()
+        .flat_map(|(customer, due)| due.periods.iter().map(move |p| (customer, p.start, &p.days.0, &p.days.1)))
+        .collect();
+    let mut rows = c.query(USAGE, params![json(&periods)?, meters.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(sum) = row.get::<Option<String>>(3)? else { continue };
+        let used = super::entitlement::summed(&sum)?;
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.usage.insert((row.get(2)?, row.get(1)?), used);
+        }
+    }
+    let since: Vec<_> =
+        found.iter().filter_map(|(customer, due)| Some((customer, due.periods.first()?.start))).collect();
+    let since = json(&since)?;
+    let mut rows = c.query(TOTALS, params![since.clone(), meters.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
+        let total = StoredTotal {
+            plan: row.get(3)?,
+            period_end: row.get(4)?,
+            target: row.get(5)?,
+            held: row.get(6)?,
+            held_because: row.get(7)?,
+        };
+        due.totals.insert((row.get(1)?, row.get(2)?), total);
+    }
+    let mut rows = c.query(SENT, params![since, meters]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
+        let state: String = row.get(6)?;
+        let event = SentEvent {
+            seq: row.get(2)?,
+            period_start: row.get(3)?,
+            timestamp: row.get(4)?,
+            value: row.get(5)?,
+            state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
+            stripe_customer: row.get(7)?,
+        };
+        due.sent.entry(row.get(1)?).or_default().push(event);
+    }
+    let sql = "SELECT DISTINCT customer, meter FROM stripe_intents INDEXED BY stripe_intents_troubled WHERE state = 'refused'";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.refused.insert(row.get(1)?);
+        }
+    }
+    Ok(())
+}
+
+/// Stores totals.
+pub(crate) async fn store_totals(c: &Connection, totals: &[NewTotal], now: i64) -> Result<(), BooksError> {
+    for some in totals.chunks(1000) {
+        c.execute(STORE_TOTALS, params![json(some)?, now]).await?;
+    }
+    Ok(())
+}
+
+/// Takes customers off the list, or puts off when they are looked at again.
+pub(crate) async fn looked_at(c: &Connection, customers: &[(String, Option<i64>)]) -> Result<(), BooksError> {
+    let rows = json(customers)?;
+    let sql = "DELETE FROM stripe_due WHERE customer IN (SELECT value ->> 0 FROM json_each(?1))";
+    c.execute(sql, params![rows.clone()]).await?;
+    let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT value ->> 0, value ->> 1, '9999' FROM json_each(?1) \
+               WHERE value ->> 1 IS NOT NULL ON CONFLICT (customer) DO NOTHING";
+    c.execute(sql, params![rows]).await?;
+    Ok(())
+}
+
+/// Intents that are in nobody's books any more: never sent, and planned for a Stripe customer that is another one now.
+pub(crate) async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
+    let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: the customer has another Stripe id' \
+               WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND in_doubt = 0";
+    c.execute(sql, params![json(seqs)?, now]).await?;
+    Ok(())
+}

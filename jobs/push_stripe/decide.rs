@@ -1,0 +1,243 @@
+//! What is to be sent for one customer and one meter, and what has to wait. Pure.
+//!
+//! What the books say of a billing period, less everything that was sent for it and is not proven absent, is what is to be sent. While the
+//! period's invoice can still take it, it goes there; later it is carried forward to the invoice of the period that is open, because Stripe
+//! puts late usage of a finalised period on no invoice at all
+//! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A negative amount never takes an invoice's total below zero,
+//! where Stripe would cut it off: what is beyond waits in the books.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use crate::books::plan::{Report, Terms};
+use crate::books::quantity::{Quantity, UNIT, divide_half_even};
+
+/// Largest value: Stripe takes at most 15 significant digits
+/// (<https://docs.stripe.com/changelog/dahlia/2026-04-22/billing-meter-event-values-validation>), and sums of no more are exact in its answers.
+pub const LARGEST: i64 = 999_999_999_999_999;
+/// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
+pub const MARGIN: i64 = 600;
+
+/// Why an amount waits in the books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// The customer has no Stripe id.
+    NoStripeCustomer,
+    /// No subscription has a period that could take it.
+    NoSubscription,
+    /// The subscription has no item for the meter, as far as `sync_stripe` knows.
+    NoItem,
+    /// The subscription bills nothing now (paused, incomplete).
+    Inactive,
+    /// The item's price is in another currency than the plan.
+    Currency,
+    /// It has more than 15 digits.
+    TooLarge,
+    /// It would take the invoice below zero.
+    BelowZero,
+    /// An event of this customer and meter was refused, and nobody has looked at it.
+    Refused,
+    /// Stripe has no active meter for it.
+    NoMeter,
+}
+
+impl Held {
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::NoStripeCustomer, "no_stripe_customer"),
+        (Self::NoSubscription, "no_subscription"),
+        (Self::NoItem, "no_item"),
+        (Self::Inactive, "inactive"),
+        (Self::Currency, "currency"),
+        (Self::TooLarge, "too_large"),
+        (Self::BelowZero, "below_zero"),
+        (Self::Refused, "refused"),
+        (Self::NoMeter, "no_meter"),
+    ];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(held, _)| *held == self).map_or("no_meter", |(_, name)| name)
+    }
+}
+
+/// What the books say, in Stripe's units, rounded half-even once; none when it has too many digits.
+pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
+    let reported = match terms.report {
+        Report::None => return Some(0),
+        Report::Total => used,
+        Report::Overage => used - terms.included,
+    };
+    if reported <= Quantity::ZERO {
+        return Some(0);
+    }
+    let product = reported.scaled().checked_mul(per_unit.mantissa())?;
+    let divisor = UNIT.checked_mul(10_i128.checked_pow(per_unit.scale())?)?;
+    let (units, _) = divide_half_even(product, divisor);
+    i64::try_from(units).ok().filter(|units| *units <= LARGEST)
+}
+
+/// A subscription, as far as billing goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Billing {
+    /// Whether events for its open period are billed now.
+    pub active: bool,
+    /// Currency of the item for the meter; none when there is no such item.
+    pub item: Option<String>,
+}
+
+/// A billing period of the customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeriodCase {
+    /// First instant.
+    pub start: i64,
+    /// First instant after it.
+    pub end: i64,
+    /// Its subscription; none for a calendar month, which no invoice covers.
+    pub billing: Option<Billing>,
+    /// What the books say; none when it has too many digits.
+    pub target: Option<i64>,
+    /// Currency of the plan.
+    pub currency: String,
+}
+
+/// An event that is not proven absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The period for whose usage it is.
+    pub period_start: i64,
+    /// Its time, which says on whose invoice it is.
+    pub timestamp: i64,
+    /// Its value.
+    pub value: i64,
+    /// Whether Stripe may have it, or get it: not when it was refused or dropped.
+    pub billed: bool,
+    /// Whether Stripe is known to have it.
+    pub accepted: bool,
+}
+
+/// Everything that a decision rests on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Case {
+    /// What holds everything back, if anything does.
+    pub held: Option<Held>,
+    /// Periods that have begun, in order: those that may have changed, and the open one.
+    pub periods: Vec<PeriodCase>,
+    /// Events.
+    pub sent: Vec<Sent>,
+}
+
+/// An event to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its value.
+    pub value: i64,
+    /// Bounds of the period on whose invoice it goes.
+    pub billed: (i64, i64),
+    /// Its time.
+    pub timestamp: i64,
+    /// It is not sent from this instant on.
+    pub send_before: i64,
+}
+
+/// What is decided for a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// What is to be sent.
+    pub event: Option<Event>,
+    /// What waits, and why.
+    pub held: Option<(i64, Held)>,
+}
+
+/// From when on nothing is sent to the invoice of a period that ends at `end`.
+pub fn closes(end: i64, grace: i64) -> i64 {
+    end + grace - MARGIN
+}
+
+/// Stripe's totals are asked for from minute to minute, so an event never lies in the broken minute at the end of its period: the next
+/// period's total would have it.
+fn timestamp(period: &PeriodCase, now: i64) -> i64 {
+    now.min(minute(period.end) - 1).max(period.start)
+}
+
+/// The start of the minute in which `t` lies.
+pub fn minute(t: i64) -> i64 {
+    t - t.rem_euclid(60)
+}
+
+/// Where an amount for period `own` goes: the period, or what holds it back.
+fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, Held> {
+    let open = |p: &PeriodCase| p.start <= now && now < p.end;
+    let at = if now < closes(own.end, grace) {
+        case.periods.iter().position(|p| p == own)
+    } else {
+        case.periods.iter().position(open)
+    };
+    let period = at.and_then(|at| case.periods.get(at)).ok_or(Held::NoSubscription)?;
+    let billing = period.billing.as_ref().ok_or(Held::NoSubscription)?;
+    // a period that is over is invoiced whatever became of the subscription
+    if open(period) && !billing.active {
+        return Err(Held::Inactive);
+    }
+    match &billing.item {
+        None => Err(Held::NoItem),
+        Some(currency) if *currency != own.currency => Err(Held::Currency),
+        Some(_) => at.ok_or(Held::NoSubscription),
+    }
+}
+
+/// What is to be done for each period, as of `now`; an invoice takes events for `grace` seconds after its period.
+pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
+    let within = |p: &PeriodCase, at: i64| p.start <= at && at < p.end;
+    // what each invoice has at least: positive events only once they are accepted, negative ones from the start
+    let sure = |s: &&Sent| s.billed && (s.accepted || s.value < 0);
+    let floor = |p: &PeriodCase| -> i128 {
+        case.sent.iter().filter(|s| within(p, s.timestamp)).filter(sure).map(|s| i128::from(s.value)).sum()
+    };
+    let mut floors: Vec<i128> = case.periods.iter().map(floor).collect();
+    let mut decisions = vec![];
+    for own in &case.periods {
+        let sent: i128 =
+            case.sent.iter().filter(|s| within(own, s.period_start)).map(|s| i128::from(s.value)).sum();
+        let delta = own.target.map(|target| i128::from(target) - sent);
+        let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST..=LARGEST).contains(d));
+        let Some(delta) = delta else {
+            decisions.push(Decision { event: None, held: Some((LARGEST, Held::TooLarge)) });
+            continue;
+        };
+        if delta == 0 {
+            decisions.push(Decision::default());
+            continue;
+        }
+        let at = case.held.map_or_else(|| destination(case, own, now, grace), Err);
+        let (period, at) = match at {
+            Ok(at) => (&case.periods[at], at),
+            Err(why) => {
+                decisions.push(Decision { event: None, held: Some((delta, why)) });
+                continue;
+            }
+        };
+        let value = if delta > 0 { delta } else { delta.max(i64::try_from(-floors[at].max(0)).unwrap_or(-LARGEST)) };
+        floors[at] += i128::from(value.min(0));
+        let event = Event {
+            value,
+            billed: (period.start, period.end),
+            timestamp: timestamp(period, now),
+            send_before: closes(period.end, grace),
+        };
+        decisions.push(Decision {
+            event: (value != 0).then_some(event),
+            held: (value != delta).then_some((delta - value, Held::BelowZero)),
+        });
+    }
+    decisions
+}
+
+/// When something that is held may be free by time alone: an invoice closes, or the next period begins.
+pub fn look_again(case: &Case, now: i64, grace: i64) -> Option<i64> {
+    let times = case.periods.iter().flat_map(|p| [closes(p.end, grace), p.end]);
+    times.filter(|t| *t > now).min()
+}
+
+#[cfg(test)]
+mod tests;

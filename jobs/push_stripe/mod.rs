@@ -1,0 +1,372 @@
+//! `push_stripe`: what the books say → intents → Stripe, each exactly once.
+//!
+//! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for each customer, meter and billing period,
+//! what the books say less all that was sent and is not proven absent becomes an intent ([`plan`], [`decide`]); so two runs beside each
+//! other cannot plan the same amount twice. *Sending*: what an intent says was fixed before its first attempt, so every repetition carries the same
+//! identifier, and Stripe takes it once ([`send`]). *Settling*: what nobody can say of an attempt is doubtful, counts as sent, and is decided
+//! by Stripe's own totals (`reconcile_stripe`).
+//!
+//! Only customers for whom something may have changed are looked at; triggers and the numbers of ledger entries say who, and
+//! `reconcile_stripe` makes everybody due once a day in case they did not.
+
+pub mod decide;
+mod plan;
+mod send;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use self::decide::Held;
+use self::plan::{Ground, SharedGround, Target};
+pub use self::plan::{Planned, closes_at};
+use self::send::{Stop, Tally};
+use crate::books::invoice::StripeMeter;
+use crate::books::{BooksError, Database};
+use crate::job::{Context, Failure, Job};
+use crate::stripe::transport::CallError;
+use crate::stripe::{Account, Billing, RemoteMeter, Sink};
+
+/// Customers that are planned in one transaction on a local file.
+const CHUNK: u32 = 1000;
+/// The same over a network.
+const REMOTE_CHUNK: u32 = 100;
+/// Planned events that a stored report lists.
+const SHOWN: usize = 20;
+/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice: a clock that is further off sends nothing.
+const SKEW: SignedDuration = SignedDuration::from_secs(240);
+/// What is held for longer than this is an alarm: Stripe takes events of the last 35 days.
+const HELD_TOO_LONG: i64 = 25 * 86_400;
+
+/// Send what is to be sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushStripe {
+    /// Only tell what would be sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What was sent.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PushReport {
+    /// True when nothing was sent or written, because it was asked for so or because there is no key.
+    pub dry_run: bool,
+    /// Customers whose totals were looked at.
+    pub customers: u64,
+    /// Intents that were made, or would be.
+    pub planned: u64,
+    /// Attempts to send one.
+    pub attempts: u64,
+    /// Taken by Stripe.
+    pub accepted: u64,
+    /// Refused by Stripe, now or in an error report.
+    pub refused: u64,
+    /// Nobody knows; they are sent again, or Stripe's totals decide.
+    pub doubtful: u64,
+    /// Not taken; they are sent again.
+    pub again: u64,
+    /// Too late for their invoice, and planned anew.
+    pub expired: u64,
+    /// Amounts that wait in the books, of the customers that were looked at, by reason.
+    pub held: BTreeMap<Held, u64>,
+    /// Amounts that have waited for more than 25 days, of all customers.
+    pub held_too_long: u64,
+    /// Intents whose identifier Stripe had although nothing was sent under it: another program sends from a copy of these books?
+    pub strange: Vec<String>,
+    /// Meters that the account does not have, or that take no events.
+    pub missing_meters: Vec<String>,
+    /// Customers of a plan that is not known.
+    pub unknown_plan: u64,
+    /// Error reports of Stripe that were read.
+    pub error_reports: u64,
+    /// Why sending stopped early.
+    pub stopped: Option<String>,
+    /// Some of what was planned.
+    pub events: Vec<Planned>,
+}
+
+impl Job for PushStripe {
+    const KIND: &'static str = "push_stripe";
+    const ABOUT: &'static str = "send metered usage to Stripe";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+    type Report = PushReport;
+
+    fn key(&self) -> Option<String> {
+        Some(if self.dry_run { "push_stripe dry run".to_owned() } else { Self::KIND.to_owned() })
+    }
+
+    fn needs_a_person(report: &PushReport) -> bool {
+        let held = [Held::Currency, Held::TooLarge, Held::Refused, Held::NoMeter];
+        report.refused + report.held_too_long + report.unknown_plan > 0
+            || !report.strange.is_empty()
+            || !report.missing_meters.is_empty()
+            || held.iter().any(|why| report.held.contains_key(why))
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<PushReport, Failure> {
+        let report = push(context, now, self.dry_run, SHOWN).await?;
+        if !report.strange.is_empty() {
+            let names = report.strange.join(", ");
+            tracing::error!("Stripe has the identifiers of intents that were never sent ({names}): does a copy of these books send too?");
+        }
+        for (why, count) in &report.held {
+            tracing::info!(reason = why.name(), count, "{count} amount(s) wait: {}", why.name());
+        }
+        if let Some(why) = &report.stopped {
+            tracing::warn!("sending stopped early, the next run goes on: {why}");
+        }
+        Ok(report)
+    }
+}
+
+/// Turns what Stripe said into the end of a run.
+pub(crate) fn failure(error: CallError) -> Failure {
+    let retry_after = error.around.retry_after;
+    match error.status {
+        Some(401) => Failure::GiveUp(anyhow!("{error}; set METER_STRIPE__KEY to a key that is valid")),
+        Some(403) => Failure::GiveUp(anyhow!("{error}; the key may not do this, give it the permission")),
+        Some(400 | 404) => Failure::GiveUp(anyhow!(error)),
+        _ => match retry_after {
+            Some(wait) => Failure::RetryAfter(wait, anyhow!(error)),
+            None => Failure::Retry(anyhow!(error)),
+        },
+    }
+}
+
+/// Refuses to work with a clock that is not Stripe's.
+pub(crate) fn skew(date: Option<Timestamp>, now: Timestamp) -> Result<(), Failure> {
+    let Some(date) = date else { return Ok(()) };
+    let off = now.duration_since(date);
+    if off.abs() <= SKEW {
+        return Ok(());
+    }
+    Err(Failure::Retry(anyhow!(
+        "this machine's clock is {} s {} Stripe's, so nothing was sent: events would go on the wrong invoice; set the clock",
+        off.abs().as_secs(),
+        if off.is_positive() { "ahead of" } else { "behind" }
+    )))
+}
+
+/// Plans and sends as of `now`; lists at most `shown` of what was planned.
+///
+/// # Errors
+/// What Stripe or the database says. What was written then stays, and the next run goes on.
+pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<PushReport, Failure> {
+    let (books, billing) = (&context.books, &context.billing);
+    books.require_migrated().await?;
+    let account = match &billing.sink {
+        Sink::Stripe(account) if !dry_run => account,
+        Sink::Stripe(_) | Sink::DryRun => return tell(context, now, shown).await,
+    };
+    let mut report = PushReport::default();
+    if billing.meters.is_empty() {
+        return Ok(report);
+    }
+    wake(books, billing, now).await?;
+    let waiting = books.stripe_waiting(now).await?;
+    if waiting.reports {
+        let (read, refused) = books.read_error_reports(now).await?;
+        report.error_reports += read;
+        report.refused += refused;
+    }
+    let stale = now.as_second() - send::stale_after(account);
+    report.expired = books.recover_intents(stale, now).await?.expired;
+    report.held_too_long = books.held_since_before(now.as_second() - HELD_TOO_LONG).await?;
+    let waiting = books.stripe_waiting(now).await?;
+    if !waiting.customers && !waiting.intents {
+        return Ok(report);
+    }
+    let ground = Arc::new(ground(context, account, now).await?);
+    report.missing_meters = plan::missing(&ground).into_iter().collect();
+    plan_all(books, &ground, &mut report, shown).await?;
+    let tally = send::send(books, account, now).await?;
+    add(&mut report, tally)?;
+    Ok(report)
+}
+
+/// Everything that makes customers due, but what triggers see.
+async fn wake(books: &Database, billing: &Billing, now: Timestamp) -> Result<(), BooksError> {
+    let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
+    // another grace, other meters or other plans: everybody
+    let mark = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_mark().await?);
+    books.wake_all_when("planned_for", mark, String::new()).await?;
+    let waiting = books.stripe_waiting(now).await?;
+    if waiting.entry > waiting.looked_at {
+        books.wake_for_entries(waiting, billing.meters.keys().cloned().collect()).await?;
+    }
+    Ok(())
+}
+
+/// What would be planned; nothing is written, and nobody is asked.
+async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushReport, Failure> {
+    let billing = &context.billing;
+    let mut report = PushReport { dry_run: true, ..PushReport::default() };
+    if billing.meters.is_empty() {
+        return Ok(report);
+    }
+    let known: BTreeMap<String, String> =
+        context.books.stripe_meters().await?.into_iter().map(|m| (m.meter, m.stripe_id)).collect();
+    let targets = billing.meters.iter().map(|(name, mapping)| {
+        (name.clone(), Target { mapping: mapping.clone(), stripe_id: known.get(name).cloned() })
+    });
+    let ground = Ground {
+        meters: targets.collect(),
+        plans: context.books.plans().await?,
+        grace: billing.grace,
+        now: now.as_second(),
+        dry: true,
+    };
+    let entries = context.books.stripe_waiting(now).await?;
+    let ground: SharedGround = Arc::new(ground);
+    let outcome = context.books.tell_plans(ground, entries).await?;
+    take(&mut report, outcome, shown);
+    Ok(report)
+}
+
+/// Asks the account what it has, and makes sure that it is the one that was used before, and that clocks agree.
+async fn ground(context: &Context, account: &Account, now: Timestamp) -> Result<Ground, Failure> {
+    let billing = &context.billing;
+    let (remote, date) = account.meters().await.map_err(failure)?;
+    skew(date, now)?;
+    let known = context.books.stripe_meters().await?;
+    let found = matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
+    let keep: Vec<StripeMeter> = found.iter().filter(|m| !known.contains(m)).cloned().collect();
+    if !keep.is_empty() {
+        context.books.keep_stripe_meters(keep, now).await?;
+    }
+    let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
+    let targets =
+        billing.meters.iter().map(|(name, m)| (name.clone(), Target { mapping: m.clone(), stripe_id: id(name) }));
+    Ok(Ground {
+        meters: targets.collect(),
+        plans: context.books.plans().await?,
+        grace: billing.grace,
+        now: now.as_second(),
+        dry: false,
+    })
+}
+
+/// The account's active meter of each that is mapped. Pure.
+///
+/// # Errors
+/// When the account is not the one that was used before, or a meter is mapped otherwise than before.
+pub fn matched(
+    billing: &Billing,
+    known: &[StripeMeter],
+    remote: &[RemoteMeter],
+) -> Result<Vec<StripeMeter>, String> {
+    let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
+    if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
+        return Err(format!(
+            "this key belongs to another account: it does not have meter {} ({}), to which usage of `{}` was sent; set METER_STRIPE__KEY to the \
+             key of that account, or use other books",
+            gone.stripe_id, gone.event_name, gone.meter
+        ));
+    }
+    let mut found = vec![];
+    for (name, mapping) in &billing.meters {
+        if let Some(k) = known.iter().find(|k| k.meter == *name)
+            && (k.event_name != mapping.event_name || k.per_unit != mapping.per_unit)
+        {
+            return Err(format!(
+                "stripe.meters.{name}: usage was sent as `{}` with {} units for each; what was sent cannot be counted in other units, so the \
+                 mapping of a meter stays. Set it back, or book the usage under another meter",
+                k.event_name, k.per_unit
+            ));
+        }
+        let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };
+        if let Some(why) = meter.fault() {
+            return Err(format!("meter {} ({}) at Stripe is not one that can be sent to: {why}", meter.id, meter.event_name));
+        }
+        found.push(StripeMeter {
+            meter: name.clone(),
+            event_name: mapping.event_name.clone(),
+            per_unit: mapping.per_unit,
+            stripe_id: meter.id.clone(),
+        });
+    }
+    Ok(found)
+}
+
+/// Plans for all who are due, some in each transaction.
+async fn plan_all(
+    books: &Database,
+    ground: &SharedGround,
+    report: &mut PushReport,
+    shown: usize,
+) -> Result<(), BooksError> {
+    let limit = if books.is_local() { CHUNK } else { REMOTE_CHUNK };
+    loop {
+        let ground = Arc::clone(ground);
+        let outcome = books.write(async move |c| plan::plan(c, &ground, limit).await).await?;
+        let more = outcome.more;
+        take(report, outcome, shown);
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+fn take(report: &mut PushReport, outcome: plan::Outcome, shown: usize) {
+    report.customers += outcome.customers;
+    report.planned += u64::try_from(outcome.events.len()).unwrap_or(u64::MAX);
+    report.unknown_plan += outcome.unknown_plan;
+    for (why, count) in outcome.held {
+        *report.held.entry(why).or_default() += count;
+    }
+    let room = shown.saturating_sub(report.events.len());
+    report.events.extend(outcome.events.into_iter().take(room));
+}
+
+fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
+    report.attempts = tally.attempts;
+    report.accepted = tally.accepted;
+    report.refused += tally.refused;
+    report.doubtful = tally.doubtful;
+    report.again = tally.again;
+    report.strange = tally.strange;
+    match tally.stopped {
+        None => Ok(()),
+        Some(Stop::Key(why)) => {
+            Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: mend METER_STRIPE__KEY and run again")))
+        }
+        Some(Stop::Away(why, asked)) if report.accepted == 0 => {
+            let why = anyhow!("Stripe cannot be reached, nothing is lost: {why}");
+            Err(asked.map_or_else(|| Failure::Retry(anyhow!("{why}")), |wait| Failure::RetryAfter(wait, anyhow!("{why}"))))
+        }
+        Some(Stop::Away(why, _)) => {
+            report.stopped = Some(why);
+            Ok(())
+        }
+    }
+}
+
+impl Database {
+    /// What would be planned for everybody who is due. A dry ground writes nothing.
+    async fn tell_plans(
+        &self,
+        ground: SharedGround,
+        waiting: crate::books::invoice::Waiting,
+    ) -> Result<plan::Outcome, BooksError> {
+        self.read(async move |c| {
+            let customers = crate::books::invoice::would_be_due(c, waiting, &ground.meters.keys().cloned().collect::<Vec<_>>(), ground.now).await?;
+            let mut told = plan::Outcome::default();
+            for some in customers.chunks(1000) {
+                let outcome = plan::plan_for(c, &ground, some).await?;
+                told.customers += outcome.customers;
+                told.unknown_plan += outcome.unknown_plan;
+                told.events.extend(outcome.events);
+                for (why, count) in outcome.held {
+                    *told.held.entry(why).or_default() += count;
+                }
+            }
+            Ok(told)
+        })
+        .await
+    }
+}

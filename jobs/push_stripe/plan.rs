@@ -1,0 +1,316 @@
+//! Differences between the books and what was sent → intents: loads some customers, asks [`decide`] for each meter, and writes intents,
+//! totals and what is held in the same transaction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use libsql::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::decide::{self, Billing, Case, Decision, Held, PeriodCase, Sent, closes, decide, look_again, target};
+use crate::books::database::BooksError;
+use crate::books::intent::{self, NewIntent, State};
+use crate::books::invoice::{self, Due, NewTotal};
+use crate::books::plan::{Plan, Plans};
+use crate::books::quantity::Quantity;
+use crate::stripe::Mapping;
+
+/// A meter that is planned for.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) mapping: Mapping,
+    /// Stripe's id; none when the account has no such active meter.
+    pub(super) stripe_id: Option<String>,
+}
+
+/// What all plans of a run share.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) meters: BTreeMap<String, Target>,
+    pub(super) plans: Plans,
+    pub(super) grace: i64,
+    pub(super) now: i64,
+    /// Nothing is asked of an account, so what it has is taken for granted.
+    pub(super) dry: bool,
+}
+
+/// An event that was planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Whose usage.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// Start of the period whose usage it is.
+    pub period_start: jiff::Timestamp,
+    /// Start of the period on whose invoice it goes.
+    pub billed_start: jiff::Timestamp,
+    /// In Stripe's unit.
+    pub value: i64,
+}
+
+/// What was planned for some customers.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) customers: u64,
+    pub(super) events: Vec<Planned>,
+    pub(super) held: BTreeMap<Held, u64>,
+    /// Customers of a plan that is not known: nothing is planned for them.
+    pub(super) unknown_plan: u64,
+    /// True when there may be more.
+    pub(super) more: bool,
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Changes {
+    intents: Vec<NewIntent>,
+    totals: Vec<NewTotal>,
+    withdrawn: Vec<i64>,
+    looked_at: Vec<(String, Option<i64>)>,
+}
+
+/// Plans for at most `limit` customers that are due, and writes it.
+pub(super) async fn plan(c: &Connection, ground: &Ground, limit: u32) -> Result<Outcome, BooksError> {
+    let asked = invoice::due(c, limit, ground.now).await?;
+    let outcome = plan_for(c, ground, &asked).await?;
+    Ok(Outcome { more: u64::from(limit) == outcome.customers, ..outcome })
+}
+
+/// Plans for these customers, each with the first day whose usage may have changed, and writes it; a dry run only tells.
+pub(super) async fn plan_for(c: &Connection, ground: &Ground, asked: &[(String, String)]) -> Result<Outcome, BooksError> {
+    let meters: Vec<String> = ground.meters.keys().cloned().collect();
+    let due = invoice::load(c, asked, &meters, ground.now, ground.now - ground.grace).await?;
+    let mut outcome = Outcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..Outcome::default() };
+    let mut changes = Changes::default();
+    for (customer, due) in &due {
+        let again = judge(customer, due, ground, &mut outcome, &mut changes);
+        changes.looked_at.push((customer.clone(), again));
+    }
+    if ground.dry {
+        return Ok(outcome);
+    }
+    if !changes.withdrawn.is_empty() {
+        invoice::withdraw(c, &changes.withdrawn, ground.now).await?;
+    }
+    if !changes.intents.is_empty() {
+        let prefix = invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
+        intent::insert(c, &changes.intents, &prefix, ground.now).await?;
+    }
+    invoice::store_totals(c, &changes.totals, ground.now).await?;
+    invoice::looked_at(c, &changes.looked_at).await?;
+    Ok(outcome)
+}
+
+/// Decides for one customer; returns when to look again.
+fn judge(id: &str, due: &Due, ground: &Ground, outcome: &mut Outcome, changes: &mut Changes) -> Option<i64> {
+    let mut again: Option<i64> = None;
+    let mut unknown = false;
+    for (meter, to) in &ground.meters {
+        let (case, held) = case(due, meter, to, ground, &mut unknown, changes);
+        let Some((case, used, plans)) = case else { continue };
+        let decisions = decide(&case, ground.now, ground.grace);
+        if decisions.iter().any(|d| d.held.is_some()) && held.is_none() {
+            again = [again, look_again(&case, ground.now, ground.grace)].into_iter().flatten().min();
+        }
+        for ((period, decision), (used, plan)) in case.periods.iter().zip(&decisions).zip(used.iter().zip(plans)) {
+            note(id, meter, due, to, period, decision, outcome, changes);
+            total(id, meter, due, period, decision, *used, &plan, changes);
+        }
+    }
+    outcome.unknown_plan += u64::from(unknown);
+    again
+}
+
+/// A case, and the usage and the plan of each of its periods.
+type Loaded = (Case, Vec<Quantity>, Vec<String>);
+
+/// What is known of one meter of a customer.
+fn case(
+    due: &Due,
+    meter: &str,
+    to: &Target,
+    ground: &Ground,
+    unknown: &mut bool,
+    changes: &mut Changes,
+) -> (Option<Loaded>, Option<Held>) {
+    let stripe = due.stripe_customer.as_deref();
+    let sent = due.sent.get(meter).map(Vec::as_slice).unwrap_or_default();
+    // what was planned for another Stripe customer and never sent is planned anew
+    let astray = |s: &&invoice::SentEvent| s.state == State::Pending && Some(s.stripe_customer.as_str()) != stripe;
+    if stripe.is_some() {
+        changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
+    }
+    let kept = sent.iter().filter(|s| stripe.is_none() || !astray(s));
+    let held = if stripe.is_none() {
+        Some(Held::NoStripeCustomer)
+    } else if due.refused.contains(meter) {
+        Some(Held::Refused)
+    } else if to.stripe_id.is_none() && !ground.dry {
+        Some(Held::NoMeter)
+    } else {
+        None
+    };
+    let mut case = Case { held, periods: vec![], sent: kept.map(event).collect() };
+    let (mut used, mut plans) = (vec![], vec![]);
+    for period in &due.periods {
+        let stored = due.totals.get(&(meter.to_owned(), period.start));
+        // the terms of a period that is over stay what they were
+        let name = match stored {
+            Some(total) if ground.now >= period.end => &total.plan,
+            _ => &due.plan,
+        };
+        let Some(plan) = ground.plans.at(name, period.start) else {
+            *unknown = true;
+            return (None, held);
+        };
+        let amount = due.usage.get(&(meter.to_owned(), period.start)).copied().unwrap_or_default();
+        case.periods.push(period_case(due, meter, to, plan, period, amount, ground.dry));
+        used.push(amount);
+        plans.push(name.clone());
+    }
+    (Some((case, used, plans)), held)
+}
+
+fn event(s: &invoice::SentEvent) -> Sent {
+    Sent {
+        period_start: s.period_start,
+        timestamp: s.timestamp,
+        value: s.value,
+        billed: !matches!(s.state, State::Refused | State::Dropped),
+        accepted: s.state == State::Accepted,
+    }
+}
+
+fn period_case(
+    due: &Due,
+    meter: &str,
+    to: &Target,
+    plan: &Plan,
+    period: &invoice::DuePeriod,
+    used: Quantity,
+    dry: bool,
+) -> PeriodCase {
+    let billing = period.subscription.as_ref().map(|id| {
+        let status = due.subscriptions.get(id).map(String::as_str).unwrap_or_default();
+        let key = |stripe_id: &String| (id.clone(), stripe_id.clone());
+        let item = to.stripe_id.as_ref().and_then(|stripe_id| due.items.get(&key(stripe_id)).cloned());
+        Billing {
+            active: matches!(status, "trialing" | "active" | "past_due" | "unpaid"),
+            // without an account nobody knows what it has
+            item: item.or_else(|| dry.then(|| plan.currency.to_string())),
+        }
+    });
+    // a calendar month is on no invoice: whatever was sent for it has to come back
+    let terms = plan.meters.get(meter).filter(|_| period.subscription.is_some());
+    PeriodCase {
+        start: period.start,
+        end: period.end,
+        billing,
+        target: terms.map_or(Some(0), |terms| target(used, *terms, to.mapping.per_unit)),
+        currency: plan.currency.to_string(),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "one step of one loop, taken out to be read")]
+fn note(
+    id: &str,
+    meter: &str,
+    due: &Due,
+    to: &Target,
+    period: &PeriodCase,
+    decision: &Decision,
+    outcome: &mut Outcome,
+    changes: &mut Changes,
+) {
+    if let Some((_, why)) = decision.held {
+        *outcome.held.entry(why).or_default() += 1;
+    }
+    let (Some(event), Some(stripe_customer)) = (decision.event, due.stripe_customer.clone()) else { return };
+    outcome.events.push(Planned {
+        customer: id.to_owned(),
+        meter: meter.to_owned(),
+        period_start: crate::books::period::instant(period.start),
+        billed_start: crate::books::period::instant(event.billed.0),
+        value: event.value,
+    });
+    changes.intents.push(NewIntent {
+        customer: id.to_owned(),
+        meter: meter.to_owned(),
+        period_start: period.start,
+        billed: event.billed,
+        stripe_customer,
+        event_name: to.mapping.event_name.clone(),
+        value: event.value,
+        timestamp: event.timestamp,
+        send_before: event.send_before,
+    });
+}
+
+/// What is to be stored of a period, if it says anything that is not stored.
+#[expect(clippy::too_many_arguments, reason = "one step of one loop, taken out to be read")]
+fn total(
+    id: &str,
+    meter: &str,
+    due: &Due,
+    period: &PeriodCase,
+    decision: &Decision,
+    used: Quantity,
+    plan: &str,
+    changes: &mut Changes,
+) {
+    let stored = due.totals.get(&(meter.to_owned(), period.start));
+    let (held, because) = decision.held.map_or((0, None), |(amount, why)| (amount, Some(why.name())));
+    let target = period.target.unwrap_or(decide::LARGEST);
+    let sent = due.sent.get(meter).is_some_and(|sent| {
+        sent.iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end)
+    });
+    if stored.is_none() && used.is_zero() && !sent && decision.event.is_none() && held == 0 {
+        return;
+    }
+    let same = stored.is_some_and(|s| {
+        (s.plan.as_str(), s.period_end, s.target, s.held, s.held_because.as_deref())
+            == (plan, period.end, target, held, because)
+    });
+    if !same {
+        changes.totals.push(NewTotal {
+            customer: id.to_owned(),
+            meter: meter.to_owned(),
+            period_start: period.start,
+            period_end: period.end,
+            plan: plan.to_owned(),
+            target,
+            held,
+            held_because: because,
+        });
+    }
+    // the invoice that takes a carried amount is to be compared too
+    if let Some(event) = decision.event.filter(|e| e.billed.0 != period.start)
+        && !due.totals.contains_key(&(meter.to_owned(), event.billed.0))
+        && !changes.totals.iter().any(|t| t.customer == id && t.meter == meter && t.period_start == event.billed.0)
+    {
+        changes.totals.push(NewTotal {
+            customer: id.to_owned(),
+            meter: meter.to_owned(),
+            period_start: event.billed.0,
+            period_end: event.billed.1,
+            plan: due.plan.clone(),
+            target: 0,
+            held: 0,
+            held_because: None,
+        });
+    }
+}
+
+/// Meters for which the account has nothing active, of those that are mapped.
+pub(super) fn missing(ground: &Ground) -> BTreeSet<String> {
+    ground.meters.iter().filter(|(_, t)| t.stripe_id.is_none()).map(|(name, _)| name.clone()).collect()
+}
+
+/// A shared ground.
+pub(super) type SharedGround = Arc<Ground>;
+
+/// The first instant from which an invoice of a period that ends at `end` takes nothing; for the operator's tables.
+pub fn closes_at(end: i64, grace: i64) -> i64 {
+    closes(end, grace)
+}

@@ -1,0 +1,248 @@
+//! Sending: some intents are claimed, sent side by side (one of each customer and meter), and what became of each is written down.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::books::BooksError;
+use crate::books::Database;
+use crate::books::intent::{Intent, Settled, State};
+use crate::stripe::Account;
+use crate::stripe::transport::{CallError, Failure};
+
+/// Seconds of sending that are claimed at once.
+const CLAIMED_SECONDS: u32 = 5;
+/// What is claimed is not sent any more after this time; long after it another run takes it for dead.
+const HOLD: Duration = Duration::from_secs(60);
+/// Outcomes that are written down in one transaction.
+const SETTLED_AT_ONCE: usize = 250;
+/// First wait before another attempt, in seconds; doubled each time.
+const FIRST_WAIT: i64 = 5;
+/// Longest wait.
+const LONGEST_WAIT: i64 = 1800;
+/// Attempts in a row that come to nothing, after which a run stops: Stripe is away.
+const AWAY: u32 = 20;
+
+/// How long an attempt can be under way before its process is taken for dead.
+pub(super) fn stale_after(account: &Account) -> i64 {
+    i64::try_from((HOLD + account.timeout * 2).as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What happened to attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) attempts: u64,
+    pub(super) accepted: u64,
+    pub(super) refused: u64,
+    pub(super) doubtful: u64,
+    pub(super) again: u64,
+    /// Identifiers that Stripe had although nothing was ever sent under them.
+    pub(super) strange: Vec<String>,
+    /// Why sending stopped early.
+    pub(super) stopped: Option<Stop>,
+}
+
+/// Why sending stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// The key is not accepted, or may not do this.
+    Key(String),
+    /// Nothing goes through.
+    Away(String, Option<Duration>),
+}
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Stripe has it.
+    Taken,
+    /// Stripe had it before.
+    Exists(String),
+    /// Stripe will never take it.
+    Refused(String),
+    /// The key is the fault.
+    Key(String),
+    /// Not taken; later.
+    Later(String, Option<Duration>),
+    /// Execution began and failed: the answer is stored under the key.
+    Broken(String),
+    /// Nobody knows.
+    Lost(String),
+    /// It was not sent: no connection, or the run stopped.
+    NotSent(String),
+}
+
+/// Reads the end of a call. <https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-low-level>
+pub(super) fn answer(error: &CallError) -> Answer {
+    let said = error.to_string();
+    match (error.status, error.kind) {
+        (Some(200..=299), _) | (None, Failure::Unreadable) => Answer::Taken,
+        (Some(400), _) if error.message.contains("already exists with identifier") => Answer::Exists(said),
+        (Some(401 | 403), _) => Answer::Key(said),
+        (Some(409 | 424 | 429), _) => Answer::Later(said, error.around.retry_after),
+        (Some(400..=499), Failure::Answered) => Answer::Refused(said),
+        (Some(500..), _) => Answer::Broken(said),
+        (None, Failure::NotSent) => Answer::NotSent(said),
+        (Some(_) | None, _) => Answer::Lost(said),
+    }
+}
+
+/// What becomes of an intent after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
+pub(super) fn settle(intent: &Intent, answer: &Answer, request_id: Option<String>, now: i64) -> Settled {
+    let doubt = intent.in_doubt;
+    let open = if doubt { State::Doubtful } else { State::Pending };
+    let wait = |asked: Option<Duration>| {
+        let asked = asked.and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0).clamp(0, LONGEST_WAIT);
+        let doublings = u32::try_from(intent.attempts.clamp(1, 20) - 1).unwrap_or(0);
+        let wait = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
+        // up to half as long again, so that those that failed together do not come back together
+        let spread = (intent.seq * 7919 + intent.attempts * 104_729).rem_euclid(wait / 2 + 1);
+        now + wait.max(asked) + spread
+    };
+    let settled = |state, next_at, error: Option<&String>| Settled {
+        seq: intent.seq,
+        state,
+        in_doubt: doubt || state == State::Doubtful,
+        key_no: intent.key_no,
+        next_at,
+        request_id: request_id.clone(),
+        error: error.map(|e| e.chars().take(500).collect()),
+    };
+    match answer {
+        Answer::Taken => settled(State::Accepted, None, None),
+        // an attempt that may have been applied was: anything else has our identifier and is not ours
+        Answer::Exists(_) if doubt => settled(State::Accepted, None, None),
+        Answer::Exists(why) => settled(State::Refused, None, Some(why)),
+        // an earlier attempt may have been taken: only the totals can tell
+        Answer::Refused(why) if doubt => settled(State::Doubtful, None, Some(why)),
+        Answer::Refused(why) => settled(State::Refused, None, Some(why)),
+        Answer::Key(why) => settled(open, Some(now), Some(why)),
+        Answer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
+        Answer::NotSent(why) => settled(open, Some(wait(None)), Some(why)),
+        Answer::Broken(why) => {
+            Settled { key_no: intent.key_no + 1, ..settled(State::Doubtful, Some(wait(None)), Some(why)) }
+        }
+        Answer::Lost(why) => settled(State::Doubtful, Some(wait(None)), Some(why)),
+    }
+}
+
+/// What the attempts of a run share.
+struct Run {
+    account: Account,
+    started: Instant,
+    now: Timestamp,
+    in_a_row: AtomicU32,
+    stop: Mutex<Option<Stop>>,
+}
+
+impl Run {
+    fn now(&self) -> Timestamp {
+        self.now + self.started.elapsed()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.lock().map_or(true, |stop| stop.is_some())
+    }
+
+    fn stop(&self, why: Stop) {
+        if let Ok(mut stop) = self.stop.lock() {
+            stop.get_or_insert(why);
+        }
+    }
+
+    /// Sends one.
+    async fn attempt(&self, intent: Intent, claimed: Instant) -> (Settled, Answer) {
+        let late = self.now() >= intent.send_before || claimed.elapsed() > HOLD;
+        if self.stopped() || late {
+            let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
+            let settled = settle(&intent, &answer, None, self.now().as_second());
+            return (Settled { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, answer);
+        }
+        let (answer, request_id) = match self.account.send(&intent).await {
+            Ok(around) => (Answer::Taken, around.request_id),
+            Err(error) => (answer(&error), error.around.request_id),
+        };
+        match &answer {
+            Answer::Key(why) => self.stop(Stop::Key(why.clone())),
+            Answer::Later(why, _) | Answer::Broken(why) | Answer::Lost(why) | Answer::NotSent(why) => {
+                let asked = if let Answer::Later(_, asked) = &answer { *asked } else { None };
+                if self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= AWAY {
+                    self.stop(Stop::Away(why.clone(), asked));
+                }
+            }
+            Answer::Taken | Answer::Exists(_) | Answer::Refused(_) => self.in_a_row.store(0, Ordering::Relaxed),
+        }
+        (settle(&intent, &answer, request_id, self.now().as_second()), answer)
+    }
+}
+
+/// Sends everything that is due, until nothing is or Stripe is away.
+pub(super) async fn send(books: &Database, account: &Account, now: Timestamp) -> Result<Tally, BooksError> {
+    let run = Run {
+        account: account.clone(),
+        started: Instant::now(),
+        now,
+        in_a_row: AtomicU32::new(0),
+        stop: Mutex::new(None),
+    };
+    let at_once = u32::try_from(account.at_once).unwrap_or(u32::MAX);
+    let limit = account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(at_once, 5000);
+    let mut tally = Tally::default();
+    while !run.stopped() {
+        let intents = books.claim_intents(limit, run.now()).await?;
+        if intents.is_empty() {
+            break;
+        }
+        send_some(books, &run, intents, &mut tally).await?;
+    }
+    tally.stopped = run.stop.into_inner().ok().flatten();
+    Ok(tally)
+}
+
+/// Sends some that are claimed; outcomes are written down while others are still under way.
+async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mut Tally) -> Result<(), BooksError> {
+    let claimed = Instant::now();
+    let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
+    let sending = async move {
+        let attempts = stream::iter(intents).map(|intent| run.attempt(intent, claimed));
+        let mut attempts = attempts.buffer_unordered(run.account.at_once.max(1));
+        while let Some(outcome) = attempts.next().await {
+            if done.send(outcome).await.is_err() {
+                break;
+            }
+        }
+    };
+    // when it fails it takes the receiver with it, so that the senders end too
+    let writing = async move {
+        let mut some = vec![];
+        while outcomes.recv_many(&mut some, SETTLED_AT_ONCE).await > 0 {
+            let settled = some.drain(..).map(|(settled, answer)| count(tally, settled, &answer)).collect();
+            books.settle_intents(settled, run.now()).await?;
+        }
+        Ok(())
+    };
+    let ((), written) = futures::join!(sending, writing);
+    written
+}
+
+fn count(tally: &mut Tally, settled: Settled, answer: &Answer) -> Settled {
+    tally.attempts += 1;
+    match settled.state {
+        State::Accepted => tally.accepted += 1,
+        State::Refused => {
+            tally.refused += 1;
+            if matches!(answer, Answer::Exists(_)) {
+                tally.strange.push(settled.seq.to_string());
+            }
+            let why = settled.error.as_deref().unwrap_or_default();
+            tracing::warn!(intent = settled.seq, "Stripe refused intent {}: {why}", settled.seq);
+        }
+        State::Doubtful => tally.doubtful += 1,
+        State::Pending | State::Sending | State::Absent | State::Dropped => tally.again += 1,
+    }
+    settled
+}

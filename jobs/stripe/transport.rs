@@ -1,0 +1,185 @@
+//! One HTTP call to Stripe, with everything kept that async-stripe's own client throws away: the status whatever the body is, Request-Id,
+//! Retry-After and the time at Stripe. It never tries again by itself: whoever calls decides, and keeps count in the books.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::{Client, Method, Url};
+use serde_json::Value;
+use stripe_client_core::{
+    ApiVersion, CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod, VERSION,
+};
+
+/// Connections, an address and a key.
+#[derive(Clone)]
+pub struct Transport {
+    client: Client,
+    base: Url,
+    key: String,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("host", &self.base.host_str()).finish_non_exhaustive()
+    }
+}
+
+/// What Stripe said around its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Around {
+    /// Stripe's name of the request.
+    pub request_id: Option<String>,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+    /// Stripe's clock.
+    pub date: Option<Timestamp>,
+}
+
+/// A call that did not end with 2xx and a whole body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallError {
+    /// The status, if one came.
+    pub status: Option<u16>,
+    /// What kind of failure it is when there is no status to tell.
+    pub kind: Failure,
+    /// Stripe's error code, if there is one.
+    pub code: Option<String>,
+    /// Stripe's message, or what went wrong. Never the key.
+    pub message: String,
+    /// What came around it.
+    pub around: Around,
+}
+
+/// Ways in which a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing was sent: no connection.
+    NotSent,
+    /// It was sent, and no whole answer came.
+    NoAnswer,
+    /// Stripe answered.
+    Answered,
+    /// A 2xx whose body is not what it should be.
+    Unreadable,
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(status) = self.status {
+            write!(f, "Stripe answered {status}: ")?;
+        }
+        f.write_str(&self.message)?;
+        self.around.request_id.as_ref().map_or(Ok(()), |id| write!(f, " ({id})"))
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl StripeClientErr for CallError {
+    fn deserialize_err(msg: impl fmt::Display) -> Self {
+        let message = format!("Stripe's answer cannot be read: {msg}");
+        Self { status: None, kind: Failure::Unreadable, code: None, message, around: Around::default() }
+    }
+}
+
+impl StripeClient for Transport {
+    type Err = CallError;
+
+    async fn execute(&self, request: CustomizedStripeRequest) -> Result<Bytes, CallError> {
+        let (request, options) = request.into_pieces();
+        let key = options.request_strategy.and_then(|s| s.get_key());
+        let (body, _) = self.call(request, key.as_ref().map(|k| k.as_str())).await?;
+        Ok(body)
+    }
+}
+
+impl Transport {
+    /// Over `client`, to the API at `base` (which ends with `/`), with a secret key.
+    pub fn new(client: Client, base: Url, key: String) -> Self {
+        Self { client, base, key }
+    }
+
+    /// Makes one call.
+    ///
+    /// # Errors
+    /// Anything but a 2xx with a whole body.
+    pub async fn call(&self, request: RequestBuilder, key: Option<&str>) -> Result<(Bytes, Around), CallError> {
+        let method = match request.method {
+            StripeMethod::Get => Method::GET,
+            StripeMethod::Post => Method::POST,
+            StripeMethod::Delete => Method::DELETE,
+        };
+        let lost = |kind, error: &reqwest::Error| CallError {
+            status: None,
+            kind,
+            code: None,
+            message: said(error),
+            around: Around::default(),
+        };
+        let mut url = self.base.join(&format!("v1/{}", request.path.trim_start_matches('/'))).map_err(|e| CallError {
+            status: None,
+            kind: Failure::NotSent,
+            code: None,
+            message: format!("no address for {}: {e}", request.path),
+            around: Around::default(),
+        })?;
+        url.set_query(request.query.as_deref().filter(|q| !q.is_empty()));
+        let version: &ApiVersion = &VERSION;
+        let mut call = self
+            .client
+            .request(method, url)
+            .header(AUTHORIZATION, format!("Bearer {}", self.key))
+            .header("Stripe-Version", version.as_str());
+        if let Some(key) = key {
+            call = call.header("Idempotency-Key", key);
+        }
+        if let Some(body) = request.body {
+            call = call.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+        }
+        let answer = call.send().await.map_err(|e| {
+            let kind = if e.is_connect() || e.is_builder() { Failure::NotSent } else { Failure::NoAnswer };
+            lost(kind, &e)
+        })?;
+        let (status, around) = (answer.status(), around(answer.headers()));
+        let body = answer.bytes().await;
+        match body {
+            Ok(body) if status.is_success() => Ok((body, around)),
+            Ok(body) => Err(refusal(status.as_u16(), &body, around)),
+            Err(e) => Err(CallError { status: Some(status.as_u16()), around, ..lost(Failure::NoAnswer, &e) }),
+        }
+    }
+}
+
+fn around(headers: &HeaderMap) -> Around {
+    let text = |value: Option<&reqwest::header::HeaderValue>| Some(value?.to_str().ok()?.trim().to_owned());
+    Around {
+        request_id: text(headers.get("request-id")).filter(|id| id.len() <= 200),
+        retry_after: text(headers.get(RETRY_AFTER)).and_then(|s| s.parse().ok()).map(Duration::from_secs),
+        date: text(headers.get(DATE)).and_then(|d| Some(jiff::fmt::rfc2822::parse(&d).ok()?.timestamp())),
+    }
+}
+
+/// What an answer that is no 2xx says; a proxy's page says nothing but its status.
+fn refusal(status: u16, body: &[u8], around: Around) -> CallError {
+    let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let text = |key: &str| error["error"][key].as_str().map(|t| t.chars().take(500).collect::<String>());
+    let message = text("message").unwrap_or_else(|| "no message".into());
+    CallError { status: Some(status), kind: Failure::Answered, code: text("code"), message, around }
+}
+
+/// Why no answer came, without the address.
+fn said(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".into();
+    }
+    let mut why = if error.is_connect() { "no connection".to_owned() } else { "the request failed".to_owned() };
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        why = format!("{why}: {inner}");
+        source = inner.source();
+    }
+    why
+}

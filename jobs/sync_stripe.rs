@@ -1,0 +1,205 @@
+//! `sync_stripe`: Stripe's subscriptions → the books, so that billing periods and what can be billed do not hang on webhooks that were missed.
+//!
+//! A full pass reads every subscription, page by page, and is made once a day; the runs between ask for those that were made since the one
+//! before. A page is written as it comes, and writes only what differs, so a run that breaks off loses nothing and the next one starts anew.
+//! Periods are made of it by `reset_turn`.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::books::BooksError;
+use crate::books::billing;
+use crate::books::subscription::{Told, ToldItem};
+use crate::job::{Context, Failure, Job};
+use crate::push_stripe::{failure, skew};
+use crate::stripe::{RemoteSubscription, Sink};
+
+/// A full pass is made when the last one is older than this, in seconds.
+const FULL: i64 = 86_400;
+/// Subscriptions that were made so long before the last run are asked for again, in seconds.
+const OVERLAP: i64 = 86_400;
+/// Names that a stored report lists.
+const SHOWN: usize = 20;
+/// Where the last full pass, and the last run, are remembered.
+const REMEMBERED: [&str; 2] = ["synced_full", "synced"];
+
+/// Read subscriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncStripe {
+    /// Read all of them, however new the last full pass is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+}
+
+/// What was read.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SyncReport {
+    /// True when there is no key, so nobody was asked.
+    pub without_key: bool,
+    /// True when every subscription was read.
+    pub full: bool,
+    /// Subscriptions that were read.
+    pub read: u64,
+    /// Of them, those that were new or said something new.
+    pub changed: u64,
+    /// Metered items that were new, changed or gone.
+    pub items: u64,
+    /// Subscriptions of Stripe customers that nobody here has.
+    pub strangers: u64,
+    /// Subscriptions that live in the books and that Stripe does not know: another account?
+    pub unknown_to_stripe: u64,
+    /// Metered items that are not billed by the month: their periods are not ours.
+    pub not_monthly: u64,
+    /// Metered items whose current period is not the month that the anchor makes.
+    pub other_periods: u64,
+    /// Subscriptions that cannot be kept: what is wrong with them is in the log.
+    pub unusable: u64,
+    /// Some names of the last four.
+    pub names: Vec<String>,
+}
+
+impl Job for SyncStripe {
+    const KIND: &'static str = "sync_stripe";
+    const ABOUT: &'static str = "read customers' subscriptions from Stripe";
+    type Report = SyncReport;
+
+    fn key(&self) -> Option<String> {
+        Some(Self::KIND.to_owned())
+    }
+
+    fn needs_a_person(report: &SyncReport) -> bool {
+        report.unknown_to_stripe + report.not_monthly + report.other_periods + report.unusable > 0
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<SyncReport, Failure> {
+        let report = sync(context, now, self.full).await?;
+        if Self::needs_a_person(&report) {
+            tracing::warn!("subscriptions at Stripe need a look: {}", report.names.join(", "));
+        }
+        Ok(report)
+    }
+}
+
+/// Reads subscriptions as of `now`.
+///
+/// # Errors
+/// What Stripe or the database says; pages before the error are kept.
+pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncReport, Failure> {
+    let books = &context.books;
+    books.require_migrated().await?;
+    let Sink::Stripe(account) = &context.billing.sink else {
+        return Ok(SyncReport { without_key: true, ..SyncReport::default() });
+    };
+    let last = async |name| -> Result<Option<i64>, BooksError> {
+        Ok(books.stripe_state(name).await?.and_then(|at| at.parse().ok()))
+    };
+    let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
+    let full = full || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
+    let since = some.filter(|_| !full).map(|at| at - OVERLAP);
+    let mut report = SyncReport { full, ..SyncReport::default() };
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = account.subscriptions(since, after).await.map_err(failure)?;
+        skew(page.date, now)?;
+        seen.extend(page.items.iter().map(|s| s.id.clone()));
+        keep(context, page.items, now, &mut report).await?;
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let name = |report: &mut SyncReport, id: &str| {
+        if report.names.len() < SHOWN {
+            report.names.push(id.to_owned());
+        }
+    };
+    if full {
+        for id in books.living_subscriptions().await?.iter().filter(|id| !seen.contains(*id)) {
+            report.unknown_to_stripe += 1;
+            name(&mut report, id);
+        }
+        books.remember(REMEMBERED[0], now.as_second().to_string()).await?;
+    }
+    books.remember(REMEMBERED[1], now.as_second().to_string()).await?;
+    Ok(report)
+}
+
+/// Keeps a page.
+async fn keep(
+    context: &Context,
+    page: Vec<RemoteSubscription>,
+    now: Timestamp,
+    report: &mut SyncReport,
+) -> Result<(), BooksError> {
+    let ids: BTreeSet<String> = page.iter().map(|s| s.customer.clone()).collect();
+    let ours = context.books.customers_by_stripe_id(ids.into_iter().collect()).await?;
+    let mut told = vec![];
+    for s in page {
+        report.read += 1;
+        let Some(customer) = ours.get(&s.customer) else {
+            report.strangers += 1;
+            continue;
+        };
+        if let Some(why) = fault(&s) {
+            report.unusable += 1;
+            tracing::warn!(subscription = s.id, "subscription {} cannot be kept: {why}", s.id);
+            note(report, &s.id);
+            continue;
+        }
+        let ends = s.ended.is_some() || matches!(s.status.as_str(), "canceled" | "incomplete_expired");
+        let month = billing::month_of(s.anchor, now.as_second());
+        for item in s.items.iter().filter(|_| !ends) {
+            let is_now = item.period.0 <= now.as_second() && now.as_second() < item.period.1;
+            let differs = is_now && (item.period.0, item.period.1) != (month.0.max(s.started), month.1);
+            report.not_monthly += u64::from(!item.monthly);
+            report.other_periods += u64::from(item.monthly && differs);
+            if !item.monthly || differs {
+                note(report, &s.id);
+            }
+        }
+        let items = s.items.into_iter().map(|i| ToldItem {
+            id: i.id,
+            meter: i.meter,
+            price: i.price,
+            currency: i.currency,
+            period: i.period,
+        });
+        told.push(Told {
+            id: s.id,
+            customer: customer.clone(),
+            status: s.status,
+            anchor: s.anchor,
+            started: s.started,
+            ended: s.ended,
+            items: items.collect(),
+        });
+    }
+    let written = context.books.told_subscriptions(told, now).await?;
+    report.changed += written.subscriptions;
+    report.items += written.items;
+    Ok(())
+}
+
+fn note(report: &mut SyncReport, id: &str) {
+    if report.names.len() < SHOWN && !report.names.iter().any(|n| n == id) {
+        report.names.push(id.to_owned());
+    }
+}
+
+/// Why a subscription is none that the books can hold.
+fn fault(s: &RemoteSubscription) -> Option<String> {
+    const STATUSES: [&str; 8] =
+        ["trialing", "active", "past_due", "unpaid", "canceled", "incomplete", "incomplete_expired", "paused"];
+    let sane = |t: i64| (0..=32_503_680_000).contains(&t);
+    if !STATUSES.contains(&s.status.as_str()) {
+        return Some(format!("its status `{}` is not known", s.status));
+    }
+    if !sane(s.anchor) || !sane(s.started) || s.ended.is_some_and(|e| !sane(e) || e < s.started) {
+        return Some("its instants cannot be".into());
+    }
+    None
+}

@@ -1,0 +1,223 @@
+-- What is sent to Stripe as billing meter events, and what became of each. Instants are seconds since 1970, UTC.
+--
+-- An intent is made in the transaction that finds a difference between what the books say of a billing period (`period_start`) and what was
+-- sent for it. Everything that is sent is fixed before the first attempt. `billed_start` to before `billed_end` is the period on whose
+-- invoice it goes: its own while that is open or in grace, else the one that is open then (a correction that is carried forward).
+--
+--   pending --> sending --> accepted | refused | doubtful        sending --> pending        (not taken for sure: 429, no connection)
+--   doubtful --> sending (same identifier, for 23 hours) | accepted | absent (Stripe's totals decide)
+--   accepted --> refused (Stripe said so later) | absent (Stripe's totals have been without it for a day)
+--   refused --> absent (a person: send anew)                     pending | doubtful | refused --> dropped (a person: never send)
+--
+-- `absent` is proven not to be in Stripe, so its value is planned anew. Every other state counts as sent. `in_doubt` says that an attempt may have
+-- been applied. `next_at` is when to (re)send; a doubtful one without it is settled by Stripe's totals only.
+CREATE TABLE stripe_intents (
+    seq              INTEGER PRIMARY KEY AUTOINCREMENT,
+    identifier       TEXT    NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100 AND identifier LIKE '%-' || seq),
+    customer         TEXT    NOT NULL,
+    meter            TEXT    NOT NULL,
+    period_start     INTEGER NOT NULL,
+    billed_start     INTEGER NOT NULL CHECK (billed_start >= period_start),
+    billed_end       INTEGER NOT NULL,
+    stripe_customer  TEXT    NOT NULL,
+    event_name       TEXT    NOT NULL,
+    value            INTEGER NOT NULL CHECK (value <> 0 AND value BETWEEN -999999999999999 AND 999999999999999),
+    timestamp        INTEGER NOT NULL CHECK (timestamp >= billed_start AND timestamp < billed_end),
+    send_before      INTEGER NOT NULL,
+    state            TEXT    NOT NULL DEFAULT 'pending'
+                     CHECK (state IN ('pending', 'sending', 'accepted', 'doubtful', 'refused', 'absent', 'dropped')),
+    in_doubt         INTEGER NOT NULL DEFAULT 0 CHECK (in_doubt IN (0, 1) AND (state <> 'doubtful' OR in_doubt = 1)),
+    attempts         INTEGER NOT NULL DEFAULT 0,
+    key_no           INTEGER NOT NULL DEFAULT 0,         -- of the Idempotency-Key; another one after a stored 5xx
+    first_attempt_at INTEGER,
+    last_attempt_at  INTEGER CHECK (state <> 'sending' OR last_attempt_at IS NOT NULL),
+    next_at          INTEGER CHECK (CASE state WHEN 'pending' THEN next_at IS NOT NULL WHEN 'doubtful' THEN true ELSE next_at IS NULL END),
+    created_at       INTEGER NOT NULL,
+    settled_at       INTEGER,
+    request_id       TEXT,                                -- Stripe's name of the last request
+    error            TEXT CHECK (state <> 'refused' OR error IS NOT NULL)
+) STRICT;
+
+CREATE INDEX stripe_intents_by_time ON stripe_intents (customer, meter, timestamp);
+CREATE INDEX stripe_intents_due ON stripe_intents (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX stripe_intents_open ON stripe_intents (customer, meter, seq) WHERE state IN ('pending', 'sending', 'doubtful');
+CREATE INDEX stripe_intents_in_flight ON stripe_intents (last_attempt_at) WHERE state = 'sending';
+CREATE INDEX stripe_intents_expiring ON stripe_intents (send_before) WHERE next_at IS NOT NULL;
+CREATE INDEX stripe_intents_troubled ON stripe_intents (state, seq) WHERE state IN ('doubtful', 'refused');
+
+CREATE TRIGGER stripe_intents_are_frozen
+BEFORE UPDATE OF seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, timestamp, send_before, created_at
+ON stripe_intents
+BEGIN
+    SELECT RAISE(ABORT, 'what an intent sends is fixed when it is made: make a new one');
+END;
+
+CREATE TRIGGER stripe_intents_go_from_state_to_state BEFORE UPDATE OF state ON stripe_intents
+WHEN NEW.state <> OLD.state AND OLD.state || ' ' || NEW.state NOT IN (
+    'pending sending', 'pending absent', 'pending dropped',
+    'sending pending', 'sending accepted', 'sending doubtful', 'sending refused',
+    'doubtful sending', 'doubtful accepted', 'doubtful absent', 'doubtful dropped',
+    'accepted refused', 'accepted absent', 'refused absent', 'refused dropped')
+  OR NEW.state = 'absent' AND OLD.state = 'pending' AND OLD.in_doubt = 1
+BEGIN
+    SELECT RAISE(ABORT, 'an intent cannot go from that state to this one');
+END;
+
+CREATE TRIGGER stripe_intents_are_not_deleted BEFORE DELETE ON stripe_intents
+BEGIN
+    SELECT RAISE(ABORT, 'an intent is history and is never deleted');
+END;
+
+-- What the invoice line of a customer, meter and billing period should say, and what Stripe was last seen to have.
+--
+-- `target` is what the books say in Stripe's unit; `held` is the part of it that cannot be sent now, and `held_because` says why.
+-- `plan` is the plan whose terms hold for the period: the customer's, until the period is over. `seen` is Stripe's total of the events that go on this
+-- period's invoice, `expected` what it should have been when it was read. `short` is by how much Stripe has had too little since `short_since`.
+CREATE TABLE stripe_totals (
+    customer      TEXT    NOT NULL,
+    meter         TEXT    NOT NULL,
+    period_start  INTEGER NOT NULL,
+    period_end    INTEGER NOT NULL,
+    plan          TEXT    NOT NULL,
+    target        INTEGER NOT NULL,
+    held          INTEGER NOT NULL DEFAULT 0,
+    held_because  TEXT    CHECK ((held = 0) = (held_because IS NULL)),
+    held_since    INTEGER CHECK ((held = 0) = (held_since IS NULL)),
+    seen          INTEGER,
+    expected      INTEGER,
+    read_at       INTEGER,
+    short         INTEGER,
+    short_since   INTEGER CHECK ((short IS NULL) = (short_since IS NULL)),
+    agreed_at     INTEGER,                                -- when Stripe's total was last seen to be what it should be
+    alarm         TEXT,                                   -- what a person must look at
+    final_at      INTEGER,                                -- agreed after the invoice was final: no more to be read
+    PRIMARY KEY (customer, meter, period_start)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX stripe_totals_held ON stripe_totals (customer) WHERE held <> 0;
+CREATE INDEX stripe_totals_to_read ON stripe_totals (read_at) WHERE final_at IS NULL;
+CREATE INDEX stripe_totals_alarms ON stripe_totals (customer) WHERE alarm IS NOT NULL;
+
+-- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is known not to have changed.
+CREATE TABLE stripe_due (
+    customer TEXT    NOT NULL PRIMARY KEY,
+    due_at   INTEGER NOT NULL,
+    from_day TEXT    NOT NULL DEFAULT ''
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX stripe_due_by_time ON stripe_due (due_at);
+
+-- Meters as they are in Stripe. Event name and unit of a meter are for ever: what was sent was sent in them.
+CREATE TABLE stripe_meters (
+    meter      TEXT    NOT NULL PRIMARY KEY,
+    event_name TEXT    NOT NULL UNIQUE,
+    per_unit   TEXT    NOT NULL,                          -- Stripe's units for each unit of ours, exact decimal
+    stripe_id  TEXT    NOT NULL,
+    seen_at    INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What is remembered between runs, by name.
+CREATE TABLE stripe_state (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Identifiers of these books begin with this, so that two books never send the same one.
+INSERT INTO stripe_state (name, value) VALUES ('prefix', 'meter-' || lower(hex(randomblob(4))));
+
+INSERT INTO stripe_state (name, value) VALUES ('entry', '0');
+
+-- Metered items of subscriptions, as `sync_stripe` last saw them; without one for a meter nothing can be billed.
+CREATE TABLE subscription_items (
+    id           TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
+    subscription TEXT    NOT NULL,
+    customer     TEXT    NOT NULL,
+    stripe_meter TEXT    NOT NULL,
+    price        TEXT    NOT NULL,
+    currency     TEXT    NOT NULL,                        -- ISO 4217, capitals
+    starts_at    INTEGER NOT NULL,
+    ends_at      INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX subscription_items_by_customer ON subscription_items (customer);
+CREATE INDEX subscription_items_by_subscription ON subscription_items (subscription);
+
+-- What Stripe said later about events that it had taken. The web backend inserts each `v1.billing.meter.error_report_triggered` and
+-- `v1.billing.meter.no_meter_found`, whole as it was fetched; `push_stripe` reads it.
+CREATE TABLE stripe_error_reports (
+    id          TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
+    body        TEXT    NOT NULL CHECK (json_valid(body)),
+    received_at INTEGER NOT NULL DEFAULT (unixepoch()),
+    read_at     INTEGER,
+    outcome     TEXT    CHECK ((read_at IS NULL) = (outcome IS NULL))
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX stripe_error_reports_new ON stripe_error_reports (received_at) WHERE read_at IS NULL;
+
+-- Requests for totals by UTC day: Stripe's read allowance is finite.
+CREATE TABLE stripe_reads (
+    day   TEXT    NOT NULL PRIMARY KEY,
+    reads INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Whatever a total rests on makes its customer due. New ledger entries are found by their number instead: a bill books a million of them.
+CREATE TRIGGER customers_are_due AFTER INSERT ON customers
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (NEW.id, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER changed_customers_are_due AFTER UPDATE OF plan, status, stripe_customer_id ON customers
+WHEN (OLD.plan, OLD.status, OLD.stripe_customer_id) IS NOT (NEW.plan, NEW.status, NEW.stripe_customer_id)
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (NEW.id, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER subscriptions_make_due AFTER INSERT ON subscriptions
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (NEW.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER changed_subscriptions_make_due AFTER UPDATE ON subscriptions
+WHEN (OLD.customer, OLD.anchor_at, OLD.started_at, OLD.status, OLD.ended_at)
+  IS NOT (NEW.customer, NEW.anchor_at, NEW.started_at, NEW.status, NEW.ended_at)
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) SELECT DISTINCT value, 0 FROM json_each(json_array(OLD.customer, NEW.customer)) WHERE true
+    ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER items_make_due AFTER INSERT ON subscription_items
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (NEW.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER changed_items_make_due AFTER UPDATE ON subscription_items
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (NEW.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER items_that_go_make_due AFTER DELETE ON subscription_items
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (OLD.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER changed_periods_make_due AFTER UPDATE OF ends_at, subscription, first_day, last_day ON billing_periods
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (NEW.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+CREATE TRIGGER periods_that_go_make_due AFTER DELETE ON billing_periods
+BEGIN
+    INSERT INTO stripe_due (customer, due_at) VALUES (OLD.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+END;
+
+-- What is absent is planned anew; what was accepted, refused or dropped may set free what is held.
+CREATE TRIGGER settled_intents_make_due AFTER UPDATE OF state ON stripe_intents
+WHEN NEW.state <> OLD.state AND (NEW.state IN ('absent', 'refused', 'dropped')
+     OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM stripe_totals WHERE customer = NEW.customer AND held <> 0))
+BEGIN
+    INSERT INTO stripe_due (customer, due_at, from_day) VALUES (NEW.customer, 0, iif(NEW.state = 'accepted', '9999', ''))
+    ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day);
+    UPDATE stripe_totals SET final_at = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.billed_start AND final_at IS NOT NULL;
+END;
+
+INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers;

@@ -1,0 +1,191 @@
+//! The section `stripe`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use jobs::stripe::transport::Transport;
+use jobs::stripe::{Account, Billing, Mapping, Sink};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::Secret;
+use super::raw::Step;
+use crate::tls::client_config;
+
+/// The variable of Stripe's secret key.
+pub(super) const KEY_VARIABLE: &str = "METER_STRIPE__KEY";
+/// Stripe's API.
+const API: &str = "https://api.stripe.com/";
+/// Requests in a second when nothing is said: live and test. Stripe allows 100 and 25 (<https://docs.stripe.com/rate-limits>).
+const RATES: [u32; 2] = [80, 20];
+/// Idle connections are closed before Stripe's side closes them.
+const IDLE: Duration = Duration::from_secs(55);
+
+/// How usage is billed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StripeConfig {
+    /// True when real money is meant: the key must be a live one then, and a test one otherwise.
+    pub live: bool,
+    /// Address of the API.
+    pub url: String,
+    /// How many hours after its period an invoice is finalised, as it is set in Stripe's dashboard.
+    pub grace_hours: u16,
+    /// Requests in a second; left out = 80 live, 20 test.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<u32>,
+    /// Requests under way at once.
+    pub at_once: u16,
+    /// How long a request may take.
+    pub timeout_seconds: u16,
+    /// Totals that are read on one day.
+    pub reads_per_day: u32,
+    /// Meters that are billed.
+    pub meters: BTreeMap<String, StripeMeterConfig>,
+    /// Stripe's secret key; from the environment only.
+    #[serde(skip)]
+    pub key: Secret,
+}
+
+/// Where a meter goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StripeMeterConfig {
+    /// Stripe's name of the meter.
+    pub event_name: String,
+    /// Stripe's units for each of ours; text, so that it is exact.
+    #[serde(default = "one")]
+    pub per_unit: Decimal,
+    /// What Stripe shows to the owner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display_name: Option<String>,
+}
+
+fn one() -> Decimal {
+    Decimal::ONE
+}
+
+impl Default for StripeConfig {
+    fn default() -> Self {
+        Self {
+            live: false,
+            url: API.into(),
+            grace_hours: 1,
+            per_second: None,
+            at_once: 16,
+            timeout_seconds: 30,
+            reads_per_day: 300,
+            meters: BTreeMap::new(),
+            key: Secret::default(),
+        }
+    }
+}
+
+impl StripeConfig {
+    /// As jobs take it. Without a key nothing is sent.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn billing(&self) -> anyhow::Result<Billing> {
+        let mapping = |(name, m): (&String, &StripeMeterConfig)| {
+            let display_name = m.display_name.clone().unwrap_or_else(|| name.clone());
+            (name.clone(), Mapping { event_name: m.event_name.clone(), per_unit: m.per_unit.normalize(), display_name })
+        };
+        let sink = if self.key.expose().is_empty() { Sink::DryRun } else { Sink::Stripe(self.account()?) };
+        Ok(Billing {
+            meters: self.meters.iter().map(mapping).collect(),
+            grace: i64::from(self.grace_hours) * 3600,
+            reads_per_day: self.reads_per_day,
+            sink,
+        })
+    }
+
+    fn account(&self) -> anyhow::Result<Account> {
+        let timeout = Duration::from_secs(u64::from(self.timeout_seconds));
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(client_config()?)
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(timeout)
+            .connect_timeout(timeout.min(Duration::from_secs(10)))
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(usize::from(self.at_once))
+            .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        let transport = Transport::new(client, reqwest::Url::parse(&self.base())?, self.key.expose().to_owned());
+        let rate = self.per_second.unwrap_or(if self.live { RATES[0] } else { RATES[1] });
+        let rate = NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
+        Ok(Account::new(transport, rate, usize::from(self.at_once), timeout))
+    }
+
+    /// The address, with the `/` at its end that makes it a folder.
+    fn base(&self) -> String {
+        format!("{}/", self.url.trim_end_matches('/'))
+    }
+
+    /// What is wrong, and where. The key is never repeated.
+    pub(super) fn faults(&self, meters: &BTreeSet<&str>) -> Vec<(Vec<Step>, String)> {
+        let key = |names: &[&str]| -> Vec<Step> {
+            ["stripe"].iter().chain(names).map(|name| Step::Key((*name).to_owned())).collect()
+        };
+        let mut faults = vec![];
+        let mut fault = |names: &[&str], why: String| faults.push((key(names), why));
+        let secret = self.key.expose();
+        let is = |mode: &str| ["sk", "rk"].iter().any(|kind| secret.starts_with(&format!("{kind}_{mode}_")));
+        if !secret.is_empty() {
+            match (self.live, is("live"), is("test")) {
+                (_, false, false) => {
+                    fault(&["key"], format!("{KEY_VARIABLE} is no secret key: those begin with sk_live_, rk_live_, sk_test_ or rk_test_"));
+                }
+                (true, false, true) => {
+                    fault(&["live"], format!("stripe.live is true, and {KEY_VARIABLE} is a test key: nothing would be charged"));
+                }
+                (false, true, false) => {
+                    fault(&["live"], format!("stripe.live is false, and {KEY_VARIABLE} is a live key: customers would be charged"));
+                }
+                _ => {}
+            }
+        }
+        match reqwest::Url::parse(&self.url) {
+            Ok(url) if matches!(url.scheme(), "https" | "http") && url.host_str().is_some_and(|h| !h.is_empty()) => {
+                let is_here = url.host_str().is_some_and(|h| matches!(h, "localhost" | "127.0.0.1" | "[::1]"));
+                if url.scheme() == "http" && !is_here {
+                    fault(&["url"], "a key is not sent in clear over a network: write https://".into());
+                }
+            }
+            _ => fault(&["url"], format!("it is no address; leave it out for {API}")),
+        }
+        if !(1..=72).contains(&self.grace_hours) {
+            fault(&["grace_hours"], "Stripe finalises an invoice 1 to 72 hours after its period".into());
+        }
+        if self.per_second.is_some_and(|n| !(1..=1000).contains(&n)) {
+            fault(&["per_second"], "Stripe takes 1 to 1000 requests a second".into());
+        }
+        if !(1..=256).contains(&self.at_once) {
+            fault(&["at_once"], "it is 1 to 256".into());
+        }
+        if !(1..=80).contains(&self.timeout_seconds) {
+            fault(&["timeout_seconds"], "it is 1 to 80 seconds".into());
+        }
+        let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+        for (name, meter) in &self.meters {
+            if !meters.contains(name.as_str()) {
+                let known: Vec<&str> = meters.iter().copied().collect();
+                fault(&["meters", name], format!("there is no such meter; there are: {}", known.join(", ")));
+            }
+            if meter.event_name.is_empty() || meter.event_name.len() > 100 {
+                fault(&["meters", name, "event_name"], "an event name has 1 to 100 bytes".into());
+            }
+            if let Some(other) = names.insert(&meter.event_name, name) {
+                fault(&["meters", name, "event_name"], format!("meter `{other}` has the same one; they would be one meter at Stripe"));
+            }
+            if meter.per_unit <= Decimal::ZERO || meter.per_unit.scale() > 10 || meter.per_unit > Decimal::from(1_000_000_000) {
+                fault(&["meters", name, "per_unit"], "it is more than 0, at most 1000000000, and has at most 10 decimals".into());
+            }
+            if meter.display_name.as_ref().is_some_and(|n| n.is_empty() || n.chars().count() > 250) {
+                fault(&["meters", name, "display_name"], "it has 1 to 250 characters".into());
+            }
+        }
+        faults
+    }
+}
