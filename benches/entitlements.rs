@@ -41,7 +41,7 @@ fn context(books: Database) -> Context {
         Rules { tag_key: "t".into(), meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
     let lens = Lens { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) };
     let enforcement = Arc::new(Enforcement::default());
-    Context { books, exports: Arc::new(BTreeMap::new()), lens, enforcement, receiver: None }
+    Context { books, exports: Arc::new(BTreeMap::new()), lens, enforcement, receiver: None, billing: Arc::default() }
 }
 
 /// Noon of the month's last day, so that a whole month of usage counts.

@@ -68,7 +68,7 @@ impl Job for ReconcileStripe {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<ReconcileReport, Failure> {
-        let report = reconcile(context, now).await?;
+        let report = reconcile(context, now, None).await?;
         for name in &report.names {
             tracing::error!("Stripe and the books differ: {name}");
         }
@@ -76,11 +76,15 @@ impl Job for ReconcileStripe {
     }
 }
 
-/// Compares as of `now`.
+/// Compares as of `now`: whatever is most urgent, or all that there is of one customer.
 ///
 /// # Errors
 /// What Stripe or the database says; what was compared before is noted.
-pub async fn reconcile(context: &Context, now: Timestamp) -> Result<ReconcileReport, Failure> {
+pub async fn reconcile(
+    context: &Context,
+    now: Timestamp,
+    customer: Option<String>,
+) -> Result<ReconcileReport, Failure> {
     let (books, billing) = (&context.books, &context.billing);
     books.require_migrated().await?;
     let mut report = ReconcileReport::default();
@@ -93,7 +97,7 @@ pub async fn reconcile(context: &Context, now: Timestamp) -> Result<ReconcileRep
         report.without_key = true;
         return Ok(report);
     };
-    let to_read = books.totals_to_read(MOST, now).await?;
+    let to_read = books.totals_to_read(customer, MOST, now).await?;
     let wanted = u32::try_from(to_read.len()).unwrap_or(u32::MAX);
     let granted = books.take_reads(today.to_string(), wanted, billing.reads_per_day).await?;
     report.out_of_reads = granted < wanted;

@@ -130,11 +130,11 @@ pub struct Compared {
     pub alarm: Option<String>,
 }
 
-/// ?1 now, ?2 how many. Doubtful ones first, then those that were short, then those that were read longest ago.
+/// ?1 now, ?2 how many, ?3 customer or null. Doubtful ones first, then those that were short, then those that were read longest ago.
 const TO_READ: &str = "SELECT t.customer, t.meter, t.period_start, t.period_end, c.stripe_customer_id, m.stripe_id, t.short, t.short_since \
-    FROM stripe_totals t INDEXED BY stripe_totals_to_read \
+    FROM stripe_totals t \
     JOIN customers c ON c.id = t.customer AND c.stripe_customer_id IS NOT NULL JOIN stripe_meters m ON m.meter = t.meter \
-    WHERE t.final_at IS NULL AND t.period_start <= ?1 AND EXISTS (SELECT 1 FROM stripe_intents i \
+    WHERE (t.final_at IS NULL AND ?3 IS NULL OR t.customer = ?3) AND t.period_start <= ?1 AND EXISTS (SELECT 1 FROM stripe_intents i \
           WHERE i.customer = t.customer AND i.meter = t.meter AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0) \
     ORDER BY EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_open WHERE i.customer = t.customer AND i.meter = t.meter \
                      AND i.state IN ('pending', 'sending', 'doubtful') AND i.state = 'doubtful' AND i.timestamp >= t.period_start AND i.timestamp < t.period_end) DESC, \
@@ -182,13 +182,18 @@ async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
 }
 
 impl Database {
-    /// At most `limit` totals that are to be read, the most urgent first.
+    /// At most `limit` totals that are to be read, the most urgent first; of one customer, final ones too.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn totals_to_read(&self, limit: u32, now: Timestamp) -> Result<Vec<ToRead>, BooksError> {
+    pub async fn totals_to_read(
+        &self,
+        customer: Option<String>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<ToRead>, BooksError> {
         self.read(async move |c| {
-            let mut rows = c.query(TO_READ, params![now.as_second(), limit]).await?;
+            let mut rows = c.query(TO_READ, params![now.as_second(), limit, customer]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let (short, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);

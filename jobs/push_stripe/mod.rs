@@ -26,6 +26,7 @@ use self::plan::{Ground, SharedGround, Target};
 pub use self::plan::{Planned, closes_at};
 use self::send::{Stop, Tally};
 use crate::books::invoice::StripeMeter;
+use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::transport::CallError;
@@ -80,6 +81,8 @@ pub struct PushReport {
     pub strange: Vec<String>,
     /// Meters that the account does not have, or that take no events.
     pub missing_meters: Vec<String>,
+    /// Meters that plans report and that are mapped to none of Stripe's: their usage is billed nowhere.
+    pub unmapped: Vec<String>,
     /// Customers of a plan that is not known.
     pub unknown_plan: u64,
     /// Error reports of Stripe that were read.
@@ -105,6 +108,7 @@ impl Job for PushStripe {
         report.refused + report.held_too_long + report.unknown_plan > 0
             || !report.strange.is_empty()
             || !report.missing_meters.is_empty()
+            || !report.unmapped.is_empty()
             || held.iter().any(|why| report.held.contains_key(why))
     }
 
@@ -163,7 +167,7 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
         Sink::Stripe(account) if !dry_run => account,
         Sink::Stripe(_) | Sink::DryRun => return tell(context, now, shown).await,
     };
-    let mut report = PushReport::default();
+    let mut report = PushReport { unmapped: unmapped(context, now).await?, ..PushReport::default() };
     if billing.meters.is_empty() {
         return Ok(report);
     }
@@ -189,6 +193,15 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     Ok(report)
 }
 
+/// Meters that a plan which holds now reports, and that are mapped to none of Stripe's.
+async fn unmapped(context: &Context, now: Timestamp) -> Result<Vec<String>, BooksError> {
+    let plans = context.books.plans().await?;
+    let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
+    let reported = current.flat_map(|p| p.meters.iter()).filter(|(_, t)| t.report != Report::None).map(|(m, _)| m);
+    let missing: BTreeSet<&String> = reported.filter(|m| !context.billing.meters.contains_key(*m)).collect();
+    Ok(missing.into_iter().cloned().collect())
+}
+
 /// Everything that makes customers due, but what triggers see.
 async fn wake(books: &Database, billing: &Billing, now: Timestamp) -> Result<(), BooksError> {
     let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
@@ -205,7 +218,8 @@ async fn wake(books: &Database, billing: &Billing, now: Timestamp) -> Result<(),
 /// What would be planned; nothing is written, and nobody is asked.
 async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushReport, Failure> {
     let billing = &context.billing;
-    let mut report = PushReport { dry_run: true, ..PushReport::default() };
+    let unmapped = if billing.meters.is_empty() { vec![] } else { unmapped(context, now).await? };
+    let mut report = PushReport { dry_run: true, unmapped, ..PushReport::default() };
     if billing.meters.is_empty() {
         return Ok(report);
     }

@@ -9,12 +9,16 @@ mod discover;
 mod enqueue;
 mod entitlements;
 mod ingest;
+mod intents;
 mod jobs_of;
 mod notices;
 mod plan;
 mod print;
+mod push;
+mod reconcile;
 mod run;
 mod schedule;
+mod stripe;
 mod turn;
 mod usage;
 mod verify;
@@ -79,6 +83,16 @@ enum Command {
     /// Look at what the web backend was told, and tell it again
     #[command(subcommand)]
     Notices(notices::Action),
+    /// Send metered usage to Stripe
+    Push(push::Args),
+    /// Look at what was sent to Stripe, and decide about what was refused
+    #[command(subcommand)]
+    Intents(intents::Action),
+    /// Set up the Stripe account, or compare it with the configuration
+    #[command(subcommand)]
+    Stripe(stripe::Action),
+    /// Compare what AWS billed, what the ledger holds and what Stripe has
+    Reconcile(reconcile::Args),
     /// Check that the books add up: conservation, derived tables, counters
     Verify(verify::Args),
     /// Run jobs from the queue, and keep the schedule, until told to stop
@@ -178,6 +192,10 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
             Command::ExplainEntitlement(args) => entitlements::explain(args, &config, now).await,
             Command::Turn(args) => turn::run(args, &config, now).await,
             Command::Notices(action) => notices::run(action, &config, now).await,
+            Command::Push(args) => push::run(args, &config, now).await,
+            Command::Intents(action) => intents::run(action, &config, now).await,
+            Command::Stripe(action) => stripe::run(action, &config, now).await,
+            Command::Reconcile(args) => reconcile::run(args, &config, now).await,
             Command::Jobs(action) => jobs_of::run(action, &config, now).await,
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,

@@ -1,0 +1,307 @@
+//! Subscriptions and their items.
+
+use serde_json::{Value, json};
+
+use crate::World;
+use crate::answers::{self, Answer};
+use crate::form::Params;
+use crate::lists::{Page, list};
+use crate::periods;
+use crate::world::Customer;
+
+/// The statuses that a list can be asked for.
+const STATUSES: [&str; 10] = [
+    "active",
+    "all",
+    "canceled",
+    "ended",
+    "incomplete",
+    "incomplete_expired",
+    "past_due",
+    "paused",
+    "trialing",
+    "unpaid",
+];
+
+/// What a subscription can have and those of the fake never do.
+const UNSET: [&str; 21] = [
+    "application",
+    "application_fee_percent",
+    "billing_cycle_anchor_config",
+    "billing_thresholds",
+    "cancellation_details",
+    "customer_account",
+    "days_until_due",
+    "default_payment_method",
+    "default_source",
+    "description",
+    "latest_invoice",
+    "next_pending_invoice_item_invoice",
+    "on_behalf_of",
+    "payment_settings",
+    "pending_invoice_item_interval",
+    "pending_setup_intent",
+    "pending_update",
+    "schedule",
+    "test_clock",
+    "transfer_data",
+    "trial_settings",
+];
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The id, "sub_…".
+    pub id: String,
+    /// The customer's id.
+    pub customer: String,
+    /// The status, in Stripe's word.
+    pub status: String,
+    /// `billing_cycle_anchor`: what its periods are counted from.
+    pub anchor: i64,
+    /// `start_date` and `created`.
+    pub started: i64,
+    /// `ended_at`, and `canceled_at` with it.
+    pub ended: Option<i64>,
+    /// Whether it ends with its current period.
+    pub cancel_at_period_end: bool,
+    /// Whether `pause_collection` is set.
+    pub paused: bool,
+    /// The ids of its prices.
+    pub prices: Vec<String>,
+    /// The interval of its periods: day, week, month or year.
+    pub interval: String,
+    /// When its trial ends or ended. It is only told: usage of the trial is billed like any other.
+    pub trial_end: Option<i64>,
+}
+
+impl Subscription {
+    /// An active subscription by the month, whose periods are counted from its start.
+    pub fn monthly(id: &str, customer: &str, anchor_and_start: i64, prices: &[&str]) -> Self {
+        Self {
+            id: id.to_owned(),
+            customer: customer.to_owned(),
+            status: "active".to_owned(),
+            anchor: anchor_and_start,
+            started: anchor_and_start,
+            ended: None,
+            cancel_at_period_end: false,
+            paused: false,
+            prices: prices.iter().map(|&price| price.to_owned()).collect(),
+            interval: "month".to_owned(),
+            trial_end: None,
+        }
+    }
+
+    /// The period around a time, from the start at the earliest, not cut at its end.
+    pub(crate) fn scheduled_period(&self, time: i64) -> (i64, i64) {
+        let (start, end) = periods::around(self.anchor, &self.interval, time.max(self.started));
+        (start.max(self.started), end)
+    }
+
+    /// The period that usage of a time is billed in; none before the start and from the end on.
+    pub(crate) fn billed_period(&self, time: i64) -> Option<(i64, i64)> {
+        if time < self.started || self.ended.is_some_and(|ended| time >= ended) {
+            return None;
+        }
+        let (start, end) = self.scheduled_period(time);
+        Some((start, self.ended.map_or(end, |ended| ended.min(end))))
+    }
+
+    /// Ends it at once.
+    pub(crate) fn cancel(&mut self, now: i64) {
+        if self.ended.is_none() {
+            "canceled".clone_into(&mut self.status);
+            self.ended = Some(now);
+        }
+    }
+
+    /// Does what happens to it between two times.
+    pub(crate) fn pass(&mut self, before: i64, now: i64) {
+        if self.status == "trialing" && self.trial_end.is_some_and(|end| now >= end) {
+            "active".clone_into(&mut self.status);
+        }
+        if self.cancel_at_period_end && self.ended.is_none() {
+            let (_, end) = self.scheduled_period(before);
+            if now >= end {
+                self.cancel(end);
+            }
+        }
+    }
+}
+
+impl World {
+    /// Adds a subscription, or puts it in place of the one of its id, and its customer if that is not known.
+    ///
+    /// # Panics
+    /// If one of its prices was not added before.
+    pub fn add_subscription(&mut self, subscription: Subscription) {
+        for price in &subscription.prices {
+            assert!(self.price(price).is_some(), "{} has the price {price}, which was not added", subscription.id);
+        }
+        let customer = Customer { created: subscription.started, deleted: false };
+        self.customers.entry(subscription.customer.clone()).or_insert(customer);
+        match self.subscription_places.get(&subscription.id) {
+            Some(&place) => self.subscriptions[place] = subscription,
+            None => {
+                self.subscription_places.insert(subscription.id.clone(), self.subscriptions.len());
+                self.subscriptions.push(subscription);
+            }
+        }
+    }
+
+    /// A subscription, to be changed; its id must stay.
+    pub fn subscription_mut(&mut self, id: &str) -> Option<&mut Subscription> {
+        self.subscription_places.get(id).and_then(|&place| self.subscriptions.get_mut(place))
+    }
+
+    /// Cancels a subscription now: its running period ends with it.
+    pub fn cancel_subscription(&mut self, id: &str) {
+        let now = self.now();
+        if let Some(subscription) = self.subscription_mut(id) {
+            subscription.cancel(now);
+        }
+    }
+
+    fn subscription(&self, id: &str) -> Option<&Subscription> {
+        self.subscription_places.get(id).and_then(|&place| self.subscriptions.get(place))
+    }
+
+    /// The items. By belief a subscription that was cancelled at once keeps its period's scheduled end on them.
+    fn items(&self, subscription: &Subscription) -> Vec<Value> {
+        let at = subscription.ended.map_or(self.now(), |ended| (ended - 1).min(self.now()));
+        let (start, end) = subscription.scheduled_period(at);
+        let prices = subscription.prices.iter().filter_map(|id| self.price(id));
+        let item = |price: &crate::prices::Price| {
+            let livemode = self.options.livemode;
+            json!({
+                "id": item_id(subscription, &price.id),
+                "object": "subscription_item",
+                "billing_thresholds": null,
+                "created": subscription.started,
+                "current_period_end": end,
+                "current_period_start": start,
+                "discounts": [],
+                "metadata": {},
+                "plan": price.to_plan_json(livemode),
+                "price": price.to_json(livemode),
+                "subscription": subscription.id,
+                "tax_rates": [],
+            })
+        };
+        prices.map(item).collect()
+    }
+
+    fn subscription_json(&self, subscription: &Subscription) -> Value {
+        let items = self.items(subscription);
+        let currency = subscription.prices.iter().find_map(|id| self.price(id)).map_or("usd", |price| &price.currency);
+        let scheduled = items.first().map_or(Value::Null, |item| item["current_period_end"].clone());
+        let pause = if subscription.paused { json!({ "behavior": "void", "resumes_at": null }) } else { Value::Null };
+        let url = format!("/v1/subscription_items?subscription={}", subscription.id);
+        let mut items = list(&url, items, false);
+        items["total_count"] = json!(subscription.prices.len());
+        let mut object = json!({
+            "id": subscription.id,
+            "object": "subscription",
+            "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
+            "billing_cycle_anchor": subscription.anchor,
+            "billing_mode": { "flexible": null, "type": "classic" },
+            "billing_schedules": [],
+            "cancel_at": if subscription.cancel_at_period_end { scheduled } else { Value::Null },
+            "cancel_at_period_end": subscription.cancel_at_period_end,
+            "canceled_at": subscription.ended,
+            "collection_method": "charge_automatically",
+            "created": subscription.started,
+            "currency": currency,
+            "customer": subscription.customer,
+            "default_tax_rates": [],
+            "discounts": [],
+            "ended_at": subscription.ended,
+            "invoice_settings": { "account_tax_ids": null, "issuer": { "type": "self" } },
+            "items": items,
+            "livemode": self.options.livemode,
+            "metadata": {},
+            "pause_collection": pause,
+            "start_date": subscription.started,
+            "status": subscription.status,
+            "trial_end": subscription.trial_end,
+            "trial_start": subscription.trial_end.map(|_| subscription.started),
+        });
+        for field in UNSET {
+            object[field] = Value::Null;
+        }
+        object
+    }
+
+    /// GET /v1/subscriptions
+    pub(crate) fn list_subscriptions(&self, mut params: Params) -> Result<Value, Answer> {
+        let page = Page::of(&mut params)?;
+        let status = params.one_of("status", &STATUSES)?;
+        let customer = params.string("customer", 5000)?;
+        let price = params.string("price", 5000)?;
+        let method = params.one_of("collection_method", &["charge_automatically", "send_invoice"])?;
+        let created = params.range("created")?;
+        let period_start = params.range("current_period_start")?;
+        let period_end = params.range("current_period_end")?;
+        params.finish()?;
+        if let Some(customer) = customer.as_ref().filter(|customer| !self.customers.contains_key(*customer)) {
+            return Err(answers::no_such("customer", customer, "customer"));
+        }
+        if let Some(price) = price.as_ref().filter(|price| self.price(price).is_none()) {
+            return Err(answers::no_such("price", price, "price"));
+        }
+        let now = self.now();
+        let keep = |one: &&Subscription| {
+            let (start, end) = one.scheduled_period(one.ended.map_or(now, |ended| (ended - 1).min(now)));
+            customer.as_ref().is_none_or(|customer| *customer == one.customer)
+                && has_status(one, status.as_deref())
+                && price.as_ref().is_none_or(|price| one.prices.contains(price))
+                && method.as_ref().is_none_or(|method| method == "charge_automatically")
+                && created.holds(one.started)
+                && period_start.holds(start)
+                && period_end.holds(end)
+        };
+        let mut all: Vec<&Subscription> = self.subscriptions.iter().rev().collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.started));
+        let (page, more) = page.cut("subscription", all, |one| &one.id, keep)?;
+        let data = page.iter().map(|one| self.subscription_json(one)).collect();
+        Ok(list("/v1/subscriptions", data, more))
+    }
+
+    /// GET /v1/subscriptions/{id}
+    pub(crate) fn retrieve_subscription(&self, id: &str, params: Params) -> Result<Value, Answer> {
+        params.finish()?;
+        let subscription = self.subscription(id).ok_or_else(|| answers::not_found("subscription", id))?;
+        Ok(self.subscription_json(subscription))
+    }
+
+    /// GET /v1/subscription_items
+    pub(crate) fn list_subscription_items(&self, mut params: Params) -> Result<Value, Answer> {
+        let page = Page::of(&mut params)?;
+        let id = params.required("subscription", 5000)?;
+        params.finish()?;
+        let found = self.subscription(&id);
+        let subscription = found.ok_or_else(|| answers::no_such("subscription", &id, "subscription"))?;
+        let id = |item: &Value| item["id"].as_str().unwrap_or_default().to_owned();
+        let items: Vec<(String, Value)> = self.items(subscription).into_iter().map(|item| (id(&item), item)).collect();
+        let (items, more) = page.cut("subscription item", items, |(id, _)| id, |_| true)?;
+        Ok(list("/v1/subscription_items", items.into_iter().map(|(_, item)| item).collect(), more))
+    }
+}
+
+/// The id of the item of a price.
+fn item_id(subscription: &Subscription, price: &str) -> String {
+    let of = |id: &str| id.split_once('_').map_or(id, |(_, rest)| rest).to_owned();
+    format!("si_{}_{}", of(&subscription.id), of(price))
+}
+
+/// Whether a subscription belongs in a list of this status.
+fn has_status(subscription: &Subscription, asked: Option<&str>) -> bool {
+    let status = subscription.status.as_str();
+    match asked {
+        None => status != "canceled",
+        Some("all") => true,
+        Some("ended") => matches!(status, "canceled" | "incomplete_expired"),
+        Some(asked) => status == asked,
+    }
+}

@@ -1,0 +1,182 @@
+//! Everything that the fake knows, and how to set it up.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::Options;
+use crate::faults::{Fault, Script, Seen};
+use crate::keys::Keys;
+use crate::ledger::{Event, Ledger};
+use crate::meters::Meter;
+use crate::prices::Price;
+use crate::recorded::{Counts, Recorded};
+use crate::subscriptions::Subscription;
+
+/// A customer.
+#[derive(Clone, Debug)]
+pub(crate) struct Customer {
+    pub(crate) created: i64,
+    pub(crate) deleted: bool,
+}
+
+/// Everything that the fake knows.
+pub struct World {
+    pub(crate) options: Options,
+    pub(crate) customers: HashMap<String, Customer>,
+    pub(crate) meters: Vec<Meter>,
+    pub(crate) prices: Vec<Price>,
+    pub(crate) price_places: HashMap<String, usize>,
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) subscription_places: HashMap<String, usize>,
+    pub(crate) ledger: Ledger,
+    pub(crate) keys: Keys,
+    pub(crate) in_flight: HashSet<(String, String)>,
+    pub(crate) counts: Counts,
+    pub(crate) requests: Vec<Recorded>,
+    pub(crate) script: Option<Script>,
+    pub(crate) next_arrival: Option<Instant>,
+    made: u64,
+}
+
+impl World {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            customers: HashMap::new(),
+            meters: Vec::new(),
+            prices: Vec::new(),
+            price_places: HashMap::new(),
+            subscriptions: Vec::new(),
+            subscription_places: HashMap::new(),
+            ledger: Ledger::default(),
+            keys: Keys::default(),
+            in_flight: HashSet::new(),
+            counts: Counts::default(),
+            requests: Vec::new(),
+            script: None,
+            next_arrival: None,
+            made: 0,
+        }
+    }
+
+    /// A number that was not given before.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    /// The time by the fake's clock, in seconds of the Unix epoch.
+    pub fn now(&self) -> i64 {
+        self.options.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
+    }
+
+    /// Sets the fake's clock by hand; from now on it stands still between calls.
+    ///
+    /// What Stripe would do on the way is done: subscriptions that cancel at their period's end end there, and trials
+    /// that are over become active. With the system's clock neither happens by itself.
+    pub fn set_now(&mut self, now: i64) {
+        let before = self.now();
+        self.options.now = Some(now);
+        for subscription in &mut self.subscriptions {
+            subscription.pass(before, now);
+        }
+    }
+
+    /// Sets the secret key that is accepted.
+    pub fn set_key(&mut self, key: &str) {
+        key.clone_into(&mut self.options.key);
+    }
+
+    /// Sets what every object says of `livemode`.
+    pub fn set_livemode(&mut self, livemode: bool) {
+        self.options.livemode = livemode;
+    }
+
+    /// Sets how long after its period's end an invoice is finalised; it holds for past periods, too.
+    pub fn set_grace(&mut self, seconds: i64) {
+        self.options.grace_seconds = seconds;
+    }
+
+    /// Sets how long after receipt an event shows in the summaries.
+    pub fn set_summary_lag(&mut self, seconds: i64) {
+        self.options.summary_lag_seconds = seconds;
+    }
+
+    /// Sets how many meter events a second are let through.
+    pub fn set_events_per_second(&mut self, rate: Option<u32>) {
+        self.options.events_per_second = rate;
+        self.next_arrival = None;
+    }
+
+    /// Sets how long a meter event counts as in flight.
+    pub fn set_latency(&mut self, latency: Duration) {
+        self.options.latency = latency;
+    }
+
+    /// Sets whether requests are kept.
+    pub fn set_remember_requests(&mut self, remember: bool) {
+        self.options.remember_requests = remember;
+    }
+
+    /// Sets whether an unknown customer is reported afterwards instead of refused.
+    pub fn set_late_customer_errors(&mut self, late: bool) {
+        self.options.late_customer_errors = late;
+    }
+
+    /// Adds a customer.
+    pub fn add_customer(&mut self, id: &str) {
+        let customer = Customer { created: self.now(), deleted: false };
+        self.customers.insert(id.to_owned(), customer);
+    }
+
+    /// Deletes a customer, which cancels its subscriptions at once.
+    pub fn delete_customer(&mut self, id: &str) {
+        if let Some(customer) = self.customers.get_mut(id) {
+            customer.deleted = true;
+        }
+        let now = self.now();
+        for subscription in self.subscriptions.iter_mut().filter(|one| one.customer == id) {
+            subscription.cancel(now);
+        }
+    }
+
+    /// Whether there is such a customer that is not deleted.
+    pub(crate) fn has_customer(&self, id: &str) -> bool {
+        self.customers.get(id).is_some_and(|customer| !customer.deleted)
+    }
+
+    /// Lets a script decide on the fault of each request. It runs inside the world's lock and must not take it.
+    pub fn set_faults(&mut self, faults: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) {
+        self.script = Some(Box::new(faults));
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&mut self) {
+        self.script = None;
+    }
+
+    /// The events that were applied, in order of receipt, with those that were cancelled later.
+    pub fn events(&self) -> &[Event] {
+        self.ledger.events()
+    }
+
+    /// The events that were answered with 200 and rejected afterwards, in order of receipt.
+    pub fn late_rejected(&self) -> Vec<Event> {
+        self.ledger.rejected().iter().map(|rejected| rejected.event.clone()).collect()
+    }
+
+    /// How often what happened.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The requests that were kept, in order of arrival.
+    pub fn requests(&self) -> &[Recorded] {
+        &self.requests
+    }
+
+    /// The requests that were kept, which are forgotten by this.
+    pub fn take_requests(&mut self) -> Vec<Recorded> {
+        std::mem::take(&mut self.requests)
+    }
+}

@@ -1,0 +1,123 @@
+//! The account beside the configuration and the plans: what is missing, and what differs. Pure.
+
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+
+use super::{Billing, Mapping, RemoteMeter, RemotePrice};
+use crate::books::invoice::StripeMeter;
+use crate::books::plan::{Plan, Plans, Report, TURN, Terms};
+use crate::push_stripe::matched;
+
+/// Decimals of Stripe's `unit_amount_decimal`.
+const PRICE_DECIMALS: u32 = 12;
+
+/// What was compared, and how it came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What.
+    pub what: String,
+    /// What is there.
+    pub found: String,
+    /// What is wrong with it, and what to do; none when it is as it should be.
+    pub fault: Option<String>,
+}
+
+/// Compares.
+pub fn check(
+    billing: &Billing,
+    known: &[StripeMeter],
+    remote: &[RemoteMeter],
+    prices: &[RemotePrice],
+    plans: &Plans,
+    now: Timestamp,
+) -> Vec<Line> {
+    let mut lines = vec![];
+    if let Err(why) = matched(billing, known, remote) {
+        lines.push(Line { what: "the account".into(), found: "differs".into(), fault: Some(why) });
+    }
+    for (name, mapping) in &billing.meters {
+        let found: Vec<&RemoteMeter> = remote.iter().filter(|m| m.event_name == mapping.event_name).collect();
+        let active = found.iter().find(|m| m.active);
+        let (state, fault) = match (active, found.is_empty()) {
+            (Some(meter), _) => (meter.id.clone(), meter.fault()),
+            (None, true) => ("missing".into(), Some("`meter stripe setup` makes it".into())),
+            (None, false) => (
+                "inactive".into(),
+                Some("it takes no events: reactivate it in the dashboard, or `meter stripe setup` makes another".into()),
+            ),
+        };
+        lines.push(Line { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
+    }
+    for plan in plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second())) {
+        for (meter, terms) in plan.meters.iter().filter(|(_, terms)| terms.report != Report::None) {
+            lines.push(priced(billing, remote, prices, plan, meter, *terms));
+        }
+    }
+    lines
+}
+
+/// The price of a plan's meter.
+fn priced(
+    billing: &Billing,
+    remote: &[RemoteMeter],
+    prices: &[RemotePrice],
+    plan: &Plan,
+    meter: &str,
+    terms: Terms,
+) -> Line {
+    let what = format!("price of {meter} in plan {}", plan.name);
+    let line = |found: String, fault: Option<String>| Line { what: what.clone(), found, fault };
+    let Some(mapping) = billing.meters.get(meter) else {
+        let why = if meter == TURN {
+            "TURN credentials are counted by the backend, not billed from the ledger: report = \"none\"".to_owned()
+        } else {
+            format!("the plan reports it, and stripe.meters.{meter} does not say where to: its usage is billed nowhere")
+        };
+        return line("not mapped".into(), Some(why));
+    };
+    let Some(id) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name).map(|m| &m.id) else {
+        return line("no meter".into(), Some("the meter has to be there first".into()));
+    };
+    let of_meter: Vec<&RemotePrice> = prices.iter().filter(|p| p.meter == *id).collect();
+    let currency = plan.currency.to_string();
+    let wanted = terms.price.and_then(|price| unit_amount(&price.to_string(), plan.currency.decimals(), mapping));
+    let amount = wanted.map_or("?".to_owned(), |w| w.to_string());
+    let make = format!(
+        "make one: stripe prices create --currency {} -d unit_amount_decimal={amount} -d \"recurring[interval]=month\" \
+         -d \"recurring[usage_type]=metered\" -d \"recurring[meter]={id}\" -d \"product_data[name]={meter}\"",
+        currency.to_lowercase()
+    );
+    let in_currency: Vec<&&RemotePrice> = of_meter.iter().filter(|p| p.currency == currency).collect();
+    if in_currency.is_empty() {
+        let others: Vec<&str> = of_meter.iter().map(|p| p.currency.as_str()).collect();
+        return match others.first() {
+            None => line("missing".into(), Some(make)),
+            Some(_) => line(format!("only in {}", others.join(", ")), Some(format!("the plan is in {currency}; {make}"))),
+        };
+    }
+    let ids = in_currency.iter().map(|p| p.id.as_str()).collect::<Vec<_>>().join(", ");
+    if in_currency.iter().all(|p| p.unit_amount.is_none()) {
+        return line(format!("{ids}, in tiers"), None);
+    }
+    let Some(wanted) = wanted else {
+        return line(ids, None);
+    };
+    let same = |p: &&&RemotePrice| p.unit_amount.is_some_and(|a| a.round_dp(PRICE_DECIMALS) == wanted);
+    if !in_currency.iter().any(|p| same(&p)) {
+        let amounts: Vec<String> = in_currency.iter().filter_map(|p| Some(p.unit_amount?.to_string())).collect();
+        let why = format!("the plan's price makes {amount} for each of Stripe's units; {make}");
+        return line(format!("{ids} at {}", amounts.join(", ")), Some(why));
+    }
+    if terms.report == Report::Total && !terms.included.is_zero() {
+        let why = "the plan reports all usage and has an included amount, which a price for each unit would charge: make it a price in tiers, \
+                   or report = \"overage\"";
+        return line(ids, Some(why.into()));
+    }
+    line(ids, None)
+}
+
+/// The plan's price in minor units for each of Stripe's units.
+fn unit_amount(price: &str, decimals: u16, mapping: &Mapping) -> Option<Decimal> {
+    let minor = price.parse::<Decimal>().ok()?.checked_mul(Decimal::from(10_u64.checked_pow(u32::from(decimals))?))?;
+    Some(minor.checked_div(mapping.per_unit)?.round_dp(PRICE_DECIMALS).normalize())
+}

@@ -1,0 +1,208 @@
+//! Random histories of metering and billing, with everything going wrong that can: after the dust has settled, Stripe's invoices add up to
+//! what the books say, plus what is visibly held; nothing twice, nothing lost.
+//!
+//! A history is months of a customer's usage on two meters, restated up and down, while periods roll over, runs are killed in the middle,
+//! answers are lost, broken or late, and workers are away for a week. The fake at the other end keeps Stripe's own books. Each history is
+//! made from its seed: `METER_TEST_SEED=n` runs one again, `METER_TEST_HISTORIES=n` says how many there are.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod stripe_world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fakestripe::{Fault, Seen};
+use jobs::reconcile_stripe::reconcile;
+use jobs::reset_turn::reset;
+use jobs::sync_stripe::sync;
+use stripe_world::{DAY, HOUR, METERS, Template, World, at};
+
+/// Faults of a call, the network's and the server's, in equal parts.
+fn fault(rng: &mut fastrand::Rng, seen: &Seen) -> Option<Fault> {
+    let is_event = seen.path.ends_with("meter_events");
+    let positive = seen.form.get("payload[value]").is_some_and(|v| !v.starts_with('-'));
+    Some(match rng.u8(0..16) {
+        0 => Fault::RateLimited { retry_after: rng.bool().then_some(7) },
+        1 => Fault::LockTimeout,
+        2 => Fault::KeyInUse,
+        3 => Fault::ErrorBefore(500),
+        4 => Fault::ErrorAfter(500),
+        5 => Fault::HtmlBefore,
+        6 => Fault::HtmlAfter,
+        7 if rng.u8(0..4) == 0 => Fault::HangBefore,
+        8 if rng.u8(0..4) == 0 => Fault::HangAfter,
+        9 => Fault::ResetBefore,
+        10 => Fault::ResetAfter,
+        11 => Fault::ResetInBody,
+        12 => Fault::OddBody,
+        13 if rng.u8(0..4) == 0 => Fault::Unauthorized,
+        14 => Fault::ErrorBefore(503),
+        15 if is_event && positive => Fault::LateReject,
+        _ => return None,
+    })
+}
+
+/// A push that may be killed at a request.
+async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
+    let mut dice = rng.fork();
+    let share = if faulty { rng.u8(5..60) } else { 0 };
+    let kill_at = (faulty && rng.u8(0..4) == 0).then(|| rng.u64(1..8));
+    let (killer, killed) = tokio::sync::oneshot::channel::<()>();
+    let (mut killer, mut count) = (Some(killer), 0);
+    world.stripe.world().set_faults(move |seen| {
+        count += 1;
+        if kill_at.is_some_and(|n| count >= n) {
+            // the answer is on its way to nobody
+            drop(killer.take());
+            return Some(if dice.bool() { Fault::HangAfter } else { Fault::HangBefore });
+        }
+        (dice.u8(0..100) < share).then(|| fault(&mut dice, seen)).flatten()
+    });
+    let run = jobs::push_stripe::push(&world.context, at(now), false, 0);
+    tokio::select! {
+        biased;
+        _ = killed, if kill_at.is_some() => {}
+        // it may end in any way: what counts is where everything ends up
+        ended = run => drop(ended),
+    }
+    world.stripe.world().clear_faults();
+}
+
+/// One history.
+async fn history(template: &Template, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
+    let world = World::new(template, &mut rng, begin).await;
+    let mut now = begin + HOUR;
+    let end = begin + rng.i64(20..75) * DAY;
+    let cancel_at = (rng.u8(0..7) == 0).then(|| begin + rng.i64(10..60) * DAY);
+    let mut canceled = false;
+    while now < end {
+        world.stripe.world().set_now(now);
+        for _ in 0..rng.u8(0..4) {
+            let (meter, day) = (METERS[rng.usize(0..2)], now / DAY - 1 - rng.i64(0..40).min(rng.i64(0..40)));
+            if day >= begin / DAY {
+                // bills go up, and down by no more than there is
+                let there = world.usage(meter, day);
+                let amount = if there > 0 && rng.u8(0..3) == 0 { -rng.i64(1..=there) } else { rng.i64(1..2_000_000_000_000) };
+                world.book(meter, day, amount).await;
+            }
+        }
+        if cancel_at.is_some_and(|t| t <= now) && !canceled {
+            canceled = true;
+            world.stripe.world().cancel_subscription("sub_1");
+        }
+        if rng.u8(0..3) > 0 {
+            drop(sync(&world.context, at(now), rng.bool()).await);
+        }
+        drop(reset(&world.context.books, at(now), false, 0).await);
+        push(&world, &mut rng, now, true).await;
+        if rng.u8(0..3) == 0 {
+            drop(reconcile(&world.context, at(now), None).await);
+        }
+        // hours mostly, now and then an outage of a week
+        now += if rng.u8(0..25) == 0 { rng.i64(5..9) * DAY } else { rng.i64(600..40 * HOUR) };
+    }
+    settle(&world, &mut rng, now).await;
+    check(&world, seed).await;
+}
+
+/// Time without faults, until nothing more can happen: a day and more for what is in doubt, twice.
+async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
+    let until = now + 9 * DAY;
+    while now < until {
+        world.stripe.world().set_now(now);
+        sync(&world.context, at(now), true).await.unwrap();
+        reset(&world.context.books, at(now), false, 0).await.unwrap();
+        push(world, rng, now, false).await;
+        reconcile(&world.context, at(now), None).await.unwrap();
+        now += 13 * HOUR;
+    }
+}
+
+async fn check(world: &World, seed: u64) {
+    let fail = |what: &str| -> ! {
+        panic!("history {seed}: {what}\nagain with: METER_TEST_SEED={seed} cargo test -p jobs --test histories");
+    };
+    let open = world.rows("SELECT seq, state, value, error FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful', 'refused')").await;
+    if !open.is_empty() {
+        fail(&format!("not settled: {open:?}"));
+    }
+    let alarms = world.rows("SELECT customer, meter, period_start, alarm FROM stripe_totals WHERE alarm IS NOT NULL").await;
+    if !alarms.is_empty() {
+        fail(&format!("alarms: {alarms:?}"));
+    }
+    let (lost, counts, invoices) = {
+        let stripe = world.stripe.world();
+        let mut identifiers = BTreeSet::new();
+        for event in stripe.events() {
+            if !identifiers.insert(event.identifier.clone()) {
+                fail(&format!("{} was counted twice", event.identifier));
+            }
+        }
+        (stripe.lost(), stripe.counts(), stripe.invoices("cus_1"))
+    };
+    if !lost.is_empty() {
+        fail(&format!("on no invoice: {lost:?}"));
+    }
+    if counts.concurrent_refused > 0 {
+        fail("two calls of one customer and meter were under way at once");
+    }
+    if let Some(line) = invoices.iter().find(|l| l.sum.is_sign_negative() && !l.sum.is_zero()) {
+        fail(&format!("an invoice is below zero: {line:?}"));
+    }
+    for meter in METERS {
+        let mut billed: BTreeMap<i64, i64> = BTreeMap::new();
+        for line in invoices.iter().filter(|l| l.event_name == world.event_name(meter)) {
+            *billed.entry(line.start).or_default() += i64::try_from(line.sum).unwrap();
+        }
+        // each invoice has what the intents say
+        for (start, sum) in &billed {
+            let ours = world.accepted_on(meter, *start).await;
+            if ours != *sum {
+                fail(&format!("{meter}: the invoice from {start} has {sum}, intents say {ours}"));
+            }
+        }
+        // each period's usage is billed or held, and all of it is on some invoice
+        let mut sum = 0;
+        for period in world.periods().await {
+            let target = world.target(meter, &period);
+            let (accepted, held) = world.sent_for(meter, &period).await;
+            if accepted + held != target {
+                fail(&format!("{meter}: {target} for {period:?}, and {accepted} accepted + {held} held"));
+            }
+            sum += accepted;
+        }
+        if sum != billed.values().sum::<i64>() {
+            fail(&format!("{meter}: {sum} accepted, invoices have {billed:?}"));
+        }
+    }
+    let held = world.rows("SELECT DISTINCT held_because FROM stripe_totals WHERE held <> 0").await;
+    if let Some(odd) = held.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
+        fail(&format!("held because {odd}"));
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_invoices_equal_the_books() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let seeds = match number("METER_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("METER_TEST_HISTORIES").unwrap_or(10_000),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let template = std::sync::Arc::new(Template::new().await);
+        let mut running = tokio::task::JoinSet::new();
+        for seed in seeds {
+            if running.len() >= 8 {
+                running.join_next().await.unwrap().unwrap();
+            }
+            let template = std::sync::Arc::clone(&template);
+            running.spawn(async move { history(&template, seed).await });
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.unwrap();
+        }
+    });
+}

@@ -1,0 +1,270 @@
+//! Books and a fake Stripe for one customer, whose usage is known to the test too.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fakestripe::{FakeStripe, Options, Subscription};
+use jiff::Timestamp;
+use jobs::books::Database;
+use jobs::books::database::Durability;
+use jobs::books::subscription::Told;
+use jobs::enforce_budgets::Enforcement;
+use jobs::ingest_cur::{Lens, Policy, Progress};
+use jobs::job::Context;
+use jobs::stripe::transport::Transport;
+use jobs::stripe::{Account, Billing, Mapping, Sink};
+use libsql::params;
+use tempfile::TempDir;
+
+pub const HOUR: i64 = 3600;
+pub const DAY: i64 = 86_400;
+pub const METERS: [&str; 2] = ["chime_minutes", "storage_gb"];
+/// Included in each period, in 10⁻¹⁰ units; the first meter reports all, the second what is beyond.
+const INCLUDED: i64 = 1_500_000_000_000;
+/// Stripe's units for each of ours.
+const PER_UNIT: [i64; 2] = [1000, 7];
+const UNIT: i64 = 10_000_000_000;
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+pub fn day_text(day: i64) -> String {
+    at(day * DAY).to_string()[..10].to_owned()
+}
+
+/// Migrated books with one customer, to be copied.
+pub struct Template {
+    folder: TempDir,
+}
+
+/// Memory, where there is some to be had as a folder: what a disk is for is another test's.
+fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
+}
+
+impl Template {
+    pub async fn new() -> Self {
+        let folder = folder();
+        let books = Database::open_local(&folder.path().join("meter.db")).await.unwrap();
+        books.migrate(at(0)).await.unwrap();
+        let statements = [
+            "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
+             state, rows, matched_rows, rounded_amounts, decided_at) VALUES ('p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
+            "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES ('pro', 0, 'USD', 0)",
+            "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) VALUES \
+             ('pro', 0, 'chime_minutes', 0, '0.01', 'total'), ('pro', 0, 'storage_gb', 1500000000000, '0.02', 'overage')",
+            "INSERT INTO customers (id, plan, stripe_customer_id) VALUES ('ann', 'pro', 'cus_1')",
+            // signed up in the simulated past
+            "DELETE FROM turn_periods",
+            "DELETE FROM billing_periods",
+        ];
+        books
+            .write(async move |c| {
+                for sql in statements {
+                    c.execute(sql, ()).await?;
+                }
+                Ok(())
+            })
+            .await
+            .unwrap();
+        books.checkpoint().await.unwrap();
+        Self { folder }
+    }
+}
+
+/// A period of the books.
+#[derive(Clone, Debug)]
+pub struct Period {
+    pub start: i64,
+    pub end: i64,
+    pub billed: bool,
+    pub days: (String, String),
+}
+
+pub struct World {
+    pub context: Context,
+    pub stripe: FakeStripe,
+    folder: TempDir,
+    usage: Mutex<BTreeMap<(&'static str, i64), i64>>,
+}
+
+pub fn account(url: &str, key: &str, timeout: Duration, at_once: usize) -> Account {
+    let client = reqwest::Client::builder().timeout(timeout).no_proxy().build().unwrap();
+    let transport = Transport::new(client, reqwest::Url::parse(url).unwrap(), key.into());
+    Account::new(transport, NonZeroU32::new(1_000_000).unwrap(), at_once, timeout)
+}
+
+pub fn billing(sink: Sink) -> Billing {
+    let mapping = |i: usize| {
+        let mapping = Mapping {
+            event_name: format!("{}_events", METERS[i]),
+            per_unit: PER_UNIT[i].into(),
+            display_name: METERS[i].into(),
+        };
+        (METERS[i].to_owned(), mapping)
+    };
+    Billing { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, sink }
+}
+
+pub fn context(books: Database, billing: Billing) -> Context {
+    Context {
+        books,
+        exports: Arc::new(BTreeMap::new()),
+        lens: Lens {
+            rules: Arc::new(jobs::books::meter::Rules {
+                tag_key: "customer".into(),
+                meters: vec![],
+                ignore: vec![],
+                watched: vec![],
+            }),
+            policy: Policy::default(),
+            progress: Arc::new(Progress::default()),
+        },
+        enforcement: Arc::new(Enforcement::default()),
+        receiver: None,
+        billing: Arc::new(billing),
+    }
+}
+
+impl World {
+    pub async fn new(template: &Template, rng: &mut fastrand::Rng, begin: i64) -> Self {
+        let folder = folder();
+        let file: PathBuf = folder.path().join("meter.db");
+        std::fs::copy(template.folder.path().join("meter.db"), &file).unwrap();
+        let books = Database::open_local_with(&file, Durability::Normal).await.unwrap();
+        let lag = [0, 0, 120, 2 * HOUR][rng.usize(0..4)];
+        let options = Options { now: Some(begin), summary_lag_seconds: lag, remember_requests: false, ..Options::default() };
+        let stripe = FakeStripe::start(options).await.unwrap();
+        {
+            let mut world = stripe.world();
+            world.add_customer("cus_1");
+            for meter in METERS {
+                world.add_meter(&format!("{meter}_events"));
+                world.add_price(&format!("price_{meter}"), &format!("{meter}_events"), "usd", "1", None);
+            }
+            let prices = METERS.map(|m| format!("price_{m}"));
+            let prices: Vec<&str> = prices.iter().map(String::as_str).collect();
+            world.add_subscription(Subscription::monthly("sub_1", "cus_1", begin, &prices));
+        }
+        let account = account(&stripe.url(), "sk_test_fake", Duration::from_millis(40), 4);
+        let context = context(books, billing(Sink::Stripe(account)));
+        // the web backend's webhook has told of the subscription
+        let told = Told {
+            id: "sub_1".into(),
+            customer: "ann".into(),
+            status: "active".into(),
+            anchor: begin,
+            started: begin,
+            ended: None,
+            items: vec![],
+        };
+        context.books.told_subscriptions(vec![told], at(begin)).await.unwrap();
+        Self { context, stripe, folder, usage: Mutex::default() }
+    }
+
+    pub fn usage(&self, meter: &'static str, day: i64) -> i64 {
+        self.usage.lock().unwrap().get(&(meter, day)).copied().unwrap_or(0)
+    }
+
+    /// Books usage of a day, in 10⁻¹⁰ units.
+    pub async fn book(&self, meter: &'static str, day: i64, amount: i64) {
+        *self.usage.lock().unwrap().entry((meter, day)).or_default() += amount;
+        let day = day_text(day);
+        let sql = "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
+                   VALUES (1, 'p', substr(?2, 1, 7), 'ann', ?1, ?2, ?3, 'usage', '')";
+        self.context.books.write(async move |c| Ok(c.execute(sql, params![meter, day, amount]).await?)).await.unwrap();
+    }
+
+    pub fn event_name(&self, meter: &str) -> String {
+        format!("{meter}_events")
+    }
+
+    /// What an invoice should say for a period's usage, in Stripe's units: computed with nothing of the worker's.
+    pub fn target(&self, meter: &str, period: &Period) -> i64 {
+        if !period.billed {
+            return 0;
+        }
+        let usage = self.usage.lock().unwrap();
+        let within = |day: i64| period.days.0 <= day_text(day) && day_text(day) <= period.days.1;
+        let used: i64 = usage.iter().filter(|((m, day), _)| *m == meter && within(*day)).map(|(_, amount)| amount).sum();
+        let index = METERS.iter().position(|m| *m == meter).unwrap();
+        let reported = if index == 1 { used - INCLUDED } else { used }.max(0);
+        let product = i128::from(reported) * i128::from(PER_UNIT[index]);
+        let (whole, rest) = (product / i128::from(UNIT), product % i128::from(UNIT));
+        let up = rest * 2 > i128::from(UNIT) || (rest * 2 == i128::from(UNIT) && whole % 2 == 1);
+        i64::try_from(whole + i128::from(up)).unwrap()
+    }
+
+    pub async fn periods(&self) -> Vec<Period> {
+        let sql = "SELECT starts_at, ends_at, subscription IS NOT NULL, first_day, last_day FROM billing_periods ORDER BY starts_at";
+        self.context
+            .books
+            .read(async move |c| {
+                let mut rows = c.query(sql, ()).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    let (start, end, billed) = (row.get(0)?, row.get(1)?, row.get::<i64>(2)? == 1);
+                    found.push(Period { start, end, billed, days: (row.get(3)?, row.get(4)?) });
+                }
+                Ok(found)
+            })
+            .await
+            .unwrap()
+    }
+
+    async fn number(&self, sql: &'static str, meter: String, from: i64, to: i64) -> i64 {
+        self.context
+            .books
+            .read(async move |c| {
+                let mut rows = c.query(sql, params![meter, from, to]).await?;
+                Ok(rows.next().await?.unwrap().get::<i64>(0)?)
+            })
+            .await
+            .unwrap()
+    }
+
+    /// Accepted events on the invoice that begins at `start`.
+    pub async fn accepted_on(&self, meter: &str, start: i64) -> i64 {
+        let period = self.periods().await.into_iter().find(|p| p.start == start);
+        let end = period.map_or(start, |p| p.end);
+        let sql = "SELECT coalesce(sum(value), 0) FROM stripe_intents WHERE meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3";
+        self.number(sql, meter.into(), start, end).await
+    }
+
+    /// What is accepted, and held, of a period's usage.
+    pub async fn sent_for(&self, meter: &str, period: &Period) -> (i64, i64) {
+        let sent = "SELECT coalesce(sum(value), 0) FROM stripe_intents WHERE meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3";
+        let held = "SELECT coalesce(sum(held), 0) FROM stripe_totals WHERE meter = ?1 AND period_start >= ?2 AND period_start < ?3";
+        let (from, to) = (period.start, period.end);
+        (self.number(sent, meter.into(), from, to).await, self.number(held, meter.into(), from, to).await)
+    }
+
+    /// Rows as text, the columns joined by `|`.
+    pub async fn rows(&self, sql: &'static str) -> Vec<String> {
+        self.context
+            .books
+            .read(async move |c| {
+                let mut rows = c.query(sql, ()).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    let columns = (0..row.column_count()).map(|i| match row.get_value(i).unwrap() {
+                        libsql::Value::Null => String::new(),
+                        libsql::Value::Integer(n) => n.to_string(),
+                        libsql::Value::Text(text) => text,
+                        other => format!("{other:?}"),
+                    });
+                    found.push(columns.collect::<Vec<_>>().join("|"));
+                }
+                Ok(found)
+            })
+            .await
+            .unwrap()
+    }
+}

@@ -1,0 +1,214 @@
+//! `meter intents`: what was sent to Stripe, and what became of it.
+
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use jobs::books::audit::Act;
+use jobs::books::intent::{Intent, Manual, State};
+
+use super::jobs_of::ago;
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// What to do with intents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// List intents, the newest first; ends with 3 while any is refused
+    List {
+        /// Only those in this state
+        #[arg(long, value_enum)]
+        state: Option<Which>,
+        /// Only those of this customer
+        #[arg(long, value_name = "ID")]
+        customer: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        limit: u32,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one intent, and what people did to it
+    Show {
+        /// Its number or identifier
+        id: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Plan refused intents anew, when what Stripe refused them for is mended
+    Retry(Manually),
+    /// Never send these; their amounts are not billed
+    Drop(Manually),
+}
+
+/// Which, and why.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Manually {
+    /// Their numbers or identifiers
+    #[arg(required = true)]
+    ids: Vec<String>,
+    /// Why; kept in audit_log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+/// States of an intent.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Which {
+    Pending,
+    Sending,
+    Accepted,
+    Doubtful,
+    Refused,
+    Absent,
+    Dropped,
+}
+
+impl Which {
+    fn state(self) -> State {
+        match self {
+            Self::Pending => State::Pending,
+            Self::Sending => State::Sending,
+            Self::Accepted => State::Accepted,
+            Self::Doubtful => State::Doubtful,
+            Self::Refused => State::Refused,
+            Self::Absent => State::Absent,
+            Self::Dropped => State::Dropped,
+        }
+    }
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    match action {
+        Action::List { state, customer, limit, json } => {
+            let intents = books.intents(state.map(Which::state), customer, limit).await?;
+            let refused = books.intents(Some(State::Refused), None, 1).await?;
+            if json {
+                print::json(&intents)?;
+            } else if intents.is_empty() {
+                print::out("there is no such intent");
+            } else {
+                table(&intents, now);
+            }
+            Ok(if refused.is_empty() { Done::Well } else { Done::Held })
+        }
+        Action::Show { id, json } => {
+            let Some(intent) = books.intent(&id).await? else {
+                return Err(BadUsage(format!("there is no intent `{id}`; `meter intents list` shows them")).into());
+            };
+            let acts = books.audit(subject(&intent)).await?;
+            if json {
+                print::json(&serde_json::json!({ "intent": intent, "audit": acts }))?;
+                return Ok(Done::Well);
+            }
+            for (name, value) in fields(&intent) {
+                print::out(&format!("{name:<16} {value}"));
+            }
+            for act in acts {
+                print::out(&format!("{} {} did `{}`: {}", act.at, act.who, act.act, act.reason));
+            }
+            Ok(Done::Well)
+        }
+        Action::Retry(which) => act(&books, which, Manual::Retry, "intents retry", now).await,
+        Action::Drop(which) => act(&books, which, Manual::Drop, "intents drop", now).await,
+    }
+}
+
+fn subject(intent: &Intent) -> String {
+    format!("intent {}", intent.seq)
+}
+
+async fn act(
+    books: &jobs::books::Database,
+    which: Manually,
+    what: Manual,
+    name: &str,
+    now: Timestamp,
+) -> anyhow::Result<Done> {
+    if which.reason.trim().is_empty() {
+        return Err(BadUsage("--reason: say why; it is kept".into()).into());
+    }
+    let mut done = Done::Well;
+    for id in &which.ids {
+        let Some(intent) = books.intent(id).await? else {
+            eprintln!("meter: there is no intent `{id}`");
+            done = Done::Wrong;
+            continue;
+        };
+        let act = Act {
+            who: who(),
+            act: name.to_owned(),
+            subject: subject(&intent),
+            reason: which.reason.trim().to_owned(),
+        };
+        match (books.decide_intent(id, what, act, now).await?, what) {
+            (Some(was), Manual::Retry) => print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value)),
+            (Some(was), Manual::Drop) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
+            (None, _) => {
+                let can = if what == Manual::Retry { "refused" } else { "pending, doubtful or refused" };
+                eprintln!("meter: intent {} is {}; this can be done with one that is {can}", intent.seq, intent.state.name());
+                done = Done::Wrong;
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Who sits at this machine.
+pub(super) fn who() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
+    format!("{user}@{}", gethostname::gethostname().to_string_lossy())
+}
+
+fn table(intents: &[Intent], now: Timestamp) {
+    let row = |i: &Intent| {
+        let carried = if i.billed_start == i.period_start { String::new() } else { format!("on {:.0}", i.billed_start) };
+        let next = match i.next_at {
+            Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
+            Some(_) => ", due".to_owned(),
+            None if i.state == State::Doubtful => ", Stripe's totals decide".to_owned(),
+            None => String::new(),
+        };
+        vec![
+            i.seq.to_string(),
+            ago(i.created_at, now),
+            i.customer.clone(),
+            i.meter.clone(),
+            i.period_start.to_string(),
+            carried,
+            i.value.to_string(),
+            format!("{}{next}", i.state.name()),
+            i.attempts.to_string(),
+            i.error.clone().unwrap_or_default(),
+        ]
+    };
+    let titles = ["intent", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
+    print::table(&titles, intents.iter().map(row).collect());
+}
+
+fn fields(i: &Intent) -> Vec<(&'static str, String)> {
+    let at = |t: Option<Timestamp>| t.map_or("-".to_owned(), |t| t.to_string());
+    vec![
+        ("intent", i.seq.to_string()),
+        ("identifier", i.identifier.clone()),
+        ("customer", format!("{} ({})", i.customer, i.stripe_customer)),
+        ("meter", format!("{} ({})", i.meter, i.event_name)),
+        ("usage of period", i.period_start.to_string()),
+        ("on invoice of", format!("{} to before {}", i.billed_start, i.billed_end)),
+        ("value", i.value.to_string()),
+        ("timestamp", i.timestamp.to_string()),
+        ("send before", i.send_before.to_string()),
+        ("state", i.state.name().to_owned()),
+        ("in doubt", if i.in_doubt { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
+        ("attempts", i.attempts.to_string()),
+        ("first attempt", at(i.first_attempt_at)),
+        ("last attempt", at(i.last_attempt_at)),
+        ("next attempt", at(i.next_at)),
+        ("made", i.created_at.to_string()),
+        ("settled", at(i.settled_at)),
+        ("request", i.request_id.clone().unwrap_or_else(|| "-".into())),
+        ("error", i.error.clone().unwrap_or_else(|| "-".into())),
+    ]
+}

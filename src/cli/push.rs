@@ -1,0 +1,139 @@
+//! `meter push`: usage to Stripe, here and now.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jobs::books::Database;
+use jobs::job::{Failure, Job};
+use jobs::push_stripe::decide::Held;
+use jobs::push_stripe::{Planned, PushReport, PushStripe, push};
+
+use super::{Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// How.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only show what would be sent; without METER_STRIPE__KEY that is all that is done
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let dry = args.dry_run || config.stripe.key.expose().is_empty();
+    let books = books(config, dry, now).await?;
+    let context = wiring::context(config, books).await?;
+    let report = match push(&context, now, dry, if dry { usize::MAX } else { 20 }).await {
+        Ok(report) => report,
+        Err(failure) => return Err(said(&failure)),
+    };
+    if args.json {
+        print::json(&report)?;
+    } else {
+        if dry && !args.dry_run {
+            print::out("METER_STRIPE__KEY is not set, so nothing is sent; this is what would be");
+        }
+        show(&report, config);
+    }
+    Ok(if PushStripe::needs_a_person(&report) { Done::Held } else { Done::Well })
+}
+
+/// Books for a run that writes, or that does not.
+pub(super) async fn books(config: &Config, dry: bool, now: Timestamp) -> anyhow::Result<Database> {
+    if dry {
+        return wiring::books_for_dry_run(config, now).await;
+    }
+    let books = wiring::open_books(config).await?;
+    books.migrate(now).await?;
+    Ok(books)
+}
+
+/// A failure for people.
+pub(super) fn said(failure: &Failure) -> anyhow::Error {
+    let advice = if failure.is_retryable() { " (the next run may succeed)" } else { "" };
+    anyhow::anyhow!("{:#}{advice}", failure.error())
+}
+
+/// Why an amount waits, and what frees it.
+pub(super) fn reason(held: Held) -> &'static str {
+    match held {
+        Held::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
+        Held::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
+        Held::NoItem => "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`",
+        Held::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
+        Held::Currency => "the item's price is in another currency than the plan: one of them must change",
+        Held::TooLarge => "it has more than 15 digits: Stripe cannot take it",
+        Held::BelowZero => "a correction that would take the invoice below zero; it goes out when there is usage to set it against",
+        Held::Refused => "Stripe refused an event of this customer and meter: `meter intents list --state refused`",
+        Held::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
+    }
+}
+
+/// What was sent, or would be.
+pub(super) fn show(report: &PushReport, config: &Config) {
+    if !report.events.is_empty() {
+        let row = |p: &Planned| {
+            let unit = config.stripe.meters.get(&p.meter).map_or("", |m| m.event_name.as_str());
+            let carried = if p.billed_start == p.period_start { "" } else { "carried forward" };
+            vec![
+                p.customer.clone(),
+                p.meter.clone(),
+                p.period_start.to_string(),
+                p.value.to_string(),
+                unit.to_owned(),
+                carried.to_owned(),
+            ]
+        };
+        let titles = ["customer", "meter", "period from", ">value", "event name", ""];
+        print::table(&titles, report.events.iter().map(row).collect());
+    }
+    if config.stripe.meters.is_empty() {
+        return print::out("nothing is billed: stripe.meters names no meter");
+    }
+    let n = |n: u64| print::count(n);
+    if report.dry_run {
+        print::out(&format!("{} event(s) would be sent, for {} customer(s)", n(report.planned), n(report.customers)));
+    } else {
+        print::out(&format!(
+            "{} customer(s) looked at, {} event(s) planned; {} sent: {} accepted, {} refused, {} in doubt, {} to be sent again",
+            n(report.customers),
+            n(report.planned),
+            n(report.attempts),
+            n(report.accepted),
+            n(report.refused),
+            n(report.doubtful),
+            n(report.again)
+        ));
+    }
+    for (why, count) in &report.held {
+        print::out(&format!("held: {} amount(s): {}", n(*count), reason(*why)));
+    }
+    if report.held_too_long > 0 {
+        let text = "amount(s) have been held for more than 25 days; `meter reconcile` shows them";
+        print::out(&format!("look at it: {} {text}", n(report.held_too_long)));
+    }
+    if report.expired > 0 {
+        print::out(&format!("{} event(s) came too late for their invoice and were planned anew", n(report.expired)));
+    }
+    if !report.missing_meters.is_empty() {
+        let names = report.missing_meters.join(", ");
+        print::out(&format!("look at it: Stripe has no active meter for {names}; `meter stripe setup` makes them"));
+    }
+    if report.unknown_plan > 0 {
+        print::out(&format!("look at it: {} customer(s) of a plan that is not known", n(report.unknown_plan)));
+    }
+    if !report.unmapped.is_empty() {
+        let names = report.unmapped.join(", ");
+        print::out(&format!("look at it: plans report {names}, and stripe.meters does not say where to"));
+    }
+    if !report.strange.is_empty() {
+        let names = report.strange.join(", ");
+        print::out(&format!("look at it: Stripe had the identifiers of intents that were never sent: {names}"));
+    }
+    if let Some(why) = &report.stopped {
+        print::out(&format!("sending stopped early; the next run goes on: {why}"));
+    }
+}

@@ -1,0 +1,196 @@
+//! `meter reconcile`: what AWS billed, what the ledger holds, and what Stripe has, beside each other.
+
+use std::collections::BTreeMap;
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jobs::books::agreement::Compared;
+use jobs::books::period::Month;
+use jobs::books::quantity::Quantity;
+use jobs::reconcile_stripe::reconcile;
+use jobs::stripe::Sink;
+
+use super::jobs_of::ago;
+use super::push::said;
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// Periods that are compared at once.
+const MOST: u32 = 1_000_000;
+/// Differences that are listed.
+const SHOWN: usize = 50;
+
+/// Of whom, and when.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only this customer, period by period; Stripe is asked first, if there is a key [default: sums of all]
+    customer: Option<String>,
+    /// Billing periods that begin in this month [default: the last two months and the current one]
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Month>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    let context = wiring::context(config, books).await?;
+    let books = &context.books;
+    if let Some(customer) = &args.customer {
+        if books.customers(None, Some(customer.clone())).await?.is_empty() {
+            return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
+        }
+        if let Sink::Stripe(_) = context.billing.sink {
+            reconcile(&context, now, Some(customer.clone())).await.map_err(|f| said(&f))?;
+        }
+    }
+    let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
+    if meters.is_empty() {
+        print::out("nothing is billed: stripe.meters names no meter");
+        return Ok(Done::Well);
+    }
+    let (from, to) = match args.month {
+        Some(month) => (month, month.next()),
+        None => (Month::of(now).previous().previous(), Month::of(now).next()),
+    };
+    let second = |month: Month| month.previous().last_day().end().as_second();
+    let rows = books.compare(args.customer.clone(), meters, second(from), second(to).min(now.as_second() + 1), MOST).await?;
+    let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
+    let done = if rows.iter().any(differs) { Done::Held } else { Done::Well };
+    if args.json {
+        print::json(&rows.iter().map(json).collect::<Vec<_>>())?;
+        return Ok(done);
+    }
+    if args.customer.is_some() {
+        table(&rows, now);
+    } else {
+        sums(&rows);
+        let differing: Vec<Compared> = rows.iter().filter(|c| differs(c)).cloned().collect();
+        if !differing.is_empty() {
+            print::out(&format!("\n{} period(s) where they are not the same:\n", print::count(differing.len())));
+            table(&differing[..differing.len().min(SHOWN)], now);
+        }
+    }
+    print::out(if done == Done::Well {
+        "\nAWS bill = ledger, and Stripe has what the plans make of it: every difference is 0"
+    } else {
+        "\nnot everything is at Stripe; the last column says why"
+    });
+    Ok(done)
+}
+
+/// What the bill and the ledger are apart, and what of it is not at Stripe.
+struct Rest {
+    ledger: Quantity,
+    stripe: i64,
+}
+
+impl Rest {
+    fn is_zero(&self) -> bool {
+        self.ledger.is_zero() && self.stripe == 0
+    }
+}
+
+fn bill(c: &Compared) -> Quantity {
+    Quantity::from_parts(c.bill.0, c.bill.1)
+}
+
+fn ledger(c: &Compared) -> Quantity {
+    Quantity::from_parts(c.ledger.0, c.ledger.1)
+}
+
+fn rest(c: &Compared) -> Rest {
+    Rest { ledger: bill(c) - ledger(c), stripe: c.target - c.accepted }
+}
+
+fn difference(rest: &Rest) -> String {
+    match (rest.ledger.is_zero(), rest.stripe) {
+        (true, n) => n.to_string(),
+        (false, n) => format!("{n}, bill - ledger {}", print::quantity(rest.ledger)),
+    }
+}
+
+fn json(c: &Compared) -> serde_json::Value {
+    let mut value = serde_json::to_value(c).unwrap_or_default();
+    value["aws_bill"] = bill(c).to_string().into();
+    value["ledger"] = ledger(c).to_string().into();
+    value["difference"] = rest(c).stripe.into();
+    value
+}
+
+fn table(rows: &[Compared], now: Timestamp) {
+    let row = |c: &Compared| {
+        vec![
+            c.customer.clone(),
+            c.meter.clone(),
+            c.period_start.to_string(),
+            print::quantity(bill(c)),
+            print::quantity(ledger(c)),
+            c.target.to_string(),
+            c.accepted.to_string(),
+            difference(&rest(c)),
+            why(c, now),
+        ]
+    };
+    let titles =
+        ["customer", "meter", "period from", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference", ""];
+    print::table(&titles, rows.iter().map(row).collect());
+}
+
+/// Why there is a difference, or how sure it is that there is none.
+fn why(c: &Compared, now: Timestamp) -> String {
+    if let Some(alarm) = &c.alarm {
+        return format!("ALARM: {alarm}");
+    }
+    let mut parts = vec![];
+    if !c.billed {
+        parts.push("no subscription: not billed".to_owned());
+    }
+    if let Some(because) = &c.held_because {
+        parts.push(format!("held {}: {because}", c.held));
+    }
+    for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.dropped, "dropped by a person")] {
+        if amount != 0 {
+            parts.push(format!("{amount} {what}"));
+        }
+    }
+    match (c.read_at, c.seen) {
+        (Some(at), Some(seen)) if c.seen == c.expected => {
+            parts.push(format!("its invoice has {seen}, read {}", ago(at, now)));
+        }
+        (Some(at), Some(seen)) => {
+            parts.push(format!("its invoice had {seen} of {}, read {}", c.expected.unwrap_or_default(), ago(at, now)));
+        }
+        _ => {}
+    }
+    parts.join("; ")
+}
+
+fn sums(rows: &[Compared]) {
+    let mut sums: BTreeMap<(String, &str), (Quantity, Quantity, i128, i128, u64)> = BTreeMap::new();
+    for c in rows {
+        let sum = sums.entry((Month::of(c.period_start).to_string(), &c.meter)).or_default();
+        sum.0 += bill(c);
+        sum.1 += ledger(c);
+        sum.2 += i128::from(c.target);
+        sum.3 += i128::from(c.accepted);
+        sum.4 += 1;
+    }
+    let rows = sums.into_iter().map(|((month, meter), (bill, ledger, target, accepted, count))| {
+        vec![
+            month,
+            meter.to_owned(),
+            print::count(count),
+            print::quantity(bill),
+            print::quantity(ledger),
+            target.to_string(),
+            accepted.to_string(),
+            (target - accepted).to_string(),
+        ]
+    });
+    let titles =
+        ["periods from", "meter", ">customers", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
+    print::table(&titles, rows.collect());
+}

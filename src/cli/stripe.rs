@@ -1,0 +1,89 @@
+//! `meter stripe`: the account beside the configuration.
+
+use anyhow::anyhow;
+use clap::Subcommand;
+use jiff::Timestamp;
+use jobs::books::Database;
+use jobs::books::invoice::StripeMeter;
+use jobs::push_stripe::matched;
+use jobs::stripe::check::{Line, check};
+use jobs::stripe::{Account, Billing, RemoteMeter, Sink};
+
+use super::push::books;
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Make the meters that the account does not have; done twice, it makes nothing twice. Prices are checked, and said how to make
+    Setup {
+        /// Only show what would be made
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Compare the account with the configuration and the plans, and name each difference; ends with 3 when there is one
+    Check,
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let billing = config.stripe.billing()?;
+    let Sink::Stripe(account) = &billing.sink else {
+        return Err(BadUsage("METER_STRIPE__KEY is not set: there is no account to ask".into()).into());
+    };
+    if billing.meters.is_empty() {
+        return Err(BadUsage("stripe.meters names no meter, so there is nothing to compare".into()).into());
+    }
+    let dry = !matches!(action, Action::Setup { dry_run: false });
+    let books = books(config, dry, now).await?;
+    let (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
+    let remote = if let Action::Setup { dry_run } = action {
+        set_up(&billing, account, &books, remote, dry_run, now).await?
+    } else {
+        remote
+    };
+    let prices = account.prices().await.map_err(|e| anyhow!(e))?;
+    let known = books.stripe_meters().await?;
+    let lines = check(&billing, &known, &remote, &prices, &books.plans().await?, now);
+    let row = |l: &Line| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
+    print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
+    for (what, fault) in lines.iter().filter_map(|l| Some((&l.what, l.fault.as_ref()?))) {
+        print::out(&format!("{what}: {fault}"));
+    }
+    Ok(if lines.iter().all(|l| l.fault.is_none()) { Done::Well } else { Done::Held })
+}
+
+/// Makes what is missing; returns what is there then.
+async fn set_up(
+    billing: &Billing,
+    account: &Account,
+    books: &Database,
+    mut remote: Vec<RemoteMeter>,
+    dry_run: bool,
+    now: Timestamp,
+) -> anyhow::Result<Vec<RemoteMeter>> {
+    // nothing is made in an account that is not the one that was used before
+    let known = books.stripe_meters().await?;
+    matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+    let mut made = 0;
+    for (name, mapping) in &billing.meters {
+        if remote.iter().any(|m| m.active && m.event_name == mapping.event_name) {
+            continue;
+        }
+        if dry_run {
+            print::out(&format!("meter {name} would be made as {}", mapping.event_name));
+            continue;
+        }
+        let id = account.create_meter(mapping).await.map_err(|e| anyhow!(e))?;
+        print::out(&format!("meter {name} made as {}: {id}", mapping.event_name));
+        made += 1;
+    }
+    if made > 0 {
+        (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
+    }
+    if !dry_run {
+        let found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+        books.keep_stripe_meters(found, now).await?;
+    }
+    Ok(remote)
+}
