@@ -1,8 +1,8 @@
 //! `reconcile_stripe`: Stripe's totals against the books, customer by customer, meter by meter, invoice by invoice.
 //!
 //! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that is in doubt is there when the total has it,
-//! and is not when the total has been without it for a day. A total that has been too low for a day means that events which Stripe took are
-//! not there; they are found and planned anew. One that is too high is an alarm and nothing else: taking back what a customer may
+//! and is not when the total has been without it for a day. Totals lag, so only the events of before a day ago are judged; when their total has been
+//! too low for another day, events that Stripe took are not there; they are found and planned anew. One that is too high is an alarm and nothing else: taking back what a customer may
 //! rightly owe is for a person. Stripe's reads are not free (about 500 for each payment, <https://docs.stripe.com/rate-limits>), so a day has a number
 //! of them: doubtful events first, then what was short, then what was read longest ago.
 //!
@@ -11,13 +11,14 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::agreement::{Events, Read, ToRead, Verdict};
+use crate::books::agreement::{Accepted, Doubtful, Events, Read, ToRead, Verdict};
+use crate::books::period::instant;
 use crate::job::{Context, Failure, Job};
 use crate::push_stripe::decide::minute;
 use crate::push_stripe::{failure, matched, skew};
 use crate::stripe::{Account, Sink};
 
-/// Totals that lack an event for so long will not have it: no lag that was ever reported is near it.
+/// An event that a total does not have after so long, and then for as long again, will not be there: no lag that was ever reported is near it.
 const ABSENCE: i64 = 86_400;
 /// Names that a stored report lists.
 const SHOWN: usize = 20;
@@ -145,7 +146,19 @@ async fn compare(
         Err(error) => return Err(failure(error)),
     };
     report.read += 1;
-    let read = judge(&of, seen, now.as_second(), context.billing.grace);
+    let (now_second, grace) = (now.as_second(), context.billing.grace);
+    let read = match at_once(&of, seen, now_second, grace) {
+        Some(read) => read,
+        None => match settled_until(&of, now_second) {
+            None => wait(&of, seen),
+            Some(until) => {
+                // what was accepted lately may not show yet, so only what is older is judged
+                let account = account.total(&of.stripe_meter, &of.stripe_customer, start, until).await;
+                report.read += 1;
+                judge(&of, seen, until, account.map_err(failure)?, now_second)
+            }
+        },
+    };
     let (verdict, name) = (read.verdict.clone(), of.customer.clone());
     if !context.books.note_read(of, read, now).await? {
         report.waiting += 1;
@@ -153,10 +166,12 @@ async fn compare(
     }
     match verdict {
         Verdict::Agrees => report.agree += 1,
-        Verdict::Accept(_) => report.accepted += 1,
-        Verdict::Absent(seqs) => {
-            tracing::warn!(customer = name, ?seqs, "Stripe does not have events of {name} that were sent; they are planned anew");
-            report.absent += u64::try_from(seqs.len()).unwrap_or(u64::MAX);
+        Verdict::Settle(there, absent) => {
+            report.accepted += u64::from(there.is_some());
+            report.absent += u64::try_from(absent.len()).unwrap_or(u64::MAX);
+            if !absent.is_empty() {
+                tracing::warn!(customer = name, ?absent, "Stripe does not have events of {name} that were sent; they are planned anew");
+            }
         }
         Verdict::Wait | Verdict::Alarm(_) => report.waiting += 1,
     }
@@ -164,102 +179,121 @@ async fn compare(
 }
 
 fn expected(events: &Events) -> i64 {
-    events.accepted.iter().map(|(_, value, _)| value).sum()
+    events.accepted.iter().map(|e| e.value).sum()
 }
 
-/// What follows from Stripe's total. Pure.
-pub fn judge(of: &ToRead, seen: i64, now: i64, grace: i64) -> Read {
+fn is_recent(event: &Accepted, now: i64) -> bool {
+    now - event.at < ABSENCE
+}
+
+fn wait(of: &ToRead, seen: i64) -> Read {
+    Read { seen, expected: expected(&of.events), short: of.short, verdict: Verdict::Wait, is_final: false }
+}
+
+/// What follows from the total of the whole period alone, if anything does. Pure.
+pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
     let events = &of.events;
     let expected = expected(events);
-    // what was accepted lately may not show yet
-    let recent = |(_, value, at): &&(i64, i64, i64)| (now - at < ABSENCE).then_some(*value).is_some();
-    let recently = |negative: bool| -> i64 {
-        events.accepted.iter().filter(recent).map(|(_, v, _)| *v).filter(|v| (*v < 0) == negative).sum()
+    let done = |verdict| {
+        let is_final = now >= of.end + grace && events.doubtful.is_none() && !events.pending;
+        Some(Read { seen, expected, short: None, verdict, is_final })
     };
-    let done = |short, verdict| Read {
-        seen,
-        expected,
-        short,
-        verdict,
-        is_final: now >= of.end + grace && events.doubtful.is_none() && !events.pending,
-    };
-    let missing = expected - seen;
-    if let Some(doubtful) = events.doubtful {
-        if missing == -doubtful.value && recently(true) == 0 {
-            return done(None, Verdict::Accept(doubtful.seq));
+    let with_dropped = events.dropped != 0 && seen == expected + events.dropped;
+    match events.doubtful {
+        None if seen == expected || with_dropped => done(Verdict::Agrees),
+        // another event that does not show yet could look like this one
+        Some(doubtful) if seen == expected + doubtful.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
+            done(Verdict::Settle(Some(doubtful.seq), vec![]))
         }
-        let (short, since) = still_short(of.short, missing, now, recently(false));
-        let settled = now >= doubtful.resend_until && now - doubtful.last_attempt >= ABSENCE;
-        let verdict = match missing {
-            0 if settled && now - since >= ABSENCE => Verdict::Absent(vec![doubtful.seq]),
-            0 => Verdict::Wait,
-            _ if settled && now - since >= ABSENCE => Verdict::Alarm(format!(
-                "an event of {} is in doubt, and Stripe's total is {seen} where it should be {expected} or {}",
-                doubtful.value,
-                expected + doubtful.value
-            )),
-            _ => Verdict::Wait,
-        };
-        return done(Some((short, since)), verdict);
+        _ => None,
     }
-    if missing == 0 || (events.dropped != 0 && missing == -events.dropped) {
-        return done(None, Verdict::Agrees);
+}
+
+/// Up to which minute every event has had a day to show, if there is any such event. Pure.
+pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
+    let events = &of.events;
+    let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
+    let open = events.doubtful.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
+    let until = recent.chain(open).min().map_or(minute(of.end), minute);
+    let within = |t: i64| t < until;
+    let any = events.accepted.iter().any(|e| within(e.timestamp)) || events.doubtful.is_some_and(|d| within(d.timestamp));
+    (any && until > minute(of.start)).then_some(until)
+}
+
+/// It is not sent again, and has had a day to show.
+fn is_settled(doubtful: &Doubtful, now: i64) -> bool {
+    now >= doubtful.resend_until && now - doubtful.last_attempt >= ABSENCE
+}
+
+/// What follows from the total of the events before `until`, all of which have had a day to show. Pure.
+pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read {
+    let old: Vec<Accepted> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
+    let sent: i64 = old.iter().map(|e| e.value).sum();
+    let short = sent - settled;
+    let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
+    let doubtful = of.events.doubtful.filter(|d| d.timestamp < until);
+    // with the doubtful one, if it is there
+    let missing = short + doubtful.map_or(0, |d| d.value);
+    let there = doubtful.map(|d| d.seq);
+    if missing == 0 || of.events.dropped != 0 && missing == -of.events.dropped {
+        return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
     }
-    if missing < 0 {
-        // negative events that do not show yet
-        let verdict = if missing >= recently(true) {
-            Verdict::Wait
-        } else {
-            Verdict::Alarm(format!("Stripe's total is {seen}, {} more than the {expected} that were sent", -missing))
-        };
-        return done(None, verdict);
-    }
-    let (short, since) = still_short(of.short, missing, now, recently(false));
+    // the same for another day
+    let since = of.short.filter(|(before, _)| *before == missing).map_or(now, |(_, since)| since);
     if now - since < ABSENCE {
-        return done(Some((short, since)), Verdict::Wait);
+        return done(Some((missing, since)), Verdict::Wait);
     }
-    let old: Vec<(i64, i64)> =
-        events.accepted.iter().filter(|e| !recent(e)).map(|(seq, value, _)| (*seq, *value)).collect();
-    match lacking(&old, short) {
-        Some(seqs) => done(None, Verdict::Absent(seqs)),
-        None => done(
-            Some((short, since)),
-            Verdict::Alarm(format!(
-                "Stripe's total is {seen}, {short} less than the {expected} that were sent, and no events make up the difference"
-            )),
-        ),
-    }
-}
-
-/// By how much a total is short, and since when: more may be missing for a while because it does not show yet.
-fn still_short(before: Option<(i64, i64)>, missing: i64, now: i64, recently: i64) -> (i64, i64) {
-    match before {
-        Some((short, since)) if short == missing => (short, since),
-        Some((short, since)) if missing > short && missing - short <= recently => (short, since),
-        _ => (missing, now),
-    }
-}
-
-/// Events that make up `short`: one, or several that follow each other, or two; the newest first.
-fn lacking(accepted: &[(i64, i64)], short: i64) -> Option<Vec<i64>> {
-    for from in 0..accepted.len() {
-        let mut sum = 0_i64;
-        for (to, (_, value)) in accepted.iter().enumerate().skip(from) {
-            sum = sum.saturating_add(*value);
-            if sum == short {
-                return Some(accepted[from..=to].iter().map(|(seq, _)| *seq).collect());
-            }
+    let mut all: Vec<(i64, i64)> = old.iter().map(|e| (e.seq, e.value)).collect();
+    all.extend(doubtful.map(|d| (d.seq, d.value)));
+    all.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+    // what was never in doubt and is too much may be somebody's: that is for a person
+    match lacking(&all, missing).filter(|_| missing > 0 || doubtful.is_some_and(|d| d.value == missing)) {
+        Some(absent) => {
+            let there = there.filter(|seq| !absent.contains(seq));
+            done(None, Verdict::Settle(there, absent))
+        }
+        None => {
+            let more = if missing < 0 { "more" } else { "less" };
+            let why = format!(
+                "Stripe has {settled} of the events before {}, {} {more} than was sent; no events that are missing explain it",
+                instant(until),
+                missing.abs()
+            );
+            done(Some((missing, since)), Verdict::Alarm(why))
         }
     }
-    for (i, (first, a)) in accepted.iter().enumerate() {
-        let other = accepted[i + 1..].iter().find(|(_, b)| a.saturating_add(*b) == short);
-        if let Some((second, _)) = other {
-            return Some(vec![*first, *second]);
+}
+
+/// Events that make up `missing`, as few as can be and no more than four, or some that follow each other; the newest first.
+fn lacking(events: &[(i64, i64)], missing: i64) -> Option<Vec<i64>> {
+    let few = (1..=4).find_map(|n| some(events, missing, n));
+    few.or_else(|| {
+        (0..events.len()).find_map(|from| {
+            let mut sum = 0_i64;
+            let to = events[from..].iter().position(|(_, value)| {
+                sum = sum.saturating_add(*value);
+                sum == missing
+            })?;
+            Some(events[from..=from + to].iter().map(|(seq, _)| *seq).collect())
+        })
+    })
+}
+
+/// `n` events that make up `missing`.
+fn some(events: &[(i64, i64)], missing: i64, n: usize) -> Option<Vec<i64>> {
+    for (i, (seq, value)) in events.iter().enumerate() {
+        let rest = missing.saturating_sub(*value);
+        if n == 1 {
+            if rest == 0 {
+                return Some(vec![*seq]);
+            }
+        } else if let Some(mut found) = some(&events[i + 1..], rest, n - 1) {
+            found.insert(0, *seq);
+            return Some(found);
         }
     }
     None
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -32,16 +32,29 @@ pub struct ToRead {
 /// Events that go on the invoice of a period.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Accepted: number, value and when, the newest first.
-    pub accepted: Vec<(i64, i64, i64)>,
+    /// Accepted ones, the newest first.
+    pub accepted: Vec<Accepted>,
     /// The one that is in doubt.
     pub doubtful: Option<Doubtful>,
     /// One is under way.
     pub in_flight: bool,
-    /// Dropped while in doubt: Stripe may have it.
+    /// Dropped while in doubt, and what it comes to: Stripe may have it.
     pub dropped: i64,
     /// Some are still to be sent.
     pub pending: bool,
+}
+
+/// An event that Stripe took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its number.
+    pub seq: i64,
+    /// Its value.
+    pub value: i64,
+    /// Its time.
+    pub timestamp: i64,
+    /// When that was known.
+    pub at: i64,
 }
 
 /// An event of which nobody knows whether Stripe has it.
@@ -51,6 +64,8 @@ pub struct Doubtful {
     pub seq: i64,
     /// Its value.
     pub value: i64,
+    /// Its time.
+    pub timestamp: i64,
     /// When it was last sent.
     pub last_attempt: i64,
     /// When it may last be sent again.
@@ -62,10 +77,8 @@ pub struct Doubtful {
 pub enum Verdict {
     /// Stripe has what it should have.
     Agrees,
-    /// The doubtful one is there.
-    Accept(i64),
-    /// These are not there.
-    Absent(Vec<i64>),
+    /// This doubtful one is there, and these are not.
+    Settle(Option<i64>, Vec<i64>),
     /// It is too early to say.
     Wait,
     /// A person must look.
@@ -140,7 +153,7 @@ const TO_READ: &str = "SELECT t.customer, t.meter, t.period_start, t.period_end,
                      AND i.state IN ('pending', 'sending', 'doubtful') AND i.state = 'doubtful' AND i.timestamp >= t.period_start AND i.timestamp < t.period_end) DESC, \
              t.short IS NOT NULL DESC, t.read_at, t.period_end LIMIT ?2";
 
-const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt FROM stripe_intents \
+const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp FROM stripe_intents \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
 /// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many.
@@ -153,7 +166,8 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
       (SELECT coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'doubtful')), 0) \
            || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
        FROM stripe_intents i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
-         AND i.period_start >= p.starts_at AND i.period_start < p.ends_at), \
+         AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
+         AND EXISTS (SELECT 1 FROM billing_periods b WHERE b.customer = i.customer AND b.starts_at <= i.timestamp AND b.ends_at > i.timestamp AND b.subscription IS NOT NULL)), \
       coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
@@ -167,10 +181,11 @@ async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
         let (seq, value): (i64, i64) = (row.get(0)?, row.get(1)?);
         let at = |i: i32| -> Result<i64, BooksError> { Ok(row.get::<Option<i64>>(i)?.unwrap_or_default()) };
         match State::named(&row.get::<String>(2)?) {
-            Some(State::Accepted) => found.accepted.push((seq, value, at(3)?)),
+            Some(State::Accepted) => found.accepted.push(Accepted { seq, value, timestamp: at(8)?, at: at(3)? }),
             Some(State::Doubtful) => {
                 let resend_until = (at(5)? + RESEND).min(at(6)?);
-                found.doubtful = Some(Doubtful { seq, value, last_attempt: at(4)?, resend_until });
+                let (timestamp, last_attempt) = (at(8)?, at(4)?);
+                found.doubtful = Some(Doubtful { seq, value, timestamp, last_attempt, resend_until });
             }
             Some(State::Sending) => found.in_flight = true,
             Some(State::Pending) => found.pending = true,
@@ -232,12 +247,9 @@ impl Database {
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
                 Ok::<(), BooksError>(())
             };
-            match &read.verdict {
-                Verdict::Accept(seq) => change(State::Accepted, &[*seq], None).await?,
-                Verdict::Absent(seqs) => {
-                    change(State::Absent, seqs, Some("Stripe's total has been without it for a day")).await?;
-                }
-                Verdict::Agrees | Verdict::Wait | Verdict::Alarm(_) => {}
+            if let Verdict::Settle(there, absent) = &read.verdict {
+                change(State::Accepted, there.as_slice(), None).await?;
+                change(State::Absent, absent, Some("Stripe's total has been without it for a day")).await?;
             }
             let alarm = if let Verdict::Alarm(why) = &read.verdict { Some(why.as_str()) } else { None };
             let agrees = read.verdict == Verdict::Agrees;

@@ -63,6 +63,8 @@ pub(crate) struct SentEvent {
     pub(crate) value: i64,
     pub(crate) state: State,
     pub(crate) stripe_customer: String,
+    /// Its time lies where no subscription bills, as is known now: it is on no invoice.
+    pub(crate) stray: bool,
 }
 
 /// A total to be stored.
@@ -123,7 +125,9 @@ const USAGE: &str = "SELECT j.value ->> 0, j.value ->> 1, m.value, \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m";
 
 /// ?1 pairs of customer and instant; ?2 meters.
-const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer FROM json_each(?1) j \
+const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
+      (SELECT p.subscription IS NULL FROM billing_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp \
+       ORDER BY p.starts_at DESC LIMIT 1) FROM json_each(?1) j \
     CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
     ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 WHERE i.state <> 'absent'";
 
@@ -460,10 +464,11 @@ async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<Strin
             value: row.get(5)?,
             state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
             stripe_customer: row.get(7)?,
+            stray: row.get::<Option<i64>>(8)? == Some(1),
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }
-    let sql = "SELECT DISTINCT customer, meter FROM stripe_intents INDEXED BY stripe_intents_troubled WHERE state = 'refused'";
+    let sql = "SELECT DISTINCT customer, meter FROM stripe_intents INDEXED BY stripe_intents_refused WHERE state = 'refused'";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
@@ -492,9 +497,9 @@ pub(crate) async fn looked_at(c: &Connection, customers: &[(String, Option<i64>)
     Ok(())
 }
 
-/// Intents that are in nobody's books any more: never sent, and planned for a Stripe customer that is another one now.
+/// Intents that were never sent, and whose Stripe customer or subscription is another one now.
 pub(crate) async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
-    let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: the customer has another Stripe id' \
+    let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: the customer has another Stripe id or subscription now' \
                WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND in_doubt = 0";
     c.execute(sql, params![json(seqs)?, now]).await?;
     Ok(())

@@ -136,12 +136,13 @@ fn case(
 ) -> (Option<Loaded>, Option<Held>) {
     let stripe = due.stripe_customer.as_deref();
     let sent = due.sent.get(meter).map(Vec::as_slice).unwrap_or_default();
-    // what was planned for another Stripe customer and never sent is planned anew
-    let astray = |s: &&invoice::SentEvent| s.state == State::Pending && Some(s.stripe_customer.as_str()) != stripe;
-    if stripe.is_some() {
-        changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
-    }
-    let kept = sent.iter().filter(|s| stripe.is_none() || !astray(s));
+    // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
+    let astray = |s: &&invoice::SentEvent| {
+        s.state == State::Pending && (s.stray || stripe.is_some_and(|id| s.stripe_customer != id))
+    };
+    changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
+    // what is on no invoice bills nothing
+    let kept = sent.iter().filter(|s| !s.stray && !astray(s));
     let held = if stripe.is_none() {
         Some(Held::NoStripeCustomer)
     } else if due.refused.contains(meter) {

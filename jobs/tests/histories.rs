@@ -12,6 +12,7 @@ mod stripe_world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fakestripe::{Fault, Seen};
+use jobs::job::Failure;
 use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::reset;
 use jobs::sync_stripe::sync;
@@ -37,7 +38,7 @@ fn fault(rng: &mut fastrand::Rng, seen: &Seen) -> Option<Fault> {
         12 => Fault::OddBody,
         13 if rng.u8(0..4) == 0 => Fault::Unauthorized,
         14 => Fault::ErrorBefore(503),
-        15 if is_event && positive => Fault::LateReject,
+        15 if is_event && positive && rng.u8(0..4) == 0 => Fault::LateReject,
         _ => return None,
     })
 }
@@ -63,7 +64,11 @@ async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
         biased;
         _ = killed, if kill_at.is_some() => {}
         // it may end in any way: what counts is where everything ends up
-        ended = run => drop(ended),
+        ended = run => {
+            if !faulty {
+                well(ended);
+            }
+        }
     }
     world.stripe.world().clear_faults();
 }
@@ -107,22 +112,35 @@ async fn history(template: &Template, seed: u64) {
     check(&world, seed).await;
 }
 
+/// It went well, or a busy machine was slower than the test's short time-out, which the next run makes good.
+fn well<T>(ended: Result<T, Failure>) {
+    if let Err(failure) = ended {
+        assert!(failure.is_retryable(), "{:#}", failure.error());
+    }
+}
+
 /// Time without faults, until nothing more can happen: a day and more for what is in doubt, twice.
 async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
     let until = now + 9 * DAY;
     while now < until {
         world.stripe.world().set_now(now);
-        sync(&world.context, at(now), true).await.unwrap();
+        well(sync(&world.context, at(now), true).await);
         reset(&world.context.books, at(now), false, 0).await.unwrap();
         push(world, rng, now, false).await;
-        reconcile(&world.context, at(now), None).await.unwrap();
+        well(reconcile(&world.context, at(now), None).await);
         now += 13 * HOUR;
     }
 }
 
 async fn check(world: &World, seed: u64) {
+    let sql = "SELECT seq, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
+               settled_at, error FROM stripe_intents ORDER BY seq";
+    let intents = world.rows(sql).await.join("\n");
     let fail = |what: &str| -> ! {
-        panic!("history {seed}: {what}\nagain with: METER_TEST_SEED={seed} cargo test -p jobs --test histories");
+        let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
+        panic!(
+            "history {seed}: {what}\nagain with: METER_TEST_SEED={seed} cargo test -p jobs --test histories\n{intents}\n{events}"
+        );
     };
     let open = world.rows("SELECT seq, state, value, error FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful', 'refused')").await;
     if !open.is_empty() {
@@ -135,15 +153,22 @@ async fn check(world: &World, seed: u64) {
     let (lost, counts, invoices) = {
         let stripe = world.stripe.world();
         let mut identifiers = BTreeSet::new();
-        for event in stripe.events() {
+        for event in stripe.events().to_vec() {
             if !identifiers.insert(event.identifier.clone()) {
+                drop(stripe);
                 fail(&format!("{} was counted twice", event.identifier));
             }
         }
         (stripe.lost(), stripe.counts(), stripe.invoices("cus_1"))
     };
-    if !lost.is_empty() {
-        fail(&format!("on no invoice: {lost:?}"));
+    // what was sent before it was known that the subscription had ended is on no invoice, and the books know
+    let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM billing_periods p \
+               WHERE p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND p.subscription IS NOT NULL) ORDER BY 1";
+    let stray = world.rows(sql).await;
+    let mut lost: Vec<String> = lost.into_iter().map(|e| e.identifier).collect();
+    lost.sort();
+    if lost != stray {
+        fail(&format!("on no invoice: {lost:?}, the books say {stray:?}"));
     }
     if counts.concurrent_refused > 0 {
         fail("two calls of one customer and meter were under way at once");

@@ -96,6 +96,8 @@ pub struct World {
 }
 
 pub fn account(url: &str, key: &str, timeout: Duration, at_once: usize) -> Account {
+    // the second one finds it there
+    drop(rustls::crypto::ring::default_provider().install_default());
     let client = reqwest::Client::builder().timeout(timeout).no_proxy().build().unwrap();
     let transport = Transport::new(client, reqwest::Url::parse(url).unwrap(), key.into());
     Account::new(transport, NonZeroU32::new(1_000_000).unwrap(), at_once, timeout)
@@ -153,7 +155,7 @@ impl World {
             let prices: Vec<&str> = prices.iter().map(String::as_str).collect();
             world.add_subscription(Subscription::monthly("sub_1", "cus_1", begin, &prices));
         }
-        let account = account(&stripe.url(), "sk_test_fake", Duration::from_millis(40), 4);
+        let account = account(&stripe.url(), "sk_test_fake", Duration::from_millis(100), 4);
         let context = context(books, billing(Sink::Stripe(account)));
         // the web backend's webhook has told of the subscription
         let told = Told {
@@ -240,7 +242,8 @@ impl World {
 
     /// What is accepted, and held, of a period's usage.
     pub async fn sent_for(&self, meter: &str, period: &Period) -> (i64, i64) {
-        let sent = "SELECT coalesce(sum(value), 0) FROM stripe_intents WHERE meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3";
+        let sent = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
+                    AND EXISTS (SELECT 1 FROM billing_periods p WHERE p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND p.subscription IS NOT NULL)";
         let held = "SELECT coalesce(sum(held), 0) FROM stripe_totals WHERE meter = ?1 AND period_start >= ?2 AND period_start < ?3";
         let (from, to) = (period.start, period.end);
         (self.number(sent, meter.into(), from, to).await, self.number(held, meter.into(), from, to).await)
