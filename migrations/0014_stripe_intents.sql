@@ -34,6 +34,7 @@ CREATE TABLE stripe_intents (
     next_at          INTEGER CHECK (CASE state WHEN 'pending' THEN next_at IS NOT NULL WHEN 'doubtful' THEN true ELSE next_at IS NULL END),
     created_at       INTEGER NOT NULL,
     settled_at       INTEGER,
+    taken_at         INTEGER,                            -- when Stripe took it, as far as is known
     request_id       TEXT,                                -- Stripe's name of the last request
     error            TEXT CHECK (state <> 'refused' OR error IS NOT NULL)
 ) STRICT;
@@ -68,6 +69,12 @@ CREATE TRIGGER stripe_intents_are_not_deleted BEFORE DELETE ON stripe_intents
 BEGIN
     SELECT RAISE(ABORT, 'an intent is history and is never deleted');
 END;
+
+-- Periods that an invoice covers, as far as is known now: until the subscription ended, if that became known after the period was closed.
+CREATE VIEW invoiced_periods AS
+SELECT p.customer, p.starts_at, min(p.ends_at, coalesce(s.ended_at, p.ends_at)) AS ends_at
+FROM billing_periods p JOIN subscriptions s ON s.id = p.subscription
+WHERE coalesce(s.ended_at, p.ends_at) > p.starts_at;
 
 -- What the invoice line of a customer, meter and billing period should say, and what Stripe was last seen to have.
 --

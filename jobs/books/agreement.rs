@@ -156,7 +156,8 @@ const TO_READ: &str = "SELECT t.customer, t.meter, t.period_start, t.period_end,
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp FROM stripe_intents \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
-/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many.
+/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters, ?6 grace. What was taken after its invoice was
+/// final, or lies in no subscription's period, is on no invoice.
 const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.subscription IS NOT NULL, \
       coalesce((SELECT sum(quantity / 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
       coalesce((SELECT sum(quantity % 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
@@ -167,7 +168,9 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
            || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
        FROM stripe_intents i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
-         AND EXISTS (SELECT 1 FROM billing_periods b WHERE b.customer = i.customer AND b.starts_at <= i.timestamp AND b.ends_at > i.timestamp AND b.subscription IS NOT NULL)), \
+         AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
+          AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
+          AND coalesce(i.taken_at < b.ends_at + ?6, true))), \
       coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
@@ -242,7 +245,8 @@ impl Database {
                 return Ok(false);
             }
             let change = async |state: State, seqs: &[i64], error: Option<&str>| {
-                let sql = "UPDATE stripe_intents SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4 \
+                let sql = "UPDATE stripe_intents SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4, \
+                           taken_at = iif(?2 = 'accepted', first_attempt_at, taken_at) \
                            WHERE seq IN (SELECT value FROM json_each(?1))";
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
                 Ok::<(), BooksError>(())
@@ -309,7 +313,8 @@ impl Database {
         .await
     }
 
-    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`.
+    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`; invoices are final `grace` seconds after
+    /// their periods.
     ///
     /// # Errors
     /// What the database says.
@@ -319,10 +324,11 @@ impl Database {
         meters: Vec<String>,
         from: i64,
         to: i64,
+        grace: i64,
         limit: u32,
     ) -> Result<Vec<Compared>, BooksError> {
         self.read(async move |c| {
-            let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?]).await?;
+            let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?, grace]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let sums: String = row.get(10)?;

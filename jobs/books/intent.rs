@@ -227,6 +227,8 @@ pub struct Settled {
     pub state: State,
     /// An attempt may have been applied.
     pub in_doubt: bool,
+    /// When Stripe took it, as far as is known.
+    pub taken_at: Option<i64>,
     /// Which Idempotency-Key the next attempt uses.
     pub key_no: i64,
     /// When the next attempt is due, if there is to be one.
@@ -294,12 +296,12 @@ impl Database {
             let row = |s: &Settled| {
                 let at = matches!(s.state, State::Accepted | State::Refused).then_some(now);
                 let doubt = i64::from(s.in_doubt);
-                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at)
+                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at)
             };
             let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
             c.execute(
                 "UPDATE stripe_intents SET state = j.value ->> 1, in_doubt = j.value ->> 2, key_no = j.value ->> 3, next_at = j.value ->> 4, \
-                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7 \
+                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8 \
                  FROM json_each(?1) j WHERE stripe_intents.seq = j.value ->> 0 AND stripe_intents.state = 'sending'",
                 params![rows],
             )

@@ -21,8 +21,8 @@ pub(crate) struct Due {
     pub(crate) plan: String,
     /// Periods that have begun and may have changed, in order.
     pub(crate) periods: Vec<DuePeriod>,
-    /// Status of each subscription, and whether it is over.
-    pub(crate) subscriptions: BTreeMap<String, String>,
+    /// Status of each subscription, and when it ended.
+    pub(crate) subscriptions: BTreeMap<String, (String, Option<i64>)>,
     /// Currency of each subscription's item, by subscription and Stripe's meter.
     pub(crate) items: BTreeMap<(String, String), String>,
     /// Usage by meter and start of the period.
@@ -63,7 +63,7 @@ pub(crate) struct SentEvent {
     pub(crate) value: i64,
     pub(crate) state: State,
     pub(crate) stripe_customer: String,
-    /// Its time lies where no subscription bills, as is known now: it is on no invoice.
+    /// It is on no invoice, as is known now: its time lies where no subscription bills, or it was taken when the invoice was final.
     pub(crate) stray: bool,
 }
 
@@ -124,10 +124,12 @@ const USAGE: &str = "SELECT j.value ->> 0, j.value ->> 1, m.value, \
             WHERE u.customer = j.value ->> 0 AND u.meter = m.value AND u.day BETWEEN j.value ->> 2 AND j.value ->> 3) \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m";
 
-/// ?1 pairs of customer and instant; ?2 meters.
+/// ?1 pairs of customer and instant; ?2 meters; ?3 grace.
 const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
-      (SELECT p.subscription IS NULL FROM billing_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp \
-       ORDER BY p.starts_at DESC LIMIT 1) FROM json_each(?1) j \
+      NOT EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
+          AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
+          AND coalesce(i.taken_at < b.ends_at + ?3, true)) \
+      FROM json_each(?1) j \
     CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
     ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 WHERE i.state <> 'absent'";
 
@@ -378,7 +380,7 @@ pub(crate) async fn load(
     asked: &[(String, String)],
     meters: &[String],
     now: i64,
-    open_after: i64,
+    grace: i64,
 ) -> Result<BTreeMap<String, Due>, BooksError> {
     let mut found: BTreeMap<String, Due> = BTreeMap::new();
     if asked.is_empty() {
@@ -393,7 +395,7 @@ pub(crate) async fn load(
             (due.stripe_customer, due.plan) = (row.get(1)?, row.get(2)?);
         }
     }
-    let mut rows = c.query(PERIODS, params![asked.clone(), now, open_after]).await?;
+    let mut rows = c.query(PERIODS, params![asked.clone(), now, now - grace]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
@@ -401,16 +403,16 @@ pub(crate) async fn load(
         }
     }
     load_subscriptions(c, &asked, &mut found).await?;
-    load_sums(c, meters, &mut found).await?;
+    load_sums(c, meters, grace, &mut found).await?;
     Ok(found)
 }
 
 async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
-    let sql = "SELECT s.customer, s.id, s.status FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 0";
+    let sql = "SELECT s.customer, s.id, s.status, s.ended_at FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 0";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.subscriptions.insert(row.get(1)?, row.get(2)?);
+            due.subscriptions.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
         }
     }
     let sql = "SELECT i.customer, i.subscription, i.stripe_meter, i.currency FROM json_each(?1) j \
@@ -424,7 +426,12 @@ async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<St
     Ok(())
 }
 
-async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
+async fn load_sums(
+    c: &Connection,
+    meters: &[String],
+    grace: i64,
+    found: &mut BTreeMap<String, Due>,
+) -> Result<(), BooksError> {
     let meters = json(meters)?;
     let periods: Vec<_> = found
         .iter()
@@ -453,7 +460,7 @@ async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<Strin
         };
         due.totals.insert((row.get(1)?, row.get(2)?), total);
     }
-    let mut rows = c.query(SENT, params![since, meters]).await?;
+    let mut rows = c.query(SENT, params![since, meters, grace]).await?;
     while let Some(row) = rows.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
         let state: String = row.get(6)?;
@@ -494,6 +501,13 @@ pub(crate) async fn looked_at(c: &Connection, customers: &[(String, Option<i64>)
     let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT value ->> 0, value ->> 1, '9999' FROM json_each(?1) \
                WHERE value ->> 1 IS NOT NULL ON CONFLICT (customer) DO NOTHING";
     c.execute(sql, params![rows]).await?;
+    Ok(())
+}
+
+/// Doubtful intents whose invoice is final earlier than was known: they are not sent again, totals decide.
+pub(crate) async fn hold_back(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
+    let sql = "UPDATE stripe_intents SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'doubtful'";
+    c.execute(sql, params![json(seqs)?]).await?;
     Ok(())
 }
 

@@ -93,6 +93,8 @@ pub struct PeriodCase {
     pub start: i64,
     /// First instant after it.
     pub end: i64,
+    /// First instant that its invoice does not cover: its end, or when the subscription ended.
+    pub until: i64,
     /// Its subscription; none for a calendar month, which no invoice covers.
     pub billing: Option<Billing>,
     /// What the books say; none when it has too many digits.
@@ -157,7 +159,7 @@ pub fn closes(end: i64, grace: i64) -> i64 {
 /// Stripe's totals are asked for from minute to minute, so an event never lies in the broken minute at the end of its period: the next
 /// period's total would have it.
 fn timestamp(period: &PeriodCase, now: i64) -> i64 {
-    now.min(minute(period.end) - 1).max(period.start)
+    now.min(minute(period.until) - 1).max(period.start)
 }
 
 /// The start of the minute in which `t` lies.
@@ -167,8 +169,8 @@ pub fn minute(t: i64) -> i64 {
 
 /// Where an amount for period `own` goes: the period, or what holds it back.
 fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, Held> {
-    let open = |p: &PeriodCase| p.start <= now && now < p.end;
-    let at = if now < closes(own.end, grace) {
+    let open = |p: &PeriodCase| p.start <= now && now < p.until;
+    let at = if now < closes(own.until, grace) {
         case.periods.iter().position(|p| p == own)
     } else {
         case.periods.iter().position(open)
@@ -223,7 +225,7 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
             value,
             billed: (period.start, period.end),
             timestamp: timestamp(period, now),
-            send_before: closes(period.end, grace),
+            send_before: closes(period.until, grace),
         };
         decisions.push(Decision {
             event: (value != 0).then_some(event),
@@ -235,7 +237,7 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
 
 /// When something that is held may be free by time alone: an invoice closes, or the next period begins.
 pub fn look_again(case: &Case, now: i64, grace: i64) -> Option<i64> {
-    let times = case.periods.iter().flat_map(|p| [closes(p.end, grace), p.end]);
+    let times = case.periods.iter().flat_map(|p| [closes(p.until, grace), p.end]);
     times.filter(|t| *t > now).min()
 }
 

@@ -67,6 +67,7 @@ struct Changes {
     intents: Vec<NewIntent>,
     totals: Vec<NewTotal>,
     withdrawn: Vec<i64>,
+    held_back: Vec<i64>,
     looked_at: Vec<(String, Option<i64>)>,
 }
 
@@ -80,7 +81,7 @@ pub(super) async fn plan(c: &Connection, ground: &Ground, limit: u32) -> Result<
 /// Plans for these customers, each with the first day whose usage may have changed, and writes it; a dry run only tells.
 pub(super) async fn plan_for(c: &Connection, ground: &Ground, asked: &[(String, String)]) -> Result<Outcome, BooksError> {
     let meters: Vec<String> = ground.meters.keys().cloned().collect();
-    let due = invoice::load(c, asked, &meters, ground.now, ground.now - ground.grace).await?;
+    let due = invoice::load(c, asked, &meters, ground.now, ground.grace).await?;
     let mut outcome = Outcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..Outcome::default() };
     let mut changes = Changes::default();
     for (customer, due) in &due {
@@ -92,6 +93,9 @@ pub(super) async fn plan_for(c: &Connection, ground: &Ground, asked: &[(String, 
     }
     if !changes.withdrawn.is_empty() {
         invoice::withdraw(c, &changes.withdrawn, ground.now).await?;
+    }
+    if !changes.held_back.is_empty() {
+        invoice::hold_back(c, &changes.held_back).await?;
     }
     if !changes.intents.is_empty() {
         let prefix = invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
@@ -137,10 +141,17 @@ fn case(
     let stripe = due.stripe_customer.as_deref();
     let sent = due.sent.get(meter).map(Vec::as_slice).unwrap_or_default();
     // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
+    let is_final = |s: &invoice::SentEvent| {
+        let period = due.periods.iter().find(|p| p.start <= s.timestamp && s.timestamp < p.end);
+        period.is_some_and(|p| ground.now >= closes(until(due, p), ground.grace))
+    };
     let astray = |s: &&invoice::SentEvent| {
-        s.state == State::Pending && (s.stray || stripe.is_some_and(|id| s.stripe_customer != id))
+        s.state == State::Pending
+            && (s.stray || is_final(s) || stripe.is_some_and(|id| s.stripe_customer != id))
     };
     changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
+    let doubtful = sent.iter().filter(|s| s.state == State::Doubtful && is_final(s));
+    changes.held_back.extend(doubtful.map(|s| s.seq));
     // what is on no invoice bills nothing
     let kept = sent.iter().filter(|s| !s.stray && !astray(s));
     let held = if stripe.is_none() {
@@ -183,6 +194,12 @@ fn event(s: &invoice::SentEvent) -> Sent {
     }
 }
 
+/// When the invoice of a period is made: at its end, or when the subscription ended, should that have become known after the period was closed.
+fn until(due: &Due, period: &invoice::DuePeriod) -> i64 {
+    let ended = period.subscription.as_ref().and_then(|id| due.subscriptions.get(id)?.1);
+    ended.map_or(period.end, |ended| ended.min(period.end))
+}
+
 fn period_case(
     due: &Due,
     meter: &str,
@@ -192,8 +209,9 @@ fn period_case(
     used: Quantity,
     dry: bool,
 ) -> PeriodCase {
-    let billing = period.subscription.as_ref().map(|id| {
-        let status = due.subscriptions.get(id).map(String::as_str).unwrap_or_default();
+    let until = until(due, period);
+    let billing = period.subscription.as_ref().filter(|_| until > period.start).map(|id| {
+        let status = due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
         let key = |stripe_id: &String| (id.clone(), stripe_id.clone());
         let item = to.stripe_id.as_ref().and_then(|stripe_id| due.items.get(&key(stripe_id)).cloned());
         Billing {
@@ -207,6 +225,7 @@ fn period_case(
     PeriodCase {
         start: period.start,
         end: period.end,
+        until: if until > period.start { until } else { period.end },
         billing,
         target: terms.map_or(Some(0), |terms| target(used, *terms, to.mapping.per_unit)),
         currency: plan.currency.to_string(),

@@ -58,8 +58,8 @@ pub(super) enum Stop {
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Stripe has it.
-    Taken,
+    /// Stripe has it; true when it took it in an earlier attempt.
+    Taken(bool),
     /// Stripe had it before.
     Exists(String),
     /// Stripe will never take it.
@@ -80,7 +80,7 @@ pub(super) enum Answer {
 pub(super) fn answer(error: &CallError) -> Answer {
     let said = error.to_string();
     match (error.status, error.kind) {
-        (Some(200..=299), _) | (None, Failure::Unreadable) => Answer::Taken,
+        (Some(200..=299), _) | (None, Failure::Unreadable) => Answer::Taken(error.around.replayed),
         (Some(400), _) if error.message.contains("already exists with identifier") => Answer::Exists(said),
         (Some(401 | 403), _) => Answer::Key(said),
         (Some(409 | 424 | 429), _) => Answer::Later(said, error.around.retry_after),
@@ -111,11 +111,16 @@ pub(super) fn settle(intent: &Intent, answer: &Answer, request_id: Option<String
         next_at,
         request_id: request_id.clone(),
         error: error.map(|e| e.chars().take(500).collect()),
+        taken_at: None,
     };
+    // an invoice has what was taken before it was final
+    let first = intent.first_attempt_at.map_or(now, |at| at.as_second());
+    let taken = |at| Settled { taken_at: Some(at), ..settled(State::Accepted, None, None) };
     match answer {
-        Answer::Taken => settled(State::Accepted, None, None),
+        Answer::Taken(false) => taken(now),
+        Answer::Taken(true) => taken(first),
         // an attempt that may have been applied was: anything else has our identifier and is not ours
-        Answer::Exists(_) if doubt => settled(State::Accepted, None, None),
+        Answer::Exists(_) if doubt => taken(first),
         Answer::Exists(why) => settled(State::Refused, None, Some(why)),
         // an earlier attempt may have been taken: only the totals can tell
         Answer::Refused(why) if doubt => settled(State::Doubtful, None, Some(why)),
@@ -163,7 +168,7 @@ impl Run {
             return (Settled { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, answer);
         }
         let (answer, request_id) = match self.account.send(&intent).await {
-            Ok(around) => (Answer::Taken, around.request_id),
+            Ok(around) => (Answer::Taken(around.replayed), around.request_id),
             Err(error) => (answer(&error), error.around.request_id),
         };
         match &answer {
@@ -174,7 +179,7 @@ impl Run {
                     self.stop(Stop::Away(why.clone(), asked));
                 }
             }
-            Answer::Taken | Answer::Exists(_) | Answer::Refused(_) => self.in_a_row.store(0, Ordering::Relaxed),
+            Answer::Taken(_) | Answer::Exists(_) | Answer::Refused(_) => self.in_a_row.store(0, Ordering::Relaxed),
         }
         (settle(&intent, &answer, request_id, self.now().as_second()), answer)
     }

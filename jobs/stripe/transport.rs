@@ -36,6 +36,8 @@ pub struct Around {
     pub retry_after: Option<Duration>,
     /// Stripe's clock.
     pub date: Option<Timestamp>,
+    /// The answer is that of an earlier request under the same key.
+    pub replayed: bool,
 }
 
 /// A call that did not end with 2xx and a whole body.
@@ -158,6 +160,7 @@ fn around(headers: &HeaderMap) -> Around {
     Around {
         request_id: text(headers.get("request-id")).filter(|id| id.len() <= 200),
         retry_after: text(headers.get(RETRY_AFTER)).and_then(|s| s.parse().ok()).map(Duration::from_secs),
+        replayed: headers.get("idempotent-replayed").is_some_and(|v| v.as_bytes() == b"true"),
         date: text(headers.get(DATE)).and_then(|d| Some(jiff::fmt::rfc2822::parse(&d).ok()?.timestamp())),
     }
 }

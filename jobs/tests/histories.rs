@@ -71,6 +71,11 @@ async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
         }
     }
     world.stripe.world().clear_faults();
+    if faulty {
+        // no request of this run arrives hours later, by the clock of the history
+        world.stripe.stop().await;
+        world.stripe.resume().await.unwrap();
+    }
 }
 
 /// One history.
@@ -78,9 +83,10 @@ async fn history(template: &Template, seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
     let world = World::new(template, &mut rng, begin).await;
-    let mut now = begin + HOUR;
-    let end = begin + rng.i64(20..75) * DAY;
-    let cancel_at = (rng.u8(0..7) == 0).then(|| begin + rng.i64(10..60) * DAY);
+    // somewhere in the subscription's first month, so that a period rolls over soon
+    let mut now = begin + HOUR + rng.i64(0..28) * DAY;
+    let end = now + rng.i64(7..36) * DAY;
+    let cancel_at = (rng.u8(0..7) == 0).then(|| now + rng.i64(2..30) * DAY);
     let mut canceled = false;
     while now < end {
         world.stripe.world().set_now(now);
@@ -106,7 +112,7 @@ async fn history(template: &Template, seed: u64) {
             drop(reconcile(&world.context, at(now), None).await);
         }
         // hours mostly, now and then an outage of a week
-        now += if rng.u8(0..25) == 0 { rng.i64(5..9) * DAY } else { rng.i64(600..40 * HOUR) };
+        now += if rng.u8(0..25) == 0 { rng.i64(5..9) * DAY } else { rng.i64(600..70 * HOUR) };
     }
     settle(&world, &mut rng, now).await;
     check(&world, seed).await;
@@ -128,14 +134,18 @@ async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
         reset(&world.context.books, at(now), false, 0).await.unwrap();
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
-        now += 13 * HOUR;
+        now += 25 * HOUR;
     }
 }
 
 async fn check(world: &World, seed: u64) {
     let sql = "SELECT seq, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM stripe_intents ORDER BY seq";
-    let intents = world.rows(sql).await.join("\n");
+    let mut intents = world.rows(sql).await;
+    intents.extend(world.rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions").await);
+    intents.extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
+    intents.extend(world.rows("SELECT 'total', * FROM stripe_totals").await);
+    let intents = intents.join("\n");
     let fail = |what: &str| -> ! {
         let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
         panic!(
@@ -162,8 +172,8 @@ async fn check(world: &World, seed: u64) {
         (stripe.lost(), stripe.counts(), stripe.invoices("cus_1"))
     };
     // what was sent before it was known that the subscription had ended is on no invoice, and the books know
-    let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM billing_periods p \
-               WHERE p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND p.subscription IS NOT NULL) ORDER BY 1";
+    let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
+               WHERE p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
     let stray = world.rows(sql).await;
     let mut lost: Vec<String> = lost.into_iter().map(|e| e.identifier).collect();
     lost.sort();

@@ -56,7 +56,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         None => (Month::of(now).previous().previous(), Month::of(now).next()),
     };
     let second = |month: Month| month.previous().last_day().end().as_second();
-    let rows = books.compare(args.customer.clone(), meters, second(from), second(to).min(now.as_second() + 1), MOST).await?;
+    let (from, to) = (second(from), second(to).min(now.as_second() + 1));
+    let rows = books.compare(args.customer.clone(), meters, from, to, context.billing.grace, MOST).await?;
     let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
     let done = if rows.iter().any(differs) { Done::Held } else { Done::Well };
     if args.json {
