@@ -1,4 +1,4 @@
-//! Books and a fake Stripe for one customer, whose usage is known to the test too.
+//! Books and a fake Stripe for a few customers, whose usage is known to the test too.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
@@ -23,6 +23,8 @@ use tempfile::TempDir;
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 86_400;
+/// Customers of a world; the n-th has the Stripe customer `cus_n` and the subscription `sub_n`.
+pub const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
 pub const METERS: [&str; 2] = ["chime_minutes", "storage_gb"];
 /// Included in each period, in 10⁻¹⁰ units; the first meter reports all, the second what is beyond.
 const INCLUDED: i64 = 1_500_000_000_000;
@@ -60,7 +62,7 @@ impl Template {
             "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES ('pro', 0, 'USD', 0)",
             "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) VALUES \
              ('pro', 0, 'chime_minutes', 0, '0.01', 'total'), ('pro', 0, 'storage_gb', 1500000000000, '0.02', 'overage')",
-            "INSERT INTO customers (id, plan, stripe_customer_id) VALUES ('ann', 'pro', 'cus_1')",
+            "INSERT INTO customers (id, plan, stripe_customer_id) VALUES ('ann', 'pro', 'cus_0'), ('bob', 'pro', 'cus_1'), ('cyd', 'pro', 'cus_2')",
             // signed up in the simulated past
             "DELETE FROM turn_periods",
             "DELETE FROM billing_periods",
@@ -92,7 +94,9 @@ pub struct World {
     pub context: Context,
     pub stripe: FakeStripe,
     folder: TempDir,
-    usage: Mutex<BTreeMap<(&'static str, i64), i64>>,
+    usage: Mutex<BTreeMap<(usize, &'static str, i64), i64>>,
+    /// When each customer's subscription began.
+    pub begins: Vec<i64>,
 }
 
 /// A busy machine must not look like a server that is silent.
@@ -146,47 +150,51 @@ impl World {
         let file: PathBuf = folder.path().join("meter.db");
         std::fs::copy(template.folder.path().join("meter.db"), &file).unwrap();
         let books = Database::open_local_with(&file, Durability::Normal).await.unwrap();
+        // somewhere in the month before
+        let begins: Vec<i64> = CUSTOMERS.iter().map(|_| begin - rng.i64(0..28 * DAY)).collect();
         let lag = [0, 0, 120, 2 * HOUR][rng.usize(0..4)];
         let options = Options { now: Some(begin), summary_lag_seconds: lag, remember_requests: false, ..Options::default() };
         let stripe = FakeStripe::start(options).await.unwrap();
         {
             let mut world = stripe.world();
-            world.add_customer("cus_1");
             for meter in METERS {
                 world.add_meter(&format!("{meter}_events"));
                 world.add_price(&format!("price_{meter}"), &format!("{meter}_events"), "usd", "1", None);
             }
             let prices = METERS.map(|m| format!("price_{m}"));
             let prices: Vec<&str> = prices.iter().map(String::as_str).collect();
-            world.add_subscription(Subscription::monthly("sub_1", "cus_1", begin, &prices));
+            for (n, begin) in begins.iter().enumerate() {
+                world.add_customer(&format!("cus_{n}"));
+                world.add_subscription(Subscription::monthly(&format!("sub_{n}"), &format!("cus_{n}"), *begin, &prices));
+            }
         }
         let account = account(&stripe.url(), "sk_test_fake", 4);
         let context = context(books, billing(Sink::Stripe(account)));
-        // the web backend's webhook has told of the subscription
-        let told = Told {
-            id: "sub_1".into(),
-            customer: "ann".into(),
+        // the web backend's webhooks have told of the subscriptions
+        let told = begins.iter().enumerate().map(|(n, begin)| Told {
+            id: format!("sub_{n}"),
+            customer: CUSTOMERS[n].into(),
             status: "active".into(),
-            anchor: begin,
-            started: begin,
+            anchor: *begin,
+            started: *begin,
             ended: None,
             items: vec![],
-        };
-        context.books.told_subscriptions(vec![told], at(begin)).await.unwrap();
-        Self { context, stripe, folder, usage: Mutex::default() }
+        });
+        context.books.told_subscriptions(told.collect(), at(begin)).await.unwrap();
+        Self { context, stripe, folder, usage: Mutex::default(), begins }
     }
 
-    pub fn usage(&self, meter: &'static str, day: i64) -> i64 {
-        self.usage.lock().unwrap().get(&(meter, day)).copied().unwrap_or(0)
+    pub fn usage(&self, who: usize, meter: &'static str, day: i64) -> i64 {
+        self.usage.lock().unwrap().get(&(who, meter, day)).copied().unwrap_or(0)
     }
 
     /// Books usage of a day, in 10⁻¹⁰ units.
-    pub async fn book(&self, meter: &'static str, day: i64, amount: i64) {
-        *self.usage.lock().unwrap().entry((meter, day)).or_default() += amount;
+    pub async fn book(&self, who: usize, meter: &'static str, day: i64, amount: i64) {
+        *self.usage.lock().unwrap().entry((who, meter, day)).or_default() += amount;
         let day = day_text(day);
         let sql = "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-                   VALUES (1, 'p', substr(?2, 1, 7), 'ann', ?1, ?2, ?3, 'usage', '')";
-        self.context.books.write(async move |c| Ok(c.execute(sql, params![meter, day, amount]).await?)).await.unwrap();
+                   VALUES (1, 'p', substr(?2, 1, 7), ?4, ?1, ?2, ?3, 'usage', '')";
+        self.context.books.write(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?)).await.unwrap();
     }
 
     pub fn event_name(&self, meter: &str) -> String {
@@ -194,13 +202,13 @@ impl World {
     }
 
     /// What an invoice should say for a period's usage, in Stripe's units: computed with nothing of the worker's.
-    pub fn target(&self, meter: &str, period: &Period) -> i64 {
+    pub fn target(&self, who: usize, meter: &str, period: &Period) -> i64 {
         if !period.billed {
             return 0;
         }
         let usage = self.usage.lock().unwrap();
         let within = |day: i64| period.days.0 <= day_text(day) && day_text(day) <= period.days.1;
-        let used: i64 = usage.iter().filter(|((m, day), _)| *m == meter && within(*day)).map(|(_, amount)| amount).sum();
+        let used: i64 = usage.iter().filter(|((w, m, day), _)| *w == who && *m == meter && within(*day)).map(|(_, amount)| amount).sum();
         let index = METERS.iter().position(|m| *m == meter).unwrap();
         let reported = if index == 1 { used - INCLUDED } else { used }.max(0);
         let product = i128::from(reported) * i128::from(PER_UNIT[index]);
@@ -209,12 +217,12 @@ impl World {
         i64::try_from(whole + i128::from(up)).unwrap()
     }
 
-    pub async fn periods(&self) -> Vec<Period> {
-        let sql = "SELECT starts_at, ends_at, subscription IS NOT NULL, first_day, last_day FROM billing_periods ORDER BY starts_at";
+    pub async fn periods(&self, who: usize) -> Vec<Period> {
+        let sql = "SELECT starts_at, ends_at, subscription IS NOT NULL, first_day, last_day FROM billing_periods WHERE customer = ?1 ORDER BY starts_at";
         self.context
             .books
             .read(async move |c| {
-                let mut rows = c.query(sql, ()).await?;
+                let mut rows = c.query(sql, params![CUSTOMERS[who]]).await?;
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {
                     let (start, end, billed) = (row.get(0)?, row.get(1)?, row.get::<i64>(2)? == 1);
@@ -226,11 +234,11 @@ impl World {
             .unwrap()
     }
 
-    async fn number(&self, sql: &'static str, meter: String, from: i64, to: i64) -> i64 {
+    async fn number(&self, sql: &'static str, who: usize, meter: String, from: i64, to: i64) -> i64 {
         self.context
             .books
             .read(async move |c| {
-                let mut rows = c.query(sql, params![meter, from, to]).await?;
+                let mut rows = c.query(sql, params![meter, from, to, CUSTOMERS[who]]).await?;
                 Ok(rows.next().await?.unwrap().get::<i64>(0)?)
             })
             .await
@@ -238,21 +246,21 @@ impl World {
     }
 
     /// Accepted events on the invoice that begins at `start`.
-    pub async fn accepted_on(&self, meter: &str, start: i64) -> i64 {
-        let period = self.periods().await.into_iter().find(|p| p.start == start);
+    pub async fn accepted_on(&self, who: usize, meter: &str, start: i64) -> i64 {
+        let period = self.periods(who).await.into_iter().find(|p| p.start == start);
         let end = period.map_or(start, |p| p.end);
-        let sql = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3 \
-                   AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
-        self.number(sql, meter.into(), start, end).await
+        let sql = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3 \
+                   AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
+        self.number(sql, who, meter.into(), start, end).await
     }
 
     /// What is accepted, and held, of a period's usage.
-    pub async fn sent_for(&self, meter: &str, period: &Period) -> (i64, i64) {
-        let sent = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
-                    AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
-        let held = "SELECT coalesce(sum(held), 0) FROM stripe_totals WHERE meter = ?1 AND period_start >= ?2 AND period_start < ?3";
+    pub async fn sent_for(&self, who: usize, meter: &str, period: &Period) -> (i64, i64) {
+        let sent = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
+                    AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
+        let held = "SELECT coalesce(sum(held), 0) FROM stripe_totals WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
         let (from, to) = (period.start, period.end);
-        (self.number(sent, meter.into(), from, to).await, self.number(held, meter.into(), from, to).await)
+        (self.number(sent, who, meter.into(), from, to).await, self.number(held, who, meter.into(), from, to).await)
     }
 
     /// Rows as text, the columns joined by `|`.
