@@ -12,10 +12,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::books::agreement::{Accepted, Doubtful, Events, Read, ToRead, Verdict};
-use crate::books::period::instant;
+use crate::books::period::{instant, minute};
 use crate::job::{Context, Failure, Job};
-use crate::push_stripe::decide::minute;
-use crate::push_stripe::{failure, matched, skew};
+use crate::stripe::account::{failure, matched, skew};
 use crate::stripe::{Account, Sink};
 
 /// An event that a total does not have after so long, and then for as long again, will not be there: no lag that was ever reported is near it.

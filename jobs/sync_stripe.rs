@@ -13,7 +13,7 @@ use crate::books::BooksError;
 use crate::books::billing;
 use crate::books::subscription::{Told, ToldItem};
 use crate::job::{Context, Failure, Job};
-use crate::push_stripe::{failure, skew};
+use crate::stripe::account::{failure, skew};
 use crate::stripe::{RemoteSubscription, Sink};
 
 /// A full pass is made when the last one is older than this, in seconds.

@@ -252,7 +252,7 @@ pub struct Recovered {
 
 /// The oldest open intent of each customer and meter that is due: nothing of the same customer and meter is under way.
 const CLAIM: &str = "SELECT i.seq FROM stripe_intents i INDEXED BY stripe_intents_due \
-    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND i.state IN ('pending', 'doubtful') \
+    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'doubtful' AND i.first_attempt_at > ?3) \
       AND NOT EXISTS (SELECT 1 FROM stripe_intents o INDEXED BY stripe_intents_open \
                       WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'doubtful')) \
     ORDER BY i.next_at, i.seq LIMIT ?2";
@@ -265,7 +265,7 @@ impl Database {
     pub async fn claim_intents(&self, limit: u32, now: Timestamp) -> Result<Vec<Intent>, BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
-            let mut rows = c.query(CLAIM, params![now, limit]).await?;
+            let mut rows = c.query(CLAIM, params![now, limit, now - RESEND]).await?;
             let mut seqs: Vec<i64> = vec![];
             while let Some(row) = rows.next().await? {
                 seqs.push(row.get(0)?);

@@ -15,6 +15,8 @@ use super::quantity::Quantity;
 /// A customer whose totals are to be looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Due {
+    /// Whether there is such a customer.
+    pub(crate) known: bool,
     /// Stripe's customer id.
     pub(crate) stripe_customer: Option<String>,
     /// Today's plan.
@@ -63,8 +65,8 @@ pub(crate) struct SentEvent {
     pub(crate) value: i64,
     pub(crate) state: State,
     pub(crate) stripe_customer: String,
-    /// It is on no invoice, as is known now: its time lies where no subscription bills, or it was taken when the invoice was final.
-    pub(crate) stray: bool,
+    /// The period on whose invoice it is, if it is on one.
+    pub(crate) invoice: Option<(i64, i64)>,
 }
 
 /// A total to be stored.
@@ -124,14 +126,15 @@ const USAGE: &str = "SELECT j.value ->> 0, j.value ->> 1, m.value, \
             WHERE u.customer = j.value ->> 0 AND u.meter = m.value AND u.day BETWEEN j.value ->> 2 AND j.value ->> 3) \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m";
 
-/// ?1 pairs of customer and instant; ?2 meters; ?3 grace.
-const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
-      NOT EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
-          AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
-          AND coalesce(i.taken_at < b.ends_at + ?3, true)) \
-      FROM json_each(?1) j \
-    CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
-    ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 WHERE i.state <> 'absent'";
+/// ?1 pairs of customer and instant; ?2 meters; ?3 grace. The invoice is none for an event whose time lies where no subscription bills, as is known
+/// now, or that was taken when the invoice was final.
+const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, b.starts_at, b.ends_at \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
+      ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 \
+    LEFT JOIN invoiced_periods b ON b.customer = i.customer AND b.ends_at > i.timestamp \
+      AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
+      AND coalesce(i.taken_at < b.ends_at + ?3, true) \
+    WHERE i.state <> 'absent' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
 
 /// ?1 pairs of customer and instant; ?2 meters.
 const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.held, t.held_because FROM json_each(?1) j \
@@ -190,14 +193,14 @@ impl Database {
         .await
     }
 
-    /// How many amounts have been held since before an instant.
+    /// How many amounts that would be billed have been held since between two instants.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn held_since_before(&self, instant: i64) -> Result<u64, BooksError> {
+    pub async fn held_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.read(async move |c| {
-            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held_since < ?1";
-            Ok(first_row(c, sql, params![instant]).await?.map_or(Ok(0), |row| row.get(0))?)
+            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held > 0 AND held_since >= ?1 AND held_since < ?2";
+            Ok(first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await
     }
@@ -292,9 +295,15 @@ impl Database {
             let (mut read, mut refused) = (0, 0);
             for (id, body) in reports {
                 let named = samples(&body);
-                let mut hit = 0;
+                let (mut hit, mut found) = (0, vec![]);
                 for (identifier, why) in &named {
-                    let Some(intent) = super::intent::find(c, identifier).await? else { continue };
+                    found.extend(super::intent::find(c, identifier).await?.map(|intent| (intent, why)));
+                }
+                // what it names is not settled yet: it is read when it is
+                if found.iter().any(|(i, _)| matches!(i.state, State::Sending | State::Doubtful)) {
+                    continue;
+                }
+                for (intent, why) in found {
                     let sql = "UPDATE stripe_intents SET state = 'refused', error = ?2, settled_at = ?3 WHERE seq = ?1 AND state = 'accepted'";
                     hit += c.execute(sql, params![intent.seq, format!("said later: {why}"), now]).await?;
                 }
@@ -392,7 +401,7 @@ pub(crate) async fn load(
     let mut rows = c.query(sql, params![asked.clone()]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            (due.stripe_customer, due.plan) = (row.get(1)?, row.get(2)?);
+            (due.known, due.stripe_customer, due.plan) = (true, row.get(1)?, row.get(2)?);
         }
     }
     let mut rows = c.query(PERIODS, params![asked.clone(), now, now - grace]).await?;
@@ -471,7 +480,7 @@ async fn load_sums(
             value: row.get(5)?,
             state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
             stripe_customer: row.get(7)?,
-            stray: row.get::<Option<i64>>(8)? == Some(1),
+            invoice: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }
@@ -513,7 +522,7 @@ pub(crate) async fn hold_back(c: &Connection, seqs: &[i64]) -> Result<(), BooksE
 
 /// Intents that were never sent, and whose Stripe customer or subscription is another one now.
 pub(crate) async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
-    let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: the customer has another Stripe id or subscription now' \
+    let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
                WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND in_doubt = 0";
     c.execute(sql, params![json(seqs)?, now]).await?;
     Ok(())

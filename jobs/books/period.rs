@@ -34,6 +34,11 @@ pub fn instant(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap_or(if second < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
 
+/// The start of the minute in which `t` lies.
+pub fn minute(t: i64) -> i64 {
+    t - t.rem_euclid(60)
+}
+
 impl Month {
     /// The month of year `year` (1..=9998) with number `month` (1..=12).
     pub fn new(year: i16, month: i8) -> Option<Self> {

@@ -6,9 +6,12 @@
 //! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A negative amount never takes an invoice's total below zero,
 //! where Stripe would cut it off: what is beyond waits in the books.
 
+use std::collections::BTreeMap;
+
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use crate::books::period::minute;
 use crate::books::plan::{Report, Terms};
 use crate::books::quantity::{Quantity, UNIT, divide_half_even};
 
@@ -108,8 +111,10 @@ pub struct PeriodCase {
 pub struct Sent {
     /// The period for whose usage it is.
     pub period_start: i64,
-    /// Its time, which says on whose invoice it is.
+    /// Its time.
     pub timestamp: i64,
+    /// Start and end of the period on whose invoice it is.
+    pub invoice: (i64, i64),
     /// Its value.
     pub value: i64,
     /// Whether Stripe may have it, or get it: not when it was refused or dropped.
@@ -125,7 +130,7 @@ pub struct Case {
     pub held: Option<Held>,
     /// Periods that have begun, in order: those that may have changed, and the open one.
     pub periods: Vec<PeriodCase>,
-    /// Events.
+    /// Events that are on an invoice, in order of their times.
     pub sent: Vec<Sent>,
 }
 
@@ -162,11 +167,6 @@ fn timestamp(period: &PeriodCase, now: i64) -> i64 {
     now.min(minute(period.until) - 1).max(period.start)
 }
 
-/// The start of the minute in which `t` lies.
-pub fn minute(t: i64) -> i64 {
-    t - t.rem_euclid(60)
-}
-
 /// Where an amount for period `own` goes: the period, or what holds it back.
 fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, Held> {
     let open = |p: &PeriodCase| p.start <= now && now < p.until;
@@ -196,11 +196,12 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
     let floor = |p: &PeriodCase| -> i128 {
         case.sent.iter().filter(|s| within(p, s.timestamp)).filter(sure).map(|s| i128::from(s.value)).sum()
     };
+    let effects = effects(&case.sent, now, grace);
     let mut floors: Vec<i128> = case.periods.iter().map(floor).collect();
     let mut decisions = vec![];
     for own in &case.periods {
-        let sent: i128 =
-            case.sent.iter().filter(|s| within(own, s.period_start)).map(|s| i128::from(s.value)).sum();
+        let of_period = effects.iter().filter(|(s, _)| within(own, s.period_start));
+        let sent: i128 = of_period.map(|(_, effect)| i128::from(*effect)).sum();
         let delta = own.target.map(|target| i128::from(target) - sent);
         let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST..=LARGEST).contains(d));
         let Some(delta) = delta else {
@@ -233,6 +234,25 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
         });
     }
     decisions
+}
+
+/// Events, and how much of each is on its invoice. A final invoice that came out below zero, because what Stripe had taken was not there later,
+/// was cut off at zero: so much of its negative events, the newest first, did nothing and is still to be taken back.
+fn effects(sent: &[Sent], now: i64, grace: i64) -> Vec<(&Sent, i64)> {
+    let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
+    let is_final = |s: &Sent| s.accepted && now >= s.invoice.1 + grace;
+    for s in sent.iter().filter(|s| is_final(s)) {
+        let total = totals.entry(s.invoice.0).or_default();
+        *total = total.saturating_add(s.value);
+    }
+    let mut effects: Vec<(&Sent, i64)> = sent.iter().map(|s| (s, s.value)).collect();
+    for (s, effect) in effects.iter_mut().rev().filter(|(s, _)| is_final(s) && s.value < 0) {
+        let Some(total) = totals.get_mut(&s.invoice.0).filter(|total| **total < 0) else { continue };
+        let cut = (*total).max(*effect);
+        *effect -= cut;
+        *total -= cut;
+    }
+    effects
 }
 
 /// When something that is held may be free by time alone: an invoice closes, or the next period begins.

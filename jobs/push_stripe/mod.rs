@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::decide::Held;
@@ -29,8 +29,8 @@ use crate::books::invoice::StripeMeter;
 use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
-use crate::stripe::transport::CallError;
-use crate::stripe::{Account, Billing, RemoteMeter, Sink};
+use crate::stripe::account::{failure, matched, skew};
+use crate::stripe::{Account, Billing, Sink};
 
 /// Customers that are planned in one transaction on a local file.
 const CHUNK: u32 = 1000;
@@ -38,10 +38,9 @@ const CHUNK: u32 = 1000;
 const REMOTE_CHUNK: u32 = 100;
 /// Planned events that a stored report lists.
 const SHOWN: usize = 20;
-/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice: a clock that is further off sends nothing.
-const SKEW: SignedDuration = SignedDuration::from_secs(240);
-/// What is held for longer than this is an alarm: Stripe takes events of the last 35 days.
+/// What would be billed and is held for longer than this is told to a person, for a day: Stripe takes events of the last 35 days.
 const HELD_TOO_LONG: i64 = 25 * 86_400;
+const DAY: i64 = 86_400;
 
 /// Send what is to be sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,7 +74,7 @@ pub struct PushReport {
     pub expired: u64,
     /// Amounts that wait in the books, of the customers that were looked at, by reason.
     pub held: BTreeMap<Held, u64>,
-    /// Amounts that have waited for more than 25 days, of all customers.
+    /// Amounts to be billed that have waited for 25 days now, of all customers.
     pub held_too_long: u64,
     /// Intents whose identifier Stripe had although nothing was sent under it: another program sends from a copy of these books?
     pub strange: Vec<String>,
@@ -128,34 +127,6 @@ impl Job for PushStripe {
     }
 }
 
-/// Turns what Stripe said into the end of a run.
-pub(crate) fn failure(error: CallError) -> Failure {
-    let retry_after = error.around.retry_after;
-    match error.status {
-        Some(401) => Failure::GiveUp(anyhow!("{error}; set METER_STRIPE__KEY to a key that is valid")),
-        Some(403) => Failure::GiveUp(anyhow!("{error}; the key may not do this, give it the permission")),
-        Some(400 | 404) => Failure::GiveUp(anyhow!(error)),
-        _ => match retry_after {
-            Some(wait) => Failure::RetryAfter(wait, anyhow!(error)),
-            None => Failure::Retry(anyhow!(error)),
-        },
-    }
-}
-
-/// Refuses to work with a clock that is not Stripe's.
-pub(crate) fn skew(date: Option<Timestamp>, now: Timestamp) -> Result<(), Failure> {
-    let Some(date) = date else { return Ok(()) };
-    let off = now.duration_since(date);
-    if off.abs() <= SKEW {
-        return Ok(());
-    }
-    Err(Failure::Retry(anyhow!(
-        "this machine's clock is {} s {} Stripe's, so nothing was sent: events would go on the wrong invoice; set the clock",
-        off.abs().as_secs(),
-        if off.is_positive() { "ahead of" } else { "behind" }
-    )))
-}
-
 /// Plans and sends as of `now`; lists at most `shown` of what was planned.
 ///
 /// # Errors
@@ -180,7 +151,8 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     }
     let stale = now.as_second() - send::stale_after(account);
     report.expired = books.recover_intents(stale, now).await?.expired;
-    report.held_too_long = books.held_since_before(now.as_second() - HELD_TOO_LONG).await?;
+    let long_ago = now.as_second() - HELD_TOO_LONG;
+    report.held_too_long = books.held_since(long_ago - DAY, long_ago).await?;
     let waiting = books.stripe_waiting(now).await?;
     if !waiting.customers && !waiting.intents {
         return Ok(report);
@@ -263,48 +235,6 @@ async fn ground(context: &Context, account: &Account, now: Timestamp) -> Result<
         now: now.as_second(),
         dry: false,
     })
-}
-
-/// The account's active meter of each that is mapped. Pure.
-///
-/// # Errors
-/// When the account is not the one that was used before, or a meter is mapped otherwise than before.
-pub fn matched(
-    billing: &Billing,
-    known: &[StripeMeter],
-    remote: &[RemoteMeter],
-) -> Result<Vec<StripeMeter>, String> {
-    let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
-    if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
-        return Err(format!(
-            "this key belongs to another account: it does not have meter {} ({}), to which usage of `{}` was sent; set METER_STRIPE__KEY to the \
-             key of that account, or use other books",
-            gone.stripe_id, gone.event_name, gone.meter
-        ));
-    }
-    let mut found = vec![];
-    for (name, mapping) in &billing.meters {
-        if let Some(k) = known.iter().find(|k| k.meter == *name)
-            && (k.event_name != mapping.event_name || k.per_unit != mapping.per_unit)
-        {
-            return Err(format!(
-                "stripe.meters.{name}: usage was sent as `{}` with {} units for each; what was sent cannot be counted in other units, so the \
-                 mapping of a meter stays. Set it back, or book the usage under another meter",
-                k.event_name, k.per_unit
-            ));
-        }
-        let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };
-        if let Some(why) = meter.fault() {
-            return Err(format!("meter {} ({}) at Stripe is not one that can be sent to: {why}", meter.id, meter.event_name));
-        }
-        found.push(StripeMeter {
-            meter: name.clone(),
-            event_name: mapping.event_name.clone(),
-            per_unit: mapping.per_unit,
-            stripe_id: meter.id.clone(),
-        });
-    }
-    Ok(found)
 }
 
 /// Plans for all who are due, some in each transaction.

@@ -108,6 +108,10 @@ pub(super) async fn plan_for(c: &Connection, ground: &Ground, asked: &[(String, 
 
 /// Decides for one customer; returns when to look again.
 fn judge(id: &str, due: &Due, ground: &Ground, outcome: &mut Outcome, changes: &mut Changes) -> Option<i64> {
+    // usage under a tag that no customer has, or that of one who is gone
+    if !due.known {
+        return None;
+    }
     let mut again: Option<i64> = None;
     let mut unknown = false;
     for (meter, to) in &ground.meters {
@@ -147,13 +151,13 @@ fn case(
     };
     let astray = |s: &&invoice::SentEvent| {
         s.state == State::Pending
-            && (s.stray || is_final(s) || stripe.is_some_and(|id| s.stripe_customer != id))
+            && (s.invoice.is_none() || is_final(s) || stripe.is_some_and(|id| s.stripe_customer != id))
     };
     changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
     let doubtful = sent.iter().filter(|s| s.state == State::Doubtful && is_final(s));
     changes.held_back.extend(doubtful.map(|s| s.seq));
     // what is on no invoice bills nothing
-    let kept = sent.iter().filter(|s| !s.stray && !astray(s));
+    let kept = sent.iter().filter(|s| !astray(s));
     let held = if stripe.is_none() {
         Some(Held::NoStripeCustomer)
     } else if due.refused.contains(meter) {
@@ -163,7 +167,7 @@ fn case(
     } else {
         None
     };
-    let mut case = Case { held, periods: vec![], sent: kept.map(event).collect() };
+    let mut case = Case { held, periods: vec![], sent: kept.filter_map(event).collect() };
     let (mut used, mut plans) = (vec![], vec![]);
     for period in &due.periods {
         let stored = due.totals.get(&(meter.to_owned(), period.start));
@@ -184,14 +188,15 @@ fn case(
     (Some((case, used, plans)), held)
 }
 
-fn event(s: &invoice::SentEvent) -> Sent {
-    Sent {
+fn event(s: &invoice::SentEvent) -> Option<Sent> {
+    Some(Sent {
+        invoice: s.invoice?,
         period_start: s.period_start,
         timestamp: s.timestamp,
         value: s.value,
         billed: !matches!(s.state, State::Refused | State::Dropped),
         accepted: s.state == State::Accepted,
-    }
+    })
 }
 
 /// When the invoice of a period is made: at its end, or when the subscription ended, should that have become known after the period was closed.

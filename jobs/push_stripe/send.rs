@@ -251,3 +251,6 @@ fn count(tally: &mut Tally, settled: Settled, answer: &Answer) -> Settled {
     }
     settled
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
+use super::account::matched;
 use super::{Billing, Mapping, RemoteMeter, RemotePrice};
 use crate::books::invoice::StripeMeter;
 use crate::books::plan::{Plan, Plans, Report, TURN, Terms};
-use crate::push_stripe::matched;
 
 /// Decimals of Stripe's `unit_amount_decimal`.
 const PRICE_DECIMALS: u32 = 12;
@@ -43,7 +43,7 @@ pub fn check(
             (None, true) => ("missing".into(), Some("`meter stripe setup` makes it".into())),
             (None, false) => (
                 "inactive".into(),
-                Some("it takes no events: reactivate it in the dashboard, or `meter stripe setup` makes another".into()),
+                Some("it takes no events: reactivate it in the dashboard".into()),
             ),
         };
         lines.push(Line { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
@@ -121,3 +121,6 @@ fn unit_amount(price: &str, decimals: u16, mapping: &Mapping) -> Option<Decimal>
     let minor = price.parse::<Decimal>().ok()?.checked_mul(Decimal::from(10_u64.checked_pow(u32::from(decimals))?))?;
     Some(minor.checked_div(mapping.per_unit)?.round_dp(PRICE_DECIMALS).normalize())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 //! Requests are async-stripe's typed ones over [`transport`]. Where an answer must be understood whatever else is in it, its fields are read
 //! one by one: async-stripe refuses a whole list for one field that it did not expect.
 
+pub mod account;
 pub mod check;
 pub mod transport;
 

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::invoice::StripeMeter;
-use jobs::push_stripe::matched;
+use jobs::stripe::account::matched;
 use jobs::stripe::check::{Line, check};
 use jobs::stripe::{Account, Billing, RemoteMeter, Sink};
 
@@ -67,7 +67,8 @@ async fn set_up(
     matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
     let mut made = 0;
     for (name, mapping) in &billing.meters {
-        if remote.iter().any(|m| m.active && m.event_name == mapping.event_name) {
+        // one that was deactivated is to be reactivated: another would not have what was sent
+        if remote.iter().any(|m| m.event_name == mapping.event_name) {
             continue;
         }
         if dry_run {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
+pub mod judge;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -153,7 +155,7 @@ impl World {
         // somewhere in the month before
         let begins: Vec<i64> = CUSTOMERS.iter().map(|_| begin - rng.i64(0..28 * DAY)).collect();
         let lag = [0, 0, 120, 2 * HOUR][rng.usize(0..4)];
-        let options = Options { now: Some(begin), summary_lag_seconds: lag, remember_requests: false, ..Options::default() };
+        let options = Options { now: Some(begin), summary_lag_seconds: lag, ..Options::default() };
         let stripe = FakeStripe::start(options).await.unwrap();
         {
             let mut world = stripe.world();
@@ -252,6 +254,12 @@ impl World {
         let sql = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3 \
                    AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
         self.number(sql, who, meter.into(), start, end).await
+    }
+
+    /// Events that Stripe took and that were not there later.
+    pub async fn rejected(&self, who: usize, meter: &str) -> i64 {
+        let sql = "SELECT count(*) FROM stripe_intents WHERE customer = ?4 AND meter = ?1 AND state = 'absent' AND attempts > 0 AND ?2 = ?3";
+        self.number(sql, who, meter.into(), 0, 0).await
     }
 
     /// What is accepted, and held, of a period's usage.

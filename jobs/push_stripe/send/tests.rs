@@ -1,0 +1,293 @@
+//! Tables and properties of what an attempt came to, and what becomes of its intent.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::stripe::transport::Around;
+
+const NOW: i64 = 1_800_000_000;
+/// The first attempt of every intent here.
+const FIRST: i64 = NOW - 500;
+
+fn error(status: Option<u16>, kind: Failure, message: &str) -> CallError {
+    CallError { status, kind, code: None, message: message.into(), around: Around::default() }
+}
+
+/// An answer without what was said.
+fn kind(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Taken(false) => "taken",
+        Answer::Taken(true) => "taken before",
+        Answer::Exists(_) => "exists",
+        Answer::Refused(_) => "refused",
+        Answer::Key(_) => "key",
+        Answer::Later(..) => "later",
+        Answer::Broken(_) => "broken",
+        Answer::Lost(_) => "lost",
+        Answer::NotSent(_) => "not sent",
+    }
+}
+
+#[test]
+fn every_status_has_one_meaning() {
+    for status in 100..=999_u16 {
+        let expected = match status {
+            200..=299 => "taken",
+            401 | 403 => "key",
+            409 | 424 | 429 => "later",
+            400..=499 => "refused",
+            500.. => "broken",
+            _ => "lost",
+        };
+        assert_eq!(kind(&answer(&error(Some(status), Failure::Answered, "no"))), expected, "{status}");
+    }
+}
+
+#[test]
+fn what_breaks_off_is_only_what_its_status_says_for_sure() {
+    for (status, failure, expected) in [
+        (None, Failure::NotSent, "not sent"),
+        (None, Failure::NoAnswer, "lost"),
+        (None, Failure::Answered, "lost"),
+        (None, Failure::Unreadable, "taken"),
+        (Some(200), Failure::NoAnswer, "taken"),
+        (Some(200), Failure::Unreadable, "taken"),
+        (Some(400), Failure::NoAnswer, "lost"),
+        (Some(404), Failure::NoAnswer, "lost"),
+        (Some(401), Failure::NoAnswer, "key"),
+        (Some(429), Failure::NoAnswer, "later"),
+        (Some(500), Failure::NoAnswer, "broken"),
+        (Some(302), Failure::NoAnswer, "lost"),
+    ] {
+        assert_eq!(kind(&answer(&error(status, failure, "no"))), expected, "{status:?} {failure:?}");
+    }
+}
+
+#[test]
+fn only_a_400_says_that_an_identifier_is_used() {
+    let duplicate = "An event already exists with identifier meter-7.";
+    for (status, expected) in [
+        (Some(400), "exists"),
+        (Some(404), "refused"),
+        (Some(409), "later"),
+        (Some(500), "broken"),
+        (Some(200), "taken"),
+        (None, "lost"),
+    ] {
+        assert_eq!(kind(&answer(&error(status, Failure::Answered, duplicate))), expected, "{status:?}");
+    }
+    let other = error(Some(400), Failure::Answered, "No such customer: cus_1");
+    assert_eq!(answer(&other), Answer::Refused("Stripe answered 400: No such customer: cus_1".into()));
+}
+
+#[test]
+fn what_comes_around_an_answer_is_heeded() {
+    let replayed = Around { replayed: true, ..Around::default() };
+    for (status, failure) in [(Some(200), Failure::NoAnswer), (None, Failure::Unreadable)] {
+        let error = CallError { around: replayed.clone(), ..error(status, failure, "broken off") };
+        assert_eq!(answer(&error), Answer::Taken(true), "{status:?}");
+    }
+    let wait = Some(Duration::from_secs(9));
+    let around = Around { retry_after: wait, request_id: Some("req_1".into()), ..Around::default() };
+    let error = CallError { around, ..error(Some(429), Failure::Answered, "slow down") };
+    assert_eq!(answer(&error), Answer::Later("Stripe answered 429: slow down (req_1)".into(), wait));
+}
+
+fn intent(seq: i64, in_doubt: bool, attempts: i64) -> Intent {
+    let at = |second: i64| Timestamp::from_second(second).unwrap();
+    Intent {
+        seq,
+        identifier: format!("meter-{seq}"),
+        customer: "ada".into(),
+        meter: "chime_minutes".into(),
+        period_start: at(NOW - 86_400),
+        billed_start: at(NOW - 86_400),
+        billed_end: at(NOW + 86_400),
+        stripe_customer: "cus_1".into(),
+        event_name: "meter_chime".into(),
+        value: 12,
+        timestamp: at(NOW - 600),
+        send_before: at(NOW + 89_000),
+        state: State::Sending,
+        in_doubt,
+        attempts,
+        key_no: 3,
+        first_attempt_at: Some(at(FIRST)),
+        last_attempt_at: Some(at(NOW - 1)),
+        next_at: None,
+        created_at: at(NOW - 600),
+        settled_at: None,
+        request_id: None,
+        error: None,
+    }
+}
+
+/// When another attempt is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Never,
+    Now,
+    Later,
+}
+
+#[test]
+fn an_answer_leads_to_one_state() {
+    use State::{Accepted, Doubtful, Pending, Refused};
+    let why = || "why".to_owned();
+    // for an intent that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
+    let rows = [
+        (
+            Answer::Taken(false),
+            (Accepted, false, 3, Next::Never, Some(NOW)),
+            (Accepted, true, 3, Next::Never, Some(NOW)),
+        ),
+        (
+            Answer::Taken(true),
+            (Accepted, false, 3, Next::Never, Some(FIRST)),
+            (Accepted, true, 3, Next::Never, Some(FIRST)),
+        ),
+        (Answer::Exists(why()), (Refused, false, 3, Next::Never, None), (Accepted, true, 3, Next::Never, Some(FIRST))),
+        (Answer::Refused(why()), (Refused, false, 3, Next::Never, None), (Doubtful, true, 3, Next::Never, None)),
+        (Answer::Key(why()), (Pending, false, 3, Next::Now, None), (Doubtful, true, 3, Next::Now, None)),
+        (Answer::Later(why(), None), (Pending, false, 3, Next::Later, None), (Doubtful, true, 3, Next::Later, None)),
+        (Answer::NotSent(why()), (Pending, false, 3, Next::Later, None), (Doubtful, true, 3, Next::Later, None)),
+        (Answer::Broken(why()), (Doubtful, true, 4, Next::Later, None), (Doubtful, true, 4, Next::Later, None)),
+        (Answer::Lost(why()), (Doubtful, true, 3, Next::Later, None), (Doubtful, true, 3, Next::Later, None)),
+    ];
+    for (answer, sure, doubtful) in rows {
+        for (in_doubt, expected) in [(false, sure), (true, doubtful)] {
+            let settled = settle(&intent(7, in_doubt, 1), &answer, Some("req_1".into()), NOW);
+            let next = match settled.next_at {
+                None => Next::Never,
+                Some(NOW) => Next::Now,
+                Some(at) => {
+                    assert!(at > NOW, "{answer:?}");
+                    Next::Later
+                }
+            };
+            let found = (settled.state, settled.in_doubt, settled.key_no, next, settled.taken_at);
+            assert_eq!(found, expected, "{answer:?}, in doubt: {in_doubt}");
+            assert_eq!((settled.seq, settled.request_id.as_deref()), (7, Some("req_1")));
+            assert_eq!(settled.error.is_none(), settled.state == Accepted, "{answer:?}, in doubt: {in_doubt}");
+        }
+    }
+}
+
+#[test]
+fn what_went_wrong_is_kept_in_500_characters() {
+    let settled = settle(&intent(7, false, 1), &Answer::Refused("é".repeat(1000)), None, NOW);
+    assert_eq!(settled.error, Some("é".repeat(500)));
+}
+
+#[test]
+fn without_a_first_attempt_it_was_taken_now() {
+    let unknown = Intent { first_attempt_at: None, ..intent(7, true, 1) };
+    assert_eq!(settle(&unknown, &Answer::Exists("why".into()), None, NOW).taken_at, Some(NOW));
+}
+
+fn wait(seq: i64, attempts: i64, asked: Option<Duration>) -> i64 {
+    let settled = settle(&intent(seq, false, attempts), &Answer::Later("later".into(), asked), None, NOW);
+    settled.next_at.unwrap() - NOW
+}
+
+#[test]
+fn waits_double_up_to_half_an_hour() {
+    for (attempts, expected) in [
+        (0, 5),
+        (1, 5),
+        (2, 10),
+        (3, 20),
+        (4, 40),
+        (5, 80),
+        (6, 160),
+        (7, 320),
+        (8, 640),
+        (9, 1280),
+        (10, 1800),
+        (11, 1800),
+        (64, 1800),
+        (1_000_000, 1800),
+    ] {
+        for seq in [1, 2, 3, 1000, 123_456_789] {
+            let found = wait(seq, attempts, None);
+            assert!((expected..=expected + expected / 2).contains(&found), "{found} s after {attempts} attempts");
+        }
+    }
+}
+
+#[test]
+fn those_that_failed_together_do_not_come_back_together() {
+    let waits: std::collections::BTreeSet<i64> = (1..=100).map(|seq| wait(seq, 10, None)).collect();
+    assert!(waits.len() > 50, "{} instants for 100 intents", waits.len());
+}
+
+#[test]
+fn stripes_own_wait_is_heeded_within_reason() {
+    for (asked, least, most) in [
+        (0, 5, 7),
+        (3, 5, 7),
+        (60, 60, 62),
+        (1800, 1800, 1802),
+        // no longer than the longest of ours
+        (1801, 1800, 1802),
+        (86_400, 1800, 1802),
+    ] {
+        let found = wait(7, 1, Some(Duration::from_secs(asked)));
+        assert!((least..=most).contains(&found), "{found} s for {asked}");
+    }
+    assert!(wait(7, 10, Some(Duration::from_secs(60))) >= 1800, "a short one does not shorten ours");
+    assert!((5..=1802).contains(&wait(7, 1, Some(Duration::MAX))), "an absurd one");
+}
+
+fn any_answer() -> impl Strategy<Value = Answer> {
+    let why = || "why".to_owned();
+    prop_oneof![
+        any::<bool>().prop_map(Answer::Taken),
+        Just(Answer::Exists(why())),
+        Just(Answer::Refused(why())),
+        Just(Answer::Key(why())),
+        prop::option::of(0..100_000_u64).prop_map(|asked| Answer::Later("why".into(), asked.map(Duration::from_secs))),
+        Just(Answer::Broken(why())),
+        Just(Answer::Lost(why())),
+        Just(Answer::NotSent(why())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Whatever comes, in whatever order: a doubt stays, a key is never used again after a stored failure, and what is over is over.
+    #[test]
+    fn no_answer_makes_sure_what_is_in_doubt(
+        seq in 1..1_000_000_i64,
+        in_doubt: bool,
+        attempts in 0..30_i64,
+        key_no in 0..5_i64,
+        answers in prop::collection::vec(any_answer(), 1..20),
+    ) {
+        let mut intent = Intent { key_no, ..intent(seq, in_doubt, attempts) };
+        let (mut now, mut doubt) = (NOW, in_doubt);
+        for answer in answers {
+            intent.attempts += 1;
+            let settled = settle(&intent, &answer, None, now);
+            doubt |= matches!(answer, Answer::Lost(_) | Answer::Broken(_));
+            prop_assert_eq!(settled.in_doubt, doubt, "{:?}", answer);
+            let stored = i64::from(matches!(answer, Answer::Broken(_)));
+            prop_assert_eq!(settled.key_no, intent.key_no + stored, "{:?}", answer);
+            prop_assert_eq!(settled.seq, seq);
+            let is_over = matches!(settled.state, State::Accepted | State::Refused);
+            prop_assert!(!is_over || settled.next_at.is_none(), "{:?}", settled);
+            prop_assert_eq!(settled.taken_at.is_some(), settled.state == State::Accepted);
+            prop_assert!(settled.taken_at.is_none_or(|at| (FIRST..=now).contains(&at)));
+            prop_assert!(!doubt || !matches!(settled.state, State::Refused | State::Pending), "{:?}", settled);
+            prop_assert!(doubt || settled.state != State::Doubtful, "{:?}", settled);
+            prop_assert!(settled.state != State::Pending || settled.next_at.is_some(), "the books ask for it");
+            prop_assert!(settled.state != State::Refused || settled.error.is_some(), "the books ask for it");
+            let wait = settled.next_at.map_or(0, |at| at - now);
+            prop_assert!((0..=LONGEST_WAIT * 3 / 2).contains(&wait), "{} s", wait);
+            (intent.in_doubt, intent.key_no) = (settled.in_doubt, settled.key_no);
+            let Some(at) = settled.next_at else { break };
+            now = at;
+        }
+    }
+}
