@@ -74,7 +74,14 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
     let lens = Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
     let enforcement = Arc::new(jobs::enforce_budgets::Enforcement::default());
     let exports = Arc::new(BTreeMap::new());
-    let context = Context { books: open(file, synchronous).await, exports, lens, enforcement, receiver: None, billing: Arc::default() };
+    let context = Context {
+        books: open(file, synchronous).await,
+        exports,
+        lens,
+        enforcement,
+        receiver: None,
+        billing: Arc::default(),
+    };
     let policy = Policy { concurrency: slots, ..Policy::default() };
     let who = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
     let worker = Worker::new(queue.clone(), Kinds::of([Kind::of::<Nothing>()]), policy, context, who, false);

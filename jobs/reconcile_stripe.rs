@@ -15,6 +15,7 @@ use crate::books::agreement::{Accepted, Doubtful, Events, Read, ToRead, Verdict}
 use crate::books::period::{instant, minute};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
+use crate::stripe::transport::Failure::Unreadable;
 use crate::stripe::{Account, Sink};
 
 /// An event that a total does not have after so long, and then for as long again, will not be there: no lag that was ever reported is near it.
@@ -112,7 +113,8 @@ pub async fn reconcile(
     }
     let alarms = books.alarms().await?;
     report.alarms = u64::try_from(alarms.len()).unwrap_or(u64::MAX);
-    report.names = alarms.into_iter().take(SHOWN).map(|(customer, meter, why)| format!("{customer} {meter}: {why}")).collect();
+    report.names =
+        alarms.into_iter().take(SHOWN).map(|(customer, meter, why)| format!("{customer} {meter}: {why}")).collect();
     Ok(report)
 }
 
@@ -130,8 +132,8 @@ async fn compare(
     let (start, end) = (minute(of.start), minute(of.end));
     let seen = match account.total(&of.stripe_meter, &of.stripe_customer, start, end).await {
         Ok(seen) => seen,
-        // a customer that was deleted has no totals: what was sent is on no invoice to come
-        Err(error) if matches!(error.status, Some(400 | 404)) => {
+        // a customer that was deleted has no totals; one that cannot be read must not hold up the others
+        Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
             let read = Read {
                 seen: 0,
                 expected: expected(&of.events),
@@ -169,7 +171,11 @@ async fn compare(
             report.accepted += u64::from(there.is_some());
             report.absent += u64::try_from(absent.len()).unwrap_or(u64::MAX);
             if !absent.is_empty() {
-                tracing::warn!(customer = name, ?absent, "Stripe does not have events of {name} that were sent; they are planned anew");
+                tracing::warn!(
+                    customer = name,
+                    ?absent,
+                    "Stripe does not have events of {name} that were sent; they are planned anew"
+                );
             }
         }
         Verdict::Wait | Verdict::Alarm(_) => report.waiting += 1,
@@ -194,7 +200,8 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
     let events = &of.events;
     let expected = expected(events);
     let done = |verdict| {
-        let is_final = now >= of.end + grace && events.doubtful.is_none() && !events.pending;
+        let recent = events.accepted.iter().any(|e| is_recent(e, now));
+        let is_final = now >= of.end + grace && events.doubtful.is_none() && !events.pending && !recent;
         Some(Read { seen, expected, short: None, verdict, is_final })
     };
     let with_dropped = events.dropped != 0 && seen == expected + events.dropped;
@@ -215,7 +222,8 @@ pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
     let open = events.doubtful.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
     let within = |t: i64| t < until;
-    let any = events.accepted.iter().any(|e| within(e.timestamp)) || events.doubtful.is_some_and(|d| within(d.timestamp));
+    let any =
+        events.accepted.iter().any(|e| within(e.timestamp)) || events.doubtful.is_some_and(|d| within(d.timestamp));
     (any && until > minute(of.start)).then_some(until)
 }
 
@@ -265,7 +273,8 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
 
 /// Events that make up `missing`, as few as can be and no more than four, or some that follow each other; the newest first.
 fn lacking(events: &[(i64, i64)], missing: i64) -> Option<Vec<i64>> {
-    let few = (1..=4).find_map(|n| some(events, missing, n));
+    let newest = &events[..events.len().min(100)];
+    let few = (1..=4).find_map(|n| some(newest, missing, n));
     few.or_else(|| {
         (0..events.len()).find_map(|from| {
             let mut sum = 0_i64;

@@ -5,9 +5,11 @@
 //! Periods are made of it by `reset_turn`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::books::BooksError;
 use crate::books::billing;
@@ -64,6 +66,7 @@ pub struct SyncReport {
 impl Job for SyncStripe {
     const KIND: &'static str = "sync_stripe";
     const ABOUT: &'static str = "read customers' subscriptions from Stripe";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = SyncReport;
 
     fn key(&self) -> Option<String> {
@@ -101,10 +104,10 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
     let since = some.filter(|_| !full).map(|at| at - OVERLAP);
     let mut report = SyncReport { full, ..SyncReport::default() };
     let mut seen: BTreeSet<String> = BTreeSet::new();
-    let mut after = None;
+    let (mut after, started) = (None, Instant::now());
     loop {
         let page = account.subscriptions(since, after).await.map_err(failure)?;
-        skew(page.date, now)?;
+        skew(page.date, now + started.elapsed())?;
         seen.extend(page.items.iter().map(|s| s.id.clone()));
         keep(context, page.items, now, &mut report).await?;
         after = page.next;

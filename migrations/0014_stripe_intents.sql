@@ -104,6 +104,7 @@ CREATE TABLE stripe_totals (
 
 CREATE INDEX stripe_totals_held ON stripe_totals (customer) WHERE held <> 0;
 CREATE INDEX stripe_totals_to_read ON stripe_totals (read_at) WHERE final_at IS NULL;
+CREATE INDEX stripe_totals_short ON stripe_totals (read_at) WHERE short IS NOT NULL;
 CREATE INDEX stripe_totals_alarms ON stripe_totals (customer) WHERE alarm IS NOT NULL;
 
 -- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is known not to have changed.
@@ -213,9 +214,16 @@ BEGIN
     INSERT INTO stripe_due (customer, due_at) VALUES (NEW.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
 END;
 
+CREATE TRIGGER new_periods_make_due AFTER INSERT ON billing_periods
+BEGIN
+    INSERT INTO stripe_due (customer, due_at, from_day) VALUES (NEW.customer, 0, NEW.first_day)
+    ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day);
+END;
+
 CREATE TRIGGER periods_that_go_make_due AFTER DELETE ON billing_periods
 BEGIN
     INSERT INTO stripe_due (customer, due_at) VALUES (OLD.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
+    DELETE FROM stripe_totals WHERE customer = OLD.customer AND period_start = OLD.starts_at;
 END;
 
 -- What is absent is planned anew; what was accepted, refused or dropped may set free what is held.

@@ -202,7 +202,12 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
     shop.stripe.world().add_customer("cus_bob2");
-    shop.stripe.world().add_subscription(Subscription::monthly("sub_b2", "cus_bob2", began, &["price_chime", "price_storage"]));
+    shop.stripe.world().add_subscription(Subscription::monthly(
+        "sub_b2",
+        "cus_bob2",
+        began,
+        &["price_chime", "price_storage"],
+    ));
     shop.place.execute("UPDATE customers SET stripe_customer_id = 'cus_bob2' WHERE id = 'bob'");
     shop.run("run sync-stripe --payload {\"full\":true}").ends(3);
     shop.run("run reset-turn");
@@ -212,7 +217,9 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     assert!(acts.out.contains("did `intents retry`: id_was_wrong"), "{}", acts.out);
 
     // what is dropped is never sent
-    shop.stripe.world().deactivate_meter(&shop.place.query("SELECT stripe_id FROM stripe_meters WHERE meter = 'storage_gb'")[0]);
+    shop.stripe
+        .world()
+        .deactivate_meter(&shop.place.query("SELECT stripe_id FROM stripe_meters WHERE meter = 'storage_gb'")[0]);
     shop.book("ann", "storage_gb", "1");
     shop.run("push").ends(3).says(&["Stripe has no active meter for storage_gb", "0 sent"]);
     shop.run("stripe check").ends(3).says(&["inactive"]);
@@ -238,7 +245,9 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
         assert!(!ran.err.contains(key), "{}", ran.err);
         with("work --once", &[("METER_STRIPE__KEY", key), ("METER_STRIPE__LIVE", live)]).ends(2).says(&[says]);
     }
-    with("push", &[("METER_STRIPE__URL", "http://stripe.example"), ("METER_STRIPE__KEY", KEY)]).ends(2).says(&["in clear"]);
+    with("push", &[("METER_STRIPE__URL", "http://stripe.example"), ("METER_STRIPE__KEY", KEY)])
+        .ends(2)
+        .says(&["in clear"]);
     // a key that Stripe does not know; a 403; an outage
     with("push", &[("METER_STRIPE__KEY", "sk_test_other")]).ends(1).says(&["401", "METER_STRIPE__KEY"]);
     shop.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::Forbidden));
@@ -300,7 +309,10 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     run("run sync-stripe").says(&["\"read\""]);
     drop(server);
     let said = std::fs::read_to_string(log.path()).unwrap();
-    let refused: Vec<&str> = said.lines().filter(|l| l.contains("Violation") || l.contains("responded with 4") || l.contains(" 4xx")).collect();
+    let refused: Vec<&str> = said
+        .lines()
+        .filter(|l| l.contains("Violation") || l.contains("responded with 4") || l.contains(" 4xx"))
+        .collect();
     assert!(refused.is_empty(), "{refused:#?}");
     assert!(said.contains("post /v1/billing/meters") || said.contains("POST /v1/billing/meters"), "{said}");
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::database::{BooksError, Database, first_row, json};
 use super::intent::{RESEND, State};
-use super::period::instant;
+use super::period::{instant, minute};
 
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,20 +143,36 @@ pub struct Compared {
     pub alarm: Option<String>,
 }
 
-/// ?1 now, ?2 how many, ?3 customer or null. Doubtful ones first, then those that were short, then those that were read longest ago.
-const TO_READ: &str = "SELECT t.customer, t.meter, t.period_start, t.period_end, c.stripe_customer_id, m.stripe_id, t.short, t.short_since \
-    FROM stripe_totals t \
-    JOIN customers c ON c.id = t.customer AND c.stripe_customer_id IS NOT NULL JOIN stripe_meters m ON m.meter = t.meter \
-    WHERE (t.final_at IS NULL AND ?3 IS NULL OR t.customer = ?3) AND t.period_start <= ?1 AND EXISTS (SELECT 1 FROM stripe_intents i \
-          WHERE i.customer = t.customer AND i.meter = t.meter AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0) \
-    ORDER BY EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_open WHERE i.customer = t.customer AND i.meter = t.meter \
-                     AND i.state IN ('pending', 'sending', 'doubtful') AND i.state = 'doubtful' AND i.timestamp >= t.period_start AND i.timestamp < t.period_end) DESC, \
-             t.short IS NOT NULL DESC, t.read_at, t.period_end LIMIT ?2";
+/// Columns of a total that is to be read. An event in doubt is looked for where it was sent, whatever the customer's Stripe id is now.
+const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
+    coalesce((SELECT i.stripe_customer FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
+              AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'doubtful' LIMIT 1), c.stripe_customer_id), \
+    m.stripe_id, t.short, t.short_since \
+    FROM stripe_totals t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
+
+/// Something was ever sent to the invoice.
+const WAS_SENT: &str = "EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
+    AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0)";
+
+/// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an event in doubt, those that
+/// were short, then those that were read longest ago. ?1 now, ?2 how many, ?3 one customer or null.
+const ASKED: [(&str, u32); 3] = [
+    (
+        "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
+         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM stripe_intents d WHERE d.state = 'doubtful') AND t.period_start <= ?1 LIMIT ?2",
+        1,
+    ),
+    ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 ORDER BY t.read_at LIMIT ?2", 2),
+    ("WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT ORDER BY t.read_at LIMIT ?2", 1),
+];
+
+/// All of one customer.
+const ONE: &str = "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT ORDER BY t.period_start DESC LIMIT ?2";
 
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp FROM stripe_intents \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
-/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters, ?6 grace. What was taken after its invoice was
+/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters. What was taken after its invoice was
 /// final, or lies in no subscription's period, is on no invoice.
 const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.subscription IS NOT NULL, \
       coalesce((SELECT sum(quantity / 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
@@ -168,16 +184,18 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
            || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
        FROM stripe_intents i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
-         AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
-          AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
-          AND coalesce(i.taken_at < b.ends_at + ?6, true))), \
+         AND EXISTS (SELECT 1 FROM billing_periods b JOIN subscriptions s ON s.id = b.subscription WHERE b.customer = i.customer \
+              AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
+              AND i.timestamp < min(b.ends_at, coalesce(s.ended_at, b.ends_at)) \
+              AND coalesce(i.taken_at < min(b.ends_at, coalesce(s.ended_at, b.ends_at)) + i.send_before - i.billed_end + 600, true))), \
       coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
 
 async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
-    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, of.stripe_customer.clone()];
+    // totals are asked for by whole minutes
+    let values = params![of.customer.clone(), of.meter.clone(), of.start, minute(of.end), of.stripe_customer.clone()];
     let mut rows = c.query(EVENTS, values).await?;
     let mut found = Events::default();
     while let Some(row) = rows.next().await? {
@@ -211,20 +229,30 @@ impl Database {
         now: Timestamp,
     ) -> Result<Vec<ToRead>, BooksError> {
         self.read(async move |c| {
-            let mut rows = c.query(TO_READ, params![now.as_second(), limit, customer]).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                let (short, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
-                found.push(ToRead {
-                    customer: row.get(0)?,
-                    meter: row.get(1)?,
-                    start: row.get(2)?,
-                    end: row.get(3)?,
-                    stripe_customer: row.get(4)?,
-                    stripe_meter: row.get(5)?,
-                    events: Events::default(),
-                    short: short.zip(since),
-                });
+            let asked = if customer.is_some() { vec![(ONE, 1)] } else { ASKED.to_vec() };
+            let mut found: Vec<ToRead> = vec![];
+            for (which, share) in asked {
+                let sql = format!("SELECT {COLUMNS} {}", which.replace("SENT", WAS_SENT));
+                let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX)).div_ceil(share);
+                let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone()]).await?;
+                while let Some(row) = rows.next().await? {
+                    let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
+                    let (short, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+                    let one = ToRead {
+                        customer: row.get(0)?,
+                        meter: row.get(1)?,
+                        start: row.get(2)?,
+                        end: row.get(3)?,
+                        stripe_customer,
+                        stripe_meter: row.get(5)?,
+                        events: Events::default(),
+                        short: short.zip(since),
+                    };
+                    let same = |o: &ToRead| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
+                    if !found.iter().any(same) {
+                        found.push(one);
+                    }
+                }
             }
             for one in &mut found {
                 one.events = events(c, one).await?;
@@ -258,7 +286,7 @@ impl Database {
             let alarm = if let Verdict::Alarm(why) = &read.verdict { Some(why.as_str()) } else { None };
             let agrees = read.verdict == Verdict::Agrees;
             let (short, since) = read.short.unzip();
-            let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, alarm = ?9, \
+            let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, alarm = iif(?12, alarm, ?9), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
@@ -271,7 +299,8 @@ impl Database {
                 since,
                 alarm,
                 i64::from(agrees),
-                i64::from(agrees && read.is_final)
+                i64::from(agrees && read.is_final),
+                i64::from(read.verdict == Verdict::Wait)
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -313,8 +342,7 @@ impl Database {
         .await
     }
 
-    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`; invoices are final `grace` seconds after
-    /// their periods.
+    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`.
     ///
     /// # Errors
     /// What the database says.
@@ -324,11 +352,10 @@ impl Database {
         meters: Vec<String>,
         from: i64,
         to: i64,
-        grace: i64,
         limit: u32,
     ) -> Result<Vec<Compared>, BooksError> {
         self.read(async move |c| {
-            let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?, grace]).await?;
+            let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let sums: String = row.get(10)?;

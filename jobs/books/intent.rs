@@ -223,6 +223,8 @@ pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now:
 pub struct Settled {
     /// The intent.
     pub seq: i64,
+    /// Which attempt it was.
+    pub attempts: i64,
     /// Where it stands now.
     pub state: State,
     /// An attempt may have been applied.
@@ -286,7 +288,8 @@ impl Database {
         .await
     }
 
-    /// Writes down what became of attempts. One that is not under way any more (another run took it for dead) stays as it is.
+    /// Writes down what became of attempts. One that is not under way any more (another run took it for dead,
+    /// and may have begun the next attempt) stays as it is.
     ///
     /// # Errors
     /// What the database says.
@@ -296,13 +299,15 @@ impl Database {
             let row = |s: &Settled| {
                 let at = matches!(s.state, State::Accepted | State::Refused).then_some(now);
                 let doubt = i64::from(s.in_doubt);
-                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at)
+                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at, s.attempts)
             };
             let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
             c.execute(
-                "UPDATE stripe_intents SET state = j.value ->> 1, in_doubt = j.value ->> 2, key_no = j.value ->> 3, next_at = j.value ->> 4, \
-                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8 \
-                 FROM json_each(?1) j WHERE stripe_intents.seq = j.value ->> 0 AND stripe_intents.state = 'sending'",
+                "UPDATE stripe_intents SET state = j.value ->> 1, in_doubt = max(in_doubt, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
+                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8, \
+                 first_attempt_at = iif(j.value ->> 1 = 'pending', NULL, first_attempt_at) \
+                 FROM json_each(?1) j WHERE stripe_intents.seq = j.value ->> 0 AND stripe_intents.state = 'sending' \
+                   AND stripe_intents.attempts = j.value ->> 9",
                 params![rows],
             )
             .await?;
@@ -397,7 +402,13 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn decide_intent(&self, id: &str, what: Manual, act: Act, now: Timestamp) -> Result<Option<Intent>, BooksError> {
+    pub async fn decide_intent(
+        &self,
+        id: &str,
+        what: Manual,
+        act: Act,
+        now: Timestamp,
+    ) -> Result<Option<Intent>, BooksError> {
         let (id, now) = (id.to_owned(), now.as_second());
         self.write(async move |c| {
             let Some(found) = find(c, &id).await? else { return Ok(None) };

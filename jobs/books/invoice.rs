@@ -12,11 +12,16 @@ use super::database::{BooksError, Database, first_row, json};
 use super::intent::State;
 use super::quantity::Quantity;
 
+/// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
+pub const MARGIN: i64 = 600;
+
 /// A customer whose totals are to be looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Due {
     /// Whether there is such a customer.
     pub(crate) known: bool,
+    /// Whether the periods are those of the subscriptions.
+    pub(crate) settled: bool,
     /// Stripe's customer id.
     pub(crate) stripe_customer: Option<String>,
     /// Today's plan.
@@ -126,14 +131,14 @@ const USAGE: &str = "SELECT j.value ->> 0, j.value ->> 1, m.value, \
             WHERE u.customer = j.value ->> 0 AND u.meter = m.value AND u.day BETWEEN j.value ->> 2 AND j.value ->> 3) \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m";
 
-/// ?1 pairs of customer and instant; ?2 meters; ?3 grace. The invoice is none for an event whose time lies where no subscription bills, as is known
-/// now, or that was taken when the invoice was final.
-const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, b.starts_at, b.ends_at \
+/// ?1 pairs of customer and instant; ?2 meters.
+const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
+      p.starts_at, min(p.ends_at, coalesce(s.ended_at, p.ends_at)), i.taken_at, i.send_before - i.billed_end \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
       ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 \
-    LEFT JOIN invoiced_periods b ON b.customer = i.customer AND b.ends_at > i.timestamp \
-      AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
-      AND coalesce(i.taken_at < b.ends_at + ?3, true) \
+    LEFT JOIN billing_periods p ON p.customer = i.customer AND p.subscription IS NOT NULL \
+      AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
+    LEFT JOIN subscriptions s ON s.id = p.subscription \
     WHERE i.state <> 'absent' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
 
 /// ?1 pairs of customer and instant; ?2 meters.
@@ -250,13 +255,19 @@ impl Database {
     /// What the database says.
     pub async fn stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
         self.read(async |c| {
-            let mut rows = c.query("SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters ORDER BY meter", ()).await?;
+            let mut rows =
+                c.query("SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters ORDER BY meter", ()).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let per_unit: String = row.get(2)?;
                 let wrong = |e| BooksError::Integrity(format!("stripe_meters: `{per_unit}`: {e}"));
                 let per_unit = per_unit.parse().map_err(wrong)?;
-                found.push(StripeMeter { meter: row.get(0)?, event_name: row.get(1)?, per_unit, stripe_id: row.get(3)? });
+                found.push(StripeMeter {
+                    meter: row.get(0)?,
+                    event_name: row.get(1)?,
+                    per_unit,
+                    stripe_id: row.get(3)?,
+                });
             }
             Ok(found)
         })
@@ -269,6 +280,10 @@ impl Database {
     /// What the database says.
     pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
         self.write(async move |c| {
+            // what waited for a meter waits no longer
+            let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT id, 0, '9999' FROM customers WHERE ?1 \
+                       ON CONFLICT (customer) DO UPDATE SET due_at = 0";
+            c.execute(sql, params![i64::from(!meters.is_empty())]).await?;
             for m in meters {
                 let sql = "INSERT INTO stripe_meters (meter, event_name, per_unit, stripe_id, seen_at) VALUES (?1, ?2, ?3, ?4, ?5) \
                            ON CONFLICT (meter) DO UPDATE SET stripe_id = excluded.stripe_id, seen_at = excluded.seen_at";
@@ -397,11 +412,12 @@ pub(crate) async fn load(
     }
     found.extend(asked.iter().map(|(customer, _)| (customer.clone(), Due::default())));
     let asked = json(asked)?;
-    let sql = "SELECT c.id, c.stripe_customer_id, c.plan FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 0";
+    let sql = "SELECT c.id, c.stripe_customer_id, c.plan, c.periods_until IS NOT NULL FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 0";
     let mut rows = c.query(sql, params![asked.clone()]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            (due.known, due.stripe_customer, due.plan) = (true, row.get(1)?, row.get(2)?);
+            (due.known, due.settled) = (true, row.get::<i64>(3)? == 1);
+            (due.stripe_customer, due.plan) = (row.get(1)?, row.get(2)?);
         }
     }
     let mut rows = c.query(PERIODS, params![asked.clone(), now, now - grace]).await?;
@@ -412,7 +428,7 @@ pub(crate) async fn load(
         }
     }
     load_subscriptions(c, &asked, &mut found).await?;
-    load_sums(c, meters, grace, &mut found).await?;
+    load_sums(c, meters, &mut found).await?;
     Ok(found)
 }
 
@@ -435,12 +451,7 @@ async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<St
     Ok(())
 }
 
-async fn load_sums(
-    c: &Connection,
-    meters: &[String],
-    grace: i64,
-    found: &mut BTreeMap<String, Due>,
-) -> Result<(), BooksError> {
+async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
     let meters = json(meters)?;
     let periods: Vec<_> = found
         .iter()
@@ -469,7 +480,7 @@ async fn load_sums(
         };
         due.totals.insert((row.get(1)?, row.get(2)?), total);
     }
-    let mut rows = c.query(SENT, params![since, meters, grace]).await?;
+    let mut rows = c.query(SENT, params![since, meters]).await?;
     while let Some(row) = rows.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
         let state: String = row.get(6)?;
@@ -480,11 +491,12 @@ async fn load_sums(
             value: row.get(5)?,
             state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
             stripe_customer: row.get(7)?,
-            invoice: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+            invoice: invoice_of(row.get(4)?, (row.get(8)?, row.get(9)?), row.get(10)?, row.get(11)?),
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }
-    let sql = "SELECT DISTINCT customer, meter FROM stripe_intents INDEXED BY stripe_intents_refused WHERE state = 'refused'";
+    let sql =
+        "SELECT DISTINCT customer, meter FROM stripe_intents INDEXED BY stripe_intents_refused WHERE state = 'refused'";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
@@ -492,6 +504,19 @@ async fn load_sums(
         }
     }
     Ok(())
+}
+
+/// The invoice that an event is on: none when its time lies where no subscription bills, as is known now, or when it was taken after the invoice
+/// was final, by the grace of the time when it was made.
+fn invoice_of(
+    timestamp: i64,
+    bounds: (Option<i64>, Option<i64>),
+    taken_at: Option<i64>,
+    open_for: i64,
+) -> Option<(i64, i64)> {
+    let (start, end) = (bounds.0?, bounds.1?);
+    let in_time = taken_at.is_none_or(|at| at < end + open_for + MARGIN);
+    (timestamp < end && in_time).then_some((start, end))
 }
 
 /// Stores totals.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub use crate::books::invoice::MARGIN;
 use crate::books::period::minute;
 use crate::books::plan::{Report, Terms};
 use crate::books::quantity::{Quantity, UNIT, divide_half_even};
@@ -18,8 +19,6 @@ use crate::books::quantity::{Quantity, UNIT, divide_half_even};
 /// Largest value: Stripe takes at most 15 significant digits
 /// (<https://docs.stripe.com/changelog/dahlia/2026-04-22/billing-meter-event-values-validation>), and sums of no more are exact in its answers.
 pub const LARGEST: i64 = 999_999_999_999_999;
-/// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
-pub const MARGIN: i64 = 600;
 
 /// Why an amount waits in the books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -240,7 +239,7 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
 /// was cut off at zero: so much of its negative events, the newest first, did nothing and is still to be taken back.
 fn effects(sent: &[Sent], now: i64, grace: i64) -> Vec<(&Sent, i64)> {
     let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
-    let is_final = |s: &Sent| s.accepted && now >= s.invoice.1 + grace;
+    let is_final = |s: &Sent| s.accepted && s.billed && now >= s.invoice.1 + grace;
     for s in sent.iter().filter(|s| is_final(s)) {
         let total = totals.entry(s.invoice.0).or_default();
         *total = total.saturating_add(s.value);

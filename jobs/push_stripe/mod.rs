@@ -22,9 +22,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::decide::Held;
+pub use self::plan::Planned;
 use self::plan::{Ground, SharedGround, Target};
-pub use self::plan::{Planned, closes_at};
-use self::send::{Stop, Tally};
+use self::send::{Clock, Stop, Tally};
 use crate::books::invoice::StripeMeter;
 use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
@@ -33,7 +33,7 @@ use crate::stripe::account::{failure, matched, skew};
 use crate::stripe::{Account, Billing, Sink};
 
 /// Customers that are planned in one transaction on a local file.
-const CHUNK: u32 = 1000;
+const CHUNK: u32 = 500;
 /// The same over a network.
 const REMOTE_CHUNK: u32 = 100;
 /// Planned events that a stored report lists.
@@ -115,7 +115,9 @@ impl Job for PushStripe {
         let report = push(context, now, self.dry_run, SHOWN).await?;
         if !report.strange.is_empty() {
             let names = report.strange.join(", ");
-            tracing::error!("Stripe has the identifiers of intents that were never sent ({names}): does a copy of these books send too?");
+            tracing::error!(
+                "Stripe has the identifiers of intents that were never sent ({names}): does a copy of these books send too?"
+            );
         }
         for (why, count) in &report.held {
             tracing::info!(reason = why.name(), count, "{count} amount(s) wait: {}", why.name());
@@ -132,7 +134,7 @@ impl Job for PushStripe {
 /// # Errors
 /// What Stripe or the database says. What was written then stays, and the next run goes on.
 pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<PushReport, Failure> {
-    let (books, billing) = (&context.books, &context.billing);
+    let (books, billing, clock) = (&context.books, &context.billing, Clock::starts(now));
     books.require_migrated().await?;
     let account = match &billing.sink {
         Sink::Stripe(account) if !dry_run => account,
@@ -157,10 +159,10 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     if !waiting.customers && !waiting.intents {
         return Ok(report);
     }
-    let ground = Arc::new(ground(context, account, now).await?);
+    let ground = Arc::new(ground(context, account, clock).await?);
     report.missing_meters = plan::missing(&ground).into_iter().collect();
-    plan_all(books, &ground, &mut report, shown).await?;
-    let tally = send::send(books, account, now).await?;
+    plan_all(books, &ground, clock, &mut report, shown).await?;
+    let tally = send::send(books, account, clock).await?;
     add(&mut report, tally)?;
     Ok(report)
 }
@@ -200,24 +202,20 @@ async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushRep
     let targets = billing.meters.iter().map(|(name, mapping)| {
         (name.clone(), Target { mapping: mapping.clone(), stripe_id: known.get(name).cloned() })
     });
-    let ground = Ground {
-        meters: targets.collect(),
-        plans: context.books.plans().await?,
-        grace: billing.grace,
-        now: now.as_second(),
-        dry: true,
-    };
+    let ground =
+        Ground { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: true };
     let entries = context.books.stripe_waiting(now).await?;
     let ground: SharedGround = Arc::new(ground);
-    let outcome = context.books.tell_plans(ground, entries).await?;
+    let outcome = context.books.tell_plans(ground, entries, now.as_second()).await?;
     take(&mut report, outcome, shown);
     Ok(report)
 }
 
 /// Asks the account what it has, and makes sure that it is the one that was used before, and that clocks agree.
-async fn ground(context: &Context, account: &Account, now: Timestamp) -> Result<Ground, Failure> {
+async fn ground(context: &Context, account: &Account, clock: Clock) -> Result<Ground, Failure> {
     let billing = &context.billing;
     let (remote, date) = account.meters().await.map_err(failure)?;
+    let now = clock.now();
     skew(date, now)?;
     let known = context.books.stripe_meters().await?;
     let found = matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
@@ -228,26 +226,21 @@ async fn ground(context: &Context, account: &Account, now: Timestamp) -> Result<
     let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
     let targets =
         billing.meters.iter().map(|(name, m)| (name.clone(), Target { mapping: m.clone(), stripe_id: id(name) }));
-    Ok(Ground {
-        meters: targets.collect(),
-        plans: context.books.plans().await?,
-        grace: billing.grace,
-        now: now.as_second(),
-        dry: false,
-    })
+    Ok(Ground { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: false })
 }
 
 /// Plans for all who are due, some in each transaction.
 async fn plan_all(
     books: &Database,
     ground: &SharedGround,
+    clock: Clock,
     report: &mut PushReport,
     shown: usize,
 ) -> Result<(), BooksError> {
     let limit = if books.is_local() { CHUNK } else { REMOTE_CHUNK };
     loop {
-        let ground = Arc::clone(ground);
-        let outcome = books.write(async move |c| plan::plan(c, &ground, limit).await).await?;
+        let (ground, now) = (Arc::clone(ground), clock.now().as_second());
+        let outcome = books.write(async move |c| plan::plan(c, &ground, limit, now).await).await?;
         let more = outcome.more;
         take(report, outcome, shown);
         if !more {
@@ -281,7 +274,8 @@ fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
         }
         Some(Stop::Away(why, asked)) if report.accepted == 0 => {
             let why = anyhow!("Stripe cannot be reached, nothing is lost: {why}");
-            Err(asked.map_or_else(|| Failure::Retry(anyhow!("{why}")), |wait| Failure::RetryAfter(wait, anyhow!("{why}"))))
+            Err(asked
+                .map_or_else(|| Failure::Retry(anyhow!("{why}")), |wait| Failure::RetryAfter(wait, anyhow!("{why}"))))
         }
         Some(Stop::Away(why, _)) => {
             report.stopped = Some(why);
@@ -296,12 +290,14 @@ impl Database {
         &self,
         ground: SharedGround,
         waiting: crate::books::invoice::Waiting,
+        now: i64,
     ) -> Result<plan::Outcome, BooksError> {
         self.read(async move |c| {
-            let customers = crate::books::invoice::would_be_due(c, waiting, &ground.meters.keys().cloned().collect::<Vec<_>>(), ground.now).await?;
+            let meters: Vec<String> = ground.meters.keys().cloned().collect();
+            let customers = crate::books::invoice::would_be_due(c, waiting, &meters, now).await?;
             let mut told = plan::Outcome::default();
             for some in customers.chunks(1000) {
-                let outcome = plan::plan_for(c, &ground, some).await?;
+                let outcome = plan::plan_for(c, &ground, some, now).await?;
                 told.customers += outcome.customers;
                 told.unknown_plan += outcome.unknown_plan;
                 told.events.extend(outcome.events);

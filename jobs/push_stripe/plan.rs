@@ -29,7 +29,6 @@ pub(super) struct Ground {
     pub(super) meters: BTreeMap<String, Target>,
     pub(super) plans: Plans,
     pub(super) grace: i64,
-    pub(super) now: i64,
     /// Nothing is asked of an account, so what it has is taken for granted.
     pub(super) dry: bool,
 }
@@ -72,54 +71,64 @@ struct Changes {
 }
 
 /// Plans for at most `limit` customers that are due, and writes it.
-pub(super) async fn plan(c: &Connection, ground: &Ground, limit: u32) -> Result<Outcome, BooksError> {
-    let asked = invoice::due(c, limit, ground.now).await?;
-    let outcome = plan_for(c, ground, &asked).await?;
+pub(super) async fn plan(c: &Connection, ground: &Ground, limit: u32, now: i64) -> Result<Outcome, BooksError> {
+    let asked = invoice::due(c, limit, now).await?;
+    let outcome = plan_for(c, ground, &asked, now).await?;
     Ok(Outcome { more: u64::from(limit) == outcome.customers, ..outcome })
 }
 
 /// Plans for these customers, each with the first day whose usage may have changed, and writes it; a dry run only tells.
-pub(super) async fn plan_for(c: &Connection, ground: &Ground, asked: &[(String, String)]) -> Result<Outcome, BooksError> {
+pub(super) async fn plan_for(
+    c: &Connection,
+    ground: &Ground,
+    asked: &[(String, String)],
+    now: i64,
+) -> Result<Outcome, BooksError> {
     let meters: Vec<String> = ground.meters.keys().cloned().collect();
-    let due = invoice::load(c, asked, &meters, ground.now, ground.grace).await?;
+    let due = invoice::load(c, asked, &meters, now, ground.grace).await?;
     let mut outcome = Outcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..Outcome::default() };
     let mut changes = Changes::default();
     for (customer, due) in &due {
-        let again = judge(customer, due, ground, &mut outcome, &mut changes);
+        let again = judge(customer, due, ground, now, &mut outcome, &mut changes);
         changes.looked_at.push((customer.clone(), again));
     }
     if ground.dry {
         return Ok(outcome);
-    }
-    if !changes.withdrawn.is_empty() {
-        invoice::withdraw(c, &changes.withdrawn, ground.now).await?;
     }
     if !changes.held_back.is_empty() {
         invoice::hold_back(c, &changes.held_back).await?;
     }
     if !changes.intents.is_empty() {
         let prefix = invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
-        intent::insert(c, &changes.intents, &prefix, ground.now).await?;
+        intent::insert(c, &changes.intents, &prefix, now).await?;
     }
-    invoice::store_totals(c, &changes.totals, ground.now).await?;
+    invoice::store_totals(c, &changes.totals, now).await?;
     invoice::looked_at(c, &changes.looked_at).await?;
+    // makes its customer due again: the period whose usage it is may not be among those that were looked at
+    if !changes.withdrawn.is_empty() {
+        invoice::withdraw(c, &changes.withdrawn, now).await?;
+    }
     Ok(outcome)
 }
 
 /// Decides for one customer; returns when to look again.
-fn judge(id: &str, due: &Due, ground: &Ground, outcome: &mut Outcome, changes: &mut Changes) -> Option<i64> {
+fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, changes: &mut Changes) -> Option<i64> {
     // usage under a tag that no customer has, or that of one who is gone
     if !due.known {
         return None;
     }
+    // a changed subscription moves bounds of periods first
+    if !due.settled {
+        return Some(now + 60);
+    }
     let mut again: Option<i64> = None;
     let mut unknown = false;
     for (meter, to) in &ground.meters {
-        let (case, held) = case(due, meter, to, ground, &mut unknown, changes);
+        let (case, held) = case(due, meter, to, (ground, now), &mut unknown, changes);
         let Some((case, used, plans)) = case else { continue };
-        let decisions = decide(&case, ground.now, ground.grace);
+        let decisions = decide(&case, now, ground.grace);
         if decisions.iter().any(|d| d.held.is_some()) && held.is_none() {
-            again = [again, look_again(&case, ground.now, ground.grace)].into_iter().flatten().min();
+            again = [again, look_again(&case, now, ground.grace)].into_iter().flatten().min();
         }
         for ((period, decision), (used, plan)) in case.periods.iter().zip(&decisions).zip(used.iter().zip(plans)) {
             note(id, meter, due, to, period, decision, outcome, changes);
@@ -127,7 +136,8 @@ fn judge(id: &str, due: &Due, ground: &Ground, outcome: &mut Outcome, changes: &
         }
     }
     outcome.unknown_plan += u64::from(unknown);
-    again
+    // it is told every day until the plan is there
+    if unknown { Some(now + 86_400) } else { again }
 }
 
 /// A case, and the usage and the plan of each of its periods.
@@ -138,7 +148,7 @@ fn case(
     due: &Due,
     meter: &str,
     to: &Target,
-    ground: &Ground,
+    (ground, now): (&Ground, i64),
     unknown: &mut bool,
     changes: &mut Changes,
 ) -> (Option<Loaded>, Option<Held>) {
@@ -147,7 +157,7 @@ fn case(
     // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
     let is_final = |s: &invoice::SentEvent| {
         let period = due.periods.iter().find(|p| p.start <= s.timestamp && s.timestamp < p.end);
-        period.is_some_and(|p| ground.now >= closes(until(due, p), ground.grace))
+        period.is_some_and(|p| now >= closes(until(due, p), ground.grace))
     };
     let astray = |s: &&invoice::SentEvent| {
         s.state == State::Pending
@@ -167,13 +177,13 @@ fn case(
     } else {
         None
     };
-    let mut case = Case { held, periods: vec![], sent: kept.filter_map(event).collect() };
+    let mut case = Case { held, periods: vec![], sent: kept.filter_map(|s| event(s, stripe)).collect() };
     let (mut used, mut plans) = (vec![], vec![]);
     for period in &due.periods {
         let stored = due.totals.get(&(meter.to_owned(), period.start));
         // the terms of a period that is over stay what they were
         let name = match stored {
-            Some(total) if ground.now >= period.end => &total.plan,
+            Some(total) if now >= period.end => &total.plan,
             _ => &due.plan,
         };
         let Some(plan) = ground.plans.at(name, period.start) else {
@@ -188,13 +198,14 @@ fn case(
     (Some((case, used, plans)), held)
 }
 
-fn event(s: &invoice::SentEvent) -> Option<Sent> {
+fn event(s: &invoice::SentEvent, stripe: Option<&str>) -> Option<Sent> {
     Some(Sent {
         invoice: s.invoice?,
         period_start: s.period_start,
         timestamp: s.timestamp,
         value: s.value,
-        billed: !matches!(s.state, State::Refused | State::Dropped),
+        // one invoice is one Stripe customer's
+        billed: !matches!(s.state, State::Refused | State::Dropped) && Some(s.stripe_customer.as_str()) == stripe,
         accepted: s.state == State::Accepted,
     })
 }
@@ -287,10 +298,13 @@ fn total(
     let stored = due.totals.get(&(meter.to_owned(), period.start));
     let (held, because) = decision.held.map_or((0, None), |(amount, why)| (amount, Some(why.name())));
     let target = period.target.unwrap_or(decide::LARGEST);
-    let sent = due.sent.get(meter).is_some_and(|sent| {
-        sent.iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end)
-    });
-    if stored.is_none() && used.is_zero() && !sent && decision.event.is_none() && held == 0 {
+    let sent = due
+        .sent
+        .get(meter)
+        .is_some_and(|sent| sent.iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end));
+    // kept for every period that an invoice covers, so that the plan of that time is known later
+    let nothing = used.is_zero() && !sent && decision.event.is_none() && held == 0;
+    if stored.is_none() && nothing && period.billing.is_none() {
         return;
     }
     let same = stored.is_some_and(|s| {
@@ -334,8 +348,3 @@ pub(super) fn missing(ground: &Ground) -> BTreeSet<String> {
 
 /// A shared ground.
 pub(super) type SharedGround = Arc<Ground>;
-
-/// The first instant from which an invoice of a period that ends at `end` takes nothing; for the operator's tables.
-pub fn closes_at(end: i64, grace: i64) -> i64 {
-    closes(end, grace)
-}

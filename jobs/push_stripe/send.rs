@@ -27,6 +27,9 @@ const LONGEST_WAIT: i64 = 1800;
 /// Attempts in a row that come to nothing, after which a run stops: Stripe is away.
 const AWAY: u32 = 20;
 
+/// Refusals in a row after which a run stops: it is not about single customers.
+const REFUSES_ALL: u32 = 50;
+
 /// How long an attempt can be under way before its process is taken for dead.
 pub(super) fn stale_after(account: &Account) -> i64 {
     i64::try_from((HOLD + account.timeout * 2).as_secs()).unwrap_or(i64::MAX)
@@ -82,8 +85,12 @@ pub(super) fn answer(error: &CallError) -> Answer {
     match (error.status, error.kind) {
         (Some(200..=299), _) | (None, Failure::Unreadable) => Answer::Taken(error.around.replayed),
         (Some(400), _) if error.message.contains("already exists with identifier") => Answer::Exists(said),
-        (Some(401 | 403), _) => Answer::Key(said),
-        (Some(409 | 424 | 429), _) => Answer::Later(said, error.around.retry_after),
+        (Some(401 | 403), Failure::Answered) => Answer::Key(said),
+        // a request under the same key is under way: that of a run that was taken for dead
+        (Some(409), _) => Answer::Lost(said),
+        (Some(408 | 424 | 429), _) | (Some(400..=499), Failure::NotStripe) => {
+            Answer::Later(said, error.around.retry_after)
+        }
         (Some(400..=499), Failure::Answered) => Answer::Refused(said),
         (Some(500..), _) => Answer::Broken(said),
         (None, Failure::NotSent) => Answer::NotSent(said),
@@ -105,6 +112,7 @@ pub(super) fn settle(intent: &Intent, answer: &Answer, request_id: Option<String
     };
     let settled = |state, next_at, error: Option<&String>| Settled {
         seq: intent.seq,
+        attempts: intent.attempts,
         state,
         in_doubt: doubt || state == State::Doubtful,
         key_no: intent.key_no,
@@ -135,18 +143,32 @@ pub(super) fn settle(intent: &Intent, answer: &Answer, request_id: Option<String
     }
 }
 
+/// The time of a run: what it was when the run began, and what has passed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock(Timestamp, Instant);
+
+impl Clock {
+    pub(super) fn starts(now: Timestamp) -> Self {
+        Self(now, Instant::now())
+    }
+
+    pub(super) fn now(self) -> Timestamp {
+        self.0 + self.1.elapsed()
+    }
+}
+
 /// What the attempts of a run share.
 struct Run {
     account: Account,
-    started: Instant,
-    now: Timestamp,
+    clock: Clock,
+    refused_in_a_row: AtomicU32,
     in_a_row: AtomicU32,
     stop: Mutex<Option<Stop>>,
 }
 
 impl Run {
     fn now(&self) -> Timestamp {
-        self.now + self.started.elapsed()
+        self.clock.now()
     }
 
     fn stopped(&self) -> bool {
@@ -161,6 +183,7 @@ impl Run {
 
     /// Sends one.
     async fn attempt(&self, intent: Intent, claimed: Instant) -> (Settled, Answer) {
+        self.account.ready().await;
         let late = self.now() >= intent.send_before || claimed.elapsed() > HOLD;
         if self.stopped() || late {
             let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
@@ -179,18 +202,26 @@ impl Run {
                     self.stop(Stop::Away(why.clone(), asked));
                 }
             }
-            Answer::Taken(_) | Answer::Exists(_) | Answer::Refused(_) => self.in_a_row.store(0, Ordering::Relaxed),
+            Answer::Refused(why) | Answer::Exists(why) if !intent.in_doubt => {
+                if self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSES_ALL {
+                    self.stop(Stop::Away(format!("{REFUSES_ALL} events in a row were refused: {why}"), None));
+                }
+            }
+            Answer::Taken(_) | Answer::Exists(_) | Answer::Refused(_) => {
+                self.in_a_row.store(0, Ordering::Relaxed);
+                self.refused_in_a_row.store(0, Ordering::Relaxed);
+            }
         }
         (settle(&intent, &answer, request_id, self.now().as_second()), answer)
     }
 }
 
 /// Sends everything that is due, until nothing is or Stripe is away.
-pub(super) async fn send(books: &Database, account: &Account, now: Timestamp) -> Result<Tally, BooksError> {
+pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> Result<Tally, BooksError> {
     let run = Run {
         account: account.clone(),
-        started: Instant::now(),
-        now,
+        clock,
+        refused_in_a_row: AtomicU32::new(0),
         in_a_row: AtomicU32::new(0),
         stop: Mutex::new(None),
     };

@@ -1,0 +1,419 @@
+//! Tables and properties of what follows from Stripe's totals.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::books::intent::RESEND;
+
+const DAY: i64 = 86_400;
+const HOUR: i64 = 3600;
+const GRACE: i64 = HOUR;
+/// A whole minute.
+const T0: i64 = 1_800_000_000;
+
+/// A period of 30 days.
+fn of(events: Events) -> ToRead {
+    ToRead {
+        customer: "ada".into(),
+        meter: "chime_minutes".into(),
+        start: T0,
+        end: T0 + 30 * DAY,
+        stripe_customer: "cus_1".into(),
+        stripe_meter: "mtr_1".into(),
+        events,
+        short: None,
+    }
+}
+
+/// An event that Stripe took at its time, which is counted from [`T0`].
+fn took(seq: i64, value: i64, timestamp: i64) -> Accepted {
+    Accepted { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp }
+}
+
+/// Events of the first minutes, numbered from 1 on, as the books give them: the newest first.
+fn first(values: &[i64]) -> Events {
+    let numbered: Vec<(i64, i64)> = (1_i64..).zip(values.iter().copied()).collect();
+    let accepted = numbered.into_iter().rev().map(|(seq, value)| took(seq, value, seq * 60)).collect();
+    Events { accepted, ..Events::default() }
+}
+
+/// Sent once, an hour after [`T0`].
+fn in_doubt(seq: i64, value: i64) -> Doubtful {
+    let sent = T0 + HOUR;
+    Doubtful { seq, value, timestamp: sent, last_attempt: sent, resend_until: sent + RESEND }
+}
+
+/// What [`compare`] reads and does with it; `total` says what Stripe has before an instant.
+fn read(of: &ToRead, total: impl Fn(i64) -> i64, now: i64) -> Read {
+    let seen = total(minute(of.end));
+    at_once(of, seen, now, GRACE).unwrap_or_else(|| match settled_until(of, now) {
+        None => wait(of, seen),
+        Some(until) => judge(of, seen, until, total(until), now),
+    })
+}
+
+/// Verdicts of one read after the other, each at an instant counted from [`T0`], while Stripe's total is `total`.
+fn verdicts(mut of: ToRead, total: i64, instants: &[i64]) -> Vec<Verdict> {
+    let mut found = vec![];
+    for now in instants {
+        let read = read(&of, |_| total, T0 + now);
+        of.short = read.short;
+        found.push(read.verdict);
+    }
+    found
+}
+
+fn absent(seqs: &[i64]) -> Verdict {
+    Verdict::Settle(None, seqs.to_vec())
+}
+
+fn there(seq: i64) -> Verdict {
+    Verdict::Settle(Some(seq), vec![])
+}
+
+#[test]
+fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
+    let last = 30 * DAY + GRACE;
+    for (seen, dropped, pending, now, expected) in [
+        (30, 0, false, DAY, Some(false)),
+        (30, 0, false, last - 1, Some(false)),
+        (30, 0, false, last, Some(true)),
+        (30, 0, true, last, Some(false)),
+        (29, 0, false, last, None),
+        (31, 0, false, last, None),
+        (0, 0, false, last, None),
+        // dropped while in doubt: with it or without it
+        (30, 50, false, last, Some(true)),
+        (80, 50, false, last, Some(true)),
+        (80, 0, false, last, None),
+        (55, 50, false, last, None),
+    ] {
+        let events = Events { dropped, pending, ..first(&[10, 20]) };
+        let read = at_once(&of(events), seen, T0 + now, GRACE);
+        let agrees = |is_final| Read { seen, expected: 30, short: None, verdict: Verdict::Agrees, is_final };
+        assert_eq!(read, expected.map(agrees), "{seen} {dropped} {pending} {now}");
+    }
+}
+
+#[test]
+fn a_total_that_agrees_again_forgets_what_was_short() {
+    let short = ToRead { short: Some((20, T0)), ..of(first(&[10, 20])) };
+    assert_eq!(at_once(&short, 30, T0 + 2 * DAY, GRACE).unwrap().short, None);
+    assert_eq!(judge(&short, 99, short.end, 30, T0 + 2 * DAY).short, None);
+    assert_eq!(wait(&short, 10).short, Some((20, T0)), "what is too early to say changes nothing");
+}
+
+#[test]
+fn a_doubtful_event_that_the_total_has_is_there_at_once() {
+    for (value, seen, now, expected) in [
+        (50, 80, 2 * DAY, Some(there(3))),
+        (50, 30, 2 * DAY, None),
+        (50, 79, 2 * DAY, None),
+        (-5, 25, 2 * DAY, Some(there(3))),
+        (-5, 30, 2 * DAY, None),
+        // long before it would be given up, but not while others may not show yet
+        (50, 80, DAY + 120, Some(there(3))),
+        (50, 80, DAY + 119, None),
+    ] {
+        let events = Events { doubtful: Some(in_doubt(3, value)), ..first(&[10, 20]) };
+        let found = at_once(&of(events), seen, T0 + now, GRACE);
+        assert_eq!(found.as_ref().map(|read| read.verdict.clone()), expected, "{value} {seen} {now}");
+        assert!(found.is_none_or(|read| !read.is_final));
+    }
+}
+
+#[test]
+fn a_doubtful_event_is_not_there_after_its_last_attempt_and_a_day_and_another() {
+    let alone = |last_attempt: i64, resend_until: i64| Events {
+        doubtful: Some(Doubtful {
+            last_attempt: T0 + last_attempt,
+            resend_until: T0 + resend_until,
+            ..in_doubt(3, 50)
+        }),
+        ..Events::default()
+    };
+    for (last_attempt, resend_until, settled) in [
+        (HOUR, HOUR + RESEND, HOUR + DAY),
+        (HOUR + RESEND - 10, HOUR + RESEND, HOUR + RESEND - 10 + DAY),
+        (HOUR, 2 * HOUR, HOUR + DAY),
+        (HOUR, 3 * DAY, 3 * DAY),
+    ] {
+        let case = of(alone(last_attempt, resend_until));
+        assert_eq!(settled_until(&case, T0 + settled - 1), None, "{last_attempt} {resend_until}");
+        assert_eq!(settled_until(&case, T0 + settled), Some(case.end), "{last_attempt} {resend_until}");
+        let instants = [settled - 1, settled, settled + DAY - 1, settled + DAY];
+        let expected = [Verdict::Wait, Verdict::Wait, Verdict::Wait, absent(&[3])];
+        assert_eq!(verdicts(case, 0, &instants), expected, "{last_attempt} {resend_until}");
+    }
+}
+
+#[test]
+fn what_is_in_doubt_and_what_was_accepted_are_told_apart() {
+    let settled = HOUR + DAY;
+    for (value, total, expected) in [
+        (50, 30, absent(&[3])),
+        (50, 60, Verdict::Settle(Some(3), vec![2])),
+        (50, 70, Verdict::Settle(Some(3), vec![1])),
+        (50, 50, Verdict::Settle(Some(3), vec![2, 1])),
+        (50, 10, absent(&[3, 2])),
+        (50, 0, absent(&[3, 2, 1])),
+        // a correction that never came
+        (-5, 30, absent(&[3])),
+        (-5, 5, Verdict::Settle(Some(3), vec![2])),
+        (-5, 10, absent(&[3, 2])),
+    ] {
+        let events = Events { doubtful: Some(in_doubt(3, value)), ..first(&[10, 20]) };
+        let found = verdicts(of(events), total, &[settled, settled + DAY - 1, settled + DAY]);
+        assert_eq!(found, [Verdict::Wait, Verdict::Wait, expected], "{value} {total}");
+    }
+}
+
+#[test]
+fn an_accepted_event_is_not_there_after_a_day_and_another() {
+    let values = [1, 2, 4, 8, 16, 32];
+    let all: i64 = values.iter().sum();
+    // the last of them was taken in the sixth minute
+    let settled = 360 + DAY;
+    let rows: &[&[i64]] =
+        &[&[3], &[6], &[5, 2], &[6, 4, 2, 1], &[6, 5, 4, 3, 2], &[5, 4, 3, 2, 1], &[6, 5, 4, 3, 2, 1]];
+    for seqs in rows {
+        let lost: i64 = seqs.iter().map(|seq| 1_i64 << (seq - 1)).sum();
+        let instants = [DAY / 2, settled, settled + DAY / 2, settled + DAY - 1, settled + DAY];
+        let found = verdicts(of(first(&values)), all - lost, &instants);
+        assert_eq!(found[..4], [Verdict::Wait, Verdict::Wait, Verdict::Wait, Verdict::Wait], "{seqs:?}");
+        assert_eq!(found[4], absent(seqs));
+    }
+}
+
+#[test]
+fn the_fewest_and_the_newest_events_explain_what_is_missing() {
+    let rows: &[(&[(i64, i64)], i64, Option<Vec<i64>>)] = &[
+        (&[(9, 10), (8, 20), (7, 5)], 20, Some(vec![8])),
+        (&[(9, 20), (8, 20)], 20, Some(vec![9])),
+        (&[(9, 10), (8, 20), (7, 30)], 30, Some(vec![7])),
+        (&[(9, 10), (8, 20), (7, 5)], 30, Some(vec![9, 8])),
+        (&[(9, 10), (8, 20), (7, 5), (6, 5)], 15, Some(vec![9, 7])),
+        (&[(9, 100), (8, -40)], 60, Some(vec![9, 8])),
+        (&[(5, 1), (4, 2), (3, 4), (2, 8), (1, 16)], 7, Some(vec![5, 4, 3])),
+        (&[(5, 1), (4, 2), (3, 4), (2, 8), (1, 16)], 27, Some(vec![5, 4, 2, 1])),
+        (&[(5, 1), (4, 2), (3, 4), (2, 8), (1, 16)], 31, Some(vec![5, 4, 3, 2, 1])),
+        (&[(6, 1), (5, 2), (4, 4), (3, 8), (2, 16), (1, 32)], 62, Some(vec![5, 4, 3, 2, 1])),
+        // five, with a gap
+        (&[(6, 1), (5, 2), (4, 4), (3, 8), (2, 16), (1, 32)], 47, None),
+        (&[(9, 10)], 11, None),
+        (&[], 11, None),
+        (&[(9, i64::MAX), (8, i64::MAX)], 1, None),
+    ];
+    for (events, missing, expected) in rows {
+        assert_eq!(lacking(events, *missing), *expected, "{missing} of {events:?}");
+    }
+}
+
+#[test]
+fn a_shortage_that_changes_begins_anew() {
+    let mut case = of(first(&[10, 20, 40]));
+    let until = case.end;
+    for (now, settled, verdict, short) in [
+        (2 * DAY, 50, Verdict::Wait, Some((20, T0 + 2 * DAY))),
+        (3 * DAY - 1, 50, Verdict::Wait, Some((20, T0 + 2 * DAY))),
+        (3 * DAY, 10, Verdict::Wait, Some((60, T0 + 3 * DAY))),
+        (4 * DAY - 1, 50, Verdict::Wait, Some((20, T0 + 4 * DAY - 1))),
+        // it was only late
+        (4 * DAY, 70, Verdict::Wait, None),
+        (5 * DAY, 50, Verdict::Wait, Some((20, T0 + 5 * DAY))),
+        (6 * DAY, 50, absent(&[2]), None),
+    ] {
+        let read = judge(&case, settled, until, settled, T0 + now);
+        assert_eq!((read.verdict, read.short), (verdict, short), "{now}");
+        case.short = short;
+    }
+}
+
+#[test]
+fn what_was_taken_lately_is_left_out() {
+    let events =
+        |recent: Vec<Accepted>| Events { accepted: [recent, first(&[10, 20]).accepted].concat(), ..Events::default() };
+    let now = 5 * DAY;
+    let edge = 4 * DAY;
+    for (name, recent, expected) in [
+        ("nothing is recent", vec![], Some(30 * DAY)),
+        ("a day ago", vec![took(3, 40, edge)], Some(30 * DAY)),
+        ("not quite", vec![took(3, 40, edge + 1)], Some(edge)),
+        ("the first of two", vec![took(4, 40, edge + 2 * HOUR), took(3, 40, edge + HOUR + 59)], Some(edge + HOUR)),
+        // taken late: it is in the way of those that came after it
+        ("late", vec![Accepted { timestamp: T0 + 150, ..took(3, 40, edge + 1) }], Some(120)),
+        ("in the minute of the oldest", vec![Accepted { timestamp: T0 + 61, ..took(3, 40, edge + 1) }], None),
+    ] {
+        let until = settled_until(&of(events(recent)), T0 + now);
+        assert_eq!(until.map(|until| until - T0), expected, "{name}");
+    }
+    assert_eq!(settled_until(&of(Events::default()), T0 + now), None, "nothing to judge");
+    // those before it are judged without it
+    let case = of(events(vec![took(3, 40, edge + 1)]));
+    let judged = |settled| judge(&case, 0, T0 + edge, settled, T0 + now);
+    assert_eq!((judged(30).verdict, judged(30).short), (Verdict::Wait, None));
+    assert_eq!((judged(10).verdict, judged(10).short), (Verdict::Wait, Some((20, T0 + now))));
+    assert_eq!(judged(30).expected, 70);
+}
+
+#[test]
+fn a_correction_that_does_not_show_yet_is_no_alarm() {
+    let accepted = vec![took(2, -40, 3 * DAY), took(1, 100, 60)];
+    let mut case = of(Events { accepted, ..Events::default() });
+    for now in [3 * DAY, 3 * DAY + HOUR, 4 * DAY - 1] {
+        let total = |until: i64| if until > T0 + 60 { 100 } else { 0 };
+        let read = read(&case, total, T0 + now);
+        assert_eq!((read.verdict, read.short), (Verdict::Wait, None), "{now}");
+        case.short = read.short;
+    }
+    assert_eq!(read(&case, |_| 60, T0 + 4 * DAY).verdict, Verdict::Agrees);
+}
+
+#[test]
+fn what_no_lost_event_explains_is_for_a_person() {
+    let settled = 360 + DAY;
+    let rows: &[(&[i64], i64, &str)] = &[
+        (&[10, 20], 37, "7 more than was sent"),
+        (&[10, 20], 25, "5 less than was sent"),
+        // taking away what is too much is nobody's right but a person's, even if a correction explains it
+        (&[100, -7], 100, "7 more than was sent"),
+        (&[1, 2, 4, 8, 16, 32], 63 - 47, "47 less than was sent"),
+    ];
+    for (values, total, said) in rows {
+        let found =
+            verdicts(of(first(values)), *total, &[settled, settled + DAY - 1, settled + DAY, settled + 5 * DAY]);
+        assert_eq!(found[..2], [Verdict::Wait, Verdict::Wait], "{values:?} {total}");
+        for verdict in &found[2..] {
+            assert!(matches!(verdict, Verdict::Alarm(why) if why.contains(*said)), "{values:?} {total}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_dropped_in_doubt_may_be_there() {
+    let settled = 360 + DAY;
+    let events = Events { dropped: 50, ..first(&[10, 20]) };
+    // an event that is there, and one that does not show yet, so that the whole total says nothing
+    let recent = took(3, 7, 2 * DAY);
+    let with_recent = Events { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
+    let case = of(with_recent);
+    for (total, verdict, short) in
+        [(30, Verdict::Wait, None), (80, Verdict::Wait, None), (60, Verdict::Wait, Some((-30, T0 + 2 * DAY + HOUR)))]
+    {
+        let read = judge(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
+        assert_eq!((read.verdict, read.short), (verdict, short), "{total}");
+    }
+    // another one that is in doubt is there, too
+    let doubtful = Events { doubtful: Some(in_doubt(3, 5)), ..events };
+    assert_eq!(verdicts(of(doubtful), 85, &[settled + HOUR]), [there(3)]);
+}
+
+/// An event as Stripe has it.
+#[derive(Clone, Copy, Debug)]
+struct Happened {
+    event: Accepted,
+    /// When totals have it; never when it is lost.
+    shows_at: Option<i64>,
+}
+
+/// An account whose totals lag for less than a day, and lose what they lose.
+#[derive(Debug)]
+struct Account {
+    all: Vec<Happened>,
+    of: ToRead,
+}
+
+impl Account {
+    fn total(&self, until: i64, now: i64) -> i64 {
+        let shows = |h: &&Happened| h.event.timestamp < until && h.shows_at.is_some_and(|at| at <= now);
+        self.all.iter().filter(shows).map(|h| h.event.value).sum()
+    }
+
+    /// What is in the books that Stripe will never have.
+    fn lost(&self, until: i64) -> i64 {
+        let booked = self.of.events.accepted.iter().filter(|e| e.timestamp < until);
+        booked.map(|e| e.value).sum::<i64>() - self.total(until, i64::MAX)
+    }
+
+    /// Takes an event at `now` that totals have after `lag`, or never.
+    fn take(&mut self, value: i64, now: i64, lag: Option<i64>) {
+        let seq = i64::try_from(self.all.len()).unwrap() + 1;
+        let event = Accepted { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now };
+        self.all.push(Happened { event, shows_at: lag.map(|lag| now + lag) });
+        self.of.events.accepted.insert(0, event);
+    }
+}
+
+const DAYS: i64 = 6;
+
+/// When each event is taken, its value, how long it takes to show, and whether it is lost; at most four are, and no correction.
+fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
+    let value = prop_oneof![5 => 1..12_i64, 2 => 1..2000_i64, 1 => -30..0_i64];
+    let end = DAYS * DAY;
+    let at = prop_oneof![4 => 0..end, 1 => end - 100..end + GRACE / 2];
+    let one = (at, value, 0..DAY, prop_oneof![3 => Just(false), 1 => Just(true)]);
+    prop::collection::vec(one, 0..20).prop_map(|mut events| {
+        events.sort_unstable();
+        let mut lost = 0;
+        let kept = events.into_iter().map(|(at, value, lag, is_lost)| {
+            let is_lost = is_lost && value > 0 && lost < 4;
+            lost += i64::from(is_lost);
+            (at, value, (!is_lost).then_some(lag))
+        });
+        kept.collect()
+    })
+}
+
+/// Reads every `step` seconds, long after the period is over, and plans anew what is absent; returns the sums that were absent.
+fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCaseError> {
+    let end = T0 + DAYS * DAY + 30;
+    let mut account = Account { all: vec![], of: ToRead { end, ..of(Events::default()) } };
+    let mut to_come = events.iter().peekable();
+    let mut sums = vec![];
+    let mut now = T0;
+    while now < end + 12 * DAY {
+        while let Some((at, value, lag)) = to_come.next_if(|(at, ..)| T0 + at <= now) {
+            account.take(*value, T0 + at, *lag);
+        }
+        let read = read(&account.of, |until| account.total(until, now), now);
+        match &read.verdict {
+            Verdict::Settle(None, absent) => {
+                let is_absent = |e: &Accepted| absent.contains(&e.seq);
+                let sum: i64 = account.of.events.accepted.iter().filter(|e| is_absent(e)).map(|e| e.value).sum();
+                let until = settled_until(&account.of, now).unwrap();
+                prop_assert_eq!(sum, account.lost(until), "{:?} of {:?}", read, account);
+                prop_assert!(sum > 0);
+                account.of.events.accepted.retain(|e| !is_absent(e));
+                account.take(sum, now, Some(HOUR));
+                sums.push(sum);
+            }
+            Verdict::Agrees | Verdict::Wait => {}
+            Verdict::Settle(Some(_), _) | Verdict::Alarm(_) => {
+                return Err(TestCaseError::fail(format!("{read:?} of {account:?}")));
+            }
+        }
+        account.of.short = read.short;
+        now += step;
+    }
+    prop_assert_eq!(account.lost(i64::MAX), 0, "not found: {:?}", account);
+    Ok(sums)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// All that is lost, and nothing else, is planned anew, whatever the lag; no honest total is an alarm.
+    #[test]
+    fn what_is_lost_is_found_and_nothing_else(events in any_events(), hours in 2..10_i64) {
+        let lost: i64 = events.iter().filter(|(.., lag)| lag.is_none()).map(|(_, value, _)| value).sum();
+        let sums = run(&events, hours * HOUR + 7)?;
+        prop_assert_eq!(sums.iter().sum::<i64>(), lost);
+    }
+
+    /// A lag alone is never taken for a loss.
+    #[test]
+    fn what_only_lags_is_waited_for(events in any_events(), hours in 2..10_i64) {
+        let all: Vec<_> = events.into_iter().map(|(at, value, lag)| (at, value, lag.or(Some(DAY - 1)))).collect();
+        prop_assert_eq!(run(&all, hours * HOUR)?, Vec::<i64>::new());
+    }
+}

@@ -47,11 +47,7 @@ pub fn skew(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure>
 ///
 /// # Errors
 /// When the account is not the one that was used before, or a meter is mapped otherwise than before.
-pub fn matched(
-    billing: &Billing,
-    known: &[StripeMeter],
-    remote: &[RemoteMeter],
-) -> Result<Vec<StripeMeter>, String> {
+pub fn matched(billing: &Billing, known: &[StripeMeter], remote: &[RemoteMeter]) -> Result<Vec<StripeMeter>, String> {
     let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
     if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
         return Err(format!(
@@ -80,7 +76,10 @@ pub fn matched(
             ));
         }
         if let Some(why) = meter.fault() {
-            return Err(format!("meter {} ({}) at Stripe is not one that can be sent to: {why}", meter.id, meter.event_name));
+            return Err(format!(
+                "meter {} ({}) at Stripe is not one that can be sent to: {why}",
+                meter.id, meter.event_name
+            ));
         }
         found.push(StripeMeter {
             meter: name.clone(),

@@ -41,10 +41,7 @@ pub fn check(
         let (state, fault) = match (active, found.is_empty()) {
             (Some(meter), _) => (meter.id.clone(), meter.fault()),
             (None, true) => ("missing".into(), Some("`meter stripe setup` makes it".into())),
-            (None, false) => (
-                "inactive".into(),
-                Some("it takes no events: reactivate it in the dashboard".into()),
-            ),
+            (None, false) => ("inactive".into(), Some("it takes no events: reactivate it in the dashboard".into())),
         };
         lines.push(Line { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
     }
@@ -92,7 +89,9 @@ fn priced(
         let others: Vec<&str> = of_meter.iter().map(|p| p.currency.as_str()).collect();
         return match others.first() {
             None => line("missing".into(), Some(make)),
-            Some(_) => line(format!("only in {}", others.join(", ")), Some(format!("the plan is in {currency}; {make}"))),
+            Some(_) => {
+                line(format!("only in {}", others.join(", ")), Some(format!("the plan is in {currency}; {make}")))
+            }
         };
     }
     let ids = in_currency.iter().map(|p| p.id.as_str()).collect::<Vec<_>>().join(", ");

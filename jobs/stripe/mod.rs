@@ -196,18 +196,21 @@ impl Account {
         }
     }
 
-    /// Sends an event. Errors that come with a status of 2xx mean that Stripe has it.
+    /// Waits for the account's rate.
+    pub async fn ready(&self) {
+        self.rate.until_ready().await;
+    }
+
+    /// Sends an event, whose turn by [`Account::ready`] has come. Errors that come with a status of 2xx mean that Stripe has it.
     ///
     /// # Errors
     /// What became of it otherwise.
     pub async fn send(&self, intent: &Intent) -> Result<Around, CallError> {
         let [customer, value] = PAYLOAD.map(str::to_owned);
-        let payload =
-            HashMap::from([(customer, intent.stripe_customer.clone()), (value, intent.value.to_string())]);
+        let payload = HashMap::from([(customer, intent.stripe_customer.clone()), (value, intent.value.to_string())]);
         let event = CreateBillingMeterEvent::new(intent.event_name.clone(), payload)
             .identifier(intent.identifier.clone())
             .timestamp(intent.timestamp.as_second());
-        self.rate.until_ready().await;
         let key = format!("{}:k{}", intent.identifier, intent.key_no);
         let (_, around) = self.transport.call(event.build(), Some(&key)).await?;
         Ok(around)
@@ -248,7 +251,8 @@ impl Account {
         .customer_mapping(CreateBillingMeterCustomerMapping::new(customer, CreateBillingMeterCustomerMappingType::ById))
         .value_settings(CreateBillingMeterValueSettings::new(value));
         let key = IdempotencyKey::new(format!("meter-setup:{}", mapping.event_name));
-        let key = key.map_err(|e| <CallError as stripe_client_core::StripeClientErr>::deserialize_err(format!("{e:?}")))?;
+        let key =
+            key.map_err(|e| <CallError as stripe_client_core::StripeClientErr>::deserialize_err(format!("{e:?}")))?;
         self.rate.until_ready().await;
         let made = request.customize().request_strategy(RequestStrategy::Idempotent(key)).send(&self.transport).await?;
         Ok(made.id.to_string())

@@ -62,8 +62,10 @@ pub enum Failure {
     NotSent,
     /// It was sent, and no whole answer came.
     NoAnswer,
-    /// Stripe answered.
+    /// Stripe answered, with an error of its own.
     Answered,
+    /// Somebody answered, but not with an error of Stripe's: a proxy, or another server.
+    NotStripe,
     /// A 2xx whose body is not what it should be.
     Unreadable,
 }
@@ -121,13 +123,14 @@ impl Transport {
             message: said(error),
             around: Around::default(),
         };
-        let mut url = self.base.join(&format!("v1/{}", request.path.trim_start_matches('/'))).map_err(|e| CallError {
-            status: None,
-            kind: Failure::NotSent,
-            code: None,
-            message: format!("no address for {}: {e}", request.path),
-            around: Around::default(),
-        })?;
+        let mut url =
+            self.base.join(&format!("v1/{}", request.path.trim_start_matches('/'))).map_err(|e| CallError {
+                status: None,
+                kind: Failure::NotSent,
+                code: None,
+                message: format!("no address for {}: {e}", request.path),
+                around: Around::default(),
+            })?;
         url.set_query(request.query.as_deref().filter(|q| !q.is_empty()));
         let version: &ApiVersion = &VERSION;
         let mut call = self
@@ -170,7 +173,8 @@ fn refusal(status: u16, body: &[u8], around: Around) -> CallError {
     let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let text = |key: &str| error["error"][key].as_str().map(|t| t.chars().take(500).collect::<String>());
     let message = text("message").unwrap_or_else(|| "no message".into());
-    CallError { status: Some(status), kind: Failure::Answered, code: text("code"), message, around }
+    let kind = if error["error"].is_object() { Failure::Answered } else { Failure::NotStripe };
+    CallError { status: Some(status), kind, code: text("code"), message, around }
 }
 
 /// Why no answer came, without the address.

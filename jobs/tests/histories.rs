@@ -133,7 +133,8 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     settle(&world, &mut rng, now).await;
     check(&world, seed).await;
     let sql = "SELECT state || iif(in_doubt, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM stripe_intents";
-    let (intents, held) = (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE held_because = 'below_zero'").await);
+    let (intents, held) =
+        (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE held_because = 'below_zero'").await);
     let requests = world.stripe.world().take_requests();
     let mut seen = seen.lock().unwrap();
     seen.requests += requests.len();
@@ -170,8 +171,13 @@ async fn check(world: &World, seed: u64) {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM stripe_intents ORDER BY seq";
     let mut intents = world.rows(sql).await;
-    intents.extend(world.rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions").await);
-    intents.extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
+    intents.extend(
+        world
+            .rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions")
+            .await,
+    );
+    intents
+        .extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
     intents.extend(world.rows("SELECT 'total', * FROM stripe_totals").await);
     let intents = intents.join("\n");
     let fail = |what: &str| -> ! {
@@ -184,7 +190,8 @@ async fn check(world: &World, seed: u64) {
     if !open.is_empty() {
         fail(&format!("not settled: {open:?}"));
     }
-    let alarms = world.rows("SELECT customer, meter, period_start, alarm FROM stripe_totals WHERE alarm IS NOT NULL").await;
+    let alarms =
+        world.rows("SELECT customer, meter, period_start, alarm FROM stripe_totals WHERE alarm IS NOT NULL").await;
     if !alarms.is_empty() {
         fail(&format!("alarms: {alarms:?}"));
     }
@@ -243,7 +250,9 @@ async fn check(world: &World, seed: u64) {
             all_held += held;
         }
         if billed + all_held != targets {
-            fail(&format!("{name} {meter}: {targets} should be billed, invoices have {billed}, {all_held} is held: {raw:?}"));
+            fail(&format!(
+                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_held} is held: {raw:?}"
+            ));
         }
     }
     let held = world.rows("SELECT DISTINCT held_because FROM stripe_totals WHERE held <> 0").await;
@@ -278,8 +287,18 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
         println!("{} requests, {} amounts below zero held, intents: {:#?}", seen.requests, seen.held, seen.intents);
         judge(&seen.shapes.values().cloned().collect::<Vec<_>>());
         // histories in which nothing goes wrong would prove nothing
-        for kind in ["absent after a doubt", "accepted after a doubt", "absent", "accepted carried", "accepted negative carried"] {
-            assert!(!all || seen.intents.get(kind).is_some_and(|n| *n > 20), "too few intents are {kind}: {:?}", seen.intents);
+        for kind in [
+            "absent after a doubt",
+            "accepted after a doubt",
+            "absent",
+            "accepted carried",
+            "accepted negative carried",
+        ] {
+            assert!(
+                !all || seen.intents.get(kind).is_some_and(|n| *n > 20),
+                "too few intents are {kind}: {:?}",
+                seen.intents
+            );
         }
         assert!(!all || seen.held > 20, "{}", seen.held);
     });

@@ -137,18 +137,20 @@ async fn act(
             done = Done::Wrong;
             continue;
         };
-        let act = Act {
-            who: who(),
-            act: name.to_owned(),
-            subject: subject(&intent),
-            reason: which.reason.trim().to_owned(),
-        };
+        let act =
+            Act { who: who(), act: name.to_owned(), subject: subject(&intent), reason: which.reason.trim().to_owned() };
         match (books.decide_intent(id, what, act, now).await?, what) {
-            (Some(was), Manual::Retry) => print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value)),
+            (Some(was), Manual::Retry) => {
+                print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value))
+            }
             (Some(was), Manual::Drop) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
             (None, _) => {
                 let can = if what == Manual::Retry { "refused" } else { "pending, doubtful or refused" };
-                eprintln!("meter: intent {} is {}; this can be done with one that is {can}", intent.seq, intent.state.name());
+                eprintln!(
+                    "meter: intent {} is {}; this can be done with one that is {can}",
+                    intent.seq,
+                    intent.state.name()
+                );
                 done = Done::Wrong;
             }
         }
@@ -164,7 +166,8 @@ pub(super) fn who() -> String {
 
 fn table(intents: &[Intent], now: Timestamp) {
     let row = |i: &Intent| {
-        let carried = if i.billed_start == i.period_start { String::new() } else { format!("on {:.0}", i.billed_start) };
+        let carried =
+            if i.billed_start == i.period_start { String::new() } else { format!("on {:.0}", i.billed_start) };
         let next = match i.next_at {
             Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
             Some(_) => ", due".to_owned(),

@@ -66,7 +66,9 @@ pub(super) fn reason(held: Held) -> &'static str {
         Held::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
         Held::Currency => "the item's price is in another currency than the plan: one of them must change",
         Held::TooLarge => "it has more than 15 digits: Stripe cannot take it",
-        Held::BelowZero => "a correction that would take the invoice below zero; it goes out when there is usage to set it against",
+        Held::BelowZero => {
+            "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
+        }
         Held::Refused => "Stripe refused an event of this customer and meter: `meter intents list --state refused`",
         Held::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
     }

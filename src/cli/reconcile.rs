@@ -57,7 +57,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let second = |month: Month| month.previous().last_day().end().as_second();
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
-    let rows = books.compare(args.customer.clone(), meters, from, to, context.billing.grace, MOST).await?;
+    let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
     let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
     let done = if rows.iter().any(differs) { Done::Held } else { Done::Well };
     if args.json {
@@ -191,7 +191,6 @@ fn sums(rows: &[Compared]) {
             (target - accepted).to_string(),
         ]
     });
-    let titles =
-        ["periods from", "meter", ">customers", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
+    let titles = ["periods from", "meter", ">customers", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
     print::table(&titles, rows.collect());
 }

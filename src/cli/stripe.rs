@@ -83,7 +83,8 @@ async fn set_up(
         (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
     }
     if !dry_run {
-        let found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+        let mut found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+        found.retain(|m| !known.contains(m));
         books.keep_stripe_meters(found, now).await?;
     }
     Ok(remote)

@@ -135,13 +135,24 @@ impl StripeConfig {
         if !secret.is_empty() {
             match (self.live, is("live"), is("test")) {
                 (_, false, false) => {
-                    fault(&["key"], format!("{KEY_VARIABLE} is no secret key: those begin with sk_live_, rk_live_, sk_test_ or rk_test_"));
+                    fault(
+                        &["key"],
+                        format!(
+                            "{KEY_VARIABLE} is no secret key: those begin with sk_live_, rk_live_, sk_test_ or rk_test_"
+                        ),
+                    );
                 }
                 (true, false, true) => {
-                    fault(&["live"], format!("stripe.live is true, and {KEY_VARIABLE} is a test key: nothing would be charged"));
+                    fault(
+                        &["live"],
+                        format!("stripe.live is true, and {KEY_VARIABLE} is a test key: nothing would be charged"),
+                    );
                 }
                 (false, true, false) => {
-                    fault(&["live"], format!("stripe.live is false, and {KEY_VARIABLE} is a live key: customers would be charged"));
+                    fault(
+                        &["live"],
+                        format!("stripe.live is false, and {KEY_VARIABLE} is a live key: customers would be charged"),
+                    );
                 }
                 _ => {}
             }
@@ -177,10 +188,19 @@ impl StripeConfig {
                 fault(&["meters", name, "event_name"], "an event name has 1 to 100 bytes".into());
             }
             if let Some(other) = names.insert(&meter.event_name, name) {
-                fault(&["meters", name, "event_name"], format!("meter `{other}` has the same one; they would be one meter at Stripe"));
+                fault(
+                    &["meters", name, "event_name"],
+                    format!("meter `{other}` has the same one; they would be one meter at Stripe"),
+                );
             }
-            if meter.per_unit <= Decimal::ZERO || meter.per_unit.scale() > 10 || meter.per_unit > Decimal::from(1_000_000_000) {
-                fault(&["meters", name, "per_unit"], "it is more than 0, at most 1000000000, and has at most 10 decimals".into());
+            if meter.per_unit <= Decimal::ZERO
+                || meter.per_unit.scale() > 10
+                || meter.per_unit > Decimal::from(1_000_000_000)
+            {
+                fault(
+                    &["meters", name, "per_unit"],
+                    "it is more than 0, at most 1000000000, and has at most 10 decimals".into(),
+                );
             }
             if meter.display_name.as_ref().is_some_and(|n| n.is_empty() || n.chars().count() > 250) {
                 fault(&["meters", name, "display_name"], "it has 1 to 250 characters".into());

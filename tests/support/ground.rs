@@ -274,7 +274,14 @@ impl Ground {
         let lens =
             Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
         let enforcement = Arc::new(jobs::enforce_budgets::Enforcement::default());
-        Context { books: self.books().await, exports: Arc::new(BTreeMap::new()), lens, enforcement, receiver: None, billing: Arc::default() }
+        Context {
+            books: self.books().await,
+            exports: Arc::new(BTreeMap::new()),
+            lens,
+            enforcement,
+            receiver: None,
+            billing: Arc::default(),
+        }
     }
 
     pub fn name(&self, name: &str) -> String {

@@ -21,9 +21,10 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
     }
 }
 
-/// An event for the period from `of` on: `a`ccepted, `p`ending, or `r`efused.
+/// An event for the period from `of` on, on an invoice that is not final: `a`ccepted, `p`ending, or `r`efused.
 fn sent(of: i64, at: i64, value: i64, kind: char) -> Sent {
-    Sent { period_start: T0 + of, timestamp: T0 + at, value, billed: kind != 'r', accepted: kind == 'a' }
+    let invoice = (T0 + of, T0 + 1000 * DAY);
+    Sent { period_start: T0 + of, timestamp: T0 + at, invoice, value, billed: kind != 'r', accepted: kind == 'a' }
 }
 
 fn case(periods: Vec<PeriodCase>, sent: Vec<Sent>) -> Case {
@@ -280,6 +281,36 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 }
 
 #[test]
+fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
+    let on_first = |at: i64, value: i64, kind: char| Sent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
+    // 100 were taken and turned out not to be there, so the invoice came to 30 - 20 - 40, and Stripe made it zero
+    let before = vec![
+        on_first(DAY, 30, 'a'),
+        on_first(2 * DAY, -20, 'a'),
+        on_first(3 * DAY, -40, 'a'),
+        sent(END, 31 * DAY, 500, 'a'),
+    ];
+    let plan = |before: &[Sent], now: i64| {
+        planned(&case(vec![period(0, END, 10), period(END, 60 * DAY, 500)], before.to_vec()), now)
+    };
+    let effects_at = |before: &[Sent], now: i64| -> Vec<i64> {
+        effects(before, T0 + now, GRACE).into_iter().map(|(_, effect)| effect).collect()
+    };
+    // until it is final, it is what was sent: 10 + 30 more are owed
+    assert_eq!(effects_at(&before, END + GRACE - 1), [30, -20, -40, 500]);
+    assert_eq!(plan(&before, END), [(40, None), (0, None)]);
+    // then it is zero, and 10 are owed; the newest correction did nothing but 10 of its 40
+    assert_eq!(effects_at(&before, END + GRACE), [30, -20, -10, 500]);
+    assert_eq!(plan(&before, 31 * DAY), [(10, None), (0, None)]);
+    // when the oldest is gone, too, neither did anything
+    assert_eq!(effects_at(&before[1..], END + GRACE), [0, 0, 500]);
+    // what is not accepted may not be there
+    let mut pending = before.clone();
+    pending[2] = on_first(3 * DAY, -40, 'p');
+    assert_eq!(effects_at(&pending, END + GRACE), [30, -20, -40, 500]);
+}
+
+#[test]
 fn what_holds_everything_holds_what_differs() {
     let mut case = case(vec![period(0, END, 7), period(END, 60 * DAY, 5)], vec![sent(END, 31 * DAY, 5, 'a')]);
     for why in [Held::NoStripeCustomer, Held::Refused, Held::NoMeter] {
@@ -355,11 +386,12 @@ fn any_case() -> impl Strategy<Value = (Case, i64)> {
             periods.retain(|p| p.start <= now);
             let of = |at: usize| &periods[at % periods.len()];
             let sent = events.into_iter().map(|(own, on, part, value, kind)| {
-                let invoice = of(on);
-                let at = invoice.start + (invoice.end - invoice.start) * part / 1000;
-                sent(of(own).start - T0, at - T0, value, kind)
+                let on = of(on);
+                let at = on.start + (on.until - on.start) * part / 1000;
+                Sent { invoice: (on.start, on.until), ..sent(of(own).start - T0, at - T0, value, kind) }
             });
-            let sent = sent.collect();
+            let mut sent: Vec<Sent> = sent.collect();
+            sent.sort_by_key(|s| s.timestamp);
             (case(periods, sent), now)
         },
     )
@@ -372,12 +404,19 @@ fn carried_out(case: &Case, decisions: &[Decision]) -> Case {
         after.sent.extend(decision.event.map(|event| Sent {
             period_start: own.start,
             timestamp: event.timestamp,
+            invoice: event.billed,
             value: event.value,
             billed: true,
             accepted: false,
         }));
     }
+    after.sent.sort_by_key(|s| s.timestamp);
     after
+}
+
+/// What the accepted events of an invoice come to.
+fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a Sent, i64)>, invoice: (i64, i64)) -> i64 {
+    effects.filter(|(s, _)| s.accepted && s.invoice == invoice).map(|(_, effect)| *effect).sum()
 }
 
 /// What each invoice comes to when nothing but what is accepted and what takes away gets there.
@@ -394,19 +433,38 @@ proptest! {
     /// What was sent, what is planned and what is held are what the books say.
     #[test]
     fn nothing_is_lost_and_nothing_is_counted_twice((case, now) in any_case()) {
-        let decisions = decide(&case, now, GRACE);
+        let (decisions, effects) = (decide(&case, now, GRACE), effects(&case.sent, now, GRACE));
         prop_assert_eq!(decisions.len(), case.periods.len());
         for (own, decision) in case.periods.iter().zip(&decisions) {
             let Some(target) = own.target else {
                 prop_assert_eq!(*decision, Decision { event: None, held: Some((LARGEST, Held::TooLarge)) });
                 continue;
             };
-            let sent: i64 = case.sent.iter().filter(|s| s.period_start == own.start).map(|s| s.value).sum();
+            let of_period = effects.iter().filter(|(s, _)| s.period_start == own.start);
+            let sent: i64 = of_period.map(|(_, effect)| *effect).sum();
             let event = decision.event.map_or(0, |e| e.value);
             let held = decision.held.map_or(0, |(amount, _)| amount);
             prop_assert_eq!(sent + event + held, target, "{:?} of {:?}", decision, case);
             prop_assert!(decision.event.is_none_or(|e| e.value != 0));
             prop_assert!(decision.held.is_none_or(|(amount, _)| amount != 0));
+        }
+    }
+
+    /// A final invoice comes to what its events say, or to zero when that is less; nothing else is changed by it.
+    #[test]
+    fn a_final_invoice_is_cut_off_at_zero_and_nowhere_else((case, now) in any_case()) {
+        let plain: Vec<(&Sent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
+        let effects = effects(&case.sent, now, GRACE);
+        for p in &case.periods {
+            let invoice = (p.start, p.until);
+            let said = comes_to(plain.iter(), invoice);
+            let expected = if now >= p.until + GRACE { said.max(0) } else { said };
+            prop_assert_eq!(comes_to(effects.iter(), invoice), expected, "{:?} of {:?}", invoice, case);
+        }
+        prop_assert_eq!(effects.len(), plain.len());
+        for ((s, value), (same, effect)) in plain.iter().zip(&effects) {
+            prop_assert_eq!(s, same);
+            prop_assert!(value == effect || s.accepted && value < effect && *effect <= 0, "{:?}: {}", s, effect);
         }
     }
 

@@ -3,7 +3,6 @@
 use super::*;
 
 /// An account, what is configured for it, and the plans.
-#[derive(Clone)]
 struct World {
     billing: Billing,
     known: Vec<StripeMeter>,
@@ -35,8 +34,7 @@ fn known(stripe_id: &str, event_name: &str, per_unit: &str) -> StripeMeter {
 
 /// Everything is as it should be: 0.0045 dollars for a minute are 0.00045 cents for each of its thousandths.
 fn world() -> World {
-    let mapping =
-        Mapping { event_name: "meter_chime".into(), per_unit: decimal("1000"), display_name: "Calls".into() };
+    let mapping = Mapping { event_name: "meter_chime".into(), per_unit: decimal("1000"), display_name: "Calls".into() };
     let meter = RemoteMeter {
         id: "mtr_1".into(),
         event_name: "meter_chime".into(),
@@ -96,7 +94,10 @@ fn every_difference_has_its_line() {
                 w.known.clear();
                 w.remote.clear();
             },
-            &[(METER, "missing", "`meter stripe setup` makes it"), (PRICE, "no meter", "the meter has to be there first")],
+            &[
+                (METER, "missing", "`meter stripe setup` makes it"),
+                (PRICE, "no meter", "the meter has to be there first"),
+            ],
         ),
         (
             |w| w.remote[0].active = false,
@@ -104,7 +105,10 @@ fn every_difference_has_its_line() {
         ),
         (
             |w| w.remote[0].formula = "last".into(),
-            &[(ACCOUNT, "differs", "it aggregates by `last`"), (METER, "mtr_1", "it aggregates by `last`, not by `sum`")],
+            &[
+                (ACCOUNT, "differs", "it aggregates by `last`"),
+                (METER, "mtr_1", "it aggregates by `last`, not by `sum`"),
+            ],
         ),
         (
             |w| w.remote[0].window = Some("day".into()),
@@ -123,6 +127,14 @@ fn every_difference_has_its_line() {
         (
             |w| w.known[0].stripe_id = "mtr_0".into(),
             &[(ACCOUNT, "differs", "this key belongs to another account: it does not have meter mtr_0 (meter_chime)")],
+        ),
+        (
+            |w| {
+                w.remote[0].active = false;
+                w.remote.push(RemoteMeter { id: "mtr_2".into(), active: true, ..w.remote[0].clone() });
+                w.prices[0].meter = "mtr_2".into();
+            },
+            &[(ACCOUNT, "differs", "sent to meter mtr_1, which is not active, and mtr_2 has its event name now")],
         ),
         (
             |w| w.known[0].event_name = "calls".into(),
@@ -212,7 +224,7 @@ fn every_difference_has_its_line() {
         assert_eq!(faults.len(), expected.len(), "row {at}: {lines:?}");
         for (line, (what, found, piece)) in faults.iter().zip(*expected) {
             assert_eq!((line.what.as_str(), line.found.as_str()), (*what, *found), "row {at}");
-            assert!(line.fault.as_ref().unwrap().contains(piece), "row {at}: {line:?} does not say `{piece}`");
+            assert!(line.fault.as_ref().unwrap().contains(*piece), "row {at}: {line:?} does not say `{piece}`");
         }
     }
 }
@@ -226,7 +238,7 @@ fn what_is_as_it_should_be_is_named_too() {
     assert_eq!(lines(&world), [line(METER, "mtr_1"), line(PRICE, "price_1, in tiers")]);
     world.billing.meters.clear();
     world.plans.clear();
-    assert_eq!(lines(&world), []);
+    assert!(lines(&world).is_empty());
 }
 
 #[test]

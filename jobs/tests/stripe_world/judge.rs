@@ -53,6 +53,7 @@ pub fn shape(request: &Recorded) -> String {
     let sign = request.body.contains("=-");
     let headers: Vec<&String> = request.headers.keys().collect();
     // the books' own prefix is of random letters
-    let body: Vec<String> = body.into_iter().map(|f| if f.starts_with("identifier=") { "identifier".into() } else { f }).collect();
+    let body: Vec<String> =
+        body.into_iter().map(|f| if f.starts_with("identifier=") { "identifier".into() } else { f }).collect();
     format!("{} {} {headers:?} {} {sign}", request.method, plain(&request.target), body.join("&"))
 }

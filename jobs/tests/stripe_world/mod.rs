@@ -167,7 +167,12 @@ impl World {
             let prices: Vec<&str> = prices.iter().map(String::as_str).collect();
             for (n, begin) in begins.iter().enumerate() {
                 world.add_customer(&format!("cus_{n}"));
-                world.add_subscription(Subscription::monthly(&format!("sub_{n}"), &format!("cus_{n}"), *begin, &prices));
+                world.add_subscription(Subscription::monthly(
+                    &format!("sub_{n}"),
+                    &format!("cus_{n}"),
+                    *begin,
+                    &prices,
+                ));
             }
         }
         let account = account(&stripe.url(), "sk_test_fake", 4);
@@ -196,7 +201,11 @@ impl World {
         let day = day_text(day);
         let sql = "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
                    VALUES (1, 'p', substr(?2, 1, 7), ?4, ?1, ?2, ?3, 'usage', '')";
-        self.context.books.write(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?)).await.unwrap();
+        self.context
+            .books
+            .write(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?))
+            .await
+            .unwrap();
     }
 
     pub fn event_name(&self, meter: &str) -> String {
@@ -210,7 +219,11 @@ impl World {
         }
         let usage = self.usage.lock().unwrap();
         let within = |day: i64| period.days.0 <= day_text(day) && day_text(day) <= period.days.1;
-        let used: i64 = usage.iter().filter(|((w, m, day), _)| *w == who && *m == meter && within(*day)).map(|(_, amount)| amount).sum();
+        let used: i64 = usage
+            .iter()
+            .filter(|((w, m, day), _)| *w == who && *m == meter && within(*day))
+            .map(|(_, amount)| amount)
+            .sum();
         let index = METERS.iter().position(|m| *m == meter).unwrap();
         let reported = if index == 1 { used - INCLUDED } else { used }.max(0);
         let product = i128::from(reported) * i128::from(PER_UNIT[index]);

@@ -92,7 +92,8 @@ impl World {
         books.migrate(now()).await.unwrap();
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
         let enforcement = Arc::new(Enforcement::default());
-        let context = Context { books, exports, lens: lens(rules), enforcement, receiver: None, billing: Arc::default() };
+        let context =
+            Context { books, exports, lens: lens(rules), enforcement, receiver: None, billing: Arc::default() };
         Self { folder, context }
     }
 
