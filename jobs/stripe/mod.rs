@@ -230,7 +230,7 @@ impl Account {
             let page = page(self.get(list.build()).await?, meter);
             found.extend(page.items);
             clock = page.date.or(clock);
-            after = page.next;
+            after = page.next.filter(|next| Some(next) != after.as_ref());
             if after.is_none() {
                 return Ok((found, clock));
             }
@@ -271,7 +271,7 @@ impl Account {
             }
             let page = page(self.get(list.build()).await?, price);
             found.extend(page.items.into_iter().filter(|p| !p.meter.is_empty()));
-            after = page.next;
+            after = page.next.filter(|next| Some(next) != after.as_ref());
             if after.is_none() {
                 return Ok(found);
             }
@@ -291,10 +291,13 @@ impl Account {
         if let Some(since) = since {
             list = list.created(stripe_types::RangeQueryTs::gte(since));
         }
-        if let Some(after) = after {
-            list = list.starting_after(after);
+        if let Some(after) = &after {
+            list = list.starting_after(after.clone());
         }
-        Ok(page(self.get(list.build()).await?, subscription))
+        let mut page = page(self.get(list.build()).await?, subscription);
+        // a page that leads to itself is the last one
+        page.next = page.next.filter(|next| Some(next) != after.as_ref());
+        Ok(page)
     }
 
     /// What a meter has of a customer from `start` to before `end`, both on the minute.
@@ -318,7 +321,7 @@ impl Account {
                 total += decimal(value).ok_or_else(|| unreadable(value.to_string()))?;
             }
             let page: Page<()> = page((body, around), |_| Some(()));
-            after = page.next;
+            after = page.next.filter(|next| Some(next) != after.as_ref());
             if after.is_none() {
                 let whole = (total.fract().is_zero()).then(|| total.normalize().to_string());
                 return whole.and_then(|w| w.parse().ok()).ok_or_else(|| unreadable(total.to_string()));
