@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use fakestripe::{Fault, Subscription};
 use jiff::Timestamp;
+use jobs::books::intent::{Intent, State};
+use jobs::stripe::Sink;
 use shop::{DAY, KEY, PLANS, Shop, config};
 use support::Place;
 
@@ -214,6 +216,39 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     let setup = run("stripe setup");
     assert!(!setup.err.contains("Stripe answered 4"), "{}{}", setup.out, setup.err);
     run("run sync-stripe").says(&["\"read\""]);
+    let variables =
+        [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__URL", &url)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let config = meter::config::Config::load(Some(&place.path("meter.toml")), variables.into_iter()).unwrap();
+    let Sink::Stripe(account) = config.stripe.billing().unwrap().sink else { panic!("there is a key") };
+    let at = Timestamp::from_second(1_795_000_000).unwrap();
+    let intent = Intent {
+        seq: 1,
+        identifier: "meter-0a1b2c3d-1".into(),
+        customer: "ann".into(),
+        meter: "storage_gb".into(),
+        period_start: at,
+        billed_start: at,
+        billed_end: at,
+        stripe_customer: "cus_123".into(),
+        event_name: "storage_mb_months".into(),
+        value: -12,
+        timestamp: at,
+        send_before: at,
+        state: State::Sending,
+        in_doubt: false,
+        attempts: 1,
+        key_no: 0,
+        first_attempt_at: None,
+        last_attempt_at: None,
+        next_at: None,
+        created_at: at,
+        settled_at: None,
+        request_id: None,
+        error: None,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(account.send(&intent)).unwrap();
+    assert_eq!(runtime.block_on(account.total("mtr_1", "cus_123", 1_794_999_960, 1_795_000_020)).unwrap(), 25);
     drop(server);
     let said = std::fs::read_to_string(log.path()).unwrap();
     let refused: Vec<&str> = said

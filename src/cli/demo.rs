@@ -15,7 +15,7 @@ use jobs::{enforce_budgets, reset_turn};
 use libsql::params;
 
 use super::run::show_enforce;
-use super::{BadUsage, Done, entitlements, ingest, notices, print, verify};
+use super::{BadUsage, Done, demo_stripe, entitlements, ingest, notices, print, verify};
 use crate::config::{Config, ExportConfig, FormatConfig};
 use crate::wiring;
 
@@ -185,7 +185,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     ingest_and_show(job(), &context, &config, now).await?;
 
     step(3, "AWS restates the bill; first a dry run, then the differences are appended to the ledger");
-    bills::write(&bucket, &Spec { restated: 1, ..spec })?;
+    bills::write(&bucket, &Spec { restated: 1, ..spec.clone() })?;
     ingest_and_show(IngestCur { dry_run: true, ..job() }, &context, &config, now).await?;
     let before = ledger_entries(&context).await?;
     ingest_and_show(job(), &context, &config, now).await?;
@@ -202,7 +202,13 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     let who = plan_for_demo(&context, month, now).await?;
     budget_and_block(&context, &config, &who, now).await?;
 
-    step(9, "the proof");
+    let restate = async || -> anyhow::Result<()> {
+        bills::write(&bucket, &Spec { restated: 2, ..spec })?;
+        ingest_and_show(job(), &context, &config, now).await
+    };
+    demo_stripe::bill(&context, &config, month, now, restate).await?;
+
+    step(13, "the proof");
     let done = verify::audit(&context.books, false).await?;
     if kept {
         std::fs::write(folder.join("meter.toml"), toml::to_string_pretty(&config)?)?;
@@ -293,7 +299,7 @@ fn statement(name: &str) -> String {
     block.split("```").next().unwrap_or_default().to_owned()
 }
 
-fn step(number: u8, title: &str) {
+pub(super) fn step(number: u8, title: &str) {
     print::out(&format!("\n{number}. {title}\n"));
 }
 

@@ -5,6 +5,7 @@ mod budget;
 mod check_config;
 mod customer;
 mod demo;
+mod demo_stripe;
 mod discover;
 mod enqueue;
 mod entitlements;

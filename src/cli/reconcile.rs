@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use jobs::books::agreement::Compared;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
+use jobs::job::Context;
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::Sink;
 
@@ -80,6 +81,23 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "\nnot everything is at Stripe; the last column says why"
     });
     Ok(done)
+}
+
+/// Some customers' periods that begin in a month.
+pub(super) async fn show_customers(
+    context: &Context,
+    customers: &[String],
+    month: Month,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
+    let start = month.previous().last_day().end().as_second();
+    let mut rows = vec![];
+    for customer in customers {
+        rows.extend(context.books.compare(Some(customer.clone()), meters.clone(), start, now.as_second(), MOST).await?);
+    }
+    table(&rows, now);
+    Ok(())
 }
 
 /// What the bill and the ledger are apart, and what of it is not at Stripe.

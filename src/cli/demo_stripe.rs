@@ -1,0 +1,116 @@
+//! The part of `meter demo` that bills: a made-up Stripe account in this process, faults on the way, a restated bill, and the invoices.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use fakestripe::{FakeStripe, Fault, Options, Subscription};
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::period::Month;
+use jobs::job::Context;
+use jobs::push_stripe::{PushReport, push};
+use jobs::reconcile_stripe::reconcile;
+use jobs::reset_turn::reset;
+use jobs::sync_stripe::sync;
+
+use super::demo::step;
+use super::{print, push as push_command, reconcile as reconcile_command};
+use crate::config::{Config, Secret, StripeMeterConfig};
+
+/// The key of an account that does not exist.
+const KEY: &str = "sk_test_demo";
+const EVENT: &str = "demo_chime_milliminutes";
+/// Customers that subscribe.
+const SUBSCRIBERS: usize = 3;
+
+/// Bills the month so far to customers who subscribed on its first day; `restate` has AWS change its mind.
+pub(super) async fn bill(
+    context: &Context,
+    config: &Config,
+    month: Month,
+    now: Timestamp,
+    restate: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let usage = context.books.usage(month, None).await?;
+    let mut chime: Vec<_> = usage.iter().filter(|u| u.known && u.meter == "chime_minutes").collect();
+    chime.sort_by_key(|u| std::cmp::Reverse(u.quantity));
+    let who: Vec<String> = chime.iter().take(SUBSCRIBERS).map(|u| u.customer.clone()).collect();
+    let stripe = FakeStripe::start(Options { key: KEY.into(), ..Options::default() }).await?;
+    let mut config = config.clone();
+    config.stripe.url = stripe.url();
+    config.stripe.key = Secret::new(KEY);
+    let mapping = StripeMeterConfig { event_name: EVENT.into(), per_unit: 1000.into(), display_name: None };
+    config.stripe.meters = BTreeMap::from([("chime_minutes".to_owned(), mapping)]);
+    let context = Context { billing: Arc::new(config.stripe.billing()?), ..context.clone() };
+    let failed = |f: jobs::job::Failure| anyhow!("{:#}", f.error());
+
+    step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
+    account(&stripe, &context, &who, month).await?;
+    sync(&context, now, true).await.map_err(failed)?;
+    reset(&context.books, now, false, 0).await?;
+    print::out("$ meter push");
+    let mut nth = 0;
+    stripe.world().set_faults(move |seen| {
+        nth += u8::from(seen.path.ends_with("meter_events"));
+        // taken, and the answer lost; then a limit; then well
+        [None, Some(Fault::ResetAfter), Some(Fault::RateLimited { retry_after: Some(5) })]
+            .get(usize::from(nth))
+            .copied()
+            .flatten()
+    });
+    push_command::show(&push(&context, now, false, 20).await.map_err(failed)?, &config);
+    stripe.world().clear_faults();
+
+    step(10, "a minute later: what was in doubt is sent again under its own name, and Stripe counts it once");
+    let later = now + SignedDuration::from_secs(60);
+    print::out("$ meter push");
+    push_command::show(&push(&context, later, false, 20).await.map_err(failed)?, &config);
+
+    step(11, "AWS restates the bill; only the differences go to Stripe, up and down");
+    restate().await?;
+    print::out("$ meter push");
+    let report: PushReport = push(&context, later, false, 20).await.map_err(failed)?;
+    push_command::show(&report, &config);
+
+    step(12, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");
+    for customer in &who {
+        reconcile(&context, later, Some(customer.clone())).await.map_err(failed)?;
+    }
+    reconcile_command::show_customers(&context, &who, month, later).await?;
+    let lines = who.iter().flat_map(|c| stripe.world().invoices(&format!("cus_{c}")));
+    let row = |l: fakestripe::InvoiceLine| vec![l.subscription, l.event_name, l.quantity.normalize().to_string()];
+    print::out("");
+    print::table(&["invoice of", "line", ">quantity"], lines.map(row).collect());
+    let counts = stripe.world().counts();
+    print::out(&format!("{} events were counted, none of them twice", counts.events_applied));
+    stripe.stop().await;
+    Ok(())
+}
+
+/// Sets up the account, and subscribes customers.
+async fn account(stripe: &FakeStripe, context: &Context, who: &[String], month: Month) -> anyhow::Result<()> {
+    let first = month.first_day();
+    let began = first.end().as_second() - 86_400;
+    {
+        let mut world = stripe.world();
+        world.add_meter(EVENT);
+        world.add_price("price_demo", EVENT, "usd", "0.001", None);
+        for customer in who {
+            let id = format!("cus_{customer}");
+            world.add_customer(&id);
+            world.add_subscription(Subscription::monthly(&format!("sub_{customer}"), &id, began, &["price_demo"]));
+        }
+    }
+    let ids: Vec<String> = who.to_vec();
+    context
+        .books
+        .write(async move |c| {
+            for id in ids {
+                let sql = "UPDATE customers SET stripe_customer_id = 'cus_' || id WHERE id = ?1";
+                c.execute(sql, libsql::params![id]).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
