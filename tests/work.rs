@@ -220,7 +220,16 @@ fn workers_that_start_together_migrate_once() {
         let newest = jobs::books::newest_schema_version();
         assert_eq!(versions, [format!("{newest}|{newest}")]);
         let ticks = place.query("SELECT kind, count(*) FROM jobs GROUP BY kind ORDER BY kind");
-        let each = ["deliver_notices|1", "enforce_budgets|1", "reset_turn|1", "roll_counters|1", "verify_books|1"];
+        let each = [
+            "deliver_notices|1",
+            "enforce_budgets|1",
+            "push_stripe|1",
+            "reconcile_stripe|1",
+            "reset_turn|1",
+            "roll_counters|1",
+            "sync_stripe|1",
+            "verify_books|1",
+        ];
         assert_eq!(ticks, each, "each tick is enqueued once");
     }
 }

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::database::{BooksError, Database, first_row, json};
 use super::intent::{RESEND, State};
-use super::period::{instant, minute};
+use super::period::{Month, instant, minute};
+use super::quantity::Quantity;
 
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +194,14 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
 
+/// ?1 and ?2 months.
+const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
+      coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0), \
+      coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0) \
+    FROM bill_versions v JOIN bill_totals t ON t.version_id = v.id \
+    WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
+    ORDER BY v.month, t.meter";
+
 async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
     // totals are asked for by whole minutes
     let values = params![of.customer.clone(), of.meter.clone(), of.start, minute(of.end), of.stripe_customer.clone()];
@@ -336,6 +345,29 @@ impl Database {
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// What the newest versions of the bills from month `from` to before month `to` say was used, and what the ledger holds of them: month, meter, bill,
+    /// ledger.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn bills_and_ledger(
+        &self,
+        from: Month,
+        to: Month,
+    ) -> Result<Vec<(String, String, Quantity, Quantity)>, BooksError> {
+        self.read(async move |c| {
+            let mut rows = c.query(BILLS, params![from.to_string(), to.to_string()]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let booked: String = row.get(2)?;
+                let bill = booked.parse().map_err(|e| BooksError::Integrity(format!("bill_totals: {e}")))?;
+                found.push((row.get(0)?, row.get(1)?, bill, Quantity::from_parts(row.get(3)?, row.get(4)?)));
             }
             Ok(found)
         })

@@ -8,6 +8,7 @@ use jobs::books::agreement::Compared;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
 use jobs::job::Context;
+use jobs::push_stripe::{Planned, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::Sink;
 
@@ -57,10 +58,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         None => (Month::of(now).previous().previous(), Month::of(now).next()),
     };
     let second = |month: Month| month.previous().last_day().end().as_second();
+    let bills = books.bills_and_ledger(from, to).await?;
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
     let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
+    // what is booked and not planned yet is in none of the columns
+    let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
+    let unsent: Vec<Planned> =
+        unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
     let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
-    let done = if rows.iter().any(differs) { Done::Held } else { Done::Well };
+    let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
+    let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Done::Held } else { Done::Well };
     if args.json {
         print::json(&rows.iter().map(json).collect::<Vec<_>>())?;
         return Ok(done);
@@ -68,12 +75,17 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if args.customer.is_some() {
         table(&rows, now);
     } else {
+        show_bills(&bills);
         sums(&rows);
         let differing: Vec<Compared> = rows.iter().filter(|c| differs(c)).cloned().collect();
         if !differing.is_empty() {
             print::out(&format!("\n{} period(s) where they are not the same:\n", print::count(differing.len())));
             table(&differing[..differing.len().min(SHOWN)], now);
         }
+    }
+    if !unsent.is_empty() {
+        let count = print::count(unsent.len());
+        print::out(&format!("\n{count} amount(s) are booked and not at Stripe yet: `meter push --dry-run` shows them"));
     }
     print::out(if done == Done::Well {
         "\nAWS bill = ledger, and Stripe has what the plans make of it: every difference is 0"
@@ -187,6 +199,19 @@ fn why(c: &Compared, now: Timestamp) -> String {
     parts.join("; ")
 }
 
+/// Bills against the ledger, usage without a customer included.
+fn show_bills(bills: &[(String, String, Quantity, Quantity)]) {
+    let row = |(month, meter, bill, ledger): &(String, String, Quantity, Quantity)| {
+        let apart = print::quantity(*bill - *ledger);
+        vec![month.clone(), meter.clone(), print::quantity(*bill), print::quantity(*ledger), apart]
+    };
+    if !bills.is_empty() {
+        let titles = ["bill of", "meter", ">AWS bill", ">ledger", ">difference"];
+        print::table(&titles, bills.iter().map(row).collect());
+        print::out("");
+    }
+}
+
 fn sums(rows: &[Compared]) {
     let mut sums: BTreeMap<(String, &str), (Quantity, Quantity, i128, i128, u64)> = BTreeMap::new();
     for c in rows {
@@ -209,6 +234,6 @@ fn sums(rows: &[Compared]) {
             (target - accepted).to_string(),
         ]
     });
-    let titles = ["periods from", "meter", ">customers", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
+    let titles = ["periods from", "meter", ">periods", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
     print::table(&titles, rows.collect());
 }

@@ -1,0 +1,260 @@
+//! Billing on a local file and over the remote protocol: the same statements, the same end; and what the web backend tells of late rejections.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
+
+#[path = "../jobs/tests/stripe_world/judge.rs"]
+mod judge;
+#[macro_use]
+#[path = "support/ground.rs"]
+mod ground;
+#[path = "support/hrana.rs"]
+mod hrana;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use fakestripe::{FakeStripe, Fault, Options, Subscription};
+use ground::Ground;
+use jiff::Timestamp;
+use jobs::books::audit::Act;
+use jobs::books::intent::{Manual, State};
+use jobs::job::{Context, Failure};
+use jobs::push_stripe::PushReport;
+use jobs::push_stripe::decide::Held;
+use jobs::reconcile_stripe::reconcile;
+use jobs::reset_turn::reset;
+use jobs::sync_stripe::sync;
+use libsql::params;
+use meter::config::Config;
+
+const DAY: i64 = 86_400;
+const KEY: &str = "sk_test_books";
+
+suite![
+    usage_goes_to_stripe_and_comes_back_as_totals,
+    what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person,
+    two_pushes_beside_each_other_send_everything_once,
+    what_cannot_be_sent_is_held_and_says_why,
+];
+
+/// A shop with customers whose subscriptions began ten days ago.
+struct Shop {
+    context: Context,
+    stripe: FakeStripe,
+}
+
+impl Shop {
+    async fn open(ground: &Ground, customers: &[&str]) -> Self {
+        let stripe = FakeStripe::start(Options { key: KEY.into(), ..Options::default() }).await.unwrap();
+        let variables = [
+            ("METER_STRIPE__URL", stripe.url()),
+            ("METER_STRIPE__KEY", KEY.to_owned()),
+            ("METER_STRIPE__PER_SECOND", "1000".to_owned()),
+            ("METER_STRIPE__METERS__STORAGE_GB__EVENT_NAME", "storage_gb".to_owned()),
+        ];
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
+        let config = Config::load(None, variables).unwrap();
+        let context = Context { billing: Arc::new(config.stripe.billing().unwrap()), ..ground.context().await };
+        context.books.migrate(Timestamp::now()).await.unwrap();
+        let shop = Self { context, stripe };
+        shop.run("INSERT INTO plan_meters VALUES ('core', 0, 'storage_gb', 0, '0.05', 'total')").await;
+        shop.run(
+            "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
+             state, rows, matched_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
+        )
+        .await;
+        let began = Timestamp::now().as_second() - 10 * DAY;
+        {
+            let mut world = shop.stripe.world();
+            world.add_meter("storage_gb");
+            world.add_price("price_1", "storage_gb", "usd", "5", None);
+            for name in customers {
+                world.add_customer(&format!("cus_{name}"));
+                let (sub, cus) = (format!("sub_{name}"), format!("cus_{name}"));
+                world.add_subscription(Subscription::monthly(&sub, &cus, began, &["price_1"]));
+            }
+        }
+        for name in customers {
+            let sql = format!("INSERT INTO customers (id, stripe_customer_id) VALUES ('{name}', 'cus_{name}')");
+            shop.run(&sql).await;
+        }
+        sync(&shop.context, Timestamp::now(), true).await.unwrap();
+        // what a meter is called at Stripe is known from the first push on; items are there before
+        reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+        shop
+    }
+
+    async fn run(&self, sql: &str) {
+        let sql = sql.to_owned();
+        self.context.books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+    }
+
+    async fn book(&self, customer: &str, units: i64) {
+        self.run(&format!(
+            "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
+             VALUES (1, 'p', '2026-01', '{customer}', 'storage_gb', date('now', '-1 day'), {units} * 10000000000, 'usage', '')"
+        ))
+        .await;
+    }
+
+    async fn push(&self) -> PushReport {
+        jobs::push_stripe::push(&self.context, Timestamp::now(), false, 10).await.unwrap()
+    }
+
+    fn invoiced(&self, customer: &str) -> String {
+        let lines = self.stripe.world().invoices(&format!("cus_{customer}"));
+        lines.iter().map(|l| l.sum).sum::<rust_decimal::Decimal>().normalize().to_string()
+    }
+
+    fn judge(&self) {
+        judge::judge(self.stripe.world().requests());
+    }
+}
+
+async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: Ground) {
+    let shop = Shop::open(&ground, &["ann", "bob"]).await;
+    shop.book("ann", 20).await;
+    shop.book("bob", 3).await;
+    let report = shop.push().await;
+    assert_eq!((report.planned, report.accepted), (2, 2), "{report:?}");
+    shop.book("ann", -5).await;
+    let again = shop.push().await;
+    assert_eq!((again.customers, again.accepted), (1, 1), "{again:?}");
+    assert_eq!((shop.invoiced("ann"), shop.invoiced("bob")), ("15".into(), "3".into()));
+    let idle = shop.push().await;
+    assert_eq!((idle.customers, idle.planned, idle.attempts), (0, 0, 0));
+    let report = reconcile(&shop.context, Timestamp::now(), None).await.unwrap();
+    assert_eq!((report.read, report.agree, report.alarms), (2, 2, 0), "{report:?}");
+    let report = reconcile(&shop.context, Timestamp::now(), Some("ann".into())).await.unwrap();
+    assert_eq!((report.read, report.agree), (1, 1), "{report:?}");
+    // nobody is asked more often than is allowed
+    shop.run("UPDATE stripe_reads SET reads = 299").await;
+    let report = reconcile(&shop.context, Timestamp::now(), None).await.unwrap();
+    assert!(report.read == 1 && report.out_of_reads, "{report:?}");
+    let meters = vec!["storage_gb".to_owned()];
+    let now = Timestamp::now().as_second();
+    let rows = shop.context.books.compare(None, meters, now - 40 * DAY, now, 100).await.unwrap();
+    let rows: Vec<(i64, i64)> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.accepted)).collect();
+    assert_eq!(rows, [(15, 15), (3, 3)]);
+    // somebody else sends to the meter: an alarm, and nothing is taken back
+    shop.judge();
+}
+
+async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(ground: Ground) {
+    let shop = Shop::open(&ground, &["ann"]).await;
+    shop.book("ann", 7).await;
+    shop.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::LateReject));
+    let sent = shop.push().await;
+    assert_eq!(sent.accepted, 1);
+    shop.stripe.world().clear_faults();
+    let intent = shop.context.books.intents(None, None, 1).await.unwrap().remove(0);
+    let body = shop.stripe.world().error_report(&intent.identifier).unwrap().to_string();
+    // the backend's statement, as it is printed
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backend-contract.md")).unwrap();
+    let block = page.split("<!-- statement: report_stripe_error -->\n```sql\n").nth(1).unwrap();
+    let sql = block.split("```").next().unwrap().to_owned();
+    let told = async |id: &'static str, body: String| {
+        let sql = sql.clone();
+        let rows = shop.context.books.read(async move |c| {
+            let mut rows = c.query(&sql, params![id, body]).await?;
+            let mut count = 0;
+            while rows.next().await?.is_some() {
+                count += 1;
+            }
+            Ok(count)
+        });
+        rows.await
+    };
+    assert_eq!(told("evt_1", body.clone()).await.unwrap(), 1);
+    assert_eq!(told("evt_1", body).await.unwrap(), 0, "a webhook comes twice");
+    told("evt_2", "no json".into()).await.unwrap_err();
+    told("evt_3", "{\"data\":{}}".into()).await.unwrap();
+    let report = shop.push().await;
+    assert_eq!((report.error_reports, report.refused), (2, 1), "{report:?}");
+    assert_eq!(report.attempts, 0, "it is not sent again by itself");
+    assert_eq!(shop.push().await.error_reports, 0, "each report is read once");
+    let act = |what: &str| Act {
+        who: "test".into(),
+        act: what.into(),
+        subject: format!("intent {}", intent.seq),
+        reason: "mended".into(),
+    };
+    let books = &shop.context.books;
+    let id = intent.seq.to_string();
+    let was = books.decide_intent(&id, Manual::Retry, act("retry"), Timestamp::now()).await.unwrap().unwrap();
+    assert_eq!(was.state, State::Refused);
+    assert!(books.decide_intent(&id, Manual::Drop, act("drop"), Timestamp::now()).await.unwrap().is_none());
+    assert_eq!(books.audit(format!("intent {}", intent.seq)).await.unwrap().len(), 1);
+    assert_eq!(shop.push().await.accepted, 1);
+    assert_eq!(shop.invoiced("ann"), "7");
+    // what was sent is never changed, and no state leads back
+    for sql in [
+        "UPDATE stripe_intents SET value = 8",
+        "DELETE FROM stripe_intents",
+        "UPDATE stripe_intents SET state = 'pending', next_at = 0 WHERE state = 'accepted'",
+        "UPDATE audit_log SET reason = 'x'",
+    ] {
+        books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
+    }
+    shop.judge();
+}
+
+async fn two_pushes_beside_each_other_send_everything_once(ground: Ground) {
+    let names: Vec<String> = (0..30).map(|n| format!("c{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let shop = Shop::open(&ground, &names).await;
+    for name in &names {
+        shop.book(name, 5).await;
+    }
+    let other = Context { books: ground.books().await, ..shop.context.clone() };
+    let push = |context: Context| async move { jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await };
+    let (one, two) = tokio::join!(push(shop.context.clone()), push(other));
+    let lost_race = |f: &Failure| f.is_retryable();
+    let accepted: u64 = [one, two].into_iter().filter_map(|r| r.map_err(|f| assert!(lost_race(&f))).ok()).map(|r| r.accepted).sum();
+    let rest = shop.push().await;
+    assert_eq!(accepted + rest.accepted, 30);
+    assert!(names.iter().all(|name| shop.invoiced(name) == "5"));
+    let counts = shop.stripe.world().counts();
+    assert_eq!((counts.events_applied, counts.duplicates_refused, counts.concurrent_refused), (30, 0, 0));
+    shop.judge();
+}
+
+async fn what_cannot_be_sent_is_held_and_says_why(ground: Ground) {
+    let shop = Shop::open(&ground, &["ann", "bob", "cyd", "dan", "eve"]).await;
+    for name in ["ann", "bob", "cyd", "dan", "eve"] {
+        shop.book(name, 2).await;
+    }
+    shop.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'ann'").await;
+    shop.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
+    shop.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
+    shop.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
+    reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    // 900,000,000 units a day, each of them 10,000,000 of Stripe's: more than 15 digits
+    let mut billing = jobs::stripe::Billing::clone(&shop.context.billing);
+    billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
+    shop.book("eve", 899_000_000).await;
+    let context = Context { billing: Arc::new(billing), ..shop.context.clone() };
+    let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    for why in [Held::NoStripeCustomer, Held::Currency, Held::NoItem, Held::Inactive, Held::TooLarge] {
+        assert_eq!(report.held.get(&why), Some(&1), "{why:?} {report:?}");
+    }
+    assert_eq!(report.planned, 0);
+    // nothing is lost: what is mended goes out
+    shop.run("UPDATE customers SET stripe_customer_id = 'cus_ann' WHERE id = 'ann'").await;
+    shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
+    shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
+    reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    sync(&shop.context, Timestamp::now(), true).await.unwrap();
+    let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    assert_eq!((report.accepted, report.held.len()), (4, 0), "{report:?}");
+    assert_eq!(shop.invoiced("cyd"), "2000000000");
+    // a clock that is an hour off sends nothing
+    shop.book("ann", 1).await;
+    for off in [-3600, 3600] {
+        let now = Timestamp::from_second(Timestamp::now().as_second() + off).unwrap();
+        let failure = jobs::push_stripe::push(&context, now, false, 0).await.unwrap_err();
+        assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
+    }
+    assert_eq!(jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await.unwrap().accepted, 1);
+    shop.judge();
+}
