@@ -210,7 +210,8 @@ async fn two_pushes_beside_each_other_send_everything_once(ground: Ground) {
     let push = |context: Context| async move { jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await };
     let (one, two) = tokio::join!(push(shop.context.clone()), push(other));
     let lost_race = |f: &Failure| f.is_retryable();
-    let accepted: u64 = [one, two].into_iter().filter_map(|r| r.map_err(|f| assert!(lost_race(&f))).ok()).map(|r| r.accepted).sum();
+    let accepted: u64 =
+        [one, two].into_iter().filter_map(|r| r.map_err(|f| assert!(lost_race(&f))).ok()).map(|r| r.accepted).sum();
     let rest = shop.push().await;
     assert_eq!(accepted + rest.accepted, 30);
     assert!(names.iter().all(|name| shop.invoiced(name) == "5"));

@@ -21,7 +21,7 @@ fn the_demo_shows_the_books_and_their_proof() {
         "may not be used by",
         "within_budget",
         "unblocked",
-        "9. the proof",
+        "13. the proof",
     ]);
     assert_eq!(ran.out.matches("  ok ").count(), 7, "{}", ran.out);
     assert_eq!(ran.err, "");

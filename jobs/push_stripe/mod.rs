@@ -1,9 +1,9 @@
 //! `push_stripe`: what the books say → intents → Stripe, each exactly once.
 //!
 //! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for each customer, meter and billing period,
-//! what the books say less all that was sent and is not proven absent becomes an intent ([`plan`], [`decide`]); so two runs beside each
+//! what the books say less all that was sent and is not proven absent becomes an intent (`plan`, [`decide`]); so two runs beside each
 //! other cannot plan the same amount twice. *Sending*: what an intent says was fixed before its first attempt, so every repetition carries the same
-//! identifier, and Stripe takes it once ([`send`]). *Settling*: what nobody can say of an attempt is doubtful, counts as sent, and is decided
+//! identifier, and Stripe takes it once (`send`). *Settling*: what nobody can say of an attempt is doubtful, counts as sent, and is decided
 //! by Stripe's own totals (`reconcile_stripe`).
 //!
 //! Only customers for whom something may have changed are looked at; triggers and the numbers of ledger entries say who, and

@@ -187,7 +187,8 @@ fn an_accepted_event_is_not_there_after_a_day_and_another() {
 
 #[test]
 fn the_fewest_and_the_newest_events_explain_what_is_missing() {
-    let rows: &[(&[(i64, i64)], i64, Option<Vec<i64>>)] = &[
+    type Row = (&'static [(i64, i64)], i64, Option<Vec<i64>>);
+    let rows: &[Row] = &[
         (&[(9, 10), (8, 20), (7, 5)], 20, Some(vec![8])),
         (&[(9, 20), (8, 20)], 20, Some(vec![9])),
         (&[(9, 10), (8, 20), (7, 30)], 30, Some(vec![7])),

@@ -101,8 +101,8 @@ fn priced(
     let Some(wanted) = wanted else {
         return line(ids, None);
     };
-    let same = |p: &&&RemotePrice| p.unit_amount.is_some_and(|a| a.round_dp(PRICE_DECIMALS) == wanted);
-    if !in_currency.iter().any(|p| same(&p)) {
+    let same = |p: &&RemotePrice| p.unit_amount.is_some_and(|a| a.round_dp(PRICE_DECIMALS) == wanted);
+    if !in_currency.iter().any(|p| same(p)) {
         let amounts: Vec<String> = in_currency.iter().filter_map(|p| Some(p.unit_amount?.to_string())).collect();
         let why = format!("the plan's price makes {amount} for each of Stripe's units; {make}");
         return line(format!("{ids} at {}", amounts.join(", ")), Some(why));

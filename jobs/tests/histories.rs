@@ -99,11 +99,10 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     let world = World::new(template, &mut rng, begin).await;
     let mut now = begin + HOUR;
     let end = now + rng.i64(7..36) * DAY;
-    let mut cancels: Vec<Option<i64>> =
-        CUSTOMERS.iter().map(|_| (rng.u8(0..7) == 0).then(|| now + rng.i64(2..30) * DAY)).collect();
+    let mut cancels = CUSTOMERS.map(|_| (rng.u8(0..7) == 0).then(|| now + rng.i64(2..30) * DAY));
     while now < end {
         world.stripe.world().set_now(now);
-        for who in 0..CUSTOMERS.len() {
+        for (who, cancel) in cancels.iter_mut().enumerate() {
             for _ in 0..rng.u8(0..4) {
                 let (meter, day) = (METERS[rng.usize(0..2)], now / DAY - 1 - rng.i64(0..40).min(rng.i64(0..40)));
                 if day >= world.begins[who] / DAY {
@@ -114,8 +113,8 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
                     world.book(who, meter, day, amount).await;
                 }
             }
-            if cancels[who].is_some_and(|t| t <= now) {
-                cancels[who] = None;
+            if cancel.is_some_and(|t| t <= now) {
+                *cancel = None;
                 world.stripe.world().cancel_subscription(&format!("sub_{who}"));
             }
         }

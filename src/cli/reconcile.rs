@@ -213,7 +213,9 @@ fn show_bills(bills: &[(String, String, Quantity, Quantity)]) {
 }
 
 fn sums(rows: &[Compared]) {
-    let mut sums: BTreeMap<(String, &str), (Quantity, Quantity, i128, i128, u64)> = BTreeMap::new();
+    /// Bill, ledger, billable, accepted, and how many periods.
+    type Sums = (Quantity, Quantity, i128, i128, u64);
+    let mut sums: BTreeMap<(String, &str), Sums> = BTreeMap::new();
     for c in rows {
         let sum = sums.entry((Month::of(c.period_start).to_string(), &c.meter)).or_default();
         sum.0 += bill(c);

@@ -236,7 +236,8 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
 #[test]
 fn a_correction_never_takes_an_invoice_below_zero() {
     let below = |amount: i64| Some((amount, Held::BelowZero));
-    let rows: &[(&[(i64, char)], i64, i64, Option<(i64, Held)>)] = &[
+    type Row = (&'static [(i64, char)], i64, i64, Option<(i64, Held)>);
+    let rows: &[Row] = &[
         (&[(100, 'a')], 100, 0, None),
         (&[(100, 'a')], 30, -70, None),
         (&[(100, 'a')], 0, -100, None),
