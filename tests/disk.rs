@@ -47,7 +47,7 @@ fn prepared() -> Option<(Place, Disk)> {
     // room for a few small writes beside the empty tables, and for no bill
     let files = std::fs::read_dir(place.path("disk")).unwrap();
     let used: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
-    disk.remount(&format!("size={}k", used.div_ceil(1024) + 300));
+    disk.remount(&format!("size={}k", used.div_ceil(1024) + 500));
     Some((place, disk))
 }
 
