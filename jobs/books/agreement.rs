@@ -185,10 +185,9 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
            || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
        FROM stripe_intents i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
-         AND EXISTS (SELECT 1 FROM billing_periods b JOIN subscriptions s ON s.id = b.subscription WHERE b.customer = i.customer \
+         AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
               AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
-              AND i.timestamp < min(b.ends_at, coalesce(s.ended_at, b.ends_at)) \
-              AND coalesce(i.taken_at < min(b.ends_at, coalesce(s.ended_at, b.ends_at)) + i.send_before - i.billed_end + 600, true))), \
+              AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true))), \
       coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
