@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::books::notice::{Notice, Sent};
 use crate::job::{Context, Failure, Job};
+use crate::wire::said;
 
 /// Notices that one run sends at most.
 const MOST: u32 = 200;
@@ -140,20 +141,6 @@ async fn send(receiver: &Receiver, notice: &Notice, now: Timestamp) -> Sent {
         }
         Err(error) => again(notice, now, None, said(&error)),
     }
-}
-
-/// Why no answer came, without the address, which may have a secret in it.
-fn said(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
-    }
-    let mut why = if error.is_connect() { "no connection".to_owned() } else { "the request failed".to_owned() };
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        why = format!("{why}: {inner}");
-        source = inner.source();
-    }
-    why
 }
 
 /// When to try again, if there is time left. Pure.

@@ -16,3 +16,4 @@ pub mod roll_counters;
 pub mod stripe;
 pub mod sync_stripe;
 pub mod verify_books;
+mod wire;

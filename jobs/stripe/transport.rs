@@ -13,6 +13,8 @@ use stripe_client_core::{
     ApiVersion, CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod, VERSION,
 };
 
+use crate::wire::said;
+
 /// Connections, an address and a key.
 #[derive(Clone)]
 pub struct Transport {
@@ -175,18 +177,4 @@ fn refusal(status: u16, body: &[u8], around: Around) -> CallError {
     let message = text("message").unwrap_or_else(|| "no message".into());
     let kind = if error["error"].is_object() { Failure::Answered } else { Failure::NotStripe };
     CallError { status: Some(status), kind, code: text("code"), message, around }
-}
-
-/// Why no answer came, without the address.
-fn said(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
-    }
-    let mut why = if error.is_connect() { "no connection".to_owned() } else { "the request failed".to_owned() };
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        why = format!("{why}: {inner}");
-        source = inner.source();
-    }
-    why
 }
