@@ -43,7 +43,6 @@ CREATE INDEX stripe_intents_by_time ON stripe_intents (customer, meter, timestam
 CREATE INDEX stripe_intents_due ON stripe_intents (next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX stripe_intents_open ON stripe_intents (customer, meter, seq) WHERE state IN ('pending', 'sending', 'doubtful');
 CREATE INDEX stripe_intents_in_flight ON stripe_intents (last_attempt_at) WHERE state = 'sending';
-CREATE INDEX stripe_intents_expiring ON stripe_intents (send_before) WHERE next_at IS NOT NULL;
 CREATE INDEX stripe_intents_doubtful ON stripe_intents (first_attempt_at) WHERE state = 'doubtful';
 CREATE INDEX stripe_intents_refused ON stripe_intents (customer, meter) WHERE state = 'refused';
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use libsql::{Connection, params};
+use libsql::{Connection, Value, params};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -11,6 +11,9 @@ use serde_json::Value as Json;
 use super::database::{BooksError, Database, first_row, json};
 use super::intent::State;
 use super::quantity::Quantity;
+
+/// Rows that go into one statement, each value a parameter.
+const ROWS: usize = 100;
 
 /// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
 pub const MARGIN: i64 = 600;
@@ -75,7 +78,7 @@ pub(crate) struct SentEvent {
 }
 
 /// A total to be stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewTotal {
     pub(crate) customer: String,
     pub(crate) meter: String,
@@ -145,13 +148,10 @@ const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timesta
 const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.held, t.held_because FROM json_each(?1) j \
     CROSS JOIN json_each(?2) m CROSS JOIN stripe_totals t ON t.customer = j.value ->> 0 AND t.meter = m.value AND t.period_start >= j.value ->> 1";
 
-const STORE_TOTALS: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, held, held_because, held_since) \
-    SELECT value ->> 'customer', value ->> 'meter', value ->> 'period_start', value ->> 'period_end', value ->> 'plan', value ->> 'target', \
-           value ->> 'held', value ->> 'held_because', iif(value ->> 'held' <> 0, ?2, NULL) FROM json_each(?1) WHERE true \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, target = excluded.target, \
-           held = excluded.held, held_because = excluded.held_because, \
-           held_since = iif(stripe_totals.held_because IS excluded.held_because, stripe_totals.held_since, excluded.held_since), \
-           final_at = iif(stripe_totals.period_end = excluded.period_end, stripe_totals.final_at, NULL)";
+const STORED: &str = "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
+    target = excluded.target, held = excluded.held, held_because = excluded.held_because, \
+    held_since = iif(stripe_totals.held_because IS excluded.held_because, stripe_totals.held_since, excluded.held_since), \
+    final_at = iif(stripe_totals.period_end = excluded.period_end, stripe_totals.final_at, NULL)";
 
 /// Customers of new entries of the ledger, of the meters ?2, after number ?1 up to ?3.
 const WAKE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
@@ -519,10 +519,43 @@ fn invoice_of(
     (timestamp < end && in_time).then_some((start, end))
 }
 
-/// Stores totals.
+/// Stores totals, many in a statement that is parsed once.
 pub(crate) async fn store_totals(c: &Connection, totals: &[NewTotal], now: i64) -> Result<(), BooksError> {
-    for some in totals.chunks(1000) {
-        c.execute(STORE_TOTALS, params![json(some)?, now]).await?;
+    let sql = |rows: usize| {
+        let places = vec!["(?,?,?,?,?,?,?,?,?)"; rows].join(",");
+        format!(
+            "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, held, held_because, held_since) \
+             VALUES {places} {STORED}"
+        )
+    };
+    let values = |some: &[NewTotal]| -> Vec<Value> {
+        let row = |t: &NewTotal| {
+            let since = (t.held != 0).then_some(now);
+            [
+                Value::Text(t.customer.clone()),
+                Value::Text(t.meter.clone()),
+                Value::Integer(t.period_start),
+                Value::Integer(t.period_end),
+                Value::Text(t.plan.clone()),
+                Value::Integer(t.target),
+                Value::Integer(t.held),
+                t.held_because.map_or(Value::Null, |why| Value::Text(why.to_owned())),
+                since.map_or(Value::Null, Value::Integer),
+            ]
+        };
+        some.iter().flat_map(row).collect()
+    };
+    let whole = totals.chunks_exact(ROWS);
+    let rest = whole.remainder();
+    if totals.len() >= ROWS {
+        let statement = c.prepare(&sql(ROWS)).await?;
+        for some in whole {
+            statement.execute(values(some)).await?;
+            statement.reset();
+        }
+    }
+    if !rest.is_empty() {
+        c.execute(&sql(rest.len()), values(rest)).await?;
     }
     Ok(())
 }

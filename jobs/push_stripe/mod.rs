@@ -33,7 +33,7 @@ use crate::stripe::account::{failure, matched, skew};
 use crate::stripe::{Account, Billing, Sink};
 
 /// Customers that are planned in one transaction on a local file.
-const CHUNK: u32 = 500;
+const CHUNK: u32 = 1000;
 /// The same over a network.
 const REMOTE_CHUNK: u32 = 100;
 /// Planned events that a stored report lists.
