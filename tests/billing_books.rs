@@ -249,6 +249,19 @@ async fn what_cannot_be_sent_is_held_and_says_why(ground: Ground) {
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
     assert_eq!((report.accepted, report.held.len()), (4, 0), "{report:?}");
     assert_eq!(shop.invoiced("cyd"), "2000000000");
+    // while nobody knows the plan, or the periods are not made yet, it stays noted what has changed
+    shop.run("UPDATE customers SET plan = 'nobody' WHERE id = 'ann'").await;
+    let push = async || jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    assert_eq!(push().await.unknown_plan, 1);
+    shop.run("UPDATE stripe_due SET due_at = 0").await;
+    shop.run("UPDATE customers SET periods_until = NULL WHERE id = 'ann'").await;
+    push().await;
+    let due = "SELECT from_day || (due_at > unixepoch()) FROM stripe_due WHERE customer = 'ann'";
+    let due =
+        shop.context.books.read(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
+    assert_eq!(due.await.unwrap(), "1");
+    shop.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
+    reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     // a clock that is an hour off sends nothing
     shop.book("ann", 1).await;
     for off in [-3600, 3600] {

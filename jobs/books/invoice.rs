@@ -571,6 +571,15 @@ pub(crate) async fn looked_at(c: &Connection, customers: &[(String, Option<i64>)
     Ok(())
 }
 
+/// Puts off when customers are looked at; what may have changed for them stays noted.
+pub(crate) async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Result<(), BooksError> {
+    if !customers.is_empty() {
+        let sql = "UPDATE stripe_due SET due_at = j.value ->> 1 FROM json_each(?1) j WHERE customer = j.value ->> 0";
+        c.execute(sql, params![json(customers)?]).await?;
+    }
+    Ok(())
+}
+
 /// Doubtful intents whose invoice is final earlier than was known: they are not sent again, totals decide.
 pub(crate) async fn hold_back(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
     let sql = "UPDATE stripe_intents SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'doubtful'";

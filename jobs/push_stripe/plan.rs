@@ -68,6 +68,7 @@ struct Changes {
     withdrawn: Vec<i64>,
     held_back: Vec<i64>,
     looked_at: Vec<(String, Option<i64>)>,
+    put_off: Vec<(String, i64)>,
 }
 
 /// Plans for at most `limit` customers that are due, and writes it.
@@ -89,8 +90,10 @@ pub(super) async fn plan_for(
     let mut outcome = Outcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..Outcome::default() };
     let mut changes = Changes::default();
     for (customer, due) in &due {
-        let again = judge(customer, due, ground, now, &mut outcome, &mut changes);
-        changes.looked_at.push((customer.clone(), again));
+        match judge(customer, due, ground, now, &mut outcome, &mut changes) {
+            Next::Look(again) => changes.looked_at.push((customer.clone(), again)),
+            Next::PutOff(until) => changes.put_off.push((customer.clone(), until)),
+        }
     }
     if ground.dry {
         return Ok(outcome);
@@ -104,6 +107,7 @@ pub(super) async fn plan_for(
     }
     invoice::store_totals(c, &changes.totals, now).await?;
     invoice::looked_at(c, &changes.looked_at).await?;
+    invoice::put_off(c, &changes.put_off).await?;
     // makes its customer due again: the period whose usage it is may not be among those that were looked at
     if !changes.withdrawn.is_empty() {
         invoice::withdraw(c, &changes.withdrawn, now).await?;
@@ -111,15 +115,23 @@ pub(super) async fn plan_for(
     Ok(outcome)
 }
 
-/// Decides for one customer; returns when to look again.
-fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, changes: &mut Changes) -> Option<i64> {
+/// What comes next for a customer.
+enum Next {
+    /// It is done, and may have to be looked at again by time alone.
+    Look(Option<i64>),
+    /// Nothing could be decided: it stays due as it is.
+    PutOff(i64),
+}
+
+/// Decides for one customer.
+fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, changes: &mut Changes) -> Next {
     // usage under a tag that no customer has, or that of one who is gone
     if !due.known {
-        return None;
+        return Next::Look(None);
     }
     // a changed subscription moves bounds of periods first
     if !due.settled {
-        return Some(now + 60);
+        return Next::PutOff(now + 60);
     }
     let mut again: Option<i64> = None;
     let mut unknown = false;
@@ -137,7 +149,7 @@ fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, 
     }
     outcome.unknown_plan += u64::from(unknown);
     // it is told every day until the plan is there
-    if unknown { Some(now + 86_400) } else { again }
+    if unknown { Next::PutOff(now + 86_400) } else { Next::Look(again) }
 }
 
 /// A case, and the usage and the plan of each of its periods.
