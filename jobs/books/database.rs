@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use backon::{ConstantBuilder, Retryable};
 use futures::future::LocalBoxFuture;
-use libsql::{Connection, Row, params::IntoParams};
+use libsql::{Connection, Row, Value, params::IntoParams};
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a statement waits for another process's write lock.
@@ -361,6 +361,34 @@ pub(crate) async fn clock(c: &Connection) -> Result<i64, BooksError> {
 /// Many values as one parameter, for `json_each`.
 pub(crate) fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksError> {
     serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+}
+
+/// Rows that go into one statement of [`insert_rows`].
+const ROWS: usize = 100;
+
+/// Inserts rows, many in a statement that is parsed once, each value a parameter: `head` up to VALUES, `tail` after it.
+pub(crate) async fn insert_rows<T, const N: usize>(
+    c: &Connection,
+    head: &str,
+    tail: &str,
+    rows: &[T],
+    mut values: impl FnMut(&T) -> [Value; N],
+) -> Result<(), BooksError> {
+    let places = format!("({})", ["?"; N].join(","));
+    let sql = |rows: usize| format!("{head} VALUES {} {tail}", vec![places.as_str(); rows].join(","));
+    let whole = rows.chunks_exact(ROWS);
+    let rest = whole.remainder();
+    if rows.len() >= ROWS {
+        let statement = c.prepare(&sql(ROWS)).await?;
+        for some in whole {
+            statement.execute(some.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
+            statement.reset();
+        }
+    }
+    if !rest.is_empty() {
+        c.execute(&sql(rest.len()), rest.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
+    }
+    Ok(())
 }
 
 /// The first row of a query, if there is one.

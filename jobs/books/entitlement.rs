@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
-use super::database::{BooksError, Database, first_row, json};
+use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::period::{Day, PeriodError, instant};
 use super::quantity::Quantity;
 
@@ -389,8 +389,6 @@ pub(crate) async fn add_usage(
     Ok(())
 }
 
-/// Rows that go into one statement, each value a parameter.
-const ROWS: usize = 100;
 const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
     period_start = excluded.period_start, period_end = excluded.period_end, allowed = excluded.allowed, \
     reason = excluded.reason, used = excluded.used, included = excluded.included, \
@@ -402,30 +400,8 @@ const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
 /// Writes decisions and their history. `changed` are those that decide otherwise than the ones before them.
 pub(crate) async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
     let all: Vec<&Entitlement> = decided.iter().collect();
-    insert(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all).await?;
-    insert(c, &format!("INSERT INTO entitlement_changes ({COLUMNS})"), "", changed).await
-}
-
-/// Many rows in a statement that is parsed once.
-async fn insert(c: &Connection, head: &str, tail: &str, rows: &[&Entitlement]) -> Result<(), BooksError> {
-    let sql = |rows: usize| {
-        let places = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; rows].join(",");
-        format!("{head} VALUES {places} {tail}")
-    };
-    let parameters = |some: &[&Entitlement]| some.iter().flat_map(|e| values(e)).collect::<Vec<Value>>();
-    let whole = rows.chunks_exact(ROWS);
-    let rest = whole.remainder();
-    if rows.len() >= ROWS {
-        let statement = c.prepare(&sql(ROWS)).await?;
-        for some in whole {
-            statement.execute(parameters(some)).await?;
-            statement.reset();
-        }
-    }
-    if !rest.is_empty() {
-        c.execute(&sql(rest.len()), parameters(rest)).await?;
-    }
-    Ok(())
+    insert_rows(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all, |e| values(e)).await?;
+    insert_rows(c, &format!("INSERT INTO entitlement_changes ({COLUMNS})"), "", changed, |e| values(e)).await
 }
 
 /// The values of [`COLUMNS`].

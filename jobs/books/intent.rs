@@ -5,7 +5,7 @@ use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
 use super::audit::{Act, note};
-use super::database::{BooksError, Database, first_row, json};
+use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::period::instant;
 
 /// An identifier counts as used for at least 24 hours (<https://docs.stripe.com/api/billing/meter-event/create>); it is sent again for so long after
@@ -163,9 +163,6 @@ pub(crate) struct NewIntent {
     pub(crate) send_before: i64,
 }
 
-/// Rows that go into one statement, each value a parameter.
-const ROWS: usize = 100;
-
 /// Makes intents, numbered on from the newest; `prefix` begins their identifiers.
 pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now: i64) -> Result<(), BooksError> {
     if new.is_empty() {
@@ -173,49 +170,28 @@ pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now:
     }
     let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'stripe_intents'";
     let mut seq = first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get::<i64>(0))?;
-    let sql = |rows: usize| {
-        let places = vec!["(?,?,?,?,?,?,?,?,?,?,?,?,?,?)"; rows].join(",");
-        format!(
-            "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
-             event_name, value, timestamp, send_before, next_at, created_at) VALUES {places}"
-        )
+    let head = "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
+                event_name, value, timestamp, send_before, next_at, created_at)";
+    let values = |i: &NewIntent| {
+        seq += 1;
+        [
+            Value::Integer(seq),
+            Value::Text(format!("{prefix}-{seq}")),
+            Value::Text(i.customer.clone()),
+            Value::Text(i.meter.clone()),
+            Value::Integer(i.period_start),
+            Value::Integer(i.billed.0),
+            Value::Integer(i.billed.1),
+            Value::Text(i.stripe_customer.clone()),
+            Value::Text(i.event_name.clone()),
+            Value::Integer(i.value),
+            Value::Integer(i.timestamp),
+            Value::Integer(i.send_before),
+            Value::Integer(now),
+            Value::Integer(now),
+        ]
     };
-    let mut values = |some: &[NewIntent]| {
-        let mut values: Vec<Value> = Vec::with_capacity(some.len() * 14);
-        for i in some {
-            seq += 1;
-            values.extend([
-                Value::Integer(seq),
-                Value::Text(format!("{prefix}-{seq}")),
-                Value::Text(i.customer.clone()),
-                Value::Text(i.meter.clone()),
-                Value::Integer(i.period_start),
-                Value::Integer(i.billed.0),
-                Value::Integer(i.billed.1),
-                Value::Text(i.stripe_customer.clone()),
-                Value::Text(i.event_name.clone()),
-                Value::Integer(i.value),
-                Value::Integer(i.timestamp),
-                Value::Integer(i.send_before),
-                Value::Integer(now),
-                Value::Integer(now),
-            ]);
-        }
-        values
-    };
-    let whole = new.chunks_exact(ROWS);
-    let rest = whole.remainder();
-    if new.len() >= ROWS {
-        let statement = c.prepare(&sql(ROWS)).await?;
-        for some in whole {
-            statement.execute(values(some)).await?;
-            statement.reset();
-        }
-    }
-    if !rest.is_empty() {
-        c.execute(&sql(rest.len()), values(rest)).await?;
-    }
-    Ok(())
+    insert_rows(c, head, "", new, values).await
 }
 
 /// What became of an attempt.
@@ -366,24 +342,6 @@ impl Database {
                  ORDER BY i.seq DESC LIMIT ?3"
             );
             all(c, &sql, params![state.map(State::name), customer, limit]).await
-        })
-        .await
-    }
-
-    /// How many intents are in each state.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub async fn intent_counts(&self) -> Result<Vec<(State, u64)>, BooksError> {
-        self.read(async |c| {
-            let mut rows = c.query("SELECT state, count(*) FROM stripe_intents GROUP BY state", ()).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                let state = State::named(&row.get::<String>(0)?);
-                found.extend(state.zip(Some(row.get::<u64>(1)?)));
-            }
-            found.sort();
-            Ok(found)
         })
         .await
     }

@@ -8,12 +8,9 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::database::{BooksError, Database, first_row, json};
+use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::intent::State;
 use super::quantity::Quantity;
-
-/// Rows that go into one statement, each value a parameter.
-const ROWS: usize = 100;
 
 /// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
 pub const MARGIN: i64 = 600;
@@ -519,45 +516,24 @@ fn invoice_of(
     (timestamp < end && in_time).then_some((start, end))
 }
 
-/// Stores totals, many in a statement that is parsed once.
+/// Stores totals.
 pub(crate) async fn store_totals(c: &Connection, totals: &[NewTotal], now: i64) -> Result<(), BooksError> {
-    let sql = |rows: usize| {
-        let places = vec!["(?,?,?,?,?,?,?,?,?)"; rows].join(",");
-        format!(
-            "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, held, held_because, held_since) \
-             VALUES {places} {STORED}"
-        )
+    let head = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, held, held_because, held_since)";
+    let values = |t: &NewTotal| {
+        let since = (t.held != 0).then_some(now);
+        [
+            Value::Text(t.customer.clone()),
+            Value::Text(t.meter.clone()),
+            Value::Integer(t.period_start),
+            Value::Integer(t.period_end),
+            Value::Text(t.plan.clone()),
+            Value::Integer(t.target),
+            Value::Integer(t.held),
+            t.held_because.map_or(Value::Null, |why| Value::Text(why.to_owned())),
+            since.map_or(Value::Null, Value::Integer),
+        ]
     };
-    let values = |some: &[NewTotal]| -> Vec<Value> {
-        let row = |t: &NewTotal| {
-            let since = (t.held != 0).then_some(now);
-            [
-                Value::Text(t.customer.clone()),
-                Value::Text(t.meter.clone()),
-                Value::Integer(t.period_start),
-                Value::Integer(t.period_end),
-                Value::Text(t.plan.clone()),
-                Value::Integer(t.target),
-                Value::Integer(t.held),
-                t.held_because.map_or(Value::Null, |why| Value::Text(why.to_owned())),
-                since.map_or(Value::Null, Value::Integer),
-            ]
-        };
-        some.iter().flat_map(row).collect()
-    };
-    let whole = totals.chunks_exact(ROWS);
-    let rest = whole.remainder();
-    if totals.len() >= ROWS {
-        let statement = c.prepare(&sql(ROWS)).await?;
-        for some in whole {
-            statement.execute(values(some)).await?;
-            statement.reset();
-        }
-    }
-    if !rest.is_empty() {
-        c.execute(&sql(rest.len()), values(rest)).await?;
-    }
-    Ok(())
+    insert_rows(c, head, STORED, totals, values).await
 }
 
 /// Takes customers off the list, or puts off when they are looked at again.
