@@ -39,6 +39,7 @@ const MIGRATIONS: &[Migration] = migrations![
     12 "0012_notices",
     13 "0013_audit_log",
     14 "0014_stripe_intents",
+    15 "0015_usage_totals",
 ];
 
 /// The schema version that this build works with.

@@ -12,6 +12,8 @@ use super::quantity::Quantity;
 /// One rule of the books and what breaks it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
+    /// Its name, for metrics.
+    pub name: &'static str,
     /// The rule, in words.
     pub rule: &'static str,
     /// How many things were looked at.
@@ -33,9 +35,20 @@ const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
     FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
     WHERE counted <> booked LIMIT 20";
 
-/// Checks that are one query: the rule, what is counted, and what breaks it, in one text each.
-const QUERIES: [(&str, &str, &str); 4] = [
+/// Checks that are one query: name, the rule, what is counted, and what breaks it, in one text each.
+const QUERIES: [(&str, &str, &str, &str); 5] = [
     (
+        "usage_totals",
+        "sums of all customers by day = sum of ledger entries",
+        "SELECT count(*) FROM usage_totals",
+        "SELECT coalesce(l.meter, t.meter) || ' ' || coalesce(l.day, t.day) || ': ledger ' || coalesce(l.units, 0) || ' + ' || coalesce(l.rest, 0) \
+         || ', usage_totals ' || coalesce(t.units, 0) || ' + ' || coalesce(t.rest, 0) \
+         FROM (SELECT meter, day, customer <> '' AS attributed, sum(quantity / 10000000000) AS units, sum(quantity % 10000000000) AS rest \
+               FROM ledger_entries GROUP BY 1, 2, 3) l FULL OUTER JOIN usage_totals t USING (meter, day, attributed) \
+         WHERE (coalesce(l.units, 0), coalesce(l.rest, 0)) <> (coalesce(t.units, 0), coalesce(t.rest, 0)) LIMIT 20",
+    ),
+    (
+        "billing_periods",
         "billing periods of a customer follow each other without gap or overlap",
         "SELECT count(*) FROM billing_periods",
         "SELECT customer || ': ' || ends_at || ' is followed by ' || next FROM ( \
@@ -43,6 +56,7 @@ const QUERIES: [(&str, &str, &str); 4] = [
          WHERE next <> ends_at LIMIT 20",
     ),
     (
+        "turn_periods",
         "TURN periods are billing periods, and closed with them",
         "SELECT count(*) FROM turn_periods",
         "SELECT coalesce(t.customer, b.customer) || ' from ' || coalesce(t.starts_at, b.starts_at) FROM turn_periods t \
@@ -50,12 +64,14 @@ const QUERIES: [(&str, &str, &str); 4] = [
          WHERE t.ends_at IS NOT b.ends_at OR (t.closed_at IS NULL) <> (b.closed_at IS NULL) LIMIT 20",
     ),
     (
+        "turn_counters",
         "the TURN counter on a customer's row is that of one of its periods",
         "SELECT count(*) FROM customers",
         "SELECT id || ': ' || turn_allocations_used FROM customers c WHERE turn_allocations_used <> 0 \
          AND NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = c.id AND used = turn_allocations_used) LIMIT 20",
     ),
     (
+        "entitlements",
         "allowed means used < effective limit, and newest history = decision",
         "SELECT count(*) FROM entitlements",
         "SELECT customer || ' ' || meter FROM entitlements e \
@@ -85,7 +101,7 @@ impl Database {
                 violations.push(format!("{customer} {meter} {day}: ledger {ledger:?}, usage_days {table:?}"));
             }
             let checked = count("SELECT count(*) FROM ledger_entries").await?;
-            checks.push(Check { rule: "usage per day = sum of ledger entries", checked, violations });
+            checks.push(Check { name: "usage_days", rule: "usage per day = sum of ledger entries", checked, violations });
             let mut violations = vec![];
             let mut rows = c.query(COUNTERS, ()).await?;
             while let Some(row) = rows.next().await? {
@@ -94,14 +110,14 @@ impl Database {
                 violations.push(format!("{customer} {meter}: counter {counter}, booked {booked}"));
             }
             let checked = count("SELECT count(*) FROM customers WHERE counters_period IS NOT NULL").await?;
-            checks.push(Check { rule: "counters of customers = booked usage of their period", checked, violations });
-            for (rule, counted, broken) in QUERIES {
+            checks.push(Check { name: "counters", rule: "counters of customers = booked usage of their period", checked, violations });
+            for (name, rule, counted, broken) in QUERIES {
                 let mut rows = c.query(broken, ()).await?;
                 let mut violations = vec![];
                 while let Some(row) = rows.next().await? {
                     violations.push(row.get::<String>(0)?);
                 }
-                checks.push(Check { rule, checked: count(counted).await?, violations });
+                checks.push(Check { name, rule, checked: count(counted).await?, violations });
             }
             Ok(checks)
         })
@@ -153,5 +169,5 @@ async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
             violations.push(format!("{name}: the ledger holds {ledger}, the bill said {booked}"));
         }
     }
-    Ok(Check { rule: "attributed + unattributed + excluded = total of the bill = ledger", checked, violations })
+    Ok(Check { name: "conservation", rule: "attributed + unattributed + excluded = total of the bill = ledger", checked, violations })
 }

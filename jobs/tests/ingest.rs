@@ -435,6 +435,7 @@ async fn an_audit_finds_what_was_tampered_with() {
     world.sound().await;
     for sql in [
         "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = 'bob'",
+        "UPDATE usage_totals SET rest = rest + 1",
         "UPDATE customers SET chime_minutes_used = 1, turn_allocations_used = 7",
         "UPDATE billing_periods SET ends_at = ends_at - 1",
         "UPDATE entitlements SET allowed = 1 - allowed",
