@@ -21,6 +21,7 @@ use jobs::books::database::Durability;
 use jobs::books::meter::Rules;
 use jobs::ingest_cur::{Lens, Policy as ReadPolicy, Progress};
 use jobs::job::{Context, Failure, Job};
+use meter::metrics::Metrics;
 use meter::queue::worker::{Identity, Policy, Worker};
 use meter::queue::{Clock, Kind, Kinds, NewJob, Queue, State};
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,15 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
     };
     let policy = Policy { concurrency: slots, ..Policy::default() };
     let who = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
-    let worker = Worker::new(queue.clone(), Kinds::of([Kind::of::<Nothing>()]), policy, context, who, false);
+    let worker = Worker::new(
+        queue.clone(),
+        Kinds::of([Kind::of::<Nothing>()]),
+        policy,
+        context,
+        who,
+        Metrics::new(&[]).unwrap(),
+        false,
+    );
     worker.register().await.unwrap();
     (queue, worker)
 }

@@ -4,6 +4,7 @@
 //! the environment only. Every fault is found in one go and named with its file and line, or its variable.
 
 mod enforce;
+mod http;
 mod queue;
 mod raw;
 mod stripe;
@@ -21,6 +22,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use self::enforce::{EnforceConfig, NoticesConfig};
+pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 use self::raw::{Raw, Step};
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
@@ -82,6 +84,8 @@ pub struct Config {
     pub queue: QueueConfig,
     /// When what is done.
     pub schedule: ScheduleConfig,
+    /// What `meter work` serves.
+    pub http: HttpConfig,
     /// How runs are logged.
     pub log: LogConfig,
 }
@@ -202,28 +206,6 @@ pub struct ReadConfig {
     pub fan_out_mib: u32,
 }
 
-/// How runs are logged, to standard error.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`; `auto` is `info` for `meter work` and
-    /// `warn` for everything else.
-    pub level: String,
-    /// `text` or `json`.
-    pub format: LogFormat,
-}
-
-/// Form of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines.
-    Json,
-}
-
 fn default_payer() -> String {
     "default".into()
 }
@@ -286,6 +268,7 @@ impl Default for Config {
             stripe: StripeConfig::default(),
             queue: QueueConfig::default(),
             schedule: ScheduleConfig::default(),
+            http: HttpConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -316,12 +299,6 @@ impl Default for ReadConfig {
     }
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { level: "auto".into(), format: LogFormat::Text }
-    }
-}
-
 /// What is wrong with the configuration, one line for each fault.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigError(pub Vec<String>);
@@ -340,11 +317,12 @@ impl Config {
     /// All faults.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, secret, key]) = Raw::read(file, variables, &mut faults)?;
+        let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, &mut faults)?;
         let mut config = raw.extract(&mut faults);
         config.database.token = Secret(token);
         config.notices.secret = Secret(secret);
         config.stripe.key = Secret(key);
+        config.http.token = Secret(acting);
         config.check(&raw, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
@@ -386,8 +364,8 @@ impl Config {
         }
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
         let stripe = self.stripe.faults(&billable);
-        let sections =
-            [self.queue.faults(), self.schedule.faults(), self.enforce.faults(), self.notices.faults(), stripe];
+        let (queue, schedule, http) = (self.queue.faults(), self.schedule.faults(), self.http.faults());
+        let sections = [queue, schedule, self.enforce.faults(), self.notices.faults(), stripe, http];
         faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
         for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);

@@ -5,7 +5,11 @@
 
 pub mod cli;
 pub mod config;
+pub mod http;
+pub mod metrics;
+pub mod page;
 pub mod queue;
 pub mod schedule;
+pub mod standing;
 mod tls;
 pub mod wiring;

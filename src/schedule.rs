@@ -23,6 +23,7 @@ use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
 use crate::config::{Config, ScheduleConfig, cron};
+use crate::metrics::Metrics;
 use crate::queue::{NewJob, Queue};
 
 /// The clock is looked at this often, so that one that jumps is noticed.
@@ -184,12 +185,15 @@ pub async fn tick(
 const SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 /// Turns ticks into jobs for as long as the process works.
-pub async fn run(queue: Queue, config: Config) {
+pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
     let table = table(&config);
     let (mut failing, mut future) = (false, Future::default());
     loop {
         match tick(&queue, &table, &config, &mut future).await {
-            Ok(_) => failing = false,
+            Ok(_) => {
+                failing = false;
+                metrics.looked(queue.now());
+            }
             Err(error) if failing => tracing::debug!("the schedule still cannot be kept: {error:#}"),
             Err(error) => {
                 failing = true;

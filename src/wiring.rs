@@ -27,7 +27,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Path of the books when they are a local file.
-fn local_path(config: &Config) -> Option<&Path> {
+pub(crate) fn local_path(config: &Config) -> Option<&Path> {
     let url = &config.database.url;
     let path = url.strip_prefix("file://").unwrap_or(url);
     (!path.contains("://")).then(|| Path::new(path))

@@ -10,12 +10,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backon::{ConstantBuilder, Retryable};
 use futures::future::LocalBoxFuture;
 use libsql::{Connection, Row, Value, params::IntoParams};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// How long a statement waits for another process's write lock.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
@@ -143,9 +145,20 @@ pub enum Durability {
     Normal,
 }
 
+/// A wait for the write lock that is longer than this is counted.
+const NOTED_WAIT: Duration = Duration::from_millis(10);
+
+/// Waits for the write lock, as they are counted for the operator.
+#[derive(Debug, Default)]
+struct BusyWaits {
+    count: AtomicU64,
+    micros: AtomicU64,
+}
+
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
+    busy: Arc<BusyWaits>,
     work: mpsc::Sender<Work>,
     local: bool,
     wait: Duration,
@@ -254,7 +267,7 @@ impl Database {
         });
         spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
         is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
-        Ok(Self { work, local: wait == Duration::MAX, wait, fence: None })
+        Ok(Self { work, busy: Arc::default(), local: wait == Duration::MAX, wait, fence: None })
     }
 
     /// The database's own clock, to the second.
@@ -275,6 +288,13 @@ impl Database {
             self.read(async |c| first_row(c, "PRAGMA wal_checkpoint(TRUNCATE)", ()).await.map(drop)).await?;
         }
         Ok(())
+    }
+
+    /// Writing transactions of this handle and its clones that waited longer than 10 ms for the write lock of a local file, or that
+    /// gave up on one; and how long they waited in all.
+    pub fn busy_waits(&self) -> (u64, Duration) {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        (load(&self.busy.count), Duration::from_micros(load(&self.busy.micros)))
     }
 
     /// Runs `f` on the connection, alone. For reading; a write in it commits by itself.
@@ -320,9 +340,17 @@ impl Database {
         E: From<BooksError> + Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
-        let fence = self.fence.clone();
+        let (fence, busy, local) = (self.fence.clone(), self.busy.clone(), self.local);
         let done = self.read(async move |connection| {
-            let transaction = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await?;
+            let asked = Instant::now();
+            let begun = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await;
+            let begun = begun.map_err(BooksError::from);
+            let waited = asked.elapsed();
+            if matches!(begun, Err(BooksError::Locked)) || local && waited > NOTED_WAIT {
+                busy.count.fetch_add(1, Ordering::Relaxed);
+                busy.micros.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+            let transaction = begun?;
             let may_write = match fence {
                 Some(fence) => fence(Connection::clone(&transaction)).await,
                 None => Ok(()),

@@ -57,6 +57,11 @@ impl Held {
         (Self::NoMeter, "no_meter"),
     ];
 
+    /// All of them, as they are stored.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.iter().map(|(_, name)| *name)
+    }
+
     /// As it is stored.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(held, _)| *held == self).map_or("no_meter", |(_, name)| name)

@@ -1,7 +1,7 @@
 //! Sending: some intents are claimed, sent side by side (one of each customer and meter), and what became of each is written down.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -45,6 +45,8 @@ pub(super) struct Tally {
     pub(super) again: u64,
     /// Identifiers that Stripe had although nothing was ever sent under them.
     pub(super) strange: Vec<String>,
+    /// For how long attempts waited for the account's rate, added up.
+    pub(super) throttled: Duration,
     /// Why sending stopped early.
     pub(super) stopped: Option<Stop>,
 }
@@ -163,6 +165,7 @@ struct Run {
     clock: Clock,
     refused_in_a_row: AtomicU32,
     in_a_row: AtomicU32,
+    throttled_ms: AtomicU64,
     stop: Mutex<Option<Stop>>,
 }
 
@@ -183,7 +186,10 @@ impl Run {
 
     /// Sends one.
     async fn attempt(&self, intent: Intent, claimed: Instant) -> (Settled, Answer) {
+        let asked = Instant::now();
         self.account.ready().await;
+        let waited = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.throttled_ms.fetch_add(waited, Ordering::Relaxed);
         let late = self.now() >= intent.send_before || claimed.elapsed() > HOLD;
         if self.stopped() || late {
             let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
@@ -223,6 +229,7 @@ pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> R
         clock,
         refused_in_a_row: AtomicU32::new(0),
         in_a_row: AtomicU32::new(0),
+        throttled_ms: AtomicU64::new(0),
         stop: Mutex::new(None),
     };
     let at_once = u32::try_from(account.at_once).unwrap_or(u32::MAX);
@@ -235,6 +242,7 @@ pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> R
         }
         send_some(books, &run, intents, &mut tally).await?;
     }
+    tally.throttled = Duration::from_millis(run.throttled_ms.load(Ordering::Relaxed));
     tally.stopped = run.stop.into_inner().ok().flatten();
     Ok(tally)
 }

@@ -281,7 +281,7 @@ async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Do
 }
 
 /// For people: how long ago something is.
-pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     let passed: SignedDuration = now.duration_since(then);
     format!("{} ago", print::span(passed))
 }

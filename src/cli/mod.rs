@@ -40,6 +40,9 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
 use crate::wiring;
 
+pub(crate) use self::jobs_of::ago;
+pub(crate) use self::print::span;
+
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 held for a person.";
 
 /// Turns AWS bills into exact books of who used what.

@@ -12,6 +12,7 @@ use super::enqueue::{self, What};
 use super::entitlements::money;
 use super::{BadUsage, Done, print};
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::queue::kinds::Checked;
 use crate::queue::outcome::Ended;
 use crate::queue::{Kind, Kinds};
@@ -66,7 +67,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 
 /// Runs any job, and prints its report as JSON.
 async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) -> anyhow::Result<Done> {
-    match kind.run(payload, context, now).await {
+    let metrics = Metrics::new(&[kind.name])?;
+    match kind.run(payload, context, now, metrics).await {
         Ended::Report { report, attention } => {
             print::json(&serde_json::from_str::<Value>(&report)?)?;
             Ok(if attention { Done::Held } else { Done::Well })

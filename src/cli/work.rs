@@ -1,5 +1,6 @@
 //! `meter work`: a worker process.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
@@ -9,11 +10,15 @@ use jobs::books::BooksError;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::Job;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 use super::{BadUsage, Done};
 use crate::config::Config;
+use crate::http::{self, Server};
+use crate::metrics::Metrics;
 use crate::queue::Kinds;
 use crate::queue::worker::{Identity, Stopper, Tally, Worker};
+use crate::standing::Observer;
 use crate::{schedule, wiring};
 
 /// Some supervisors signal the process and then its whole group: that is one signal.
@@ -34,6 +39,9 @@ pub(crate) struct Args {
     /// Leave the schedule to other workers
     #[arg(long)]
     no_schedule: bool,
+    /// Serve status page, metrics and health there instead [default: http.listen]; `off` serves nothing
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
@@ -58,7 +66,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         version: env!("CARGO_PKG_VERSION").into(),
     };
     let (concurrency, grace) = (policy.concurrency, policy.grace);
-    let worker = Worker::new(queue.clone(), kinds.clone(), policy, context, who, args.once);
+    let names = kinds.names();
+    let metrics = Metrics::new(&names)?;
+    let books = vec![context.books.clone(), queue.database().clone()];
+    let worker = Worker::new(queue.clone(), kinds.clone(), policy, context, who, metrics.clone(), args.once);
+    let keeps_schedule = !args.once && !args.no_schedule;
+    let address = if args.once { None } else { listen(args.listen.as_deref(), config)? };
+    let listener = match address {
+        Some(address) => http::bind(address).await?,
+        None => None,
+    };
     in_spite_of_trouble(|| worker.register()).await?;
     // until here a signal ends the process at once; from here on in order
     let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -75,9 +92,27 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if args.once && !args.no_schedule {
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::Future::default()).await?;
     }
-    let keeps = (!args.once && !args.no_schedule).then(|| tokio::spawn(schedule::run(queue, config.clone())));
+    let (stop_serving, stop) = watch::channel(false);
+    let serving = match address {
+        Some(address) => {
+            let observer = Observer::open(config).await?;
+            tokio::spawn(observer.clone().run(metrics.clone()));
+            let (units, billing) = Server::of(config);
+            let (phase, queue) = (worker.phase(), queue.clone());
+            let config = config.http.clone();
+            let metrics = metrics.clone();
+            let server = Server { observer, metrics, queue, books, phase, keeps_schedule, units, billing, config };
+            Some(tokio::spawn(http::serve(listener, address, server, stop)))
+        }
+        None => None,
+    };
+    let keeps = keeps_schedule.then(|| tokio::spawn(schedule::run(queue, config.clone(), metrics)));
     let ran = worker.run().await;
     stopping.abort();
+    stop_serving.send_replace(true);
+    if let Some(serving) = serving {
+        drop(serving.await);
+    }
     if let Some(schedule) = keeps {
         schedule.abort();
     }
@@ -87,6 +122,18 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     );
     // a worker that was told to stop has done what it should; one that was to run what is due says how that went
     Ok(if args.once && dead > 0 { Done::Wrong } else { Done::Well })
+}
+
+/// Where to serve, if anywhere.
+fn listen(said: Option<&str>, config: &Config) -> anyhow::Result<Option<SocketAddr>> {
+    match said {
+        None => Ok(config.http.address()),
+        Some("off") => Ok(None),
+        Some(text) => {
+            let parsed = text.parse();
+            Ok(Some(parsed.map_err(|_| BadUsage(format!("--listen {text}: write ADDRESS:PORT, or `off`")))?))
+        }
+    }
 }
 
 /// Readings of bills that one worker process may have under way.

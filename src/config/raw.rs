@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::enforce::SECRET_VARIABLE;
+use super::http::TOKEN_VARIABLE;
 use super::stripe::KEY_VARIABLE;
 use super::{Config, ConfigError, DEFAULT_FILE};
 
 /// Environment variables that start so are configuration.
 const PREFIX: &str = "METER_";
 /// The secrets: section, key, and the variable that is the only place for it.
-const SECRETS: [(&str, &str, &str); 3] = [
+const SECRETS: [(&str, &str, &str); 4] = [
     ("database", "token", "METER_DATABASE__TOKEN"),
     ("notices", "secret", SECRET_VARIABLE),
     ("stripe", "key", KEY_VARIABLE),
+    ("http", "token", TOKEN_VARIABLE),
 ];
 /// Variables with the prefix that are not configuration of the worker.
 fn is_foreign(name: &str) -> bool {

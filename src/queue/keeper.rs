@@ -18,6 +18,7 @@ use super::outcome::Finish;
 use super::row::{Filter, State};
 use super::store::Queue;
 use super::worker::{Identity, Policy};
+use crate::metrics::Metrics;
 
 /// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit: as long as others
 /// come, and at most so many turns of the runtime.
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     pub(super) holding: Holding,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) who: Identity,
+    pub(super) metrics: Metrics,
     /// End as soon as nothing is due.
     pub(super) once: bool,
 }
@@ -365,7 +367,9 @@ async fn take_over(shared: &Shared, watch: &mut Watch) -> Result<(), BooksError>
         for lease in &lapsed {
             tracing::warn!(job = lease.seq, worker = %lease.worker, "job {}: its worker {} is lost", lease.seq, lease.worker);
         }
-        due += queue.lapse(&lapsed).await?;
+        let taken = queue.lapse(&lapsed).await?;
+        shared.metrics.took_over(taken);
+        due += taken;
     }
     if due > 0 {
         queue.wake();

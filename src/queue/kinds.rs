@@ -21,8 +21,9 @@ use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
 use super::outcome::Ended;
+use crate::metrics::{Metrics, Told};
 
-type Run = Arc<dyn Fn(String, Context, Timestamp) -> BoxFuture<'static, Ended> + Send + Sync>;
+type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, Ended> + Send + Sync>;
 
 /// What a payload has to say before it is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,14 +69,14 @@ fn read<J: Job>(payload: &str) -> Result<J, String> {
 
 impl Kind {
     /// The kind of a job type.
-    pub fn of<J: Job>() -> Self {
+    pub fn of<J: Job<Report: Told>>() -> Self {
         Self {
             name: J::KIND,
             about: J::ABOUT,
             timeout: J::TIMEOUT,
             max_attempts: J::MAX_ATTEMPTS,
             at_once: J::AT_ONCE,
-            run: Arc::new(|payload, context, now| run::<J>(payload, context, now).boxed()),
+            run: Arc::new(|payload, context, now, metrics| run::<J>(payload, context, now, metrics).boxed()),
             check: |payload| {
                 let job = read::<J>(payload)?;
                 let payload = serde_json::to_string(&job).map_err(|e| e.to_string())?;
@@ -85,8 +86,15 @@ impl Kind {
     }
 
     /// Runs a payload to its end. One that does not fit its type is given up: it is kept, and the reason names the field.
-    pub fn run(&self, payload: String, context: Context, now: Timestamp) -> BoxFuture<'static, Ended> {
-        (self.run)(payload, context, now)
+    /// What it reports is told to `metrics`.
+    pub fn run(
+        &self,
+        payload: String,
+        context: Context,
+        now: Timestamp,
+        metrics: Metrics,
+    ) -> BoxFuture<'static, Ended> {
+        (self.run)(payload, context, now, metrics)
     }
 
     /// Checks a payload before it is enqueued.
@@ -98,7 +106,7 @@ impl Kind {
     }
 }
 
-async fn run<J: Job>(payload: String, context: Context, now: Timestamp) -> Ended {
+async fn run<J: Job<Report: Told>>(payload: String, context: Context, now: Timestamp, metrics: Metrics) -> Ended {
     let job = match read::<J>(&payload) {
         Ok(job) => job,
         Err(why) => {
@@ -110,6 +118,7 @@ async fn run<J: Job>(payload: String, context: Context, now: Timestamp) -> Ended
         Ok(report) => report,
         Err(failure) => return Ended::Failed(failure),
     };
+    report.tell(&metrics);
     let attention = J::needs_a_person(&report);
     match serde_json::to_string(&report) {
         Ok(report) => Ended::Report { report, attention },

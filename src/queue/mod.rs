@@ -24,6 +24,7 @@ pub mod kinds;
 pub mod lease;
 pub mod outcome;
 mod row;
+mod standing;
 pub mod store;
 pub mod worker;
 

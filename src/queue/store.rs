@@ -159,6 +159,19 @@ impl Queue {
         self.clock.now()
     }
 
+    /// The handle of its database.
+    pub fn database(&self) -> &Database {
+        &self.db
+    }
+
+    /// The newest schema change of its database.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn schema_version(&self) -> Result<i64, BooksError> {
+        self.db.schema_version().await
+    }
+
     /// Tells the workers of this process that there is something to do.
     pub fn wake(&self) {
         self.wake.notify_one();

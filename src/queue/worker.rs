@@ -12,6 +12,7 @@ use jobs::job::{Context, Failure, Request};
 use libsql::params;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument;
 
 use super::backend::{Ack, Claims};
 use super::claim::{Claim, Holding, Why};
@@ -21,6 +22,7 @@ use super::lease::Claimer;
 use super::outcome::{Backoff, Ended, settle};
 use super::row::NewJob;
 use super::store::{Queue, new_id};
+use crate::metrics::Metrics;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
@@ -118,11 +120,19 @@ impl Stopper {
 
 impl Worker {
     /// A worker for `kinds`. With `once` it ends as soon as nothing is due.
-    pub fn new(queue: Queue, kinds: Kinds, policy: Policy, context: Context, who: Identity, once: bool) -> Self {
+    pub fn new(
+        queue: Queue,
+        kinds: Kinds,
+        policy: Policy,
+        context: Context,
+        who: Identity,
+        metrics: Metrics,
+        once: bool,
+    ) -> Self {
         let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
         let by = Claimer { worker, lease: policy.lease };
         let (phase, _) = watch::channel(Phase::Working);
-        let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, who, once };
+        let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, who, metrics, once };
         Self { shared, context }
     }
 
@@ -142,6 +152,11 @@ impl Worker {
     /// By which it is told to stop.
     pub fn stopper(&self) -> Stopper {
         self_stopper(&self.shared)
+    }
+
+    /// By which one sees whether it was told to stop.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.shared.phase.subscribe()
     }
 
     /// Runs jobs until it is told to stop, or with `once` until nothing is due.
@@ -230,7 +245,10 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
         Some(kind) => run(kind, &claim, shared, context).await,
         None => Ended::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
     };
-    log(&claim, &ended, began.elapsed());
+    let took = began.elapsed();
+    log(&claim, &ended, took);
+    let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
+    shared.metrics.ran(&claim.kind, &ended, claim.attempt >= claim.max_attempts, took, waited);
     let (finish, first) = settle(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
         use super::row::State;
@@ -252,7 +270,11 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
 async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context) -> Ended {
     let fence = shared.queue.fence(claim, &shared.by.worker);
     let context = Context { books: context.books.fenced(fence), ..context.clone() };
-    let mut task = tokio::spawn(kind.run(claim.payload.clone(), context, shared.queue.now()));
+    let payload: Value = serde_json::from_str(&claim.payload).unwrap_or_default();
+    // every line of a run says whose it is
+    let span = tracing::info_span!("run", job = claim.seq, kind = kind.name, month = payload["month"].as_str());
+    let job = kind.run(claim.payload.clone(), context, shared.queue.now(), shared.metrics.clone());
+    let mut task = tokio::spawn(job.instrument(span));
     tokio::select! {
         ended = &mut task => ended.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => Ended::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),

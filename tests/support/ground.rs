@@ -15,6 +15,7 @@ use jobs::books::meter::Rules;
 use jobs::ingest_cur::{Lens, Policy as ReadPolicy, Progress};
 use jobs::job::{Context, Failure, Job, Request};
 use meter::config::Config;
+use meter::metrics::Metrics;
 use meter::queue::worker::{Identity, Policy, Stopper, Tally, Worker};
 use meter::queue::{Backoff, Clock, Filter, JobRow, Kind, Kinds, NewJob, Queue, State};
 use serde::{Deserialize, Serialize};
@@ -304,7 +305,7 @@ impl Ground {
     pub async fn worker_of(&self, queue: &Queue, policy: Policy, kinds: Kinds) -> Running {
         let who = Identity { host: "here".into(), pid: 1, version: "0".into() };
         let context = self.context().await;
-        let worker = Worker::new(queue.clone(), kinds, policy, context, who, false);
+        let worker = Worker::new(queue.clone(), kinds, policy, context, who, Metrics::new(&[]).unwrap(), false);
         worker.register().await.unwrap();
         let stopper = worker.stopper();
         Running { stopper, task: tokio::spawn(worker.run()) }
@@ -319,7 +320,7 @@ impl Doomed {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (ground.queue().await, ground.context().await);
         let who = Identity { host: "gone".into(), pid: 2, version: "0".into() };
-        let worker = Worker::new(queue, kinds(), policy, context, who, false);
+        let worker = Worker::new(queue, kinds(), policy, context, who, Metrics::new(&[]).unwrap(), false);
         worker.register().await.unwrap();
         runtime.spawn(worker.run());
         Self(Some(runtime))

@@ -1,0 +1,307 @@
+//! The queries behind how the books stand.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use rust_decimal::Decimal;
+
+use super::{
+    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NoticeStanding, Pressed,
+    StripeStanding,
+};
+use crate::books::database::{BooksError, Database, first_row};
+use crate::books::period::{Day, Month, instant};
+use crate::books::quantity::Quantity;
+
+/// Customers that are named, at most.
+const NAMED: i64 = 20;
+/// A reason for a block that the customer can do away with by a budget or another plan: the limit is reached.
+const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
+                       'budget_in_other_currency')";
+
+/// Sums of a meter: of customers, and without one.
+type Sums = (Quantity, Quantity);
+
+impl Database {
+    /// How the books stand, as far as indexes tell.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn books_standing(&self, now: Timestamp) -> Result<BooksStanding, BooksError> {
+        let local = self.is_local();
+        self.read(async move |c| {
+            let second = now.as_second();
+            let number = async |sql: &'static str| -> Result<i64, BooksError> {
+                Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+            };
+            let overdue = "SELECT count(*) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
+            let overdue = first_row(c, overdue, params![second]).await?;
+            let (month, days) = usage(c, now).await?;
+            let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+            Ok(BooksStanding {
+                entries: number("SELECT coalesce(max(seq), 0) FROM ledger_entries").await?,
+                bills: bills(c).await?,
+                month,
+                days,
+                turn_overdue: overdue.map_or(Ok(0), |row| row.get(0))?,
+                stripe: stripe(c).await?,
+                notices: notices(c).await?,
+                size_bytes: if local { Some(number(pages).await?) } else { None },
+            })
+        })
+        .await
+    }
+
+    /// How the customers stand: each of them is looked at.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn customers_standing(&self, now: Timestamp) -> Result<CustomersStanding, BooksError> {
+        self.read(async move |c| {
+            let mut found = CustomersStanding { decisions: decisions(c).await?, ..CustomersStanding::default() };
+            let mut rows = c.query("SELECT status, count(*) FROM customers GROUP BY status", ()).await?;
+            while let Some(row) = rows.next().await? {
+                found.by_status.insert(row.get(0)?, row.get(1)?);
+            }
+            found.pressed = pressed(c).await?;
+            let sql = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
+                       WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
+            if let Some(row) = first_row(c, sql, params![now.as_second()]).await? {
+                (found.turn_used, found.turn_refused) = (row.get(0)?, row.get(1)?);
+            }
+            stripe_units(c, &mut found).await?;
+            Ok(found)
+        })
+        .await
+    }
+}
+
+fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
+    Ok(row.get::<Option<i64>>(place)?.map(instant))
+}
+
+async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
+    let sql = "SELECT v.payer, v.month, v.id, v.rows, v.matched_rows, \
+          (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
+          (SELECT max(newest_day) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
+          (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held'), \
+          (SELECT held_because FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held' ORDER BY id DESC LIMIT 1) \
+       FROM (SELECT payer, max(id) AS id FROM bill_versions b WHERE state = 'applied' \
+               AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') \
+               GROUP BY payer) newest \
+       JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
+    let mut rows = c.query(sql, ()).await?;
+    let (mut found, mut ids) = (vec![], vec![]);
+    while let Some(row) = rows.next().await? {
+        let delivered: Option<String> = row.get(5)?;
+        let newest_day: Option<String> = row.get(6)?;
+        ids.push(row.get::<i64>(2)?);
+        found.push(BillStanding {
+            payer: row.get(0)?,
+            month: row.get(1)?,
+            delivered_at: delivered.and_then(|t| t.parse().ok()),
+            newest_day_end: newest_day.and_then(|d| d.parse::<Day>().ok()).map(Day::end),
+            rows: row.get(3)?,
+            matched_rows: row.get(4)?,
+            lines: BTreeMap::new(),
+            held: row.get(7)?,
+            held_because: row.get(8)?,
+        });
+    }
+    for (bill, id) in found.iter_mut().zip(ids) {
+        let sql = "SELECT claim, sum(lines) FROM bill_lines WHERE version_id = ?1 GROUP BY claim";
+        let mut rows = c.query(sql, params![id]).await?;
+        while let Some(row) = rows.next().await? {
+            bill.lines.insert(row.get(0)?, row.get(1)?);
+        }
+    }
+    // a payer of whom nothing was ever booked, because its first version is held
+    let only_held = "SELECT payer, max(month), count(*), max(held_because) FROM bill_versions b WHERE state = 'held' \
+                     AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
+    let mut rows = c.query(only_held, ()).await?;
+    while let Some(row) = rows.next().await? {
+        found.push(BillStanding {
+            payer: row.get(0)?,
+            month: row.get(1)?,
+            delivered_at: None,
+            newest_day_end: None,
+            rows: 0,
+            matched_rows: 0,
+            lines: BTreeMap::new(),
+            held: row.get(2)?,
+            held_because: row.get(3)?,
+        });
+    }
+    Ok(found)
+}
+
+/// Usage of the current month and of the last days, by meter.
+async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<DayUsage>), BooksError> {
+    let month = Month::of(now);
+    let oldest = now - jiff::SignedDuration::from_hours(24 * i64::from(DAYS));
+    let from = oldest.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    let first = month.first_day().to_string();
+    let sql = "SELECT day, meter, attributed, units, rest FROM usage_totals WHERE day > ?1 ORDER BY day, meter";
+    let mut rows = c.query(sql, params![from.clone().min(first.clone())]).await?;
+    let mut days: BTreeMap<(String, String), Sums> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        let sums = days.entry((row.get(0)?, row.get(1)?)).or_default();
+        let quantity = Quantity::from_parts(row.get(3)?, row.get(4)?);
+        if row.get::<i64>(2)? == 1 {
+            sums.0 = quantity;
+        } else {
+            sums.1 = quantity;
+        }
+    }
+    let last = month.last_day().to_string();
+    let mut months: BTreeMap<&str, (Sums, i64)> = BTreeMap::new();
+    for ((day, meter), (attributed, unattributed)) in &days {
+        let (sums, days) = months.entry(meter).or_default();
+        if (&first..=&last).contains(&day) && !(attributed.is_zero() && unattributed.is_zero()) {
+            sums.0 += *attributed;
+            sums.1 += *unattributed;
+            *days += 1;
+        }
+    }
+    let months = months.into_iter().map(|(meter, ((attributed, unattributed), days))| MonthUsage {
+        meter: meter.to_owned(),
+        attributed,
+        unattributed,
+        days,
+    });
+    let months = months.collect();
+    let days = days.into_iter().filter(|((day, _), _)| *day > from);
+    let day = |((day, meter), (attributed, unattributed)): ((String, String), Sums)| DayUsage {
+        day,
+        meter,
+        attributed,
+        unattributed,
+    };
+    Ok((months, days.map(day).collect()))
+}
+
+async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
+    let mut found = StripeStanding::default();
+    for state in ["pending", "sending", "doubtful", "refused", "settled"] {
+        found.intents.insert(state, 0);
+    }
+    let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM stripe_intents INDEXED BY stripe_intents_open \
+               WHERE state IN ('pending', 'sending', 'doubtful') GROUP BY state";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let state: String = row.get(0)?;
+        if let Some(count) = found.intents.get_mut(state.as_str()) {
+            *count = row.get(1)?;
+        }
+        match state.as_str() {
+            "pending" => found.oldest_pending_at = at(&row, 2)?,
+            "doubtful" => found.oldest_doubtful_at = at(&row, 3)?,
+            _ => {}
+        }
+    }
+    let sql = "SELECT (SELECT count(*) FROM stripe_intents WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM stripe_intents), \
+               (SELECT count(*) FROM stripe_totals WHERE alarm IS NOT NULL)";
+    if let Some(row) = first_row(c, sql, ()).await? {
+        found.intents.insert("refused", row.get(0)?);
+        let open: i64 = found.intents.values().sum();
+        found.intents.insert("settled", row.get::<i64>(1)? - open);
+        found.alarms = row.get(2)?;
+    }
+    let sql =
+        "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
+    let mut rows = c.query(sql, params![NAMED]).await?;
+    while let Some(row) = rows.next().await? {
+        found.some_alarms.push((row.get(0)?, row.get(1)?, row.get(2)?));
+    }
+    Ok(found)
+}
+
+async fn notices(c: &Connection) -> Result<NoticeStanding, BooksError> {
+    let sql = "SELECT (SELECT count(*) FROM notices WHERE state = 'pending'), (SELECT count(*) FROM notices WHERE state = 'dead'), \
+               (SELECT min(created_at) FROM notices WHERE state = 'pending')";
+    let Some(row) = first_row(c, sql, ()).await? else { return Ok(NoticeStanding::default()) };
+    Ok(NoticeStanding { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
+}
+
+async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksError> {
+    let sql = format!(
+        "SELECT meter, CASE WHEN allowed = 0 THEN iif(reason IN {REACHED}, 'blocked', 'denied') \
+                            WHEN effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5 THEN 'near' \
+                            WHEN used > included THEN 'overage' ELSE 'allowed' END AS decision, count(*) \
+         FROM entitlements GROUP BY 1, 2"
+    );
+    let mut rows = c.query(&sql, ()).await?;
+    let mut found: BTreeMap<String, Decisions> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        let of = found.entry(row.get(0)?).or_default();
+        let count = row.get(2)?;
+        match row.get::<String>(1)?.as_str() {
+            "blocked" => of.blocked = count,
+            "denied" => of.denied = count,
+            "near" => of.near = count,
+            "overage" => of.overage = count,
+            _ => of.allowed = count,
+        }
+    }
+    Ok(found)
+}
+
+async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
+    let sql = format!(
+        "SELECT customer, meter, allowed, reason, used, effective_limit FROM entitlements \
+         WHERE iif(allowed = 0, reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
+         ORDER BY allowed, used * 1.0 / max(coalesce(effective_limit, 1), 1) DESC, customer, meter LIMIT {NAMED}"
+    );
+    let mut rows = c.query(&sql, ()).await?;
+    let mut found = vec![];
+    let quantity = |scaled: i64| Quantity::from_scaled(i128::from(scaled));
+    while let Some(row) = rows.next().await? {
+        found.push(Pressed {
+            customer: row.get(0)?,
+            meter: row.get(1)?,
+            allowed: row.get::<i64>(2)? == 1,
+            reason: row.get(3)?,
+            used: quantity(row.get(4)?),
+            limit: row.get::<Option<i64>>(5)?.map(quantity),
+        });
+    }
+    Ok(found)
+}
+
+/// What totals say, in units of the meters.
+async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(), BooksError> {
+    let mut per_unit: BTreeMap<String, Decimal> = BTreeMap::new();
+    let mut rows = c.query("SELECT meter, per_unit FROM stripe_meters", ()).await?;
+    while let Some(row) = rows.next().await? {
+        per_unit.insert(row.get(0)?, row.get::<String>(1)?.parse().unwrap_or(Decimal::ONE));
+    }
+    // Stripe's whole numbers in units of the meter, to ten decimals
+    let units = |meter: &str, events: i64| {
+        let by = per_unit.get(meter).copied().filter(|by| !by.is_zero()).unwrap_or(Decimal::ONE);
+        let units = Decimal::from(events).checked_div(by).unwrap_or_default().round_dp(10);
+        units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
+    };
+    let sql = "SELECT meter, sum(abs(seen - expected)) FROM stripe_totals \
+               WHERE final_at IS NULL AND seen IS NOT NULL AND expected IS NOT NULL GROUP BY meter";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let meter: String = row.get(0)?;
+        found.drift.insert(meter.clone(), units(&meter, row.get(1)?)?);
+    }
+    for meter in per_unit.keys() {
+        found.drift.entry(meter.clone()).or_default();
+        found.held_units.entry(meter.clone()).or_default();
+    }
+    let sql = "SELECT meter, held_because, count(*), sum(held), min(iif(held > 0, held_since, NULL)) FROM stripe_totals \
+               WHERE held <> 0 GROUP BY meter, held_because";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);
+        *found.held.entry(reason).or_default() += row.get::<i64>(2)?;
+        *found.held_units.entry(meter.clone()).or_default() += units(&meter, row.get(3)?)?;
+        let since = at(&row, 4)?;
+        found.oldest_held_at = [found.oldest_held_at, since].into_iter().flatten().min();
+    }
+    Ok(())
+}

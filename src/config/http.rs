@@ -1,0 +1,105 @@
+//! The sections `http` and `log`: what the operator sees.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Secret;
+use super::raw::Step;
+
+/// The variable of the token that acting on jobs over HTTP needs.
+pub(super) const TOKEN_VARIABLE: &str = "METER_HTTP__TOKEN";
+/// A token that can be guessed is none.
+const TOKEN_BYTES: usize = 16;
+
+/// What `meter work` serves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address and port; empty = nothing is served.
+    pub listen: String,
+    /// Who may read the status page and the jobs. Metrics and health are for whoever reaches the port.
+    pub pages: Pages,
+    /// How often the gauges of the books are read at most.
+    pub snapshot_seconds: u16,
+    /// What retry and cancel need; from the environment only.
+    #[serde(skip)]
+    pub token: Secret,
+}
+
+/// Who may read pages that name customers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pages {
+    /// Requests from this machine to a name of this machine.
+    #[default]
+    Localhost,
+    /// Whoever reaches the port: something in front of it asks who they are.
+    Anyone,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:9464".into(),
+            pages: Pages::default(),
+            snapshot_seconds: 15,
+            token: Secret::default(),
+        }
+    }
+}
+
+impl HttpConfig {
+    /// Where to listen, if anywhere.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listen.parse().ok()
+    }
+
+    /// What is wrong, and where. The token is not repeated.
+    pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
+        let key = |name: &str| vec![Step::Key("http".into()), Step::Key(name.into())];
+        let mut faults = vec![];
+        if !self.listen.is_empty() && self.address().is_none() {
+            faults.push((
+                key("listen"),
+                "it is no address and port, such as 127.0.0.1:9464; empty serves nothing".into(),
+            ));
+        }
+        if !(1..=3600).contains(&self.snapshot_seconds) {
+            faults.push((key("snapshot_seconds"), "1 to 3600 seconds".into()));
+        }
+        let token = self.token.expose();
+        if !token.is_empty() && token.len() < TOKEN_BYTES {
+            faults.push((key("token"), format!("{TOKEN_VARIABLE} has fewer than {TOKEN_BYTES} characters")));
+        }
+        faults
+    }
+}
+
+/// How runs are logged, to standard error.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`; `auto` is `info` for `meter work` and
+    /// `warn` for everything else.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "auto".into(), format: LogFormat::Text }
+    }
+}

@@ -1,0 +1,475 @@
+//! What `meter work` serves: `/metrics`, `/healthz`, `/readyz`, the status page, the jobs, and the runbook.
+//!
+//! Nothing here waits for a query over all customers: figures come from the last snapshot ([`crate::standing::Observer`]). Whoever reaches the
+//! port may read metrics and health, which name no customer; pages are for this machine alone unless `http.pages` says otherwise; and acting
+//! needs the token, each time, so that no other site can act through somebody's browser.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::Router;
+use axum::extract::rejection::FormRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Form, Path, Query, Request, State};
+use axum::http::header::{AUTHORIZATION, HOST};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::Database;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::{Config, HttpConfig, Pages};
+use crate::metrics::Metrics;
+use crate::page::{self, Facts, JobList, JobsFilter, Run};
+use crate::queue::keeper::Phase;
+use crate::queue::worker::summary;
+use crate::queue::{Filter, JobRow, Kinds, Queue, State as JobState};
+use crate::standing::Observer;
+
+/// The database has so long to answer whether it is there.
+const READY_WAIT: Duration = Duration::from_secs(2);
+/// The schedule is looked at several times a minute.
+const SCHEDULE_LATE: i64 = 120;
+/// When another process has the port, it is asked for again so often: that process may end.
+const BIND_AGAIN: Duration = Duration::from_secs(10);
+/// Requests under way have so long to finish when the worker has stopped.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Jobs on one page.
+const LISTED: u32 = 100;
+/// Runs on the status page.
+const NEWEST: u32 = 15;
+/// What a wrong token costs, so that nobody tries many.
+const WRONG_TOKEN: Duration = Duration::from_millis(500);
+/// A form has a token and nothing else.
+const FORM_BYTES: usize = 4096;
+/// Characters of a report or a reason that a list shows.
+const SAID: usize = 240;
+
+/// Everything that is served.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The figures.
+    pub observer: Observer,
+    /// The counters.
+    pub metrics: Metrics,
+    /// The queue, on the worker's own connection.
+    pub queue: Queue,
+    /// Handles whose waits for locks are counted.
+    pub books: Vec<Database>,
+    /// Whether the worker was told to stop.
+    pub phase: watch::Receiver<Phase>,
+    /// Whether this process keeps the schedule.
+    pub keeps_schedule: bool,
+    /// Units of the meters.
+    pub units: BTreeMap<String, String>,
+    /// `dry run`, `test account`, `live account`.
+    pub billing: &'static str,
+    /// The section of the configuration.
+    pub config: HttpConfig,
+}
+
+impl Server {
+    /// The units of all meters, and where money goes.
+    pub fn of(config: &Config) -> (BTreeMap<String, String>, &'static str) {
+        let units = config.meters.iter().map(|m| (m.name.clone(), m.unit.clone()));
+        let turn = (jobs::books::plan::TURN.to_owned(), "credentials".to_owned());
+        let billing = match (config.stripe.key.expose().is_empty(), config.stripe.live) {
+            (true, _) => "dry run",
+            (false, true) => "live account",
+            (false, false) => "test account",
+        };
+        (units.chain([turn]).collect(), billing)
+    }
+
+    fn acting(&self) -> bool {
+        !self.config.token.expose().is_empty()
+    }
+}
+
+type Shared = State<Arc<Server>>;
+
+/// Takes the port. `None` when another process has it: it is asked for again by [`serve`].
+///
+/// # Errors
+/// When nobody could ever listen there.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => {
+            tracing::info!("status page, /metrics, /healthz and /readyz at http://{}/", listener.local_addr()?);
+            Ok(Some(listener))
+        }
+        Err(e) if e.kind() == ErrorKind::AddrInUse => {
+            tracing::warn!(
+                "another process listens on {address}: this worker serves no metrics until that ends; give it `--listen` and another port"
+            );
+            Ok(None)
+        }
+        Err(e) => Err(e).with_context(|| format!("cannot listen on {address} (`http.listen`, `--listen`)")),
+    }
+}
+
+/// Serves until `stop` says so; requests under way are finished.
+pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: Server, stop: watch::Receiver<bool>) {
+    let mut stopped = stop.clone();
+    let listener = match listener {
+        Some(listener) => listener,
+        None => loop {
+            tokio::select! {
+                () = tokio::time::sleep(BIND_AGAIN) => {}
+                _ = stopped.wait_for(|stop| *stop) => return,
+            }
+            if let Ok(listener) = TcpListener::bind(address).await {
+                tracing::info!("status page, /metrics, /healthz and /readyz at http://{address}/");
+                break listener;
+            }
+        },
+    };
+    let app = router(server).into_make_service_with_connect_info::<SocketAddr>();
+    let mut told = stop.clone();
+    let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
+        drop(told.wait_for(|stop| *stop).await);
+    });
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::warn!("nothing is served any more: {error}");
+        },
+        () = async {
+            drop(stopped.wait_for(|stop| *stop).await);
+            tokio::time::sleep(LAST_WORDS).await;
+        } => {}
+    }
+}
+
+fn router(server: Server) -> Router {
+    let server = Arc::new(server);
+    let pages = Router::new()
+        .route("/", get(status))
+        .route("/jobs", get(jobs))
+        .route("/jobs/{seq}", get(job))
+        .route("/jobs/{seq}/retry", post(retry))
+        .route("/jobs/{seq}/cancel", post(cancel))
+        .layer(DefaultBodyLimit::max(FORM_BYTES))
+        .layer(from_fn_with_state(server.clone(), only_for_readers));
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/runbook", get(async || Page(StatusCode::OK, page::runbook(include_str!("../docs/operations.md")))))
+        .merge(pages)
+        .fallback(async || Page(StatusCode::NOT_FOUND, page::not_found()))
+        .with_state(server)
+}
+
+/// A page, with what a browser may do with it.
+struct Page(StatusCode, String);
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        let headers = [
+            ("content-security-policy", page::CONTENT_SECURITY_POLICY),
+            ("x-content-type-options", "nosniff"),
+            ("referrer-policy", "no-referrer"),
+            ("cache-control", "no-store"),
+        ];
+        (self.0, headers, Html(self.1)).into_response()
+    }
+}
+
+fn went_wrong(error: &dyn std::fmt::Display) -> Page {
+    Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(&format!("The database does not answer: {error}")))
+}
+
+/// Pages name customers. They are for this machine alone, asked by a name of this machine (so that no name that a stranger owns can be pointed
+/// at it), unless the configuration says that something in front of the port knows who asks.
+async fn only_for_readers(
+    State(server): Shared,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if server.config.pages == Pages::Localhost && !(peer.ip().to_canonical().is_loopback() && is_local(host)) {
+        let why = "Pages are for this machine alone (http.pages = \"localhost\"). Metrics are at /metrics.";
+        return Page(StatusCode::FORBIDDEN, page::refused(why)).into_response();
+    }
+    next.run(request).await
+}
+
+/// Whether a Host header names this machine.
+fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+async fn metrics(State(server): Shared) -> Response {
+    let snapshot = server.observer.last();
+    let gauges = snapshot.as_ref().map(|s| s.gauges.as_slice()).unwrap_or_default();
+    let books: Vec<&Database> = server.books.iter().collect();
+    match server.metrics.text(&books, gauges) {
+        Ok(text) => ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Whether work can be done here, and what is in its way.
+async fn ready(State(server): Shared) -> Response {
+    let mut lines = vec![];
+    let database = tokio::time::timeout(READY_WAIT, server.queue.schema_version()).await;
+    let known = jobs::books::newest_schema_version();
+    lines.push(match database {
+        Ok(Ok(found)) if found == known => (true, format!("database: there, schema version {found}")),
+        Ok(Ok(found)) => {
+            (false, format!("database: schema version {found}, this build knows {known}; `meter migrate`"))
+        }
+        Ok(Err(error)) => (false, format!("database: {error}")),
+        Err(_) => (false, format!("database: no answer within {} s", READY_WAIT.as_secs())),
+    });
+    lines.push(if server.keeps_schedule {
+        let silent = Timestamp::now().as_second() - server.metrics.last_look();
+        let what = format!("schedule: last looked at {silent} s ago");
+        (
+            silent < SCHEDULE_LATE,
+            if server.metrics.last_look() == 0 { "schedule: not looked at yet".into() } else { what },
+        )
+    } else {
+        (true, "schedule: left to other workers".into())
+    });
+    lines.push(match *server.phase.borrow() {
+        Phase::Working => (true, "worker: working".to_owned()),
+        Phase::Stopping => (false, "worker: stopping".into()),
+        Phase::Outdated(found) => (false, format!("worker: stopping, a newer build migrated the database to {found}")),
+    });
+    let all = lines.iter().all(|(ok, _)| *ok);
+    let text: String = lines.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok " } else { "NOT" })).collect();
+    (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+struct StatusQuery {
+    refresh: Option<u32>,
+}
+
+async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page {
+    let Some(snapshot) = server.observer.last() else {
+        let why = "The figures are being read for the first time. Reload in a moment.";
+        return Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(why));
+    };
+    let rows = match server.queue.list(&Filter::default(), NEWEST).await {
+        Ok(rows) => rows,
+        Err(error) => return went_wrong(&error),
+    };
+    let runs: Vec<Run> = rows.iter().map(run).collect();
+    let facts = Facts {
+        standing: &snapshot.standing,
+        units: &server.units,
+        runs: &runs,
+        version: env!("CARGO_PKG_VERSION"),
+        billing: server.billing,
+        refresh_seconds: query.refresh.unwrap_or(60).min(3600),
+    };
+    Page(StatusCode::OK, page::status(&facts, Timestamp::now()))
+}
+
+#[derive(Debug, Deserialize)]
+struct JobsQuery {
+    kind: Option<String>,
+    state: Option<String>,
+    /// What was done last, to which job.
+    did: Option<String>,
+    job: Option<i64>,
+}
+
+async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
+    let some = |text: Option<String>| text.filter(|t| !t.is_empty());
+    let filter = JobsFilter { kind: some(query.kind), state: some(query.state) };
+    let states: Vec<JobState> = filter.state.iter().filter_map(|s| s.parse().ok()).collect();
+    if filter.state.is_some() && states.is_empty() {
+        return Page(StatusCode::BAD_REQUEST, page::refused("There is no such state of a job."));
+    }
+    let wanted = Filter { kinds: filter.kind.iter().cloned().collect(), states, ..Filter::default() };
+    let rows = match server.queue.list(&wanted, LISTED).await {
+        Ok(rows) => rows,
+        Err(error) => return went_wrong(&error),
+    };
+    let said = match (query.did.as_deref(), query.job) {
+        (Some("retry"), Some(seq)) => Some(format!("Job {seq} is due now.")),
+        (Some("cancel"), Some(seq)) => {
+            Some(format!("Job {seq} is cancelled, or will be as soon as its worker hears of it."))
+        }
+        _ => None,
+    };
+    let runs: Vec<Run> = rows.iter().map(run).collect();
+    let kinds: Vec<String> = Kinds::all().names().into_iter().map(str::to_owned).collect();
+    let list = JobList { runs: &runs, filter: &filter, kinds: &kinds, acting: server.acting(), said: said.as_deref() };
+    Page(StatusCode::OK, page::jobs(&list, Timestamp::now()))
+}
+
+async fn job(State(server): Shared, Path(seq): Path<i64>) -> Page {
+    match server.queue.get(&seq.to_string()).await {
+        Ok(Some(row)) => Page(StatusCode::OK, page::job(&run(&row), &details(&row), server.acting(), Timestamp::now())),
+        Ok(None) => Page(StatusCode::NOT_FOUND, page::not_found()),
+        Err(error) => went_wrong(&error),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Token {
+    #[serde(default)]
+    token: String,
+}
+
+/// The form, if there is one: a token may come in a header instead.
+type Sent = Result<Form<Token>, FormRejection>;
+
+async fn retry(state: Shared, path: Path<i64>, headers: HeaderMap, form: Sent) -> Response {
+    act(state, path, &headers, form, "retry").await
+}
+
+async fn cancel(state: Shared, path: Path<i64>, headers: HeaderMap, form: Sent) -> Response {
+    act(state, path, &headers, form, "cancel").await
+}
+
+async fn act(
+    State(server): Shared,
+    Path(seq): Path<i64>,
+    headers: &HeaderMap,
+    form: Sent,
+    what: &'static str,
+) -> Response {
+    let refused = |status, why: &str| Page(status, page::refused(why)).into_response();
+    if !server.acting() {
+        return refused(StatusCode::FORBIDDEN, "Acting is switched off: the worker has no METER_HTTP__TOKEN.");
+    }
+    let bearer = headers.get(AUTHORIZATION).and_then(|h| h.to_str().ok()).and_then(|h| h.strip_prefix("Bearer "));
+    let given = bearer.map(str::to_owned).or(form.ok().map(|Form(form)| form.token)).unwrap_or_default();
+    // digests are compared, so that the time it takes says nothing of the token
+    if Sha256::digest(&given) != Sha256::digest(server.config.token.expose()) {
+        tokio::time::sleep(WRONG_TOKEN).await;
+        tracing::warn!(job = seq, "somebody tried to {what} job {seq} over HTTP with a wrong token");
+        return refused(StatusCode::UNAUTHORIZED, "The token is not the worker's METER_HTTP__TOKEN. Nothing was done.");
+    }
+    let filter = Filter { ids: vec![seq.to_string()], ..Filter::default() };
+    let done = match what {
+        "retry" => server.queue.retry(&filter).await,
+        _ => server.queue.cancel(&filter).await,
+    };
+    match done {
+        Ok(0) => refused(StatusCode::CONFLICT, "The job is no longer in a state in which that can be done."),
+        Ok(_) => {
+            tracing::info!(job = seq, "job {seq}: {what} over HTTP");
+            server.queue.wake();
+            Redirect::to(&format!("/jobs?did={what}&job={seq}")).into_response()
+        }
+        Err(error) => went_wrong(&error).into_response(),
+    }
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(SAID) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// A job as the pages tell it.
+fn run(row: &JobRow) -> Run {
+    let report = row.report.as_ref().map(|report| summary(&report.to_string()));
+    let took = row.finished_at.zip(row.started_at).map(|(end, start)| end.duration_since(start));
+    Run {
+        seq: row.seq,
+        kind: row.kind.clone(),
+        state: row.state.as_str().to_owned(),
+        what: summary(&row.payload.to_string()),
+        attempts: row.attempts,
+        at: row.finished_at.or(row.run_at).or(row.started_at).unwrap_or(row.enqueued_at),
+        took: took.map(|took| took.max(SignedDuration::ZERO)),
+        said: short(&report.or_else(|| row.reason.clone()).unwrap_or_default()),
+        attention: row.attention,
+        can_retry: matches!(row.state, JobState::Dead | JobState::Cancelled | JobState::Scheduled | JobState::Retrying),
+        can_cancel: !row.state.is_final(),
+    }
+}
+
+/// What a list has no room for.
+fn details(row: &JobRow) -> Vec<(String, String)> {
+    let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value).unwrap_or_default();
+    let mut found = vec![("Id".to_owned(), row.id.clone()), ("Enqueued by".to_owned(), row.origin.clone())];
+    let mut add = |name: &str, value: Option<String>| found.extend(value.map(|value| (name.to_owned(), value)));
+    add("Unique key", row.key.clone());
+    add("Lane", row.lane.clone());
+    add("Waited for by job", row.parent.map(|seq| seq.to_string()));
+    add("Worker", row.worker.clone());
+    add("Enqueued", Some(row.enqueued_at.to_string()));
+    add("Started", row.started_at.map(|at| at.to_string()));
+    add("Payload", Some(pretty(&row.payload)));
+    add("Reason", row.reason.clone());
+    add("Report", row.report.as_ref().map(pretty));
+    found
+}
+
+/// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is ready.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
+    // whoever listens everywhere is asked here
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        let here: std::net::IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(here);
+    }
+    let client = hyper::Client::builder().build_http::<hyper::Body>();
+    let mut said = String::new();
+    for path in ["healthz", "readyz"] {
+        let uri: hyper::Uri = format!("http://{address}/{path}").parse()?;
+        let asked = tokio::time::timeout(READY_WAIT * 2, async {
+            let answer = client.get(uri).await?;
+            let status = answer.status();
+            Ok::<_, hyper::Error>((status, hyper::body::to_bytes(answer.into_body()).await?))
+        });
+        let Ok(answered) = asked.await else { bail!("no answer from http://{address}/{path}") };
+        let (status, body) = answered.with_context(|| format!("no worker answers at http://{address}/{path}"))?;
+        said = String::from_utf8_lossy(&body).trim_end().to_owned();
+        if !status.is_success() {
+            return Ok((false, said));
+        }
+    }
+    Ok((true, said))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.1.2.3", "[::1]:9464", "[::1]"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["", "meter.example.com", "localhost.example.com", "10.0.0.1:9464", "[fe80::1]:1", "evil:localhost"]
+        {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        assert_eq!(short("ä"), "ä");
+        let long = "ä".repeat(SAID + 5);
+        assert_eq!(short(&long).chars().count(), SAID + 1);
+    }
+}

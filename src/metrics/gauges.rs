@@ -1,0 +1,224 @@
+//! The gauges of the books: one table of names, filled anew from each snapshot, so that a scrape sees one moment and never half of two.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use jobs::books::quantity::Quantity;
+use prometheus::proto::MetricFamily;
+use prometheus::{GaugeVec, Opts, Registry};
+
+use super::Described;
+use crate::standing::Standing;
+
+/// Name, help, labels.
+const TABLE: [(&str, &str, &[&str]); 36] = [
+    ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
+    ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
+    ("meter_jobs", "Jobs in the queue.", &["kind", "state"]),
+    ("meter_job_oldest_waiting_seconds", "For how long the job has been due that waits longest.", &["kind"]),
+    ("meter_job_last_success_timestamp_seconds", "When a job of this kind was last done; 0: never.", &["kind"]),
+    ("meter_workers", "Worker processes.", &["state"]),
+    ("meter_schedule_last_tick_timestamp_seconds", "The newest tick that was enqueued.", &["schedule"]),
+    ("meter_bill_delivered_timestamp_seconds", "When AWS made the newest version that is booked.", &["payer"]),
+    ("meter_bill_newest_day_timestamp_seconds", "End of the newest day of which usage is booked.", &["payer"]),
+    ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
+    ("meter_bill_matched_rows", "Of these, the ones that a meter counted.", &["payer"]),
+    ("meter_bill_lines", "Lines of watched products in it.", &["payer", "claim"]),
+    ("meter_bill_versions_held", "Versions of bills that wait for a person.", &["payer"]),
+    ("meter_ledger_entries", "Entries of the ledger.", &[]),
+    ("meter_books_violations", "What broke a rule of the books at the last audit; must be 0.", &["check"]),
+    ("meter_books_verified_timestamp_seconds", "When the last audit was; 0: never.", &[]),
+    ("meter_customers", "Customers.", &["status"]),
+    ("meter_entitlements", "Customers by what was decided for the meter.", &["meter", "decision"]),
+    ("meter_usage_month_units", "Usage booked for the current month.", &["meter", "attribution"]),
+    ("meter_usage_month_days", "Days of the current month of which usage is booked.", &["meter"]),
+    ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
+    ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
+    ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
+    ("meter_turn_periods_overdue", "TURN periods that are over and not closed yet.", &[]),
+    ("meter_stripe_intents", "Amounts to be sent to Stripe.", &["state"]),
+    ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
+    ("meter_stripe_oldest_doubtful_seconds", "For how long the oldest doubtful one has been in doubt.", &[]),
+    ("meter_stripe_drift_units", "How far Stripe's totals are from what they should be.", &["meter"]),
+    ("meter_stripe_alarms", "Totals that a person must look at.", &[]),
+    ("meter_stripe_held", "Amounts that wait in the books to be carried forward.", &["reason"]),
+    ("meter_stripe_held_units", "How much that is.", &["meter"]),
+    ("meter_stripe_oldest_held_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
+    ("meter_notices", "Notices to the web backend.", &["state"]),
+    ("meter_notice_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
+    ("meter_database_size_bytes", "Size of the database.", &[]),
+    ("meter_database_free_bytes", "Free space where a local database lies.", &[]),
+];
+
+/// The table, for whoever compares it.
+pub(super) fn described() -> impl Iterator<Item = Described> {
+    TABLE.iter().map(|(name, _, labels)| {
+        let mut labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
+        labels.sort();
+        Described { name: (*name).to_owned(), kind: "gauge", labels }
+    })
+}
+
+/// The gauges that are being filled.
+struct Board {
+    registry: Registry,
+    gauges: BTreeMap<&'static str, GaugeVec>,
+}
+
+/// A number as Prometheus keeps it; what is exact is in the books.
+fn number(value: impl std::fmt::Display) -> f64 {
+    value.to_string().parse().unwrap_or(f64::NAN)
+}
+
+impl Board {
+    fn new() -> prometheus::Result<Self> {
+        let (registry, mut gauges) = (Registry::new(), BTreeMap::new());
+        for (name, help, labels) in TABLE {
+            let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            gauges.insert(name, gauge);
+        }
+        Ok(Self { registry, gauges })
+    }
+
+    fn set(&self, name: &str, labels: &[&str], value: impl std::fmt::Display) -> prometheus::Result<()> {
+        let gauge = self.gauges.get(name).ok_or_else(|| prometheus::Error::Msg(format!("no gauge {name}")))?;
+        gauge.get_metric_with_label_values(labels)?.set(number(value));
+        Ok(())
+    }
+
+    fn at(&self, name: &str, labels: &[&str], at: Option<Timestamp>) -> prometheus::Result<()> {
+        self.set(name, labels, at.map_or(0, Timestamp::as_second))
+    }
+
+    /// Seconds from `since` to `now`; 0 when there is nothing.
+    fn age(&self, name: &str, labels: &[&str], since: Option<Timestamp>, now: Timestamp) -> prometheus::Result<()> {
+        self.set(name, labels, since.map_or(0, |since| now.duration_since(since).as_secs().max(0)))
+    }
+}
+
+/// Fills the table.
+pub(super) fn of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
+    let board = Board::new()?;
+    board.at("meter_snapshot_timestamp_seconds", &[], Some(standing.at))?;
+    board.set("meter_snapshot_duration_seconds", &[], standing.took.as_secs_f64())?;
+    queue(&board, standing)?;
+    bills(&board, standing)?;
+    usage(&board, standing, meters)?;
+    customers(&board, standing, meters)?;
+    stripe(&board, standing, meters)?;
+    board.at("meter_books_verified_timestamp_seconds", &[], standing.audit.at)?;
+    for (check, count) in &standing.audit.violations {
+        board.set("meter_books_violations", &[check], count)?;
+    }
+    let notices = &standing.books.notices;
+    board.set("meter_notices", &["pending"], notices.pending)?;
+    board.set("meter_notices", &["dead"], notices.dead)?;
+    board.age("meter_notice_oldest_pending_seconds", &[], notices.oldest_pending_at, standing.at)?;
+    if let Some(bytes) = standing.books.size_bytes {
+        board.set("meter_database_size_bytes", &[], bytes)?;
+    }
+    if let Some(bytes) = standing.free_bytes {
+        board.set("meter_database_free_bytes", &[], bytes)?;
+    }
+    Ok(board.registry.gather())
+}
+
+fn queue(board: &Board, standing: &Standing) -> prometheus::Result<()> {
+    for (name, kind) in &standing.queue.kinds {
+        for (state, count) in &kind.states {
+            board.set("meter_jobs", &[name, state], count)?;
+        }
+        board.age("meter_job_oldest_waiting_seconds", &[name], kind.waiting_since, standing.at)?;
+        board.at("meter_job_last_success_timestamp_seconds", &[name], kind.last_done)?;
+    }
+    for (state, count) in &standing.queue.workers {
+        board.set("meter_workers", &[state], count)?;
+    }
+    for (schedule, tick) in &standing.queue.ticks {
+        board.at("meter_schedule_last_tick_timestamp_seconds", &[schedule], Some(*tick))?;
+    }
+    Ok(())
+}
+
+fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
+    for bill in &standing.books.bills {
+        let payer = bill.payer.as_str();
+        // before anything is booked there is no instant to tell, and 1970 would be a lie
+        if bill.delivered_at.is_some() {
+            board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
+        }
+        if bill.newest_day_end.is_some() {
+            board.at("meter_bill_newest_day_timestamp_seconds", &[payer], bill.newest_day_end)?;
+        }
+        board.set("meter_bill_rows", &[payer], bill.rows)?;
+        board.set("meter_bill_matched_rows", &[payer], bill.matched_rows)?;
+        for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
+            board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
+        }
+        board.set("meter_bill_versions_held", &[payer], bill.held)?;
+    }
+    board.set("meter_ledger_entries", &[], standing.books.entries)
+}
+
+fn usage(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
+    let attributed = |name: &str, labels: &[&str], of: Quantity, none: Quantity| {
+        board.set(name, &[labels, &["attributed"]].concat(), of)?;
+        board.set(name, &[labels, &["unattributed"]].concat(), none)
+    };
+    for meter in meters {
+        attributed("meter_usage_month_units", &[meter], Quantity::ZERO, Quantity::ZERO)?;
+        board.set("meter_usage_month_days", &[meter], 0)?;
+    }
+    for month in &standing.books.month {
+        attributed("meter_usage_month_units", &[&month.meter], month.attributed, month.unattributed)?;
+        board.set("meter_usage_month_days", &[&month.meter], month.days)?;
+    }
+    for day in &standing.books.days {
+        attributed("meter_usage_day_units", &[&day.meter, &day.day], day.attributed, day.unattributed)?;
+    }
+    Ok(())
+}
+
+fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
+    let customers = &standing.customers;
+    for status in ["active", "past_due", "canceled"] {
+        board.set("meter_customers", &[status], customers.by_status.get(status).unwrap_or(&0))?;
+    }
+    let own = meters.iter().copied().chain([jobs::books::plan::TURN]);
+    let known = own.chain(customers.decisions.keys().map(String::as_str));
+    for meter in known {
+        let of = customers.decisions.get(meter).copied().unwrap_or_default();
+        for (decision, count) in [
+            ("allowed", of.allowed),
+            ("near", of.near),
+            ("overage", of.overage),
+            ("blocked", of.blocked),
+            ("denied", of.denied),
+        ] {
+            board.set("meter_entitlements", &[meter, decision], count)?;
+        }
+    }
+    board.set("meter_turn_allocations_used", &[], customers.turn_used)?;
+    board.set("meter_turn_allocations_refused", &[], customers.turn_refused)?;
+    board.set("meter_turn_periods_overdue", &[], standing.books.turn_overdue)
+}
+
+fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
+    let (stripe, customers) = (&standing.books.stripe, &standing.customers);
+    for (state, count) in &stripe.intents {
+        board.set("meter_stripe_intents", &[state], count)?;
+    }
+    board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, standing.at)?;
+    board.age("meter_stripe_oldest_doubtful_seconds", &[], stripe.oldest_doubtful_at, standing.at)?;
+    board.age("meter_stripe_oldest_held_seconds", &[], customers.oldest_held_at, standing.at)?;
+    board.set("meter_stripe_alarms", &[], stripe.alarms)?;
+    for meter in meters.iter().copied().chain(customers.drift.keys().map(String::as_str)) {
+        board.set("meter_stripe_drift_units", &[meter], customers.drift.get(meter).copied().unwrap_or_default())?;
+        board.set("meter_stripe_held_units", &[meter], customers.held_units.get(meter).copied().unwrap_or_default())?;
+    }
+    for reason in jobs::push_stripe::Held::names() {
+        board.set("meter_stripe_held", &[reason], customers.held.get(reason).unwrap_or(&0))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! The Prometheus registry: what this process counts, and the gauges of the books. docs/metrics.md explains each; a test compares.
+//!
+//! Labels are bounded: kinds, states, meters, payers, days. Never a customer, a tag's value or anything secret.
+
+mod gauges;
+mod reports;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jobs::books::Database;
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+pub use self::reports::Told;
+use crate::queue::outcome::Ended;
+use crate::standing::Standing;
+
+/// Upper bounds of how long runs take, in seconds: from a tick that finds nothing to a bill of an hour.
+const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
+/// How a run may end, as `meter_job_runs_total` calls it.
+const OUTCOMES: [&str; 8] = ["done", "attention", "retry", "waiting", "dead", "cancelled", "handed_back", "lost"];
+
+/// A metric, for whoever compares it with what is written about it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Described {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Its labels, sorted.
+    pub labels: Vec<String>,
+}
+
+/// What this process counts; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Counters>);
+
+struct Counters {
+    registry: Registry,
+    described: Vec<Described>,
+    runs: IntCounterVec,
+    run_duration: HistogramVec,
+    wait_duration: HistogramVec,
+    lease_expiries: IntCounter,
+    ingest_runs: IntCounterVec,
+    ingest_rows: IntCounter,
+    fetched_bytes: IntCounter,
+    entries: IntCounter,
+    rollovers: IntCounter,
+    entitlement_changes: IntCounterVec,
+    sends: IntCounterVec,
+    throttle: prometheus::Counter,
+    totals_read: IntCounter,
+    deliveries: IntCounterVec,
+    busy_waits: IntCounter,
+    busy_seconds: prometheus::Counter,
+    last_look: IntGauge,
+    snapshot_failures: IntCounter,
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Registers, and keeps what was registered.
+#[derive(Default)]
+struct Register {
+    registry: Registry,
+    described: Vec<Described>,
+}
+
+impl Register {
+    fn keep<C: Collector + Clone + 'static>(&mut self, kind: &'static str, metric: C) -> prometheus::Result<C> {
+        for desc in metric.desc() {
+            let mut labels = desc.variable_labels.clone();
+            labels.extend(desc.const_label_pairs.iter().map(|pair| pair.name().to_owned()));
+            labels.sort();
+            self.described.push(Described { name: desc.fq_name.clone(), kind, labels });
+        }
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&mut self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.keep("counter", IntCounter::new(name, help)?)
+    }
+
+    fn counters(&mut self, name: &str, help: &str, label: &str, values: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let vec = self.keep("counter", IntCounterVec::new(Opts::new(name, help), &[label])?)?;
+        // a series that appears with its first event hides that event from rate() and increase()
+        for value in values {
+            vec.with_label_values(&[value]);
+        }
+        Ok(vec)
+    }
+
+    fn seconds(&mut self, name: &str, help: &str) -> prometheus::Result<prometheus::Counter> {
+        self.keep("counter", prometheus::Counter::new(name, help)?)
+    }
+
+    fn durations(&mut self, name: &str, help: &str) -> prometheus::Result<HistogramVec> {
+        let opts = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        self.keep("histogram", HistogramVec::new(opts, &["kind"])?)
+    }
+}
+
+impl Metrics {
+    /// Everything at 0, for jobs of these kinds.
+    ///
+    /// # Errors
+    /// When a metric is named twice.
+    pub fn new(kinds: &[&str]) -> prometheus::Result<Self> {
+        let mut r = Register::default();
+        let build = Opts::new("meter_build_info", "Always 1; which build runs.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        r.keep("gauge", IntGauge::with_opts(build)?)?.set(1);
+        let runs = Opts::new("meter_job_runs_total", "Runs of jobs that ended.");
+        let runs = r.keep("counter", IntCounterVec::new(runs, &["kind", "outcome"])?)?;
+        let run_duration = r.durations("meter_job_run_duration_seconds", "How long runs took.")?;
+        let wait_duration =
+            r.durations("meter_job_wait_duration_seconds", "How long jobs were due before a worker took them.")?;
+        for kind in kinds {
+            OUTCOMES.iter().for_each(|outcome| drop(runs.with_label_values(&[kind, outcome])));
+            drop((run_duration.with_label_values(&[kind]), wait_duration.with_label_values(&[kind])));
+        }
+        let outcomes = ["applied", "held", "unchanged", "older", "no_bill", "would_apply", "would_hold"];
+        let last_look = IntGauge::new(
+            "meter_scheduler_last_look_timestamp_seconds",
+            "When this process last looked whether something is due; 0: it leaves the schedule to others.",
+        )?;
+        let counters = Counters {
+            runs,
+            run_duration,
+            wait_duration,
+            lease_expiries: r
+                .counter("meter_job_lease_expiries_total", "Jobs that this process took away from a silent worker.")?,
+            ingest_runs: r.counters("meter_ingest_runs_total", "Readings of a month's bill.", "outcome", &outcomes)?,
+            ingest_rows: r.counter("meter_ingest_rows_total", "Rows of bills that were read.")?,
+            fetched_bytes: r.counter("meter_ingest_fetched_bytes_total", "Bytes of bills that were fetched.")?,
+            entries: r.counter("meter_ledger_entries_booked_total", "Entries appended to the ledger.")?,
+            rollovers: r.counter("meter_turn_rollovers_total", "TURN counts that were closed.")?,
+            entitlement_changes: r.counters(
+                "meter_entitlement_changes_total",
+                "Meters that were blocked or unblocked for a customer.",
+                "change",
+                &["blocked", "unblocked"],
+            )?,
+            sends: r.counters(
+                "meter_stripe_sends_total",
+                "Attempts to send an event to Stripe.",
+                "answer",
+                &["accepted", "refused", "doubtful", "again"],
+            )?,
+            throttle: r
+                .seconds("meter_stripe_throttle_wait_seconds_total", "Time that sends waited for stripe.per_second.")?,
+            totals_read: r.counter("meter_stripe_totals_read_total", "Totals that were read from Stripe.")?,
+            deliveries: r.counters(
+                "meter_notice_deliveries_total",
+                "Notices to the web backend.",
+                "outcome",
+                &["delivered", "again", "dead"],
+            )?,
+            busy_waits: r.counter(
+                "meter_database_busy_waits_total",
+                "Writes that waited longer than 10 ms for the write lock, and those that gave up.",
+            )?,
+            busy_seconds: r.seconds("meter_database_busy_wait_seconds_total", "How long they waited.")?,
+            last_look: r.keep("gauge", last_look)?,
+            snapshot_failures: r.counter("meter_snapshot_failures_total", "Snapshots of the books that failed.")?,
+            registry: r.registry,
+            described: r.described,
+        };
+        #[cfg(target_os = "linux")]
+        counters.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self(Arc::new(counters)))
+    }
+
+    /// Every metric of the product there is, but for `process_…`.
+    pub fn described(&self) -> Vec<Described> {
+        let mut all = self.0.described.clone();
+        all.extend(gauges::described());
+        all.sort();
+        all
+    }
+
+    /// Notes how a run ended, how long it took, and how long its job had waited.
+    pub(crate) fn ran(&self, kind: &str, ended: &Ended, spent: bool, took: Duration, waited: Duration) {
+        use jobs::job::Failure;
+        let outcome = match ended {
+            Ended::Report { attention: false, .. } => "done",
+            Ended::Report { attention: true, .. } => "attention",
+            Ended::Failed(Failure::WaitFor(..)) => "waiting",
+            Ended::Failed(failure) if failure.is_retryable() && !spent => "retry",
+            Ended::Failed(_) => "dead",
+            Ended::Cancelled => "cancelled",
+            Ended::HandedBack => "handed_back",
+            Ended::Lost => "lost",
+        };
+        self.0.runs.with_label_values(&[kind, outcome]).inc();
+        self.0.run_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
+        self.0.wait_duration.with_label_values(&[kind]).observe(waited.as_secs_f64());
+    }
+
+    /// Notes jobs that were taken away from a silent worker.
+    pub(crate) fn took_over(&self, jobs: u64) {
+        self.0.lease_expiries.inc_by(jobs);
+    }
+
+    /// Notes that the schedule was looked at.
+    pub(crate) fn looked(&self, now: jiff::Timestamp) {
+        self.0.last_look.set(now.as_second());
+    }
+
+    /// When the schedule was last looked at by this process, in seconds since 1970; 0: never.
+    pub(crate) fn last_look(&self) -> i64 {
+        self.0.last_look.get()
+    }
+
+    /// Notes that a snapshot failed.
+    pub(crate) fn snapshot_failed(&self) {
+        self.0.snapshot_failures.inc();
+    }
+
+    /// All metrics, in Prometheus' text format 0.0.4: those of the process, and the gauges of a snapshot, if there is one yet.
+    ///
+    /// # Errors
+    /// None for metrics that were registered.
+    pub fn text(&self, books: &[&Database], snapshot: &[MetricFamily]) -> prometheus::Result<String> {
+        self.count_waits(books);
+        let mut families = self.0.registry.gather();
+        families.extend(snapshot.iter().cloned());
+        let mut text = vec![];
+        TextEncoder::new().encode(&families, &mut text)?;
+        String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
+    }
+
+    /// The books count their waits themselves; what is new since the last scrape is added.
+    fn count_waits(&self, books: &[&Database]) {
+        let (mut count, mut waited) = (0, Duration::ZERO);
+        for database in books {
+            let (n, took) = database.busy_waits();
+            (count, waited) = (count + n, waited + took);
+        }
+        self.0.busy_waits.inc_by(count.saturating_sub(self.0.busy_waits.get()));
+        let known = Duration::try_from_secs_f64(self.0.busy_seconds.get()).unwrap_or_default();
+        self.0.busy_seconds.inc_by(waited.saturating_sub(known).as_secs_f64());
+    }
+}
+
+/// The gauges of a snapshot. `meters` are told of even when nothing is known of them.
+///
+/// # Errors
+/// None for gauges that are in the table.
+pub fn gauges_of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
+    gauges::of(standing, meters)
+}

@@ -1,0 +1,122 @@
+//! What each kind's report adds to the counters. A report is taken apart without `..`, so that a new figure is a question to whoever adds it.
+
+use jobs::deliver_notices::DeliverReport;
+use jobs::enforce_budgets::EnforceReport;
+use jobs::ingest_cur::{IngestReport, Outcome, PartReport};
+use jobs::probe::ProbeReport;
+use jobs::push_stripe::PushReport;
+use jobs::reconcile_stripe::ReconcileReport;
+use jobs::reset_turn::ResetReport;
+use jobs::roll_counters::RollReport;
+use jobs::sync_stripe::SyncReport;
+use jobs::verify_books::VerifyReport;
+
+use super::Metrics;
+
+/// A report that says what it adds.
+pub trait Told {
+    /// Adds it.
+    fn tell(&self, metrics: &Metrics);
+}
+
+fn rows(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+impl Told for IngestReport {
+    fn tell(&self, metrics: &Metrics) {
+        let outcome = match self.outcome {
+            Outcome::Applied => "applied",
+            Outcome::WouldApply => "would_apply",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Older => "older",
+            Outcome::NoBill => "no_bill",
+            Outcome::Held => "held",
+            Outcome::WouldHold => "would_hold",
+        };
+        metrics.0.ingest_runs.with_label_values(&[outcome]).inc();
+        metrics.0.ingest_rows.inc_by(self.rows);
+        metrics.0.fetched_bytes.inc_by(self.fetched_bytes);
+        if self.outcome == Outcome::Applied {
+            metrics.0.entries.inc_by(rows(self.entries));
+        }
+    }
+}
+
+impl Told for PartReport {
+    /// The job that asked for the part tells of its rows.
+    fn tell(&self, _metrics: &Metrics) {
+        let Self { outcome: _, files: _, rows: _, stored_bytes: _ } = self;
+    }
+}
+
+impl Told for ResetReport {
+    fn tell(&self, metrics: &Metrics) {
+        let Self {
+            dry_run,
+            customers: _,
+            closed,
+            opened: _,
+            folded: _,
+            contested: _,
+            contested_customers: _,
+            counts: _,
+        } = self;
+        if !dry_run {
+            metrics.0.rollovers.inc_by(*closed);
+        }
+    }
+}
+
+impl Told for EnforceReport {
+    fn tell(&self, metrics: &Metrics) {
+        if !self.dry_run {
+            metrics.0.entitlement_changes.with_label_values(&["blocked"]).inc_by(self.blocked);
+            metrics.0.entitlement_changes.with_label_values(&["unblocked"]).inc_by(self.unblocked);
+        }
+    }
+}
+
+impl Told for DeliverReport {
+    fn tell(&self, metrics: &Metrics) {
+        let Self { delivered, again, dead } = self;
+        for (outcome, count) in [("delivered", delivered), ("again", again), ("dead", dead)] {
+            metrics.0.deliveries.with_label_values(&[outcome]).inc_by(*count);
+        }
+    }
+}
+
+impl Told for PushReport {
+    fn tell(&self, metrics: &Metrics) {
+        if self.dry_run {
+            return;
+        }
+        let answers = [
+            ("accepted", self.accepted),
+            ("refused", self.refused),
+            ("doubtful", self.doubtful),
+            ("again", self.again),
+        ];
+        for (answer, count) in answers {
+            metrics.0.sends.with_label_values(&[answer]).inc_by(count);
+        }
+        metrics.0.throttle.inc_by(std::time::Duration::from_millis(self.throttle_wait_ms).as_secs_f64());
+    }
+}
+
+impl Told for ReconcileReport {
+    fn tell(&self, metrics: &Metrics) {
+        metrics.0.totals_read.inc_by(self.read);
+    }
+}
+
+/// Nothing that is not a gauge of the books already.
+macro_rules! tells_nothing {
+    ($($report:ty),*) => {
+        $(impl Told for $report {
+            fn tell(&self, _metrics: &Metrics) {}
+        })*
+    };
+}
+
+tells_nothing!(SyncReport, RollReport, VerifyReport, ProbeReport, String, ());

@@ -1,0 +1,203 @@
+//! The figures at a glance: one tile each.
+
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::quantity::Quantity;
+use maud::{Markup, html};
+
+use super::Facts;
+use super::layout::{Tone, icon};
+use super::words::{ago, bytes, count, counted, date, long_day, span};
+
+/// A tile: what it is about, the figure, and lines below it, each with how bad it is.
+struct Tile {
+    label: &'static str,
+    figure: Markup,
+    lines: Vec<(Tone, Markup)>,
+}
+
+impl Tile {
+    fn new(label: &'static str, figure: Markup) -> Self {
+        Self { label, figure, lines: vec![] }
+    }
+
+    fn line(mut self, line: Markup) -> Self {
+        self.lines.push((Tone::Quiet, line));
+        self
+    }
+
+    /// A line that is there only when there is something to say.
+    fn bad(mut self, tone: Tone, n: i64, what: &str) -> Self {
+        if n > 0 {
+            self.lines.push((tone, html! { (count(n)) " " (what) }));
+        }
+        self
+    }
+}
+
+/// All tiles.
+pub(super) fn tiles(facts: &Facts<'_>, now: Timestamp) -> Markup {
+    let tiles = [
+        bill(facts, now),
+        day(facts, now),
+        ledger(facts),
+        audit(facts, now),
+        workers(facts),
+        queue(facts, now),
+        stripe(facts, now),
+        turn(facts),
+        notices(facts, now),
+        database(facts),
+    ];
+    html! {
+        dl.tiles {
+            @for tile in tiles {
+                div {
+                    dt { (tile.label) }
+                    dd { (tile.figure) }
+                    @for (tone, line) in tile.lines {
+                        @match tone {
+                            Tone::Quiet => dd { (line) },
+                            _ => dd class=(tone.class()) { (icon(tone)) " " (line) },
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn none() -> Markup {
+    html! { "none yet" }
+}
+
+/// With several payers, the one that is farthest behind.
+fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let bills = &facts.standing.books.bills;
+    let held = bills.iter().map(|b| b.held).sum();
+    let tile = match bills.iter().min_by_key(|b| b.delivered_at) {
+        None => Tile::new("Newest bill", none()).line(html! { code { "meter ingest" } " reads one" }),
+        Some(bill) => {
+            let figure = html! { @if let Some(at) = bill.delivered_at { (ago(at, now)) } @else { "unknown" } };
+            let tile = Tile::new("Newest bill", figure).line(html! { "made by AWS, for " (bill.month) });
+            if bills.len() > 1 {
+                tile.line(html! { "of " span.id { (bill.payer) } ", the last of " (bills.len()) })
+            } else {
+                tile
+            }
+        }
+    };
+    tile.bad(Tone::Look, held, "held back")
+}
+
+fn day(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let label = "Newest booked day";
+    match facts.standing.books.bills.iter().map(|b| b.newest_day_end).min().flatten() {
+        None => Tile::new(label, none()),
+        Some(end) => {
+            // the instant that ends a day belongs to the next one
+            let day = date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end));
+            Tile::new(label, html! { time datetime=(day) { (day) } }).line(html! { "ended " (ago(end, now)) })
+        }
+    }
+}
+
+fn ledger(facts: &Facts<'_>) -> Tile {
+    let standing = facts.standing;
+    let tile = Tile::new("Ledger entries", html! { (count(standing.books.entries)) });
+    let customers = &standing.customers.by_status;
+    if customers.is_empty() {
+        return tile.line(html! { "no customers" });
+    }
+    let each: Vec<String> =
+        customers.iter().map(|(status, n)| format!("{} {}", count(*n), status.replace('_', " "))).collect();
+    tile.line(html! { "customers: " (each.join(", ")) })
+}
+
+fn audit(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let audit = &facts.standing.audit;
+    let Some(at) = audit.at else {
+        return Tile::new("Books audited", html! { "never" }).line(html! { code { "meter verify" } " does it" });
+    };
+    let mut tile = Tile::new("Books audited", ago(at, now));
+    let broken: Vec<_> = audit.violations.iter().filter(|(_, n)| **n > 0).collect();
+    if broken.is_empty() {
+        return tile.line(html! { "every rule holds" });
+    }
+    for (rule, n) in broken {
+        tile = tile.bad(Tone::Wrong, *n, &format!("× {rule} broken"));
+    }
+    tile
+}
+
+fn workers(facts: &Facts<'_>) -> Tile {
+    let of = |state| facts.standing.queue.workers.get(state).copied().unwrap_or(0);
+    let tile = Tile::new("Workers", html! { (count(of("working"))) });
+    let tile = if of("working") == 0 { tile.line(html! { "none works" }) } else { tile.line(html! { "working" }) };
+    let tile = if of("stopping") > 0 { tile.line(html! { (count(of("stopping"))) " stopping" }) } else { tile };
+    tile.bad(Tone::Look, of("silent"), "silent")
+}
+
+fn queue(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let kinds = &facts.standing.queue.kinds;
+    let of = |state| -> i64 { kinds.values().filter_map(|k| k.states.get(state)).sum() };
+    let tile = Tile::new("Queue", html! { (count(of("pending"))) " waiting" })
+        .line(html! { (count(of("running"))) " running, " (count(of("scheduled"))) " for later" });
+    let tile = match kinds.values().filter_map(|k| k.waiting_since).min() {
+        Some(since) => tile.line(html! { "longest wait " (span(now.duration_since(since))) }),
+        None => tile,
+    };
+    tile.bad(Tone::Look, of("retrying"), "retrying").bad(Tone::Wrong, of("dead"), "dead")
+}
+
+fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let stripe = &facts.standing.books.stripe;
+    let of = |state| stripe.intents.get(state).copied().unwrap_or(0);
+    let tile = Tile::new("Stripe", html! { (count(of("pending") + of("sending"))) " to send" });
+    let tile = match stripe.oldest_pending_at {
+        Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
+        None => tile.line(html! { (counted(of("settled"), "amount", "amounts")) " settled" }),
+    };
+    let held: i64 = facts.standing.customers.held.values().sum();
+    let tile = if held > 0 { tile.line(html! { (count(held)) " held" }) } else { tile };
+    let drifts = facts.standing.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
+    tile.bad(Tone::Look, of("doubtful"), "doubtful")
+        .bad(Tone::Wrong, of("refused"), "refused")
+        .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
+        .bad(
+            Tone::Look,
+            i64::try_from(drifts).unwrap_or(i64::MAX),
+            if drifts == 1 { "meter differs" } else { "meters differ" },
+        )
+}
+
+fn turn(facts: &Facts<'_>) -> Tile {
+    let standing = facts.standing;
+    Tile::new("TURN credentials", html! { (count(standing.customers.turn_used)) })
+        .line(html! { "in current periods, " (count(standing.customers.turn_refused)) " refused" })
+        .bad(Tone::Look, standing.books.turn_overdue, "periods not closed")
+}
+
+fn notices(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let notices = &facts.standing.books.notices;
+    let tile = Tile::new("Notices", html! { (count(notices.pending)) " waiting" });
+    let tile = match notices.oldest_pending_at {
+        Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
+        None => tile.line(html! { "to the web backend" }),
+    };
+    tile.bad(Tone::Wrong, notices.dead, "given up")
+}
+
+fn database(facts: &Facts<'_>) -> Tile {
+    let size = facts.standing.books.size_bytes.and_then(|n| u64::try_from(n).ok());
+    let tile = Tile::new("Database", html! { @if let Some(n) = size { (bytes(n)) } @else { "remote" } });
+    match facts.standing.free_bytes {
+        Some(free) => tile.line(html! { (bytes(free)) " free" }),
+        None => tile,
+    }
+}
+
+/// When the newest day of all ended, for who wants it in a sentence.
+pub(super) fn booked_up_to(facts: &Facts<'_>) -> Option<String> {
+    let end = facts.standing.books.bills.iter().map(|b| b.newest_day_end).min().flatten()?;
+    Some(long_day(date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end))))
+}

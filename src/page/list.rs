@@ -1,0 +1,171 @@
+//! The jobs: a list, one job, and buttons to retry and cancel.
+//!
+//! There is no script, so one form holds the whole list: a button says by `formaction` which job it acts on, and the token is typed once.
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+
+use super::layout::{Here, document, scroll, state};
+use super::words::{ago, count, instant, prose, took};
+use super::{JobList, Run};
+
+/// States that can be asked for, in the order of a job's life.
+const STATES: [&str; 7] = ["pending", "scheduled", "running", "retrying", "done", "dead", "cancelled"];
+
+/// The page at `/jobs`.
+pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
+    let can_act = list.acting && list.runs.iter().any(|run| run.can_retry || run.can_cancel);
+    let table = scroll("Jobs", table(list.runs, can_act, now));
+    let body = html! {
+        h1.above { "Jobs" }
+        @if let Some(said) = list.said { p.said role="status" { (said) } }
+        (filter_form(list))
+        @if list.runs.is_empty() {
+            p.card.empty { "There are no such jobs." @if is_filtered(list) { " " a href="/jobs" { "Show all" } } }
+        } @else if can_act {
+            form method="post" action="/jobs" { (no_default()) (token()) (table) }
+        } @else {
+            (table)
+        }
+        @if !list.acting { (how_to_act()) }
+        p.soft.block { "Finished jobs are removed after a while. " code { "meter jobs" } " does the same in a terminal." }
+    };
+    document("Jobs", Here::Jobs, 0, body, html! {})
+}
+
+/// The page at `/jobs/{seq}`: the job in short, and `details` as labels and texts; JSON among them stays as it is laid out.
+pub fn job(run: &Run, details: &[(String, String)], acting: bool, now: Timestamp) -> String {
+    let title = format!("Job {}: {}", run.seq, run.kind);
+    let body = html! {
+        p.above { a href="/jobs" { "All jobs" } }
+        h1.id { (title) }
+        @if !run.what.is_empty() { p.lead { (run.what) } }
+        div.card.block {
+            dl.facts {
+                dt { "State" } dd { (state(&run.state, run.attention)) }
+                dt { "When" } dd { (instant(run.at)) " (" (ago(run.at, now)) ")" }
+                dt { "Attempts" } dd { (count(run.attempts)) }
+                @if let Some(duration) = run.took { dt { "Took" } dd { (took(duration)) } }
+                @if !run.said.is_empty() { dt { "Said" } dd { (prose(&run.said)) } }
+                @for (label, text) in details.iter().filter(|(_, text)| !text.is_empty()) {
+                    dt { (label) }
+                    dd { @if is_laid_out(text) { pre tabindex="0" role="region" aria-label=(label) { (text) } } @else { (text) } }
+                }
+            }
+        }
+        @if acting && (run.can_retry || run.can_cancel) {
+            form.block method="post" action={ "/jobs/" (run.seq) } { (no_default()) (token()) (buttons(run)) }
+        } @else if acting {
+            p.soft.block { "Nothing can be done with this job: only a dead, cancelled or waiting one can be retried, and a finished one cannot be cancelled." }
+        } @else {
+            (how_to_act())
+        }
+    };
+    document(&title, Here::Job, 0, body, html! {})
+}
+
+/// JSON and whatever else has lines of its own.
+fn is_laid_out(text: &str) -> bool {
+    text.contains('\n') || text.starts_with(['{', '['])
+}
+
+fn is_filtered(list: &JobList<'_>) -> bool {
+    list.filter.kind.is_some() || list.filter.state.is_some()
+}
+
+fn filter_form(list: &JobList<'_>) -> Markup {
+    let choice = |value: &str, chosen: &Option<String>| {
+        html! { option value=(value) selected[chosen.as_deref() == Some(value)] { (value) } }
+    };
+    html! {
+        form method="get" action="/jobs" aria-label="Which jobs" {
+            div.row {
+                div {
+                    label for="state" { "State" }
+                    select #state name="state" {
+                        option value="" { "any" }
+                        @for state in STATES { (choice(state, &list.filter.state)) }
+                    }
+                }
+                div {
+                    label for="kind" { "Kind" }
+                    select #kind name="kind" {
+                        option value="" { "any" }
+                        @for kind in list.kinds { (choice(kind, &list.filter.kind)) }
+                    }
+                }
+                button type="submit" { "Show" }
+            }
+        }
+    }
+}
+
+/// The Enter key presses the first button of a form; this one does nothing, so that no job is acted on by mistake.
+fn no_default() -> Markup {
+    html! { button type="submit" disabled hidden {} }
+}
+
+fn token() -> Markup {
+    html! {
+        div.row {
+            div {
+                label for="token" { "Token, to retry or cancel a job" }
+                input #token name="token" type="password" autocomplete="current-password" required;
+            }
+        }
+    }
+}
+
+fn how_to_act() -> Markup {
+    html! {
+        p.card.block {
+            "Jobs can only be looked at here. To retry or cancel them on this page, start the worker with a token in "
+            code { "METER_HTTP__TOKEN" } "."
+        }
+    }
+}
+
+fn buttons(run: &Run) -> Markup {
+    html! {
+        @if run.can_retry {
+            button type="submit" formaction={ "/jobs/" (run.seq) "/retry" } aria-label={ "Retry job " (run.seq) } { "Retry" }
+        }
+        @if run.can_cancel {
+            " " button type="submit" formaction={ "/jobs/" (run.seq) "/cancel" } aria-label={ "Cancel job " (run.seq) } { "Cancel" }
+        }
+    }
+}
+
+fn table(runs: &[Run], can_act: bool, now: Timestamp) -> Markup {
+    let row = |run: &Run| {
+        html! {
+            tr {
+                td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
+                th.id scope="row" { (run.kind) @if !run.what.is_empty() { div.soft.clip { (run.what) } } }
+                td { (state(&run.state, run.attention)) }
+                @if can_act { td.acts { (buttons(run)) } }
+                td { (ago(run.at, now)) }
+                td.n { @if let Some(duration) = run.took { (took(duration)) } }
+                td.n { (count(run.attempts)) }
+                td.text { span.clip { (prose(&run.said)) } }
+            }
+        }
+    };
+    html! {
+        table {
+            thead {
+                tr {
+                    th.n scope="col" { "Job" }
+                    th scope="col" { "What" }
+                    th scope="col" { "State" }
+                    @if can_act { th scope="col" { "Act" } }
+                    th scope="col" { "When" }
+                    th.n scope="col" { "Took" }
+                    th.n scope="col" { "Runs" }
+                    th scope="col" { "Said" }
+                }
+            }
+            tbody { @for run in runs { (row(run)) } }
+        }
+    }
+}

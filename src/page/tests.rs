@@ -1,0 +1,279 @@
+//! Promises about the pages, whatever they are told.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::quantity::Quantity;
+use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding, DayUsage, Decisions, MonthUsage, Pressed};
+
+use super::*;
+use crate::standing::{Audit, Finding, Level, QueueStanding};
+
+const EVIL: &str = "<script>alert('1')</script>\"'&";
+
+fn now() -> Timestamp {
+    "2026-03-11T10:00:00Z".parse().unwrap()
+}
+
+fn q(text: &str) -> Quantity {
+    text.parse().unwrap()
+}
+
+fn empty() -> Standing {
+    Standing {
+        at: now(),
+        took: SignedDuration::ZERO,
+        database: "books.db".into(),
+        free_bytes: None,
+        books: BooksStanding::default(),
+        customers: CustomersStanding::default(),
+        customers_at: now(),
+        queue: QueueStanding::default(),
+        audit: Audit::default(),
+        findings: vec![],
+    }
+}
+
+/// A standing in which every text that comes from outside is hostile.
+fn hostile() -> Standing {
+    let mut s = empty();
+    let text = || EVIL.to_owned();
+    s.database = text();
+    s.books.bills.push(BillStanding {
+        payer: text(),
+        month: text(),
+        delivered_at: Some(now()),
+        newest_day_end: Some(now()),
+        rows: 10,
+        matched_rows: 9,
+        lines: [(text(), 1)].into(),
+        held: 1,
+        held_because: Some(text()),
+    });
+    s.books.month.push(MonthUsage { meter: text(), attributed: q("10"), unattributed: q("1"), days: 2 });
+    s.books.days.push(DayUsage { day: "2026-03-09".into(), meter: text(), attributed: q("10"), unattributed: q("1") });
+    s.books.stripe.some_alarms.push((text(), text(), text()));
+    s.customers.decisions.insert(text(), Decisions::default());
+    s.customers.drift.insert(text(), q("1"));
+    s.customers.held.insert(text(), 1);
+    s.customers.pressed.push(Pressed {
+        customer: text(),
+        meter: text(),
+        allowed: false,
+        reason: text(),
+        used: q("1"),
+        limit: None,
+    });
+    s.queue.kinds.insert(text(), Default::default());
+    s.queue.ticks.insert(text(), now());
+    s.audit = Audit { at: Some(now()), violations: [(text(), 2)].into() };
+    s.findings = vec![
+        Finding { level: Level::Wrong, alert: "MeterBooksBroken", what: text(), act: text() },
+        Finding {
+            level: Level::Look,
+            alert: "MeterBillStale",
+            what: "no bill since 3 d".into(),
+            act: "ask AWS".into(),
+        },
+    ];
+    s
+}
+
+fn run() -> Run {
+    Run {
+        seq: 12,
+        kind: EVIL.into(),
+        state: "dead".into(),
+        what: EVIL.into(),
+        attempts: 3,
+        at: now(),
+        took: Some(SignedDuration::from_millis(1500)),
+        said: EVIL.into(),
+        attention: true,
+        can_retry: true,
+        can_cancel: true,
+    }
+}
+
+fn status_of(standing: &Standing, runs: &[Run], refresh_seconds: u32) -> String {
+    let units = BTreeMap::from([("chime_minutes".to_owned(), "minutes".to_owned())]);
+    status(&Facts { standing, units: &units, runs, version: "0.1.0", billing: "dry run", refresh_seconds }, now())
+}
+
+fn list_of(runs: &[Run], acting: bool) -> String {
+    let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()) };
+    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], acting, said: Some(EVIL) }, now())
+}
+
+fn a_report(customer: Option<&str>) -> Report {
+    Report {
+        customer: customer.map(str::to_owned),
+        month: "2026-03".into(),
+        made_at: now(),
+        version: "0.1.0".into(),
+        as_of: Some(now()),
+        meters: vec![MeterReport {
+            meter: EVIL.into(),
+            unit: "minutes".into(),
+            total: q("1234.5"),
+            unattributed: Some(q("0.5")),
+            days: vec![("2026-03-01".into(), q("1200")), ("2026-03-02".into(), q("34.5"))],
+            customers: vec![(EVIL.into(), q("1234")), (String::new(), q("0.5"))],
+            notes: vec![EVIL.into()],
+        }],
+    }
+}
+
+fn all_pages() -> Vec<(&'static str, String)> {
+    let details =
+        vec![("payload".to_owned(), format!("{{\n  \"a\": \"{EVIL}\"\n}}")), (EVIL.to_owned(), EVIL.to_owned())];
+    vec![
+        ("status", status_of(&hostile(), &[run()], 60)),
+        ("empty status", status_of(&empty(), &[], 0)),
+        ("jobs", list_of(&[run()], true)),
+        ("no jobs", list_of(&[], false)),
+        ("job", job(&run(), &details, true, now())),
+        ("job to look at", job(&run(), &details, false, now())),
+        ("report", report(&a_report(Some(EVIL)))),
+        ("report of all", report(&a_report(None))),
+        ("runbook", runbook(&format!("# Runbook\n\n{EVIL}\n\n<img src=x>\n\n## {EVIL}\n"))),
+        ("not found", not_found()),
+        ("refused", refused(EVIL)),
+    ]
+}
+
+#[test]
+fn nothing_from_outside_becomes_markup_and_nothing_is_fetched() {
+    for (name, page) in all_pages() {
+        for banned in
+            ["<script", "http://", "https://", "javascript:", " onclick", " onload", "src=", "@import", "url("]
+        {
+            let text = page.replace("&lt;img src=x&gt;", "");
+            assert!(!text.contains(banned), "{name} contains {banned}");
+        }
+        assert!(page.starts_with("<!DOCTYPE html>"), "{name}");
+        assert_eq!(page.matches("<h1").count(), 1, "{name} has one heading of the first level");
+        assert_eq!(page.matches("<main").count(), 1, "{name}");
+        assert!(page.contains("<title>"), "{name}");
+    }
+}
+
+#[test]
+fn no_id_is_given_twice() {
+    for (name, page) in all_pages() {
+        let mut ids: Vec<&str> = page.split(" id=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "{name}: {ids:?}");
+    }
+}
+
+#[test]
+fn every_finding_is_shown_and_leads_to_its_place_in_the_runbook() {
+    let page = status_of(&hostile(), &[], 0);
+    assert!(page.contains("Something is wrong, and 1 more to look at"));
+    assert!(page.contains("no bill since 3 d") && page.contains("ask AWS"));
+    assert!(page.contains("href=\"/runbook#meterbillstale\"") && page.contains("href=\"/runbook#meterbooksbroken\""));
+}
+
+#[test]
+fn a_status_without_findings_says_that_all_is_well_unless_it_is_old() {
+    let mut standing = empty();
+    assert!(status_of(&standing, &[], 0).contains("<h1>All is well</h1>"));
+    standing.at = now() - SignedDuration::from_hours(1);
+    let old = status_of(&standing, &[], 0);
+    assert!(!old.contains("All is well") && old.contains("These figures are old"));
+}
+
+#[test]
+fn an_empty_status_says_what_to_do() {
+    let page = status_of(&empty(), &[], 0);
+    for text in ["No bill is booked yet", "meter ingest", "No job has run yet", "Nothing is decided yet", "never"] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert!(!page.contains("http-equiv"));
+    assert!(status_of(&empty(), &[], 60).contains("<meta http-equiv=\"refresh\" content=\"60\">"));
+}
+
+#[test]
+fn figures_are_exact_and_the_forecast_is_the_average_of_booked_days() {
+    let mut standing = empty();
+    let (meter, day) = ("chime_minutes".to_owned(), "2026-03-09".to_owned());
+    let (attributed, unattributed) = (q("1234.0000000001"), q("5.5"));
+    standing.books.month.push(MonthUsage { meter: meter.clone(), attributed, unattributed, days: 10 });
+    standing.books.days.push(DayUsage { day, meter, attributed, unattributed });
+    let page = status_of(&standing, &[], 0);
+    for text in [
+        "1,239.5000000001",
+        "1,234.0000000001",
+        "minutes in 10 days of March",
+        "About 3,842 by the end of March",
+        "0.4 %",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+    let today = "2026-03-11".parse().unwrap();
+    assert_eq!(usage::forecast(q("10"), 10, today), Some(q("31")));
+    assert_eq!(usage::forecast(q("10"), 0, today), None);
+    assert_eq!(usage::forecast(q("10"), 31, today), None);
+}
+
+#[test]
+fn buttons_are_there_only_when_one_may_act() {
+    let acting = list_of(&[run()], true);
+    assert!(acting.contains("formaction=\"/jobs/12/retry\"") && acting.contains("formaction=\"/jobs/12/cancel\""));
+    assert_eq!(acting.matches("type=\"password\"").count(), 1);
+    let first_button = acting.split("method=\"post\"").nth(1).and_then(|form| form.split("<button").nth(1)).unwrap();
+    assert!(first_button.split('>').next().unwrap().contains("disabled"), "the Enter key would act on a job");
+    let looking = list_of(&[run()], false);
+    assert!(!looking.contains("formaction") && looking.contains("METER_HTTP__TOKEN"));
+    let done = Run { can_retry: false, can_cancel: false, ..run() };
+    assert!(!job(&done, &[], true, now()).contains("password"));
+}
+
+#[test]
+fn headings_of_the_runbook_can_be_linked_to() {
+    let page = runbook(
+        "# Runbook\n\n### MeterBillStale\n\n## When `it` happens, again\n\n### MeterBillStale\n\n# Second\n\n\
+         [doc](docs/stripe.md) [up](../README.md#x) [here](#meterbillstale) [site](https://example.org/a.md) [x](javascript:alert(1))\n\n\
+         | a | b |\n|---|---|\n| 1 | 2 |\n",
+    );
+    for text in [
+        "<h3 id=\"meterbillstale\">MeterBillStale</h3>",
+        "<h2 id=\"when-it-happens-again\">",
+        "<h3 id=\"meterbillstale-1\">",
+        "<h2 id=\"second\">Second</h2>",
+        "<p>doc up <a href=\"#meterbillstale\">here</a> <a href=\"https://example.org/a.md\">site</a> x</p>",
+        "tabindex=\"0\"><table>",
+    ] {
+        assert!(page.contains(text), "{text} in {page}");
+    }
+    assert!(runbook("no title").contains("<h1>Runbook</h1>"));
+}
+
+#[test]
+fn a_report_shows_its_figures_and_stands_alone() {
+    let all = report(&a_report(None));
+    for text in ["Usage in March 2026", "1,234.5", "34.5", "99.9 %", "(no customer tag)", "2026-03-11 10:00:00 UTC"] {
+        assert!(all.contains(text), "{text}");
+    }
+    assert!(!all.contains("href=\"/"), "a saved report links to no server");
+    assert!(report(&Report { meters: vec![], ..a_report(Some("acme")) }).contains("Nothing is booked in March 2026"));
+}
+
+#[test]
+fn words_are_those_of_the_command_line() {
+    assert_eq!(words::count(1_234_567), "1,234,567");
+    assert_eq!(words::quantity(q("-1234.5")), "-1,234.5");
+    assert_eq!(words::bytes(1_450_000_000), "1.4 GB");
+    assert_eq!(words::share(q("999.9"), q("1000")), Some("99.9 %".into()));
+    assert_eq!(words::share(q("0.0001"), q("1000")), Some("below 0.1 %".into()));
+    assert_eq!(words::share(q("1"), q("0")), None);
+    assert_eq!(words::about(q("1234.56")), "1,235");
+    assert_eq!(words::about(q("12.34")), "12.3");
+    assert_eq!(words::about(q("0.123456")), "0.1235");
+    assert_eq!(words::span(SignedDuration::from_hours(5)), "5 h");
+    assert_eq!(words::took(SignedDuration::from_millis(4340)), "4.3 s");
+    assert_eq!(words::prose("run `a < b`, then `c").into_string(), "run <code>a &lt; b</code>, then `c");
+}

@@ -1,0 +1,145 @@
+//! What was used: a card for each meter, with the month so far, where it leads, and a chart of the last days.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::ToSpan;
+use jiff::civil::Date;
+use jobs::books::quantity::Quantity;
+use jobs::books::standing::{DAYS, DayUsage, MonthUsage};
+use maud::{Markup, html};
+
+use super::Facts;
+use super::chart::{self, Bar};
+use super::layout::scroll;
+use super::words;
+
+/// All meters of which something is booked.
+pub(super) fn cards(facts: &Facts<'_>) -> Markup {
+    let books = &facts.standing.books;
+    let today = words::date(facts.standing.at);
+    let meters: BTreeSet<&str> =
+        books.month.iter().map(|m| m.meter.as_str()).chain(books.days.iter().map(|d| d.meter.as_str())).collect();
+    if meters.is_empty() {
+        return match books.bills.is_empty() {
+            true => {
+                html! { p.card.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } }
+            }
+            false => html! { p.card.empty { "No usage is booked in the last " (DAYS) " days." } },
+        };
+    }
+    html! {
+        div.cards {
+            @for (i, meter) in meters.into_iter().enumerate() {
+                (card(&format!("usage-{i}"), meter, unit(facts.units, meter), facts, today))
+            }
+        }
+    }
+}
+
+/// The unit of a meter.
+pub(super) fn unit<'a>(units: &'a BTreeMap<String, String>, meter: &str) -> &'a str {
+    units.get(meter).map_or("units", String::as_str)
+}
+
+fn card(id: &str, meter: &str, unit: &str, facts: &Facts<'_>, today: Date) -> Markup {
+    let books = &facts.standing.books;
+    let month = books.month.iter().find(|m| m.meter == meter);
+    let booked: Vec<&DayUsage> = books.days.iter().filter(|d| d.meter == meter).collect();
+    let bars = bars(&booked, today);
+    let some_unattributed = bars.iter().any(|b| !b.unattributed.is_zero());
+    html! {
+        section.card.meter aria-labelledby=(id) {
+            h3.id #(id) { (meter) }
+            @match month {
+                Some(month) => (so_far(month, unit, today)),
+                None => { p.empty { "Nothing is booked in " (today.strftime("%B").to_string()) " yet." } }
+            }
+            @if booked.is_empty() {
+                p.empty { "Nothing is booked in the last " (DAYS) " days." }
+            } @else {
+                (chart::days(&format!("{id}-chart"), &format!("{meter} by day"), unit, &bars))
+                ul.legend {
+                    li { (unit) " a day (UTC):" }
+                    li { i {} "of customers" }
+                    @if some_unattributed { li { i.second {} "without a customer" } }
+                }
+                details {
+                    summary { "Exact figures" }
+                    (scroll(&format!("{meter} by day, in {unit}"), table(&booked)))
+                }
+            }
+        }
+    }
+}
+
+/// The month so far, and where it leads.
+fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
+    let total = month.attributed + month.unattributed;
+    let name = today.strftime("%B").to_string();
+    let share = words::share(month.unattributed, total);
+    html! {
+        p.figure {
+            b { (words::quantity(total)) }
+            span { (unit) " in " (words::counted(month.days, "day", "days")) " of " (name) }
+        }
+        p.soft {
+            @if let Some(forecast) = forecast(total, month.days, today) {
+                "About " (words::about(forecast)) " by the end of " (name) ", if its other days are like these. "
+            }
+            @if month.unattributed.is_zero() {
+                "All of it belongs to customers."
+            } @else {
+                (words::quantity(month.unattributed)) @if let Some(share) = share { " (" (share) ")" } " without a customer."
+            }
+        }
+    }
+}
+
+/// The average of the days that are booked, times the days of the month; none without such days, or when all are booked.
+pub(super) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quantity> {
+    let all = today.days_in_month();
+    if booked <= 0 || booked >= i64::from(all) {
+        return None;
+    }
+    let sum = total.scaled().checked_mul(i128::from(all))?;
+    Some(Quantity::from_scaled(sum.div_euclid(i128::from(booked))))
+}
+
+/// A bar for each of the last days, whether something is booked of it or not.
+fn bars(booked: &[&DayUsage], today: Date) -> Vec<Bar> {
+    let by_day: BTreeMap<Date, &DayUsage> = booked.iter().filter_map(|d| Some((d.day.parse().ok()?, *d))).collect();
+    let last = by_day.keys().next_back().map_or(today, |newest| today.max(*newest));
+    let first = last.saturating_sub((DAYS - 1).days());
+    let bar = |day: Date| {
+        let usage = by_day.get(&day);
+        let of = |f: fn(&DayUsage) -> Quantity| usage.map_or(Quantity::ZERO, |u| f(u));
+        Bar { day, attributed: of(|u| u.attributed), unattributed: of(|u| u.unattributed) }
+    };
+    first.series(1.day()).take_while(|day| *day <= last).map(bar).collect()
+}
+
+/// Newest first, because that is what one looks for.
+fn table(booked: &[&DayUsage]) -> Markup {
+    html! {
+        table {
+            thead {
+                tr {
+                    th scope="col" { "Day" }
+                    th.n scope="col" { "Of customers" }
+                    th.n scope="col" { "Without" }
+                    th.n scope="col" { "All" }
+                }
+            }
+            tbody {
+                @for d in booked.iter().rev() {
+                    tr {
+                        th scope="row" { time datetime=(d.day) { (d.day) } }
+                        td.n { (words::quantity(d.attributed)) }
+                        td.n { (words::quantity(d.unattributed)) }
+                        td.n { (words::quantity(d.attributed + d.unattributed)) }
+                    }
+                }
+            }
+        }
+    }
+}

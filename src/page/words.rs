@@ -1,0 +1,153 @@
+//! How amounts, times and names are said to people.
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::entitlement::Reason;
+use jobs::books::quantity::{Quantity, UNIT};
+use maud::{Markup, html};
+
+/// A count with separators: `1,234,567`.
+pub(super) fn count(n: i64) -> String {
+    let sign = if n < 0 { "-" } else { "" };
+    format!("{sign}{}", group(&n.unsigned_abs().to_string()))
+}
+
+fn group(digits: &str) -> String {
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A count with its noun: `1 job`, `2 jobs`.
+pub(super) fn counted(n: i64, one: &str, many: &str) -> String {
+    format!("{} {}", count(n), if n == 1 { one } else { many })
+}
+
+/// A quantity, exact, with separators in its whole part: `-1,234.5`.
+pub(super) fn quantity(q: Quantity) -> String {
+    let text = q.abs().to_string();
+    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let sign = if q < Quantity::ZERO { "-" } else { "" };
+    match fraction {
+        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
+        None => format!("{sign}{}", group(whole)),
+    }
+}
+
+/// A quantity of which only the order matters, with as few decimals as its size allows.
+pub(super) fn about(q: Quantity) -> String {
+    let units = q.abs().scaled() / UNIT;
+    let step = match units {
+        100.. => UNIT,
+        10..100 => UNIT / 10,
+        1..10 => UNIT / 100,
+        _ => UNIT / 10_000,
+    };
+    quantity(Quantity::from_scaled((q.scaled() + step / 2).div_euclid(step) * step))
+}
+
+/// A part of a whole, in percent: `1.5 %`; none of nothing.
+pub(super) fn share(part: Quantity, whole: Quantity) -> Option<String> {
+    if whole <= Quantity::ZERO {
+        return None;
+    }
+    let tenths = (part.scaled().checked_mul(1000)?).div_euclid(whole.scaled());
+    let text = Quantity::from_scaled(tenths.checked_mul(UNIT / 10)?);
+    match tenths {
+        0 if part > Quantity::ZERO => Some("below 0.1 %".into()),
+        // never says that all is used while something is left
+        _ => Some(format!("{} %", quantity(text))),
+    }
+}
+
+/// A span of time: `45 s`, `12 min`, `5 h`, `3 d`.
+pub(super) fn span(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// How long a run took: the shorter, the finer.
+pub(super) fn took(duration: SignedDuration) -> String {
+    match duration.as_millis() {
+        millis @ 0..1000 => format!("{millis} ms"),
+        millis @ 1000..10_000 => format!("{}.{} s", millis / 1000, millis % 1000 / 100),
+        _ => span(duration),
+    }
+}
+
+/// A text in which commands and names are set apart by backticks.
+pub(super) fn prose(text: &str) -> Markup {
+    let parts: Vec<&str> = text.split('`').collect();
+    // an odd one has no partner and stays what it is
+    let paired = parts.len() - usize::from(parts.len().is_multiple_of(2));
+    html! {
+        @for (i, part) in parts.iter().enumerate() {
+            @if i >= paired { "`" (part) } @else if i % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
+/// An instant as people of any country read it.
+pub(super) fn instant(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// How long ago something was, or how soon it will be, with the instant for who points at it and for machines.
+pub(super) fn ago(then: Timestamp, now: Timestamp) -> Markup {
+    let text = if then > now {
+        format!("in {}", span(then.duration_since(now)))
+    } else {
+        format!("{} ago", span(now.duration_since(then)))
+    };
+    html! { time datetime=(then) title=(instant(then)) { (text) } }
+}
+
+/// Bytes, rounded down to a tenth: `1.4 GB`.
+pub(super) fn bytes(n: u64) -> String {
+    let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match units.into_iter().find(|(size, _)| n >= *size) {
+        Some((size, unit)) => format!("{}.{} {unit}", n / size, n % size * 10 / size),
+        None => format!("{n} bytes"),
+    }
+}
+
+/// The day (UTC) of an instant.
+pub(super) fn date(at: Timestamp) -> Date {
+    at.to_zoned(TimeZone::UTC).date()
+}
+
+/// `1 Mar`.
+pub(super) fn short_day(day: Date) -> String {
+    day.strftime("%-d %b").to_string()
+}
+
+/// `1 March 2026`.
+pub(super) fn long_day(day: Date) -> String {
+    day.strftime("%-d %B %Y").to_string()
+}
+
+/// `March 2026` of `2026-03`; what is no month stays as it is.
+pub(super) fn month(text: &str) -> String {
+    format!("{text}-01").parse::<Date>().map_or_else(|_| text.to_owned(), |day| day.strftime("%B %Y").to_string())
+}
+
+/// A customer: usage without a tag has a name too.
+pub(super) fn customer(id: &str) -> &str {
+    if id.is_empty() { "(no customer tag)" } else { id }
+}
+
+/// Why a meter may or may not be used: a sentence for a name of the books, anything else as it is.
+pub(super) fn reason(name: &str) -> &str {
+    Reason::ALL.iter().find(|(_, known, _)| *known == name).map_or(name, |(_, _, words)| words)
+}

@@ -1,0 +1,132 @@
+//! What needs a person. The limits are those of the alert rules in `dashboards/prometheus/rules`, and the sections of the runbook are named after them.
+
+use jiff::SignedDuration;
+
+use super::{Finding, Level, Standing};
+use crate::cli::{ago, span};
+
+/// A version of a bill comes up to three times a day; this long without one is no accident.
+const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
+/// Usage of a day shows within a day, or two.
+const USAGE_STALE: SignedDuration = SignedDuration::from_hours(72);
+/// The audit runs daily.
+const AUDIT_LATE: SignedDuration = SignedDuration::from_hours(48);
+/// A due job should not wait so long for a worker.
+const STUCK: SignedDuration = SignedDuration::from_mins(15);
+/// Longer in doubt than any hiccup takes.
+const DOUBTFUL: SignedDuration = SignedDuration::from_hours(1);
+/// Stripe takes events of the last 35 days (<https://docs.stripe.com/api/billing/meter-event/create>); ten are left to act.
+const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
+/// Notices go out every minute.
+const NOTICE_LATE: SignedDuration = SignedDuration::from_hours(1);
+/// Less free space than this is too little for a booking of a large bill.
+const LITTLE_SPACE: u64 = 1 << 30;
+/// Kinds that the schedule runs every few minutes, and how late their last success may be.
+const OFTEN: [(&str, SignedDuration); 4] = [
+    ("reset_turn", SignedDuration::from_mins(30)),
+    ("enforce_budgets", SignedDuration::from_mins(30)),
+    ("push_stripe", SignedDuration::from_mins(30)),
+    ("ingest_cur", SignedDuration::from_hours(6)),
+];
+
+/// Looks through a standing. Pure.
+pub(super) fn of(s: &Standing) -> Vec<Finding> {
+    let mut found = vec![];
+    let mut add =
+        |level, alert, what: String, act: &str| found.push(Finding { level, alert, what, act: act.to_owned() });
+    let since = |at: jiff::Timestamp| s.at.duration_since(at);
+    for (check, count) in s.audit.violations.iter().filter(|(_, n)| **n > 0) {
+        let what = format!("the books break the rule `{check}` in {count} place(s)");
+        add(Level::Wrong, "MeterBooksViolated", what, "meter verify");
+    }
+    if s.audit.at.is_some_and(|at| since(at) > AUDIT_LATE) {
+        let what = format!("the books were last audited {}", s.audit.at.map_or(String::new(), |at| ago(at, s.at)));
+        add(Level::Look, "MeterBooksNotVerified", what, "meter run verify-books");
+    }
+    let workers = |state| s.queue.workers.get(state).copied().unwrap_or(0);
+    if workers("working") == 0 && !s.queue.ticks.is_empty() {
+        add(Level::Wrong, "MeterDown", "no worker is running".into(), "meter work");
+    }
+    bills(s, &mut add);
+    for (kind, of) in &s.queue.kinds {
+        if let Some(dead) = of.states.get("dead").filter(|n| **n > 0) {
+            let what = format!("{dead} job(s) of {kind} are dead");
+            add(Level::Look, "MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
+        }
+        if let Some(at) = of.waiting_since.filter(|at| since(*at) > STUCK) {
+            let what = format!("a job of {kind} has waited for a worker for {}", span(since(at)));
+            add(Level::Look, "MeterQueueStuck", what, &format!("meter jobs list --kind {kind}; meter workers"));
+        }
+    }
+    for (kind, late) in OFTEN {
+        let last = s.queue.kinds.get(kind).and_then(|of| of.last_done);
+        if workers("working") > 0 && last.is_some_and(|at| since(at) > late) {
+            let what = format!("{kind} was last done {}", last.map_or(String::new(), |at| ago(at, s.at)));
+            add(Level::Look, "MeterJobOverdue", what, &format!("meter jobs list --kind {kind}; meter schedule"));
+        }
+    }
+    if s.books.turn_overdue > 0 && s.queue.kinds.get("reset_turn").is_some_and(|of| of.last_done.is_some()) {
+        let what = format!("{} TURN period(s) are over and not closed", s.books.turn_overdue);
+        add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run reset-turn");
+    }
+    stripe(s, &mut add);
+    let notices = &s.books.notices;
+    if notices.dead > 0 {
+        let what = format!("{} notice(s) to the web backend were given up", notices.dead);
+        add(Level::Look, "MeterNoticesFailing", what, "meter notices list --state dead");
+    } else if let Some(at) = notices.oldest_pending_at.filter(|at| since(*at) > NOTICE_LATE) {
+        let what = format!("a notice has not reached the web backend for {}", span(since(at)));
+        add(Level::Look, "MeterNoticesFailing", what, "meter notices list");
+    }
+    if let Some(free) = s.free_bytes.filter(|free| *free < LITTLE_SPACE) {
+        let what = format!("only {} MiB are free where the database lies", free >> 20);
+        add(Level::Look, "MeterDatabaseNearlyFull", what, "free space there");
+    }
+    found.sort_by_key(|f| f.level);
+    found
+}
+
+fn bills(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
+    for bill in &s.books.bills {
+        let payer = &bill.payer;
+        if let Some(age) = bill.delivered_at.map(|at| s.at.duration_since(at)).filter(|age| *age > BILL_STALE) {
+            let what = format!("the newest bill of payer {payer} that is booked is {} old", span(age));
+            add(Level::Look, "MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
+        }
+        if let Some(age) = bill.newest_day_end.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
+            let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
+            add(Level::Look, "MeterUsageStale", what, "meter versions; meter usage");
+        }
+        if bill.held > 0 {
+            let because = bill.held_because.as_deref().unwrap_or_default();
+            let what = format!("{} version(s) of payer {payer}'s bill wait for a person: {because}", bill.held);
+            add(Level::Look, "MeterVersionHeld", what, "meter versions; meter ingest --dry-run");
+        }
+        if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
+            let what = format!("{lines} line(s) of payer {payer}'s bill are recognised by no meter and no ignore rule");
+            add(Level::Look, "MeterUnrecognisedLines", what, "meter discover");
+        }
+    }
+}
+
+fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
+    let (stripe, customers) = (&s.books.stripe, &s.customers);
+    let since = |at: jiff::Timestamp| s.at.duration_since(at);
+    if stripe.alarms > 0 {
+        let what = format!("{} of Stripe's totals are not what was sent", stripe.alarms);
+        add(Level::Wrong, "MeterStripeAlarm", what, "meter reconcile");
+    }
+    if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > DOUBTFUL) {
+        let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
+        add(Level::Look, "MeterIntentDoubtful", what, "meter intents list --state doubtful");
+    }
+    if let Some(refused) = stripe.intents.get("refused").filter(|n| **n > 0) {
+        let what = format!("Stripe refused {refused} event(s)");
+        add(Level::Look, "MeterIntentRefused", what, "meter intents list --state refused");
+    }
+    let oldest = [stripe.oldest_pending_at, customers.oldest_held_at].into_iter().flatten().min();
+    if let Some(at) = oldest.filter(|at| since(*at) > NEAR_LIMIT) {
+        let what = format!("usage has waited for {} to be sent to Stripe, which takes 35 days back", span(since(at)));
+        add(Level::Wrong, "MeterUsageNearStripeLimit", what, "meter reconcile");
+    }
+}

@@ -1,0 +1,94 @@
+//! How everything stands, and what needs a person: read once, told by the metrics, the status page and `meter status`.
+
+mod findings;
+mod observer;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::standing::{BooksStanding, CustomersStanding};
+use serde::Serialize;
+
+pub use self::observer::{Observer, Snapshot};
+
+/// One reading.
+#[derive(Clone, Debug, Serialize)]
+pub struct Standing {
+    /// When it was read.
+    pub at: Timestamp,
+    /// How long that took.
+    #[serde(skip)]
+    pub took: SignedDuration,
+    /// Where the books are; never with a token.
+    pub database: String,
+    /// Free bytes where a local database lies.
+    pub free_bytes: Option<u64>,
+    /// What indexes answer.
+    pub books: BooksStanding,
+    /// What must look at every customer.
+    pub customers: CustomersStanding,
+    /// When that was read.
+    pub customers_at: Timestamp,
+    /// The queue.
+    pub queue: QueueStanding,
+    /// The audit of the books.
+    pub audit: Audit,
+    /// What needs a person, the worst first.
+    pub findings: Vec<Finding>,
+}
+
+/// The queue.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QueueStanding {
+    /// Kinds of jobs, by name.
+    pub kinds: BTreeMap<String, KindStanding>,
+    /// Worker processes: `working`, `stopping`, `silent`.
+    pub workers: BTreeMap<&'static str, i64>,
+    /// The newest tick of each schedule.
+    pub ticks: BTreeMap<String, Timestamp>,
+}
+
+/// The jobs of a kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KindStanding {
+    /// How many, by state.
+    pub states: BTreeMap<&'static str, i64>,
+    /// Since when the job is due that waits longest and that nothing but a free worker holds back.
+    pub waiting_since: Option<Timestamp>,
+    /// When one was last done.
+    pub last_done: Option<Timestamp>,
+    /// Whether that one called for a person.
+    pub attention: bool,
+}
+
+/// The last audit of the books, by `verify_books`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Audit {
+    /// When it was.
+    pub at: Option<Timestamp>,
+    /// How often each rule was broken.
+    pub violations: BTreeMap<String, i64>,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Something is wrong with the books or nothing moves.
+    Wrong,
+    /// A person should decide or mend something.
+    Look,
+}
+
+/// Something that needs a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad.
+    pub level: Level,
+    /// The section of the runbook, which has the alert's name: `MeterBillStale`.
+    pub alert: &'static str,
+    /// What is so.
+    pub what: String,
+    /// What to do first.
+    pub act: String,
+}

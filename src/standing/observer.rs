@@ -1,0 +1,172 @@
+//! Reads the standing, and keeps the last reading, so that a scrape or a page never waits for a query.
+//!
+//! What it may cost is bounded: a half is read again after `http.snapshot_seconds` at the soonest, and never before fifty times as long has
+//! passed as reading it took (2 % of the time). On a remote database, where each row that is read is paid for, what looks at every customer is
+//! read twenty times less often. It has a connection of its own, so that it holds up no booking.
+
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use jobs::books::Database;
+use jobs::books::standing::CustomersStanding;
+use prometheus::proto::MetricFamily;
+use tokio::sync::Notify;
+
+use super::{Standing, findings};
+use crate::config::Config;
+use crate::metrics::{Metrics, gauges_of};
+use crate::queue::{Clock, Kinds, Queue};
+use crate::wiring;
+
+/// A half is read again after so many times as long as reading it took.
+const IDLE_FACTOR: u32 = 50;
+/// How much less often every customer is looked at on a remote database.
+const REMOTE_FACTOR: u32 = 20;
+
+/// A reading, and the gauges that it makes.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The reading.
+    pub standing: Standing,
+    /// Its gauges.
+    pub gauges: Vec<MetricFamily>,
+}
+
+/// What looks at every customer, when it was read, and how long that took.
+type Customers = (CustomersStanding, Timestamp, Duration, Instant);
+
+/// Reads, and keeps what was read; cheap to clone.
+#[derive(Clone)]
+pub struct Observer(Arc<Inner>);
+
+struct Inner {
+    books: Database,
+    queue: Queue,
+    name: String,
+    folder: Option<PathBuf>,
+    kinds: Vec<&'static str>,
+    meters: Vec<String>,
+    lease: Duration,
+    least: Duration,
+    last: RwLock<Option<Arc<Snapshot>>>,
+    asked: Notify,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+impl Observer {
+    /// One with a connection of its own to books that are there.
+    ///
+    /// # Errors
+    /// As [`wiring::existing_books`].
+    pub async fn open(config: &Config) -> anyhow::Result<Self> {
+        let books = wiring::existing_books(config).await?;
+        let folder = wiring::local_path(config).map(|path| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        });
+        Ok(Self(Arc::new(Inner {
+            queue: Queue::new(books.clone(), Clock::system()),
+            books,
+            name: config.database.url.clone(),
+            folder,
+            kinds: Kinds::all().names(),
+            meters: config.meters.iter().map(|m| m.name.clone()).collect(),
+            lease: Duration::from_secs(u64::from(config.queue.lease_seconds)),
+            least: Duration::from_secs(u64::from(config.http.snapshot_seconds)),
+            last: RwLock::default(),
+            asked: Notify::new(),
+        })))
+    }
+
+    /// Reads everything now.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn read(&self, now: Timestamp) -> anyhow::Result<Standing> {
+        let customers = self.customers(now).await?;
+        self.with(now, &customers).await
+    }
+
+    async fn customers(&self, now: Timestamp) -> anyhow::Result<Customers> {
+        let began = Instant::now();
+        let found = self.0.books.customers_standing(now).await?;
+        Ok((found, now, began.elapsed(), Instant::now()))
+    }
+
+    async fn with(&self, now: Timestamp, (customers, customers_at, ..): &Customers) -> anyhow::Result<Standing> {
+        let Inner { books, queue, kinds, lease, .. } = &*self.0;
+        let began = Instant::now();
+        let mut standing = Standing {
+            at: now,
+            took: SignedDuration::ZERO,
+            database: self.0.name.clone(),
+            free_bytes: self.0.folder.as_deref().and_then(free_bytes),
+            books: books.books_standing(now).await?,
+            customers: customers.clone(),
+            customers_at: *customers_at,
+            queue: queue.standing(kinds, *lease).await?,
+            audit: queue.last_audit().await?,
+            findings: vec![],
+        };
+        standing.took = SignedDuration::try_from(began.elapsed()).unwrap_or_default();
+        standing.findings = findings::of(&standing);
+        Ok(standing)
+    }
+
+    /// The last reading, if there is one; asks for a newer one, and does not wait for it.
+    pub fn last(&self) -> Option<Arc<Snapshot>> {
+        self.0.asked.notify_one();
+        self.0.last.read().ok().and_then(|last| last.clone())
+    }
+
+    /// Reads whenever somebody asks, as often as is allowed, for as long as the process lives.
+    pub async fn run(self, metrics: Metrics) {
+        let (mut customers, mut failing) = (None::<Customers>, false);
+        loop {
+            let began = Instant::now();
+            match self.refresh(&mut customers).await {
+                Ok(()) => failing = false,
+                Err(error) => {
+                    metrics.snapshot_failed();
+                    if !failing {
+                        tracing::warn!("the books' figures cannot be read, trying until it works: {error:#}");
+                    }
+                    failing = true;
+                }
+            }
+            tokio::time::sleep(self.0.least.max(began.elapsed() * IDLE_FACTOR)).await;
+            self.0.asked.notified().await;
+        }
+    }
+
+    async fn refresh(&self, customers: &mut Option<Customers>) -> anyhow::Result<()> {
+        let now = Timestamp::now();
+        let least = if self.0.books.is_local() { self.0.least } else { self.0.least * REMOTE_FACTOR };
+        let current = customers.take().filter(|(.., took, at)| at.elapsed() < least.max(*took * IDLE_FACTOR));
+        let current = match current {
+            Some(current) => current,
+            None => self.customers(now).await?,
+        };
+        let standing = self.with(now, &current).await?;
+        *customers = Some(current);
+        let meters: Vec<&str> = self.0.meters.iter().map(String::as_str).collect();
+        let gauges = gauges_of(&standing, &meters)?;
+        if let Ok(mut last) = self.0.last.write() {
+            *last = Some(Arc::new(Snapshot { standing, gauges }));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are free for us where the books lie.
+fn free_bytes(folder: &std::path::Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(found.blocks_available().saturating_mul(found.fragment_size()))
+}
