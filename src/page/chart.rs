@@ -82,7 +82,8 @@ fn draw(bars: &[Bar]) -> Option<Shapes> {
     let days = u32::try_from(bars.len()).ok().filter(|days| (1..=BARS_WIDTH).contains(days))?;
     let (low, high, ticks) = scale(bars);
     let longest = ticks.iter().map(|tick| label(*tick).len()).max()?;
-    let left = u32::try_from(longest).ok()?.saturating_mul(10) + 12;
+    // charts beside each other should line up, so short labels get the room of longer ones
+    let left = u32::try_from(longest.max(5)).ok()?.saturating_mul(10) + 12;
     let width = left + BARS_WIDTH / days * days + 12;
     let end = i32::try_from(days).ok()?.checked_mul(SLOT)?;
     let mut svg = String::new();

@@ -131,8 +131,11 @@ fn audit(facts: &Facts<'_>, now: Timestamp) -> Tile {
 
 fn workers(facts: &Facts<'_>) -> Tile {
     let of = |state| facts.standing.queue.workers.get(state).copied().unwrap_or(0);
-    let tile = Tile::new("Workers", html! { (count(of("working"))) });
-    let tile = if of("working") == 0 { tile.line(html! { "none works" }) } else { tile.line(html! { "working" }) };
+    let figure = match of("working") {
+        0 => html! { "none works" },
+        n => html! { (count(n)) " working" },
+    };
+    let tile = Tile::new("Workers", figure);
     let tile = if of("stopping") > 0 { tile.line(html! { (count(of("stopping"))) " stopping" }) } else { tile };
     tile.bad(Tone::Look, of("silent"), "silent")
 }

@@ -28,7 +28,7 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
             (table)
         }
         @if !list.acting { (how_to_act()) }
-        p.soft.block { "Finished jobs are removed after a while. " code { "meter jobs" } " does the same in a terminal." }
+        p.soft.block { "Finished jobs are removed after a while. In a terminal, " code { "meter jobs" } " lists, retries and cancels them." }
     };
     document("Jobs", Here::Jobs, 0, body, html! {})
 }
@@ -141,7 +141,7 @@ fn table(runs: &[Run], can_act: bool, now: Timestamp) -> Markup {
         html! {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
-                th.id scope="row" { (run.kind) @if !run.what.is_empty() { div.soft.clip { (run.what) } } }
+                th.id scope="row" { span.whole { (run.kind) } @if !run.what.is_empty() { div.soft.clip { (run.what) } } }
                 td { (state(&run.state, run.attention)) }
                 @if can_act { td.acts { (buttons(run)) } }
                 td { (ago(run.at, now)) }

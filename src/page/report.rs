@@ -58,19 +58,24 @@ fn section(i: usize, meter: &MeterReport, month: &str) -> Markup {
             } @else {
                 h3 { "By day" }
                 (chart::days(&format!("chart-{i}"), &format!("{} by day", meter.meter), &meter.unit, &bars))
-                div.days { (two_columns("Day", &meter.unit, meter.days.iter().map(|(day, q)| (day.as_str(), *q, None)))) }
+                div.days {
+                    // beside each other, to fit a page
+                    @for some in meter.days.chunks(meter.days.len().div_ceil(3).max(5)) {
+                        (amounts("Day", &meter.unit, some.iter().map(|(day, q)| (day.as_str(), *q, None))))
+                    }
+                }
             }
             @if !meter.customers.is_empty() {
                 h3 { "Customers with most of it" }
                 @let rows = meter.customers.iter().map(|(id, q)| (words::customer(id), *q, words::share(*q, meter.total)));
-                (scroll(&format!("{}: customers", meter.meter), two_columns("Customer", &meter.unit, rows)))
+                (scroll(&format!("{}: customers", meter.meter), amounts("Customer", &meter.unit, rows)))
             }
         }
     }
 }
 
 /// What is named, how much, and possibly its share.
-fn two_columns<'a>(what: &str, unit: &str, rows: impl Iterator<Item = (&'a str, Quantity, Option<String>)>) -> Markup {
+fn amounts<'a>(what: &str, unit: &str, rows: impl Iterator<Item = (&'a str, Quantity, Option<String>)>) -> Markup {
     let rows: Vec<_> = rows.collect();
     let shares = rows.iter().any(|(.., share)| share.is_some());
     html! {

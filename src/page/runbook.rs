@@ -10,12 +10,17 @@ use super::layout::{Here, document};
 /// A Markdown document as a page. Each heading can be linked to by its text in lower case, with `-` for spaces: `/runbook#meterbillstale`.
 /// Links to other files, pictures and HTML become plain text, because a page has none of them.
 pub fn runbook(markdown: &str) -> String {
-    let Read { events, contents, title } = read(markdown);
-    let mut text = String::new();
-    push_html(&mut text, events.into_iter());
+    let Read { mut events, contents, title } = read(markdown);
+    let is_title = |event: &Event<'_>| *event == Event::End(TagEnd::Heading(HeadingLevel::H1));
+    let rest = events.split_off(events.iter().position(is_title).map_or(0, |at| at + 1));
+    let [begin, rest] = [events, rest].map(|events| {
+        let mut text = String::new();
+        push_html(&mut text, events.into_iter());
+        PreEscaped(text)
+    });
     let body = html! {
         article.prose {
-            @if title.is_none() { h1 { "Runbook" } }
+            @if title.is_none() { h1 { "Runbook" } } @else { (begin) }
             @if contents.len() > 2 {
                 details {
                     summary { "On this page" }
@@ -24,7 +29,7 @@ pub fn runbook(markdown: &str) -> String {
                     }
                 }
             }
-            (PreEscaped(text))
+            (rest)
         }
     };
     document(title.as_deref().unwrap_or("Runbook"), Here::Runbook, 0, body, html! {})
@@ -34,15 +39,16 @@ pub fn runbook(markdown: &str) -> String {
 #[derive(Default)]
 struct Read<'a> {
     events: Vec<Event<'a>>,
-    /// Id and text of each heading but the first of the document.
+    /// Id and text of each heading of the second and third level.
     contents: Vec<(String, String)>,
-    /// The first of the document.
+    /// Text of the first heading of the first level.
     title: Option<String>,
 }
 
 fn read(markdown: &str) -> Read<'_> {
     let mut out = Read::default();
-    let mut taken: BTreeMap<String, u32> = BTreeMap::new();
+    // the frame of the page has this one
+    let mut taken = BTreeMap::from([("main".to_owned(), 1)]);
     // a link that leads nowhere leaves its text, and so does its end
     let mut links: Vec<bool> = vec![];
     let mut heading: Option<(HeadingLevel, usize, String)> = None;

@@ -188,19 +188,20 @@ fn entitlements(facts: &Facts<'_>, now: Timestamp) -> Markup {
 
 fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
     let (stripe, customers) = (&facts.standing.books.stripe, &facts.standing.customers);
-    let states = ["pending", "sending", "doubtful", "refused", "settled"];
     let of = |state: &str| stripe.intents.get(state).copied().unwrap_or(0);
     let meters: std::collections::BTreeSet<&String> =
         customers.drift.keys().chain(customers.held_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };
     html! {
         dl.facts.card {
-            dt { "Amounts" }
-            dd { @for (i, state) in states.iter().enumerate() { @if i > 0 { ", " } (count(of(state))) " " (state) } }
-            dt { "Not sent yet" }
+            dt { "Settled" }
+            dd { (count(of("settled"))) }
+            dt { "To send" }
             dd { (count(of("pending") + of("sending"))) (since(stripe.oldest_pending_at)) }
             dt { "In doubt" }
             dd { (count(of("doubtful"))) (since(stripe.oldest_doubtful_at)) }
+            dt { "Refused" }
+            dd { (count(of("refused"))) }
             dt { "Held" }
             dd {
                 @if customers.held.is_empty() { "0" }

@@ -209,7 +209,7 @@ fn figures_are_exact_and_the_forecast_is_the_average_of_booked_days() {
         "1,234.0000000001",
         "minutes in 10 days of March",
         "About 3,842 by the end of March",
-        "0.4 %",
+        "0.4\u{a0}%",
     ] {
         assert!(page.contains(text), "{text}");
     }
@@ -255,7 +255,9 @@ fn headings_of_the_runbook_can_be_linked_to() {
 #[test]
 fn a_report_shows_its_figures_and_stands_alone() {
     let all = report(&a_report(None));
-    for text in ["Usage in March 2026", "1,234.5", "34.5", "99.9 %", "(no customer tag)", "2026-03-11 10:00:00 UTC"] {
+    for text in
+        ["Usage in March 2026", "1,234.5", "34.5", "99.9\u{a0}%", "(no customer tag)", "2026-03-11 10:00:00 UTC"]
+    {
         assert!(all.contains(text), "{text}");
     }
     assert!(!all.contains("href=\"/"), "a saved report links to no server");
@@ -267,8 +269,8 @@ fn words_are_those_of_the_command_line() {
     assert_eq!(words::count(1_234_567), "1,234,567");
     assert_eq!(words::quantity(q("-1234.5")), "-1,234.5");
     assert_eq!(words::bytes(1_450_000_000), "1.4 GB");
-    assert_eq!(words::share(q("999.9"), q("1000")), Some("99.9 %".into()));
-    assert_eq!(words::share(q("0.0001"), q("1000")), Some("below 0.1 %".into()));
+    assert_eq!(words::share(q("999.9"), q("1000")), Some("99.9\u{a0}%".into()));
+    assert_eq!(words::share(q("0.0001"), q("1000")), Some("below 0.1\u{a0}%".into()));
     assert_eq!(words::share(q("1"), q("0")), None);
     assert_eq!(words::about(q("1234.56")), "1,235");
     assert_eq!(words::about(q("12.34")), "12.3");

@@ -52,7 +52,7 @@ pub(super) fn about(q: Quantity) -> String {
     quantity(Quantity::from_scaled((q.scaled() + step / 2).div_euclid(step) * step))
 }
 
-/// A part of a whole, in percent: `1.5 %`; none of nothing.
+/// A part of a whole, in percent: `1.5 %`, never on two lines; none of nothing.
 pub(super) fn share(part: Quantity, whole: Quantity) -> Option<String> {
     if whole <= Quantity::ZERO {
         return None;
@@ -60,9 +60,9 @@ pub(super) fn share(part: Quantity, whole: Quantity) -> Option<String> {
     let tenths = (part.scaled().checked_mul(1000)?).div_euclid(whole.scaled());
     let text = Quantity::from_scaled(tenths.checked_mul(UNIT / 10)?);
     match tenths {
-        0 if part > Quantity::ZERO => Some("below 0.1 %".into()),
+        0 if part > Quantity::ZERO => Some("below 0.1\u{a0}%".into()),
         // never says that all is used while something is left
-        _ => Some(format!("{} %", quantity(text))),
+        _ => Some(format!("{}\u{a0}%", quantity(text))),
     }
 }
 

@@ -146,6 +146,18 @@ async function open(browser, name, path, options) {
   return { context, page };
 }
 
+/** Enter in the field of the token must not press the first button of the list: that would act on some job. */
+async function enterActsOnNothing(page, name) {
+  const field = page.locator("input[type=password]");
+  if ((await field.count()) === 0) return;
+  let posted = false;
+  page.on("request", (r) => (posted ||= r.method() === "POST"));
+  await field.fill("not the token");
+  await field.press("Enter");
+  await page.waitForTimeout(300);
+  promise(!posted, `${name}: Enter in the field of the token acts on a job`);
+}
+
 async function look(browser, path, scheme, viewport) {
   const name = `${path} (${scheme}, ${viewport.width} px)`;
   const { context, page } = await open(browser, name, path, { viewport, colorScheme: scheme });
@@ -165,6 +177,7 @@ async function look(browser, path, scheme, viewport) {
   const unfolded = await page.evaluate(overflow);
   promise(!unfolded, `${name}: scrolls sideways when unfolded: ${unfolded}`);
   for (const text of await page.evaluate(faintTexts)) broken.push(`${name}: too little contrast when unfolded: ${text}`);
+  await enterActsOnNothing(page, name);
   await context.close();
 }
 

@@ -1,0 +1,25 @@
+//! `meter health`: asks the worker on this machine whether it lives and can work; for containers and supervisors.
+
+use std::net::SocketAddr;
+
+use clap::Args as ClapArgs;
+
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::http;
+
+/// Whom to ask.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Where the worker listens [default: http.listen]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
+    let nowhere = || BadUsage("http.listen is empty, so no worker answers; name one with --listen".into());
+    let address = args.listen.or(config.http.address()).ok_or_else(nowhere)?;
+    let (ready, said) = http::ask(address).await?;
+    print::out(&said);
+    Ok(if ready { Done::Well } else { Done::Wrong })
+}

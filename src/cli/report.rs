@@ -1,0 +1,141 @@
+//! `meter report`: a month of usage as a document to print or to send.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use jobs::books::Database;
+use jobs::books::ledger::Usage;
+use jobs::books::period::Month;
+use jobs::books::quantity::Quantity;
+
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::http::Server;
+use crate::page::{self, MeterReport, Report};
+use crate::wiring;
+
+/// Customers that a report of all names for each meter.
+const NAMED: usize = 25;
+
+/// Whose usage, and where to.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Only of this customer
+    customer: Option<String>,
+    /// Month [default: the current one]
+    #[arg(long, value_name = "YYYY-MM")]
+    month: Option<Month>,
+    /// Write an HTML document there, which is whole in itself; a file that is there is replaced
+    #[arg(long, value_name = "FILE")]
+    html: PathBuf,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let books = wiring::existing_books(config).await?;
+    let month = args.month.unwrap_or_else(|| Month::of(now));
+    let report = report(&books, config, args.customer, month, now).await?;
+    write_whole(&args.html, &page::report(&report))?;
+    print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
+    Ok(Done::Well)
+}
+
+/// Half a document is worse than none, so it is renamed into its place.
+fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let fault = || format!("{} cannot be written", file.display());
+    let mut half = tempfile::NamedTempFile::new_in(folder).with_context(fault)?;
+    std::io::Write::write_all(&mut half, text.as_bytes()).with_context(fault)?;
+    half.persist(file).with_context(fault)?;
+    Ok(())
+}
+
+async fn report(
+    books: &Database,
+    config: &Config,
+    customer: Option<String>,
+    month: Month,
+    now: Timestamp,
+) -> anyhow::Result<Report> {
+    let standing = books.books_standing(now).await?;
+    let (units, _) = Server::of(config);
+    let usage = books.usage(month, customer.clone()).await?;
+    if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
+        && books.customer(id).await?.is_none()
+    {
+        return Err(BadUsage(format!("no customer `{id}` is known, and nothing was used under that id")).into());
+    }
+    let mut by_meter: BTreeMap<&str, Vec<&Usage>> = config.meters.iter().map(|m| (m.name.as_str(), vec![])).collect();
+    for of in &usage {
+        by_meter.entry(&of.meter).or_default().push(of);
+    }
+    let days = match &customer {
+        Some(_) => None,
+        None => Some(books.usage_by_day(month).await?),
+    };
+    let mut meters = vec![];
+    for (meter, of) in by_meter {
+        let sum = |all: &mut dyn Iterator<Item = Quantity>| all.fold(Quantity::ZERO, |a, b| a + b);
+        let total = sum(&mut of.iter().map(|u| u.quantity));
+        let mut customers: Vec<(String, Quantity)> = vec![];
+        if customer.is_none() {
+            customers = of.iter().filter(|u| !u.customer.is_empty()).map(|u| (u.customer.clone(), u.quantity)).collect();
+            customers.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+        }
+        let left_out = customers.len().saturating_sub(NAMED);
+        customers.truncate(NAMED);
+        let mut notes = match &customer {
+            Some(id) => notes(books, id, meter).await?,
+            None => vec![],
+        };
+        if left_out > 0 {
+            notes.push(format!("{} more customers used less than these.", print::count(left_out)));
+        }
+        let by_day = match &days {
+            None => of.iter().filter_map(|u| Some((u.day.clone()?, u.quantity))).collect(),
+            Some(days) => days.iter().filter(|d| d.1 == meter).map(|d| (d.0.clone(), d.2)).collect(),
+        };
+        meters.push(MeterReport {
+            meter: meter.to_owned(),
+            unit: units.get(meter).cloned().unwrap_or_default(),
+            total,
+            unattributed: customer
+                .is_none()
+                .then(|| sum(&mut of.iter().filter(|u| u.customer.is_empty()).map(|u| u.quantity))),
+            days: by_day,
+            customers,
+            notes,
+        });
+    }
+    Ok(Report {
+        customer,
+        month: month.to_string(),
+        made_at: now,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        as_of: standing.bills.iter().filter_map(|b| b.delivered_at).max(),
+        meters,
+    })
+}
+
+/// What was decided for a customer's meter, in its current billing period.
+async fn notes(books: &Database, customer: &str, meter: &str) -> anyhow::Result<Vec<String>> {
+    let all = books.entitlements(Some(customer.to_owned())).await?;
+    let Some(e) = all.into_iter().find(|e| e.meter == meter) else { return Ok(vec![]) };
+    let limit = e.effective_limit.map_or("without a limit".to_owned(), |l| format!("up to {}", print::quantity(l)));
+    let now = if e.allowed { format!("It may go on, {limit}.") } else { format!("It is blocked: {}.", e.reason.name()) };
+    Ok(vec![
+        format!(
+            "In the billing period from {} to {}: {} used, {} included.",
+            e.period_start,
+            e.period_end,
+            print::quantity(e.used),
+            print::quantity(e.included)
+        ),
+        now,
+    ])
+}

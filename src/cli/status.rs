@@ -1,0 +1,138 @@
+//! `meter status`: one screen that says whether money is right and work is moving.
+
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+
+use super::{Done, ago, print, span};
+use crate::config::Config;
+use crate::http::Server;
+use crate::page::forecast;
+use crate::standing::{Level, Observer, Standing};
+
+/// How to show it.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let standing = Observer::open(config).await?.read(now).await?;
+    if args.json {
+        print::json(&standing)?;
+    } else {
+        show(&standing, config, now);
+    }
+    Ok(match standing.findings.first().map(|f| f.level) {
+        None => Done::Well,
+        Some(Level::Look) => Done::Held,
+        Some(Level::Wrong) => Done::Wrong,
+    })
+}
+
+fn show(s: &Standing, config: &Config, now: Timestamp) {
+    let (units, billing) = Server::of(config);
+    let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
+    print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
+    let mut rows = vec![];
+    let mut line = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    if s.books.bills.is_empty() {
+        line("bill", "none is booked yet: `meter ingest`".into());
+    }
+    for bill in &s.books.bills {
+        let made = bill.delivered_at.map_or("nothing booked yet".into(), |at| format!("made {}", ago(at, now)));
+        let up_to = bill.newest_day_end.map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
+        let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
+        let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);
+        let held = if bill.held > 0 { format!(", {} version(s) HELD", bill.held) } else { String::new() };
+        line(
+            "bill",
+            format!("{} {}: {made}{up_to}; {rows}, {} unrecognised{held}", bill.payer, bill.month, print::count(strange)),
+        );
+    }
+    let audit = match s.audit.at {
+        None => "not audited yet".to_owned(),
+        Some(at) => {
+            let broken: i64 = s.audit.violations.values().sum();
+            let found = if broken == 0 { "sound".into() } else { format!("{broken} VIOLATION(S)") };
+            format!("audited {}: {found}", ago(at, now))
+        }
+    };
+    line("books", format!("{} ledger entries; {audit}", print::count(s.books.entries)));
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    for month in &s.books.month {
+        let unit = units.get(&month.meter).map(String::as_str).unwrap_or_default();
+        let total = month.attributed + month.unattributed;
+        let by_end = forecast(total, month.days, today);
+        let by_end = by_end.map_or(String::new(), |f| format!(", about {} by its end", print::quantity(f.rounded(0))));
+        line(
+            "this month",
+            format!(
+                "{}: {} {unit} in {} day(s), {} without a customer{by_end}",
+                month.meter,
+                print::quantity(total),
+                month.days,
+                print::quantity(month.unattributed)
+            ),
+        );
+    }
+    let by = |status: &str| print::count(s.customers.by_status.get(status).copied().unwrap_or(0));
+    line("customers", format!("{} active, {} past due, {} canceled", by("active"), by("past_due"), by("canceled")));
+    for (meter, d) in s.customers.decisions.iter().filter(|(_, d)| d.near + d.overage + d.blocked > 0) {
+        line(
+            "limits",
+            format!(
+                "{meter}: {} blocked, {} near the limit, {} in overage",
+                print::count(d.blocked),
+                print::count(d.near),
+                print::count(d.overage)
+            ),
+        );
+    }
+    let stripe = &s.books.stripe;
+    let state = |name: &str| print::count(stripe.intents.get(name).copied().unwrap_or(0));
+    let held: i64 = s.customers.held.values().sum();
+    line(
+        "Stripe",
+        format!(
+            "{} settled, {} pending, {} doubtful, {} refused; {} held; {} alarm(s)",
+            state("settled"),
+            state("pending"),
+            state("doubtful"),
+            state("refused"),
+            print::count(held),
+            stripe.alarms
+        ),
+    );
+    for (meter, drift) in s.customers.drift.iter().filter(|(_, drift)| !drift.is_zero()) {
+        line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(*drift)));
+    }
+    let notices = &s.books.notices;
+    line("notices", format!("{} pending, {} given up", print::count(notices.pending), print::count(notices.dead)));
+    let sum = |state: &str| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(state)).sum() };
+    let workers = |state: &str| s.queue.workers.get(state).copied().unwrap_or(0);
+    let silent = if workers("silent") > 0 { format!(", {} silent", workers("silent")) } else { String::new() };
+    line(
+        "queue",
+        format!(
+            "{} worker(s){silent}; {} due, {} running, {} to be tried again, {} dead",
+            workers("working"),
+            sum("pending"),
+            sum("running"),
+            sum("retrying"),
+            sum("dead")
+        ),
+    );
+    print::table(&["", ""], rows);
+    if s.findings.is_empty() {
+        print::out("\nnothing needs a person");
+        return;
+    }
+    print::out("\nneeds a person:");
+    for f in &s.findings {
+        let mark = if f.level == Level::Wrong { "WRONG" } else { "look " };
+        print::out(&format!("  {mark}  {}: {}\n         {}", f.alert, f.what, f.act));
+    }
+    print::out("\nEach has a section of that name in docs/operations.md, and at /runbook of a worker.");
+}
