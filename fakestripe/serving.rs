@@ -56,7 +56,12 @@ enum State {
 impl FakeStripe {
     /// Starts a fake on a free port of 127.0.0.1.
     pub async fn start(options: Options) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::start_at(options, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Starts a fake at an address.
+    pub async fn start_at(options: Options, address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let world = Arc::new(Mutex::new(World::new(options)));
         let state = Mutex::new(running(listener, &world));

@@ -37,6 +37,12 @@ pub(crate) struct Args {
 enum Action {
     /// Only make a bill, in AWS's own layout
     Generate(Generate),
+    /// Only run the made-up Stripe account, for a worker with the key sk_test_demo, until told to stop
+    Stripe {
+        /// Where
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:12111")]
+        listen: std::net::SocketAddr,
+    },
 }
 
 /// A bill to make.
@@ -96,6 +102,7 @@ fn spec_of(month: Month, now: Timestamp) -> anyhow::Result<Spec> {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     match (args.action, args.keep) {
         (Some(Action::Generate(generate)), _) => make(&generate, config, now),
+        (Some(Action::Stripe { listen }), _) => demo_stripe::serve(listen).await,
         (None, None) => {
             let folder = tempfile::tempdir().context("a temporary folder is needed")?;
             show(folder.path(), now, false).await

@@ -1,9 +1,10 @@
 //! The part of `meter demo` that bills: a made-up Stripe account in this process, faults on the way, a restated bill, and the invoices.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::period::Month;
@@ -12,9 +13,10 @@ use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::reset;
 use jobs::sync_stripe::sync;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::demo::step;
-use super::{print, push as push_command, reconcile as reconcile_command};
+use super::{Done, print, push as push_command, reconcile as reconcile_command};
 use crate::config::{Config, Secret, StripeMeterConfig};
 
 /// The key of an account that does not exist.
@@ -85,6 +87,42 @@ pub(super) async fn bill(
     print::out(&format!("{} events were counted, none of them twice", counts.events_applied));
     stripe.stop().await;
     Ok(())
+}
+
+/// Meters of the account that [`serve`] runs: event name, price, and what a unit of Stripe costs in cents.
+const SERVED: [(&str, &str, &str); 2] =
+    [("demo_chime_milliminutes", "price_demo_chime", "0.001"), ("demo_storage_milligb", "price_demo_storage", "0.005")];
+/// Customers of that account.
+const SERVED_CUSTOMERS: u32 = 40;
+/// Since when they subscribe: a fixed instant, so that the account is the same at each start. 2026-01-01T00:00:00Z.
+const SERVED_SINCE: i64 = 1_767_225_600;
+
+/// Runs a made-up account until told to stop. It forgets everything at its end, so the books of its worker should, too.
+pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Done> {
+    let options = Options { key: KEY.into(), remember_requests: false, ..Options::default() };
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stripe = FakeStripe::start_at(options, listen).await;
+    let stripe = stripe.with_context(|| format!("cannot listen on {listen} (`--listen`)"))?;
+    {
+        let mut world = stripe.world();
+        for (event, price, cents) in SERVED {
+            world.add_meter(event);
+            world.add_price(price, event, "usd", cents, None);
+        }
+        let prices = SERVED.map(|(_, price, _)| price);
+        for n in 1..=SERVED_CUSTOMERS {
+            let id = format!("cus_demo_{n}");
+            world.add_customer(&id);
+            world.add_subscription(Subscription::monthly(&format!("sub_demo_{n}"), &id, SERVED_SINCE, &prices));
+        }
+    }
+    print::out(&format!("a made-up Stripe account at {} with the key {KEY}; Ctrl-C stops it", stripe.url()));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    stripe.stop().await;
+    Ok(Done::Well)
 }
 
 /// Sets up the account, and subscribes customers.

@@ -7,8 +7,10 @@ mod customer;
 mod demo;
 mod demo_stripe;
 mod discover;
+mod doctor;
 mod enqueue;
 mod entitlements;
+mod health;
 mod ingest;
 mod intents;
 mod jobs_of;
@@ -17,8 +19,10 @@ mod plan;
 mod print;
 mod push;
 mod reconcile;
+mod report;
 mod run;
 mod schedule;
+mod status;
 mod stripe;
 mod turn;
 mod usage;
@@ -78,6 +82,14 @@ enum Command {
     /// Show or set what customers are willing to pay beyond their plan
     #[command(subcommand)]
     Budget(budget::Action),
+    /// Say on one screen whether money is right, work is moving, and what needs a person; ends with 3 or 1 when something does
+    Status(status::Args),
+    /// Check everything that the worker depends on, and say what to do about each finding
+    Doctor(doctor::Args),
+    /// Ask the worker on this machine whether it can work; ends with 1 when not
+    Health(health::Args),
+    /// Write a month of usage as a document to print or to send
+    Report(report::Args),
     /// Show who may use what
     Entitlements(entitlements::Args),
     /// Say in words why a customer may use a meter, or may not
@@ -200,6 +212,10 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
             Command::Intents(action) => intents::run(action, &config, now).await,
             Command::Stripe(action) => stripe::run(action, &config, now).await,
             Command::Reconcile(args) => reconcile::run(args, &config, now).await,
+            Command::Status(args) => status::run(args, &config, now).await,
+            Command::Doctor(args) => doctor::run(args, &config, now).await,
+            Command::Health(args) => health::run(args, &config).await,
+            Command::Report(args) => report::run(args, &config, now).await,
             Command::Jobs(action) => jobs_of::run(action, &config, now).await,
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,

@@ -66,7 +66,7 @@ async fn report(
     let (units, _) = Server::of(config);
     let usage = books.usage(month, customer.clone()).await?;
     if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
-        && books.customer(id).await?.is_none()
+        && books.customers(None, Some(id.clone())).await?.is_empty()
     {
         return Err(BadUsage(format!("no customer `{id}` is known, and nothing was used under that id")).into());
     }
@@ -84,7 +84,8 @@ async fn report(
         let total = sum(&mut of.iter().map(|u| u.quantity));
         let mut customers: Vec<(String, Quantity)> = vec![];
         if customer.is_none() {
-            customers = of.iter().filter(|u| !u.customer.is_empty()).map(|u| (u.customer.clone(), u.quantity)).collect();
+            customers =
+                of.iter().filter(|u| !u.customer.is_empty()).map(|u| (u.customer.clone(), u.quantity)).collect();
             customers.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
         }
         let left_out = customers.len().saturating_sub(NAMED);
@@ -127,7 +128,8 @@ async fn notes(books: &Database, customer: &str, meter: &str) -> anyhow::Result<
     let all = books.entitlements(Some(customer.to_owned())).await?;
     let Some(e) = all.into_iter().find(|e| e.meter == meter) else { return Ok(vec![]) };
     let limit = e.effective_limit.map_or("without a limit".to_owned(), |l| format!("up to {}", print::quantity(l)));
-    let now = if e.allowed { format!("It may go on, {limit}.") } else { format!("It is blocked: {}.", e.reason.name()) };
+    let now =
+        if e.allowed { format!("It may go on, {limit}.") } else { format!("It is blocked: {}.", e.reason.name()) };
     Ok(vec![
         format!(
             "In the billing period from {} to {}: {} used, {} included.",

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::{Done, ago, print, span};
 use crate::config::Config;
 use crate::http::Server;
-use crate::page::forecast;
+use crate::page::{about, forecast};
 use crate::standing::{Level, Observer, Standing};
 
 /// How to show it.
@@ -42,13 +42,20 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     }
     for bill in &s.books.bills {
         let made = bill.delivered_at.map_or("nothing booked yet".into(), |at| format!("made {}", ago(at, now)));
-        let up_to = bill.newest_day_end.map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
+        let up_to = bill
+            .newest_day_end
+            .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
         let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);
         let held = if bill.held > 0 { format!(", {} version(s) HELD", bill.held) } else { String::new() };
         line(
             "bill",
-            format!("{} {}: {made}{up_to}; {rows}, {} unrecognised{held}", bill.payer, bill.month, print::count(strange)),
+            format!(
+                "{} {}: {made}{up_to}; {rows}, {} unrecognised{held}",
+                bill.payer,
+                bill.month,
+                print::count(strange)
+            ),
         );
     }
     let audit = match s.audit.at {
@@ -65,7 +72,7 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
         let unit = units.get(&month.meter).map(String::as_str).unwrap_or_default();
         let total = month.attributed + month.unattributed;
         let by_end = forecast(total, month.days, today);
-        let by_end = by_end.map_or(String::new(), |f| format!(", about {} by its end", print::quantity(f.rounded(0))));
+        let by_end = by_end.map_or(String::new(), |f| format!(", about {} by its end", about(f)));
         line(
             "this month",
             format!(

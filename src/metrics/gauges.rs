@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jobs::books::quantity::Quantity;
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, Opts, Registry};
+use rust_decimal::Decimal;
 
 use super::Described;
 use crate::standing::Standing;
@@ -31,11 +32,11 @@ const TABLE: [(&str, &str, &[&str]); 36] = [
     ("meter_customers", "Customers.", &["status"]),
     ("meter_entitlements", "Customers by what was decided for the meter.", &["meter", "decision"]),
     ("meter_usage_month_units", "Usage booked for the current month.", &["meter", "attribution"]),
-    ("meter_usage_month_days", "Days of the current month of which usage is booked.", &["meter"]),
+    ("meter_usage_month_booked_ratio", "Days of the current month of which usage is booked, of all.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
-    ("meter_turn_periods_overdue", "TURN periods that are over and not closed yet.", &[]),
+    ("meter_turn_oldest_overdue_seconds", "For how long the oldest TURN period is over that is not closed.", &[]),
     ("meter_stripe_intents", "Amounts to be sent to Stripe.", &["state"]),
     ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
     ("meter_stripe_oldest_doubtful_seconds", "For how long the oldest doubtful one has been in doubt.", &[]),
@@ -112,9 +113,16 @@ pub(super) fn of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec
         board.set("meter_books_violations", &[check], count)?;
     }
     let notices = &standing.books.notices;
-    board.set("meter_notices", &["pending"], notices.pending)?;
-    board.set("meter_notices", &["dead"], notices.dead)?;
-    board.age("meter_notice_oldest_pending_seconds", &[], notices.oldest_pending_at, standing.at)?;
+    // without a receiver they only wait to be asked for
+    let (pending, dead, unsent) = match standing.notices_go_out {
+        true => (notices.pending, notices.dead, 0),
+        false => (0, 0, notices.pending + notices.dead),
+    };
+    for (state, count) in [("pending", pending), ("dead", dead), ("unsent", unsent)] {
+        board.set("meter_notices", &[state], count)?;
+    }
+    let oldest = notices.oldest_pending_at.filter(|_| standing.notices_go_out);
+    board.age("meter_notice_oldest_pending_seconds", &[], oldest, standing.at)?;
     if let Some(bytes) = standing.books.size_bytes {
         board.set("meter_database_size_bytes", &[], bytes)?;
     }
@@ -168,11 +176,13 @@ fn usage(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Res
     };
     for meter in meters {
         attributed("meter_usage_month_units", &[meter], Quantity::ZERO, Quantity::ZERO)?;
-        board.set("meter_usage_month_days", &[meter], 0)?;
+        board.set("meter_usage_month_booked_ratio", &[meter], 0)?;
     }
     for month in &standing.books.month {
         attributed("meter_usage_month_units", &[&month.meter], month.attributed, month.unattributed)?;
-        board.set("meter_usage_month_days", &[&month.meter], month.days)?;
+        let all = i64::from(standing.at.to_zoned(jiff::tz::TimeZone::UTC).days_in_month());
+        let ratio = Decimal::from(month.days) / Decimal::from(all);
+        board.set("meter_usage_month_booked_ratio", &[&month.meter], ratio)?;
     }
     for day in &standing.books.days {
         attributed("meter_usage_day_units", &[&day.meter, &day.day], day.attributed, day.unattributed)?;
@@ -201,7 +211,7 @@ fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus:
     }
     board.set("meter_turn_allocations_used", &[], customers.turn_used)?;
     board.set("meter_turn_allocations_refused", &[], customers.turn_refused)?;
-    board.set("meter_turn_periods_overdue", &[], standing.books.turn_overdue)
+    board.age("meter_turn_oldest_overdue_seconds", &[], standing.books.turn_overdue_since, standing.at)
 }
 
 fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {

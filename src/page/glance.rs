@@ -175,9 +175,10 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
 
 fn turn(facts: &Facts<'_>) -> Tile {
     let standing = facts.standing;
+    let late = standing.findings.iter().any(|f| f.alert == "MeterTurnPeriodsOverdue");
     Tile::new("TURN credentials", html! { (count(standing.customers.turn_used)) })
         .line(html! { "in current periods, " (count(standing.customers.turn_refused)) " refused" })
-        .bad(Tone::Look, standing.books.turn_overdue, "periods not closed")
+        .bad(Tone::Look, i64::from(late), "period not closed in time")
 }
 
 fn notices(facts: &Facts<'_>, now: Timestamp) -> Tile {

@@ -28,6 +28,8 @@ pub use list::{job, jobs};
 pub use report::report;
 pub use runbook::runbook;
 pub use status::status;
+pub(crate) use usage::forecast;
+pub(crate) use words::about;
 
 /// What a browser may do with these pages: show them, and send their own forms.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \

@@ -96,7 +96,7 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
 }
 
 /// The average of the days that are booked, times the days of the month; none without such days, or when all are booked.
-pub(super) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quantity> {
+pub(crate) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quantity> {
     let all = today.days_in_month();
     if booked <= 0 || booked >= i64::from(all) {
         return None;

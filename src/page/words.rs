@@ -41,7 +41,7 @@ pub(super) fn quantity(q: Quantity) -> String {
 }
 
 /// A quantity of which only the order matters, with as few decimals as its size allows.
-pub(super) fn about(q: Quantity) -> String {
+pub(crate) fn about(q: Quantity) -> String {
     let units = q.abs().scaled() / UNIT;
     let step = match units {
         100.. => UNIT,

@@ -82,7 +82,7 @@ impl Queue {
         let report = self.db.read(async |c| {
             let sql = "SELECT finished_at, report FROM jobs WHERE state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
             let row = first_row(c, sql, params![VerifyBooks::KIND]).await?;
-            Ok(row.map(|row| Ok::<_, BooksError>((row.get::<i64>(0)?, row.get::<String>(1)?))).transpose()?)
+            row.map(|row| Ok::<_, BooksError>((row.get::<i64>(0)?, row.get::<String>(1)?))).transpose()
         });
         let Some((at, report)) = report.await? else { return Ok(Audit::default()) };
         let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_default();

@@ -13,8 +13,13 @@ const USAGE_STALE: SignedDuration = SignedDuration::from_hours(72);
 const AUDIT_LATE: SignedDuration = SignedDuration::from_hours(48);
 /// A due job should not wait so long for a worker.
 const STUCK: SignedDuration = SignedDuration::from_mins(15);
+const STUCK_BILL: SignedDuration = SignedDuration::from_hours(2);
+/// TURN periods are closed every five minutes.
+const TURN_LATE: SignedDuration = SignedDuration::from_mins(30);
 /// Longer in doubt than any hiccup takes.
 const DOUBTFUL: SignedDuration = SignedDuration::from_hours(1);
+/// Totals decide within three days.
+const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
 /// Stripe takes events of the last 35 days (<https://docs.stripe.com/api/billing/meter-event/create>); ten are left to act.
 const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
 /// Notices go out every minute.
@@ -41,7 +46,7 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
     }
     if s.audit.at.is_some_and(|at| since(at) > AUDIT_LATE) {
         let what = format!("the books were last audited {}", s.audit.at.map_or(String::new(), |at| ago(at, s.at)));
-        add(Level::Look, "MeterBooksNotVerified", what, "meter run verify-books");
+        add(Level::Look, "MeterBooksNotVerified", what, "meter enqueue verify_books --wait");
     }
     let workers = |state| s.queue.workers.get(state).copied().unwrap_or(0);
     if workers("working") == 0 && !s.queue.ticks.is_empty() {
@@ -53,7 +58,9 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
             let what = format!("{dead} job(s) of {kind} are dead");
             add(Level::Look, "MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
         }
-        if let Some(at) = of.waiting_since.filter(|at| since(*at) > STUCK) {
+        // bills wait for each other
+        let most = if kind.starts_with("ingest_") { STUCK_BILL } else { STUCK };
+        if let Some(at) = of.waiting_since.filter(|at| since(*at) > most) {
             let what = format!("a job of {kind} has waited for a worker for {}", span(since(at)));
             add(Level::Look, "MeterQueueStuck", what, &format!("meter jobs list --kind {kind}; meter workers"));
         }
@@ -62,16 +69,18 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         let last = s.queue.kinds.get(kind).and_then(|of| of.last_done);
         if workers("working") > 0 && last.is_some_and(|at| since(at) > late) {
             let what = format!("{kind} was last done {}", last.map_or(String::new(), |at| ago(at, s.at)));
-            add(Level::Look, "MeterJobOverdue", what, &format!("meter jobs list --kind {kind}; meter schedule"));
+            add(Level::Wrong, "MeterJobOverdue", what, &format!("meter jobs list --kind {kind}; meter schedule"));
         }
     }
-    if s.books.turn_overdue > 0 && s.queue.kinds.get("reset_turn").is_some_and(|of| of.last_done.is_some()) {
-        let what = format!("{} TURN period(s) are over and not closed", s.books.turn_overdue);
+    if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
+        let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
         add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run reset-turn");
     }
     stripe(s, &mut add);
     let notices = &s.books.notices;
-    if notices.dead > 0 {
+    if !s.notices_go_out {
+        // kept until somebody names a receiver
+    } else if notices.dead > 0 {
         let what = format!("{} notice(s) to the web backend were given up", notices.dead);
         add(Level::Look, "MeterNoticesFailing", what, "meter notices list --state dead");
     } else if let Some(at) = notices.oldest_pending_at.filter(|at| since(*at) > NOTICE_LATE) {
@@ -80,7 +89,7 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
     }
     if let Some(free) = s.free_bytes.filter(|free| *free < LITTLE_SPACE) {
         let what = format!("only {} MiB are free where the database lies", free >> 20);
-        add(Level::Look, "MeterDatabaseNearlyFull", what, "free space there");
+        add(Level::Wrong, "MeterDatabaseNearlyFull", what, "free space there");
     }
     found.sort_by_key(|f| f.level);
     found
@@ -116,7 +125,11 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         let what = format!("{} of Stripe's totals are not what was sent", stripe.alarms);
         add(Level::Wrong, "MeterStripeAlarm", what, "meter reconcile");
     }
-    if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > DOUBTFUL) {
+    if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > UNDECIDED) {
+        let what =
+            format!("an event has been in doubt for {}, longer than Stripe's totals take to decide", span(since(at)));
+        add(Level::Wrong, "MeterIntentUndecided", what, "meter intents list --state doubtful; meter reconcile");
+    } else if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > DOUBTFUL) {
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
         add(Level::Look, "MeterIntentDoubtful", what, "meter intents list --state doubtful");
     }

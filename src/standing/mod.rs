@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::books::standing::{BooksStanding, CustomersStanding};
 use serde::Serialize;
 
+pub(crate) use self::observer::free_beside;
 pub use self::observer::{Observer, Snapshot};
 
 /// One reading.
@@ -23,6 +24,8 @@ pub struct Standing {
     pub database: String,
     /// Free bytes where a local database lies.
     pub free_bytes: Option<u64>,
+    /// Whether notices to the web backend have somewhere to go.
+    pub notices_go_out: bool,
     /// What indexes answer.
     pub books: BooksStanding,
     /// What must look at every customer.

@@ -4,13 +4,13 @@
 //! passed as reading it took (2 % of the time). On a remote database, where each row that is read is paid for, what looks at every customer is
 //! read twenty times less often. It has a connection of its own, so that it holds up no booking.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::Database;
-use jobs::books::standing::CustomersStanding;
+use jobs::books::standing::{BooksStanding, CustomersStanding};
 use prometheus::proto::MetricFamily;
 use tokio::sync::Notify;
 
@@ -45,9 +45,11 @@ struct Inner {
     books: Database,
     queue: Queue,
     name: String,
-    folder: Option<PathBuf>,
+    file: Option<PathBuf>,
     kinds: Vec<&'static str>,
     meters: Vec<String>,
+    payers: Vec<String>,
+    notices_go_out: bool,
     lease: Duration,
     least: Duration,
     last: RwLock<Option<Arc<Snapshot>>>,
@@ -67,17 +69,16 @@ impl Observer {
     /// As [`wiring::existing_books`].
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         let books = wiring::existing_books(config).await?;
-        let folder = wiring::local_path(config).map(|path| match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        });
+        let file = wiring::local_path(config).map(Path::to_owned);
         Ok(Self(Arc::new(Inner {
             queue: Queue::new(books.clone(), Clock::system()),
             books,
             name: config.database.url.clone(),
-            folder,
+            file,
             kinds: Kinds::all().names(),
             meters: config.meters.iter().map(|m| m.name.clone()).collect(),
+            payers: config.exports.iter().map(|e| e.payer.clone()).collect(),
+            notices_go_out: config.notices.url.is_some(),
             lease: Duration::from_secs(u64::from(config.queue.lease_seconds)),
             least: Duration::from_secs(u64::from(config.http.snapshot_seconds)),
             last: RwLock::default(),
@@ -100,22 +101,31 @@ impl Observer {
         Ok((found, now, began.elapsed(), Instant::now()))
     }
 
-    async fn with(&self, now: Timestamp, (customers, customers_at, ..): &Customers) -> anyhow::Result<Standing> {
-        let Inner { books, queue, kinds, lease, .. } = &*self.0;
+    /// The books, of the payers that bills are still read of: an account that was closed for good is nobody's worry.
+    async fn books(&self, now: Timestamp) -> anyhow::Result<BooksStanding> {
+        let mut found = self.0.books.books_standing(now).await?;
+        let payers = &self.0.payers;
+        found.bills.retain(|bill| payers.is_empty() || payers.contains(&bill.payer));
+        Ok(found)
+    }
+
+    async fn with(&self, now: Timestamp, (customers, customers_at, took, _): &Customers) -> anyhow::Result<Standing> {
+        let Inner { queue, kinds, lease, .. } = &*self.0;
         let began = Instant::now();
         let mut standing = Standing {
             at: now,
             took: SignedDuration::ZERO,
             database: self.0.name.clone(),
-            free_bytes: self.0.folder.as_deref().and_then(free_bytes),
-            books: books.books_standing(now).await?,
+            free_bytes: self.0.file.as_deref().and_then(free_beside),
+            notices_go_out: self.0.notices_go_out,
+            books: self.books(now).await?,
             customers: customers.clone(),
             customers_at: *customers_at,
             queue: queue.standing(kinds, *lease).await?,
             audit: queue.last_audit().await?,
             findings: vec![],
         };
-        standing.took = SignedDuration::try_from(began.elapsed()).unwrap_or_default();
+        standing.took = SignedDuration::try_from(began.elapsed() + *took).unwrap_or_default();
         standing.findings = findings::of(&standing);
         Ok(standing)
     }
@@ -165,8 +175,9 @@ impl Observer {
     }
 }
 
-/// Bytes that are free for us where the books lie.
-fn free_bytes(folder: &std::path::Path) -> Option<u64> {
+/// Bytes that are free for us where a file lies or will lie.
+pub(crate) fn free_beside(file: &Path) -> Option<u64> {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let found = nix::sys::statvfs::statvfs(folder).ok()?;
     Some(found.blocks_available().saturating_mul(found.fragment_size()))
 }

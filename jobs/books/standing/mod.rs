@@ -26,8 +26,8 @@ pub struct BooksStanding {
     pub month: Vec<MonthUsage>,
     /// Usage of the last days, oldest first.
     pub days: Vec<DayUsage>,
-    /// TURN periods that are over and not closed.
-    pub turn_overdue: i64,
+    /// Since when the oldest TURN period is over that is not closed.
+    pub turn_overdue_since: Option<Timestamp>,
     /// What is sent to Stripe.
     pub stripe: StripeStanding,
     /// What the web backend is told.
@@ -124,7 +124,8 @@ pub struct CustomersStanding {
     pub turn_used: i64,
     /// And refused.
     pub turn_refused: i64,
-    /// By meter: how far Stripe's totals are from what they should be, in units of the meter; above and below both count.
+    /// By meter: how far Stripe's totals are from what was sent, in units of the meter, of events that have had a day to show; above and below both
+    /// count.
     pub drift: BTreeMap<String, Quantity>,
     /// Amounts that wait to be carried forward, by reason.
     pub held: BTreeMap<String, i64>,
