@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Form, Path, Query, Request, State};
@@ -442,7 +442,13 @@ pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
             Ok::<_, hyper::Error>((status, hyper::body::to_bytes(answer.into_body()).await?))
         });
         let Ok(answered) = asked.await else { bail!("no answer from http://{address}/{path}") };
-        let (status, body) = answered.with_context(|| format!("no worker answers at http://{address}/{path}"))?;
+        let (status, body) = answered.map_err(|e| {
+            let cause = std::iter::successors(Some::<&dyn std::error::Error>(&e), |e| e.source()).last();
+            anyhow!(
+                "no worker answers at http://{address}/{path}: {}",
+                cause.map_or(String::new(), ToString::to_string)
+            )
+        })?;
         said = String::from_utf8_lossy(&body).trim_end().to_owned();
         if !status.is_success() {
             return Ok((false, said));

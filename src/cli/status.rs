@@ -35,8 +35,7 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     let (units, billing) = Server::of(config);
     let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
     print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
-    let mut rows = vec![];
-    let mut line = |name: &str, text: String| rows.push(vec![name.to_owned(), text]);
+    let line = |name: &str, text: String| print::out(&format!("{name:<11} {text}"));
     if s.books.bills.is_empty() {
         line("bill", "none is booked yet: `meter ingest`".into());
     }
@@ -131,7 +130,6 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
             sum("dead")
         ),
     );
-    print::table(&["", ""], rows);
     if s.findings.is_empty() {
         print::out("\nnothing needs a person");
         return;

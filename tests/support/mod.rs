@@ -19,6 +19,8 @@ pub fn meter(folder: &Path) -> Command {
     }
     // the credential chain must not go looking for a machine's role
     command.env("AWS_EC2_METADATA_DISABLED", "true");
+    // many workers run side by side here; those that are to be asked are given a port of their own
+    command.env("METER_HTTP__LISTEN", "");
     command
 }
 
