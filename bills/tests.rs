@@ -198,7 +198,7 @@ fn manifest(export: &Export) -> Result<Value> {
 #[test]
 fn keys_and_manifests_are_those_of_aws() -> Result<()> {
     let (folder, export) = made(&Spec { files: 1, ..spec(Layout::Cur2) })?;
-    let own = format!("BILLING_PERIOD=2026-10/2026-10-13T03:11:42.000Z-{}", export.version);
+    let own = format!("BILLING_PERIOD=2026-10/2026-10-13T00:00:42.000Z-{}", export.version);
     let data = format!("cur/bill/data/{own}/bill-00001.snappy.parquet");
     let newest = "cur/bill/metadata/BILLING_PERIOD=2026-10/bill-Manifest.json".to_owned();
     let copy = format!("cur/bill/metadata/{own}/bill-Manifest.json");

@@ -382,15 +382,26 @@ fn short(text: &str) -> String {
     }
 }
 
+/// What of a summary says something: a page is no place for everything that did not happen.
+fn telling(summary: &str) -> String {
+    let parts = summary.split(", ").filter(|part| !part.ends_with(" 0") && !part.ends_with(" false"));
+    let told = parts.collect::<Vec<_>>().join(", ");
+    if told.is_empty() && !summary.is_empty() { "nothing to do".to_owned() } else { told }
+}
+
 /// A job as the pages tell it.
 fn run(row: &JobRow) -> Run {
-    let report = row.report.as_ref().map(|report| summary(&report.to_string()));
+    let report = row.report.as_ref().map(|report| telling(&summary(&report.to_string())));
     let took = row.finished_at.zip(row.started_at).map(|(end, start)| end.duration_since(start));
     Run {
         seq: row.seq,
         kind: row.kind.clone(),
         state: row.state.as_str().to_owned(),
-        what: summary(&row.payload.to_string()),
+        what: summary(&row.payload.to_string())
+            .split(", ")
+            .filter(|part| !part.ends_with(" false"))
+            .collect::<Vec<_>>()
+            .join(", "),
         attempts: row.attempts,
         at: row.finished_at.or(row.run_at).or(row.started_at).unwrap_or(row.enqueued_at),
         took: took.map(|took| took.max(SignedDuration::ZERO)),

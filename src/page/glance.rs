@@ -188,6 +188,10 @@ fn notices(facts: &Facts<'_>, now: Timestamp) -> Tile {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { "to the web backend" }),
     };
+    if !facts.standing.notices_go_out {
+        return Tile::new("Notices", html! { (count(notices.pending + notices.dead)) " kept" })
+            .line(html! { "notices.url is not set" });
+    }
     tile.bad(Tone::Wrong, notices.dead, "given up")
 }
 
