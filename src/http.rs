@@ -197,8 +197,12 @@ async fn only_for_readers(
 ) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if server.config.pages == Pages::Localhost && !(peer.ip().to_canonical().is_loopback() && is_local(host)) {
-        let why = "Pages are for this machine alone (http.pages = \"localhost\"). Metrics are at /metrics.";
-        return Page(StatusCode::FORBIDDEN, page::refused(why)).into_response();
+        let local = peer.ip().to_canonical().is_loopback();
+        let asked = if local { format!("You asked for the host {host}.") } else { format!("You are at {}.", peer.ip()) };
+        let why = format!(
+            "Pages are for this machine alone, asked as localhost (http.pages = \"localhost\"). {asked} Metrics are at /metrics."
+        );
+        return Page(StatusCode::FORBIDDEN, page::refused(&why)).into_response();
     }
     next.run(request).await
 }

@@ -112,6 +112,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                 return Err(BadUsage(format!("{} is not empty; name a new folder", folder.display())).into());
             }
             std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            // its configuration works from everywhere
+            let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
             show(&folder, now, true).await
         }
     }
@@ -220,7 +222,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     if kept {
         std::fs::write(folder.join("meter.toml"), toml::to_string_pretty(&config)?)?;
         print::out(&format!(
-            "\nGo on with: meter --config {} usage|versions|discover|entitlements|turn|notices list",
+            "\nGo on with: meter --config {} work|status|usage|versions|discover|entitlements|turn|notices list",
             folder.join("meter.toml").display()
         ));
     } else {

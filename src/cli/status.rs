@@ -115,7 +115,13 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
         line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(*drift)));
     }
     let notices = &s.books.notices;
-    line("notices", format!("{} pending, {} given up", print::count(notices.pending), print::count(notices.dead)));
+    line(
+        "notices",
+        match s.notices_go_out {
+            true => format!("{} pending, {} given up", print::count(notices.pending), print::count(notices.dead)),
+            false => format!("{} kept; notices.url is not set", print::count(notices.pending + notices.dead)),
+        },
+    );
     let sum = |state: &str| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(state)).sum() };
     let workers = |state: &str| s.queue.workers.get(state).copied().unwrap_or(0);
     let silent = if workers("silent") > 0 { format!(", {} silent", workers("silent")) } else { String::new() };

@@ -87,6 +87,7 @@ fn read(markdown: &str) -> Read<'_> {
             Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}
             Event::Start(Tag::HtmlBlock) => out.events.push(Event::Start(Tag::Paragraph)),
             Event::End(TagEnd::HtmlBlock) => out.events.push(Event::End(TagEnd::Paragraph)),
+            Event::Html(text) | Event::InlineHtml(text) if text.trim_start().starts_with("<!--") => {}
             Event::Html(text) | Event::InlineHtml(text) => out.events.push(Event::Text(text)),
             Event::Start(Tag::Table(columns)) => {
                 let open = r#"<div class="scroll" role="region" aria-label="Table" tabindex="0">"#;

@@ -26,6 +26,8 @@ const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
 const NOTICE_LATE: SignedDuration = SignedDuration::from_hours(1);
 /// Less free space than this is too little for a booking of a large bill.
 const LITTLE_SPACE: u64 = 1 << 30;
+/// A run that goes on may take so long.
+const LONG_RUN: SignedDuration = SignedDuration::from_hours(2);
 /// Kinds that the schedule runs every few minutes, and how late their last success may be.
 const OFTEN: [(&str, SignedDuration); 4] = [
     ("reset_turn", SignedDuration::from_mins(30)),
@@ -66,7 +68,11 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         }
     }
     for (kind, late) in OFTEN {
-        let last = s.queue.kinds.get(kind).and_then(|of| of.last_done);
+        let of = s.queue.kinds.get(kind);
+        let last = of.and_then(|of| of.last_done);
+        // the first push of a large account, or a large bill, takes its time
+        let runs = of.and_then(|of| of.states.get("running")).is_some_and(|n| *n > 0);
+        let late = if runs { late.max(LONG_RUN) } else { late };
         if workers("working") > 0 && last.is_some_and(|at| since(at) > late) {
             let what = format!("{kind} was last done {}", last.map_or(String::new(), |at| ago(at, s.at)));
             add(Level::Wrong, "MeterJobOverdue", what, &format!("meter jobs list --kind {kind}; meter schedule"));
