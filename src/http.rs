@@ -198,7 +198,8 @@ async fn only_for_readers(
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if server.config.pages == Pages::Localhost && !(peer.ip().to_canonical().is_loopback() && is_local(host)) {
         let local = peer.ip().to_canonical().is_loopback();
-        let asked = if local { format!("You asked for the host {host}.") } else { format!("You are at {}.", peer.ip()) };
+        let asked =
+            if local { format!("You asked for the host {host}.") } else { format!("You are at {}.", peer.ip()) };
         let why = format!(
             "Pages are for this machine alone, asked as localhost (http.pages = \"localhost\"). {asked} Metrics are at /metrics."
         );

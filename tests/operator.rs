@@ -39,7 +39,9 @@ fn status_says_what_needs_a_person_and_ends_so() {
     // books that do not add up are the worst that there is
     let books = Place { folder: tempfile::TempDir::new().unwrap() };
     std::fs::copy(kept.join("meter.db"), books.path("meter.db")).unwrap();
-    books.execute("UPDATE usage_days SET quantity = quantity + 1 WHERE customer = ''; UPDATE bill_totals SET attributed = '1'");
+    books.execute(
+        "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = ''; UPDATE bill_totals SET attributed = '1'",
+    );
     books.run("enqueue verify_books").ends(0);
     books.run("work --once --no-schedule --kinds verify_books").ends(0);
     books.run("status").ends(1).says(&["WRONG", "MeterBooksViolated", "the books break the rule `conservation`"]);

@@ -149,3 +149,169 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         add(Level::Wrong, "MeterUsageNearStripeLimit", what, "meter reconcile");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use jiff::{SignedDuration, Timestamp};
+    use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding};
+
+    use super::*;
+    use crate::standing::{Audit, KindStanding, QueueStanding};
+
+    fn now() -> Timestamp {
+        "2026-03-15T12:00:00Z".parse().unwrap()
+    }
+
+    fn hours(ago: i64) -> Option<Timestamp> {
+        Some(now() - SignedDuration::from_hours(ago))
+    }
+
+    /// A system on a good day.
+    fn calm() -> Standing {
+        let kind = || KindStanding { last_done: hours(0), ..KindStanding::default() };
+        let kinds = ["reset_turn", "enforce_budgets", "push_stripe", "ingest_cur", "verify_books"];
+        let bill = BillStanding {
+            payer: "default".into(),
+            month: "2026-03".into(),
+            delivered_at: hours(35),
+            newest_day_end: hours(71),
+            rows: 10,
+            matched_rows: 5,
+            lines: BTreeMap::from([("unrecognised".into(), 0)]),
+            held: 0,
+            held_because: None,
+        };
+        Standing {
+            at: now(),
+            took: SignedDuration::ZERO,
+            database: "meter.db".into(),
+            free_bytes: Some(LITTLE_SPACE),
+            notices_go_out: true,
+            books: BooksStanding { bills: vec![bill], ..BooksStanding::default() },
+            customers: CustomersStanding::default(),
+            customers_at: now(),
+            queue: QueueStanding {
+                kinds: kinds.map(|k| (k.to_owned(), kind())).into(),
+                workers: BTreeMap::from([("working", 1)]),
+                ticks: BTreeMap::from([("ingest".into(), now())]),
+            },
+            audit: Audit { at: hours(47), violations: BTreeMap::from([("conservation".into(), 0)]) },
+            findings: vec![],
+        }
+    }
+
+    type Change = fn(&mut Standing);
+
+    fn kind<'a>(s: &'a mut Standing, name: &str) -> &'a mut KindStanding {
+        s.queue.kinds.get_mut(name).unwrap()
+    }
+
+    /// Each finding, what brings it about, and what is just not enough to.
+    const CASES: [(&str, Change, Change); 18] = [
+        (
+            "MeterBooksViolated",
+            |s| drop(s.audit.violations.insert("counters".into(), 1)),
+            |s| drop(s.audit.violations.insert("counters".into(), 0)),
+        ),
+        ("MeterBooksNotVerified", |s| s.audit.at = hours(49), |s| s.audit.at = hours(48)),
+        (
+            "MeterDown",
+            |s| s.queue.workers = BTreeMap::from([("silent", 1)]),
+            |s| s.queue.workers = BTreeMap::from([("silent", 1), ("working", 1)]),
+        ),
+        ("MeterBillStale", |s| s.books.bills[0].delivered_at = hours(37), |s| s.books.bills[0].delivered_at = None),
+        (
+            "MeterUsageStale",
+            |s| s.books.bills[0].newest_day_end = hours(73),
+            |s| s.books.bills[0].newest_day_end = hours(72),
+        ),
+        ("MeterVersionHeld", |s| s.books.bills[0].held = 1, |s| s.books.bills[0].held_because = Some("old".into())),
+        (
+            "MeterUnrecognisedLines",
+            |s| drop(s.books.bills[0].lines.insert("unrecognised".into(), 1)),
+            |s| drop(s.books.bills[0].lines.insert("ignored".into(), 1)),
+        ),
+        (
+            "MeterDeadJobs",
+            |s| drop(kind(s, "push_stripe").states.insert("dead", 1)),
+            |s| drop(kind(s, "push_stripe").states.insert("retrying", 1)),
+        ),
+        (
+            "MeterQueueStuck",
+            |s| kind(s, "push_stripe").waiting_since = hours(1),
+            |s| kind(s, "ingest_cur").waiting_since = hours(2),
+        ),
+        (
+            "MeterJobOverdue",
+            |s| kind(s, "reset_turn").last_done = hours(1),
+            |s| {
+                kind(s, "push_stripe").last_done = hours(2);
+                kind(s, "push_stripe").states.insert("running", 1);
+            },
+        ),
+        (
+            "MeterTurnPeriodsOverdue",
+            |s| s.books.turn_overdue_since = hours(1),
+            |s| s.books.turn_overdue_since = hours(0),
+        ),
+        ("MeterStripeAlarm", |s| s.books.stripe.alarms = 1, |s| drop(s.books.stripe.intents.insert("settled", 1))),
+        (
+            "MeterIntentUndecided",
+            |s| s.books.stripe.oldest_doubtful_at = hours(97),
+            |s| s.books.stripe.oldest_doubtful_at = hours(1),
+        ),
+        (
+            "MeterIntentDoubtful",
+            |s| s.books.stripe.oldest_doubtful_at = hours(2),
+            |s| s.books.stripe.oldest_doubtful_at = hours(1),
+        ),
+        (
+            "MeterIntentRefused",
+            |s| drop(s.books.stripe.intents.insert("refused", 1)),
+            |s| drop(s.books.stripe.intents.insert("pending", 1)),
+        ),
+        (
+            "MeterUsageNearStripeLimit",
+            |s| s.customers.oldest_held_at = hours(25 * 24 + 1),
+            |s| s.books.stripe.oldest_pending_at = hours(25 * 24),
+        ),
+        (
+            "MeterNoticesFailing",
+            |s| s.books.notices.dead = 1,
+            |s| {
+                s.books.notices.dead = 1;
+                s.notices_go_out = false;
+            },
+        ),
+        ("MeterDatabaseNearlyFull", |s| s.free_bytes = Some(LITTLE_SPACE - 1), |s| s.free_bytes = None),
+    ];
+
+    #[test]
+    fn a_good_day_needs_nobody() {
+        assert_eq!(of(&calm()), []);
+    }
+
+    #[test]
+    fn each_finding_has_its_cause_and_nothing_less() {
+        for (alert, cause, not_enough) in CASES {
+            let mut bad = calm();
+            cause(&mut bad);
+            let found = of(&bad);
+            assert_eq!(found.iter().map(|f| f.alert).collect::<Vec<_>>(), [alert], "{found:?}");
+            assert!(found.iter().all(|f| !f.what.is_empty() && !f.act.is_empty()), "{found:?}");
+            let mut good = calm();
+            not_enough(&mut good);
+            assert_eq!(of(&good), [], "{alert}");
+        }
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let mut both = calm();
+        both.books.bills[0].held = 1;
+        both.books.stripe.alarms = 1;
+        assert_eq!(of(&both).iter().map(|f| f.level).collect::<Vec<_>>(), [Level::Wrong, Level::Look]);
+    }
+}
