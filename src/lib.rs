@@ -13,3 +13,4 @@ pub mod schedule;
 pub mod standing;
 mod tls;
 pub mod wiring;
+mod words;

@@ -6,6 +6,9 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use jobs::books::quantity::Quantity;
 use serde::Serialize;
 
+use crate::words::group;
+pub(crate) use crate::words::{customer, quantity, span};
+
 /// Prints a table; columns whose title starts with `>` are right-aligned.
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
@@ -48,45 +51,7 @@ pub(crate) fn count(n: impl TryInto<u64>) -> String {
     group(&digits)
 }
 
-fn group(digits: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// A quantity with separators in its whole part: `-1,234.5`.
-pub(crate) fn quantity(q: Quantity) -> String {
-    let text = q.abs().to_string();
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
-    let sign = if q < Quantity::ZERO { "-" } else { "" };
-    match fraction {
-        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
-        None => format!("{sign}{}", group(whole)),
-    }
-}
-
 /// As [`quantity`], with a sign always.
 pub(crate) fn change(q: Quantity) -> String {
     if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }
-}
-
-/// A customer for people: usage without a tag has a name too.
-pub(crate) fn customer(id: &str) -> &str {
-    if id.is_empty() { "(no customer tag)" } else { id }
-}
-
-/// A span of time for people: `45 s`, `12 min`, `5 h`, `3 d`.
-pub(crate) fn span(duration: jiff::SignedDuration) -> String {
-    let seconds = duration.as_secs().max(0);
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
-    }
 }

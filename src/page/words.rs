@@ -7,37 +7,18 @@ use jobs::books::entitlement::Reason;
 use jobs::books::quantity::{Quantity, UNIT};
 use maud::{Markup, html};
 
+use crate::words::group;
+pub(super) use crate::words::{customer, quantity, span};
+
 /// A count with separators: `1,234,567`.
 pub(super) fn count(n: i64) -> String {
     let sign = if n < 0 { "-" } else { "" };
     format!("{sign}{}", group(&n.unsigned_abs().to_string()))
 }
 
-fn group(digits: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
-
 /// A count with its noun: `1 job`, `2 jobs`.
 pub(super) fn counted(n: i64, one: &str, many: &str) -> String {
     format!("{} {}", count(n), if n == 1 { one } else { many })
-}
-
-/// A quantity, exact, with separators in its whole part: `-1,234.5`.
-pub(super) fn quantity(q: Quantity) -> String {
-    let text = q.abs().to_string();
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
-    let sign = if q < Quantity::ZERO { "-" } else { "" };
-    match fraction {
-        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
-        None => format!("{sign}{}", group(whole)),
-    }
 }
 
 /// A quantity of which only the order matters, with as few decimals as its size allows.
@@ -63,17 +44,6 @@ pub(super) fn share(part: Quantity, whole: Quantity) -> Option<String> {
         0 if part > Quantity::ZERO => Some("below 0.1\u{a0}%".into()),
         // never says that all is used while something is left
         _ => Some(format!("{}\u{a0}%", quantity(text))),
-    }
-}
-
-/// A span of time: `45 s`, `12 min`, `5 h`, `3 d`.
-pub(super) fn span(duration: SignedDuration) -> String {
-    let seconds = duration.as_secs().max(0);
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} d", seconds / 86_400),
     }
 }
 
@@ -140,11 +110,6 @@ pub(super) fn long_day(day: Date) -> String {
 /// `March 2026` of `2026-03`; what is no month stays as it is.
 pub(super) fn month(text: &str) -> String {
     format!("{text}-01").parse::<Date>().map_or_else(|_| text.to_owned(), |day| day.strftime("%B %Y").to_string())
-}
-
-/// A customer: usage without a tag has a name too.
-pub(super) fn customer(id: &str) -> &str {
-    if id.is_empty() { "(no customer tag)" } else { id }
 }
 
 /// Why a meter may or may not be used: a sentence for a name of the books, anything else as it is.

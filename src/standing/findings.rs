@@ -212,8 +212,12 @@ mod tests {
     const CASES: [(&str, Change, Change); 18] = [
         (
             "MeterBooksViolated",
-            |s| drop(s.audit.violations.insert("counters".into(), 1)),
-            |s| drop(s.audit.violations.insert("counters".into(), 0)),
+            |s| {
+ s.audit.violations.insert("counters".into(), 1);
+ },
+            |s| {
+ s.audit.violations.insert("counters".into(), 0);
+ },
         ),
         ("MeterBooksNotVerified", |s| s.audit.at = hours(49), |s| s.audit.at = hours(48)),
         (
@@ -230,13 +234,21 @@ mod tests {
         ("MeterVersionHeld", |s| s.books.bills[0].held = 1, |s| s.books.bills[0].held_because = Some("old".into())),
         (
             "MeterUnrecognisedLines",
-            |s| drop(s.books.bills[0].lines.insert("unrecognised".into(), 1)),
-            |s| drop(s.books.bills[0].lines.insert("ignored".into(), 1)),
+            |s| {
+ s.books.bills[0].lines.insert("unrecognised".into(), 1);
+ },
+            |s| {
+ s.books.bills[0].lines.insert("ignored".into(), 1);
+ },
         ),
         (
             "MeterDeadJobs",
-            |s| drop(kind(s, "push_stripe").states.insert("dead", 1)),
-            |s| drop(kind(s, "push_stripe").states.insert("retrying", 1)),
+            |s| {
+ kind(s, "push_stripe").states.insert("dead", 1);
+ },
+            |s| {
+ kind(s, "push_stripe").states.insert("retrying", 1);
+ },
         ),
         (
             "MeterQueueStuck",
@@ -256,7 +268,9 @@ mod tests {
             |s| s.books.turn_overdue_since = hours(1),
             |s| s.books.turn_overdue_since = hours(0),
         ),
-        ("MeterStripeAlarm", |s| s.books.stripe.alarms = 1, |s| drop(s.books.stripe.intents.insert("settled", 1))),
+        ("MeterStripeAlarm", |s| s.books.stripe.alarms = 1, |s| {
+ s.books.stripe.intents.insert("settled", 1));
+ },
         (
             "MeterIntentUndecided",
             |s| s.books.stripe.oldest_doubtful_at = hours(97),
@@ -269,8 +283,12 @@ mod tests {
         ),
         (
             "MeterIntentRefused",
-            |s| drop(s.books.stripe.intents.insert("refused", 1)),
-            |s| drop(s.books.stripe.intents.insert("pending", 1)),
+            |s| {
+ s.books.stripe.intents.insert("refused", 1);
+ },
+            |s| {
+ s.books.stripe.intents.insert("pending", 1);
+ },
         ),
         (
             "MeterUsageNearStripeLimit",
