@@ -213,11 +213,11 @@ mod tests {
         (
             "MeterBooksViolated",
             |s| {
- s.audit.violations.insert("counters".into(), 1);
- },
+                s.audit.violations.insert("counters".into(), 1);
+            },
             |s| {
- s.audit.violations.insert("counters".into(), 0);
- },
+                s.audit.violations.insert("counters".into(), 0);
+            },
         ),
         ("MeterBooksNotVerified", |s| s.audit.at = hours(49), |s| s.audit.at = hours(48)),
         (
@@ -235,20 +235,20 @@ mod tests {
         (
             "MeterUnrecognisedLines",
             |s| {
- s.books.bills[0].lines.insert("unrecognised".into(), 1);
- },
+                s.books.bills[0].lines.insert("unrecognised".into(), 1);
+            },
             |s| {
- s.books.bills[0].lines.insert("ignored".into(), 1);
- },
+                s.books.bills[0].lines.insert("ignored".into(), 1);
+            },
         ),
         (
             "MeterDeadJobs",
             |s| {
- kind(s, "push_stripe").states.insert("dead", 1);
- },
+                kind(s, "push_stripe").states.insert("dead", 1);
+            },
             |s| {
- kind(s, "push_stripe").states.insert("retrying", 1);
- },
+                kind(s, "push_stripe").states.insert("retrying", 1);
+            },
         ),
         (
             "MeterQueueStuck",
@@ -268,9 +268,13 @@ mod tests {
             |s| s.books.turn_overdue_since = hours(1),
             |s| s.books.turn_overdue_since = hours(0),
         ),
-        ("MeterStripeAlarm", |s| s.books.stripe.alarms = 1, |s| {
- s.books.stripe.intents.insert("settled", 1));
- },
+        (
+            "MeterStripeAlarm",
+            |s| s.books.stripe.alarms = 1,
+            |s| {
+                s.books.stripe.intents.insert("settled", 1);
+            },
+        ),
         (
             "MeterIntentUndecided",
             |s| s.books.stripe.oldest_doubtful_at = hours(97),
@@ -284,11 +288,11 @@ mod tests {
         (
             "MeterIntentRefused",
             |s| {
- s.books.stripe.intents.insert("refused", 1);
- },
+                s.books.stripe.intents.insert("refused", 1);
+            },
             |s| {
- s.books.stripe.intents.insert("pending", 1);
- },
+                s.books.stripe.intents.insert("pending", 1);
+            },
         ),
         (
             "MeterUsageNearStripeLimit",
