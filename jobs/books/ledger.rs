@@ -350,7 +350,6 @@ async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Resu
     let id = insert_version(c, &booking.version, "applied", "", booking.against, now).await?;
     insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
     append(c, id, bill, &booking.adjustments, now).await?;
-    add_totals(c, id).await?;
     check_sums(c, bill, &booking.totals).await?;
     release_held(c, bill).await?;
     super::parts::clear(c, bill).await?;
@@ -379,16 +378,6 @@ async fn append(
         insert.execute(params![id, bill.payer.clone(), bill.month.to_string(), booked_at.clone(), json]).await?;
         insert.reset();
     }
-    Ok(())
-}
-
-/// Adds the entries of a version to the sums of all customers.
-async fn add_totals(c: &Connection, id: i64) -> Result<(), BooksError> {
-    let sql = "INSERT INTO usage_totals (meter, day, attributed, units, rest) \
-               SELECT meter, day, customer <> '', sum(quantity / 10000000000), sum(quantity % 10000000000) \
-               FROM ledger_entries WHERE version_id = ?1 GROUP BY 1, 2, 3 \
-               ON CONFLICT (meter, day, attributed) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest";
-    c.execute(sql, params![id]).await?;
     Ok(())
 }
 
