@@ -18,7 +18,8 @@ use ground::Ground;
 use jiff::Timestamp;
 use jobs::books::audit::Act;
 use jobs::books::intent::{Manual, State};
-use jobs::job::{Context, Failure};
+use jobs::enforce_budgets::EnforceBudgets;
+use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::Held;
 use jobs::reconcile_stripe::reconcile;
@@ -35,6 +36,7 @@ suite![
     what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person,
     two_pushes_beside_each_other_send_everything_once,
     what_cannot_be_sent_is_held_and_says_why,
+    how_the_books_stand_is_told_in_figures,
 ];
 
 /// A shop with customers whose subscriptions began ten days ago.
@@ -270,5 +272,61 @@ async fn what_cannot_be_sent_is_held_and_says_why(ground: Ground) {
         assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
     }
     assert_eq!(jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await.unwrap().accepted, 1);
+    shop.judge();
+}
+
+async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
+    let shop = Shop::open(&ground, &["ann", "bob", "eve"]).await;
+    let (books, now) = (&shop.context.books, Timestamp::now());
+    let empty = books.books_standing(now).await.unwrap();
+    assert_eq!((empty.entries, empty.days.len(), empty.stripe.intents["pending"]), (0, 0, 0), "{empty:?}");
+    shop.book("ann", 20).await;
+    shop.book("bob", 3).await;
+    shop.book("", 2).await;
+    shop.book("ann", -5).await;
+    shop.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'bob'").await;
+    shop.push().await;
+    EnforceBudgets::default().run(&shop.context, now).await.unwrap();
+    for sql in [
+        "UPDATE stripe_intents SET state = 'refused', error = 'no' WHERE customer = 'ann'",
+        "UPDATE stripe_totals SET short = -7, short_since = 1, alarm = 'too much' WHERE customer = 'ann'",
+        "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
+        "INSERT INTO notices (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
+         VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",
+        "UPDATE entitlements SET allowed = 0, reason = 'no_budget', used = 9, included = 5, effective_limit = 9 WHERE customer = 'ann'",
+    ] {
+        shop.run(sql).await;
+    }
+    let found = books.books_standing(now).await.unwrap();
+    assert_eq!((found.entries, found.days.len()), (4, 1));
+    let day = &found.days[0];
+    assert_eq!((day.attributed.to_string(), day.unattributed.to_string()), ("18".into(), "2".into()), "{day:?}");
+    assert_eq!(found.size_bytes.is_some(), books.is_local());
+    assert_eq!((found.stripe.intents["refused"], found.stripe.alarms, found.notices.dead), (1, 1, 1), "{found:?}");
+    assert_eq!(found.stripe.some_alarms, [("ann".into(), "storage_gb".into(), "too much".into())]);
+    assert_eq!(found.turn_overdue_since, None);
+    let customers = books.customers_standing(now).await.unwrap();
+    assert_eq!(customers.by_status["active"], 3);
+    assert_eq!((customers.turn_used, customers.turn_refused), (4, 1));
+    assert_eq!(
+        (customers.drift["storage_gb"].to_string(), customers.held["no_stripe_customer"]),
+        ("7".into(), 1),
+        "{customers:?}"
+    );
+    assert_eq!(customers.held_units["storage_gb"].to_string(), "3");
+    assert!(customers.oldest_held_at.is_some());
+    assert_eq!(customers.decisions["storage_gb"].blocked, 2, "{customers:?}");
+    assert_eq!(customers.pressed.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
+    let month = jobs::books::period::Month::of(now - jiff::SignedDuration::from_hours(24));
+    let by_day = books.usage_by_day(month).await.unwrap();
+    assert_eq!(by_day.iter().map(|(_, m, q)| format!("{m} {q}")).collect::<Vec<_>>(), ["storage_gb 20"]);
+    assert_eq!(books.tagged_lines().await.unwrap(), []);
+    // a period that is over for an hour, and stays open
+    let late = now + jiff::SignedDuration::from_hours(24 * 40);
+    assert!(books.books_standing(late).await.unwrap().turn_overdue_since.is_some());
+    let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
+    let standing = queue.standing(&["probe"], std::time::Duration::from_secs(30)).await.unwrap();
+    assert_eq!(standing.kinds["probe"].states["pending"], 0);
+    assert_eq!(queue.last_audit().await.unwrap().at, None);
     shop.judge();
 }

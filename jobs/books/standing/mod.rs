@@ -146,7 +146,7 @@ pub struct Decisions {
     pub overage: i64,
     /// The limit is reached.
     pub blocked: i64,
-    /// Blocked for another reason: not in the plan, canceled, an unknown plan.
+    /// Blocked for another reason: nothing is included and nothing was used, not in the plan, canceled, an unknown plan.
     pub denied: i64,
 }
 

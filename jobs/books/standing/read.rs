@@ -265,7 +265,7 @@ async fn notices(c: &Connection) -> Result<NoticeStanding, BooksError> {
 
 async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksError> {
     let sql = format!(
-        "SELECT meter, CASE WHEN allowed = 0 THEN iif(reason IN {REACHED}, 'blocked', 'denied') \
+        "SELECT meter, CASE WHEN allowed = 0 THEN iif(used > 0 AND reason IN {REACHED}, 'blocked', 'denied') \
                             WHEN effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5 THEN 'near' \
                             WHEN used > included THEN 'overage' ELSE 'allowed' END AS decision, count(*) \
          FROM entitlements GROUP BY 1, 2"
@@ -289,7 +289,7 @@ async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksE
 async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
     let sql = format!(
         "SELECT customer, meter, allowed, reason, used, effective_limit FROM entitlements \
-         WHERE iif(allowed = 0, reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
+         WHERE iif(allowed = 0, used > 0 AND reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
          ORDER BY allowed, used * 1.0 / max(coalesce(effective_limit, 1), 1) DESC, customer, meter LIMIT {NAMED}"
     );
     let mut rows = c.query(&sql, ()).await?;
