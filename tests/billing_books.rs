@@ -293,7 +293,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
         "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
         "INSERT INTO notices (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
          VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",
-        "UPDATE entitlements SET allowed = 0, reason = 'no_budget', used = 9, included = 5, effective_limit = 9 WHERE customer = 'ann'",
+        "UPDATE entitlements SET allowed = 0, reason = 'no_budget', used = 9, included = 5, effective_limit = 9 WHERE customer = 'ann' AND meter = 'storage_gb'",
     ] {
         shop.run(sql).await;
     }
