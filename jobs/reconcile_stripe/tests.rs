@@ -27,7 +27,7 @@ fn of(events: Events) -> ToRead {
 
 /// An event that Stripe took at its time, which is counted from [`T0`].
 fn took(seq: i64, value: i64, timestamp: i64) -> Accepted {
-    Accepted { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp }
+    Accepted { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, adopted: false }
 }
 
 /// Events of the first minutes, numbered from 1 on, as the books give them: the newest first.
@@ -339,7 +339,7 @@ impl Account {
     /// Takes an event at `now` that totals have after `lag`, or never.
     fn take(&mut self, value: i64, now: i64, lag: Option<i64>) {
         let seq = i64::try_from(self.all.len()).unwrap() + 1;
-        let event = Accepted { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now };
+        let event = Accepted { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, adopted: false };
         self.all.push(Happened { event, shows_at: lag.map(|lag| now + lag) });
         self.of.events.accepted.insert(0, event);
     }

@@ -71,6 +71,7 @@ pub(super) fn reason(held: Held) -> &'static str {
         }
         Held::Refused => "Stripe refused an event of this customer and meter: `meter intents list --state refused`",
         Held::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
+        Held::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
     }
 }
 

@@ -123,7 +123,7 @@ pub fn billing(sink: Sink) -> Billing {
         };
         (METERS[i].to_owned(), mapping)
     };
-    Billing { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, sink }
+    Billing { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, sink }
 }
 
 pub fn context(books: Database, billing: Billing) -> Context {
