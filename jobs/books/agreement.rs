@@ -168,11 +168,15 @@ const ASKED: [(&str, u32); 3] = [
         1,
     ),
     ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
-    ("WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2", 1),
+    (
+        "WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2",
+        1,
+    ),
 ];
 
 /// All of one customer.
-const ONE: &str = "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
+const ONE: &str =
+    "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
 
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp, adopted FROM stripe_intents \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
@@ -260,7 +264,10 @@ impl Database {
             let asked = if customer.is_some() { vec![(ONE, 1)] } else { ASKED.to_vec() };
             let mut found: Vec<ToRead> = vec![];
             for (which, share) in asked {
-                let sql = format!("SELECT {COLUMNS} {}", which.replace("SENT", WAS_SENT).replace("ALONE", restored::IS_ADOPTED));
+                let sql = format!(
+                    "SELECT {COLUMNS} {}",
+                    which.replace("SENT", WAS_SENT).replace("ALONE", restored::IS_ADOPTED)
+                );
                 let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX)).div_ceil(share);
                 let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
                 while let Some(row) = rows.next().await? {

@@ -366,7 +366,9 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     let (Some(since), Some(at)) = (row.get::<Option<i64>>(0)?, row.get::<Option<i64>>(1)?) else { return Ok(None) };
     let customers = "SELECT json_group_array(json_array(id)) FROM customers";
     let meters = "SELECT json_group_array(meter) FROM stripe_meters";
-    let text = async |sql| Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?);
+    let text = async |sql| {
+        Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
+    };
     let sql = format!("{} LIMIT 1", WAITING.replace("UNTIL", UNTIL));
     let values = params![text(customers).await?, text(meters).await?, at, since - grace + MARGIN];
     Ok(first_row(c, &sql, values).await?.map(|_| since))

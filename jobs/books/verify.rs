@@ -101,7 +101,12 @@ impl Database {
                 violations.push(format!("{customer} {meter} {day}: ledger {ledger:?}, usage_days {table:?}"));
             }
             let checked = count("SELECT count(*) FROM ledger_entries").await?;
-            checks.push(Check { name: "usage_days", rule: "usage per day = sum of ledger entries", checked, violations });
+            checks.push(Check {
+                name: "usage_days",
+                rule: "usage per day = sum of ledger entries",
+                checked,
+                violations,
+            });
             let mut violations = vec![];
             let mut rows = c.query(COUNTERS, ()).await?;
             while let Some(row) = rows.next().await? {
@@ -110,7 +115,12 @@ impl Database {
                 violations.push(format!("{customer} {meter}: counter {counter}, booked {booked}"));
             }
             let checked = count("SELECT count(*) FROM customers WHERE counters_period IS NOT NULL").await?;
-            checks.push(Check { name: "counters", rule: "counters of customers = booked usage of their period", checked, violations });
+            checks.push(Check {
+                name: "counters",
+                rule: "counters of customers = booked usage of their period",
+                checked,
+                violations,
+            });
             for (name, rule, counted, broken) in QUERIES {
                 let mut rows = c.query(broken, ()).await?;
                 let mut violations = vec![];
@@ -169,5 +179,10 @@ async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
             violations.push(format!("{name}: the ledger holds {ledger}, the bill said {booked}"));
         }
     }
-    Ok(Check { name: "conservation", rule: "attributed + unattributed + excluded = total of the bill = ledger", checked, violations })
+    Ok(Check {
+        name: "conservation",
+        rule: "attributed + unattributed + excluded = total of the bill = ledger",
+        checked,
+        violations,
+    })
 }
