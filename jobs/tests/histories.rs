@@ -61,7 +61,8 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
         now += if rng.u8(0..25) == 0 { rng.i64(5..9) * DAY } else { rng.i64(600..70 * HOUR) };
     }
     settle(&world, &mut rng, now).await;
-    check(&world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test histories")).await;
+    let late = check(&world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test histories")).await;
+    assert_eq!(late, 0, "these books know what they sent");
     let sql = "SELECT state || iif(in_doubt, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM stripe_intents";
     let (intents, held) =
         (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE held_because = 'below_zero'").await);

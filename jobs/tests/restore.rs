@@ -130,7 +130,8 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
         life.go_on(end).await;
     }
     settle(&life.world, &mut life.rng, life.now).await;
-    check(&life.world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test restore")).await;
+    let late = check(&life.world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test restore")).await;
+    life.count("too late for its invoice, unseen", usize::from(late != 0));
     let adopted = life.world.rows("SELECT sign(value) FROM stripe_intents WHERE adopted = 1").await;
     for sign in adopted {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fakestripe::Fault;
+use fakestripe::{Event, Fault};
 use jobs::job::Failure;
 use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::reset;
@@ -103,8 +103,9 @@ pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
     }
 }
 
-/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what is held.
-pub async fn check(world: &World, again: &str) {
+/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what is held. Returns what lost books sent too late for
+/// its invoice, which nobody can see: it is billed to nobody.
+pub async fn check(world: &World, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM stripe_intents ORDER BY seq";
     let mut intents = world.rows(sql).await;
@@ -146,6 +147,9 @@ pub async fn check(world: &World, again: &str) {
     let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
                WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
     let stray = world.rows(sql).await;
+    let known: BTreeSet<String> = world.rows("SELECT identifier FROM stripe_intents").await.into_iter().collect();
+    // what lost books sent to an invoice that was final, because they did not know that its subscription had ended: Stripe's totals have it, and no invoice
+    let late: Vec<Event> = lost.iter().filter(|e| !known.contains(&e.identifier)).cloned().collect();
     let mut lost: Vec<String> = lost.into_iter().map(|e| e.identifier).collect();
     lost.sort();
     // what lost books had sent there nobody need know
@@ -156,6 +160,7 @@ pub async fn check(world: &World, again: &str) {
     if counts.concurrent_refused > 0 {
         fail("two calls of one customer and meter were under way at once");
     }
+    let mut never_billed = 0;
     for (who, meter) in (0..CUSTOMERS.len()).flat_map(|who| METERS.map(|meter| (who, meter))) {
         let name = CUSTOMERS[who];
         let (mut raw, mut billed): (BTreeMap<i64, i64>, i64) = (BTreeMap::new(), 0);
@@ -164,11 +169,22 @@ pub async fn check(world: &World, again: &str) {
             billed += i64::try_from(line.quantity).unwrap();
         }
         // each invoice has what the intents say
+        let mut never = 0;
         for (start, sum) in &raw {
             let ours = world.accepted_on(who, meter, *start).await;
-            if ours != *sum {
-                fail(&format!("{name} {meter}: the invoice from {start} has {sum}, intents say {ours}"));
+            let end = invoices[who].iter().find(|l| l.start == *start).unwrap().end;
+            let is_late = |e: &&Event| {
+                e.customer == format!("cus_{who}")
+                    && e.event_name == world.event_name(meter)
+                    && (*start..end).contains(&e.timestamp)
+            };
+            let late: i64 = late.iter().filter(is_late).map(|e| i64::try_from(e.value).unwrap()).sum();
+            if ours != *sum + late {
+                fail(&format!(
+                    "{name} {meter}: the invoice from {start} has {sum} and {late} came late, intents say {ours}"
+                ));
             }
+            never += late;
         }
         // an invoice comes out below zero only when what Stripe had taken was not there later
         let below = raw.values().any(|sum| *sum < 0);
@@ -188,9 +204,10 @@ pub async fn check(world: &World, again: &str) {
             targets += target;
             all_held += held;
         }
-        if billed + all_held != targets {
+        never_billed += never;
+        if billed + all_held + never != targets {
             fail(&format!(
-                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_held} is held: {raw:?}"
+                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_held} is held, {never} came late: {raw:?}"
             ));
         }
     }
@@ -198,4 +215,5 @@ pub async fn check(world: &World, again: &str) {
     if let Some(odd) = held.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
         fail(&format!("held because {odd}"));
     }
+    never_billed
 }
