@@ -199,6 +199,34 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     drill.converges(&prefix);
 }
 
+/// All is gone: books that are made anew for the same account, which bills of open periods were sent to.
+#[test]
+fn new_books_take_over_what_an_account_has() {
+    let mut drill = Drill::new(14);
+    drill.use_some();
+    drill.use_some();
+    drill.run("push").ends(0);
+    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    for ending in ["", "-wal", "-shm"] {
+        drop(std::fs::remove_file(drill.shop.place.path(&format!("meter.db{ending}"))));
+    }
+    drill.run("migrate").ends(0);
+    drill.run("plan apply plans.toml").ends(0);
+    for name in &drill.names {
+        drill.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
+    }
+    drill.shop.book_nothing();
+    for usage in &drill.bills {
+        drill.shop.place.execute(usage);
+    }
+    drill.use_some();
+    let month_ago = Timestamp::now() - jiff::SignedDuration::from_hours(24 * 30);
+    drill.run(&format!("restored --backup-at {month_ago}")).ends(0);
+    drill.run("run sync-stripe").ends(0);
+    drill.run("run reset-turn").ends(0);
+    drill.converges(&prefix);
+}
+
 #[test]
 fn totals_are_not_believed_before_their_time() {
     let mut drill = Drill::new(13);

@@ -80,14 +80,14 @@ const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j 
     WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND UNTIL > b.starts_at AND t.adopted_until IS NOT min(UNTIL, ?3)";
 
 /// Those of which the totals can be read, the one that was read longest ago first; of periods that no invoice covers only those to which
-/// these books sent, too: nothing else is ever compared. ?1 and ?2 [`bounds`], ?3 how many, ?4 one customer or null, ?5 a period's start or null,
-/// ?6 a meter or null.
+/// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
+/// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
 const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name \
     FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
     LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
       AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND t.adopted_until IS NOT min(UNTIL, ?1) \
+      AND t.adopted_until IS NOT min(UNTIL, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
       AND (UNTIL > b.starts_at OR EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = b.customer \
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
     ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
@@ -153,11 +153,12 @@ async fn to_adopt(
     c: &Connection,
     restoration: Restoration,
     grace: i64,
-    limit: u32,
+    (limit, now): (u32, i64),
     which: (Option<String>, Option<i64>, Option<String>),
 ) -> Result<Vec<ToAdopt>, BooksError> {
     let (customer, start, meter) = which;
-    let values = params![restoration.at, restoration.since - grace + MARGIN, limit, customer, start, meter];
+    let open = restoration.since - grace + MARGIN;
+    let values = params![restoration.at, open, limit, customer, start, meter, now - 86_400];
     let mut rows = c.query(&TO_ADOPT.replace("UNTIL", UNTIL), values).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -228,7 +229,10 @@ impl Database {
             let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?1, \
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
             let open = c.execute(sql, params![now]).await?;
-            c.execute("UPDATE stripe_totals SET adopted_until = NULL WHERE adopted_until IS NOT NULL", ()).await?;
+            // what was compared is compared anew
+            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
+                       WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
+            c.execute(sql, ()).await?;
             for sql in [
                 "UPDATE stripe_state SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
                 // subscriptions that ended since must be known before totals are taken over
@@ -275,7 +279,9 @@ impl Database {
         grace: i64,
         customer: Option<String>,
         limit: u32,
+        now: Timestamp,
     ) -> Result<Vec<ToAdopt>, BooksError> {
+        let limit = (limit, now.as_second());
         self.read(async move |c| to_adopt(c, restoration, grace, limit, (customer, None, None)).await).await
     }
 
@@ -296,7 +302,7 @@ impl Database {
         self.write(async move |c| {
             let which = (Some(of.customer.clone()), Some(of.start), Some(of.meter.clone()));
             let same = self::restoration(c, now).await? == Some(restoration)
-                && to_adopt(c, restoration, grace, 1, which).await?.first() == Some(&of);
+                && to_adopt(c, restoration, grace, (1, now), which).await?.first() == Some(&of);
             if !same {
                 return Ok(false);
             }

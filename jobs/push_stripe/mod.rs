@@ -158,7 +158,12 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     if billing.meters.is_empty() {
         return Ok(report);
     }
-    let begun = books.begin_restored(billing.grace, now).await?;
+    let mut begun = None;
+    if books.restoration(now).await?.is_some_and(|r| !r.seen) {
+        // by the right clock: the lost books are taken to have sent nothing later
+        ground(context, account, clock).await?;
+        begun = books.begin_restored(billing.grace, now).await?;
+    }
     if let Some((restoration, open)) = begun {
         let backup_at = instant(restoration.backup_at);
         tracing::warn!(

@@ -24,7 +24,7 @@ pub(super) async fn to_adopt(
     report: &mut ReconcileReport,
 ) -> Result<Vec<(Restoration, ToAdopt)>, Failure> {
     let (books, billing) = (&context.books, &context.billing);
-    let mut found = books.totals_to_adopt(restoration, billing.grace, customer, MOST).await?;
+    let mut found = books.totals_to_adopt(restoration, billing.grace, customer, MOST, now).await?;
     report.to_adopt = u64::try_from(found.len()).unwrap_or(u64::MAX);
     if found.is_empty() {
         return Ok(vec![]);

@@ -123,6 +123,25 @@ fn a_doubtful_event_that_the_total_has_is_there_at_once() {
 }
 
 #[test]
+fn what_was_taken_over_is_judged_whole_or_not_at_all() {
+    let now = T0 + 20 * DAY;
+    let adopted = Accepted { adopted: true, at: now, ..took(2, 100, 10 * DAY) };
+    // its own time is that of the last that it stands for, so a total up to then may have some of it
+    for (own, expected) in [
+        (None, Some(T0 + 30 * DAY)),
+        (Some(12 * DAY), Some(T0 + 12 * DAY)),
+        (Some(10 * DAY + 60), Some(T0 + 10 * DAY + 60)),
+        (Some(10 * DAY + 59), None),
+        (Some(9 * DAY), None),
+    ] {
+        let own = own.map(|timestamp| Accepted { at: now - HOUR, ..took(3, 7, timestamp) });
+        let accepted = own.into_iter().chain([adopted]).collect();
+        let case = of(Events { accepted, ..Events::default() });
+        assert_eq!(settled_until(&case, now), expected, "{own:?}");
+    }
+}
+
+#[test]
 fn a_doubtful_event_is_not_there_after_its_last_attempt_and_a_day_and_another() {
     let alone = |last_attempt: i64, resend_until: i64| Events {
         doubtful: Some(Doubtful {

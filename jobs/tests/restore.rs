@@ -9,7 +9,7 @@
 
 mod stripe_world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -28,6 +28,8 @@ struct Life<'a> {
     world: World,
     rng: fastrand::Rng,
     now: i64,
+    /// The last run.
+    ran: i64,
     cancels: [Option<i64>; 3],
     seen: &'a Seen,
 }
@@ -54,6 +56,7 @@ impl Life<'_> {
             }
             drop(reset(&world.context.books, at(now), false, 0).await);
             push(world, rng, now, true).await;
+            self.ran = now;
             if rng.u8(0..3) == 0 {
                 drop(reconcile(&world.context, at(now), None).await);
             }
@@ -74,8 +77,8 @@ impl Life<'_> {
 
     /// The backup takes the place of the books, and two days pass without a fault.
     async fn restored(&mut self, (backup, made): (PathBuf, i64), plain: bool) {
-        // the last of what the lost books sent had an hour to arrive at most
-        self.now += self.rng.i64(60..HOUR);
+        // soon after the lost books were killed
+        self.now = self.ran + self.rng.i64(60..HOUR);
         self.world.restore(backup).await;
         if plain {
             let act = Act { who: "ann".into(), act: "restored".into(), subject: "books".into(), reason: "test".into() };
@@ -117,8 +120,9 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     reset(&world.context.books, at(begin), false, 0).await.unwrap();
     let now = begin + HOUR;
     let cancels = CUSTOMERS.map(|_| (rng.u8(0..5) == 0).then(|| now + rng.i64(2..40) * DAY));
-    let mut life = Life { world, rng, now, cancels, seen };
-    for round in 0..life.rng.u8(1..3) {
+    let mut life = Life { world, rng, now, ran: now, cancels, seen };
+    let rounds = life.rng.u8(1..3);
+    for round in 0..rounds {
         let plain = life.rng.u8(0..4) == 0;
         let end = life.now + life.rng.i64(0..25) * DAY;
         life.go_on(end).await;
@@ -132,12 +136,92 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     settle(&life.world, &mut life.rng, life.now).await;
     let late = check(&life.world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test restore")).await;
     life.count("too late for its invoice, unseen", usize::from(late != 0));
+    if rounds == 1 {
+        covers(&life.world, seed).await;
+    }
     let adopted = life.world.rows("SELECT sign(value) FROM stripe_intents WHERE adopted = 1").await;
     for sign in adopted {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
     }
     let held = life.world.rows("SELECT held_because FROM stripe_totals WHERE held_because = 'restored'").await;
     assert!(held.is_empty(), "world {seed}: {held:?}");
+}
+
+/// What was taken over is no earlier than anything that it stands for, and its period has it all.
+async fn covers(world: &World, seed: u64) {
+    let sql = "SELECT stripe_customer, event_name, billed_start, billed_end / 60 * 60, max(timestamp), sum(value) FROM stripe_intents \
+               WHERE adopted = 1 GROUP BY 1, 2, 3, 4";
+    let adopted = world.rows(sql).await;
+    let known: BTreeSet<String> =
+        world.rows("SELECT identifier FROM stripe_intents WHERE state = 'accepted'").await.into_iter().collect();
+    for row in adopted {
+        let columns: Vec<&str> = row.split('|').collect();
+        let number = |i: usize| columns[i].parse::<i64>().unwrap();
+        let stripe = world.stripe.world();
+        let latest = stripe.events().iter().filter(|e| {
+            !known.contains(&e.identifier)
+                && (e.customer.as_str(), e.event_name.as_str()) == (columns[0], columns[1])
+                && (number(2)..number(3)).contains(&e.timestamp)
+        });
+        let latest = latest.map(|e| e.timestamp).max();
+        assert!(latest.is_none_or(|t| t <= number(4)), "world {seed}: {row}, and an event of {latest:?}");
+    }
+}
+
+/// One run of each job, without a fault.
+async fn run_all(world: &World, now: i64, synced: bool) {
+    world.stripe.world().set_now(now);
+    if synced {
+        well(sync(&world.context, at(now), true).await);
+    }
+    reset(&world.context.books, at(now), false, 0).await.unwrap();
+    well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
+    if synced {
+        well(reconcile(&world.context, at(now), None).await);
+    }
+}
+
+/// What is sent before it is known that a subscription has ended is on no invoice; the totals know it apart.
+#[tokio::test]
+async fn ends_that_become_known_late_are_taken_over_as_they_are() {
+    for minutes in [0, 17] {
+        let template = Template::new().await;
+        let begin = 1_770_000_000;
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut world = World::new(&template, &mut rng, begin).await;
+        let days = |n: i64| begin + n * DAY + minutes * 60;
+        let use_more = async |world: &World, now: i64| {
+            for who in 0..CUSTOMERS.len() {
+                world.book(who, "chime_minutes", now / DAY - 1, 5_000_000_000_000).await;
+            }
+        };
+        run_all(&world, days(0), true).await;
+        use_more(&world, days(1)).await;
+        run_all(&world, days(1), false).await;
+        // ann's ends on the second day, and no books know before they are restored
+        world.stripe.world().set_now(days(2));
+        world.stripe.world().cancel_subscription("sub_0");
+        use_more(&world, days(3)).await;
+        run_all(&world, days(3), false).await;
+        let backup = world.backup("backup.db", false, days(3) + 60).await;
+        use_more(&world, days(4)).await;
+        run_all(&world, days(4), false).await;
+        world.restore(backup).await;
+        for hour in 0..60 {
+            run_all(&world, days(4) + 60 + hour * HOUR, true).await;
+        }
+        let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1").await;
+        assert_eq!(adopted, ["3"], "one of each customer: ann's on no invoice");
+        // bob's ended before the lost books sent their last, and that is known only now
+        world.stripe.world().set_now(days(3) + HOUR);
+        world.stripe.world().cancel_subscription("sub_1");
+        settle(&world, &mut rng, days(8)).await;
+        assert_eq!(check(&world, "cargo test -p jobs --test restore ends").await, 0);
+        let adopted =
+            world.rows("SELECT customer, count(*) FROM stripe_intents WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
+        assert_eq!(adopted[0], "ann|1");
+        assert!(adopted[1] != "bob|0" && adopted[2] == "cyd|1", "{adopted:?}");
+    }
 }
 
 #[test]

@@ -147,7 +147,8 @@ pub async fn check(world: &World, again: &str) -> i64 {
     let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
                WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
     let stray = world.rows(sql).await;
-    let known: BTreeSet<String> = world.rows("SELECT identifier FROM stripe_intents").await.into_iter().collect();
+    let known: BTreeSet<String> =
+        world.rows("SELECT identifier FROM stripe_intents WHERE state = 'accepted'").await.into_iter().collect();
     // what lost books sent to an invoice that was final, because they did not know that its subscription had ended: Stripe's totals have it, and no invoice
     let late: Vec<Event> = lost.iter().filter(|e| !known.contains(&e.identifier)).cloned().collect();
     let mut lost: Vec<String> = lost.into_iter().map(|e| e.identifier).collect();
