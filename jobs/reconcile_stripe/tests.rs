@@ -135,7 +135,7 @@ fn what_was_taken_over_is_judged_whole_or_not_at_all() {
         (Some(9 * DAY), None),
     ] {
         let own = own.map(|timestamp| Accepted { at: now - HOUR, ..took(3, 7, timestamp) });
-        let accepted = own.into_iter().chain([adopted]).collect();
+        let accepted = own.into_iter().chain([adopted, took(1, 5, 60)]).collect();
         let case = of(Events { accepted, ..Events::default() });
         assert_eq!(settled_until(&case, now), expected, "{own:?}");
     }
