@@ -6,7 +6,14 @@
 //! rightly owe is for a person. Stripe's reads are not free (about 500 for each payment, <https://docs.stripe.com/rate-limits>), so a day has a number
 //! of them: doubtful events first, then what was short, then what was read longest ago.
 //!
+//! In books that were restored from a backup the totals of periods that the lost ones may have sent to are not compared but taken over, once: what Stripe
+//! has of them beyond what the books know was sent by the lost ones, and is written down as an accepted intent.
+//!
 //! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger saw.
+
+mod adopt;
+
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -53,11 +60,18 @@ pub struct ReconcileReport {
     pub names: Vec<String>,
     /// True when the day's reads are used up.
     pub out_of_reads: bool,
+    /// After a restoration: totals that were taken over.
+    pub adopted: u64,
+    /// After a restoration: totals that are still to be taken over, of those that were looked at.
+    pub to_adopt: u64,
+    /// After a restoration: why none is taken over yet.
+    pub not_yet: Option<String>,
 }
 
 impl Job for ReconcileStripe {
     const KIND: &'static str = "reconcile_stripe";
     const ABOUT: &'static str = "compare Stripe's totals with the books, and settle what is in doubt";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = ReconcileReport;
 
     fn key(&self) -> Option<String> {
@@ -98,15 +112,27 @@ pub async fn reconcile(
         report.without_key = true;
         return Ok(report);
     };
-    let to_read = books.totals_to_read(customer, MOST, now).await?;
+    let restoration = books.restoration(now).await?;
+    if restoration.is_some_and(|r| !r.seen) {
+        report.not_yet = Some("these books were restored from a backup: `push_stripe` has to run first".into());
+        return Ok(report);
+    }
+    let to_adopt = match restoration {
+        Some(restoration) => adopt::to_adopt(context, restoration, customer.clone(), now, &mut report).await?,
+        None => vec![],
+    };
+    let to_read = books.totals_to_read(customer, MOST, now, billing.grace).await?;
     let wanted = u32::try_from(to_read.len()).unwrap_or(u32::MAX);
     let granted = books.take_reads(today.to_string(), wanted, billing.reads_per_day).await?;
     report.out_of_reads = granted < wanted;
-    if granted > 0 {
+    if granted > 0 || !to_adopt.is_empty() {
         let (remote, date) = account.meters().await.map_err(failure)?;
         skew(date, now)?;
         let known = books.stripe_meters().await?;
         matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow::anyhow!(why)))?;
+    }
+    for of in to_adopt {
+        adopt::take_over(context, account, of, now, &mut report).await?;
     }
     for of in to_read.into_iter().take(usize::try_from(granted).unwrap_or(usize::MAX)) {
         compare(context, account, of, now, &mut report).await?;
@@ -188,7 +214,8 @@ fn expected(events: &Events) -> i64 {
 }
 
 fn is_recent(event: &Accepted, now: i64) -> bool {
-    now - event.at < ABSENCE
+    // what was taken over from a total shows in it
+    !event.adopted && now - event.at < ABSENCE
 }
 
 fn wait(of: &ToRead, seen: i64) -> Read {
@@ -221,6 +248,10 @@ pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
     let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
     let open = events.doubtful.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
+    // what was taken over has the time of the last that it may stand for: a total without that time may have some of it
+    if events.accepted.iter().any(|e| e.adopted && e.timestamp >= until) {
+        return None;
+    }
     let within = |t: i64| t < until;
     let any =
         events.accepted.iter().any(|e| within(e.timestamp)) || events.doubtful.is_some_and(|d| within(d.timestamp));

@@ -77,11 +77,21 @@ async fn open(config: &Config, wait: Duration) -> anyhow::Result<Database> {
 /// # Errors
 /// When there are none yet, and as [`open_books`].
 pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
+    let books = books_as_they_are(config).await?;
+    books.require_migrated().await?;
+    Ok(books)
+}
+
+/// Opens books that must be there, of this schema version or an earlier one.
+///
+/// # Errors
+/// When there are none yet, when they are a newer build's, and as [`open_books`].
+pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
     if let Some(path) = local_path(config).filter(|p| !p.exists()) {
         bail!("there are no books at {} yet; `meter ingest` makes them", path.display());
     }
     let books = open_books(config).await?;
-    books.require_migrated().await?;
+    books.schema_version().await?;
     Ok(books)
 }
 

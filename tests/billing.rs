@@ -245,6 +245,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
         settled_at: None,
         request_id: None,
         error: None,
+        adopted: false,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(account.send(&intent)).unwrap();

@@ -8,6 +8,7 @@ use super::database::{BooksError, Database, first_row, json};
 use super::intent::{RESEND, State};
 use super::period::{Month, instant, minute};
 use super::quantity::Quantity;
+use super::restored;
 
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Accepted {
     pub timestamp: i64,
     /// When that was known.
     pub at: i64,
+    /// Taken over from Stripe's total: the books of before a restoration sent it, at this time or before.
+    pub adopted: bool,
 }
 
 /// An event of which nobody knows whether Stripe has it.
@@ -156,21 +159,26 @@ const WAS_SENT: &str = "EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe
     AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0)";
 
 /// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an event in doubt, those that
-/// were short, then those that were read longest ago. ?1 now, ?2 how many, ?3 one customer or null.
+/// were short, then those that were read longest ago. ?1 now, ?2 how many, ?3 one customer or null, ?4 and ?5 as
+/// [`restored::bounds`] gives them.
 const ASKED: [(&str, u32); 3] = [
     (
         "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
-         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM stripe_intents d WHERE d.state = 'doubtful') AND t.period_start <= ?1 LIMIT ?2",
+         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM stripe_intents d WHERE d.state = 'doubtful') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
         1,
     ),
-    ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 ORDER BY t.read_at LIMIT ?2", 2),
-    ("WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT ORDER BY t.read_at LIMIT ?2", 1),
+    ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
+    (
+        "WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2",
+        1,
+    ),
 ];
 
 /// All of one customer.
-const ONE: &str = "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT ORDER BY t.period_start DESC LIMIT ?2";
+const ONE: &str =
+    "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
 
-const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp FROM stripe_intents \
+const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp, adopted FROM stripe_intents \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
 /// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters. What was taken after its invoice was
@@ -203,14 +211,27 @@ const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
 
 async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
     // totals are asked for by whole minutes
-    let values = params![of.customer.clone(), of.meter.clone(), of.start, minute(of.end), of.stripe_customer.clone()];
+    events_between(c, [&of.customer, &of.meter, &of.stripe_customer], of.start, minute(of.end)).await
+}
+
+/// Events for one Stripe customer from `start` to before `end`.
+pub(crate) async fn events_between(
+    c: &Connection,
+    [customer, meter, stripe_customer]: [&String; 3],
+    start: i64,
+    end: i64,
+) -> Result<Events, BooksError> {
+    let values = params![customer.clone(), meter.clone(), start, end, stripe_customer.clone()];
     let mut rows = c.query(EVENTS, values).await?;
     let mut found = Events::default();
     while let Some(row) = rows.next().await? {
         let (seq, value): (i64, i64) = (row.get(0)?, row.get(1)?);
         let at = |i: i32| -> Result<i64, BooksError> { Ok(row.get::<Option<i64>>(i)?.unwrap_or_default()) };
         match State::named(&row.get::<String>(2)?) {
-            Some(State::Accepted) => found.accepted.push(Accepted { seq, value, timestamp: at(8)?, at: at(3)? }),
+            Some(State::Accepted) => {
+                let adopted = at(9)? == 1;
+                found.accepted.push(Accepted { seq, value, timestamp: at(8)?, at: at(3)?, adopted });
+            }
             Some(State::Doubtful) => {
                 let resend_until = (at(5)? + RESEND).min(at(6)?);
                 let (timestamp, last_attempt) = (at(8)?, at(4)?);
@@ -235,14 +256,20 @@ impl Database {
         customer: Option<String>,
         limit: u32,
         now: Timestamp,
+        grace: i64,
     ) -> Result<Vec<ToRead>, BooksError> {
         self.read(async move |c| {
+            // what is still to be taken over after a restoration cannot be compared
+            let (at, open) = restored::bounds(c, now.as_second(), grace).await?;
             let asked = if customer.is_some() { vec![(ONE, 1)] } else { ASKED.to_vec() };
             let mut found: Vec<ToRead> = vec![];
             for (which, share) in asked {
-                let sql = format!("SELECT {COLUMNS} {}", which.replace("SENT", WAS_SENT));
+                let sql = format!(
+                    "SELECT {COLUMNS} {}",
+                    which.replace("SENT", WAS_SENT).replace("ALONE", restored::IS_ADOPTED)
+                );
                 let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX)).div_ceil(share);
-                let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone()]).await?;
+                let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
                 while let Some(row) = rows.next().await? {
                     let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
                     let (short, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);

@@ -104,11 +104,13 @@ pub struct Intent {
     pub request_id: Option<String>,
     /// What went wrong.
     pub error: Option<String>,
+    /// The books of before a restoration sent it; taken over from Stripe's total.
+    pub adopted: bool,
 }
 
 const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
     i.value, i.timestamp, i.send_before, i.state, i.in_doubt, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
-    i.created_at, i.settled_at, i.request_id, i.error";
+    i.created_at, i.settled_at, i.request_id, i.error, i.adopted";
 
 fn intent(row: &Row) -> Result<Intent, BooksError> {
     let at = |i: i32| -> Result<Option<Timestamp>, BooksError> { Ok(row.get::<Option<i64>>(i)?.map(instant)) };
@@ -137,6 +139,7 @@ fn intent(row: &Row) -> Result<Intent, BooksError> {
         settled_at: at(20)?,
         request_id: row.get(21)?,
         error: row.get(22)?,
+        adopted: row.get::<i64>(23)? == 1,
     })
 }
 
@@ -168,8 +171,7 @@ pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now:
     if new.is_empty() {
         return Ok(());
     }
-    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'stripe_intents'";
-    let mut seq = first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get::<i64>(0))?;
+    let mut seq = last_seq(c).await?;
     let head = "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
                 event_name, value, timestamp, send_before, next_at, created_at)";
     let values = |i: &NewIntent| {
@@ -192,6 +194,12 @@ pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now:
         ]
     };
     insert_rows(c, head, "", new, values).await
+}
+
+/// The number of the newest intent.
+pub(crate) async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
+    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'stripe_intents'";
+    Ok(first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
 /// What became of an attempt.

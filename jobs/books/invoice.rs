@@ -40,6 +40,8 @@ pub(crate) struct Due {
     pub(crate) sent: BTreeMap<String, Vec<SentEvent>>,
     /// Meters of which an event was refused, in whatever period.
     pub(crate) refused: BTreeSet<String>,
+    /// Meters of which an invoice is still to be taken over after a restoration.
+    pub(crate) restored: BTreeSet<String>,
 }
 
 /// A billing period.
@@ -425,6 +427,11 @@ pub(crate) async fn load(
         }
     }
     load_subscriptions(c, &asked, &mut found).await?;
+    for (customer, meter) in super::restored::waiting(c, asked, meters, now, grace).await? {
+        if let Some(due) = found.get_mut(&customer) {
+            due.restored.insert(meter);
+        }
+    }
     load_sums(c, meters, &mut found).await?;
     Ok(found)
 }

@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = migrations![
     13 "0013_audit_log",
     14 "0014_stripe_intents",
     15 "0015_usage_totals",
+    16 "0016_restored",
 ];
 
 /// The schema version that this build works with.

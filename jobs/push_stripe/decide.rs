@@ -42,10 +42,12 @@ pub enum Held {
     Refused,
     /// Stripe has no active meter for it.
     NoMeter,
+    /// The books were restored from a backup, and what the lost ones had sent of it is not taken over from Stripe's totals yet.
+    Restored,
 }
 
 impl Held {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::NoStripeCustomer, "no_stripe_customer"),
         (Self::NoSubscription, "no_subscription"),
         (Self::NoItem, "no_item"),
@@ -55,6 +57,7 @@ impl Held {
         (Self::BelowZero, "below_zero"),
         (Self::Refused, "refused"),
         (Self::NoMeter, "no_meter"),
+        (Self::Restored, "restored"),
     ];
 
     /// All of them, as they are stored.

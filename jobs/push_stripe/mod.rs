@@ -26,6 +26,7 @@ pub use self::plan::Planned;
 use self::plan::{Ground, SharedGround, Target};
 use self::send::{Clock, Stop, Tally};
 use crate::books::invoice::StripeMeter;
+use crate::books::period::instant;
 use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
@@ -90,8 +91,21 @@ pub struct PushReport {
     pub error_reports: u64,
     /// Why sending stopped early.
     pub stopped: Option<String>,
+    /// That these books were restored from a backup, while something waits for it.
+    pub restored: Option<Restored>,
     /// Some of what was planned.
     pub events: Vec<Planned>,
+}
+
+/// Books that were restored from a backup.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Restored {
+    /// When the backup was made.
+    pub backup_at: Timestamp,
+    /// When Stripe's totals are believed.
+    pub believed_at: Timestamp,
+    /// Amounts that wait for it.
+    pub waiting: u64,
 }
 
 impl Job for PushStripe {
@@ -146,6 +160,21 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     if billing.meters.is_empty() {
         return Ok(report);
     }
+    let mut begun = None;
+    if books.restoration(now).await?.is_some_and(|r| !r.seen) {
+        // by the right clock: the lost books are taken to have sent nothing later
+        ground(context, account, clock).await?;
+        begun = books.begin_restored(billing.grace, now).await?;
+    }
+    if let Some((restoration, open)) = begun {
+        let backup_at = instant(restoration.backup_at);
+        tracing::warn!(
+            %backup_at,
+            open,
+            "these books were restored from a backup of {backup_at}: what was sent since is taken over from Stripe's totals, \
+             {open} open intent(s) with it; nothing is sent for the periods that this concerns until then"
+        );
+    }
     wake(books, billing, now).await?;
     let waiting = books.stripe_waiting(now).await?;
     if waiting.reports {
@@ -159,14 +188,28 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     report.held_too_long = books.held_since(long_ago - DAY, long_ago).await?;
     let waiting = books.stripe_waiting(now).await?;
     if !waiting.customers && !waiting.intents {
+        report.restored = restored(context, now, begun.is_some()).await?;
         return Ok(report);
     }
     let ground = Arc::new(ground(context, account, clock).await?);
     report.missing_meters = plan::missing(&ground).into_iter().collect();
     plan_all(books, &ground, clock, &mut report, shown).await?;
+    report.restored = restored(context, now, begun.is_some()).await?;
     let tally = send::send(books, account, clock).await?;
     add(&mut report, tally)?;
     Ok(report)
+}
+
+/// What is to be told of a restoration: always when it has just been found, later while something waits.
+async fn restored(context: &Context, now: Timestamp, begun: bool) -> Result<Option<Restored>, BooksError> {
+    let Some(found) = context.books.restoration(now).await? else { return Ok(None) };
+    let waiting = context.books.restored_waiting().await?;
+    let told = Restored {
+        backup_at: instant(found.backup_at),
+        believed_at: instant(found.at.saturating_add(context.billing.quiet)),
+        waiting,
+    };
+    Ok((begun || waiting > 0).then_some(told))
 }
 
 /// Meters that a plan which holds now reports, and that are mapped to none of Stripe's.
@@ -210,6 +253,7 @@ async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushRep
     let ground: SharedGround = Arc::new(ground);
     let outcome = context.books.tell_plans(ground, entries, now.as_second()).await?;
     take(&mut report, outcome, shown);
+    report.restored = restored(context, now, false).await?;
     Ok(report)
 }
 

@@ -186,6 +186,8 @@ fn case(
         Some(Held::Refused)
     } else if to.stripe_id.is_none() && !ground.dry {
         Some(Held::NoMeter)
+    } else if due.restored.contains(meter) {
+        Some(Held::Restored)
     } else {
         None
     };

@@ -27,7 +27,7 @@ fn of(events: Events) -> ToRead {
 
 /// An event that Stripe took at its time, which is counted from [`T0`].
 fn took(seq: i64, value: i64, timestamp: i64) -> Accepted {
-    Accepted { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp }
+    Accepted { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, adopted: false }
 }
 
 /// Events of the first minutes, numbered from 1 on, as the books give them: the newest first.
@@ -119,6 +119,25 @@ fn a_doubtful_event_that_the_total_has_is_there_at_once() {
         let found = at_once(&of(events), seen, T0 + now, GRACE);
         assert_eq!(found.as_ref().map(|read| read.verdict.clone()), expected, "{value} {seen} {now}");
         assert!(found.is_none_or(|read| !read.is_final));
+    }
+}
+
+#[test]
+fn what_was_taken_over_is_judged_whole_or_not_at_all() {
+    let now = T0 + 20 * DAY;
+    let adopted = Accepted { adopted: true, at: now, ..took(2, 100, 10 * DAY) };
+    // its own time is that of the last that it stands for, so a total up to then may have some of it
+    for (own, expected) in [
+        (None, Some(T0 + 30 * DAY)),
+        (Some(12 * DAY), Some(T0 + 12 * DAY)),
+        (Some(10 * DAY + 60), Some(T0 + 10 * DAY + 60)),
+        (Some(10 * DAY + 59), None),
+        (Some(9 * DAY), None),
+    ] {
+        let own = own.map(|timestamp| Accepted { at: now - HOUR, ..took(3, 7, timestamp) });
+        let accepted = own.into_iter().chain([adopted, took(1, 5, 60)]).collect();
+        let case = of(Events { accepted, ..Events::default() });
+        assert_eq!(settled_until(&case, now), expected, "{own:?}");
     }
 }
 
@@ -339,7 +358,7 @@ impl Account {
     /// Takes an event at `now` that totals have after `lag`, or never.
     fn take(&mut self, value: i64, now: i64, lag: Option<i64>) {
         let seq = i64::try_from(self.all.len()).unwrap() + 1;
-        let event = Accepted { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now };
+        let event = Accepted { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, adopted: false };
         self.all.push(Happened { event, shows_at: lag.map(|lag| now + lag) });
         self.of.events.accepted.insert(0, event);
     }

@@ -45,6 +45,8 @@ pub struct Billing {
     pub grace: i64,
     /// Requests for totals on one day.
     pub reads_per_day: u32,
+    /// How long after books were restored from a backup Stripe's totals are believed to have all that the lost ones had sent, in seconds.
+    pub quiet: i64,
     /// Where usage goes.
     pub sink: Sink,
 }
@@ -72,7 +74,7 @@ pub enum Sink {
 
 impl Default for Billing {
     fn default() -> Self {
-        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, sink: Sink::DryRun }
+        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, quiet: 86_400, sink: Sink::DryRun }
     }
 }
 

@@ -10,76 +10,16 @@
 
 mod stripe_world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use fakestripe::{Fault, Recorded};
-use jobs::job::Failure;
+use fakestripe::Recorded;
 use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::reset;
 use jobs::sync_stripe::sync;
 use stripe_world::judge::{judge, shape};
-use stripe_world::{CUSTOMERS, DAY, HOUR, METERS, Template, World, at};
-
-/// Faults of a call, the network's and the server's, in equal parts.
-fn fault(rng: &mut fastrand::Rng, seen: &fakestripe::Seen) -> Option<Fault> {
-    let is_event = seen.path.ends_with("meter_events");
-    let positive = seen.form.get("payload[value]").is_some_and(|v| !v.starts_with('-'));
-    Some(match rng.u8(0..16) {
-        0 => Fault::RateLimited { retry_after: rng.bool().then_some(7) },
-        1 => Fault::LockTimeout,
-        2 => Fault::KeyInUse,
-        3 => Fault::ErrorBefore(500),
-        4 => Fault::ErrorAfter(500),
-        5 => Fault::HtmlBefore,
-        6 => Fault::HtmlAfter,
-        7 if rng.u8(0..4) == 0 => Fault::HangBefore,
-        8 if rng.u8(0..4) == 0 => Fault::HangAfter,
-        9 => Fault::ResetBefore,
-        10 => Fault::ResetAfter,
-        11 => Fault::ResetInBody,
-        12 => Fault::OddBody,
-        13 if rng.u8(0..4) == 0 => Fault::Unauthorized,
-        14 => Fault::ErrorBefore(503),
-        15 if is_event && positive && rng.u8(0..4) == 0 => Fault::LateReject,
-        _ => return None,
-    })
-}
-
-/// A push that may be killed at a request.
-async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
-    let mut dice = rng.fork();
-    let share = if faulty { rng.u8(5..60) } else { 0 };
-    let kill_at = (faulty && rng.u8(0..4) == 0).then(|| rng.u64(1..8));
-    let (killer, killed) = tokio::sync::oneshot::channel::<()>();
-    let (mut killer, mut count) = (Some(killer), 0);
-    world.stripe.world().set_faults(move |seen| {
-        count += 1;
-        if kill_at.is_some_and(|n| count >= n) {
-            // the answer is on its way to nobody
-            drop(killer.take());
-            return Some(if dice.bool() { Fault::HangAfter } else { Fault::HangBefore });
-        }
-        (dice.u8(0..100) < share).then(|| fault(&mut dice, seen)).flatten()
-    });
-    let run = jobs::push_stripe::push(&world.context, at(now), false, 0);
-    tokio::select! {
-        biased;
-        _ = killed, if kill_at.is_some() => {}
-        // it may end in any way: what counts is where everything ends up
-        ended = run => {
-            if !faulty {
-                well(ended);
-            }
-        }
-    }
-    world.stripe.world().clear_faults();
-    if faulty {
-        // no request of this run arrives hours later, by the clock of the history
-        world.stripe.stop().await;
-        world.stripe.resume().await.unwrap();
-    }
-}
+use stripe_world::run::{check, push, settle, use_some};
+use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
 
 /// What happened over all worlds.
 #[derive(Debug, Default)]
@@ -103,16 +43,7 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     while now < end {
         world.stripe.world().set_now(now);
         for (who, cancel) in cancels.iter_mut().enumerate() {
-            for _ in 0..rng.u8(0..4) {
-                let (meter, day) = (METERS[rng.usize(0..2)], now / DAY - 1 - rng.i64(0..40).min(rng.i64(0..40)));
-                if day >= world.begins[who] / DAY {
-                    // bills go up, and down by no more than there is
-                    let there = world.usage(who, meter, day);
-                    let down = there > 0 && rng.u8(0..3) == 0;
-                    let amount = if down { -rng.i64(1..=there) } else { rng.i64(1..2_000_000_000_000) };
-                    world.book(who, meter, day, amount).await;
-                }
-            }
+            use_some(&world, &mut rng, who, now).await;
             if cancel.is_some_and(|t| t <= now) {
                 *cancel = None;
                 world.stripe.world().cancel_subscription(&format!("sub_{who}"));
@@ -130,7 +61,8 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
         now += if rng.u8(0..25) == 0 { rng.i64(5..9) * DAY } else { rng.i64(600..70 * HOUR) };
     }
     settle(&world, &mut rng, now).await;
-    check(&world, seed).await;
+    let late = check(&world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test histories")).await;
+    assert_eq!(late, 0, "these books know what they sent");
     let sql = "SELECT state || iif(in_doubt, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM stripe_intents";
     let (intents, held) =
         (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE held_because = 'below_zero'").await);
@@ -143,120 +75,6 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     }
     for request in requests {
         seen.shapes.entry(shape(&request)).or_insert(request);
-    }
-}
-
-/// It went well, or a busy machine was slower than the test's short time-out, which the next run makes good.
-fn well<T>(ended: Result<T, Failure>) {
-    if let Err(failure) = ended {
-        assert!(failure.is_retryable(), "{:#}", failure.error());
-    }
-}
-
-/// Time without faults, until nothing more can happen: a day and more for what is in doubt, twice.
-async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
-    let until = now + 9 * DAY;
-    while now < until {
-        world.stripe.world().set_now(now);
-        well(sync(&world.context, at(now), true).await);
-        reset(&world.context.books, at(now), false, 0).await.unwrap();
-        push(world, rng, now, false).await;
-        well(reconcile(&world.context, at(now), None).await);
-        now += 25 * HOUR;
-    }
-}
-
-async fn check(world: &World, seed: u64) {
-    let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
-               settled_at, error FROM stripe_intents ORDER BY seq";
-    let mut intents = world.rows(sql).await;
-    intents.extend(
-        world
-            .rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions")
-            .await,
-    );
-    intents
-        .extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
-    intents.extend(world.rows("SELECT 'total', * FROM stripe_totals").await);
-    let intents = intents.join("\n");
-    let fail = |what: &str| -> ! {
-        let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
-        panic!(
-            "world {seed}: {what}\nagain with: METER_TEST_SEED={seed} cargo test -p jobs --test histories\n{intents}\n{events}"
-        );
-    };
-    let open = world.rows("SELECT seq, state, value, error FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful', 'refused')").await;
-    if !open.is_empty() {
-        fail(&format!("not settled: {open:?}"));
-    }
-    let alarms =
-        world.rows("SELECT customer, meter, period_start, alarm FROM stripe_totals WHERE alarm IS NOT NULL").await;
-    if !alarms.is_empty() {
-        fail(&format!("alarms: {alarms:?}"));
-    }
-    let (lost, counts, invoices) = {
-        let stripe = world.stripe.world();
-        let mut identifiers = BTreeSet::new();
-        for event in stripe.events().to_vec() {
-            if !identifiers.insert(event.identifier.clone()) {
-                drop(stripe);
-                fail(&format!("{} was counted twice", event.identifier));
-            }
-        }
-        let invoices: Vec<_> = (0..CUSTOMERS.len()).map(|who| stripe.invoices(&format!("cus_{who}"))).collect();
-        (stripe.lost(), stripe.counts(), invoices)
-    };
-    // what was sent before it was known that the subscription had ended is on no invoice, and the books know
-    let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
-               WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
-    let stray = world.rows(sql).await;
-    let mut lost: Vec<String> = lost.into_iter().map(|e| e.identifier).collect();
-    lost.sort();
-    if lost != stray {
-        fail(&format!("on no invoice: {lost:?}, the books say {stray:?}"));
-    }
-    if counts.concurrent_refused > 0 {
-        fail("two calls of one customer and meter were under way at once");
-    }
-    for (who, meter) in (0..CUSTOMERS.len()).flat_map(|who| METERS.map(|meter| (who, meter))) {
-        let name = CUSTOMERS[who];
-        let (mut raw, mut billed): (BTreeMap<i64, i64>, i64) = (BTreeMap::new(), 0);
-        for line in invoices[who].iter().filter(|l| l.event_name == world.event_name(meter)) {
-            *raw.entry(line.start).or_default() += i64::try_from(line.sum).unwrap();
-            billed += i64::try_from(line.quantity).unwrap();
-        }
-        // each invoice has what the intents say
-        for (start, sum) in &raw {
-            let ours = world.accepted_on(who, meter, *start).await;
-            if ours != *sum {
-                fail(&format!("{name} {meter}: the invoice from {start} has {sum}, intents say {ours}"));
-            }
-        }
-        // an invoice comes out below zero only when what Stripe had taken was not there later
-        let below = raw.values().any(|sum| *sum < 0);
-        if below && world.rejected(who, meter).await == 0 {
-            fail(&format!("{name} {meter}: an invoice is below zero: {raw:?}"));
-        }
-        // each period's usage is billed or held, and all of it is on some invoice
-        let (mut targets, mut all_held) = (0, 0);
-        for period in world.periods(who).await {
-            let target = world.target(who, meter, &period);
-            let (accepted, held) = world.sent_for(who, meter, &period).await;
-            if !below && accepted + held != target {
-                fail(&format!("{name} {meter}: {target} for {period:?}, and {accepted} accepted + {held} held"));
-            }
-            targets += target;
-            all_held += held;
-        }
-        if billed + all_held != targets {
-            fail(&format!(
-                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_held} is held: {raw:?}"
-            ));
-        }
-    }
-    let held = world.rows("SELECT DISTINCT held_because FROM stripe_totals WHERE held <> 0").await;
-    if let Some(odd) = held.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
-        fail(&format!("held because {odd}"));
     }
 }
 

@@ -164,6 +164,9 @@ pub(super) fn who() -> String {
     format!("{user}@{}", gethostname::gethostname().to_string_lossy())
 }
 
+/// Said of an intent that the books of before a restoration had sent.
+const TAKEN_OVER: &str = "taken over from Stripe's total after a restoration";
+
 fn table(intents: &[Intent], now: Timestamp) {
     let row = |i: &Intent| {
         let carried =
@@ -184,7 +187,7 @@ fn table(intents: &[Intent], now: Timestamp) {
             i.value.to_string(),
             format!("{}{next}", i.state.name()),
             i.attempts.to_string(),
-            i.error.clone().unwrap_or_default(),
+            if i.adopted { TAKEN_OVER.to_owned() } else { i.error.clone().unwrap_or_default() },
         ]
     };
     let titles = ["intent", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
@@ -212,6 +215,7 @@ fn fields(i: &Intent) -> Vec<(&'static str, String)> {
         ("made", i.created_at.to_string()),
         ("settled", at(i.settled_at)),
         ("request", i.request_id.clone().unwrap_or_else(|| "-".into())),
+        ("sent by", if i.adopted { TAKEN_OVER } else { "these books" }.to_owned()),
         ("error", i.error.clone().unwrap_or_else(|| "-".into())),
     ]
 }

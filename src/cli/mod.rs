@@ -1,6 +1,7 @@
 //! The command line: arguments → a payload or a query; and printing.
 
 mod backfill;
+mod backup;
 mod budget;
 mod check_config;
 mod customer;
@@ -20,6 +21,7 @@ mod print;
 mod push;
 mod reconcile;
 mod report;
+mod restored;
 mod run;
 mod schedule;
 mod status;
@@ -111,6 +113,10 @@ enum Command {
     Reconcile(reconcile::Args),
     /// Check that the books add up: conservation, derived tables, counters
     Verify(verify::Args),
+    /// Copy the books into a new file while workers run
+    Backup(backup::Args),
+    /// Say that these books were restored from a copy that `meter backup` did not make
+    Restored(restored::Args),
     /// Run jobs from the queue, and keep the schedule, until told to stop
     Work(work::Args),
     /// Put a job into the queue
@@ -197,6 +203,8 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,
+            Command::Backup(args) => backup::run(args, &config, now).await,
+            Command::Restored(args) => restored::run(args, &config, now).await,
             Command::Work(args) => work::run(args, &config, now).await,
             Command::Enqueue(args) => enqueue::run(args, &config, now).await,
             Command::Backfill(action) => backfill::run(action, &config, now).await,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::job::{Failure, Job};
 use jobs::push_stripe::decide::Held;
-use jobs::push_stripe::{Planned, PushReport, PushStripe, push};
+use jobs::push_stripe::{Planned, PushReport, PushStripe, Restored, push};
 
 use super::{Done, print};
 use crate::config::Config;
@@ -71,6 +71,7 @@ pub(super) fn reason(held: Held) -> &'static str {
         }
         Held::Refused => "Stripe refused an event of this customer and meter: `meter intents list --state refused`",
         Held::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
+        Held::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
     }
 }
 
@@ -112,6 +113,13 @@ pub(super) fn show(report: &PushReport, config: &Config) {
     }
     for (why, count) in &report.held {
         print::out(&format!("held: {} amount(s): {}", n(*count), reason(*why)));
+    }
+    if let Some(Restored { backup_at, believed_at, waiting }) = report.restored {
+        print::out(&format!(
+            "these books were restored from a backup of {backup_at}: {} amount(s) wait until Stripe's totals are believed, from {believed_at} on, \
+             and `reconcile_stripe` has taken over from them what was sent since the backup",
+            n(waiting)
+        ));
     }
     if report.held_too_long > 0 {
         let text = "amount(s) have been held for more than 25 days; `meter reconcile` shows them";

@@ -41,6 +41,8 @@ pub struct StripeConfig {
     pub timeout_seconds: u16,
     /// Totals that are read on one day.
     pub reads_per_day: u32,
+    /// How many hours after books were restored from a backup Stripe's totals are believed.
+    pub quiet_hours: u16,
     /// Meters that are billed.
     pub meters: BTreeMap<String, StripeMeterConfig>,
     /// Stripe's secret key; from the environment only.
@@ -76,6 +78,7 @@ impl Default for StripeConfig {
             at_once: 16,
             timeout_seconds: 30,
             reads_per_day: 300,
+            quiet_hours: 24,
             meters: BTreeMap::new(),
             key: Secret::default(),
         }
@@ -97,6 +100,7 @@ impl StripeConfig {
             meters: self.meters.iter().map(mapping).collect(),
             grace: i64::from(self.grace_hours) * 3600,
             reads_per_day: self.reads_per_day,
+            quiet: i64::from(self.quiet_hours) * 3600,
             sink,
         })
     }
@@ -168,6 +172,9 @@ impl StripeConfig {
         }
         if !(1..=72).contains(&self.grace_hours) {
             fault(&["grace_hours"], "Stripe finalises an invoice 1 to 72 hours after its period".into());
+        }
+        if self.quiet_hours > 72 {
+            fault(&["quiet_hours"], "it is 0 to 72".into());
         }
         if self.per_second.is_some_and(|n| !(1..=1000).contains(&n)) {
             fault(&["per_second"], "Stripe takes 1 to 1000 requests a second".into());

@@ -123,6 +123,7 @@ fn intent(seq: i64, in_doubt: bool, attempts: i64) -> Intent {
         settled_at: None,
         request_id: None,
         error: None,
+        adopted: false,
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
 pub mod judge;
+pub mod run;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -96,6 +97,7 @@ pub struct World {
     pub context: Context,
     pub stripe: FakeStripe,
     folder: TempDir,
+    file: PathBuf,
     usage: Mutex<BTreeMap<(usize, &'static str, i64), i64>>,
     /// When each customer's subscription began.
     pub begins: Vec<i64>,
@@ -123,7 +125,7 @@ pub fn billing(sink: Sink) -> Billing {
         };
         (METERS[i].to_owned(), mapping)
     };
-    Billing { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, sink }
+    Billing { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, sink }
 }
 
 pub fn context(books: Database, billing: Billing) -> Context {
@@ -188,7 +190,7 @@ impl World {
             items: vec![],
         });
         context.books.told_subscriptions(told.collect(), at(begin)).await.unwrap();
-        Self { context, stripe, folder, usage: Mutex::default(), begins }
+        Self { context, stripe, folder, file, usage: Mutex::default(), begins }
     }
 
     pub fn usage(&self, who: usize, meter: &'static str, day: i64) -> i64 {
@@ -198,6 +200,10 @@ impl World {
     /// Books usage of a day, in 10⁻¹⁰ units.
     pub async fn book(&self, who: usize, meter: &'static str, day: i64, amount: i64) {
         *self.usage.lock().unwrap().entry((who, meter, day)).or_default() += amount;
+        self.enter(who, meter, day, amount).await;
+    }
+
+    async fn enter(&self, who: usize, meter: &'static str, day: i64, amount: i64) {
         let day = day_text(day);
         let sql = "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
                    VALUES (1, 'p', substr(?2, 1, 7), ?4, ?1, ?2, ?3, 'usage', '')";
@@ -206,6 +212,39 @@ impl World {
             .write(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?))
             .await
             .unwrap();
+    }
+
+    /// A copy of the books, as `meter backup` makes it, or a plain one that carries no mark.
+    pub async fn backup(&self, name: &str, plain: bool, now: i64) -> PathBuf {
+        let file = self.folder.path().join(name);
+        if plain {
+            self.context.books.checkpoint().await.unwrap();
+            std::fs::copy(&self.file, &file).unwrap();
+        } else {
+            self.context.books.copy_to(&file, at(now)).await.unwrap();
+        }
+        file
+    }
+
+    /// The books are lost, and a backup takes their place; the web backend and the bills tell again what they know.
+    pub async fn restore(&mut self, backup: PathBuf) {
+        let books = Database::open_local_with(&backup, Durability::Normal).await.unwrap();
+        self.context.books = books;
+        self.file = backup;
+        let sql = "SELECT customer, meter, day, sum(quantity) FROM ledger_entries GROUP BY 1, 2, 3";
+        let booked: BTreeMap<String, i64> = self
+            .rows(sql)
+            .await
+            .iter()
+            .map(|row| row.rsplit_once('|').map(|(key, sum)| (key.to_owned(), sum.parse().unwrap())).unwrap())
+            .collect();
+        let known = self.usage.lock().unwrap().clone();
+        for ((who, meter, day), amount) in known {
+            let there = booked.get(&format!("{}|{meter}|{}", CUSTOMERS[who], day_text(day))).copied().unwrap_or(0);
+            if there != amount {
+                self.enter(who, meter, day, amount - there).await;
+            }
+        }
     }
 
     pub fn event_name(&self, meter: &str) -> String {

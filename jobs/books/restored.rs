@@ -1,0 +1,431 @@
+//! Copies of the books, and books that were restored from one: what the lost books had sent to Stripe after the copy was made is taken over
+//! from Stripe's totals, invoice by invoice; until then nothing more is planned for their customer and meter.
+//!
+//! A copy carries a mark, so that whoever restores it need not remember to say so. The first `push_stripe` that finds the mark gives the
+//! books another prefix of identifiers, and makes every open intent absent: what became of it is in the totals with the rest.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use libsql::{Connection, Value, params};
+
+use super::agreement::{Events, events_between};
+use super::audit::{Act, note};
+use super::database::{BooksError, Database, first_row, insert_rows, json};
+use super::intent::last_seq;
+use super::invoice::{MARGIN, set_state};
+use super::period::{instant, minute};
+
+/// Largest value of an intent (migration 0014).
+const LARGEST: i64 = 999_999_999_999_999;
+
+/// That these books were restored from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restoration {
+    /// When the backup was made.
+    pub backup_at: i64,
+    /// From when on the lost books may have sent what these do not know: the backup, or the first attempt of what was open in it.
+    pub since: i64,
+    /// When it was first seen that they are restored; the lost books sent nothing later.
+    pub at: i64,
+    /// False as long as no `push_stripe` has acted on it.
+    pub seen: bool,
+}
+
+/// A period whose total is to be taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToAdopt {
+    /// Whose.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// First instant of the period.
+    pub start: i64,
+    /// First instant that no invoice covers: its end, when its subscription ended, or its start.
+    pub until: i64,
+    /// First instant after it.
+    pub end: i64,
+    /// Stripe's customer.
+    pub stripe_customer: String,
+    /// Stripe's meter.
+    pub stripe_meter: String,
+    /// Stripe's name of the meter.
+    pub event_name: String,
+    /// What the books have of what an invoice covers, and of the rest.
+    pub events: [Events; 2],
+}
+
+impl ToAdopt {
+    /// Minutes from which to before which totals are asked for: of what an invoice covers, and of the rest. Empty when there is nothing to ask.
+    pub fn stretches(&self) -> [(i64, i64); 2] {
+        let (start, until, end) = (minute(self.start), minute(self.until), minute(self.end));
+        [(start, until), if self.until < self.end { (until, end) } else { (end, end) }]
+    }
+}
+
+/// First instant of billing period `b`, of subscription `s`, that no invoice covers.
+const UNTIL: &str = "CASE WHEN b.subscription IS NULL THEN b.starts_at \
+    ELSE max(b.starts_at, min(b.ends_at, coalesce(s.ended_at, b.ends_at))) END";
+
+/// Total `t` is not one that is still to be taken over. ?4 and ?5 are [`bounds`].
+pub(crate) const IS_ADOPTED: &str = "NOT EXISTS (SELECT 1 FROM billing_periods b LEFT JOIN subscriptions s ON s.id = b.subscription \
+    WHERE b.customer = t.customer AND b.starts_at = t.period_start AND b.starts_at < ?4 AND b.ends_at > ?5 \
+      AND t.adopted_until IS NOT min(CASE WHEN b.subscription IS NULL THEN b.starts_at \
+          ELSE max(b.starts_at, min(b.ends_at, coalesce(s.ended_at, b.ends_at))) END, ?4))";
+
+/// Customers and meters of which an invoice is to be taken over. ?1 pairs of a customer and anything, ?2 meters, ?3 and ?4 [`bounds`].
+const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j CROSS JOIN billing_periods b ON b.customer = j.value ->> 0 \
+    LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN json_each(?2) m \
+    LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.value AND t.period_start = b.starts_at \
+    WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND UNTIL > b.starts_at AND t.adopted_until IS NOT min(UNTIL, ?3)";
+
+/// Those of which the totals can be read, the one that was read longest ago first; of periods that no invoice covers only those to which
+/// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
+/// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
+const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name \
+    FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
+    LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
+    WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
+      AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
+      AND t.adopted_until IS NOT min(UNTIL, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
+      AND (UNTIL > b.starts_at OR EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = b.customer \
+           AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
+    ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
+
+/// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
+const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm) \
+    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6 FROM customers WHERE id = ?1 \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, alarm = excluded.alarm";
+
+/// Whether the books were restored, as of `now`.
+pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Restoration>, BooksError> {
+    let sql = "SELECT (SELECT value FROM stripe_state WHERE name = 'backup_at'), (SELECT value FROM stripe_state WHERE name = 'restored_from'), \
+               (SELECT value FROM stripe_state WHERE name = 'restored_since'), (SELECT value FROM stripe_state WHERE name = 'restored_at')";
+    let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
+    let number = |i: i32| -> Result<Option<i64>, BooksError> {
+        let text = row.get::<Option<String>>(i)?;
+        let wrong = |e| BooksError::Integrity(format!("stripe_state: an instant is wrong: {e}"));
+        text.map(|t| t.parse().map_err(wrong)).transpose()
+    };
+    if let Some(backup_at) = number(0)? {
+        let since = first_open(c).await?.map_or(backup_at, |first| first.min(backup_at));
+        return Ok(Some(Restoration { backup_at, since, at: now, seen: false }));
+    }
+    Ok(match (number(1)?, number(2)?, number(3)?) {
+        (Some(backup_at), Some(since), Some(at)) => Some(Restoration { backup_at, since, at, seen: true }),
+        _ => None,
+    })
+}
+
+/// The first attempt of what is under way or in doubt.
+async fn first_open(c: &Connection) -> Result<Option<i64>, BooksError> {
+    let sql = "SELECT min(first_attempt_at) FROM stripe_intents WHERE state IN ('sending', 'doubtful')";
+    Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
+}
+
+/// Which periods the lost books may have sent to: those that began before the first, and end after the second. None when there were none.
+pub(crate) async fn bounds(c: &Connection, now: i64, grace: i64) -> Result<(i64, i64), BooksError> {
+    let found = restoration(c, now).await?;
+    Ok(found.map_or((i64::MIN, i64::MAX), |r| (r.at, r.since - grace + MARGIN)))
+}
+
+/// Customers and meters, of those that are asked for, for which nothing is planned until an invoice is taken over.
+pub(crate) async fn waiting(
+    c: &Connection,
+    asked: String,
+    meters: &[String],
+    now: i64,
+    grace: i64,
+) -> Result<Vec<(String, String)>, BooksError> {
+    let (at, open) = bounds(c, now, grace).await?;
+    let mut found = vec![];
+    if at == i64::MIN {
+        return Ok(found);
+    }
+    let mut rows = c.query(&WAITING.replace("UNTIL", UNTIL), params![asked, json(meters)?, at, open]).await?;
+    while let Some(row) = rows.next().await? {
+        found.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(found)
+}
+
+async fn to_adopt(
+    c: &Connection,
+    restoration: Restoration,
+    grace: i64,
+    (limit, now): (u32, i64),
+    which: (Option<String>, Option<i64>, Option<String>),
+) -> Result<Vec<ToAdopt>, BooksError> {
+    let (customer, start, meter) = which;
+    let open = restoration.since - grace + MARGIN;
+    let values = params![restoration.at, open, limit, customer, start, meter, now - 86_400];
+    let mut rows = c.query(&TO_ADOPT.replace("UNTIL", UNTIL), values).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(ToAdopt {
+            customer: row.get(0)?,
+            meter: row.get(1)?,
+            start: row.get(2)?,
+            until: row.get(3)?,
+            end: row.get(4)?,
+            stripe_customer: row.get(5)?,
+            stripe_meter: row.get(6)?,
+            event_name: row.get(7)?,
+            events: [Events::default(), Events::default()],
+        });
+    }
+    for one in &mut found {
+        let stretches = one.stretches();
+        for (at, (from, to)) in stretches.into_iter().enumerate() {
+            // a period's start may lie within a minute, and what is before it is another's
+            let from = from.max(one.start);
+            one.events[at] = events_between(c, [&one.customer, &one.meter, &one.stripe_customer], from, to).await?;
+        }
+    }
+    Ok(found)
+}
+
+impl Database {
+    /// Whether these books were restored from a backup.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn restoration(&self, now: Timestamp) -> Result<Option<Restoration>, BooksError> {
+        self.read(async move |c| restoration(c, now.as_second()).await).await
+    }
+
+    /// Marks the books as restored from a backup that was made at `backup_at`; of two marks the earlier one stays.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn mark_restored(&self, backup_at: Timestamp, act: Act, now: Timestamp) -> Result<(), BooksError> {
+        self.write(async move |c| {
+            let sql = "INSERT INTO stripe_state (name, value) VALUES ('backup_at', ?1) \
+                       ON CONFLICT (name) DO UPDATE SET value = min(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))";
+            c.execute(sql, params![backup_at.as_second().to_string()]).await?;
+            note(c, &act, now.as_second()).await
+        })
+        .await
+    }
+
+    /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open intents Stripe's totals will decide about.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn begin_restored(&self, grace: i64, now: Timestamp) -> Result<Option<(Restoration, u64)>, BooksError> {
+        if self.stripe_state("backup_at").await?.is_none() {
+            return Ok(None);
+        }
+        let now = now.as_second();
+        self.write(async move |c| {
+            // another process may have been first
+            let Some(found) = restoration(c, now).await?.filter(|r| !r.seen) else { return Ok(None) };
+            let since = match unfinished(c, grace).await? {
+                Some(before) => before.min(found.since),
+                None => found.since,
+            };
+            let sql = "UPDATE stripe_intents SET state = 'doubtful', in_doubt = 1 WHERE state = 'sending'";
+            c.execute(sql, ()).await?;
+            let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?1, \
+                       error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
+            let open = c.execute(sql, params![now]).await?;
+            // what was compared is compared anew
+            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
+                       WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
+            c.execute(sql, ()).await?;
+            for sql in [
+                "UPDATE stripe_state SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
+                // subscriptions that ended since must be known before totals are taken over
+                "DELETE FROM stripe_state WHERE name IN ('backup_at', 'synced_full')",
+                "INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers WHERE true \
+                 ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''",
+            ] {
+                c.execute(sql, ()).await?;
+            }
+            for (name, value) in [("restored_from", found.backup_at), ("restored_since", since), ("restored_at", now)] {
+                set_state(c, name, &value.to_string()).await?;
+            }
+            let act = Act {
+                who: "meter".into(),
+                act: "restored".into(),
+                subject: "books".into(),
+                reason: format!("a backup of {}; {open} open intent(s) are absent now", instant(found.backup_at)),
+            };
+            note(c, &act, now).await?;
+            Ok(Some((Restoration { since, at: now, seen: true, ..found }, open)))
+        })
+        .await
+    }
+
+    /// How many amounts wait for totals to be taken over.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
+        self.read(async |c| {
+            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held_because = 'restored'";
+            Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+        })
+        .await
+    }
+
+    /// At most `limit` periods whose totals are to be taken over; of one customer, or of all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn totals_to_adopt(
+        &self,
+        restoration: Restoration,
+        grace: i64,
+        customer: Option<String>,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<ToAdopt>, BooksError> {
+        let limit = (limit, now.as_second());
+        self.read(async move |c| to_adopt(c, restoration, grace, limit, (customer, None, None)).await).await
+    }
+
+    /// Takes over what Stripe has more (or less) than the books know, of what an invoice covers and of the rest; nothing when the period or its
+    /// events have changed since the totals were asked for. Returns whether it was done.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn adopt(
+        &self,
+        of: ToAdopt,
+        excess: [i64; 2],
+        restoration: Restoration,
+        grace: i64,
+        now: Timestamp,
+    ) -> Result<bool, BooksError> {
+        let now = now.as_second();
+        self.write(async move |c| {
+            let which = (Some(of.customer.clone()), Some(of.start), Some(of.meter.clone()));
+            let same = self::restoration(c, now).await? == Some(restoration)
+                && to_adopt(c, restoration, grace, (1, now), which).await?.first() == Some(&of);
+            if !same {
+                return Ok(false);
+            }
+            // the total decides about what is in doubt, too
+            let doubtful: Vec<i64> = of.events.iter().filter_map(|e| e.doubtful.map(|d| d.seq)).collect();
+            let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, \
+                       error = 'the books were restored: Stripe''s total decides' WHERE seq IN (SELECT value FROM json_each(?1))";
+            c.execute(sql, params![json(&doubtful)?, now]).await?;
+            let bounds = [(of.start, of.until), (of.until, of.end)];
+            for ((from, to), excess) in bounds.into_iter().zip(excess) {
+                insert_adopted(c, &of, (from, to), excess, restoration.at, grace, now).await?;
+            }
+            let values =
+                params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, Option::<String>::None];
+            c.execute(NOTED, values).await?;
+            let sql = "UPDATE stripe_totals SET adopted_until = ?4, short = NULL, short_since = NULL, final_at = NULL \
+                       WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            let until = of.until.min(restoration.at);
+            c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
+            let sql = "INSERT INTO stripe_due (customer, due_at) VALUES (?1, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''";
+            c.execute(sql, params![of.customer]).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Notes that a total could not be read.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn not_adopted(&self, of: ToAdopt, why: String, now: Timestamp) -> Result<(), BooksError> {
+        self.write(async move |c| {
+            let values = params![of.customer, of.meter, of.start, of.end, now.as_second(), why];
+            Ok(c.execute(NOTED, values).await.map(drop)?)
+        })
+        .await
+    }
+
+    /// Copies the books into a new file while others write: as they are at one instant, after `at`. The copy is marked as one of `at`.
+    ///
+    /// # Errors
+    /// What the database says, of the books and of the copy.
+    pub async fn copy_to(&self, file: &Path, at: Timestamp) -> Result<(), BooksError> {
+        let name = file.to_string_lossy().into_owned();
+        let target = name.clone();
+        self.read(async move |c| Ok(c.execute("VACUUM INTO ?1", params![target]).await.map(drop)?)).await?;
+        let copy = libsql::Builder::new_local(&name).build().await?.connect()?;
+        for pragma in ["PRAGMA journal_mode = DELETE", "PRAGMA synchronous = FULL"] {
+            first_row(&copy, pragma, ()).await?;
+        }
+        // books of before there was anything to send need no mark
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'stripe_state'";
+        if first_row(&copy, sql, ()).await?.is_some() {
+            // a mark that is there already is that of an earlier backup, on which nobody has acted
+            let sql = "INSERT INTO stripe_state (name, value) VALUES ('backup_at', ?1) ON CONFLICT (name) DO NOTHING";
+            copy.execute(sql, params![at.as_second().to_string()]).await?;
+        }
+        Ok(())
+    }
+}
+
+/// From when on totals of an earlier restoration are still to be taken over.
+async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksError> {
+    let sql = "SELECT CAST((SELECT value FROM stripe_state WHERE name = 'restored_since') AS INTEGER), \
+               CAST((SELECT value FROM stripe_state WHERE name = 'restored_at') AS INTEGER)";
+    let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
+    let (Some(since), Some(at)) = (row.get::<Option<i64>>(0)?, row.get::<Option<i64>>(1)?) else { return Ok(None) };
+    let customers = "SELECT json_group_array(json_array(id)) FROM customers";
+    let meters = "SELECT json_group_array(meter) FROM stripe_meters";
+    let text = async |sql| {
+        Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
+    };
+    let sql = format!("{} LIMIT 1", WAITING.replace("UNTIL", UNTIL));
+    let values = params![text(customers).await?, text(meters).await?, at, since - grace + MARGIN];
+    Ok(first_row(c, &sql, values).await?.map(|_| since))
+}
+
+/// Makes what the lost books had sent of a stretch an accepted intent; more of them when it has too many digits for one.
+async fn insert_adopted(
+    c: &Connection,
+    of: &ToAdopt,
+    (from, to): (i64, i64),
+    excess: i64,
+    restored_at: i64,
+    grace: i64,
+    now: i64,
+) -> Result<(), BooksError> {
+    let prefix = super::invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
+    let mut seq = last_seq(c).await?;
+    let mut values = vec![];
+    let mut rest = excess;
+    while rest != 0 {
+        let value = rest.clamp(-LARGEST, LARGEST);
+        values.push(value);
+        rest -= value;
+    }
+    // no earlier than anything that it stands for: a total of part of the period has all of it, or is asked for nothing
+    let timestamp = restored_at.min(minute(to) - 1).max(from);
+    let head = "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
+                timestamp, send_before, state, attempts, created_at, settled_at, taken_at, adopted)";
+    let row = |value: &i64| {
+        seq += 1;
+        [
+            Value::Integer(seq),
+            Value::Text(format!("{prefix}-{seq}")),
+            Value::Text(of.customer.clone()),
+            Value::Text(of.meter.clone()),
+            Value::Integer(from),
+            Value::Integer(from),
+            Value::Integer(to),
+            Value::Text(of.stripe_customer.clone()),
+            Value::Text(of.event_name.clone()),
+            Value::Integer(*value),
+            Value::Integer(timestamp),
+            Value::Integer(to + grace - MARGIN),
+            Value::Text("accepted".into()),
+            Value::Integer(1),
+            Value::Integer(now),
+            Value::Integer(now),
+            // whatever becomes known of the period's end: its invoice has it
+            Value::Integer(from),
+            Value::Integer(1),
+        ]
+    };
+    insert_rows(c, head, "", &values, row).await
+}

@@ -1,0 +1,95 @@
+//! After a restoration: what the lost books had sent, taken over from Stripe's totals.
+
+use jiff::Timestamp;
+
+use super::{ReconcileReport, expected, is_settled};
+use crate::books::agreement::Events;
+use crate::books::period::instant;
+use crate::books::restored::{Restoration, ToAdopt};
+use crate::job::{Context, Failure};
+use crate::stripe::Account;
+use crate::stripe::account::failure;
+use crate::stripe::transport::Failure::Unreadable;
+
+/// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a day. They are not held to the day's allowance, which
+/// would be weeks for books of some thousand customers, but count in it.
+const MOST: u32 = 2000;
+
+/// What can be taken over now.
+pub(super) async fn to_adopt(
+    context: &Context,
+    restoration: Restoration,
+    customer: Option<String>,
+    now: Timestamp,
+    report: &mut ReconcileReport,
+) -> Result<Vec<(Restoration, ToAdopt)>, Failure> {
+    let (books, billing) = (&context.books, &context.billing);
+    let mut found = books.totals_to_adopt(restoration, billing.grace, customer, MOST, now).await?;
+    report.to_adopt = u64::try_from(found.len()).unwrap_or(u64::MAX);
+    if found.is_empty() {
+        return Ok(vec![]);
+    }
+    let believed_at = restoration.at.saturating_add(billing.quiet);
+    let synced = books.stripe_state("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
+    if now.as_second() < believed_at {
+        report.not_yet = Some(format!("Stripe's totals are believed from {} on", instant(believed_at)));
+    } else if synced.is_none_or(|at| at < restoration.at) {
+        report.not_yet = Some("every subscription has to be read first: `sync_stripe` with full=true".into());
+    }
+    if report.not_yet.is_some() {
+        return Ok(vec![]);
+    }
+    found.retain(|of| of.events.iter().all(|events| is_quiet(events, now.as_second(), billing.quiet)));
+    let requests = found.iter().flat_map(ToAdopt::stretches).filter(|(from, to)| from < to).count();
+    let day = now.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    books.take_reads(day, u32::try_from(requests).unwrap_or(u32::MAX), u32::MAX).await?;
+    Ok(found.into_iter().map(|of| (restoration, of)).collect())
+}
+
+/// Whether nothing that these books sent themselves can be missing in a total, or come to be in it. Pure.
+pub(super) fn is_quiet(events: &Events, now: i64, quiet: i64) -> bool {
+    let shows = |e: &super::Accepted| e.adopted || now - e.at >= quiet;
+    !events.in_flight
+        && !events.pending
+        && events.doubtful.is_none_or(|d| is_settled(&d, now))
+        && events.accepted.iter().all(shows)
+}
+
+/// What Stripe has beyond what the books know. Pure.
+pub(super) fn excess(events: &Events, seen: i64) -> i64 {
+    let excess = seen.saturating_sub(expected(events));
+    // a person dropped it while it was in doubt, and Stripe has it: so it was
+    if excess == events.dropped { 0 } else { excess }
+}
+
+/// Takes one over.
+pub(super) async fn take_over(
+    context: &Context,
+    account: &Account,
+    (restoration, of): (Restoration, ToAdopt),
+    now: Timestamp,
+    report: &mut ReconcileReport,
+) -> Result<(), Failure> {
+    let mut excesses = [0, 0];
+    for (at, (from, to)) in of.stretches().into_iter().enumerate().filter(|(_, (from, to))| from < to) {
+        report.read += 1;
+        match account.total(&of.stripe_meter, &of.stripe_customer, from, to).await {
+            Ok(seen) => excesses[at] = excess(&of.events[at], seen),
+            Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
+                let why = format!("Stripe has no total of {}: {error}", of.stripe_customer);
+                return Ok(context.books.not_adopted(of, why, now).await?);
+            }
+            Err(error) => return Err(failure(error)),
+        }
+    }
+    let name = format!("{} {}", of.customer, of.meter);
+    if context.books.adopt(of, excesses, restoration, context.billing.grace, now).await? {
+        report.adopted += 1;
+        report.to_adopt = report.to_adopt.saturating_sub(1);
+        tracing::info!(?excesses, "taken over from Stripe's total: {name}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

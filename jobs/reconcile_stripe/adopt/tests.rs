@@ -1,0 +1,59 @@
+//! Tables of what is taken over, and when.
+
+use super::*;
+use crate::books::agreement::{Accepted, Doubtful};
+use crate::books::intent::RESEND;
+
+const DAY: i64 = 86_400;
+const T0: i64 = 1_800_000_000;
+
+fn took(value: i64, at: i64, adopted: bool) -> Accepted {
+    Accepted { seq: 1, value, timestamp: T0, at: T0 + at, adopted }
+}
+
+#[test]
+fn what_stripe_has_beyond_the_books_is_taken_over() {
+    for (accepted, dropped, seen, expected) in [
+        (vec![], 0, 0, 0),
+        (vec![], 0, 70, 70),
+        (vec![30, 40], 0, 70, 0),
+        (vec![30, 40], 0, 100, 30),
+        // what Stripe took and does not have any more
+        (vec![30, 40], 0, 30, -40),
+        (vec![], 0, -5, -5),
+        // dropped while in doubt: there, not there, and there beside something else
+        (vec![30], 50, 80, 0),
+        (vec![30], 50, 30, 0),
+        (vec![30], 50, 90, 60),
+        (vec![999_999_999_999_999], 0, -999_999_999_999_999, -1_999_999_999_999_998),
+    ] {
+        let accepted: Vec<Accepted> = accepted.into_iter().map(|value| took(value, 0, false)).collect();
+        let events = Events { accepted, dropped, ..Events::default() };
+        assert_eq!(excess(&events, seen), expected, "{events:?} {seen}");
+    }
+}
+
+#[test]
+fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
+    let doubtful = |sent: i64| Doubtful {
+        seq: 2,
+        value: 5,
+        timestamp: T0,
+        last_attempt: T0 + sent,
+        resend_until: T0 + sent + RESEND,
+    };
+    let accepted = |at, adopted| Events { accepted: vec![took(10, at, adopted)], ..Events::default() };
+    for (events, now, expected) in [
+        (Events::default(), 0, true),
+        (accepted(0, false), DAY - 1, false),
+        (accepted(0, false), DAY, true),
+        (accepted(DAY, false), DAY, false),
+        (accepted(DAY, true), DAY, true),
+        (Events { in_flight: true, ..Events::default() }, 9 * DAY, false),
+        (Events { pending: true, ..Events::default() }, 9 * DAY, false),
+        (Events { doubtful: Some(doubtful(0)), ..Events::default() }, DAY - 1, false),
+        (Events { doubtful: Some(doubtful(0)), ..Events::default() }, DAY, true),
+    ] {
+        assert_eq!(is_quiet(&events, T0 + now, DAY), expected, "{events:?} {now}");
+    }
+}

@@ -1,0 +1,258 @@
+//! Random histories in which the books are lost and a backup is restored: what the lost books had sent is billed once, and so is what they had not.
+//!
+//! A world lives as in `histories.rs`, with every fault. At some moment a backup is made, with intents open or not; the books go on for hours or weeks, are
+//! killed, and the backup takes their place. Then time goes on, hour by hour, with new usage, restated usage and cancelled subscriptions as
+//! before, and some worlds are restored a second time. In the end each invoice equals the books. `METER_TEST_SEED=n` runs a world again,
+//! `METER_TEST_WORLDS=n` says how many there are.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+mod stripe_world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use jobs::books::audit::Act;
+use jobs::push_stripe::decide::Held;
+use jobs::reconcile_stripe::reconcile;
+use jobs::reset_turn::reset;
+use jobs::sync_stripe::sync;
+use stripe_world::run::{check, push, settle, use_some, well};
+use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
+
+/// What happened over all worlds.
+type Seen = Mutex<BTreeMap<String, u64>>;
+
+struct Life<'a> {
+    world: World,
+    rng: fastrand::Rng,
+    now: i64,
+    /// The last run.
+    ran: i64,
+    cancels: [Option<i64>; 3],
+    seen: &'a Seen,
+}
+
+impl Life<'_> {
+    fn count(&self, what: impl Into<String>, n: usize) {
+        *self.seen.lock().unwrap().entry(what.into()).or_default() += u64::try_from(n).unwrap();
+    }
+
+    /// The worker's runs until `end`, with faults.
+    async fn go_on(&mut self, end: i64) {
+        while self.now < end {
+            let (world, rng, now) = (&self.world, &mut self.rng, self.now);
+            world.stripe.world().set_now(now);
+            for (who, cancel) in self.cancels.iter_mut().enumerate() {
+                use_some(world, rng, who, now).await;
+                if cancel.is_some_and(|t| t <= now) {
+                    *cancel = None;
+                    world.stripe.world().cancel_subscription(&format!("sub_{who}"));
+                }
+            }
+            if rng.u8(0..3) > 0 {
+                drop(sync(&world.context, at(now), rng.bool()).await);
+            }
+            drop(reset(&world.context.books, at(now), false, 0).await);
+            push(world, rng, now, true).await;
+            self.ran = now;
+            if rng.u8(0..3) == 0 {
+                drop(reconcile(&world.context, at(now), None).await);
+            }
+            self.now += if rng.u8(0..25) == 0 { rng.i64(5..9) * DAY } else { rng.i64(600..50 * HOUR) };
+        }
+    }
+
+    async fn backup(&mut self, name: &str, plain: bool) -> (PathBuf, i64) {
+        // the worker is between two runs, or in the middle of one that a kill ended
+        let made = self.now - self.rng.i64(0..600);
+        let open =
+            self.world.rows("SELECT state FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful')").await;
+        for state in open {
+            self.count(format!("{state} in a backup"), 1);
+        }
+        (self.world.backup(name, plain, made).await, made)
+    }
+
+    /// The backup takes the place of the books, and two days pass without a fault.
+    async fn restored(&mut self, (backup, made): (PathBuf, i64), plain: bool) {
+        // soon after the lost books were killed
+        self.now = self.ran + self.rng.i64(60..HOUR);
+        self.world.restore(backup).await;
+        if plain {
+            let act = Act { who: "ann".into(), act: "restored".into(), subject: "books".into(), reason: "test".into() };
+            self.world.context.books.mark_restored(at(made), act, at(self.now)).await.unwrap();
+        }
+        let until = self.now + self.rng.i64(0..3) * DAY;
+        loop {
+            let (world, now) = (&self.world, self.now);
+            world.stripe.world().set_now(now);
+            well(sync(&world.context, at(now), false).await);
+            reset(&world.context.books, at(now), false, 0).await.unwrap();
+            let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
+            if let Ok(report) = &report {
+                self.count(
+                    "held as restored",
+                    usize::try_from(report.held.get(&Held::Restored).copied().unwrap_or(0)).unwrap(),
+                );
+            }
+            well(report);
+            well(reconcile(&world.context, at(now), None).await);
+            if self.now >= until {
+                return;
+            }
+            for who in 0..CUSTOMERS.len() {
+                if self.rng.u8(0..6) == 0 {
+                    use_some(&self.world, &mut self.rng, who, now).await;
+                }
+            }
+            self.now += HOUR;
+        }
+    }
+}
+
+async fn history(template: &Template, seed: u64, seen: &Seen) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
+    let world = World::new(template, &mut rng, begin).await;
+    // whose periods a backup does not have gets them from the restoration on: these are customers of before
+    reset(&world.context.books, at(begin), false, 0).await.unwrap();
+    let now = begin + HOUR;
+    let cancels = CUSTOMERS.map(|_| (rng.u8(0..5) == 0).then(|| now + rng.i64(2..40) * DAY));
+    let mut life = Life { world, rng, now, ran: now, cancels, seen };
+    let rounds = life.rng.u8(1..3);
+    for round in 0..rounds {
+        let plain = life.rng.u8(0..4) == 0;
+        let end = life.now + life.rng.i64(0..25) * DAY;
+        life.go_on(end).await;
+        let backup = life.backup(&format!("backup-{round}.db"), plain).await;
+        let end = life.now + life.rng.i64(1..400) * HOUR;
+        life.go_on(end).await;
+        life.restored(backup, plain).await;
+        let end = life.now + life.rng.i64(0..12) * DAY;
+        life.go_on(end).await;
+    }
+    settle(&life.world, &mut life.rng, life.now).await;
+    let late = check(&life.world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test restore")).await;
+    life.count("too late for its invoice, unseen", usize::from(late != 0));
+    if rounds == 1 {
+        covers(&life.world, seed).await;
+    }
+    let adopted = life.world.rows("SELECT sign(value) FROM stripe_intents WHERE adopted = 1").await;
+    for sign in adopted {
+        life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
+    }
+    let held = life.world.rows("SELECT held_because FROM stripe_totals WHERE held_because = 'restored'").await;
+    assert!(held.is_empty(), "world {seed}: {held:?}");
+}
+
+/// What was taken over is no earlier than anything that it stands for, and its period has it all.
+async fn covers(world: &World, seed: u64) {
+    let sql = "SELECT stripe_customer, event_name, billed_start, billed_end / 60 * 60, max(timestamp), sum(value) FROM stripe_intents \
+               WHERE adopted = 1 GROUP BY 1, 2, 3, 4";
+    let adopted = world.rows(sql).await;
+    let known: BTreeSet<String> =
+        world.rows("SELECT identifier FROM stripe_intents WHERE state = 'accepted'").await.into_iter().collect();
+    for row in adopted {
+        let columns: Vec<&str> = row.split('|').collect();
+        let number = |i: usize| columns[i].parse::<i64>().unwrap();
+        let stripe = world.stripe.world();
+        let latest = stripe.events().iter().filter(|e| {
+            !known.contains(&e.identifier)
+                && (e.customer.as_str(), e.event_name.as_str()) == (columns[0], columns[1])
+                && (number(2)..number(3)).contains(&e.timestamp)
+        });
+        let latest = latest.map(|e| e.timestamp).max();
+        assert!(latest.is_none_or(|t| t <= number(4)), "world {seed}: {row}, and an event of {latest:?}");
+    }
+}
+
+/// One run of each job, without a fault.
+async fn run_all(world: &World, now: i64, synced: bool) {
+    world.stripe.world().set_now(now);
+    if synced {
+        well(sync(&world.context, at(now), true).await);
+    }
+    reset(&world.context.books, at(now), false, 0).await.unwrap();
+    well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
+    if synced {
+        well(reconcile(&world.context, at(now), None).await);
+    }
+}
+
+/// What is sent before it is known that a subscription has ended is on no invoice; the totals know it apart.
+#[tokio::test]
+async fn ends_that_become_known_late_are_taken_over_as_they_are() {
+    for minutes in [0, 17] {
+        let template = Template::new().await;
+        let begin = 1_770_000_000;
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut world = World::new(&template, &mut rng, begin).await;
+        let days = |n: i64| begin + n * DAY + minutes * 60;
+        let use_more = async |world: &World, now: i64| {
+            for who in 0..CUSTOMERS.len() {
+                world.book(who, "chime_minutes", now / DAY - 1, 5_000_000_000_000).await;
+            }
+        };
+        run_all(&world, days(0), true).await;
+        use_more(&world, days(1)).await;
+        run_all(&world, days(1), false).await;
+        // ann's ends on the second day, and no books know before they are restored
+        world.stripe.world().set_now(days(2));
+        world.stripe.world().cancel_subscription("sub_0");
+        use_more(&world, days(3)).await;
+        run_all(&world, days(3), false).await;
+        let backup = world.backup("backup.db", false, days(3) + 60).await;
+        use_more(&world, days(4)).await;
+        run_all(&world, days(4), false).await;
+        world.restore(backup).await;
+        for hour in 0..60 {
+            run_all(&world, days(4) + 60 + hour * HOUR, true).await;
+        }
+        let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1").await;
+        assert_eq!(adopted, ["3"], "one of each customer: ann's on no invoice");
+        // bob's ended before the lost books sent their last, and that is known only now
+        world.stripe.world().set_now(days(3) + HOUR);
+        world.stripe.world().cancel_subscription("sub_1");
+        settle(&world, &mut rng, days(8)).await;
+        assert_eq!(check(&world, "cargo test -p jobs --test restore ends").await, 0);
+        let adopted =
+            world.rows("SELECT customer, count(*) FROM stripe_intents WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
+        assert_eq!(adopted[0], "ann|1");
+        assert!(adopted[1] != "bob|0" && adopted[2] == "cyd|1", "{adopted:?}");
+    }
+}
+
+#[test]
+fn restored_books_bill_what_the_lost_ones_did_not_and_nothing_twice() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let seeds = match number("METER_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("METER_TEST_WORLDS").unwrap_or(100),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (template, seen) = (Arc::new(Template::new().await), Arc::new(Seen::default()));
+        let all = seeds.end - seeds.start >= 100;
+        let mut running = tokio::task::JoinSet::new();
+        for seed in seeds {
+            if running.len() >= 8 {
+                running.join_next().await.unwrap().unwrap();
+            }
+            let (template, seen) = (Arc::clone(&template), Arc::clone(&seen));
+            running.spawn(async move { history(&template, seed, &seen).await });
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.unwrap();
+        }
+        let seen = seen.lock().unwrap();
+        println!("{seen:#?}");
+        // histories in which nothing is lost would prove nothing
+        for kind in
+            ["doubtful in a backup", "pending in a backup", "sending in a backup", "held as restored", "taken over"]
+        {
+            assert!(!all || seen.get(kind).is_some_and(|n| *n > 5), "too few are {kind}: {seen:?}");
+        }
+    });
+}

@@ -1,0 +1,61 @@
+//! `meter backup`: a copy of the books, made while workers run.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+
+use super::{BadUsage, Done, print};
+use crate::config::Config;
+use crate::wiring;
+
+/// Where to.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// The file to be made; it must not be there
+    file: PathBuf,
+}
+
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let (file, url) = (args.file, &config.database.url);
+    let Some(books) = wiring::local_path(config) else {
+        let text = "is on a server: make the copy there (a snapshot, a dump, a point in time), and after one was restored say \
+                    `meter restored --backup-at T` before anything else runs";
+        return Err(BadUsage(format!("the database {url} {text}")).into());
+    };
+    let taken = || format!("{} is there already; a backup takes no file's place", file.display());
+    if file.symlink_metadata().is_ok() {
+        bail!(taken());
+    }
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let partial = file.with_added_extension(format!("{}.partial", std::process::id()));
+    let made = async {
+        wiring::books_as_they_are(config).await?.copy_to(&partial, now).await?;
+        let copy = File::options().read(true).write(true).open(&partial)?;
+        copy.sync_all()?;
+        if file.symlink_metadata().is_ok() {
+            bail!(taken());
+        }
+        std::fs::rename(&partial, &file)?;
+        // the name is on disk, too
+        File::open(folder)?.sync_all()?;
+        Ok(copy.metadata()?.len())
+    };
+    let made = made.await;
+    if made.is_err() {
+        drop(std::fs::remove_file(&partial));
+    }
+    let bytes = made.with_context(|| format!("the backup {} was not made", file.display()))?;
+    print::out(&format!("{}: {} bytes, the books of {now:.0}", file.display(), print::count(bytes)));
+    print::out(&format!(
+        "to restore it: stop every worker; remove {0}, {0}-wal and {0}-shm; copy the file to {0}; start again. The first push sees that the books \
+         were restored (docs/stripe.md)",
+        books.display()
+    ));
+    Ok(Done::Well)
+}

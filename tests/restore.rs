@@ -1,0 +1,314 @@
+//! The drill: a backup is made, the worker is killed, the backup takes the books' place, and Stripe's invoices end up as the books say.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
+
+#[path = "../jobs/tests/stripe_world/judge.rs"]
+mod judge;
+#[path = "support/shop.rs"]
+mod shop;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use shop::{KEY, Shop};
+use support::{LEDGER, Place, Ran, query};
+
+const CUSTOMERS: usize = 60;
+const OPEN: &str = "SELECT count(*) FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful')";
+const STATES: &str = "SELECT state, count(*) FROM stripe_intents GROUP BY 1 ORDER BY 1";
+
+/// A shop whose bills are known to the test: what was booked so far, as statements, and what each invoice should say.
+struct Drill {
+    shop: Shop,
+    names: Vec<String>,
+    rng: fastrand::Rng,
+    bills: Vec<String>,
+    targets: BTreeMap<String, i64>,
+}
+
+impl Drill {
+    fn new(seed: u64) -> Self {
+        let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
+        let shop = Shop::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        shop.book_nothing();
+        Self { shop, names, rng: fastrand::Rng::with_seed(seed), bills: vec![], targets: BTreeMap::new() }
+    }
+
+    /// With totals that are believed at once: the fake's do not lag.
+    fn run(&self, line: &str) -> Ran {
+        self.shop.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_STRIPE__QUIET_HOURS", "0")])
+    }
+
+    /// Bills of all customers, some of them less than before.
+    fn use_some(&mut self) {
+        let mut usage = String::new();
+        for name in &self.names {
+            let target = self.targets.entry(name.clone()).or_default();
+            let milli =
+                if *target > 0 && self.rng.u8(0..4) == 0 { -self.rng.i64(1..=*target) } else { self.rng.i64(1..5000) };
+            *target += milli;
+            usage.push_str(&format!(
+                "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
+                 VALUES (1, 'p', '2026-01', '{name}', 'storage_gb', date('now', '-1 day'), {milli} * 10000000, 'usage', '');"
+            ));
+        }
+        self.shop.place.execute(&usage);
+        self.bills.push(usage);
+    }
+
+    /// `meter push`, killed when it has sent some events and not all.
+    fn kill_a_push(&mut self) {
+        let sent = self.shop.stripe.world().events().len();
+        let enough = self.rng.usize(3..CUSTOMERS / 2);
+        // so that a kill finds requests under way
+        self.shop.stripe.world().set_latency(Duration::from_millis(25));
+        let mut command = support::meter(self.shop.place.folder.path());
+        command.arg("push").env("METER_STRIPE__KEY", KEY).env("METER_STRIPE__AT_ONCE", "4");
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.shop.stripe.world().events().len() < sent + enough && Instant::now() < deadline {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before its kill");
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // the last requests arrive
+        std::thread::sleep(Duration::from_millis(300));
+        self.shop.stripe.world().set_latency(Duration::ZERO);
+    }
+
+    /// The file takes the books' place; the bills are booked again from `from` on.
+    fn restore(&self, file: &str, from: usize) {
+        let place = &self.shop.place;
+        for ending in ["", "-wal", "-shm"] {
+            drop(std::fs::remove_file(place.path(&format!("meter.db{ending}"))));
+        }
+        std::fs::copy(place.path(file), place.path("meter.db")).unwrap();
+        for usage in &self.bills[from..] {
+            place.execute(usage);
+        }
+    }
+
+    /// Pushes and takes over until there is nothing more to be done; then everything is as it should be.
+    fn converges(self, prefix: &str) {
+        let events = self.shop.stripe.world().events().len();
+        let first = self.run("push").ends(0).says(&["these books were restored from a backup of", "amount(s) wait"]);
+        assert_eq!(
+            self.shop.stripe.world().events().len(),
+            events,
+            "nothing is sent before totals are read: {}",
+            first.out
+        );
+        assert_eq!(self.shop.place.query(OPEN), ["0"]);
+        let renamed = self.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'");
+        assert_ne!(renamed, [prefix], "identifiers of the lost books are not used again");
+        let early = self.run("run reconcile-stripe").ends(0).json();
+        assert!(early["not_yet"].as_str().unwrap().contains("sync_stripe"), "{early}");
+        assert_eq!(self.run("run sync-stripe").ends(0).json()["full"], true);
+        self.run("run reset-turn").ends(0);
+        let taken = self.run("run reconcile-stripe").ends(0).json();
+        assert!(taken["adopted"].as_u64().unwrap() >= u64::try_from(CUSTOMERS).unwrap(), "{taken}");
+        self.run("push").ends(0);
+        let last = self.run("push").ends(0).says(&["0 event(s) planned"]);
+        assert!(!last.out.contains("restored"), "{}", last.out);
+        assert_eq!(self.shop.place.query(OPEN), ["0"]);
+        for name in &self.names {
+            let target = self.targets[name];
+            assert_eq!(self.shop.invoiced(name, "storage_mb_months"), target.to_string(), "{name}");
+        }
+        {
+            let world = self.shop.stripe.world();
+            let identifiers: BTreeSet<&str> = world.events().iter().map(|e| e.identifier.as_str()).collect();
+            assert_eq!(identifiers.len(), world.events().len(), "no event was counted twice");
+            assert!(world.lost().is_empty());
+        }
+        self.run("run reconcile-stripe").ends(0);
+        self.run("reconcile").ends(0);
+        let noted = self.shop.place.query("SELECT who, act FROM audit_log WHERE subject = 'books' ORDER BY seq");
+        assert_eq!(noted.last().map(String::as_str), Some("meter|restored"), "{noted:?}");
+        self.shop.judge();
+    }
+}
+
+#[test]
+fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twice() {
+    let mut drill = Drill::new(11);
+    drill.use_some();
+    drill.run("push").ends(0);
+    drill.use_some();
+    drill.kill_a_push();
+    // a backup with intents in every state
+    let open = drill.shop.place.query(STATES);
+    assert!(
+        open.iter().any(|s| s.starts_with("sending")) && open.iter().any(|s| s.starts_with("accepted")),
+        "{open:?}"
+    );
+    drill.run("backup yesterday.db").ends(0).says(&["yesterday.db", "to restore it: stop every worker"]);
+    assert!(!drill.shop.place.path("yesterday.db-wal").exists());
+    assert_eq!(query(&drill.shop.place.path("yesterday.db"), STATES), open);
+    let known = drill.bills.len();
+    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    assert!(
+        drill.shop.place.query("SELECT 1 FROM stripe_state WHERE name = 'backup_at'").is_empty(),
+        "the books have no mark"
+    );
+
+    // today: what was under way is taken for dead; more usage, corrections, another kill in the middle
+    drill
+        .shop
+        .place
+        .execute("UPDATE stripe_intents SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
+    drill.use_some();
+    drill.run("push").ends(0);
+    drill.use_some();
+    drill.kill_a_push();
+    let lost = drill.shop.stripe.world().events().len();
+    drill.restore("yesterday.db", known);
+    let known = drill.shop.place.query("SELECT count(*) FROM stripe_intents WHERE state = 'accepted'");
+    assert!(
+        known[0].parse::<usize>().unwrap() + 60 < lost,
+        "much was sent that the backup does not know: {known:?} of {lost}"
+    );
+    drill.converges(&prefix);
+}
+
+#[test]
+fn a_plain_copy_is_restored_when_somebody_says_so() {
+    let mut drill = Drill::new(12);
+    drill.use_some();
+    drill.run("push").ends(0);
+    let at = Timestamp::now();
+    std::thread::sleep(Duration::from_millis(1100));
+    // a snapshot of the disk has the files as they are
+    drill.shop.place.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    std::fs::copy(drill.shop.place.path("meter.db"), drill.shop.place.path("snapshot.db")).unwrap();
+    let known = drill.bills.len();
+    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    drill.use_some();
+    drill.kill_a_push();
+    drill.restore("snapshot.db", known);
+    drill.run("restored --backup-at 2999-01-01T00:00:00Z").ends(2).says(&["in the future"]);
+    drill.run("restored --backup-at yesterday").ends(2);
+    drill.run(&format!("restored --backup-at {at}")).ends(0).says(&["noted"]);
+    drill.run("push --dry-run").ends(0).says(&["0 event(s) would be sent", "restored"]);
+    let early = drill.run("run reconcile-stripe").ends(0).json();
+    assert!(early["not_yet"].as_str().unwrap().contains("push_stripe"), "{early}");
+    drill.converges(&prefix);
+}
+
+/// All is gone: books that are made anew for the same account, which bills of open periods were sent to.
+#[test]
+fn new_books_take_over_what_an_account_has() {
+    let mut drill = Drill::new(14);
+    drill.use_some();
+    drill.use_some();
+    drill.run("push").ends(0);
+    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    for ending in ["", "-wal", "-shm"] {
+        drop(std::fs::remove_file(drill.shop.place.path(&format!("meter.db{ending}"))));
+    }
+    drill.run("migrate").ends(0);
+    drill.run("plan apply plans.toml").ends(0);
+    for name in &drill.names {
+        drill.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
+    }
+    drill.shop.book_nothing();
+    for usage in &drill.bills {
+        drill.shop.place.execute(usage);
+    }
+    drill.use_some();
+    let month_ago = Timestamp::now() - jiff::SignedDuration::from_hours(24 * 30);
+    drill.run(&format!("restored --backup-at {month_ago}")).ends(0);
+    drill.run("run sync-stripe").ends(0);
+    drill.run("run reset-turn").ends(0);
+    drill.converges(&prefix);
+}
+
+#[test]
+fn totals_are_not_believed_before_their_time() {
+    let mut drill = Drill::new(13);
+    drill.use_some();
+    drill.run("backup early.db").ends(0);
+    drill.run("push").ends(0);
+    drill.restore("early.db", 1);
+    // with the default of a day
+    drill
+        .shop
+        .run("push")
+        .ends(0)
+        .says(&["these books were restored", "60 amount(s) wait until Stripe's totals are believed"]);
+    drill.shop.run("run sync-stripe").ends(0);
+    let sent = drill.shop.stripe.world().requests().len();
+    let early = drill.shop.run("run reconcile-stripe").ends(0).json();
+    assert!(early["not_yet"].as_str().unwrap().contains("believed from"), "{early}");
+    assert_eq!(early["read"], 0);
+    assert_eq!(drill.shop.stripe.world().requests().len(), sent, "nobody is asked");
+    drill.shop.run("push").ends(0).says(&["60 amount(s) wait"]);
+    assert_eq!(drill.shop.stripe.world().events().len(), CUSTOMERS);
+}
+
+#[test]
+fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
+    let place = Place::new();
+    place.run("backup copy.db").ends(1).says(&["no books at meter.db yet"]);
+    assert!(!place.path("meter.db").exists());
+    place.run("restored --backup-at 2026-01-01T00:00:00Z").ends(1).says(&["no books at meter.db yet"]);
+    place.run("migrate").ends(0);
+    std::fs::write(place.path("copy.db"), "mine").unwrap();
+    place.run("backup copy.db").ends(1).says(&["copy.db is there already"]);
+    assert_eq!(std::fs::read_to_string(place.path("copy.db")).unwrap(), "mine");
+    place.run("backup nowhere/copy.db").ends(1).says(&["nowhere/copy.db was not made"]);
+    let there = ("METER_DATABASE__URL", "http://127.0.0.1:9");
+    place.run_with("backup other.db", &[there]).ends(2).says(&["is on a server", "meter restored"]);
+    place.run("backup other.db").ends(0);
+    let mut files: Vec<String> = std::fs::read_dir(place.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with("meter"))
+        .collect();
+    files.sort();
+    assert_eq!(files, ["bucket", "copy.db", "other.db"], "nothing is left behind");
+    // a copy of a copy on which nobody acted tells of the first
+    let mark = |file: &str| query(&place.path(file), "SELECT value FROM stripe_state WHERE name = 'backup_at'");
+    std::thread::sleep(Duration::from_millis(1100));
+    place.run_with("backup third.db", &[("METER_DATABASE__URL", "other.db")]).ends(0);
+    assert_eq!(mark("third.db"), mark("other.db"));
+    assert_eq!(mark("third.db").len(), 1);
+}
+
+/// Copies that are made while bills are booked are the books of before or after a bill, never between.
+#[test]
+fn a_backup_beside_a_worker_is_whole() {
+    let place = Place::new();
+    let books = |file: &str| query(&place.path(file), LEDGER);
+    place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200").ends(0);
+    place.run("ingest --month 2026-10").ends(0);
+    let mut states = vec![books("meter.db")];
+    let (mut copies, mut between) = (0, 0);
+    for round in 1..=5 {
+        place
+            .run(&format!("demo generate bucket --month 2026-10 --rows 5000 --customers 200 --restated {round}"))
+            .ends(0);
+        let mut command = support::meter(place.folder.path());
+        command.args(["ingest", "--month", "2026-10"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let from = copies;
+        while child.try_wait().unwrap().is_none() {
+            place.run(&format!("backup copy-{copies}.db")).ends(0);
+            copies += 1;
+        }
+        states.push(books("meter.db"));
+        for copy in from..copies {
+            let name = format!("copy-{copy}.db");
+            place.run_with("verify", &[("METER_DATABASE__URL", &name)]).ends(0);
+            let state = books(&name);
+            let at = states.iter().position(|s| *s == state);
+            assert!(at.is_some_and(|at| at + 2 >= states.len()), "{name} is neither before nor after: {at:?}");
+            between += usize::from(at == Some(states.len() - 2));
+        }
+    }
+    assert!(copies >= 5 && between > 0, "{copies} copies, {between} before the booking was done");
+}
