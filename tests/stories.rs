@@ -25,7 +25,7 @@ fn the_demo_shows_the_books_and_their_proof() {
         "none of them twice",
         "13. the proof",
     ]);
-    assert_eq!(ran.out.matches("  ok ").count(), 7, "{}", ran.out);
+    assert_eq!(ran.out.matches("  ok ").count(), 8, "{}", ran.out);
     assert_eq!(ran.err, "");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
 }
@@ -33,7 +33,7 @@ fn the_demo_shows_the_books_and_their_proof() {
 #[test]
 fn a_kept_demo_can_be_looked_around_in() {
     let place = Place::new();
-    place.run("demo --keep here").ends(0).says(&["Go on with: meter --config here/meter.toml"]);
+    place.run("demo --keep here").ends(0).says(&["Go on with: meter --config /", "here/meter.toml work|status|usage"]);
     place.run("demo --keep here").ends(2).says(&["is not empty"]);
     place.run("--config here/meter.toml usage").ends(0).says(&["chime_minutes", "total"]);
     place.run("--config here/meter.toml versions").ends(0).says(&["current"]);
