@@ -33,6 +33,7 @@ use crate::queue::keeper::Phase;
 use crate::queue::worker::summary;
 use crate::queue::{Filter, JobRow, Kinds, Queue, State as JobState};
 use crate::standing::Observer;
+use crate::wiring;
 
 /// The database has so long to answer whether it is there.
 const READY_WAIT: Duration = Duration::from_secs(2);
@@ -44,8 +45,9 @@ const BIND_AGAIN: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Jobs on one page.
 const LISTED: u32 = 100;
-/// Runs on the status page.
-const NEWEST: u32 = 15;
+/// Runs on the status page, two of each kind, and among how many they are looked for.
+const NEWEST: usize = 20;
+const LOOKED_AT: u32 = 300;
 /// What a wrong token costs, so that nobody tries many.
 const WRONG_TOKEN: Duration = Duration::from_millis(500);
 /// A form has a token and nothing else.
@@ -74,6 +76,16 @@ pub struct Server {
     pub billing: &'static str,
     /// The section of the configuration.
     pub config: HttpConfig,
+    /// Which books these are, as [`books_id`] says it.
+    pub books_id: String,
+}
+
+/// A short name for the place where books are, which tells nothing of it.
+pub fn books_id(config: &Config) -> String {
+    let url = &config.database.url;
+    let place = wiring::local_path(config).and_then(|path| path.canonicalize().ok());
+    let place = place.map_or_else(|| url.clone(), |path| path.display().to_string());
+    Sha256::digest(place).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Server {
@@ -163,9 +175,25 @@ fn router(server: Server) -> Router {
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/runbook", get(async || Page(StatusCode::OK, page::runbook(include_str!("../docs/operations.md")))))
+        .route("/runbook/{page}", get(document))
         .merge(pages)
         .fallback(async || Page(StatusCode::NOT_FOUND, page::not_found()))
         .with_state(server)
+}
+
+/// Pages that the runbook leads to.
+const DOCUMENTS: [(&str, &str); 4] = [
+    ("configuration", include_str!("../docs/configuration.md")),
+    ("enforcement", include_str!("../docs/enforcement.md")),
+    ("metrics", include_str!("../docs/metrics.md")),
+    ("stripe", include_str!("../docs/stripe.md")),
+];
+
+async fn document(Path(name): Path<String>) -> Page {
+    match DOCUMENTS.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => Page(StatusCode::OK, page::runbook(text)),
+        None => Page(StatusCode::NOT_FOUND, page::not_found()),
+    }
 }
 
 /// A page, with what a browser may do with it.
@@ -187,8 +215,8 @@ fn went_wrong(error: &dyn std::fmt::Display) -> Page {
     Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(&format!("The database does not answer: {error}")))
 }
 
-/// Pages name customers. They are for this machine alone, asked by a name of this machine (so that no name that a stranger owns can be pointed
-/// at it), unless the configuration says that something in front of the port knows who asks.
+/// Pages name customers. They are for this machine alone, unless the configuration says that something in front of the port knows who asks; and always
+/// by a name that is known, so that no name that a stranger owns can be pointed at the port (DNS rebinding).
 async fn only_for_readers(
     State(server): Shared,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -196,24 +224,28 @@ async fn only_for_readers(
     next: Next,
 ) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if server.config.pages == Pages::Localhost && !(peer.ip().to_canonical().is_loopback() && is_local(host)) {
-        let local = peer.ip().to_canonical().is_loopback();
-        let asked =
-            if local { format!("You asked for the host {host}.") } else { format!("You are at {}.", peer.ip()) };
-        let why = format!(
-            "Pages are for this machine alone, asked as localhost (http.pages = \"localhost\"). {asked} Metrics are at /metrics."
-        );
-        return Page(StatusCode::FORBIDDEN, page::refused(&why)).into_response();
+    let near = server.config.pages == Pages::Anyone || peer.ip().to_canonical().is_loopback();
+    let named = is_local(host)
+        || server.config.hosts.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(host_name(host)));
+    let why = match (near, named) {
+        (true, true) => return next.run(request).await,
+        (false, _) => format!("Pages are for this machine alone (http.pages), and you are at {}.", peer.ip()),
+        (true, false) => format!("You asked for the host {host}, which is not among http.hosts."),
+    };
+    Page(StatusCode::FORBIDDEN, page::refused(&format!("{why} Metrics are at /metrics."))).into_response()
+}
+
+/// The name in a Host header, without its port.
+fn host_name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     }
-    next.run(request).await
 }
 
 /// Whether a Host header names this machine.
 fn is_local(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
+    let name = host_name(host);
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
@@ -233,7 +265,9 @@ async fn ready(State(server): Shared) -> Response {
     let database = tokio::time::timeout(READY_WAIT, server.queue.schema_version()).await;
     let known = jobs::books::newest_schema_version();
     lines.push(match database {
-        Ok(Ok(found)) if found == known => (true, format!("database: there, schema version {found}")),
+        Ok(Ok(found)) if found == known => {
+            (true, format!("database: there, schema version {found}, books {}", server.books_id))
+        }
         Ok(Ok(found)) => {
             (false, format!("database: schema version {found}, this build knows {known}; `meter migrate`"))
         }
@@ -270,11 +304,18 @@ async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page
         let why = "The figures are being read for the first time. Reload in a moment.";
         return Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(why));
     };
-    let rows = match server.queue.list(&Filter::default(), NEWEST).await {
+    let rows = match server.queue.list(&Filter::default(), LOOKED_AT).await {
         Ok(rows) => rows,
         Err(error) => return went_wrong(&error),
     };
-    let runs: Vec<Run> = rows.iter().map(run).collect();
+    // what runs every minute must not push out what runs once a day
+    let mut of_kind: BTreeMap<&str, usize> = BTreeMap::new();
+    let few = rows.iter().filter(|row| {
+        let seen = of_kind.entry(&row.kind).or_default();
+        *seen += 1;
+        *seen <= 2
+    });
+    let runs: Vec<Run> = few.map(run).take(NEWEST).collect();
     let facts = Facts {
         standing: &snapshot.standing,
         units: &server.units,

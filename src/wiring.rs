@@ -33,6 +33,11 @@ pub(crate) fn local_path(config: &Config) -> Option<&Path> {
     (!path.contains("://")).then(|| Path::new(path))
 }
 
+/// False only when nothing is there: a folder that may not be looked into is no reason to make other books.
+fn may_exist(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
 /// Opens the books; a local file is made if it is not there.
 ///
 /// # Errors
@@ -87,7 +92,7 @@ pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
 /// # Errors
 /// When there are none yet, when they are a newer build's, and as [`open_books`].
 pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
-    if let Some(path) = local_path(config).filter(|p| !p.exists()) {
+    if let Some(path) = local_path(config).filter(|p| !may_exist(p)) {
         bail!("there are no books at {} yet; `meter ingest` makes them", path.display());
     }
     let books = open_books(config).await?;
@@ -100,7 +105,7 @@ pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
 /// # Errors
 /// As [`existing_books`].
 pub async fn books_for_dry_run(config: &Config, now: Timestamp) -> anyhow::Result<Database> {
-    if local_path(config).is_none_or(Path::exists) {
+    if local_path(config).is_none_or(may_exist) {
         return existing_books(config).await;
     }
     let books = Database::open_local(Path::new(":memory:")).await?;

@@ -73,6 +73,9 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     ] {
         assert!(well.out.contains(line), "{line} is not in:\n{}", well.out);
     }
+    let other = Place::with("");
+    other.run("migrate").ends(0);
+    other.run_with("doctor", &[("METER_HTTP__LISTEN", &listen)]).says(&["works on other books"]);
     assert_eq!(worker.stop(), 0);
     run(&kept, "doctor", &[("METER_HTTP__LISTEN", &listen)]).ends(3).says(&["none answers at", "-> meter work"]);
 
@@ -134,6 +137,7 @@ fn a_report_is_a_whole_document() {
     let other = "SELECT customer FROM usage_days WHERE customer NOT IN ('', '{who}') LIMIT 1".replace("{who}", &who);
     assert!(!one.contains(&query(&kept.join("meter.db"), &other).remove(0)), "it names another customer");
     run(&kept, "report nobody --html x.html", &[]).ends(2).says(&["no customer `nobody` is known"]);
+    run(&kept, "report --month 2999-01 --html x.html", &[]).ends(2).says(&["has not begun"]);
     run(&kept, "report --html no/such/folder/x.html", &[]).ends(1).says(&["cannot be written"]);
     assert!(!kept.join("x.html").exists());
 }

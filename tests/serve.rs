@@ -174,11 +174,19 @@ fn pages_are_for_this_machine_unless_they_are_for_anyone() {
     assert_eq!(worker.get("/jobs?state=nonsense").status, 400);
     assert_eq!(worker.get("/jobs/123456").status, 404);
     assert_eq!(worker.get("/nothing").status, 404);
-    assert!(worker.get("/runbook").body.contains("id=\"meterbillstale\""));
+    let runbook = worker.get("/runbook").body;
+    assert!(runbook.contains("id=\"meterbillstale\"") && runbook.contains("href=\"/runbook/stripe#"), "{runbook}");
+    for page in ["stripe", "enforcement", "metrics", "configuration"] {
+        assert_eq!(worker.get(&format!("/runbook/{page}")).status, 200, "{page}");
+    }
+    assert_eq!(worker.get("/runbook/secrets").status, 404);
     drop(worker);
-    let open = Served::start(place.folder.path(), "", &[("METER_HTTP__PAGES", "anyone")]);
+    let variables = [("METER_HTTP__PAGES", "anyone"), ("METER_HTTP__HOSTS", "['meter.example.com']")];
+    let open = Served::start(place.folder.path(), "", &variables);
     open.until("/", |a| a.status == 200);
-    assert_eq!(request(open.port, "GET", "/", &[("Host", "meter.example.com")], "").unwrap().status, 200);
+    for (host, status) in [("meter.example.com", 200), ("meter.example.com:443", 200), ("evil.example.com", 403)] {
+        assert_eq!(request(open.port, "GET", "/", &[("Host", host)], "").unwrap().status, status, "{host}");
+    }
 }
 
 #[test]

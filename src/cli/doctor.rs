@@ -112,7 +112,7 @@ fn show(found: &[Check]) {
 
 async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Option<Database> {
     let url = &config.database.url;
-    if let Some(path) = wiring::local_path(config).filter(|path| !path.exists()) {
+    if let Some(path) = wiring::local_path(config).filter(|path| path.try_exists().is_ok_and(|there| !there)) {
         let act =
             "`meter migrate` makes it; or is `database.url` another one, or the folder not the one that you meant?";
         checks.wrong("database", format!("there is none at {}", path.display()), act);
@@ -334,6 +334,10 @@ async fn worker(config: &Config, checks: &mut Checks) {
         );
     };
     match http::ask(address).await {
+        Ok((true, said)) if !said.contains(&format!("books {}", http::books_id(config))) => {
+            let act = "give each worker a port of its own (http.listen), or ask with the configuration of that one";
+            checks.look("worker", format!("the one at {address} works on other books"), act);
+        }
         Ok((true, _)) => checks.well("worker", format!("the one at {address} is ready")),
         Ok((false, said)) => {
             let first = said.lines().find(|line| line.starts_with("NOT")).unwrap_or(&said).to_owned();

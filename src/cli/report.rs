@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::Database;
+use jobs::books::entitlement::Entitlement;
 use jobs::books::ledger::Usage;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
@@ -36,6 +37,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
     let books = wiring::existing_books(config).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
+    if month > Month::of(now) {
+        return Err(BadUsage(format!("--month {month} has not begun")).into());
+    }
     let report = report(&books, config, args.customer, month, now).await?;
     write_whole(&args.html, &page::report(&report))?;
     print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
@@ -62,7 +66,6 @@ async fn report(
     month: Month,
     now: Timestamp,
 ) -> anyhow::Result<Report> {
-    let standing = books.books_standing(now).await?;
     let (units, _) = Server::of(config);
     let usage = books.usage(month, customer.clone()).await?;
     if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
@@ -91,7 +94,7 @@ async fn report(
         let left_out = customers.len().saturating_sub(NAMED);
         customers.truncate(NAMED);
         let mut notes = match &customer {
-            Some(id) => notes(books, id, meter).await?,
+            Some(id) => notes(books, id, meter, month).await?,
             None => vec![],
         };
         if left_out > 0 {
@@ -118,15 +121,23 @@ async fn report(
         month: month.to_string(),
         made_at: now,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        as_of: standing.bills.iter().filter_map(|b| b.delivered_at).max(),
+        as_of: books
+            .versions(Some(month))
+            .await?
+            .into_iter()
+            .filter(|v| v.state == "applied")
+            .map(|v| v.delivered_at)
+            .max(),
         meters,
     })
 }
 
-/// What was decided for a customer's meter, in its current billing period.
-async fn notes(books: &Database, customer: &str, meter: &str) -> anyhow::Result<Vec<String>> {
+/// What was decided for a customer's meter, in its current billing period, if that is of the month.
+async fn notes(books: &Database, customer: &str, meter: &str, month: Month) -> anyhow::Result<Vec<String>> {
     let all = books.entitlements(Some(customer.to_owned())).await?;
-    let Some(e) = all.into_iter().find(|e| e.meter == meter) else { return Ok(vec![]) };
+    let (begins, ends) = (month.previous().last_day().end(), month.last_day().end());
+    let current = |e: &Entitlement| e.meter == meter && e.period_start < ends && e.period_end > begins;
+    let Some(e) = all.into_iter().find(current) else { return Ok(vec![]) };
     let limit = e.effective_limit.map_or("without a limit".to_owned(), |l| format!("up to {}", print::quantity(l)));
     let now =
         if e.allowed { format!("It may go on, {limit}.") } else { format!("It is blocked: {}.", e.reason.name()) };

@@ -85,12 +85,13 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     }
     let by = |status: &str| print::count(s.customers.by_status.get(status).copied().unwrap_or(0));
     line("customers", format!("{} active, {} past due, {} canceled", by("active"), by("past_due"), by("canceled")));
-    for (meter, d) in s.customers.decisions.iter().filter(|(_, d)| d.near + d.overage + d.blocked > 0) {
+    for (meter, d) in s.customers.decisions.iter().filter(|(_, d)| d.near + d.overage + d.blocked + d.denied > 0) {
         line(
             "limits",
             format!(
-                "{meter}: {} blocked, {} near the limit, {} in overage",
+                "{meter}: {} blocked, {} denied, {} near the limit, {} in overage",
                 print::count(d.blocked),
+                print::count(d.denied),
                 print::count(d.near),
                 print::count(d.overage)
             ),

@@ -99,9 +99,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             tokio::spawn(observer.clone().run(metrics.clone()));
             let (units, billing) = Server::of(config);
             let (phase, queue) = (worker.phase(), queue.clone());
+            let (metrics, books_id) = (metrics.clone(), http::books_id(config));
             let config = config.http.clone();
-            let metrics = metrics.clone();
-            let server = Server { observer, metrics, queue, books, phase, keeps_schedule, units, billing, config };
+            let server =
+                Server { observer, metrics, queue, books, phase, keeps_schedule, units, billing, config, books_id };
             Some(tokio::spawn(http::serve(listener, address, server, stop)))
         }
         None => None,
@@ -172,7 +173,7 @@ fn tell_once<E: std::fmt::Display>() -> impl FnMut(&E, Duration) {
     let mut told = false;
     move |error, _| {
         if !std::mem::replace(&mut told, true) {
-            tracing::warn!("cannot start yet, trying for two minutes: {error}");
+            tracing::warn!("cannot start yet, trying for some minutes: {error}");
         }
     }
 }

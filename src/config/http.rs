@@ -20,6 +20,8 @@ pub struct HttpConfig {
     pub listen: String,
     /// Who may read the status page and the jobs. Metrics and health are for whoever reaches the port.
     pub pages: Pages,
+    /// Names by which browsers may ask for pages, besides those of this machine; `*` = any.
+    pub hosts: Vec<String>,
     /// How often the gauges of the books are read at most.
     pub snapshot_seconds: u16,
     /// What retry and cancel need; from the environment only.
@@ -43,6 +45,7 @@ impl Default for HttpConfig {
         Self {
             listen: "127.0.0.1:9464".into(),
             pages: Pages::default(),
+            hosts: vec![],
             snapshot_seconds: 15,
             token: Secret::default(),
         }

@@ -12,12 +12,13 @@ use super::Described;
 use crate::standing::Standing;
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 36] = [
+const TABLE: [(&str, &str, &[&str]); 39] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
     ("meter_jobs", "Jobs in the queue.", &["kind", "state"]),
     ("meter_job_oldest_waiting_seconds", "For how long the job has been due that waits longest.", &["kind"]),
     ("meter_job_last_success_timestamp_seconds", "When a job of this kind was last done; 0: never.", &["kind"]),
+    ("meter_job_attention", "1: the newest done run of this kind found something for a person.", &["kind"]),
     ("meter_workers", "Worker processes.", &["state"]),
     ("meter_schedule_last_tick_timestamp_seconds", "The newest tick that was enqueued.", &["schedule"]),
     ("meter_bill_delivered_timestamp_seconds", "When AWS made the newest version that is booked.", &["payer"]),
@@ -33,10 +34,12 @@ const TABLE: [(&str, &str, &[&str]); 36] = [
     ("meter_entitlements", "Customers by what was decided for the meter.", &["meter", "decision"]),
     ("meter_usage_month_units", "Usage booked for the current month.", &["meter", "attribution"]),
     ("meter_usage_month_booked_ratio", "Days of the current month of which usage is booked, of all.", &["meter"]),
+    ("meter_usage_month_unknown_units", "Usage of the month under ids that no customer has a row for.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
     ("meter_turn_oldest_overdue_seconds", "For how long the oldest TURN period is over that is not closed.", &[]),
+    ("meter_stripe_mode", "1 for where money goes: nowhere, a dry run, a test or the live account.", &["mode"]),
     ("meter_stripe_intents", "Amounts to be sent to Stripe.", &["state"]),
     ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
     ("meter_stripe_oldest_doubtful_seconds", "For how long the oldest doubtful one has been in doubt.", &[]),
@@ -138,7 +141,11 @@ fn queue(board: &Board, standing: &Standing) -> prometheus::Result<()> {
             board.set("meter_jobs", &[name, state], count)?;
         }
         board.age("meter_job_oldest_waiting_seconds", &[name], kind.waiting_since, standing.at)?;
-        board.at("meter_job_last_success_timestamp_seconds", &[name], kind.last_done)?;
+        board.set("meter_job_attention", &[name], u8::from(kind.attention))?;
+        // without an export there is nothing to ingest, and no success to wait for
+        if name != "ingest_cur" || kind.last_done.is_some() || !standing.books.bills.is_empty() {
+            board.at("meter_job_last_success_timestamp_seconds", &[name], kind.last_done)?;
+        }
     }
     for (state, count) in &standing.queue.workers {
         board.set("meter_workers", &[state], count)?;
@@ -152,13 +159,8 @@ fn queue(board: &Board, standing: &Standing) -> prometheus::Result<()> {
 fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
     for bill in &standing.books.bills {
         let payer = bill.payer.as_str();
-        // before anything is booked there is no instant to tell, and 1970 would be a lie
-        if bill.delivered_at.is_some() {
-            board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
-        }
-        if bill.newest_day_end.is_some() {
-            board.at("meter_bill_newest_day_timestamp_seconds", &[payer], bill.newest_day_end)?;
-        }
+        board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
+        board.at("meter_bill_newest_day_timestamp_seconds", &[payer], bill.newest_day_end)?;
         board.set("meter_bill_rows", &[payer], bill.rows)?;
         board.set("meter_bill_matched_rows", &[payer], bill.matched_rows)?;
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
@@ -177,6 +179,8 @@ fn usage(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Res
     for meter in meters {
         attributed("meter_usage_month_units", &[meter], Quantity::ZERO, Quantity::ZERO)?;
         board.set("meter_usage_month_booked_ratio", &[meter], 0)?;
+        let unknown = standing.customers.unknown.get(*meter).copied().unwrap_or_default();
+        board.set("meter_usage_month_unknown_units", &[meter], unknown)?;
     }
     for month in &standing.books.month {
         attributed("meter_usage_month_units", &[&month.meter], month.attributed, month.unattributed)?;
@@ -216,6 +220,9 @@ fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus:
 
 fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
     let (stripe, customers) = (&standing.books.stripe, &standing.customers);
+    for mode in ["off", "dry_run", "test", "live"] {
+        board.set("meter_stripe_mode", &[mode], u8::from(mode == standing.billing))?;
+    }
     for (state, count) in &stripe.intents {
         board.set("meter_stripe_intents", &[state], count)?;
     }

@@ -35,6 +35,17 @@ pub fn runbook(markdown: &str) -> String {
     document(title.as_deref().unwrap_or("Runbook"), Here::Runbook, 0, body, html! {})
 }
 
+/// Where a worker serves a page of the documents that another one names: `stripe.md#states` is `/runbook/stripe#states`.
+fn served(link: &str) -> Option<String> {
+    let (file, part) = link.split_once('#').map_or((link, None), |(file, part)| (file, Some(part)));
+    let name = file.strip_suffix(".md").filter(|name| SERVED.contains(name))?;
+    let place = if name == "operations" { "/runbook".to_owned() } else { format!("/runbook/{name}") };
+    Some(part.map_or_else(|| place.clone(), |part| format!("{place}#{part}")))
+}
+
+/// Pages of the documents that are served.
+const SERVED: [&str; 5] = ["configuration", "enforcement", "metrics", "operations", "stripe"];
+
 /// What is to be shown.
 #[derive(Default)]
 struct Read<'a> {
@@ -74,6 +85,7 @@ fn read(markdown: &str) -> Read<'_> {
                 out.events.push(Event::End(TagEnd::Heading(level)));
             }
             Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
+                let dest_url = served(&dest_url).map_or(dest_url, CowStr::from);
                 links.push(leads_somewhere(&dest_url));
                 if leads_somewhere(&dest_url) {
                     out.events.push(Event::Start(Tag::Link { link_type, dest_url, title, id }));

@@ -21,6 +21,7 @@ fn q(text: &str) -> Quantity {
 
 fn empty() -> Standing {
     Standing {
+        billing: "live",
         notices_go_out: true,
         at: now(),
         took: SignedDuration::ZERO,

@@ -4,6 +4,7 @@ use jiff::SignedDuration;
 
 use super::{Finding, Level, Standing};
 use crate::cli::{ago, span};
+use crate::words::quantity;
 
 /// A version of a bill comes up to three times a day; this long without one is no accident.
 const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
@@ -82,6 +83,18 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
         add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run reset-turn");
     }
+    let attention = s.queue.kinds.iter().filter(|(_, of)| of.attention);
+    for (kind, _) in attention {
+        let what = format!("the newest run of {kind} that was done found something for a person");
+        add(Level::Look, "MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
+    }
+    for (meter, used) in s.customers.unknown.iter().filter(|(_, used)| !used.is_zero()) {
+        let what = format!(
+            "{} of {meter} this month belong to ids that no customer has: they are billed nowhere",
+            quantity(*used)
+        );
+        add(Level::Look, "MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
+    }
     stripe(s, &mut add);
     let notices = &s.books.notices;
     if !s.notices_go_out {
@@ -139,6 +152,16 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
         add(Level::Look, "MeterIntentDoubtful", what, "meter intents list --state doubtful");
     }
+    if s.billing == "dry_run" && stripe.intents.get("settled").is_some_and(|n| *n > 0) {
+        let what = "usage was sent to Stripe from these books, and there is no key now: nothing goes out".to_owned();
+        add(Level::Wrong, "MeterStripeDryRun", what, "set METER_STRIPE__KEY");
+    }
+    for reason in ["currency", "too_large", "no_meter"] {
+        if let Some(held) = customers.held.get(reason).filter(|n| **n > 0) {
+            let what = format!("{held} amount(s) are held until somebody acts: {reason}");
+            add(Level::Look, "MeterStripeHeld", what, "meter push; docs/stripe.md, \"Why an amount is held\"");
+        }
+    }
     if let Some(refused) = stripe.intents.get("refused").filter(|n| **n > 0) {
         let what = format!("Stripe refused {refused} event(s)");
         add(Level::Look, "MeterIntentRefused", what, "meter intents list --state refused");
@@ -155,6 +178,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use jiff::{SignedDuration, Timestamp};
+    use jobs::books::quantity::Quantity;
     use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding};
 
     use super::*;
@@ -188,6 +212,7 @@ mod tests {
             took: SignedDuration::ZERO,
             database: "meter.db".into(),
             free_bytes: Some(LITTLE_SPACE),
+            billing: "live",
             notices_go_out: true,
             books: BooksStanding { bills: vec![bill], ..BooksStanding::default() },
             customers: CustomersStanding::default(),
@@ -209,7 +234,34 @@ mod tests {
     }
 
     /// Each finding, what brings it about, and what is just not enough to.
-    const CASES: [(&str, Change, Change); 18] = [
+    const CASES: [(&str, Change, Change); 22] = [
+        ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
+        (
+            "MeterUsageOfUnknownCustomers",
+            |s| {
+                s.customers.unknown.insert("m".into(), Quantity::from_scaled(1));
+            },
+            |s| {
+                s.customers.unknown.insert("m".into(), Quantity::ZERO);
+            },
+        ),
+        (
+            "MeterStripeDryRun",
+            |s| {
+                s.billing = "dry_run";
+                s.books.stripe.intents.insert("settled", 1);
+            },
+            |s| s.billing = "dry_run",
+        ),
+        (
+            "MeterStripeHeld",
+            |s| {
+                s.customers.held.insert("currency".into(), 1);
+            },
+            |s| {
+                s.customers.held.insert("no_item".into(), 1);
+            },
+        ),
         (
             "MeterBooksViolated",
             |s| {

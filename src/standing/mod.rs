@@ -24,6 +24,8 @@ pub struct Standing {
     pub database: String,
     /// Free bytes where a local database lies.
     pub free_bytes: Option<u64>,
+    /// Where money goes: `off` when no meter is billed, else `dry_run`, `test`, `live`.
+    pub billing: &'static str,
     /// Whether notices to the web backend have somewhere to go.
     pub notices_go_out: bool,
     /// What indexes answer.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::Database;
-use jobs::books::standing::{BooksStanding, CustomersStanding};
+use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding};
 use prometheus::proto::MetricFamily;
 use tokio::sync::Notify;
 
@@ -49,6 +49,7 @@ struct Inner {
     kinds: Vec<&'static str>,
     meters: Vec<String>,
     payers: Vec<String>,
+    billing: &'static str,
     notices_go_out: bool,
     lease: Duration,
     least: Duration,
@@ -78,6 +79,13 @@ impl Observer {
             kinds: Kinds::all().names(),
             meters: config.meters.iter().map(|m| m.name.clone()).collect(),
             payers: config.exports.iter().map(|e| e.payer.clone()).collect(),
+            billing: match (config.stripe.meters.is_empty(), config.stripe.key.expose().is_empty(), config.stripe.live)
+            {
+                (true, ..) => "off",
+                (false, true, _) => "dry_run",
+                (false, false, true) => "live",
+                (false, false, false) => "test",
+            },
             notices_go_out: config.notices.url.is_some(),
             lease: Duration::from_secs(u64::from(config.queue.lease_seconds)),
             least: Duration::from_secs(u64::from(config.http.snapshot_seconds)),
@@ -106,6 +114,10 @@ impl Observer {
         let mut found = self.0.books.books_standing(now).await?;
         let payers = &self.0.payers;
         found.bills.retain(|bill| payers.is_empty() || payers.contains(&bill.payer));
+        // one of whom nothing ever came is somebody's worry
+        let silent = payers.iter().filter(|payer| !found.bills.iter().any(|bill| bill.payer == **payer));
+        let silent: Vec<BillStanding> = silent.map(|payer| BillStanding::none(payer)).collect();
+        found.bills.extend(silent);
         Ok(found)
     }
 
@@ -117,6 +129,7 @@ impl Observer {
             took: SignedDuration::ZERO,
             database: self.0.name.clone(),
             free_bytes: self.0.file.as_deref().and_then(free_beside),
+            billing: self.0.billing,
             notices_go_out: self.0.notices_go_out,
             books: self.books(now).await?,
             customers: customers.clone(),

@@ -59,6 +59,23 @@ pub struct BillStanding {
     pub held_because: Option<String>,
 }
 
+impl BillStanding {
+    /// That of a payer of whom nothing is booked.
+    pub fn none(payer: &str) -> Self {
+        Self {
+            payer: payer.to_owned(),
+            month: String::new(),
+            delivered_at: None,
+            newest_day_end: None,
+            rows: 0,
+            matched_rows: 0,
+            lines: BTreeMap::new(),
+            held: 0,
+            held_because: None,
+        }
+    }
+}
+
 /// Usage of a meter in the current month.
 #[derive(Clone, Debug, Serialize)]
 pub struct MonthUsage {
@@ -120,6 +137,8 @@ pub struct CustomersStanding {
     pub decisions: BTreeMap<String, Decisions>,
     /// Some customers whose limit is reached or near, blocked ones first.
     pub pressed: Vec<Pressed>,
+    /// Usage of the current month under ids that no customer has a row for, by meter: it is billed nowhere.
+    pub unknown: BTreeMap<String, Quantity>,
     /// TURN credentials handed out in current billing periods.
     pub turn_used: i64,
     /// And refused.

@@ -110,6 +110,7 @@ impl Database {
                 (found.turn_used, found.turn_refused) = (row.get(0)?, row.get(1)?);
             }
             stripe_units(c, &mut found).await?;
+            found.unknown = unknown(c, now).await?;
             Ok(found)
         })
         .await
@@ -160,17 +161,8 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
                      AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
     let mut rows = c.query(only_held, ()).await?;
     while let Some(row) = rows.next().await? {
-        found.push(BillStanding {
-            payer: row.get(0)?,
-            month: row.get(1)?,
-            delivered_at: None,
-            newest_day_end: None,
-            rows: 0,
-            matched_rows: 0,
-            lines: BTreeMap::new(),
-            held: row.get(2)?,
-            held_because: row.get(3)?,
-        });
+        let bill = BillStanding::none(&row.get::<String>(0)?);
+        found.push(BillStanding { month: row.get(1)?, held: row.get(2)?, held_because: row.get(3)?, ..bill });
     }
     Ok(found)
 }
@@ -304,6 +296,23 @@ async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
             used: quantity(row.get(4)?),
             limit: row.get::<Option<i64>>(5)?.map(quantity),
         });
+    }
+    Ok(found)
+}
+
+/// Usage of the current month under ids without a row. From id to id along the index, which is as many steps as there are ids, and not days.
+async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
+    let sql = "WITH RECURSIVE ids (id) AS ( \
+                 SELECT (SELECT min(customer) FROM usage_days WHERE customer > '') \
+                 UNION ALL SELECT (SELECT min(customer) FROM usage_days WHERE customer > ids.id) FROM ids WHERE ids.id IS NOT NULL) \
+               SELECT u.meter, sum(u.quantity / 10000000000), sum(u.quantity % 10000000000) \
+               FROM ids CROSS JOIN usage_days u ON u.customer = ids.id \
+               WHERE ids.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM customers k WHERE k.id = ids.id) AND u.day BETWEEN ?1 AND ?2 GROUP BY u.meter";
+    let month = Month::of(now);
+    let mut rows = c.query(sql, params![month.first_day().to_string(), month.last_day().to_string()]).await?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        found.insert(row.get(0)?, Quantity::from_parts(row.get(1)?, row.get(2)?));
     }
     Ok(found)
 }
