@@ -42,7 +42,7 @@ impl Job for VerifyBooks {
         !report.sound
     }
 
-    async fn run(self, context: &Context, _now: Timestamp) -> Result<VerifyReport, Failure> {
+    async fn run(self, context: &Context, now: Timestamp) -> Result<VerifyReport, Failure> {
         context.books.require_migrated().await?;
         let mut checks = context.books.verify().await?;
         if checks.iter().any(|c| !c.violations.is_empty()) {
@@ -50,6 +50,7 @@ impl Job for VerifyBooks {
             tokio::time::sleep(LOOK_AGAIN).await;
             checks = context.books.verify().await?;
         }
+        context.books.note_audit(&checks, now).await?;
         let sound = checks.iter().all(|c| c.violations.is_empty());
         if !sound {
             tracing::error!("the books do not add up: run `meter verify`");

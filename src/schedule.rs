@@ -4,7 +4,7 @@
 //! transaction that enqueues its jobs: once, however many processes there are. Only the latest tick that is due counts, so ticks that
 //! were missed while nothing ran come as one run. A schedule that was never seen is due at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use croner::Cron;
@@ -79,6 +79,14 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         schedule("roll_counters", "roll_counters", roll_counters, |_, _, origin| one(&RollCounters {}, origin)),
         schedule("verify_books", "verify_books", verify_books, |_, _, origin| one(&VerifyBooks {}, origin)),
     ]
+}
+
+/// Kinds that some schedule enqueues, as it is configured.
+pub fn kinds(config: &Config) -> BTreeSet<String> {
+    let table = table(config);
+    let on = table.iter().filter(|s| !s.crons.is_empty());
+    let kinds = on.filter_map(|s| (s.jobs)(config, Timestamp::UNIX_EPOCH, "").ok());
+    kinds.flatten().map(|job| job.kind).collect()
 }
 
 fn schedule(name: &'static str, about: &'static str, lines: &[String], jobs: Jobs) -> Schedule {

@@ -87,14 +87,30 @@ pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
     Ok(books)
 }
 
+/// As [`existing_books`], for who would rather hear that there is no answer: work on a remote database is given up after `wait`.
+///
+/// # Errors
+/// As there.
+pub async fn existing_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
+    require_there(config)?;
+    let books = open(config, wait).await?;
+    books.require_migrated().await?;
+    Ok(books)
+}
+
+fn require_there(config: &Config) -> anyhow::Result<()> {
+    if let Some(path) = local_path(config).filter(|p| !may_exist(p)) {
+        bail!("there are no books at {} yet; `meter ingest` makes them", path.display());
+    }
+    Ok(())
+}
+
 /// Opens books that must be there, of this schema version or an earlier one.
 ///
 /// # Errors
 /// When there are none yet, when they are a newer build's, and as [`open_books`].
 pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
-    if let Some(path) = local_path(config).filter(|p| !may_exist(p)) {
-        bail!("there are no books at {} yet; `meter ingest` makes them", path.display());
-    }
+    require_there(config)?;
     let books = open_books(config).await?;
     books.schema_version().await?;
     Ok(books)

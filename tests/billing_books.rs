@@ -325,8 +325,12 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     let late = now + jiff::SignedDuration::from_hours(24 * 40);
     assert!(books.books_standing(late).await.unwrap().turn_overdue_since.is_some());
     let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
-    let standing = queue.standing(&["probe"], std::time::Duration::from_secs(30)).await.unwrap();
+    let standing = queue.standing(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
     assert_eq!(standing.kinds["probe"].states["pending"], 0);
-    assert_eq!(queue.last_audit().await.unwrap().at, None);
+    assert_eq!(books.last_audit().await.unwrap().0, None);
+    let report = jobs::verify_books::VerifyBooks {}.run(&shop.context, now).await.unwrap();
+    let (at, audit) = books.last_audit().await.unwrap();
+    assert_eq!((at.map(|t| t.as_second()), audit.len()), (Some(now.as_second()), report.checks.len()));
+    assert_eq!(audit["conservation"], 0, "{audit:?}");
     shop.judge();
 }

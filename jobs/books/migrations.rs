@@ -41,6 +41,7 @@ const MIGRATIONS: &[Migration] = migrations![
     14 "0014_stripe_intents",
     15 "0015_usage_totals",
     16 "0016_restored",
+    17 "0017_due_at",
 ];
 
 /// The schema version that this build works with.

@@ -82,6 +82,40 @@ const QUERIES: [(&str, &str, &str, &str); 5] = [
 ];
 
 impl Database {
+    /// Notes how an audit ended, in place of the one before.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn note_audit(&self, checks: &[Check], now: jiff::Timestamp) -> Result<(), BooksError> {
+        let found: Vec<_> = checks.iter().map(|check| (check.name, check.violations.len())).collect();
+        let found = super::database::json(&found)?;
+        self.write(async move |c| {
+            c.execute("DELETE FROM audits", ()).await?;
+            let sql =
+                "INSERT INTO audits (name, violations, at) SELECT value ->> 0, value ->> 1, ?2 FROM json_each(?1)";
+            c.execute(sql, params![found, now.as_second()]).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// When the newest audit was, and how often each rule was broken.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn last_audit(&self) -> Result<(Option<jiff::Timestamp>, BTreeMap<String, i64>), BooksError> {
+        self.read(async |c| {
+            let mut rows = c.query("SELECT name, violations, at FROM audits", ()).await?;
+            let (mut at, mut found) = (None, BTreeMap::new());
+            while let Some(row) = rows.next().await? {
+                found.insert(row.get(0)?, row.get(1)?);
+                at = Some(super::period::instant(row.get(2)?));
+            }
+            Ok((at, found))
+        })
+        .await
+    }
+
     /// Runs every check over the whole books.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
-    let standing = Observer::open(config).await?.read(now).await?;
+    let standing = Observer::new(config).read(now).await?;
     if args.json {
         print::json(&standing)?;
     } else {

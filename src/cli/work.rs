@@ -95,7 +95,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let (stop_serving, stop) = watch::channel(false);
     let serving = match address {
         Some(address) => {
-            let observer = Observer::open(config).await?;
+            let observer = Observer::new(config);
             tokio::spawn(observer.clone().run(metrics.clone()));
             let (units, billing) = Server::of(config);
             let (phase, queue) = (worker.phase(), queue.clone());

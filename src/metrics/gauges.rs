@@ -142,8 +142,8 @@ fn queue(board: &Board, standing: &Standing) -> prometheus::Result<()> {
         }
         board.age("meter_job_oldest_waiting_seconds", &[name], kind.waiting_since, standing.at)?;
         board.set("meter_job_attention", &[name], u8::from(kind.attention))?;
-        // without an export there is nothing to ingest, and no success to wait for
-        if name != "ingest_cur" || kind.last_done.is_some() || !standing.books.bills.is_empty() {
+        // of what nobody enqueues there is no success to wait for
+        if standing.queue.scheduled.contains(name) {
             board.at("meter_job_last_success_timestamp_seconds", &[name], kind.last_done)?;
         }
     }

@@ -186,7 +186,8 @@ impl Queue {
 
 const CHILDREN_FINISHED: &str = "NOT EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
     AND o.state IN ('pending', 'scheduled', 'running', 'retrying'))";
-const CLAIMED: &str = "seq, id, kind, payload, attempts, max_attempts, lease, priority, parent, enqueued_at";
+const CLAIMED: &str =
+    "seq, id, kind, payload, attempts, max_attempts, lease, priority, parent, coalesce(due_at, enqueued_at)";
 
 async fn next_due(c: &Connection) -> Result<Option<i64>, BooksError> {
     let sql = "SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')";

@@ -31,4 +31,5 @@ pub mod worker;
 pub use kinds::{Kind, Kinds};
 pub use outcome::Backoff;
 pub use row::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
+pub(crate) use standing::Counts;
 pub use store::{Queue, enqueue_in};

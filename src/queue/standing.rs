@@ -5,26 +5,63 @@ use std::time::Duration;
 
 use jobs::books::BooksError;
 use jobs::books::database::first_row;
-use jobs::job::Job;
-use jobs::verify_books::VerifyBooks;
 use libsql::params;
 
 use super::row::State;
 use super::store::{Queue, instant};
-use crate::standing::{Audit, KindStanding, QueueStanding};
+use crate::standing::{KindStanding, QueueStanding};
+
+/// Clocks of several hosts differ by less than this.
+const SKEW: Duration = Duration::from_secs(300);
+
+/// Jobs by kind and state, of those that are not over and those that were given up: each state by its own partial index.
+const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
+      SELECT kind, state FROM jobs WHERE state = 'pending' \
+      UNION ALL SELECT kind, state FROM jobs WHERE state IN ('scheduled', 'retrying') \
+      UNION ALL SELECT kind, state FROM jobs WHERE state = 'running' \
+      UNION ALL SELECT kind, state FROM jobs INDEXED BY jobs_finished WHERE state IN ('done', 'dead', 'cancelled') AND state = 'dead') GROUP BY kind, state";
+/// The others: as many rows as are kept.
+const OVER: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state <> 'dead' GROUP BY kind, state";
+
+/// Counts of jobs by kind and state.
+pub(crate) type Counts = BTreeMap<(String, State), i64>;
 
 impl Queue {
-    /// How the queue stands. `kinds` are told of even when they have no job. A worker that was silent for longer than `lease` is lost.
+    /// How many jobs are done or cancelled, by kind: each of them is looked at.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn standing(&self, kinds: &[&str], lease: Duration) -> Result<QueueStanding, BooksError> {
+    pub(crate) async fn over(&self) -> Result<Counts, BooksError> {
+        self.counted(OVER).await
+    }
+
+    async fn counted(&self, sql: &'static str) -> Result<Counts, BooksError> {
+        self.db
+            .read(async move |c| {
+                let mut rows = c.query(sql, ()).await?;
+                let mut found = BTreeMap::new();
+                while let Some(row) = rows.next().await? {
+                    let state: String = row.get(1)?;
+                    found.insert((row.get(0)?, state.parse().map_err(BooksError::Integrity)?), row.get(2)?);
+                }
+                Ok(found)
+            })
+            .await
+    }
+
+    /// How the queue stands. `kinds` are told of even when they have no job, `over` says what is done. A worker that was silent for longer than
+    /// `lease`, and than clocks may differ, is lost.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn standing(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStanding, BooksError> {
         let mut found = QueueStanding { ticks: self.last_ticks().await?, ..QueueStanding::default() };
         let none: BTreeMap<&'static str, i64> = State::ALL.iter().map(|s| (s.as_str(), 0)).collect();
         for kind in kinds {
             found.kinds.insert((*kind).to_owned(), KindStanding { states: none.clone(), ..KindStanding::default() });
         }
-        for ((kind, state), count) in self.counts().await? {
+        let open = self.counted(OPEN).await?;
+        for ((kind, state), count) in open.into_iter().chain(over.clone()) {
             let of = found.kinds.entry(kind);
             let of = of.or_insert_with(|| KindStanding { states: none.clone(), ..KindStanding::default() });
             of.states.insert(state.as_str(), count);
@@ -32,7 +69,7 @@ impl Queue {
         let now = self.now();
         found.workers = BTreeMap::from([("working", 0), ("stopping", 0), ("silent", 0)]);
         for worker in self.workers().await? {
-            let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default() > lease;
+            let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default() > lease + SKEW;
             let state = match worker.state.as_str() {
                 "stopped" => continue,
                 _ if silent => "silent",
@@ -51,7 +88,7 @@ impl Queue {
             .read(async move |c| {
                 // jobs of a lane wait for each other, and those that wait for others or for their time are not due
                 let sql = "SELECT kind, min(since) FROM ( \
-                             SELECT kind, enqueued_at AS since FROM jobs WHERE state = 'pending' AND lane IS NULL \
+                             SELECT kind, coalesce(due_at, enqueued_at) AS since FROM jobs WHERE state = 'pending' AND lane IS NULL \
                              UNION ALL SELECT kind, run_at FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at < ?1 AND lane IS NULL) \
                            GROUP BY kind";
                 let mut rows = c.query(sql, params![now]).await?;
@@ -61,7 +98,8 @@ impl Queue {
                     }
                 }
                 for (name, kind) in &mut found.kinds {
-                    let sql = "SELECT finished_at, attention FROM jobs WHERE state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
+                    let sql = "SELECT finished_at, attention FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
+                               AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
                     if kind.states.get("done").is_some_and(|n| *n > 0)
                         && let Some(row) = first_row(c, sql, params![name.clone()]).await?
                     {
@@ -72,25 +110,5 @@ impl Queue {
                 Ok(found)
             })
             .await
-    }
-
-    /// What the last audit of the books found, as far as its job is kept.
-    ///
-    /// # Errors
-    /// What the database says.
-    pub async fn last_audit(&self) -> Result<Audit, BooksError> {
-        let report = self.db.read(async |c| {
-            let sql = "SELECT finished_at, report FROM jobs WHERE state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
-            let row = first_row(c, sql, params![VerifyBooks::KIND]).await?;
-            row.map(|row| Ok::<_, BooksError>((row.get::<i64>(0)?, row.get::<String>(1)?))).transpose()
-        });
-        let Some((at, report)) = report.await? else { return Ok(Audit::default()) };
-        let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_default();
-        let checks = report["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let broken = checks.iter().filter_map(|check| {
-            let name = check["name"].as_str()?;
-            Some((name.to_owned(), i64::try_from(check["violations"].as_array()?.len()).unwrap_or(i64::MAX)))
-        });
-        Ok(Audit { at: Some(instant(at)?), violations: broken.collect() })
     }
 }

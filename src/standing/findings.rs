@@ -69,7 +69,7 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         }
     }
     for (kind, late) in OFTEN {
-        let of = s.queue.kinds.get(kind);
+        let of = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind));
         let last = of.and_then(|of| of.last_done);
         // the first push of a large account, or a large bill, takes its time
         let runs = of.and_then(|of| of.states.get("running")).is_some_and(|n| *n > 0);
@@ -220,6 +220,7 @@ mod tests {
             queue: QueueStanding {
                 kinds: kinds.map(|k| (k.to_owned(), kind())).into(),
                 workers: BTreeMap::from([("working", 1)]),
+                scheduled: kinds.map(str::to_owned).into(),
                 ticks: BTreeMap::from([("ingest".into(), now())]),
             },
             audit: Audit { at: hours(47), violations: BTreeMap::from([("conservation".into(), 0)]) },

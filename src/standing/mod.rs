@@ -3,7 +3,7 @@
 mod findings;
 mod observer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::standing::{BooksStanding, CustomersStanding};
@@ -49,6 +49,8 @@ pub struct QueueStanding {
     pub kinds: BTreeMap<String, KindStanding>,
     /// Worker processes: `working`, `stopping`, `silent`.
     pub workers: BTreeMap<&'static str, i64>,
+    /// Kinds that the schedule enqueues; without a success of theirs for long something is wrong.
+    pub scheduled: BTreeSet<String>,
     /// The newest tick of each schedule.
     pub ticks: BTreeMap<String, Timestamp>,
 }

@@ -4,7 +4,8 @@
 //! passed as reading it took (2 % of the time). On a remote database, where each row that is read is paid for, what looks at every customer is
 //! read twenty times less often. It has a connection of its own, so that it holds up no booking.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,13 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::books::Database;
 use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding};
 use prometheus::proto::MetricFamily;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 
-use super::{Standing, findings};
+use super::{Audit, QueueStanding, Standing, findings};
 use crate::config::Config;
 use crate::metrics::{Metrics, gauges_of};
-use crate::queue::{Clock, Kinds, Queue};
-use crate::wiring;
+use crate::queue::{Clock, Counts, Kinds, Queue};
+use crate::{schedule, wiring};
 
 /// A half is read again after so many times as long as reading it took.
 const IDLE_FACTOR: u32 = 50;
@@ -34,25 +35,32 @@ pub struct Snapshot {
     pub gauges: Vec<MetricFamily>,
 }
 
-/// What looks at every customer, when it was read, and how long that took.
-type Customers = (CustomersStanding, Timestamp, Duration, Instant);
+/// Nobody asks for longer than this, and it is read all the same: the first who comes back finds no old figures.
+const IDLE: Duration = Duration::from_secs(300);
+/// After a failure it is tried again so soon, whatever the failure took.
+const AGAIN: Duration = Duration::from_secs(30);
+/// A remote database has so long to answer; figures are no booking.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// What looks at every customer and every job that is over.
+#[derive(Clone, Debug)]
+struct Heavy {
+    customers: CustomersStanding,
+    over: Counts,
+    at: Timestamp,
+    took: Duration,
+    read: Instant,
+}
 
 /// Reads, and keeps what was read; cheap to clone.
 #[derive(Clone)]
 pub struct Observer(Arc<Inner>);
 
 struct Inner {
-    books: Database,
-    queue: Queue,
-    name: String,
-    file: Option<PathBuf>,
+    config: Config,
+    books: OnceCell<Database>,
     kinds: Vec<&'static str>,
-    meters: Vec<String>,
-    payers: Vec<String>,
-    billing: &'static str,
-    notices_go_out: bool,
-    lease: Duration,
-    least: Duration,
+    scheduled: BTreeSet<String>,
     last: RwLock<Option<Arc<Snapshot>>>,
     asked: Notify,
 }
@@ -64,34 +72,32 @@ impl std::fmt::Debug for Observer {
 }
 
 impl Observer {
-    /// One with a connection of its own to books that are there.
-    ///
-    /// # Errors
-    /// As [`wiring::existing_books`].
-    pub async fn open(config: &Config) -> anyhow::Result<Self> {
-        let books = wiring::existing_books(config).await?;
-        let file = wiring::local_path(config).map(Path::to_owned);
-        Ok(Self(Arc::new(Inner {
-            queue: Queue::new(books.clone(), Clock::system()),
-            books,
-            name: config.database.url.clone(),
-            file,
+    /// One that connects, with a connection of its own, when it first reads.
+    pub fn new(config: &Config) -> Self {
+        Self(Arc::new(Inner {
+            config: config.clone(),
+            books: OnceCell::new(),
             kinds: Kinds::all().names(),
-            meters: config.meters.iter().map(|m| m.name.clone()).collect(),
-            payers: config.exports.iter().map(|e| e.payer.clone()).collect(),
-            billing: match (config.stripe.meters.is_empty(), config.stripe.key.expose().is_empty(), config.stripe.live)
-            {
-                (true, ..) => "off",
-                (false, true, _) => "dry_run",
-                (false, false, true) => "live",
-                (false, false, false) => "test",
-            },
-            notices_go_out: config.notices.url.is_some(),
-            lease: Duration::from_secs(u64::from(config.queue.lease_seconds)),
-            least: Duration::from_secs(u64::from(config.http.snapshot_seconds)),
+            scheduled: schedule::kinds(config),
             last: RwLock::default(),
             asked: Notify::new(),
-        })))
+        }))
+    }
+
+    fn least(&self) -> Duration {
+        Duration::from_secs(u64::from(self.0.config.http.snapshot_seconds))
+    }
+
+    /// The queue, on this connection.
+    ///
+    /// # Errors
+    /// As [`wiring::existing_books_within`].
+    pub async fn queue(&self) -> anyhow::Result<Queue> {
+        Ok(Queue::new(self.books().await?.clone(), Clock::system()))
+    }
+
+    async fn books(&self) -> anyhow::Result<&Database> {
+        self.0.books.get_or_try_init(async || wiring::existing_books_within(&self.0.config, WAIT).await).await
     }
 
     /// Reads everything now.
@@ -99,46 +105,50 @@ impl Observer {
     /// # Errors
     /// What the database says.
     pub async fn read(&self, now: Timestamp) -> anyhow::Result<Standing> {
-        let customers = self.customers(now).await?;
-        self.with(now, &customers).await
+        let heavy = self.heavy(now).await?;
+        self.with(now, &heavy).await
     }
 
-    async fn customers(&self, now: Timestamp) -> anyhow::Result<Customers> {
+    async fn heavy(&self, now: Timestamp) -> anyhow::Result<Heavy> {
         let began = Instant::now();
-        let found = self.0.books.customers_standing(now).await?;
-        Ok((found, now, began.elapsed(), Instant::now()))
+        let customers = self.books().await?.customers_standing(now).await?;
+        let over = self.queue().await?.over().await?;
+        Ok(Heavy { customers, over, at: now, took: began.elapsed(), read: Instant::now() })
     }
 
-    /// The books, of the payers that bills are still read of: an account that was closed for good is nobody's worry.
-    async fn books(&self, now: Timestamp) -> anyhow::Result<BooksStanding> {
-        let mut found = self.0.books.books_standing(now).await?;
-        let payers = &self.0.payers;
-        found.bills.retain(|bill| payers.is_empty() || payers.contains(&bill.payer));
-        // one of whom nothing ever came is somebody's worry
-        let silent = payers.iter().filter(|payer| !found.bills.iter().any(|bill| bill.payer == **payer));
+    /// The books, of the payers that bills are still read of: an account that was closed for good is nobody's worry, and one of which nothing ever
+    /// came is.
+    async fn standing(&self, now: Timestamp) -> anyhow::Result<BooksStanding> {
+        let mut found = self.books().await?.books_standing(now).await?;
+        let payers: Vec<&String> = self.0.config.exports.iter().map(|e| &e.payer).collect();
+        found.bills.retain(|bill| payers.is_empty() || payers.contains(&&bill.payer));
+        let silent = payers.iter().filter(|payer| !found.bills.iter().any(|bill| bill.payer == ***payer));
         let silent: Vec<BillStanding> = silent.map(|payer| BillStanding::none(payer)).collect();
         found.bills.extend(silent);
         Ok(found)
     }
 
-    async fn with(&self, now: Timestamp, (customers, customers_at, took, _): &Customers) -> anyhow::Result<Standing> {
-        let Inner { queue, kinds, lease, .. } = &*self.0;
+    async fn with(&self, now: Timestamp, heavy: &Heavy) -> anyhow::Result<Standing> {
+        let Inner { config, kinds, scheduled, .. } = &*self.0;
         let began = Instant::now();
+        let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
+        let queue = self.queue().await?.standing(kinds, &heavy.over, lease).await?;
+        let (audited, violations) = self.books().await?.last_audit().await?;
         let mut standing = Standing {
             at: now,
             took: SignedDuration::ZERO,
-            database: self.0.name.clone(),
-            free_bytes: self.0.file.as_deref().and_then(free_beside),
-            billing: self.0.billing,
-            notices_go_out: self.0.notices_go_out,
-            books: self.books(now).await?,
-            customers: customers.clone(),
-            customers_at: *customers_at,
-            queue: queue.standing(kinds, *lease).await?,
-            audit: queue.last_audit().await?,
+            database: config.database.url.clone(),
+            free_bytes: wiring::local_path(config).and_then(free_beside),
+            billing: billing(config),
+            notices_go_out: config.notices.url.is_some(),
+            books: self.standing(now).await?,
+            customers: heavy.customers.clone(),
+            customers_at: heavy.at,
+            queue: QueueStanding { scheduled: scheduled.clone(), ..queue },
+            audit: Audit { at: audited, violations },
             findings: vec![],
         };
-        standing.took = SignedDuration::try_from(began.elapsed() + *took).unwrap_or_default();
+        standing.took = SignedDuration::try_from(began.elapsed() + heavy.took).unwrap_or_default();
         standing.findings = findings::of(&standing);
         Ok(standing)
     }
@@ -151,40 +161,51 @@ impl Observer {
 
     /// Reads whenever somebody asks, as often as is allowed, for as long as the process lives.
     pub async fn run(self, metrics: Metrics) {
-        let (mut customers, mut failing) = (None::<Customers>, false);
+        let (mut heavy, mut failing) = (None::<Heavy>, false);
         loop {
             let began = Instant::now();
-            match self.refresh(&mut customers).await {
-                Ok(()) => failing = false,
+            let pause = match self.refresh(&mut heavy).await {
+                Ok(()) => {
+                    failing = false;
+                    self.least().max(began.elapsed() * IDLE_FACTOR)
+                }
                 Err(error) => {
                     metrics.snapshot_failed();
-                    if !failing {
+                    if !std::mem::replace(&mut failing, true) {
                         tracing::warn!("the books' figures cannot be read, trying until it works: {error:#}");
                     }
-                    failing = true;
+                    self.least().max(AGAIN)
                 }
-            }
-            tokio::time::sleep(self.0.least.max(began.elapsed() * IDLE_FACTOR)).await;
-            self.0.asked.notified().await;
+            };
+            tokio::time::sleep(pause).await;
+            drop(tokio::time::timeout(IDLE, self.0.asked.notified()).await);
         }
     }
 
-    async fn refresh(&self, customers: &mut Option<Customers>) -> anyhow::Result<()> {
+    async fn refresh(&self, heavy: &mut Option<Heavy>) -> anyhow::Result<()> {
         let now = Timestamp::now();
-        let least = if self.0.books.is_local() { self.0.least } else { self.0.least * REMOTE_FACTOR };
-        let current = customers.take().filter(|(.., took, at)| at.elapsed() < least.max(*took * IDLE_FACTOR));
-        let current = match current {
-            Some(current) => current,
-            None => self.customers(now).await?,
-        };
-        let standing = self.with(now, &current).await?;
-        *customers = Some(current);
-        let meters: Vec<&str> = self.0.meters.iter().map(String::as_str).collect();
+        let least = if self.books().await?.is_local() { self.least() } else { self.least() * REMOTE_FACTOR };
+        if heavy.as_ref().is_none_or(|h| h.read.elapsed() >= least.max(h.took * IDLE_FACTOR)) {
+            *heavy = Some(self.heavy(now).await?);
+        }
+        let Some(heavy) = heavy else { return Ok(()) };
+        let standing = self.with(now, heavy).await?;
+        let meters: Vec<&str> = self.0.config.meters.iter().map(|m| m.name.as_str()).collect();
         let gauges = gauges_of(&standing, &meters)?;
         if let Ok(mut last) = self.0.last.write() {
             *last = Some(Arc::new(Snapshot { standing, gauges }));
         }
         Ok(())
+    }
+}
+
+/// Where money goes.
+fn billing(config: &Config) -> &'static str {
+    match (config.stripe.meters.is_empty(), config.stripe.key.expose().is_empty(), config.stripe.live) {
+        (true, ..) => "off",
+        (false, true, _) => "dry_run",
+        (false, false, true) => "live",
+        (false, false, false) => "test",
     }
 }
 
