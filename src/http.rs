@@ -11,23 +11,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use axum::Router;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Form, Path, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::Database;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Config, HttpConfig, Pages};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Sources};
 use crate::page::{self, Facts, JobList, JobsFilter, Run};
 use crate::queue::keeper::Phase;
 use crate::queue::worker::summary;
@@ -37,12 +41,18 @@ use crate::wiring;
 
 /// The database has so long to answer whether it is there.
 const READY_WAIT: Duration = Duration::from_secs(2);
+/// A page waits so long for the jobs that it lists.
+const PAGE_WAIT: Duration = Duration::from_secs(5);
 /// The schedule is looked at several times a minute.
 const SCHEDULE_LATE: i64 = 120;
 /// When another process has the port, it is asked for again so often: that process may end.
 const BIND_AGAIN: Duration = Duration::from_secs(10);
 /// Requests under way have so long to finish when the worker has stopped.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Connections at once; more wait to be accepted. Prometheus and a few people need few, and none may take the process's file descriptors.
+const CONNECTIONS: usize = 64;
+/// How long a request's head may take to come, and its answer to be made.
+const REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// Jobs on one page.
 const LISTED: u32 = 100;
 /// Runs on the status page, two of each kind, and among how many they are looked for.
@@ -64,8 +74,8 @@ pub struct Server {
     pub metrics: Metrics,
     /// The queue, on the worker's own connection.
     pub queue: Queue,
-    /// Handles whose waits for locks are counted.
-    pub books: Vec<Database>,
+    /// Who counts beside the metrics.
+    pub sources: Sources,
     /// Whether the worker was told to stop.
     pub phase: watch::Receiver<Phase>,
     /// Whether this process keeps the schedule.
@@ -93,10 +103,11 @@ impl Server {
     pub fn of(config: &Config) -> (BTreeMap<String, String>, &'static str) {
         let units = config.meters.iter().map(|m| (m.name.clone(), m.unit.clone()));
         let turn = (jobs::books::plan::TURN.to_owned(), "credentials".to_owned());
-        let billing = match (config.stripe.key.expose().is_empty(), config.stripe.live) {
-            (true, _) => "dry run",
-            (false, true) => "live account",
-            (false, false) => "test account",
+        let billing = match crate::standing::billing(config) {
+            "off" => "nothing is billed",
+            "dry_run" => "dry run",
+            "live" => "live account",
+            _ => "test account",
         };
         (units.chain([turn]).collect(), billing)
     }
@@ -144,19 +155,36 @@ pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: S
             }
         },
     };
-    let app = router(server).into_make_service_with_connect_info::<SocketAddr>();
-    let mut told = stop.clone();
-    let serving = axum::serve(listener, app).with_graceful_shutdown(async move {
-        drop(told.wait_for(|stop| *stop).await);
-    });
-    tokio::select! {
-        served = serving => if let Err(error) = served {
-            tracing::warn!("nothing is served any more: {error}");
-        },
-        () = async {
-            drop(stopped.wait_for(|stop| *stop).await);
-            tokio::time::sleep(LAST_WORDS).await;
-        } => {}
+    let app = router(server);
+    let mut connections = auto::Builder::new(TokioExecutor::new()).http1_only();
+    connections.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_WAIT);
+    let (open, graceful) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    loop {
+        let accepted = tokio::select! {
+            accepted = async { (open.clone().acquire_owned().await, listener.accept().await) } => accepted,
+            _ = stopped.wait_for(|stop| *stop) => break,
+        };
+        let (Ok(permit), Ok((stream, peer))) = accepted else {
+            // no file descriptor is left, for one: others may be given back
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(app.clone().layer(Extension(ConnectInfo(peer))));
+        let connection = connections.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            drop(connection.await);
+            drop(permit);
+        });
+    }
+    drop(tokio::time::timeout(LAST_WORDS, graceful.shutdown()).await);
+}
+
+/// A request that takes longer is given up: whoever sends slowly keeps no connection.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_WAIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => StatusCode::REQUEST_TIMEOUT.into_response(),
     }
 }
 
@@ -178,6 +206,7 @@ fn router(server: Server) -> Router {
         .route("/runbook/{page}", get(document))
         .merge(pages)
         .fallback(async || Page(StatusCode::NOT_FOUND, page::not_found()))
+        .layer(from_fn(in_time))
         .with_state(server)
 }
 
@@ -224,23 +253,26 @@ async fn only_for_readers(
     next: Next,
 ) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let near = server.config.pages == Pages::Anyone || peer.ip().to_canonical().is_loopback();
+    // what a proxy on this machine hands on comes from elsewhere
+    let handed_on =
+        ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| request.headers().contains_key(*name));
+    let near = server.config.pages == Pages::Anyone || (peer.ip().to_canonical().is_loopback() && !handed_on);
     let named = is_local(host)
-        || server.config.hosts.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(host_name(host)));
+        || server.config.hosts.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(&host_name(host)));
     let why = match (near, named) {
         (true, true) => return next.run(request).await,
-        (false, _) => format!("Pages are for this machine alone (http.pages), and you are at {}.", peer.ip()),
+        (false, _) => {
+            format!("Pages are for this machine alone (http.pages), and you are at {}, or behind a proxy.", peer.ip())
+        }
         (true, false) => format!("You asked for the host {host}, which is not among http.hosts."),
     };
     Page(StatusCode::FORBIDDEN, page::refused(&format!("{why} Metrics are at /metrics."))).into_response()
 }
 
-/// The name in a Host header, without its port.
-fn host_name(host: &str) -> &str {
-    match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    }
+/// The name in a Host header, without its port; empty for what is none.
+fn host_name(host: &str) -> String {
+    let authority = host.parse::<Authority>().ok();
+    authority.map_or(String::new(), |a| a.host().trim_matches(['[', ']']).to_owned())
 }
 
 /// Whether a Host header names this machine.
@@ -252,8 +284,7 @@ fn is_local(host: &str) -> bool {
 async fn metrics(State(server): Shared) -> Response {
     let snapshot = server.observer.last();
     let gauges = snapshot.as_ref().map(|s| s.gauges.as_slice()).unwrap_or_default();
-    let books: Vec<&Database> = server.books.iter().collect();
-    match server.metrics.text(&books, gauges) {
+    match server.metrics.text(&server.sources, gauges) {
         Ok(text) => ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -294,6 +325,12 @@ async fn ready(State(server): Shared) -> Response {
     (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
 }
 
+/// Jobs, read on the observer's connection: whoever looks never stands before the leases. A database that hangs is given up soon.
+async fn list(server: &Server, filter: Filter, limit: u32) -> anyhow::Result<Vec<JobRow>> {
+    let asked = async { anyhow::Ok(server.observer.queue().await?.list(&filter, limit).await?) };
+    tokio::time::timeout(PAGE_WAIT, asked).await.unwrap_or_else(|_| bail!("nothing within {} s", PAGE_WAIT.as_secs()))
+}
+
 #[derive(Debug, Deserialize)]
 struct StatusQuery {
     refresh: Option<u32>,
@@ -304,7 +341,7 @@ async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page
         let why = "The figures are being read for the first time. Reload in a moment.";
         return Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(why));
     };
-    let rows = match server.queue.list(&Filter::default(), LOOKED_AT).await {
+    let rows = match list(&server, Filter::default(), LOOKED_AT).await {
         Ok(rows) => rows,
         Err(error) => return went_wrong(&error),
     };
@@ -344,7 +381,7 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
         return Page(StatusCode::BAD_REQUEST, page::refused("There is no such state of a job."));
     }
     let wanted = Filter { kinds: filter.kind.iter().cloned().collect(), states, ..Filter::default() };
-    let rows = match server.queue.list(&wanted, LISTED).await {
+    let rows = match list(&server, wanted, LISTED).await {
         Ok(rows) => rows,
         Err(error) => return went_wrong(&error),
     };
@@ -362,7 +399,8 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
 }
 
 async fn job(State(server): Shared, Path(seq): Path<i64>) -> Page {
-    match server.queue.get(&seq.to_string()).await {
+    let wanted = Filter { ids: vec![seq.to_string()], ..Filter::default() };
+    match list(&server, wanted, 1).await.map(|mut rows| rows.pop()) {
         Ok(Some(row)) => Page(StatusCode::OK, page::job(&run(&row), &details(&row), server.acting(), Timestamp::now())),
         Ok(None) => Page(StatusCode::NOT_FOUND, page::not_found()),
         Err(error) => went_wrong(&error),
@@ -523,8 +561,16 @@ mod tests {
         for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.1.2.3", "[::1]:9464", "[::1]"] {
             assert!(is_local(host), "{host}");
         }
-        for host in ["", "meter.example.com", "localhost.example.com", "10.0.0.1:9464", "[fe80::1]:1", "evil:localhost"]
-        {
+        for host in [
+            "",
+            "meter.example.com",
+            "localhost.example.com",
+            "10.0.0.1:9464",
+            "[fe80::1]:1",
+            "evil:localhost",
+            "localhost:evil",
+            "[::1]evil",
+        ] {
             assert!(!is_local(host), "{host}");
         }
     }

@@ -46,6 +46,14 @@ pub async fn open_books(config: &Config) -> anyhow::Result<Database> {
     open(config, REMOTE_WAIT).await
 }
 
+/// As [`open_books`]; work on a remote database is given up after `wait`.
+///
+/// # Errors
+/// As there.
+pub async fn open_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
+    open(config, wait).await
+}
+
 /// The queue, on a connection of its own: its short steps never wait behind a booking of this process.
 ///
 /// # Errors
@@ -93,7 +101,7 @@ pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
 /// As there.
 pub async fn existing_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     require_there(config)?;
-    let books = open(config, wait).await?;
+    let books = open_books_within(config, wait).await?;
     books.require_migrated().await?;
     Ok(books)
 }

@@ -275,3 +275,25 @@ fn an_address_that_cannot_be_is_a_fault() {
     worker.kill().unwrap();
     worker.wait().unwrap();
 }
+
+/// Whoever sends half a request and waits takes no file descriptors from the work.
+#[test]
+fn half_requests_do_not_use_up_the_process() {
+    let place = Place::new();
+    let worker = Served::start(place.folder.path(), "", &[]);
+    worker.until("/readyz", |a| a.status == 200);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", worker.pid())).unwrap().count();
+    let before = open();
+    let mut held = vec![];
+    for _ in 0..150 {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", worker.port)).unwrap();
+        std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: ").unwrap();
+        held.push(stream);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(open() < before + 100, "{} file descriptors, {before} before", open());
+    place.run("enqueue probe name=meanwhile --wait").ends(0);
+    drop(held);
+    worker.until("/healthz", |a| a.status == 200);
+    assert_eq!(worker.stop(), 0);
+}

@@ -73,8 +73,6 @@ pub struct PushReport {
     pub again: u64,
     /// Too late for their invoice, and planned anew.
     pub expired: u64,
-    /// Milliseconds for which attempts waited for the account's rate, added up.
-    pub throttle_wait_ms: u64,
     /// Amounts that wait in the books, of the customers that were looked at, by reason.
     pub held: BTreeMap<Held, u64>,
     /// Amounts to be billed that have waited for 25 days now, of all customers.
@@ -313,7 +311,6 @@ fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
     report.doubtful = tally.doubtful;
     report.again = tally.again;
     report.strange = tally.strange;
-    report.throttle_wait_ms = u64::try_from(tally.throttled.as_millis()).unwrap_or(u64::MAX);
     match tally.stopped {
         None => Ok(()),
         Some(Stop::Key(why)) => {

@@ -1,7 +1,7 @@
 //! Sending: some intents are claimed, sent side by side (one of each customer and meter), and what became of each is written down.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::books::BooksError;
 use crate::books::Database;
 use crate::books::intent::{Intent, Settled, State};
-use crate::stripe::Account;
 use crate::stripe::transport::{CallError, Failure};
+use crate::stripe::{Account, Sends};
 
 /// Seconds of sending that are claimed at once.
 const CLAIMED_SECONDS: u32 = 5;
@@ -45,8 +45,6 @@ pub(super) struct Tally {
     pub(super) again: u64,
     /// Identifiers that Stripe had although nothing was ever sent under them.
     pub(super) strange: Vec<String>,
-    /// For how long attempts waited for the account's rate, added up.
-    pub(super) throttled: Duration,
     /// Why sending stopped early.
     pub(super) stopped: Option<Stop>,
 }
@@ -165,7 +163,6 @@ struct Run {
     clock: Clock,
     refused_in_a_row: AtomicU32,
     in_a_row: AtomicU32,
-    throttled_ms: AtomicU64,
     stop: Mutex<Option<Stop>>,
 }
 
@@ -189,7 +186,7 @@ impl Run {
         let asked = Instant::now();
         self.account.ready().await;
         let waited = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.throttled_ms.fetch_add(waited, Ordering::Relaxed);
+        self.account.sends.throttled_ms.fetch_add(waited, Ordering::Relaxed);
         let late = self.now() >= intent.send_before || claimed.elapsed() > HOLD;
         if self.stopped() || late {
             let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
@@ -229,7 +226,6 @@ pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> R
         clock,
         refused_in_a_row: AtomicU32::new(0),
         in_a_row: AtomicU32::new(0),
-        throttled_ms: AtomicU64::new(0),
         stop: Mutex::new(None),
     };
     let at_once = u32::try_from(account.at_once).unwrap_or(u32::MAX);
@@ -242,7 +238,6 @@ pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> R
         }
         send_some(books, &run, intents, &mut tally).await?;
     }
-    tally.throttled = Duration::from_millis(run.throttled_ms.load(Ordering::Relaxed));
     tally.stopped = run.stop.into_inner().ok().flatten();
     Ok(tally)
 }
@@ -264,7 +259,8 @@ async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mu
     let writing = async move {
         let mut some = vec![];
         while outcomes.recv_many(&mut some, SETTLED_AT_ONCE).await > 0 {
-            let settled = some.drain(..).map(|(settled, answer)| count(tally, settled, &answer)).collect();
+            let settled =
+                some.drain(..).map(|(settled, answer)| count(tally, &run.account.sends, settled, &answer)).collect();
             books.settle_intents(settled, run.now()).await?;
         }
         Ok(())
@@ -273,8 +269,15 @@ async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mu
     written
 }
 
-fn count(tally: &mut Tally, settled: Settled, answer: &Answer) -> Settled {
+fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: &Answer) -> Settled {
     tally.attempts += 1;
+    let all = match settled.state {
+        State::Accepted => &sends.accepted,
+        State::Refused => &sends.refused,
+        State::Doubtful => &sends.doubtful,
+        State::Pending | State::Sending | State::Absent | State::Dropped => &sends.again,
+    };
+    all.fetch_add(1, Ordering::Relaxed);
     match settled.state {
         State::Accepted => tally.accepted += 1,
         State::Refused => {

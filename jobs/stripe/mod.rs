@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -89,6 +90,23 @@ pub struct Account {
     pub per_second: u32,
     /// How long a request may take.
     pub timeout: Duration,
+    /// What became of attempts to send.
+    pub sends: Arc<Sends>,
+}
+
+/// Attempts to send, counted as they end, so that those of a run that fails count too; for the operator.
+#[derive(Debug, Default)]
+pub struct Sends {
+    /// Taken by Stripe.
+    pub accepted: AtomicU64,
+    /// Refused by Stripe at once.
+    pub refused: AtomicU64,
+    /// Nobody knows.
+    pub doubtful: AtomicU64,
+    /// Not taken; they are sent again.
+    pub again: AtomicU64,
+    /// Milliseconds for which attempts waited for the account's rate, added up.
+    pub throttled_ms: AtomicU64,
 }
 
 impl fmt::Debug for Account {
@@ -180,7 +198,7 @@ impl Account {
         // a tenth of a second's requests may come at once, so that a short wait of ours costs no rate
         let burst = NonZeroU32::new(per_second.get() / 10).unwrap_or(NonZeroU32::MIN);
         let rate = Arc::new(RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)));
-        Self { transport, rate, at_once, per_second: per_second.get(), timeout }
+        Self { transport, rate, at_once, per_second: per_second.get(), timeout, sends: Arc::default() }
     }
 
     async fn get(&self, request: RequestBuilder) -> Result<(Value, Around), CallError> {

@@ -1,9 +1,11 @@
 //! `meter doctor`: everything that a worker depends on, asked one by one, each with what to do when it is not well.
 
+use std::time::Duration;
+
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::period::Month;
-use jobs::books::{Database, newest_schema_version};
+use jobs::books::{BooksError, Database, newest_schema_version};
 use jobs::ingest_cur::export::{find, newest};
 use jobs::stripe::account::skew;
 use jobs::stripe::check::check;
@@ -16,6 +18,8 @@ use crate::{http, wiring};
 
 /// Clocks of this machine and of others may differ by this much.
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
+/// A remote database has so long to answer.
+const ANSWER: Duration = Duration::from_secs(10);
 /// Less free space than this is too little.
 const SPACE: u64 = 1 << 30;
 
@@ -119,35 +123,30 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         return None;
     }
     let opened = async {
-        let books = wiring::open_books(config).await?;
+        let books = wiring::open_books_within(config, ANSWER).await?;
         let version = books.schema_version().await?;
         anyhow::Ok((books, version))
     };
     let (books, version) = match opened.await {
         Ok(opened) => opened,
         Err(error) => {
-            let act = "check database.url, METER_DATABASE__TOKEN, the network and the file's permissions";
+            let act = match error.downcast_ref::<BooksError>() {
+                Some(BooksError::Newer { .. }) => "use the newer build",
+                Some(BooksError::Locked) => "another process has locked it for long: which one?",
+                _ => "check database.url, METER_DATABASE__TOKEN, the network and the file's permissions",
+            };
             checks.wrong("database", format!("{error:#}"), act);
             return None;
         }
     };
-    let known = newest_schema_version();
-    if version < known {
-        checks.wrong(
-            "database",
-            format!("{url} has schema version {version}, this build needs {known}"),
-            "meter migrate",
-        );
-        return None;
-    }
-    if version > known {
-        let found = format!("{url} was migrated to {version} by a newer build, this one knows {known}");
-        checks.wrong("database", found, "use the newer build");
+    if version < newest_schema_version() {
+        let found = format!("{url} has schema version {version}, this build needs {}", newest_schema_version());
+        checks.wrong("database", found, "meter migrate");
         return None;
     }
     checks.well("database", format!("{url}, schema version {version}"));
     // an empty writing transaction: the file, the folder and the token may all forbid it
-    match books.write(async |c| Ok(c.execute("DELETE FROM probes WHERE name = ''", ()).await?)).await {
+    match books.write(async |c| Ok(c.execute("DELETE FROM probes WHERE false", ()).await?)).await {
         Ok(_) => checks.well("writing", "the database takes a transaction".into()),
         Err(error) => {
             checks.wrong(

@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use jobs::books::BooksError;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::Job;
+use jobs::stripe::Sink;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{BadUsage, Done};
 use crate::config::Config;
 use crate::http::{self, Server};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Sources};
 use crate::queue::Kinds;
 use crate::queue::worker::{Identity, Stopper, Tally, Worker};
 use crate::standing::Observer;
@@ -68,7 +69,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let (concurrency, grace) = (policy.concurrency, policy.grace);
     let names = kinds.names();
     let metrics = Metrics::new(&names)?;
-    let books = vec![context.books.clone(), queue.database().clone()];
+    let sends = match &context.billing.sink {
+        Sink::Stripe(account) => Some(account.sends.clone()),
+        Sink::DryRun => None,
+    };
+    let sources = Sources { books: vec![context.books.clone(), queue.database().clone()], sends };
     let worker = Worker::new(queue.clone(), kinds.clone(), policy, context, who, metrics.clone(), args.once);
     let keeps_schedule = !args.once && !args.no_schedule;
     let address = if args.once { None } else { listen(args.listen.as_deref(), config)? };
@@ -102,7 +107,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             let (metrics, books_id) = (metrics.clone(), http::books_id(config));
             let config = config.http.clone();
             let server =
-                Server { observer, metrics, queue, books, phase, keeps_schedule, units, billing, config, books_id };
+                Server { observer, metrics, queue, sources, phase, keeps_schedule, units, billing, config, books_id };
             Some(tokio::spawn(http::serve(listener, address, server, stop)))
         }
         None => None,

@@ -5,10 +5,11 @@
 mod gauges;
 mod reports;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jobs::books::Database;
+use jobs::stripe::Sends;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -60,6 +61,7 @@ struct Counters {
     busy_seconds: prometheus::Counter,
     last_look: IntGauge,
     snapshot_failures: IntCounter,
+    catching_up: Mutex<()>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -173,6 +175,7 @@ impl Metrics {
             busy_seconds: r.seconds("meter_database_busy_wait_seconds_total", "How long they waited.")?,
             last_look: r.keep("gauge", last_look)?,
             snapshot_failures: r.counter("meter_snapshot_failures_total", "Snapshots of the books that failed.")?,
+            catching_up: Mutex::default(),
             registry: r.registry,
             described: r.described,
         };
@@ -231,8 +234,8 @@ impl Metrics {
     ///
     /// # Errors
     /// None for metrics that were registered.
-    pub fn text(&self, books: &[&Database], snapshot: &[MetricFamily]) -> prometheus::Result<String> {
-        self.count_waits(books);
+    pub fn text(&self, sources: &Sources, snapshot: &[MetricFamily]) -> prometheus::Result<String> {
+        self.catch_up(sources);
         let mut families = self.0.registry.gather();
         families.extend(snapshot.iter().cloned());
         let mut text = vec![];
@@ -240,17 +243,44 @@ impl Metrics {
         String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
     }
 
-    /// The books count their waits themselves; what is new since the last scrape is added.
-    fn count_waits(&self, books: &[&Database]) {
+    /// What is counted elsewhere is added as far as it is new.
+    fn catch_up(&self, sources: &Sources) {
+        // two scrapes at once must not add the same
+        let Ok(_one) = self.0.catching_up.lock() else { return };
+        let more = |counter: &IntCounter, total: u64| counter.inc_by(total.saturating_sub(counter.get()));
+        let longer = |counter: &prometheus::Counter, total: Duration| {
+            let known = Duration::try_from_secs_f64(counter.get()).unwrap_or_default();
+            counter.inc_by(total.saturating_sub(known).as_secs_f64());
+        };
         let (mut count, mut waited) = (0, Duration::ZERO);
-        for database in books {
+        for database in &sources.books {
             let (n, took) = database.busy_waits();
             (count, waited) = (count + n, waited + took);
         }
-        self.0.busy_waits.inc_by(count.saturating_sub(self.0.busy_waits.get()));
-        let known = Duration::try_from_secs_f64(self.0.busy_seconds.get()).unwrap_or_default();
-        self.0.busy_seconds.inc_by(waited.saturating_sub(known).as_secs_f64());
+        more(&self.0.busy_waits, count);
+        longer(&self.0.busy_seconds, waited);
+        if let Some(sends) = &sources.sends {
+            let load = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
+            for (answer, total) in [
+                ("accepted", &sends.accepted),
+                ("refused", &sends.refused),
+                ("doubtful", &sends.doubtful),
+                ("again", &sends.again),
+            ] {
+                more(&self.0.sends.with_label_values(&[answer]), load(total));
+            }
+            longer(&self.0.throttle, Duration::from_millis(load(&sends.throttled_ms)));
+        }
     }
+}
+
+/// Who counts beside the registry.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Handles whose waits for locks are counted.
+    pub books: Vec<Database>,
+    /// Attempts to send to Stripe, if there is an account.
+    pub sends: Option<Arc<Sends>>,
 }
 
 /// The gauges of a snapshot. `meters` are told of even when nothing is known of them.

@@ -246,7 +246,7 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
         None => Ended::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
     };
     let took = began.elapsed();
-    log(&claim, &ended, took);
+    span_of(&claim).in_scope(|| log(&claim, &ended, took));
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
     shared.metrics.ran(&claim.kind, &ended, claim.attempt >= claim.max_attempts, took, waited);
     let (finish, first) = settle(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
@@ -270,11 +270,8 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
 async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context) -> Ended {
     let fence = shared.queue.fence(claim, &shared.by.worker);
     let context = Context { books: context.books.fenced(fence), ..context.clone() };
-    let payload: Value = serde_json::from_str(&claim.payload).unwrap_or_default();
-    // every line of a run says whose it is
-    let span = tracing::info_span!("run", job = claim.seq, kind = kind.name, month = payload["month"].as_str());
     let job = kind.run(claim.payload.clone(), context, shared.queue.now(), shared.metrics.clone());
-    let mut task = tokio::spawn(job.instrument(span));
+    let mut task = tokio::spawn(job.instrument(span_of(claim)));
     tokio::select! {
         ended = &mut task => ended.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => Ended::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),
@@ -293,6 +290,13 @@ async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context) -> 
             }
         }
     }
+}
+
+/// In which the lines of a run stand: whose they are, and for a bill which export's and month's.
+fn span_of(claim: &Claim) -> tracing::Span {
+    let payload: Value = serde_json::from_str(&claim.payload).unwrap_or_default();
+    let (export, month) = (payload["export"].as_str(), payload["month"].as_str());
+    tracing::info_span!("run", job = claim.seq, kind = claim.kind, export, month)
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {

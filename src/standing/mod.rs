@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::books::standing::{BooksStanding, CustomersStanding};
 use serde::Serialize;
 
-pub(crate) use self::observer::free_beside;
 pub use self::observer::{Observer, Snapshot};
+pub(crate) use self::observer::{billing, free_beside};
 
 /// One reading.
 #[derive(Clone, Debug, Serialize)]
