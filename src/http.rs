@@ -271,8 +271,10 @@ async fn only_for_readers(
 
 /// The name in a Host header, without its port; empty for what is none.
 fn host_name(host: &str) -> String {
-    let authority = host.parse::<Authority>().ok();
-    authority.map_or(String::new(), |a| a.host().trim_matches(['[', ']']).to_owned())
+    let Ok(authority) = host.parse::<Authority>() else { return String::new() };
+    let rest = host.strip_prefix(authority.host()).unwrap_or(host);
+    let whole = rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    if whole { authority.host().trim_matches(['[', ']']).to_owned() } else { String::new() }
 }
 
 /// Whether a Host header names this machine.
