@@ -88,11 +88,11 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         let what = format!("the newest run of {kind} that was done found something for a person");
         add(Level::Look, "MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
     }
-    for (meter, used) in s.customers.unknown.iter().filter(|(_, used)| !used.is_zero()) {
-        let what = format!(
-            "{} of {meter} this month belong to ids that no customer has: they are billed nowhere",
-            quantity(*used)
-        );
+    let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
+    let unknown: Vec<String> = unknown.map(|(meter, used)| format!("{} of {meter}", quantity(*used))).collect();
+    if !unknown.is_empty() {
+        let what =
+            format!("{} this month belong to ids that no customer has: they are billed nowhere", unknown.join(", "));
         add(Level::Look, "MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
     }
     stripe(s, &mut add);
