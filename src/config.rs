@@ -451,6 +451,12 @@ impl Config {
         self.rules().map_err(|faults| anyhow::anyhow!("{faults:?}"))
     }
 
+    /// The unit of each meter, and of TURN credentials.
+    pub fn units(&self) -> BTreeMap<String, String> {
+        let units = self.meters.iter().map(|m| (m.name.clone(), m.unit.clone()));
+        units.chain([(TURN.to_owned(), "credentials".to_owned())]).collect()
+    }
+
     /// The policy for versions.
     pub fn policy(&self) -> Policy {
         let default = Policy::default();

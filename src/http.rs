@@ -82,8 +82,6 @@ pub struct Server {
     pub keeps_schedule: bool,
     /// Units of the meters.
     pub units: BTreeMap<String, String>,
-    /// `dry run`, `test account`, `live account`.
-    pub billing: &'static str,
     /// The section of the configuration.
     pub config: HttpConfig,
     /// Which books these are, as [`books_id`] says it.
@@ -99,19 +97,6 @@ pub fn books_id(config: &Config) -> String {
 }
 
 impl Server {
-    /// The units of all meters, and where money goes.
-    pub fn of(config: &Config) -> (BTreeMap<String, String>, &'static str) {
-        let units = config.meters.iter().map(|m| (m.name.clone(), m.unit.clone()));
-        let turn = (jobs::books::plan::TURN.to_owned(), "credentials".to_owned());
-        let billing = match crate::standing::billing(config) {
-            "off" => "nothing is billed",
-            "dry_run" => "dry run",
-            "live" => "live account",
-            _ => "test account",
-        };
-        (units.chain([turn]).collect(), billing)
-    }
-
     fn acting(&self) -> bool {
         !self.config.token.expose().is_empty()
     }
@@ -360,7 +345,7 @@ async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page
         units: &server.units,
         runs: &runs,
         version: env!("CARGO_PKG_VERSION"),
-        billing: server.billing,
+        billing: snapshot.standing.billing_words(),
         refresh_seconds: query.refresh.unwrap_or(60).min(3600),
     };
     Page(StatusCode::OK, page::status(&facts, Timestamp::now()))

@@ -34,7 +34,7 @@ pub(crate) fn local_path(config: &Config) -> Option<&Path> {
 }
 
 /// False only when nothing is there: a folder that may not be looked into is no reason to make other books.
-fn may_exist(path: &Path) -> bool {
+pub(crate) fn may_exist(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }
 
@@ -90,9 +90,7 @@ async fn open(config: &Config, wait: Duration) -> anyhow::Result<Database> {
 /// # Errors
 /// When there are none yet, and as [`open_books`].
 pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
-    let books = books_as_they_are(config).await?;
-    books.require_migrated().await?;
-    Ok(books)
+    existing_books_within(config, REMOTE_WAIT).await
 }
 
 /// As [`existing_books`], for who would rather hear that there is no answer: work on a remote database is given up after `wait`.

@@ -18,7 +18,7 @@ use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::reset;
 use jobs::sync_stripe::sync;
 use stripe_world::judge::{judge, shape};
-use stripe_world::run::{check, push, settle, use_some};
+use stripe_world::run::{check, each, push, seeds, settle, use_some};
 use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
 
 /// What happened over all worlds.
@@ -80,26 +80,16 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
 
 #[test]
 fn whatever_goes_wrong_invoices_equal_the_books() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let seeds = match number("METER_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("METER_TEST_WORLDS").unwrap_or(3_400),
-    };
+    let seeds = seeds(3_400);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (template, seen) = (Arc::new(Template::new().await), Arc::new(Mutex::new(Seen::default())));
         let all = seeds.end - seeds.start > 500;
-        let mut running = tokio::task::JoinSet::new();
-        for seed in seeds {
-            if running.len() >= 8 {
-                running.join_next().await.unwrap().unwrap();
-            }
+        each(seeds, |seed| {
             let (template, seen) = (Arc::clone(&template), Arc::clone(&seen));
-            running.spawn(async move { history(&template, seed, &seen).await });
-        }
-        while let Some(ended) = running.join_next().await {
-            ended.unwrap();
-        }
+            async move { history(&template, seed, &seen).await }
+        })
+        .await;
         let seen = seen.lock().unwrap();
         println!("{} requests, {} amounts below zero held, intents: {:#?}", seen.requests, seen.held, seen.intents);
         judge(&seen.shapes.values().cloned().collect::<Vec<_>>());

@@ -14,14 +14,13 @@ use serde::Serialize;
 
 use super::{Done, ago, print, span};
 use crate::config::Config;
+use crate::standing::{BILL_STALE, LITTLE_SPACE};
 use crate::{http, wiring};
 
 /// Clocks of this machine and of others may differ by this much.
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
 /// A remote database has so long to answer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// Less free space than this is too little.
-const SPACE: u64 = 1 << 30;
 
 /// How to show it.
 #[derive(Debug, ClapArgs)]
@@ -116,7 +115,7 @@ fn show(found: &[Check]) {
 
 async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Option<Database> {
     let url = &config.database.url;
-    if let Some(path) = wiring::local_path(config).filter(|path| path.try_exists().is_ok_and(|there| !there)) {
+    if let Some(path) = wiring::local_path(config).filter(|path| !wiring::may_exist(path)) {
         let act =
             "`meter migrate` makes it; or is `database.url` another one, or the folder not the one that you meant?";
         checks.wrong("database", format!("there is none at {}", path.display()), act);
@@ -175,7 +174,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
 fn disk(config: &Config, checks: &mut Checks) {
     let Some(path) = wiring::local_path(config) else { return };
     match crate::standing::free_beside(path) {
-        Some(free) if free < SPACE => {
+        Some(free) if free < LITTLE_SPACE => {
             checks.wrong(
                 "disk",
                 format!("{} MiB free beside the database", free >> 20),
@@ -218,7 +217,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
                     of,
                     ago(manifest.delivered_at, now)
                 );
-                if age > SignedDuration::from_hours(36) {
+                if age > BILL_STALE {
                     checks.look(
                         &what,
                         found,

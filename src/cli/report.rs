@@ -14,7 +14,6 @@ use jobs::books::quantity::Quantity;
 
 use super::{BadUsage, Done, print};
 use crate::config::Config;
-use crate::http::Server;
 use crate::page::{self, MeterReport, Report};
 use crate::wiring;
 
@@ -66,7 +65,7 @@ async fn report(
     month: Month,
     now: Timestamp,
 ) -> anyhow::Result<Report> {
-    let (units, _) = Server::of(config);
+    let units = config.units();
     let usage = books.usage(month, customer.clone()).await?;
     if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
         && books.customers(None, Some(id.clone())).await?.is_empty()
@@ -83,8 +82,7 @@ async fn report(
     };
     let mut meters = vec![];
     for (meter, of) in by_meter {
-        let sum = |all: &mut dyn Iterator<Item = Quantity>| all.fold(Quantity::ZERO, |a, b| a + b);
-        let total = sum(&mut of.iter().map(|u| u.quantity));
+        let total = of.iter().map(|u| u.quantity).sum();
         let mut customers: Vec<(String, Quantity)> = vec![];
         if customer.is_none() {
             customers =
@@ -110,7 +108,7 @@ async fn report(
             total,
             unattributed: customer
                 .is_none()
-                .then(|| sum(&mut of.iter().filter(|u| u.customer.is_empty()).map(|u| u.quantity))),
+                .then(|| of.iter().filter(|u| u.customer.is_empty()).map(|u| u.quantity).sum()),
             days: by_day,
             customers,
             notes,

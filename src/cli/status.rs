@@ -5,7 +5,6 @@ use jiff::Timestamp;
 
 use super::{Done, ago, print, span};
 use crate::config::Config;
-use crate::http::Server;
 use crate::page::{about, forecast};
 use crate::standing::{Level, Observer, Standing};
 
@@ -32,7 +31,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 }
 
 fn show(s: &Standing, config: &Config, now: Timestamp) {
-    let (units, billing) = Server::of(config);
+    let (units, billing) = (config.units(), s.billing_words());
     let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
     print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
     let line = |name: &str, text: String| print::out(&format!("{name:<11} {text}"));

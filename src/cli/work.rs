@@ -102,12 +102,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         Some(address) => {
             let observer = Observer::new(config);
             tokio::spawn(observer.clone().run(metrics.clone()));
-            let (units, billing) = Server::of(config);
+            let units = config.units();
             let (phase, queue) = (worker.phase(), queue.clone());
             let (metrics, books_id) = (metrics.clone(), http::books_id(config));
             let config = config.http.clone();
-            let server =
-                Server { observer, metrics, queue, sources, phase, keeps_schedule, units, billing, config, books_id };
+            let server = Server { observer, metrics, queue, sources, phase, keeps_schedule, units, config, books_id };
             Some(tokio::spawn(http::serve(listener, address, server, stop)))
         }
         None => None,

@@ -43,27 +43,10 @@ impl Told for IngestReport {
     }
 }
 
-impl Told for PartReport {
-    /// The job that asked for the part tells of its rows.
-    fn tell(&self, _metrics: &Metrics) {
-        let Self { outcome: _, files: _, rows: _, stored_bytes: _ } = self;
-    }
-}
-
 impl Told for ResetReport {
     fn tell(&self, metrics: &Metrics) {
-        let Self {
-            dry_run,
-            customers: _,
-            closed,
-            opened: _,
-            folded: _,
-            contested: _,
-            contested_customers: _,
-            counts: _,
-        } = self;
-        if !dry_run {
-            metrics.0.rollovers.inc_by(*closed);
+        if !self.dry_run {
+            metrics.0.rollovers.inc_by(self.closed);
         }
     }
 }
@@ -101,5 +84,5 @@ macro_rules! tells_nothing {
     };
 }
 
-// what `push_stripe` sends is counted as it is sent (`jobs::stripe::Sends`)
-tells_nothing!(PushReport, SyncReport, RollReport, VerifyReport, ProbeReport, String, ());
+// the job that asked for a part tells of its rows; what `push_stripe` sends is counted as it is sent (`jobs::stripe::Sends`)
+tells_nothing!(PartReport, PushReport, SyncReport, RollReport, VerifyReport, ProbeReport, String, ());

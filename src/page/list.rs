@@ -8,9 +8,7 @@ use maud::{Markup, html};
 use super::layout::{Here, document, scroll, state};
 use super::words::{ago, count, instant, prose, took};
 use super::{JobList, Run};
-
-/// States that can be asked for, in the order of a job's life.
-const STATES: [&str; 7] = ["pending", "scheduled", "running", "retrying", "done", "dead", "cancelled"];
+use crate::queue::State;
 
 /// The page at `/jobs`.
 pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
@@ -84,7 +82,7 @@ fn filter_form(list: &JobList<'_>) -> Markup {
                     label for="state" { "State" }
                     select #state name="state" {
                         option value="" { "any" }
-                        @for state in STATES { (choice(state, &list.filter.state)) }
+                        @for state in State::ALL { (choice(state.as_str(), &list.filter.state)) }
                     }
                 }
                 div {

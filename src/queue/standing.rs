@@ -35,7 +35,7 @@ impl Queue {
         self.counted(OVER).await
     }
 
-    async fn counted(&self, sql: &'static str) -> Result<Counts, BooksError> {
+    pub(super) async fn counted(&self, sql: &'static str) -> Result<Counts, BooksError> {
         self.db
             .read(async move |c| {
                 let mut rows = c.query(sql, ()).await?;

@@ -288,17 +288,7 @@ impl Queue {
     /// # Errors
     /// What the database says.
     pub async fn counts(&self) -> Result<BTreeMap<(String, State), i64>, BooksError> {
-        patiently(|| {
-            self.db.read(async |c| {
-                let mut rows = c.query("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state", ()).await?;
-                let mut found = BTreeMap::new();
-                while let Some(row) = rows.next().await? {
-                    found.insert((row.get(0)?, state(&row.get::<String>(1)?)?), row.get(2)?);
-                }
-                Ok(found)
-            })
-        })
-        .await
+        patiently(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
     /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A finished job whose key another

@@ -240,13 +240,13 @@ async fn say_goodbye(shared: &Shared) {
 /// Runs one claimed job. This is the function that apalis calls.
 async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> {
     let Runner { shared, context, tally } = &*runner;
-    let began = Instant::now();
+    let (began, span) = (Instant::now(), span_of(&claim));
     let ended = match shared.kinds.get(&claim.kind) {
-        Some(kind) => run(kind, &claim, shared, context).await,
+        Some(kind) => run(kind, &claim, shared, context, &span).await,
         None => Ended::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
     };
     let took = began.elapsed();
-    span_of(&claim).in_scope(|| log(&claim, &ended, took));
+    span.in_scope(|| log(&claim, &ended, took));
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
     shared.metrics.ran(&claim.kind, &ended, claim.attempt >= claim.max_attempts, took, waited);
     let (finish, first) = settle(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
@@ -267,11 +267,11 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
 }
 
 /// Runs a job in a task of its own, so that a panic is caught, a time-out and a stop reach it, and others are not held up.
-async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context) -> Ended {
+async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, span: &tracing::Span) -> Ended {
     let fence = shared.queue.fence(claim, &shared.by.worker);
     let context = Context { books: context.books.fenced(fence), ..context.clone() };
     let job = kind.run(claim.payload.clone(), context, shared.queue.now(), shared.metrics.clone());
-    let mut task = tokio::spawn(job.instrument(span_of(claim)));
+    let mut task = tokio::spawn(job.instrument(span.clone()));
     tokio::select! {
         ended = &mut task => ended.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => Ended::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),

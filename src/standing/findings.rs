@@ -7,7 +7,7 @@ use crate::cli::{ago, span};
 use crate::words::quantity;
 
 /// A version of a bill comes up to three times a day; this long without one is no accident.
-const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
+pub(crate) const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
 /// Usage of a day shows within a day, or two.
 const USAGE_STALE: SignedDuration = SignedDuration::from_hours(72);
 /// The audit runs daily.
@@ -26,7 +26,7 @@ const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
 /// Notices go out every minute.
 const NOTICE_LATE: SignedDuration = SignedDuration::from_hours(1);
 /// Less free space than this is too little for a booking of a large bill.
-const LITTLE_SPACE: u64 = 1 << 30;
+pub(crate) const LITTLE_SPACE: u64 = 1 << 30;
 /// A run that goes on may take so long.
 const LONG_RUN: SignedDuration = SignedDuration::from_hours(2);
 /// Kinds that the schedule runs every few minutes, and how late their last success may be.

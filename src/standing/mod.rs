@@ -9,8 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::books::standing::{BooksStanding, CustomersStanding};
 use serde::Serialize;
 
+pub(crate) use self::findings::{BILL_STALE, LITTLE_SPACE};
+pub(crate) use self::observer::free_beside;
 pub use self::observer::{Observer, Snapshot};
-pub(crate) use self::observer::{billing, free_beside};
 
 /// One reading.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +41,18 @@ pub struct Standing {
     pub audit: Audit,
     /// What needs a person, the worst first.
     pub findings: Vec<Finding>,
+}
+
+impl Standing {
+    /// Where money goes, in words.
+    pub fn billing_words(&self) -> &'static str {
+        match self.billing {
+            "off" => "nothing is billed",
+            "dry_run" => "dry run",
+            "live" => "live account",
+            _ => "test account",
+        }
+    }
 }
 
 /// The queue.

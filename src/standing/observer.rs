@@ -200,7 +200,7 @@ impl Observer {
 }
 
 /// Where money goes.
-pub(crate) fn billing(config: &Config) -> &'static str {
+fn billing(config: &Config) -> &'static str {
     match (config.stripe.meters.is_empty(), config.stripe.key.expose().is_empty(), config.stripe.live) {
         (true, ..) => "off",
         (false, true, _) => "dry_run",

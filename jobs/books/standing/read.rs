@@ -20,6 +20,10 @@ const NAMED: i64 = 20;
 const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
                        'budget_in_other_currency')";
 
+/// The version on which each payer's newest month rests.
+const NEWEST: &str = "SELECT payer, max(id) AS id FROM bill_versions b WHERE state = 'applied' \
+    AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer";
+
 /// Sums of a meter: of customers, and without one.
 type Sums = (Quantity, Quantity);
 
@@ -79,10 +83,9 @@ impl Database {
     pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
         self.read(async |c| {
             let sql = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
-                       WHERE claim = 'counted' AND version_id IN (SELECT max(id) FROM bill_versions v WHERE state = 'applied' \
-                         AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = v.payer AND m.state = 'applied') GROUP BY payer) \
+                       WHERE claim = 'counted' AND version_id IN (SELECT id FROM (NEWEST)) \
                        GROUP BY meter ORDER BY meter";
-            let mut rows = c.query(sql, ()).await?;
+            let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 found.push((row.get(0)?, row.get(1)?, row.get(2)?));
@@ -127,11 +130,9 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
           (SELECT max(newest_day) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
           (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held'), \
           (SELECT held_because FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held' ORDER BY id DESC LIMIT 1) \
-       FROM (SELECT payer, max(id) AS id FROM bill_versions b WHERE state = 'applied' \
-               AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') \
-               GROUP BY payer) newest \
+       FROM (NEWEST) newest \
        JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
-    let mut rows = c.query(sql, ()).await?;
+    let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
     let (mut found, mut ids) = (vec![], vec![]);
     while let Some(row) = rows.next().await? {
         let delivered: Option<String> = row.get(5)?;

@@ -1,6 +1,7 @@
 //! Runs with faults, the settling afterwards, and the proof that invoices equal the books.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use fakestripe::{Event, Fault};
 use jobs::job::Failure;
@@ -100,6 +101,29 @@ pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
         now += 25 * HOUR;
+    }
+}
+
+/// Seeds of the worlds to run: `METER_TEST_SEED`, or as many as `METER_TEST_WORLDS` says.
+pub fn seeds(worlds: u64) -> Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    match number("METER_TEST_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("METER_TEST_WORLDS").unwrap_or(worlds),
+    }
+}
+
+/// Runs a history for each seed, eight side by side.
+pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, history: impl Fn(u64) -> F) {
+    let mut running = tokio::task::JoinSet::new();
+    for seed in seeds {
+        if running.len() >= 8 {
+            running.join_next().await.unwrap().unwrap();
+        }
+        running.spawn(history(seed));
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
     }
 }
 
