@@ -246,6 +246,18 @@ pub(crate) async fn events_between(
     Ok(found)
 }
 
+/// Totals with an alarm: customer, meter and what is wrong; at most `limit`.
+pub(crate) async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, String)>, BooksError> {
+    let sql =
+        "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
+    let mut rows = c.query(sql, params![limit]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+    }
+    Ok(found)
+}
+
 impl Database {
     /// At most `limit` totals that are to be read, the most urgent first; of one customer, final ones too.
     ///
@@ -365,16 +377,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn alarms(&self) -> Result<Vec<(String, String, String)>, BooksError> {
-        self.read(async |c| {
-            let sql = "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT 100";
-            let mut rows = c.query(sql, ()).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                found.push((row.get(0)?, row.get(1)?, row.get(2)?));
-            }
-            Ok(found)
-        })
-        .await
+        self.read(async |c| alarms(c, 100).await).await
     }
 
     /// What the newest versions of the bills from month `from` to before month `to` say was used, and what the ledger holds of them: month, meter, bill,

@@ -10,12 +10,13 @@ use super::{
     BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NoticeStanding, Pressed,
     StripeStanding,
 };
+use crate::books::agreement::alarms;
 use crate::books::database::{BooksError, Database, first_row};
 use crate::books::period::{Day, Month, instant};
 use crate::books::quantity::Quantity;
 
 /// Customers that are named, at most.
-const NAMED: i64 = 20;
+const NAMED: u32 = 20;
 /// A reason for a block that the customer can do away with by a budget or another plan: the limit is reached.
 const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
                        'budget_in_other_currency')";
@@ -240,12 +241,7 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
         found.intents.insert("settled", row.get::<i64>(1)? - open);
         found.alarms = row.get(2)?;
     }
-    let sql =
-        "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
-    let mut rows = c.query(sql, params![NAMED]).await?;
-    while let Some(row) = rows.next().await? {
-        found.some_alarms.push((row.get(0)?, row.get(1)?, row.get(2)?));
-    }
+    found.some_alarms = alarms(c, NAMED).await?;
     Ok(found)
 }
 
