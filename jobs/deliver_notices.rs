@@ -64,6 +64,13 @@ pub struct DeliverReport {
     pub again: u64,
     /// Given up now.
     pub dead: u64,
+    /// Set aside after their day, because nobody is to be told: no receiver is configured.
+    #[serde(skip_serializing_if = "is_none")]
+    pub set_aside: u64,
+}
+
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Job for DeliverNotices {
@@ -109,7 +116,7 @@ impl Job for DeliverNotices {
                 }
             }
         } else {
-            report.dead += context.books.bury_notices(NO_RECEIVER, now).await?;
+            report.set_aside += context.books.bury_notices(NO_RECEIVER, now).await?;
         }
         context.books.forget_notices(now).await?;
         if report.again > 0 {

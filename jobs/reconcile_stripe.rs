@@ -66,6 +66,8 @@ pub struct ReconcileReport {
     pub to_adopt: u64,
     /// After a restoration: why none is taken over yet.
     pub not_yet: Option<String>,
+    /// After a restoration: bills that have to be read again first, or that wait for a person, when it is time for them.
+    pub bills_missing: Vec<String>,
 }
 
 impl Job for ReconcileStripe {
@@ -79,7 +81,7 @@ impl Job for ReconcileStripe {
     }
 
     fn needs_a_person(report: &ReconcileReport) -> bool {
-        report.alarms > 0
+        report.alarms > 0 || !report.bills_missing.is_empty()
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<ReconcileReport, Failure> {
@@ -164,7 +166,7 @@ async fn compare(
                 seen: 0,
                 expected: expected(&of.events),
                 short: of.short,
-                verdict: Verdict::Alarm(format!("Stripe has no total of {}: {error}", of.stripe_customer)),
+                verdict: Verdict::NoTotal(format!("Stripe has no total of {}: {error}", of.stripe_customer)),
                 is_final: false,
             };
             context.books.note_read(of, read, now).await?;
@@ -204,7 +206,7 @@ async fn compare(
                 );
             }
         }
-        Verdict::Wait | Verdict::Alarm(_) => report.waiting += 1,
+        Verdict::Wait | Verdict::Alarm(_) | Verdict::NoTotal(_) => report.waiting += 1,
     }
     Ok(())
 }
@@ -276,16 +278,26 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
     if missing == 0 || of.events.dropped != 0 && missing == -of.events.dropped {
         return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
     }
-    // the same for another day
-    let since = of.short.filter(|(before, _)| *before == missing).map_or(now, |(_, since)| since);
+    // the same for another day; too much that grows meanwhile is no other case: somebody else sends
+    let grows = |before: i64| doubtful.is_none() && before < 0 && missing < before;
+    let since = of.short.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
     if now - since < ABSENCE {
         return done(Some((missing, since)), Verdict::Wait);
     }
-    let mut all: Vec<(i64, i64)> = old.iter().map(|e| (e.seq, e.value)).collect();
-    all.extend(doubtful.map(|d| (d.seq, d.value)));
-    all.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
-    // what was never in doubt and is too much may be somebody's: that is for a person
-    match lacking(&all, missing).filter(|_| missing > 0 || doubtful.is_some_and(|d| d.value == missing)) {
+    let explained = match doubtful {
+        // what was never in doubt and is too much may be somebody's: that is for a person. But the one in doubt may be the correction that is not
+        // there, and what was sent besides it is short, or as it should be
+        Some(d) if missing < 0 && short >= 0 => {
+            let others = if short == 0 { Some(vec![]) } else { lacking(&by_age(&old, None), short) };
+            others.map(|mut absent| {
+                absent.insert(0, d.seq);
+                absent
+            })
+        }
+        _ if missing < 0 => None,
+        _ => lacking(&by_age(&old, doubtful), missing),
+    };
+    match explained {
         Some(absent) => {
             let there = there.filter(|seq| !absent.contains(seq));
             done(None, Verdict::Settle(there, absent))
@@ -300,6 +312,14 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
             done(Some((missing, since)), Verdict::Alarm(why))
         }
     }
+}
+
+/// Numbers and values, the newest first.
+fn by_age(accepted: &[Accepted], doubtful: Option<Doubtful>) -> Vec<(i64, i64)> {
+    let mut all: Vec<(i64, i64)> = accepted.iter().map(|e| (e.seq, e.value)).collect();
+    all.extend(doubtful.map(|d| (d.seq, d.value)));
+    all.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
+    all
 }
 
 /// Events that make up `missing`, as few as can be and no more than four, or some that follow each other; the newest first.

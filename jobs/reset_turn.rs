@@ -12,6 +12,7 @@ pub use crate::books::turn::Closed;
 use crate::books::turn::Rolled;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
+use crate::stripe::Sink;
 
 /// Customers in one transaction on a local file: few enough that the web backend hardly waits for it.
 const CHUNK: usize = 1000;
@@ -34,6 +35,9 @@ pub struct ResetTurn {
 pub struct ResetReport {
     /// True when nothing was changed.
     pub dry_run: bool,
+    /// True when nothing was done, because these books were restored and subscriptions are not read again yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_subscriptions: bool,
     /// Customers whose periods were looked at.
     pub customers: u64,
     /// Counts that were closed.
@@ -77,13 +81,29 @@ impl Job for ResetTurn {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<ResetReport, Failure> {
-        let report = reset(&context.books, now, self.dry_run, SHOWN).await?;
+        let report = run(context, now, self.dry_run, SHOWN).await?;
         if report.contested > 0 {
             let names = report.contested_customers.join(", ");
             tracing::warn!(contested = report.contested, "customers with more than one living subscription: {names}");
         }
         Ok(report)
     }
+}
+
+/// As [`reset`]; nothing while books that were restored from a backup do not know yet which subscriptions there are. Two more periods stand open,
+/// so nobody misses them meanwhile.
+///
+/// # Errors
+/// As there.
+pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<ResetReport, BooksError> {
+    context.books.require_migrated().await?;
+    if matches!(context.billing.sink, Sink::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
+        tracing::info!(
+            "these books were restored from a backup: periods are closed when every subscription has been read (`sync_stripe`)"
+        );
+        return Ok(ResetReport { dry_run, awaits_subscriptions: true, ..ResetReport::default() });
+    }
+    reset(&context.books, now, dry_run, shown).await
 }
 
 /// Closes and opens periods as of `now`; lists at most `shown` of what it closed.

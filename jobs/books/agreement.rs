@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use libsql::{Connection, params};
 use serde::Serialize;
 
+use super::audit::{Act, note};
 use super::database::{BooksError, Database, first_row, json};
 use super::intent::{RESEND, State};
 use super::period::{Month, instant, minute};
@@ -87,6 +88,8 @@ pub enum Verdict {
     Wait,
     /// A person must look.
     Alarm(String),
+    /// Stripe has no such total; a person must look.
+    NoTotal(String),
 }
 
 /// What is noted of a read.
@@ -145,6 +148,10 @@ pub struct Compared {
     pub read_at: Option<Timestamp>,
     /// What a person must look at.
     pub alarm: Option<String>,
+    /// A person has acknowledged the alarm as it is.
+    pub alarm_acknowledged: bool,
+    /// A person has acknowledged the amount that is held.
+    pub held_acknowledged: bool,
 }
 
 /// Columns of a total that is to be read. An event in doubt is looked for where it was sent, whatever the customer's Stripe id is now.
@@ -196,7 +203,8 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
          AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
               AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
               AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true))), \
-      coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm \
+      coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm, \
+      t.alarm IS NOT NULL AND coalesce(t.acknowledged = t.alarm_key, 0), t.held <> 0 AND coalesce(t.held_acknowledged = t.held, 0) \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
@@ -246,11 +254,14 @@ pub(crate) async fn events_between(
     Ok(found)
 }
 
-/// Totals with an alarm: customer, meter and what is wrong; at most `limit`.
+/// An alarm that nobody has acknowledged as it is.
+pub(crate) const ALARM: &str = "alarm IS NOT NULL AND (acknowledged IS NULL OR acknowledged IS NOT alarm_key)";
+
+/// Totals with an alarm that nobody has acknowledged: customer, meter and what is wrong; at most `limit`.
 pub(crate) async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, String)>, BooksError> {
     let sql =
-        "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
-    let mut rows = c.query(sql, params![limit]).await?;
+        format!("SELECT customer, meter, alarm FROM stripe_totals WHERE {ALARM} ORDER BY customer, meter LIMIT ?1");
+    let mut rows = c.query(&sql, params![limit]).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
         found.push((row.get(0)?, row.get(1)?, row.get(2)?));
@@ -330,10 +341,15 @@ impl Database {
                 change(State::Accepted, there.as_slice(), None).await?;
                 change(State::Absent, absent, Some("Stripe's total has been without it for a day")).await?;
             }
-            let alarm = if let Verdict::Alarm(why) = &read.verdict { Some(why.as_str()) } else { None };
             let agrees = read.verdict == Verdict::Agrees;
             let (short, since) = read.short.unzip();
+            let (alarm, key) = match &read.verdict {
+                Verdict::Alarm(why) => (Some(why.as_str()), short.map(|short| short.to_string())),
+                Verdict::NoTotal(why) => (Some(why.as_str()), Some(restored::no_total_of(&of.stripe_customer))),
+                _ => (None, None),
+            };
             let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, alarm = iif(?12, alarm, ?9), \
+                       alarm_key = iif(?12, alarm_key, ?13), acknowledged = iif(?10, NULL, acknowledged), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
@@ -347,7 +363,8 @@ impl Database {
                 alarm,
                 i64::from(agrees),
                 i64::from(agrees && read.is_final),
-                i64::from(read.verdict == Verdict::Wait)
+                i64::from(read.verdict == Verdict::Wait),
+                key
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -378,6 +395,34 @@ impl Database {
     /// What the database says.
     pub async fn alarms(&self) -> Result<Vec<(String, String, String)>, BooksError> {
         self.read(async |c| alarms(c, 100).await).await
+    }
+
+    /// Notes that a person has dealt with the alarms and the held amounts of a customer's periods that begin from `from` to before `to`: nobody is told
+    /// of them again as they are. Returns how many alarms, and how many held amounts, were not acknowledged before.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn acknowledge(
+        &self,
+        customer: String,
+        (from, to): (i64, i64),
+        act: Act,
+        now: Timestamp,
+    ) -> Result<(u64, u64), BooksError> {
+        self.write(async move |c| {
+            let which = "customer = ?1 AND period_start >= ?2 AND period_start < ?3";
+            // an alarm of before there were keys gets one with the next read
+            let sql = format!("UPDATE stripe_totals SET acknowledged = alarm_key WHERE {which} AND alarm_key IS NOT NULL AND {ALARM}");
+            let alarms = c.execute(&sql, params![customer.clone(), from, to]).await?;
+            let sql =
+                format!("UPDATE stripe_totals SET held_acknowledged = held WHERE {which} AND held <> 0 AND held_acknowledged IS NOT held");
+            let held = c.execute(&sql, params![customer, from, to]).await?;
+            if alarms + held > 0 {
+                note(c, &act, now.as_second()).await?;
+            }
+            Ok((alarms, held))
+        })
+        .await
     }
 
     /// What the newest versions of the bills from month `from` to before month `to` say was used, and what the ledger holds of them: month, meter, bill,
@@ -441,6 +486,8 @@ impl Database {
                     expected: row.get(14)?,
                     read_at: row.get::<Option<i64>>(15)?.map(instant),
                     alarm: row.get(16)?,
+                    alarm_acknowledged: row.get::<Option<i64>>(17)? == Some(1),
+                    held_acknowledged: row.get::<Option<i64>>(18)? == Some(1),
                 });
             }
             Ok(found)

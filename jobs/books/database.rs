@@ -211,6 +211,26 @@ impl Database {
         })
     }
 
+    /// Opens a file that nobody is to change, such as a backup, and its folder need not be writable; it must not be in use.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read so.
+    pub async fn open_read_only(path: &Path) -> Result<Self, BooksError> {
+        let path = path.to_owned();
+        let name = path.display().to_string();
+        let opened = Self::start(name.clone(), Duration::MAX, async move || {
+            let database =
+                libsql::Builder::new_local(&path).flags(libsql::OpenFlags::SQLITE_OPEN_READ_ONLY).build().await?;
+            let connection = database.connect()?;
+            connection.busy_timeout(BUSY_WAIT)?;
+            Ok((connection, database))
+        });
+        opened.await.map_err(|e| match e {
+            BooksError::Open(_, text) => BooksError::Open(name, text),
+            other => other,
+        })
+    }
+
     /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose server keeps the pragmas. A piece
     /// of work that takes longer than `wait` is given up.
     ///

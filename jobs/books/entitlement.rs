@@ -455,6 +455,22 @@ pub(crate) async fn store_turn_limits(
     Ok(())
 }
 
+/// As [`Database::told_up_to`].
+pub(super) async fn told_up_to(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+    let sql = "SELECT payer, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
+               AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
+    let mut rows = c.query(sql, ()).await?;
+    let mut found: BTreeMap<String, Timestamp> = BTreeMap::new();
+    let wrong = |what: String| BooksError::Integrity(format!("bill_versions: {what}"));
+    while let Some(row) = rows.next().await? {
+        let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
+        let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
+        let told = day.end().min(delivered);
+        found.entry(row.get(0)?).and_modify(|at| *at = told.max(*at)).or_insert(told);
+    }
+    Ok(found)
+}
+
 impl Database {
     /// Ids of customers after `after`, in order, at most [`PAGE`].
     ///
@@ -479,21 +495,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn told_up_to(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-        self.read(async |c| {
-            let sql = "SELECT payer, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
-                       AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
-            let mut rows = c.query(sql, ()).await?;
-            let mut found: BTreeMap<String, Timestamp> = BTreeMap::new();
-            let wrong = |what: String| BooksError::Integrity(format!("bill_versions: {what}"));
-            while let Some(row) = rows.next().await? {
-                let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
-                let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
-                let told = day.end().min(delivered);
-                found.entry(row.get(0)?).and_modify(|at| *at = told.max(*at)).or_insert(told);
-            }
-            Ok(found)
-        })
-        .await
+        self.read(async |c| told_up_to(c).await).await
     }
 
     /// What is decided: of one customer, or of all.

@@ -203,7 +203,8 @@ impl Database {
     /// What the database says.
     pub async fn held_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.read(async move |c| {
-            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held > 0 AND held_since >= ?1 AND held_since < ?2";
+            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held > 0 AND held_acknowledged IS NOT held \
+                       AND held_since >= ?1 AND held_since < ?2";
             Ok(first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await

@@ -42,6 +42,7 @@ const MIGRATIONS: &[Migration] = migrations![
     15 "0015_usage_totals",
     16 "0016_restored",
     17 "0017_due_at",
+    18 "0018_acknowledged",
 ];
 
 /// The schema version that this build works with.

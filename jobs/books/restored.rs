@@ -14,7 +14,7 @@ use super::audit::{Act, note};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::intent::last_seq;
 use super::invoice::{MARGIN, set_state};
-use super::period::{instant, minute};
+use super::period::{Month, instant, minute};
 
 /// Largest value of an intent (migration 0014).
 const LARGEST: i64 = 999_999_999_999_999;
@@ -51,6 +51,10 @@ pub struct ToAdopt {
     pub stripe_meter: String,
     /// Stripe's name of the meter.
     pub event_name: String,
+    /// By how much Stripe was short of what the books know when the total was last read, and since when.
+    pub short: Option<(i64, i64)>,
+    /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt with, and not taken over.
+    pub acknowledged: i64,
     /// What the books have of what an invoice covers, and of the rest.
     pub events: [Events; 2],
 }
@@ -82,7 +86,8 @@ const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j 
 /// Those of which the totals can be read, the one that was read longest ago first; of periods that no invoice covers only those to which
 /// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
 /// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
-const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name \
+const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
+      t.short, t.short_since, CAST(coalesce(t.acknowledged, '0') AS INTEGER) \
     FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
     LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
@@ -92,10 +97,24 @@ const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_a
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
     ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
 
+/// When the newest thing was done that the books keep the time of.
+const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM stripe_intents UNION ALL SELECT max(last_attempt_at) FROM stripe_intents \
+    UNION ALL SELECT max(read_at) FROM stripe_totals UNION ALL SELECT max(decided_at) FROM entitlements UNION ALL SELECT max(at) FROM audits \
+    UNION ALL SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'synced')";
+
+/// Subscriptions are as they were when the copy was made: nobody has read them since.
+const NOT_SYNCED: &str = "DELETE FROM stripe_state WHERE name = 'synced_full'";
+
+/// What an alarm of that a total cannot be read is about.
+pub(crate) fn no_total_of(stripe_customer: &str) -> String {
+    format!("no total of {stripe_customer}")
+}
+
 /// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
-const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm) \
-    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6 FROM customers WHERE id = ?1 \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, alarm = excluded.alarm";
+const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm, alarm_key, short, short_since) \
+    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7, ?8, ?9 FROM customers WHERE id = ?1 \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, alarm = excluded.alarm, alarm_key = excluded.alarm_key, \
+      short = excluded.short, short_since = excluded.short_since";
 
 /// Whether the books were restored, as of `now`.
 pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Restoration>, BooksError> {
@@ -171,6 +190,8 @@ async fn to_adopt(
             stripe_customer: row.get(5)?,
             stripe_meter: row.get(6)?,
             event_name: row.get(7)?,
+            short: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+            acknowledged: row.get(10)?,
             events: [Events::default(), Events::default()],
         });
     }
@@ -194,18 +215,35 @@ impl Database {
         self.read(async move |c| restoration(c, now.as_second()).await).await
     }
 
-    /// Marks the books as restored from a backup that was made at `backup_at`; of two marks the earlier one stays.
+    /// Marks the books as restored from a backup that was made at `backup_at`, or when the newest thing in them was done, if that is
+    /// earlier: the copy cannot know of more, whatever is said of it. Of two marks the earlier one stays. Returns the instant that is taken.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn mark_restored(&self, backup_at: Timestamp, act: Act, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn mark_restored(&self, backup_at: Timestamp, act: Act, now: Timestamp) -> Result<Timestamp, BooksError> {
         self.write(async move |c| {
+            let newest = first_row(c, NEWEST, ()).await?.map_or(Ok(None), |row| row.get::<Option<i64>>(0))?;
+            let backup_at = newest.map_or(backup_at, |newest| backup_at.min(instant(newest)));
             let sql = "INSERT INTO stripe_state (name, value) VALUES ('backup_at', ?1) \
                        ON CONFLICT (name) DO UPDATE SET value = min(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))";
             c.execute(sql, params![backup_at.as_second().to_string()]).await?;
-            note(c, &act, now.as_second()).await
+            c.execute(NOT_SYNCED, ()).await?;
+            note(c, &act, now.as_second()).await?;
+            Ok(backup_at)
         })
         .await
+    }
+
+    /// Whether these books were restored, and what Stripe tells of subscriptions was not read whole since: until then nobody knows which
+    /// billing periods there were, and a period that is closed stays as it is.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
+        let Some(found) = self.restoration(now).await? else { return Ok(false) };
+        let synced = self.stripe_state("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
+        // a mark comes without the last reading
+        Ok(synced.is_none_or(|at| found.seen && at < found.at))
     }
 
     /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open intents Stripe's totals will decide about.
@@ -230,13 +268,14 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
+            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, alarm_key = NULL, short = NULL, short_since = NULL \
                        WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
                 "UPDATE stripe_state SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
                 // subscriptions that ended since must be known before totals are taken over
                 "DELETE FROM stripe_state WHERE name IN ('backup_at', 'synced_full')",
+                "DELETE FROM restored_bills",
                 "INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers WHERE true \
                  ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''",
             ] {
@@ -315,11 +354,8 @@ impl Database {
             for ((from, to), excess) in bounds.into_iter().zip(excess) {
                 insert_adopted(c, &of, (from, to), excess, restoration.at, grace, now).await?;
             }
-            let values =
-                params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, Option::<String>::None];
-            c.execute(NOTED, values).await?;
-            let sql = "UPDATE stripe_totals SET adopted_until = ?4, short = NULL, short_since = NULL, final_at = NULL \
-                       WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            note_read(c, &of, None, None, now).await?;
+            let sql = "UPDATE stripe_totals SET adopted_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let until = of.until.min(restoration.at);
             c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
             let sql = "INSERT INTO stripe_due (customer, due_at) VALUES (?1, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''";
@@ -329,14 +365,89 @@ impl Database {
         .await
     }
 
-    /// Notes that a total could not be read.
+    /// Notes that a total could not be read, or by how much it is short and since when: too little to be believed at once.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn not_adopted(&self, of: ToAdopt, why: String, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn not_adopted(
+        &self,
+        of: ToAdopt,
+        alarm: Option<String>,
+        short: Option<(i64, i64)>,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        self.write(async move |c| note_read(c, &of, alarm, short, now.as_second()).await).await
+    }
+
+    /// The first month whose bills have to be read again before totals are taken over: AWS restates a month for weeks, so the one before the
+    /// backup's. None without a restoration, and when it was more than `within` seconds ago.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn restored_bills_from(&self, now: Timestamp, within: i64) -> Result<Option<Month>, BooksError> {
+        let found = self.restoration(now).await?;
+        let recent = found.filter(|r| now.as_second() - r.at <= within);
+        Ok(recent.map(|r| first_month(&r)))
+    }
+
+    /// Of these exports, the months that have to be read again before totals are taken over, and were not, or wait for a person.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn bills_missing(
+        &self,
+        restoration: Restoration,
+        exports: Vec<String>,
+    ) -> Result<Vec<(String, Month)>, BooksError> {
+        self.read(async move |c| {
+            let months = Month::range(first_month(&restoration), Month::of(instant(restoration.at)));
+            let mut missing = vec![];
+            for export in exports {
+                for month in &months {
+                    let sql = "SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2";
+                    if first_row(c, sql, params![export.clone(), month.to_string()]).await?.is_none() {
+                        missing.push((export.clone(), *month));
+                    }
+                }
+            }
+            Ok(missing)
+        })
+        .await
+    }
+
+    /// Notes, after a restoration, that an export's month was looked at, and whether it waits for a person.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn note_bill_read(
+        &self,
+        export: String,
+        month: Month,
+        waits: bool,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        let values = (export, month.to_string());
+        let (month, known) = (values.1.clone(), values.0.clone());
+        let differs = self
+            .read(async move |c| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM stripe_state WHERE name = 'restored_at'), \
+                           EXISTS (SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2)";
+                let row = first_row(c, sql, params![known, month]).await?;
+                let Some(row) = row else { return Ok(false) };
+                Ok(row.get::<i64>(0)? == 1 && (row.get::<i64>(1)? == 1) == waits)
+            })
+            .await?;
+        if !differs {
+            return Ok(());
+        }
         self.write(async move |c| {
-            let values = params![of.customer, of.meter, of.start, of.end, now.as_second(), why];
-            Ok(c.execute(NOTED, values).await.map(drop)?)
+            if waits {
+                c.execute("DELETE FROM restored_bills WHERE export = ?1 AND month = ?2", values).await?;
+            } else {
+                let sql = "INSERT INTO restored_bills (export, month, read_at) VALUES (?1, ?2, ?3) ON CONFLICT (export, month) DO NOTHING";
+                c.execute(sql, params![values.0, values.1, now.as_second()]).await?;
+            }
+            Ok(())
         })
         .await
     }
@@ -359,9 +470,28 @@ impl Database {
             // a mark that is there already is that of an earlier backup, on which nobody has acted
             let sql = "INSERT INTO stripe_state (name, value) VALUES ('backup_at', ?1) ON CONFLICT (name) DO NOTHING";
             copy.execute(sql, params![at.as_second().to_string()]).await?;
+            copy.execute(NOT_SYNCED, ()).await?;
         }
         Ok(())
     }
+}
+
+/// The month before that from which on the lost books may have sent what these do not know.
+fn first_month(restoration: &Restoration) -> Month {
+    Month::of(instant(restoration.since.min(restoration.backup_at))).previous()
+}
+
+async fn note_read(
+    c: &Connection,
+    of: &ToAdopt,
+    alarm: Option<String>,
+    short: Option<(i64, i64)>,
+    now: i64,
+) -> Result<(), BooksError> {
+    let key = alarm.as_ref().map(|_| no_total_of(&of.stripe_customer));
+    let (short, since) = short.unzip();
+    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, alarm, key, short, since];
+    Ok(c.execute(NOTED, values).await.map(drop)?)
 }
 
 /// From when on totals of an earlier restoration are still to be taken over.

@@ -340,8 +340,9 @@ async fn write(
         }
     }
     entitlement::add_usage(c, &mut accounts, &again, &ground.meters, now).await?;
-    // a block is no crossing of an amount: the place in history where it comes tells it from the one before
-    let change = entitlement::newest_change(c).await? + 1;
+    // a block is no crossing of an amount: when it was decided tells it from the one before, and the place in history from another of that second.
+    // Not the place alone: books that were restored from a backup give out the same ones again
+    let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
     let (mut rows, mut gone, mut limits, mut notices) = (vec![], vec![], vec![], vec![]);
     let verdicts: BTreeMap<&str, Verdict> = accounts
         .iter()

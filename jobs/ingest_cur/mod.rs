@@ -12,6 +12,7 @@ pub mod columns;
 pub mod csv;
 pub mod export;
 mod guard;
+mod look;
 mod parts;
 mod ranges;
 mod read;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use self::export::{ExportError, Format, Manifest};
 pub use self::guard::{Restatement, Scope};
+pub use self::look::discover;
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::read::Progress;
 use self::read::{Facts, read_files};
@@ -228,6 +230,12 @@ impl Job for IngestCur {
     async fn run(self, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
         let export = find_export(context, &self.export)?;
         let report = ingest(&self, export, context, now).await?;
+        if !self.dry_run {
+            // one that is booked and gone cannot be read again
+            let gone = report.outcome == Outcome::NoBill && !report.warnings.is_empty();
+            let waits = gone || report.outcome == Outcome::Held;
+            context.books.note_bill_read(report.export.clone(), report.bill.month, waits, now).await?;
+        }
         let (outcome, entries) = (report.outcome, report.entries);
         tracing::debug!(
             export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,
@@ -500,21 +508,6 @@ async fn still_the_same(source: &dyn Source, manifest: &Manifest, objects: &[Obj
         Some((was, _)) => Err(anyhow!("{} changed while it was read; nothing was booked", source.name(&was.key))),
         None => Ok(()),
     }
-}
-
-/// Reads the newest version of a month and says what is in it; touches no books.
-///
-/// # Errors
-/// As the job itself.
-pub async fn discover(
-    export: &Export,
-    lens: &Lens,
-    month: Month,
-) -> Result<Option<(Manifest, Vec<BillLine>)>, Failure> {
-    let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
-    let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
-    let read = read_version(&export.source, &manifest, lens, month).await?;
-    Ok(Some((manifest, read.totals.lines)))
 }
 
 fn empty_report(job: &IngestCur, bill: BillId) -> IngestReport {

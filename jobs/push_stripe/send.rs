@@ -181,8 +181,8 @@ impl Run {
         }
     }
 
-    /// Sends one.
-    async fn attempt(&self, intent: Intent, claimed: Instant) -> (Settled, Answer) {
+    /// Sends one; without an answer when its turn never came.
+    async fn attempt(&self, intent: Intent, claimed: Instant) -> (Settled, Option<Answer>) {
         let asked = Instant::now();
         self.account.ready().await;
         let waited = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -191,7 +191,7 @@ impl Run {
         if self.stopped() || late {
             let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
             let settled = settle(&intent, &answer, None, self.now().as_second());
-            return (Settled { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, answer);
+            return (Settled { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, None);
         }
         let (answer, request_id) = match self.account.send(&intent).await {
             Ok(around) => (Answer::Taken(around.replayed), around.request_id),
@@ -215,7 +215,7 @@ impl Run {
                 self.refused_in_a_row.store(0, Ordering::Relaxed);
             }
         }
-        (settle(&intent, &answer, request_id, self.now().as_second()), answer)
+        (settle(&intent, &answer, request_id, self.now().as_second()), Some(answer))
     }
 }
 
@@ -260,7 +260,7 @@ async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mu
         let mut some = vec![];
         while outcomes.recv_many(&mut some, SETTLED_AT_ONCE).await > 0 {
             let settled =
-                some.drain(..).map(|(settled, answer)| count(tally, &run.account.sends, settled, &answer)).collect();
+                some.drain(..).map(|(settled, answer)| count(tally, &run.account.sends, settled, answer)).collect();
             books.settle_intents(settled, run.now()).await?;
         }
         Ok(())
@@ -269,7 +269,8 @@ async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mu
     written
 }
 
-fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: &Answer) -> Settled {
+fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: Option<Answer>) -> Settled {
+    let Some(answer) = answer else { return settled };
     tally.attempts += 1;
     let all = match settled.state {
         State::Accepted => &sends.accepted,

@@ -35,6 +35,17 @@ pub(super) async fn to_adopt(
         report.not_yet = Some(format!("Stripe's totals are believed from {} on", instant(believed_at)));
     } else if synced.is_none_or(|at| at < restoration.at) {
         report.not_yet = Some("every subscription has to be read first: `sync_stripe` with full=true".into());
+    } else {
+        let exports = context.exports.keys().cloned().collect();
+        let missing = books.bills_missing(restoration, exports).await?;
+        report.bills_missing = missing.iter().map(|(export, month)| format!("{export} {month}")).collect();
+        if let Some((_, first)) = missing.iter().min_by_key(|(_, month)| *month) {
+            // what the lost books had sent was for usage that these do not know before they have read it: it would be taken back
+            report.not_yet = Some(format!(
+                "bills have to be read again and booked first ({}): `meter backfill ingest --from {first}`, `meter versions`",
+                report.bills_missing.join(", ")
+            ));
+        }
     }
     if report.not_yet.is_some() {
         return Ok(vec![]);
@@ -62,6 +73,13 @@ pub(super) fn excess(events: &Events, seen: i64) -> i64 {
     if excess == events.dropped { 0 } else { excess }
 }
 
+/// By how much Stripe is short of what the books know, and since when it was seen to be by just as much; none when it is not short. Pure.
+pub(super) fn too_little(excesses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
+    let short = -excesses.into_iter().filter(|excess| *excess < 0).fold(0_i64, i64::saturating_add);
+    let since = before.filter(|(was, _)| *was == short).map_or(now, |(_, since)| since);
+    (short != 0).then_some((short, since))
+}
+
 /// Takes one over.
 pub(super) async fn take_over(
     context: &Context,
@@ -77,12 +95,24 @@ pub(super) async fn take_over(
             Ok(seen) => excesses[at] = excess(&of.events[at], seen),
             Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
                 let why = format!("Stripe has no total of {}: {error}", of.stripe_customer);
-                return Ok(context.books.not_adopted(of, why, now).await?);
+                return Ok(context.books.not_adopted(of, Some(why), None, now).await?);
             }
             Err(error) => return Err(failure(error)),
         }
     }
+    // what a person has dealt with stays as it is
+    excesses[0] = excesses[0].saturating_add(of.acknowledged);
     let name = format!("{} {}", of.customer, of.meter);
+    if let Some((short, since)) = too_little(excesses, of.short, now.as_second()) {
+        // that these books sent it is certain; that Stripe lost it is not, and to send it again by mistake would bill it twice
+        if now.as_second() - since < context.billing.quiet {
+            tracing::info!(
+                short,
+                "Stripe has {short} less than these books had sent: {name}; it is believed when it stays so"
+            );
+            return Ok(context.books.not_adopted(of, None, Some((short, since)), now).await?);
+        }
+    }
     if context.books.adopt(of, excesses, restoration, context.billing.grace, now).await? {
         report.adopted += 1;
         report.to_adopt = report.to_adopt.saturating_sub(1);

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use jobs::books::audit::Act;
 use jobs::push_stripe::decide::Held;
 use jobs::reconcile_stripe::reconcile;
-use jobs::reset_turn::reset;
+use jobs::reset_turn::{self, reset};
 use jobs::sync_stripe::sync;
 use stripe_world::run::{check, each, push, seeds, settle, use_some, well};
 use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
@@ -54,7 +54,7 @@ impl Life<'_> {
             if rng.u8(0..3) > 0 {
                 drop(sync(&world.context, at(now), rng.bool()).await);
             }
-            drop(reset(&world.context.books, at(now), false, 0).await);
+            drop(reset_turn::run(&world.context, at(now), false, 0).await);
             push(world, rng, now, true).await;
             self.ran = now;
             if rng.u8(0..3) == 0 {
@@ -89,7 +89,7 @@ impl Life<'_> {
             let (world, now) = (&self.world, self.now);
             world.stripe.world().set_now(now);
             well(sync(&world.context, at(now), false).await);
-            reset(&world.context.books, at(now), false, 0).await.unwrap();
+            reset_turn::run(&world.context, at(now), false, 0).await.unwrap();
             let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
             if let Ok(report) = &report {
                 self.count(
@@ -174,7 +174,7 @@ async fn run_all(world: &World, now: i64, synced: bool) {
     if synced {
         well(sync(&world.context, at(now), true).await);
     }
-    reset(&world.context.books, at(now), false, 0).await.unwrap();
+    reset_turn::run(&world.context, at(now), false, 0).await.unwrap();
     well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
     if synced {
         well(reconcile(&world.context, at(now), None).await);
@@ -222,6 +222,221 @@ async fn ends_that_become_known_late_are_taken_over_as_they_are() {
         assert_eq!(adopted[0], "ann|1");
         assert!(adopted[1] != "bob|0" && adopted[2] == "cyd|1", "{adopted:?}");
     }
+}
+
+/// A world in which nothing goes wrong: each customer uses something, and it is sent.
+async fn calm(seed: u64) -> (World, fastrand::Rng, i64) {
+    let template = Template::new().await;
+    let begin = 1_770_000_000;
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let world = World::new(&template, &mut rng, begin).await;
+    run_all(&world, begin, true).await;
+    use_more(&world, begin + DAY).await;
+    run_all(&world, begin + DAY, true).await;
+    (world, rng, begin)
+}
+
+async fn use_more(world: &World, now: i64) {
+    for who in 0..CUSTOMERS.len() {
+        world.book(who, "chime_minutes", now / DAY - 1, 5_000_000_000_000).await;
+    }
+}
+
+/// Hours of all jobs, until `end`.
+async fn hours(world: &World, mut now: i64, end: i64) -> i64 {
+    while now < end {
+        run_all(world, now, true).await;
+        now += HOUR;
+    }
+    now
+}
+
+/// Stripe's totals fall behind what the restored books themselves had sent: that is no reason to send it again, before it has stayed so.
+#[tokio::test]
+async fn less_than_the_books_know_is_believed_only_when_it_stays() {
+    for comes_back in [true, false] {
+        let (mut world, mut rng, begin) = calm(3).await;
+        let backup = world.backup("backup.db", false, begin + DAY + 60).await;
+        world.restore(backup).await;
+        let restored = begin + DAY + HOUR;
+        run_all(&world, restored, true).await;
+        // a day later, when totals are believed, one has nothing of what ann's books had sent
+        let quiet = hours(&world, restored + HOUR, restored + 23 * HOUR).await;
+        let sent = world.stripe.world().events().len();
+        world.stripe.world().set_summary_lag(9 * DAY);
+        let dip = hours(&world, quiet, restored + 40 * HOUR).await;
+        assert_eq!(world.stripe.world().events().len(), sent, "nothing is sent again while it may only lag");
+        let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1").await;
+        assert_eq!(adopted, ["0"]);
+        if comes_back {
+            world.stripe.world().set_summary_lag(0);
+            let end = hours(&world, dip, dip + 3 * DAY).await;
+            assert_eq!(world.stripe.world().events().len(), sent);
+            settle(&world, &mut rng, end).await;
+            assert_eq!(check(&world, "cargo test -p jobs --test restore less_than").await, 0);
+        } else {
+            // it stays so: then it is taken for lost, as everywhere else
+            hours(&world, dip, dip + 2 * DAY).await;
+            let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1 AND value < 0").await;
+            assert_eq!(adopted, ["3"]);
+        }
+    }
+}
+
+/// What the lost books had sent was for usage that bills tell again: before these are read it would be taken back.
+#[tokio::test]
+async fn totals_are_taken_over_only_when_bills_were_read_again() {
+    let (mut world, mut rng, begin) = calm(4).await;
+    let backup = world.backup("backup.db", false, begin + DAY + 60).await;
+    use_more(&world, begin + 2 * DAY).await;
+    run_all(&world, begin + 2 * DAY, true).await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let source: Arc<dyn jobs::ingest_cur::source::Source> =
+        Arc::new(jobs::ingest_cur::source::Folder::new(folder.path()));
+    let export = jobs::ingest_cur::Export { payer: "p".into(), source, prefix: String::new(), format: None };
+    world.context.exports = Arc::new(BTreeMap::from([("main".to_owned(), export)]));
+    world.restore_without_bills(backup).await;
+    let restored = begin + 2 * DAY + HOUR;
+    let sent = world.stripe.world().events().len();
+    let late = hours(&world, restored, restored + 3 * DAY).await;
+    let report = reconcile(&world.context, at(late), None).await.unwrap();
+    // February 2026 is the backup's month: AWS restates January for weeks
+    assert_eq!(report.bills_missing, ["main 2026-01", "main 2026-02"]);
+    assert!(report.not_yet.as_deref().unwrap().contains("meter backfill ingest --from 2026-01"), "{report:?}");
+    assert!(<jobs::reconcile_stripe::ReconcileStripe as jobs::job::Job>::needs_a_person(&report));
+    assert_eq!(world.stripe.world().events().len(), sent, "nothing is taken back");
+    // one month waits for a person
+    let noted = async |month: &str, waits: bool| {
+        let month = month.parse().unwrap();
+        world.context.books.note_bill_read("main".into(), month, waits, at(late)).await.unwrap();
+    };
+    noted("2026-01", false).await;
+    noted("2026-02", false).await;
+    noted("2026-02", true).await;
+    let report = reconcile(&world.context, at(late), None).await.unwrap();
+    assert_eq!(report.bills_missing, ["main 2026-02"]);
+    world.book_again().await;
+    noted("2026-02", false).await;
+    settle(&world, &mut rng, late).await;
+    assert_eq!(check(&world, "cargo test -p jobs --test restore totals_are").await, 0);
+    assert!(world.rows("SELECT 1 FROM stripe_intents WHERE adopted = 1 AND value < 0").await.is_empty());
+}
+
+/// A customer subscribes after the backup, and a month ends before the books are restored: the month is closed when it is known whose period it was.
+#[tokio::test]
+async fn periods_are_closed_when_subscriptions_are_known_again() {
+    let template = Template::new().await;
+    // the tenth of a month, far from its end
+    let begin = 1_767_225_600 + 9 * DAY;
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut world = World::new(&template, &mut rng, begin).await;
+    // nobody has told of ann's yet
+    world.forget_subscription("sub_0").await;
+    reset(&world.context.books, at(begin), false, 0).await.unwrap();
+    let backup = world.backup("backup.db", false, begin + 60).await;
+    run_all(&world, begin + DAY, true).await;
+    for day in 0..22 {
+        let now = begin + day * DAY;
+        world.book(0, "chime_minutes", now / DAY, 1_000_000_000_000).await;
+    }
+    run_all(&world, begin + 23 * DAY, true).await;
+    world.restore(backup).await;
+    // the next month has begun; what is due first is done first
+    let restored = begin + 23 * DAY + HOUR;
+    let early = reset_turn::run(&world.context, at(restored), false, 0).await.unwrap();
+    assert!(early.awaits_subscriptions, "{early:?}");
+    let closed = world.rows("SELECT count(*) FROM billing_periods WHERE closed_at IS NOT NULL").await;
+    assert_eq!(closed, ["0"]);
+    run_all(&world, restored, true).await;
+    settle(&world, &mut rng, restored + HOUR).await;
+    assert_eq!(check(&world, "cargo test -p jobs --test restore periods_are").await, 0);
+    let billed =
+        world.rows("SELECT count(*) FROM billing_periods WHERE customer = 'ann' AND subscription = 'sub_0'").await;
+    assert_ne!(billed, ["0"]);
+}
+
+/// A copy cannot be newer than what is in it, whatever is said of it; of two marks the earlier one stays.
+#[tokio::test]
+async fn a_copy_is_of_the_time_of_the_newest_thing_in_it() {
+    let (mut world, _, begin) = calm(6).await;
+    let copy = world.backup("copy.db", true, begin).await;
+    world.restore(copy).await;
+    let act = || Act { who: "ann".into(), act: "restored".into(), subject: "books".into(), reason: "test".into() };
+    let books = &world.context.books;
+    let late = begin + 5 * DAY;
+    let taken = books.mark_restored(at(late), act(), at(late)).await.unwrap();
+    assert_eq!(taken, at(begin + DAY), "when subscriptions were last read");
+    assert_eq!(books.mark_restored(at(begin), act(), at(late)).await.unwrap(), at(begin));
+    books.mark_restored(at(begin + HOUR), act(), at(late)).await.unwrap();
+    assert_eq!(books.restoration(at(late)).await.unwrap().unwrap().backup_at, begin);
+}
+
+/// Whoever asks for one customer's totals beside the worker takes nothing over a second time.
+#[tokio::test]
+async fn a_total_is_taken_over_once() {
+    let (mut world, _, begin) = calm(7).await;
+    let backup = world.backup("backup.db", false, begin + DAY + 60).await;
+    use_more(&world, begin + 2 * DAY).await;
+    run_all(&world, begin + 2 * DAY, true).await;
+    world.restore(backup).await;
+    let now = begin + 4 * DAY;
+    run_all(&world, now - DAY - HOUR, true).await;
+    let books = &world.context.books;
+    let restoration = books.restoration(at(now)).await.unwrap().unwrap();
+    let of = books.totals_to_adopt(restoration, HOUR, Some("ann".into()), 10, at(now)).await.unwrap().remove(0);
+    assert!(books.adopt(of.clone(), [100, 0], restoration, HOUR, at(now)).await.unwrap());
+    assert!(!books.adopt(of, [100, 0], restoration, HOUR, at(now)).await.unwrap(), "it is no longer to be taken over");
+    let sum = world.rows("SELECT sum(value) FROM stripe_intents WHERE adopted = 1").await;
+    assert_eq!(sum, ["100"]);
+}
+
+/// What somebody else sent, and a person has made good, is not taken back by a restoration.
+#[tokio::test]
+async fn what_a_person_has_acknowledged_is_not_taken_over() {
+    let (mut world, _, begin) = calm(8).await;
+    world.stripe.world().set_now(begin + DAY + HOUR);
+    world.send_as_a_stranger("cus_0", "chime_minutes_events", 500, begin + DAY + HOUR).await;
+    let now = hours(&world, begin + DAY + HOUR, begin + 5 * DAY).await;
+    let alarms = world.context.books.alarms().await.unwrap();
+    assert!(alarms.len() == 1 && alarms[0].2.contains("500 more than was sent"), "{alarms:?}");
+    let act = Act {
+        who: "ann".into(),
+        act: "reconcile --acknowledge".into(),
+        subject: "customer ann".into(),
+        reason: "credit note".into(),
+    };
+    let books = &world.context.books;
+    assert_eq!(books.acknowledge("ann".into(), (i64::MIN, i64::MAX), act.clone(), at(now)).await.unwrap(), (1, 0));
+    assert!(books.alarms().await.unwrap().is_empty());
+    let standing = books.customers_standing(at(now)).await.unwrap();
+    assert!(standing.drift["chime_minutes"].is_zero(), "{:?}", standing.drift);
+    assert_eq!(books.books_standing(at(now)).await.unwrap().stripe.alarms, 0);
+    assert_eq!(
+        books.acknowledge("ann".into(), (i64::MIN, i64::MAX), act, at(now)).await.unwrap(),
+        (0, 0),
+        "once is enough"
+    );
+    let noted = books.audit("customer ann".into()).await.unwrap();
+    assert_eq!(noted.len(), 1);
+    let backup = world.backup("backup.db", false, now).await;
+    use_more(&world, now).await;
+    let now = hours(&world, now + HOUR, now + 6 * HOUR).await;
+    world.restore(backup).await;
+    let now = hours(&world, now, now + 5 * DAY).await;
+    let adopted =
+        world.rows("SELECT customer, sum(value) FROM stripe_intents WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
+    assert_eq!(
+        adopted,
+        ["ann|500000", "bob|500000", "cyd|500000"],
+        "what the lost books sent, and not the stranger's 500"
+    );
+    assert!(world.context.books.alarms().await.unwrap().is_empty(), "it is the same as it was");
+    // another one is another matter
+    world.stripe.world().set_now(now);
+    world.send_as_a_stranger("cus_0", "chime_minutes_events", 70, now).await;
+    hours(&world, now, now + 4 * DAY).await;
+    let alarms = world.context.books.alarms().await.unwrap();
+    assert!(alarms.len() == 1 && alarms[0].2.contains("570 more than was sent"), "{alarms:?}");
 }
 
 #[test]

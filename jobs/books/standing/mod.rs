@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use super::quantity::Quantity;
 
+/// Under this name `stripe_state` remembers that the account which these books billed in was made up, and is gone.
+pub const OF_A_DEMO: &str = "demo";
+
 /// Days of which usage is told one by one.
 pub const DAYS: i32 = 35;
 
@@ -45,13 +48,13 @@ pub struct BillStanding {
     pub month: String,
     /// When AWS made the newest version that is booked.
     pub delivered_at: Option<Timestamp>,
-    /// End of the newest day of which usage is booked.
-    pub newest_day_end: Option<Timestamp>,
+    /// Up to when it tells of usage, by which budgets are decided: the end of the newest day, or the delivery, if that was before.
+    pub told_up_to: Option<Timestamp>,
     /// Rows of the newest month's booked version.
     pub rows: i64,
     /// Of these, the ones that a meter counted.
     pub matched_rows: i64,
-    /// Lines of watched products in it, by who claims them.
+    /// Lines of watched products in it, and in that of the month before, by who claims them.
     pub lines: BTreeMap<String, i64>,
     /// Versions that wait for a person.
     pub held: i64,
@@ -66,7 +69,7 @@ impl BillStanding {
             payer: payer.to_owned(),
             month: String::new(),
             delivered_at: None,
-            newest_day_end: None,
+            told_up_to: None,
             rows: 0,
             matched_rows: 0,
             lines: BTreeMap::new(),
@@ -85,7 +88,7 @@ pub struct MonthUsage {
     pub attributed: Quantity,
     /// Without a customer.
     pub unattributed: Quantity,
-    /// Days of which usage is booked.
+    /// Days of the month of which usage is told: up to the newest with usage of the meter, or of any other meter less two days, if that is later.
     pub days: i64,
 }
 
@@ -111,10 +114,13 @@ pub struct StripeStanding {
     pub oldest_pending_at: Option<Timestamp>,
     /// Since when the oldest doubtful one is in doubt.
     pub oldest_doubtful_at: Option<Timestamp>,
-    /// Totals that a person must look at.
+    /// Totals that a person must look at and has not acknowledged.
     pub alarms: i64,
     /// Some of them: customer, meter and what is wrong.
     pub some_alarms: Vec<(String, String, String)>,
+    /// These books were made by `meter demo`.
+    #[serde(skip)]
+    pub of_a_demo: bool,
 }
 
 /// Notices to the web backend.
@@ -137,7 +143,7 @@ pub struct CustomersStanding {
     pub decisions: BTreeMap<String, Decisions>,
     /// Some customers whose limit is reached or near, blocked ones first.
     pub pressed: Vec<Pressed>,
-    /// Usage of the current month under ids that no customer has a row for, by meter: it is billed nowhere.
+    /// Usage of the current month and the one before under ids that no customer has a row for, by meter: it is billed nowhere.
     pub unknown: BTreeMap<String, Quantity>,
     /// TURN credentials handed out in current billing periods.
     pub turn_used: i64,
@@ -146,11 +152,11 @@ pub struct CustomersStanding {
     /// By meter: how far Stripe's totals are from what was sent, in units of the meter, of events that have had a day to show; above and below both
     /// count.
     pub drift: BTreeMap<String, Quantity>,
-    /// Amounts that wait to be carried forward, by reason.
+    /// Amounts that wait to be carried forward, by reason; `acknowledged` for those that a person has dealt with.
     pub held: BTreeMap<String, i64>,
     /// By meter: how much that is, in its units; negative is to be taken back.
     pub held_units: BTreeMap<String, Quantity>,
-    /// Since when the oldest amount waits that is to be billed.
+    /// Since when the oldest amount waits that is to be billed and that nobody has acknowledged.
     pub oldest_held_at: Option<Timestamp>,
 }
 

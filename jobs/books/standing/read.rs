@@ -7,16 +7,20 @@ use libsql::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::{
-    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NoticeStanding, Pressed,
-    StripeStanding,
+    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NoticeStanding, OF_A_DEMO,
+    Pressed, StripeStanding,
 };
-use crate::books::agreement::alarms;
+use crate::books::agreement::{ALARM, alarms};
 use crate::books::database::{BooksError, Database, first_row};
-use crate::books::period::{Day, Month, instant};
+use crate::books::entitlement::told_up_to;
+use crate::books::invoice::state;
+use crate::books::period::{Month, instant};
 use crate::books::quantity::Quantity;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
+/// AWS tells of one meter's usage up to two days later than of another's: storage comes after calls.
+const METERS_APART: i64 = 2;
 /// A reason for a block that the customer can do away with by a budget or another plan: the limit is reached.
 const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
                        'budget_in_other_currency')";
@@ -126,34 +130,35 @@ fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
 }
 
 async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
-    let sql = "SELECT v.payer, v.month, v.id, v.rows, v.matched_rows, \
+    let sql = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
           (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
-          (SELECT max(newest_day) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
           (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held'), \
           (SELECT held_because FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held' ORDER BY id DESC LIMIT 1) \
        FROM (NEWEST) newest \
        JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
     let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
-    let (mut found, mut ids) = (vec![], vec![]);
+    let (told, mut found) = (told_up_to(c).await?, vec![]);
     while let Some(row) = rows.next().await? {
-        let delivered: Option<String> = row.get(5)?;
-        let newest_day: Option<String> = row.get(6)?;
-        ids.push(row.get::<i64>(2)?);
+        let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
         found.push(BillStanding {
-            payer: row.get(0)?,
             month: row.get(1)?,
             delivered_at: delivered.and_then(|t| t.parse().ok()),
-            newest_day_end: newest_day.and_then(|d| d.parse::<Day>().ok()).map(Day::end),
-            rows: row.get(3)?,
-            matched_rows: row.get(4)?,
+            told_up_to: told.get(&payer).copied(),
+            rows: row.get(2)?,
+            matched_rows: row.get(3)?,
             lines: BTreeMap::new(),
-            held: row.get(7)?,
-            held_because: row.get(8)?,
+            held: row.get(5)?,
+            held_because: row.get(6)?,
+            payer,
         });
     }
-    for (bill, id) in found.iter_mut().zip(ids) {
-        let sql = "SELECT claim, sum(lines) FROM bill_lines WHERE version_id = ?1 GROUP BY claim";
-        let mut rows = c.query(sql, params![id]).await?;
+    for bill in &mut found {
+        // what nobody understood in a month is billed to nobody, also when the next month has begun
+        let sql = "SELECT claim, sum(lines) FROM bill_lines WHERE version_id IN (SELECT id FROM bill_versions v \
+                   WHERE payer = ?1 AND state = 'applied' AND month >= ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)) \
+                   GROUP BY claim";
+        let before = bill.month.parse::<Month>().map_or(bill.month.clone(), |month| month.previous().to_string());
+        let mut rows = c.query(sql, params![bill.payer.clone(), before]).await?;
         while let Some(row) = rows.next().await? {
             bill.lines.insert(row.get(0)?, row.get(1)?);
         }
@@ -190,18 +195,19 @@ async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<D
     let last = month.last_day().to_string();
     let mut months: BTreeMap<&str, (Sums, i64)> = BTreeMap::new();
     for ((day, meter), (attributed, unattributed)) in &days {
-        let (sums, days) = months.entry(meter).or_default();
+        let (sums, newest) = months.entry(meter).or_default();
         if (&first..=&last).contains(&day) && !(attributed.is_zero() && unattributed.is_zero()) {
             sums.0 += *attributed;
             sums.1 += *unattributed;
-            *days += 1;
+            *newest = day.rsplit('-').next().and_then(|of_month| of_month.parse().ok()).unwrap_or_default();
         }
     }
-    let months = months.into_iter().map(|(meter, ((attributed, unattributed), days))| MonthUsage {
+    let newest_of_all = months.values().map(|(_, newest)| *newest).max().unwrap_or_default();
+    let months = months.into_iter().map(|(meter, ((attributed, unattributed), newest))| MonthUsage {
         meter: meter.to_owned(),
         attributed,
         unattributed,
-        days,
+        days: newest.max(newest_of_all - METERS_APART),
     });
     let months = months.collect();
     let days = days.into_iter().filter(|((day, _), _)| *day > from);
@@ -234,14 +240,15 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
         }
     }
     let sql = "SELECT (SELECT count(*) FROM stripe_intents WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM stripe_intents), \
-               (SELECT count(*) FROM stripe_totals WHERE alarm IS NOT NULL)";
-    if let Some(row) = first_row(c, sql, ()).await? {
+               (SELECT count(*) FROM stripe_totals WHERE ALARM)";
+    if let Some(row) = first_row(c, &sql.replace("ALARM", ALARM), ()).await? {
         found.intents.insert("refused", row.get(0)?);
         let open: i64 = found.intents.values().sum();
         found.intents.insert("settled", row.get::<i64>(1)? - open);
         found.alarms = row.get(2)?;
     }
     found.some_alarms = alarms(c, NAMED).await?;
+    found.of_a_demo = state(c, OF_A_DEMO).await?.is_some();
     Ok(found)
 }
 
@@ -297,7 +304,7 @@ async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
     Ok(found)
 }
 
-/// Usage of the current month under ids without a row. From id to id along the index, which is as many steps as there are ids, and not days.
+/// Usage of the current month and the one before under ids without a row: a month's last days are told of in the next. From id to id along the index, which is as many steps as there are ids, and not days.
 async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
     let sql = "WITH RECURSIVE ids (id) AS ( \
                  SELECT (SELECT min(customer) FROM usage_days WHERE customer > '') \
@@ -306,7 +313,8 @@ async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quan
                FROM ids CROSS JOIN usage_days u ON u.customer = ids.id \
                WHERE ids.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM customers k WHERE k.id = ids.id) AND u.day BETWEEN ?1 AND ?2 GROUP BY u.meter";
     let month = Month::of(now);
-    let mut rows = c.query(sql, params![month.first_day().to_string(), month.last_day().to_string()]).await?;
+    let days = params![month.previous().first_day().to_string(), month.last_day().to_string()];
+    let mut rows = c.query(sql, days).await?;
     let mut found = BTreeMap::new();
     while let Some(row) = rows.next().await? {
         found.insert(row.get(0)?, Quantity::from_parts(row.get(1)?, row.get(2)?));
@@ -328,7 +336,8 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
     };
     // what lags is no drift: `reconcile_stripe` judges only what has had a day to show
-    let sql = "SELECT meter, sum(abs(short)) FROM stripe_totals WHERE short IS NOT NULL GROUP BY meter";
+    let sql = "SELECT meter, sum(abs(short)) FROM stripe_totals WHERE short IS NOT NULL \
+               AND (acknowledged IS NULL OR acknowledged <> CAST(short AS TEXT)) GROUP BY meter";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let meter: String = row.get(0)?;
@@ -338,8 +347,9 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         found.drift.entry(meter.clone()).or_default();
         found.held_units.entry(meter.clone()).or_default();
     }
-    let sql = "SELECT meter, held_because, count(*), sum(held), min(iif(held > 0, held_since, NULL)) FROM stripe_totals \
-               WHERE held <> 0 GROUP BY meter, held_because";
+    let sql = "SELECT meter, iif(held_acknowledged IS held, 'acknowledged', held_because) AS reason, count(*), sum(held), \
+                 min(iif(held > 0 AND held_acknowledged IS NOT held, held_since, NULL)) FROM stripe_totals \
+               WHERE held <> 0 GROUP BY meter, reason";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);

@@ -228,9 +228,45 @@ impl World {
 
     /// The books are lost, and a backup takes their place; the web backend and the bills tell again what they know.
     pub async fn restore(&mut self, backup: PathBuf) {
+        self.restore_without_bills(backup).await;
+        self.book_again().await;
+    }
+
+    /// Another program sends for the same account.
+    pub async fn send_as_a_stranger(&self, customer: &str, event_name: &str, value: i64, timestamp: i64) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let url = self.stripe.url();
+        let host = url.trim_start_matches("http://").trim_end_matches('/');
+        let body = format!(
+            "event_name={event_name}&identifier=stranger-{timestamp}&payload[value]={value}&payload[stripe_customer_id]={customer}&timestamp={timestamp}"
+        );
+        let head = format!(
+            "POST /v1/billing/meter_events HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer sk_test_fake\r\nstripe-version: 2026-09-30.endive\r\n\
+             content-type: application/x-www-form-urlencoded\r\nidempotency-key: stranger-{timestamp}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        let mut stream = tokio::net::TcpStream::connect(host).await.unwrap();
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Nobody has told of a subscription yet.
+    pub async fn forget_subscription(&self, id: &'static str) {
+        let sql = "DELETE FROM subscriptions WHERE id = ?1";
+        self.context.books.write(async move |c| Ok(c.execute(sql, params![id]).await?)).await.unwrap();
+    }
+
+    /// The books are lost, and a backup takes their place.
+    pub async fn restore_without_bills(&mut self, backup: PathBuf) {
         let books = Database::open_local_with(&backup, Durability::Normal).await.unwrap();
         self.context.books = books;
         self.file = backup;
+    }
+
+    /// Bills tell again what was used.
+    pub async fn book_again(&self) {
         let sql = "SELECT customer, meter, day, sum(quantity) FROM ledger_entries GROUP BY 1, 2, 3";
         let booked: BTreeMap<String, i64> = self
             .rows(sql)

@@ -1,0 +1,22 @@
+//! A look at a bill, without booking it.
+
+use super::export::{self, Manifest};
+use super::{Export, Lens, read_version};
+use crate::books::bill::BillLine;
+use crate::books::period::Month;
+use crate::job::Failure;
+
+/// Reads the newest version of a month and says what is in it; touches no books.
+///
+/// # Errors
+/// As the job itself.
+pub async fn discover(
+    export: &Export,
+    lens: &Lens,
+    month: Month,
+) -> Result<Option<(Manifest, Vec<BillLine>)>, Failure> {
+    let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
+    let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
+    let read = read_version(&export.source, &manifest, lens, month).await?;
+    Ok(Some((manifest, read.totals.lines)))
+}

@@ -1,0 +1,22 @@
+-- What a person has dealt with outside of the books: a credit note, an invoice by hand, a loss that is written off. The books stay as they are, and so
+-- does what `meter reconcile` shows; whoever is told of what needs a person hears no more of it until it becomes another difference.
+--
+-- `alarm_key`: what the alarm is about, the same as long as the difference is. `acknowledged`: the key that a person has seen; a reading that agrees
+-- takes it away. `held_acknowledged`: the amount held that a person has seen.
+ALTER TABLE stripe_totals ADD COLUMN alarm_key TEXT;
+ALTER TABLE stripe_totals ADD COLUMN acknowledged TEXT;
+ALTER TABLE stripe_totals ADD COLUMN held_acknowledged INTEGER;
+
+CREATE TRIGGER stripe_totals_held_differs AFTER UPDATE OF held ON stripe_totals WHEN NEW.held <> OLD.held AND NEW.held_acknowledged IS NOT NULL
+BEGIN
+    UPDATE stripe_totals SET held_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
+END;
+
+-- After a restoration: months of exports that were looked at since, and of which nothing waits for a person. What the lost books had sent was sent
+-- for usage that the bills tell again; before they have, a total has nothing to be compared with.
+CREATE TABLE restored_bills (
+    export  TEXT    NOT NULL CHECK (export <> ''),
+    month   TEXT    NOT NULL CHECK (month GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]'),
+    read_at INTEGER NOT NULL,                             -- seconds since 1970, UTC
+    PRIMARY KEY (export, month)
+) STRICT, WITHOUT ROWID;
