@@ -4,13 +4,15 @@
 //! port may read metrics and health, which name no customer; pages are for this machine alone unless `http.pages` says otherwise; and acting
 //! needs the token, each time, so that no other site can act through somebody's browser.
 
-use std::collections::BTreeMap;
+mod health;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use axum::extract::rejection::FormRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Form, Path, Query, Request, State};
 use axum::http::header::{AUTHORIZATION, HOST};
@@ -30,21 +32,18 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
+pub use self::health::{Door, ask};
 use crate::config::{Config, HttpConfig, Pages};
 use crate::metrics::{Metrics, Sources};
-use crate::page::{self, Facts, JobList, JobsFilter, Run};
+use crate::page::{self, Facts, JobList, JobsFilter, RUNS, Run};
 use crate::queue::keeper::Phase;
 use crate::queue::worker::summary;
 use crate::queue::{Filter, JobRow, Kinds, Queue, State as JobState};
-use crate::standing::Observer;
+use crate::standing::{Observer, Standing};
 use crate::wiring;
 
-/// The database has so long to answer whether it is there.
-const READY_WAIT: Duration = Duration::from_secs(2);
 /// A page waits so long for the jobs that it lists.
 const PAGE_WAIT: Duration = Duration::from_secs(5);
-/// The schedule is looked at several times a minute.
-const SCHEDULE_LATE: i64 = 120;
 /// When another process has the port, it is asked for again so often: that process may end.
 const BIND_AGAIN: Duration = Duration::from_secs(10);
 /// Requests under way have so long to finish when the worker has stopped.
@@ -55,8 +54,7 @@ const CONNECTIONS: usize = 64;
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// Jobs on one page.
 const LISTED: u32 = 100;
-/// Runs on the status page, two of each kind, and among how many they are looked for.
-const NEWEST: usize = 20;
+/// Among how many jobs the newest of each kind are looked for first.
 const LOOKED_AT: u32 = 300;
 /// What a wrong token costs, so that nobody tries many.
 const WRONG_TOKEN: Duration = Duration::from_millis(500);
@@ -65,19 +63,28 @@ const FORM_BYTES: usize = 4096;
 /// Characters of a report or a reason that a list shows.
 const SAID: usize = 240;
 
-/// Everything that is served.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// The figures.
-    pub observer: Observer,
-    /// The counters.
-    pub metrics: Metrics,
+/// What there is only once the database was there.
+#[derive(Debug)]
+pub struct Running {
     /// The queue, on the worker's own connection.
     pub queue: Queue,
     /// Who counts beside the metrics.
     pub sources: Sources,
     /// Whether the worker was told to stop.
     pub phase: watch::Receiver<Phase>,
+}
+
+/// Everything that is served.
+#[derive(Debug)]
+pub struct Server {
+    /// The figures.
+    pub observer: Observer,
+    /// The counters.
+    pub metrics: Metrics,
+    /// The worker, once it has begun.
+    pub running: Arc<OnceLock<Running>>,
+    /// The database, for whoever asks whether it is there.
+    pub door: Door,
     /// Whether this process keeps the schedule.
     pub keeps_schedule: bool,
     /// Units of the meters.
@@ -186,7 +193,7 @@ fn router(server: Server) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
-        .route("/readyz", get(ready))
+        .route("/readyz", get(health::ready))
         .route("/runbook", get(async || Page(StatusCode::OK, page::runbook(include_str!("../docs/operations.md")))))
         .route("/runbook/{page}", get(document))
         .merge(pages)
@@ -271,51 +278,41 @@ fn is_local(host: &str) -> bool {
 async fn metrics(State(server): Shared) -> Response {
     let snapshot = server.observer.last();
     let gauges = snapshot.as_ref().map(|s| s.gauges.as_slice()).unwrap_or_default();
-    match server.metrics.text(&server.sources, gauges) {
+    let none = Sources::default();
+    match server.metrics.text(server.running.get().map_or(&none, |running| &running.sources), gauges) {
         Ok(text) => ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
-}
-
-/// Whether work can be done here, and what is in its way.
-async fn ready(State(server): Shared) -> Response {
-    let mut lines = vec![];
-    let database = tokio::time::timeout(READY_WAIT, server.queue.schema_version()).await;
-    let known = jobs::books::newest_schema_version();
-    lines.push(match database {
-        Ok(Ok(found)) if found == known => {
-            (true, format!("database: there, schema version {found}, books {}", server.books_id))
-        }
-        Ok(Ok(found)) => {
-            (false, format!("database: schema version {found}, this build knows {known}; `meter migrate`"))
-        }
-        Ok(Err(error)) => (false, format!("database: {error}")),
-        Err(_) => (false, format!("database: no answer within {} s", READY_WAIT.as_secs())),
-    });
-    lines.push(if server.keeps_schedule {
-        let silent = Timestamp::now().as_second() - server.metrics.last_look();
-        let what = format!("schedule: last looked at {silent} s ago");
-        (
-            silent < SCHEDULE_LATE,
-            if server.metrics.last_look() == 0 { "schedule: not looked at yet".into() } else { what },
-        )
-    } else {
-        (true, "schedule: left to other workers".into())
-    });
-    lines.push(match *server.phase.borrow() {
-        Phase::Working => (true, "worker: working".to_owned()),
-        Phase::Stopping => (false, "worker: stopping".into()),
-        Phase::Outdated(found) => (false, format!("worker: stopping, a newer build migrated the database to {found}")),
-    });
-    let all = lines.iter().all(|(ok, _)| *ok);
-    let text: String = lines.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok " } else { "NOT" })).collect();
-    (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
 }
 
 /// Jobs, read on the observer's connection: whoever looks never stands before the leases. A database that hangs is given up soon.
 async fn list(server: &Server, filter: Filter, limit: u32) -> anyhow::Result<Vec<JobRow>> {
     let asked = async { anyhow::Ok(server.observer.queue().await?.list(&filter, limit).await?) };
     tokio::time::timeout(PAGE_WAIT, asked).await.unwrap_or_else(|_| bail!("nothing within {} s", PAGE_WAIT.as_secs()))
+}
+
+/// The newest job of each kind, and some more of those that run often: what runs every minute must not push out what runs once a day.
+async fn newest(server: &Server, standing: &Standing) -> anyhow::Result<Vec<JobRow>> {
+    let mut rows = list(server, Filter::default(), LOOKED_AT).await?;
+    let known: BTreeSet<String> = rows.iter().map(|row| row.kind.clone()).collect();
+    let rare = standing.queue.kinds.iter().filter(|(kind, _)| !known.contains(*kind));
+    let ids: Vec<String> = rare.filter_map(|(_, of)| of.last_done_job).map(|seq| seq.to_string()).collect();
+    if !ids.is_empty() {
+        rows.extend(list(server, Filter { ids, ..Filter::default() }, LISTED).await?);
+    }
+    let mut of_kind: BTreeMap<String, usize> = BTreeMap::new();
+    let mut placed: Vec<(usize, JobRow)> = vec![];
+    for row in rows {
+        let seen = of_kind.entry(row.kind.clone()).or_default();
+        *seen += 1;
+        placed.push((*seen, row));
+    }
+    // the first of each kind before the second ones
+    placed.sort_by_key(|(place, _)| *place);
+    let mut few: Vec<JobRow> =
+        placed.into_iter().filter(|(place, _)| *place <= 2).map(|(_, row)| row).take(RUNS).collect();
+    few.sort_by_key(|row| std::cmp::Reverse(row.seq));
+    Ok(few)
 }
 
 #[derive(Debug, Deserialize)]
@@ -328,22 +325,15 @@ async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page
         let why = "The figures are being read for the first time. Reload in a moment.";
         return Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(why));
     };
-    let rows = match list(&server, Filter::default(), LOOKED_AT).await {
-        Ok(rows) => rows,
-        Err(error) => return went_wrong(&error),
-    };
-    // what runs every minute must not push out what runs once a day
-    let mut of_kind: BTreeMap<&str, usize> = BTreeMap::new();
-    let few = rows.iter().filter(|row| {
-        let seen = of_kind.entry(&row.kind).or_default();
-        *seen += 1;
-        *seen <= 2
-    });
-    let runs: Vec<Run> = few.map(run).take(NEWEST).collect();
+    // the figures are there without them, and who looks because the database is away wants those
+    let rows = newest(&server, &snapshot.standing).await;
+    let no_runs = rows.as_ref().err().map(|error| format!("{error:#}"));
+    let runs: Vec<Run> = rows.unwrap_or_default().iter().map(run).collect();
     let facts = Facts {
         standing: &snapshot.standing,
         units: &server.units,
         runs: &runs,
+        no_runs: no_runs.as_deref(),
         version: env!("CARGO_PKG_VERSION"),
         billing: snapshot.standing.billing_words(),
         refresh_seconds: query.refresh.unwrap_or(60).min(3600),
@@ -431,15 +421,18 @@ async fn act(
         return refused(StatusCode::UNAUTHORIZED, "The token is not the worker's METER_HTTP__TOKEN. Nothing was done.");
     }
     let filter = Filter { ids: vec![seq.to_string()], ..Filter::default() };
+    let Some(Running { queue, .. }) = server.running.get() else {
+        return refused(StatusCode::SERVICE_UNAVAILABLE, "The worker is starting: it waits for the database.");
+    };
     let done = match what {
-        "retry" => server.queue.retry(&filter).await,
-        _ => server.queue.cancel(&filter).await,
+        "retry" => queue.retry(&filter).await,
+        _ => queue.cancel(&filter).await,
     };
     match done {
         Ok(0) => refused(StatusCode::CONFLICT, "The job is no longer in a state in which that can be done."),
         Ok(_) => {
             tracing::info!(job = seq, "job {seq}: {what} over HTTP");
-            server.queue.wake();
+            queue.wake();
             Redirect::to(&format!("/jobs?did={what}&job={seq}")).into_response()
         }
         Err(error) => went_wrong(&error).into_response(),
@@ -498,45 +491,6 @@ fn details(row: &JobRow) -> Vec<(String, String)> {
     add("Reason", row.reason.clone());
     add("Report", row.report.as_ref().map(pretty));
     found
-}
-
-/// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is ready.
-///
-/// # Errors
-/// When nobody answers.
-pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
-    // whoever listens everywhere is asked here
-    let mut address = address;
-    if address.ip().is_unspecified() {
-        let here: std::net::IpAddr = match address {
-            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        };
-        address.set_ip(here);
-    }
-    let client = hyper::Client::builder().build_http::<hyper::Body>();
-    let mut said = String::new();
-    for path in ["healthz", "readyz"] {
-        let uri: hyper::Uri = format!("http://{address}/{path}").parse()?;
-        let asked = tokio::time::timeout(READY_WAIT * 2, async {
-            let answer = client.get(uri).await?;
-            let status = answer.status();
-            Ok::<_, hyper::Error>((status, hyper::body::to_bytes(answer.into_body()).await?))
-        });
-        let Ok(answered) = asked.await else { bail!("no answer from http://{address}/{path}") };
-        let (status, body) = answered.map_err(|e| {
-            let cause = std::iter::successors(Some::<&dyn std::error::Error>(&e), |e| e.source()).last();
-            anyhow!(
-                "no worker answers at http://{address}/{path}: {}",
-                cause.map_or(String::new(), ToString::to_string)
-            )
-        })?;
-        said = String::from_utf8_lossy(&body).trim_end().to_owned();
-        if !status.is_success() {
-            return Ok((false, said));
-        }
-    }
-    Ok((true, said))
 }
 
 #[cfg(test)]

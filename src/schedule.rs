@@ -65,7 +65,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         verify_books,
     } = &config.schedule;
     vec![
-        schedule("ingest", "ingest_cur for each export and month that may still change", ingest, ingests),
+        schedule(INGEST, "ingest_cur for each export and month that may still change", ingest, ingests),
         schedule("reset_turn", "reset_turn", reset_turn, |_, _, origin| one(&ResetTurn::default(), origin)),
         schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
             one(&EnforceBudgets::default(), origin)
@@ -100,7 +100,16 @@ fn one<J: Job>(job: &J, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> 
 
 /// The months that AWS may still change: the current one, and as many before it as are configured.
 fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
-    let months = Month::back_to(Month::of(tick), config.lookback_months);
+    ingests_of(config, &Month::back_to(Month::of(tick), config.lookback_months), origin)
+}
+
+/// Months before those that books which were restored from a backup do not know as the lost ones did.
+fn older(config: &Config, tick: Timestamp, from: Month) -> Vec<Month> {
+    let known = Month::back_to(Month::of(tick), config.lookback_months);
+    Month::range(from, Month::of(tick)).into_iter().filter(|month| !known.contains(month)).collect()
+}
+
+fn ingests_of(config: &Config, months: &[Month], origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
     let mut jobs = vec![];
     for export in &config.exports {
         for month in months.iter().copied() {
@@ -180,7 +189,13 @@ pub async fn tick(
         if stuck.is_none() && last.is_some_and(|last| last >= tick) {
             continue;
         }
-        let jobs = (schedule.jobs)(config, tick, &format!("schedule {}", schedule.name))?;
+        let origin = format!("schedule {}", schedule.name);
+        let mut jobs = (schedule.jobs)(config, tick, &origin)?;
+        if schedule.name == INGEST
+            && let Some(from) = queue.database().restored_bills_from(now, RESTORED).await?
+        {
+            jobs.extend(ingests_of(config, &older(config, tick, from), &origin)?);
+        }
         if queue.enqueue_tick(schedule.name, tick, stuck, &jobs).await? {
             tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
             ticked.push(schedule.name);
@@ -189,6 +204,10 @@ pub async fn tick(
     Ok(ticked)
 }
 
+/// The schedule that reads bills.
+const INGEST: &str = "ingest";
+/// For so many seconds after a restoration was found bills are read back to the backup's.
+const RESTORED: i64 = 14 * 86_400;
 /// Clocks of several hosts differ by less than this.
 const SKEW: SignedDuration = SignedDuration::from_secs(300);
 
@@ -240,6 +259,17 @@ mod tests {
             assert_eq!(schedule.latest(at(now)), Some(at(latest)), "{name} {now}");
             assert_eq!(schedule.next(at(now)), Some(at(next)), "{name} {now}");
         }
+    }
+
+    #[test]
+    fn after_a_restoration_bills_are_read_back_to_the_backup() {
+        let config = Config::default();
+        let older = |tick, from: &str| -> Vec<String> {
+            older(&config, at(tick), from.parse().unwrap()).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(older("2026-03-01T09:05:00Z", "2025-12"), ["2025-12", "2026-01"]);
+        assert!(older("2026-03-01T09:05:00Z", "2026-02").is_empty());
+        assert!(older("2026-03-01T09:05:00Z", "2026-04").is_empty());
     }
 
     #[test]

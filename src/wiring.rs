@@ -116,8 +116,16 @@ fn require_there(config: &Config) -> anyhow::Result<()> {
 /// # Errors
 /// When there are none yet, when they are a newer build's, and as [`open_books`].
 pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
+    books_as_they_are_within(config, REMOTE_WAIT).await
+}
+
+/// As [`books_as_they_are`]; work on a remote database is given up after `wait`.
+///
+/// # Errors
+/// As there.
+pub async fn books_as_they_are_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     require_there(config)?;
-    let books = open_books(config).await?;
+    let books = open_books_within(config, wait).await?;
     books.schema_version().await?;
     Ok(books)
 }

@@ -136,6 +136,75 @@ fn a_refused_event_is_kept_until_a_person_decides() {
 }
 
 #[test]
+fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
+    let shop = Shop::open(&["ann", "bob"]);
+    for name in ["ann", "bob"] {
+        shop.book(name, "storage_gb", "3");
+    }
+    // another currency: held until somebody acts, and bob's usage waits for long
+    shop.place.execute("UPDATE subscription_items SET currency = 'eur' WHERE customer = 'bob'");
+    shop.run("push").says(&["1 accepted", "held: 1 amount(s)"]);
+    shop.place.execute("UPDATE stripe_totals SET held_since = held_since - 26 * 86400 WHERE held <> 0");
+    // and a reading of ann's total that has too much
+    shop.place.execute(
+        "UPDATE stripe_totals SET alarm = '5 more than was sent', alarm_key = '-5', short = -5, short_since = 0, seen = 3005, expected = 3000 \
+         WHERE customer = 'ann' AND meter = 'storage_gb' AND target <> 0",
+    );
+    shop.run("status").ends(1).says(&[
+        "MeterStripeAlarm",
+        "MeterUsageNearStripeLimit",
+        "MeterStripeHeld",
+        "totals are 0.005 off",
+    ]);
+
+    // who, of what and why are needed
+    for bad in ["reconcile --acknowledge --reason x", "reconcile ann --acknowledge", "reconcile ann --reason x"] {
+        shop.run(bad).ends(2);
+    }
+    shop.place.run("reconcile ann --acknowledge --reason ").ends(2);
+    shop.place.run("reconcile nobody --acknowledge --reason x").ends(2).says(&["there is no customer `nobody`"]);
+    shop.place
+        .run("reconcile ann --month 2020-01 --acknowledge --reason x")
+        .ends(2)
+        .says(&["no alarm and no held amount"]);
+    let noted = "SELECT subject, act, reason FROM audit_log WHERE act = 'reconcile --acknowledge' ORDER BY seq";
+    assert!(shop.place.query(noted).is_empty());
+    // without a key nobody is asked, and the alarm stands as it is
+    shop.place
+        .run("reconcile ann --acknowledge --reason credit_note")
+        .says(&["acknowledged: 1 alarm(s), 0 held", "acknowledged: 5 more than was sent"]);
+    shop.place
+        .run("reconcile bob --acknowledge --reason by_hand")
+        .ends(3)
+        .says(&["0 alarm(s), 1 held", "held 3000: currency, acknowledged"]);
+    shop.place.run("reconcile bob --acknowledge --reason again").ends(2).says(&["that is not acknowledged yet"]);
+    assert_eq!(
+        shop.place.query(noted),
+        ["customer ann|reconcile --acknowledge|credit_note", "customer bob|reconcile --acknowledge|by_hand"]
+    );
+    let status = shop.run("status");
+    for gone in ["MeterStripeAlarm", "MeterUsageNearStripeLimit", "MeterStripeHeld", "totals are"] {
+        assert!(!status.out.contains(gone), "{gone} in {}", status.out);
+    }
+    // the books are as they were, and what changes calls again
+    shop.run("reconcile bob").ends(3).says(&["held 3000: currency, acknowledged"]);
+    shop.book("bob", "storage_gb", "1");
+    shop.run("push");
+    shop.run("reconcile bob").ends(3).says(&["held 4000: currency"]);
+    assert!(!shop.run("reconcile bob").out.contains("acknowledged"));
+    shop.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeHeld"]);
+    shop.place.execute("UPDATE stripe_totals SET alarm = '9 more than was sent', alarm_key = '-9', short = -9 WHERE customer = 'ann' AND alarm IS NOT NULL");
+    shop.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.009 off"]);
+    // a reading that agrees ends it all
+    shop.run("reconcile ann").ends(0);
+    assert_eq!(
+        shop.place.query("SELECT count(*) FROM stripe_totals WHERE alarm IS NOT NULL OR acknowledged IS NOT NULL"),
+        ["0"]
+    );
+    shop.judge();
+}
+
+#[test]
 fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
     let shop = Shop::open(&["ann"]);
     shop.book("ann", "storage_gb", "2");

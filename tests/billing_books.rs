@@ -37,6 +37,8 @@ suite![
     two_pushes_beside_each_other_send_everything_once,
     what_cannot_be_sent_is_held_and_says_why,
     how_the_books_stand_is_told_in_figures,
+    what_a_month_left_is_still_told_in_the_next,
+    what_a_kind_looks_at_once_stays_for_a_day,
 ];
 
 /// A shop with customers whose subscriptions began ten days ago.
@@ -332,5 +334,93 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     let (at, audit) = books.last_audit().await.unwrap();
     assert_eq!((at.map(|t| t.as_second()), audit.len()), (Some(now.as_second()), report.checks.len()));
     assert_eq!(audit["conservation"], 0, "{audit:?}");
+    shop.judge();
+}
+
+/// A month's last days come with the next month's first bills, and what nobody understood in it is billed to nobody.
+async fn what_a_month_left_is_still_told_in_the_next(ground: Ground) {
+    let shop = Shop::open(&ground, &["ann"]).await;
+    let books = &shop.context.books;
+    let columns = "payer, export, format, manifest_key, rules_digest, account, state, rows, matched_rows, rounded_amounts, decided_at, \
+                   id, month, version, manifest_digest, delivered_at, newest_day, supersedes";
+    for (id, month, delivered, newest, before) in [
+        (11, "2026-02", "2026-02-20T00:00:00Z", "2026-02-19", "NULL"),
+        (12, "2026-02", "2026-03-01T06:00:00Z", "2026-02-28", "11"),
+        (13, "2026-03", "2026-03-15T05:00:00Z", "2026-03-15", "NULL"),
+    ] {
+        let sql = format!(
+            "INSERT INTO bill_versions ({columns}) VALUES ('q', 'e', 'cur2', 'k', 'r', '', 'applied', 9, 5, 0, '', {id}, '{month}', 'v{id}', 'd{id}', \
+             '{delivered}', '{newest}', {before})"
+        );
+        shop.run(&sql).await;
+        let sql = format!(
+            "INSERT INTO bill_lines VALUES ({id}, 'AmazonChime', 'New', 'min', 'Usage', 'unrecognised', '', {id}, 0, '1')"
+        );
+        shop.run(&sql).await;
+    }
+    for (customer, meter, day, units) in [
+        ("zed", "storage_gb", "2026-02-28", 4),
+        ("ann", "storage_gb", "2026-03-14", 28),
+        ("ann", "chime_minutes", "2026-03-03", 100),
+    ] {
+        let sql = format!(
+            "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
+             VALUES (13, 'q', substr('{day}', 1, 7), '{customer}', '{meter}', '{day}', {units} * 10000000000, 'usage', '')"
+        );
+        shop.run(&sql).await;
+    }
+    let at = |text: &str| text.parse::<Timestamp>().unwrap();
+    let now = at("2026-03-15T12:00:00Z");
+    let found = books.books_standing(now).await.unwrap();
+    let bill = found.bills.iter().find(|b| b.payer == "q").unwrap();
+    assert_eq!(
+        bill.lines["unrecognised"],
+        12 + 13,
+        "of both months, and of no version that another one took the place of"
+    );
+    assert_eq!((bill.month.as_str(), bill.rows), ("2026-03", 9));
+    // budgets are decided by the delivery, because the day was not over
+    assert_eq!(bill.told_up_to, Some(at("2026-03-15T05:00:00Z")));
+    assert_eq!(books.told_up_to().await.unwrap()["q"], at("2026-03-15T05:00:00Z"));
+    // calls on one day of fourteen lead to twice as much by the end, and not to thirty times
+    let days: Vec<(&str, i64)> = found.month.iter().map(|m| (m.meter.as_str(), m.days)).collect();
+    assert_eq!(days, [("chime_minutes", 12), ("storage_gb", 14)]);
+    for (now, units) in
+        [("2026-02-28T12:00:00Z", Some("4")), ("2026-03-31T12:00:00Z", Some("4")), ("2026-04-01T00:00:00Z", None)]
+    {
+        let unknown = books.customers_standing(at(now)).await.unwrap().unknown;
+        assert_eq!(unknown.get("storage_gb").map(ToString::to_string).as_deref(), units, "{now}");
+    }
+    shop.judge();
+}
+
+async fn what_a_kind_looks_at_once_stays_for_a_day(ground: Ground) {
+    let shop = Shop::open(&ground, &["ann"]).await;
+    let queue = meter::queue::Queue::new(shop.context.books.clone(), meter::queue::Clock::system());
+    let now = Timestamp::now().as_millisecond();
+    let done = |kind: &str, hours: i64, attention: u8| {
+        let at = now - hours * 3_600_000;
+        format!(
+            "INSERT INTO jobs (id, kind, payload, state, max_attempts, origin, attempts, lease, enqueued_at, started_at, finished_at, attention, report) \
+             VALUES ('{:A>26}', '{kind}', '{{}}', 'done', 20, 'test', 1, 1, {at}, {at}, {at}, {attention}, '{{}}')",
+            format!("{kind}{hours}")
+        )
+    };
+    for kind in ["sync_stripe", "push_stripe"] {
+        shop.run(&done(kind, 24, 1)).await;
+        shop.run(&done(kind, 1, 0)).await;
+    }
+    shop.run(&done("reset_turn", 26, 1)).await;
+    shop.run(&done("reset_turn", 0, 0)).await;
+    let kinds = ["sync_stripe", "push_stripe", "reset_turn"];
+    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::State::Done), 2)).into();
+    let standing = queue.standing(&kinds, &over, std::time::Duration::from_secs(30)).await.unwrap();
+    let found: Vec<bool> = kinds.iter().map(|kind| standing.kinds[*kind].attention).collect();
+    assert_eq!(found, [true, false, false], "{standing:?}");
+    let newest = standing.kinds["push_stripe"].last_done_job.unwrap();
+    let filter = meter::queue::Filter { ids: vec![newest.to_string()], ..Default::default() };
+    let listed = queue.list(&filter, 1).await.unwrap();
+    assert_eq!(listed[0].id.trim_start_matches('A'), "push_stripe1");
+    assert_eq!(standing.working_since, None);
     shop.judge();
 }

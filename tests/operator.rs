@@ -139,6 +139,10 @@ fn a_report_is_a_whole_document() {
     run(&kept, "report nobody --html x.html", &[]).ends(2).says(&["no customer `nobody` is known"]);
     run(&kept, "report --month 2999-01 --html x.html", &[]).ends(2).says(&["has not begun"]);
     run(&kept, "report --html no/such/folder/x.html", &[]).ends(1).says(&["cannot be written"]);
+    // where nothing can be written, it can be piped
+    let piped = run(&kept, "report --html -", &[]).ends(0);
+    assert!(piped.out.starts_with("<!DOCTYPE html>") && piped.out.trim_end().ends_with("</html>"), "{}", piped.out);
+    assert!(!kept.join("-").exists());
     assert!(!kept.join("x.html").exists());
 }
 

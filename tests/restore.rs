@@ -34,6 +34,8 @@ impl Drill {
         let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
         let shop = Shop::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
         shop.book_nothing();
+        // a bill of others, so that there is one to be read
+        shop.place.run("demo generate bucket --rows 50 --customers 2").ends(0);
         Self { shop, names, rng: fastrand::Rng::with_seed(seed), bills: vec![], targets: BTreeMap::new() }
     }
 
@@ -109,6 +111,10 @@ impl Drill {
         assert!(early["not_yet"].as_str().unwrap().contains("sync_stripe"), "{early}");
         assert_eq!(self.run("run sync-stripe").ends(0).json()["full"], true);
         self.run("run reset-turn").ends(0);
+        let early = self.run("run reconcile-stripe").ends(3).json();
+        let why = early["not_yet"].as_str().unwrap();
+        let from = why.split("meter backfill ingest --from ").nth(1).and_then(|rest| rest.split('`').next()).unwrap();
+        self.run(&format!("ingest --from {from}")).ends(0);
         let taken = self.run("run reconcile-stripe").ends(0).json();
         assert!(taken["adopted"].as_u64().unwrap() >= u64::try_from(CUSTOMERS).unwrap(), "{taken}");
         self.run("push").ends(0);
@@ -227,6 +233,123 @@ fn new_books_take_over_what_an_account_has() {
     drill.converges(&prefix);
 }
 
+/// Nobody types anything but what a restoration needs: bills, subscriptions, periods, totals and pushes come by the schedule, in whatever order.
+#[test]
+fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itself() {
+    const RATE: &str = "SELECT count(*) FROM stripe_intents WHERE state = 'accepted'";
+    let place = Place::new();
+    place.run("demo generate bucket --rows 3000 --customers 30 --seed 3").ends(0);
+    place.run("ingest").ends(0);
+    let ids = "SELECT DISTINCT customer FROM ledger_entries WHERE customer <> '' ORDER BY 1";
+    let names = place.query(ids);
+    assert!(names.len() > 20, "{names:?}");
+    let shop = Shop::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let each_minute = ["ingest", "reset_turn", "sync_stripe", "push_stripe", "reconcile_stripe"]
+        .map(|name| format!("{name} = [\"* * * * *\"]\n"))
+        .concat();
+    let config = std::fs::read_to_string(shop.place.path("meter.toml")).unwrap();
+    std::fs::write(shop.place.path("meter.toml"), format!("{config}[schedule]\n{each_minute}")).unwrap();
+    // it grows, too: in the first days of a month nothing is restated
+    let bill = |restated: u32| {
+        let rows = 3000 + 300 * restated;
+        let line = format!("demo generate bucket --rows {rows} --customers 30 --seed 3 --restated {restated}");
+        shop.place.run(&line).ends(0)
+    };
+    let start = || {
+        let mut command = support::meter(shop.place.folder.path());
+        let log = std::fs::File::options().create(true).append(true).open(shop.place.path("worker.log")).unwrap();
+        let variables =
+            [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__QUIET_HOURS", "0"), ("METER_STRIPE__AT_ONCE", "4")];
+        command.arg("work").envs(variables).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    };
+    let said = || std::fs::read_to_string(shop.place.path("worker.log")).unwrap();
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(400);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what} did not come to pass:\n{}", said());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    let accepted = || shop.place.query(RATE)[0].parse::<usize>().unwrap();
+    bill(0);
+    let mut worker = start();
+    until("the first push", &|| accepted() >= names.len());
+    // yesterday's, made beside the worker
+    shop.run("backup yesterday.db").ends(0);
+    let known = accepted();
+    // today AWS restates its bill, and the worker dies while it sends the difference
+    bill(1);
+    shop.stripe.world().set_latency(Duration::from_millis(60));
+    let before = shop.stripe.world().events().len();
+    until("the restated bill at Stripe", &|| shop.stripe.world().events().len() > before + 5);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    shop.stripe.world().set_latency(Duration::ZERO);
+    assert!(shop.stripe.world().events().len() > known);
+    for ending in ["", "-wal", "-shm"] {
+        let old = shop.place.path(&format!("meter.db{ending}"));
+        if old.exists() {
+            std::fs::rename(old, shop.place.path(&format!("meter.db.damaged{ending}"))).unwrap();
+        }
+    }
+    std::fs::copy(shop.place.path("yesterday.db"), shop.place.path("meter.db")).unwrap();
+    // and once more, while nobody ran
+    bill(2);
+    let mut worker = start();
+    let unsettled = "SELECT count(*) FROM stripe_totals t WHERE held <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM stripe_intents i \
+        WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
+    let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
+    until("an agreement", &|| {
+        let taken = shop.place.query("SELECT count(*) FROM stripe_totals WHERE adopted_until IS NOT NULL")[0] != "0";
+        taken
+            && shop.place.query(version)[0] == "2"
+            && shop.place.query(OPEN) == ["0"]
+            && shop.place.query(unsettled) == ["0"]
+    });
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(worker.id()).unwrap()),
+        nix::sys::signal::Signal::SIGTERM,
+    )
+    .unwrap();
+    assert!(worker.wait().unwrap().success(), "{}", said());
+    shop.run("verify").ends(0);
+    shop.run("verify --database meter.db.damaged").ends(0);
+    // what is on the invoices is what the newest bill says, of each customer and meter, computed from the bill anew
+    let fresh = Place::new();
+    std::fs::remove_dir_all(fresh.path("bucket")).unwrap();
+    std::os::unix::fs::symlink(shop.place.path("bucket"), fresh.path("bucket")).unwrap();
+    fresh.run("ingest").ends(0);
+    let began = shop.place.query("SELECT min(first_day) FROM billing_periods WHERE subscription IS NOT NULL").remove(0);
+    let mut billed = 0;
+    for name in &names {
+        let sum = |meter: &str| {
+            let sql = format!(
+                "SELECT coalesce(sum(quantity), 0) FROM ledger_entries WHERE customer = '{name}' AND meter = '{meter}' AND day >= '{began}'"
+            );
+            fresh.query(&sql)[0].parse::<i128>().unwrap()
+        };
+        // thousandths, half-even, and of minutes what is beyond 100
+        let thousandths = |scaled: i128| {
+            let (whole, rest) = (scaled / 10_000_000, scaled % 10_000_000);
+            whole + i128::from(rest > 5_000_000 || (rest == 5_000_000 && whole % 2 == 1))
+        };
+        let minutes = (sum("chime_minutes") - 100 * 10_000_000_000).max(0);
+        for (event, scaled) in [("chime_milliminutes", minutes), ("storage_mb_months", sum("storage_gb").max(0))] {
+            assert_eq!(shop.invoiced(name, event), thousandths(scaled).to_string(), "{name} {event}\n{}", said());
+            billed += u32::from(scaled > 0);
+        }
+    }
+    assert!(billed > 20, "{billed} lines");
+    {
+        let world = shop.stripe.world();
+        let identifiers: BTreeSet<&str> = world.events().iter().map(|e| e.identifier.as_str()).collect();
+        assert_eq!(identifiers.len(), world.events().len(), "no event was counted twice");
+        assert!(world.lost().is_empty());
+    }
+    shop.judge();
+}
+
 #[test]
 fn totals_are_not_believed_before_their_time() {
     let mut drill = Drill::new(13);
@@ -264,6 +387,13 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
     let there = ("METER_DATABASE__URL", "http://127.0.0.1:9");
     place.run_with("backup other.db", &[there]).ends(2).says(&["is on a server", "meter restored"]);
     place.run("backup other.db").ends(0);
+    // a copy is audited where it lies, and left as it is
+    let bytes = std::fs::read(place.path("other.db")).unwrap();
+    place.run("verify --database other.db").ends(0).says(&["ok "]);
+    assert_eq!(std::fs::read(place.path("other.db")).unwrap(), bytes);
+    place.run("verify --database copy.db").ends(1).says(&["--database copy.db"]);
+    place.run("verify --database nowhere.db").ends(2).says(&["nowhere.db: there is no such file"]);
+    assert!(!place.path("nowhere.db").exists());
     let mut files: Vec<String> = std::fs::read_dir(place.folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -45,6 +45,25 @@ fn health_says_what_is_not_well() {
     place.run_with("health", &[("METER_HTTP__LISTEN", "")]).ends(2).says(&["--listen"]);
 }
 
+/// The commonest time at which something is missing is the start.
+#[test]
+fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
+    let place = Place::new();
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let worker = Served::start(place.folder.path(), "", &[("METER_DATABASE__URL", &nobody)]);
+    let ready = worker.until("/readyz", |a| a.status == 503);
+    for line in ["NOT database: ", "NOT schedule: not looked at yet", "NOT worker: starting"] {
+        assert!(ready.body.contains(line), "{}", ready.body);
+    }
+    assert_eq!(worker.get("/healthz").body, "alive\n");
+    assert!(worker.get("/metrics").body.contains("meter_build_info"));
+    assert_eq!(worker.get("/").status, 503);
+    assert_eq!(worker.get("/runbook").status, 200);
+    let asked = Instant::now();
+    assert_eq!(worker.stop(), 0);
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
 #[test]
 fn a_worker_that_is_told_to_stop_says_so_while_it_finishes() {
     let place = Place::new();
@@ -253,7 +272,7 @@ fn an_address_that_cannot_be_is_a_fault() {
     let faults = [
         ("METER_HTTP__LISTEN", "9464", "http.listen"),
         ("METER_HTTP__PAGES", "everybody", "http.pages"),
-        ("METER_HTTP__SNAPSHOT_SECONDS", "0", "1 to 3600"),
+        ("METER_HTTP__SNAPSHOT_SECONDS", "0", "1 to 900"),
         ("METER_HTTP__TOKEN", "short", "fewer than 16"),
     ];
     for (name, value, says) in faults {

@@ -295,6 +295,7 @@ fn bad_input_says_what_and_where() {
         ("METER_SCHEDULE__INGEST", "['hourly']", &["no cron line"]),
         ("METER_QUEUE__AT_ONCE__NOTHING", "3", &["no kind of job `nothing`"]),
         ("METER_QUEUE__LEASE_SECONDS", "0", &["queue.lease_seconds"]),
+        ("METER_QUEUE__KEEP_DONE_DAYS", "0", &["queue.keep_done_days", "at least 1"]),
         ("METER_QUEUE__CONCURRENCY", "0", &["queue.concurrency"]),
     ] {
         place.run_with("work --once", &[(name, value)]).ends(2).says(words);

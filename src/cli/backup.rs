@@ -53,8 +53,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let bytes = made.with_context(|| format!("the backup {} was not made", file.display()))?;
     print::out(&format!("{}: {} bytes, the books of {now:.0}", file.display(), print::count(bytes)));
     print::out(&format!(
-        "to restore it: stop every worker; remove {0}, {0}-wal and {0}-shm; copy the file to {0}; start again. The first push sees that the books \
-         were restored (docs/stripe.md)",
+        "to restore it: stop every worker; move {0} and {0}-wal away, to names that still belong together ({0}.damaged, {0}.damaged-wal), and remove \
+         {0}-shm; copy the file to {0}; start again. The first push sees that the books were restored (docs/operations.md)",
         books.display()
     ));
     Ok(Done::Well)

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jobs::books::money::Currency;
 use jobs::books::period::Month;
 use jobs::books::quantity::{Quantity, UNIT};
+use jobs::books::standing::OF_A_DEMO;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::{Context, Job};
 use jobs::{enforce_budgets, reset_turn};
@@ -174,6 +175,8 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done>
     let spec = spec_of(month, now)?;
     let books = wiring::open_books(&config).await?;
     books.migrate(now).await?;
+    // the account that it will bill in ends with it
+    books.remember(OF_A_DEMO, "1".into()).await?;
     let context = wiring::context(&config, books).await?;
     let job = || IngestCur {
         export: "demo".into(),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::books::Database;
 use jobs::books::agreement::Compared;
+use jobs::books::audit::Act;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
 use jobs::job::Context;
@@ -12,6 +14,7 @@ use jobs::push_stripe::{Planned, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::Sink;
 
+use super::intents::who;
 use super::jobs_of::ago;
 use super::push::said;
 use super::{BadUsage, Done, print};
@@ -31,6 +34,13 @@ pub(crate) struct Args {
     /// Billing periods that begin in this month [default: the last two months and the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
+    /// Say that alarms and held amounts of this customer are dealt with outside of the books (a credit note, an invoice by hand, written off):
+    /// nobody is told of them again as they are. The books stay as they are, and so does the difference that is shown here
+    #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
+    acknowledge: bool,
+    /// Why; it is kept
+    #[arg(long, value_name = "TEXT", requires = "acknowledge")]
+    reason: Option<String>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -48,6 +58,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| said(&f))?;
         }
     }
+    let second = |month: Month| month.previous().last_day().end().as_second();
+    if let (true, Some(customer)) = (args.acknowledge, &args.customer) {
+        // without --month whatever there is of the customer
+        let periods = args.month.map_or((i64::MIN, i64::MAX), |month| (second(month), second(month.next())));
+        acknowledge(books, customer, periods, args.reason.as_deref().unwrap_or_default(), now).await?;
+    }
     let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
     if meters.is_empty() {
         print::out("nothing is billed: stripe.meters names no meter");
@@ -57,7 +73,6 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         Some(month) => (month, month.next()),
         None => (Month::of(now).previous().previous(), Month::of(now).next()),
     };
-    let second = |month: Month| month.previous().last_day().end().as_second();
     let bills = books.bills_and_ledger(from, to).await?;
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
     let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
@@ -65,7 +80,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
     let unsent: Vec<Planned> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
-    let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
+    let differs = |c: &Compared| !rest(c).is_zero() || (c.alarm.is_some() && !c.alarm_acknowledged);
     let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
     let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Done::Held } else { Done::Well };
     if args.json {
@@ -93,6 +108,35 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "\nnot everything is at Stripe; the last column says why"
     });
     Ok(done)
+}
+
+/// Notes that a person has dealt with what is wrong or held of a customer.
+async fn acknowledge(
+    books: &Database,
+    customer: &str,
+    periods: (i64, i64),
+    reason: &str,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    if reason.trim().is_empty() {
+        return Err(BadUsage("--reason: say what was done about it; it is kept".into()).into());
+    }
+    let act = Act {
+        who: who(),
+        act: "reconcile --acknowledge".into(),
+        subject: format!("customer {customer}"),
+        reason: reason.trim().to_owned(),
+    };
+    let (alarms, held) = books.acknowledge(customer.to_owned(), periods, act, now).await?;
+    if alarms + held == 0 {
+        return Err(
+            BadUsage(format!("`{customer}` has no alarm and no held amount that is not acknowledged yet")).into()
+        );
+    }
+    print::out(&format!(
+        "acknowledged: {alarms} alarm(s), {held} held amount(s); they call for somebody again when they change\n"
+    ));
+    Ok(())
 }
 
 /// Some customers' periods that begin in a month.
@@ -172,15 +216,18 @@ fn table(rows: &[Compared], now: Timestamp) {
 
 /// Why there is a difference, or how sure it is that there is none.
 fn why(c: &Compared, now: Timestamp) -> String {
-    if let Some(alarm) = &c.alarm {
-        return format!("ALARM: {alarm}");
-    }
     let mut parts = vec![];
+    match &c.alarm {
+        Some(alarm) if c.alarm_acknowledged => parts.push(format!("acknowledged: {alarm}")),
+        Some(alarm) => return format!("ALARM: {alarm}"),
+        None => {}
+    }
     if !c.billed {
         parts.push("no subscription: not billed".to_owned());
     }
     if let Some(because) = &c.held_because {
-        parts.push(format!("held {}: {because}", c.held));
+        let seen = if c.held_acknowledged { ", acknowledged" } else { "" };
+        parts.push(format!("held {}: {because}{seen}", c.held));
     }
     for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.dropped, "dropped by a person")] {
         if amount != 0 {

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Write an HTML document there, which is whole in itself; a file that is there is replaced
+    /// Write an HTML document there, which is whole in itself; a file that is there is replaced; `-` is standard output
     #[arg(long, value_name = "FILE")]
     html: PathBuf,
 }
@@ -40,6 +40,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Err(BadUsage(format!("--month {month} has not begun")).into());
     }
     let report = report(&books, config, args.customer, month, now).await?;
+    if args.html == Path::new("-") {
+        print::out(&page::report(&report));
+        return Ok(Done::Well);
+    }
     write_whole(&args.html, &page::report(&report))?;
     print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
     Ok(Done::Well)

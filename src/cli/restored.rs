@@ -30,9 +30,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         subject: "books".into(),
         reason: format!("said to be restored from a copy of {at}"),
     };
-    books.mark_restored(at, act, now).await?;
+    let taken = books.mark_restored(at, act, now).await?;
+    if taken < at {
+        print::out(&format!(
+            "the newest thing in these books was done at {taken}, so that is taken for the time of the copy"
+        ));
+    }
     print::out(&format!(
-        "noted: these books are those of {at}; the next push sends nothing for periods that were open then until Stripe's totals have told what was \
+        "noted: these books are those of {taken}; the next push sends nothing for periods that were open then until Stripe's totals have told what was \
          sent since"
     ));
     Ok(Done::Well)

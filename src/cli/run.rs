@@ -87,7 +87,7 @@ fn done<J: Job>(report: &J::Report) -> Done {
 }
 
 async fn reset(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Done> {
-    let report = reset_turn::reset(&context.books, now, dry_run, usize::MAX).await?;
+    let report = reset_turn::run(context, now, dry_run, usize::MAX).await?;
     show_reset(&report, now);
     Ok(done::<ResetTurn>(&report))
 }
@@ -101,6 +101,12 @@ pub(super) fn show_reset(report: &ResetReport, now: Timestamp) {
             vec![c.customer.clone(), c.starts_at.to_string(), c.ends_at.to_string(), print::count(c.used), limit]
         };
         print::table(&["customer", "from", "to before", ">used", ">limit"], report.counts.iter().map(row).collect());
+    }
+    if report.awaits_subscriptions {
+        print::out(
+            "these books were restored from a backup: periods are closed when every subscription has been read again (`meter run sync-stripe`)",
+        );
+        return;
     }
     print::out(&format!(
         "as of {now:.0}: {} TURN count(s) {would}closed, {} period(s) {would}opened or given other bounds, for {} customer(s)",

@@ -35,13 +35,13 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
     print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
     let line = |name: &str, text: String| print::out(&format!("{name:<11} {text}"));
-    if s.books.bills.is_empty() {
+    if s.books.bills.iter().all(|bill| bill.month.is_empty()) {
         line("bill", "none is booked yet: `meter ingest`".into());
     }
-    for bill in &s.books.bills {
+    for bill in s.books.bills.iter().filter(|bill| !bill.month.is_empty()) {
         let made = bill.delivered_at.map_or("nothing booked yet".into(), |at| format!("made {}", ago(at, now)));
         let up_to = bill
-            .newest_day_end
+            .told_up_to
             .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
         let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);

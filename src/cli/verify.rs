@@ -1,22 +1,39 @@
 //! `meter verify`: the audit of the books.
 
+use std::path::PathBuf;
+
+use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use jobs::books::Database;
 
-use super::{Done, print};
+use super::{BadUsage, Done, print};
 use crate::config::Config;
 use crate::wiring;
 
 /// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
+    /// Audit this local file instead of the configured books: a backup
+    #[arg(long, value_name = "FILE")]
+    database: Option<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
-    let books = wiring::existing_books(config).await?;
+    let books = match args.database {
+        None => wiring::existing_books(config).await?,
+        Some(file) => {
+            let fault = || format!("--database {}", file.display());
+            if !wiring::may_exist(&file) {
+                return Err(BadUsage(format!("{}: there is no such file", fault())).into());
+            }
+            let books = Database::open_read_only(&file).await.with_context(fault)?;
+            books.require_migrated().await.with_context(fault)?;
+            books
+        }
+    };
     audit(&books, args.json).await
 }
 

@@ -1,8 +1,10 @@
 //! `meter work`: a worker process.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use backon::{ExponentialBuilder, Retryable};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -15,15 +17,18 @@ use tokio::sync::watch;
 
 use super::{BadUsage, Done};
 use crate::config::Config;
-use crate::http::{self, Server};
+use crate::http::{self, Door, Running, Server};
 use crate::metrics::{Metrics, Sources};
-use crate::queue::Kinds;
 use crate::queue::worker::{Identity, Stopper, Tally, Worker};
+use crate::queue::{Kinds, Queue};
 use crate::standing::Observer;
 use crate::{schedule, wiring};
 
 /// Some supervisors signal the process and then its whole group: that is one signal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
+/// At the start a remote database has so long for an answer, and for one of several.
+const ANSWER: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(120);
 
 /// What to run, and how much of it.
 #[derive(Debug, ClapArgs)]
@@ -53,64 +58,61 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if !args.kinds.is_empty() {
         kinds = kinds.only(&args.kinds).map_err(BadUsage)?;
     }
-    let books = in_spite_of_a_full_disk(|| wiring::open_books(config)).await?;
-    let applied = in_spite_of_trouble(|| books.migrate(now)).await?;
-    if !applied.is_empty() {
-        tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
-    }
-    let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config)).await?;
-    let context = wiring::worker_context(config, books).await?;
-    let policy = config.queue.policy(args.concurrency);
-    let who = Identity {
-        host: gethostname::gethostname().to_string_lossy().into_owned(),
-        pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").into(),
-    };
-    let (concurrency, grace) = (policy.concurrency, policy.grace);
     let names = kinds.names();
     let metrics = Metrics::new(&names)?;
-    let sends = match &context.billing.sink {
-        Sink::Stripe(account) => Some(account.sends.clone()),
-        Sink::DryRun => None,
-    };
-    let sources = Sources { books: vec![context.books.clone(), queue.database().clone()], sends };
-    let worker = Worker::new(queue.clone(), kinds.clone(), policy, context, who, metrics.clone(), args.once);
     let keeps_schedule = !args.once && !args.no_schedule;
     let address = if args.once { None } else { listen(args.listen.as_deref(), config)? };
     let listener = match address {
         Some(address) => http::bind(address).await?,
         None => None,
     };
-    in_spite_of_trouble(|| worker.register()).await?;
-    // until here a signal ends the process at once; from here on in order
-    let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // from here on signals are heeded, and whoever asks is told that it waits for the database
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let running = Arc::new(OnceLock::new());
+    let (stop_serving, stop) = watch::channel(false);
+    let serving = address.map(|address| {
+        let observer = Observer::new(config);
+        let server = Server {
+            observer: observer.clone(),
+            metrics: metrics.clone(),
+            running: running.clone(),
+            door: Door::new(config),
+            keeps_schedule,
+            units: config.units(),
+            config: config.http.clone(),
+            books_id: http::books_id(config),
+        };
+        (observer, tokio::spawn(http::serve(listener, address, server, stop)))
+    });
+    let started = tokio::select! {
+        started = start(&args, config, now, kinds.clone(), metrics.clone()) => Some(started?),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    let Some((worker, queue, sources)) = started else {
+        tracing::info!("stopped before the database was there");
+        return Ok(Done::Well);
+    };
     let url = &config.database.url;
     tracing::info!(
-        "worker {} runs {} from {url}, {concurrency} at once; Ctrl-C stops it",
+        "worker {} runs {} from {url}, {} at once; Ctrl-C stops it",
         worker.id(),
-        kinds.names().join(", ")
+        kinds.names().join(", "),
+        config.queue.policy(args.concurrency).concurrency
     );
     if config.exports.is_empty() {
         tracing::warn!("no export is configured, so no bill will be read (see the README's \"Your own bills\")");
     }
+    let grace = config.queue.policy(args.concurrency).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::Future::default()).await?;
     }
-    let (stop_serving, stop) = watch::channel(false);
-    let serving = match address {
-        Some(address) => {
-            let observer = Observer::new(config);
-            tokio::spawn(observer.clone().run(metrics.clone()));
-            let units = config.units();
-            let (phase, queue) = (worker.phase(), queue.clone());
-            let (metrics, books_id) = (metrics.clone(), http::books_id(config));
-            let config = config.http.clone();
-            let server = Server { observer, metrics, queue, sources, phase, keeps_schedule, units, config, books_id };
-            Some(tokio::spawn(http::serve(listener, address, server, stop)))
-        }
-        None => None,
-    };
+    drop(running.set(Running { queue: queue.clone(), sources, phase: worker.phase() }));
+    let serving = serving.map(|(observer, serving)| {
+        tokio::spawn(observer.run(metrics.clone()));
+        serving
+    });
     let keeps = keeps_schedule.then(|| tokio::spawn(schedule::run(queue, config.clone(), metrics)));
     let ran = worker.run().await;
     stopping.abort();
@@ -127,6 +129,46 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     );
     // a worker that was told to stop has done what it should; one that was to run what is due says how that went
     Ok(if args.once && dead > 0 { Done::Wrong } else { Done::Well })
+}
+
+/// Opens the books, brings them up to date, and makes the worker known to them.
+async fn start(
+    args: &Args,
+    config: &Config,
+    now: Timestamp,
+    kinds: Kinds,
+    metrics: Metrics,
+) -> anyhow::Result<(Worker, Queue, Sources)> {
+    let books = in_spite_of_a_full_disk(|| wiring::open_books(config)).await?;
+    if !books.is_local() {
+        // a server that takes a connection and says nothing would be waited for as a booking is: for minutes, each time
+        let door = wiring::open_books_within(config, ANSWER).await?;
+        let answers = tokio::time::timeout(START, in_spite_of_trouble(|| door.schema_version()));
+        answers.await.map_err(|_| anyhow!("the database {} gives no answer", config.database.url))??;
+    }
+    let applied = in_spite_of_trouble(|| books.migrate(now)).await?;
+    if !applied.is_empty() {
+        tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
+    }
+    let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config)).await?;
+    let context = wiring::worker_context(config, books).await?;
+    let who = Identity {
+        host: gethostname::gethostname().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let sources = Sources {
+        books: vec![context.books.clone(), queue.database().clone()],
+        exports: context.exports.values().map(|export| export.source.clone()).collect(),
+        sends: match &context.billing.sink {
+            Sink::Stripe(account) => Some(account.sends.clone()),
+            Sink::DryRun => None,
+        },
+    };
+    let policy = config.queue.policy(args.concurrency);
+    let worker = Worker::new(queue.clone(), kinds, policy, context, who, metrics, args.once);
+    in_spite_of_trouble(|| worker.register()).await?;
+    Ok((worker, queue, sources))
 }
 
 /// Where to serve, if anywhere.

@@ -68,8 +68,8 @@ impl HttpConfig {
                 "it is no address and port, such as 127.0.0.1:9464; empty serves nothing".into(),
             ));
         }
-        if !(1..=3600).contains(&self.snapshot_seconds) {
-            faults.push((key("snapshot_seconds"), "1 to 3600 seconds".into()));
+        if !(1..=900).contains(&self.snapshot_seconds) {
+            faults.push((key("snapshot_seconds"), "1 to 900 seconds".into()));
         }
         let token = self.token.expose();
         if !token.is_empty() && token.len() < TOKEN_BYTES {

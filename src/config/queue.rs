@@ -136,6 +136,9 @@ impl QueueConfig {
         if !(10..=60_000).contains(&self.poll_millis) {
             fault(&["poll_millis"], "it is 10 to 60000 milliseconds".into());
         }
+        if self.keep_done_days == 0 {
+            fault(&["keep_done_days"], "at least 1: what was last done tells whether work is late".into());
+        }
         let kinds = Kinds::all();
         for (kind, at_once) in &self.at_once {
             if kinds.get(kind).is_none() {

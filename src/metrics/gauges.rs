@@ -12,8 +12,13 @@ use super::Described;
 use crate::standing::Standing;
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 39] = [
+const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
+    (
+        "meter_snapshot_customers_timestamp_seconds",
+        "When those of them were read that rest on a look at every customer.",
+        &[],
+    ),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
     ("meter_jobs", "Jobs in the queue.", &["kind", "state"]),
     ("meter_job_oldest_waiting_seconds", "For how long the job has been due that waits longest.", &["kind"]),
@@ -22,10 +27,10 @@ const TABLE: [(&str, &str, &[&str]); 39] = [
     ("meter_workers", "Worker processes.", &["state"]),
     ("meter_schedule_last_tick_timestamp_seconds", "The newest tick that was enqueued.", &["schedule"]),
     ("meter_bill_delivered_timestamp_seconds", "When AWS made the newest version that is booked.", &["payer"]),
-    ("meter_bill_newest_day_timestamp_seconds", "End of the newest day of which usage is booked.", &["payer"]),
+    ("meter_bill_told_up_to_timestamp_seconds", "Up to when the booked bills tell of usage.", &["payer"]),
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
     ("meter_bill_matched_rows", "Of these, the ones that a meter counted.", &["payer"]),
-    ("meter_bill_lines", "Lines of watched products in it.", &["payer", "claim"]),
+    ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
     ("meter_bill_versions_held", "Versions of bills that wait for a person.", &["payer"]),
     ("meter_ledger_entries", "Entries of the ledger.", &[]),
     ("meter_books_violations", "What broke a rule of the books at the last audit; must be 0.", &["check"]),
@@ -33,8 +38,8 @@ const TABLE: [(&str, &str, &[&str]); 39] = [
     ("meter_customers", "Customers.", &["status"]),
     ("meter_entitlements", "Customers by what was decided for the meter.", &["meter", "decision"]),
     ("meter_usage_month_units", "Usage booked for the current month.", &["meter", "attribution"]),
-    ("meter_usage_month_booked_ratio", "Days of the current month of which usage is booked, of all.", &["meter"]),
-    ("meter_usage_month_unknown_units", "Usage of the month under ids that no customer has a row for.", &["meter"]),
+    ("meter_usage_month_booked_ratio", "How much of the current month bills tell of.", &["meter"]),
+    ("meter_usage_unknown_customer_units", "Usage of two months under ids that no customer has a row for.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
@@ -105,6 +110,7 @@ impl Board {
 pub(super) fn of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
     let board = Board::new()?;
     board.at("meter_snapshot_timestamp_seconds", &[], Some(standing.at))?;
+    board.at("meter_snapshot_customers_timestamp_seconds", &[], Some(standing.customers_at))?;
     board.set("meter_snapshot_duration_seconds", &[], standing.took.as_secs_f64())?;
     queue(&board, standing)?;
     bills(&board, standing)?;
@@ -160,7 +166,7 @@ fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
     for bill in &standing.books.bills {
         let payer = bill.payer.as_str();
         board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
-        board.at("meter_bill_newest_day_timestamp_seconds", &[payer], bill.newest_day_end)?;
+        board.at("meter_bill_told_up_to_timestamp_seconds", &[payer], bill.told_up_to)?;
         board.set("meter_bill_rows", &[payer], bill.rows)?;
         board.set("meter_bill_matched_rows", &[payer], bill.matched_rows)?;
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
@@ -180,7 +186,7 @@ fn usage(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Res
         attributed("meter_usage_month_units", &[meter], Quantity::ZERO, Quantity::ZERO)?;
         board.set("meter_usage_month_booked_ratio", &[meter], 0)?;
         let unknown = standing.customers.unknown.get(*meter).copied().unwrap_or_default();
-        board.set("meter_usage_month_unknown_units", &[meter], unknown)?;
+        board.set("meter_usage_unknown_customer_units", &[meter], unknown)?;
     }
     for month in &standing.books.month {
         attributed("meter_usage_month_units", &[&month.meter], month.attributed, month.unattributed)?;
@@ -220,7 +226,7 @@ fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus:
 
 fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
     let (stripe, customers) = (&standing.books.stripe, &standing.customers);
-    for mode in ["off", "dry_run", "test", "live"] {
+    for mode in ["off", "dry_run", "demo", "test", "live"] {
         board.set("meter_stripe_mode", &[mode], u8::from(mode == standing.billing))?;
     }
     for (state, count) in &stripe.intents {
@@ -234,7 +240,7 @@ fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Re
         board.set("meter_stripe_drift_units", &[meter], customers.drift.get(meter).copied().unwrap_or_default())?;
         board.set("meter_stripe_held_units", &[meter], customers.held_units.get(meter).copied().unwrap_or_default())?;
     }
-    for reason in jobs::push_stripe::Held::names() {
+    for reason in jobs::push_stripe::Held::names().chain(["acknowledged"]) {
         board.set("meter_stripe_held", &[reason], customers.held.get(reason).unwrap_or(&0))?;
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jobs::books::Database;
+use jobs::ingest_cur::source::Source;
 use jobs::stripe::Sends;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
@@ -259,6 +260,7 @@ impl Metrics {
         }
         more(&self.0.busy_waits, count);
         longer(&self.0.busy_seconds, waited);
+        more(&self.0.fetched_bytes, sources.exports.iter().map(|source| source.fetched().bytes()).sum());
         if let Some(sends) = &sources.sends {
             let load = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
             for (answer, total) in [
@@ -279,6 +281,8 @@ impl Metrics {
 pub struct Sources {
     /// Handles whose waits for locks are counted.
     pub books: Vec<Database>,
+    /// Where bills are fetched from.
+    pub exports: Vec<Arc<dyn Source>>,
     /// Attempts to send to Stripe, if there is an account.
     pub sends: Option<Arc<Sends>>,
 }

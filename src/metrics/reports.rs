@@ -36,7 +36,6 @@ impl Told for IngestReport {
         };
         metrics.0.ingest_runs.with_label_values(&[outcome]).inc();
         metrics.0.ingest_rows.inc_by(self.rows);
-        metrics.0.fetched_bytes.inc_by(self.fetched_bytes);
         if self.outcome == Outcome::Applied {
             metrics.0.entries.inc_by(rows(self.entries));
         }
@@ -62,7 +61,7 @@ impl Told for EnforceReport {
 
 impl Told for DeliverReport {
     fn tell(&self, metrics: &Metrics) {
-        let Self { delivered, again, dead } = self;
+        let Self { delivered, again, dead, set_aside: _ } = self;
         for (outcome, count) in [("delivered", delivered), ("again", again), ("dead", dead)] {
             metrics.0.deliveries.with_label_values(&[outcome]).inc_by(*count);
         }
@@ -84,5 +83,5 @@ macro_rules! tells_nothing {
     };
 }
 
-// the job that asked for a part tells of its rows; what `push_stripe` sends is counted as it is sent (`jobs::stripe::Sends`)
+// the job that asked for a part tells of its rows; what is sent and fetched is counted as that happens ([`super::Sources`])
 tells_nothing!(PartReport, PushReport, SyncReport, RollReport, VerifyReport, ProbeReport, String, ());

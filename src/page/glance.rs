@@ -74,7 +74,9 @@ fn none() -> Markup {
 fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let bills = &facts.standing.books.bills;
     let held = bills.iter().map(|b| b.held).sum();
-    let tile = match bills.iter().min_by_key(|b| b.delivered_at) {
+    // one of which nothing ever came has no month
+    let come = bills.iter().filter(|b| !b.month.is_empty()).min_by_key(|b| b.delivered_at);
+    let tile = match come {
         None => Tile::new("Newest bill", none()).line(html! { code { "meter ingest" } " reads one" }),
         Some(bill) => {
             let figure = html! { @if let Some(at) = bill.delivered_at { (ago(at, now)) } @else { "unknown" } };
@@ -91,12 +93,13 @@ fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
 
 fn day(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let label = "Newest booked day";
-    match facts.standing.books.bills.iter().map(|b| b.newest_day_end).min().flatten() {
+    match facts.standing.books.bills.iter().map(|b| b.told_up_to).min().flatten() {
         None => Tile::new(label, none()),
         Some(end) => {
             // the instant that ends a day belongs to the next one
             let day = date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end));
-            Tile::new(label, html! { time datetime=(day) { (day) } }).line(html! { "ended " (ago(end, now)) })
+            Tile::new(label, html! { time datetime=(day) { (day) } })
+                .line(html! { "AWS has told of usage up to " (ago(end, now)) })
         }
     }
 }
@@ -206,6 +209,6 @@ fn database(facts: &Facts<'_>) -> Tile {
 
 /// When the newest day of all ended, for who wants it in a sentence.
 pub(super) fn booked_up_to(facts: &Facts<'_>) -> Option<String> {
-    let end = facts.standing.books.bills.iter().map(|b| b.newest_day_end).min().flatten()?;
+    let end = facts.standing.books.bills.iter().map(|b| b.told_up_to).min().flatten()?;
     Some(long_day(date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end))))
 }

@@ -27,7 +27,7 @@ use crate::standing::Standing;
 pub use list::{job, jobs};
 pub use report::report;
 pub use runbook::runbook;
-pub use status::status;
+pub use status::{RUNS, status};
 pub(crate) use usage::forecast;
 pub(crate) use words::about;
 
@@ -44,6 +44,8 @@ pub struct Facts<'a> {
     pub units: &'a BTreeMap<String, String>,
     /// The newest runs of jobs, newest first.
     pub runs: &'a [Run],
+    /// Why these could not be read.
+    pub no_runs: Option<&'a str>,
     /// Which build runs.
     pub version: &'a str,
     /// Where money goes: `dry run`, `test account`, `live account`.

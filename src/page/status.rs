@@ -10,7 +10,7 @@ use super::{Facts, Run, glance, usage};
 use crate::standing::{Finding, Level};
 
 /// Runs that are shown.
-const RUNS: usize = 15;
+pub const RUNS: usize = 15;
 /// A reading that is older than this says little about now.
 const OLD: SignedDuration = SignedDuration::from_mins(15);
 
@@ -54,7 +54,10 @@ pub fn status(facts: &Facts<'_>, now: Timestamp) -> String {
         h2 { "Bills" }
         (bills(&standing.books.bills, now))
         h2 { "Last runs" }
-        (runs(facts.runs, now))
+        @match facts.no_runs {
+            Some(why) => { p.empty { "They cannot be read: " (why) } }
+            None => (runs(facts.runs, now)),
+        }
         (kinds(facts, now))
     };
     let foot = html! {
@@ -260,7 +263,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
 }
 
 fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
-    if bills.is_empty() {
+    if bills.iter().all(|bill| bill.month.is_empty()) {
         return html! { p.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } };
     }
     let when = |at: Option<Timestamp>| html! { @if let Some(at) = at { (ago(at, now)) } @else { "unknown" } };
@@ -272,7 +275,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
                 th.id scope="row" { (b.payer) }
                 td.whole { (b.month) }
                 td { (when(b.delivered_at)) }
-                td { (when(b.newest_day_end)) }
+                td { (when(b.told_up_to)) }
                 td.n { (count(b.rows)) }
                 td.n { (count(b.matched_rows)) }
                 td.text { (lines.join(", ")) }
@@ -289,7 +292,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
         th scope="col" { "Payer" }
         th scope="col" { "Month" }
         th scope="col" { "Made by AWS" }
-        th scope="col" { "Newest day ended" }
+        th scope="col" { "Tells of usage up to" }
         th.n scope="col" { "Rows" }
         th.n scope="col" { "Counted" }
         th scope="col" { "Lines of watched products" }

@@ -45,7 +45,7 @@ fn hostile() -> Standing {
         payer: text(),
         month: text(),
         delivered_at: Some(now()),
-        newest_day_end: Some(now()),
+        told_up_to: Some(now()),
         rows: 10,
         matched_rows: 9,
         lines: [(text(), 1)].into(),
@@ -99,7 +99,10 @@ fn run() -> Run {
 
 fn status_of(standing: &Standing, runs: &[Run], refresh_seconds: u32) -> String {
     let units = BTreeMap::from([("chime_minutes".to_owned(), "minutes".to_owned())]);
-    status(&Facts { standing, units: &units, runs, version: "0.1.0", billing: "dry run", refresh_seconds }, now())
+    status(
+        &Facts { standing, units: &units, runs, no_runs: None, version: "0.1.0", billing: "dry run", refresh_seconds },
+        now(),
+    )
 }
 
 fn list_of(runs: &[Run], acting: bool) -> String {
@@ -186,6 +189,25 @@ fn a_status_without_findings_says_that_all_is_well_unless_it_is_old() {
     standing.at = now() - SignedDuration::from_hours(1);
     let old = status_of(&standing, &[], 0);
     assert!(!old.contains("All is well") && old.contains("These figures are old"));
+}
+
+#[test]
+fn figures_are_shown_though_the_runs_cannot_be_read() {
+    let (standing, units) = (hostile(), BTreeMap::new());
+    let facts = Facts {
+        standing: &standing,
+        units: &units,
+        runs: &[],
+        no_runs: Some("the database does not answer <"),
+        version: "0.1.0",
+        billing: "dry run",
+        refresh_seconds: 0,
+    };
+    let page = status(&facts, now());
+    assert!(
+        page.contains("Something is wrong") && page.contains("They cannot be read: the database does not answer &lt;")
+    );
+    assert!(!page.contains("No job has run yet"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) fn cards(facts: &Facts<'_>) -> Markup {
     let meters: BTreeSet<&str> =
         books.month.iter().map(|m| m.meter.as_str()).chain(books.days.iter().map(|d| d.meter.as_str())).collect();
     if meters.is_empty() {
-        return match books.bills.is_empty() {
+        return match books.bills.iter().all(|bill| bill.month.is_empty()) {
             true => {
                 html! { p.card.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } }
             }

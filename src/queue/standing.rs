@@ -23,6 +23,11 @@ const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
 /// The others: as many rows as are kept.
 const OVER: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state <> 'dead' GROUP BY kind, state";
 
+/// Kinds that look at a customer when something has changed, or once a day: that the next run says nothing does not mean that it was mended.
+const SEES_ONCE: [&str; 2] = ["reset_turn", "sync_stripe"];
+/// So long what they found stands: until each has looked at everything again.
+const SEEN_MS: i64 = 25 * 3_600_000;
+
 /// Counts of jobs by kind and state.
 pub(crate) type Counts = BTreeMap<(String, State), i64>;
 
@@ -77,6 +82,10 @@ impl Queue {
                 _ => "working",
             };
             *found.workers.entry(state).or_default() += 1;
+            if state == "working" {
+                found.working_since =
+                    Some(found.working_since.map_or(worker.started_at, |at| at.min(worker.started_at)));
+            }
         }
         self.waiting_and_done(found).await
     }
@@ -98,13 +107,19 @@ impl Queue {
                     }
                 }
                 for (name, kind) in &mut found.kinds {
-                    let sql = "SELECT finished_at, attention FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
+                    let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
                                AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
                     if kind.states.get("done").is_some_and(|n| *n > 0)
                         && let Some(row) = first_row(c, sql, params![name.clone()]).await?
                     {
                         kind.last_done = Some(instant(row.get(0)?)?);
                         kind.attention = row.get::<i64>(1)? == 1;
+                        kind.last_done_job = Some(row.get(2)?);
+                    }
+                    if !kind.attention && SEES_ONCE.contains(&name.as_str()) {
+                        let sql = "SELECT 1 FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state = 'done' \
+                                   AND finished_at > ?2 AND kind = ?1 AND attention = 1 LIMIT 1";
+                        kind.attention = first_row(c, sql, params![name.clone(), now - SEEN_MS]).await?.is_some();
                     }
                 }
                 Ok(found)

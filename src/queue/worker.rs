@@ -292,11 +292,15 @@ async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, spa
     }
 }
 
+/// Words of each list of a report that a line of the log has.
+const NAMED: usize = 3;
+
 /// In which the lines of a run stand: whose they are, and for a bill which export's and month's.
 fn span_of(claim: &Claim) -> tracing::Span {
     let payload: Value = serde_json::from_str(&claim.payload).unwrap_or_default();
     let (export, month) = (payload["export"].as_str(), payload["month"].as_str());
-    tracing::info_span!("run", job = claim.seq, kind = claim.kind, export, month)
+    // an error's, so that it is there whatever is logged
+    tracing::error_span!("run", job = claim.seq, kind = claim.kind, export, month)
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {
@@ -330,8 +334,15 @@ fn log(claim: &Claim, ended: &Ended, took: Duration) {
             tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", summary(report));
         }
         Ended::Report { attention: true, report } => {
-            let found = summary(report);
-            tracing::warn!(job, kind, attempt, ms, waited_ms, "{line}: done, and a person should look at it; {found}");
+            let (found, named) = (summary(report), named(report));
+            tracing::warn!(
+                job,
+                kind,
+                attempt,
+                ms,
+                waited_ms,
+                "{line}: done, and a person should look at it (`meter jobs show {job}`); {found}{named}"
+            );
         }
         Ended::Failed(failure @ Failure::WaitFor(..)) => {
             tracing::info!(job, kind, attempt, ms, "{line}: {:#}", failure.error());
@@ -345,6 +356,20 @@ fn log(claim: &Claim, ended: &Ended, took: Duration) {
         Ended::Cancelled => tracing::info!(job, kind, attempt, ms, "{line}: cancelled"),
         Ended::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job"),
     }
+}
+
+/// What a report names, such as why a version is held: its lists of words, a few of each.
+fn named(report: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(report) else { return String::new() };
+    let words =
+        |value: &Value| value.as_array().map(|all| all.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect());
+    let lists = fields.iter().filter_map(|(name, value)| {
+        let words: Vec<String> = words(value).unwrap_or_default();
+        let more = words.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!words.is_empty()).then(|| format!(", {name} {}{more}", words[..words.len().min(NAMED)].join("; ")))
+    });
+    lists.collect()
 }
 
 /// The plain values of a report, in one line.

@@ -36,6 +36,9 @@ const OFTEN: [(&str, SignedDuration); 4] = [
     ("push_stripe", SignedDuration::from_mins(30)),
     ("ingest_cur", SignedDuration::from_hours(6)),
 ];
+/// Kinds that the schedule runs each hour.
+const HOURLY: [&str; 3] = ["sync_stripe", "reconcile_stripe", "roll_counters"];
+const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// Looks through a standing. Pure.
 pub(super) fn of(s: &Standing) -> Vec<Finding> {
@@ -68,17 +71,7 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
             add(Level::Look, "MeterQueueStuck", what, &format!("meter jobs list --kind {kind}; meter workers"));
         }
     }
-    for (kind, late) in OFTEN {
-        let of = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind));
-        let last = of.and_then(|of| of.last_done);
-        // the first push of a large account, or a large bill, takes its time
-        let runs = of.and_then(|of| of.states.get("running")).is_some_and(|n| *n > 0);
-        let late = if runs { late.max(LONG_RUN) } else { late };
-        if workers("working") > 0 && last.is_some_and(|at| since(at) > late) {
-            let what = format!("{kind} was last done {}", last.map_or(String::new(), |at| ago(at, s.at)));
-            add(Level::Wrong, "MeterJobOverdue", what, &format!("meter jobs list --kind {kind}; meter schedule"));
-        }
-    }
+    overdue(s, &mut add);
     if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
         let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
         add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run reset-turn");
@@ -91,8 +84,10 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
     let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
     let unknown: Vec<String> = unknown.map(|(meter, used)| format!("{} of {meter}", quantity(*used))).collect();
     if !unknown.is_empty() {
-        let what =
-            format!("{} this month belong to ids that no customer has: they are billed nowhere", unknown.join(", "));
+        let what = format!(
+            "{} of this month and the last belong to ids that no customer has: they are billed nowhere",
+            unknown.join(", ")
+        );
         add(Level::Look, "MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
     }
     stripe(s, &mut add);
@@ -114,6 +109,27 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
     found
 }
 
+/// Kinds of which none was done for too long; of one that never was, the oldest worker's age counts, as in the alerts.
+fn overdue(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
+    let often = OFTEN.map(|(kind, late)| (kind, late, Level::Wrong, "MeterJobOverdue"));
+    let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, Level::Look, "MeterJobLate"));
+    // without a worker that is the finding
+    let Some(working_since) = s.queue.working_since else { return };
+    for (kind, late, level, alert) in often.into_iter().chain(hourly) {
+        let Some(of) = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind)) else { continue };
+        // the first push of a large account, or a large bill, takes its time
+        let runs = of.states.get("running").is_some_and(|n| *n > 0);
+        let late = if runs { late.max(LONG_RUN) } else { late };
+        if s.at.duration_since(of.last_done.unwrap_or(working_since)) > late {
+            let what = match of.last_done {
+                Some(at) => format!("{kind} was last done {}", ago(at, s.at)),
+                None => format!("{kind} was never done since a worker began {}", ago(working_since, s.at)),
+            };
+            add(level, alert, what, &format!("meter jobs list --kind {kind}; meter schedule"));
+        }
+    }
+}
+
 fn bills(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
     for bill in &s.books.bills {
         let payer = &bill.payer;
@@ -121,7 +137,7 @@ fn bills(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) 
             let what = format!("the newest bill of payer {payer} that is booked is {} old", span(age));
             add(Level::Look, "MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
         }
-        if let Some(age) = bill.newest_day_end.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
+        if let Some(age) = bill.told_up_to.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
             let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
             add(Level::Look, "MeterUsageStale", what, "meter versions; meter usage");
         }
@@ -152,9 +168,14 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
         add(Level::Look, "MeterIntentDoubtful", what, "meter intents list --state doubtful");
     }
-    if s.billing == "dry_run" && stripe.intents.get("settled").is_some_and(|n| *n > 0) {
-        let what = "usage was sent to Stripe from these books, and there is no key now: nothing goes out".to_owned();
-        add(Level::Wrong, "MeterStripeDryRun", what, "set METER_STRIPE__KEY");
+    let lacks = match s.billing {
+        "dry_run" => Some(("there is no key now", "set METER_STRIPE__KEY")),
+        "off" => Some(("the configuration bills no meter now", "put [stripe.meters] back into the configuration")),
+        _ => None,
+    };
+    if let Some((why, act)) = lacks.filter(|_| stripe.intents.get("settled").is_some_and(|n| *n > 0)) {
+        let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
+        add(Level::Wrong, "MeterStripeDryRun", what, act);
     }
     for reason in ["currency", "too_large", "no_meter"] {
         if let Some(held) = customers.held.get(reason).filter(|n| **n > 0) {
@@ -195,12 +216,20 @@ mod tests {
     /// A system on a good day.
     fn calm() -> Standing {
         let kind = || KindStanding { last_done: hours(0), ..KindStanding::default() };
-        let kinds = ["reset_turn", "enforce_budgets", "push_stripe", "ingest_cur", "verify_books"];
+        let kinds = [
+            "reset_turn",
+            "enforce_budgets",
+            "push_stripe",
+            "ingest_cur",
+            "verify_books",
+            "sync_stripe",
+            "roll_counters",
+        ];
         let bill = BillStanding {
             payer: "default".into(),
             month: "2026-03".into(),
             delivered_at: hours(35),
-            newest_day_end: hours(71),
+            told_up_to: hours(71),
             rows: 10,
             matched_rows: 5,
             lines: BTreeMap::from([("unrecognised".into(), 0)]),
@@ -220,6 +249,7 @@ mod tests {
             queue: QueueStanding {
                 kinds: kinds.map(|k| (k.to_owned(), kind())).into(),
                 workers: BTreeMap::from([("working", 1)]),
+                working_since: hours(24),
                 scheduled: kinds.map(str::to_owned).into(),
                 ticks: BTreeMap::from([("ingest".into(), now())]),
             },
@@ -235,7 +265,7 @@ mod tests {
     }
 
     /// Each finding, what brings it about, and what is just not enough to.
-    const CASES: [(&str, Change, Change); 22] = [
+    const CASES: [(&str, Change, Change); 26] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (
             "MeterUsageOfUnknownCustomers",
@@ -253,6 +283,35 @@ mod tests {
                 s.books.stripe.intents.insert("settled", 1);
             },
             |s| s.billing = "dry_run",
+        ),
+        (
+            "MeterStripeDryRun",
+            |s| {
+                s.billing = "off";
+                s.books.stripe.intents.insert("settled", 1);
+            },
+            |s| s.billing = "off",
+        ),
+        (
+            "MeterJobLate",
+            |s| kind(s, "sync_stripe").last_done = hours(7),
+            |s| kind(s, "sync_stripe").last_done = hours(6),
+        ),
+        (
+            "MeterJobLate",
+            |s| kind(s, "roll_counters").last_done = None,
+            |s| {
+                kind(s, "roll_counters").last_done = None;
+                s.queue.working_since = hours(6);
+            },
+        ),
+        (
+            "MeterJobOverdue",
+            |s| kind(s, "push_stripe").last_done = None,
+            |s| {
+                kind(s, "push_stripe").last_done = None;
+                s.queue.working_since = hours(0);
+            },
         ),
         (
             "MeterStripeHeld",
@@ -275,15 +334,14 @@ mod tests {
         ("MeterBooksNotVerified", |s| s.audit.at = hours(49), |s| s.audit.at = hours(48)),
         (
             "MeterDown",
-            |s| s.queue.workers = BTreeMap::from([("silent", 1)]),
+            |s| {
+                s.queue.workers = BTreeMap::from([("silent", 1)]);
+                s.queue.working_since = None;
+            },
             |s| s.queue.workers = BTreeMap::from([("silent", 1), ("working", 1)]),
         ),
         ("MeterBillStale", |s| s.books.bills[0].delivered_at = hours(37), |s| s.books.bills[0].delivered_at = None),
-        (
-            "MeterUsageStale",
-            |s| s.books.bills[0].newest_day_end = hours(73),
-            |s| s.books.bills[0].newest_day_end = hours(72),
-        ),
+        ("MeterUsageStale", |s| s.books.bills[0].told_up_to = hours(73), |s| s.books.bills[0].told_up_to = hours(72)),
         ("MeterVersionHeld", |s| s.books.bills[0].held = 1, |s| s.books.bills[0].held_because = Some("old".into())),
         (
             "MeterUnrecognisedLines",

@@ -25,7 +25,7 @@ pub struct Standing {
     pub database: String,
     /// Free bytes where a local database lies.
     pub free_bytes: Option<u64>,
-    /// Where money goes: `off` when no meter is billed, else `dry_run`, `test`, `live`.
+    /// Where money goes: `off` when no meter is billed, else `dry_run`, `test`, `live`; `demo` for books of `meter demo` and no key.
     pub billing: &'static str,
     /// Whether notices to the web backend have somewhere to go.
     pub notices_go_out: bool,
@@ -49,6 +49,7 @@ impl Standing {
         match self.billing {
             "off" => "nothing is billed",
             "dry_run" => "dry run",
+            "demo" => "the demo's account, which is gone",
             "live" => "live account",
             _ => "test account",
         }
@@ -62,6 +63,8 @@ pub struct QueueStanding {
     pub kinds: BTreeMap<String, KindStanding>,
     /// Worker processes: `working`, `stopping`, `silent`.
     pub workers: BTreeMap<&'static str, i64>,
+    /// Since when the working one works that began first.
+    pub working_since: Option<Timestamp>,
     /// Kinds that the schedule enqueues; without a success of theirs for long something is wrong.
     pub scheduled: BTreeSet<String>,
     /// The newest tick of each schedule.
@@ -77,7 +80,9 @@ pub struct KindStanding {
     pub waiting_since: Option<Timestamp>,
     /// When one was last done.
     pub last_done: Option<Timestamp>,
-    /// Whether that one called for a person.
+    /// Its number.
+    pub last_done_job: Option<i64>,
+    /// Whether that one called for a person, or, of kinds that look at a thing only once, one of the last day.
     pub attention: bool,
 }
 

@@ -1,0 +1,119 @@
+//! Whether a worker is alive and can work: what it says of itself, and how `meter health` asks it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{anyhow, bail};
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use jobs::books::Database;
+use tokio::sync::OnceCell;
+
+use super::Shared;
+use crate::config::Config;
+use crate::queue::keeper::Phase;
+use crate::wiring;
+
+/// The database has so long to answer whether it is there.
+const READY_WAIT: Duration = Duration::from_secs(2);
+/// The schedule is looked at several times a minute.
+const SCHEDULE_LATE: i64 = 120;
+
+/// A connection on which nobody waits but who asks whether the database answers: leases and pages have others.
+#[derive(Debug)]
+pub struct Door {
+    config: Config,
+    books: OnceCell<Database>,
+}
+
+impl Door {
+    /// One that connects when it is first asked.
+    pub fn new(config: &Config) -> Self {
+        Self { config: config.clone(), books: OnceCell::new() }
+    }
+
+    async fn schema_version(&self) -> anyhow::Result<i64> {
+        let open = async || wiring::books_as_they_are_within(&self.config, READY_WAIT).await;
+        Ok(self.books.get_or_try_init(open).await?.schema_version().await?)
+    }
+}
+
+/// Whether work can be done here, and what is in its way.
+pub(super) async fn ready(State(server): Shared) -> Response {
+    let mut lines = vec![];
+    let database = tokio::time::timeout(READY_WAIT, server.door.schema_version()).await;
+    let known = jobs::books::newest_schema_version();
+    lines.push(match database {
+        Ok(Ok(found)) if found == known => {
+            (true, format!("database: there, schema version {found}, books {}", server.books_id))
+        }
+        Ok(Ok(found)) => {
+            (false, format!("database: schema version {found}, this build knows {known}; `meter migrate`"))
+        }
+        Ok(Err(error)) => (false, format!("database: {error:#}")),
+        Err(_) => (false, format!("database: no answer within {} s", READY_WAIT.as_secs())),
+    });
+    lines.push(if server.keeps_schedule {
+        let silent = Timestamp::now().as_second() - server.metrics.last_look();
+        let what = format!("schedule: last looked at {silent} s ago");
+        (
+            silent < SCHEDULE_LATE,
+            if server.metrics.last_look() == 0 { "schedule: not looked at yet".into() } else { what },
+        )
+    } else {
+        (true, "schedule: left to other workers".into())
+    });
+    let phase = server.running.get().map(|running| *running.phase.borrow());
+    lines.push(match phase {
+        None => (false, "worker: starting, it waits for the database".to_owned()),
+        Some(Phase::Working) => (true, "worker: working".to_owned()),
+        Some(Phase::Stopping) => (false, "worker: stopping".into()),
+        Some(Phase::Outdated(found)) => {
+            (false, format!("worker: stopping, a newer build migrated the database to {found}"))
+        }
+    });
+    let all = lines.iter().all(|(ok, _)| *ok);
+    let text: String = lines.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok " } else { "NOT" })).collect();
+    (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
+}
+
+/// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is ready.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
+    // whoever listens everywhere is asked here
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        let here: std::net::IpAddr = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(here);
+    }
+    let client = hyper::Client::builder().build_http::<hyper::Body>();
+    let mut said = String::new();
+    for path in ["healthz", "readyz"] {
+        let uri: hyper::Uri = format!("http://{address}/{path}").parse()?;
+        let asked = tokio::time::timeout(READY_WAIT * 2, async {
+            let answer = client.get(uri).await?;
+            let status = answer.status();
+            Ok::<_, hyper::Error>((status, hyper::body::to_bytes(answer.into_body()).await?))
+        });
+        let Ok(answered) = asked.await else { bail!("no answer from http://{address}/{path}") };
+        let (status, body) = answered.map_err(|e| {
+            let cause = std::iter::successors(Some::<&dyn std::error::Error>(&e), |e| e.source()).last();
+            anyhow!(
+                "no worker answers at http://{address}/{path}: {}",
+                cause.map_or(String::new(), ToString::to_string)
+            )
+        })?;
+        said = String::from_utf8_lossy(&body).trim_end().to_owned();
+        if !status.is_success() {
+            return Ok((false, said));
+        }
+    }
+    Ok((true, said))
+}
