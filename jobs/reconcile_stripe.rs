@@ -194,7 +194,7 @@ async fn compare(
         return Ok(());
     }
     match verdict {
-        Verdict::Agrees => report.agree += 1,
+        Verdict::Agrees | Verdict::Acknowledged => report.agree += 1,
         Verdict::Settle(there, absent) => {
             report.accepted += u64::from(there.is_some());
             report.absent += u64::try_from(absent.len()).unwrap_or(u64::MAX);
@@ -234,10 +234,19 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
         Some(Read { seen, expected, short: None, verdict, is_final })
     };
     let with_dropped = events.dropped != 0 && seen == expected + events.dropped;
+    // a total of the whole period has what a person has dealt with
+    let is_known = |of_it: i64| of.acknowledged != 0 && seen == of_it - of.acknowledged;
     match events.doubtful {
         None if seen == expected || with_dropped => done(Verdict::Agrees),
+        None if is_known(expected) => {
+            let since = of.short.filter(|(short, _)| *short == of.acknowledged).map_or(now, |(_, since)| since);
+            done(Verdict::Acknowledged).map(|read| Read { short: Some((of.acknowledged, since)), ..read })
+        }
         // another event that does not show yet could look like this one
-        Some(doubtful) if seen == expected + doubtful.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
+        Some(doubtful)
+            if (seen == expected + doubtful.value || is_known(expected + doubtful.value))
+                && !events.accepted.iter().any(|e| is_recent(e, now)) =>
+        {
             done(Verdict::Settle(Some(doubtful.seq), vec![]))
         }
         _ => None,
@@ -275,27 +284,26 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
     // with the doubtful one, if it is there
     let missing = short + doubtful.map_or(0, |d| d.value);
     let there = doubtful.map(|d| d.seq);
+    let as_it_should_be = || there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![]));
     if missing == 0 || of.events.dropped != 0 && missing == -of.events.dropped {
-        return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
+        return done(None, as_it_should_be());
     }
     // the same for another day; too much that grows meanwhile is no other case: somebody else sends
     let grows = |before: i64| doubtful.is_none() && before < 0 && missing < before;
     let since = of.short.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
+    if of.acknowledged != 0 && missing == of.acknowledged {
+        return done(Some((missing, since)), as_it_should_be());
+    }
     if now - since < ABSENCE {
         return done(Some((missing, since)), Verdict::Wait);
     }
-    let explained = match doubtful {
-        // what was never in doubt and is too much may be somebody's: that is for a person. But the one in doubt may be the correction that is not
-        // there, and what was sent besides it is short, or as it should be
-        Some(d) if missing < 0 && short >= 0 => {
-            let others = if short == 0 { Some(vec![]) } else { lacking(&by_age(&old, None), short) };
-            others.map(|mut absent| {
-                absent.insert(0, d.seq);
-                absent
-            })
-        }
-        _ if missing < 0 => None,
-        _ => lacking(&by_age(&old, doubtful), missing),
+    // what was short already is no event that Stripe took later
+    let old: Vec<Accepted> = old.into_iter().filter(|e| e.at <= since).collect();
+    let explained = match of.acknowledged {
+        0 => explained(&old, doubtful, short),
+        known if until >= minute(of.end) => explained(&old, doubtful, short - known),
+        // of a part of the period nobody can tell whether it has what a person has dealt with: only the one in doubt can be told to be absent
+        known => doubtful.filter(|_| short == 0 || short == known).map(|d| vec![d.seq]),
     };
     match explained {
         Some(absent) => {
@@ -311,6 +319,24 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
             );
             done(Some((missing, since)), Verdict::Alarm(why))
         }
+    }
+}
+
+/// Which events are not there when a total is `short` of what was taken for sure. Pure.
+fn explained(old: &[Accepted], doubtful: Option<Doubtful>, short: i64) -> Option<Vec<i64>> {
+    let missing = short + doubtful.map_or(0, |d| d.value);
+    match doubtful {
+        // what was never in doubt and is too much may be somebody's: that is for a person. But the one in doubt may be the correction that is not
+        // there, and what was sent besides it is short, or as it should be
+        Some(d) if missing < 0 && short >= 0 => {
+            let others = if short == 0 { Some(vec![]) } else { lacking(&by_age(old, None), short) };
+            others.map(|mut absent| {
+                absent.insert(0, d.seq);
+                absent
+            })
+        }
+        _ if missing < 0 => None,
+        _ => lacking(&by_age(old, doubtful), missing),
     }
 }
 

@@ -100,7 +100,10 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
         Ok(books.stripe_state(name).await?.and_then(|at| at.parse().ok()))
     };
     let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
-    let full = full || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
+    // a pass that began before a restoration was found says nothing of what was lost
+    let full = full
+        || books.awaits_subscriptions(now).await?
+        || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
     let since = some.filter(|_| !full).map(|at| at - OVERLAP);
     let mut report = SyncReport { full, ..SyncReport::default() };
     let mut seen: BTreeSet<String> = BTreeSet::new();

@@ -7,7 +7,8 @@ ALTER TABLE stripe_totals ADD COLUMN alarm_key TEXT;
 ALTER TABLE stripe_totals ADD COLUMN acknowledged TEXT;
 ALTER TABLE stripe_totals ADD COLUMN held_acknowledged INTEGER;
 
-CREATE TRIGGER stripe_totals_held_differs AFTER UPDATE OF held ON stripe_totals WHEN NEW.held <> OLD.held AND NEW.held_acknowledged IS NOT NULL
+CREATE TRIGGER stripe_totals_held_differs AFTER UPDATE OF held, held_because ON stripe_totals
+WHEN NEW.held_acknowledged IS NOT NULL AND (NEW.held <> OLD.held OR NEW.held_because IS NOT OLD.held_because)
 BEGIN
     UPDATE stripe_totals SET held_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
 END;
@@ -18,5 +19,6 @@ CREATE TABLE restored_bills (
     export  TEXT    NOT NULL CHECK (export <> ''),
     month   TEXT    NOT NULL CHECK (month GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]'),
     read_at INTEGER NOT NULL,                             -- seconds since 1970, UTC
+    without INTEGER NOT NULL DEFAULT 0 CHECK (without IN (0, 1)),  -- a person has said that it cannot be read any more
     PRIMARY KEY (export, month)
 ) STRICT, WITHOUT ROWID;

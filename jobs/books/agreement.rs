@@ -30,6 +30,8 @@ pub struct ToRead {
     pub events: Events,
     /// By how much Stripe was short, and since when.
     pub short: Option<(i64, i64)>,
+    /// By how much Stripe is short (below 0: over) as a person has acknowledged; 0: nothing is.
+    pub acknowledged: i64,
 }
 
 /// Events that go on the invoice of a period.
@@ -82,6 +84,8 @@ pub struct Doubtful {
 pub enum Verdict {
     /// Stripe has what it should have.
     Agrees,
+    /// Stripe has what a person has said that it may have.
+    Acknowledged,
     /// This doubtful one is there, and these are not.
     Settle(Option<i64>, Vec<i64>),
     /// It is too early to say.
@@ -158,7 +162,8 @@ pub struct Compared {
 const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
     coalesce((SELECT i.stripe_customer FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
               AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'doubtful' LIMIT 1), c.stripe_customer_id), \
-    m.stripe_id, t.short, t.short_since \
+    m.stripe_id, t.short, t.short_since, \
+    iif(t.acknowledged IS t.alarm_key, CAST(coalesce(t.acknowledged, '0') AS INTEGER), 0) \
     FROM stripe_totals t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
 
 /// Something was ever sent to the invoice.
@@ -174,7 +179,12 @@ const ASKED: [(&str, u32); 3] = [
          WHERE customer = d.customer AND starts_at <= d.timestamp) FROM stripe_intents d WHERE d.state = 'doubtful') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
         1,
     ),
-    ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
+    // what is known to stay short takes its turn with the others
+    (
+        "WHERE ?3 IS NULL AND t.short IS NOT NULL AND (t.acknowledged IS NULL OR t.acknowledged IS NOT t.alarm_key) AND t.period_start <= ?1 AND ALONE \
+         ORDER BY t.read_at LIMIT ?2",
+        2,
+    ),
     (
         "WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2",
         1,
@@ -305,6 +315,7 @@ impl Database {
                         stripe_meter: row.get(5)?,
                         events: Events::default(),
                         short: short.zip(since),
+                        acknowledged: row.get(8)?,
                     };
                     let same = |o: &ToRead| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
                     if !found.iter().any(same) {
@@ -342,6 +353,7 @@ impl Database {
                 change(State::Absent, absent, Some("Stripe's total has been without it for a day")).await?;
             }
             let agrees = read.verdict == Verdict::Agrees;
+            let settled = agrees || read.verdict == Verdict::Acknowledged;
             let (short, since) = read.short.unzip();
             let (alarm, key) = match &read.verdict {
                 Verdict::Alarm(why) => (Some(why.as_str()), short.map(|short| short.to_string())),
@@ -362,8 +374,8 @@ impl Database {
                 since,
                 alarm,
                 i64::from(agrees),
-                i64::from(agrees && read.is_final),
-                i64::from(read.verdict == Verdict::Wait),
+                i64::from(settled && read.is_final),
+                i64::from(matches!(read.verdict, Verdict::Wait | Verdict::Acknowledged)),
                 key
             ];
             c.execute(sql, values).await?;
@@ -398,7 +410,8 @@ impl Database {
     }
 
     /// Notes that a person has dealt with the alarms and the held amounts of a customer's periods that begin from `from` to before `to`: nobody is told
-    /// of them again as they are. Returns how many alarms, and how many held amounts, were not acknowledged before.
+    /// of them again as they are. Returns them: the period's start, the meter and what it was, of those that were not acknowledged before. What a
+    /// restoration holds goes by itself, and an amount that is too large says nothing of how large it is: these are left out.
     ///
     /// # Errors
     /// What the database says.
@@ -408,19 +421,33 @@ impl Database {
         (from, to): (i64, i64),
         act: Act,
         now: Timestamp,
-    ) -> Result<(u64, u64), BooksError> {
+    ) -> Result<Vec<(Timestamp, String, String)>, BooksError> {
         self.write(async move |c| {
-            let which = "customer = ?1 AND period_start >= ?2 AND period_start < ?3";
             // an alarm of before there were keys gets one with the next read
-            let sql = format!("UPDATE stripe_totals SET acknowledged = alarm_key WHERE {which} AND alarm_key IS NOT NULL AND {ALARM}");
-            let alarms = c.execute(&sql, params![customer.clone(), from, to]).await?;
-            let sql =
-                format!("UPDATE stripe_totals SET held_acknowledged = held WHERE {which} AND held <> 0 AND held_acknowledged IS NOT held");
-            let held = c.execute(&sql, params![customer, from, to]).await?;
-            if alarms + held > 0 {
+            let acts = [
+                (format!("alarm_key IS NOT NULL AND {ALARM}"), "acknowledged = alarm_key", "alarm"),
+                (
+                    "held <> 0 AND held_acknowledged IS NOT held AND held_because NOT IN ('restored', 'too_large')"
+                        .to_owned(),
+                    "held_acknowledged = held",
+                    "'held ' || held || ': ' || held_because",
+                ),
+            ];
+            let mut found = vec![];
+            for (which, change, said) in acts {
+                let which = format!("customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND {which}");
+                let values = || params![customer.clone(), from, to];
+                let sql = format!("SELECT period_start, meter, {said} FROM stripe_totals WHERE {which} ORDER BY 1, 2");
+                let mut rows = c.query(&sql, values()).await?;
+                while let Some(row) = rows.next().await? {
+                    found.push((instant(row.get(0)?), row.get(1)?, row.get(2)?));
+                }
+                c.execute(&format!("UPDATE stripe_totals SET {change} WHERE {which}"), values()).await?;
+            }
+            if !found.is_empty() {
                 note(c, &act, now.as_second()).await?;
             }
-            Ok((alarms, held))
+            Ok(found)
         })
         .await
     }

@@ -52,7 +52,7 @@ pub struct NewNotice {
     pub period_start: i64,
     /// The share that was crossed; 0 for a block.
     pub percent: u32,
-    /// The amount of which it is a share; for a block, its place in the history of decisions.
+    /// The amount of which it is a share; for a block, when it was decided, as `enforce_budgets` makes it a number.
     pub base: i64,
     /// What the backend is told beside that.
     pub data: serde_json::Map<String, serde_json::Value>,

@@ -242,8 +242,7 @@ impl Database {
     pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
         let Some(found) = self.restoration(now).await? else { return Ok(false) };
         let synced = self.stripe_state("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
-        // a mark comes without the last reading
-        Ok(synced.is_none_or(|at| found.seen && at < found.at))
+        Ok(synced.is_none_or(|at| if found.seen { at < found.at } else { at <= found.backup_at }))
     }
 
     /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open intents Stripe's totals will decide about.
@@ -268,7 +267,8 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, alarm_key = NULL, short = NULL, short_since = NULL \
+            let sql = "UPDATE stripe_totals SET adopted_until = NULL, acknowledged = iif(acknowledged IS alarm_key, acknowledged, NULL), \
+                       alarm = NULL, alarm_key = NULL, short = NULL, short_since = NULL \
                        WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
@@ -380,13 +380,13 @@ impl Database {
     }
 
     /// The first month whose bills have to be read again before totals are taken over: AWS restates a month for weeks, so the one before the
-    /// backup's. None without a restoration, and when it was more than `within` seconds ago.
+    /// backup's. None without a restoration that a push has found, and when that was more than `within` seconds ago.
     ///
     /// # Errors
     /// What the database says.
     pub async fn restored_bills_from(&self, now: Timestamp, within: i64) -> Result<Option<Month>, BooksError> {
         let found = self.restoration(now).await?;
-        let recent = found.filter(|r| now.as_second() - r.at <= within);
+        let recent = found.filter(|r| r.seen && now.as_second() - r.at <= within);
         Ok(recent.map(|r| first_month(&r)))
     }
 
@@ -415,6 +415,26 @@ impl Database {
         .await
     }
 
+    /// Notes that totals are taken over without the bill of an export's month: a person has said so.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn go_without_bill(
+        &self,
+        export: String,
+        month: Month,
+        act: Act,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        self.write(async move |c| {
+            let sql = "INSERT INTO restored_bills (export, month, read_at, without) VALUES (?1, ?2, ?3, 1) \
+                       ON CONFLICT (export, month) DO UPDATE SET without = 1";
+            c.execute(sql, params![export, month.to_string(), now.as_second()]).await?;
+            note(c, &act, now.as_second()).await
+        })
+        .await
+    }
+
     /// Notes, after a restoration, that an export's month was looked at, and whether it waits for a person.
     ///
     /// # Errors
@@ -431,7 +451,7 @@ impl Database {
         let differs = self
             .read(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM stripe_state WHERE name = 'restored_at'), \
-                           EXISTS (SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2)";
+                           EXISTS (SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2 AND without = 0)";
                 let row = first_row(c, sql, params![known, month]).await?;
                 let Some(row) = row else { return Ok(false) };
                 Ok(row.get::<i64>(0)? == 1 && (row.get::<i64>(1)? == 1) == waits)
@@ -442,7 +462,7 @@ impl Database {
         }
         self.write(async move |c| {
             if waits {
-                c.execute("DELETE FROM restored_bills WHERE export = ?1 AND month = ?2", values).await?;
+                c.execute("DELETE FROM restored_bills WHERE export = ?1 AND month = ?2 AND without = 0", values).await?;
             } else {
                 let sql = "INSERT INTO restored_bills (export, month, read_at) VALUES (?1, ?2, ?3) ON CONFLICT (export, month) DO NOTHING";
                 c.execute(sql, params![values.0, values.1, now.as_second()]).await?;
@@ -505,7 +525,10 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     let text = async |sql| {
         Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
     };
-    let sql = format!("{} LIMIT 1", WAITING.replace("UNTIL", UNTIL));
+    // one that Stripe has no total of, or nobody knows the name of there, would be waited for at every restoration
+    let can_be = "AND (t.alarm_key IS NULL OR t.alarm_key NOT LIKE 'no total of %') \
+                  AND EXISTS (SELECT 1 FROM customers c WHERE c.id = b.customer AND c.stripe_customer_id IS NOT NULL)";
+    let sql = format!("{} {can_be} LIMIT 1", WAITING.replace("UNTIL", UNTIL));
     let values = params![text(customers).await?, text(meters).await?, at, since - grace + MARGIN];
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }

@@ -231,7 +231,7 @@ impl Job for IngestCur {
         let export = find_export(context, &self.export)?;
         let report = ingest(&self, export, context, now).await?;
         if !self.dry_run {
-            // one that is booked and gone cannot be read again
+            // one that is booked and gone cannot be read again: a person says so (`meter restored --without`)
             let gone = report.outcome == Outcome::NoBill && !report.warnings.is_empty();
             let waits = gone || report.outcome == Outcome::Held;
             context.books.note_bill_read(report.export.clone(), report.bill.month, waits, now).await?;

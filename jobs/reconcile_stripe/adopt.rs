@@ -42,7 +42,8 @@ pub(super) async fn to_adopt(
         if let Some((_, first)) = missing.iter().min_by_key(|(_, month)| *month) {
             // what the lost books had sent was for usage that these do not know before they have read it: it would be taken back
             report.not_yet = Some(format!(
-                "bills have to be read again and booked first ({}): `meter backfill ingest --from {first}`, `meter versions`",
+                "bills have to be read again and booked first ({}): `meter backfill ingest --from {first}`, `meter versions`; when the files of one are gone, \
+                 `meter restored --without EXPORT/MONTH`",
                 report.bills_missing.join(", ")
             ));
         }
@@ -73,6 +74,17 @@ pub(super) fn excess(events: &Events, seen: i64) -> i64 {
     if excess == events.dropped { 0 } else { excess }
 }
 
+/// What a person has dealt with stays as it is: it is left out of the stretch that has it, if one still does. Pure.
+pub(super) fn without_known(excesses: [i64; 2], short: i64) -> [i64; 2] {
+    let has_it =
+        |excess: i64| short != 0 && excess.signum() == -short.signum() && excess.unsigned_abs() >= short.unsigned_abs();
+    match excesses {
+        [covered, rest] if has_it(covered) => [covered.saturating_add(short), rest],
+        [covered, rest] if has_it(rest) => [covered, rest.saturating_add(short)],
+        as_they_are => as_they_are,
+    }
+}
+
 /// By how much Stripe is short of what the books know, and since when it was seen to be by just as much; none when it is not short. Pure.
 pub(super) fn too_little(excesses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
     let short = -excesses.into_iter().filter(|excess| *excess < 0).fold(0_i64, i64::saturating_add);
@@ -100,8 +112,7 @@ pub(super) async fn take_over(
             Err(error) => return Err(failure(error)),
         }
     }
-    // what a person has dealt with stays as it is
-    excesses[0] = excesses[0].saturating_add(of.acknowledged);
+    let excesses = without_known(excesses, of.acknowledged);
     let name = format!("{} {}", of.customer, of.meter);
     if let Some((short, since)) = too_little(excesses, of.short, now.as_second()) {
         // that these books sent it is certain; that Stripe lost it is not, and to send it again by mistake would bill it twice

@@ -22,6 +22,7 @@ fn of(events: Events) -> ToRead {
         stripe_meter: "mtr_1".into(),
         events,
         short: None,
+        acknowledged: 0,
     }
 }
 
@@ -287,6 +288,51 @@ fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
 }
 
 #[test]
+fn what_a_person_has_dealt_with_explains_nothing_else() {
+    let late = 10 * DAY;
+    let known =
+        |short: i64, events: Events| ToRead { short: Some((short, T0 + 2 * DAY)), acknowledged: short, ..of(events) };
+    // five are billed by hand; events that come to five are sent and arrive
+    let sent = || Events {
+        accepted: [vec![took(5, 3, 4 * DAY), took(4, 2, 3 * DAY)], first(&[10, 20, 40]).accepted].concat(),
+        ..Events::default()
+    };
+    let case = known(5, sent());
+    assert_eq!(read(&case, |_| 70, T0 + late).verdict, Verdict::Acknowledged);
+    assert_eq!(judge(&case, 70, case.end, 70, T0 + late).verdict, Verdict::Wait);
+    // without anybody's word they are not called absent either: it was short before they were
+    let unknown = ToRead { acknowledged: 0, ..known(5, sent()) };
+    assert!(matches!(judge(&unknown, 70, unknown.end, 70, T0 + late).verdict, Verdict::Alarm(_)));
+    // one that is really lost is found beside it
+    let mut both = known(5, sent());
+    both.short = Some((25, T0 + 8 * DAY));
+    assert_eq!(judge(&both, 50, both.end, 50, T0 + late).verdict, absent(&[2]));
+    // too much of somebody else's, which was made good, does not keep a doubt from being decided
+    for (value, total, verdict) in
+        [(7, 82, there(4)), (7, 75, absent(&[4])), (-50, 25, there(4)), (-50, 75, absent(&[4]))]
+    {
+        let mut case = known(-5, Events { doubtful: Some(in_doubt(4, value)), ..first(&[10, 20, 40]) });
+        let first_read = judge(&case, total, case.end, total, T0 + late);
+        case.short = first_read.short;
+        let second = judge(&case, total, case.end, total, T0 + late + DAY);
+        assert!(
+            first_read.verdict == verdict || second.verdict == verdict,
+            "{value} {total}: {first_read:?} {second:?}"
+        );
+    }
+    // of a part of the period nobody knows whether it has the five
+    let part = known(-5, first(&[10, 20, 40]));
+    for (settled, expected) in [(70, true), (75, true), (80, false), (65, false)] {
+        let mut case = part.clone();
+        let first_read = judge(&case, 0, T0 + 20 * DAY, settled, T0 + 21 * DAY);
+        case.short = first_read.short;
+        let second = judge(&case, 0, T0 + 20 * DAY, settled, T0 + 22 * DAY);
+        assert_eq!(second.verdict == Verdict::Wait, expected, "{settled}: {second:?}");
+        assert!(!matches!(second.verdict, Verdict::Settle(..)), "{settled}: {second:?}");
+    }
+}
+
+#[test]
 fn what_was_taken_lately_is_left_out() {
     let events =
         |recent: Vec<Accepted>| Events { accepted: [recent, first(&[10, 20]).accepted].concat(), ..Events::default() };
@@ -445,7 +491,7 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
                 sums.push(sum);
             }
             Verdict::Agrees | Verdict::Wait => {}
-            Verdict::Settle(Some(_), _) | Verdict::Alarm(_) | Verdict::NoTotal(_) => {
+            Verdict::Acknowledged | Verdict::Settle(Some(_), _) | Verdict::Alarm(_) | Verdict::NoTotal(_) => {
                 return Err(TestCaseError::fail(format!("{read:?} of {account:?}")));
             }
         }

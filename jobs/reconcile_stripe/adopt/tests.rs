@@ -57,3 +57,28 @@ fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
         assert_eq!(is_quiet(&events, T0 + now, DAY), expected, "{events:?} {now}");
     }
 }
+
+#[test]
+fn what_a_person_has_dealt_with_is_left_where_it_is() {
+    for (excesses, short, left) in [
+        ([500, 0], -500, [0, 0]),
+        ([700, 3], -500, [200, 3]),
+        ([0, 0], -500, [0, 0]),
+        ([-5, 0], 5, [0, 0]),
+        ([-9, 0], 5, [-4, 0]),
+        ([0, 8], -5, [0, 3]),
+        ([3, 0], -5, [3, 0]),
+        ([-7, 0], -5, [-7, 0]),
+        ([9, 0], 0, [9, 0]),
+    ] {
+        assert_eq!(without_known(excesses, short), left, "{excesses:?} {short}");
+    }
+}
+
+#[test]
+fn less_than_was_sent_is_the_same_only_when_it_is_as_much() {
+    assert_eq!(too_little([5, 0], None, 100), None);
+    assert_eq!(too_little([-5, 2], None, 100), Some((5, 100)));
+    assert_eq!(too_little([-5, -1], Some((6, 40)), 100), Some((6, 40)));
+    assert_eq!(too_little([-5, 0], Some((6, 40)), 100), Some((5, 100)));
+}
