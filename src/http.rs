@@ -91,8 +91,6 @@ pub struct Server {
     pub units: BTreeMap<String, String>,
     /// The section of the configuration.
     pub config: HttpConfig,
-    /// Which books these are, as [`books_id`] says it.
-    pub books_id: String,
 }
 
 /// A short name for the place where books are, which tells nothing of it.
@@ -278,8 +276,12 @@ fn is_local(host: &str) -> bool {
 async fn metrics(State(server): Shared) -> Response {
     let snapshot = server.observer.last();
     let gauges = snapshot.as_ref().map(|s| s.gauges.as_slice()).unwrap_or_default();
-    let none = Sources::default();
-    match server.metrics.text(server.running.get().map_or(&none, |running| &running.sources), gauges) {
+    // a worker that waits for its database does not work: MeterDown is about that
+    let Some(Running { sources, .. }) = server.running.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the worker is starting: it waits for the database\n")
+            .into_response();
+    };
+    match server.metrics.text(sources, gauges) {
         Ok(text) => ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -114,6 +114,16 @@ impl Drill {
         let early = self.run("run reconcile-stripe").ends(3).json();
         let why = early["not_yet"].as_str().unwrap();
         let from = why.split("meter backfill ingest --from ").nth(1).and_then(|rest| rest.split('`').next()).unwrap();
+        for (bad, why) in
+            [("main", "write EXPORT/YYYY-MM"), ("main/1999-01", "no total waits"), ("other/2026-01", "no total waits")]
+        {
+            self.run(&format!("restored --without {bad}")).ends(2).says(&[why]);
+        }
+        self.run(&format!("restored --without main/{from}")).ends(0).says(&["noted"]);
+        self.run(&format!("restored --without main/{from}")).ends(2).says(&["no total waits"]);
+        let less = self.run("run reconcile-stripe").ends(3).json();
+        let count = |report: &serde_json::Value| report["bills_missing"].as_array().unwrap().len();
+        assert_eq!(count(&less) + 1, count(&early));
         self.run(&format!("ingest --from {from}")).ends(0);
         let taken = self.run("run reconcile-stripe").ends(0).json();
         assert!(taken["adopted"].as_u64().unwrap() >= u64::try_from(CUSTOMERS).unwrap(), "{taken}");
@@ -133,7 +143,10 @@ impl Drill {
         }
         self.run("run reconcile-stripe").ends(0);
         self.run("reconcile").ends(0);
-        let noted = self.shop.place.query("SELECT who, act FROM audit_log WHERE subject = 'books' ORDER BY seq");
+        let noted = self
+            .shop
+            .place
+            .query("SELECT who, act FROM audit_log WHERE subject = 'books' AND act = 'restored' ORDER BY seq");
         assert_eq!(noted.last().map(String::as_str), Some("meter|restored"), "{noted:?}");
         self.shop.judge();
     }

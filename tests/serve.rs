@@ -56,12 +56,19 @@ fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
         assert!(ready.body.contains(line), "{}", ready.body);
     }
     assert_eq!(worker.get("/healthz").body, "alive\n");
-    assert!(worker.get("/metrics").body.contains("meter_build_info"));
+    // Prometheus' `up` is 0, so that MeterDown calls somebody
+    assert_eq!(worker.get("/metrics").status, 503);
     assert_eq!(worker.get("/").status, 503);
     assert_eq!(worker.get("/runbook").status, 200);
     let asked = Instant::now();
     assert_eq!(worker.stop(), 0);
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    // who wanted to run what is due is told that it was not
+    let mut once =
+        meter(place.folder.path()).args(["work", "--once"]).env("METER_DATABASE__URL", &nobody).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(once.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(once.wait().unwrap().code(), Some(1));
 }
 
 #[test]

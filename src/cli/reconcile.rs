@@ -54,7 +54,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         if books.customers(None, Some(customer.clone())).await?.is_empty() {
             return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
         }
-        if let Sink::Stripe(_) = context.billing.sink {
+        // what is acknowledged is what stood here, and nothing that is found only now
+        if let (Sink::Stripe(_), false) = (&context.billing.sink, args.acknowledge) {
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| said(&f))?;
         }
     }
@@ -127,15 +128,16 @@ async fn acknowledge(
         subject: format!("customer {customer}"),
         reason: reason.trim().to_owned(),
     };
-    let (alarms, held) = books.acknowledge(customer.to_owned(), periods, act, now).await?;
-    if alarms + held == 0 {
+    let seen = books.acknowledge(customer.to_owned(), periods, act, now).await?;
+    if seen.is_empty() {
         return Err(
             BadUsage(format!("`{customer}` has no alarm and no held amount that is not acknowledged yet")).into()
         );
     }
-    print::out(&format!(
-        "acknowledged: {alarms} alarm(s), {held} held amount(s); they call for somebody again when they change\n"
-    ));
+    let rows = seen.into_iter().map(|(period, meter, what)| vec![period.to_string(), meter, what]).collect();
+    print::out("acknowledged; these call for somebody again when they change:\n");
+    print::table(&["period from", "meter", ""], rows);
+    print::out("");
     Ok(())
 }
 

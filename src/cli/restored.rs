@@ -3,6 +3,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::audit::Act;
+use jobs::books::period::Month;
 
 use super::intents::who;
 use super::{BadUsage, Done, print};
@@ -13,12 +14,19 @@ use crate::wiring;
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
-    #[arg(long, value_name = "INSTANT")]
-    backup_at: Timestamp,
+    #[arg(long, value_name = "INSTANT", required_unless_present = "without")]
+    backup_at: Option<Timestamp>,
+    /// Totals are taken over without the bill of this export and month, whose files are gone: `main/2026-01`. What the lost books had booked of it after
+    /// the backup is taken back
+    #[arg(long, value_name = "EXPORT/MONTH", conflicts_with = "backup_at")]
+    without: Option<String>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
-    let at = args.backup_at;
+    if let Some(which) = &args.without {
+        return without(which, config, now).await;
+    }
+    let Some(at) = args.backup_at else { return Err(BadUsage("--backup-at is needed".into()).into()) };
     if at > now {
         return Err(BadUsage(format!("--backup-at {at} is in the future")).into());
     }
@@ -40,5 +48,25 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "noted: these books are those of {taken}; the next push sends nothing for periods that were open then until Stripe's totals have told what was \
          sent since"
     ));
+    Ok(Done::Well)
+}
+
+/// Notes that nobody waits for a bill.
+async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+    let parsed = which.rsplit_once('/').and_then(|(export, month)| Some((export, month.parse::<Month>().ok()?)));
+    let Some((export, month)) = parsed else {
+        return Err(BadUsage(format!("--without {which}: write EXPORT/YYYY-MM")).into());
+    };
+    let books = wiring::existing_books(config).await?;
+    let waits = match books.restoration(now).await?.filter(|r| r.seen) {
+        Some(found) => books.bills_missing(found, vec![export.to_owned()]).await?.contains(&(export.to_owned(), month)),
+        None => false,
+    };
+    if !waits {
+        return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` names those that are waited for")).into());
+    }
+    let act = Act { who: who(), act: "restored --without".into(), subject: "books".into(), reason: which.to_owned() };
+    books.go_without_bill(export.to_owned(), month, act, now).await?;
+    print::out(&format!("noted: totals are taken over without the bill of {export} for {month}"));
     Ok(Done::Well)
 }

@@ -80,7 +80,6 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             keeps_schedule,
             units: config.units(),
             config: config.http.clone(),
-            books_id: http::books_id(config),
         };
         (observer, tokio::spawn(http::serve(listener, address, server, stop)))
     });
@@ -91,7 +90,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let Some((worker, queue, sources)) = started else {
         tracing::info!("stopped before the database was there");
-        return Ok(Done::Well);
+        // nothing of what is due was run
+        return Ok(if args.once { Done::Wrong } else { Done::Well });
     };
     let url = &config.database.url;
     tracing::info!(

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use tokio::sync::OnceCell;
 
-use super::Shared;
+use super::{Shared, books_id};
 use crate::config::Config;
 use crate::queue::keeper::Phase;
 use crate::wiring;
@@ -34,6 +34,11 @@ impl Door {
         Self { config: config.clone(), books: OnceCell::new() }
     }
 
+    /// Which books these are, as [`books_id`] says it: a file has its name once it is there.
+    fn books_id(&self) -> String {
+        books_id(&self.config)
+    }
+
     async fn schema_version(&self) -> anyhow::Result<i64> {
         let open = async || wiring::books_as_they_are_within(&self.config, READY_WAIT).await;
         Ok(self.books.get_or_try_init(open).await?.schema_version().await?)
@@ -47,7 +52,7 @@ pub(super) async fn ready(State(server): Shared) -> Response {
     let known = jobs::books::newest_schema_version();
     lines.push(match database {
         Ok(Ok(found)) if found == known => {
-            (true, format!("database: there, schema version {found}, books {}", server.books_id))
+            (true, format!("database: there, schema version {found}, books {}", server.door.books_id()))
         }
         Ok(Ok(found)) => {
             (false, format!("database: schema version {found}, this build knows {known}; `meter migrate`"))
