@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::agreement::{Accepted, Doubtful, Events, Read, ToRead, Verdict};
+use crate::books::agreement::{Accepted, Doubtful, Events, NO_TOTAL, Read, ToRead, Verdict};
 use crate::books::period::{instant, minute};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
@@ -166,7 +166,7 @@ async fn compare(
                 seen: 0,
                 expected: expected(&of.events),
                 short: of.short,
-                verdict: Verdict::NoTotal(format!("Stripe has no total of {}: {error}", of.stripe_customer)),
+                verdict: Verdict::NoTotal(format!("{NO_TOTAL}{}: {error}", of.stripe_customer)),
                 is_final: false,
             };
             context.books.note_read(of, read, now).await?;
@@ -194,7 +194,7 @@ async fn compare(
         return Ok(());
     }
     match verdict {
-        Verdict::Agrees | Verdict::Acknowledged => report.agree += 1,
+        Verdict::Agrees => report.agree += 1,
         Verdict::Settle(there, absent) => {
             report.accepted += u64::from(there.is_some());
             report.absent += u64::try_from(absent.len()).unwrap_or(u64::MAX);
@@ -234,19 +234,12 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
         Some(Read { seen, expected, short: None, verdict, is_final })
     };
     let with_dropped = events.dropped != 0 && seen == expected + events.dropped;
-    // a total of the whole period has what a person has dealt with
-    let is_known = |of_it: i64| of.acknowledged != 0 && seen == of_it - of.acknowledged;
+    // a total of the whole period has what a person has made good
+    let known = expected - of.acknowledged;
     match events.doubtful {
-        None if seen == expected || with_dropped => done(Verdict::Agrees),
-        None if is_known(expected) => {
-            let since = of.short.filter(|(short, _)| *short == of.acknowledged).map_or(now, |(_, since)| since);
-            done(Verdict::Acknowledged).map(|read| Read { short: Some((of.acknowledged, since)), ..read })
-        }
+        None if seen == expected || seen == known || with_dropped => done(Verdict::Agrees),
         // another event that does not show yet could look like this one
-        Some(doubtful)
-            if (seen == expected + doubtful.value || is_known(expected + doubtful.value))
-                && !events.accepted.iter().any(|e| is_recent(e, now)) =>
-        {
+        Some(doubtful) if seen == known + doubtful.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
             done(Verdict::Settle(Some(doubtful.seq), vec![]))
         }
         _ => None,
@@ -278,33 +271,29 @@ fn is_settled(doubtful: &Doubtful, now: i64) -> bool {
 pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read {
     let old: Vec<Accepted> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
     let sent: i64 = old.iter().map(|e| e.value).sum();
-    let short = sent - settled;
-    let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
     let doubtful = of.events.doubtful.filter(|d| d.timestamp < until);
+    if of.acknowledged != 0 && until < minute(of.end) {
+        return judge_part(of, seen, sent - settled, doubtful, now);
+    }
+    // beyond what a person has made good
+    let short = sent - settled - of.acknowledged;
+    let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
     // with the doubtful one, if it is there
     let missing = short + doubtful.map_or(0, |d| d.value);
     let there = doubtful.map(|d| d.seq);
-    let as_it_should_be = || there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![]));
     if missing == 0 || of.events.dropped != 0 && missing == -of.events.dropped {
-        return done(None, as_it_should_be());
+        return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
     }
     // the same for another day; too much that grows meanwhile is no other case: somebody else sends
     let grows = |before: i64| doubtful.is_none() && before < 0 && missing < before;
     let since = of.short.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
-    if of.acknowledged != 0 && missing == of.acknowledged {
-        return done(Some((missing, since)), as_it_should_be());
-    }
     if now - since < ABSENCE {
         return done(Some((missing, since)), Verdict::Wait);
     }
-    // what was short already is no event that Stripe took later
+    // what was missing already is no event that Stripe took, or was sent, later
     let old: Vec<Accepted> = old.into_iter().filter(|e| e.at <= since).collect();
-    let explained = match of.acknowledged {
-        0 => explained(&old, doubtful, short),
-        known if until >= minute(of.end) => explained(&old, doubtful, short - known),
-        // of a part of the period nobody can tell whether it has what a person has dealt with: only the one in doubt can be told to be absent
-        known => doubtful.filter(|_| short == 0 || short == known).map(|d| vec![d.seq]),
-    };
+    let explained =
+        if doubtful.is_some_and(|d| d.last_attempt > since) { None } else { explained(&old, doubtful, short) };
     match explained {
         Some(absent) => {
             let there = there.filter(|seq| !absent.contains(seq));
@@ -312,13 +301,37 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
         }
         None => {
             let more = if missing < 0 { "more" } else { "less" };
+            let known = if of.acknowledged == 0 { "" } else { " and acknowledged" };
             let why = format!(
-                "Stripe has {settled} of the events before {}, {} {more} than was sent; no events that are missing explain it",
+                "Stripe has {settled} of the events before {}, {} {more} than was sent{known}; no events that are missing explain it",
                 instant(until),
                 missing.abs()
             );
             done(Some((missing, since)), Verdict::Alarm(why))
         }
+    }
+}
+
+/// What follows from the total of a part of a period, of which nobody knows whether it has the difference that a person has made good: at most what
+/// became of the event in doubt, when both come to the same. The rest is judged with the whole period. Pure.
+fn judge_part(of: &ToRead, seen: i64, short: i64, doubtful: Option<Doubtful>, now: i64) -> Read {
+    let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
+    let either = [short, short - of.acknowledged];
+    let Some(doubtful) = doubtful else {
+        let nearest = if either.contains(&0) { 0 } else { either[1] };
+        let since = of.short.filter(|(before, _)| *before == nearest).map_or(now, |(_, since)| since);
+        return done((nearest != 0).then_some((nearest, since)), Verdict::Wait);
+    };
+    let (there, absent) = (either.iter().any(|n| n + doubtful.value == 0), either.contains(&0));
+    match (there, absent) {
+        (true, false) => done(None, Verdict::Settle(Some(doubtful.seq), vec![])),
+        (false, true) => {
+            // as everywhere, for another day
+            let since = of.short.filter(|(before, _)| *before == doubtful.value).map_or(now, |(_, since)| since);
+            let verdict = if now - since < ABSENCE { Verdict::Wait } else { Verdict::Settle(None, vec![doubtful.seq]) };
+            done((verdict == Verdict::Wait).then_some((doubtful.value, since)), verdict)
+        }
+        _ => done(of.short, Verdict::Wait),
     }
 }
 

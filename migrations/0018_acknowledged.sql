@@ -1,10 +1,10 @@
 -- What a person has dealt with outside of the books: a credit note, an invoice by hand, a loss that is written off. The books stay as they are, and so
 -- does what `meter reconcile` shows; whoever is told of what needs a person hears no more of it until it becomes another difference.
 --
--- `alarm_key`: what the alarm is about, the same as long as the difference is. `acknowledged`: the key that a person has seen; a reading that agrees
--- takes it away. `held_acknowledged`: the amount held that a person has seen.
-ALTER TABLE stripe_totals ADD COLUMN alarm_key TEXT;
-ALTER TABLE stripe_totals ADD COLUMN acknowledged TEXT;
+-- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `short` and `alarm` are about what is beyond it, and a reading
+-- without the difference takes it away. `no_total_acknowledged`: the Stripe customer of whom there is no total. `held_acknowledged`: the amount held.
+ALTER TABLE stripe_totals ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE stripe_totals ADD COLUMN no_total_acknowledged TEXT;
 ALTER TABLE stripe_totals ADD COLUMN held_acknowledged INTEGER;
 
 CREATE TRIGGER stripe_totals_held_differs AFTER UPDATE OF held, held_because ON stripe_totals

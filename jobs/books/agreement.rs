@@ -84,8 +84,6 @@ pub struct Doubtful {
 pub enum Verdict {
     /// Stripe has what it should have.
     Agrees,
-    /// Stripe has what a person has said that it may have.
-    Acknowledged,
     /// This doubtful one is there, and these are not.
     Settle(Option<i64>, Vec<i64>),
     /// It is too early to say.
@@ -152,8 +150,8 @@ pub struct Compared {
     pub read_at: Option<Timestamp>,
     /// What a person must look at.
     pub alarm: Option<String>,
-    /// A person has acknowledged the alarm as it is.
-    pub alarm_acknowledged: bool,
+    /// By how much Stripe may be short (below 0: over), because a person has made it good.
+    pub acknowledged: i64,
     /// A person has acknowledged the amount that is held.
     pub held_acknowledged: bool,
 }
@@ -162,8 +160,7 @@ pub struct Compared {
 const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
     coalesce((SELECT i.stripe_customer FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
               AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'doubtful' LIMIT 1), c.stripe_customer_id), \
-    m.stripe_id, t.short, t.short_since, \
-    iif(t.acknowledged IS t.alarm_key, CAST(coalesce(t.acknowledged, '0') AS INTEGER), 0) \
+    m.stripe_id, t.short, t.short_since, t.acknowledged \
     FROM stripe_totals t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
 
 /// Something was ever sent to the invoice.
@@ -179,12 +176,7 @@ const ASKED: [(&str, u32); 3] = [
          WHERE customer = d.customer AND starts_at <= d.timestamp) FROM stripe_intents d WHERE d.state = 'doubtful') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
         1,
     ),
-    // what is known to stay short takes its turn with the others
-    (
-        "WHERE ?3 IS NULL AND t.short IS NOT NULL AND (t.acknowledged IS NULL OR t.acknowledged IS NOT t.alarm_key) AND t.period_start <= ?1 AND ALONE \
-         ORDER BY t.read_at LIMIT ?2",
-        2,
-    ),
+    ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
     (
         "WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2",
         1,
@@ -214,7 +206,7 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
               AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
               AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true))), \
       coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm, \
-      t.alarm IS NOT NULL AND coalesce(t.acknowledged = t.alarm_key, 0), t.held <> 0 AND coalesce(t.held_acknowledged = t.held, 0) \
+      coalesce(t.acknowledged, 0), t.held <> 0 AND coalesce(t.held_acknowledged = t.held, 0) \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
@@ -264,14 +256,14 @@ pub(crate) async fn events_between(
     Ok(found)
 }
 
-/// An alarm that nobody has acknowledged as it is.
-pub(crate) const ALARM: &str = "alarm IS NOT NULL AND (acknowledged IS NULL OR acknowledged IS NOT alarm_key)";
+/// How alarms begin that tell of a customer whom Stripe does not know.
+pub(crate) const NO_TOTAL: &str = "Stripe has no total of ";
 
-/// Totals with an alarm that nobody has acknowledged: customer, meter and what is wrong; at most `limit`.
+/// Totals with an alarm: customer, meter and what is wrong; at most `limit`.
 pub(crate) async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, String)>, BooksError> {
     let sql =
-        format!("SELECT customer, meter, alarm FROM stripe_totals WHERE {ALARM} ORDER BY customer, meter LIMIT ?1");
-    let mut rows = c.query(&sql, params![limit]).await?;
+        "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
+    let mut rows = c.query(sql, params![limit]).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
         found.push((row.get(0)?, row.get(1)?, row.get(2)?));
@@ -353,15 +345,14 @@ impl Database {
                 change(State::Absent, absent, Some("Stripe's total has been without it for a day")).await?;
             }
             let agrees = read.verdict == Verdict::Agrees;
-            let settled = agrees || read.verdict == Verdict::Acknowledged;
             let (short, since) = read.short.unzip();
-            let (alarm, key) = match &read.verdict {
-                Verdict::Alarm(why) => (Some(why.as_str()), short.map(|short| short.to_string())),
-                Verdict::NoTotal(why) => (Some(why.as_str()), Some(restored::no_total_of(&of.stripe_customer))),
+            let (alarm, unknown) = match &read.verdict {
+                Verdict::Alarm(why) => (Some(why.as_str()), None),
+                Verdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
                 _ => (None, None),
             };
-            let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, alarm = iif(?12, alarm, ?9), \
-                       alarm_key = iif(?12, alarm_key, ?13), acknowledged = iif(?10, NULL, acknowledged), \
+            let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, \
+                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), acknowledged = iif(?10 AND ?4 = ?5, 0, acknowledged), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
@@ -374,9 +365,9 @@ impl Database {
                 since,
                 alarm,
                 i64::from(agrees),
-                i64::from(settled && read.is_final),
-                i64::from(matches!(read.verdict, Verdict::Wait | Verdict::Acknowledged)),
-                key
+                i64::from(agrees && read.is_final),
+                i64::from(read.verdict == Verdict::Wait),
+                unknown
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -423,13 +414,20 @@ impl Database {
         now: Timestamp,
     ) -> Result<Vec<(Timestamp, String, String)>, BooksError> {
         self.write(async move |c| {
-            // an alarm of before there were keys gets one with the next read
+            let unknown = format!("alarm LIKE '{NO_TOTAL}%'");
+            // the customer's id stands between that and a colon
+            let whose = format!("substr(alarm, {0}, instr(substr(alarm, {0}), ':') - 1)", NO_TOTAL.len() + 1);
             let acts = [
-                (format!("alarm_key IS NOT NULL AND {ALARM}"), "acknowledged = alarm_key", "alarm"),
+                (unknown.clone(), format!("no_total_acknowledged = {whose}, alarm = NULL"), "alarm"),
+                (
+                    format!("alarm IS NOT NULL AND short IS NOT NULL AND NOT {unknown}"),
+                    "acknowledged = acknowledged + short, short = NULL, short_since = NULL, alarm = NULL".to_owned(),
+                    "alarm",
+                ),
                 (
                     "held <> 0 AND held_acknowledged IS NOT held AND held_because NOT IN ('restored', 'too_large')"
                         .to_owned(),
-                    "held_acknowledged = held",
+                    "held_acknowledged = held".to_owned(),
                     "'held ' || held || ': ' || held_because",
                 ),
             ];
@@ -513,7 +511,7 @@ impl Database {
                     expected: row.get(14)?,
                     read_at: row.get::<Option<i64>>(15)?.map(instant),
                     alarm: row.get(16)?,
-                    alarm_acknowledged: row.get::<Option<i64>>(17)? == Some(1),
+                    acknowledged: row.get(17)?,
                     held_acknowledged: row.get::<Option<i64>>(18)? == Some(1),
                 });
             }

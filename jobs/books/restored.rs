@@ -87,7 +87,7 @@ const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j 
 /// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
 /// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
 const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
-      t.short, t.short_since, CAST(coalesce(t.acknowledged, '0') AS INTEGER) \
+      t.short, t.short_since, coalesce(t.acknowledged, 0) \
     FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
     LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
@@ -105,16 +105,11 @@ const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM str
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
 const NOT_SYNCED: &str = "DELETE FROM stripe_state WHERE name = 'synced_full'";
 
-/// What an alarm of that a total cannot be read is about.
-pub(crate) fn no_total_of(stripe_customer: &str) -> String {
-    format!("no total of {stripe_customer}")
-}
-
 /// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
-const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm, alarm_key, short, short_since) \
-    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7, ?8, ?9 FROM customers WHERE id = ?1 \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, alarm = excluded.alarm, alarm_key = excluded.alarm_key, \
-      short = excluded.short, short_since = excluded.short_since";
+const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm, short, short_since) \
+    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, short = excluded.short, short_since = excluded.short_since, \
+      alarm = iif(stripe_totals.no_total_acknowledged = ?7, NULL, excluded.alarm)";
 
 /// Whether the books were restored, as of `now`.
 pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Restoration>, BooksError> {
@@ -267,8 +262,7 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE stripe_totals SET adopted_until = NULL, acknowledged = iif(acknowledged IS alarm_key, acknowledged, NULL), \
-                       alarm = NULL, alarm_key = NULL, short = NULL, short_since = NULL \
+            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
                        WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
@@ -508,9 +502,18 @@ async fn note_read(
     short: Option<(i64, i64)>,
     now: i64,
 ) -> Result<(), BooksError> {
-    let key = alarm.as_ref().map(|_| no_total_of(&of.stripe_customer));
     let (short, since) = short.unzip();
-    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, alarm, key, short, since];
+    let values = params![
+        of.customer.clone(),
+        of.meter.clone(),
+        of.start,
+        of.end,
+        now,
+        alarm,
+        of.stripe_customer.clone(),
+        short,
+        since
+    ];
     Ok(c.execute(NOTED, values).await.map(drop)?)
 }
 
@@ -525,10 +528,7 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     let text = async |sql| {
         Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
     };
-    // one that Stripe has no total of, or nobody knows the name of there, would be waited for at every restoration
-    let can_be = "AND (t.alarm_key IS NULL OR t.alarm_key NOT LIKE 'no total of %') \
-                  AND EXISTS (SELECT 1 FROM customers c WHERE c.id = b.customer AND c.stripe_customer_id IS NOT NULL)";
-    let sql = format!("{} {can_be} LIMIT 1", WAITING.replace("UNTIL", UNTIL));
+    let sql = format!("{} LIMIT 1", WAITING.replace("UNTIL", UNTIL));
     let values = params![text(customers).await?, text(meters).await?, at, since - grace + MARGIN];
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{ReconcileReport, expected, is_settled};
-use crate::books::agreement::Events;
+use crate::books::agreement::{Events, NO_TOTAL};
 use crate::books::period::instant;
 use crate::books::restored::{Restoration, ToAdopt};
 use crate::job::{Context, Failure};
@@ -74,13 +74,13 @@ pub(super) fn excess(events: &Events, seen: i64) -> i64 {
     if excess == events.dropped { 0 } else { excess }
 }
 
-/// What a person has dealt with stays as it is: it is left out of the stretch that has it, if one still does. Pure.
+/// What a person has made good stays as it is. A shortage is still there whatever was sent since; too much may have been taken back, so it is left out
+/// only where a stretch still has it. Pure.
 pub(super) fn without_known(excesses: [i64; 2], short: i64) -> [i64; 2] {
-    let has_it =
-        |excess: i64| short != 0 && excess.signum() == -short.signum() && excess.unsigned_abs() >= short.unsigned_abs();
     match excesses {
-        [covered, rest] if has_it(covered) => [covered.saturating_add(short), rest],
-        [covered, rest] if has_it(rest) => [covered, rest.saturating_add(short)],
+        [covered, rest] if short > 0 => [covered.saturating_add(short), rest],
+        [covered, rest] if short < 0 && covered >= -short => [covered + short, rest],
+        [covered, rest] if short < 0 && rest >= -short => [covered, rest + short],
         as_they_are => as_they_are,
     }
 }
@@ -106,7 +106,7 @@ pub(super) async fn take_over(
         match account.total(&of.stripe_meter, &of.stripe_customer, from, to).await {
             Ok(seen) => excesses[at] = excess(&of.events[at], seen),
             Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
-                let why = format!("Stripe has no total of {}: {error}", of.stripe_customer);
+                let why = format!("{NO_TOTAL}{}: {error}", of.stripe_customer);
                 return Ok(context.books.not_adopted(of, Some(why), None, now).await?);
             }
             Err(error) => return Err(failure(error)),

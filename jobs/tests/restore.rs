@@ -436,7 +436,7 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     world.send_as_a_stranger("cus_0", "chime_minutes_events", 70, now).await;
     hours(&world, now, now + 4 * DAY).await;
     let alarms = world.context.books.alarms().await.unwrap();
-    assert!(alarms.len() == 1 && alarms[0].2.contains("570 more than was sent"), "{alarms:?}");
+    assert!(alarms.len() == 1 && alarms[0].2.contains("70 more than was sent and acknowledged"), "{alarms:?}");
 }
 
 #[test]

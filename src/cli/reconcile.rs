@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
     let unsent: Vec<Planned> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
-    let differs = |c: &Compared| !rest(c).is_zero() || (c.alarm.is_some() && !c.alarm_acknowledged);
+    let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
     let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
     let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Done::Held } else { Done::Well };
     if args.json {
@@ -218,11 +218,14 @@ fn table(rows: &[Compared], now: Timestamp) {
 
 /// Why there is a difference, or how sure it is that there is none.
 fn why(c: &Compared, now: Timestamp) -> String {
+    if let Some(alarm) = &c.alarm {
+        return format!("ALARM: {alarm}");
+    }
     let mut parts = vec![];
-    match &c.alarm {
-        Some(alarm) if c.alarm_acknowledged => parts.push(format!("acknowledged: {alarm}")),
-        Some(alarm) => return format!("ALARM: {alarm}"),
-        None => {}
+    match c.acknowledged {
+        0 => {}
+        short if short > 0 => parts.push(format!("Stripe has {short} less, acknowledged")),
+        over => parts.push(format!("Stripe has {} more, acknowledged", over.unsigned_abs())),
     }
     if !c.billed {
         parts.push("no subscription: not billed".to_owned());

@@ -114,7 +114,7 @@ pub struct StripeStanding {
     pub oldest_pending_at: Option<Timestamp>,
     /// Since when the oldest doubtful one is in doubt.
     pub oldest_doubtful_at: Option<Timestamp>,
-    /// Totals that a person must look at and has not acknowledged.
+    /// Totals that a person must look at.
     pub alarms: i64,
     /// Some of them: customer, meter and what is wrong.
     pub some_alarms: Vec<(String, String, String)>,

@@ -10,7 +10,7 @@ use super::{
     BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NoticeStanding, OF_A_DEMO,
     Pressed, StripeStanding,
 };
-use crate::books::agreement::{ALARM, alarms};
+use crate::books::agreement::alarms;
 use crate::books::database::{BooksError, Database, first_row};
 use crate::books::entitlement::told_up_to;
 use crate::books::invoice::state;
@@ -240,8 +240,8 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
         }
     }
     let sql = "SELECT (SELECT count(*) FROM stripe_intents WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM stripe_intents), \
-               (SELECT count(*) FROM stripe_totals WHERE ALARM)";
-    if let Some(row) = first_row(c, &sql.replace("ALARM", ALARM), ()).await? {
+               (SELECT count(*) FROM stripe_totals WHERE alarm IS NOT NULL)";
+    if let Some(row) = first_row(c, sql, ()).await? {
         found.intents.insert("refused", row.get(0)?);
         let open: i64 = found.intents.values().sum();
         found.intents.insert("settled", row.get::<i64>(1)? - open);
@@ -336,8 +336,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
     };
     // what lags is no drift: `reconcile_stripe` judges only what has had a day to show
-    let sql = "SELECT meter, sum(abs(short)) FROM stripe_totals WHERE short IS NOT NULL \
-               AND (acknowledged IS NULL OR acknowledged <> CAST(short AS TEXT)) GROUP BY meter";
+    let sql = "SELECT meter, sum(abs(short)) FROM stripe_totals WHERE short IS NOT NULL GROUP BY meter";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let meter: String = row.get(0)?;
