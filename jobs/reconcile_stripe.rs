@@ -290,10 +290,13 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
     if now - since < ABSENCE {
         return done(Some((missing, since)), Verdict::Wait);
     }
-    // what was missing already is no event that Stripe took, or was sent, later
+    // what was missing already is no event that Stripe took later, nor one that was sent later and is in doubt: that one is there
     let old: Vec<Accepted> = old.into_iter().filter(|e| e.at <= since).collect();
-    let explained =
-        if doubtful.is_some_and(|d| d.last_attempt > since) { None } else { explained(&old, doubtful, short) };
+    let explained = match doubtful {
+        Some(d) if d.last_attempt > since && missing > 0 => lacking(&by_age(&old, None), missing),
+        Some(d) if d.last_attempt > since => None,
+        _ => explained(&old, doubtful, short),
+    };
     match explained {
         Some(absent) => {
             let there = there.filter(|seq| !absent.contains(seq));

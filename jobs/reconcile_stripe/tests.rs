@@ -380,6 +380,11 @@ fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     let case = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(Events { doubtful: Some(late), ..first(&[10, 20]) }) };
     let read = judge(&case, 30, case.end, 30, T0 + 9 * DAY);
     assert!(matches!(read.verdict, Verdict::Alarm(_)), "{read:?}");
+    // one that was lost before explains what is missing, and then the one in doubt is there
+    let doubt = Events { doubtful: Some(Doubtful { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
+    let lost_before = ToRead { short: Some((20, T0 + 2 * DAY)), ..of(doubt) };
+    let read = judge(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
+    assert_eq!(read.verdict, Verdict::Settle(Some(4), vec![2]), "{read:?}");
     // when a person has made them good, the others are known to be there
     assert_eq!(judged(&ToRead { acknowledged: 5, short: None, ..case }, 30, 1), there(3));
 }
