@@ -233,11 +233,11 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
         let is_final = now >= of.end + grace && events.doubtful.is_none() && !events.pending && !recent;
         Some(Read { seen, expected, short: None, verdict, is_final })
     };
-    let with_dropped = events.dropped != 0 && seen == expected + events.dropped;
-    // a total of the whole period has what a person has made good
+    // a total of the whole period has what a person has made good; without it, something else is wrong
     let known = expected - of.acknowledged;
+    let with_dropped = events.dropped != 0 && seen == known + events.dropped;
     match events.doubtful {
-        None if seen == expected || seen == known || with_dropped => done(Verdict::Agrees),
+        None if seen == known || with_dropped => done(Verdict::Agrees),
         // another event that does not show yet could look like this one
         Some(doubtful) if seen == known + doubtful.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
             done(Verdict::Settle(Some(doubtful.seq), vec![]))
@@ -295,6 +295,8 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
     let explained = match doubtful {
         Some(d) if d.last_attempt > since && missing > 0 => lacking(&by_age(&old, None), missing),
         Some(d) if d.last_attempt > since => None,
+        // what was made good is gone: whoever did that, a person has to undo it
+        None if of.acknowledged != 0 && missing == -of.acknowledged => None,
         _ => explained(&old, doubtful, short),
     };
     match explained {

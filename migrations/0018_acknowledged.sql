@@ -1,9 +1,10 @@
 -- What a person has dealt with outside of the books: a credit note, an invoice by hand, a loss that is written off. The books stay as they are, and so
 -- does what `meter reconcile` shows; whoever is told of what needs a person hears no more of it until it becomes another difference.
 --
--- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `short` and `alarm` are about what is beyond it, and a reading
--- without the difference takes it away. `no_total_acknowledged`: the Stripe customer of whom there is no total. `held_acknowledged`: the amount held.
+-- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `short` and `alarm` are about what is beyond it, and `alarm_short`
+-- is how much that was when the alarm was raised. `no_total_acknowledged`: the Stripe customer of whom there is no total. `held_acknowledged`: the amount held.
 ALTER TABLE stripe_totals ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE stripe_totals ADD COLUMN alarm_short INTEGER;
 ALTER TABLE stripe_totals ADD COLUMN no_total_acknowledged TEXT;
 ALTER TABLE stripe_totals ADD COLUMN held_acknowledged INTEGER;
 
@@ -11,6 +12,12 @@ CREATE TRIGGER stripe_totals_held_differs AFTER UPDATE OF held, held_because ON 
 WHEN NEW.held_acknowledged IS NOT NULL AND (NEW.held <> OLD.held OR NEW.held_because IS NOT OLD.held_because)
 BEGIN
     UPDATE stripe_totals SET held_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
+END;
+
+-- What was made good was the total of the Stripe customer of then.
+CREATE TRIGGER customers_other_totals AFTER UPDATE OF stripe_customer_id ON customers WHEN NEW.stripe_customer_id IS NOT OLD.stripe_customer_id
+BEGIN
+    UPDATE stripe_totals SET acknowledged = 0, short = NULL, short_since = NULL WHERE customer = NEW.id AND acknowledged <> 0 AND final_at IS NULL;
 END;
 
 -- After a restoration: months of exports that were looked at since, and of which nothing waits for a person. What the lost books had sent was sent

@@ -330,7 +330,10 @@ impl Database {
     pub async fn note_read(&self, of: ToRead, read: Read, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
-            if events(c, &of).await? != of.events {
+            let sql = "SELECT acknowledged FROM stripe_totals WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            let row = first_row(c, sql, params![of.customer.clone(), of.meter.clone(), of.start]).await?;
+            let known = row.map_or(Ok(0), |row| row.get::<i64>(0))?;
+            if known != of.acknowledged || events(c, &of).await? != of.events {
                 return Ok(false);
             }
             let change = async |state: State, seqs: &[i64], error: Option<&str>| {
@@ -351,8 +354,10 @@ impl Database {
                 Verdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
                 _ => (None, None),
             };
+            let alarm_short = short.filter(|_| matches!(read.verdict, Verdict::Alarm(_)));
             let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, \
-                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), acknowledged = iif(?10 AND ?4 = ?5, 0, acknowledged), \
+                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_short = iif(?12, alarm_short, ?14), \
+                       no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
@@ -367,7 +372,8 @@ impl Database {
                 i64::from(agrees),
                 i64::from(agrees && read.is_final),
                 i64::from(read.verdict == Verdict::Wait),
-                unknown
+                unknown,
+                alarm_short
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -420,8 +426,9 @@ impl Database {
             let acts = [
                 (unknown.clone(), format!("no_total_acknowledged = {whose}, alarm = NULL"), "alarm"),
                 (
-                    format!("alarm IS NOT NULL AND short IS NOT NULL AND NOT {unknown}"),
-                    "acknowledged = acknowledged + short, short = NULL, short_since = NULL, alarm = NULL".to_owned(),
+                    format!("alarm IS NOT NULL AND alarm_short IS NOT NULL AND NOT {unknown}"),
+                    "acknowledged = acknowledged + alarm_short, short = NULL, short_since = NULL, alarm = NULL"
+                        .to_owned(),
                     "alarm",
                 ),
                 (

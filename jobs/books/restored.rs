@@ -109,7 +109,8 @@ const NOT_SYNCED: &str = "DELETE FROM stripe_state WHERE name = 'synced_full'";
 const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm, short, short_since) \
     SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
     ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, short = excluded.short, short_since = excluded.short_since, \
-      alarm = iif(stripe_totals.no_total_acknowledged = ?7, NULL, excluded.alarm)";
+      alarm = iif(stripe_totals.no_total_acknowledged = ?7, NULL, excluded.alarm), \
+      no_total_acknowledged = iif(excluded.alarm IS NULL, NULL, stripe_totals.no_total_acknowledged)";
 
 /// Whether the books were restored, as of `now`.
 pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Restoration>, BooksError> {

@@ -309,11 +309,15 @@ fn what_a_person_has_made_good_explains_nothing_else() {
     }
     let whole = at_once(&known(5, sent()), 70, T0 + 10 * DAY, GRACE).unwrap();
     assert_eq!((whole.verdict, whole.short), (Verdict::Agrees, None));
-    assert_eq!(
-        at_once(&known(5, sent()), 75, T0 + 10 * DAY, GRACE).unwrap().verdict,
-        Verdict::Agrees,
-        "it came after all"
-    );
+    // it came after all, and is on two invoices now; somebody's "more" is gone, and was credited
+    for (short, total, says) in
+        [(5, 75, "5 more than was sent and acknowledged"), (-10, 75, "10 less than was sent and acknowledged")]
+    {
+        let case = known(short, sent());
+        assert_eq!(at_once(&case, total, T0 + 10 * DAY, GRACE), None);
+        assert_eq!(judged(&case, total, 1), Verdict::Wait);
+        assert!(matches!(judged(&case, total, 3), Verdict::Alarm(why) if why.contains(says)));
+    }
     // nor without anybody's word: it was missing before they were sent
     let unknown = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(sent()) };
     assert!(matches!(judged(&unknown, 70, 3), Verdict::Alarm(why) if why.contains("5 less than was sent;")));
