@@ -42,7 +42,7 @@ fn prepared() -> Option<(Place, Disk)> {
     let place =
         Place::with("[database]\nurl = \"disk/meter.db\"\n[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n");
     let disk = Disk::new(&place.path("disk"), "20m")?;
-    place.run("demo generate bucket --month 2026-10 --rows 6000 --customers 500").ends(0);
+    place.run("demo generate bucket --month 2026-10 --rows 15000 --customers 900").ends(0);
     place.run("migrate").ends(0);
     // room for a few small writes beside the empty tables, and for no bill
     let files = std::fs::read_dir(place.path("disk")).unwrap();
