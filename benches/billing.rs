@@ -124,7 +124,7 @@ async fn work(file: &Path, url: &str) {
     let planned = async {
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            let due = "SELECT (SELECT count(*) FROM stripe_due) + (SELECT count(*) = 0 FROM stripe_intents)";
+            let due = "SELECT (SELECT count(*) FROM stripe_due) + (SELECT count(*) = 0 FROM meter_events)";
             let left: i64 =
                 watch.read(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get(0)?)).await.unwrap();
             if left == 0 {
@@ -136,7 +136,7 @@ async fn work(file: &Path, url: &str) {
     let (report, all) = (report.unwrap(), started.elapsed());
     let sending = all - planned;
     println!(
-        "| plan {} intents | {:.2} s | {:.0} intents a second |",
+        "| plan {} events | {:.2} s | {:.0} events a second |",
         report.planned,
         planned.as_secs_f64(),
         report.planned as f64 / planned.as_secs_f64()

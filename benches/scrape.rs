@@ -2,7 +2,7 @@
 //! scrape would cost if it asked the database itself.
 //!
 //! `cargo bench --bench scrape` starts the worker on books of 100,000 customers, four entitlements, three TURN periods and two of Stripe's totals and
-//! intents each, 30,000 finished jobs and 35 days of usage, and scrapes it 500 times.
+//! events each, 30,000 finished jobs and 35 days of usage, and scrapes it 500 times.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]
@@ -44,9 +44,9 @@ async fn fill(file: &Path) {
         ))
         .await;
         run(format!(
-            "INSERT INTO stripe_intents (identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
+            "INSERT INTO meter_events (identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
                timestamp, send_before, state, next_at, created_at) \
-             SELECT 'x-' || (rowid + (SELECT coalesce(max(seq), 0) FROM stripe_intents)), id, '{meter}', 0, 0, 9, 'cus', 'e', 5, 1, 9, \
+             SELECT 'x-' || (rowid + (SELECT coalesce(max(seq), 0) FROM meter_events)), id, '{meter}', 0, 0, 9, 'cus', 'e', 5, 1, 9, \
                iif(rowid % 20 = 0, 'pending', 'accepted'), iif(rowid % 20 = 0, 5, NULL), 1 FROM customers ORDER BY rowid"
         ))
         .await;

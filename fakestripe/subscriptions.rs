@@ -40,7 +40,7 @@ const UNSET: [&str; 21] = [
     "on_behalf_of",
     "payment_settings",
     "pending_invoice_item_interval",
-    "pending_setup_intent",
+    "pending_setup_event",
     "pending_update",
     "schedule",
     "test_clock",

@@ -7,7 +7,7 @@
 //! of them: doubtful events first, then what was short, then what was read longest ago.
 //!
 //! In books that were restored from a backup the totals of periods that the lost ones may have sent to are not compared but taken over, once: what Stripe
-//! has of them beyond what the books know was sent by the lost ones, and is written down as an accepted intent.
+//! has of them beyond what the books know was sent by the lost ones, and is written down as an accepted event.
 //!
 //! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger saw.
 

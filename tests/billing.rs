@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fakestripe::{Fault, Subscription};
 use jiff::Timestamp;
-use jobs::books::intent::{Intent, State};
+use jobs::books::meter_event::{MeterEvent, State};
 use jobs::stripe::Sink;
 use shop::{DAY, KEY, PLANS, Shop, config};
 use support::Place;
@@ -77,11 +77,11 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     shop.run("reconcile").ends(0).says(&["storage_gb"]);
     let rows = shop.run("reconcile ann --json").ends(0).json();
     assert!(rows.as_array().unwrap().iter().all(|r| r["difference"] == 0), "{rows}");
-    shop.run("intents list").ends(0).says(&["accepted", "-250124"]);
-    shop.run("intents show 1 --json").ends(0);
-    shop.run("intents show 99").ends(2).says(&["there is no intent `99`"]);
+    shop.run("events list").ends(0).says(&["accepted", "-250124"]);
+    shop.run("events show 1 --json").ends(0);
+    shop.run("events show 99").ends(2).says(&["there is no event `99`"]);
     shop.run("verify").ends(0);
-    let all: String = ["push", "intents list", "reconcile ann", "stripe check", "config show"]
+    let all: String = ["push", "events list", "reconcile ann", "stripe check", "config show"]
         .map(|line| {
             let ran = shop.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_LOG", "trace")]);
             ran.out + &ran.err
@@ -98,16 +98,16 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     shop.book("bob", "storage_gb", "3");
     shop.stripe.world().delete_customer("cus_bob");
     shop.run("push").ends(3).says(&["1 accepted, 1 refused"]);
-    shop.run("intents list --state refused").ends(3).says(&["bob", "No such customer", "refused"]);
+    shop.run("events list --state refused").ends(3).says(&["bob", "No such customer", "refused"]);
     // more usage of the same customer is not thrown after it
     shop.book("bob", "storage_gb", "1");
     shop.run("push").ends(3).says(&["held: 1 amount(s): Stripe refused an event", "0 sent"]);
     shop.run("reconcile bob").ends(3).says(&["3000 refused", "held 1000: refused"]);
-    let id = shop.place.query("SELECT seq FROM stripe_intents WHERE customer = 'bob'")[0].clone();
-    shop.run(&format!("intents retry {id}")).ends(2);
-    shop.run(&format!("intents retry {id} --reason ")).ends(2);
-    shop.run(&format!("intents retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
-    shop.run(&format!("intents retry {id} --reason again")).ends(1).says(&["is absent"]);
+    let id = shop.place.query("SELECT seq FROM meter_events WHERE customer = 'bob'")[0].clone();
+    shop.run(&format!("events retry {id}")).ends(2);
+    shop.run(&format!("events retry {id} --reason ")).ends(2);
+    shop.run(&format!("events retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
+    shop.run(&format!("events retry {id} --reason again")).ends(1).says(&["is absent"]);
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
     shop.stripe.world().add_customer("cus_bob2");
@@ -122,8 +122,8 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     shop.run("run reset-turn");
     shop.run("push").says(&["accepted"]);
     assert_eq!(shop.invoiced("bob2", "storage_mb_months"), "4000");
-    let acts = shop.run(&format!("intents show {id}")).ends(0);
-    assert!(acts.out.contains("did `intents retry`: id_was_wrong"), "{}", acts.out);
+    let acts = shop.run(&format!("events show {id}")).ends(0);
+    assert!(acts.out.contains("did `events retry`: id_was_wrong"), "{}", acts.out);
 
     // what is dropped is never sent
     shop.stripe
@@ -294,7 +294,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     let config = meter::config::Config::load(Some(&place.path("meter.toml")), variables.into_iter()).unwrap();
     let Sink::Stripe(account) = config.stripe.billing().unwrap().sink else { panic!("there is a key") };
     let at = Timestamp::from_second(1_795_000_000).unwrap();
-    let intent = Intent {
+    let event = MeterEvent {
         seq: 1,
         identifier: "meter-0a1b2c3d-1".into(),
         customer: "ann".into(),
@@ -321,7 +321,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
         adopted: false,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    runtime.block_on(account.send(&intent)).unwrap();
+    runtime.block_on(account.send(&event)).unwrap();
     assert_eq!(runtime.block_on(account.total("mtr_1", "cus_123", 1_794_999_960, 1_795_000_020)).unwrap(), 25);
     drop(server);
     let said = std::fs::read_to_string(log.path()).unwrap();

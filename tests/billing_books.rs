@@ -17,7 +17,7 @@ use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
 use jiff::Timestamp;
 use jobs::books::audit::Act;
-use jobs::books::intent::{Manual, State};
+use jobs::books::meter_event::{Manual, State};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
@@ -151,8 +151,8 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
     let sent = shop.push().await;
     assert_eq!(sent.accepted, 1);
     shop.stripe.world().clear_faults();
-    let intent = shop.context.books.intents(None, None, 1).await.unwrap().remove(0);
-    let body = shop.stripe.world().error_report(&intent.identifier).unwrap().to_string();
+    let event = shop.context.books.meter_events(None, None, 1).await.unwrap().remove(0);
+    let body = shop.stripe.world().error_report(&event.identifier).unwrap().to_string();
     // the backend's statement, as it is printed
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backend-contract.md")).unwrap();
     let block = page.split("<!-- statement: report_stripe_error -->\n```sql\n").nth(1).unwrap();
@@ -180,22 +180,22 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
     let act = |what: &str| Act {
         who: "test".into(),
         act: what.into(),
-        subject: format!("intent {}", intent.seq),
+        subject: format!("event {}", event.seq),
         reason: "mended".into(),
     };
     let books = &shop.context.books;
-    let id = intent.seq.to_string();
-    let was = books.decide_intent(&id, Manual::Retry, act("retry"), Timestamp::now()).await.unwrap().unwrap();
+    let id = event.seq.to_string();
+    let was = books.decide_event(&id, Manual::Retry, act("retry"), Timestamp::now()).await.unwrap().unwrap();
     assert_eq!(was.state, State::Refused);
-    assert!(books.decide_intent(&id, Manual::Drop, act("drop"), Timestamp::now()).await.unwrap().is_none());
-    assert_eq!(books.audit(format!("intent {}", intent.seq)).await.unwrap().len(), 1);
+    assert!(books.decide_event(&id, Manual::Drop, act("drop"), Timestamp::now()).await.unwrap().is_none());
+    assert_eq!(books.audit(format!("event {}", event.seq)).await.unwrap().len(), 1);
     assert_eq!(shop.push().await.accepted, 1);
     assert_eq!(shop.invoiced("ann"), "7");
     // what was sent is never changed, and no state leads back
     for sql in [
-        "UPDATE stripe_intents SET value = 8",
-        "DELETE FROM stripe_intents",
-        "UPDATE stripe_intents SET state = 'pending', next_at = 0 WHERE state = 'accepted'",
+        "UPDATE meter_events SET value = 8",
+        "DELETE FROM meter_events",
+        "UPDATE meter_events SET state = 'pending', next_at = 0 WHERE state = 'accepted'",
         "UPDATE audit_log SET reason = 'x'",
     ] {
         books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
@@ -281,7 +281,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     let shop = Shop::open(&ground, &["ann", "bob", "eve"]).await;
     let (books, now) = (&shop.context.books, Timestamp::now());
     let empty = books.books_standing(now).await.unwrap();
-    assert_eq!((empty.entries, empty.days.len(), empty.stripe.intents["pending"]), (0, 0, 0), "{empty:?}");
+    assert_eq!((empty.entries, empty.days.len(), empty.stripe.events["pending"]), (0, 0, 0), "{empty:?}");
     shop.book("ann", 20).await;
     shop.book("bob", 3).await;
     shop.book("", 2).await;
@@ -290,7 +290,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     shop.push().await;
     EnforceBudgets::default().run(&shop.context, now).await.unwrap();
     for sql in [
-        "UPDATE stripe_intents SET state = 'refused', error = 'no' WHERE customer = 'ann'",
+        "UPDATE meter_events SET state = 'refused', error = 'no' WHERE customer = 'ann'",
         "UPDATE stripe_totals SET short = -7, short_since = 1, alarm = 'too much' WHERE customer = 'ann'",
         "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
         "INSERT INTO notices (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
@@ -304,7 +304,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     let day = &found.days[0];
     assert_eq!((day.attributed.to_string(), day.unattributed.to_string()), ("18".into(), "2".into()), "{day:?}");
     assert_eq!(found.size_bytes.is_some(), books.is_local());
-    assert_eq!((found.stripe.intents["refused"], found.stripe.alarms, found.notices.dead), (1, 1, 1), "{found:?}");
+    assert_eq!((found.stripe.events["refused"], found.stripe.alarms, found.notices.dead), (1, 1, 1), "{found:?}");
     assert_eq!(found.stripe.some_alarms, [("ann".into(), "storage_gb".into(), "too much".into())]);
     assert_eq!(found.turn_overdue_since, None);
     let customers = books.customers_standing(now).await.unwrap();

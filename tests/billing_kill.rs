@@ -57,11 +57,11 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
             }
         }
     }
-    let states = shop.place.query("SELECT state, count(*) FROM stripe_intents GROUP BY 1 ORDER BY 1");
+    let states = shop.place.query("SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1");
     assert!(killed > ROUNDS / 4 && states.iter().any(|s| s.starts_with("sending")), "{killed} kills, {states:?}");
     // attempts whose process died count as under way for a minute and two time-outs
     let deadline = Instant::now() + Duration::from_secs(150);
-    let open = "SELECT count(*) FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful')";
+    let open = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful')";
     loop {
         shop.run("push").ends(0);
         if shop.place.query(open) == ["0"]
@@ -72,7 +72,7 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
         assert!(
             Instant::now() < deadline,
             "{:?}",
-            shop.place.query("SELECT * FROM stripe_intents WHERE state <> 'accepted'")
+            shop.place.query("SELECT * FROM meter_events WHERE state <> 'accepted'")
         );
         std::thread::sleep(Duration::from_secs(2));
     }

@@ -17,8 +17,8 @@ use shop::{KEY, Shop};
 use support::{LEDGER, Place, Ran, query};
 
 const CUSTOMERS: usize = 60;
-const OPEN: &str = "SELECT count(*) FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful')";
-const STATES: &str = "SELECT state, count(*) FROM stripe_intents GROUP BY 1 ORDER BY 1";
+const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful')";
+const STATES: &str = "SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1";
 
 /// A shop whose bills are known to the test: what was booked so far, as statements, and what each invoice should say.
 struct Drill {
@@ -159,7 +159,7 @@ fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twi
     drill.run("push").ends(0);
     drill.use_some();
     drill.kill_a_push();
-    // a backup with intents in every state
+    // a backup with events in every state
     let open = drill.shop.place.query(STATES);
     assert!(
         open.iter().any(|s| s.starts_with("sending")) && open.iter().any(|s| s.starts_with("accepted")),
@@ -179,14 +179,14 @@ fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twi
     drill
         .shop
         .place
-        .execute("UPDATE stripe_intents SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
+        .execute("UPDATE meter_events SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
     drill.use_some();
     drill.run("push").ends(0);
     drill.use_some();
     drill.kill_a_push();
     let lost = drill.shop.stripe.world().events().len();
     drill.restore("yesterday.db", known);
-    let known = drill.shop.place.query("SELECT count(*) FROM stripe_intents WHERE state = 'accepted'");
+    let known = drill.shop.place.query("SELECT count(*) FROM meter_events WHERE state = 'accepted'");
     assert!(
         known[0].parse::<usize>().unwrap() + 60 < lost,
         "much was sent that the backup does not know: {known:?} of {lost}"
@@ -249,7 +249,7 @@ fn new_books_take_over_what_an_account_has() {
 /// Nobody types anything but what a restoration needs: bills, subscriptions, periods, totals and pushes come by the schedule, in whatever order.
 #[test]
 fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itself() {
-    const RATE: &str = "SELECT count(*) FROM stripe_intents WHERE state = 'accepted'";
+    const RATE: &str = "SELECT count(*) FROM meter_events WHERE state = 'accepted'";
     let place = Place::new();
     place.run("demo generate bucket --rows 3000 --customers 30 --seed 3").ends(0);
     place.run("ingest").ends(0);
@@ -310,7 +310,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     // and once more, while nobody ran
     bill(2);
     let mut worker = start();
-    let unsettled = "SELECT count(*) FROM stripe_totals t WHERE held <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM stripe_intents i \
+    let unsettled = "SELECT count(*) FROM stripe_totals t WHERE held <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM meter_events i \
         WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
     let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
     until("an agreement", &|| {

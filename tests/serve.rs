@@ -171,7 +171,7 @@ fn a_scrape_shows_the_demo() {
     }
     let blocked = "SELECT count(*) FROM entitlements WHERE allowed = 0 AND meter = 'chime_minutes'";
     assert_eq!(value("meter_entitlements{decision=\"blocked\",meter=\"chime_minutes\"}"), ask(blocked));
-    assert_eq!(value("meter_stripe_intents{state=\"settled\"}"), ask("SELECT count(*) FROM stripe_intents"));
+    assert_eq!(value("meter_stripe_events{state=\"settled\"}"), ask("SELECT count(*) FROM meter_events"));
     assert_eq!(value("meter_books_violations{check=\"conservation\"}"), "0");
     assert_eq!(value("meter_job_runs_total{kind=\"verify_books\",outcome=\"done\"}"), "1");
     assert_eq!(value("meter_workers{state=\"working\"}"), "1");

@@ -1,4 +1,4 @@
-//! Stripe's totals beside ours: which are to be read, what was read, and what follows from it for intents.
+//! Stripe's totals beside ours: which are to be read, what was read, and what follows from it for events.
 
 use jiff::Timestamp;
 use libsql::{Connection, params};
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::audit::{Act, note};
 use super::database::{BooksError, Database, first_row, json};
-use super::intent::{RESEND, State};
+use super::meter_event::{RESEND, State};
 use super::period::{Month, instant, minute};
 use super::quantity::Quantity;
 use super::restored;
@@ -158,13 +158,13 @@ pub struct Compared {
 
 /// Columns of a total that is to be read. An event in doubt is looked for where it was sent, whatever the customer's Stripe id is now.
 const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
-    coalesce((SELECT i.stripe_customer FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
+    coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
               AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'doubtful' LIMIT 1), c.stripe_customer_id), \
     m.stripe_id, t.short, t.short_since, t.acknowledged \
     FROM stripe_totals t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
 
 /// Something was ever sent to the invoice.
-const WAS_SENT: &str = "EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
+const WAS_SENT: &str = "EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
     AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0)";
 
 /// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an event in doubt, those that
@@ -173,7 +173,7 @@ const WAS_SENT: &str = "EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe
 const ASKED: [(&str, u32); 3] = [
     (
         "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
-         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM stripe_intents d WHERE d.state = 'doubtful') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
+         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'doubtful') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
         1,
     ),
     ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
@@ -187,7 +187,7 @@ const ASKED: [(&str, u32); 3] = [
 const ONE: &str =
     "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
 
-const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp, adopted FROM stripe_intents \
+const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp, adopted FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
 /// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters. What was taken after its invoice was
@@ -200,7 +200,7 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
       coalesce(t.target, 0), \
       (SELECT coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'doubtful')), 0) \
            || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
-       FROM stripe_intents i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
+       FROM meter_events i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
          AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
               AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
@@ -337,7 +337,7 @@ impl Database {
                 return Ok(false);
             }
             let change = async |state: State, seqs: &[i64], error: Option<&str>| {
-                let sql = "UPDATE stripe_intents SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4, \
+                let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4, \
                            taken_at = iif(?2 = 'accepted', first_attempt_at, taken_at) \
                            WHERE seq IN (SELECT value FROM json_each(?1))";
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;

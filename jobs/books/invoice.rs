@@ -1,4 +1,4 @@
-//! What invoices should say: the totals that intents are planned from, whose turn it is, and what is remembered between runs.
+//! What invoices should say: the totals that events are planned from, whose turn it is, and what is remembered between runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::database::{BooksError, Database, first_row, insert_rows, json};
-use super::intent::State;
+use super::meter_event::State;
 use super::quantity::Quantity;
 
 /// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
@@ -107,8 +107,8 @@ pub struct StripeMeter {
 pub struct Waiting {
     /// Customers are due.
     pub customers: bool,
-    /// Intents are due.
-    pub intents: bool,
+    /// Meter events are due.
+    pub events: bool,
     /// Error reports are not read.
     pub reports: bool,
     /// The newest ledger entry.
@@ -136,7 +136,7 @@ const USAGE: &str = "SELECT j.value ->> 0, j.value ->> 1, m.value, \
 /// ?1 pairs of customer and instant; ?2 meters.
 const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
       p.starts_at, min(p.ends_at, coalesce(s.ended_at, p.ends_at)), i.taken_at, i.send_before - i.billed_end \
-    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN stripe_intents i INDEXED BY stripe_intents_by_time \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events i INDEXED BY meter_events_by_time \
       ON i.customer = j.value ->> 0 AND i.meter = m.value AND i.timestamp >= j.value ->> 1 \
     LEFT JOIN billing_periods p ON p.customer = i.customer AND p.subscription IS NOT NULL \
       AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
@@ -167,7 +167,7 @@ impl Database {
         let now = now.as_second();
         self.read(async move |c| {
             let sql = "SELECT EXISTS (SELECT 1 FROM stripe_due WHERE due_at <= ?1), \
-                       EXISTS (SELECT 1 FROM stripe_intents WHERE next_at <= ?1), \
+                       EXISTS (SELECT 1 FROM meter_events WHERE next_at <= ?1), \
                        EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
                        (SELECT coalesce(max(seq), 0) FROM ledger_entries), \
                        (SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'entry')";
@@ -175,7 +175,7 @@ impl Database {
             let yes = |i: i32| -> Result<bool, BooksError> { Ok(row.get::<i64>(i)? == 1) };
             Ok(Waiting {
                 customers: yes(0)?,
-                intents: yes(1)?,
+                events: yes(1)?,
                 reports: yes(2)?,
                 entry: row.get(3)?,
                 looked_at: row.get::<Option<i64>>(4)?.unwrap_or(0),
@@ -295,7 +295,7 @@ impl Database {
         .await
     }
 
-    /// Looks for the refused ones among what Stripe's error reports name; returns how many reports were read, and how many intents are refused now.
+    /// Looks for the refused ones among what Stripe's error reports name; returns how many reports were read, and how many events are refused now.
     ///
     /// # Errors
     /// What the database says.
@@ -312,17 +312,17 @@ impl Database {
                 let named = samples(&body);
                 let (mut hit, mut found) = (0, vec![]);
                 for (identifier, why) in &named {
-                    found.extend(super::intent::find(c, identifier).await?.map(|intent| (intent, why)));
+                    found.extend(super::meter_event::find(c, identifier).await?.map(|event| (event, why)));
                 }
                 // what it names is not settled yet: it is read when it is
                 if found.iter().any(|(i, _)| matches!(i.state, State::Sending | State::Doubtful)) {
                     continue;
                 }
-                for (intent, why) in found {
-                    let sql = "UPDATE stripe_intents SET state = 'refused', error = ?2, settled_at = ?3 WHERE seq = ?1 AND state = 'accepted'";
-                    hit += c.execute(sql, params![intent.seq, format!("said later: {why}"), now]).await?;
+                for (event, why) in found {
+                    let sql = "UPDATE meter_events SET state = 'refused', error = ?2, settled_at = ?3 WHERE seq = ?1 AND state = 'accepted'";
+                    hit += c.execute(sql, params![event.seq, format!("said later: {why}"), now]).await?;
                 }
-                let outcome = format!("{} sample(s) named, {hit} intent(s) refused", named.len());
+                let outcome = format!("{} sample(s) named, {hit} event(s) refused", named.len());
                 let sql = "UPDATE stripe_error_reports SET read_at = ?2, outcome = ?3 WHERE id = ?1";
                 c.execute(sql, params![id.clone(), now, outcome]).await?;
                 tracing::warn!(report = id, refused = hit, "Stripe rejected events after it had taken them: report {id}");
@@ -494,14 +494,14 @@ async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<Strin
             period_start: row.get(3)?,
             timestamp: row.get(4)?,
             value: row.get(5)?,
-            state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
+            state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
             stripe_customer: row.get(7)?,
             invoice: invoice_of(row.get(4)?, (row.get(8)?, row.get(9)?), row.get(10)?, row.get(11)?),
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }
     let sql =
-        "SELECT DISTINCT customer, meter FROM stripe_intents INDEXED BY stripe_intents_refused WHERE state = 'refused'";
+        "SELECT DISTINCT customer, meter FROM meter_events INDEXED BY meter_events_refused WHERE state = 'refused'";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
@@ -564,16 +564,16 @@ pub(crate) async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Resu
     Ok(())
 }
 
-/// Doubtful intents whose invoice is final earlier than was known: they are not sent again, totals decide.
+/// Doubtful events whose invoice is final earlier than was known: they are not sent again, totals decide.
 pub(crate) async fn hold_back(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
-    let sql = "UPDATE stripe_intents SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'doubtful'";
+    let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'doubtful'";
     c.execute(sql, params![json(seqs)?]).await?;
     Ok(())
 }
 
-/// Intents that were never sent, and whose Stripe customer or subscription is another one now.
+/// Meter events that were never sent, and whose Stripe customer or subscription is another one now.
 pub(crate) async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
-    let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
+    let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
                WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND in_doubt = 0";
     c.execute(sql, params![json(seqs)?, now]).await?;
     Ok(())

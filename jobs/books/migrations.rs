@@ -38,7 +38,7 @@ const MIGRATIONS: &[Migration] = migrations![
     11 "0011_entitlements",
     12 "0012_notices",
     13 "0013_audit_log",
-    14 "0014_stripe_intents",
+    14 "0014_meter_events",
     15 "0015_usage_totals",
     16 "0016_restored",
     17 "0017_due_at",

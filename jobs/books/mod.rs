@@ -8,7 +8,7 @@ pub mod budget;
 pub mod customer;
 pub mod database;
 pub mod entitlement;
-pub mod intent;
+pub mod meter_event;
 pub mod invoice;
 pub mod ledger;
 pub mod meter;

@@ -2,7 +2,7 @@
 //! from Stripe's totals, invoice by invoice; until then nothing more is planned for their customer and meter.
 //!
 //! A copy carries a mark, so that whoever restores it need not remember to say so. The first `push_stripe` that finds the mark gives the
-//! books another prefix of identifiers, and makes every open intent absent: what became of it is in the totals with the rest.
+//! books another prefix of identifiers, and makes every open event absent: what became of it is in the totals with the rest.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use libsql::{Connection, Value, params};
 use super::agreement::{Events, events_between};
 use super::audit::{Act, note};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
-use super::intent::last_seq;
+use super::meter_event::last_seq;
 use super::invoice::{MARGIN, set_state};
 use super::period::{Month, instant, minute};
 
-/// Largest value of an intent (migration 0014).
+/// Largest value of an event (migration 0014).
 const LARGEST: i64 = 999_999_999_999_999;
 
 /// That these books were restored from a backup.
@@ -93,12 +93,12 @@ const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_a
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
       AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
       AND t.adopted_until IS NOT min(UNTIL, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
-      AND (UNTIL > b.starts_at OR EXISTS (SELECT 1 FROM stripe_intents i INDEXED BY stripe_intents_by_time WHERE i.customer = b.customer \
+      AND (UNTIL > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
     ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
 
 /// When the newest thing was done that the books keep the time of.
-const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM stripe_intents UNION ALL SELECT max(last_attempt_at) FROM stripe_intents \
+const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM meter_events UNION ALL SELECT max(last_attempt_at) FROM meter_events \
     UNION ALL SELECT max(read_at) FROM stripe_totals UNION ALL SELECT max(decided_at) FROM entitlements UNION ALL SELECT max(at) FROM audits \
     UNION ALL SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'synced')";
 
@@ -134,7 +134,7 @@ pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Resto
 
 /// The first attempt of what is under way or in doubt.
 async fn first_open(c: &Connection) -> Result<Option<i64>, BooksError> {
-    let sql = "SELECT min(first_attempt_at) FROM stripe_intents WHERE state IN ('sending', 'doubtful')";
+    let sql = "SELECT min(first_attempt_at) FROM meter_events WHERE state IN ('sending', 'doubtful')";
     Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
 }
 
@@ -241,7 +241,7 @@ impl Database {
         Ok(synced.is_none_or(|at| if found.seen { at < found.at } else { at <= found.backup_at }))
     }
 
-    /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open intents Stripe's totals will decide about.
+    /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open events Stripe's totals will decide about.
     ///
     /// # Errors
     /// What the database says.
@@ -257,9 +257,9 @@ impl Database {
                 Some(before) => before.min(found.since),
                 None => found.since,
             };
-            let sql = "UPDATE stripe_intents SET state = 'doubtful', in_doubt = 1 WHERE state = 'sending'";
+            let sql = "UPDATE meter_events SET state = 'doubtful', in_doubt = 1 WHERE state = 'sending'";
             c.execute(sql, ()).await?;
-            let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?1, \
+            let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?1, \
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
@@ -283,7 +283,7 @@ impl Database {
                 who: "meter".into(),
                 act: "restored".into(),
                 subject: "books".into(),
-                reason: format!("a backup of {}; {open} open intent(s) are absent now", instant(found.backup_at)),
+                reason: format!("a backup of {}; {open} open event(s) are absent now", instant(found.backup_at)),
             };
             note(c, &act, now).await?;
             Ok(Some((Restoration { since, at: now, seen: true, ..found }, open)))
@@ -342,7 +342,7 @@ impl Database {
             }
             // the total decides about what is in doubt, too
             let doubtful: Vec<i64> = of.events.iter().filter_map(|e| e.doubtful.map(|d| d.seq)).collect();
-            let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?2, \
+            let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?2, \
                        error = 'the books were restored: Stripe''s total decides' WHERE seq IN (SELECT value FROM json_each(?1))";
             c.execute(sql, params![json(&doubtful)?, now]).await?;
             let bounds = [(of.start, of.until), (of.until, of.end)];
@@ -534,7 +534,7 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }
 
-/// Makes what the lost books had sent of a stretch an accepted intent; more of them when it has too many digits for one.
+/// Makes what the lost books had sent of a stretch an accepted event; more of them when it has too many digits for one.
 async fn insert_adopted(
     c: &Connection,
     of: &ToAdopt,
@@ -555,7 +555,7 @@ async fn insert_adopted(
     }
     // no earlier than anything that it stands for: a total of part of the period has all of it, or is asked for nothing
     let timestamp = restored_at.min(minute(to) - 1).max(from);
-    let head = "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
+    let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
                 timestamp, send_before, state, attempts, created_at, settled_at, taken_at, adopted)";
     let row = |value: &i64| {
         seq += 1;

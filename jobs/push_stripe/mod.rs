@@ -1,8 +1,8 @@
-//! `push_stripe`: what the books say → intents → Stripe, each exactly once.
+//! `push_stripe`: what the books say → events → Stripe, each exactly once.
 //!
 //! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for each customer, meter and billing period,
-//! what the books say less all that was sent and is not proven absent becomes an intent (`plan`, [`decide`]); so two runs beside each
-//! other cannot plan the same amount twice. *Sending*: what an intent says was fixed before its first attempt, so every repetition carries the same
+//! what the books say less all that was sent and is not proven absent becomes an event (`plan`, [`decide`]); so two runs beside each
+//! other cannot plan the same amount twice. *Sending*: what an event says was fixed before its first attempt, so every repetition carries the same
 //! identifier, and Stripe takes it once (`send`). *Settling*: what nobody can say of an attempt is doubtful, counts as sent, and is decided
 //! by Stripe's own totals (`reconcile_stripe`).
 //!
@@ -59,7 +59,7 @@ pub struct PushReport {
     pub dry_run: bool,
     /// Customers whose totals were looked at.
     pub customers: u64,
-    /// Intents that were made, or would be.
+    /// Meter events that were made, or would be.
     pub planned: u64,
     /// Attempts to send one.
     pub attempts: u64,
@@ -77,7 +77,7 @@ pub struct PushReport {
     pub held: BTreeMap<Held, u64>,
     /// Amounts to be billed that have waited for 25 days now, of all customers.
     pub held_too_long: u64,
-    /// Intents whose identifier Stripe had although nothing was sent under it: another program sends from a copy of these books?
+    /// Meter events whose identifier Stripe had although nothing was sent under it: another program sends from a copy of these books?
     pub strange: Vec<String>,
     /// Meters that the account does not have, or that take no events.
     pub missing_meters: Vec<String>,
@@ -130,7 +130,7 @@ impl Job for PushStripe {
         if !report.strange.is_empty() {
             let names = report.strange.join(", ");
             tracing::error!(
-                "Stripe has the identifiers of intents that were never sent ({names}): does a copy of these books send too?"
+                "Stripe has the identifiers of events that were never sent ({names}): does a copy of these books send too?"
             );
         }
         for (why, count) in &report.held {
@@ -170,7 +170,7 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
             %backup_at,
             open,
             "these books were restored from a backup of {backup_at}: what was sent since is taken over from Stripe's totals, \
-             {open} open intent(s) with it; nothing is sent for the periods that this concerns until then"
+             {open} open event(s) with it; nothing is sent for the periods that this concerns until then"
         );
     }
     wake(books, billing, now).await?;
@@ -181,11 +181,11 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
         report.refused += refused;
     }
     let stale = now.as_second() - send::stale_after(account);
-    report.expired = books.recover_intents(stale, now).await?.expired;
+    report.expired = books.recover_events(stale, now).await?.expired;
     let long_ago = now.as_second() - HELD_TOO_LONG;
     report.held_too_long = books.held_since(long_ago - DAY, long_ago).await?;
     let waiting = books.stripe_waiting(now).await?;
-    if !waiting.customers && !waiting.intents {
+    if !waiting.customers && !waiting.events {
         report.restored = restored(context, now, begun.is_some()).await?;
         return Ok(report);
     }

@@ -1,4 +1,4 @@
-//! Differences between the books and what was sent → intents: loads some customers, asks [`decide`] for each meter, and writes intents,
+//! Differences between the books and what was sent → events: loads some customers, asks [`decide`] for each meter, and writes events,
 //! totals and what is held in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::{self, Billing, Case, Decision, Held, PeriodCase, Sent, closes, decide, look_again, target};
 use crate::books::database::BooksError;
-use crate::books::intent::{self, NewIntent, State};
+use crate::books::meter_event::{self, NewMeterEvent, State};
 use crate::books::invoice::{self, Due, NewTotal};
 use crate::books::plan::{Plan, Plans};
 use crate::books::quantity::Quantity;
@@ -63,7 +63,7 @@ pub(super) struct Outcome {
 /// What is to be written.
 #[derive(Debug, Default)]
 struct Changes {
-    intents: Vec<NewIntent>,
+    events: Vec<NewMeterEvent>,
     totals: Vec<NewTotal>,
     withdrawn: Vec<i64>,
     held_back: Vec<i64>,
@@ -101,9 +101,9 @@ pub(super) async fn plan_for(
     if !changes.held_back.is_empty() {
         invoice::hold_back(c, &changes.held_back).await?;
     }
-    if !changes.intents.is_empty() {
+    if !changes.events.is_empty() {
         let prefix = invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
-        intent::insert(c, &changes.intents, &prefix, now).await?;
+        meter_event::insert(c, &changes.events, &prefix, now).await?;
     }
     invoice::store_totals(c, &changes.totals, now).await?;
     invoice::looked_at(c, &changes.looked_at).await?;
@@ -284,7 +284,7 @@ fn note(
         billed_start: crate::books::period::instant(event.billed.0),
         value: event.value,
     });
-    changes.intents.push(NewIntent {
+    changes.events.push(NewMeterEvent {
         customer: id.to_owned(),
         meter: meter.to_owned(),
         period_start: period.start,

@@ -1,4 +1,4 @@
-//! Sending: some intents are claimed, sent side by side (one of each customer and meter), and what became of each is written down.
+//! Sending: some events are claimed, sent side by side (one of each customer and meter), and what became of each is written down.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::books::BooksError;
 use crate::books::Database;
-use crate::books::intent::{Intent, Settled, State};
+use crate::books::meter_event::{MeterEvent, Settled, State};
 use crate::stripe::transport::{CallError, Failure};
 use crate::stripe::{Account, Sends};
 
@@ -98,31 +98,31 @@ pub(super) fn answer(error: &CallError) -> Answer {
     }
 }
 
-/// What becomes of an intent after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
-pub(super) fn settle(intent: &Intent, answer: &Answer, request_id: Option<String>, now: i64) -> Settled {
-    let doubt = intent.in_doubt;
+/// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
+pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<String>, now: i64) -> Settled {
+    let doubt = event.in_doubt;
     let open = if doubt { State::Doubtful } else { State::Pending };
     let wait = |asked: Option<Duration>| {
         let asked = asked.and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0).clamp(0, LONGEST_WAIT);
-        let doublings = u32::try_from(intent.attempts.clamp(1, 20) - 1).unwrap_or(0);
+        let doublings = u32::try_from(event.attempts.clamp(1, 20) - 1).unwrap_or(0);
         let wait = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
         // up to half as long again, so that those that failed together do not come back together
-        let spread = (intent.seq * 7919 + intent.attempts * 104_729).rem_euclid(wait / 2 + 1);
+        let spread = (event.seq * 7919 + event.attempts * 104_729).rem_euclid(wait / 2 + 1);
         now + wait.max(asked) + spread
     };
     let settled = |state, next_at, error: Option<&String>| Settled {
-        seq: intent.seq,
-        attempts: intent.attempts,
+        seq: event.seq,
+        attempts: event.attempts,
         state,
         in_doubt: doubt || state == State::Doubtful,
-        key_no: intent.key_no,
+        key_no: event.key_no,
         next_at,
         request_id: request_id.clone(),
         error: error.map(|e| e.chars().take(500).collect()),
         taken_at: None,
     };
     // an invoice has what was taken before it was final
-    let first = intent.first_attempt_at.map_or(now, |at| at.as_second());
+    let first = event.first_attempt_at.map_or(now, |at| at.as_second());
     let taken = |at| Settled { taken_at: Some(at), ..settled(State::Accepted, None, None) };
     match answer {
         Answer::Taken(false) => taken(now),
@@ -137,7 +137,7 @@ pub(super) fn settle(intent: &Intent, answer: &Answer, request_id: Option<String
         Answer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
         Answer::NotSent(why) => settled(open, Some(wait(None)), Some(why)),
         Answer::Broken(why) => {
-            Settled { key_no: intent.key_no + 1, ..settled(State::Doubtful, Some(wait(None)), Some(why)) }
+            Settled { key_no: event.key_no + 1, ..settled(State::Doubtful, Some(wait(None)), Some(why)) }
         }
         Answer::Lost(why) => settled(State::Doubtful, Some(wait(None)), Some(why)),
     }
@@ -182,18 +182,18 @@ impl Run {
     }
 
     /// Sends one; without an answer when its turn never came.
-    async fn attempt(&self, intent: Intent, claimed: Instant) -> (Settled, Option<Answer>) {
+    async fn attempt(&self, event: MeterEvent, claimed: Instant) -> (Settled, Option<Answer>) {
         let asked = Instant::now();
         self.account.ready().await;
         let waited = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.account.sends.throttled_ms.fetch_add(waited, Ordering::Relaxed);
-        let late = self.now() >= intent.send_before || claimed.elapsed() > HOLD;
+        let late = self.now() >= event.send_before || claimed.elapsed() > HOLD;
         if self.stopped() || late {
             let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
-            let settled = settle(&intent, &answer, None, self.now().as_second());
+            let settled = settle(&event, &answer, None, self.now().as_second());
             return (Settled { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, None);
         }
-        let (answer, request_id) = match self.account.send(&intent).await {
+        let (answer, request_id) = match self.account.send(&event).await {
             Ok(around) => (Answer::Taken(around.replayed), around.request_id),
             Err(error) => (answer(&error), error.around.request_id),
         };
@@ -205,7 +205,7 @@ impl Run {
                     self.stop(Stop::Away(why.clone(), asked));
                 }
             }
-            Answer::Refused(why) | Answer::Exists(why) if !intent.in_doubt => {
+            Answer::Refused(why) | Answer::Exists(why) if !event.in_doubt => {
                 if self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSES_ALL {
                     self.stop(Stop::Away(format!("{REFUSES_ALL} events in a row were refused: {why}"), None));
                 }
@@ -215,7 +215,7 @@ impl Run {
                 self.refused_in_a_row.store(0, Ordering::Relaxed);
             }
         }
-        (settle(&intent, &answer, request_id, self.now().as_second()), Some(answer))
+        (settle(&event, &answer, request_id, self.now().as_second()), Some(answer))
     }
 }
 
@@ -232,22 +232,22 @@ pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> R
     let limit = account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(at_once, 5000);
     let mut tally = Tally::default();
     while !run.stopped() {
-        let intents = books.claim_intents(limit, run.now()).await?;
-        if intents.is_empty() {
+        let events = books.claim_events(limit, run.now()).await?;
+        if events.is_empty() {
             break;
         }
-        send_some(books, &run, intents, &mut tally).await?;
+        send_some(books, &run, events, &mut tally).await?;
     }
     tally.stopped = run.stop.into_inner().ok().flatten();
     Ok(tally)
 }
 
 /// Sends some that are claimed; outcomes are written down while others are still under way.
-async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mut Tally) -> Result<(), BooksError> {
+async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: &mut Tally) -> Result<(), BooksError> {
     let claimed = Instant::now();
     let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
     let sending = async move {
-        let attempts = stream::iter(intents).map(|intent| run.attempt(intent, claimed));
+        let attempts = stream::iter(events).map(|event| run.attempt(event, claimed));
         let mut attempts = attempts.buffer_unordered(run.account.at_once.max(1));
         while let Some(outcome) = attempts.next().await {
             if done.send(outcome).await.is_err() {
@@ -261,7 +261,7 @@ async fn send_some(books: &Database, run: &Run, intents: Vec<Intent>, tally: &mu
         while outcomes.recv_many(&mut some, SETTLED_AT_ONCE).await > 0 {
             let settled =
                 some.drain(..).map(|(settled, answer)| count(tally, &run.account.sends, settled, answer)).collect();
-            books.settle_intents(settled, run.now()).await?;
+            books.settle_events(settled, run.now()).await?;
         }
         Ok(())
     };
@@ -287,7 +287,7 @@ fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: Option<Answ
                 tally.strange.push(settled.seq.to_string());
             }
             let why = settled.error.as_deref().unwrap_or_default();
-            tracing::warn!(intent = settled.seq, "Stripe refused intent {}: {why}", settled.seq);
+            tracing::warn!(event = settled.seq, "Stripe refused event {}: {why}", settled.seq);
         }
         State::Doubtful => tally.doubtful += 1,
         State::Pending | State::Sending | State::Absent | State::Dropped => tally.again += 1,

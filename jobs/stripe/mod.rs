@@ -30,7 +30,7 @@ use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, Stripe
 use stripe_product::price::ListPrice;
 
 use self::transport::{Around, CallError, Failure, Transport};
-use crate::books::intent::Intent;
+use crate::books::meter_event::MeterEvent;
 
 /// Objects that are asked for at once, the most that Stripe gives.
 const PAGE: i64 = 100;
@@ -225,14 +225,14 @@ impl Account {
     ///
     /// # Errors
     /// What became of it otherwise.
-    pub async fn send(&self, intent: &Intent) -> Result<Around, CallError> {
+    pub async fn send(&self, event: &MeterEvent) -> Result<Around, CallError> {
         let [customer, value] = PAYLOAD.map(str::to_owned);
-        let payload = HashMap::from([(customer, intent.stripe_customer.clone()), (value, intent.value.to_string())]);
-        let event = CreateBillingMeterEvent::new(intent.event_name.clone(), payload)
-            .identifier(intent.identifier.clone())
-            .timestamp(intent.timestamp.as_second());
-        let key = format!("{}:k{}", intent.identifier, intent.key_no);
-        let (_, around) = self.transport.call(event.build(), Some(&key)).await?;
+        let payload = HashMap::from([(customer, event.stripe_customer.clone()), (value, event.value.to_string())]);
+        let request = CreateBillingMeterEvent::new(event.event_name.clone(), payload)
+            .identifier(event.identifier.clone())
+            .timestamp(event.timestamp.as_second());
+        let key = format!("{}:k{}", event.identifier, event.key_no);
+        let (_, around) = self.transport.call(request.build(), Some(&key)).await?;
         Ok(around)
     }
 

@@ -27,8 +27,8 @@ struct Seen {
     /// Requests that look different: the judge would say the same of the others.
     shapes: BTreeMap<String, Recorded>,
     requests: usize,
-    /// Intents by state, doubt and whether they were carried forward.
-    intents: BTreeMap<String, u64>,
+    /// Meter events by state, doubt and whether they were carried forward.
+    events: BTreeMap<String, u64>,
     held: u64,
 }
 
@@ -63,15 +63,15 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     settle(&world, &mut rng, now).await;
     let late = check(&world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test histories")).await;
     assert_eq!(late, 0, "these books know what they sent");
-    let sql = "SELECT state || iif(in_doubt, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM stripe_intents";
-    let (intents, held) =
+    let sql = "SELECT state || iif(in_doubt, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM meter_events";
+    let (events, held) =
         (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE held_because = 'below_zero'").await);
     let requests = world.stripe.world().take_requests();
     let mut seen = seen.lock().unwrap();
     seen.requests += requests.len();
     seen.held += u64::try_from(held.len()).unwrap();
-    for kind in intents {
-        *seen.intents.entry(kind).or_default() += 1;
+    for kind in events {
+        *seen.events.entry(kind).or_default() += 1;
     }
     for request in requests {
         seen.shapes.entry(shape(&request)).or_insert(request);
@@ -91,7 +91,7 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
         })
         .await;
         let seen = seen.lock().unwrap();
-        println!("{} requests, {} amounts below zero held, intents: {:#?}", seen.requests, seen.held, seen.intents);
+        println!("{} requests, {} amounts below zero held, events: {:#?}", seen.requests, seen.held, seen.events);
         judge(&seen.shapes.values().cloned().collect::<Vec<_>>());
         // histories in which nothing goes wrong would prove nothing
         for kind in [
@@ -102,9 +102,9 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
             "accepted negative carried",
         ] {
             assert!(
-                !all || seen.intents.get(kind).is_some_and(|n| *n > 20),
-                "too few intents are {kind}: {:?}",
-                seen.intents
+                !all || seen.events.get(kind).is_some_and(|n| *n > 20),
+                "too few events are {kind}: {:?}",
+                seen.events
             );
         }
         assert!(!all || seen.held > 20, "{}", seen.held);

@@ -1,6 +1,6 @@
 //! Random histories in which the books are lost and a backup is restored: what the lost books had sent is billed once, and so is what they had not.
 //!
-//! A world lives as in `histories.rs`, with every fault. At some moment a backup is made, with intents open or not; the books go on for hours or weeks, are
+//! A world lives as in `histories.rs`, with every fault. At some moment a backup is made, with events open or not; the books go on for hours or weeks, are
 //! killed, and the backup takes their place. Then time goes on, hour by hour, with new usage, restated usage and cancelled subscriptions as
 //! before, and some worlds are restored a second time. In the end each invoice equals the books. `METER_TEST_SEED=n` runs a world again,
 //! `METER_TEST_WORLDS=n` says how many there are.
@@ -68,7 +68,7 @@ impl Life<'_> {
         // the worker is between two runs, or in the middle of one that a kill ended
         let made = self.now - self.rng.i64(0..600);
         let open =
-            self.world.rows("SELECT state FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful')").await;
+            self.world.rows("SELECT state FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful')").await;
         for state in open {
             self.count(format!("{state} in a backup"), 1);
         }
@@ -139,7 +139,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     if rounds == 1 {
         covers(&life.world, seed).await;
     }
-    let adopted = life.world.rows("SELECT sign(value) FROM stripe_intents WHERE adopted = 1").await;
+    let adopted = life.world.rows("SELECT sign(value) FROM meter_events WHERE adopted = 1").await;
     for sign in adopted {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
     }
@@ -149,11 +149,11 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
 
 /// What was taken over is no earlier than anything that it stands for, and its period has it all.
 async fn covers(world: &World, seed: u64) {
-    let sql = "SELECT stripe_customer, event_name, billed_start, billed_end / 60 * 60, max(timestamp), sum(value) FROM stripe_intents \
+    let sql = "SELECT stripe_customer, event_name, billed_start, billed_end / 60 * 60, max(timestamp), sum(value) FROM meter_events \
                WHERE adopted = 1 GROUP BY 1, 2, 3, 4";
     let adopted = world.rows(sql).await;
     let known: BTreeSet<String> =
-        world.rows("SELECT identifier FROM stripe_intents WHERE state = 'accepted'").await.into_iter().collect();
+        world.rows("SELECT identifier FROM meter_events WHERE state = 'accepted'").await.into_iter().collect();
     for row in adopted {
         let columns: Vec<&str> = row.split('|').collect();
         let number = |i: usize| columns[i].parse::<i64>().unwrap();
@@ -210,7 +210,7 @@ async fn ends_that_become_known_late_are_taken_over_as_they_are() {
         for hour in 0..60 {
             run_all(&world, days(4) + 60 + hour * HOUR, true).await;
         }
-        let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1").await;
+        let adopted = world.rows("SELECT count(*) FROM meter_events WHERE adopted = 1").await;
         assert_eq!(adopted, ["3"], "one of each customer: ann's on no invoice");
         // bob's ended before the lost books sent their last, and that is known only now
         world.stripe.world().set_now(days(3) + HOUR);
@@ -218,7 +218,7 @@ async fn ends_that_become_known_late_are_taken_over_as_they_are() {
         settle(&world, &mut rng, days(8)).await;
         assert_eq!(check(&world, "cargo test -p jobs --test restore ends").await, 0);
         let adopted =
-            world.rows("SELECT customer, count(*) FROM stripe_intents WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
+            world.rows("SELECT customer, count(*) FROM meter_events WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
         assert_eq!(adopted[0], "ann|1");
         assert!(adopted[1] != "bob|0" && adopted[2] == "cyd|1", "{adopted:?}");
     }
@@ -266,7 +266,7 @@ async fn less_than_the_books_know_is_believed_only_when_it_stays() {
         world.stripe.world().set_summary_lag(9 * DAY);
         let dip = hours(&world, quiet, restored + 40 * HOUR).await;
         assert_eq!(world.stripe.world().events().len(), sent, "nothing is sent again while it may only lag");
-        let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1").await;
+        let adopted = world.rows("SELECT count(*) FROM meter_events WHERE adopted = 1").await;
         assert_eq!(adopted, ["0"]);
         if comes_back {
             world.stripe.world().set_summary_lag(0);
@@ -277,7 +277,7 @@ async fn less_than_the_books_know_is_believed_only_when_it_stays() {
         } else {
             // it stays so: then it is taken for lost, as everywhere else
             hours(&world, dip, dip + 2 * DAY).await;
-            let adopted = world.rows("SELECT count(*) FROM stripe_intents WHERE adopted = 1 AND value < 0").await;
+            let adopted = world.rows("SELECT count(*) FROM meter_events WHERE adopted = 1 AND value < 0").await;
             assert_eq!(adopted, ["3"]);
         }
     }
@@ -319,7 +319,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     noted("2026-02", false).await;
     settle(&world, &mut rng, late).await;
     assert_eq!(check(&world, "cargo test -p jobs --test restore totals_are").await, 0);
-    assert!(world.rows("SELECT 1 FROM stripe_intents WHERE adopted = 1 AND value < 0").await.is_empty());
+    assert!(world.rows("SELECT 1 FROM meter_events WHERE adopted = 1 AND value < 0").await.is_empty());
 }
 
 /// A customer subscribes after the backup, and a month ends before the books are restored: the month is closed when it is known whose period it was.
@@ -386,7 +386,7 @@ async fn a_total_is_taken_over_once() {
     let of = books.totals_to_adopt(restoration, HOUR, Some("ann".into()), 10, at(now)).await.unwrap().remove(0);
     assert!(books.adopt(of.clone(), [100, 0], restoration, HOUR, at(now)).await.unwrap());
     assert!(!books.adopt(of, [100, 0], restoration, HOUR, at(now)).await.unwrap(), "it is no longer to be taken over");
-    let sum = world.rows("SELECT sum(value) FROM stripe_intents WHERE adopted = 1").await;
+    let sum = world.rows("SELECT sum(value) FROM meter_events WHERE adopted = 1").await;
     assert_eq!(sum, ["100"]);
 }
 
@@ -424,7 +424,7 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     world.restore(backup).await;
     let now = hours(&world, now, now + 5 * DAY).await;
     let adopted =
-        world.rows("SELECT customer, sum(value) FROM stripe_intents WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
+        world.rows("SELECT customer, sum(value) FROM meter_events WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
     assert_eq!(
         adopted,
         ["ann|500000", "bob|500000", "cyd|500000"],

@@ -13,7 +13,7 @@ mod enqueue;
 mod entitlements;
 mod health;
 mod ingest;
-mod intents;
+mod events;
 mod jobs_of;
 mod notices;
 mod plan;
@@ -105,7 +105,7 @@ enum Command {
     Push(push::Args),
     /// Look at what was sent to Stripe, and decide about what was refused
     #[command(subcommand)]
-    Intents(intents::Action),
+    Events(events::Action),
     /// Set up the Stripe account, or compare it with the configuration
     #[command(subcommand)]
     Stripe(stripe::Action),
@@ -217,7 +217,7 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
             Command::Turn(args) => turn::run(args, &config, now).await,
             Command::Notices(action) => notices::run(action, &config, now).await,
             Command::Push(args) => push::run(args, &config, now).await,
-            Command::Intents(action) => intents::run(action, &config, now).await,
+            Command::Events(action) => events::run(action, &config, now).await,
             Command::Stripe(action) => stripe::run(action, &config, now).await,
             Command::Reconcile(args) => reconcile::run(args, &config, now).await,
             Command::Status(args) => status::run(args, &config, now).await,

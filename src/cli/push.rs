@@ -69,7 +69,7 @@ pub(super) fn reason(held: Held) -> &'static str {
         Held::BelowZero => {
             "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
         }
-        Held::Refused => "Stripe refused an event of this customer and meter: `meter intents list --state refused`",
+        Held::Refused => "Stripe refused an event of this customer and meter: `meter events list --state refused`",
         Held::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
         Held::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
     }
@@ -141,7 +141,7 @@ pub(super) fn show(report: &PushReport, config: &Config) {
     }
     if !report.strange.is_empty() {
         let names = report.strange.join(", ");
-        print::out(&format!("look at it: Stripe had the identifiers of intents that were never sent: {names}"));
+        print::out(&format!("look at it: Stripe had the identifiers of events that were never sent: {names}"));
     }
     if let Some(why) = &report.stopped {
         print::out(&format!("sending stopped early; the next run goes on: {why}"));

@@ -14,7 +14,7 @@ use jobs::push_stripe::{Planned, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::Sink;
 
-use super::intents::who;
+use super::events::who;
 use super::jobs_of::ago;
 use super::push::said;
 use super::{BadUsage, Done, print};

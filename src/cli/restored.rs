@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::audit::Act;
 use jobs::books::period::Month;
 
-use super::intents::who;
+use super::events::who;
 use super::{BadUsage, Done, print};
 use crate::config::Config;
 use crate::wiring;

@@ -97,7 +97,7 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
         );
     }
     let stripe = &s.books.stripe;
-    let state = |name: &str| print::count(stripe.intents.get(name).copied().unwrap_or(0));
+    let state = |name: &str| print::count(stripe.events.get(name).copied().unwrap_or(0));
     let held: i64 = s.customers.held.values().sum();
     line(
         "Stripe",

@@ -45,7 +45,7 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
     ("meter_turn_oldest_overdue_seconds", "For how long the oldest TURN period is over that is not closed.", &[]),
     ("meter_stripe_mode", "1 for where money goes: nowhere, a dry run, a test or the live account.", &["mode"]),
-    ("meter_stripe_intents", "Amounts to be sent to Stripe.", &["state"]),
+    ("meter_stripe_events", "Amounts to be sent to Stripe.", &["state"]),
     ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
     ("meter_stripe_oldest_doubtful_seconds", "For how long the oldest doubtful one has been in doubt.", &[]),
     ("meter_stripe_drift_units", "How far Stripe's totals are from what they should be.", &["meter"]),
@@ -229,8 +229,8 @@ fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Re
     for mode in ["off", "dry_run", "demo", "test", "live"] {
         board.set("meter_stripe_mode", &[mode], u8::from(mode == standing.billing))?;
     }
-    for (state, count) in &stripe.intents {
-        board.set("meter_stripe_intents", &[state], count)?;
+    for (state, count) in &stripe.events {
+        board.set("meter_stripe_events", &[state], count)?;
     }
     board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, standing.at)?;
     board.age("meter_stripe_oldest_doubtful_seconds", &[], stripe.oldest_doubtful_at, standing.at)?;

@@ -157,7 +157,7 @@ fn queue(facts: &Facts<'_>, now: Timestamp) -> Tile {
 
 fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let stripe = &facts.standing.books.stripe;
-    let of = |state| stripe.intents.get(state).copied().unwrap_or(0);
+    let of = |state| stripe.events.get(state).copied().unwrap_or(0);
     let tile = Tile::new("Stripe", html! { (count(of("pending") + of("sending"))) " to send" });
     let tile = match stripe.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),

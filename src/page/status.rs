@@ -191,7 +191,7 @@ fn entitlements(facts: &Facts<'_>, now: Timestamp) -> Markup {
 
 fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
     let (stripe, customers) = (&facts.standing.books.stripe, &facts.standing.customers);
-    let of = |state: &str| stripe.intents.get(state).copied().unwrap_or(0);
+    let of = |state: &str| stripe.events.get(state).copied().unwrap_or(0);
     let meters: std::collections::BTreeSet<&String> =
         customers.drift.keys().chain(customers.held_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };

@@ -163,17 +163,17 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
     if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > UNDECIDED) {
         let what =
             format!("an event has been in doubt for {}, longer than Stripe's totals take to decide", span(since(at)));
-        add(Level::Wrong, "MeterIntentUndecided", what, "meter intents list --state doubtful; meter reconcile");
+        add(Level::Wrong, "MeterEventUndecided", what, "meter events list --state doubtful; meter reconcile");
     } else if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > DOUBTFUL) {
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
-        add(Level::Look, "MeterIntentDoubtful", what, "meter intents list --state doubtful");
+        add(Level::Look, "MeterEventUnconfirmed", what, "meter events list --state doubtful");
     }
     let lacks = match s.billing {
         "dry_run" => Some(("there is no key now", "set METER_STRIPE__KEY")),
         "off" => Some(("the configuration bills no meter now", "put [stripe.meters] back into the configuration")),
         _ => None,
     };
-    if let Some((why, act)) = lacks.filter(|_| stripe.intents.get("settled").is_some_and(|n| *n > 0)) {
+    if let Some((why, act)) = lacks.filter(|_| stripe.events.get("settled").is_some_and(|n| *n > 0)) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
         add(Level::Wrong, "MeterStripeDryRun", what, act);
     }
@@ -183,9 +183,9 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
             add(Level::Look, "MeterStripeHeld", what, "meter push; docs/stripe.md, \"Why an amount is held\"");
         }
     }
-    if let Some(refused) = stripe.intents.get("refused").filter(|n| **n > 0) {
+    if let Some(refused) = stripe.events.get("refused").filter(|n| **n > 0) {
         let what = format!("Stripe refused {refused} event(s)");
-        add(Level::Look, "MeterIntentRefused", what, "meter intents list --state refused");
+        add(Level::Look, "MeterEventRefused", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_held_at].into_iter().flatten().min();
     if let Some(at) = oldest.filter(|at| since(*at) > NEAR_LIMIT) {
@@ -280,7 +280,7 @@ mod tests {
             "MeterStripeDryRun",
             |s| {
                 s.billing = "dry_run";
-                s.books.stripe.intents.insert("settled", 1);
+                s.books.stripe.events.insert("settled", 1);
             },
             |s| s.billing = "dry_run",
         ),
@@ -288,7 +288,7 @@ mod tests {
             "MeterStripeDryRun",
             |s| {
                 s.billing = "off";
-                s.books.stripe.intents.insert("settled", 1);
+                s.books.stripe.events.insert("settled", 1);
             },
             |s| s.billing = "off",
         ),
@@ -383,26 +383,26 @@ mod tests {
             "MeterStripeAlarm",
             |s| s.books.stripe.alarms = 1,
             |s| {
-                s.books.stripe.intents.insert("settled", 1);
+                s.books.stripe.events.insert("settled", 1);
             },
         ),
         (
-            "MeterIntentUndecided",
+            "MeterEventUndecided",
             |s| s.books.stripe.oldest_doubtful_at = hours(97),
             |s| s.books.stripe.oldest_doubtful_at = hours(1),
         ),
         (
-            "MeterIntentDoubtful",
+            "MeterEventUnconfirmed",
             |s| s.books.stripe.oldest_doubtful_at = hours(2),
             |s| s.books.stripe.oldest_doubtful_at = hours(1),
         ),
         (
-            "MeterIntentRefused",
+            "MeterEventRefused",
             |s| {
-                s.books.stripe.intents.insert("refused", 1);
+                s.books.stripe.events.insert("refused", 1);
             },
             |s| {
-                s.books.stripe.intents.insert("pending", 1);
+                s.books.stripe.events.insert("pending", 1);
             },
         ),
         (

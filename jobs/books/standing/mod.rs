@@ -108,8 +108,8 @@ pub struct DayUsage {
 /// What is sent to Stripe.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StripeStanding {
-    /// Intents in the states `pending`, `sending`, `doubtful`, `refused`, and `settled` for all others.
-    pub intents: BTreeMap<&'static str, i64>,
+    /// Meter events in the states `pending`, `sending`, `doubtful`, `refused`, and `settled` for all others.
+    pub events: BTreeMap<&'static str, i64>,
     /// When the oldest one was made that was not sent yet.
     pub oldest_pending_at: Option<Timestamp>,
     /// Since when the oldest doubtful one is in doubt.

@@ -223,14 +223,14 @@ async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<D
 async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
     let mut found = StripeStanding::default();
     for state in ["pending", "sending", "doubtful", "refused", "settled"] {
-        found.intents.insert(state, 0);
+        found.events.insert(state, 0);
     }
-    let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM stripe_intents INDEXED BY stripe_intents_open \
+    let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM meter_events INDEXED BY meter_events_open \
                WHERE state IN ('pending', 'sending', 'doubtful') GROUP BY state";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let state: String = row.get(0)?;
-        if let Some(count) = found.intents.get_mut(state.as_str()) {
+        if let Some(count) = found.events.get_mut(state.as_str()) {
             *count = row.get(1)?;
         }
         match state.as_str() {
@@ -239,12 +239,12 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
             _ => {}
         }
     }
-    let sql = "SELECT (SELECT count(*) FROM stripe_intents WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM stripe_intents), \
+    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events), \
                (SELECT count(*) FROM stripe_totals WHERE alarm IS NOT NULL)";
     if let Some(row) = first_row(c, sql, ()).await? {
-        found.intents.insert("refused", row.get(0)?);
-        let open: i64 = found.intents.values().sum();
-        found.intents.insert("settled", row.get::<i64>(1)? - open);
+        found.events.insert("refused", row.get(0)?);
+        let open: i64 = found.events.values().sum();
+        found.events.insert("settled", row.get::<i64>(1)? - open);
         found.alarms = row.get(2)?;
     }
     found.some_alarms = alarms(c, NAMED).await?;

@@ -1,4 +1,4 @@
-//! Tables and properties of what an attempt came to, and what becomes of its intent.
+//! Tables and properties of what an attempt came to, and what becomes of its event.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::stripe::transport::Around;
 
 const NOW: i64 = 1_800_000_000;
-/// The first attempt of every intent here.
+/// The first attempt of every event here.
 const FIRST: i64 = NOW - 500;
 
 fn error(status: Option<u16>, kind: Failure, message: &str) -> CallError {
@@ -97,9 +97,9 @@ fn what_comes_around_an_answer_is_heeded() {
     assert_eq!(answer(&error), Answer::Later("Stripe answered 429: slow down (req_1)".into(), wait));
 }
 
-fn intent(seq: i64, in_doubt: bool, attempts: i64) -> Intent {
+fn event(seq: i64, in_doubt: bool, attempts: i64) -> MeterEvent {
     let at = |second: i64| Timestamp::from_second(second).unwrap();
-    Intent {
+    MeterEvent {
         seq,
         identifier: format!("meter-{seq}"),
         customer: "ada".into(),
@@ -139,7 +139,7 @@ enum Next {
 fn an_answer_leads_to_one_state() {
     use State::{Accepted, Doubtful, Pending, Refused};
     let why = || "why".to_owned();
-    // for an intent that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
+    // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
     let rows = [
         (
             Answer::Taken(false),
@@ -161,7 +161,7 @@ fn an_answer_leads_to_one_state() {
     ];
     for (answer, sure, doubtful) in rows {
         for (in_doubt, expected) in [(false, sure), (true, doubtful)] {
-            let settled = settle(&intent(7, in_doubt, 1), &answer, Some("req_1".into()), NOW);
+            let settled = settle(&event(7, in_doubt, 1), &answer, Some("req_1".into()), NOW);
             let next = match settled.next_at {
                 None => Next::Never,
                 Some(NOW) => Next::Now,
@@ -180,18 +180,18 @@ fn an_answer_leads_to_one_state() {
 
 #[test]
 fn what_went_wrong_is_kept_in_500_characters() {
-    let settled = settle(&intent(7, false, 1), &Answer::Refused("é".repeat(1000)), None, NOW);
+    let settled = settle(&event(7, false, 1), &Answer::Refused("é".repeat(1000)), None, NOW);
     assert_eq!(settled.error, Some("é".repeat(500)));
 }
 
 #[test]
 fn without_a_first_attempt_it_was_taken_now() {
-    let unknown = Intent { first_attempt_at: None, ..intent(7, true, 1) };
+    let unknown = MeterEvent { first_attempt_at: None, ..meter_event(7, true, 1) };
     assert_eq!(settle(&unknown, &Answer::Exists("why".into()), None, NOW).taken_at, Some(NOW));
 }
 
 fn wait(seq: i64, attempts: i64, asked: Option<Duration>) -> i64 {
-    let settled = settle(&intent(seq, false, attempts), &Answer::Later("later".into(), asked), None, NOW);
+    let settled = settle(&event(seq, false, attempts), &Answer::Later("later".into(), asked), None, NOW);
     settled.next_at.unwrap() - NOW
 }
 
@@ -223,7 +223,7 @@ fn waits_double_up_to_half_an_hour() {
 #[test]
 fn those_that_failed_together_do_not_come_back_together() {
     let waits: std::collections::BTreeSet<i64> = (1..=100).map(|seq| wait(seq, 10, None)).collect();
-    assert!(waits.len() > 50, "{} instants for 100 intents", waits.len());
+    assert!(waits.len() > 50, "{} instants for 100 events", waits.len());
 }
 
 #[test]
@@ -270,15 +270,15 @@ proptest! {
         key_no in 0..5_i64,
         answers in prop::collection::vec(any_answer(), 1..20),
     ) {
-        let mut intent = Intent { key_no, ..intent(seq, in_doubt, attempts) };
+        let mut event = MeterEvent { key_no, ..meter_event(seq, in_doubt, attempts) };
         let (mut now, mut doubt) = (NOW, in_doubt);
         for answer in answers {
-            intent.attempts += 1;
-            let settled = settle(&intent, &answer, None, now);
+            event.attempts += 1;
+            let settled = settle(&event, &answer, None, now);
             doubt |= matches!(answer, Answer::Lost(_) | Answer::Broken(_));
             prop_assert_eq!(settled.in_doubt, doubt, "{:?}", answer);
             let stored = i64::from(matches!(answer, Answer::Broken(_)));
-            prop_assert_eq!(settled.key_no, intent.key_no + stored, "{:?}", answer);
+            prop_assert_eq!(settled.key_no, event.key_no + stored, "{:?}", answer);
             prop_assert_eq!(settled.seq, seq);
             let is_over = matches!(settled.state, State::Accepted | State::Refused);
             prop_assert!(!is_over || settled.next_at.is_none(), "{:?}", settled);
@@ -290,7 +290,7 @@ proptest! {
             prop_assert!(settled.state != State::Refused || settled.error.is_some(), "the books ask for it");
             let wait = settled.next_at.map_or(0, |at| at - now);
             prop_assert!((0..=LONGEST_WAIT * 3 / 2).contains(&wait), "{} s", wait);
-            (intent.in_doubt, intent.key_no) = (settled.in_doubt, settled.key_no);
+            (event.in_doubt, event.key_no) = (settled.in_doubt, settled.key_no);
             let Some(at) = settled.next_at else { break };
             now = at;
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::books::agreement::{Accepted, Doubtful};
-use crate::books::intent::RESEND;
+use crate::books::meter_event::RESEND;
 
 const DAY: i64 = 86_400;
 const T0: i64 = 1_800_000_000;

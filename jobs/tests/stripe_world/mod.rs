@@ -339,20 +339,20 @@ impl World {
     pub async fn accepted_on(&self, who: usize, meter: &str, start: i64) -> i64 {
         let period = self.periods(who).await.into_iter().find(|p| p.start == start);
         let end = period.map_or(start, |p| p.end);
-        let sql = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3 \
+        let sql = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3 \
                    AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
         self.number(sql, who, meter.into(), start, end).await
     }
 
     /// Events that Stripe took and that were not there later.
     pub async fn rejected(&self, who: usize, meter: &str) -> i64 {
-        let sql = "SELECT count(*) FROM stripe_intents WHERE customer = ?4 AND meter = ?1 AND state = 'absent' AND attempts > 0 AND ?2 = ?3";
+        let sql = "SELECT count(*) FROM meter_events WHERE customer = ?4 AND meter = ?1 AND state = 'absent' AND attempts > 0 AND ?2 = ?3";
         self.number(sql, who, meter.into(), 0, 0).await
     }
 
     /// What is accepted, and held, of a period's usage.
     pub async fn sent_for(&self, who: usize, meter: &str, period: &Period) -> (i64, i64) {
-        let sent = "SELECT coalesce(sum(value), 0) FROM stripe_intents i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
+        let sent = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
                     AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
         let held = "SELECT coalesce(sum(held), 0) FROM stripe_totals WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
         let (from, to) = (period.start, period.end);

@@ -131,22 +131,22 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
 /// its invoice, which nobody can see: it is billed to nobody.
 pub async fn check(world: &World, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
-               settled_at, error FROM stripe_intents ORDER BY seq";
-    let mut intents = world.rows(sql).await;
-    intents.extend(
+               settled_at, error FROM meter_events ORDER BY seq";
+    let mut events = world.rows(sql).await;
+    events.extend(
         world
             .rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions")
             .await,
     );
-    intents
+    events
         .extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
-    intents.extend(world.rows("SELECT 'total', * FROM stripe_totals").await);
-    let intents = intents.join("\n");
+    events.extend(world.rows("SELECT 'total', * FROM stripe_totals").await);
+    let events = events.join("\n");
     let fail = |what: &str| -> ! {
         let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
-        panic!("{what}\nagain with: {again}\n{intents}\n{events}");
+        panic!("{what}\nagain with: {again}\n{events}\n{events}");
     };
-    let open = world.rows("SELECT seq, state, value, error FROM stripe_intents WHERE state IN ('pending', 'sending', 'doubtful', 'refused')").await;
+    let open = world.rows("SELECT seq, state, value, error FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful', 'refused')").await;
     if !open.is_empty() {
         fail(&format!("not settled: {open:?}"));
     }
@@ -168,15 +168,15 @@ pub async fn check(world: &World, again: &str) -> i64 {
         (stripe.lost(), stripe.counts(), invoices)
     };
     // what was sent before it was known that the subscription had ended is on no invoice, and the books know
-    let sql = "SELECT identifier FROM stripe_intents i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
+    let sql = "SELECT identifier FROM meter_events i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
                WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
     let stray = world.rows(sql).await;
     let known: BTreeSet<String> =
-        world.rows("SELECT identifier FROM stripe_intents WHERE state = 'accepted'").await.into_iter().collect();
+        world.rows("SELECT identifier FROM meter_events WHERE state = 'accepted'").await.into_iter().collect();
     // what lost books sent to an invoice that was final, because they did not know that its subscription had ended: Stripe's totals have it, and no invoice
     // of attempts on both sides of an invoice's end that became known only later, nobody can tell which one Stripe took: it counts as billed, because
     // the other guess could bill it twice
-    let sql = "SELECT i.identifier FROM stripe_intents i JOIN invoiced_periods p ON p.customer = i.customer AND p.starts_at <= i.timestamp \
+    let sql = "SELECT i.identifier FROM meter_events i JOIN invoiced_periods p ON p.customer = i.customer AND p.starts_at <= i.timestamp \
                AND p.ends_at > i.timestamp WHERE i.state = 'accepted' AND i.in_doubt = 1 AND i.attempts > 1 \
                AND i.taken_at < p.ends_at + 3600 AND i.last_attempt_at >= p.ends_at + 3600";
     let either: BTreeSet<String> = world.rows(sql).await.into_iter().collect();
@@ -201,7 +201,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
             *raw.entry(line.start).or_default() += i64::try_from(line.sum).unwrap();
             billed += i64::try_from(line.quantity).unwrap();
         }
-        // each invoice has what the intents say
+        // each invoice has what the events say
         let mut never = 0;
         for (start, sum) in &raw {
             let ours = world.accepted_on(who, meter, *start).await;
@@ -214,7 +214,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
             let late: i64 = late.iter().filter(is_late).map(|e| i64::try_from(e.value).unwrap()).sum();
             if ours != *sum + late {
                 fail(&format!(
-                    "{name} {meter}: the invoice from {start} has {sum} and {late} came late, intents say {ours}"
+                    "{name} {meter}: the invoice from {start} has {sum} and {late} came late, events say {ours}"
                 ));
             }
             never += late;

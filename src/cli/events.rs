@@ -1,19 +1,19 @@
-//! `meter intents`: what was sent to Stripe, and what became of it.
+//! `meter events`: what was sent to Stripe, and what became of it.
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use jobs::books::audit::Act;
-use jobs::books::intent::{Intent, Manual, State};
+use jobs::books::meter_event::{MeterEvent, Manual, State};
 
 use super::jobs_of::ago;
 use super::{BadUsage, Done, print};
 use crate::config::Config;
 use crate::wiring;
 
-/// What to do with intents.
+/// What to do with events.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List intents, the newest first; ends with 3 while any is refused
+    /// List events, the newest first; ends with 3 while any is refused
     List {
         /// Only those in this state
         #[arg(long, value_enum)]
@@ -28,7 +28,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show everything about one intent, and what people did to it
+    /// Show everything about one event, and what people did to it
     Show {
         /// Its number or identifier
         id: String,
@@ -36,7 +36,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Plan refused intents anew, when what Stripe refused them for is mended
+    /// Plan refused events anew, when what Stripe refused them for is mended
     Retry(Manually),
     /// Never send these; their amounts are not billed
     Drop(Manually),
@@ -53,7 +53,7 @@ pub(crate) struct Manually {
     reason: String,
 }
 
-/// States of an intent.
+/// States of an event.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Which {
     Pending,
@@ -83,27 +83,27 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let books = wiring::existing_books(config).await?;
     match action {
         Action::List { state, customer, limit, json } => {
-            let intents = books.intents(state.map(Which::state), customer, limit).await?;
-            let refused = books.intents(Some(State::Refused), None, 1).await?;
+            let events = books.meter_events(state.map(Which::state), customer, limit).await?;
+            let refused = books.meter_events(Some(State::Refused), None, 1).await?;
             if json {
-                print::json(&intents)?;
-            } else if intents.is_empty() {
-                print::out("there is no such intent");
+                print::json(&events)?;
+            } else if events.is_empty() {
+                print::out("there is no such event");
             } else {
-                table(&intents, now);
+                table(&events, now);
             }
             Ok(if refused.is_empty() { Done::Well } else { Done::Held })
         }
         Action::Show { id, json } => {
-            let Some(intent) = books.intent(&id).await? else {
-                return Err(BadUsage(format!("there is no intent `{id}`; `meter intents list` shows them")).into());
+            let Some(event) = books.meter_event(&id).await? else {
+                return Err(BadUsage(format!("there is no event `{id}`; `meter events list` shows them")).into());
             };
-            let acts = books.audit(subject(&intent)).await?;
+            let acts = books.audit(subject(&event)).await?;
             if json {
-                print::json(&serde_json::json!({ "intent": intent, "audit": acts }))?;
+                print::json(&serde_json::json!({ "event": event, "audit": acts }))?;
                 return Ok(Done::Well);
             }
-            for (name, value) in fields(&intent) {
+            for (name, value) in fields(&event) {
                 print::out(&format!("{name:<16} {value}"));
             }
             for act in acts {
@@ -111,13 +111,13 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             Ok(Done::Well)
         }
-        Action::Retry(which) => act(&books, which, Manual::Retry, "intents retry", now).await,
-        Action::Drop(which) => act(&books, which, Manual::Drop, "intents drop", now).await,
+        Action::Retry(which) => act(&books, which, Manual::Retry, "events retry", now).await,
+        Action::Drop(which) => act(&books, which, Manual::Drop, "events drop", now).await,
     }
 }
 
-fn subject(intent: &Intent) -> String {
-    format!("intent {}", intent.seq)
+fn subject(event: &MeterEvent) -> String {
+    format!("event {}", event.seq)
 }
 
 async fn act(
@@ -132,14 +132,14 @@ async fn act(
     }
     let mut done = Done::Well;
     for id in &which.ids {
-        let Some(intent) = books.intent(id).await? else {
-            eprintln!("meter: there is no intent `{id}`");
+        let Some(event) = books.meter_event(id).await? else {
+            eprintln!("meter: there is no event `{id}`");
             done = Done::Wrong;
             continue;
         };
         let act =
-            Act { who: who(), act: name.to_owned(), subject: subject(&intent), reason: which.reason.trim().to_owned() };
-        match (books.decide_intent(id, what, act, now).await?, what) {
+            Act { who: who(), act: name.to_owned(), subject: subject(&event), reason: which.reason.trim().to_owned() };
+        match (books.decide_event(id, what, act, now).await?, what) {
             (Some(was), Manual::Retry) => {
                 print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value))
             }
@@ -147,9 +147,9 @@ async fn act(
             (None, _) => {
                 let can = if what == Manual::Retry { "refused" } else { "pending, doubtful or refused" };
                 eprintln!(
-                    "meter: intent {} is {}; this can be done with one that is {can}",
-                    intent.seq,
-                    intent.state.name()
+                    "meter: event {} is {}; this can be done with one that is {can}",
+                    event.seq,
+                    event.state.name()
                 );
                 done = Done::Wrong;
             }
@@ -164,11 +164,11 @@ pub(super) fn who() -> String {
     format!("{user}@{}", gethostname::gethostname().to_string_lossy())
 }
 
-/// Said of an intent that the books of before a restoration had sent.
+/// Said of an event that the books of before a restoration had sent.
 const TAKEN_OVER: &str = "taken over from Stripe's total after a restoration";
 
-fn table(intents: &[Intent], now: Timestamp) {
-    let row = |i: &Intent| {
+fn table(events: &[MeterEvent], now: Timestamp) {
+    let row = |i: &MeterEvent| {
         let carried =
             if i.billed_start == i.period_start { String::new() } else { format!("on {:.0}", i.billed_start) };
         let next = match i.next_at {
@@ -190,14 +190,14 @@ fn table(intents: &[Intent], now: Timestamp) {
             if i.adopted { TAKEN_OVER.to_owned() } else { i.error.clone().unwrap_or_default() },
         ]
     };
-    let titles = ["intent", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
-    print::table(&titles, intents.iter().map(row).collect());
+    let titles = ["event", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
+    print::table(&titles, events.iter().map(row).collect());
 }
 
-fn fields(i: &Intent) -> Vec<(&'static str, String)> {
+fn fields(i: &MeterEvent) -> Vec<(&'static str, String)> {
     let at = |t: Option<Timestamp>| t.map_or("-".to_owned(), |t| t.to_string());
     vec![
-        ("intent", i.seq.to_string()),
+        ("event", i.seq.to_string()),
         ("identifier", i.identifier.clone()),
         ("customer", format!("{} ({})", i.customer, i.stripe_customer)),
         ("meter", format!("{} ({})", i.meter, i.event_name)),

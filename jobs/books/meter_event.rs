@@ -1,4 +1,4 @@
-//! Intents: events for Stripe, made before they are sent, and what became of each (migration 0014 tells the states).
+//! Meter events: events for Stripe, made before they are sent, and what became of each (migration 0014 tells the states).
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
@@ -12,7 +12,7 @@ use super::period::instant;
 /// the first attempt, and no longer.
 pub const RESEND: i64 = 23 * 3600;
 
-/// State of an intent.
+/// State of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -55,9 +55,9 @@ impl State {
     }
 }
 
-/// An intent.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Intent {
+pub struct MeterEvent {
     /// Its number.
     pub seq: i64,
     /// Its name at Stripe.
@@ -112,10 +112,10 @@ const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start,
     i.value, i.timestamp, i.send_before, i.state, i.in_doubt, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
     i.created_at, i.settled_at, i.request_id, i.error, i.adopted";
 
-fn intent(row: &Row) -> Result<Intent, BooksError> {
+fn event(row: &Row) -> Result<MeterEvent, BooksError> {
     let at = |i: i32| -> Result<Option<Timestamp>, BooksError> { Ok(row.get::<Option<i64>>(i)?.map(instant)) };
     let state: String = row.get(12)?;
-    Ok(Intent {
+    Ok(MeterEvent {
         seq: row.get(0)?,
         identifier: row.get(1)?,
         customer: row.get(2)?,
@@ -128,7 +128,7 @@ fn intent(row: &Row) -> Result<Intent, BooksError> {
         value: row.get(9)?,
         timestamp: instant(row.get(10)?),
         send_before: instant(row.get(11)?),
-        state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an intent is `{state}`")))?,
+        state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
         in_doubt: row.get::<i64>(13)? == 1,
         attempts: row.get(14)?,
         key_no: row.get(15)?,
@@ -143,18 +143,18 @@ fn intent(row: &Row) -> Result<Intent, BooksError> {
     })
 }
 
-async fn all(c: &Connection, sql: &str, params: impl libsql::params::IntoParams) -> Result<Vec<Intent>, BooksError> {
+async fn all(c: &Connection, sql: &str, params: impl libsql::params::IntoParams) -> Result<Vec<MeterEvent>, BooksError> {
     let mut rows = c.query(sql, params).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
-        found.push(intent(&row)?);
+        found.push(event(&row)?);
     }
     Ok(found)
 }
 
-/// An intent to be made.
+/// An event to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NewIntent {
+pub(crate) struct NewMeterEvent {
     pub(crate) customer: String,
     pub(crate) meter: String,
     pub(crate) period_start: i64,
@@ -166,15 +166,15 @@ pub(crate) struct NewIntent {
     pub(crate) send_before: i64,
 }
 
-/// Makes intents, numbered on from the newest; `prefix` begins their identifiers.
-pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now: i64) -> Result<(), BooksError> {
+/// Makes events, numbered on from the newest; `prefix` begins their identifiers.
+pub(crate) async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i64) -> Result<(), BooksError> {
     if new.is_empty() {
         return Ok(());
     }
     let mut seq = last_seq(c).await?;
-    let head = "INSERT INTO stripe_intents (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
+    let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
                 event_name, value, timestamp, send_before, next_at, created_at)";
-    let values = |i: &NewIntent| {
+    let values = |i: &NewMeterEvent| {
         seq += 1;
         [
             Value::Integer(seq),
@@ -196,16 +196,16 @@ pub(crate) async fn insert(c: &Connection, new: &[NewIntent], prefix: &str, now:
     insert_rows(c, head, "", new, values).await
 }
 
-/// The number of the newest intent.
+/// The number of the newest event.
 pub(crate) async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
-    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'stripe_intents'";
+    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'meter_events'";
     Ok(first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// The intent.
+    /// The event.
     pub seq: i64,
     /// Which attempt it was.
     pub attempts: i64,
@@ -236,19 +236,19 @@ pub struct Recovered {
     pub undecided: u64,
 }
 
-/// The oldest open intent of each customer and meter that is due: nothing of the same customer and meter is under way.
-const CLAIM: &str = "SELECT i.seq FROM stripe_intents i INDEXED BY stripe_intents_due \
+/// The oldest open event of each customer and meter that is due: nothing of the same customer and meter is under way.
+const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
     WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'doubtful' AND i.first_attempt_at > ?3) \
-      AND NOT EXISTS (SELECT 1 FROM stripe_intents o INDEXED BY stripe_intents_open \
+      AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
                       WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'doubtful')) \
     ORDER BY i.next_at, i.seq LIMIT ?2";
 
 impl Database {
-    /// Takes at most `limit` intents that are due, one of each customer and meter: they are `sending` from now on.
+    /// Takes at most `limit` events that are due, one of each customer and meter: they are `sending` from now on.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn claim_intents(&self, limit: u32, now: Timestamp) -> Result<Vec<Intent>, BooksError> {
+    pub async fn claim_events(&self, limit: u32, now: Timestamp) -> Result<Vec<MeterEvent>, BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
             let mut rows = c.query(CLAIM, params![now, limit, now - RESEND]).await?;
@@ -261,12 +261,12 @@ impl Database {
             }
             let seqs = json(&seqs)?;
             c.execute(
-                "UPDATE stripe_intents SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?2, \
+                "UPDATE meter_events SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?2, \
                  first_attempt_at = coalesce(first_attempt_at, ?2) WHERE seq IN (SELECT value FROM json_each(?1))",
                 params![seqs.clone(), now],
             )
             .await?;
-            let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN stripe_intents i ON i.seq = j.value");
+            let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN meter_events i ON i.seq = j.value");
             all(c, &sql, params![seqs]).await
         })
         .await
@@ -277,7 +277,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn settle_intents(&self, settled: Vec<Settled>, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn settle_events(&self, settled: Vec<Settled>, now: Timestamp) -> Result<(), BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
             let row = |s: &Settled| {
@@ -287,11 +287,11 @@ impl Database {
             };
             let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
             c.execute(
-                "UPDATE stripe_intents SET state = j.value ->> 1, in_doubt = max(in_doubt, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
+                "UPDATE meter_events SET state = j.value ->> 1, in_doubt = max(in_doubt, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
                  request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8, \
                  first_attempt_at = iif(j.value ->> 1 = 'pending', NULL, first_attempt_at) \
-                 FROM json_each(?1) j WHERE stripe_intents.seq = j.value ->> 0 AND stripe_intents.state = 'sending' \
-                   AND stripe_intents.attempts = j.value ->> 9",
+                 FROM json_each(?1) j WHERE meter_events.seq = j.value ->> 0 AND meter_events.state = 'sending' \
+                   AND meter_events.attempts = j.value ->> 9",
                 params![rows],
             )
             .await?;
@@ -305,13 +305,13 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn recover_intents(&self, stale: i64, now: Timestamp) -> Result<Recovered, BooksError> {
+    pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<Recovered, BooksError> {
         let now = now.as_second();
         let anything = self
             .read(async move |c| {
-                let sql = "SELECT EXISTS (SELECT 1 FROM stripe_intents WHERE state = 'sending' AND last_attempt_at < ?1) \
-                           OR EXISTS (SELECT 1 FROM stripe_intents WHERE next_at IS NOT NULL AND send_before <= ?2) \
-                           OR EXISTS (SELECT 1 FROM stripe_intents WHERE state = 'doubtful' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
+                let sql = "SELECT EXISTS (SELECT 1 FROM meter_events WHERE state = 'sending' AND last_attempt_at < ?1) \
+                           OR EXISTS (SELECT 1 FROM meter_events WHERE next_at IS NOT NULL AND send_before <= ?2) \
+                           OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'doubtful' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
                 let row = first_row(c, sql, params![stale, now, now - RESEND]).await?;
                 Ok(row.map_or(Ok(0), |row| row.get::<i64>(0))? == 1)
             })
@@ -320,13 +320,13 @@ impl Database {
             return Ok(Recovered::default());
         }
         self.write(async move |c| {
-            let sql = "UPDATE stripe_intents SET state = 'doubtful', in_doubt = 1, next_at = ?2, error = 'the process ended while it was sent' \
+            let sql = "UPDATE meter_events SET state = 'doubtful', in_doubt = 1, next_at = ?2, error = 'the process ended while it was sent' \
                        WHERE state = 'sending' AND last_attempt_at < ?1";
             let interrupted = c.execute(sql, params![stale, now]).await?;
-            let sql = "UPDATE stripe_intents SET state = 'absent', next_at = NULL, settled_at = ?1, error = 'not sent in time for its invoice' \
+            let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?1, error = 'not sent in time for its invoice' \
                        WHERE next_at IS NOT NULL AND send_before <= ?1 AND state = 'pending' AND in_doubt = 0";
             let expired = c.execute(sql, params![now]).await?;
-            let sql = "UPDATE stripe_intents SET next_at = NULL WHERE state = 'doubtful' AND next_at IS NOT NULL \
+            let sql = "UPDATE meter_events SET next_at = NULL WHERE state = 'doubtful' AND next_at IS NOT NULL \
                        AND (send_before <= ?1 OR first_attempt_at <= ?2)";
             let undecided = c.execute(sql, params![now, now - RESEND]).await?;
             Ok(Recovered { interrupted, expired, undecided })
@@ -334,19 +334,19 @@ impl Database {
         .await
     }
 
-    /// Intents, the newest first.
+    /// Meter events, the newest first.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn intents(
+    pub async fn meter_events(
         &self,
         state: Option<State>,
         customer: Option<String>,
         limit: u32,
-    ) -> Result<Vec<Intent>, BooksError> {
+    ) -> Result<Vec<MeterEvent>, BooksError> {
         self.read(async move |c| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM stripe_intents i WHERE (?1 IS NULL OR i.state = ?1) AND (?2 IS NULL OR i.customer = ?2) \
+                "SELECT {COLUMNS} FROM meter_events i WHERE (?1 IS NULL OR i.state = ?1) AND (?2 IS NULL OR i.customer = ?2) \
                  ORDER BY i.seq DESC LIMIT ?3"
             );
             all(c, &sql, params![state.map(State::name), customer, limit]).await
@@ -354,27 +354,27 @@ impl Database {
         .await
     }
 
-    /// The intent of this number or identifier.
+    /// The event of this number or identifier.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn intent(&self, id: &str) -> Result<Option<Intent>, BooksError> {
+    pub async fn meter_event(&self, id: &str) -> Result<Option<MeterEvent>, BooksError> {
         let id = id.to_owned();
         self.read(async move |c| find(c, &id).await).await
     }
 
-    /// Carries out what a person decided about an intent, and notes it. Returns the intent as it was; none when there is no such intent or it
+    /// Carries out what a person decided about an event, and notes it. Returns the event as it was; none when there is no such event or it
     /// is in a state from which this cannot be.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn decide_intent(
+    pub async fn decide_event(
         &self,
         id: &str,
         what: Manual,
         act: Act,
         now: Timestamp,
-    ) -> Result<Option<Intent>, BooksError> {
+    ) -> Result<Option<MeterEvent>, BooksError> {
         let (id, now) = (id.to_owned(), now.as_second());
         self.write(async move |c| {
             let Some(found) = find(c, &id).await? else { return Ok(None) };
@@ -383,7 +383,7 @@ impl Database {
                 (Manual::Drop, State::Pending | State::Doubtful | State::Refused) => State::Dropped,
                 _ => return Ok(None),
             };
-            let sql = "UPDATE stripe_intents SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";
+            let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";
             c.execute(sql, params![found.seq, to.name(), now]).await?;
             note(c, &act, now).await?;
             Ok(Some(found))
@@ -392,7 +392,7 @@ impl Database {
     }
 }
 
-/// What a person can decide about an intent.
+/// What a person can decide about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manual {
     /// It was refused, and the cause is mended: its value is planned anew.
@@ -402,9 +402,9 @@ pub enum Manual {
 }
 
 /// By number, or by identifier, which ends with the number.
-pub(crate) async fn find(c: &Connection, id: &str) -> Result<Option<Intent>, BooksError> {
+pub(crate) async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksError> {
     let Some(seq) = id.rsplit('-').next().and_then(|n| n.parse::<i64>().ok()) else { return Ok(None) };
-    let sql = format!("SELECT {COLUMNS} FROM stripe_intents i WHERE i.seq = ?1");
+    let sql = format!("SELECT {COLUMNS} FROM meter_events i WHERE i.seq = ?1");
     let found = all(c, &sql, params![seq]).await?.pop();
     Ok(found.filter(|i| !id.contains('-') || i.identifier == id))
 }

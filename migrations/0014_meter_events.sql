@@ -1,6 +1,6 @@
 -- What is sent to Stripe as billing meter events, and what became of each. Instants are seconds since 1970, UTC.
 --
--- An intent is made in the transaction that finds a difference between what the books say of a billing period (`period_start`) and what was
+-- An event is made in the transaction that finds a difference between what the books say of a billing period (`period_start`) and what was
 -- sent for it. Everything that is sent is fixed before the first attempt. `billed_start` to before `billed_end` is the period on whose
 -- invoice it goes: its own while that is open or in grace, else the one that is open then (a correction that is carried forward).
 --
@@ -11,7 +11,7 @@
 --
 -- `absent` is proven not to be in Stripe, so its value is planned anew. Every other state counts as sent. `in_doubt` says that an attempt may have
 -- been applied. `next_at` is when to (re)send; a doubtful one without it is settled by Stripe's totals only.
-CREATE TABLE stripe_intents (
+CREATE TABLE meter_events (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     identifier       TEXT    NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100 AND identifier LIKE '%-' || seq),
     customer         TEXT    NOT NULL,
@@ -39,21 +39,21 @@ CREATE TABLE stripe_intents (
     error            TEXT CHECK (state <> 'refused' OR error IS NOT NULL)
 ) STRICT;
 
-CREATE INDEX stripe_intents_by_time ON stripe_intents (customer, meter, timestamp);
-CREATE INDEX stripe_intents_due ON stripe_intents (next_at) WHERE next_at IS NOT NULL;
-CREATE INDEX stripe_intents_open ON stripe_intents (customer, meter, seq) WHERE state IN ('pending', 'sending', 'doubtful');
-CREATE INDEX stripe_intents_in_flight ON stripe_intents (last_attempt_at) WHERE state = 'sending';
-CREATE INDEX stripe_intents_doubtful ON stripe_intents (first_attempt_at) WHERE state = 'doubtful';
-CREATE INDEX stripe_intents_refused ON stripe_intents (customer, meter) WHERE state = 'refused';
+CREATE INDEX meter_events_by_time ON meter_events (customer, meter, timestamp);
+CREATE INDEX meter_events_due ON meter_events (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX meter_events_open ON meter_events (customer, meter, seq) WHERE state IN ('pending', 'sending', 'doubtful');
+CREATE INDEX meter_events_in_flight ON meter_events (last_attempt_at) WHERE state = 'sending';
+CREATE INDEX meter_events_doubtful ON meter_events (first_attempt_at) WHERE state = 'doubtful';
+CREATE INDEX meter_events_refused ON meter_events (customer, meter) WHERE state = 'refused';
 
-CREATE TRIGGER stripe_intents_are_frozen
+CREATE TRIGGER meter_events_are_frozen
 BEFORE UPDATE OF seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, timestamp, send_before, created_at
-ON stripe_intents
+ON meter_events
 BEGIN
-    SELECT RAISE(ABORT, 'what an intent sends is fixed when it is made: make a new one');
+    SELECT RAISE(ABORT, 'what an event sends is fixed when it is made: make a new one');
 END;
 
-CREATE TRIGGER stripe_intents_go_from_state_to_state BEFORE UPDATE OF state ON stripe_intents
+CREATE TRIGGER meter_events_go_from_state_to_state BEFORE UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND OLD.state || ' ' || NEW.state NOT IN (
     'pending sending', 'pending absent', 'pending dropped',
     'sending pending', 'sending accepted', 'sending doubtful', 'sending refused',
@@ -61,12 +61,12 @@ WHEN NEW.state <> OLD.state AND OLD.state || ' ' || NEW.state NOT IN (
     'accepted refused', 'accepted absent', 'refused absent', 'refused dropped')
   OR NEW.state = 'absent' AND OLD.state = 'pending' AND OLD.in_doubt = 1
 BEGIN
-    SELECT RAISE(ABORT, 'an intent cannot go from that state to this one');
+    SELECT RAISE(ABORT, 'an event cannot go from that state to this one');
 END;
 
-CREATE TRIGGER stripe_intents_are_not_deleted BEFORE DELETE ON stripe_intents
+CREATE TRIGGER meter_events_are_not_deleted BEFORE DELETE ON meter_events
 BEGIN
-    SELECT RAISE(ABORT, 'an intent is history and is never deleted');
+    SELECT RAISE(ABORT, 'an event is history and is never deleted');
 END;
 
 -- Periods that an invoice covers, as far as is known now: until the subscription ended, if that became known after the period was closed.
@@ -226,7 +226,7 @@ BEGIN
 END;
 
 -- What is absent is planned anew; what was accepted, refused or dropped may set free what is held.
-CREATE TRIGGER settled_intents_make_due AFTER UPDATE OF state ON stripe_intents
+CREATE TRIGGER settled_events_make_due AFTER UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND (NEW.state IN ('absent', 'refused', 'dropped')
      OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM stripe_totals WHERE customer = NEW.customer AND held <> 0))
 BEGIN
