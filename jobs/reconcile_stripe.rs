@@ -1,10 +1,10 @@
 //! `reconcile_stripe`: Stripe's totals against the books, customer by customer, meter by meter, invoice by invoice.
 //!
-//! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that is in doubt is there when the total has it,
+//! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that is unconfirmed is there when the total has it,
 //! and is not when the total has been without it for a day. Totals lag, so only the events of before a day ago are judged; when their total has been
 //! too low for another day, events that Stripe took are not there; they are found and planned anew. One that is too high is an alarm and nothing else: taking back what a customer may
 //! rightly owe is for a person. Stripe's reads are not free (about 500 for each payment, <https://docs.stripe.com/rate-limits>), so a day has a number
-//! of them: doubtful events first, then what was short, then what was read longest ago.
+//! of them: unconfirmed events first, then what was short, then what was read longest ago.
 //!
 //! In books that were restored from a backup the totals of periods that the lost ones may have sent to are not compared but taken over, once: what Stripe
 //! has of them beyond what the books know was sent by the lost ones, and is written down as an accepted event.
@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::agreement::{Accepted, Doubtful, Events, NO_TOTAL, Read, ToRead, Verdict};
+use crate::books::agreement::{Accepted, Unconfirmed, Events, NO_TOTAL, Read, ToRead, Verdict};
 use crate::books::period::{instant, minute};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
@@ -48,10 +48,10 @@ pub struct ReconcileReport {
     pub read: u64,
     /// They are what they should be.
     pub agree: u64,
-    /// Doubtful events that are there.
+    /// Unconfirmed events that are there.
     pub accepted: u64,
     /// Events that are not there, and are planned anew.
-    pub absent: u64,
+    pub not_received: u64,
     /// It is too early to say.
     pub waiting: u64,
     /// Totals that a person must look at, of all customers.
@@ -72,7 +72,7 @@ pub struct ReconcileReport {
 
 impl Job for ReconcileStripe {
     const KIND: &'static str = "reconcile_stripe";
-    const ABOUT: &'static str = "compare Stripe's totals with the books, and settle what is in doubt";
+    const ABOUT: &'static str = "compare Stripe's totals with the books, and settle what is unconfirmed";
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = ReconcileReport;
 
@@ -195,13 +195,13 @@ async fn compare(
     }
     match verdict {
         Verdict::Agrees => report.agree += 1,
-        Verdict::Settle(there, absent) => {
+        Verdict::Settle(there, not_received) => {
             report.accepted += u64::from(there.is_some());
-            report.absent += u64::try_from(absent.len()).unwrap_or(u64::MAX);
-            if !absent.is_empty() {
+            report.not_received += u64::try_from(not_received.len()).unwrap_or(u64::MAX);
+            if !not_received.is_empty() {
                 tracing::warn!(
                     customer = name,
-                    ?absent,
+                    ?not_received,
                     "Stripe does not have events of {name} that were sent; they are planned anew"
                 );
             }
@@ -230,17 +230,17 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
     let expected = expected(events);
     let done = |verdict| {
         let recent = events.accepted.iter().any(|e| is_recent(e, now));
-        let is_final = now >= of.end + grace && events.doubtful.is_none() && !events.pending && !recent;
+        let is_final = now >= of.end + grace && events.unconfirmed.is_none() && !events.pending && !recent;
         Some(Read { seen, expected, short: None, verdict, is_final })
     };
     // a total of the whole period has what a person has made good; without it, something else is wrong
     let known = expected - of.acknowledged;
-    let with_dropped = events.dropped != 0 && seen == known + events.dropped;
-    match events.doubtful {
-        None if seen == known || with_dropped => done(Verdict::Agrees),
+    let with_discarded = events.discarded != 0 && seen == known + events.discarded;
+    match events.unconfirmed {
+        None if seen == known || with_discarded => done(Verdict::Agrees),
         // another event that does not show yet could look like this one
-        Some(doubtful) if seen == known + doubtful.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
-            done(Verdict::Settle(Some(doubtful.seq), vec![]))
+        Some(unconfirmed) if seen == known + unconfirmed.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
+            done(Verdict::Settle(Some(unconfirmed.seq), vec![]))
         }
         _ => None,
     }
@@ -250,7 +250,7 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
 pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
     let events = &of.events;
     let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
-    let open = events.doubtful.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
+    let open = events.unconfirmed.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
     // what was taken over has the time of the last that it may stand for: a total without that time may have some of it
     if events.accepted.iter().any(|e| e.adopted && e.timestamp >= until) {
@@ -258,51 +258,51 @@ pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
     }
     let within = |t: i64| t < until;
     let any =
-        events.accepted.iter().any(|e| within(e.timestamp)) || events.doubtful.is_some_and(|d| within(d.timestamp));
+        events.accepted.iter().any(|e| within(e.timestamp)) || events.unconfirmed.is_some_and(|d| within(d.timestamp));
     (any && until > minute(of.start)).then_some(until)
 }
 
 /// It is not sent again, and has had a day to show.
-fn is_settled(doubtful: &Doubtful, now: i64) -> bool {
-    now >= doubtful.resend_until && now - doubtful.last_attempt >= ABSENCE
+fn is_settled(unconfirmed: &Unconfirmed, now: i64) -> bool {
+    now >= unconfirmed.resend_until && now - unconfirmed.last_attempt >= ABSENCE
 }
 
 /// What follows from the total of the events before `until`, all of which have had a day to show. Pure.
 pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read {
     let old: Vec<Accepted> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
     let sent: i64 = old.iter().map(|e| e.value).sum();
-    let doubtful = of.events.doubtful.filter(|d| d.timestamp < until);
+    let unconfirmed = of.events.unconfirmed.filter(|d| d.timestamp < until);
     if of.acknowledged != 0 && until < minute(of.end) {
-        return judge_part(of, seen, sent - settled, doubtful, now);
+        return judge_part(of, seen, sent - settled, unconfirmed, now);
     }
     // beyond what a person has made good
     let short = sent - settled - of.acknowledged;
     let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
-    // with the doubtful one, if it is there
-    let missing = short + doubtful.map_or(0, |d| d.value);
-    let there = doubtful.map(|d| d.seq);
-    if missing == 0 || of.events.dropped != 0 && missing == -of.events.dropped {
+    // with the unconfirmed one, if it is there
+    let missing = short + unconfirmed.map_or(0, |d| d.value);
+    let there = unconfirmed.map(|d| d.seq);
+    if missing == 0 || of.events.discarded != 0 && missing == -of.events.discarded {
         return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
     }
     // the same for another day; too much that grows meanwhile is no other case: somebody else sends
-    let grows = |before: i64| doubtful.is_none() && before < 0 && missing < before;
+    let grows = |before: i64| unconfirmed.is_none() && before < 0 && missing < before;
     let since = of.short.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
     if now - since < ABSENCE {
         return done(Some((missing, since)), Verdict::Wait);
     }
-    // what was missing already is no event that Stripe took later, nor one that was sent later and is in doubt: that one is there
+    // what was missing already is no event that Stripe took later, nor one that was sent later and is unconfirmed: that one is there
     let old: Vec<Accepted> = old.into_iter().filter(|e| e.at <= since).collect();
-    let explained = match doubtful {
+    let explained = match unconfirmed {
         Some(d) if d.last_attempt > since && missing > 0 => lacking(&by_age(&old, None), missing),
         Some(d) if d.last_attempt > since => None,
         // what was made good is gone: whoever did that, a person has to undo it
         None if of.acknowledged != 0 && missing == -of.acknowledged => None,
-        _ => explained(&old, doubtful, short),
+        _ => explained(&old, unconfirmed, short),
     };
     match explained {
-        Some(absent) => {
-            let there = there.filter(|seq| !absent.contains(seq));
-            done(None, Verdict::Settle(there, absent))
+        Some(not_received) => {
+            let there = there.filter(|seq| !not_received.contains(seq));
+            done(None, Verdict::Settle(there, not_received))
         }
         None => {
             let more = if missing < 0 { "more" } else { "less" };
@@ -318,50 +318,50 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
 }
 
 /// What follows from the total of a part of a period, of which nobody knows whether it has the difference that a person has made good: at most what
-/// became of the event in doubt, when both come to the same. The rest is judged with the whole period. Pure.
-fn judge_part(of: &ToRead, seen: i64, short: i64, doubtful: Option<Doubtful>, now: i64) -> Read {
+/// became of the unconfirmed event, when both come to the same. The rest is judged with the whole period. Pure.
+fn judge_part(of: &ToRead, seen: i64, short: i64, unconfirmed: Option<Unconfirmed>, now: i64) -> Read {
     let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
     let either = [short, short - of.acknowledged];
-    let Some(doubtful) = doubtful else {
+    let Some(unconfirmed) = unconfirmed else {
         let nearest = if either.contains(&0) { 0 } else { either[1] };
         let since = of.short.filter(|(before, _)| *before == nearest).map_or(now, |(_, since)| since);
         return done((nearest != 0).then_some((nearest, since)), Verdict::Wait);
     };
-    let (there, absent) = (either.iter().any(|n| n + doubtful.value == 0), either.contains(&0));
-    match (there, absent) {
-        (true, false) => done(None, Verdict::Settle(Some(doubtful.seq), vec![])),
+    let (there, not_received) = (either.iter().any(|n| n + unconfirmed.value == 0), either.contains(&0));
+    match (there, not_received) {
+        (true, false) => done(None, Verdict::Settle(Some(unconfirmed.seq), vec![])),
         (false, true) => {
             // as everywhere, for another day
-            let since = of.short.filter(|(before, _)| *before == doubtful.value).map_or(now, |(_, since)| since);
-            let verdict = if now - since < ABSENCE { Verdict::Wait } else { Verdict::Settle(None, vec![doubtful.seq]) };
-            done((verdict == Verdict::Wait).then_some((doubtful.value, since)), verdict)
+            let since = of.short.filter(|(before, _)| *before == unconfirmed.value).map_or(now, |(_, since)| since);
+            let verdict = if now - since < ABSENCE { Verdict::Wait } else { Verdict::Settle(None, vec![unconfirmed.seq]) };
+            done((verdict == Verdict::Wait).then_some((unconfirmed.value, since)), verdict)
         }
         _ => done(of.short, Verdict::Wait),
     }
 }
 
 /// Which events are not there when a total is `short` of what was taken for sure. Pure.
-fn explained(old: &[Accepted], doubtful: Option<Doubtful>, short: i64) -> Option<Vec<i64>> {
-    let missing = short + doubtful.map_or(0, |d| d.value);
-    match doubtful {
-        // what was never in doubt and is too much may be somebody's: that is for a person. But the one in doubt may be the correction that is not
+fn explained(old: &[Accepted], unconfirmed: Option<Unconfirmed>, short: i64) -> Option<Vec<i64>> {
+    let missing = short + unconfirmed.map_or(0, |d| d.value);
+    match unconfirmed {
+        // what was never unconfirmed and is too much may be somebody's: that is for a person. But the unconfirmed one may be the correction that is not
         // there, and what was sent besides it is short, or as it should be
         Some(d) if missing < 0 && short >= 0 => {
             let others = if short == 0 { Some(vec![]) } else { lacking(&by_age(old, None), short) };
-            others.map(|mut absent| {
-                absent.insert(0, d.seq);
-                absent
+            others.map(|mut not_received| {
+                not_received.insert(0, d.seq);
+                not_received
             })
         }
         _ if missing < 0 => None,
-        _ => lacking(&by_age(old, doubtful), missing),
+        _ => lacking(&by_age(old, unconfirmed), missing),
     }
 }
 
 /// Numbers and values, the newest first.
-fn by_age(accepted: &[Accepted], doubtful: Option<Doubtful>) -> Vec<(i64, i64)> {
+fn by_age(accepted: &[Accepted], unconfirmed: Option<Unconfirmed>) -> Vec<(i64, i64)> {
     let mut all: Vec<(i64, i64)> = accepted.iter().map(|e| (e.seq, e.value)).collect();
-    all.extend(doubtful.map(|d| (d.seq, d.value)));
+    all.extend(unconfirmed.map(|d| (d.seq, d.value)));
     all.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));
     all
 }

@@ -4,13 +4,13 @@
 -- sent for it. Everything that is sent is fixed before the first attempt. `billed_start` to before `billed_end` is the period on whose
 -- invoice it goes: its own while that is open or in grace, else the one that is open then (a correction that is carried forward).
 --
---   pending --> sending --> accepted | refused | doubtful        sending --> pending        (not taken for sure: 429, no connection)
---   doubtful --> sending (same identifier, for 23 hours) | accepted | absent (Stripe's totals decide)
---   accepted --> refused (Stripe said so later) | absent (Stripe's totals have been without it for a day)
---   refused --> absent (a person: send anew)                     pending | doubtful | refused --> dropped (a person: never send)
+--   pending --> sending --> accepted | refused | unconfirmed        sending --> pending        (not taken for sure: 429, no connection)
+--   unconfirmed --> sending (same identifier, for 23 hours) | accepted | not received (Stripe's totals decide)
+--   accepted --> refused (Stripe said so later) | not received (Stripe's totals have been without it for a day)
+--   refused --> not received (a person: send anew)                     pending | unconfirmed | refused --> discarded (a person: never send)
 --
--- `absent` is proven not to be in Stripe, so its value is planned anew. Every other state counts as sent. `in_doubt` says that an attempt may have
--- been applied. `next_at` is when to (re)send; a doubtful one without it is settled by Stripe's totals only.
+-- `not received` is proven not to be in Stripe, so its value is planned anew. Every other state counts as sent. `maybe_applied` says that an attempt may have
+-- been applied. `next_at` is when to (re)send; an unconfirmed one without it is settled by Stripe's totals only.
 CREATE TABLE meter_events (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     identifier       TEXT    NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100 AND identifier LIKE '%-' || seq),
@@ -25,13 +25,13 @@ CREATE TABLE meter_events (
     timestamp        INTEGER NOT NULL CHECK (timestamp >= billed_start AND timestamp < billed_end),
     send_before      INTEGER NOT NULL,
     state            TEXT    NOT NULL DEFAULT 'pending'
-                     CHECK (state IN ('pending', 'sending', 'accepted', 'doubtful', 'refused', 'absent', 'dropped')),
-    in_doubt         INTEGER NOT NULL DEFAULT 0 CHECK (in_doubt IN (0, 1) AND (state <> 'doubtful' OR in_doubt = 1)),
+                     CHECK (state IN ('pending', 'sending', 'accepted', 'unconfirmed', 'refused', 'not_received', 'discarded')),
+    maybe_applied         INTEGER NOT NULL DEFAULT 0 CHECK (maybe_applied IN (0, 1) AND (state <> 'unconfirmed' OR maybe_applied = 1)),
     attempts         INTEGER NOT NULL DEFAULT 0,
     key_no           INTEGER NOT NULL DEFAULT 0,         -- of the Idempotency-Key; another one after a stored 5xx
     first_attempt_at INTEGER,
     last_attempt_at  INTEGER CHECK (state <> 'sending' OR last_attempt_at IS NOT NULL),
-    next_at          INTEGER CHECK (CASE state WHEN 'pending' THEN next_at IS NOT NULL WHEN 'doubtful' THEN true ELSE next_at IS NULL END),
+    next_at          INTEGER CHECK (CASE state WHEN 'pending' THEN next_at IS NOT NULL WHEN 'unconfirmed' THEN true ELSE next_at IS NULL END),
     created_at       INTEGER NOT NULL,
     settled_at       INTEGER,
     taken_at         INTEGER,                            -- when Stripe took it, as far as is known
@@ -41,9 +41,9 @@ CREATE TABLE meter_events (
 
 CREATE INDEX meter_events_by_time ON meter_events (customer, meter, timestamp);
 CREATE INDEX meter_events_due ON meter_events (next_at) WHERE next_at IS NOT NULL;
-CREATE INDEX meter_events_open ON meter_events (customer, meter, seq) WHERE state IN ('pending', 'sending', 'doubtful');
+CREATE INDEX meter_events_open ON meter_events (customer, meter, seq) WHERE state IN ('pending', 'sending', 'unconfirmed');
 CREATE INDEX meter_events_in_flight ON meter_events (last_attempt_at) WHERE state = 'sending';
-CREATE INDEX meter_events_doubtful ON meter_events (first_attempt_at) WHERE state = 'doubtful';
+CREATE INDEX meter_events_unconfirmed ON meter_events (first_attempt_at) WHERE state = 'unconfirmed';
 CREATE INDEX meter_events_refused ON meter_events (customer, meter) WHERE state = 'refused';
 
 CREATE TRIGGER meter_events_are_frozen
@@ -55,11 +55,11 @@ END;
 
 CREATE TRIGGER meter_events_go_from_state_to_state BEFORE UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND OLD.state || ' ' || NEW.state NOT IN (
-    'pending sending', 'pending absent', 'pending dropped',
-    'sending pending', 'sending accepted', 'sending doubtful', 'sending refused',
-    'doubtful sending', 'doubtful accepted', 'doubtful absent', 'doubtful dropped',
-    'accepted refused', 'accepted absent', 'refused absent', 'refused dropped')
-  OR NEW.state = 'absent' AND OLD.state = 'pending' AND OLD.in_doubt = 1
+    'pending sending', 'pending not_received', 'pending discarded',
+    'sending pending', 'sending accepted', 'sending unconfirmed', 'sending refused',
+    'unconfirmed sending', 'unconfirmed accepted', 'unconfirmed not_received', 'unconfirmed discarded',
+    'accepted refused', 'accepted not_received', 'refused not_received', 'refused discarded')
+  OR NEW.state = 'not_received' AND OLD.state = 'pending' AND OLD.maybe_applied = 1
 BEGIN
     SELECT RAISE(ABORT, 'an event cannot go from that state to this one');
 END;
@@ -225,9 +225,9 @@ BEGIN
     DELETE FROM stripe_totals WHERE customer = OLD.customer AND period_start = OLD.starts_at;
 END;
 
--- What is absent is planned anew; what was accepted, refused or dropped may set free what is held.
+-- What is not received is planned anew; what was accepted, refused or discarded may set free what is held.
 CREATE TRIGGER settled_events_make_due AFTER UPDATE OF state ON meter_events
-WHEN NEW.state <> OLD.state AND (NEW.state IN ('absent', 'refused', 'dropped')
+WHEN NEW.state <> OLD.state AND (NEW.state IN ('not_received', 'refused', 'discarded')
      OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM stripe_totals WHERE customer = NEW.customer AND held <> 0))
 BEGIN
     INSERT INTO stripe_due (customer, due_at, from_day) VALUES (NEW.customer, 0, iif(NEW.state = 'accepted', '9999', ''))

@@ -107,7 +107,7 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     shop.run(&format!("events retry {id}")).ends(2);
     shop.run(&format!("events retry {id} --reason ")).ends(2);
     shop.run(&format!("events retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
-    shop.run(&format!("events retry {id} --reason again")).ends(1).says(&["is absent"]);
+    shop.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not received"]);
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
     shop.stripe.world().add_customer("cus_bob2");
@@ -125,7 +125,7 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     let acts = shop.run(&format!("events show {id}")).ends(0);
     assert!(acts.out.contains("did `events retry`: id_was_wrong"), "{}", acts.out);
 
-    // what is dropped is never sent
+    // what is discarded is never sent
     shop.stripe
         .world()
         .deactivate_meter(&shop.place.query("SELECT stripe_id FROM stripe_meters WHERE meter = 'storage_gb'")[0]);
@@ -308,7 +308,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
         timestamp: at,
         send_before: at,
         state: State::Sending,
-        in_doubt: false,
+        maybe_applied: false,
         attempts: 1,
         key_no: 0,
         first_attempt_at: None,

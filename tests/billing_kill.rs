@@ -61,7 +61,7 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
     assert!(killed > ROUNDS / 4 && states.iter().any(|s| s.starts_with("sending")), "{killed} kills, {states:?}");
     // attempts whose process died count as under way for a minute and two time-outs
     let deadline = Instant::now() + Duration::from_secs(150);
-    let open = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful')";
+    let open = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
     loop {
         shop.run("push").ends(0);
         if shop.place.query(open) == ["0"]

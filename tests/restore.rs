@@ -17,7 +17,7 @@ use shop::{KEY, Shop};
 use support::{LEDGER, Place, Ran, query};
 
 const CUSTOMERS: usize = 60;
-const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful')";
+const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
 const STATES: &str = "SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1";
 
 /// A shop whose bills are known to the test: what was booked so far, as statements, and what each invoice should say.

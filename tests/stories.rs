@@ -21,7 +21,7 @@ fn the_demo_shows_the_books_and_their_proof() {
         "may not be used by",
         "within_budget",
         "unblocked",
-        "1 in doubt, 1 to be sent again",
+        "1 unconfirmed, 1 to be sent again",
         "none of them twice",
         "13. the proof",
     ]);

@@ -39,12 +39,12 @@ pub struct ToRead {
 pub struct Events {
     /// Accepted ones, the newest first.
     pub accepted: Vec<Accepted>,
-    /// The one that is in doubt.
-    pub doubtful: Option<Doubtful>,
+    /// The one that is unconfirmed.
+    pub unconfirmed: Option<Unconfirmed>,
     /// One is under way.
     pub in_flight: bool,
-    /// Dropped while in doubt, and what it comes to: Stripe may have it.
-    pub dropped: i64,
+    /// Discarded while unconfirmed, and what it comes to: Stripe may have it.
+    pub discarded: i64,
     /// Some are still to be sent.
     pub pending: bool,
 }
@@ -66,7 +66,7 @@ pub struct Accepted {
 
 /// An event of which nobody knows whether Stripe has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Doubtful {
+pub struct Unconfirmed {
     /// Its number.
     pub seq: i64,
     /// Its value.
@@ -84,7 +84,7 @@ pub struct Doubtful {
 pub enum Verdict {
     /// Stripe has what it should have.
     Agrees,
-    /// This doubtful one is there, and these are not.
+    /// This unconfirmed one is there, and these are not.
     Settle(Option<i64>, Vec<i64>),
     /// It is too early to say.
     Wait,
@@ -132,12 +132,12 @@ pub struct Compared {
     pub target: i64,
     /// Of it, accepted by Stripe on whatever invoice.
     pub accepted: i64,
-    /// Of it, on its way or in doubt.
+    /// Of it, on its way or unconfirmed.
     pub open: i64,
     /// Of it, refused.
     pub refused: i64,
-    /// Of it, dropped by a person.
-    pub dropped: i64,
+    /// Of it, discarded by a person.
+    pub discarded: i64,
     /// Of it, held.
     pub held: i64,
     /// Why.
@@ -156,10 +156,10 @@ pub struct Compared {
     pub held_acknowledged: bool,
 }
 
-/// Columns of a total that is to be read. An event in doubt is looked for where it was sent, whatever the customer's Stripe id is now.
+/// Columns of a total that is to be read. An unconfirmed event is looked for where it was sent, whatever the customer's Stripe id is now.
 const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
     coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
-              AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'doubtful' LIMIT 1), c.stripe_customer_id), \
+              AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'unconfirmed' LIMIT 1), c.stripe_customer_id), \
     m.stripe_id, t.short, t.short_since, t.acknowledged \
     FROM stripe_totals t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
 
@@ -167,13 +167,13 @@ const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
 const WAS_SENT: &str = "EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
     AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0)";
 
-/// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an event in doubt, those that
+/// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an unconfirmed event, those that
 /// were short, then those that were read longest ago. ?1 now, ?2 how many, ?3 one customer or null, ?4 and ?5 as
 /// [`restored::bounds`] gives them.
 const ASKED: [(&str, u32); 3] = [
     (
         "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
-         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'doubtful') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
+         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'unconfirmed') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
         1,
     ),
     ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
@@ -187,7 +187,7 @@ const ASKED: [(&str, u32); 3] = [
 const ONE: &str =
     "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
 
-const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, in_doubt, timestamp, adopted FROM meter_events \
+const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, adopted FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
 /// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters. What was taken after its invoice was
@@ -198,8 +198,8 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
       coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
       coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
       coalesce(t.target, 0), \
-      (SELECT coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'doubtful')), 0) \
-           || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'dropped'), 0) \
+      (SELECT coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'unconfirmed')), 0) \
+           || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'discarded'), 0) \
        FROM meter_events i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
          AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
@@ -242,14 +242,14 @@ pub(crate) async fn events_between(
                 let adopted = at(9)? == 1;
                 found.accepted.push(Accepted { seq, value, timestamp: at(8)?, at: at(3)?, adopted });
             }
-            Some(State::Doubtful) => {
+            Some(State::Unconfirmed) => {
                 let resend_until = (at(5)? + RESEND).min(at(6)?);
                 let (timestamp, last_attempt) = (at(8)?, at(4)?);
-                found.doubtful = Some(Doubtful { seq, value, timestamp, last_attempt, resend_until });
+                found.unconfirmed = Some(Unconfirmed { seq, value, timestamp, last_attempt, resend_until });
             }
             Some(State::Sending) => found.in_flight = true,
             Some(State::Pending) => found.pending = true,
-            Some(State::Dropped) if at(7)? == 1 => found.dropped += value,
+            Some(State::Discarded) if at(7)? == 1 => found.discarded += value,
             _ => {}
         }
     }
@@ -343,9 +343,9 @@ impl Database {
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
                 Ok::<(), BooksError>(())
             };
-            if let Verdict::Settle(there, absent) = &read.verdict {
+            if let Verdict::Settle(there, not_received) = &read.verdict {
                 change(State::Accepted, there.as_slice(), None).await?;
-                change(State::Absent, absent, Some("Stripe's total has been without it for a day")).await?;
+                change(State::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
             }
             let agrees = read.verdict == Verdict::Agrees;
             let (short, since) = read.short.unzip();
@@ -511,7 +511,7 @@ impl Database {
                     accepted: next(),
                     open: next(),
                     refused: next(),
-                    dropped: next(),
+                    discarded: next(),
                     held: row.get(11)?,
                     held_because: row.get(12)?,
                     seen: row.get(13)?,

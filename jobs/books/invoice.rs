@@ -36,7 +36,7 @@ pub(crate) struct Due {
     pub(crate) usage: BTreeMap<(String, i64), Quantity>,
     /// What was stored, by meter and start.
     pub(crate) totals: BTreeMap<(String, i64), StoredTotal>,
-    /// Events that are not proven absent, by meter.
+    /// Events that are not proven not received, by meter.
     pub(crate) sent: BTreeMap<String, Vec<SentEvent>>,
     /// Meters of which an event was refused, in whatever period.
     pub(crate) refused: BTreeSet<String>,
@@ -141,7 +141,7 @@ const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timesta
     LEFT JOIN billing_periods p ON p.customer = i.customer AND p.subscription IS NOT NULL \
       AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
     LEFT JOIN subscriptions s ON s.id = p.subscription \
-    WHERE i.state <> 'absent' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
+    WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
 
 /// ?1 pairs of customer and instant; ?2 meters.
 const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.held, t.held_because FROM json_each(?1) j \
@@ -315,7 +315,7 @@ impl Database {
                     found.extend(super::meter_event::find(c, identifier).await?.map(|event| (event, why)));
                 }
                 // what it names is not settled yet: it is read when it is
-                if found.iter().any(|(i, _)| matches!(i.state, State::Sending | State::Doubtful)) {
+                if found.iter().any(|(i, _)| matches!(i.state, State::Sending | State::Unconfirmed)) {
                     continue;
                 }
                 for (event, why) in found {
@@ -564,17 +564,17 @@ pub(crate) async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Resu
     Ok(())
 }
 
-/// Doubtful events whose invoice is final earlier than was known: they are not sent again, totals decide.
+/// Unconfirmed events whose invoice is final earlier than was known: they are not sent again, totals decide.
 pub(crate) async fn hold_back(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
-    let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'doubtful'";
+    let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'unconfirmed'";
     c.execute(sql, params![json(seqs)?]).await?;
     Ok(())
 }
 
 /// Meter events that were never sent, and whose Stripe customer or subscription is another one now.
 pub(crate) async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
-    let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
-               WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND in_doubt = 0";
+    let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
+               WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND maybe_applied = 0";
     c.execute(sql, params![json(seqs)?, now]).await?;
     Ok(())
 }

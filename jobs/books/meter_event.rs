@@ -14,7 +14,7 @@ pub const RESEND: i64 = 23 * 3600;
 
 /// State of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Not sent, or not taken for sure.
     Pending,
@@ -23,13 +23,13 @@ pub enum State {
     /// Stripe took it.
     Accepted,
     /// Stripe may have taken it.
-    Doubtful,
+    Unconfirmed,
     /// Stripe said no.
     Refused,
     /// Proven not to be in Stripe; its value is planned anew.
-    Absent,
+    NotReceived,
     /// A person said that it is never to be sent.
-    Dropped,
+    Discarded,
 }
 
 impl State {
@@ -38,10 +38,10 @@ impl State {
         (Self::Pending, "pending"),
         (Self::Sending, "sending"),
         (Self::Accepted, "accepted"),
-        (Self::Doubtful, "doubtful"),
+        (Self::Unconfirmed, "unconfirmed"),
         (Self::Refused, "refused"),
-        (Self::Absent, "absent"),
-        (Self::Dropped, "dropped"),
+        (Self::NotReceived, "not_received"),
+        (Self::Discarded, "discarded"),
     ];
 
     /// As it is stored.
@@ -85,7 +85,7 @@ pub struct MeterEvent {
     /// Where it stands.
     pub state: State,
     /// An attempt may have been applied.
-    pub in_doubt: bool,
+    pub maybe_applied: bool,
     /// Attempts so far.
     pub attempts: i64,
     /// Which Idempotency-Key is used.
@@ -109,7 +109,7 @@ pub struct MeterEvent {
 }
 
 const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
-    i.value, i.timestamp, i.send_before, i.state, i.in_doubt, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
+    i.value, i.timestamp, i.send_before, i.state, i.maybe_applied, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
     i.created_at, i.settled_at, i.request_id, i.error, i.adopted";
 
 fn event(row: &Row) -> Result<MeterEvent, BooksError> {
@@ -129,7 +129,7 @@ fn event(row: &Row) -> Result<MeterEvent, BooksError> {
         timestamp: instant(row.get(10)?),
         send_before: instant(row.get(11)?),
         state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
-        in_doubt: row.get::<i64>(13)? == 1,
+        maybe_applied: row.get::<i64>(13)? == 1,
         attempts: row.get(14)?,
         key_no: row.get(15)?,
         first_attempt_at: at(16)?,
@@ -212,7 +212,7 @@ pub struct Settled {
     /// Where it stands now.
     pub state: State,
     /// An attempt may have been applied.
-    pub in_doubt: bool,
+    pub maybe_applied: bool,
     /// When Stripe took it, as far as is known.
     pub taken_at: Option<i64>,
     /// Which Idempotency-Key the next attempt uses.
@@ -228,19 +228,19 @@ pub struct Settled {
 /// What was put right before anything is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
-    /// Attempts whose process died: doubtful.
+    /// Attempts whose process died: unconfirmed.
     pub interrupted: u64,
-    /// Not sent in time for their invoice: absent.
+    /// Not sent in time for their invoice: not received.
     pub expired: u64,
-    /// Doubtful, and not to be sent any more: Stripe's totals decide.
+    /// Unconfirmed, and not to be sent any more: Stripe's totals decide.
     pub undecided: u64,
 }
 
 /// The oldest open event of each customer and meter that is due: nothing of the same customer and meter is under way.
 const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
-    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'doubtful' AND i.first_attempt_at > ?3) \
+    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
       AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
-                      WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'doubtful')) \
+                      WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
     ORDER BY i.next_at, i.seq LIMIT ?2";
 
 impl Database {
@@ -282,12 +282,12 @@ impl Database {
         self.write(async move |c| {
             let row = |s: &Settled| {
                 let at = matches!(s.state, State::Accepted | State::Refused).then_some(now);
-                let doubt = i64::from(s.in_doubt);
+                let doubt = i64::from(s.maybe_applied);
                 (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at, s.attempts)
             };
             let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
             c.execute(
-                "UPDATE meter_events SET state = j.value ->> 1, in_doubt = max(in_doubt, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
+                "UPDATE meter_events SET state = j.value ->> 1, maybe_applied = max(maybe_applied, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
                  request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8, \
                  first_attempt_at = iif(j.value ->> 1 = 'pending', NULL, first_attempt_at) \
                  FROM json_each(?1) j WHERE meter_events.seq = j.value ->> 0 AND meter_events.state = 'sending' \
@@ -300,8 +300,8 @@ impl Database {
         .await
     }
 
-    /// Puts right what the last runs left: attempts from before `stale` whose process died are doubtful; what was not sent in time for its
-    /// invoice, and is in no doubt, is absent; what is in doubt and may not be sent again waits for Stripe's totals.
+    /// Puts right what the last runs left: attempts from before `stale` whose process died are unconfirmed; what was not sent in time for its
+    /// invoice, and is in no doubt, is not received; what is unconfirmed and may not be sent again waits for Stripe's totals.
     ///
     /// # Errors
     /// What the database says.
@@ -311,7 +311,7 @@ impl Database {
             .read(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM meter_events WHERE state = 'sending' AND last_attempt_at < ?1) \
                            OR EXISTS (SELECT 1 FROM meter_events WHERE next_at IS NOT NULL AND send_before <= ?2) \
-                           OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'doubtful' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
+                           OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'unconfirmed' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
                 let row = first_row(c, sql, params![stale, now, now - RESEND]).await?;
                 Ok(row.map_or(Ok(0), |row| row.get::<i64>(0))? == 1)
             })
@@ -320,13 +320,13 @@ impl Database {
             return Ok(Recovered::default());
         }
         self.write(async move |c| {
-            let sql = "UPDATE meter_events SET state = 'doubtful', in_doubt = 1, next_at = ?2, error = 'the process ended while it was sent' \
+            let sql = "UPDATE meter_events SET state = 'unconfirmed', maybe_applied = 1, next_at = ?2, error = 'the process ended while it was sent' \
                        WHERE state = 'sending' AND last_attempt_at < ?1";
             let interrupted = c.execute(sql, params![stale, now]).await?;
-            let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?1, error = 'not sent in time for its invoice' \
-                       WHERE next_at IS NOT NULL AND send_before <= ?1 AND state = 'pending' AND in_doubt = 0";
+            let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?1, error = 'not sent in time for its invoice' \
+                       WHERE next_at IS NOT NULL AND send_before <= ?1 AND state = 'pending' AND maybe_applied = 0";
             let expired = c.execute(sql, params![now]).await?;
-            let sql = "UPDATE meter_events SET next_at = NULL WHERE state = 'doubtful' AND next_at IS NOT NULL \
+            let sql = "UPDATE meter_events SET next_at = NULL WHERE state = 'unconfirmed' AND next_at IS NOT NULL \
                        AND (send_before <= ?1 OR first_attempt_at <= ?2)";
             let undecided = c.execute(sql, params![now, now - RESEND]).await?;
             Ok(Recovered { interrupted, expired, undecided })
@@ -379,8 +379,8 @@ impl Database {
         self.write(async move |c| {
             let Some(found) = find(c, &id).await? else { return Ok(None) };
             let to = match (what, found.state) {
-                (Manual::Retry, State::Refused) => State::Absent,
-                (Manual::Drop, State::Pending | State::Doubtful | State::Refused) => State::Dropped,
+                (Manual::Retry, State::Refused) => State::NotReceived,
+                (Manual::Drop, State::Pending | State::Unconfirmed | State::Refused) => State::Discarded,
                 _ => return Ok(None),
             };
             let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";

@@ -2,7 +2,7 @@
 //! from Stripe's totals, invoice by invoice; until then nothing more is planned for their customer and meter.
 //!
 //! A copy carries a mark, so that whoever restores it need not remember to say so. The first `push_stripe` that finds the mark gives the
-//! books another prefix of identifiers, and makes every open event absent: what became of it is in the totals with the rest.
+//! books another prefix of identifiers, and makes every open event not received: what became of it is in the totals with the rest.
 
 use std::path::Path;
 
@@ -132,9 +132,9 @@ pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Resto
     })
 }
 
-/// The first attempt of what is under way or in doubt.
+/// The first attempt of what is under way or unconfirmed.
 async fn first_open(c: &Connection) -> Result<Option<i64>, BooksError> {
-    let sql = "SELECT min(first_attempt_at) FROM meter_events WHERE state IN ('sending', 'doubtful')";
+    let sql = "SELECT min(first_attempt_at) FROM meter_events WHERE state IN ('sending', 'unconfirmed')";
     Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
 }
 
@@ -257,10 +257,10 @@ impl Database {
                 Some(before) => before.min(found.since),
                 None => found.since,
             };
-            let sql = "UPDATE meter_events SET state = 'doubtful', in_doubt = 1 WHERE state = 'sending'";
+            let sql = "UPDATE meter_events SET state = 'unconfirmed', maybe_applied = 1 WHERE state = 'sending'";
             c.execute(sql, ()).await?;
-            let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?1, \
-                       error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'doubtful')";
+            let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?1, \
+                       error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
             let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
@@ -283,7 +283,7 @@ impl Database {
                 who: "meter".into(),
                 act: "restored".into(),
                 subject: "books".into(),
-                reason: format!("a backup of {}; {open} open event(s) are absent now", instant(found.backup_at)),
+                reason: format!("a backup of {}; {open} open event(s) are not received now", instant(found.backup_at)),
             };
             note(c, &act, now).await?;
             Ok(Some((Restoration { since, at: now, seen: true, ..found }, open)))
@@ -340,11 +340,11 @@ impl Database {
             if !same {
                 return Ok(false);
             }
-            // the total decides about what is in doubt, too
-            let doubtful: Vec<i64> = of.events.iter().filter_map(|e| e.doubtful.map(|d| d.seq)).collect();
-            let sql = "UPDATE meter_events SET state = 'absent', next_at = NULL, settled_at = ?2, \
+            // the total decides about what is unconfirmed, too
+            let unconfirmed: Vec<i64> = of.events.iter().filter_map(|e| e.unconfirmed.map(|d| d.seq)).collect();
+            let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?2, \
                        error = 'the books were restored: Stripe''s total decides' WHERE seq IN (SELECT value FROM json_each(?1))";
-            c.execute(sql, params![json(&doubtful)?, now]).await?;
+            c.execute(sql, params![json(&unconfirmed)?, now]).await?;
             let bounds = [(of.start, of.until), (of.until, of.end)];
             for ((from, to), excess) in bounds.into_iter().zip(excess) {
                 insert_adopted(c, &of, (from, to), excess, restoration.at, grace, now).await?;

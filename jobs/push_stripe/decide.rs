@@ -1,6 +1,6 @@
 //! What is to be sent for one customer and one meter, and what has to wait. Pure.
 //!
-//! What the books say of a billing period, less everything that was sent for it and is not proven absent, is what is to be sent. While the
+//! What the books say of a billing period, less everything that was sent for it and is not proven not received, is what is to be sent. While the
 //! period's invoice can still take it, it goes there; later it is carried forward to the invoice of the period that is open, because Stripe
 //! puts late usage of a finalised period on no invoice at all
 //! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A negative amount never takes an invoice's total below zero,
@@ -113,7 +113,7 @@ pub struct PeriodCase {
     pub currency: String,
 }
 
-/// An event that is not proven absent.
+/// An event that is not proven not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// The period for whose usage it is.
@@ -124,7 +124,7 @@ pub struct Sent {
     pub invoice: (i64, i64),
     /// Its value.
     pub value: i64,
-    /// Whether Stripe may have it, or get it: not when it was refused or dropped.
+    /// Whether Stripe may have it, or get it: not when it was refused or discarded.
     pub billed: bool,
     /// Whether Stripe is known to have it.
     pub accepted: bool,

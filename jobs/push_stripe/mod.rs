@@ -1,9 +1,9 @@
 //! `push_stripe`: what the books say → events → Stripe, each exactly once.
 //!
 //! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for each customer, meter and billing period,
-//! what the books say less all that was sent and is not proven absent becomes an event (`plan`, [`decide`]); so two runs beside each
+//! what the books say less all that was sent and is not proven not received becomes an event (`plan`, [`decide`]); so two runs beside each
 //! other cannot plan the same amount twice. *Sending*: what an event says was fixed before its first attempt, so every repetition carries the same
-//! identifier, and Stripe takes it once (`send`). *Settling*: what nobody can say of an attempt is doubtful, counts as sent, and is decided
+//! identifier, and Stripe takes it once (`send`). *Settling*: what nobody can say of an attempt is unconfirmed, counts as sent, and is decided
 //! by Stripe's own totals (`reconcile_stripe`).
 //!
 //! Only customers for whom something may have changed are looked at; triggers and the numbers of ledger entries say who, and
@@ -68,7 +68,7 @@ pub struct PushReport {
     /// Refused by Stripe, now or in an error report.
     pub refused: u64,
     /// Nobody knows; they are sent again, or Stripe's totals decide.
-    pub doubtful: u64,
+    pub unconfirmed: u64,
     /// Not taken; they are sent again.
     pub again: u64,
     /// Too late for their invoice, and planned anew.
@@ -308,7 +308,7 @@ fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
     report.attempts = tally.attempts;
     report.accepted = tally.accepted;
     report.refused += tally.refused;
-    report.doubtful = tally.doubtful;
+    report.unconfirmed = tally.unconfirmed;
     report.again = tally.again;
     report.strange = tally.strange;
     match tally.stopped {

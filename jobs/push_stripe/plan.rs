@@ -176,8 +176,8 @@ fn case(
             && (s.invoice.is_none() || is_final(s) || stripe.is_some_and(|id| s.stripe_customer != id))
     };
     changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
-    let doubtful = sent.iter().filter(|s| s.state == State::Doubtful && is_final(s));
-    changes.held_back.extend(doubtful.map(|s| s.seq));
+    let unconfirmed = sent.iter().filter(|s| s.state == State::Unconfirmed && is_final(s));
+    changes.held_back.extend(unconfirmed.map(|s| s.seq));
     // what is on no invoice bills nothing
     let kept = sent.iter().filter(|s| !astray(s));
     let held = if stripe.is_none() {
@@ -219,7 +219,7 @@ fn event(s: &invoice::SentEvent, stripe: Option<&str>) -> Option<Sent> {
         timestamp: s.timestamp,
         value: s.value,
         // one invoice is one Stripe customer's
-        billed: !matches!(s.state, State::Refused | State::Dropped) && Some(s.stripe_customer.as_str()) == stripe,
+        billed: !matches!(s.state, State::Refused | State::Discarded) && Some(s.stripe_customer.as_str()) == stripe,
         accepted: s.state == State::Accepted,
     })
 }

@@ -41,7 +41,7 @@ pub(super) struct Tally {
     pub(super) attempts: u64,
     pub(super) accepted: u64,
     pub(super) refused: u64,
-    pub(super) doubtful: u64,
+    pub(super) unconfirmed: u64,
     pub(super) again: u64,
     /// Identifiers that Stripe had although nothing was ever sent under them.
     pub(super) strange: Vec<String>,
@@ -100,8 +100,8 @@ pub(super) fn answer(error: &CallError) -> Answer {
 
 /// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
 pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<String>, now: i64) -> Settled {
-    let doubt = event.in_doubt;
-    let open = if doubt { State::Doubtful } else { State::Pending };
+    let doubt = event.maybe_applied;
+    let open = if doubt { State::Unconfirmed } else { State::Pending };
     let wait = |asked: Option<Duration>| {
         let asked = asked.and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0).clamp(0, LONGEST_WAIT);
         let doublings = u32::try_from(event.attempts.clamp(1, 20) - 1).unwrap_or(0);
@@ -114,7 +114,7 @@ pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<Str
         seq: event.seq,
         attempts: event.attempts,
         state,
-        in_doubt: doubt || state == State::Doubtful,
+        maybe_applied: doubt || state == State::Unconfirmed,
         key_no: event.key_no,
         next_at,
         request_id: request_id.clone(),
@@ -131,15 +131,15 @@ pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<Str
         Answer::Exists(_) if doubt => taken(first),
         Answer::Exists(why) => settled(State::Refused, None, Some(why)),
         // an earlier attempt may have been taken: only the totals can tell
-        Answer::Refused(why) if doubt => settled(State::Doubtful, None, Some(why)),
+        Answer::Refused(why) if doubt => settled(State::Unconfirmed, None, Some(why)),
         Answer::Refused(why) => settled(State::Refused, None, Some(why)),
         Answer::Key(why) => settled(open, Some(now), Some(why)),
         Answer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
         Answer::NotSent(why) => settled(open, Some(wait(None)), Some(why)),
         Answer::Broken(why) => {
-            Settled { key_no: event.key_no + 1, ..settled(State::Doubtful, Some(wait(None)), Some(why)) }
+            Settled { key_no: event.key_no + 1, ..settled(State::Unconfirmed, Some(wait(None)), Some(why)) }
         }
-        Answer::Lost(why) => settled(State::Doubtful, Some(wait(None)), Some(why)),
+        Answer::Lost(why) => settled(State::Unconfirmed, Some(wait(None)), Some(why)),
     }
 }
 
@@ -205,7 +205,7 @@ impl Run {
                     self.stop(Stop::Away(why.clone(), asked));
                 }
             }
-            Answer::Refused(why) | Answer::Exists(why) if !event.in_doubt => {
+            Answer::Refused(why) | Answer::Exists(why) if !event.maybe_applied => {
                 if self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSES_ALL {
                     self.stop(Stop::Away(format!("{REFUSES_ALL} events in a row were refused: {why}"), None));
                 }
@@ -275,8 +275,8 @@ fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: Option<Answ
     let all = match settled.state {
         State::Accepted => &sends.accepted,
         State::Refused => &sends.refused,
-        State::Doubtful => &sends.doubtful,
-        State::Pending | State::Sending | State::Absent | State::Dropped => &sends.again,
+        State::Unconfirmed => &sends.unconfirmed,
+        State::Pending | State::Sending | State::NotReceived | State::Discarded => &sends.again,
     };
     all.fetch_add(1, Ordering::Relaxed);
     match settled.state {
@@ -289,8 +289,8 @@ fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: Option<Answ
             let why = settled.error.as_deref().unwrap_or_default();
             tracing::warn!(event = settled.seq, "Stripe refused event {}: {why}", settled.seq);
         }
-        State::Doubtful => tally.doubtful += 1,
-        State::Pending | State::Sending | State::Absent | State::Dropped => tally.again += 1,
+        State::Unconfirmed => tally.unconfirmed += 1,
+        State::Pending | State::Sending | State::NotReceived | State::Discarded => tally.again += 1,
     }
     settled
 }

@@ -63,15 +63,15 @@ pub(super) fn is_quiet(events: &Events, now: i64, quiet: i64) -> bool {
     let shows = |e: &super::Accepted| e.adopted || now - e.at >= quiet;
     !events.in_flight
         && !events.pending
-        && events.doubtful.is_none_or(|d| is_settled(&d, now))
+        && events.unconfirmed.is_none_or(|d| is_settled(&d, now))
         && events.accepted.iter().all(shows)
 }
 
 /// What Stripe has beyond what the books know. Pure.
 pub(super) fn excess(events: &Events, seen: i64) -> i64 {
     let excess = seen.saturating_sub(expected(events));
-    // a person dropped it while it was in doubt, and Stripe has it: so it was
-    if excess == events.dropped { 0 } else { excess }
+    // a person discarded it while it was unconfirmed, and Stripe has it: so it was
+    if excess == events.discarded { 0 } else { excess }
 }
 
 /// What a person has made good stays as it is. A shortage is still there whatever was sent since; too much may have been taken back, so it is left out

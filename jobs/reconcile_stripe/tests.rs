@@ -39,9 +39,9 @@ fn first(values: &[i64]) -> Events {
 }
 
 /// Sent once, an hour after [`T0`].
-fn in_doubt(seq: i64, value: i64) -> Doubtful {
+fn maybe_applied(seq: i64, value: i64) -> Unconfirmed {
     let sent = T0 + HOUR;
-    Doubtful { seq, value, timestamp: sent, last_attempt: sent, resend_until: sent + RESEND }
+    Unconfirmed { seq, value, timestamp: sent, last_attempt: sent, resend_until: sent + RESEND }
 }
 
 /// What [`compare`] reads and does with it; `total` says what Stripe has before an instant.
@@ -64,7 +64,7 @@ fn verdicts(mut of: ToRead, total: i64, instants: &[i64]) -> Vec<Verdict> {
     found
 }
 
-fn absent(seqs: &[i64]) -> Verdict {
+fn not_received(seqs: &[i64]) -> Verdict {
     Verdict::Settle(None, seqs.to_vec())
 }
 
@@ -75,7 +75,7 @@ fn there(seq: i64) -> Verdict {
 #[test]
 fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
     let last = 30 * DAY + GRACE;
-    for (seen, dropped, pending, now, expected) in [
+    for (seen, discarded, pending, now, expected) in [
         (30, 0, false, DAY, Some(false)),
         (30, 0, false, last - 1, Some(false)),
         (30, 0, false, last, Some(true)),
@@ -83,16 +83,16 @@ fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
         (29, 0, false, last, None),
         (31, 0, false, last, None),
         (0, 0, false, last, None),
-        // dropped while in doubt: with it or without it
+        // discarded while unconfirmed: with it or without it
         (30, 50, false, last, Some(true)),
         (80, 50, false, last, Some(true)),
         (80, 0, false, last, None),
         (55, 50, false, last, None),
     ] {
-        let events = Events { dropped, pending, ..first(&[10, 20]) };
+        let events = Events { discarded, pending, ..first(&[10, 20]) };
         let read = at_once(&of(events), seen, T0 + now, GRACE);
         let agrees = |is_final| Read { seen, expected: 30, short: None, verdict: Verdict::Agrees, is_final };
-        assert_eq!(read, expected.map(agrees), "{seen} {dropped} {pending} {now}");
+        assert_eq!(read, expected.map(agrees), "{seen} {discarded} {pending} {now}");
     }
 }
 
@@ -105,7 +105,7 @@ fn a_total_that_agrees_again_forgets_what_was_short() {
 }
 
 #[test]
-fn a_doubtful_event_that_the_total_has_is_there_at_once() {
+fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
     for (value, seen, now, expected) in [
         (50, 80, 2 * DAY, Some(there(3))),
         (50, 30, 2 * DAY, None),
@@ -116,7 +116,7 @@ fn a_doubtful_event_that_the_total_has_is_there_at_once() {
         (50, 80, DAY + 120, Some(there(3))),
         (50, 80, DAY + 119, None),
     ] {
-        let events = Events { doubtful: Some(in_doubt(3, value)), ..first(&[10, 20]) };
+        let events = Events { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
         let found = at_once(&of(events), seen, T0 + now, GRACE);
         assert_eq!(found.as_ref().map(|read| read.verdict.clone()), expected, "{value} {seen} {now}");
         assert!(found.is_none_or(|read| !read.is_final));
@@ -143,12 +143,12 @@ fn what_was_taken_over_is_judged_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_doubtful_event_is_not_there_after_its_last_attempt_and_a_day_and_another() {
+fn an_unconfirmed_event_is_not_there_after_its_last_attempt_and_a_day_and_another() {
     let alone = |last_attempt: i64, resend_until: i64| Events {
-        doubtful: Some(Doubtful {
+        unconfirmed: Some(Unconfirmed {
             last_attempt: T0 + last_attempt,
             resend_until: T0 + resend_until,
-            ..in_doubt(3, 50)
+            ..maybe_applied(3, 50)
         }),
         ..Events::default()
     };
@@ -162,7 +162,7 @@ fn a_doubtful_event_is_not_there_after_its_last_attempt_and_a_day_and_another() 
         assert_eq!(settled_until(&case, T0 + settled - 1), None, "{last_attempt} {resend_until}");
         assert_eq!(settled_until(&case, T0 + settled), Some(case.end), "{last_attempt} {resend_until}");
         let instants = [settled - 1, settled, settled + DAY - 1, settled + DAY];
-        let expected = [Verdict::Wait, Verdict::Wait, Verdict::Wait, absent(&[3])];
+        let expected = [Verdict::Wait, Verdict::Wait, Verdict::Wait, not_received(&[3])];
         assert_eq!(verdicts(case, 0, &instants), expected, "{last_attempt} {resend_until}");
     }
 }
@@ -171,18 +171,18 @@ fn a_doubtful_event_is_not_there_after_its_last_attempt_and_a_day_and_another() 
 fn what_is_in_doubt_and_what_was_accepted_are_told_apart() {
     let settled = HOUR + DAY;
     for (value, total, expected) in [
-        (50, 30, absent(&[3])),
+        (50, 30, not_received(&[3])),
         (50, 60, Verdict::Settle(Some(3), vec![2])),
         (50, 70, Verdict::Settle(Some(3), vec![1])),
         (50, 50, Verdict::Settle(Some(3), vec![2, 1])),
-        (50, 10, absent(&[3, 2])),
-        (50, 0, absent(&[3, 2, 1])),
+        (50, 10, not_received(&[3, 2])),
+        (50, 0, not_received(&[3, 2, 1])),
         // a correction that never came
-        (-5, 30, absent(&[3])),
+        (-5, 30, not_received(&[3])),
         (-5, 5, Verdict::Settle(Some(3), vec![2])),
-        (-5, 10, absent(&[3, 2])),
+        (-5, 10, not_received(&[3, 2])),
     ] {
-        let events = Events { doubtful: Some(in_doubt(3, value)), ..first(&[10, 20]) };
+        let events = Events { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
         let found = verdicts(of(events), total, &[settled, settled + DAY - 1, settled + DAY]);
         assert_eq!(found, [Verdict::Wait, Verdict::Wait, expected], "{value} {total}");
     }
@@ -201,7 +201,7 @@ fn an_accepted_event_is_not_there_after_a_day_and_another() {
         let instants = [DAY / 2, settled, settled + DAY / 2, settled + DAY - 1, settled + DAY];
         let found = verdicts(of(first(&values)), all - lost, &instants);
         assert_eq!(found[..4], [Verdict::Wait, Verdict::Wait, Verdict::Wait, Verdict::Wait], "{seqs:?}");
-        assert_eq!(found[4], absent(seqs));
+        assert_eq!(found[4], not_received(seqs));
     }
 }
 
@@ -242,7 +242,7 @@ fn a_shortage_that_changes_begins_anew() {
         // it was only late
         (4 * DAY, 70, Verdict::Wait, None),
         (5 * DAY, 50, Verdict::Wait, Some((20, T0 + 5 * DAY))),
-        (6 * DAY, 50, absent(&[2]), None),
+        (6 * DAY, 50, not_received(&[2]), None),
     ] {
         let read = judge(&case, settled, until, settled, T0 + now);
         assert_eq!((read.verdict, read.short), (verdict, short), "{now}");
@@ -270,19 +270,19 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
 #[test]
 fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
     let settled = 360 + DAY;
-    for (values, doubt, total, absent_ones) in [
+    for (values, doubt, total, not_received_ones) in [
         // as if 7,749 were too much: the lost one is less than the correction that did not arrive
         (&[631_369, 54_421][..], -62_170, 631_369, &[3, 2][..]),
         (&[10, 20, 40], -50, 50, &[4, 2]),
         (&[10, 20, 40], -50, 70, &[4]),
     ] {
         let seq = i64::try_from(values.len()).unwrap() + 1;
-        let events = Events { doubtful: Some(in_doubt(seq, doubt)), ..first(values) };
+        let events = Events { unconfirmed: Some(maybe_applied(seq, doubt)), ..first(values) };
         let found = verdicts(of(events), total, &[settled + HOUR, settled + DAY + HOUR]);
-        assert_eq!(found[1], absent(absent_ones), "{values:?} {doubt} {total}");
+        assert_eq!(found[1], not_received(not_received_ones), "{values:?} {doubt} {total}");
     }
     // somebody else's is still a person's
-    let events = Events { doubtful: Some(in_doubt(3, -5)), ..first(&[10, 20]) };
+    let events = Events { unconfirmed: Some(maybe_applied(3, -5)), ..first(&[10, 20]) };
     let found = verdicts(of(events), 37, &[settled + HOUR, settled + DAY + HOUR]);
     assert!(matches!(&found[1], Verdict::Alarm(_)), "{found:?}");
 }
@@ -322,20 +322,20 @@ fn what_a_person_has_made_good_explains_nothing_else() {
     let unknown = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(sent()) };
     assert!(matches!(judged(&unknown, 70, 3), Verdict::Alarm(why) if why.contains("5 less than was sent;")));
     // one that is really lost is found beside it, and what else is wrong is an alarm
-    assert_eq!(judged(&known(5, sent()), 50, 2), absent(&[2]));
+    assert_eq!(judged(&known(5, sent()), 50, 2), not_received(&[2]));
     assert_eq!(judged(&known(5, sent()), 50, 1), Verdict::Wait);
     let more = judged(&known(-500, first(&[10, 20])), 600, 2);
     assert!(matches!(more, Verdict::Alarm(why) if why.contains("70 more than was sent and acknowledged;")));
     // it does not keep a doubt from being decided
-    let doubt = |value| known(-5, Events { doubtful: Some(in_doubt(4, value)), ..first(&[10, 20, 40]) });
+    let doubt = |value| known(-5, Events { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
     for (value, total, days, verdict) in [
         (7, 82, 1, there(4)),
-        (7, 75, 2, absent(&[4])),
+        (7, 75, 2, not_received(&[4])),
         (-50, 25, 1, there(4)),
-        (-50, 75, 2, absent(&[4])),
+        (-50, 75, 2, not_received(&[4])),
         // as much as the known one
         (5, 80, 1, there(4)),
-        (5, 75, 2, absent(&[4])),
+        (5, 75, 2, not_received(&[4])),
     ] {
         assert_eq!(judged(&doubt(value), total, days), verdict, "{value} {total}");
     }
@@ -363,12 +363,12 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
     for (settled, short) in [(80, -5), (65, 10)] {
         assert_eq!(verdict(three(), settled), (Verdict::Wait, Some(short)), "told as drift, and judged with the whole");
     }
-    let doubt = |value| Events { doubtful: Some(in_doubt(4, value)), ..three() };
+    let doubt = |value| Events { unconfirmed: Some(maybe_applied(4, value)), ..three() };
     for (value, settled, expected) in [
         (7, 77, there(4)),
         (7, 82, there(4)),
-        (7, 70, absent(&[4])),
-        (7, 75, absent(&[4])),
+        (7, 70, not_received(&[4])),
+        (7, 75, not_received(&[4])),
         // it is there, or it is not and the known one is in this part
         (5, 75, Verdict::Wait),
         (7, 99, Verdict::Wait),
@@ -380,12 +380,12 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
 #[test]
 fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     // five have been missing, unexplained, for days when five are sent and stay without an answer
-    let late = Doubtful { last_attempt: T0 + 5 * DAY, ..in_doubt(3, 5) };
-    let case = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(Events { doubtful: Some(late), ..first(&[10, 20]) }) };
+    let late = Unconfirmed { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
+    let case = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(Events { unconfirmed: Some(late), ..first(&[10, 20]) }) };
     let read = judge(&case, 30, case.end, 30, T0 + 9 * DAY);
     assert!(matches!(read.verdict, Verdict::Alarm(_)), "{read:?}");
-    // one that was lost before explains what is missing, and then the one in doubt is there
-    let doubt = Events { doubtful: Some(Doubtful { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
+    // one that was lost before explains what is missing, and then the unconfirmed one is there
+    let doubt = Events { unconfirmed: Some(Unconfirmed { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
     let lost_before = ToRead { short: Some((20, T0 + 2 * DAY)), ..of(doubt) };
     let read = judge(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
     assert_eq!(read.verdict, Verdict::Settle(Some(4), vec![2]), "{read:?}");
@@ -454,9 +454,9 @@ fn what_no_lost_event_explains_is_for_a_person() {
 }
 
 #[test]
-fn what_was_dropped_in_doubt_may_be_there() {
+fn what_was_discarded_unconfirmed_may_be_there() {
     let settled = 360 + DAY;
-    let events = Events { dropped: 50, ..first(&[10, 20]) };
+    let events = Events { discarded: 50, ..first(&[10, 20]) };
     // an event that is there, and one that does not show yet, so that the whole total says nothing
     let recent = took(3, 7, 2 * DAY);
     let with_recent = Events { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
@@ -467,9 +467,9 @@ fn what_was_dropped_in_doubt_may_be_there() {
         let read = judge(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
         assert_eq!((read.verdict, read.short), (verdict, short), "{total}");
     }
-    // another one that is in doubt is there, too
-    let doubtful = Events { doubtful: Some(in_doubt(3, 5)), ..events };
-    assert_eq!(verdicts(of(doubtful), 85, &[settled + HOUR]), [there(3)]);
+    // another one that is unconfirmed is there, too
+    let unconfirmed = Events { unconfirmed: Some(maybe_applied(3, 5)), ..events };
+    assert_eq!(verdicts(of(unconfirmed), 85, &[settled + HOUR]), [there(3)]);
 }
 
 /// An event as Stripe has it.
@@ -528,7 +528,7 @@ fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
     })
 }
 
-/// Reads every `step` seconds, long after the period is over, and plans anew what is absent; returns the sums that were absent.
+/// Reads every `step` seconds, long after the period is over, and plans anew what is not_received; returns the sums that were not_received.
 fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCaseError> {
     let end = T0 + DAYS * DAY + 30;
     let mut account = Account { all: vec![], of: ToRead { end, ..of(Events::default()) } };
@@ -541,13 +541,13 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
         }
         let read = read(&account.of, |until| account.total(until, now), now);
         match &read.verdict {
-            Verdict::Settle(None, absent) => {
-                let is_absent = |e: &Accepted| absent.contains(&e.seq);
-                let sum: i64 = account.of.events.accepted.iter().filter(|e| is_absent(e)).map(|e| e.value).sum();
+            Verdict::Settle(None, not_received) => {
+                let not_received_ones = |e: &Accepted| not_received.contains(&e.seq);
+                let sum: i64 = account.of.events.accepted.iter().filter(|e| not_received_ones(e)).map(|e| e.value).sum();
                 let until = settled_until(&account.of, now).unwrap();
                 prop_assert_eq!(sum, account.lost(until), "{:?} of {:?}", read, account);
                 prop_assert!(sum > 0);
-                account.of.events.accepted.retain(|e| !is_absent(e));
+                account.of.events.accepted.retain(|e| !not_received_ones(e));
                 account.take(sum, now, Some(HOUR));
                 sums.push(sum);
             }

@@ -102,7 +102,7 @@ pub struct Sends {
     /// Refused by Stripe at once.
     pub refused: AtomicU64,
     /// Nobody knows.
-    pub doubtful: AtomicU64,
+    pub unconfirmed: AtomicU64,
     /// Not taken; they are sent again.
     pub again: AtomicU64,
     /// Milliseconds for which attempts waited for the account's rate, added up.

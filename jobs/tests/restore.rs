@@ -68,7 +68,7 @@ impl Life<'_> {
         // the worker is between two runs, or in the middle of one that a kill ended
         let made = self.now - self.rng.i64(0..600);
         let open =
-            self.world.rows("SELECT state FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful')").await;
+            self.world.rows("SELECT state FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')").await;
         for state in open {
             self.count(format!("{state} in a backup"), 1);
         }
@@ -455,7 +455,7 @@ fn restored_books_bill_what_the_lost_ones_did_not_and_nothing_twice() {
         println!("{seen:#?}");
         // histories in which nothing is lost would prove nothing
         for kind in
-            ["doubtful in a backup", "pending in a backup", "sending in a backup", "held as restored", "taken over"]
+            ["unconfirmed in a backup", "pending in a backup", "sending in a backup", "held as restored", "taken over"]
         {
             assert!(!all || seen.get(kind).is_some_and(|n| *n > 5), "too few are {kind}: {seen:?}");
         }

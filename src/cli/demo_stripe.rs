@@ -63,7 +63,7 @@ pub(super) async fn bill(
     push_command::show(&push(&context, now, false, 20).await.map_err(failed)?, &config);
     stripe.world().clear_faults();
 
-    step(10, "a minute later: what was in doubt is sent again under its own name, and Stripe counts it once");
+    step(10, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
     let later = now + SignedDuration::from_secs(60);
     print::out("$ meter push");
     push_command::show(&push(&context, later, false, 20).await.map_err(failed)?, &config);

@@ -59,10 +59,10 @@ pub(crate) enum Which {
     Pending,
     Sending,
     Accepted,
-    Doubtful,
+    Unconfirmed,
     Refused,
-    Absent,
-    Dropped,
+    NotReceived,
+    Discarded,
 }
 
 impl Which {
@@ -71,10 +71,10 @@ impl Which {
             Self::Pending => State::Pending,
             Self::Sending => State::Sending,
             Self::Accepted => State::Accepted,
-            Self::Doubtful => State::Doubtful,
+            Self::Unconfirmed => State::Unconfirmed,
             Self::Refused => State::Refused,
-            Self::Absent => State::Absent,
-            Self::Dropped => State::Dropped,
+            Self::NotReceived => State::NotReceived,
+            Self::Discarded => State::Discarded,
         }
     }
 }
@@ -145,7 +145,7 @@ async fn act(
             }
             (Some(was), Manual::Drop) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
             (None, _) => {
-                let can = if what == Manual::Retry { "refused" } else { "pending, doubtful or refused" };
+                let can = if what == Manual::Retry { "refused" } else { "pending, unconfirmed or refused" };
                 eprintln!(
                     "meter: event {} is {}; this can be done with one that is {can}",
                     event.seq,
@@ -174,7 +174,7 @@ fn table(events: &[MeterEvent], now: Timestamp) {
         let next = match i.next_at {
             Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
             Some(_) => ", due".to_owned(),
-            None if i.state == State::Doubtful => ", Stripe's totals decide".to_owned(),
+            None if i.state == State::Unconfirmed => ", Stripe's totals decide".to_owned(),
             None => String::new(),
         };
         vec![
@@ -207,7 +207,7 @@ fn fields(i: &MeterEvent) -> Vec<(&'static str, String)> {
         ("timestamp", i.timestamp.to_string()),
         ("send before", i.send_before.to_string()),
         ("state", i.state.name().to_owned()),
-        ("in doubt", if i.in_doubt { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
+        ("unconfirmed", if i.maybe_applied { "yes: an attempt may have been applied" } else { "no" }.to_owned()),
         ("attempts", i.attempts.to_string()),
         ("first attempt", at(i.first_attempt_at)),
         ("last attempt", at(i.last_attempt_at)),

@@ -101,13 +101,13 @@ pub(super) fn show(report: &PushReport, config: &Config) {
         print::out(&format!("{} event(s) would be sent, for {} customer(s)", n(report.planned), n(report.customers)));
     } else {
         print::out(&format!(
-            "{} customer(s) looked at, {} event(s) planned; {} sent: {} accepted, {} refused, {} in doubt, {} to be sent again",
+            "{} customer(s) looked at, {} event(s) planned; {} sent: {} accepted, {} refused, {} unconfirmed, {} to be sent again",
             n(report.customers),
             n(report.planned),
             n(report.attempts),
             n(report.accepted),
             n(report.refused),
-            n(report.doubtful),
+            n(report.unconfirmed),
             n(report.again)
         ));
     }

@@ -234,7 +234,7 @@ fn why(c: &Compared, now: Timestamp) -> String {
         let seen = if c.held_acknowledged { ", acknowledged" } else { "" };
         parts.push(format!("held {}: {because}{seen}", c.held));
     }
-    for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.dropped, "dropped by a person")] {
+    for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.discarded, "discarded by a person")] {
         if amount != 0 {
             parts.push(format!("{amount} {what}"));
         }

@@ -102,10 +102,10 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     line(
         "Stripe",
         format!(
-            "{} settled, {} pending, {} doubtful, {} refused; {} held; {} alarm(s)",
+            "{} settled, {} pending, {} unconfirmed, {} refused; {} held; {} alarm(s)",
             state("settled"),
             state("pending"),
-            state("doubtful"),
+            state("unconfirmed"),
             state("refused"),
             print::count(held),
             stripe.alarms

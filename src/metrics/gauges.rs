@@ -47,7 +47,7 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_stripe_mode", "1 for where money goes: nowhere, a dry run, a test or the live account.", &["mode"]),
     ("meter_stripe_events", "Amounts to be sent to Stripe.", &["state"]),
     ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
-    ("meter_stripe_oldest_doubtful_seconds", "For how long the oldest doubtful one has been in doubt.", &[]),
+    ("meter_stripe_oldest_unconfirmed_seconds", "For how long the oldest unconfirmed one has been unconfirmed.", &[]),
     ("meter_stripe_drift_units", "How far Stripe's totals are from what they should be.", &["meter"]),
     ("meter_stripe_alarms", "Totals that a person must look at.", &[]),
     ("meter_stripe_held", "Amounts that wait in the books to be carried forward.", &["reason"]),
@@ -233,7 +233,7 @@ fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Re
         board.set("meter_stripe_events", &[state], count)?;
     }
     board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, standing.at)?;
-    board.age("meter_stripe_oldest_doubtful_seconds", &[], stripe.oldest_doubtful_at, standing.at)?;
+    board.age("meter_stripe_oldest_unconfirmed_seconds", &[], stripe.oldest_unconfirmed_at, standing.at)?;
     board.age("meter_stripe_oldest_held_seconds", &[], customers.oldest_held_at, standing.at)?;
     board.set("meter_stripe_alarms", &[], stripe.alarms)?;
     for meter in meters.iter().copied().chain(customers.drift.keys().map(String::as_str)) {

@@ -158,7 +158,7 @@ impl Metrics {
                 "meter_stripe_sends_total",
                 "Attempts to send an event to Stripe.",
                 "answer",
-                &["accepted", "refused", "doubtful", "again"],
+                &["accepted", "refused", "unconfirmed", "again"],
             )?,
             throttle: r
                 .seconds("meter_stripe_throttle_wait_seconds_total", "Time that sends waited for stripe.per_second.")?,
@@ -266,7 +266,7 @@ impl Metrics {
             for (answer, total) in [
                 ("accepted", &sends.accepted),
                 ("refused", &sends.refused),
-                ("doubtful", &sends.doubtful),
+                ("unconfirmed", &sends.unconfirmed),
                 ("again", &sends.again),
             ] {
                 more(&self.0.sends.with_label_values(&[answer]), load(total));

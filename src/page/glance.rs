@@ -166,7 +166,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let held: i64 = facts.standing.customers.held.values().sum();
     let tile = if held > 0 { tile.line(html! { (count(held)) " held" }) } else { tile };
     let drifts = facts.standing.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
-    tile.bad(Tone::Look, of("doubtful"), "doubtful")
+    tile.bad(Tone::Look, of("unconfirmed"), "unconfirmed")
         .bad(Tone::Wrong, of("refused"), "refused")
         .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
         .bad(

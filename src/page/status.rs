@@ -202,7 +202,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
             dt { "To send" }
             dd { (count(of("pending") + of("sending"))) (since(stripe.oldest_pending_at)) }
             dt { "In doubt" }
-            dd { (count(of("doubtful"))) (since(stripe.oldest_doubtful_at)) }
+            dd { (count(of("unconfirmed"))) (since(stripe.oldest_unconfirmed_at)) }
             dt { "Refused" }
             dd { (count(of("refused"))) }
             dt { "Held" }

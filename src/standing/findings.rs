@@ -17,7 +17,7 @@ const STUCK: SignedDuration = SignedDuration::from_mins(15);
 const STUCK_BILL: SignedDuration = SignedDuration::from_hours(2);
 /// TURN periods are closed every five minutes.
 const TURN_LATE: SignedDuration = SignedDuration::from_mins(30);
-/// Longer in doubt than any hiccup takes.
+/// Longer unconfirmed than any hiccup takes.
 const DOUBTFUL: SignedDuration = SignedDuration::from_hours(1);
 /// Totals decide within three days.
 const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
@@ -160,13 +160,13 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         let what = format!("{} of Stripe's totals are not what was sent", stripe.alarms);
         add(Level::Wrong, "MeterStripeAlarm", what, "meter reconcile");
     }
-    if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > UNDECIDED) {
+    if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNDECIDED) {
         let what =
-            format!("an event has been in doubt for {}, longer than Stripe's totals take to decide", span(since(at)));
-        add(Level::Wrong, "MeterEventUndecided", what, "meter events list --state doubtful; meter reconcile");
-    } else if let Some(at) = stripe.oldest_doubtful_at.filter(|at| since(*at) > DOUBTFUL) {
+            format!("an event has been unconfirmed for {}, longer than Stripe's totals take to decide", span(since(at)));
+        add(Level::Wrong, "MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
+    } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > DOUBTFUL) {
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
-        add(Level::Look, "MeterEventUnconfirmed", what, "meter events list --state doubtful");
+        add(Level::Look, "MeterEventUnconfirmed", what, "meter events list --state unconfirmed");
     }
     let lacks = match s.billing {
         "dry_run" => Some(("there is no key now", "set METER_STRIPE__KEY")),
@@ -388,13 +388,13 @@ mod tests {
         ),
         (
             "MeterEventUndecided",
-            |s| s.books.stripe.oldest_doubtful_at = hours(97),
-            |s| s.books.stripe.oldest_doubtful_at = hours(1),
+            |s| s.books.stripe.oldest_unconfirmed_at = hours(97),
+            |s| s.books.stripe.oldest_unconfirmed_at = hours(1),
         ),
         (
             "MeterEventUnconfirmed",
-            |s| s.books.stripe.oldest_doubtful_at = hours(2),
-            |s| s.books.stripe.oldest_doubtful_at = hours(1),
+            |s| s.books.stripe.oldest_unconfirmed_at = hours(2),
+            |s| s.books.stripe.oldest_unconfirmed_at = hours(1),
         ),
         (
             "MeterEventRefused",

@@ -108,12 +108,12 @@ pub struct DayUsage {
 /// What is sent to Stripe.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StripeStanding {
-    /// Meter events in the states `pending`, `sending`, `doubtful`, `refused`, and `settled` for all others.
+    /// Meter events in the states `pending`, `sending`, `unconfirmed`, `refused`, and `settled` for all others.
     pub events: BTreeMap<&'static str, i64>,
     /// When the oldest one was made that was not sent yet.
     pub oldest_pending_at: Option<Timestamp>,
-    /// Since when the oldest doubtful one is in doubt.
-    pub oldest_doubtful_at: Option<Timestamp>,
+    /// Since when the oldest unconfirmed one is unconfirmed.
+    pub oldest_unconfirmed_at: Option<Timestamp>,
     /// Totals that a person must look at.
     pub alarms: i64,
     /// Some of them: customer, meter and what is wrong.

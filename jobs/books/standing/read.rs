@@ -222,11 +222,11 @@ async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<D
 
 async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
     let mut found = StripeStanding::default();
-    for state in ["pending", "sending", "doubtful", "refused", "settled"] {
+    for state in ["pending", "sending", "unconfirmed", "refused", "settled"] {
         found.events.insert(state, 0);
     }
     let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM meter_events INDEXED BY meter_events_open \
-               WHERE state IN ('pending', 'sending', 'doubtful') GROUP BY state";
+               WHERE state IN ('pending', 'sending', 'unconfirmed') GROUP BY state";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let state: String = row.get(0)?;
@@ -235,7 +235,7 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
         }
         match state.as_str() {
             "pending" => found.oldest_pending_at = at(&row, 2)?,
-            "doubtful" => found.oldest_doubtful_at = at(&row, 3)?,
+            "unconfirmed" => found.oldest_unconfirmed_at = at(&row, 3)?,
             _ => {}
         }
     }

@@ -249,7 +249,7 @@ fn a_correction_never_takes_an_invoice_below_zero() {
         (&[(100, 'a'), (-40, 'p'), (30, 'p')], 0, -60, below(-30)),
         // an invoice that is below already is taken no deeper
         (&[(-50, 'p'), (70, 'p')], 0, 0, below(-20)),
-        // refused and dropped: sent, as far as the period goes, but on no invoice
+        // refused and discarded: sent, as far as the period goes, but on no invoice
         (&[(100, 'a'), (-40, 'r')], 0, -60, None),
         (&[(100, 'r')], 0, 0, below(-100)),
         (&[(100, 'r'), (100, 'a')], 0, -100, below(-100)),

@@ -97,7 +97,7 @@ fn what_comes_around_an_answer_is_heeded() {
     assert_eq!(answer(&error), Answer::Later("Stripe answered 429: slow down (req_1)".into(), wait));
 }
 
-fn event(seq: i64, in_doubt: bool, attempts: i64) -> MeterEvent {
+fn event(seq: i64, maybe_applied: bool, attempts: i64) -> MeterEvent {
     let at = |second: i64| Timestamp::from_second(second).unwrap();
     MeterEvent {
         seq,
@@ -113,7 +113,7 @@ fn event(seq: i64, in_doubt: bool, attempts: i64) -> MeterEvent {
         timestamp: at(NOW - 600),
         send_before: at(NOW + 89_000),
         state: State::Sending,
-        in_doubt,
+        maybe_applied,
         attempts,
         key_no: 3,
         first_attempt_at: Some(at(FIRST)),
@@ -137,7 +137,7 @@ enum Next {
 
 #[test]
 fn an_answer_leads_to_one_state() {
-    use State::{Accepted, Doubtful, Pending, Refused};
+    use State::{Accepted, Unconfirmed, Pending, Refused};
     let why = || "why".to_owned();
     // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
     let rows = [
@@ -152,16 +152,16 @@ fn an_answer_leads_to_one_state() {
             (Accepted, true, 3, Next::Never, Some(FIRST)),
         ),
         (Answer::Exists(why()), (Refused, false, 3, Next::Never, None), (Accepted, true, 3, Next::Never, Some(FIRST))),
-        (Answer::Refused(why()), (Refused, false, 3, Next::Never, None), (Doubtful, true, 3, Next::Never, None)),
-        (Answer::Key(why()), (Pending, false, 3, Next::Now, None), (Doubtful, true, 3, Next::Now, None)),
-        (Answer::Later(why(), None), (Pending, false, 3, Next::Later, None), (Doubtful, true, 3, Next::Later, None)),
-        (Answer::NotSent(why()), (Pending, false, 3, Next::Later, None), (Doubtful, true, 3, Next::Later, None)),
-        (Answer::Broken(why()), (Doubtful, true, 4, Next::Later, None), (Doubtful, true, 4, Next::Later, None)),
-        (Answer::Lost(why()), (Doubtful, true, 3, Next::Later, None), (Doubtful, true, 3, Next::Later, None)),
+        (Answer::Refused(why()), (Refused, false, 3, Next::Never, None), (Unconfirmed, true, 3, Next::Never, None)),
+        (Answer::Key(why()), (Pending, false, 3, Next::Now, None), (Unconfirmed, true, 3, Next::Now, None)),
+        (Answer::Later(why(), None), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
+        (Answer::NotSent(why()), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
+        (Answer::Broken(why()), (Unconfirmed, true, 4, Next::Later, None), (Unconfirmed, true, 4, Next::Later, None)),
+        (Answer::Lost(why()), (Unconfirmed, true, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
     ];
-    for (answer, sure, doubtful) in rows {
-        for (in_doubt, expected) in [(false, sure), (true, doubtful)] {
-            let settled = settle(&event(7, in_doubt, 1), &answer, Some("req_1".into()), NOW);
+    for (answer, sure, unconfirmed) in rows {
+        for (maybe_applied, expected) in [(false, sure), (true, unconfirmed)] {
+            let settled = settle(&event(7, maybe_applied, 1), &answer, Some("req_1".into()), NOW);
             let next = match settled.next_at {
                 None => Next::Never,
                 Some(NOW) => Next::Now,
@@ -170,10 +170,10 @@ fn an_answer_leads_to_one_state() {
                     Next::Later
                 }
             };
-            let found = (settled.state, settled.in_doubt, settled.key_no, next, settled.taken_at);
-            assert_eq!(found, expected, "{answer:?}, in doubt: {in_doubt}");
+            let found = (settled.state, settled.maybe_applied, settled.key_no, next, settled.taken_at);
+            assert_eq!(found, expected, "{answer:?}, unconfirmed: {maybe_applied}");
             assert_eq!((settled.seq, settled.request_id.as_deref()), (7, Some("req_1")));
-            assert_eq!(settled.error.is_none(), settled.state == Accepted, "{answer:?}, in doubt: {in_doubt}");
+            assert_eq!(settled.error.is_none(), settled.state == Accepted, "{answer:?}, unconfirmed: {maybe_applied}");
         }
     }
 }
@@ -265,18 +265,18 @@ proptest! {
     #[test]
     fn no_answer_makes_sure_what_is_in_doubt(
         seq in 1..1_000_000_i64,
-        in_doubt: bool,
+        maybe_applied: bool,
         attempts in 0..30_i64,
         key_no in 0..5_i64,
         answers in prop::collection::vec(any_answer(), 1..20),
     ) {
-        let mut event = MeterEvent { key_no, ..meter_event(seq, in_doubt, attempts) };
-        let (mut now, mut doubt) = (NOW, in_doubt);
+        let mut event = MeterEvent { key_no, ..meter_event(seq, maybe_applied, attempts) };
+        let (mut now, mut doubt) = (NOW, maybe_applied);
         for answer in answers {
             event.attempts += 1;
             let settled = settle(&event, &answer, None, now);
             doubt |= matches!(answer, Answer::Lost(_) | Answer::Broken(_));
-            prop_assert_eq!(settled.in_doubt, doubt, "{:?}", answer);
+            prop_assert_eq!(settled.maybe_applied, doubt, "{:?}", answer);
             let stored = i64::from(matches!(answer, Answer::Broken(_)));
             prop_assert_eq!(settled.key_no, event.key_no + stored, "{:?}", answer);
             prop_assert_eq!(settled.seq, seq);
@@ -285,12 +285,12 @@ proptest! {
             prop_assert_eq!(settled.taken_at.is_some(), settled.state == State::Accepted);
             prop_assert!(settled.taken_at.is_none_or(|at| (FIRST..=now).contains(&at)));
             prop_assert!(!doubt || !matches!(settled.state, State::Refused | State::Pending), "{:?}", settled);
-            prop_assert!(doubt || settled.state != State::Doubtful, "{:?}", settled);
+            prop_assert!(doubt || settled.state != State::Unconfirmed, "{:?}", settled);
             prop_assert!(settled.state != State::Pending || settled.next_at.is_some(), "the books ask for it");
             prop_assert!(settled.state != State::Refused || settled.error.is_some(), "the books ask for it");
             let wait = settled.next_at.map_or(0, |at| at - now);
             prop_assert!((0..=LONGEST_WAIT * 3 / 2).contains(&wait), "{} s", wait);
-            (event.in_doubt, event.key_no) = (settled.in_doubt, settled.key_no);
+            (event.maybe_applied, event.key_no) = (settled.maybe_applied, settled.key_no);
             let Some(at) = settled.next_at else { break };
             now = at;
         }

@@ -1,7 +1,7 @@
 //! Tables of what is taken over, and when.
 
 use super::*;
-use crate::books::agreement::{Accepted, Doubtful};
+use crate::books::agreement::{Accepted, Unconfirmed};
 use crate::books::meter_event::RESEND;
 
 const DAY: i64 = 86_400;
@@ -13,7 +13,7 @@ fn took(value: i64, at: i64, adopted: bool) -> Accepted {
 
 #[test]
 fn what_stripe_has_beyond_the_books_is_taken_over() {
-    for (accepted, dropped, seen, expected) in [
+    for (accepted, discarded, seen, expected) in [
         (vec![], 0, 0, 0),
         (vec![], 0, 70, 70),
         (vec![30, 40], 0, 70, 0),
@@ -21,21 +21,21 @@ fn what_stripe_has_beyond_the_books_is_taken_over() {
         // what Stripe took and does not have any more
         (vec![30, 40], 0, 30, -40),
         (vec![], 0, -5, -5),
-        // dropped while in doubt: there, not there, and there beside something else
+        // discarded while unconfirmed: there, not there, and there beside something else
         (vec![30], 50, 80, 0),
         (vec![30], 50, 30, 0),
         (vec![30], 50, 90, 60),
         (vec![999_999_999_999_999], 0, -999_999_999_999_999, -1_999_999_999_999_998),
     ] {
         let accepted: Vec<Accepted> = accepted.into_iter().map(|value| took(value, 0, false)).collect();
-        let events = Events { accepted, dropped, ..Events::default() };
+        let events = Events { accepted, discarded, ..Events::default() };
         assert_eq!(excess(&events, seen), expected, "{events:?} {seen}");
     }
 }
 
 #[test]
 fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
-    let doubtful = |sent: i64| Doubtful {
+    let unconfirmed = |sent: i64| Unconfirmed {
         seq: 2,
         value: 5,
         timestamp: T0,
@@ -51,8 +51,8 @@ fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
         (accepted(DAY, true), DAY, true),
         (Events { in_flight: true, ..Events::default() }, 9 * DAY, false),
         (Events { pending: true, ..Events::default() }, 9 * DAY, false),
-        (Events { doubtful: Some(doubtful(0)), ..Events::default() }, DAY - 1, false),
-        (Events { doubtful: Some(doubtful(0)), ..Events::default() }, DAY, true),
+        (Events { unconfirmed: Some(unconfirmed(0)), ..Events::default() }, DAY - 1, false),
+        (Events { unconfirmed: Some(unconfirmed(0)), ..Events::default() }, DAY, true),
     ] {
         assert_eq!(is_quiet(&events, T0 + now, DAY), expected, "{events:?} {now}");
     }

@@ -346,7 +346,7 @@ impl World {
 
     /// Events that Stripe took and that were not there later.
     pub async fn rejected(&self, who: usize, meter: &str) -> i64 {
-        let sql = "SELECT count(*) FROM meter_events WHERE customer = ?4 AND meter = ?1 AND state = 'absent' AND attempts > 0 AND ?2 = ?3";
+        let sql = "SELECT count(*) FROM meter_events WHERE customer = ?4 AND meter = ?1 AND state = 'not_received' AND attempts > 0 AND ?2 = ?3";
         self.number(sql, who, meter.into(), 0, 0).await
     }
 

@@ -91,7 +91,7 @@ pub fn well<T>(ended: Result<T, Failure>) {
     }
 }
 
-/// Time without faults, until nothing more can happen: a day and more for what is in doubt, twice.
+/// Time without faults, until nothing more can happen: a day and more for what is unconfirmed, twice.
 pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
     let until = now + 9 * DAY;
     while now < until {
@@ -130,7 +130,7 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
 /// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what is held. Returns what lost books sent too late for
 /// its invoice, which nobody can see: it is billed to nobody.
 pub async fn check(world: &World, again: &str) -> i64 {
-    let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, in_doubt, attempts, first_attempt_at, last_attempt_at, \
+    let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM meter_events ORDER BY seq";
     let mut events = world.rows(sql).await;
     events.extend(
@@ -146,7 +146,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
         let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
         panic!("{what}\nagain with: {again}\n{events}\n{events}");
     };
-    let open = world.rows("SELECT seq, state, value, error FROM meter_events WHERE state IN ('pending', 'sending', 'doubtful', 'refused')").await;
+    let open = world.rows("SELECT seq, state, value, error FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed', 'refused')").await;
     if !open.is_empty() {
         fail(&format!("not settled: {open:?}"));
     }
@@ -177,7 +177,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
     // of attempts on both sides of an invoice's end that became known only later, nobody can tell which one Stripe took: it counts as billed, because
     // the other guess could bill it twice
     let sql = "SELECT i.identifier FROM meter_events i JOIN invoiced_periods p ON p.customer = i.customer AND p.starts_at <= i.timestamp \
-               AND p.ends_at > i.timestamp WHERE i.state = 'accepted' AND i.in_doubt = 1 AND i.attempts > 1 \
+               AND p.ends_at > i.timestamp WHERE i.state = 'accepted' AND i.maybe_applied = 1 AND i.attempts > 1 \
                AND i.taken_at < p.ends_at + 3600 AND i.last_attempt_at >= p.ends_at + 3600";
     let either: BTreeSet<String> = world.rows(sql).await.into_iter().collect();
     let unseen = |e: &&Event| !known.contains(&e.identifier) || either.contains(&e.identifier);
