@@ -3,7 +3,7 @@
 -- A bill is one payer's month. AWS delivers it again and again, each time whole; each delivery is a version (assemblyId of
 -- a legacy report, executionId of CUR 2.0). The applied versions of a bill form a chain through `supersedes`: the first has
 -- none, each version can be superseded once. So two workers that apply at the same moment cannot both succeed.
--- A held version waits for a person; it is released when any version of its bill is applied after it.
+-- A on_hold version waits for a person; it is released when any version of its bill is applied after it.
 CREATE TABLE bill_versions (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     payer           TEXT    NOT NULL CHECK (payer <> ''),
@@ -16,8 +16,8 @@ CREATE TABLE bill_versions (
     rules_digest    TEXT    NOT NULL,
     account         TEXT    NOT NULL,           -- payer account in the manifest, '' where it names none
     delivered_at    TEXT    NOT NULL,           -- instant that orders versions, fixed-width UTC
-    state           TEXT    NOT NULL CHECK (state IN ('applied', 'held', 'released')),
-    held_because    TEXT    NOT NULL DEFAULT '' CHECK ((state = 'applied') = (held_because = '')),
+    state           TEXT    NOT NULL CHECK (state IN ('applied', 'on_hold', 'released')),
+    hold_reason    TEXT    NOT NULL DEFAULT '' CHECK ((state = 'applied') = (hold_reason = '')),
     accepted        TEXT    NOT NULL DEFAULT '', -- what a person accepted to let it through
     supersedes      INTEGER UNIQUE REFERENCES bill_versions (id),
     rows            INTEGER NOT NULL,
@@ -28,8 +28,8 @@ CREATE TABLE bill_versions (
 ) STRICT;
 
 CREATE UNIQUE INDEX bill_versions_one_first ON bill_versions (payer, month) WHERE state = 'applied' AND supersedes IS NULL;
-CREATE UNIQUE INDEX bill_versions_held_once ON bill_versions (payer, month, version, manifest_digest, rules_digest)
-    WHERE state = 'held';
+CREATE UNIQUE INDEX bill_versions_on_hold_once ON bill_versions (payer, month, version, manifest_digest, rules_digest)
+    WHERE state = 'on_hold';
 CREATE INDEX bill_versions_by_bill ON bill_versions (payer, month, state, id);
 
 -- The files of an applied version, as they were when they were read.

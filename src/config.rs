@@ -70,7 +70,7 @@ pub struct Config {
     pub meters: Vec<MeterConfig>,
     /// Known lines of watched products that are of no interest.
     pub ignore: Vec<IgnoreConfig>,
-    /// When a version is held.
+    /// When a version is put on hold.
     pub guard: GuardConfig,
     /// How a bill is read.
     pub read: ReadConfig,
@@ -177,7 +177,7 @@ pub struct IgnoreConfig {
     pub usage_types: Vec<String>,
 }
 
-/// When a version is held for a person.
+/// When a version is put on hold for a person.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardConfig {

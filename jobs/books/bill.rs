@@ -153,12 +153,12 @@ pub struct VersionRow {
     pub version: String,
     /// When it was delivered.
     pub delivered_at: Timestamp,
-    /// `applied`, `held` or `released`.
+    /// `applied`, `on_hold` or `released`.
     pub state: String,
     /// Whether the books rest on it now.
     pub current: bool,
-    /// Why it is held.
-    pub held_because: String,
+    /// Why it is on hold.
+    pub hold_reason: String,
     /// What a person accepted.
     pub accepted: String,
     /// Rows in all files.
@@ -173,7 +173,7 @@ pub struct VersionRow {
     pub unrecognised_lines: i64,
     /// Ledger entries that it caused.
     pub entries: i64,
-    /// When it was applied or held.
+    /// When it was applied or put on hold.
     pub decided_at: String,
 }
 
@@ -214,7 +214,7 @@ pub struct Standing {
     pub applied: Vec<String>,
     /// Another payer label under which the same account is booked for that month.
     pub account_booked_as: Option<String>,
-    /// Whether a version of the bill is held.
+    /// Whether a version of the bill is on hold.
     pub holds: bool,
 }
 
@@ -234,7 +234,7 @@ impl Database {
             while let Some(row) = rows.next().await? {
                 standing.applied.push(row.get(0)?);
             }
-            let sql = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'held' LIMIT 1";
+            let sql = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' LIMIT 1";
             standing.holds = first_row(c, sql, params![payer, month]).await?.is_some();
             standing.account_booked_as = booked_as(c, &bill, &account).await?;
             Ok(standing)
@@ -258,18 +258,18 @@ impl Database {
             if current(c, &version.bill).await?.map(|v| v.id) != against {
                 return Err(BooksError::Raced);
             }
-            insert_version(c, &version, "held", &because, None, now).await.map(drop)
+            insert_version(c, &version, "on_hold", &because, None, now).await.map(drop)
         })
         .await
     }
 
-    /// Releases the held versions of a bill: the books rest on what AWS says now.
+    /// Releases the versions of a bill on hold: the books rest on what AWS says now.
     ///
     /// # Errors
     /// What the database says.
     pub async fn release(&self, bill: &BillId) -> Result<(), BooksError> {
         let bill = bill.clone();
-        self.write(async move |c| release_held(c, &bill).await).await
+        self.write(async move |c| release_on_hold(c, &bill).await).await
     }
 
     /// All versions, newest bill first; of one month when one is given.
@@ -290,7 +290,7 @@ impl Database {
                     delivered_at: parse(&row, 5)?,
                     state: row.get(6)?,
                     current: row.get::<i64>(7)? == 1,
-                    held_because: row.get(8)?,
+                    hold_reason: row.get(8)?,
                     accepted: row.get(9)?,
                     rows: row.get(10)?,
                     matched_rows: row.get(11)?,
@@ -307,21 +307,21 @@ impl Database {
     }
 }
 
-/// Inserts a version and returns its id; for a held version that is recorded already, 0.
+/// Inserts a version and returns its id; for a version on hold that is recorded already, 0.
 pub(super) async fn insert_version(
     c: &Connection,
     v: &Version,
     state: &str,
-    held_because: &str,
+    hold_reason: &str,
     supersedes: Option<i64>,
     now: Timestamp,
 ) -> Result<i64, BooksError> {
     let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
-               account, delivered_at, state, held_because, accepted, supersedes, rows, matched_rows, rounded_amounts, \
+               account, delivered_at, state, hold_reason, accepted, supersedes, rows, matched_rows, rounded_amounts, \
                newest_day, decided_at) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
-               ON CONFLICT (payer, month, version, manifest_digest, rules_digest) WHERE state = 'held' \
-               DO UPDATE SET held_because = excluded.held_because WHERE held_because <> excluded.held_because RETURNING id";
+               ON CONFLICT (payer, month, version, manifest_digest, rules_digest) WHERE state = 'on_hold' \
+               DO UPDATE SET hold_reason = excluded.hold_reason WHERE hold_reason <> excluded.hold_reason RETURNING id";
     let values = params![
         v.bill.payer.clone(),
         v.bill.month.to_string(),
@@ -334,7 +334,7 @@ pub(super) async fn insert_version(
         v.account.clone(),
         stored_instant(v.delivered_at),
         state,
-        held_because,
+        hold_reason,
         v.accepted.clone(),
         supersedes,
         number(v.rows)?,
@@ -360,8 +360,8 @@ pub(super) async fn booked_as(c: &Connection, bill: &BillId, account: &str) -> R
     Ok(other.map(|r| r.get(0)).transpose()?)
 }
 
-pub(super) async fn release_held(c: &Connection, bill: &BillId) -> Result<(), BooksError> {
-    let sql = "UPDATE bill_versions SET state = 'released' WHERE payer = ?1 AND month = ?2 AND state = 'held'";
+pub(super) async fn release_on_hold(c: &Connection, bill: &BillId) -> Result<(), BooksError> {
+    let sql = "UPDATE bill_versions SET state = 'released' WHERE payer = ?1 AND month = ?2 AND state = 'on_hold'";
     c.execute(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use libsql::{Connection, params};
 use serde::Serialize;
 
 use super::bill::{
-    BillFile, BillId, BillLine, MeterTotals, Version, booked_as, current, insert_parts, insert_version, release_held,
+    BillFile, BillId, BillLine, MeterTotals, Version, booked_as, current, insert_parts, insert_version, release_on_hold,
 };
 use super::customer::refresh_counters;
 use super::database::{BooksError, Database, first_row};
@@ -351,7 +351,7 @@ async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Resu
     insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
     append(c, id, bill, &booking.adjustments, now).await?;
     check_sums(c, bill, &booking.totals).await?;
-    release_held(c, bill).await?;
+    release_on_hold(c, bill).await?;
     super::parts::clear(c, bill).await?;
     refresh_counters(c, Month::of(now), Some(id)).await?;
     Ok(id)

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_that_falls_by_more_than_a_fifth_is_held() {
+    fn a_month_that_falls_by_more_than_a_fifth_is_on_hold() {
         assert!(found(&[(1, 80)], &[(1, 100)], None).is_empty(), "exactly the share passes");
         assert_eq!(found(&[(1, 79)], &[(1, 100)], None), ["m of the month goes from 100 to 79"]);
         assert_eq!(found(&[], &[(1, 100)], None).len(), 1, "everything gone");
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_past_day_that_changes_is_held_when_that_is_asked_for() {
+    fn a_past_day_that_changes_is_on_hold_when_that_is_asked_for() {
         let booked = [(1, 100), (2, 100), (3, 10)];
         assert!(found(&[(1, 100), (2, 100), (3, 90), (4, 5)], &booked, Some(10)).is_empty(), "the newest day grows");
         assert_eq!(found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)), ["m of 2026-10-02 goes from 100 to 130"]);

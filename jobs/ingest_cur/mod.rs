@@ -6,7 +6,7 @@
 //!
 //! Three things keep a half-truth out of the books. The manifest names the files, and all of them must be there, unchanged from
 //! the first look to the last. A version is applied in one transaction that starts with its claim. And a version that looks
-//! wrong (line types that nobody knows, usage that shrank) is held for a person instead of being booked.
+//! wrong (line types that nobody knows, usage that shrank) is put on hold for a person instead of being booked.
 
 pub mod columns;
 pub mod csv;
@@ -80,7 +80,7 @@ pub struct Export {
     pub format: Option<Format>,
 }
 
-/// When a version is held, and how much is read at once.
+/// When a version is put on hold, and how much is read at once.
 #[derive(Clone, Debug)]
 pub struct Policy {
     /// Book versions with unknown line types, leaving those lines out.
@@ -95,7 +95,7 @@ pub struct Policy {
     pub floor: Quantity,
     /// Row groups that are decoded at once.
     pub parallel: usize,
-    /// Bytes of column chunks that are held at once.
+    /// Bytes of column chunks held at once.
     pub memory_bytes: u64,
     /// A bill of more bytes than this, in several files, is read in parts by several workers; none = never.
     pub fan_out_bytes: Option<u64>,
@@ -121,7 +121,7 @@ impl Default for Policy {
 pub struct Lens {
     /// How lines are read.
     pub rules: Arc<Rules>,
-    /// When a version is held, and how much is read at once.
+    /// When a version is put on hold, and how much is read at once.
     pub policy: Policy,
     /// For whoever wants to show it.
     pub progress: Arc<Progress>,
@@ -142,15 +142,15 @@ pub enum Outcome {
     /// AWS has delivered nothing for the month yet.
     NoBill,
     /// The version waits for a person.
-    Held,
-    /// The version would be held; nothing was written.
+    OnHold,
+    /// The version would be put on hold; nothing was written.
     WouldHold,
 }
 
 impl Outcome {
     /// True when a person has to look at it.
     pub fn needs_a_person(self) -> bool {
-        matches!(self, Self::Held | Self::WouldHold)
+        matches!(self, Self::OnHold | Self::WouldHold)
     }
 }
 
@@ -168,8 +168,8 @@ pub struct IngestReport {
     pub version: String,
     /// When AWS delivered it.
     pub delivered_at: Option<Timestamp>,
-    /// Why it is held.
-    pub held_because: Vec<String>,
+    /// Why it is on hold.
+    pub hold_reasons: Vec<String>,
     /// Usage that it takes back.
     pub restatements: Vec<Restatement>,
     /// Line types that nobody knows.
@@ -233,7 +233,7 @@ impl Job for IngestCur {
         if !self.dry_run {
             // one that is booked and gone cannot be read again: a person says so (`meter restored --without`)
             let gone = report.outcome == Outcome::NoBill && !report.warnings.is_empty();
-            let waits = gone || report.outcome == Outcome::Held;
+            let waits = gone || report.outcome == Outcome::OnHold;
             context.books.note_bill_read(report.export.clone(), report.bill.month, waits, now).await?;
         }
         let (outcome, entries) = (report.outcome, report.entries);
@@ -330,24 +330,24 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let booked = context.books.booked(&bill).await?;
     let policy = &context.lens.policy;
     report.restatements = guard::restatements(&totals.observed, &booked, policy);
-    report.held_because = reasons(job, policy, &totals, &report.restatements);
+    report.hold_reasons = reasons(job, policy, &totals, &report.restatements);
     let difference = adjustments(&totals.observed, &booked)?;
     describe(&mut report, &manifest.account, &totals, &facts, &booked, &difference);
     count_fetched(&mut report, source.as_ref(), before);
-    report.outcome = match (report.held_because.is_empty(), job.dry_run) {
+    report.outcome = match (report.hold_reasons.is_empty(), job.dry_run) {
         (true, true) => Outcome::WouldApply,
         (false, true) => Outcome::WouldHold,
         (true, false) => Outcome::Applied,
-        (false, false) => Outcome::Held,
+        (false, false) => Outcome::OnHold,
     };
     if job.dry_run {
         return Ok(report);
     }
     let version = version_of(job, key, &manifest, &report, &totals);
     let against = standing.current.map(|c| c.id);
-    if report.outcome == Outcome::Held {
+    if report.outcome == Outcome::OnHold {
         let version = Version { accepted: String::new(), ..version };
-        context.books.hold(version, against, report.held_because.join("; "), now).await?;
+        context.books.hold(version, against, report.hold_reasons.join("; "), now).await?;
         return Ok(report);
     }
     let Totals { lines, meters, .. } = totals;
@@ -517,7 +517,7 @@ fn empty_report(job: &IngestCur, bill: BillId) -> IngestReport {
         outcome: Outcome::NoBill,
         version: String::new(),
         delivered_at: None,
-        held_because: vec![],
+        hold_reasons: vec![],
         restatements: vec![],
         unknown_line_types: vec![],
         unrecognised: vec![],

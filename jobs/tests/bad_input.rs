@@ -90,7 +90,7 @@ async fn a_flipped_byte_never_books_half() {
                 assert!(world.ledger().await.is_empty());
             }
             // no checksum protects a value: a flipped one is another value, but it is booked whole
-            Ok(report) => assert!(matches!(report.outcome, Outcome::Applied | Outcome::Held), "{report:?}"),
+            Ok(report) => assert!(matches!(report.outcome, Outcome::Applied | Outcome::OnHold), "{report:?}"),
         }
         world.sound().await;
     }

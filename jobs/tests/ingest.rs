@@ -151,7 +151,7 @@ async fn counters_hold_the_current_month_and_roll_over() {
     world.sound().await;
 }
 
-/// The month rolls over whatever becomes of the bills: not delivered yet, held, or out of reach.
+/// The month rolls over whatever becomes of the bills: not delivered yet, on hold, or out of reach.
 #[tokio::test]
 async fn counters_roll_over_without_a_new_bill() {
     let mut world = World::new().await;
@@ -160,10 +160,10 @@ async fn counters_roll_over_without_a_new_bill() {
     world.ingest().await.unwrap();
     let counters = "SELECT chime_minutes_used || '|' || counters_period FROM customers";
     let mut now: jiff::Timestamp = "2026-11-02T00:00:00Z".parse().unwrap();
-    for what in ["no bill", "held", "out of reach"] {
+    for what in ["no bill", "on_hold", "out of reach"] {
         let month = Month::of(now);
         match what {
-            "held" => deliver_lines(&world.bucket(), V2, &[Line { line_type: "?".into(), ..chime("alice", 1, 1.0) }]),
+            "on_hold" => deliver_lines(&world.bucket(), V2, &[Line { line_type: "?".into(), ..chime("alice", 1, 1.0) }]),
             "out of reach" => world.source(Arc::new(Folder::new("/nowhere"))),
             _ => {}
         }
@@ -197,13 +197,13 @@ async fn a_line_type_that_nobody_knows_holds_the_version() {
     let lines = [chime("alice", 1, 5.0), Line { line_type: "Usagé".into(), ..chime("alice", 1, 3.0) }];
     deliver_lines(&world.bucket(), V1, &lines);
     for _ in 0..2 {
-        let held = world.ingest().await.unwrap();
-        assert_eq!(held.outcome, Outcome::Held);
-        assert!(held.held_because[0].contains("Usagé"), "{:?}", held.held_because);
+        let on_hold = world.ingest().await.unwrap();
+        assert_eq!(on_hold.outcome, Outcome::OnHold);
+        assert!(on_hold.hold_reasons[0].contains("Usagé"), "{:?}", on_hold.hold_reasons);
     }
     assert!(world.ledger().await.is_empty());
-    let states = "SELECT state || '|' || held_because FROM bill_versions";
-    assert_eq!(world.dump(states).await.len(), 1, "held once");
+    let states = "SELECT state || '|' || hold_reasons FROM bill_versions";
+    assert_eq!(world.dump(states).await.len(), 1, "on hold once");
     let accepted = IngestCur { allow_unknown_line_types: true, ..job() }.run(&world.context, now()).await.unwrap();
     assert_eq!(accepted.outcome, Outcome::Applied);
     assert_eq!(accepted.meters[0].totals.excluded.to_string(), "3");
@@ -213,15 +213,15 @@ async fn a_line_type_that_nobody_knows_holds_the_version() {
 }
 
 #[tokio::test]
-async fn a_version_that_takes_back_much_is_held_until_it_is_accepted() {
+async fn a_version_that_takes_back_much_is_on_hold_until_it_is_accepted() {
     let world = World::new().await;
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0)]);
     world.ingest().await.unwrap();
     let books = world.ledger().await;
     deliver_lines(&world.bucket(), V2, &[chime("alice", 1, 70.0)]);
-    let held = world.ingest().await.unwrap();
-    assert_eq!(held.outcome, Outcome::Held);
-    assert!(held.held_because[0].contains("from 100 to 70"), "{:?}", held.held_because);
+    let on_hold = world.ingest().await.unwrap();
+    assert_eq!(on_hold.outcome, Outcome::OnHold);
+    assert!(on_hold.hold_reasons[0].contains("from 100 to 70"), "{:?}", on_hold.hold_reasons);
     assert_eq!(world.ledger().await, books);
     let accepted = IngestCur { accept_restatement: true, ..job() }.run(&world.context, now()).await.unwrap();
     assert_eq!((accepted.outcome, accepted.entries), (Outcome::Applied, 1));
@@ -233,9 +233,9 @@ async fn a_version_that_takes_back_much_is_held_until_it_is_accepted() {
 
 /// The sums of the month stay, but customers lose what is booked to them: a lost tag, or usage that moves between them.
 #[tokio::test]
-async fn usage_that_customers_lose_is_held_and_usage_that_finds_its_customer_is_not() {
+async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_is_not() {
     let tagged = [chime("alice", 1, 100.0), chime("bob", 1, 20.0)];
-    for (others, held) in
+    for (others, on_hold) in
         [(["", ""], true), (["bob", "alice"], true), (["alice", ""], false), (["alice", "bob"], false)]
     {
         let world = World::new().await;
@@ -244,9 +244,9 @@ async fn usage_that_customers_lose_is_held_and_usage_that_finds_its_customer_is_
         let lines = [chime(others[0], 1, 100.0), chime(others[1], 1, 20.0)];
         deliver_lines(&world.bucket(), V2, &lines);
         let report = world.ingest().await.unwrap();
-        assert_eq!(report.outcome == Outcome::Held, held, "{others:?}: {:?}", report.held_because);
+        assert_eq!(report.outcome == Outcome::OnHold, on_hold, "{others:?}: {:?}", report.hold_reasons);
         assert!(
-            !held || report.held_because[0].contains("of the customers who have it now goes from 120 to"),
+            !on_hold || report.hold_reasons[0].contains("of the customers who have it now goes from 120 to"),
             "{report:?}"
         );
     }
@@ -267,7 +267,7 @@ async fn a_hold_that_has_lost_its_reason_is_released() {
     let mut renamed = support::rules(support::TAG);
     renamed.meters[0].name = "minutes".into();
     let right = std::mem::replace(&mut world.context.lens, support::lens(renamed));
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Held);
+    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::OnHold);
     world.context.lens = right;
     assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Unchanged);
     assert_eq!(world.dump("SELECT state FROM bill_versions ORDER BY id").await, ["applied", "released"]);

@@ -162,12 +162,12 @@ pub(super) fn show(report: &IngestReport, config: &Config) {
         Outcome::Older => return print::out(&format!("{head}  is older than what is booked; ignored")),
         Outcome::Applied => "booked",
         Outcome::WouldApply => "would be booked (dry run, nothing was written)",
-        Outcome::Held => "HELD for a person, nothing was booked",
+        Outcome::OnHold => "HELD for a person, nothing was booked",
         Outcome::WouldHold => "would be HELD for a person (dry run, nothing was written)",
     };
     print::out(&format!("{head}  {what}"));
-    for reason in &report.held_because {
-        print::out(&format!("  held: {reason}"));
+    for reason in &report.hold_reasons {
+        print::out(&format!("  on hold: {reason}"));
     }
     print::out(&format!(
         "  {} rows in {} files, {} counted; {} ledger entries; {} KiB fetched in {} reads",

@@ -71,7 +71,7 @@ enum Command {
     Ingest(ingest::Args),
     /// Show what was used
     Usage(usage::Args),
-    /// List the versions of bills that were booked or held
+    /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// List every kind of line of the watched products, and which meter claims it
     Discover(discover::Args),

@@ -45,7 +45,7 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
             .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
         let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);
-        let held = if bill.held > 0 { format!(", {} version(s) HELD", bill.held) } else { String::new() };
+        let held = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
         line(
             "bill",
             format!(

@@ -21,14 +21,14 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
     let books = wiring::existing_books(config).await?;
     let versions = books.versions(args.month).await?;
-    let held = versions.iter().any(|v| v.state == "held");
-    let done = if held { Done::Held } else { Done::Well };
+    let on_hold = versions.iter().any(|v| v.state == "on_hold");
+    let done = if on_hold { Done::Held } else { Done::Well };
     if args.json {
         print::json(&versions)?;
         return Ok(done);
     }
     if versions.is_empty() {
-        print::out("no version of any bill is booked or held");
+        print::out("no version of any bill is booked or on hold");
         return Ok(done);
     }
     let rows = versions.iter().map(|v| {
@@ -59,8 +59,8 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
         "newest day",
     ];
     print::table(&titles, rows.collect());
-    for v in versions.iter().filter(|v| v.state == "held") {
-        print::out(&format!("held: {} {} version {}: {}", v.payer, v.month, v.version, v.held_because));
+    for v in versions.iter().filter(|v| v.state == "on_hold") {
+        print::out(&format!("on hold: {} {} version {}: {}", v.payer, v.month, v.version, v.hold_reasons));
     }
     Ok(done)
 }

@@ -31,7 +31,7 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
     ("meter_bill_matched_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
-    ("meter_bill_versions_held", "Versions of bills that wait for a person.", &["payer"]),
+    ("meter_bill_versions_on_hold", "Versions of bills that wait for a person.", &["payer"]),
     ("meter_ledger_entries", "Entries of the ledger.", &[]),
     ("meter_books_violations", "What broke a rule of the books at the last audit; must be 0.", &["check"]),
     ("meter_books_verified_timestamp_seconds", "When the last audit was; 0: never.", &[]),
@@ -172,7 +172,7 @@ fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
         }
-        board.set("meter_bill_versions_held", &[payer], bill.held)?;
+        board.set("meter_bill_versions_on_hold", &[payer], bill.held)?;
     }
     board.set("meter_ledger_entries", &[], standing.books.entries)
 }

@@ -132,7 +132,7 @@ impl Metrics {
             OUTCOMES.iter().for_each(|outcome| drop(runs.with_label_values(&[kind, outcome])));
             drop((run_duration.with_label_values(&[kind]), wait_duration.with_label_values(&[kind])));
         }
-        let outcomes = ["applied", "held", "unchanged", "older", "no_bill", "would_apply", "would_hold"];
+        let outcomes = ["applied", "on_hold", "unchanged", "older", "no_bill", "would_apply", "would_hold"];
         let last_look = IntGauge::new(
             "meter_scheduler_last_look_timestamp_seconds",
             "When this process last looked whether something is due; 0: it leaves the schedule to others.",

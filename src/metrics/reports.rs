@@ -31,7 +31,7 @@ impl Told for IngestReport {
             Outcome::Unchanged => "unchanged",
             Outcome::Older => "older",
             Outcome::NoBill => "no_bill",
-            Outcome::Held => "held",
+            Outcome::OnHold => "on_hold",
             Outcome::WouldHold => "would_hold",
         };
         metrics.0.ingest_runs.with_label_values(&[outcome]).inc();

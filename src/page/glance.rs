@@ -73,7 +73,7 @@ fn none() -> Markup {
 /// With several payers, the one that is farthest behind.
 fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let bills = &facts.standing.books.bills;
-    let held = bills.iter().map(|b| b.held).sum();
+    let held = bills.iter().map(|b| b.on_hold).sum();
     // one of which nothing ever came has no month
     let come = bills.iter().filter(|b| !b.month.is_empty()).min_by_key(|b| b.delivered_at);
     let tile = match come {

@@ -280,9 +280,9 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
                 td.n { (count(b.matched_rows)) }
                 td.text { (lines.join(", ")) }
                 td.text {
-                    @if b.held == 0 { "none" } @else {
-                        span.look { (icon(Tone::Look)) " " (counted(b.held, "version", "versions")) }
-                        @if let Some(why) = &b.held_because { ": " (words::prose(why)) }
+                    @if b.on_hold == 0 { "none" } @else {
+                        span.look { (icon(Tone::Look)) " " (counted(b.on_hold, "version", "versions")) }
+                        @if let Some(why) = &b.hold_reason { ": " (words::prose(why)) }
                     }
                 }
             }

@@ -49,8 +49,8 @@ fn hostile() -> Standing {
         rows: 10,
         matched_rows: 9,
         lines: [(text(), 1)].into(),
-        held: 1,
-        held_because: Some(text()),
+        on_hold: 1,
+        hold_reason: Some(text()),
     });
     s.books.month.push(MonthUsage { meter: text(), attributed: q("10"), unattributed: q("1"), days: 2 });
     s.books.days.push(DayUsage { day: "2026-03-09".into(), meter: text(), attributed: q("10"), unattributed: q("1") });

@@ -141,10 +141,10 @@ fn bills(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) 
             let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
             add(Level::Look, "MeterUsageStale", what, "meter versions; meter usage");
         }
-        if bill.held > 0 {
-            let because = bill.held_because.as_deref().unwrap_or_default();
-            let what = format!("{} version(s) of payer {payer}'s bill wait for a person: {because}", bill.held);
-            add(Level::Look, "MeterVersionHeld", what, "meter versions; meter ingest --dry-run");
+        if bill.on_hold > 0 {
+            let because = bill.hold_reason.as_deref().unwrap_or_default();
+            let what = format!("{} version(s) of payer {payer}'s bill wait for a person: {because}", bill.on_hold);
+            add(Level::Look, "MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
             let what = format!("{lines} line(s) of payer {payer}'s bill are recognised by no meter and no ignore rule");
@@ -233,8 +233,8 @@ mod tests {
             rows: 10,
             matched_rows: 5,
             lines: BTreeMap::from([("unrecognised".into(), 0)]),
-            held: 0,
-            held_because: None,
+            on_hold: 0,
+            hold_reason: None,
         };
         Standing {
             at: now(),
@@ -342,7 +342,7 @@ mod tests {
         ),
         ("MeterBillStale", |s| s.books.bills[0].delivered_at = hours(37), |s| s.books.bills[0].delivered_at = None),
         ("MeterUsageStale", |s| s.books.bills[0].told_up_to = hours(73), |s| s.books.bills[0].told_up_to = hours(72)),
-        ("MeterVersionHeld", |s| s.books.bills[0].held = 1, |s| s.books.bills[0].held_because = Some("old".into())),
+        ("MeterVersionOnHold", |s| s.books.bills[0].on_hold = 1, |s| s.books.bills[0].hold_reason = Some("old".into())),
         (
             "MeterUnrecognisedLines",
             |s| {
@@ -443,7 +443,7 @@ mod tests {
     #[test]
     fn the_worst_comes_first() {
         let mut both = calm();
-        both.books.bills[0].held = 1;
+        both.books.bills[0].on_hold = 1;
         both.books.stripe.alarms = 1;
         assert_eq!(of(&both).iter().map(|f| f.level).collect::<Vec<_>>(), [Level::Wrong, Level::Look]);
     }

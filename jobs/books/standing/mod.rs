@@ -57,9 +57,9 @@ pub struct BillStanding {
     /// Lines of watched products in it, and in that of the month before, by who claims them.
     pub lines: BTreeMap<String, i64>,
     /// Versions that wait for a person.
-    pub held: i64,
+    pub on_hold: i64,
     /// Why, of the newest of them.
-    pub held_because: Option<String>,
+    pub hold_reason: Option<String>,
 }
 
 impl BillStanding {
@@ -73,8 +73,8 @@ impl BillStanding {
             rows: 0,
             matched_rows: 0,
             lines: BTreeMap::new(),
-            held: 0,
-            held_because: None,
+            on_hold: 0,
+            hold_reason: None,
         }
     }
 }

@@ -132,8 +132,8 @@ fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
 async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
     let sql = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
           (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
-          (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held'), \
-          (SELECT held_because FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'held' ORDER BY id DESC LIMIT 1) \
+          (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
+          (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
        FROM (NEWEST) newest \
        JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
     let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
@@ -147,8 +147,8 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
             rows: row.get(2)?,
             matched_rows: row.get(3)?,
             lines: BTreeMap::new(),
-            held: row.get(5)?,
-            held_because: row.get(6)?,
+            on_hold: row.get(5)?,
+            hold_reason: row.get(6)?,
             payer,
         });
     }
@@ -163,13 +163,13 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
             bill.lines.insert(row.get(0)?, row.get(1)?);
         }
     }
-    // a payer of whom nothing was ever booked, because its first version is held
-    let only_held = "SELECT payer, max(month), count(*), max(held_because) FROM bill_versions b WHERE state = 'held' \
+    // a payer of whom nothing was ever booked, because its first version is on hold
+    let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
                      AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
-    let mut rows = c.query(only_held, ()).await?;
+    let mut rows = c.query(only_on_hold, ()).await?;
     while let Some(row) = rows.next().await? {
         let bill = BillStanding::none(&row.get::<String>(0)?);
-        found.push(BillStanding { month: row.get(1)?, held: row.get(2)?, held_because: row.get(3)?, ..bill });
+        found.push(BillStanding { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
     }
     Ok(found)
 }
