@@ -69,7 +69,7 @@ pub struct Request {
     pub kind: &'static str,
     /// Its payload, as JSON.
     pub payload: String,
-    /// Held by one unfinished job at a time.
+    /// DeferReason by one unfinished job at a time.
     pub key: Option<String>,
 }
 

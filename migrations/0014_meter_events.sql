@@ -77,7 +77,7 @@ WHERE coalesce(s.ended_at, p.ends_at) > p.starts_at;
 
 -- What the invoice line of a customer, meter and billing period should say, and what Stripe was last seen to have.
 --
--- `target` is what the books say in Stripe's unit; `held` is the part of it that cannot be sent now, and `held_because` says why.
+-- `target` is what the books say in Stripe's unit; `deferred` is the part of it that cannot be sent now, and `deferred_reason` says why.
 -- `plan` is the plan whose terms hold for the period: the customer's, until the period is over. `seen` is Stripe's total of the events that go on this
 -- period's invoice, `expected` what it should have been when it was read. `short` is by how much Stripe has had too little since `short_since`.
 CREATE TABLE stripe_totals (
@@ -87,9 +87,9 @@ CREATE TABLE stripe_totals (
     period_end    INTEGER NOT NULL,
     plan          TEXT    NOT NULL,
     target        INTEGER NOT NULL,
-    held          INTEGER NOT NULL DEFAULT 0,
-    held_because  TEXT    CHECK ((held = 0) = (held_because IS NULL)),
-    held_since    INTEGER CHECK ((held = 0) = (held_since IS NULL)),
+    deferred          INTEGER NOT NULL DEFAULT 0,
+    deferred_reason  TEXT    CHECK ((deferred = 0) = (deferred_reason IS NULL)),
+    deferred_since    INTEGER CHECK ((deferred = 0) = (deferred_since IS NULL)),
     seen          INTEGER,
     expected      INTEGER,
     read_at       INTEGER,
@@ -101,7 +101,7 @@ CREATE TABLE stripe_totals (
     PRIMARY KEY (customer, meter, period_start)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX stripe_totals_held ON stripe_totals (customer) WHERE held <> 0;
+CREATE INDEX stripe_totals_deferred ON stripe_totals (customer) WHERE deferred <> 0;
 CREATE INDEX stripe_totals_to_read ON stripe_totals (read_at) WHERE final_at IS NULL;
 CREATE INDEX stripe_totals_short ON stripe_totals (read_at) WHERE short IS NOT NULL;
 CREATE INDEX stripe_totals_alarms ON stripe_totals (customer) WHERE alarm IS NOT NULL;
@@ -225,10 +225,10 @@ BEGIN
     DELETE FROM stripe_totals WHERE customer = OLD.customer AND period_start = OLD.starts_at;
 END;
 
--- What is not received is planned anew; what was accepted, refused or discarded may set free what is held.
+-- What is not received is planned anew; what was accepted, refused or discarded may set free what is deferred.
 CREATE TRIGGER settled_events_make_due AFTER UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND (NEW.state IN ('not_received', 'refused', 'discarded')
-     OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM stripe_totals WHERE customer = NEW.customer AND held <> 0))
+     OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM stripe_totals WHERE customer = NEW.customer AND deferred <> 0))
 BEGIN
     INSERT INTO stripe_due (customer, due_at, from_day) VALUES (NEW.customer, 0, iif(NEW.state = 'accepted', '9999', ''))
     ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day);

@@ -2,16 +2,16 @@
 -- does what `meter reconcile` shows; whoever is told of what needs a person hears no more of it until it becomes another difference.
 --
 -- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `short` and `alarm` are about what is beyond it, and `alarm_short`
--- is how much that was when the alarm was raised. `no_total_acknowledged`: the Stripe customer of whom there is no total. `held_acknowledged`: the amount held.
+-- is how much that was when the alarm was raised. `no_total_acknowledged`: the Stripe customer of whom there is no total. `deferred_acknowledged`: the amount deferred.
 ALTER TABLE stripe_totals ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE stripe_totals ADD COLUMN alarm_short INTEGER;
 ALTER TABLE stripe_totals ADD COLUMN no_total_acknowledged TEXT;
-ALTER TABLE stripe_totals ADD COLUMN held_acknowledged INTEGER;
+ALTER TABLE stripe_totals ADD COLUMN deferred_acknowledged INTEGER;
 
-CREATE TRIGGER stripe_totals_held_differs AFTER UPDATE OF held, held_because ON stripe_totals
-WHEN NEW.held_acknowledged IS NOT NULL AND (NEW.held <> OLD.held OR NEW.held_because IS NOT OLD.held_because)
+CREATE TRIGGER stripe_totals_deferred_differs AFTER UPDATE OF deferred, deferred_reason ON stripe_totals
+WHEN NEW.deferred_acknowledged IS NOT NULL AND (NEW.deferred <> OLD.deferred OR NEW.deferred_reason IS NOT OLD.deferred_reason)
 BEGIN
-    UPDATE stripe_totals SET held_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
+    UPDATE stripe_totals SET deferred_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
 END;
 
 -- What was made good was the total of the Stripe customer of then.

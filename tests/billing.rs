@@ -101,8 +101,8 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     shop.run("events list --state refused").ends(3).says(&["bob", "No such customer", "refused"]);
     // more usage of the same customer is not thrown after it
     shop.book("bob", "storage_gb", "1");
-    shop.run("push").ends(3).says(&["held: 1 amount(s): Stripe refused an event", "0 sent"]);
-    shop.run("reconcile bob").ends(3).says(&["3000 refused", "held 1000: refused"]);
+    shop.run("push").ends(3).says(&["deferred: 1 amount(s): Stripe refused an event", "0 sent"]);
+    shop.run("reconcile bob").ends(3).says(&["3000 refused", "deferred 1000: refused"]);
     let id = shop.place.query("SELECT seq FROM meter_events WHERE customer = 'bob'")[0].clone();
     shop.run(&format!("events retry {id}")).ends(2);
     shop.run(&format!("events retry {id} --reason ")).ends(2);
@@ -141,10 +141,10 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     for name in ["ann", "bob"] {
         shop.book(name, "storage_gb", "3");
     }
-    // another currency: held until somebody acts, and bob's usage waits for long
+    // another currency: deferred until somebody acts, and bob's usage waits for long
     shop.place.execute("UPDATE subscription_items SET currency = 'eur' WHERE customer = 'bob'");
-    shop.run("push").says(&["1 accepted", "held: 1 amount(s)"]);
-    shop.place.execute("UPDATE stripe_totals SET held_since = held_since - 26 * 86400 WHERE held <> 0");
+    shop.run("push").says(&["1 accepted", "deferred: 1 amount(s)"]);
+    shop.place.execute("UPDATE stripe_totals SET deferred_since = deferred_since - 26 * 86400 WHERE deferred <> 0");
     // and a reading of ann's total that has too much
     shop.place.execute(
         "UPDATE stripe_totals SET alarm = '5 more than was sent', alarm_short = -5, short = -5, short_since = 0, seen = 3005, expected = 3000 \
@@ -153,7 +153,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     shop.run("status").ends(1).says(&[
         "MeterStripeAlarm",
         "MeterUsageNearStripeLimit",
-        "MeterStripeHeld",
+        "MeterStripeDeferred",
         "totals are 0.005 off",
     ]);
 
@@ -166,7 +166,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     shop.place
         .run("reconcile ann --month 2020-01 --acknowledge --reason x")
         .ends(2)
-        .says(&["no alarm and no held amount"]);
+        .says(&["no alarm and no deferred amount"]);
     let noted = "SELECT subject, act, reason FROM audit_log WHERE act = 'reconcile --acknowledge' ORDER BY seq";
     assert!(shop.place.query(noted).is_empty());
     // what is acknowledged is what stood there: nobody is asked anew first
@@ -176,7 +176,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     assert!(!seen.out.contains("ALARM"), "{}", seen.out);
     shop.run("reconcile bob --acknowledge --reason by_hand")
         .ends(3)
-        .says(&["storage_gb  held 3000: currency", "held 3000: currency, acknowledged"]);
+        .says(&["storage_gb  deferred 3000: currency", "deferred 3000: currency, acknowledged"]);
     assert_eq!(shop.stripe.world().requests().len(), asked);
     shop.place.run("reconcile bob --acknowledge --reason again").ends(2).says(&["that is not acknowledged yet"]);
     assert_eq!(
@@ -184,16 +184,16 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
         ["customer ann|reconcile --acknowledge|credit_note", "customer bob|reconcile --acknowledge|by_hand"]
     );
     let status = shop.run("status");
-    for gone in ["MeterStripeAlarm", "MeterUsageNearStripeLimit", "MeterStripeHeld", "totals are"] {
+    for gone in ["MeterStripeAlarm", "MeterUsageNearStripeLimit", "MeterStripeDeferred", "totals are"] {
         assert!(!status.out.contains(gone), "{gone} in {}", status.out);
     }
     // the books are as they were, and what changes calls again
-    shop.run("reconcile bob").ends(3).says(&["held 3000: currency, acknowledged"]);
+    shop.run("reconcile bob").ends(3).says(&["deferred 3000: currency, acknowledged"]);
     shop.book("bob", "storage_gb", "1");
     shop.run("push");
-    shop.run("reconcile bob").ends(3).says(&["held 4000: currency"]);
+    shop.run("reconcile bob").ends(3).says(&["deferred 4000: currency"]);
     assert!(!shop.run("reconcile bob").out.contains("acknowledged"));
-    shop.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeHeld"]);
+    shop.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeDeferred"]);
     shop.place.execute("UPDATE stripe_totals SET alarm = '4 more than was sent and acknowledged', short = -4, short_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
     shop.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.004 off"]);
     // an alarm is about what it said, whatever was read since

@@ -21,7 +21,7 @@ use jobs::books::meter_event::{Manual, State};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
-use jobs::push_stripe::decide::Held;
+use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::reset;
 use jobs::sync_stripe::sync;
@@ -35,7 +35,7 @@ suite![
     usage_goes_to_stripe_and_comes_back_as_totals,
     what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person,
     two_pushes_beside_each_other_send_everything_once,
-    what_cannot_be_sent_is_held_and_says_why,
+    what_cannot_be_sent_is_deferred_and_says_why,
     how_the_books_stand_is_told_in_figures,
     what_a_month_left_is_still_told_in_the_next,
     what_a_kind_looks_at_once_stays_for_a_day,
@@ -224,7 +224,7 @@ async fn two_pushes_beside_each_other_send_everything_once(ground: Ground) {
     shop.judge();
 }
 
-async fn what_cannot_be_sent_is_held_and_says_why(ground: Ground) {
+async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     let shop = Shop::open(&ground, &["ann", "bob", "cyd", "dan", "eve"]).await;
     for name in ["ann", "bob", "cyd", "dan", "eve"] {
         shop.book(name, 2).await;
@@ -240,8 +240,8 @@ async fn what_cannot_be_sent_is_held_and_says_why(ground: Ground) {
     shop.book("eve", 899_000_000).await;
     let context = Context { billing: Arc::new(billing), ..shop.context.clone() };
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
-    for why in [Held::NoStripeCustomer, Held::Currency, Held::NoItem, Held::Inactive, Held::TooLarge] {
-        assert_eq!(report.held.get(&why), Some(&1), "{why:?} {report:?}");
+    for why in [DeferReason::NoStripeCustomer, DeferReason::Currency, DeferReason::NoItem, DeferReason::Inactive, DeferReason::TooLarge] {
+        assert_eq!(report.deferred.get(&why), Some(&1), "{why:?} {report:?}");
     }
     assert_eq!(report.planned, 0);
     // nothing is lost: what is mended goes out
@@ -251,7 +251,7 @@ async fn what_cannot_be_sent_is_held_and_says_why(ground: Ground) {
     reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     sync(&shop.context, Timestamp::now(), true).await.unwrap();
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
-    assert_eq!((report.accepted, report.held.len()), (4, 0), "{report:?}");
+    assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
     assert_eq!(shop.invoiced("cyd"), "2000000000");
     // while nobody knows the plan, or the periods are not made yet, it stays noted what has changed
     shop.run("UPDATE customers SET plan = 'nobody' WHERE id = 'ann'").await;
@@ -311,12 +311,12 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     assert_eq!(customers.by_status["active"], 3);
     assert_eq!((customers.turn_used, customers.turn_refused), (4, 1));
     assert_eq!(
-        (customers.drift["storage_gb"].to_string(), customers.held["no_stripe_customer"]),
+        (customers.drift["storage_gb"].to_string(), customers.deferred["no_stripe_customer"]),
         ("7".into(), 1),
         "{customers:?}"
     );
-    assert_eq!(customers.held_units["storage_gb"].to_string(), "3");
-    assert!(customers.oldest_held_at.is_some());
+    assert_eq!(customers.deferred_units["storage_gb"].to_string(), "3");
+    assert!(customers.oldest_deferred_at.is_some());
     assert_eq!(customers.decisions["storage_gb"].blocked, 2, "{customers:?}");
     assert_eq!(customers.pressed.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
     let month = jobs::books::period::Month::of(now - jiff::SignedDuration::from_hours(24));

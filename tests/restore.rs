@@ -310,7 +310,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     // and once more, while nobody ran
     bill(2);
     let mut worker = start();
-    let unsettled = "SELECT count(*) FROM stripe_totals t WHERE held <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM meter_events i \
+    let unsettled = "SELECT count(*) FROM stripe_totals t WHERE deferred <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM meter_events i \
         WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
     let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
     until("an agreement", &|| {

@@ -99,7 +99,7 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
     // another delivery, later by its restatement number, with a tenth of the lines
     place.run(&format!("demo generate bucket {OCTOBER} --rows 400 --restated 2")).ends(0);
     place.run(&format!("ingest {OCTOBER}")).ends(3).says(&[
-        "HELD",
+        "ON HOLD",
         "chime_minutes of the month goes from",
         "largest changes",
         "--accept-restatement",
@@ -261,7 +261,7 @@ fn a_remote_database_that_does_not_answer_is_named_without_its_token() {
 #[test]
 fn help_tells_commands_and_exit_codes() {
     let place = Place::new();
-    place.run("--help").ends(0).says(&["ingest", "discover", "verify", "3 held for a person"]);
+    place.run("--help").ends(0).says(&["ingest", "discover", "verify", "3 needs attention"]);
     place.run("ingest --help").ends(0).says(&["--dry-run", "--accept-restatement", "--allow-unknown-line-types"]);
     place.run("nonsense").ends(2);
     place.run("--log =x= versions").ends(2).says(&["--log"]);

@@ -138,10 +138,10 @@ pub struct Compared {
     pub refused: i64,
     /// Of it, discarded by a person.
     pub discarded: i64,
-    /// Of it, held.
-    pub held: i64,
+    /// Of it, deferred.
+    pub deferred: i64,
     /// Why.
-    pub held_because: Option<String>,
+    pub deferred_reason: Option<String>,
     /// Stripe's total of this period's invoice when it was last read.
     pub seen: Option<i64>,
     /// What it should have been.
@@ -152,8 +152,8 @@ pub struct Compared {
     pub alarm: Option<String>,
     /// By how much Stripe may be short (below 0: over), because a person has made it good.
     pub acknowledged: i64,
-    /// A person has acknowledged the amount that is held.
-    pub held_acknowledged: bool,
+    /// A person has acknowledged the amount that is deferred.
+    pub deferred_acknowledged: bool,
 }
 
 /// Columns of a total that is to be read. An unconfirmed event is looked for where it was sent, whatever the customer's Stripe id is now.
@@ -205,8 +205,8 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
          AND EXISTS (SELECT 1 FROM invoiced_periods b WHERE b.customer = i.customer AND b.ends_at > i.timestamp \
               AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
               AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true))), \
-      coalesce(t.held, 0), t.held_because, t.seen, t.expected, t.read_at, t.alarm, \
-      coalesce(t.acknowledged, 0), t.held <> 0 AND coalesce(t.held_acknowledged = t.held, 0) \
+      coalesce(t.deferred, 0), t.deferred_reason, t.seen, t.expected, t.read_at, t.alarm, \
+      coalesce(t.acknowledged, 0), t.deferred <> 0 AND coalesce(t.deferred_acknowledged = t.deferred, 0) \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
@@ -406,7 +406,7 @@ impl Database {
         self.read(async |c| alarms(c, 100).await).await
     }
 
-    /// Notes that a person has dealt with the alarms and the held amounts of a customer's periods that begin from `from` to before `to`: nobody is told
+    /// Notes that a person has dealt with the alarms and the deferred amounts of a customer's periods that begin from `from` to before `to`: nobody is told
     /// of them again as they are. Returns them: the period's start, the meter and what it was, of those that were not acknowledged before. What a
     /// restoration holds goes by itself, and an amount that is too large says nothing of how large it is: these are left out.
     ///
@@ -432,10 +432,10 @@ impl Database {
                     "alarm",
                 ),
                 (
-                    "held <> 0 AND held_acknowledged IS NOT held AND held_because NOT IN ('restored', 'too_large')"
+                    "deferred <> 0 AND deferred_acknowledged IS NOT deferred AND deferred_reason NOT IN ('restored', 'too_large')"
                         .to_owned(),
-                    "held_acknowledged = held".to_owned(),
-                    "'held ' || held || ': ' || held_because",
+                    "deferred_acknowledged = deferred".to_owned(),
+                    "'deferred ' || deferred || ': ' || deferred_reason",
                 ),
             ];
             let mut found = vec![];
@@ -512,14 +512,14 @@ impl Database {
                     open: next(),
                     refused: next(),
                     discarded: next(),
-                    held: row.get(11)?,
-                    held_because: row.get(12)?,
+                    deferred: row.get(11)?,
+                    deferred_reason: row.get(12)?,
                     seen: row.get(13)?,
                     expected: row.get(14)?,
                     read_at: row.get::<Option<i64>>(15)?.map(instant),
                     alarm: row.get(16)?,
                     acknowledged: row.get(17)?,
-                    held_acknowledged: row.get::<Option<i64>>(18)? == Some(1),
+                    deferred_acknowledged: row.get::<Option<i64>>(18)? == Some(1),
                 });
             }
             Ok(found)

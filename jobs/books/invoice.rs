@@ -59,8 +59,8 @@ pub(crate) struct StoredTotal {
     pub(crate) plan: String,
     pub(crate) period_end: i64,
     pub(crate) target: i64,
-    pub(crate) held: i64,
-    pub(crate) held_because: Option<String>,
+    pub(crate) deferred: i64,
+    pub(crate) deferred_reason: Option<String>,
 }
 
 /// An event, as far as planning goes.
@@ -85,8 +85,8 @@ pub(crate) struct NewTotal {
     pub(crate) period_end: i64,
     pub(crate) plan: String,
     pub(crate) target: i64,
-    pub(crate) held: i64,
-    pub(crate) held_because: Option<&'static str>,
+    pub(crate) deferred: i64,
+    pub(crate) deferred_reason: Option<&'static str>,
 }
 
 /// Where a meter is in Stripe.
@@ -124,7 +124,7 @@ const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_d
 const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day FROM json_each(?1) j \
     CROSS JOIN billing_periods p ON p.customer = j.value ->> 0 AND p.starts_at <= ?2 \
     WHERE p.last_day >= j.value ->> 1 OR p.ends_at > ?3 \
-       OR EXISTS (SELECT 1 FROM stripe_totals t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.held <> 0) \
+       OR EXISTS (SELECT 1 FROM stripe_totals t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
     ORDER BY p.customer, p.starts_at";
 
 /// ?1 rows of customer, start, first day and last day; ?2 meters.
@@ -144,12 +144,12 @@ const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timesta
     WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
 
 /// ?1 pairs of customer and instant; ?2 meters.
-const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.held, t.held_because FROM json_each(?1) j \
+const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason FROM json_each(?1) j \
     CROSS JOIN json_each(?2) m CROSS JOIN stripe_totals t ON t.customer = j.value ->> 0 AND t.meter = m.value AND t.period_start >= j.value ->> 1";
 
 const STORED: &str = "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
-    target = excluded.target, held = excluded.held, held_because = excluded.held_because, \
-    held_since = iif(stripe_totals.held_because IS excluded.held_because, stripe_totals.held_since, excluded.held_since), \
+    target = excluded.target, deferred = excluded.deferred, deferred_reason = excluded.deferred_reason, \
+    deferred_since = iif(stripe_totals.deferred_reason IS excluded.deferred_reason, stripe_totals.deferred_since, excluded.deferred_since), \
     final_at = iif(stripe_totals.period_end = excluded.period_end, stripe_totals.final_at, NULL)";
 
 /// Customers of new entries of the ledger, of the meters ?2, after number ?1 up to ?3.
@@ -197,14 +197,14 @@ impl Database {
         .await
     }
 
-    /// How many amounts that would be billed have been held since between two instants.
+    /// How many amounts that would be billed have been deferred since between two instants.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn held_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
+    pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.read(async move |c| {
-            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held > 0 AND held_acknowledged IS NOT held \
-                       AND held_since >= ?1 AND held_since < ?2";
+            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_deferred WHERE deferred <> 0 AND deferred > 0 AND deferred_acknowledged IS NOT deferred \
+                       AND deferred_since >= ?1 AND deferred_since < ?2";
             Ok(first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await
@@ -480,8 +480,8 @@ async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<Strin
             plan: row.get(3)?,
             period_end: row.get(4)?,
             target: row.get(5)?,
-            held: row.get(6)?,
-            held_because: row.get(7)?,
+            deferred: row.get(6)?,
+            deferred_reason: row.get(7)?,
         };
         due.totals.insert((row.get(1)?, row.get(2)?), total);
     }
@@ -526,9 +526,9 @@ fn invoice_of(
 
 /// Stores totals.
 pub(crate) async fn store_totals(c: &Connection, totals: &[NewTotal], now: i64) -> Result<(), BooksError> {
-    let head = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, held, held_because, held_since)";
+    let head = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since)";
     let values = |t: &NewTotal| {
-        let since = (t.held != 0).then_some(now);
+        let since = (t.deferred != 0).then_some(now);
         [
             Value::Text(t.customer.clone()),
             Value::Text(t.meter.clone()),
@@ -536,8 +536,8 @@ pub(crate) async fn store_totals(c: &Connection, totals: &[NewTotal], now: i64) 
             Value::Integer(t.period_end),
             Value::Text(t.plan.clone()),
             Value::Integer(t.target),
-            Value::Integer(t.held),
-            t.held_because.map_or(Value::Null, |why| Value::Text(why.to_owned())),
+            Value::Integer(t.deferred),
+            t.deferred_reason.map_or(Value::Null, |why| Value::Text(why.to_owned())),
             since.map_or(Value::Null, Value::Integer),
         ]
     };
@@ -565,7 +565,7 @@ pub(crate) async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Resu
 }
 
 /// Unconfirmed events whose invoice is final earlier than was known: they are not sent again, totals decide.
-pub(crate) async fn hold_back(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
+pub(crate) async fn stop_resending(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
     let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'unconfirmed'";
     c.execute(sql, params![json(seqs)?]).await?;
     Ok(())

@@ -297,7 +297,7 @@ impl Database {
     /// What the database says.
     pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
         self.read(async |c| {
-            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_held WHERE held <> 0 AND held_because = 'restored'";
+            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_deferred WHERE deferred <> 0 AND deferred_reason = 'restored'";
             Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await

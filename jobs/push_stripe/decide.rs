@@ -23,7 +23,7 @@ pub const LARGEST: i64 = 999_999_999_999_999;
 /// Why an amount waits in the books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Held {
+pub enum DeferReason {
     /// The customer has no Stripe id.
     NoStripeCustomer,
     /// No subscription has a period that could take it.
@@ -46,7 +46,7 @@ pub enum Held {
     Restored,
 }
 
-impl Held {
+impl DeferReason {
     const ALL: [(Self, &'static str); 10] = [
         (Self::NoStripeCustomer, "no_stripe_customer"),
         (Self::NoSubscription, "no_subscription"),
@@ -67,7 +67,7 @@ impl Held {
 
     /// As it is stored.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(held, _)| *held == self).map_or("no_meter", |(_, name)| name)
+        Self::ALL.iter().find(|(deferred, _)| *deferred == self).map_or("no_meter", |(_, name)| name)
     }
 }
 
@@ -134,7 +134,7 @@ pub struct Sent {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Case {
     /// What holds everything back, if anything does.
-    pub held: Option<Held>,
+    pub deferred: Option<DeferReason>,
     /// Periods that have begun, in order: those that may have changed, and the open one.
     pub periods: Vec<PeriodCase>,
     /// Events that are on an invoice, in order of their times.
@@ -160,7 +160,7 @@ pub struct Decision {
     /// What is to be sent.
     pub event: Option<Event>,
     /// What waits, and why.
-    pub held: Option<(i64, Held)>,
+    pub deferred: Option<(i64, DeferReason)>,
 }
 
 /// From when on nothing is sent to the invoice of a period that ends at `end`.
@@ -175,23 +175,23 @@ fn timestamp(period: &PeriodCase, now: i64) -> i64 {
 }
 
 /// Where an amount for period `own` goes: the period, or what holds it back.
-fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, Held> {
+fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, DeferReason> {
     let open = |p: &PeriodCase| p.start <= now && now < p.until;
     let at = if now < closes(own.until, grace) {
         case.periods.iter().position(|p| p == own)
     } else {
         case.periods.iter().position(open)
     };
-    let period = at.and_then(|at| case.periods.get(at)).ok_or(Held::NoSubscription)?;
-    let billing = period.billing.as_ref().ok_or(Held::NoSubscription)?;
+    let period = at.and_then(|at| case.periods.get(at)).ok_or(DeferReason::NoSubscription)?;
+    let billing = period.billing.as_ref().ok_or(DeferReason::NoSubscription)?;
     // a period that is over is invoiced whatever became of the subscription
     if open(period) && !billing.active {
-        return Err(Held::Inactive);
+        return Err(DeferReason::Inactive);
     }
     match &billing.item {
-        None => Err(Held::NoItem),
-        Some(currency) if *currency != own.currency => Err(Held::Currency),
-        Some(_) => at.ok_or(Held::NoSubscription),
+        None => Err(DeferReason::NoItem),
+        Some(currency) if *currency != own.currency => Err(DeferReason::Currency),
+        Some(_) => at.ok_or(DeferReason::NoSubscription),
     }
 }
 
@@ -212,18 +212,18 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
         let delta = own.target.map(|target| i128::from(target) - sent);
         let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST..=LARGEST).contains(d));
         let Some(delta) = delta else {
-            decisions.push(Decision { event: None, held: Some((LARGEST, Held::TooLarge)) });
+            decisions.push(Decision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
             continue;
         };
         if delta == 0 {
             decisions.push(Decision::default());
             continue;
         }
-        let at = case.held.map_or_else(|| destination(case, own, now, grace), Err);
+        let at = case.deferred.map_or_else(|| destination(case, own, now, grace), Err);
         let (period, at) = match at {
             Ok(at) => (&case.periods[at], at),
             Err(why) => {
-                decisions.push(Decision { event: None, held: Some((delta, why)) });
+                decisions.push(Decision { event: None, deferred: Some((delta, why)) });
                 continue;
             }
         };
@@ -237,7 +237,7 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
         };
         decisions.push(Decision {
             event: (value != 0).then_some(event),
-            held: (value != delta).then_some((delta - value, Held::BelowZero)),
+            deferred: (value != delta).then_some((delta - value, DeferReason::BelowZero)),
         });
     }
     decisions
@@ -262,7 +262,7 @@ fn effects(sent: &[Sent], now: i64, grace: i64) -> Vec<(&Sent, i64)> {
     effects
 }
 
-/// When something that is held may be free by time alone: an invoice closes, or the next period begins.
+/// When something that is deferred may be free by time alone: an invoice closes, or the next period begins.
 pub fn look_again(case: &Case, now: i64, grace: i64) -> Option<i64> {
     let times = case.periods.iter().flat_map(|p| [closes(p.until, grace), p.end]);
     times.filter(|t| *t > now).min()

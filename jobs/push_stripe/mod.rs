@@ -21,7 +21,7 @@ use anyhow::anyhow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use self::decide::Held;
+pub use self::decide::DeferReason;
 pub use self::plan::Planned;
 use self::plan::{Ground, SharedGround, Target};
 use self::send::{Clock, Stop, Tally};
@@ -39,8 +39,8 @@ const CHUNK: u32 = 1000;
 const REMOTE_CHUNK: u32 = 100;
 /// Planned events that a stored report lists.
 const SHOWN: usize = 20;
-/// What would be billed and is held for longer than this is told to a person, for a day: Stripe takes events of the last 35 days.
-const HELD_TOO_LONG: i64 = 25 * 86_400;
+/// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe takes events of the last 35 days.
+const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
 const DAY: i64 = 86_400;
 
 /// Send what is to be sent.
@@ -74,9 +74,9 @@ pub struct PushReport {
     /// Too late for their invoice, and planned anew.
     pub expired: u64,
     /// Amounts that wait in the books, of the customers that were looked at, by reason.
-    pub held: BTreeMap<Held, u64>,
+    pub deferred: BTreeMap<DeferReason, u64>,
     /// Amounts to be billed that have waited for 25 days now, of all customers.
-    pub held_too_long: u64,
+    pub deferred_too_long: u64,
     /// Meter events whose identifier Stripe had although nothing was sent under it: another program sends from a copy of these books?
     pub strange: Vec<String>,
     /// Meters that the account does not have, or that take no events.
@@ -117,12 +117,12 @@ impl Job for PushStripe {
     }
 
     fn needs_a_person(report: &PushReport) -> bool {
-        let held = [Held::Currency, Held::TooLarge, Held::Refused, Held::NoMeter];
-        report.refused + report.held_too_long + report.unknown_plan > 0
+        let deferred = [DeferReason::Currency, DeferReason::TooLarge, DeferReason::Refused, DeferReason::NoMeter];
+        report.refused + report.deferred_too_long + report.unknown_plan > 0
             || !report.strange.is_empty()
             || !report.missing_meters.is_empty()
             || !report.unmapped.is_empty()
-            || held.iter().any(|why| report.held.contains_key(why))
+            || deferred.iter().any(|why| report.deferred.contains_key(why))
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<PushReport, Failure> {
@@ -133,7 +133,7 @@ impl Job for PushStripe {
                 "Stripe has the identifiers of events that were never sent ({names}): does a copy of these books send too?"
             );
         }
-        for (why, count) in &report.held {
+        for (why, count) in &report.deferred {
             tracing::info!(reason = why.name(), count, "{count} amount(s) wait: {}", why.name());
         }
         if let Some(why) = &report.stopped {
@@ -182,8 +182,8 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     }
     let stale = now.as_second() - send::stale_after(account);
     report.expired = books.recover_events(stale, now).await?.expired;
-    let long_ago = now.as_second() - HELD_TOO_LONG;
-    report.held_too_long = books.held_since(long_ago - DAY, long_ago).await?;
+    let long_ago = now.as_second() - DEFERRED_TOO_LONG;
+    report.deferred_too_long = books.deferred_since(long_ago - DAY, long_ago).await?;
     let waiting = books.stripe_waiting(now).await?;
     if !waiting.customers && !waiting.events {
         report.restored = restored(context, now, begun.is_some()).await?;
@@ -297,8 +297,8 @@ fn take(report: &mut PushReport, outcome: plan::Outcome, shown: usize) {
     report.customers += outcome.customers;
     report.planned += u64::try_from(outcome.events.len()).unwrap_or(u64::MAX);
     report.unknown_plan += outcome.unknown_plan;
-    for (why, count) in outcome.held {
-        *report.held.entry(why).or_default() += count;
+    for (why, count) in outcome.deferred {
+        *report.deferred.entry(why).or_default() += count;
     }
     let room = shown.saturating_sub(report.events.len());
     report.events.extend(outcome.events.into_iter().take(room));
@@ -345,8 +345,8 @@ impl Database {
                 told.customers += outcome.customers;
                 told.unknown_plan += outcome.unknown_plan;
                 told.events.extend(outcome.events);
-                for (why, count) in outcome.held {
-                    *told.held.entry(why).or_default() += count;
+                for (why, count) in outcome.deferred {
+                    *told.deferred.entry(why).or_default() += count;
                 }
             }
             Ok(told)

@@ -1,5 +1,5 @@
 //! Differences between the books and what was sent → events: loads some customers, asks [`decide`] for each meter, and writes events,
-//! totals and what is held in the same transaction.
+//! totals and what is deferred in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::decide::{self, Billing, Case, Decision, Held, PeriodCase, Sent, closes, decide, look_again, target};
+use super::decide::{self, Billing, Case, Decision, DeferReason, PeriodCase, Sent, closes, decide, look_again, target};
 use crate::books::database::BooksError;
 use crate::books::meter_event::{self, NewMeterEvent, State};
 use crate::books::invoice::{self, Due, NewTotal};
@@ -53,7 +53,7 @@ pub struct Planned {
 pub(super) struct Outcome {
     pub(super) customers: u64,
     pub(super) events: Vec<Planned>,
-    pub(super) held: BTreeMap<Held, u64>,
+    pub(super) deferred: BTreeMap<DeferReason, u64>,
     /// Customers of a plan that is not known: nothing is planned for them.
     pub(super) unknown_plan: u64,
     /// True when there may be more.
@@ -66,7 +66,7 @@ struct Changes {
     events: Vec<NewMeterEvent>,
     totals: Vec<NewTotal>,
     withdrawn: Vec<i64>,
-    held_back: Vec<i64>,
+    not_resent: Vec<i64>,
     looked_at: Vec<(String, Option<i64>)>,
     put_off: Vec<(String, i64)>,
 }
@@ -98,8 +98,8 @@ pub(super) async fn plan_for(
     if ground.dry {
         return Ok(outcome);
     }
-    if !changes.held_back.is_empty() {
-        invoice::hold_back(c, &changes.held_back).await?;
+    if !changes.not_resent.is_empty() {
+        invoice::stop_resending(c, &changes.not_resent).await?;
     }
     if !changes.events.is_empty() {
         let prefix = invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
@@ -136,10 +136,10 @@ fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, 
     let mut again: Option<i64> = None;
     let mut unknown = false;
     for (meter, to) in &ground.meters {
-        let (case, held) = case(due, meter, to, (ground, now), &mut unknown, changes);
+        let (case, deferred) = case(due, meter, to, (ground, now), &mut unknown, changes);
         let Some((case, used, plans)) = case else { continue };
         let decisions = decide(&case, now, ground.grace);
-        if decisions.iter().any(|d| d.held.is_some()) && held.is_none() {
+        if decisions.iter().any(|d| d.deferred.is_some()) && deferred.is_none() {
             again = [again, look_again(&case, now, ground.grace)].into_iter().flatten().min();
         }
         for ((period, decision), (used, plan)) in case.periods.iter().zip(&decisions).zip(used.iter().zip(plans)) {
@@ -163,7 +163,7 @@ fn case(
     (ground, now): (&Ground, i64),
     unknown: &mut bool,
     changes: &mut Changes,
-) -> (Option<Loaded>, Option<Held>) {
+) -> (Option<Loaded>, Option<DeferReason>) {
     let stripe = due.stripe_customer.as_deref();
     let sent = due.sent.get(meter).map(Vec::as_slice).unwrap_or_default();
     // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
@@ -177,21 +177,21 @@ fn case(
     };
     changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
     let unconfirmed = sent.iter().filter(|s| s.state == State::Unconfirmed && is_final(s));
-    changes.held_back.extend(unconfirmed.map(|s| s.seq));
+    changes.not_resent.extend(unconfirmed.map(|s| s.seq));
     // what is on no invoice bills nothing
     let kept = sent.iter().filter(|s| !astray(s));
-    let held = if stripe.is_none() {
-        Some(Held::NoStripeCustomer)
+    let deferred = if stripe.is_none() {
+        Some(DeferReason::NoStripeCustomer)
     } else if due.refused.contains(meter) {
-        Some(Held::Refused)
+        Some(DeferReason::Refused)
     } else if to.stripe_id.is_none() && !ground.dry {
-        Some(Held::NoMeter)
+        Some(DeferReason::NoMeter)
     } else if due.restored.contains(meter) {
-        Some(Held::Restored)
+        Some(DeferReason::Restored)
     } else {
         None
     };
-    let mut case = Case { held, periods: vec![], sent: kept.filter_map(|s| event(s, stripe)).collect() };
+    let mut case = Case { deferred, periods: vec![], sent: kept.filter_map(|s| event(s, stripe)).collect() };
     let (mut used, mut plans) = (vec![], vec![]);
     for period in &due.periods {
         let stored = due.totals.get(&(meter.to_owned(), period.start));
@@ -202,14 +202,14 @@ fn case(
         };
         let Some(plan) = ground.plans.at(name, period.start) else {
             *unknown = true;
-            return (None, held);
+            return (None, deferred);
         };
         let amount = due.usage.get(&(meter.to_owned(), period.start)).copied().unwrap_or_default();
         case.periods.push(period_case(due, meter, to, plan, period, amount, ground.dry));
         used.push(amount);
         plans.push(name.clone());
     }
-    (Some((case, used, plans)), held)
+    (Some((case, used, plans)), deferred)
 }
 
 fn event(s: &invoice::SentEvent, stripe: Option<&str>) -> Option<Sent> {
@@ -273,8 +273,8 @@ fn note(
     outcome: &mut Outcome,
     changes: &mut Changes,
 ) {
-    if let Some((_, why)) = decision.held {
-        *outcome.held.entry(why).or_default() += 1;
+    if let Some((_, why)) = decision.deferred {
+        *outcome.deferred.entry(why).or_default() += 1;
     }
     let (Some(event), Some(stripe_customer)) = (decision.event, due.stripe_customer.clone()) else { return };
     outcome.events.push(Planned {
@@ -310,20 +310,20 @@ fn total(
     changes: &mut Changes,
 ) {
     let stored = due.totals.get(&(meter.to_owned(), period.start));
-    let (held, because) = decision.held.map_or((0, None), |(amount, why)| (amount, Some(why.name())));
+    let (deferred, because) = decision.deferred.map_or((0, None), |(amount, why)| (amount, Some(why.name())));
     let target = period.target.unwrap_or(decide::LARGEST);
     let sent = due
         .sent
         .get(meter)
         .is_some_and(|sent| sent.iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end));
     // kept for every period that an invoice covers, so that the plan of that time is known later
-    let nothing = used.is_zero() && !sent && decision.event.is_none() && held == 0;
+    let nothing = used.is_zero() && !sent && decision.event.is_none() && deferred == 0;
     if stored.is_none() && nothing && period.billing.is_none() {
         return;
     }
     let same = stored.is_some_and(|s| {
-        (s.plan.as_str(), s.period_end, s.target, s.held, s.held_because.as_deref())
-            == (plan, period.end, target, held, because)
+        (s.plan.as_str(), s.period_end, s.target, s.deferred, s.deferred_reason.as_deref())
+            == (plan, period.end, target, deferred, because)
     });
     if !same {
         changes.totals.push(NewTotal {
@@ -333,8 +333,8 @@ fn total(
             period_end: period.end,
             plan: plan.to_owned(),
             target,
-            held,
-            held_because: because,
+            deferred,
+            deferred_reason: because,
         });
     }
     // the invoice that takes a carried amount is to be compared too
@@ -349,8 +349,8 @@ fn total(
             period_end: event.billed.1,
             plan: due.plan.clone(),
             target: 0,
-            held: 0,
-            held_because: None,
+            deferred: 0,
+            deferred_reason: None,
         });
     }
 }

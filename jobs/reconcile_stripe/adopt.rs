@@ -11,7 +11,7 @@ use crate::stripe::Account;
 use crate::stripe::account::failure;
 use crate::stripe::transport::Failure::Unreadable;
 
-/// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a day. They are not held to the day's allowance, which
+/// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a day. They are not deferred to the day's allowance, which
 /// would be weeks for books of some thousand customers, but count in it.
 const MOST: u32 = 2000;
 

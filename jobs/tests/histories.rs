@@ -1,5 +1,5 @@
 //! Random histories of metering and billing, with everything going wrong that can: after the dust has settled, Stripe's invoices add up to
-//! what the books say, plus what is visibly held; nothing twice, nothing lost.
+//! what the books say, plus what is visibly deferred; nothing twice, nothing lost.
 //!
 //! A history is a customer's usage on two meters over weeks, restated up and down, while periods roll over, subscriptions end, runs are
 //! killed in the middle, answers are lost, broken or late, and workers are away for a week. Three customers share a world, which is made from
@@ -29,7 +29,7 @@ struct Seen {
     requests: usize,
     /// Meter events by state, doubt and whether they were carried forward.
     events: BTreeMap<String, u64>,
-    held: u64,
+    deferred: u64,
 }
 
 /// One world.
@@ -64,12 +64,12 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     let late = check(&world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test histories")).await;
     assert_eq!(late, 0, "these books know what they sent");
     let sql = "SELECT state || iif(maybe_applied, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM meter_events";
-    let (events, held) =
-        (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE held_because = 'below_zero'").await);
+    let (events, deferred) =
+        (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE deferred_reason = 'below_zero'").await);
     let requests = world.stripe.world().take_requests();
     let mut seen = seen.lock().unwrap();
     seen.requests += requests.len();
-    seen.held += u64::try_from(held.len()).unwrap();
+    seen.deferred += u64::try_from(deferred.len()).unwrap();
     for kind in events {
         *seen.events.entry(kind).or_default() += 1;
     }
@@ -91,7 +91,7 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
         })
         .await;
         let seen = seen.lock().unwrap();
-        println!("{} requests, {} amounts below zero held, events: {:#?}", seen.requests, seen.held, seen.events);
+        println!("{} requests, {} amounts below zero deferred, events: {:#?}", seen.requests, seen.deferred, seen.events);
         judge(&seen.shapes.values().cloned().collect::<Vec<_>>());
         // histories in which nothing goes wrong would prove nothing
         for kind in [
@@ -107,6 +107,6 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
                 seen.events
             );
         }
-        assert!(!all || seen.held > 20, "{}", seen.held);
+        assert!(!all || seen.deferred > 20, "{}", seen.deferred);
     });
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use jobs::books::audit::Act;
-use jobs::push_stripe::decide::Held;
+use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::reset_turn::{self, reset};
 use jobs::sync_stripe::sync;
@@ -93,8 +93,8 @@ impl Life<'_> {
             let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
             if let Ok(report) = &report {
                 self.count(
-                    "held as restored",
-                    usize::try_from(report.held.get(&Held::Restored).copied().unwrap_or(0)).unwrap(),
+                    "deferred as restored",
+                    usize::try_from(report.deferred.get(&DeferReason::Restored).copied().unwrap_or(0)).unwrap(),
                 );
             }
             well(report);
@@ -143,8 +143,8 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     for sign in adopted {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
     }
-    let held = life.world.rows("SELECT held_because FROM stripe_totals WHERE held_because = 'restored'").await;
-    assert!(held.is_empty(), "world {seed}: {held:?}");
+    let deferred = life.world.rows("SELECT deferred_reason FROM stripe_totals WHERE deferred_reason = 'restored'").await;
+    assert!(deferred.is_empty(), "world {seed}: {deferred:?}");
 }
 
 /// What was taken over is no earlier than anything that it stands for, and its period has it all.
@@ -455,7 +455,7 @@ fn restored_books_bill_what_the_lost_ones_did_not_and_nothing_twice() {
         println!("{seen:#?}");
         // histories in which nothing is lost would prove nothing
         for kind in
-            ["unconfirmed in a backup", "pending in a backup", "sending in a backup", "held as restored", "taken over"]
+            ["unconfirmed in a backup", "pending in a backup", "sending in a backup", "deferred as restored", "taken over"]
         {
             assert!(!all || seen.get(kind).is_some_and(|n| *n > 5), "too few are {kind}: {seen:?}");
         }

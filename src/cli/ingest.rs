@@ -162,8 +162,8 @@ pub(super) fn show(report: &IngestReport, config: &Config) {
         Outcome::Older => return print::out(&format!("{head}  is older than what is booked; ignored")),
         Outcome::Applied => "booked",
         Outcome::WouldApply => "would be booked (dry run, nothing was written)",
-        Outcome::OnHold => "HELD for a person, nothing was booked",
-        Outcome::WouldHold => "would be HELD for a person (dry run, nothing was written)",
+        Outcome::OnHold => "ON HOLD for a person, nothing was booked",
+        Outcome::WouldHold => "would be ON HOLD for a person (dry run, nothing was written)",
     };
     print::out(&format!("{head}  {what}"));
     for reason in &report.hold_reasons {

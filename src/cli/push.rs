@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::job::{Failure, Job};
-use jobs::push_stripe::decide::Held;
+use jobs::push_stripe::decide::DeferReason;
 use jobs::push_stripe::{Planned, PushReport, PushStripe, Restored, push};
 
 use super::{Done, print};
@@ -58,20 +58,20 @@ pub(super) fn said(failure: &Failure) -> anyhow::Error {
 }
 
 /// Why an amount waits, and what frees it.
-pub(super) fn reason(held: Held) -> &'static str {
-    match held {
-        Held::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
-        Held::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
-        Held::NoItem => "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`",
-        Held::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
-        Held::Currency => "the item's price is in another currency than the plan: one of them must change",
-        Held::TooLarge => "it has more than 15 digits: Stripe cannot take it",
-        Held::BelowZero => {
+pub(super) fn reason(deferred: DeferReason) -> &'static str {
+    match deferred {
+        DeferReason::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
+        DeferReason::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
+        DeferReason::NoItem => "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`",
+        DeferReason::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
+        DeferReason::Currency => "the item's price is in another currency than the plan: one of them must change",
+        DeferReason::TooLarge => "it has more than 15 digits: Stripe cannot take it",
+        DeferReason::BelowZero => {
             "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
         }
-        Held::Refused => "Stripe refused an event of this customer and meter: `meter events list --state refused`",
-        Held::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
-        Held::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
+        DeferReason::Refused => "Stripe refused an event of this customer and meter: `meter events list --state refused`",
+        DeferReason::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
+        DeferReason::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
     }
 }
 
@@ -111,8 +111,8 @@ pub(super) fn show(report: &PushReport, config: &Config) {
             n(report.again)
         ));
     }
-    for (why, count) in &report.held {
-        print::out(&format!("held: {} amount(s): {}", n(*count), reason(*why)));
+    for (why, count) in &report.deferred {
+        print::out(&format!("deferred: {} amount(s): {}", n(*count), reason(*why)));
     }
     if let Some(Restored { backup_at, believed_at, waiting }) = report.restored {
         print::out(&format!(
@@ -121,9 +121,9 @@ pub(super) fn show(report: &PushReport, config: &Config) {
             n(waiting)
         ));
     }
-    if report.held_too_long > 0 {
-        let text = "amount(s) have been held for more than 25 days; `meter reconcile` shows them";
-        print::out(&format!("look at it: {} {text}", n(report.held_too_long)));
+    if report.deferred_too_long > 0 {
+        let text = "amount(s) have been deferred for more than 25 days; `meter reconcile` shows them";
+        print::out(&format!("look at it: {} {text}", n(report.deferred_too_long)));
     }
     if report.expired > 0 {
         print::out(&format!("{} event(s) came too late for their invoice and were planned anew", n(report.expired)));

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Billing periods that begin in this month [default: the last two months and the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Say that alarms and held amounts of this customer are dealt with outside of the books (a credit note, an invoice by hand, written off):
+    /// Say that alarms and deferred amounts of this customer are dealt with outside of the books (a credit note, an invoice by hand, written off):
     /// nobody is told of them again as they are. The books stay as they are, and so does the difference that is shown here
     #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
     acknowledge: bool,
@@ -111,7 +111,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     Ok(done)
 }
 
-/// Notes that a person has dealt with what is wrong or held of a customer.
+/// Notes that a person has dealt with what is wrong or deferred of a customer.
 async fn acknowledge(
     books: &Database,
     customer: &str,
@@ -131,7 +131,7 @@ async fn acknowledge(
     let seen = books.acknowledge(customer.to_owned(), periods, act, now).await?;
     if seen.is_empty() {
         return Err(
-            BadUsage(format!("`{customer}` has no alarm and no held amount that is not acknowledged yet")).into()
+            BadUsage(format!("`{customer}` has no alarm and no deferred amount that is not acknowledged yet")).into()
         );
     }
     let rows = seen.into_iter().map(|(period, meter, what)| vec![period.to_string(), meter, what]).collect();
@@ -230,9 +230,9 @@ fn why(c: &Compared, now: Timestamp) -> String {
     if !c.billed {
         parts.push("no subscription: not billed".to_owned());
     }
-    if let Some(because) = &c.held_because {
-        let seen = if c.held_acknowledged { ", acknowledged" } else { "" };
-        parts.push(format!("held {}: {because}{seen}", c.held));
+    if let Some(because) = &c.deferred_reason {
+        let seen = if c.deferred_acknowledged { ", acknowledged" } else { "" };
+        parts.push(format!("deferred {}: {because}{seen}", c.deferred));
     }
     for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.discarded, "discarded by a person")] {
         if amount != 0 {

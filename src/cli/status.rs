@@ -45,11 +45,11 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
             .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
         let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);
-        let held = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
+        let deferred = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
         line(
             "bill",
             format!(
-                "{} {}: {made}{up_to}; {rows}, {} unrecognised{held}",
+                "{} {}: {made}{up_to}; {rows}, {} unrecognised{deferred}",
                 bill.payer,
                 bill.month,
                 print::count(strange)
@@ -98,16 +98,16 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     }
     let stripe = &s.books.stripe;
     let state = |name: &str| print::count(stripe.events.get(name).copied().unwrap_or(0));
-    let held: i64 = s.customers.held.values().sum();
+    let deferred: i64 = s.customers.deferred.values().sum();
     line(
         "Stripe",
         format!(
-            "{} settled, {} pending, {} unconfirmed, {} refused; {} held; {} alarm(s)",
+            "{} settled, {} pending, {} unconfirmed, {} refused; {} deferred; {} alarm(s)",
             state("settled"),
             state("pending"),
             state("unconfirmed"),
             state("refused"),
-            print::count(held),
+            print::count(deferred),
             stripe.alarms
         ),
     );

@@ -50,9 +50,9 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_stripe_oldest_unconfirmed_seconds", "For how long the oldest unconfirmed one has been unconfirmed.", &[]),
     ("meter_stripe_drift_units", "How far Stripe's totals are from what they should be.", &["meter"]),
     ("meter_stripe_alarms", "Totals that a person must look at.", &[]),
-    ("meter_stripe_held", "Amounts that wait in the books to be carried forward.", &["reason"]),
-    ("meter_stripe_held_units", "How much that is.", &["meter"]),
-    ("meter_stripe_oldest_held_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
+    ("meter_stripe_deferred", "Amounts that wait in the books to be carried forward.", &["reason"]),
+    ("meter_stripe_deferred_units", "How much that is.", &["meter"]),
+    ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
     ("meter_notices", "Notices to the web backend.", &["state"]),
     ("meter_notice_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
     ("meter_database_size_bytes", "Size of the database.", &[]),
@@ -172,7 +172,7 @@ fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
         }
-        board.set("meter_bill_versions_on_hold", &[payer], bill.held)?;
+        board.set("meter_bill_versions_on_hold", &[payer], bill.deferred)?;
     }
     board.set("meter_ledger_entries", &[], standing.books.entries)
 }
@@ -234,14 +234,14 @@ fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Re
     }
     board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, standing.at)?;
     board.age("meter_stripe_oldest_unconfirmed_seconds", &[], stripe.oldest_unconfirmed_at, standing.at)?;
-    board.age("meter_stripe_oldest_held_seconds", &[], customers.oldest_held_at, standing.at)?;
+    board.age("meter_stripe_oldest_deferred_seconds", &[], customers.oldest_deferred_at, standing.at)?;
     board.set("meter_stripe_alarms", &[], stripe.alarms)?;
     for meter in meters.iter().copied().chain(customers.drift.keys().map(String::as_str)) {
         board.set("meter_stripe_drift_units", &[meter], customers.drift.get(meter).copied().unwrap_or_default())?;
-        board.set("meter_stripe_held_units", &[meter], customers.held_units.get(meter).copied().unwrap_or_default())?;
+        board.set("meter_stripe_deferred_units", &[meter], customers.deferred_units.get(meter).copied().unwrap_or_default())?;
     }
-    for reason in jobs::push_stripe::Held::names().chain(["acknowledged"]) {
-        board.set("meter_stripe_held", &[reason], customers.held.get(reason).unwrap_or(&0))?;
+    for reason in jobs::push_stripe::DeferReason::names().chain(["acknowledged"]) {
+        board.set("meter_stripe_deferred", &[reason], customers.deferred.get(reason).unwrap_or(&0))?;
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ fn none() -> Markup {
 /// With several payers, the one that is farthest behind.
 fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let bills = &facts.standing.books.bills;
-    let held = bills.iter().map(|b| b.on_hold).sum();
+    let deferred = bills.iter().map(|b| b.on_hold).sum();
     // one of which nothing ever came has no month
     let come = bills.iter().filter(|b| !b.month.is_empty()).min_by_key(|b| b.delivered_at);
     let tile = match come {
@@ -88,7 +88,7 @@ fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
             }
         }
     };
-    tile.bad(Tone::Look, held, "held back")
+    tile.bad(Tone::Look, deferred, "deferred back")
 }
 
 fn day(facts: &Facts<'_>, now: Timestamp) -> Tile {
@@ -163,8 +163,8 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { (counted(of("settled"), "amount", "amounts")) " settled" }),
     };
-    let held: i64 = facts.standing.customers.held.values().sum();
-    let tile = if held > 0 { tile.line(html! { (count(held)) " held" }) } else { tile };
+    let deferred: i64 = facts.standing.customers.deferred.values().sum();
+    let tile = if deferred > 0 { tile.line(html! { (count(deferred)) " deferred" }) } else { tile };
     let drifts = facts.standing.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
     tile.bad(Tone::Look, of("unconfirmed"), "unconfirmed")
         .bad(Tone::Wrong, of("refused"), "refused")

@@ -193,7 +193,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
     let (stripe, customers) = (&facts.standing.books.stripe, &facts.standing.customers);
     let of = |state: &str| stripe.events.get(state).copied().unwrap_or(0);
     let meters: std::collections::BTreeSet<&String> =
-        customers.drift.keys().chain(customers.held_units.keys()).collect();
+        customers.drift.keys().chain(customers.deferred_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };
     html! {
         dl.facts.card {
@@ -205,11 +205,11 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
             dd { (count(of("unconfirmed"))) (since(stripe.oldest_unconfirmed_at)) }
             dt { "Refused" }
             dd { (count(of("refused"))) }
-            dt { "Held" }
+            dt { "Deferred" }
             dd {
-                @if customers.held.is_empty() { "0" }
-                @for (i, (reason, n)) in customers.held.iter().enumerate() { @if i > 0 { ", " } (count(*n)) " " (reason.replace('_', " ")) }
-                (since(customers.oldest_held_at))
+                @if customers.deferred.is_empty() { "0" }
+                @for (i, (reason, n)) in customers.deferred.iter().enumerate() { @if i > 0 { ", " } (count(*n)) " " (reason.replace('_', " ")) }
+                (since(customers.oldest_deferred_at))
             }
             dt { "Alarms" }
             dd { (count(stripe.alarms)) }
@@ -222,7 +222,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
                     html! {
                         th scope="col" { "Meter" }
                         th.n scope="col" { "Stripe differs by" }
-                        th.n scope="col" { "Held" }
+                        th.n scope="col" { "Deferred" }
                         th scope="col" { "Unit" }
                     },
                     html! {
@@ -231,7 +231,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
                             tr {
                                 th.whole scope="row" { (meter) }
                                 td.n.look[!drift.is_zero()] { (quantity(drift)) @if !drift.is_zero() { " " (icon(Tone::Look)) } }
-                                td.n { (quantity(customers.held_units.get(meter).copied().unwrap_or_default())) }
+                                td.n { (quantity(customers.deferred_units.get(meter).copied().unwrap_or_default())) }
                                 td { (usage::unit(facts.units, meter)) }
                             }
                         }
@@ -296,7 +296,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
         th.n scope="col" { "Rows" }
         th.n scope="col" { "Counted" }
         th scope="col" { "Lines of watched products" }
-        th scope="col" { "Held back" }
+        th scope="col" { "On hold" }
     };
     scroll("Bills by payer", table(titles, html! { @for b in bills { (row(b)) } }))
 }

@@ -57,7 +57,7 @@ fn hostile() -> Standing {
     s.books.stripe.some_alarms.push((text(), text(), text()));
     s.customers.decisions.insert(text(), Decisions::default());
     s.customers.drift.insert(text(), q("1"));
-    s.customers.held.insert(text(), 1);
+    s.customers.deferred.insert(text(), 1);
     s.customers.pressed.push(Pressed {
         customer: text(),
         meter: text(),

@@ -114,7 +114,7 @@ pub struct NewJob {
     pub payload: String,
     /// The higher, the sooner; −100 to 100.
     pub priority: i64,
-    /// Held by one unfinished job at a time: enqueueing a second one gives the first.
+    /// DeferReason by one unfinished job at a time: enqueueing a second one gives the first.
     pub key: Option<String>,
     /// Jobs of one lane run one after another.
     pub lane: Option<String>,

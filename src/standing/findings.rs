@@ -178,16 +178,16 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         add(Level::Wrong, "MeterStripeDryRun", what, act);
     }
     for reason in ["currency", "too_large", "no_meter"] {
-        if let Some(held) = customers.held.get(reason).filter(|n| **n > 0) {
-            let what = format!("{held} amount(s) are held until somebody acts: {reason}");
-            add(Level::Look, "MeterStripeHeld", what, "meter push; docs/stripe.md, \"Why an amount is held\"");
+        if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
+            let what = format!("{deferred} amount(s) are deferred until somebody acts: {reason}");
+            add(Level::Look, "MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
     if let Some(refused) = stripe.events.get("refused").filter(|n| **n > 0) {
         let what = format!("Stripe refused {refused} event(s)");
         add(Level::Look, "MeterEventRefused", what, "meter events list --state refused");
     }
-    let oldest = [stripe.oldest_pending_at, customers.oldest_held_at].into_iter().flatten().min();
+    let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();
     if let Some(at) = oldest.filter(|at| since(*at) > NEAR_LIMIT) {
         let what = format!("usage has waited for {} to be sent to Stripe, which takes 35 days back", span(since(at)));
         add(Level::Wrong, "MeterUsageNearStripeLimit", what, "meter reconcile");
@@ -314,12 +314,12 @@ mod tests {
             },
         ),
         (
-            "MeterStripeHeld",
+            "MeterStripeDeferred",
             |s| {
-                s.customers.held.insert("currency".into(), 1);
+                s.customers.deferred.insert("currency".into(), 1);
             },
             |s| {
-                s.customers.held.insert("no_item".into(), 1);
+                s.customers.deferred.insert("no_item".into(), 1);
             },
         ),
         (
@@ -407,7 +407,7 @@ mod tests {
         ),
         (
             "MeterUsageNearStripeLimit",
-            |s| s.customers.oldest_held_at = hours(25 * 24 + 1),
+            |s| s.customers.oldest_deferred_at = hours(25 * 24 + 1),
             |s| s.books.stripe.oldest_pending_at = hours(25 * 24),
         ),
         (

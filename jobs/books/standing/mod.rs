@@ -153,11 +153,11 @@ pub struct CustomersStanding {
     /// count.
     pub drift: BTreeMap<String, Quantity>,
     /// Amounts that wait to be carried forward, by reason; `acknowledged` for those that a person has dealt with.
-    pub held: BTreeMap<String, i64>,
+    pub deferred: BTreeMap<String, i64>,
     /// By meter: how much that is, in its units; negative is to be taken back.
-    pub held_units: BTreeMap<String, Quantity>,
+    pub deferred_units: BTreeMap<String, Quantity>,
     /// Since when the oldest amount waits that is to be billed and that nobody has acknowledged.
-    pub oldest_held_at: Option<Timestamp>,
+    pub oldest_deferred_at: Option<Timestamp>,
 }
 
 /// How many customers were decided how, for one meter.

@@ -344,18 +344,18 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
     }
     for meter in per_unit.keys() {
         found.drift.entry(meter.clone()).or_default();
-        found.held_units.entry(meter.clone()).or_default();
+        found.deferred_units.entry(meter.clone()).or_default();
     }
-    let sql = "SELECT meter, iif(held_acknowledged IS held, 'acknowledged', held_because) AS reason, count(*), sum(held), \
-                 min(iif(held > 0 AND held_acknowledged IS NOT held, held_since, NULL)) FROM stripe_totals \
-               WHERE held <> 0 GROUP BY meter, reason";
+    let sql = "SELECT meter, iif(deferred_acknowledged IS deferred, 'acknowledged', deferred_reason) AS reason, count(*), sum(deferred), \
+                 min(iif(deferred > 0 AND deferred_acknowledged IS NOT deferred, deferred_since, NULL)) FROM stripe_totals \
+               WHERE deferred <> 0 GROUP BY meter, reason";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);
-        *found.held.entry(reason).or_default() += row.get::<i64>(2)?;
-        *found.held_units.entry(meter.clone()).or_default() += units(&meter, row.get(3)?)?;
+        *found.deferred.entry(reason).or_default() += row.get::<i64>(2)?;
+        *found.deferred_units.entry(meter.clone()).or_default() += units(&meter, row.get(3)?)?;
         let since = at(&row, 4)?;
-        found.oldest_held_at = [found.oldest_held_at, since].into_iter().flatten().min();
+        found.oldest_deferred_at = [found.oldest_deferred_at, since].into_iter().flatten().min();
     }
     Ok(())
 }

@@ -28,12 +28,12 @@ fn sent(of: i64, at: i64, value: i64, kind: char) -> Sent {
 }
 
 fn case(periods: Vec<PeriodCase>, sent: Vec<Sent>) -> Case {
-    Case { held: None, periods, sent }
+    Case { deferred: None, periods, sent }
 }
 
-/// Values of the events that are planned, and what is held, of each period.
-fn planned(case: &Case, now: i64) -> Vec<(i64, Option<(i64, Held)>)> {
-    decide(case, T0 + now, GRACE).iter().map(|d| (d.event.map_or(0, |e| e.value), d.held)).collect()
+/// Values of the events that are planned, and what is deferred, of each period.
+fn planned(case: &Case, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>)> {
+    decide(case, T0 + now, GRACE).iter().map(|d| (d.event.map_or(0, |e| e.value), d.deferred)).collect()
 }
 
 fn terms(report: Report, included: &str) -> Terms {
@@ -171,36 +171,36 @@ fn set(case: &mut Case, at: usize, active: bool, item: Option<&str>) {
 fn usage_goes_on_its_own_invoice_while_that_takes_it_and_then_on_the_open_one() {
     let closed = END + GRACE - MARGIN;
     let later = END + DAY;
-    let rows: &[(&str, i64, Change, Result<usize, Held>)] = &[
+    let rows: &[(&str, i64, Change, Result<usize, DeferReason>)] = &[
         ("open", END - 1, |_| {}, Ok(0)),
         ("grace begins", END, |_| {}, Ok(0)),
         ("the last second of grace", closed - 1, |_| {}, Ok(0)),
         ("the margin of grace", closed, |_| {}, Ok(1)),
         ("grace is over", later, |_| {}, Ok(1)),
-        ("nothing is open", closed, |c| c.periods.truncate(1), Err(Held::NoSubscription)),
-        ("the open one is over too", 60 * DAY, |_| {}, Err(Held::NoSubscription)),
-        ("the month is no subscription's", DAY, |c| c.periods[0].billing = None, Err(Held::NoSubscription)),
-        ("so was the month", END, |c| c.periods[0].billing = None, Err(Held::NoSubscription)),
+        ("nothing is open", closed, |c| c.periods.truncate(1), Err(DeferReason::NoSubscription)),
+        ("the open one is over too", 60 * DAY, |_| {}, Err(DeferReason::NoSubscription)),
+        ("the month is no subscription's", DAY, |c| c.periods[0].billing = None, Err(DeferReason::NoSubscription)),
+        ("so was the month", END, |c| c.periods[0].billing = None, Err(DeferReason::NoSubscription)),
         ("what a month had comes back", later, |c| c.periods[0].billing = None, Ok(1)),
-        ("into no month", later, |c| c.periods[1].billing = None, Err(Held::NoSubscription)),
-        ("paused", DAY, |c| set(c, 0, false, Some("USD")), Err(Held::Inactive)),
+        ("into no month", later, |c| c.periods[1].billing = None, Err(DeferReason::NoSubscription)),
+        ("paused", DAY, |c| set(c, 0, false, Some("USD")), Err(DeferReason::Inactive)),
         ("over, so invoiced", END, |c| set(c, 0, false, Some("USD")), Ok(0)),
-        ("paused later", later, |c| set(c, 1, false, Some("USD")), Err(Held::Inactive)),
+        ("paused later", later, |c| set(c, 1, false, Some("USD")), Err(DeferReason::Inactive)),
         ("paused before", later, |c| set(c, 0, false, Some("USD")), Ok(1)),
-        ("no item", DAY, |c| set(c, 0, true, None), Err(Held::NoItem)),
-        ("no item in grace", END, |c| set(c, 0, true, None), Err(Held::NoItem)),
-        ("no item later", later, |c| set(c, 1, true, None), Err(Held::NoItem)),
+        ("no item", DAY, |c| set(c, 0, true, None), Err(DeferReason::NoItem)),
+        ("no item in grace", END, |c| set(c, 0, true, None), Err(DeferReason::NoItem)),
+        ("no item later", later, |c| set(c, 1, true, None), Err(DeferReason::NoItem)),
         ("no item before", later, |c| set(c, 0, true, None), Ok(1)),
-        ("another currency", DAY, |c| set(c, 0, true, Some("EUR")), Err(Held::Currency)),
-        ("another currency later", later, |c| set(c, 1, true, Some("EUR")), Err(Held::Currency)),
+        ("another currency", DAY, |c| set(c, 0, true, Some("EUR")), Err(DeferReason::Currency)),
+        ("another currency later", later, |c| set(c, 1, true, Some("EUR")), Err(DeferReason::Currency)),
         ("another currency before", later, |c| set(c, 0, true, Some("EUR")), Ok(1)),
-        ("paused, and no item", DAY, |c| set(c, 0, false, None), Err(Held::Inactive)),
+        ("paused, and no item", DAY, |c| set(c, 0, false, None), Err(DeferReason::Inactive)),
         ("ended early", 10 * DAY, |c| c.periods[0].until = T0 + 10 * DAY, Ok(0)),
         (
             "ended early, and closed",
             10 * DAY + GRACE - MARGIN,
             |c| c.periods[0].until = T0 + 10 * DAY,
-            Err(Held::NoSubscription),
+            Err(DeferReason::NoSubscription),
         ),
         ("ended early, and back", later, |c| c.periods[0].until = T0 + 10 * DAY, Ok(1)),
     ];
@@ -235,8 +235,8 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
 
 #[test]
 fn a_correction_never_takes_an_invoice_below_zero() {
-    let below = |amount: i64| Some((amount, Held::BelowZero));
-    type Row = (&'static [(i64, char)], i64, i64, Option<(i64, Held)>);
+    let below = |amount: i64| Some((amount, DeferReason::BelowZero));
+    type Row = (&'static [(i64, char)], i64, i64, Option<(i64, DeferReason)>);
     let rows: &[Row] = &[
         (&[(100, 'a')], 100, 0, None),
         (&[(100, 'a')], 30, -70, None),
@@ -254,14 +254,14 @@ fn a_correction_never_takes_an_invoice_below_zero() {
         (&[(100, 'r')], 0, 0, below(-100)),
         (&[(100, 'r'), (100, 'a')], 0, -100, below(-100)),
         (&[(100, 'r')], 150, 50, None),
-        // more is never held back
+        // more is never deferred back
         (&[(-100, 'p')], 0, 100, None),
         (&[(-100, 'p'), (20, 'a')], 5, 85, None),
     ];
-    for (before, target, value, held) in rows {
+    for (before, target, value, deferred) in rows {
         let before: Vec<Sent> = before.iter().map(|(value, kind)| sent(0, DAY, *value, *kind)).collect();
         let case = case(vec![period(0, END, *target)], before);
-        assert_eq!(planned(&case, 2 * DAY), [(*value, *held)], "{case:?}");
+        assert_eq!(planned(&case, 2 * DAY), [(*value, *deferred)], "{case:?}");
     }
 }
 
@@ -269,7 +269,7 @@ fn a_correction_never_takes_an_invoice_below_zero() {
 fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
     let periods = |open| vec![period(0, END, 40), period(END, 60 * DAY, 50), period(60 * DAY, 90 * DAY, open)];
     let mut before = vec![sent(0, DAY, 100, 'a'), sent(END, 31 * DAY, 100, 'a'), sent(60 * DAY, 61 * DAY, 80, 'a')];
-    let below = |amount: i64| Some((amount, Held::BelowZero));
+    let below = |amount: i64| Some((amount, DeferReason::BelowZero));
     let plan = |open, before: &[Sent]| planned(&case(periods(open), before.to_vec()), 65 * DAY);
     assert_eq!(plan(80, &before), [(-60, None), (-20, below(-30)), (0, None)]);
     assert_eq!(plan(90, &before), [(-60, None), (-20, below(-30)), (10, None)], "what is only planned lifts nothing");
@@ -314,17 +314,17 @@ fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
 #[test]
 fn what_holds_everything_holds_what_differs() {
     let mut case = case(vec![period(0, END, 7), period(END, 60 * DAY, 5)], vec![sent(END, 31 * DAY, 5, 'a')]);
-    for why in [Held::NoStripeCustomer, Held::Refused, Held::NoMeter] {
-        case.held = Some(why);
+    for why in [DeferReason::NoStripeCustomer, DeferReason::Refused, DeferReason::NoMeter] {
+        case.deferred = Some(why);
         assert_eq!(planned(&case, 31 * DAY), [(0, Some((7, why))), (0, None)]);
     }
-    case.held = None;
+    case.deferred = None;
     assert_eq!(planned(&case, 31 * DAY), [(7, None), (0, None)]);
 }
 
 #[test]
 fn what_has_too_many_digits_waits_and_its_neighbours_do_not() {
-    let too_large = (0_i64, Some((LARGEST, Held::TooLarge)));
+    let too_large = (0_i64, Some((LARGEST, DeferReason::TooLarge)));
     let mut large = case(vec![period(0, END, 0), period(END, 60 * DAY, 5)], vec![]);
     large.periods[0].target = None;
     assert_eq!(planned(&large, 31 * DAY), [too_large, (5, None)]);
@@ -336,7 +336,7 @@ fn what_has_too_many_digits_waits_and_its_neighbours_do_not() {
 }
 
 #[test]
-fn what_is_held_is_looked_at_again_when_time_may_free_it() {
+fn what_is_deferred_is_looked_at_again_when_time_may_free_it() {
     let mut case = two_periods();
     let again = |case: &Case, now: i64| look_again(case, T0 + now, GRACE).map(|at| at - T0);
     let closes = GRACE - MARGIN;
@@ -351,9 +351,9 @@ fn what_is_held_is_looked_at_again_when_time_may_free_it() {
 
 #[test]
 fn a_reason_has_one_name() {
-    for (held, name) in Held::ALL {
-        assert_eq!(held.name(), name);
-        assert_eq!(serde_json::to_value(held).unwrap(), name);
+    for (deferred, name) in DeferReason::ALL {
+        assert_eq!(deferred.name(), name);
+        assert_eq!(serde_json::to_value(deferred).unwrap(), name);
     }
 }
 
@@ -431,23 +431,23 @@ fn at_worst(case: &Case) -> Vec<i64> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// What was sent, what is planned and what is held are what the books say.
+    /// What was sent, what is planned and what is deferred are what the books say.
     #[test]
     fn nothing_is_lost_and_nothing_is_counted_twice((case, now) in any_case()) {
         let (decisions, effects) = (decide(&case, now, GRACE), effects(&case.sent, now, GRACE));
         prop_assert_eq!(decisions.len(), case.periods.len());
         for (own, decision) in case.periods.iter().zip(&decisions) {
             let Some(target) = own.target else {
-                prop_assert_eq!(*decision, Decision { event: None, held: Some((LARGEST, Held::TooLarge)) });
+                prop_assert_eq!(*decision, Decision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
                 continue;
             };
             let of_period = effects.iter().filter(|(s, _)| s.period_start == own.start);
             let sent: i64 = of_period.map(|(_, effect)| *effect).sum();
             let event = decision.event.map_or(0, |e| e.value);
-            let held = decision.held.map_or(0, |(amount, _)| amount);
-            prop_assert_eq!(sent + event + held, target, "{:?} of {:?}", decision, case);
+            let deferred = decision.deferred.map_or(0, |(amount, _)| amount);
+            prop_assert_eq!(sent + event + deferred, target, "{:?} of {:?}", decision, case);
             prop_assert!(decision.event.is_none_or(|e| e.value != 0));
-            prop_assert!(decision.held.is_none_or(|(amount, _)| amount != 0));
+            prop_assert!(decision.deferred.is_none_or(|(amount, _)| amount != 0));
         }
     }
 
@@ -476,7 +476,7 @@ proptest! {
         let again = decide(&carried_out(&case, &first), now, GRACE);
         for (first, again) in first.iter().zip(&again) {
             prop_assert_eq!(again.event, None, "{:?}", case);
-            prop_assert_eq!(first.held, again.held, "{:?}", case);
+            prop_assert_eq!(first.deferred, again.deferred, "{:?}", case);
         }
     }
 

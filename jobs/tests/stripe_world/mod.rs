@@ -350,13 +350,13 @@ impl World {
         self.number(sql, who, meter.into(), 0, 0).await
     }
 
-    /// What is accepted, and held, of a period's usage.
+    /// What is accepted, and deferred, of a period's usage.
     pub async fn sent_for(&self, who: usize, meter: &str, period: &Period) -> (i64, i64) {
         let sent = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
                     AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
-        let held = "SELECT coalesce(sum(held), 0) FROM stripe_totals WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
+        let deferred = "SELECT coalesce(sum(deferred), 0) FROM stripe_totals WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
         let (from, to) = (period.start, period.end);
-        (self.number(sent, who, meter.into(), from, to).await, self.number(held, who, meter.into(), from, to).await)
+        (self.number(sent, who, meter.into(), from, to).await, self.number(deferred, who, meter.into(), from, to).await)
     }
 
     /// Rows as text, the columns joined by `|`.

@@ -127,7 +127,7 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
     }
 }
 
-/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what is held. Returns what lost books sent too late for
+/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what is deferred. Returns what lost books sent too late for
 /// its invoice, which nobody can see: it is billed to nobody.
 pub async fn check(world: &World, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
@@ -235,27 +235,27 @@ pub async fn check(world: &World, again: &str) -> i64 {
         if below && world.rejected(who, meter).await == 0 && !(restored && by_stripe) {
             fail(&format!("{name} {meter}: an invoice is below zero: {raw:?}"));
         }
-        // each period's usage is billed or held, and all of it is on some invoice
-        let (mut targets, mut all_held) = (0, 0);
+        // each period's usage is billed or deferred, and all of it is on some invoice
+        let (mut targets, mut all_deferred) = (0, 0);
         for period in world.periods(who).await {
             let target = world.target(who, meter, &period);
-            let (accepted, held) = world.sent_for(who, meter, &period).await;
-            if !below && accepted + held != target {
-                fail(&format!("{name} {meter}: {target} for {period:?}, and {accepted} accepted + {held} held"));
+            let (accepted, deferred) = world.sent_for(who, meter, &period).await;
+            if !below && accepted + deferred != target {
+                fail(&format!("{name} {meter}: {target} for {period:?}, and {accepted} accepted + {deferred} deferred"));
             }
             targets += target;
-            all_held += held;
+            all_deferred += deferred;
         }
         never_billed += never - told;
-        if billed + all_held + never != targets {
+        if billed + all_deferred + never != targets {
             fail(&format!(
-                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_held} is held, {never} came late: {raw:?}"
+                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_deferred} is deferred, {never} came late: {raw:?}"
             ));
         }
     }
-    let held = world.rows("SELECT DISTINCT held_because FROM stripe_totals WHERE held <> 0").await;
-    if let Some(odd) = held.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
-        fail(&format!("held because {odd}"));
+    let deferred = world.rows("SELECT DISTINCT deferred_reason FROM stripe_totals WHERE deferred <> 0").await;
+    if let Some(odd) = deferred.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
+        fail(&format!("deferred because {odd}"));
     }
     never_billed
 }
