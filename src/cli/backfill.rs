@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::period::Month;
 use jobs::ingest_cur::IngestCur;
 
-use super::{Done, enqueue, ingest, months};
+use super::{Exit, enqueue, ingest, months};
 use crate::config::Config;
 use crate::queue::NewJob;
 
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let Action::Ingest(args) = action;
     let months = months(None, Some(args.from), args.to, 0, now)?;
     let mut jobs = vec![];

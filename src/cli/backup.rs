@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -18,7 +18,7 @@ pub(crate) struct Args {
     file: PathBuf,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let (file, url) = (args.file, &config.database.url);
     let Some(books) = wiring::local_path(config) else {
         let text = "is on a server: make the copy there (a snapshot, a dump, a point in time), and after one was restored say \
@@ -57,5 +57,5 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
          {0}-shm; copy the file to {0}; start again. The first push sees that the books were restored (docs/operations.md)",
         books.display()
     ));
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

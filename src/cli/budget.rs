@@ -7,7 +7,7 @@ use jobs::books::budget::{Budget, BudgetError};
 use jobs::books::money::Currency;
 use jobs::books::plan::TURN;
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -59,7 +59,7 @@ pub(crate) enum Action {
     },
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     match action {
         Action::Set { customer, amount, meter, currency, by } => {
@@ -93,7 +93,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if json { print::json(&budgets)? } else { show_all(&budgets, true) }
         }
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// The meter that was named, if there is one of that name; `""` for all.

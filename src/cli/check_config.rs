@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::{Config, ConfigError};
 
 /// What to do with the configuration.
@@ -14,7 +14,7 @@ pub(crate) enum Action {
     Show,
 }
 
-pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow::Result<Done> {
+pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow::Result<Exit> {
     let config = config?;
     match action {
         Action::Check => {
@@ -32,5 +32,5 @@ pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow
             print::out(toml::to_string_pretty(&config)?.trim_end());
         }
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

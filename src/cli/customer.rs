@@ -7,7 +7,7 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::books::customer::{Customer, CustomerError, NewCustomer};
 
-use super::{Done, budget, entitlements, print};
+use super::{Exit, budget, entitlements, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -55,7 +55,7 @@ pub(crate) enum Action {
     },
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
         Action::List { plan, json } => list(config, plan, json).await,
         Action::Show { customer, json } => show(config, &customer, json, now).await,
@@ -67,24 +67,24 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
 }
 
-async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Result<Done> {
+async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let customers = books.customers(plan, None).await?;
     if json {
         print::json(&customers)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     if customers.is_empty() {
         print::out("there are no customers; the web backend makes them on sign-up, or `meter customer add|import`");
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let row = |c: Customer| vec![c.id, c.plan, c.status, c.stripe_customer_id.unwrap_or_default(), c.created_at];
     let rows = customers.into_iter().map(row).collect();
     print::table(&["customer", "plan", "status", "Stripe customer", "since"], rows);
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
-async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> anyhow::Result<Done> {
+async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let found = books.customers(None, Some(customer.to_owned())).await?;
     let [one] = &found[..] else { anyhow::bail!("there is no customer `{customer}`; `meter customer list` shows all") };
@@ -92,7 +92,7 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     let decided = books.entitlements(Some(customer.to_owned())).await?;
     if json {
         print::json(&serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided }))?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let stripe = one.stripe_customer_id.as_deref().map(|id| format!(", Stripe customer {id}")).unwrap_or_default();
     print::out(&format!("{}: plan {}, {}, since {}{stripe}", one.id, one.plan, one.status, one.created_at));
@@ -118,10 +118,10 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     budget::show_all(&budgets, false);
     print::out("");
     entitlements::table(&decided, config, now);
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
-async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> anyhow::Result<Done> {
+async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config).await?;
     books.migrate(now).await?;
     let count = u64::try_from(customers.len())?;
@@ -130,14 +130,14 @@ async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> an
     let rest =
         if there > 0 { format!("; {} existed and were left as they are", print::count(there)) } else { String::new() };
     print::out(&format!("{} customer(s) added{rest}", print::count(added)));
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
-async fn import(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> anyhow::Result<Done> {
+async fn import(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let (customers, lines) = read_csv(file)?;
     if dry_run {
         print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     match add(config, customers, now).await {
         Err(error) => match error.downcast_ref::<CustomerError>() {

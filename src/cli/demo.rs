@@ -16,7 +16,7 @@ use jobs::{enforce_budgets, reset_turn};
 use libsql::params;
 
 use super::run::show_enforce;
-use super::{BadUsage, Done, demo_stripe, entitlements, ingest, notices, print, verify};
+use super::{BadUsage, Exit, demo_stripe, entitlements, ingest, notices, print, verify};
 use crate::config::{Config, ExportConfig, FormatConfig};
 use crate::wiring;
 
@@ -100,7 +100,7 @@ fn spec_of(month: Month, now: Timestamp) -> anyhow::Result<Spec> {
     Ok(Spec { year: month.year(), month: u8::try_from(month.number())?, days, ..Spec::default() })
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match (args.action, args.keep) {
         (Some(Action::Generate(generate)), _) => make(&generate, config, now),
         (Some(Action::Stripe { listen }), _) => demo_stripe::serve(listen).await,
@@ -120,7 +120,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
 }
 
-fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let month = args.month.unwrap_or_else(|| Month::of(now));
     if args.files == 0 || args.rows == 0 || args.customers == 0 {
         return Err(BadUsage("--rows, --files and --customers must be at least 1".into()).into());
@@ -151,10 +151,10 @@ fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Done
         export.files.len(),
         export.manifest.display()
     ));
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
-async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Done> {
+async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit> {
     let month = Month::of(now);
     let bucket = folder.join("bucket");
     let config = Config {

@@ -16,7 +16,7 @@ use jobs::sync_stripe::sync;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::demo::step;
-use super::{Done, print, push as push_command, reconcile as reconcile_command};
+use super::{Exit, print, push as push_command, reconcile as reconcile_command};
 use crate::config::{Config, Secret, StripeMeterConfig};
 
 /// The key of an account that does not exist.
@@ -98,7 +98,7 @@ const SERVED_CUSTOMERS: u32 = 40;
 const SERVED_SINCE: i64 = 1_767_225_600;
 
 /// Runs a made-up account until told to stop. It forgets everything at its end, so the books of its worker should, too.
-pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Done> {
+pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Exit> {
     let options = Options { key: KEY.into(), remember_requests: false, ..Options::default() };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stripe = FakeStripe::start_at(options, listen).await;
@@ -122,7 +122,7 @@ pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Done> {
         _ = terminate.recv() => {}
     }
     stripe.stop().await;
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// Sets up the account, and subscribes customers.

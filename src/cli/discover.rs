@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::period::Month;
 use serde::Serialize;
 
-use super::{Done, ingest, print};
+use super::{Exit, ingest, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -31,7 +31,7 @@ struct Found {
     lines: Vec<jobs::books::bill::BillLine>,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let names = ingest::chosen(config, args.export.as_deref())?;
     let exports = wiring::exports(config).await?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     if args.json {
         print::json(&found)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     for f in &found {
         print::out(&format!("{} {}  version {}", f.export, f.month, f.version));
@@ -75,5 +75,5 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let titles = ["product", "usage type", "line type", "unit", ">lines", ">amount", ">tagged", "meter"];
         print::table(&titles, rows.collect());
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

@@ -12,7 +12,7 @@ use jobs::stripe::check::check;
 use jobs::stripe::{Account, Sink};
 use serde::Serialize;
 
-use super::{Done, ago, print, span};
+use super::{Exit, ago, print, span};
 use crate::config::Config;
 use crate::standing::{BILL_STALE, LITTLE_SPACE};
 use crate::{http, wiring};
@@ -70,7 +70,7 @@ impl Checks {
     }
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let mut checks = Checks::default();
     // it was read and checked before this command began
     let (exports, meters) = (config.exports.len(), config.meters.len());
@@ -91,11 +91,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         show(&found);
     }
     Ok(if found.iter().any(|c| c.verdict == Verdict::Wrong) {
-        Done::Wrong
+        Exit::Failed
     } else if found.iter().any(|c| c.verdict == Verdict::Look) {
-        Done::Held
+        Exit::NeedsAttention
     } else {
-        Done::Well
+        Exit::Ok
     })
 }
 

@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{BadUsage, Done, print, wait};
+use super::{BadUsage, Exit, print, wait};
 use crate::config::Config;
 use crate::queue::kinds::Checked;
 use crate::queue::{Kind, Kinds, NewJob};
@@ -91,7 +91,7 @@ pub(super) fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
     Err(bad(first.unwrap_or_default()).into())
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let kind = kind_of(&Kinds::all(), &args.what.kind)?;
     let Checked { payload, key } = payload(&kind, &args.what)?;
     let job = NewJob::new(kind.name, payload, kind.max_attempts, "enqueue");
@@ -106,7 +106,7 @@ pub(super) async fn hand_in(
     config: &Config,
     now: Timestamp,
     (wait, json): (bool, bool),
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<Exit> {
     wiring::open_books(config).await?.migrate(now).await?;
     let queue = wiring::open_queue(config).await?;
     let enqueued = queue.enqueue(jobs).await?;
@@ -115,11 +115,11 @@ pub(super) async fn hand_in(
     }
     if json {
         print::json(&enqueued)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     for (job, enqueued) in jobs.iter().zip(&enqueued) {
         let what = if enqueued.new { "enqueued as job" } else { "is waiting or running already, as job" };
         print::out(&format!("{} {what} {}", name(job), enqueued.id));
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

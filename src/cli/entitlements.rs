@@ -8,7 +8,7 @@ use jobs::books::money::Currency;
 use jobs::books::plan::TURN;
 use jobs::books::quantity::Quantity;
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -34,16 +34,16 @@ pub(crate) struct ExplainArgs {
     pub(super) meter: String,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let mut decided = books.entitlements(args.customer).await?;
     decided.retain(|e| !args.blocked || !e.allowed);
     if args.json {
         print::json(&decided)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     table(&decided, config, now);
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// An amount of money, as far as its currency is known.
@@ -101,7 +101,7 @@ pub(super) fn unit<'a>(config: &'a Config, meter: &str) -> &'a str {
     own.unwrap_or(if meter == TURN { "credentials" } else { "" })
 }
 
-pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     explain_from(&books, args, config, now).await
 }
@@ -112,7 +112,7 @@ pub(super) async fn explain_from(
     args: ExplainArgs,
     config: &Config,
     now: Timestamp,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<Exit> {
     let ExplainArgs { customer, meter } = args;
     let decided = books.entitlements(Some(customer.clone())).await?;
     let Some(e) = decided.iter().find(|e| e.meter == meter) else {
@@ -166,7 +166,7 @@ pub(super) async fn explain_from(
         print::out("");
         print::out(&format!("What would change it: {}.", remedy(e)));
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 fn data(e: &Entitlement, now: Timestamp) -> String {

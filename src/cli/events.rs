@@ -6,7 +6,7 @@ use jobs::books::audit::Act;
 use jobs::books::meter_event::{MeterEvent, Manual, State};
 
 use super::jobs_of::ago;
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -79,7 +79,7 @@ impl Which {
     }
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     match action {
         Action::List { state, customer, limit, json } => {
@@ -92,7 +92,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             } else {
                 table(&events, now);
             }
-            Ok(if refused.is_empty() { Done::Well } else { Done::Held })
+            Ok(if refused.is_empty() { Exit::Ok } else { Exit::NeedsAttention })
         }
         Action::Show { id, json } => {
             let Some(event) = books.meter_event(&id).await? else {
@@ -101,7 +101,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let acts = books.audit(subject(&event)).await?;
             if json {
                 print::json(&serde_json::json!({ "event": event, "audit": acts }))?;
-                return Ok(Done::Well);
+                return Ok(Exit::Ok);
             }
             for (name, value) in fields(&event) {
                 print::out(&format!("{name:<16} {value}"));
@@ -109,7 +109,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             for act in acts {
                 print::out(&format!("{} {} did `{}`: {}", act.at, act.who, act.act, act.reason));
             }
-            Ok(Done::Well)
+            Ok(Exit::Ok)
         }
         Action::Retry(which) => act(&books, which, Manual::Retry, "events retry", now).await,
         Action::Drop(which) => act(&books, which, Manual::Drop, "events drop", now).await,
@@ -126,15 +126,15 @@ async fn act(
     what: Manual,
     name: &str,
     now: Timestamp,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<Exit> {
     if which.reason.trim().is_empty() {
         return Err(BadUsage("--reason: say why; it is kept".into()).into());
     }
-    let mut done = Done::Well;
+    let mut done = Exit::Ok;
     for id in &which.ids {
         let Some(event) = books.meter_event(id).await? else {
             eprintln!("meter: there is no event `{id}`");
-            done = Done::Wrong;
+            done = Exit::Failed;
             continue;
         };
         let act =
@@ -151,7 +151,7 @@ async fn act(
                     event.seq,
                     event.state.name()
                 );
-                done = Done::Wrong;
+                done = Exit::Failed;
             }
         }
     }

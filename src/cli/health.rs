@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::http;
 
@@ -16,10 +16,10 @@ pub(crate) struct Args {
     listen: Option<SocketAddr>,
 }
 
-pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let nowhere = || BadUsage("http.listen is empty, so no worker answers; name one with --listen".into());
     let address = args.listen.or(config.http.address()).ok_or_else(nowhere)?;
     let (ready, said) = http::ask(address).await?;
     print::out(&said);
-    Ok(if ready { Done::Well } else { Done::Wrong })
+    Ok(if ready { Exit::Ok } else { Exit::Failed })
 }

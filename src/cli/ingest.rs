@@ -12,7 +12,7 @@ use jobs::ingest_cur::{IngestCur, IngestReport, Outcome, Progress};
 use jobs::job::{Context, Failure, Job};
 use serde::Serialize;
 
-use super::{BadUsage, Done, months, print};
+use super::{BadUsage, Exit, months, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -53,7 +53,7 @@ enum Run {
     Failed { export: String, month: Month, failed: String, retryable: bool },
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let months = months(args.month, args.from, args.to, config.lookback_months, now)?;
     let exports = chosen(config, args.export.as_deref())?;
     let books = if args.dry_run {
@@ -64,7 +64,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         books
     };
     let context = wiring::context(config, books).await?;
-    let (mut runs, mut done) = (vec![], Done::Well);
+    let (mut runs, mut done) = (vec![], Exit::Ok);
     for export in &exports {
         for month in &months {
             let job = IngestCur {
@@ -76,8 +76,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             };
             match with_progress(job, &context, now).await {
                 Ok(report) => {
-                    if report.outcome.needs_a_person() && done == Done::Well {
-                        done = Done::Held;
+                    if report.outcome.needs_a_person() && done == Exit::Ok {
+                        done = Exit::NeedsAttention;
                     }
                     if !args.json {
                         show(&report, config);
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     runs.push(Run::Report(Box::new(report)));
                 }
                 Err(failure) => {
-                    done = Done::Wrong;
+                    done = Exit::Failed;
                     let (failed, retryable) = (format!("{:#}", failure.error()), failure.is_retryable());
                     let advice = if retryable { " (the next run may succeed)" } else { "" };
                     let unsure = matches!(failure.error().downcast_ref(), Some(BooksError::Network(_)));

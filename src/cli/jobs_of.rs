@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::queue::{Filter, JobRow, Kinds, Queue, State};
 use crate::wiring;
@@ -117,7 +117,7 @@ fn no_job(job: &str) -> BadUsage {
     BadUsage(format!("there is no job {job}; finished jobs are removed after a while (`meter jobs list` shows them)"))
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let queue = wiring::existing_queue(config).await?;
     match &action {
         Action::List(List { which, .. }) | Action::Retry(which) | Action::Cancel(which) => check(&queue, which).await?,
@@ -146,7 +146,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
 }
 
-fn acted(which: &Which, changed: u64, done: &str, otherwise: &str) -> anyhow::Result<Done> {
+fn acted(which: &Which, changed: u64, done: &str, otherwise: &str) -> anyhow::Result<Exit> {
     if which.json {
         print::json(&serde_json::json!({ "jobs": changed }))?;
     } else {
@@ -154,12 +154,12 @@ fn acted(which: &Which, changed: u64, done: &str, otherwise: &str) -> anyhow::Re
     }
     if changed == 0 && !which.jobs.is_empty() {
         eprintln!("meter: nothing was changed: {otherwise}");
-        return Ok(Done::Wrong);
+        return Ok(Exit::Failed);
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
-async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Done> {
+async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit> {
     if args.count {
         let counts = queue.counts().await?;
         let rows: Vec<_> = counts.iter().map(|((kind, state), n)| (kind, state, n)).collect();
@@ -171,17 +171,17 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Done
             };
             print::table(&["kind", "state", ">jobs"], rows.iter().map(row).collect());
         }
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let filter = Filter { attention: args.attention, ..args.which.filter() };
     let jobs = queue.list(&filter, args.limit).await?;
     if args.which.json {
         print::json(&jobs)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     if jobs.is_empty() {
         print::out("there are no such jobs");
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let row = |j: &JobRow| {
         let attempts = format!("{} of {}", j.attempts, j.max_attempts);
@@ -189,7 +189,7 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Done
     };
     let titles = [">job", "what", "state", ">attempts", "when", "from", "why"];
     print::table(&titles, jobs.iter().map(row).collect());
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// What a job is about, in a few words.
@@ -219,13 +219,13 @@ fn when(job: &JobRow, now: Timestamp) -> String {
     }
 }
 
-async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Done> {
+async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Exit> {
     let Some(job) = queue.get(&args.job).await? else {
         return Err(no_job(&args.job).into());
     };
     if args.json {
         print::json(&job)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let instant = |t: Option<Timestamp>| match t {
         Some(t) if t <= now => {
@@ -258,10 +258,10 @@ async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Done
         print::out("report");
         print::json(report)?;
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
-async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Done> {
+async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Exit> {
     let open = args.which.state.iter().find(|s| !s.is_final());
     if let Some(state) = open {
         return Err(BadUsage(format!("{state} jobs are not finished; cancel them first")).into());

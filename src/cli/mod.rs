@@ -144,21 +144,21 @@ enum Command {
 
 /// How a command ended, when it did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Done {
+pub(crate) enum Exit {
     /// All is well.
-    Well,
+    Ok,
     /// Something waits for a person.
-    Held,
+    NeedsAttention,
     /// It ran, but what it found is wrong; it has been printed.
-    Wrong,
+    Failed,
 }
 
-impl From<Done> for ExitCode {
-    fn from(done: Done) -> Self {
+impl From<Exit> for ExitCode {
+    fn from(done: Exit) -> Self {
         match done {
-            Done::Well => Self::SUCCESS,
-            Done::Wrong => Self::from(1),
-            Done::Held => Self::from(3),
+            Exit::Ok => Self::SUCCESS,
+            Exit::Failed => Self::from(1),
+            Exit::NeedsAttention => Self::from(3),
         }
     }
 }
@@ -181,7 +181,7 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
-fn execute(cli: Cli) -> anyhow::Result<Done> {
+fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let config = Config::load(cli.config.as_deref(), std::env::vars());
     if let Command::Config(action) = cli.command {
         return check_config::run(action, config);
@@ -229,7 +229,7 @@ fn execute(cli: Cli) -> anyhow::Result<Done> {
             Command::Workers(args) => workers::run(args, &config, now).await,
             Command::Migrate => migrate(&config, now).await,
             Command::Demo(args) => demo::run(args, &config, now).await,
-            Command::Config(_) => Ok(Done::Well),
+            Command::Config(_) => Ok(Exit::Ok),
         }
     });
     // a run that was handed back may still be decoding on a blocking thread; nobody waits for it
@@ -253,7 +253,7 @@ fn start_log(config: &LogConfig, level: Option<String>, service: bool) -> anyhow
     Ok(())
 }
 
-async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config).await?;
     let applied = books.migrate(now).await?;
     let version = jobs::books::newest_schema_version();
@@ -263,7 +263,7 @@ async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Done> {
             println!("{} is at schema version {version} now; applied {n}: {}", config.database.url, applied.join(", "))
         }
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// The months from which `--month` or `--from --to` choose; none chosen = the current one and `lookback` before it.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::notice::Notice;
 
 use super::jobs_of::ago;
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -56,14 +56,14 @@ impl State {
     }
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     match action {
         Action::List { state, customer, limit, json } => {
             let notices = books.notices(state.map(|s| s.name().to_owned()), customer, limit).await?;
             // whatever is shown
             let dead = books.notices(Some("dead".to_owned()), None, 1).await?;
-            let done = if dead.is_empty() { Done::Well } else { Done::Held };
+            let done = if dead.is_empty() { Exit::Ok } else { Exit::NeedsAttention };
             if json {
                 print::json(&notices)?;
             } else {
@@ -93,7 +93,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if again.is_empty() && left.is_empty() {
                 print::out("no notice is dead");
             }
-            Ok(if left.is_empty() { Done::Well } else { Done::Wrong })
+            Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jobs::books::plan::{Applied, Plan, PlanError, Plans};
 use serde::Deserialize;
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -44,7 +44,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Plan>, toml::de::Error> {
     Ok(toml::from_str::<File>(text)?.plans)
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     match action {
         Action::List { plan, json } => list(config, plan.as_deref(), json, now).await,
         Action::Apply { file, dry_run } => {
@@ -79,12 +79,12 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 };
                 print::out(&format!("{version}: {what}"));
             }
-            Ok(Done::Well)
+            Ok(Exit::Ok)
         }
     }
 }
 
-async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -> anyhow::Result<Done> {
+async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let all = books.plans().await?;
     let chosen: Vec<&Plan> = all.iter().filter(|p| plan.is_none_or(|name| p.name == name)).collect();
@@ -93,7 +93,7 @@ async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -
     }
     if json {
         print::json(&chosen)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     for plan in chosen {
         print::out(&format!(
@@ -109,7 +109,7 @@ async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -
         };
         print::table(&["  meter", ">included", ">each unit more", "to Stripe"], plan.meters.iter().map(row).collect());
     }
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 fn holds(all: &Plans, plan: &Plan, now: Timestamp) -> &'static str {

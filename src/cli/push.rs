@@ -7,7 +7,7 @@ use jobs::job::{Failure, Job};
 use jobs::push_stripe::decide::DeferReason;
 use jobs::push_stripe::{Planned, PushReport, PushStripe, Restored, push};
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let dry = args.dry_run || config.stripe.key.expose().is_empty();
     let books = books(config, dry, now).await?;
     let context = wiring::context(config, books).await?;
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         }
         show(&report, config);
     }
-    Ok(if PushStripe::needs_a_person(&report) { Done::Held } else { Done::Well })
+    Ok(if PushStripe::needs_a_person(&report) { Exit::NeedsAttention } else { Exit::Ok })
 }
 
 /// Books for a run that writes, or that does not.

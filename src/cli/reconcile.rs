@@ -17,7 +17,7 @@ use jobs::stripe::Sink;
 use super::events::who;
 use super::jobs_of::ago;
 use super::push::said;
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let context = wiring::context(config, books).await?;
     let books = &context.books;
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
     if meters.is_empty() {
         print::out("nothing is billed: stripe.meters names no meter");
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let (from, to) = match args.month {
         Some(month) => (month, month.next()),
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
     let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
     let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
-    let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Done::Held } else { Done::Well };
+    let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
         print::json(&rows.iter().map(json).collect::<Vec<_>>())?;
         return Ok(done);
@@ -103,7 +103,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let count = print::count(unsent.len());
         print::out(&format!("\n{count} amount(s) are booked and not at Stripe yet: `meter push --dry-run` shows them"));
     }
-    print::out(if done == Done::Well {
+    print::out(if done == Exit::Ok {
         "\nAWS bill = ledger, and Stripe has what the plans make of it: every difference is 0"
     } else {
         "\nnot everything is at Stripe; the last column says why"

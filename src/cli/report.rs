@@ -12,7 +12,7 @@ use jobs::books::ledger::Usage;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::page::{self, MeterReport, Report};
 use crate::wiring;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     html: PathBuf,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     if month > Month::of(now) {
@@ -42,11 +42,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let report = report(&books, config, args.customer, month, now).await?;
     if args.html == Path::new("-") {
         print::out(&page::report(&report));
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     write_whole(&args.html, &page::report(&report))?;
     print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// Half a document is worse than none, so it is renamed into its place.

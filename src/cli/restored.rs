@@ -6,7 +6,7 @@ use jobs::books::audit::Act;
 use jobs::books::period::Month;
 
 use super::events::who;
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     without: Option<String>,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     if let Some(which) = &args.without {
         return without(which, config, now).await;
     }
@@ -48,11 +48,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "noted: these books are those of {taken}; the next push sends nothing for periods that were open then until Stripe's totals have told what was \
          sent since"
     ));
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 /// Notes that nobody waits for a bill.
-async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let parsed = which.rsplit_once('/').and_then(|(export, month)| Some((export, month.parse::<Month>().ok()?)));
     let Some((export, month)) = parsed else {
         return Err(BadUsage(format!("--without {which}: write EXPORT/YYYY-MM")).into());
@@ -68,5 +68,5 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
     let act = Act { who: who(), act: "restored --without".into(), subject: "books".into(), reason: which.to_owned() };
     books.go_without_bill(export.to_owned(), month, act, now).await?;
     print::out(&format!("noted: totals are taken over without the bill of {export} for {month}"));
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

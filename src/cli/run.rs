@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::enqueue::{self, What};
 use super::entitlements::money;
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::queue::kinds::Checked;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let Args { mut what, dry_run, as_of, json } = args;
     let kind = enqueue::kind_of(&Kinds::all(), &what.kind)?;
     // decisions of another time would stand as those of today
@@ -66,27 +66,27 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 }
 
 /// Runs any job, and prints its report as JSON.
-async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) -> anyhow::Result<Done> {
+async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) -> anyhow::Result<Exit> {
     let metrics = Metrics::new(&[kind.name])?;
     match kind.run(payload, context, now, metrics).await {
         Ended::Report { report, attention } => {
             print::json(&serde_json::from_str::<Value>(&report)?)?;
-            Ok(if attention { Done::Held } else { Done::Well })
+            Ok(if attention { Exit::NeedsAttention } else { Exit::Ok })
         }
         Ended::Failed(failure) => {
             let advice = if failure.is_retryable() { " (the next run may succeed)" } else { "" };
             eprintln!("meter: {} failed{advice}: {:#}", kind.name, failure.error());
-            Ok(Done::Wrong)
+            Ok(Exit::Failed)
         }
-        Ended::HandedBack | Ended::Cancelled | Ended::Lost => Ok(Done::Wrong),
+        Ended::HandedBack | Ended::Cancelled | Ended::Lost => Ok(Exit::Failed),
     }
 }
 
-fn done<J: Job>(report: &J::Report) -> Done {
-    if J::needs_a_person(report) { Done::Held } else { Done::Well }
+fn done<J: Job>(report: &J::Report) -> Exit {
+    if J::needs_a_person(report) { Exit::NeedsAttention } else { Exit::Ok }
 }
 
-async fn reset(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Done> {
+async fn reset(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let report = reset_turn::run(context, now, dry_run, usize::MAX).await?;
     show_reset(&report, now);
     Ok(done::<ResetTurn>(&report))
@@ -126,7 +126,7 @@ pub(super) fn show_reset(report: &ResetReport, now: Timestamp) {
     }
 }
 
-async fn enforce(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Done> {
+async fn enforce(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let report = enforce_budgets::enforce(context, now, dry_run, usize::MAX).await?;
     show_enforce(&report, now);
     Ok(done::<EnforceBudgets>(&report))

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::jobs_of::ago;
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::queue::{Filter, State};
 use crate::{schedule, wiring};
@@ -29,7 +29,7 @@ struct Row {
     last_state: Option<State>,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let queue = wiring::existing_queue(config).await?;
     let last = queue.last_ticks().await?;
     let mut rows = vec![];
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     if args.json {
         print::json(&rows)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let row = |row: Row| {
         let next = row.next.map_or("off".into(), |t| t.strftime("%Y-%m-%d %H:%M UTC").to_string());
@@ -61,5 +61,5 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let titles = ["schedule", "cron (UTC)", "next", "last", "last job", "enqueues"];
     print::table(&titles, rows.into_iter().map(row).collect());
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Done, ago, print, span};
+use super::{Exit, ago, print, span};
 use crate::config::Config;
 use crate::page::{about, forecast};
 use crate::standing::{Level, Observer, Standing};
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let standing = Observer::new(config).read(now).await?;
     if args.json {
         print::json(&standing)?;
@@ -24,9 +24,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         show(&standing, config, now);
     }
     Ok(match standing.findings.first().map(|f| f.level) {
-        None => Done::Well,
-        Some(Level::Look) => Done::Held,
-        Some(Level::Wrong) => Done::Wrong,
+        None => Exit::Ok,
+        Some(Level::Look) => Exit::NeedsAttention,
+        Some(Level::Wrong) => Exit::Failed,
     })
 }
 

@@ -10,7 +10,7 @@ use jobs::stripe::check::{Line, check};
 use jobs::stripe::{Account, Billing, RemoteMeter, Sink};
 
 use super::push::books;
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 
 /// What to do.
@@ -26,7 +26,7 @@ pub(crate) enum Action {
     Check,
 }
 
-pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let billing = config.stripe.billing()?;
     let Sink::Stripe(account) = &billing.sink else {
         return Err(BadUsage("METER_STRIPE__KEY is not set: there is no account to ask".into()).into());
@@ -50,7 +50,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     for (what, fault) in lines.iter().filter_map(|l| Some((&l.what, l.fault.as_ref()?))) {
         print::out(&format!("{what}: {fault}"));
     }
-    Ok(if lines.iter().all(|l| l.fault.is_none()) { Done::Well } else { Done::Held })
+    Ok(if lines.iter().all(|l| l.fault.is_none()) { Exit::Ok } else { Exit::NeedsAttention })
 }
 
 /// Makes what is missing; returns what is there then.

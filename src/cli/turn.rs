@@ -4,7 +4,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::turn::TurnPeriod;
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -18,24 +18,24 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let periods = books.turn_periods(args.customer.clone(), now).await?;
     if args.json {
         print::json(&periods)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     if periods.is_empty() {
         let whose =
             args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
         print::out(&format!("{whose}; `meter customer list` shows all"));
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     print::table(
         &["customer", "from", "to before", ">used", ">limit", ">refused", ""],
         periods.iter().map(|p| row(p, now)).collect(),
     );
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
 
 fn row(p: &TurnPeriod, now: Timestamp) -> Vec<String> {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -22,19 +22,19 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();
     let usage = books.usage(month, args.customer.clone()).await?;
     if args.json {
         print::json(&usage)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     if usage.is_empty() {
         let whose = args.customer.map(|c| format!(" for customer `{c}`")).unwrap_or_default();
         print::out(&format!("nothing is booked in {month}{whose}"));
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());
     let mut rows: Vec<Vec<String>> = usage
@@ -53,5 +53,5 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         rows.push(vec!["total".into(), meter.into(), print::quantity(sum), unit(meter).into(), String::new()]);
     }
     print::table(&[if by_day { "day" } else { "customer" }, "meter", ">quantity", "unit", ""], rows);
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }

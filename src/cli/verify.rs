@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use jobs::books::Database;
 
-use super::{BadUsage, Done, print};
+use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let books = match args.database {
         None => wiring::existing_books(config).await?,
         Some(file) => {
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
 }
 
 /// Runs and prints all checks.
-pub(super) async fn audit(books: &Database, json: bool) -> anyhow::Result<Done> {
+pub(super) async fn audit(books: &Database, json: bool) -> anyhow::Result<Exit> {
     let checks = books.verify().await?;
     let sound = checks.iter().all(|c| c.violations.is_empty());
     if json {
@@ -50,5 +50,5 @@ pub(super) async fn audit(books: &Database, json: bool) -> anyhow::Result<Done> 
             check.violations.iter().for_each(|v| print::out(&format!("          {v}")));
         }
     }
-    Ok(if sound { Done::Well } else { Done::Wrong })
+    Ok(if sound { Exit::Ok } else { Exit::Failed })
 }

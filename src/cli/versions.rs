@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use jobs::books::period::Month;
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
@@ -18,11 +18,11 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let books = wiring::existing_books(config).await?;
     let versions = books.versions(args.month).await?;
     let on_hold = versions.iter().any(|v| v.state == "on_hold");
-    let done = if on_hold { Done::Held } else { Done::Well };
+    let done = if on_hold { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
         print::json(&versions)?;
         return Ok(done);

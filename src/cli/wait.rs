@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Done, print};
+use super::{Exit, print};
 use crate::queue::worker::summary;
 use crate::queue::{Enqueued, Filter, JobRow, Queue, State, WorkerRow};
 
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until all jobs are finished; ends with the worst of their results. A retry is waited for too. Interrupting it
 /// changes nothing about the jobs.
-pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -> anyhow::Result<Done> {
+pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -> anyhow::Result<Exit> {
     let filter = Filter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..Filter::default() };
     let count = u32::try_from(enqueued.len())?;
     let bar = bar(enqueued.len());
@@ -61,9 +61,9 @@ pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -
     let wrong = rows.len() < enqueued.len() || rows.iter().any(|r| r.state != State::Done);
     let held = rows.iter().any(|r| r.attention);
     Ok(match (wrong, held) {
-        (true, _) => Done::Wrong,
-        (false, true) => Done::Held,
-        (false, false) => Done::Well,
+        (true, _) => Exit::Failed,
+        (false, true) => Exit::NeedsAttention,
+        (false, false) => Exit::Ok,
     })
 }
 

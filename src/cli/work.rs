@@ -15,7 +15,7 @@ use jobs::stripe::Sink;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{BadUsage, Done};
+use super::{BadUsage, Exit};
 use crate::config::Config;
 use crate::http::{self, Door, Running, Server};
 use crate::metrics::{Metrics, Sources};
@@ -50,7 +50,7 @@ pub(crate) struct Args {
     listen: Option<String>,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let mut kinds = Kinds::all();
     for (kind, at_once) in &config.queue.at_once {
         kinds.set_at_once(kind, usize::from(*at_once));
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let Some((worker, queue, sources)) = started else {
         tracing::info!("stopped before the database was there");
         // nothing of what is due was run
-        return Ok(if args.once { Done::Wrong } else { Done::Well });
+        return Ok(if args.once { Exit::Failed } else { Exit::Ok });
     };
     let url = &config.database.url;
     tracing::info!(
@@ -128,7 +128,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "stopped: {done} done, {again} to be tried again, {dead} dead or cancelled, {handed_back} handed back"
     );
     // a worker that was told to stop has done what it should; one that was to run what is due says how that went
-    Ok(if args.once && dead > 0 { Done::Wrong } else { Done::Well })
+    Ok(if args.once && dead > 0 { Exit::Failed } else { Exit::Ok })
 }
 
 /// Opens the books, brings them up to date, and makes the worker known to them.

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
 use super::jobs_of::ago;
-use super::{Done, print};
+use super::{Exit, print};
 use crate::config::Config;
 use crate::queue::WorkerRow;
 use crate::wiring;
@@ -22,17 +22,17 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Done> {
+pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let queue = wiring::existing_queue(config).await?;
     let mut workers = queue.workers().await?;
     workers.retain(|w| args.all || w.state != "stopped");
     if args.json {
         print::json(&workers)?;
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     if workers.is_empty() {
         print::out("no worker is running; `meter work` starts one");
-        return Ok(Done::Well);
+        return Ok(Exit::Ok);
     }
     let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
     let row = |w: WorkerRow| {
@@ -43,5 +43,5 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let titles = ["worker (host:process:id)", "version", "state", ">running", "seen", "started", "kinds"];
     print::table(&titles, workers.into_iter().map(row).collect());
-    Ok(Done::Well)
+    Ok(Exit::Ok)
 }
