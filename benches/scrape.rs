@@ -38,7 +38,7 @@ async fn fill(file: &Path) {
     for meter in ["chime_minutes", "storage_gb"] {
         run(format!("INSERT INTO stripe_meters VALUES ('{meter}', 'e_{meter}', '1000', 'mtr_{meter}', 0)")).await;
         run(format!(
-            "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since, seen, expected) \
+            "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since, seen, expected) \
              SELECT id, '{meter}', 0, 1, 'core', 5, iif(rowid % 100 = 0, 3, 0), iif(rowid % 100 = 0, 'no_item', NULL), \
                iif(rowid % 100 = 0, unixepoch() - 60, NULL), 5, 5 FROM customers"
         ))

@@ -80,7 +80,7 @@ WHERE coalesce(s.ended_at, p.ends_at) > p.starts_at;
 -- `target` is what the books say in Stripe's unit; `deferred` is the part of it that cannot be sent now, and `deferred_reason` says why.
 -- `plan` is the plan whose terms hold for the period: the customer's, until the period is over. `seen` is Stripe's total of the events that go on this
 -- period's invoice, `expected` what it should have been when it was read. `short` is by how much Stripe has had too little since `short_since`.
-CREATE TABLE stripe_totals (
+CREATE TABLE billing_targets (
     customer      TEXT    NOT NULL,
     meter         TEXT    NOT NULL,
     period_start  INTEGER NOT NULL,
@@ -101,10 +101,10 @@ CREATE TABLE stripe_totals (
     PRIMARY KEY (customer, meter, period_start)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX stripe_totals_deferred ON stripe_totals (customer) WHERE deferred <> 0;
-CREATE INDEX stripe_totals_to_read ON stripe_totals (read_at) WHERE final_at IS NULL;
-CREATE INDEX stripe_totals_short ON stripe_totals (read_at) WHERE short IS NOT NULL;
-CREATE INDEX stripe_totals_alarms ON stripe_totals (customer) WHERE alarm IS NOT NULL;
+CREATE INDEX billing_targets_deferred ON billing_targets (customer) WHERE deferred <> 0;
+CREATE INDEX billing_targets_to_read ON billing_targets (read_at) WHERE final_at IS NULL;
+CREATE INDEX billing_targets_short ON billing_targets (read_at) WHERE short IS NOT NULL;
+CREATE INDEX billing_targets_alarms ON billing_targets (customer) WHERE alarm IS NOT NULL;
 
 -- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is known not to have changed.
 CREATE TABLE stripe_due (
@@ -222,17 +222,17 @@ END;
 CREATE TRIGGER periods_that_go_make_due AFTER DELETE ON billing_periods
 BEGIN
     INSERT INTO stripe_due (customer, due_at) VALUES (OLD.customer, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
-    DELETE FROM stripe_totals WHERE customer = OLD.customer AND period_start = OLD.starts_at;
+    DELETE FROM billing_targets WHERE customer = OLD.customer AND period_start = OLD.starts_at;
 END;
 
 -- What is not received is planned anew; what was accepted, refused or discarded may set free what is deferred.
 CREATE TRIGGER settled_events_make_due AFTER UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND (NEW.state IN ('not_received', 'refused', 'discarded')
-     OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM stripe_totals WHERE customer = NEW.customer AND deferred <> 0))
+     OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM billing_targets WHERE customer = NEW.customer AND deferred <> 0))
 BEGIN
     INSERT INTO stripe_due (customer, due_at, from_day) VALUES (NEW.customer, 0, iif(NEW.state = 'accepted', '9999', ''))
     ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day);
-    UPDATE stripe_totals SET final_at = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.billed_start AND final_at IS NOT NULL;
+    UPDATE billing_targets SET final_at = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.billed_start AND final_at IS NOT NULL;
 END;
 
 INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers;

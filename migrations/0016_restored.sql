@@ -12,4 +12,4 @@ END;
 
 -- Up to when the period's total was taken over: the end of its invoice or the instant of the restoration, whatever came first. Null, or another
 -- instant than that: it is still to be.
-ALTER TABLE stripe_totals ADD COLUMN adopted_until INTEGER;
+ALTER TABLE billing_targets ADD COLUMN adopted_until INTEGER;

@@ -3,21 +3,21 @@
 --
 -- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `short` and `alarm` are about what is beyond it, and `alarm_short`
 -- is how much that was when the alarm was raised. `no_total_acknowledged`: the Stripe customer of whom there is no total. `deferred_acknowledged`: the amount deferred.
-ALTER TABLE stripe_totals ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE stripe_totals ADD COLUMN alarm_short INTEGER;
-ALTER TABLE stripe_totals ADD COLUMN no_total_acknowledged TEXT;
-ALTER TABLE stripe_totals ADD COLUMN deferred_acknowledged INTEGER;
+ALTER TABLE billing_targets ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE billing_targets ADD COLUMN alarm_short INTEGER;
+ALTER TABLE billing_targets ADD COLUMN no_total_acknowledged TEXT;
+ALTER TABLE billing_targets ADD COLUMN deferred_acknowledged INTEGER;
 
-CREATE TRIGGER stripe_totals_deferred_differs AFTER UPDATE OF deferred, deferred_reason ON stripe_totals
+CREATE TRIGGER billing_targets_deferred_differs AFTER UPDATE OF deferred, deferred_reason ON billing_targets
 WHEN NEW.deferred_acknowledged IS NOT NULL AND (NEW.deferred <> OLD.deferred OR NEW.deferred_reason IS NOT OLD.deferred_reason)
 BEGIN
-    UPDATE stripe_totals SET deferred_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
+    UPDATE billing_targets SET deferred_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
 END;
 
 -- What was made good was the total of the Stripe customer of then.
 CREATE TRIGGER customers_other_totals AFTER UPDATE OF stripe_customer_id ON customers WHEN NEW.stripe_customer_id IS NOT OLD.stripe_customer_id
 BEGIN
-    UPDATE stripe_totals SET acknowledged = 0, short = NULL, short_since = NULL WHERE customer = NEW.id AND acknowledged <> 0 AND final_at IS NULL;
+    UPDATE billing_targets SET acknowledged = 0, short = NULL, short_since = NULL WHERE customer = NEW.id AND acknowledged <> 0 AND final_at IS NULL;
 END;
 
 -- After a restoration: months of exports that were looked at since, and of which nothing waits for a person. What the lost books had sent was sent

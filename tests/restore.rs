@@ -310,11 +310,11 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     // and once more, while nobody ran
     bill(2);
     let mut worker = start();
-    let unsettled = "SELECT count(*) FROM stripe_totals t WHERE deferred <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM meter_events i \
+    let unsettled = "SELECT count(*) FROM billing_targets t WHERE deferred <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM meter_events i \
         WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
     let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
     until("an agreement", &|| {
-        let taken = shop.place.query("SELECT count(*) FROM stripe_totals WHERE adopted_until IS NOT NULL")[0] != "0";
+        let taken = shop.place.query("SELECT count(*) FROM billing_targets WHERE adopted_until IS NOT NULL")[0] != "0";
         taken
             && shop.place.query(version)[0] == "2"
             && shop.place.query(OPEN) == ["0"]

@@ -161,7 +161,7 @@ const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
     coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
               AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'unconfirmed' LIMIT 1), c.stripe_customer_id), \
     m.stripe_id, t.short, t.short_since, t.acknowledged \
-    FROM stripe_totals t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
+    FROM billing_targets t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
 
 /// Something was ever sent to the invoice.
 const WAS_SENT: &str = "EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
@@ -208,7 +208,7 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
       coalesce(t.deferred, 0), t.deferred_reason, t.seen, t.expected, t.read_at, t.alarm, \
       coalesce(t.acknowledged, 0), t.deferred <> 0 AND coalesce(t.deferred_acknowledged = t.deferred, 0) \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
-    LEFT JOIN stripe_totals t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
+    LEFT JOIN billing_targets t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
 
 /// ?1 and ?2 months.
@@ -262,7 +262,7 @@ pub(crate) const NO_TOTAL: &str = "Stripe has no total of ";
 /// Totals with an alarm: customer, meter and what is wrong; at most `limit`.
 pub(crate) async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, String)>, BooksError> {
     let sql =
-        "SELECT customer, meter, alarm FROM stripe_totals WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
+        "SELECT customer, meter, alarm FROM billing_targets WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
     let mut rows = c.query(sql, params![limit]).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -330,7 +330,7 @@ impl Database {
     pub async fn note_read(&self, of: ToRead, read: Read, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
-            let sql = "SELECT acknowledged FROM stripe_totals WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            let sql = "SELECT acknowledged FROM billing_targets WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let row = first_row(c, sql, params![of.customer.clone(), of.meter.clone(), of.start]).await?;
             let known = row.map_or(Ok(0), |row| row.get::<i64>(0))?;
             if known != of.acknowledged || events(c, &of).await? != of.events {
@@ -355,7 +355,7 @@ impl Database {
                 _ => (None, None),
             };
             let alarm_short = short.filter(|_| matches!(read.verdict, Verdict::Alarm(_)));
-            let sql = "UPDATE stripe_totals SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, \
+            let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, \
                        alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_short = iif(?12, alarm_short, ?14), \
                        no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
@@ -442,12 +442,12 @@ impl Database {
             for (which, change, said) in acts {
                 let which = format!("customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND {which}");
                 let values = || params![customer.clone(), from, to];
-                let sql = format!("SELECT period_start, meter, {said} FROM stripe_totals WHERE {which} ORDER BY 1, 2");
+                let sql = format!("SELECT period_start, meter, {said} FROM billing_targets WHERE {which} ORDER BY 1, 2");
                 let mut rows = c.query(&sql, values()).await?;
                 while let Some(row) = rows.next().await? {
                     found.push((instant(row.get(0)?), row.get(1)?, row.get(2)?));
                 }
-                c.execute(&format!("UPDATE stripe_totals SET {change} WHERE {which}"), values()).await?;
+                c.execute(&format!("UPDATE billing_targets SET {change} WHERE {which}"), values()).await?;
             }
             if !found.is_empty() {
                 note(c, &act, now.as_second()).await?;

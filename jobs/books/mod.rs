@@ -9,7 +9,7 @@ pub mod customer;
 pub mod database;
 pub mod entitlement;
 pub mod meter_event;
-pub mod invoice;
+pub mod billing_target;
 pub mod ledger;
 pub mod meter;
 mod migrations;

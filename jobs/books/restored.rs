@@ -13,7 +13,7 @@ use super::agreement::{Events, events_between};
 use super::audit::{Act, note};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::meter_event::last_seq;
-use super::invoice::{MARGIN, set_state};
+use super::billing_target::{MARGIN, set_state};
 use super::period::{Month, instant, minute};
 
 /// Largest value of an event (migration 0014).
@@ -80,7 +80,7 @@ pub(crate) const IS_ADOPTED: &str = "NOT EXISTS (SELECT 1 FROM billing_periods b
 /// Customers and meters of which an invoice is to be taken over. ?1 pairs of a customer and anything, ?2 meters, ?3 and ?4 [`bounds`].
 const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j CROSS JOIN billing_periods b ON b.customer = j.value ->> 0 \
     LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN json_each(?2) m \
-    LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.value AND t.period_start = b.starts_at \
+    LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.value AND t.period_start = b.starts_at \
     WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND UNTIL > b.starts_at AND t.adopted_until IS NOT min(UNTIL, ?3)";
 
 /// Those of which the totals can be read, the one that was read longest ago first; of periods that no invoice covers only those to which
@@ -89,7 +89,7 @@ const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j 
 const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
       t.short, t.short_since, coalesce(t.acknowledged, 0) \
     FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
-    LEFT JOIN stripe_totals t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
+    LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
       AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
       AND t.adopted_until IS NOT min(UNTIL, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
@@ -99,18 +99,18 @@ const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_a
 
 /// When the newest thing was done that the books keep the time of.
 const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM meter_events UNION ALL SELECT max(last_attempt_at) FROM meter_events \
-    UNION ALL SELECT max(read_at) FROM stripe_totals UNION ALL SELECT max(decided_at) FROM entitlements UNION ALL SELECT max(at) FROM audits \
+    UNION ALL SELECT max(read_at) FROM billing_targets UNION ALL SELECT max(decided_at) FROM entitlements UNION ALL SELECT max(at) FROM audits \
     UNION ALL SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'synced')";
 
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
 const NOT_SYNCED: &str = "DELETE FROM stripe_state WHERE name = 'synced_full'";
 
 /// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
-const NOTED: &str = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, read_at, alarm, short, short_since) \
+const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, short, short_since) \
     SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
     ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, short = excluded.short, short_since = excluded.short_since, \
-      alarm = iif(stripe_totals.no_total_acknowledged = ?7, NULL, excluded.alarm), \
-      no_total_acknowledged = iif(excluded.alarm IS NULL, NULL, stripe_totals.no_total_acknowledged)";
+      alarm = iif(billing_targets.no_total_acknowledged = ?7, NULL, excluded.alarm), \
+      no_total_acknowledged = iif(excluded.alarm IS NULL, NULL, billing_targets.no_total_acknowledged)";
 
 /// Whether the books were restored, as of `now`.
 pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Restoration>, BooksError> {
@@ -263,7 +263,7 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE stripe_totals SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
+            let sql = "UPDATE billing_targets SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
                        WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
@@ -297,7 +297,7 @@ impl Database {
     /// What the database says.
     pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
         self.read(async |c| {
-            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_deferred WHERE deferred <> 0 AND deferred_reason = 'restored'";
+            let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred_reason = 'restored'";
             Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await
@@ -350,7 +350,7 @@ impl Database {
                 insert_adopted(c, &of, (from, to), excess, restoration.at, grace, now).await?;
             }
             note_read(c, &of, None, None, now).await?;
-            let sql = "UPDATE stripe_totals SET adopted_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            let sql = "UPDATE billing_targets SET adopted_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let until = of.until.min(restoration.at);
             c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
             let sql = "INSERT INTO stripe_due (customer, due_at) VALUES (?1, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''";
@@ -544,7 +544,7 @@ async fn insert_adopted(
     grace: i64,
     now: i64,
 ) -> Result<(), BooksError> {
-    let prefix = super::invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
+    let prefix = super::billing_target::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
     let mut seq = last_seq(c).await?;
     let mut values = vec![];
     let mut rest = excess;

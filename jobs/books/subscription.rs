@@ -7,7 +7,7 @@ use libsql::params;
 use serde::Serialize;
 
 use super::database::{BooksError, Database, json};
-use super::invoice::set_state;
+use super::billing_target::set_state;
 
 /// A subscription to be written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-pub use crate::books::invoice::MARGIN;
+pub use crate::books::billing_target::MARGIN;
 use crate::books::period::minute;
 use crate::books::plan::{Report, Terms};
 use crate::books::quantity::{Quantity, UNIT, divide_half_even};

@@ -25,7 +25,7 @@ pub use self::decide::DeferReason;
 pub use self::plan::Planned;
 use self::plan::{Ground, SharedGround, Target};
 use self::send::{Clock, Stop, Tally};
-use crate::books::invoice::StripeMeter;
+use crate::books::billing_target::StripeMeter;
 use crate::books::period::instant;
 use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
@@ -333,12 +333,12 @@ impl Database {
     async fn tell_plans(
         &self,
         ground: SharedGround,
-        waiting: crate::books::invoice::Waiting,
+        waiting: crate::books::billing_target::Waiting,
         now: i64,
     ) -> Result<plan::Outcome, BooksError> {
         self.read(async move |c| {
             let meters: Vec<String> = ground.meters.keys().cloned().collect();
-            let customers = crate::books::invoice::would_be_due(c, waiting, &meters, now).await?;
+            let customers = crate::books::billing_target::would_be_due(c, waiting, &meters, now).await?;
             let mut told = plan::Outcome::default();
             for some in customers.chunks(1000) {
                 let outcome = plan::plan_for(c, &ground, some, now).await?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::decide::{self, Billing, Case, Decision, DeferReason, PeriodCase, Sent, closes, decide, look_again, target};
 use crate::books::database::BooksError;
 use crate::books::meter_event::{self, NewMeterEvent, State};
-use crate::books::invoice::{self, Due, NewTotal};
+use crate::books::billing_target::{self, Due, NewTarget};
 use crate::books::plan::{Plan, Plans};
 use crate::books::quantity::Quantity;
 use crate::stripe::Mapping;
@@ -64,7 +64,7 @@ pub(super) struct Outcome {
 #[derive(Debug, Default)]
 struct Changes {
     events: Vec<NewMeterEvent>,
-    totals: Vec<NewTotal>,
+    totals: Vec<NewTarget>,
     withdrawn: Vec<i64>,
     not_resent: Vec<i64>,
     looked_at: Vec<(String, Option<i64>)>,
@@ -73,7 +73,7 @@ struct Changes {
 
 /// Plans for at most `limit` customers that are due, and writes it.
 pub(super) async fn plan(c: &Connection, ground: &Ground, limit: u32, now: i64) -> Result<Outcome, BooksError> {
-    let asked = invoice::due(c, limit, now).await?;
+    let asked = billing_target::due(c, limit, now).await?;
     let outcome = plan_for(c, ground, &asked, now).await?;
     Ok(Outcome { more: u64::from(limit) == outcome.customers, ..outcome })
 }
@@ -86,7 +86,7 @@ pub(super) async fn plan_for(
     now: i64,
 ) -> Result<Outcome, BooksError> {
     let meters: Vec<String> = ground.meters.keys().cloned().collect();
-    let due = invoice::load(c, asked, &meters, now, ground.grace).await?;
+    let due = billing_target::load(c, asked, &meters, now, ground.grace).await?;
     let mut outcome = Outcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..Outcome::default() };
     let mut changes = Changes::default();
     for (customer, due) in &due {
@@ -99,18 +99,18 @@ pub(super) async fn plan_for(
         return Ok(outcome);
     }
     if !changes.not_resent.is_empty() {
-        invoice::stop_resending(c, &changes.not_resent).await?;
+        billing_target::stop_resending(c, &changes.not_resent).await?;
     }
     if !changes.events.is_empty() {
-        let prefix = invoice::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
+        let prefix = billing_target::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
         meter_event::insert(c, &changes.events, &prefix, now).await?;
     }
-    invoice::store_totals(c, &changes.totals, now).await?;
-    invoice::looked_at(c, &changes.looked_at).await?;
-    invoice::put_off(c, &changes.put_off).await?;
+    billing_target::store_targets(c, &changes.totals, now).await?;
+    billing_target::looked_at(c, &changes.looked_at).await?;
+    billing_target::put_off(c, &changes.put_off).await?;
     // makes its customer due again: the period whose usage it is may not be among those that were looked at
     if !changes.withdrawn.is_empty() {
-        invoice::withdraw(c, &changes.withdrawn, now).await?;
+        billing_target::withdraw(c, &changes.withdrawn, now).await?;
     }
     Ok(outcome)
 }
@@ -167,11 +167,11 @@ fn case(
     let stripe = due.stripe_customer.as_deref();
     let sent = due.sent.get(meter).map(Vec::as_slice).unwrap_or_default();
     // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
-    let is_final = |s: &invoice::SentEvent| {
+    let is_final = |s: &billing_target::SentEvent| {
         let period = due.periods.iter().find(|p| p.start <= s.timestamp && s.timestamp < p.end);
         period.is_some_and(|p| now >= closes(until(due, p), ground.grace))
     };
-    let astray = |s: &&invoice::SentEvent| {
+    let astray = |s: &&billing_target::SentEvent| {
         s.state == State::Pending
             && (s.invoice.is_none() || is_final(s) || stripe.is_some_and(|id| s.stripe_customer != id))
     };
@@ -212,7 +212,7 @@ fn case(
     (Some((case, used, plans)), deferred)
 }
 
-fn event(s: &invoice::SentEvent, stripe: Option<&str>) -> Option<Sent> {
+fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<Sent> {
     Some(Sent {
         invoice: s.invoice?,
         period_start: s.period_start,
@@ -225,7 +225,7 @@ fn event(s: &invoice::SentEvent, stripe: Option<&str>) -> Option<Sent> {
 }
 
 /// When the invoice of a period is made: at its end, or when the subscription ended, should that have become known after the period was closed.
-fn until(due: &Due, period: &invoice::DuePeriod) -> i64 {
+fn until(due: &Due, period: &billing_target::DuePeriod) -> i64 {
     let ended = period.subscription.as_ref().and_then(|id| due.subscriptions.get(id)?.1);
     ended.map_or(period.end, |ended| ended.min(period.end))
 }
@@ -235,7 +235,7 @@ fn period_case(
     meter: &str,
     to: &Target,
     plan: &Plan,
-    period: &invoice::DuePeriod,
+    period: &billing_target::DuePeriod,
     used: Quantity,
     dry: bool,
 ) -> PeriodCase {
@@ -326,7 +326,7 @@ fn total(
             == (plan, period.end, target, deferred, because)
     });
     if !same {
-        changes.totals.push(NewTotal {
+        changes.totals.push(NewTarget {
             customer: id.to_owned(),
             meter: meter.to_owned(),
             period_start: period.start,
@@ -342,7 +342,7 @@ fn total(
         && !due.totals.contains_key(&(meter.to_owned(), event.billed.0))
         && !changes.totals.iter().any(|t| t.customer == id && t.meter == meter && t.period_start == event.billed.0)
     {
-        changes.totals.push(NewTotal {
+        changes.totals.push(NewTarget {
             customer: id.to_owned(),
             meter: meter.to_owned(),
             period_start: event.billed.0,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::transport::CallError;
 use super::{Billing, RemoteMeter};
-use crate::books::invoice::StripeMeter;
+use crate::books::billing_target::StripeMeter;
 use crate::job;
 
 /// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice: a clock that is further off sends nothing.

@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 
 use super::account::matched;
 use super::{Billing, Mapping, RemoteMeter, RemotePrice};
-use crate::books::invoice::StripeMeter;
+use crate::books::billing_target::StripeMeter;
 use crate::books::plan::{Plan, Plans, Report, TURN, Terms};
 
 /// Decimals of Stripe's `unit_amount_decimal`.

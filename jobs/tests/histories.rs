@@ -65,7 +65,7 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     assert_eq!(late, 0, "these books know what they sent");
     let sql = "SELECT state || iif(maybe_applied, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM meter_events";
     let (events, deferred) =
-        (world.rows(sql).await, world.rows("SELECT 1 FROM stripe_totals WHERE deferred_reason = 'below_zero'").await);
+        (world.rows(sql).await, world.rows("SELECT 1 FROM billing_targets WHERE deferred_reason = 'below_zero'").await);
     let requests = world.stripe.world().take_requests();
     let mut seen = seen.lock().unwrap();
     seen.requests += requests.len();

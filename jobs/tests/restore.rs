@@ -143,7 +143,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     for sign in adopted {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
     }
-    let deferred = life.world.rows("SELECT deferred_reason FROM stripe_totals WHERE deferred_reason = 'restored'").await;
+    let deferred = life.world.rows("SELECT deferred_reason FROM billing_targets WHERE deferred_reason = 'restored'").await;
     assert!(deferred.is_empty(), "world {seed}: {deferred:?}");
 }
 

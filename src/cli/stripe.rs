@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::books::Database;
-use jobs::books::invoice::StripeMeter;
+use jobs::books::billing_target::StripeMeter;
 use jobs::stripe::account::matched;
 use jobs::stripe::check::{Line, check};
 use jobs::stripe::{Account, Billing, RemoteMeter, Sink};

@@ -13,7 +13,7 @@ use super::{
 use crate::books::agreement::alarms;
 use crate::books::database::{BooksError, Database, first_row};
 use crate::books::entitlement::told_up_to;
-use crate::books::invoice::state;
+use crate::books::billing_target::state;
 use crate::books::period::{Month, instant};
 use crate::books::quantity::Quantity;
 
@@ -240,7 +240,7 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
         }
     }
     let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events), \
-               (SELECT count(*) FROM stripe_totals WHERE alarm IS NOT NULL)";
+               (SELECT count(*) FROM billing_targets WHERE alarm IS NOT NULL)";
     if let Some(row) = first_row(c, sql, ()).await? {
         found.events.insert("refused", row.get(0)?);
         let open: i64 = found.events.values().sum();
@@ -336,7 +336,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
     };
     // what lags is no drift: `reconcile_stripe` judges only what has had a day to show
-    let sql = "SELECT meter, sum(abs(short)) FROM stripe_totals WHERE short IS NOT NULL GROUP BY meter";
+    let sql = "SELECT meter, sum(abs(short)) FROM billing_targets WHERE short IS NOT NULL GROUP BY meter";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let meter: String = row.get(0)?;
@@ -347,7 +347,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         found.deferred_units.entry(meter.clone()).or_default();
     }
     let sql = "SELECT meter, iif(deferred_acknowledged IS deferred, 'acknowledged', deferred_reason) AS reason, count(*), sum(deferred), \
-                 min(iif(deferred > 0 AND deferred_acknowledged IS NOT deferred, deferred_since, NULL)) FROM stripe_totals \
+                 min(iif(deferred > 0 AND deferred_acknowledged IS NOT deferred, deferred_since, NULL)) FROM billing_targets \
                WHERE deferred <> 0 GROUP BY meter, reason";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {

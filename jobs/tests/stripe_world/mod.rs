@@ -354,7 +354,7 @@ impl World {
     pub async fn sent_for(&self, who: usize, meter: &str, period: &Period) -> (i64, i64) {
         let sent = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
                     AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
-        let deferred = "SELECT coalesce(sum(deferred), 0) FROM stripe_totals WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
+        let deferred = "SELECT coalesce(sum(deferred), 0) FROM billing_targets WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
         let (from, to) = (period.start, period.end);
         (self.number(sent, who, meter.into(), from, to).await, self.number(deferred, who, meter.into(), from, to).await)
     }

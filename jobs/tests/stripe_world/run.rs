@@ -140,7 +140,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
     );
     events
         .extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
-    events.extend(world.rows("SELECT 'total', * FROM stripe_totals").await);
+    events.extend(world.rows("SELECT 'total', * FROM billing_targets").await);
     let events = events.join("\n");
     let fail = |what: &str| -> ! {
         let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
@@ -151,7 +151,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
         fail(&format!("not settled: {open:?}"));
     }
     let alarms =
-        world.rows("SELECT customer, meter, period_start, alarm FROM stripe_totals WHERE alarm IS NOT NULL").await;
+        world.rows("SELECT customer, meter, period_start, alarm FROM billing_targets WHERE alarm IS NOT NULL").await;
     if !alarms.is_empty() {
         fail(&format!("alarms: {alarms:?}"));
     }
@@ -253,7 +253,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
             ));
         }
     }
-    let deferred = world.rows("SELECT DISTINCT deferred_reason FROM stripe_totals WHERE deferred <> 0").await;
+    let deferred = world.rows("SELECT DISTINCT deferred_reason FROM billing_targets WHERE deferred <> 0").await;
     if let Some(odd) = deferred.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
         fail(&format!("deferred because {odd}"));
     }

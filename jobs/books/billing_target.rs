@@ -35,7 +35,7 @@ pub(crate) struct Due {
     /// Usage by meter and start of the period.
     pub(crate) usage: BTreeMap<(String, i64), Quantity>,
     /// What was stored, by meter and start.
-    pub(crate) totals: BTreeMap<(String, i64), StoredTotal>,
+    pub(crate) totals: BTreeMap<(String, i64), StoredTarget>,
     /// Events that are not proven not received, by meter.
     pub(crate) sent: BTreeMap<String, Vec<SentEvent>>,
     /// Meters of which an event was refused, in whatever period.
@@ -53,9 +53,9 @@ pub(crate) struct DuePeriod {
     pub(crate) days: (String, String),
 }
 
-/// What `stripe_totals` says.
+/// What `billing_targets` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoredTotal {
+pub(crate) struct StoredTarget {
     pub(crate) plan: String,
     pub(crate) period_end: i64,
     pub(crate) target: i64,
@@ -78,7 +78,7 @@ pub(crate) struct SentEvent {
 
 /// A total to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NewTotal {
+pub(crate) struct NewTarget {
     pub(crate) customer: String,
     pub(crate) meter: String,
     pub(crate) period_start: i64,
@@ -124,7 +124,7 @@ const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_d
 const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day FROM json_each(?1) j \
     CROSS JOIN billing_periods p ON p.customer = j.value ->> 0 AND p.starts_at <= ?2 \
     WHERE p.last_day >= j.value ->> 1 OR p.ends_at > ?3 \
-       OR EXISTS (SELECT 1 FROM stripe_totals t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
+       OR EXISTS (SELECT 1 FROM billing_targets t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
     ORDER BY p.customer, p.starts_at";
 
 /// ?1 rows of customer, start, first day and last day; ?2 meters.
@@ -145,12 +145,12 @@ const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timesta
 
 /// ?1 pairs of customer and instant; ?2 meters.
 const TOTALS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason FROM json_each(?1) j \
-    CROSS JOIN json_each(?2) m CROSS JOIN stripe_totals t ON t.customer = j.value ->> 0 AND t.meter = m.value AND t.period_start >= j.value ->> 1";
+    CROSS JOIN json_each(?2) m CROSS JOIN billing_targets t ON t.customer = j.value ->> 0 AND t.meter = m.value AND t.period_start >= j.value ->> 1";
 
 const STORED: &str = "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
     target = excluded.target, deferred = excluded.deferred, deferred_reason = excluded.deferred_reason, \
-    deferred_since = iif(stripe_totals.deferred_reason IS excluded.deferred_reason, stripe_totals.deferred_since, excluded.deferred_since), \
-    final_at = iif(stripe_totals.period_end = excluded.period_end, stripe_totals.final_at, NULL)";
+    deferred_since = iif(billing_targets.deferred_reason IS excluded.deferred_reason, billing_targets.deferred_since, excluded.deferred_since), \
+    final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL)";
 
 /// Customers of new entries of the ledger, of the meters ?2, after number ?1 up to ?3.
 const WAKE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
@@ -203,7 +203,7 @@ impl Database {
     /// What the database says.
     pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.read(async move |c| {
-            let sql = "SELECT count(*) FROM stripe_totals INDEXED BY stripe_totals_deferred WHERE deferred <> 0 AND deferred > 0 AND deferred_acknowledged IS NOT deferred \
+            let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred > 0 AND deferred_acknowledged IS NOT deferred \
                        AND deferred_since >= ?1 AND deferred_since < ?2";
             Ok(first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))?)
         })
@@ -476,7 +476,7 @@ async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<Strin
     let mut rows = c.query(TOTALS, params![since.clone(), meters.clone()]).await?;
     while let Some(row) = rows.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        let total = StoredTotal {
+        let total = StoredTarget {
             plan: row.get(3)?,
             period_end: row.get(4)?,
             target: row.get(5)?,
@@ -525,9 +525,9 @@ fn invoice_of(
 }
 
 /// Stores totals.
-pub(crate) async fn store_totals(c: &Connection, totals: &[NewTotal], now: i64) -> Result<(), BooksError> {
-    let head = "INSERT INTO stripe_totals (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since)";
-    let values = |t: &NewTotal| {
+pub(crate) async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Result<(), BooksError> {
+    let head = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since)";
+    let values = |t: &NewTarget| {
         let since = (t.deferred != 0).then_some(now);
         [
             Value::Text(t.customer.clone()),
