@@ -165,7 +165,7 @@ async fn compare(
             let read = Read {
                 seen: 0,
                 expected: expected(&of.events),
-                short: of.short,
+                shortfall: of.shortfall,
                 verdict: Verdict::NoTotal(format!("{NO_TOTAL}{}: {error}", of.stripe_customer)),
                 is_final: false,
             };
@@ -221,7 +221,7 @@ fn is_recent(event: &Accepted, now: i64) -> bool {
 }
 
 fn wait(of: &ToRead, seen: i64) -> Read {
-    Read { seen, expected: expected(&of.events), short: of.short, verdict: Verdict::Wait, is_final: false }
+    Read { seen, expected: expected(&of.events), shortfall: of.shortfall, verdict: Verdict::Wait, is_final: false }
 }
 
 /// What follows from the total of the whole period alone, if anything does. Pure.
@@ -231,7 +231,7 @@ pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
     let done = |verdict| {
         let recent = events.accepted.iter().any(|e| is_recent(e, now));
         let is_final = now >= of.end + grace && events.unconfirmed.is_none() && !events.pending && !recent;
-        Some(Read { seen, expected, short: None, verdict, is_final })
+        Some(Read { seen, expected, shortfall: None, verdict, is_final })
     };
     // a total of the whole period has what a person has made good; without it, something else is wrong
     let known = expected - of.acknowledged;
@@ -276,17 +276,17 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
         return judge_part(of, seen, sent - settled, unconfirmed, now);
     }
     // beyond what a person has made good
-    let short = sent - settled - of.acknowledged;
-    let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
+    let shortfall = sent - settled - of.acknowledged;
+    let done = |shortfall, verdict| Read { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
     // with the unconfirmed one, if it is there
-    let missing = short + unconfirmed.map_or(0, |d| d.value);
+    let missing = shortfall + unconfirmed.map_or(0, |d| d.value);
     let there = unconfirmed.map(|d| d.seq);
     if missing == 0 || of.events.discarded != 0 && missing == -of.events.discarded {
         return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
     }
     // the same for another day; too much that grows meanwhile is no other case: somebody else sends
     let grows = |before: i64| unconfirmed.is_none() && before < 0 && missing < before;
-    let since = of.short.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
+    let since = of.shortfall.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
     if now - since < ABSENCE {
         return done(Some((missing, since)), Verdict::Wait);
     }
@@ -297,7 +297,7 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
         Some(d) if d.last_attempt > since => None,
         // what was made good is gone: whoever did that, a person has to undo it
         None if of.acknowledged != 0 && missing == -of.acknowledged => None,
-        _ => explained(&old, unconfirmed, short),
+        _ => explained(&old, unconfirmed, shortfall),
     };
     match explained {
         Some(not_received) => {
@@ -319,12 +319,12 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
 
 /// What follows from the total of a part of a period, of which nobody knows whether it has the difference that a person has made good: at most what
 /// became of the unconfirmed event, when both come to the same. The rest is judged with the whole period. Pure.
-fn judge_part(of: &ToRead, seen: i64, short: i64, unconfirmed: Option<Unconfirmed>, now: i64) -> Read {
-    let done = |short, verdict| Read { seen, expected: expected(&of.events), short, verdict, is_final: false };
-    let either = [short, short - of.acknowledged];
+fn judge_part(of: &ToRead, seen: i64, shortfall: i64, unconfirmed: Option<Unconfirmed>, now: i64) -> Read {
+    let done = |shortfall, verdict| Read { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
+    let either = [shortfall, shortfall - of.acknowledged];
     let Some(unconfirmed) = unconfirmed else {
         let nearest = if either.contains(&0) { 0 } else { either[1] };
-        let since = of.short.filter(|(before, _)| *before == nearest).map_or(now, |(_, since)| since);
+        let since = of.shortfall.filter(|(before, _)| *before == nearest).map_or(now, |(_, since)| since);
         return done((nearest != 0).then_some((nearest, since)), Verdict::Wait);
     };
     let (there, not_received) = (either.iter().any(|n| n + unconfirmed.value == 0), either.contains(&0));
@@ -332,22 +332,22 @@ fn judge_part(of: &ToRead, seen: i64, short: i64, unconfirmed: Option<Unconfirme
         (true, false) => done(None, Verdict::Settle(Some(unconfirmed.seq), vec![])),
         (false, true) => {
             // as everywhere, for another day
-            let since = of.short.filter(|(before, _)| *before == unconfirmed.value).map_or(now, |(_, since)| since);
+            let since = of.shortfall.filter(|(before, _)| *before == unconfirmed.value).map_or(now, |(_, since)| since);
             let verdict = if now - since < ABSENCE { Verdict::Wait } else { Verdict::Settle(None, vec![unconfirmed.seq]) };
             done((verdict == Verdict::Wait).then_some((unconfirmed.value, since)), verdict)
         }
-        _ => done(of.short, Verdict::Wait),
+        _ => done(of.shortfall, Verdict::Wait),
     }
 }
 
-/// Which events are not there when a total is `short` of what was taken for sure. Pure.
-fn explained(old: &[Accepted], unconfirmed: Option<Unconfirmed>, short: i64) -> Option<Vec<i64>> {
-    let missing = short + unconfirmed.map_or(0, |d| d.value);
+/// Which events are not there when a total is `shortfall` below what was taken for sure. Pure.
+fn explained(old: &[Accepted], unconfirmed: Option<Unconfirmed>, shortfall: i64) -> Option<Vec<i64>> {
+    let missing = shortfall + unconfirmed.map_or(0, |d| d.value);
     match unconfirmed {
         // what was never unconfirmed and is too much may be somebody's: that is for a person. But the unconfirmed one may be the correction that is not
         // there, and what was sent besides it is short, or as it should be
-        Some(d) if missing < 0 && short >= 0 => {
-            let others = if short == 0 { Some(vec![]) } else { lacking(&by_age(old, None), short) };
+        Some(d) if missing < 0 && shortfall >= 0 => {
+            let others = if shortfall == 0 { Some(vec![]) } else { lacking(&by_age(old, None), shortfall) };
             others.map(|mut not_received| {
                 not_received.insert(0, d.seq);
                 not_received

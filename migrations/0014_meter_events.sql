@@ -79,7 +79,7 @@ WHERE coalesce(s.ended_at, p.ends_at) > p.starts_at;
 --
 -- `target` is what the books say in Stripe's unit; `deferred` is the part of it that cannot be sent now, and `deferred_reason` says why.
 -- `plan` is the plan whose terms hold for the period: the customer's, until the period is over. `seen` is Stripe's total of the events that go on this
--- period's invoice, `expected` what it should have been when it was read. `short` is by how much Stripe has had too little since `short_since`.
+-- period's invoice, `expected` what it should have been when it was read. `shortfall` is by how much Stripe has had too little since `shortfall_since`.
 CREATE TABLE billing_targets (
     customer      TEXT    NOT NULL,
     meter         TEXT    NOT NULL,
@@ -93,8 +93,8 @@ CREATE TABLE billing_targets (
     seen          INTEGER,
     expected      INTEGER,
     read_at       INTEGER,
-    short         INTEGER,
-    short_since   INTEGER CHECK ((short IS NULL) = (short_since IS NULL)),
+    shortfall         INTEGER,
+    shortfall_since   INTEGER CHECK ((shortfall IS NULL) = (shortfall_since IS NULL)),
     agreed_at     INTEGER,                                -- when Stripe's total was last seen to be what it should be
     alarm         TEXT,                                   -- what a person must look at
     final_at      INTEGER,                                -- agreed after the invoice was final: no more to be read
@@ -103,7 +103,7 @@ CREATE TABLE billing_targets (
 
 CREATE INDEX billing_targets_deferred ON billing_targets (customer) WHERE deferred <> 0;
 CREATE INDEX billing_targets_to_read ON billing_targets (read_at) WHERE final_at IS NULL;
-CREATE INDEX billing_targets_short ON billing_targets (read_at) WHERE short IS NOT NULL;
+CREATE INDEX billing_targets_shortfall ON billing_targets (read_at) WHERE shortfall IS NOT NULL;
 CREATE INDEX billing_targets_alarms ON billing_targets (customer) WHERE alarm IS NOT NULL;
 
 -- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is known not to have changed.

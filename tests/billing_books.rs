@@ -291,7 +291,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     EnforceBudgets::default().run(&shop.context, now).await.unwrap();
     for sql in [
         "UPDATE meter_events SET state = 'refused', error = 'no' WHERE customer = 'ann'",
-        "UPDATE billing_targets SET short = -7, short_since = 1, alarm = 'too much' WHERE customer = 'ann'",
+        "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, alarm = 'too much' WHERE customer = 'ann'",
         "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
         "INSERT INTO notices (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
          VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",

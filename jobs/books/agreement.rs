@@ -29,7 +29,7 @@ pub struct ToRead {
     /// What the events of the period were when the total was asked for.
     pub events: Events,
     /// By how much Stripe was short, and since when.
-    pub short: Option<(i64, i64)>,
+    pub shortfall: Option<(i64, i64)>,
     /// By how much Stripe is short (below 0: over) as a person has acknowledged; 0: nothing is.
     pub acknowledged: i64,
 }
@@ -102,7 +102,7 @@ pub struct Read {
     /// What it should be.
     pub expected: i64,
     /// By how much it is short, and since when.
-    pub short: Option<(i64, i64)>,
+    pub shortfall: Option<(i64, i64)>,
     /// What follows.
     pub verdict: Verdict,
     /// Nothing can change any more.
@@ -160,7 +160,7 @@ pub struct Compared {
 const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
     coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
               AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'unconfirmed' LIMIT 1), c.stripe_customer_id), \
-    m.stripe_id, t.short, t.short_since, t.acknowledged \
+    m.stripe_id, t.shortfall, t.shortfall_since, t.acknowledged \
     FROM billing_targets t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
 
 /// Something was ever sent to the invoice.
@@ -176,7 +176,7 @@ const ASKED: [(&str, u32); 3] = [
          WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'unconfirmed') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
         1,
     ),
-    ("WHERE ?3 IS NULL AND t.short IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
+    ("WHERE ?3 IS NULL AND t.shortfall IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
     (
         "WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2",
         1,
@@ -297,7 +297,7 @@ impl Database {
                 let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
                 while let Some(row) = rows.next().await? {
                     let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
-                    let (short, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
+                    let (shortfall, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
                     let one = ToRead {
                         customer: row.get(0)?,
                         meter: row.get(1)?,
@@ -306,7 +306,7 @@ impl Database {
                         stripe_customer,
                         stripe_meter: row.get(5)?,
                         events: Events::default(),
-                        short: short.zip(since),
+                        shortfall: shortfall.zip(since),
                         acknowledged: row.get(8)?,
                     };
                     let same = |o: &ToRead| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
@@ -348,15 +348,15 @@ impl Database {
                 change(State::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
             }
             let agrees = read.verdict == Verdict::Agrees;
-            let (short, since) = read.short.unzip();
+            let (shortfall, since) = read.shortfall.unzip();
             let (alarm, unknown) = match &read.verdict {
                 Verdict::Alarm(why) => (Some(why.as_str()), None),
                 Verdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
                 _ => (None, None),
             };
-            let alarm_short = short.filter(|_| matches!(read.verdict, Verdict::Alarm(_)));
-            let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, short = ?7, short_since = ?8, \
-                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_short = iif(?12, alarm_short, ?14), \
+            let alarm_shortfall = shortfall.filter(|_| matches!(read.verdict, Verdict::Alarm(_)));
+            let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
+                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_shortfall = iif(?12, alarm_shortfall, ?14), \
                        no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
@@ -366,14 +366,14 @@ impl Database {
                 read.seen,
                 read.expected,
                 now,
-                short,
+                shortfall,
                 since,
                 alarm,
                 i64::from(agrees),
                 i64::from(agrees && read.is_final),
                 i64::from(read.verdict == Verdict::Wait),
                 unknown,
-                alarm_short
+                alarm_shortfall
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -426,8 +426,8 @@ impl Database {
             let acts = [
                 (unknown.clone(), format!("no_total_acknowledged = {whose}, alarm = NULL"), "alarm"),
                 (
-                    format!("alarm IS NOT NULL AND alarm_short IS NOT NULL AND NOT {unknown}"),
-                    "acknowledged = acknowledged + alarm_short, short = NULL, short_since = NULL, alarm = NULL"
+                    format!("alarm IS NOT NULL AND alarm_shortfall IS NOT NULL AND NOT {unknown}"),
+                    "acknowledged = acknowledged + alarm_shortfall, shortfall = NULL, shortfall_since = NULL, alarm = NULL"
                         .to_owned(),
                     "alarm",
                 ),

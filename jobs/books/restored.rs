@@ -52,7 +52,7 @@ pub struct ToAdopt {
     /// Stripe's name of the meter.
     pub event_name: String,
     /// By how much Stripe was short of what the books know when the total was last read, and since when.
-    pub short: Option<(i64, i64)>,
+    pub shortfall: Option<(i64, i64)>,
     /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt with, and not taken over.
     pub acknowledged: i64,
     /// What the books have of what an invoice covers, and of the rest.
@@ -87,7 +87,7 @@ const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j 
 /// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
 /// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
 const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
-      t.short, t.short_since, coalesce(t.acknowledged, 0) \
+      t.shortfall, t.shortfall_since, coalesce(t.acknowledged, 0) \
     FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
@@ -106,9 +106,9 @@ const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM met
 const NOT_SYNCED: &str = "DELETE FROM stripe_state WHERE name = 'synced_full'";
 
 /// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
-const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, short, short_since) \
+const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, shortfall, shortfall_since) \
     SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, short = excluded.short, short_since = excluded.short_since, \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, shortfall_since = excluded.shortfall_since, \
       alarm = iif(billing_targets.no_total_acknowledged = ?7, NULL, excluded.alarm), \
       no_total_acknowledged = iif(excluded.alarm IS NULL, NULL, billing_targets.no_total_acknowledged)";
 
@@ -186,7 +186,7 @@ async fn to_adopt(
             stripe_customer: row.get(5)?,
             stripe_meter: row.get(6)?,
             event_name: row.get(7)?,
-            short: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+            shortfall: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
             acknowledged: row.get(10)?,
             events: [Events::default(), Events::default()],
         });
@@ -263,8 +263,8 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE billing_targets SET adopted_until = NULL, alarm = NULL, short = NULL, short_since = NULL \
-                       WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR short IS NOT NULL";
+            let sql = "UPDATE billing_targets SET adopted_until = NULL, alarm = NULL, shortfall = NULL, shortfall_since = NULL \
+                       WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR shortfall IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
                 "UPDATE stripe_state SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
@@ -368,10 +368,10 @@ impl Database {
         &self,
         of: ToAdopt,
         alarm: Option<String>,
-        short: Option<(i64, i64)>,
+        shortfall: Option<(i64, i64)>,
         now: Timestamp,
     ) -> Result<(), BooksError> {
-        self.write(async move |c| note_read(c, &of, alarm, short, now.as_second()).await).await
+        self.write(async move |c| note_read(c, &of, alarm, shortfall, now.as_second()).await).await
     }
 
     /// The first month whose bills have to be read again before totals are taken over: AWS restates a month for weeks, so the one before the
@@ -500,10 +500,10 @@ async fn note_read(
     c: &Connection,
     of: &ToAdopt,
     alarm: Option<String>,
-    short: Option<(i64, i64)>,
+    shortfall: Option<(i64, i64)>,
     now: i64,
 ) -> Result<(), BooksError> {
-    let (short, since) = short.unzip();
+    let (shortfall, since) = shortfall.unzip();
     let values = params![
         of.customer.clone(),
         of.meter.clone(),
@@ -512,7 +512,7 @@ async fn note_read(
         now,
         alarm,
         of.stripe_customer.clone(),
-        short,
+        shortfall,
         since
     ];
     Ok(c.execute(NOTED, values).await.map(drop)?)

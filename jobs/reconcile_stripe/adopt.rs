@@ -76,20 +76,20 @@ pub(super) fn excess(events: &Events, seen: i64) -> i64 {
 
 /// What a person has made good stays as it is. A shortage is still there whatever was sent since; too much may have been taken back, so it is left out
 /// only where a stretch still has it. Pure.
-pub(super) fn without_known(excesses: [i64; 2], short: i64) -> [i64; 2] {
+pub(super) fn without_known(excesses: [i64; 2], shortfall: i64) -> [i64; 2] {
     match excesses {
-        [covered, rest] if short > 0 => [covered.saturating_add(short), rest],
-        [covered, rest] if short < 0 && covered >= -short => [covered + short, rest],
-        [covered, rest] if short < 0 && rest >= -short => [covered, rest + short],
+        [covered, rest] if shortfall > 0 => [covered.saturating_add(shortfall), rest],
+        [covered, rest] if shortfall < 0 && covered >= -shortfall => [covered + shortfall, rest],
+        [covered, rest] if shortfall < 0 && rest >= -shortfall => [covered, rest + shortfall],
         as_they_are => as_they_are,
     }
 }
 
-/// By how much Stripe is short of what the books know, and since when it was seen to be by just as much; none when it is not short. Pure.
+/// By how much Stripe is short of what the books know, and since when it was seen to be by just as much; none when it is not shortfall. Pure.
 pub(super) fn too_little(excesses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
-    let short = -excesses.into_iter().filter(|excess| *excess < 0).fold(0_i64, i64::saturating_add);
-    let since = before.filter(|(was, _)| *was == short).map_or(now, |(_, since)| since);
-    (short != 0).then_some((short, since))
+    let shortfall = -excesses.into_iter().filter(|excess| *excess < 0).fold(0_i64, i64::saturating_add);
+    let since = before.filter(|(was, _)| *was == shortfall).map_or(now, |(_, since)| since);
+    (shortfall != 0).then_some((shortfall, since))
 }
 
 /// Takes one over.
@@ -114,14 +114,14 @@ pub(super) async fn take_over(
     }
     let excesses = without_known(excesses, of.acknowledged);
     let name = format!("{} {}", of.customer, of.meter);
-    if let Some((short, since)) = too_little(excesses, of.short, now.as_second()) {
+    if let Some((shortfall, since)) = too_little(excesses, of.shortfall, now.as_second()) {
         // that these books sent it is certain; that Stripe lost it is not, and to send it again by mistake would bill it twice
         if now.as_second() - since < context.billing.quiet {
             tracing::info!(
-                short,
-                "Stripe has {short} less than these books had sent: {name}; it is believed when it stays so"
+                shortfall,
+                "Stripe has {shortfall} less than these books had sent: {name}; it is believed when it stays so"
             );
-            return Ok(context.books.not_adopted(of, None, Some((short, since)), now).await?);
+            return Ok(context.books.not_adopted(of, None, Some((shortfall, since)), now).await?);
         }
     }
     if context.books.adopt(of, excesses, restoration, context.billing.grace, now).await? {

@@ -21,7 +21,7 @@ fn of(events: Events) -> ToRead {
         stripe_customer: "cus_1".into(),
         stripe_meter: "mtr_1".into(),
         events,
-        short: None,
+        shortfall: None,
         acknowledged: 0,
     }
 }
@@ -58,7 +58,7 @@ fn verdicts(mut of: ToRead, total: i64, instants: &[i64]) -> Vec<Verdict> {
     let mut found = vec![];
     for now in instants {
         let read = read(&of, |_| total, T0 + now);
-        of.short = read.short;
+        of.shortfall = read.shortfall;
         found.push(read.verdict);
     }
     found
@@ -91,17 +91,17 @@ fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
     ] {
         let events = Events { discarded, pending, ..first(&[10, 20]) };
         let read = at_once(&of(events), seen, T0 + now, GRACE);
-        let agrees = |is_final| Read { seen, expected: 30, short: None, verdict: Verdict::Agrees, is_final };
+        let agrees = |is_final| Read { seen, expected: 30, shortfall: None, verdict: Verdict::Agrees, is_final };
         assert_eq!(read, expected.map(agrees), "{seen} {discarded} {pending} {now}");
     }
 }
 
 #[test]
 fn a_total_that_agrees_again_forgets_what_was_short() {
-    let short = ToRead { short: Some((20, T0)), ..of(first(&[10, 20])) };
-    assert_eq!(at_once(&short, 30, T0 + 2 * DAY, GRACE).unwrap().short, None);
-    assert_eq!(judge(&short, 99, short.end, 30, T0 + 2 * DAY).short, None);
-    assert_eq!(wait(&short, 10).short, Some((20, T0)), "what is too early to say changes nothing");
+    let shortfall = ToRead { shortfall: Some((20, T0)), ..of(first(&[10, 20])) };
+    assert_eq!(at_once(&shortfall, 30, T0 + 2 * DAY, GRACE).unwrap().shortfall, None);
+    assert_eq!(judge(&shortfall, 99, shortfall.end, 30, T0 + 2 * DAY).shortfall, None);
+    assert_eq!(wait(&shortfall, 10).shortfall, Some((20, T0)), "what is too early to say changes nothing");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn the_fewest_and_the_newest_events_explain_what_is_missing() {
 fn a_shortage_that_changes_begins_anew() {
     let mut case = of(first(&[10, 20, 40]));
     let until = case.end;
-    for (now, settled, verdict, short) in [
+    for (now, settled, verdict, shortfall) in [
         (2 * DAY, 50, Verdict::Wait, Some((20, T0 + 2 * DAY))),
         (3 * DAY - 1, 50, Verdict::Wait, Some((20, T0 + 2 * DAY))),
         (3 * DAY, 10, Verdict::Wait, Some((60, T0 + 3 * DAY))),
@@ -245,8 +245,8 @@ fn a_shortage_that_changes_begins_anew() {
         (6 * DAY, 50, not_received(&[2]), None),
     ] {
         let read = judge(&case, settled, until, settled, T0 + now);
-        assert_eq!((read.verdict, read.short), (verdict, short), "{now}");
-        case.short = short;
+        assert_eq!((read.verdict, read.shortfall), (verdict, shortfall), "{now}");
+        case.shortfall = shortfall;
     }
 }
 
@@ -256,7 +256,7 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
     let until = case.end;
     let mut at = |now: i64, settled: i64| {
         let read = judge(&case, settled, until, settled, T0 + now);
-        case.short = read.short;
+        case.shortfall = read.shortfall;
         read.verdict
     };
     assert_eq!(at(2 * DAY, 35), Verdict::Wait);
@@ -293,14 +293,14 @@ fn judged(case: &ToRead, total: i64, days: i64) -> Verdict {
     let mut verdict = Verdict::Wait;
     for day in 0..days {
         let read = judge(&case, total, case.end, total, T0 + (10 + day) * DAY);
-        (case.short, verdict) = (read.short, read.verdict);
+        (case.shortfall, verdict) = (read.shortfall, read.verdict);
     }
     verdict
 }
 
 #[test]
 fn what_a_person_has_made_good_explains_nothing_else() {
-    let known = |short: i64, events: Events| ToRead { acknowledged: short, ..of(events) };
+    let known = |shortfall: i64, events: Events| ToRead { acknowledged: shortfall, ..of(events) };
     // five are billed by hand; events that come to five are sent later, and arrive
     let later = vec![took(5, 3, 4 * DAY), took(4, 2, 3 * DAY)];
     let sent = || Events { accepted: [later.clone(), first(&[10, 20, 40]).accepted].concat(), ..Events::default() };
@@ -308,18 +308,18 @@ fn what_a_person_has_made_good_explains_nothing_else() {
         assert_eq!(judged(&known(5, sent()), 70, days), Verdict::Wait);
     }
     let whole = at_once(&known(5, sent()), 70, T0 + 10 * DAY, GRACE).unwrap();
-    assert_eq!((whole.verdict, whole.short), (Verdict::Agrees, None));
+    assert_eq!((whole.verdict, whole.shortfall), (Verdict::Agrees, None));
     // it came after all, and is on two invoices now; somebody's "more" is gone, and was credited
-    for (short, total, says) in
+    for (shortfall, total, says) in
         [(5, 75, "5 more than was sent and acknowledged"), (-10, 75, "10 less than was sent and acknowledged")]
     {
-        let case = known(short, sent());
+        let case = known(shortfall, sent());
         assert_eq!(at_once(&case, total, T0 + 10 * DAY, GRACE), None);
         assert_eq!(judged(&case, total, 1), Verdict::Wait);
         assert!(matches!(judged(&case, total, 3), Verdict::Alarm(why) if why.contains(says)));
     }
     // nor without anybody's word: it was missing before they were sent
-    let unknown = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(sent()) };
+    let unknown = ToRead { shortfall: Some((5, T0 + 2 * DAY)), ..of(sent()) };
     assert!(matches!(judged(&unknown, 70, 3), Verdict::Alarm(why) if why.contains("5 less than was sent;")));
     // one that is really lost is found beside it, and what else is wrong is an alarm
     assert_eq!(judged(&known(5, sent()), 50, 2), not_received(&[2]));
@@ -350,18 +350,18 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
         let mut last = Verdict::Wait;
         for day in 0..3 {
             let read = judge(&case, 0, until, settled, now + day * DAY);
-            (case.short, last) = (read.short, read.verdict);
+            (case.shortfall, last) = (read.shortfall, read.verdict);
             if matches!(last, Verdict::Settle(..)) {
                 break;
             }
         }
-        (last, case.short.map(|(short, _)| short))
+        (last, case.shortfall.map(|(shortfall, _)| shortfall))
     };
     let three = || first(&[10, 20, 40]);
     assert_eq!(verdict(three(), 70), (Verdict::Wait, None), "the stranger's comes later");
     assert_eq!(verdict(three(), 75), (Verdict::Wait, None));
-    for (settled, short) in [(80, -5), (65, 10)] {
-        assert_eq!(verdict(three(), settled), (Verdict::Wait, Some(short)), "told as drift, and judged with the whole");
+    for (settled, shortfall) in [(80, -5), (65, 10)] {
+        assert_eq!(verdict(three(), settled), (Verdict::Wait, Some(shortfall)), "told as drift, and judged with the whole");
     }
     let doubt = |value| Events { unconfirmed: Some(maybe_applied(4, value)), ..three() };
     for (value, settled, expected) in [
@@ -381,16 +381,16 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
 fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     // five have been missing, unexplained, for days when five are sent and stay without an answer
     let late = Unconfirmed { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
-    let case = ToRead { short: Some((5, T0 + 2 * DAY)), ..of(Events { unconfirmed: Some(late), ..first(&[10, 20]) }) };
+    let case = ToRead { shortfall: Some((5, T0 + 2 * DAY)), ..of(Events { unconfirmed: Some(late), ..first(&[10, 20]) }) };
     let read = judge(&case, 30, case.end, 30, T0 + 9 * DAY);
     assert!(matches!(read.verdict, Verdict::Alarm(_)), "{read:?}");
     // one that was lost before explains what is missing, and then the unconfirmed one is there
     let doubt = Events { unconfirmed: Some(Unconfirmed { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
-    let lost_before = ToRead { short: Some((20, T0 + 2 * DAY)), ..of(doubt) };
+    let lost_before = ToRead { shortfall: Some((20, T0 + 2 * DAY)), ..of(doubt) };
     let read = judge(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
     assert_eq!(read.verdict, Verdict::Settle(Some(4), vec![2]), "{read:?}");
     // when a person has made them good, the others are known to be there
-    assert_eq!(judged(&ToRead { acknowledged: 5, short: None, ..case }, 30, 1), there(3));
+    assert_eq!(judged(&ToRead { acknowledged: 5, shortfall: None, ..case }, 30, 1), there(3));
 }
 
 #[test]
@@ -415,8 +415,8 @@ fn what_was_taken_lately_is_left_out() {
     // those before it are judged without it
     let case = of(events(vec![took(3, 40, edge + 1)]));
     let judged = |settled| judge(&case, 0, T0 + edge, settled, T0 + now);
-    assert_eq!((judged(30).verdict, judged(30).short), (Verdict::Wait, None));
-    assert_eq!((judged(10).verdict, judged(10).short), (Verdict::Wait, Some((20, T0 + now))));
+    assert_eq!((judged(30).verdict, judged(30).shortfall), (Verdict::Wait, None));
+    assert_eq!((judged(10).verdict, judged(10).shortfall), (Verdict::Wait, Some((20, T0 + now))));
     assert_eq!(judged(30).expected, 70);
 }
 
@@ -427,8 +427,8 @@ fn a_correction_that_does_not_show_yet_is_no_alarm() {
     for now in [3 * DAY, 3 * DAY + HOUR, 4 * DAY - 1] {
         let total = |until: i64| if until > T0 + 60 { 100 } else { 0 };
         let read = read(&case, total, T0 + now);
-        assert_eq!((read.verdict, read.short), (Verdict::Wait, None), "{now}");
-        case.short = read.short;
+        assert_eq!((read.verdict, read.shortfall), (Verdict::Wait, None), "{now}");
+        case.shortfall = read.shortfall;
     }
     assert_eq!(read(&case, |_| 60, T0 + 4 * DAY).verdict, Verdict::Agrees);
 }
@@ -461,11 +461,11 @@ fn what_was_discarded_unconfirmed_may_be_there() {
     let recent = took(3, 7, 2 * DAY);
     let with_recent = Events { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
     let case = of(with_recent);
-    for (total, verdict, short) in
+    for (total, verdict, shortfall) in
         [(30, Verdict::Wait, None), (80, Verdict::Wait, None), (60, Verdict::Wait, Some((-30, T0 + 2 * DAY + HOUR)))]
     {
         let read = judge(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
-        assert_eq!((read.verdict, read.short), (verdict, short), "{total}");
+        assert_eq!((read.verdict, read.shortfall), (verdict, shortfall), "{total}");
     }
     // another one that is unconfirmed is there, too
     let unconfirmed = Events { unconfirmed: Some(maybe_applied(3, 5)), ..events };
@@ -556,7 +556,7 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
                 return Err(TestCaseError::fail(format!("{read:?} of {account:?}")));
             }
         }
-        account.of.short = read.short;
+        account.of.shortfall = read.shortfall;
         now += step;
     }
     prop_assert_eq!(account.lost(i64::MAX), 0, "not found: {:?}", account);

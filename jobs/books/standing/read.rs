@@ -336,7 +336,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
     };
     // what lags is no drift: `reconcile_stripe` judges only what has had a day to show
-    let sql = "SELECT meter, sum(abs(short)) FROM billing_targets WHERE short IS NOT NULL GROUP BY meter";
+    let sql = "SELECT meter, sum(abs(shortfall)) FROM billing_targets WHERE shortfall IS NOT NULL GROUP BY meter";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let meter: String = row.get(0)?;

@@ -60,7 +60,7 @@ fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
 
 #[test]
 fn what_a_person_has_dealt_with_is_left_where_it_is() {
-    for (excesses, short, left) in [
+    for (excesses, shortfall, left) in [
         ([500, 0], -500, [0, 0]),
         ([700, 3], -500, [200, 3]),
         // Stripe agrees again: somebody took it back
@@ -75,7 +75,7 @@ fn what_a_person_has_dealt_with_is_left_where_it_is() {
         ([-2, 0], 5, [3, 0]),
         ([9, 0], 0, [9, 0]),
     ] {
-        assert_eq!(without_known(excesses, short), left, "{excesses:?} {short}");
+        assert_eq!(without_known(excesses, shortfall), left, "{excesses:?} {shortfall}");
     }
 }
 

@@ -84,7 +84,7 @@ pub async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool
     }
 }
 
-/// It went well, or a busy machine was slower than the test's short time-out, which the next run makes good.
+/// It went well, or a busy machine was slower than the test's shortfall time-out, which the next run makes good.
 pub fn well<T>(ended: Result<T, Failure>) {
     if let Err(failure) = ended {
         assert!(failure.is_retryable(), "{:#}", failure.error());
