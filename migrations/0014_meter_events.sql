@@ -125,15 +125,15 @@ CREATE TABLE stripe_meters (
 ) STRICT, WITHOUT ROWID;
 
 -- What is remembered between runs, by name.
-CREATE TABLE stripe_state (
+CREATE TABLE settings (
     name  TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Identifiers of these books begin with this, so that two books never send the same one.
-INSERT INTO stripe_state (name, value) VALUES ('prefix', 'meter-' || lower(hex(randomblob(4))));
+INSERT INTO settings (name, value) VALUES ('prefix', 'meter-' || lower(hex(randomblob(4))));
 
-INSERT INTO stripe_state (name, value) VALUES ('entry', '0');
+INSERT INTO settings (name, value) VALUES ('entry', '0');
 
 -- Metered items of subscriptions, as `sync_stripe` last saw them; without one for a meter nothing can be billed.
 CREATE TABLE subscription_items (

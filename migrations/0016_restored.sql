@@ -1,6 +1,6 @@
 -- Books that were restored from a backup take over from Stripe what the books of before had sent after it.
 --
--- A copy made by `meter backup` has `backup_at` in `stripe_state`; the first `push_stripe` that finds it makes `restored_at`, `restored_from` (the
+-- A copy made by `meter backup` has `backup_at` in `settings`; the first `push_stripe` that finds it makes `restored_at`, `restored_from` (the
 -- instant of the backup) and `restored_since` (from when on the lost books may have sent what these do not know) of it. An event that is `adopted`
 -- was sent by the lost books, as far as Stripe's total shows: one for each total that differed, `accepted` from the start, and on the invoice of its period.
 ALTER TABLE meter_events ADD COLUMN adopted INTEGER NOT NULL DEFAULT 0 CHECK (adopted IN (0, 1));

@@ -105,7 +105,7 @@ impl Drill {
             first.out
         );
         assert_eq!(self.shop.place.query(OPEN), ["0"]);
-        let renamed = self.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'");
+        let renamed = self.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'");
         assert_ne!(renamed, [prefix], "identifiers of the lost books are not used again");
         let early = self.run("run reconcile-stripe").ends(0).json();
         assert!(early["not_yet"].as_str().unwrap().contains("sync_stripe"), "{early}");
@@ -169,9 +169,9 @@ fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twi
     assert!(!drill.shop.place.path("yesterday.db-wal").exists());
     assert_eq!(query(&drill.shop.place.path("yesterday.db"), STATES), open);
     let known = drill.bills.len();
-    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    let prefix = drill.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
     assert!(
-        drill.shop.place.query("SELECT 1 FROM stripe_state WHERE name = 'backup_at'").is_empty(),
+        drill.shop.place.query("SELECT 1 FROM settings WHERE name = 'backup_at'").is_empty(),
         "the books have no mark"
     );
 
@@ -205,7 +205,7 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     drill.shop.place.execute("PRAGMA wal_checkpoint(TRUNCATE)");
     std::fs::copy(drill.shop.place.path("meter.db"), drill.shop.place.path("snapshot.db")).unwrap();
     let known = drill.bills.len();
-    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    let prefix = drill.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
     drill.use_some();
     drill.kill_a_push();
     drill.restore("snapshot.db", known);
@@ -225,7 +225,7 @@ fn new_books_take_over_what_an_account_has() {
     drill.use_some();
     drill.use_some();
     drill.run("push").ends(0);
-    let prefix = drill.shop.place.query("SELECT value FROM stripe_state WHERE name = 'prefix'").remove(0);
+    let prefix = drill.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
     for ending in ["", "-wal", "-shm"] {
         drop(std::fs::remove_file(drill.shop.place.path(&format!("meter.db{ending}"))));
     }
@@ -415,7 +415,7 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
     files.sort();
     assert_eq!(files, ["bucket", "copy.db", "other.db"], "nothing is left behind");
     // a copy of a copy on which nobody acted tells of the first
-    let mark = |file: &str| query(&place.path(file), "SELECT value FROM stripe_state WHERE name = 'backup_at'");
+    let mark = |file: &str| query(&place.path(file), "SELECT value FROM settings WHERE name = 'backup_at'");
     std::thread::sleep(Duration::from_millis(1100));
     place.run_with("backup third.db", &[("METER_DATABASE__URL", "other.db")]).ends(0);
     assert_eq!(mark("third.db"), mark("other.db"));

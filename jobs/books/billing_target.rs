@@ -170,7 +170,7 @@ impl Database {
                        EXISTS (SELECT 1 FROM meter_events WHERE next_at <= ?1), \
                        EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
                        (SELECT coalesce(max(seq), 0) FROM ledger_entries), \
-                       (SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'entry')";
+                       (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'entry')";
             let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(Waiting::default()) };
             let yes = |i: i32| -> Result<bool, BooksError> { Ok(row.get::<i64>(i)? == 1) };
             Ok(Waiting {
@@ -214,7 +214,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn stripe_state(&self, name: &'static str) -> Result<Option<String>, BooksError> {
+    pub async fn settings(&self, name: &'static str) -> Result<Option<String>, BooksError> {
         self.read(async move |c| state(c, name).await).await
     }
 
@@ -224,7 +224,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn wake_all_when(&self, name: &'static str, value: String, from_day: String) -> Result<bool, BooksError> {
-        if self.stripe_state(name).await?.as_ref() == Some(&value) {
+        if self.settings(name).await?.as_ref() == Some(&value) {
             return Ok(false);
         }
         self.write(async move |c| {
@@ -353,12 +353,12 @@ fn samples(body: &str) -> Vec<(String, String)> {
 }
 
 pub(crate) async fn state(c: &Connection, name: &str) -> Result<Option<String>, BooksError> {
-    let row = first_row(c, "SELECT value FROM stripe_state WHERE name = ?1", params![name]).await?;
+    let row = first_row(c, "SELECT value FROM settings WHERE name = ?1", params![name]).await?;
     Ok(row.map(|row| row.get(0)).transpose()?)
 }
 
 pub(crate) async fn set_state(c: &Connection, name: &str, value: &str) -> Result<(), BooksError> {
-    let sql = "INSERT INTO stripe_state (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    let sql = "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     c.execute(sql, params![name, value]).await?;
     Ok(())
 }

@@ -100,10 +100,10 @@ const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_a
 /// When the newest thing was done that the books keep the time of.
 const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM meter_events UNION ALL SELECT max(last_attempt_at) FROM meter_events \
     UNION ALL SELECT max(read_at) FROM billing_targets UNION ALL SELECT max(decided_at) FROM entitlements UNION ALL SELECT max(at) FROM audits \
-    UNION ALL SELECT CAST(value AS INTEGER) FROM stripe_state WHERE name = 'synced')";
+    UNION ALL SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'synced')";
 
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
-const NOT_SYNCED: &str = "DELETE FROM stripe_state WHERE name = 'synced_full'";
+const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 
 /// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
 const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, shortfall, shortfall_since) \
@@ -114,12 +114,12 @@ const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start,
 
 /// Whether the books were restored, as of `now`.
 pub(crate) async fn restoration(c: &Connection, now: i64) -> Result<Option<Restoration>, BooksError> {
-    let sql = "SELECT (SELECT value FROM stripe_state WHERE name = 'backup_at'), (SELECT value FROM stripe_state WHERE name = 'restored_from'), \
-               (SELECT value FROM stripe_state WHERE name = 'restored_since'), (SELECT value FROM stripe_state WHERE name = 'restored_at')";
+    let sql = "SELECT (SELECT value FROM settings WHERE name = 'backup_at'), (SELECT value FROM settings WHERE name = 'restored_from'), \
+               (SELECT value FROM settings WHERE name = 'restored_since'), (SELECT value FROM settings WHERE name = 'restored_at')";
     let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
     let number = |i: i32| -> Result<Option<i64>, BooksError> {
         let text = row.get::<Option<String>>(i)?;
-        let wrong = |e| BooksError::Integrity(format!("stripe_state: an instant is wrong: {e}"));
+        let wrong = |e| BooksError::Integrity(format!("settings: an instant is wrong: {e}"));
         text.map(|t| t.parse().map_err(wrong)).transpose()
     };
     if let Some(backup_at) = number(0)? {
@@ -220,7 +220,7 @@ impl Database {
         self.write(async move |c| {
             let newest = first_row(c, NEWEST, ()).await?.map_or(Ok(None), |row| row.get::<Option<i64>>(0))?;
             let backup_at = newest.map_or(backup_at, |newest| backup_at.min(instant(newest)));
-            let sql = "INSERT INTO stripe_state (name, value) VALUES ('backup_at', ?1) \
+            let sql = "INSERT INTO settings (name, value) VALUES ('backup_at', ?1) \
                        ON CONFLICT (name) DO UPDATE SET value = min(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))";
             c.execute(sql, params![backup_at.as_second().to_string()]).await?;
             c.execute(NOT_SYNCED, ()).await?;
@@ -237,7 +237,7 @@ impl Database {
     /// What the database says.
     pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
         let Some(found) = self.restoration(now).await? else { return Ok(false) };
-        let synced = self.stripe_state("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
+        let synced = self.settings("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
         Ok(synced.is_none_or(|at| if found.seen { at < found.at } else { at <= found.backup_at }))
     }
 
@@ -246,7 +246,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn begin_restored(&self, grace: i64, now: Timestamp) -> Result<Option<(Restoration, u64)>, BooksError> {
-        if self.stripe_state("backup_at").await?.is_none() {
+        if self.settings("backup_at").await?.is_none() {
             return Ok(None);
         }
         let now = now.as_second();
@@ -267,9 +267,9 @@ impl Database {
                        WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR shortfall IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
-                "UPDATE stripe_state SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
+                "UPDATE settings SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
                 // subscriptions that ended since must be known before totals are taken over
-                "DELETE FROM stripe_state WHERE name IN ('backup_at', 'synced_full')",
+                "DELETE FROM settings WHERE name IN ('backup_at', 'synced_full')",
                 "DELETE FROM restored_bills",
                 "INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers WHERE true \
                  ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''",
@@ -445,7 +445,7 @@ impl Database {
         let (month, known) = (values.1.clone(), values.0.clone());
         let differs = self
             .read(async move |c| {
-                let sql = "SELECT EXISTS (SELECT 1 FROM stripe_state WHERE name = 'restored_at'), \
+                let sql = "SELECT EXISTS (SELECT 1 FROM settings WHERE name = 'restored_at'), \
                            EXISTS (SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2 AND without = 0)";
                 let row = first_row(c, sql, params![known, month]).await?;
                 let Some(row) = row else { return Ok(false) };
@@ -480,10 +480,10 @@ impl Database {
             first_row(&copy, pragma, ()).await?;
         }
         // books of before there was anything to send need no mark
-        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'stripe_state'";
+        let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'settings'";
         if first_row(&copy, sql, ()).await?.is_some() {
             // a mark that is there already is that of an earlier backup, on which nobody has acted
-            let sql = "INSERT INTO stripe_state (name, value) VALUES ('backup_at', ?1) ON CONFLICT (name) DO NOTHING";
+            let sql = "INSERT INTO settings (name, value) VALUES ('backup_at', ?1) ON CONFLICT (name) DO NOTHING";
             copy.execute(sql, params![at.as_second().to_string()]).await?;
             copy.execute(NOT_SYNCED, ()).await?;
         }
@@ -520,8 +520,8 @@ async fn note_read(
 
 /// From when on totals of an earlier restoration are still to be taken over.
 async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksError> {
-    let sql = "SELECT CAST((SELECT value FROM stripe_state WHERE name = 'restored_since') AS INTEGER), \
-               CAST((SELECT value FROM stripe_state WHERE name = 'restored_at') AS INTEGER)";
+    let sql = "SELECT CAST((SELECT value FROM settings WHERE name = 'restored_since') AS INTEGER), \
+               CAST((SELECT value FROM settings WHERE name = 'restored_at') AS INTEGER)";
     let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
     let (Some(since), Some(at)) = (row.get::<Option<i64>>(0)?, row.get::<Option<i64>>(1)?) else { return Ok(None) };
     let customers = "SELECT json_group_array(json_array(id)) FROM customers";

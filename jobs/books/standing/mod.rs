@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::quantity::Quantity;
 
-/// Under this name `stripe_state` remembers that the account which these books billed in was made up, and is gone.
+/// Under this name `settings` remembers that the account which these books billed in was made up, and is gone.
 pub const OF_A_DEMO: &str = "demo";
 
 /// Days of which usage is told one by one.

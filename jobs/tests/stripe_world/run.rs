@@ -186,7 +186,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
         lost.into_iter().map(|e| e.identifier).filter(|identifier| !either.contains(identifier)).collect();
     lost.sort();
     // what lost books had sent there nobody need know
-    let restored = !world.rows("SELECT 1 FROM stripe_state WHERE name = 'restored_at'").await.is_empty();
+    let restored = !world.rows("SELECT 1 FROM settings WHERE name = 'restored_at'").await.is_empty();
     if lost != stray && !restored {
         fail(&format!("on no invoice: {lost:?}, the books say {stray:?}"));
     }
