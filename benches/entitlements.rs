@@ -146,7 +146,7 @@ async fn child(what: &str, file: &Path, customers: i64) {
             let rows = count(&books, "SELECT total_changes()").await - before;
             assert_eq!(report.customers as i64, customers);
             assert!(what != "same" || rows == 0, "a run in which nothing changed writes nothing");
-            format!("{} customers changed, {rows} rows written, {} notices", report.changed, report.notices)
+            format!("{} customers changed, {rows} rows written, {} notifications", report.changed, report.notifications)
         }
         "open" | "roll" => {
             let report = reset(&books, Timestamp::now(), false, 20).await.unwrap();

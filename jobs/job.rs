@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::books::Database;
-use crate::deliver_notices::Receiver;
+use crate::deliver_notifications::Receiver;
 use crate::enforce_budgets::Enforcement;
 use crate::ingest_cur::{Export, Lens};
 use crate::stripe::Billing;
@@ -29,7 +29,7 @@ pub struct Context {
     pub lens: Lens,
     /// How entitlements are decided.
     pub enforcement: Arc<Enforcement>,
-    /// Where notices go, if anywhere.
+    /// Where notifications go, if anywhere.
     pub receiver: Option<Receiver>,
     /// How usage is billed.
     pub billing: Arc<Billing>,

@@ -4,7 +4,7 @@
 //! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line or a clock.
 
 pub mod books;
-pub mod deliver_notices;
+pub mod deliver_notifications;
 pub mod enforce_budgets;
 pub mod ingest_cur;
 pub mod job;

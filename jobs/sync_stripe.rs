@@ -97,7 +97,7 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
         return Ok(SyncReport { without_key: true, ..SyncReport::default() });
     };
     let last = async |name| -> Result<Option<i64>, BooksError> {
-        Ok(books.settings(name).await?.and_then(|at| at.parse().ok()))
+        Ok(books.setting(name).await?.and_then(|at| at.parse().ok()))
     };
     let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
     // a pass that began before a restoration was found says nothing of what was lost

@@ -21,7 +21,7 @@ use jobs::ingest_cur::export::Format;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-pub use self::enforce::{EnforceConfig, NoticesConfig};
+pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 use self::raw::{Raw, Step};
@@ -77,7 +77,7 @@ pub struct Config {
     /// How entitlements are decided.
     pub enforce: EnforceConfig,
     /// Where the web backend is told.
-    pub notices: NoticesConfig,
+    pub notifications: NotificationsConfig,
     /// How usage is billed.
     pub stripe: StripeConfig,
     /// How workers work.
@@ -264,7 +264,7 @@ impl Default for Config {
             guard: GuardConfig::default(),
             read: ReadConfig::default(),
             enforce: EnforceConfig::default(),
-            notices: NoticesConfig::default(),
+            notifications: NotificationsConfig::default(),
             stripe: StripeConfig::default(),
             queue: QueueConfig::default(),
             schedule: ScheduleConfig::default(),
@@ -320,7 +320,7 @@ impl Config {
         let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, &mut faults)?;
         let mut config = raw.extract(&mut faults);
         config.database.token = Secret(token);
-        config.notices.secret = Secret(secret);
+        config.notifications.secret = Secret(secret);
         config.stripe.key = Secret(key);
         config.http.token = Secret(acting);
         config.check(&raw, &mut faults);
@@ -365,7 +365,7 @@ impl Config {
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
         let stripe = self.stripe.faults(&billable);
         let (queue, schedule, http) = (self.queue.faults(), self.schedule.faults(), self.http.faults());
-        let sections = [queue, schedule, self.enforce.faults(), self.notices.faults(), stripe, http];
+        let sections = [queue, schedule, self.enforce.faults(), self.notifications.faults(), stripe, http];
         faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
         for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);

@@ -11,7 +11,7 @@ use croner::Cron;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::period::Month;
-use jobs::deliver_notices::DeliverNotices;
+use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::Job;
@@ -57,7 +57,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         ingest,
         reset_turn,
         enforce_budgets,
-        deliver_notices,
+        deliver_notifications,
         sync_stripe,
         push_stripe,
         reconcile_stripe,
@@ -70,7 +70,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
             one(&EnforceBudgets::default(), origin)
         }),
-        schedule("deliver_notices", "deliver_notices", deliver_notices, |_, _, origin| one(&DeliverNotices {}, origin)),
+        schedule("deliver_notifications", "deliver_notifications", deliver_notifications, |_, _, origin| one(&DeliverNotifications {}, origin)),
         schedule("sync_stripe", "sync_stripe", sync_stripe, |_, _, origin| one(&SyncStripe::default(), origin)),
         schedule("push_stripe", "push_stripe", push_stripe, |_, _, origin| one(&PushStripe::default(), origin)),
         schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |_, _, origin| {

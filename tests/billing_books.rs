@@ -293,7 +293,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
         "UPDATE meter_events SET state = 'refused', error = 'no' WHERE customer = 'ann'",
         "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, alarm = 'too much' WHERE customer = 'ann'",
         "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
-        "INSERT INTO notices (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
+        "INSERT INTO notifications (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
          VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",
         "UPDATE entitlements SET allowed = 0, reason = 'no_budget', used = 9, included = 5, effective_limit = 9 WHERE customer = 'ann' AND meter = 'storage_gb'",
     ] {
@@ -304,7 +304,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     let day = &found.days[0];
     assert_eq!((day.attributed.to_string(), day.unattributed.to_string()), ("18".into(), "2".into()), "{day:?}");
     assert_eq!(found.size_bytes.is_some(), books.is_local());
-    assert_eq!((found.stripe.events["refused"], found.stripe.alarms, found.notices.dead), (1, 1, 1), "{found:?}");
+    assert_eq!((found.stripe.events["refused"], found.stripe.alarms, found.notifications.dead), (1, 1, 1), "{found:?}");
     assert_eq!(found.stripe.some_alarms, [("ann".into(), "storage_gb".into(), "too much".into())]);
     assert_eq!(found.turn_overdue_since, None);
     let customers = books.customers_standing(now).await.unwrap();

@@ -195,12 +195,12 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: Ground) {
     assert_eq!(takes().await, 2);
     assert_eq!(backend.take("ann", None).await.unwrap().1, "no_budget");
     let report = enforce(&context).await;
-    assert_eq!((report.blocked, report.notices), (1, 4), "blocked, and 50, 80 and 100 % of the included amount");
+    assert_eq!((report.blocked, report.notifications), (1, 4), "blocked, and 50, 80 and 100 % of the included amount");
     let set = |minor| [text("ann"), text(""), Value::Integer(minor), text("USD"), text("user 7")];
     backend.run("set_budget", &set(100)).await.unwrap();
     assert_eq!(takes().await, 0, "from the next enforcement on");
     let report = enforce(&context).await;
-    assert_eq!((report.unblocked, report.notices), (1, 1));
+    assert_eq!((report.unblocked, report.notifications), (1, 1));
     assert_eq!(takes().await, 2, "a dollar is two at half a dollar");
     assert_eq!(backend.take("ann", None).await.unwrap().1, "budget_spent");
     assert_eq!(enforce(&context).await.blocked, 1);
@@ -216,7 +216,7 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: Ground) {
     assert_eq!(backend.take("ann", None).await.unwrap().1, "meter_budget_spent");
     assert_eq!(backend.number("SELECT count(*) FROM overage_budget_changes WHERE set_by = 'user 7'").await, 2, "kept");
     let nothing = enforce(&context).await;
-    assert_eq!((nothing.changed, nothing.notices), (0, 0));
+    assert_eq!((nothing.changed, nothing.notifications), (0, 0));
 }
 
 async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: Ground) {

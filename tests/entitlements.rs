@@ -215,7 +215,7 @@ fn kill_9_at_any_moment_of_both_jobs_loses_and_doubles_nothing() {
         &place,
         "run enforce-budgets",
         "SELECT customer, meter, allowed, reason, used, effective_limit FROM entitlements \
-         UNION ALL SELECT customer, meter, kind, percent, base > 0, '' FROM notices \
+         UNION ALL SELECT customer, meter, kind, percent, base > 0, '' FROM notifications \
          UNION ALL SELECT customer, meter, allowed, reason, count(*), '' FROM entitlement_changes GROUP BY 1, 2, 3, 4 \
          UNION ALL SELECT customer, starts_at, used, allowed_until, reason, '' FROM turn_periods ORDER BY 1, 2, 3, 4",
     );

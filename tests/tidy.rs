@@ -145,7 +145,7 @@ const OPTIONAL: [&str; 15] = [
     "exports[].region",
     "exports[].endpoint",
     "guard.day_change_percent",
-    "notices.url",
+    "notifications.url",
     "queue.at_once",
     "stripe.meters.NAME",
     "stripe.meters.NAME.event_name",
@@ -156,7 +156,7 @@ const OPTIONAL: [&str; 15] = [
 /// Secrets, which only a variable can hold.
 const SECRETS: [(&str, &str); 4] = [
     ("METER_DATABASE__TOKEN", "token"),
-    ("METER_NOTICES__SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
+    ("METER_NOTIFICATIONS__SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
     ("METER_STRIPE__KEY", "rk_live_of_nobody"),
     ("METER_HTTP__TOKEN", "sixteen or more characters"),
 ];

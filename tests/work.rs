@@ -86,7 +86,7 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     // what runs every few minutes runs once a day here, so that no tick falls into the test
     let place = Place::with(
         "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
-         [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notices = []\nsync_stripe = []\npush_stripe = []\nreconcile_stripe = []\n",
+         [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notifications = []\nsync_stripe = []\npush_stripe = []\nreconcile_stripe = []\n",
     );
     place.run("demo generate bucket --rows 2000").ends(0);
     let work = Work::start(&place, "", &[]);
@@ -221,7 +221,7 @@ fn workers_that_start_together_migrate_once() {
         assert_eq!(versions, [format!("{newest}|{newest}")]);
         let ticks = place.query("SELECT kind, count(*) FROM jobs GROUP BY kind ORDER BY kind");
         let each = [
-            "deliver_notices|1",
+            "deliver_notifications|1",
             "enforce_budgets|1",
             "push_stripe|1",
             "reconcile_stripe|1",

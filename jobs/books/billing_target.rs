@@ -214,7 +214,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn settings(&self, name: &'static str) -> Result<Option<String>, BooksError> {
+    pub async fn setting(&self, name: &'static str) -> Result<Option<String>, BooksError> {
         self.read(async move |c| state(c, name).await).await
     }
 
@@ -224,7 +224,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn wake_all_when(&self, name: &'static str, value: String, from_day: String) -> Result<bool, BooksError> {
-        if self.settings(name).await?.as_ref() == Some(&value) {
+        if self.setting(name).await?.as_ref() == Some(&value) {
             return Ok(false);
         }
         self.write(async move |c| {

@@ -36,7 +36,7 @@ const MIGRATIONS: &[Migration] = migrations![
     9 "0009_periods",
     10 "0010_budgets",
     11 "0011_entitlements",
-    12 "0012_notices",
+    12 "0012_notifications",
     13 "0013_audit_log",
     14 "0014_meter_events",
     15 "0015_usage_totals",

@@ -14,7 +14,7 @@ pub mod ledger;
 pub mod meter;
 mod migrations;
 pub mod money;
-pub mod notice;
+pub mod notification;
 pub mod parts;
 pub mod period;
 pub mod plan;

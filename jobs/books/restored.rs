@@ -237,7 +237,7 @@ impl Database {
     /// What the database says.
     pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
         let Some(found) = self.restoration(now).await? else { return Ok(false) };
-        let synced = self.settings("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
+        let synced = self.setting("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
         Ok(synced.is_none_or(|at| if found.seen { at < found.at } else { at <= found.backup_at }))
     }
 
@@ -246,7 +246,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn begin_restored(&self, grace: i64, now: Timestamp) -> Result<Option<(Restoration, u64)>, BooksError> {
-        if self.settings("backup_at").await?.is_none() {
+        if self.setting("backup_at").await?.is_none() {
             return Ok(None);
         }
         let now = now.as_second();

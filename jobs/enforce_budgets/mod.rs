@@ -3,7 +3,7 @@
 //! Constant work: every run looks at every customer, whatever has changed, so that what one run missed the next one finds; a change of
 //! usage, of a budget, of a plan or of a subscription is one code path. Customers are loaded page by page and judged by a pure function
 //! ([`decide::decide`]); only those whose entitlements would change are loaded again under the write lock, judged again, and written together with
-//! their history, their TURN limits and their notices in one transaction. So a run in which nothing changed writes nothing, and one
+//! their history, their TURN limits and their notifications in one transaction. So a run in which nothing changed writes nothing, and one
 //! that is beside another run, or beside the backend, decides by what is true when it writes.
 
 pub mod decide;
@@ -19,7 +19,7 @@ use crate::books::Database;
 use crate::books::database::BooksError;
 use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, Standing, Summed, TurnRow, storable};
 use crate::books::money::{Cost, Currency};
-use crate::books::notice::{self, Kind, NewNotice};
+use crate::books::notification::{self, Kind, NewNotification};
 use crate::books::period::instant;
 use crate::books::plan::{Plan, Plans, TURN};
 use crate::books::quantity::{Quantity, UNIT};
@@ -97,8 +97,8 @@ pub struct EnforceReport {
     pub unblocked: u64,
     /// Meters that are not allowed now.
     pub not_allowed: u64,
-    /// Notices that were made.
-    pub notices: u64,
+    /// Notifications that were made.
+    pub notifications: u64,
     /// Customers without a current billing period: `reset_turn` has to run first. Their entitlements stay.
     pub without_period: u64,
     /// Customers whose decisions are later than this worker's clock, which is behind the database's. Their entitlements stay.
@@ -255,7 +255,7 @@ pub async fn enforce(
         }
         for some in changed.chunks(if books.is_local() { CHUNK } else { REMOTE_CHUNK }) {
             let (some, ground) = (some.to_vec(), Arc::clone(&ground));
-            report.notices += books.write(async move |c| write(c, &some, entry, &ground).await).await?;
+            report.notifications += books.write(async move |c| write(c, &some, entry, &ground).await).await?;
         }
     }
     Ok(report)
@@ -318,7 +318,7 @@ async fn look(
     Ok((entry, changed))
 }
 
-/// Judges customers again, under the write lock, and writes what that says. Returns how many notices were made. Sums of usage are taken
+/// Judges customers again, under the write lock, and writes what that says. Returns how many notifications were made. Sums of usage are taken
 /// over while the ledger and the period are what they were when `entry` was its newest entry; else they are summed again.
 async fn write(
     c: &libsql::Connection,
@@ -343,7 +343,7 @@ async fn write(
     // a block is no crossing of an amount: when it was decided tells it from the one before, and the place in history from another of that second.
     // Not the place alone: books that were restored from a backup give out the same ones again
     let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
-    let (mut rows, mut gone, mut limits, mut notices) = (vec![], vec![], vec![], vec![]);
+    let (mut rows, mut gone, mut limits, mut notifications) = (vec![], vec![], vec![], vec![]);
     let verdicts: BTreeMap<&str, Verdict> = accounts
         .iter()
         .filter_map(|(customer, account)| Some((customer.as_str(), judge(customer, account, ground)?)))
@@ -355,17 +355,17 @@ async fn write(
         gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
         limits.extend(verdict.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
         for e in &verdict.entitlements {
-            notices.extend(notices_of(before(e), e, &ground.thresholds, change));
+            notifications.extend(notifications_of(before(e), e, &ground.thresholds, change));
         }
         let any = verdict.entitlements.first();
-        notices.extend(any.map(|e| budget_notices(before(e), e, &ground.thresholds)).unwrap_or_default());
+        notifications.extend(any.map(|e| budget_notifications(before(e), e, &ground.thresholds)).unwrap_or_default());
     }
     let differ: Vec<&Entitlement> =
         rows.iter().filter(|e| before(e).is_none_or(|was| e.decides_otherwise(was))).collect();
     entitlement::store(c, &rows, &differ).await?;
     entitlement::remove(c, &gone).await?;
     entitlement::store_turn_limits(c, &limits).await?;
-    notice::record(c, &notices, now).await
+    notification::record(c, &notifications, now).await
 }
 
 /// Decides for one customer; none when there is no current billing period. Pure.
@@ -501,33 +501,33 @@ fn is_reached(part: i128, whole: i64, percent: u32) -> bool {
 }
 
 /// What the backend is told of a meter: crossings, and a change of the answer. What the decision before had reached already was told
-/// then; should it be made again (a restated bill took usage back and gave it again), the table of notices keeps one of each.
-fn notices_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32], change: i64) -> Vec<NewNotice> {
+/// then; should it be made again (a restated bill took usage back and gave it again), the table of notifications keeps one of each.
+fn notifications_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32], change: i64) -> Vec<NewNotification> {
     let before = was.filter(|was| was.period_start == is.period_start).map(shares);
     let mut found = vec![];
     for (at, (kind, part, whole)) in shares(is).into_iter().enumerate() {
         let had = |percent| before.is_some_and(|b| b[at].2 == whole && is_reached(b[at].1, whole, percent));
         let crossed = thresholds.iter().filter(|p| is_reached(part, whole, **p) && !had(**p));
-        found.extend(crossed.map(|p| new_notice(is, is.meter.clone(), kind, *p, whole)));
+        found.extend(crossed.map(|p| new_notification(is, is.meter.clone(), kind, *p, whole)));
     }
     // before the first decision everything that the plan has was allowed
     let in_plan = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
     if was.map_or(in_plan, |was| was.allowed) != is.allowed {
         let kind = if is.allowed { Kind::Unblocked } else { Kind::Blocked };
-        found.push(new_notice(is, is.meter.clone(), kind, 0, change));
+        found.push(new_notification(is, is.meter.clone(), kind, 0, change));
     }
     found
 }
 
 /// What the backend is told of the budget for all meters; any entitlement of the customer knows it.
-fn budget_notices(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotice> {
+fn budget_notifications(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotification> {
     let before = was.filter(|was| was.period_start == is.period_start && was.budget_minor == is.budget_minor);
     let reached = |e: &Entitlement, percent| is_reached(i128::from(e.overage_cost_minor), e.budget_minor, percent);
     let crossed = thresholds.iter().filter(|p| reached(is, **p) && !before.is_some_and(|was| reached(was, **p)));
-    crossed.map(|p| new_notice(is, String::new(), Kind::BudgetUsed, *p, is.budget_minor)).collect()
+    crossed.map(|p| new_notification(is, String::new(), Kind::BudgetUsed, *p, is.budget_minor)).collect()
 }
 
-fn new_notice(e: &Entitlement, meter: String, kind: Kind, percent: u32, base: i64) -> NewNotice {
+fn new_notification(e: &Entitlement, meter: String, kind: Kind, percent: u32, base: i64) -> NewNotification {
     let mut data = serde_json::Map::new();
     let mut put = |name: &str, value: serde_json::Value| drop(data.insert(name.to_owned(), value));
     put("customer", e.customer.clone().into());
@@ -549,7 +549,7 @@ fn new_notice(e: &Entitlement, meter: String, kind: Kind, percent: u32, base: i6
         put("meter_cost_minor", e.meter_cost_minor.into());
         put("meter_budget_minor", e.meter_budget_minor.into());
     }
-    NewNotice {
+    NewNotification {
         customer: e.customer.clone(),
         meter,
         kind,

@@ -30,7 +30,7 @@ pub(super) async fn to_adopt(
         return Ok(vec![]);
     }
     let believed_at = restoration.at.saturating_add(billing.quiet);
-    let synced = books.settings("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
+    let synced = books.setting("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
     if now.as_second() < believed_at {
         report.not_yet = Some(format!("Stripe's totals are believed from {} on", instant(believed_at)));
     } else if synced.is_none_or(|at| at < restoration.at) {

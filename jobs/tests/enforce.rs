@@ -77,7 +77,7 @@ impl World {
     async fn enforce_at(&self, now: Timestamp) -> EnforceReport {
         let report = EnforceBudgets::default().run(&self.context, now).await.unwrap();
         let again = EnforceBudgets::default().run(&self.context, now).await.unwrap();
-        assert_eq!((again.changed, again.notices), (0, 0), "a second run writes nothing");
+        assert_eq!((again.changed, again.notifications), (0, 0), "a second run writes nothing");
         self.sound().await;
         report
     }
@@ -95,8 +95,8 @@ impl World {
         self.context.books.set_budget("ann", "", Some(minor), usd(), "test", now()).await.unwrap();
     }
 
-    async fn notices(&self) -> Vec<String> {
-        self.dump("SELECT kind || ' ' || meter || ' ' || percent FROM notices ORDER BY seq").await
+    async fn notifications(&self) -> Vec<String> {
+        self.dump("SELECT kind || ' ' || meter || ' ' || percent FROM notifications ORDER BY seq").await
     }
 }
 
@@ -109,7 +109,7 @@ async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
     assert_eq!((e.allowed, e.reason, e.overage_cost_minor), (false, Reason::NoBudget, 200));
     assert_eq!((e.as_of, e.freshness), (Some(at("2026-10-29T00:00:00Z")), Freshness::Fresh));
     assert_eq!(
-        world.notices().await,
+        world.notifications().await,
         [
             "included_used chime_minutes 50",
             "included_used chime_minutes 80",
@@ -135,10 +135,10 @@ async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
     assert_eq!(world.enforce_at(november).await.unblocked, 1);
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.used, e.period_start), (true, "0".parse().unwrap(), november));
-    let notices = world.notices().await;
-    let of = |what: &str| notices.iter().filter(|n| n.starts_with(what)).count();
-    assert_eq!((of("included_used"), of("blocked"), of("unblocked")), (3, 3, 3), "{notices:?}");
-    assert_eq!(of("budget_used  50"), 1, "of 250, 80 % of which was reached at once: {notices:?}");
+    let notifications = world.notifications().await;
+    let of = |what: &str| notifications.iter().filter(|n| n.starts_with(what)).count();
+    assert_eq!((of("included_used"), of("blocked"), of("unblocked")), (3, 3, 3), "{notifications:?}");
+    assert_eq!(of("budget_used  50"), 1, "of 250, 80 % of which was reached at once: {notifications:?}");
     let history = world.context.books.entitlement_history("ann", "chime_minutes", 50).await.unwrap();
     assert_eq!(history.len(), 6, "every other decision is kept: {history:?}");
 }
@@ -154,7 +154,7 @@ async fn usage_that_is_taken_back_unblocks_and_crossings_are_told_once() {
         world.enforce().await;
         assert_eq!(world.chime_of("ann").await.allowed, allowed, "{version}");
     }
-    let told = world.notices().await;
+    let told = world.notifications().await;
     assert_eq!(told.iter().filter(|n| n.starts_with("included_used")).count(), 3, "{told:?}");
     assert_eq!(told.iter().filter(|n| n.starts_with("blocked")).count(), 2, "each block is told: {told:?}");
 }
@@ -314,7 +314,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
     let world = World::with_ann(300.0).await;
     let dry = enforce(&world.context, now(), true, 100).await.unwrap();
     assert_eq!((dry.changed, dry.changes.len(), dry.not_allowed), (1, 4, 2));
-    assert!(world.context.books.entitlements(None).await.unwrap().is_empty() && world.notices().await.is_empty());
+    assert!(world.context.books.entitlements(None).await.unwrap().is_empty() && world.notifications().await.is_empty());
     let dry = reset(&world.context.books, at("2026-12-03T00:00:00Z"), true, 100).await.unwrap();
     assert_eq!((dry.closed, dry.counts.len(), dry.opened), (2, 2, 2), "October and November would be closed");
     assert_eq!(world.dump("SELECT count(*) || '' FROM turn_periods WHERE closed_at IS NOT NULL").await, ["0"]);
@@ -322,7 +322,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
 
 /// Two workers at the same work: whoever comes second finds it done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_beside_each_other_make_each_decision_and_notice_once() {
+async fn runs_beside_each_other_make_each_decision_and_notification_once() {
     let world = World::with_ann(300.0).await;
     for i in 0..300 {
         world.context.books.add_customer(&format!("c{i:03}")).await.unwrap();

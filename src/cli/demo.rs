@@ -16,7 +16,7 @@ use jobs::{enforce_budgets, reset_turn};
 use libsql::params;
 
 use super::run::show_enforce;
-use super::{BadUsage, Exit, demo_stripe, entitlements, ingest, notices, print, verify};
+use super::{BadUsage, Exit, demo_stripe, entitlements, ingest, notifications, print, verify};
 use crate::config::{Config, ExportConfig, FormatConfig};
 use crate::wiring;
 
@@ -225,7 +225,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit>
     if kept {
         std::fs::write(folder.join("meter.toml"), toml::to_string_pretty(&config)?)?;
         print::out(&format!(
-            "\nGo on with: meter --config {} work|status|usage|versions|discover|entitlements|turn|notices list",
+            "\nGo on with: meter --config {} work|status|usage|versions|discover|entitlements|turn|notifications list",
             folder.join("meter.toml").display()
         ));
     } else {
@@ -299,8 +299,8 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     step(8, "the customer raises the budget, and goes on");
     set(spent + 1000).await?;
     take().await?;
-    print::out("\n$ meter notices list");
-    notices::table(&books.notices(None, Some(who.to_owned()), 20).await?, now);
+    print::out("\n$ meter notifications list");
+    notifications::table(&books.notifications(None, Some(who.to_owned()), 20).await?, now);
     Ok(())
 }
 

@@ -15,7 +15,7 @@ mod health;
 mod ingest;
 mod events;
 mod jobs_of;
-mod notices;
+mod notifications;
 mod plan;
 mod print;
 mod push;
@@ -100,7 +100,7 @@ enum Command {
     Turn(turn::Args),
     /// Look at what the web backend was told, and tell it again
     #[command(subcommand)]
-    Notices(notices::Action),
+    Notifications(notifications::Action),
     /// Send metered usage to Stripe
     Push(push::Args),
     /// Look at what was sent to Stripe, and decide about what was refused
@@ -215,7 +215,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Entitlements(args) => entitlements::run(args, &config, now).await,
             Command::ExplainEntitlement(args) => entitlements::explain(args, &config, now).await,
             Command::Turn(args) => turn::run(args, &config, now).await,
-            Command::Notices(action) => notices::run(action, &config, now).await,
+            Command::Notifications(action) => notifications::run(action, &config, now).await,
             Command::Push(args) => push::run(args, &config, now).await,
             Command::Events(action) => events::run(action, &config, now).await,
             Command::Stripe(action) => stripe::run(action, &config, now).await,

@@ -114,12 +114,12 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     for (meter, drift) in s.customers.drift.iter().filter(|(_, drift)| !drift.is_zero()) {
         line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(*drift)));
     }
-    let notices = &s.books.notices;
+    let notifications = &s.books.notifications;
     line(
-        "notices",
-        match s.notices_go_out {
-            true => format!("{} pending, {} given up", print::count(notices.pending), print::count(notices.dead)),
-            false => format!("{} kept; notices.url is not set", print::count(notices.pending + notices.dead)),
+        "notifications",
+        match s.notifications_go_out {
+            true => format!("{} pending, {} given up", print::count(notifications.pending), print::count(notifications.dead)),
+            false => format!("{} kept; notifications.url is not set", print::count(notifications.pending + notifications.dead)),
         },
     );
     let sum = |state: &str| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(state)).sum() };

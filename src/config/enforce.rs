@@ -1,4 +1,4 @@
-//! The sections `enforce` and `notices`.
+//! The sections `enforce` and `notifications`.
 
 use jiff::SignedDuration;
 use jobs::enforce_budgets::{Enforcement, OnStale};
@@ -8,8 +8,8 @@ use standardwebhooks::Webhook;
 use super::Secret;
 use super::raw::Step;
 
-/// The variable of the secret that signs notices.
-pub(super) const SECRET_VARIABLE: &str = "METER_NOTICES__SECRET";
+/// The variable of the secret that signs notifications.
+pub(super) const SECRET_VARIABLE: &str = "METER_NOTIFICATIONS__SECRET";
 /// Bytes that a secret should have, says Standard Webhooks: 24 to 64.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
@@ -67,8 +67,8 @@ impl EnforceConfig {
 /// Where the web backend is told.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct NoticesConfig {
-    /// Address that takes webhooks; left out = notices are kept and sent nowhere.
+pub struct NotificationsConfig {
+    /// Address that takes webhooks; left out = notifications are kept and sent nowhere.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "masked")]
     pub url: Option<String>,
     /// Signs them; from the environment only.
@@ -86,11 +86,11 @@ fn masked<S: serde::Serializer>(url: &Option<String>, s: S) -> Result<S::Ok, S::
     s.serialize_str(shown.as_deref().unwrap_or("********"))
 }
 
-impl NoticesConfig {
+impl NotificationsConfig {
     /// What is wrong, and where. The values are not repeated: both may be secret.
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
         let Some(url) = &self.url else { return vec![] };
-        let fault = |why: &str| vec![(vec![Step::Key("notices".into()), Step::Key("url".into())], why.to_owned())];
+        let fault = |why: &str| vec![(vec![Step::Key("notifications".into()), Step::Key("url".into())], why.to_owned())];
         match reqwest::Url::parse(url) {
             Err(_) => return fault("it is no address; write https://host/path"),
             Ok(url) if !matches!(url.scheme(), "https" | "http") => return fault("it is neither https:// nor http://"),
@@ -100,7 +100,7 @@ impl NoticesConfig {
         let secret = self.secret.expose();
         let bytes = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=').len() * 3 / 4;
         if secret.is_empty() {
-            fault(&format!("notices are signed: set {SECRET_VARIABLE} to whsec_ and 24 to 64 random bytes in base64"))
+            fault(&format!("notifications are signed: set {SECRET_VARIABLE} to whsec_ and 24 to 64 random bytes in base64"))
         } else if Webhook::new(secret).is_err() || !SECRET_BYTES.contains(&bytes) {
             fault(&format!("{SECRET_VARIABLE} is not whsec_ and 24 to 64 bytes in base64"))
         } else {

@@ -57,7 +57,7 @@ pub struct ScheduleConfig {
     /// Deciding who may go on using what.
     pub enforce_budgets: Vec<String>,
     /// Telling the web backend.
-    pub deliver_notices: Vec<String>,
+    pub deliver_notifications: Vec<String>,
     /// Reading subscriptions from Stripe.
     pub sync_stripe: Vec<String>,
     /// Sending usage to Stripe.
@@ -77,7 +77,7 @@ impl Default for ScheduleConfig {
             ingest: lines(&["5 * * * *"]),
             reset_turn: lines(&["*/5 * * * *"]),
             enforce_budgets: lines(&["*/5 * * * *"]),
-            deliver_notices: lines(&["* * * * *"]),
+            deliver_notifications: lines(&["* * * * *"]),
             sync_stripe: lines(&["17 * * * *"]),
             push_stripe: lines(&["*/5 * * * *"]),
             reconcile_stripe: lines(&["47 * * * *"]),
@@ -159,7 +159,7 @@ impl ScheduleConfig {
             ingest,
             reset_turn,
             enforce_budgets,
-            deliver_notices,
+            deliver_notifications,
             sync_stripe,
             push_stripe,
             reconcile_stripe,
@@ -170,7 +170,7 @@ impl ScheduleConfig {
             ("ingest", ingest),
             ("reset_turn", reset_turn),
             ("enforce_budgets", enforce_budgets),
-            ("deliver_notices", deliver_notices),
+            ("deliver_notifications", deliver_notifications),
             ("sync_stripe", sync_stripe),
             ("push_stripe", push_stripe),
             ("reconcile_stripe", reconcile_stripe),

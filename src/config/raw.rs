@@ -14,7 +14,7 @@ const PREFIX: &str = "METER_";
 /// The secrets: section, key, and the variable that is the only place for it.
 const SECRETS: [(&str, &str, &str); 4] = [
     ("database", "token", "METER_DATABASE__TOKEN"),
-    ("notices", "secret", SECRET_VARIABLE),
+    ("notifications", "secret", SECRET_VARIABLE),
     ("stripe", "key", KEY_VARIABLE),
     ("http", "token", TOKEN_VARIABLE),
 ];

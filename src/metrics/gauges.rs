@@ -53,8 +53,8 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_stripe_deferred", "Amounts that wait in the books to be carried forward.", &["reason"]),
     ("meter_stripe_deferred_units", "How much that is.", &["meter"]),
     ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
-    ("meter_notices", "Notices to the web backend.", &["state"]),
-    ("meter_notice_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
+    ("meter_notifications", "Notifications to the web backend.", &["state"]),
+    ("meter_notification_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
     ("meter_database_size_bytes", "Size of the database.", &[]),
     ("meter_database_free_bytes", "Free space where a local database lies.", &[]),
 ];
@@ -121,17 +121,17 @@ pub(super) fn of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec
     for (check, count) in &standing.audit.violations {
         board.set("meter_books_violations", &[check], count)?;
     }
-    let notices = &standing.books.notices;
+    let notifications = &standing.books.notifications;
     // without a receiver they only wait to be asked for
-    let (pending, dead, unsent) = match standing.notices_go_out {
-        true => (notices.pending, notices.dead, 0),
-        false => (0, 0, notices.pending + notices.dead),
+    let (pending, dead, unsent) = match standing.notifications_go_out {
+        true => (notifications.pending, notifications.dead, 0),
+        false => (0, 0, notifications.pending + notifications.dead),
     };
     for (state, count) in [("pending", pending), ("dead", dead), ("unsent", unsent)] {
-        board.set("meter_notices", &[state], count)?;
+        board.set("meter_notifications", &[state], count)?;
     }
-    let oldest = notices.oldest_pending_at.filter(|_| standing.notices_go_out);
-    board.age("meter_notice_oldest_pending_seconds", &[], oldest, standing.at)?;
+    let oldest = notifications.oldest_pending_at.filter(|_| standing.notifications_go_out);
+    board.age("meter_notification_oldest_pending_seconds", &[], oldest, standing.at)?;
     if let Some(bytes) = standing.books.size_bytes {
         board.set("meter_database_size_bytes", &[], bytes)?;
     }

@@ -164,8 +164,8 @@ impl Metrics {
                 .seconds("meter_stripe_throttle_wait_seconds_total", "Time that sends waited for stripe.per_second.")?,
             totals_read: r.counter("meter_stripe_totals_read_total", "Totals that were read from Stripe.")?,
             deliveries: r.counters(
-                "meter_notice_deliveries_total",
-                "Notices to the web backend.",
+                "meter_notification_deliveries_total",
+                "Notifications to the web backend.",
                 "outcome",
                 &["delivered", "again", "dead"],
             )?,

@@ -1,6 +1,6 @@
 //! What each kind's report adds to the counters; a kind without an answer does not compile.
 
-use jobs::deliver_notices::DeliverReport;
+use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
 use jobs::ingest_cur::{IngestReport, Outcome, PartReport};
 use jobs::probe::ProbeReport;

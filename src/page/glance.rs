@@ -45,7 +45,7 @@ pub(super) fn tiles(facts: &Facts<'_>, now: Timestamp) -> Markup {
         queue(facts, now),
         stripe(facts, now),
         turn(facts),
-        notices(facts, now),
+        notifications(facts, now),
         database(facts),
     ];
     html! {
@@ -184,18 +184,18 @@ fn turn(facts: &Facts<'_>) -> Tile {
         .bad(Tone::Look, i64::from(late), "period not closed in time")
 }
 
-fn notices(facts: &Facts<'_>, now: Timestamp) -> Tile {
-    let notices = &facts.standing.books.notices;
-    let tile = Tile::new("Notices", html! { (count(notices.pending)) " waiting" });
-    let tile = match notices.oldest_pending_at {
+fn notifications(facts: &Facts<'_>, now: Timestamp) -> Tile {
+    let notifications = &facts.standing.books.notifications;
+    let tile = Tile::new("Notifications", html! { (count(notifications.pending)) " waiting" });
+    let tile = match notifications.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { "to the web backend" }),
     };
-    if !facts.standing.notices_go_out {
-        return Tile::new("Notices", html! { (count(notices.pending + notices.dead)) " kept" })
-            .line(html! { "notices.url is not set" });
+    if !facts.standing.notifications_go_out {
+        return Tile::new("Notifications", html! { (count(notifications.pending + notifications.dead)) " kept" })
+            .line(html! { "notifications.url is not set" });
     }
-    tile.bad(Tone::Wrong, notices.dead, "given up")
+    tile.bad(Tone::Wrong, notifications.dead, "given up")
 }
 
 fn database(facts: &Facts<'_>) -> Tile {

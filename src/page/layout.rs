@@ -92,9 +92,9 @@ pub(super) fn document(title: &str, here: Here, refresh: u32, body: Markup, foot
 }
 
 /// A page that says one thing.
-pub(super) fn notice(title: &str, text: &str) -> String {
+pub(super) fn message_page(title: &str, text: &str) -> String {
     let body = html! {
-        div.notice {
+        div.notification {
             h1 { (title) }
             p { (text) }
             p { a href="/" { "Back to the status page" } }

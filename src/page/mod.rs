@@ -143,7 +143,7 @@ pub struct MeterReport {
 
 /// The page for an address that there is not.
 pub fn not_found() -> String {
-    layout::notice(
+    layout::message_page(
         "There is no such page",
         "The address may be mistyped, or the job was removed a while after it was finished.",
     )
@@ -151,5 +151,5 @@ pub fn not_found() -> String {
 
 /// The page for something that is not done.
 pub fn refused(why: &str) -> String {
-    layout::notice("That was refused", why)
+    layout::message_page("That was refused", why)
 }

@@ -22,7 +22,7 @@ fn q(text: &str) -> Quantity {
 fn empty() -> Standing {
     Standing {
         billing: "live",
-        notices_go_out: true,
+        notifications_go_out: true,
         at: now(),
         took: SignedDuration::ZERO,
         database: "books.db".into(),

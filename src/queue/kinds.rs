@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use jobs::deliver_notices::DeliverNotices;
+use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::{Context, Failure, Job};
@@ -138,7 +138,7 @@ impl Kinds {
             Kind::of::<IngestPart>(),
             Kind::of::<ResetTurn>(),
             Kind::of::<EnforceBudgets>(),
-            Kind::of::<DeliverNotices>(),
+            Kind::of::<DeliverNotifications>(),
             Kind::of::<SyncStripe>(),
             Kind::of::<PushStripe>(),
             Kind::of::<ReconcileStripe>(),

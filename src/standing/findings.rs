@@ -23,8 +23,8 @@ const DOUBTFUL: SignedDuration = SignedDuration::from_hours(1);
 const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
 /// Stripe takes events of the last 35 days (<https://docs.stripe.com/api/billing/meter-event/create>); ten are left to act.
 const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
-/// Notices go out every minute.
-const NOTICE_LATE: SignedDuration = SignedDuration::from_hours(1);
+/// Notifications go out every minute.
+const NOTIFICATION_LATE: SignedDuration = SignedDuration::from_hours(1);
 /// Less free space than this is too little for a booking of a large bill.
 pub(crate) const LITTLE_SPACE: u64 = 1 << 30;
 /// A run that goes on may take so long.
@@ -91,15 +91,15 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         add(Level::Look, "MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
     }
     stripe(s, &mut add);
-    let notices = &s.books.notices;
-    if !s.notices_go_out {
+    let notifications = &s.books.notifications;
+    if !s.notifications_go_out {
         // kept until somebody names a receiver
-    } else if notices.dead > 0 {
-        let what = format!("{} notice(s) to the web backend were given up", notices.dead);
-        add(Level::Look, "MeterNoticesFailing", what, "meter notices list --state dead");
-    } else if let Some(at) = notices.oldest_pending_at.filter(|at| since(*at) > NOTICE_LATE) {
-        let what = format!("a notice has not reached the web backend for {}", span(since(at)));
-        add(Level::Look, "MeterNoticesFailing", what, "meter notices list");
+    } else if notifications.dead > 0 {
+        let what = format!("{} notification(s) to the web backend were given up", notifications.dead);
+        add(Level::Look, "MeterNotificationsFailing", what, "meter notifications list --state dead");
+    } else if let Some(at) = notifications.oldest_pending_at.filter(|at| since(*at) > NOTIFICATION_LATE) {
+        let what = format!("a notification has not reached the web backend for {}", span(since(at)));
+        add(Level::Look, "MeterNotificationsFailing", what, "meter notifications list");
     }
     if let Some(free) = s.free_bytes.filter(|free| *free < LITTLE_SPACE) {
         let what = format!("only {} MiB are free where the database lies", free >> 20);
@@ -242,7 +242,7 @@ mod tests {
             database: "meter.db".into(),
             free_bytes: Some(LITTLE_SPACE),
             billing: "live",
-            notices_go_out: true,
+            notifications_go_out: true,
             books: BooksStanding { bills: vec![bill], ..BooksStanding::default() },
             customers: CustomersStanding::default(),
             customers_at: now(),
@@ -411,11 +411,11 @@ mod tests {
             |s| s.books.stripe.oldest_pending_at = hours(25 * 24),
         ),
         (
-            "MeterNoticesFailing",
-            |s| s.books.notices.dead = 1,
+            "MeterNotificationsFailing",
+            |s| s.books.notifications.dead = 1,
             |s| {
-                s.books.notices.dead = 1;
-                s.notices_go_out = false;
+                s.books.notifications.dead = 1;
+                s.notifications_go_out = false;
             },
         ),
         ("MeterDatabaseNearlyFull", |s| s.free_bytes = Some(LITTLE_SPACE - 1), |s| s.free_bytes = None),

@@ -27,8 +27,8 @@ pub struct Standing {
     pub free_bytes: Option<u64>,
     /// Where money goes: `off` when no meter is billed, else `dry_run`, `test`, `live`; `demo` for books of `meter demo` and no key.
     pub billing: &'static str,
-    /// Whether notices to the web backend have somewhere to go.
-    pub notices_go_out: bool,
+    /// Whether notifications to the web backend have somewhere to go.
+    pub notifications_go_out: bool,
     /// What indexes answer.
     pub books: BooksStanding,
     /// What must look at every customer.

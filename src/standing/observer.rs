@@ -140,7 +140,7 @@ impl Observer {
             database: config.database.url.clone(),
             free_bytes: wiring::local_path(config).and_then(free_beside),
             billing: "",
-            notices_go_out: config.notices.url.is_some(),
+            notifications_go_out: config.notifications.url.is_some(),
             books: self.standing(now).await?,
             customers: heavy.customers.clone(),
             customers_at: heavy.at,

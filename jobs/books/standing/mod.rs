@@ -34,7 +34,7 @@ pub struct BooksStanding {
     /// What is sent to Stripe.
     pub stripe: StripeStanding,
     /// What the web backend is told.
-    pub notices: NoticeStanding,
+    pub notifications: NotificationStats,
     /// Bytes of a local database.
     pub size_bytes: Option<i64>,
 }
@@ -123,9 +123,9 @@ pub struct StripeStanding {
     pub of_a_demo: bool,
 }
 
-/// Notices to the web backend.
+/// Notifications to the web backend.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct NoticeStanding {
+pub struct NotificationStats {
     /// Not delivered yet.
     pub pending: i64,
     /// Given up.

@@ -7,7 +7,7 @@ use libsql::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::{
-    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NoticeStanding, OF_A_DEMO,
+    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NotificationStats, OF_A_DEMO,
     Pressed, StripeStanding,
 };
 use crate::books::agreement::alarms;
@@ -55,7 +55,7 @@ impl Database {
                 days,
                 turn_overdue_since: overdue.map_or(Ok(None), |row| at(&row, 0))?,
                 stripe: stripe(c).await?,
-                notices: notices(c).await?,
+                notifications: notifications(c).await?,
                 size_bytes: if local { Some(number(pages).await?) } else { None },
             })
         })
@@ -252,11 +252,11 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
     Ok(found)
 }
 
-async fn notices(c: &Connection) -> Result<NoticeStanding, BooksError> {
-    let sql = "SELECT (SELECT count(*) FROM notices WHERE state = 'pending'), (SELECT count(*) FROM notices WHERE state = 'dead'), \
-               (SELECT min(created_at) FROM notices WHERE state = 'pending')";
-    let Some(row) = first_row(c, sql, ()).await? else { return Ok(NoticeStanding::default()) };
-    Ok(NoticeStanding { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
+async fn notifications(c: &Connection) -> Result<NotificationStats, BooksError> {
+    let sql = "SELECT (SELECT count(*) FROM notifications WHERE state = 'pending'), (SELECT count(*) FROM notifications WHERE state = 'dead'), \
+               (SELECT min(created_at) FROM notifications WHERE state = 'pending')";
+    let Some(row) = first_row(c, sql, ()).await? else { return Ok(NotificationStats::default()) };
+    Ok(NotificationStats { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
 }
 
 async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksError> {

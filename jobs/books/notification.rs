@@ -1,4 +1,4 @@
-//! Notices: what the web backend is told, each once. They are made in the transaction of the decision and sent by a job of its own.
+//! Notifications: what the web backend is told, each once. They are made in the transaction of the decision and sent by a job of its own.
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, params};
@@ -8,12 +8,12 @@ use sha2::{Digest, Sha256};
 use super::database::{BooksError, Database, first_row, json};
 use super::period::instant;
 
-/// A notice that nobody takes is dead after this many seconds.
+/// A notification that nobody takes is dead after this many seconds.
 pub const GIVE_UP_AFTER: i64 = 86_400;
-/// Settled notices are kept for this many seconds: a year, and then some, so that none of a period that runs is forgotten.
+/// Settled notifications are kept for this many seconds: a year, and then some, so that none of a period that runs is forgotten.
 const KEPT: i64 = 400 * 86_400;
 
-/// What a notice is about.
+/// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -39,9 +39,9 @@ impl Kind {
     }
 }
 
-/// A notice to be made, if it was not made before.
+/// A notification to be made, if it was not made before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewNotice {
+pub struct NewNotification {
     /// Whom it is about.
     pub customer: String,
     /// Which meter; empty for the budget of all.
@@ -58,8 +58,8 @@ pub struct NewNotice {
     pub data: serde_json::Map<String, serde_json::Value>,
 }
 
-impl NewNotice {
-    /// The same notice has the same id, whoever makes it.
+impl NewNotification {
+    /// The same notification has the same id, whoever makes it.
     fn id(&self) -> String {
         let key = serde_json::json!([
             self.customer,
@@ -81,9 +81,9 @@ impl NewNotice {
     }
 }
 
-/// A notice, as it stands.
+/// A notification, as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Notice {
+pub struct Notification {
     /// Its id, which the backend sees as `webhook-id`.
     pub id: String,
     /// Whom it is about.
@@ -115,8 +115,8 @@ pub struct Notice {
 const COLUMNS: &str =
     "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
 
-fn notice(row: &Row) -> Result<Notice, BooksError> {
-    Ok(Notice {
+fn notification(row: &Row) -> Result<Notification, BooksError> {
+    Ok(Notification {
         id: row.get(0)?,
         customer: row.get(1)?,
         meter: row.get(2)?,
@@ -133,25 +133,25 @@ fn notice(row: &Row) -> Result<Notice, BooksError> {
     })
 }
 
-async fn all(c: &Connection, sql: &str, values: impl libsql::params::IntoParams) -> Result<Vec<Notice>, BooksError> {
+async fn all(c: &Connection, sql: &str, values: impl libsql::params::IntoParams) -> Result<Vec<Notification>, BooksError> {
     let mut rows = c.query(sql, values).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
-        found.push(notice(&row)?);
+        found.push(notification(&row)?);
     }
     Ok(found)
 }
 
-/// Makes those of `notices` that were not made before; returns how many.
-pub(crate) async fn record(c: &Connection, notices: &[NewNotice], now: i64) -> Result<u64, BooksError> {
-    if notices.is_empty() {
+/// Makes those of `notifications` that were not made before; returns how many.
+pub(crate) async fn record(c: &Connection, notifications: &[NewNotification], now: i64) -> Result<u64, BooksError> {
+    if notifications.is_empty() {
         return Ok(0);
     }
-    let row = |n: &NewNotice| {
+    let row = |n: &NewNotification| {
         serde_json::json!([n.id(), n.customer, n.meter, n.kind.name(), n.period_start, n.percent, n.base, n.body(now)])
     };
-    let rows: Vec<_> = notices.iter().map(row).collect();
-    let sql = "INSERT INTO notices (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
+    let rows: Vec<_> = notifications.iter().map(row).collect();
+    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2, ?3, ?2 \
                FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
     Ok(c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
@@ -169,14 +169,14 @@ pub enum Sent {
 }
 
 impl Database {
-    /// Notices that are due, the oldest first.
+    /// Notifications that are due, the oldest first.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn due_notices(&self, now: Timestamp, limit: u32) -> Result<Vec<Notice>, BooksError> {
+    pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Notification>, BooksError> {
         self.read(async move |c| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM notices WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2"
+                "SELECT {COLUMNS} FROM notifications WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2"
             );
             all(c, &sql, params![now.as_second(), limit]).await
         })
@@ -187,7 +187,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn settle_notice(&self, id: &str, attempts: i64, sent: Sent, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn settle_notification(&self, id: &str, attempts: i64, sent: Sent, now: Timestamp) -> Result<(), BooksError> {
         let id = id.to_owned();
         self.write(async move |c| {
             let now = now.as_second();
@@ -196,7 +196,7 @@ impl Database {
                 Sent::Again(at, why) => ("pending", Some(at), None, Some(why)),
                 Sent::Dead(why) => ("dead", None, None, Some(why)),
             };
-            let sql = "UPDATE notices SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
+            let sql = "UPDATE notifications SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
                        WHERE id = ?1 AND state = 'pending' AND attempts = ?2";
             c.execute(sql, params![id, attempts, state, next, delivered, error]).await?;
             Ok(())
@@ -204,15 +204,15 @@ impl Database {
         .await
     }
 
-    /// Some of the notices whose day is over become dead, tried or not; the next call takes the next ones.
+    /// Some of the notifications whose day is over become dead, tried or not; the next call takes the next ones.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn bury_notices(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
+    pub async fn bury_notifications(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
         let why = why.to_owned();
         let overdue = self
             .read(async move |c| {
-                let sql = "SELECT 1 FROM notices WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1";
+                let sql = "SELECT 1 FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1";
                 Ok(first_row(c, sql, params![now.as_second()]).await?.is_some())
             })
             .await?;
@@ -220,47 +220,47 @@ impl Database {
             return Ok(0);
         }
         self.write(async move |c| {
-            let sql = "UPDATE notices SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
-                       WHERE seq IN (SELECT seq FROM notices WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
+            let sql = "UPDATE notifications SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
+                       WHERE seq IN (SELECT seq FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
             Ok(c.execute(sql, params![now.as_second(), why]).await?)
         })
         .await
     }
 
-    /// Removes some of the settled notices that are older than anybody asks for.
+    /// Removes some of the settled notifications that are older than anybody asks for.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn forget_notices(&self, now: Timestamp) -> Result<u64, BooksError> {
+    pub async fn forget_notifications(&self, now: Timestamp) -> Result<u64, BooksError> {
         let before = now.as_second().saturating_sub(KEPT);
         let old = self.read(async move |c| {
-            let oldest = first_row(c, "SELECT created_at FROM notices ORDER BY seq LIMIT 1", ()).await?;
+            let oldest = first_row(c, "SELECT created_at FROM notifications ORDER BY seq LIMIT 1", ()).await?;
             Ok(oldest.map(|row| row.get::<i64>(0)).transpose()?.is_some_and(|at| at < before))
         });
         if !old.await? {
             return Ok(0);
         }
         self.write(async move |c| {
-            let sql = "DELETE FROM notices WHERE seq IN (SELECT seq FROM notices ORDER BY seq LIMIT 1000) \
+            let sql = "DELETE FROM notifications WHERE seq IN (SELECT seq FROM notifications ORDER BY seq LIMIT 1000) \
                        AND created_at < ?1 AND state <> 'pending'";
             Ok(c.execute(sql, params![before]).await?)
         })
         .await
     }
 
-    /// Notices, the newest first: in one state or all, of one customer or all.
+    /// Notifications, the newest first: in one state or all, of one customer or all.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn notices(
+    pub async fn notifications(
         &self,
         state: Option<String>,
         customer: Option<String>,
         limit: u32,
-    ) -> Result<Vec<Notice>, BooksError> {
+    ) -> Result<Vec<Notification>, BooksError> {
         self.read(async move |c| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM notices WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR customer = ?2) \
+                "SELECT {COLUMNS} FROM notifications WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR customer = ?2) \
                  ORDER BY seq DESC LIMIT ?3"
             );
             all(c, &sql, params![state, customer, limit]).await
@@ -268,17 +268,17 @@ impl Database {
         .await
     }
 
-    /// Sends notices again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
+    /// Sends notifications again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
     /// Returns the ids.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn redeliver_notices(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
+    pub async fn redeliver_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.write(async move |c| {
-            let set = "UPDATE notices SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
+            let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
             let sql = match ids.is_empty() {
                 true => format!(
-                    "{set} WHERE ?1 = '[]' AND seq IN (SELECT seq FROM notices WHERE state = 'dead' LIMIT 1000) RETURNING id"
+                    "{set} WHERE ?1 = '[]' AND seq IN (SELECT seq FROM notifications WHERE state = 'dead' LIMIT 1000) RETURNING id"
                 ),
                 false => format!("{set} WHERE id IN (SELECT value FROM json_each(?1)) AND state <> 'pending' RETURNING id"),
             };

@@ -1,10 +1,10 @@
-//! `deliver_notices`: sends notices to the web backend as webhooks, signed as Standard Webhooks says
+//! `deliver_notifications`: sends notifications to the web backend as webhooks, signed as Standard Webhooks says
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
 //!
-//! Notices are made in the transaction of a decision; sending them is this job's alone, so a receiver that is slow, away or hostile holds up
+//! Notifications are made in the transaction of a decision; sending them is this job's alone, so a receiver that is slow, away or hostile holds up
 //! nothing else: a request has ten seconds, no redirect is followed, no body of an answer is read, a few are under way at once, and when
 //! a whole group of them fails the rest waits for the next run. What was sent but not noted (a crash in between) is sent again under the
-//! same id, by which the receiver knows it. A notice that nobody takes for a day is dead until a person sends it again.
+//! same id, by which the receiver knows it. A notification that nobody takes for a day is dead until a person sends it again.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,11 +18,11 @@ use serde::{Deserialize, Serialize};
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use tokio::time::Instant;
 
-use crate::books::notice::{Notice, Sent};
+use crate::books::notification::{Notification, Sent};
 use crate::job::{Context, Failure, Job};
 use crate::wire::said;
 
-/// Notices that one run sends at most.
+/// Notifications that one run sends at most.
 const MOST: u32 = 200;
 /// Requests under way at once.
 const AT_ONCE: usize = 8;
@@ -30,10 +30,10 @@ const AT_ONCE: usize = 8;
 const FIRST_WAIT: i64 = 30;
 /// Longest wait.
 const LONGEST_WAIT: i64 = 7200;
-/// Said of notices that nobody ever tried to send.
-const NO_RECEIVER: &str = "no receiver was configured (notices.url)";
+/// Said of notifications that nobody ever tried to send.
+const NO_RECEIVER: &str = "no receiver was configured (notifications.url)";
 
-/// Where notices go.
+/// Where notifications go.
 #[derive(Clone)]
 pub struct Receiver {
     /// A client that follows no redirects and gives up in time.
@@ -53,9 +53,9 @@ impl fmt::Debug for Receiver {
 /// Send what is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DeliverNotices {}
+pub struct DeliverNotifications {}
 
-/// What became of the notices that were due.
+/// What became of the notifications that were due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeliverReport {
     /// Taken by the backend.
@@ -73,9 +73,9 @@ fn is_none(count: &u64) -> bool {
     *count == 0
 }
 
-impl Job for DeliverNotices {
-    const KIND: &'static str = "deliver_notices";
-    const ABOUT: &'static str = "send notices to the web backend";
+impl Job for DeliverNotifications {
+    const KIND: &'static str = "deliver_notifications";
+    const ABOUT: &'static str = "send notifications to the web backend";
     type Report = DeliverReport;
 
     fn key(&self) -> Option<String> {
@@ -91,75 +91,75 @@ impl Job for DeliverNotices {
         let mut report = DeliverReport::default();
         if let Some(receiver) = &context.receiver {
             let started = Instant::now();
-            let due = context.books.due_notices(now, MOST).await?;
+            let due = context.books.due_notifications(now, MOST).await?;
             for group in due.chunks(AT_ONCE) {
                 // the receiver compares the time of signing with its own clock
                 let now = now + started.elapsed();
-                let sent = join_all(group.iter().map(|notice| send(receiver, notice, now))).await;
+                let sent = join_all(group.iter().map(|notification| send(receiver, notification, now))).await;
                 let fine = sent.contains(&Sent::Delivered);
-                for (notice, sent) in group.iter().zip(sent) {
+                for (notification, sent) in group.iter().zip(sent) {
                     match &sent {
                         Sent::Delivered => report.delivered += 1,
                         Sent::Again(_, why) => {
                             report.again += 1;
-                            tracing::debug!(id = notice.id, "notice {} was not taken: {why}", notice.id);
+                            tracing::debug!(id = notification.id, "notification {} was not taken: {why}", notification.id);
                         }
                         Sent::Dead(why) => {
                             report.dead += 1;
-                            tracing::warn!(id = notice.id, "notice {} is dead: {why}", notice.id);
+                            tracing::warn!(id = notification.id, "notification {} is dead: {why}", notification.id);
                         }
                     }
-                    context.books.settle_notice(&notice.id, notice.attempts, sent, now).await?;
+                    context.books.settle_notification(&notification.id, notification.attempts, sent, now).await?;
                 }
                 if !fine {
                     break;
                 }
             }
         } else {
-            report.set_aside += context.books.bury_notices(NO_RECEIVER, now).await?;
+            report.set_aside += context.books.bury_notifications(NO_RECEIVER, now).await?;
         }
-        context.books.forget_notices(now).await?;
+        context.books.forget_notifications(now).await?;
         if report.again > 0 {
-            tracing::warn!(again = report.again, "{} notices were not taken by the backend", report.again);
+            tracing::warn!(again = report.again, "{} notifications were not taken by the backend", report.again);
         }
         Ok(report)
     }
 }
 
-/// Sends one notice; says what becomes of it.
-async fn send(receiver: &Receiver, notice: &Notice, now: Timestamp) -> Sent {
-    let Ok(signature) = receiver.signer.sign(&notice.id, now.as_second(), notice.body.as_bytes()) else {
+/// Sends one notification; says what becomes of it.
+async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) -> Sent {
+    let Ok(signature) = receiver.signer.sign(&notification.id, now.as_second(), notification.body.as_bytes()) else {
         return Sent::Dead("it could not be signed".into());
     };
     let request = receiver
         .client
         .post(receiver.url.clone())
         .header(CONTENT_TYPE, "application/json")
-        .header(HEADER_WEBHOOK_ID, &notice.id)
+        .header(HEADER_WEBHOOK_ID, &notification.id)
         .header(HEADER_WEBHOOK_TIMESTAMP, now.as_second().to_string())
         .header(HEADER_WEBHOOK_SIGNATURE, signature)
-        .body(notice.body.clone());
+        .body(notification.body.clone());
     match request.send().await {
         Ok(answer) if answer.status().is_success() => Sent::Delivered,
         Ok(answer) if answer.status() == StatusCode::GONE => Sent::Dead("the receiver answered 410 Gone".into()),
         Ok(answer) => {
             let asked = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-            again(notice, now, asked, format!("the receiver answered {}", answer.status().as_u16()))
+            again(notification, now, asked, format!("the receiver answered {}", answer.status().as_u16()))
         }
-        Err(error) => again(notice, now, None, said(&error)),
+        Err(error) => again(notification, now, None, said(&error)),
     }
 }
 
 /// When to try again, if there is time left. Pure.
-fn again(notice: &Notice, now: Timestamp, asked: Option<i64>, why: String) -> Sent {
+fn again(notification: &Notification, now: Timestamp, asked: Option<i64>, why: String) -> Sent {
     let now = now.as_second();
-    if now >= notice.give_up_at {
+    if now >= notification.give_up_at {
         return Sent::Dead(why);
     }
-    let doublings = u32::try_from(notice.attempts).unwrap_or(u32::MAX).min(20);
+    let doublings = u32::try_from(notification.attempts).unwrap_or(u32::MAX).min(20);
     let wait =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).max(asked.unwrap_or(0).clamp(0, LONGEST_WAIT));
-    Sent::Again((now + wait).min(notice.give_up_at), why)
+    Sent::Again((now + wait).min(notification.give_up_at), why)
 }
 
 /// How long a request may take in all, and how long until it is connected.
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn failures_wait_longer_and_longer_until_a_day_is_over() {
-        let mut notice = Notice {
+        let mut notification = Notification {
             id: "ntc_1".into(),
             customer: "c".into(),
             meter: "m".into(),
@@ -187,17 +187,17 @@ mod tests {
             give_up_at: 86_400,
         };
         let (mut now, mut waits) = (0, vec![]);
-        while let Sent::Again(at, _) = again(&notice, Timestamp::from_second(now).unwrap(), None, "500".into()) {
+        while let Sent::Again(at, _) = again(&notification, Timestamp::from_second(now).unwrap(), None, "500".into()) {
             waits.push(at - now);
             now = at;
-            notice.attempts += 1;
+            notification.attempts += 1;
         }
         assert_eq!(now, 86_400, "the last attempt is made as the day ends");
         assert_eq!(&waits[..4], [30, 60, 120, 240]);
         assert!(waits.iter().all(|w| *w <= LONGEST_WAIT) && waits.len() > 15, "{waits:?}");
-        let asked = again(&Notice { attempts: 0, ..notice.clone() }, Timestamp::UNIX_EPOCH, Some(100), String::new());
+        let asked = again(&Notification { attempts: 0, ..notification.clone() }, Timestamp::UNIX_EPOCH, Some(100), String::new());
         assert_eq!(asked, Sent::Again(100, String::new()), "Retry-After is heeded");
-        let absurd = again(&Notice { attempts: 0, ..notice }, Timestamp::UNIX_EPOCH, Some(i64::MAX), String::new());
+        let absurd = again(&Notification { attempts: 0, ..notification }, Timestamp::UNIX_EPOCH, Some(i64::MAX), String::new());
         assert_eq!(absurd, Sent::Again(LONGEST_WAIT, String::new()), "within reason");
     }
 }

@@ -2,8 +2,8 @@
 --
 -- A row is made in the transaction that makes the decision, once for each crossing: `base` is the amount that was crossed (of an included
 -- amount in 10⁻¹⁰ units, of a budget in minor units), so that a raised budget can be crossed again; of a block it is the place in `entitlement_changes`.
--- `deliver_notices` sends `body` as it stands here, under `id`, until the backend says yes or a day has passed. Instants are seconds.
-CREATE TABLE notices (
+-- `deliver_notifications` sends `body` as it stands here, under `id`, until the backend says yes or a day has passed. Instants are seconds.
+CREATE TABLE notifications (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           TEXT    NOT NULL UNIQUE CHECK (id <> ''),   -- webhook-id
     customer     TEXT    NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE notices (
     UNIQUE (customer, meter, kind, period_start, percent, base)
 ) STRICT;
 
-CREATE INDEX notices_due ON notices (next_at) WHERE state = 'pending';
-CREATE INDEX notices_expiring ON notices (give_up_at) WHERE state = 'pending';
-CREATE INDEX notices_dead ON notices (seq) WHERE state = 'dead';
-CREATE INDEX notices_by_customer ON notices (customer, seq);
+CREATE INDEX notifications_due ON notifications (next_at) WHERE state = 'pending';
+CREATE INDEX notifications_expiring ON notifications (give_up_at) WHERE state = 'pending';
+CREATE INDEX notifications_dead ON notifications (seq) WHERE state = 'dead';
+CREATE INDEX notifications_by_customer ON notifications (customer, seq);

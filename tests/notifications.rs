@@ -1,4 +1,4 @@
-//! The wire to the web backend: notices through the binary, to receivers that are well, slow, hostile or gone.
+//! The wire to the web backend: notifications through the binary, to receivers that are well, slow, hostile or gone.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -99,28 +99,28 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
     }
 }
 
-/// Books in which one customer was just blocked: four notices are pending.
+/// Books in which one customer was just blocked: four notifications are pending.
 fn place(receiver: &Receiver) -> Place {
-    let place = Place::with(&format!("[notices]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
+    let place = Place::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
     run(&place, "run enforce-budgets").ends(0).says(&["BLOCKED", "included_used"]);
-    assert_eq!(place.query("SELECT count(*) FROM notices WHERE state = 'pending'"), ["4"]);
+    assert_eq!(place.query("SELECT count(*) FROM notifications WHERE state = 'pending'"), ["4"]);
     place
 }
 
 fn run(place: &Place, line: &str) -> Ran {
-    let ran = place.run_with(line, &[("METER_NOTICES__SECRET", SECRET), ("METER_LOG", "trace")]);
+    let ran = place.run_with(line, &[("METER_NOTIFICATIONS__SECRET", SECRET), ("METER_LOG", "trace")]);
     let said = format!("{}{}", ran.out, ran.err);
     assert!(!said.contains(&SECRET[6..]) && !said.contains("key=hidden"), "a secret was printed: {said}");
     ran
 }
 
-const DELIVER: &str = "run deliver-notices";
-const STATES: &str = "SELECT state, attempts, count(*) FROM notices GROUP BY 1, 2 ORDER BY 1, 2";
+const DELIVER: &str = "run deliver-notifications";
+const STATES: &str = "SELECT state, attempts, count(*) FROM notifications GROUP BY 1, 2 ORDER BY 1, 2";
 
 #[test]
-fn notices_arrive_signed_and_once() {
+fn notifications_arrive_signed_and_once() {
     let receiver = Receiver::start();
     let place = place(&receiver);
     run(&place, "config show").ends(0).says(&["/hook?********"]);
@@ -149,12 +149,12 @@ fn notices_arrive_signed_and_once() {
     run(&place, DELIVER).ends(0);
     assert!(receiver.took().is_empty());
     let id = &took[0].0["webhook-id"];
-    run(&place, &format!("notices redeliver {id}")).ends(0).says(&["will be sent again"]);
+    run(&place, &format!("notifications redeliver {id}")).ends(0).says(&["will be sent again"]);
     run(&place, DELIVER).ends(0);
     let again = receiver.took();
     assert_eq!((again.len(), &again[0].0["webhook-id"], &again[0].1), (1, id, &took[0].1));
-    run(&place, "notices redeliver ntc_nothing").ends(1).says(&["ntc_nothing is no notice"]);
-    run(&place, "notices list").ends(0).says(&["delivered", "included_used 80 %", "blocked"]);
+    run(&place, "notifications redeliver ntc_nothing").ends(1).says(&["ntc_nothing is no notification"]);
+    run(&place, "notifications list").ends(0).says(&["delivered", "included_used 80 %", "blocked"]);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
         static BOOKS: Mutex<Option<Place>> = Mutex::new(None);
         let mut books = BOOKS.lock().unwrap();
         let place = books.get_or_insert_with(|| place.unwrap());
-        place.execute("UPDATE notices SET next_at = 0");
+        place.execute("UPDATE notifications SET next_at = 0");
         receiver.does(does.clone());
         let report = run(place, DELIVER).ends(0).json();
         assert_eq!(report["again"], 4, "{does:?}");
@@ -187,7 +187,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
             receiver.took();
             assert!(elsewhere.took().is_empty(), "no redirect was followed");
             // it recovers
-            place.execute("UPDATE notices SET next_at = 0");
+            place.execute("UPDATE notifications SET next_at = 0");
             receiver.does(Does::Endless);
             let start = Instant::now();
             let report = run(place, DELIVER).ends(0).json();
@@ -207,7 +207,7 @@ fn a_silent_receiver_costs_ten_seconds_and_no_more() {
     assert_eq!(report["again"], 4);
     let took = start.elapsed();
     assert!(took > Duration::from_secs(9) && took < Duration::from_secs(30), "{took:?}");
-    assert_eq!(place.query("SELECT DISTINCT error FROM notices"), ["no answer in time"]);
+    assert_eq!(place.query("SELECT DISTINCT error FROM notifications"), ["no answer in time"]);
 }
 
 #[test]
@@ -215,44 +215,44 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
     let receiver = Receiver::start();
     let place = place(&receiver);
     receiver.does(Does::Answer("503 Service Unavailable"));
-    place.execute("UPDATE notices SET give_up_at = unixepoch() - 1");
+    place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
     run(&place, DELIVER).ends(3).says(&["\"dead\": 4"]);
-    run(&place, "notices list").ends(3).says(&["dead", "the receiver answered 503"]);
+    run(&place, "notifications list").ends(3).says(&["dead", "the receiver answered 503"]);
     receiver.does(Does::Answer("204 No Content"));
     run(&place, DELIVER).ends(0);
     assert_eq!(receiver.took().len(), 4, "the dead are left alone");
-    run(&place, "notices redeliver --dead").ends(0);
+    run(&place, "notifications redeliver --dead").ends(0);
     run(&place, DELIVER).ends(0).says(&["\"delivered\": 4"]);
     // 410 means: never again
-    place.execute("UPDATE notices SET state = 'pending', next_at = 0, delivered_at = NULL");
+    place.execute("UPDATE notifications SET state = 'pending', next_at = 0, delivered_at = NULL");
     receiver.does(Does::Answer("410 Gone"));
     run(&place, DELIVER).ends(3).says(&["\"dead\": 4"]);
 }
 
 #[test]
-fn without_a_receiver_notices_wait_a_day_and_settings_are_checked() {
+fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
     let place = Place::with("");
     place.run("customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
     place.run("run enforce-budgets").ends(0);
     place.run(DELIVER).ends(0).says(&["\"delivered\": 0"]);
-    place.run("notices list --state pending").ends(0).says(&["notices.url is not set"]);
-    place.execute("UPDATE notices SET give_up_at = unixepoch() - 1");
+    place.run("notifications list --state pending").ends(0).says(&["notifications.url is not set"]);
+    place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
     // nobody wants to be told, so nobody is called for it
     place.run(DELIVER).ends(0).says(&["\"dead\": 0", "\"set_aside\": 4"]);
-    place.run("notices list").ends(3).says(&["no receiver was configured"]);
+    place.run("notifications list").ends(3).says(&["no receiver was configured"]);
     let variables =
-        |url: &'static str, secret: &'static str| [("METER_NOTICES__URL", url), ("METER_NOTICES__SECRET", secret)];
+        |url: &'static str, secret: &'static str| [("METER_NOTIFICATIONS__URL", url), ("METER_NOTIFICATIONS__SECRET", secret)];
     for (url, secret, why) in [
         ("ftp://host/", SECRET, "neither https:// nor http://"),
         ("nowhere", SECRET, "it is no address"),
-        ("https://host/", "", "set METER_NOTICES__SECRET"),
+        ("https://host/", "", "set METER_NOTIFICATIONS__SECRET"),
         ("https://host/", "whsec_short", "24 to 64 bytes"),
         ("https://host/", "whsec_%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%%", "24 to 64 bytes"),
     ] {
         let ran = place.run_with("config check", &variables(url, secret)).ends(2).says(&[why]);
         assert!(secret.is_empty() || !ran.err.contains(secret), "{}", ran.err);
     }
-    std::fs::write(place.path("meter.toml"), "[notices]\nsecret = \"x\"\n").unwrap();
-    place.run("config check").ends(2).says(&["secrets come from the environment only", "METER_NOTICES__SECRET"]);
+    std::fs::write(place.path("meter.toml"), "[notifications]\nsecret = \"x\"\n").unwrap();
+    place.run("config check").ends(2).says(&["secrets come from the environment only", "METER_NOTIFICATIONS__SECRET"]);
 }

@@ -1,18 +1,18 @@
-//! `meter notices`: what the web backend was told.
+//! `meter notifications`: what the web backend was told.
 
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
-use jobs::books::notice::Notice;
+use jobs::books::notification::Notification;
 
 use super::jobs_of::ago;
 use super::{Exit, print};
 use crate::config::Config;
 use crate::wiring;
 
-/// What to do with notices.
+/// What to do with notifications.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List notices, the newest first; ends with 3 while any is dead
+    /// List notifications, the newest first; ends with 3 while any is dead
     List {
         /// Only those in this state
         #[arg(long, value_enum)]
@@ -27,7 +27,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Send notices again, dead or delivered; they have a new day. A running worker sends them within a minute
+    /// Send notifications again, dead or delivered; they have a new day. A running worker sends them within a minute
     Redeliver {
         /// Their ids
         #[arg(required_unless_present = "dead")]
@@ -38,7 +38,7 @@ pub(crate) enum Action {
     },
 }
 
-/// States of a notice.
+/// States of a notification.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum State {
     Pending,
@@ -60,24 +60,24 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let books = wiring::existing_books(config).await?;
     match action {
         Action::List { state, customer, limit, json } => {
-            let notices = books.notices(state.map(|s| s.name().to_owned()), customer, limit).await?;
+            let notifications = books.notifications(state.map(|s| s.name().to_owned()), customer, limit).await?;
             // whatever is shown
-            let dead = books.notices(Some("dead".to_owned()), None, 1).await?;
+            let dead = books.notifications(Some("dead".to_owned()), None, 1).await?;
             let done = if dead.is_empty() { Exit::Ok } else { Exit::NeedsAttention };
             if json {
-                print::json(&notices)?;
+                print::json(&notifications)?;
             } else {
-                table(&notices, now);
-                if config.notices.url.is_none() {
-                    print::out("notices go nowhere: notices.url is not set");
+                table(&notifications, now);
+                if config.notifications.url.is_none() {
+                    print::out("notifications go nowhere: notifications.url is not set");
                 }
             }
             Ok(done)
         }
         Action::Redeliver { ids, dead: _ } => {
-            let mut again = books.redeliver_notices(ids.clone(), now).await?;
+            let mut again = books.redeliver_notifications(ids.clone(), now).await?;
             while ids.is_empty() {
-                let more = books.redeliver_notices(vec![], now).await?;
+                let more = books.redeliver_notifications(vec![], now).await?;
                 if more.is_empty() {
                     break;
                 }
@@ -88,26 +88,26 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             let left: Vec<&String> = ids.iter().filter(|id| !again.contains(id)).collect();
             for id in &left {
-                eprintln!("meter: {id} is no notice that could be sent again: there is none, or it is pending");
+                eprintln!("meter: {id} is no notification that could be sent again: there is none, or it is pending");
             }
             if again.is_empty() && left.is_empty() {
-                print::out("no notice is dead");
+                print::out("no notification is dead");
             }
             Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }
     }
 }
 
-/// Notices as a table.
-pub(super) fn table(notices: &[Notice], now: Timestamp) {
-    if notices.is_empty() {
-        return print::out("no such notice was made");
+/// Notifications as a table.
+pub(super) fn table(notifications: &[Notification], now: Timestamp) {
+    if notifications.is_empty() {
+        return print::out("no such notification was made");
     }
-    let titles = ["notice", "made", "customer", "meter", "about", "state", ">sent", "why not"];
-    print::table(&titles, notices.iter().map(|n| row(n, now)).collect());
+    let titles = ["notification", "made", "customer", "meter", "about", "state", ">sent", "why not"];
+    print::table(&titles, notifications.iter().map(|n| row(n, now)).collect());
 }
 
-fn row(n: &Notice, now: Timestamp) -> Vec<String> {
+fn row(n: &Notification, now: Timestamp) -> Vec<String> {
     let meter = if n.meter.is_empty() { "all meters" } else { &n.meter };
     let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
     let state = match n.next_at {
