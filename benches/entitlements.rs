@@ -22,7 +22,7 @@ use jobs::books::period::Month;
 use jobs::enforce_budgets::{Enforcement, enforce};
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
-use jobs::reset_turn::reset;
+use jobs::roll_periods::reset;
 use libsql::params;
 
 const METERS: [&str; 3] = ["chime_minutes", "storage_gb", "transfer_gb"];
@@ -217,7 +217,7 @@ fn main() {
             let (peak, note) = rest.split_once(' ').unwrap();
             println!("| {customers} | {title} | {seconds} | {peak} | {note} |");
         };
-        run("open", "`reset_turn`: periods of new customers opened");
+        run("open", "`roll_periods`: periods of new customers opened");
         run("sum", "peer: one SQL sum over the same usage");
         run("first", "`enforce_budgets`, first run: everything is new");
         run("same", "`enforce_budgets`, nothing changed");
@@ -227,6 +227,6 @@ fn main() {
             run(name, &format!("backend: {name} (s is p99)"));
         }
         runtime.block_on(age(&file));
-        run("roll", "`reset_turn`: a month is over for all");
+        run("roll", "`roll_periods`: a month is over for all");
     }
 }

@@ -11,7 +11,7 @@ pub mod job;
 pub mod probe;
 pub mod push_stripe;
 pub mod reconcile_stripe;
-pub mod reset_turn;
+pub mod roll_periods;
 pub mod roll_counters;
 pub mod stripe;
 pub mod sync_stripe;

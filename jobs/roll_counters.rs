@@ -17,7 +17,7 @@ pub struct RollCounters {}
 
 /// What was moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RollReport {
+pub struct RollCountersReport {
     /// The month in which all counters now stand.
     pub month: Month,
     /// Customers whose counters were not there.
@@ -27,19 +27,19 @@ pub struct RollReport {
 impl Job for RollCounters {
     const KIND: &'static str = "roll_counters";
     const ABOUT: &'static str = "bring the customers' counters into the current month";
-    type Report = RollReport;
+    type Report = RollCountersReport;
 
     fn key(&self) -> Option<String> {
         Some(Self::KIND.to_owned())
     }
 
-    async fn run(self, context: &Context, now: Timestamp) -> Result<RollReport, Failure> {
+    async fn run(self, context: &Context, now: Timestamp) -> Result<RollCountersReport, Failure> {
         let month = Month::of(now);
         context.books.require_migrated().await?;
         let customers = context.books.roll_counters(month).await?;
         if customers > 0 {
             tracing::info!(%month, customers, "the counters of {customers} customers entered {month}");
         }
-        Ok(RollReport { month, customers })
+        Ok(RollCountersReport { month, customers })
     }
 }

@@ -17,7 +17,7 @@ use jobs::ingest_cur::IngestCur;
 use jobs::job::Job;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
-use jobs::reset_turn::ResetTurn;
+use jobs::roll_periods::RollPeriods;
 use jobs::roll_counters::RollCounters;
 use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Schedule {
 pub fn table(config: &Config) -> Vec<Schedule> {
     let ScheduleConfig {
         ingest,
-        reset_turn,
+        roll_periods,
         enforce_budgets,
         deliver_notifications,
         sync_stripe,
@@ -66,7 +66,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
     } = &config.schedule;
     vec![
         schedule(INGEST, "ingest_cur for each export and month that may still change", ingest, ingests),
-        schedule("reset_turn", "reset_turn", reset_turn, |_, _, origin| one(&ResetTurn::default(), origin)),
+        schedule("roll_periods", "roll_periods", roll_periods, |_, _, origin| one(&RollPeriods::default(), origin)),
         schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
             one(&EnforceBudgets::default(), origin)
         }),

@@ -52,7 +52,7 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     shop.run("push").ends(0).says(&["0 event(s) planned"]);
     let synced = shop.run("run sync-stripe").ends(0).json();
     assert_eq!((&synced["read"], &synced["changed"], &synced["items"]), (&1.into(), &1.into(), &2.into()));
-    shop.run("run reset-turn").ends(0);
+    shop.run("run roll-periods").ends(0);
     shop.run("push --dry-run").ends(0).says(&["250123", "1500", "2 event(s) would be sent"]);
     assert_eq!(shop.invoiced("ann", "chime_milliminutes"), "0");
     shop.run("push").ends(0).says(&["2 event(s) planned", "2 accepted"]);
@@ -119,7 +119,7 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     ));
     shop.place.execute("UPDATE customers SET stripe_customer_id = 'cus_bob2' WHERE id = 'bob'");
     shop.run("run sync-stripe --payload {\"full\":true}").ends(0);
-    shop.run("run reset-turn");
+    shop.run("run roll-periods");
     shop.run("push").says(&["accepted"]);
     assert_eq!(shop.invoiced("bob2", "storage_mb_months"), "4000");
     let acts = shop.run(&format!("events show {id}")).ends(0);

@@ -23,7 +23,7 @@ use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
-use jobs::reset_turn::reset;
+use jobs::roll_periods::reset;
 use jobs::sync_stripe::sync;
 use libsql::params;
 use meter::config::Config;
@@ -410,9 +410,9 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: Ground) {
         shop.run(&done(kind, 24, 1)).await;
         shop.run(&done(kind, 1, 0)).await;
     }
-    shop.run(&done("reset_turn", 26, 1)).await;
-    shop.run(&done("reset_turn", 0, 0)).await;
-    let kinds = ["sync_stripe", "push_stripe", "reset_turn"];
+    shop.run(&done("roll_periods", 26, 1)).await;
+    shop.run(&done("roll_periods", 0, 0)).await;
+    let kinds = ["sync_stripe", "push_stripe", "roll_periods"];
     let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::State::Done), 2)).into();
     let standing = queue.standing(&kinds, &over, std::time::Duration::from_secs(30)).await.unwrap();
     let found: Vec<bool> = kinds.iter().map(|kind| standing.kinds[*kind].attention).collect();

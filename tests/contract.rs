@@ -20,7 +20,7 @@ use jobs::books::Database;
 use jobs::books::database::BooksError;
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
-use jobs::reset_turn::{ResetReport, ResetTurn};
+use jobs::roll_periods::{RollPeriodsReport, RollPeriods};
 use libsql::Value;
 
 /// The statements of the page, by name.
@@ -105,8 +105,8 @@ async fn enforce(context: &Context) -> EnforceReport {
     EnforceBudgets::default().run(context, Timestamp::now()).await.unwrap()
 }
 
-async fn reset(context: &Context, now: Timestamp) -> ResetReport {
-    ResetTurn::default().run(context, now).await.unwrap()
+async fn reset(context: &Context, now: Timestamp) -> RollPeriodsReport {
+    RollPeriods::default().run(context, now).await.unwrap()
 }
 
 suite![

@@ -30,8 +30,8 @@ fn a_customer_from_sign_up_to_block_and_back() {
     place.run("customer add ann --plan pro").ends(0).says(&["0 customer(s) added; 1 existed"]);
     place.run("entitlements ann").ends(0).says(&["no such decision was made"]);
     place.run("explain-entitlement ann chime_minutes").ends(1).says(&["nothing was decided for ann yet"]);
-    place.run("run reset-turn").ends(0).says(&["0 period(s) opened"]);
-    place.run("run reset-turn").ends(0).says(&["0 TURN count(s) closed, 0 period(s)"]);
+    place.run("run roll-periods").ends(0).says(&["0 period(s) opened"]);
+    place.run("run roll-periods").ends(0).says(&["0 TURN count(s) closed, 0 period(s)"]);
     place.run("run enforce-budgets --dry-run").ends(0).says(&["new -> allowed", "not_in_plan", "would be changed"]);
     assert!(place.query("SELECT * FROM entitlements").is_empty());
     place.run("run enforce-budgets").ends(0).says(&["new -> allowed", "no bill with usage is booked"]);
@@ -109,7 +109,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ("customer add bob --plan gold", 1, "there is no plan `gold`; there are: core"),
         ("plan list gold", 1, "there is no plan `gold`"),
         ("explain-entitlement bob chime_minutes", 1, "there is no customer `bob`, so everything is refused"),
-        ("run reset-turn --as-of 2099-01-01T00:00:00Z", 2, "add --dry-run"),
+        ("run roll-periods --as-of 2099-01-01T00:00:00Z", 2, "add --dry-run"),
         ("run enforce-budgets --as-of 2020-01-01T00:00:00Z", 2, "add --dry-run"),
         ("run probe name=x --dry-run", 2, "unknown field"),
         ("run nothing", 2, "there is no kind of job"),
@@ -158,12 +158,12 @@ fn as_of_looks_into_the_future_without_touching_it() {
     let place = Place::new();
     place.run("customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 499");
-    place.run("run reset-turn").ends(0);
+    place.run("run roll-periods").ends(0);
     let before = place.query("SELECT * FROM turn_periods");
-    place.run("run reset-turn --dry-run --as-of 2099-01-01T00:00:00Z").ends(0).says(&["499", "would be closed"]);
+    place.run("run roll-periods --dry-run --as-of 2099-01-01T00:00:00Z").ends(0).says(&["499", "would be closed"]);
     assert_eq!(place.query("SELECT * FROM turn_periods"), before);
     // a worker whose clock is ahead closes nothing: the database's own clock is asked, too
-    place.run("run reset-turn --as-of 2020-01-01T00:00:00Z").ends(0).says(&["0 TURN count(s) closed"]);
+    place.run("run roll-periods --as-of 2020-01-01T00:00:00Z").ends(0).says(&["0 TURN count(s) closed"]);
     assert_eq!(place.query("SELECT * FROM turn_periods"), before);
 }
 
@@ -228,7 +228,7 @@ fn kill_9_at_any_moment_of_both_jobs_loses_and_doubles_nothing() {
     let total = place.query("SELECT sum(used) FROM turn_periods");
     kill_everywhere(
         &place,
-        "run reset-turn",
+        "run roll-periods",
         "SELECT customer, starts_at, ends_at, used, closed_at IS NULL FROM turn_periods \
          UNION ALL SELECT customer, starts_at, ends_at, first_day || last_day, closed_at IS NULL FROM billing_periods \
          UNION ALL SELECT id, turn_allocations_used, periods_until, '', '' FROM customers ORDER BY 1, 2, 3, 4",

@@ -184,7 +184,7 @@ fn the_demo_of_the_containers_bills_somebody() {
     run("stripe check").ends(0);
     run("ingest").ends(0);
     run("run sync-stripe").ends(0);
-    run("run reset-turn").ends(0);
+    run("run roll-periods").ends(0);
     run("push").ends(0);
     let accepted =
         place.query("SELECT count(*), count(DISTINCT customer) FROM meter_events WHERE state = 'accepted'");

@@ -110,7 +110,7 @@ impl Drill {
         let early = self.run("run reconcile-stripe").ends(0).json();
         assert!(early["not_yet"].as_str().unwrap().contains("sync_stripe"), "{early}");
         assert_eq!(self.run("run sync-stripe").ends(0).json()["full"], true);
-        self.run("run reset-turn").ends(0);
+        self.run("run roll-periods").ends(0);
         let early = self.run("run reconcile-stripe").ends(3).json();
         let why = early["not_yet"].as_str().unwrap();
         let from = why.split("meter backfill ingest --from ").nth(1).and_then(|rest| rest.split('`').next()).unwrap();
@@ -242,7 +242,7 @@ fn new_books_take_over_what_an_account_has() {
     let month_ago = Timestamp::now() - jiff::SignedDuration::from_hours(24 * 30);
     drill.run(&format!("restored --backup-at {month_ago}")).ends(0);
     drill.run("run sync-stripe").ends(0);
-    drill.run("run reset-turn").ends(0);
+    drill.run("run roll-periods").ends(0);
     drill.converges(&prefix);
 }
 
@@ -257,7 +257,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     let names = place.query(ids);
     assert!(names.len() > 20, "{names:?}");
     let shop = Shop::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let each_minute = ["ingest", "reset_turn", "sync_stripe", "push_stripe", "reconcile_stripe"]
+    let each_minute = ["ingest", "roll_periods", "sync_stripe", "push_stripe", "reconcile_stripe"]
         .map(|name| format!("{name} = [\"* * * * *\"]\n"))
         .concat();
     let config = std::fs::read_to_string(shop.place.path("meter.toml")).unwrap();

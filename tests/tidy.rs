@@ -69,7 +69,7 @@ fn books_import_no_job_and_jobs_no_other_job() {
     for path in files(&root().join("jobs/books"), ".rs") {
         assert!(!read(&path).contains("crate::ingest_"), "{} knows a job: law 2", path.display());
     }
-    let kinds = ["ingest_cur", "reset_turn", "enforce_budgets", "push_stripe"];
+    let kinds = ["ingest_cur", "roll_periods", "enforce_budgets", "push_stripe"];
     for own in kinds.iter().filter(|k| root().join("jobs").join(k).exists()) {
         for path in files(&root().join("jobs").join(own), ".rs") {
             let text = read(&path);

@@ -225,7 +225,7 @@ fn workers_that_start_together_migrate_once() {
             "enforce_budgets|1",
             "push_stripe|1",
             "reconcile_stripe|1",
-            "reset_turn|1",
+            "roll_periods|1",
             "roll_counters|1",
             "sync_stripe|1",
             "verify_books|1",

@@ -99,7 +99,7 @@ pub struct EnforceReport {
     pub not_allowed: u64,
     /// Notifications that were made.
     pub notifications: u64,
-    /// Customers without a current billing period: `reset_turn` has to run first. Their entitlements stay.
+    /// Customers without a current billing period: `roll_periods` has to run first. Their entitlements stay.
     pub without_period: u64,
     /// Customers whose decisions are later than this worker's clock, which is behind the database's. Their entitlements stay.
     pub from_the_future: u64,

@@ -11,7 +11,7 @@ use jobs::books::entitlement::{Entitlement, Freshness, Reason};
 use jobs::books::plan::{Applied, Plan, PlanError, Terms};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, Enforcement, OnStale, enforce};
 use jobs::job::{Context, Job};
-use jobs::reset_turn::reset;
+use jobs::roll_periods::reset;
 use support::{World, chime, deliver_lines, now};
 
 fn at(text: &str) -> Timestamp {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use fakestripe::Recorded;
 use jobs::reconcile_stripe::reconcile;
-use jobs::reset_turn::reset;
+use jobs::roll_periods::reset;
 use jobs::sync_stripe::sync;
 use stripe_world::judge::{judge, shape};
 use stripe_world::run::{check, each, push, seeds, settle, use_some};

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use jobs::books::audit::Act;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
-use jobs::reset_turn::{self, reset};
+use jobs::roll_periods::{self, reset};
 use jobs::sync_stripe::sync;
 use stripe_world::run::{check, each, push, seeds, settle, use_some, well};
 use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
@@ -54,7 +54,7 @@ impl Life<'_> {
             if rng.u8(0..3) > 0 {
                 drop(sync(&world.context, at(now), rng.bool()).await);
             }
-            drop(reset_turn::run(&world.context, at(now), false, 0).await);
+            drop(roll_periods::run(&world.context, at(now), false, 0).await);
             push(world, rng, now, true).await;
             self.ran = now;
             if rng.u8(0..3) == 0 {
@@ -89,7 +89,7 @@ impl Life<'_> {
             let (world, now) = (&self.world, self.now);
             world.stripe.world().set_now(now);
             well(sync(&world.context, at(now), false).await);
-            reset_turn::run(&world.context, at(now), false, 0).await.unwrap();
+            roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
             let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
             if let Ok(report) = &report {
                 self.count(
@@ -174,7 +174,7 @@ async fn run_all(world: &World, now: i64, synced: bool) {
     if synced {
         well(sync(&world.context, at(now), true).await);
     }
-    reset_turn::run(&world.context, at(now), false, 0).await.unwrap();
+    roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
     well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
     if synced {
         well(reconcile(&world.context, at(now), None).await);
@@ -343,7 +343,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     world.restore(backup).await;
     // the next month has begun; what is due first is done first
     let restored = begin + 23 * DAY + HOUR;
-    let early = reset_turn::run(&world.context, at(restored), false, 0).await.unwrap();
+    let early = roll_periods::run(&world.context, at(restored), false, 0).await.unwrap();
     assert!(early.awaits_subscriptions, "{early:?}");
     let closed = world.rows("SELECT count(*) FROM billing_periods WHERE closed_at IS NOT NULL").await;
     assert_eq!(closed, ["0"]);

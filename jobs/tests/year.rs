@@ -1,7 +1,7 @@
 //! A simulated year of billing periods: closed TURN counts equal those of a naive model, whatever outages and double runs there were.
 //!
 //! Thirteen months with a leap February, an anchor on every day of the month, subscriptions that end, come back and change their anchor, the
-//! contract page's own statement to take allocations, and `reset_turn` at random times: late after outages of up to fifty days, twice, and
+//! contract page's own statement to take allocations, and `roll_periods` at random times: late after outages of up to fifty days, twice, and
 //! with a clock that was set back.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
@@ -12,7 +12,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
-use jobs::reset_turn::reset;
+use jobs::roll_periods::reset;
 use libsql::params;
 
 const DAY: i64 = 86_400;

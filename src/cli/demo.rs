@@ -12,7 +12,7 @@ use jobs::books::quantity::{Quantity, UNIT};
 use jobs::books::standing::OF_A_DEMO;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::{Context, Job};
-use jobs::{enforce_budgets, reset_turn};
+use jobs::{enforce_budgets, roll_periods};
 use libsql::params;
 
 use super::run::show_enforce;
@@ -251,7 +251,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
     context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
     context.books.write(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
-    reset_turn::reset(&context.books, now, false, 0).await?;
+    roll_periods::reset(&context.books, now, false, 0).await?;
     Ok(first.customer.clone())
 }
 

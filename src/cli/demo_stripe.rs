@@ -11,7 +11,7 @@ use jobs::books::period::Month;
 use jobs::job::Context;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
-use jobs::reset_turn::reset;
+use jobs::roll_periods::reset;
 use jobs::sync_stripe::sync;
 use tokio::signal::unix::{SignalKind, signal};
 

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::entitlement::Entitlement;
 use jobs::enforce_budgets::{self, EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
-use jobs::reset_turn::{self, ResetReport, ResetTurn};
+use jobs::roll_periods::{self, RollPeriodsReport, RollPeriods};
 use serde_json::Value;
 
 use super::enqueue::{self, What};
@@ -23,7 +23,7 @@ use crate::wiring;
 pub(crate) struct Args {
     #[command(flatten)]
     what: What,
-    /// Only show what would change (ingest_cur, reset_turn, enforce_budgets)
+    /// Only show what would change (ingest_cur, roll_periods, enforce_budgets)
     #[arg(long)]
     dry_run: bool,
     /// As if it were this instant (2026-03-01T00:00:00Z); one to come, and any for enforce_budgets, needs --dry-run
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let context = wiring::context(config, books).await?;
     match kind.name {
-        ResetTurn::KIND if !json => reset(&context, dry, now).await,
+        RollPeriods::KIND if !json => reset(&context, dry, now).await,
         EnforceBudgets::KIND if !json => enforce(&context, dry, now).await,
         _ => here(&kind, payload, context, now).await,
     }
@@ -87,16 +87,16 @@ fn done<J: Job>(report: &J::Report) -> Exit {
 }
 
 async fn reset(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = reset_turn::run(context, now, dry_run, usize::MAX).await?;
+    let report = roll_periods::run(context, now, dry_run, usize::MAX).await?;
     show_reset(&report, now);
-    Ok(done::<ResetTurn>(&report))
+    Ok(done::<RollPeriods>(&report))
 }
 
 /// What was closed, or would be.
-pub(super) fn show_reset(report: &ResetReport, now: Timestamp) {
+pub(super) fn show_reset(report: &RollPeriodsReport, now: Timestamp) {
     let would = if report.dry_run { "would be " } else { "" };
     if !report.counts.is_empty() {
-        let row = |c: &reset_turn::Closed| {
+        let row = |c: &roll_periods::Closed| {
             let limit = c.allowed_until.map_or("none".to_owned(), print::count);
             vec![c.customer.clone(), c.starts_at.to_string(), c.ends_at.to_string(), print::count(c.used), limit]
         };
@@ -175,7 +175,7 @@ pub(super) fn show_enforce(report: &EnforceReport, now: Timestamp) {
         (u64::from(stale.is_some()), stale.unwrap_or_default()),
         (
             report.without_period,
-            "customer(s) without a current billing period: `meter run reset-turn` opens them".to_owned(),
+            "customer(s) without a current billing period: `meter run roll-periods` opens them".to_owned(),
         ),
         (report.unknown_plan, "customer(s) of a plan that is not known, for whom everything is blocked".to_owned()),
         (

@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 fn row(p: &TurnPeriod, now: Timestamp) -> Vec<String> {
     let state = match p.closed_at {
         Some(at) => format!("closed {at}"),
-        None if p.ends_at <= now => "over; `reset_turn` will close it".to_owned(),
+        None if p.ends_at <= now => "over; `roll_periods` will close it".to_owned(),
         None => "current".to_owned(),
     };
     let limit = p.allowed_until.map_or("none".to_owned(), print::count);

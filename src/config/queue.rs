@@ -53,7 +53,7 @@ pub struct ScheduleConfig {
     /// Reading bills.
     pub ingest: Vec<String>,
     /// Closing TURN counts of periods that are over, and opening the next.
-    pub reset_turn: Vec<String>,
+    pub roll_periods: Vec<String>,
     /// Deciding who may go on using what.
     pub enforce_budgets: Vec<String>,
     /// Telling the web backend.
@@ -75,7 +75,7 @@ impl Default for ScheduleConfig {
         let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
         Self {
             ingest: lines(&["5 * * * *"]),
-            reset_turn: lines(&["*/5 * * * *"]),
+            roll_periods: lines(&["*/5 * * * *"]),
             enforce_budgets: lines(&["*/5 * * * *"]),
             deliver_notifications: lines(&["* * * * *"]),
             sync_stripe: lines(&["17 * * * *"]),
@@ -157,7 +157,7 @@ impl ScheduleConfig {
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
         let Self {
             ingest,
-            reset_turn,
+            roll_periods,
             enforce_budgets,
             deliver_notifications,
             sync_stripe,
@@ -168,7 +168,7 @@ impl ScheduleConfig {
         } = self;
         let lists = [
             ("ingest", ingest),
-            ("reset_turn", reset_turn),
+            ("roll_periods", roll_periods),
             ("enforce_budgets", enforce_budgets),
             ("deliver_notifications", deliver_notifications),
             ("sync_stripe", sync_stripe),

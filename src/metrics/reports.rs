@@ -6,8 +6,8 @@ use jobs::ingest_cur::{IngestReport, Outcome, PartReport};
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
-use jobs::reset_turn::ResetReport;
-use jobs::roll_counters::RollReport;
+use jobs::roll_periods::RollPeriodsReport;
+use jobs::roll_counters::RollCountersReport;
 use jobs::sync_stripe::SyncReport;
 use jobs::verify_books::VerifyReport;
 
@@ -42,7 +42,7 @@ impl Told for IngestReport {
     }
 }
 
-impl Told for ResetReport {
+impl Told for RollPeriodsReport {
     fn tell(&self, metrics: &Metrics) {
         if !self.dry_run {
             metrics.0.rollovers.inc_by(self.closed);
@@ -84,4 +84,4 @@ macro_rules! tells_nothing {
 }
 
 // the job that asked for a part tells of its rows; what is sent and fetched is counted as that happens ([`super::Sources`])
-tells_nothing!(PartReport, PushReport, SyncReport, RollReport, VerifyReport, ProbeReport, String, ());
+tells_nothing!(PartReport, PushReport, SyncReport, RollCountersReport, VerifyReport, ProbeReport, String, ());

@@ -15,7 +15,7 @@ use jobs::job::{Context, Failure, Job};
 use jobs::probe::Probe;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
-use jobs::reset_turn::ResetTurn;
+use jobs::roll_periods::RollPeriods;
 use jobs::roll_counters::RollCounters;
 use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
@@ -136,7 +136,7 @@ impl Kinds {
         Self::of([
             Kind::of::<IngestCur>(),
             Kind::of::<IngestPart>(),
-            Kind::of::<ResetTurn>(),
+            Kind::of::<RollPeriods>(),
             Kind::of::<EnforceBudgets>(),
             Kind::of::<DeliverNotifications>(),
             Kind::of::<SyncStripe>(),

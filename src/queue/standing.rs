@@ -24,7 +24,7 @@ const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
 const OVER: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state <> 'dead' GROUP BY kind, state";
 
 /// Kinds that look at a customer when something has changed, or once a day: that the next run says nothing does not mean that it was mended.
-const SEES_ONCE: [&str; 2] = ["reset_turn", "sync_stripe"];
+const SEES_ONCE: [&str; 2] = ["roll_periods", "sync_stripe"];
 /// So long what they found stands: until each has looked at everything again.
 const SEEN_MS: i64 = 25 * 3_600_000;
 

@@ -31,7 +31,7 @@ pub(crate) const LITTLE_SPACE: u64 = 1 << 30;
 const LONG_RUN: SignedDuration = SignedDuration::from_hours(2);
 /// Kinds that the schedule runs every few minutes, and how late their last success may be.
 const OFTEN: [(&str, SignedDuration); 4] = [
-    ("reset_turn", SignedDuration::from_mins(30)),
+    ("roll_periods", SignedDuration::from_mins(30)),
     ("enforce_budgets", SignedDuration::from_mins(30)),
     ("push_stripe", SignedDuration::from_mins(30)),
     ("ingest_cur", SignedDuration::from_hours(6)),
@@ -74,7 +74,7 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
     overdue(s, &mut add);
     if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
         let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
-        add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run reset-turn");
+        add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run roll-periods");
     }
     let attention = s.queue.kinds.iter().filter(|(_, of)| of.attention);
     for (kind, _) in attention {
@@ -217,7 +217,7 @@ mod tests {
     fn calm() -> Standing {
         let kind = || KindStanding { last_done: hours(0), ..KindStanding::default() };
         let kinds = [
-            "reset_turn",
+            "roll_periods",
             "enforce_budgets",
             "push_stripe",
             "ingest_cur",
@@ -368,7 +368,7 @@ mod tests {
         ),
         (
             "MeterJobOverdue",
-            |s| kind(s, "reset_turn").last_done = hours(1),
+            |s| kind(s, "roll_periods").last_done = hours(1),
             |s| {
                 kind(s, "push_stripe").last_done = hours(2);
                 kind(s, "push_stripe").states.insert("running", 1);

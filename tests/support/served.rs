@@ -110,7 +110,7 @@ impl Served {
                 let series = format!("meter_job_last_success_timestamp_seconds{{kind=\"{kind}\"}} ");
                 a.body.lines().any(|l| l.strip_prefix(&series).is_some_and(|v| v != "0"))
             };
-            ["verify_books", "enforce_budgets", "push_stripe", "ingest_cur", "reset_turn"].iter().all(|k| done(k))
+            ["verify_books", "enforce_budgets", "push_stripe", "ingest_cur", "roll_periods"].iter().all(|k| done(k))
         })
     }
 

@@ -64,7 +64,7 @@ impl Shop {
             shop.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
         }
         shop.run("run sync-stripe").ends(0);
-        shop.run("run reset-turn").ends(0);
+        shop.run("run roll-periods").ends(0);
         shop
     }
 

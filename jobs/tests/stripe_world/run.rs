@@ -6,7 +6,7 @@ use std::ops::Range;
 use fakestripe::{Event, Fault};
 use jobs::job::Failure;
 use jobs::reconcile_stripe::reconcile;
-use jobs::reset_turn;
+use jobs::roll_periods;
 use jobs::sync_stripe::sync;
 
 use super::{CUSTOMERS, DAY, HOUR, METERS, World, at};
@@ -97,7 +97,7 @@ pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
     while now < until {
         world.stripe.world().set_now(now);
         well(sync(&world.context, at(now), true).await);
-        reset_turn::run(&world.context, at(now), false, 0).await.unwrap();
+        roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
         now += 25 * HOUR;

@@ -1,4 +1,4 @@
-//! `reset_turn`: closes the TURN counts of billing periods that are over, and opens the periods to come.
+//! `roll_periods`: closes the TURN counts of billing periods that are over, and opens the periods to come.
 //!
 //! The web backend counts each credential on the row of the period in which it is taken, so a period begins when its time comes; this
 //! job may run late, early, twice or beside itself and changes nothing but when a count is called closed. Periods that were missed
@@ -24,7 +24,7 @@ const SHOWN: usize = 20;
 /// Close what is over, open what comes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ResetTurn {
+pub struct RollPeriods {
     /// Only report what would change.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
@@ -32,7 +32,7 @@ pub struct ResetTurn {
 
 /// What was done, or would be.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct ResetReport {
+pub struct RollPeriodsReport {
     /// True when nothing was changed.
     pub dry_run: bool,
     /// True when nothing was done, because these books were restored and subscriptions are not read again yet.
@@ -54,7 +54,7 @@ pub struct ResetReport {
     pub counts: Vec<Closed>,
 }
 
-impl ResetReport {
+impl RollPeriodsReport {
     fn add(&mut self, rolled: Rolled, shown: usize) {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.closed += count(rolled.closed.len());
@@ -67,20 +67,20 @@ impl ResetReport {
     }
 }
 
-impl Job for ResetTurn {
-    const KIND: &'static str = "reset_turn";
+impl Job for RollPeriods {
+    const KIND: &'static str = "roll_periods";
     const ABOUT: &'static str = "close the TURN counts of billing periods that are over, and open the next";
-    type Report = ResetReport;
+    type Report = RollPeriodsReport;
 
     fn key(&self) -> Option<String> {
-        Some(if self.dry_run { "reset_turn dry run".to_owned() } else { Self::KIND.to_owned() })
+        Some(if self.dry_run { "roll_periods dry run".to_owned() } else { Self::KIND.to_owned() })
     }
 
-    fn needs_a_person(report: &ResetReport) -> bool {
+    fn needs_a_person(report: &RollPeriodsReport) -> bool {
         report.contested > 0
     }
 
-    async fn run(self, context: &Context, now: Timestamp) -> Result<ResetReport, Failure> {
+    async fn run(self, context: &Context, now: Timestamp) -> Result<RollPeriodsReport, Failure> {
         let report = run(context, now, self.dry_run, SHOWN).await?;
         if report.contested > 0 {
             let names = report.contested_customers.join(", ");
@@ -95,13 +95,13 @@ impl Job for ResetTurn {
 ///
 /// # Errors
 /// As there.
-pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<ResetReport, BooksError> {
+pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
     if matches!(context.billing.sink, Sink::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
         tracing::info!(
             "these books were restored from a backup: periods are closed when every subscription has been read (`sync_stripe`)"
         );
-        return Ok(ResetReport { dry_run, awaits_subscriptions: true, ..ResetReport::default() });
+        return Ok(RollPeriodsReport { dry_run, awaits_subscriptions: true, ..RollPeriodsReport::default() });
     }
     reset(&context.books, now, dry_run, shown).await
 }
@@ -110,10 +110,10 @@ pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize)
 ///
 /// # Errors
 /// What the database says. Customers before the error are done whole, the others not at all.
-pub async fn reset(books: &Database, now: Timestamp, dry_run: bool, shown: usize) -> Result<ResetReport, BooksError> {
+pub async fn reset(books: &Database, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
     books.require_migrated().await?;
     let customers = books.customers_to_roll(now).await?;
-    let mut report = ResetReport { dry_run, ..ResetReport::default() };
+    let mut report = RollPeriodsReport { dry_run, ..RollPeriodsReport::default() };
     report.customers = u64::try_from(customers.len()).unwrap_or(u64::MAX);
     if customers.is_empty() {
         return Ok(report);
