@@ -380,8 +380,8 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: Ground) {
     );
     assert_eq!((bill.month.as_str(), bill.rows), ("2026-03", 9));
     // budgets are decided by the delivery, because the day was not over
-    assert_eq!(bill.told_up_to, Some(at("2026-03-15T05:00:00Z")));
-    assert_eq!(books.told_up_to().await.unwrap()["q"], at("2026-03-15T05:00:00Z"));
+    assert_eq!(bill.usage_through, Some(at("2026-03-15T05:00:00Z")));
+    assert_eq!(books.usage_through().await.unwrap()["q"], at("2026-03-15T05:00:00Z"));
     // calls on one day of fourteen lead to twice as much by the end, and not to thirty times
     let days: Vec<(&str, i64)> = found.month.iter().map(|m| (m.meter.as_str(), m.days)).collect();
     assert_eq!(days, [("chime_minutes", 12), ("storage_gb", 14)]);

@@ -455,8 +455,8 @@ pub(crate) async fn store_turn_limits(
     Ok(())
 }
 
-/// As [`Database::told_up_to`].
-pub(super) async fn told_up_to(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+/// As [`Database::usage_through`].
+pub(super) async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
     let sql = "SELECT payer, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
                AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
     let mut rows = c.query(sql, ()).await?;
@@ -494,8 +494,8 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn told_up_to(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-        self.read(async |c| told_up_to(c).await).await
+    pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+        self.read(async |c| usage_through(c).await).await
     }
 
     /// What is decided: of one customer, or of all.

@@ -172,7 +172,7 @@ impl Ground {
         let clock = context.books.clock().await?;
         let (now, latest) = if dry_run { (now, now.max(clock)) } else { (now.min(clock), now.max(clock)) };
         let policy = &context.enforcement;
-        let told = context.books.told_up_to().await?;
+        let told = context.books.usage_through().await?;
         let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
         // the oldest of what was told; a payer of whom no usage was ever booked says nothing about the others
         let as_of = payers.iter().filter_map(|p| told.get(*p).copied()).min();

@@ -41,7 +41,7 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     for bill in s.books.bills.iter().filter(|bill| !bill.month.is_empty()) {
         let made = bill.delivered_at.map_or("nothing booked yet".into(), |at| format!("made {}", ago(at, now)));
         let up_to = bill
-            .told_up_to
+            .usage_through
             .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
         let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);

@@ -27,7 +27,7 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_workers", "Worker processes.", &["state"]),
     ("meter_schedule_last_tick_timestamp_seconds", "The newest tick that was enqueued.", &["schedule"]),
     ("meter_bill_delivered_timestamp_seconds", "When AWS made the newest version that is booked.", &["payer"]),
-    ("meter_bill_told_up_to_timestamp_seconds", "Up to when the booked bills tell of usage.", &["payer"]),
+    ("meter_bill_usage_through_timestamp_seconds", "Up to when the booked bills tell of usage.", &["payer"]),
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
     ("meter_bill_matched_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
@@ -166,7 +166,7 @@ fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
     for bill in &standing.books.bills {
         let payer = bill.payer.as_str();
         board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
-        board.at("meter_bill_told_up_to_timestamp_seconds", &[payer], bill.told_up_to)?;
+        board.at("meter_bill_usage_through_timestamp_seconds", &[payer], bill.usage_through)?;
         board.set("meter_bill_rows", &[payer], bill.rows)?;
         board.set("meter_bill_matched_rows", &[payer], bill.matched_rows)?;
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {

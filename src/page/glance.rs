@@ -93,7 +93,7 @@ fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
 
 fn day(facts: &Facts<'_>, now: Timestamp) -> Tile {
     let label = "Newest booked day";
-    match facts.standing.books.bills.iter().map(|b| b.told_up_to).min().flatten() {
+    match facts.standing.books.bills.iter().map(|b| b.usage_through).min().flatten() {
         None => Tile::new(label, none()),
         Some(end) => {
             // the instant that ends a day belongs to the next one
@@ -208,7 +208,7 @@ fn database(facts: &Facts<'_>) -> Tile {
 }
 
 /// When the newest day of all ended, for who wants it in a sentence.
-pub(super) fn booked_up_to(facts: &Facts<'_>) -> Option<String> {
-    let end = facts.standing.books.bills.iter().map(|b| b.told_up_to).min().flatten()?;
+pub(super) fn usage_through(facts: &Facts<'_>) -> Option<String> {
+    let end = facts.standing.books.bills.iter().map(|b| b.usage_through).min().flatten()?;
     Some(long_day(date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end))))
 }

@@ -24,7 +24,7 @@ pub fn status(facts: &Facts<'_>, now: Timestamp) -> String {
             div {
                 h1 { (verdict) }
                 p {
-                    @match glance::booked_up_to(facts) {
+                    @match glance::usage_through(facts) {
                         Some(day) => { "Usage is booked up to " (day) ". " }
                         None => "No usage is booked yet. ",
                     }
@@ -275,7 +275,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
                 th.id scope="row" { (b.payer) }
                 td.whole { (b.month) }
                 td { (when(b.delivered_at)) }
-                td { (when(b.told_up_to)) }
+                td { (when(b.usage_through)) }
                 td.n { (count(b.rows)) }
                 td.n { (count(b.matched_rows)) }
                 td.text { (lines.join(", ")) }

@@ -45,7 +45,7 @@ fn hostile() -> Standing {
         payer: text(),
         month: text(),
         delivered_at: Some(now()),
-        told_up_to: Some(now()),
+        usage_through: Some(now()),
         rows: 10,
         matched_rows: 9,
         lines: [(text(), 1)].into(),

@@ -137,7 +137,7 @@ fn bills(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) 
             let what = format!("the newest bill of payer {payer} that is booked is {} old", span(age));
             add(Level::Look, "MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
         }
-        if let Some(age) = bill.told_up_to.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
+        if let Some(age) = bill.usage_through.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
             let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
             add(Level::Look, "MeterUsageStale", what, "meter versions; meter usage");
         }
@@ -229,7 +229,7 @@ mod tests {
             payer: "default".into(),
             month: "2026-03".into(),
             delivered_at: hours(35),
-            told_up_to: hours(71),
+            usage_through: hours(71),
             rows: 10,
             matched_rows: 5,
             lines: BTreeMap::from([("unrecognised".into(), 0)]),
@@ -341,7 +341,7 @@ mod tests {
             |s| s.queue.workers = BTreeMap::from([("silent", 1), ("working", 1)]),
         ),
         ("MeterBillStale", |s| s.books.bills[0].delivered_at = hours(37), |s| s.books.bills[0].delivered_at = None),
-        ("MeterUsageStale", |s| s.books.bills[0].told_up_to = hours(73), |s| s.books.bills[0].told_up_to = hours(72)),
+        ("MeterUsageStale", |s| s.books.bills[0].usage_through = hours(73), |s| s.books.bills[0].usage_through = hours(72)),
         ("MeterVersionOnHold", |s| s.books.bills[0].on_hold = 1, |s| s.books.bills[0].hold_reason = Some("old".into())),
         (
             "MeterUnrecognisedLines",

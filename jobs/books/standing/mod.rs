@@ -49,7 +49,7 @@ pub struct BillStanding {
     /// When AWS made the newest version that is booked.
     pub delivered_at: Option<Timestamp>,
     /// Up to when it tells of usage, by which budgets are decided: the end of the newest day, or the delivery, if that was before.
-    pub told_up_to: Option<Timestamp>,
+    pub usage_through: Option<Timestamp>,
     /// Rows of the newest month's booked version.
     pub rows: i64,
     /// Of these, the ones that a meter counted.
@@ -69,7 +69,7 @@ impl BillStanding {
             payer: payer.to_owned(),
             month: String::new(),
             delivered_at: None,
-            told_up_to: None,
+            usage_through: None,
             rows: 0,
             matched_rows: 0,
             lines: BTreeMap::new(),

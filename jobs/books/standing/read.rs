@@ -12,7 +12,7 @@ use super::{
 };
 use crate::books::agreement::alarms;
 use crate::books::database::{BooksError, Database, first_row};
-use crate::books::entitlement::told_up_to;
+use crate::books::entitlement::usage_through;
 use crate::books::billing_target::state;
 use crate::books::period::{Month, instant};
 use crate::books::quantity::Quantity;
@@ -137,13 +137,13 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
        FROM (NEWEST) newest \
        JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
     let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
-    let (told, mut found) = (told_up_to(c).await?, vec![]);
+    let (told, mut found) = (usage_through(c).await?, vec![]);
     while let Some(row) = rows.next().await? {
         let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
         found.push(BillStanding {
             month: row.get(1)?,
             delivered_at: delivered.and_then(|t| t.parse().ok()),
-            told_up_to: told.get(&payer).copied(),
+            usage_through: told.get(&payer).copied(),
             rows: row.get(2)?,
             matched_rows: row.get(3)?,
             lines: BTreeMap::new(),
