@@ -7,7 +7,7 @@
 --
 -- `pending` looks at no clock, so that a clock that jumps cannot hold up work that is due. `lease` counts the claims: it is the
 -- fencing token that a run must still hold when it commits. `attempts` counts the claims that were not handed back.
--- `beat` is raised by the holder while it works; who sees it stand still for the length of a lease may take the job away.
+-- `heartbeat` is raised by the holder while it works; who sees it stand still for the length of a lease may take the job away.
 -- A `key` is held by one unfinished job at a time; jobs of one `lane` run one after another; a job that `awaits` is parked until
 -- the jobs whose `parent` it is are finished, which costs it no attempt. Instants are milliseconds since 1970, UTC.
 CREATE TABLE jobs (
@@ -29,7 +29,7 @@ CREATE TABLE jobs (
     lease        INTEGER NOT NULL DEFAULT 0 CHECK (lease >= attempts),
     worker       TEXT    CHECK ((state = 'running') = (worker IS NOT NULL)),
     lease_until  INTEGER CHECK ((state = 'running') = (lease_until IS NOT NULL)),
-    beat         INTEGER NOT NULL DEFAULT 0,
+    heartbeat         INTEGER NOT NULL DEFAULT 0,
     awaits       INTEGER NOT NULL DEFAULT 0 CHECK (awaits = 0 OR (awaits = 1 AND state = 'scheduled')),
     cancel       INTEGER NOT NULL DEFAULT 0 CHECK (cancel IN (0, 1)),   -- asked for while it runs
     reason       TEXT,                                                  -- why the last attempt did not end with a report

@@ -214,7 +214,7 @@ async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
     idle.stop().await;
 }
 
-/// A job that blocks its thread holds up neither the beats nor the other jobs, as long as there is another thread.
+/// A job that blocks its thread holds up neither the heartbeats nor the other jobs, as long as there is another thread.
 async fn a_blocked_thread_costs_no_lease(ground: Ground) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);

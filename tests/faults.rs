@@ -39,7 +39,7 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
 }
 
 /// Guards against: one refused connection ends a worker and drops what it runs. The database is away for several leases; whoever
-/// comes back first must not take the others' jobs away, for they could not beat either.
+/// comes back first must not take the others' jobs away, for they could not heartbeat either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_goes_away_costs_time_only() {
     let ground = Ground::remote("away").await;

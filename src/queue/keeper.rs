@@ -335,7 +335,7 @@ async fn keep_own(shared: &Shared) -> Result<(), BooksError> {
     let Shared { queue, by, holding, phase, .. } = shared;
     let held = holding.all();
     if !held.is_empty() {
-        let own = queue.beat(by, &held).await?;
+        let own = queue.heartbeat(by, &held).await?;
         for claim in &held {
             match own.get(&claim.seq) {
                 Some(false) => {}

@@ -87,14 +87,14 @@ impl Queue {
         if self.db.is_local() { self.db.write(work).await } else { self.db.read(work).await }
     }
 
-    /// Raises the beat of the jobs that this worker holds. Returns those that are still its own, each with whether somebody
+    /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its own, each with whether somebody
     /// wants it cancelled.
-    pub(super) async fn beat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
+    pub(super) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
         let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
         self.db
             .read(async move |c| {
-                let sql = "UPDATE jobs SET beat = jobs.beat + 1, lease_until = ?2 \
+                let sql = "UPDATE jobs SET heartbeat = jobs.heartbeat + 1, lease_until = ?2 \
                            FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease FROM json_each(?3)) h \
                            WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND +jobs.worker = ?1 AND +jobs.state = 'running' \
                            RETURNING jobs.seq, jobs.cancel";
@@ -123,21 +123,21 @@ impl Queue {
     pub(super) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
         self.db
             .read(async |c| {
-                let sql = "SELECT seq, lease, beat, lease_until, worker FROM jobs WHERE state = 'running'";
+                let sql = "SELECT seq, lease, heartbeat, lease_until, worker FROM jobs WHERE state = 'running'";
                 let mut rows = c.query(sql, ()).await?;
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {
-                    let (seq, lease, beat) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                    found.push(Lease { seq, lease, beat, until: row.get(3)?, worker: row.get(4)? });
+                    let (seq, lease, heartbeat) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                    found.push(Lease { seq, lease, heartbeat, until: row.get(3)?, worker: row.get(4)? });
                 }
                 Ok(found)
             })
             .await
     }
 
-    /// Takes jobs away whose beat stood still: they are due again, or dead when that was their last attempt. Returns how many.
+    /// Takes jobs away whose heartbeat stood still: they are due again, or dead when that was their last attempt. Returns how many.
     pub(super) async fn lapse(&self, lapsed: &[Lease]) -> Result<u64, BooksError> {
-        let rows = json(&lapsed.iter().map(|l| (l.seq, l.lease, l.beat)).collect::<Vec<_>>())?;
+        let rows = json(&lapsed.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
         let now = self.clock.millis();
         self.db
             .read(async move |c| {
@@ -145,8 +145,8 @@ impl Queue {
                            finished_at = iif(cancel = 1 OR attempts >= max_attempts, ?2, NULL), \
                            reason = 'its worker ' || worker || ' was lost in attempt ' || attempts || ' of ' || max_attempts, \
                            worker = NULL, lease_until = NULL \
-                           FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS beat FROM json_each(?1)) l \
-                           WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.beat = l.beat AND +jobs.state = 'running'";
+                           FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS heartbeat FROM json_each(?1)) l \
+                           WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.heartbeat = l.heartbeat AND +jobs.state = 'running'";
                 Ok(c.execute(sql, params![rows, now]).await?)
             })
             .await
@@ -174,7 +174,7 @@ impl Queue {
             Box::pin(async move {
                 // a write that changes nothing, because a count of rows costs a remote transaction one round trip, and a row two
                 let sql =
-                    "UPDATE jobs SET beat = beat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
+                    "UPDATE jobs SET heartbeat = heartbeat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
                 match c.execute(sql, params![seq, lease, worker]).await? {
                     0 => Err(BooksError::Fenced),
                     _ => Ok(()),
@@ -224,7 +224,7 @@ async fn claim(c: &Connection, by: &Claimer, wants: &[Want], total: usize, now: 
     }
     let sql = format!(
         "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease = lease + 1, worker = ?1, lease_until = ?2, \
-         started_at = ?3, beat = 0 WHERE seq IN (SELECT seq FROM ({}) ORDER BY priority DESC, seq LIMIT ?4) RETURNING {CLAIMED}",
+         started_at = ?3, heartbeat = 0 WHERE seq IN (SELECT seq FROM ({}) ORDER BY priority DESC, seq LIMIT ?4) RETURNING {CLAIMED}",
         branches.join(" UNION ALL ")
     );
     claims(c, &sql, values, now).await
@@ -311,43 +311,43 @@ async fn wake_parents(c: &Connection, which: &str, seqs: Option<String>, now: i6
 pub(super) struct Lease {
     pub(super) seq: i64,
     pub(super) lease: i64,
-    pub(super) beat: i64,
+    pub(super) heartbeat: i64,
     pub(super) until: i64,
     pub(super) worker: String,
 }
 
-/// Watches the beats of leases on the monotonic clock of this process.
+/// Watches the heartbeats of leases on the monotonic clock of this process.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    beats: HashMap<(i64, i64), (i64, Instant)>,
+    heartbeats: HashMap<(i64, i64), (i64, Instant)>,
     looked: Option<Instant>,
 }
 
 impl Watch {
-    /// The leases that have lapsed: whose beat stood still before our eyes for the length of a lease, or for half of it
+    /// The leases that have lapsed: whose heartbeat stood still before our eyes for the length of a lease, or for half of it
     /// when the wall clock says too that it is over. What stood still while nobody could look (the database was away, this process
-    /// slept) is looked at anew: its holder could not beat either. Pure but for what it remembers.
+    /// slept) is looked at anew: its holder could not heartbeat either. Pure but for what it remembers.
     pub(super) fn lapsed(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
         let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
         if away {
-            self.beats.clear();
+            self.heartbeats.clear();
         }
         self.looked = Some(seen);
         let mut known = HashMap::new();
         let mut lapsed = vec![];
         for lease in leases {
             let key = (lease.seq, lease.lease);
-            let since = match self.beats.get(&key) {
-                Some((beat, since)) if *beat == lease.beat => *since,
+            let since = match self.heartbeats.get(&key) {
+                Some((heartbeat, since)) if *heartbeat == lease.heartbeat => *since,
                 _ => seen,
             };
-            known.insert(key, (lease.beat, since));
+            known.insert(key, (lease.heartbeat, since));
             let still = seen.saturating_duration_since(since);
             if still >= length || (still >= length / 2 && lease.until < now_ms) {
                 lapsed.push(lease.clone());
             }
         }
-        self.beats = known;
+        self.heartbeats = known;
         lapsed
     }
 }
@@ -363,11 +363,11 @@ mod tests {
 
     const LENGTH: Duration = Duration::from_secs(30);
 
-    fn lease(beat: i64, until: i64) -> Lease {
-        Lease { seq: 7, lease: 1, beat, until, worker: "w".into() }
+    fn lease(heartbeat: i64, until: i64) -> Lease {
+        Lease { seq: 7, lease: 1, heartbeat, until, worker: "w".into() }
     }
 
-    /// What the watch says after `seconds` of looking every 5 s at a beat that stands still, at a wall clock of `now_ms`.
+    /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still, at a wall clock of `now_ms`.
     fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let looks = (0..seconds).step_by(5).chain([seconds]);
@@ -379,7 +379,7 @@ mod tests {
     fn a_wall_clock_alone_ends_no_lease() {
         let hour = 3_600_000;
         assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first look");
-        assert!(!after(14, 1000, 1000 + hour), "an hour forward, but the beat was watched for less than half a lease");
+        assert!(!after(14, 1000, 1000 + hour), "an hour forward, but the heartbeat was watched for less than half a lease");
         assert!(after(15, 1000, 1001), "over by the clock, and still for half a lease");
         assert!(!after(29, 1000 + hour, 1000), "an hour back: not yet");
         assert!(after(30, 1000 + hour, 1000), "an hour back: still for a whole lease all the same");
@@ -388,10 +388,10 @@ mod tests {
     #[test]
     fn a_beat_that_goes_on_never_lapses() {
         let (mut watch, start) = (Watch::default(), Instant::now());
-        for beat in 0..20_u32 {
-            let at = start + Duration::from_secs(u64::from(beat) * 10);
-            let found = watch.lapsed(&[lease(i64::from(beat), 0)], LENGTH, i64::MAX, at);
-            assert!(found.is_empty(), "beat {beat}");
+        for heartbeat in 0..20_u32 {
+            let at = start + Duration::from_secs(u64::from(heartbeat) * 10);
+            let found = watch.lapsed(&[lease(i64::from(heartbeat), 0)], LENGTH, i64::MAX, at);
+            assert!(found.is_empty(), "heartbeat {heartbeat}");
         }
     }
     #[test]

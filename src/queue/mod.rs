@@ -8,7 +8,7 @@
 //!   the transaction ([`Queue::fence`]). So a worker that was thought dead and was not changes nothing.
 //! * **Only free slots are claimed.** There is no buffer of claimed jobs that wait and whose leases run out meanwhile.
 //! * **Leases are kept by a task of their own**, not by the loop that runs jobs ([`keeper`]).
-//! * **A lapse is seen, not computed.** A holder raises the job's `beat`; who takes a job away has watched the beat stand still on
+//! * **A lapse is seen, not computed.** A holder raises the job's `heartbeat`; who takes a job away has watched the heartbeat stand still on
 //!   its own monotonic clock, as Kubernetes' leader election does. Wall clocks may jump: nobody's lease ends by that.
 //! * **No error of the database ends a worker.** It is logged once, and tried again until it works.
 //! * **A retry is a row, not a sleep**: it survives the process, holds no slot, and backs off.
