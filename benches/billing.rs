@@ -22,7 +22,7 @@ use jobs::enforce_budgets::Enforcement;
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
 use jobs::push_stripe::push;
-use jobs::roll_periods::reset;
+use jobs::roll_periods::roll;
 use meter::config::Config;
 
 const METERS: [&str; 2] = ["chime_minutes", "storage_gb"];

@@ -22,7 +22,7 @@ use jobs::books::period::Month;
 use jobs::enforce_budgets::{Enforcement, enforce};
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
-use jobs::roll_periods::reset;
+use jobs::roll_periods::roll;
 use libsql::params;
 
 const METERS: [&str; 3] = ["chime_minutes", "storage_gb", "transfer_gb"];

@@ -90,7 +90,7 @@ impl Job for RollPeriods {
     }
 }
 
-/// As [`reset`]; nothing while books that were restored from a backup do not know yet which subscriptions there are. Two more periods stand open,
+/// As [`roll`]; nothing while books that were restored from a backup do not know yet which subscriptions there are. Two more periods stand open,
 /// so nobody misses them meanwhile.
 ///
 /// # Errors
@@ -103,14 +103,14 @@ pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize)
         );
         return Ok(RollPeriodsReport { dry_run, awaits_subscriptions: true, ..RollPeriodsReport::default() });
     }
-    reset(&context.books, now, dry_run, shown).await
+    roll(&context.books, now, dry_run, shown).await
 }
 
 /// Closes and opens periods as of `now`; lists at most `shown` of what it closed.
 ///
 /// # Errors
 /// What the database says. Customers before the error are done whole, the others not at all.
-pub async fn reset(books: &Database, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
+pub async fn roll(books: &Database, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
     books.require_migrated().await?;
     let customers = books.customers_to_roll(now).await?;
     let mut report = RollPeriodsReport { dry_run, ..RollPeriodsReport::default() };

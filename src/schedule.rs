@@ -219,7 +219,7 @@ pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
         match tick(&queue, &table, &config, &mut future).await {
             Ok(_) => {
                 failing = false;
-                metrics.looked(queue.now());
+                metrics.schedule_checked(queue.now());
             }
             Err(error) if failing => tracing::debug!("the schedule still cannot be kept: {error:#}"),
             Err(error) => {

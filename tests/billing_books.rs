@@ -23,7 +23,7 @@ use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
-use jobs::roll_periods::reset;
+use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
 use libsql::params;
 use meter::config::Config;

@@ -11,7 +11,7 @@ use jobs::books::entitlement::{Entitlement, Freshness, Reason};
 use jobs::books::plan::{Applied, Plan, PlanError, Terms};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, Enforcement, OnStale, enforce};
 use jobs::job::{Context, Job};
-use jobs::roll_periods::reset;
+use jobs::roll_periods::roll;
 use support::{World, chime, deliver_lines, now};
 
 fn at(text: &str) -> Timestamp {
@@ -66,7 +66,7 @@ impl World {
         for table in ["turn_periods", "billing_periods"] {
             self.execute(format!("DELETE FROM {table} WHERE customer = '{id}'")).await;
         }
-        reset(&self.context.books, now(), false, 0).await.unwrap();
+        roll(&self.context.books, now(), false, 0).await.unwrap();
     }
 
     async fn execute(&self, sql: String) {
@@ -204,7 +204,7 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
     assert_eq!((e.period_start.as_second(), e.used), (noon, (10..=28).sum::<i32>().to_string().parse().unwrap()));
     // it ends on the 20th at noon: that day is the subscription's, and what follows is nobody's to allow
     world.execute(format!("UPDATE subscriptions SET ended_at = {}", noon + 10 * 86_400)).await;
-    reset(&world.context.books, now(), false, 0).await.unwrap();
+    roll(&world.context.books, now(), false, 0).await.unwrap();
     world.enforce().await;
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason), (false, Reason::Canceled));
@@ -277,7 +277,7 @@ async fn odd_customers_have_stated_outcomes() {
             ))
             .await;
     }
-    let report = reset(&world.context.books, now(), false, 5).await.unwrap();
+    let report = roll(&world.context.books, now(), false, 5).await.unwrap();
     assert_eq!((report.contested, report.contested_customers), (1, vec!["ann".to_owned()]));
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.period_start, at("2026-10-05T00:00:00Z"));
@@ -315,7 +315,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
     let dry = enforce(&world.context, now(), true, 100).await.unwrap();
     assert_eq!((dry.changed, dry.changes.len(), dry.not_allowed), (1, 4, 2));
     assert!(world.context.books.entitlements(None).await.unwrap().is_empty() && world.notifications().await.is_empty());
-    let dry = reset(&world.context.books, at("2026-12-03T00:00:00Z"), true, 100).await.unwrap();
+    let dry = roll(&world.context.books, at("2026-12-03T00:00:00Z"), true, 100).await.unwrap();
     assert_eq!((dry.closed, dry.counts.len(), dry.opened), (2, 2, 2), "October and November would be closed");
     assert_eq!(world.dump("SELECT count(*) || '' FROM turn_periods WHERE closed_at IS NOT NULL").await, ["0"]);
 }

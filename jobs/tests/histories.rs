@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 
 use fakestripe::Recorded;
 use jobs::reconcile_stripe::reconcile;
-use jobs::roll_periods::reset;
+use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
 use stripe_world::judge::{judge, shape};
 use stripe_world::run::{check, each, push, seeds, settle, use_some};
@@ -52,7 +52,7 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
         if rng.u8(0..3) > 0 {
             drop(sync(&world.context, at(now), rng.bool()).await);
         }
-        drop(reset(&world.context.books, at(now), false, 0).await);
+        drop(roll(&world.context.books, at(now), false, 0).await);
         push(&world, &mut rng, now, true).await;
         if rng.u8(0..3) == 0 {
             drop(reconcile(&world.context, at(now), None).await);

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use jobs::books::audit::Act;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
-use jobs::roll_periods::{self, reset};
+use jobs::roll_periods::{self, roll};
 use jobs::sync_stripe::sync;
 use stripe_world::run::{check, each, push, seeds, settle, use_some, well};
 use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
@@ -117,7 +117,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
     let world = World::new(template, &mut rng, begin).await;
     // whose periods a backup does not have gets them from the restoration on: these are customers of before
-    reset(&world.context.books, at(begin), false, 0).await.unwrap();
+    roll(&world.context.books, at(begin), false, 0).await.unwrap();
     let now = begin + HOUR;
     let cancels = CUSTOMERS.map(|_| (rng.u8(0..5) == 0).then(|| now + rng.i64(2..40) * DAY));
     let mut life = Life { world, rng, now, ran: now, cancels, seen };
@@ -332,7 +332,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     let mut world = World::new(&template, &mut rng, begin).await;
     // nobody has told of ann's yet
     world.forget_subscription("sub_0").await;
-    reset(&world.context.books, at(begin), false, 0).await.unwrap();
+    roll(&world.context.books, at(begin), false, 0).await.unwrap();
     let backup = world.backup("backup.db", false, begin + 60).await;
     run_all(&world, begin + DAY, true).await;
     for day in 0..22 {

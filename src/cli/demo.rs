@@ -251,7 +251,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
     context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
     context.books.write(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
-    roll_periods::reset(&context.books, now, false, 0).await?;
+    roll_periods::roll(&context.books, now, false, 0).await?;
     Ok(first.customer.clone())
 }
 

@@ -11,7 +11,7 @@ use jobs::books::period::Month;
 use jobs::job::Context;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
-use jobs::roll_periods::reset;
+use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,7 +49,7 @@ pub(super) async fn bill(
     step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
     account(&stripe, &context, &who, month).await?;
     sync(&context, now, true).await.map_err(failed)?;
-    reset(&context.books, now, false, 0).await?;
+    roll(&context.books, now, false, 0).await?;
     print::out("$ meter push");
     let mut nth = 0;
     stripe.world().set_faults(move |seen| {

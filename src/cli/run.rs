@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let context = wiring::context(config, books).await?;
     match kind.name {
-        RollPeriods::KIND if !json => reset(&context, dry, now).await,
+        RollPeriods::KIND if !json => roll_periods(&context, dry, now).await,
         EnforceBudgets::KIND if !json => enforce(&context, dry, now).await,
         _ => here(&kind, payload, context, now).await,
     }
@@ -86,14 +86,14 @@ fn done<J: Job>(report: &J::Report) -> Exit {
     if J::needs_a_person(report) { Exit::NeedsAttention } else { Exit::Ok }
 }
 
-async fn reset(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
+async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let report = roll_periods::run(context, now, dry_run, usize::MAX).await?;
-    show_reset(&report, now);
+    show_rolled(&report, now);
     Ok(done::<RollPeriods>(&report))
 }
 
 /// What was closed, or would be.
-pub(super) fn show_reset(report: &RollPeriodsReport, now: Timestamp) {
+pub(super) fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
     let would = if report.dry_run { "would be " } else { "" };
     if !report.counts.is_empty() {
         let row = |c: &roll_periods::Closed| {

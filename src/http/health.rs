@@ -61,11 +61,11 @@ pub(super) async fn ready(State(server): Shared) -> Response {
         Err(_) => (false, format!("database: no answer within {} s", READY_WAIT.as_secs())),
     });
     lines.push(if server.keeps_schedule {
-        let silent = Timestamp::now().as_second() - server.metrics.last_look();
+        let silent = Timestamp::now().as_second() - server.metrics.last_check();
         let what = format!("schedule: last looked at {silent} s ago");
         (
             silent < SCHEDULE_LATE,
-            if server.metrics.last_look() == 0 { "schedule: not looked at yet".into() } else { what },
+            if server.metrics.last_check() == 0 { "schedule: not looked at yet".into() } else { what },
         )
     } else {
         (true, "schedule: left to other workers".into())

@@ -60,7 +60,7 @@ struct Counters {
     deliveries: IntCounterVec,
     busy_waits: IntCounter,
     busy_seconds: prometheus::Counter,
-    last_look: IntGauge,
+    last_check: IntGauge,
     snapshot_failures: IntCounter,
     catching_up: Mutex<()>,
 }
@@ -133,8 +133,8 @@ impl Metrics {
             drop((run_duration.with_label_values(&[kind]), wait_duration.with_label_values(&[kind])));
         }
         let outcomes = ["applied", "on_hold", "unchanged", "older", "no_bill", "would_apply", "would_hold"];
-        let last_look = IntGauge::new(
-            "meter_scheduler_last_look_timestamp_seconds",
+        let last_check = IntGauge::new(
+            "meter_scheduler_last_check_timestamp_seconds",
             "When this process last looked whether something is due; 0: it leaves the schedule to others.",
         )?;
         let counters = Counters {
@@ -174,7 +174,7 @@ impl Metrics {
                 "Writes that waited longer than 10 ms for the write lock, and those that gave up.",
             )?,
             busy_seconds: r.seconds("meter_database_busy_wait_seconds_total", "How long they waited.")?,
-            last_look: r.keep("gauge", last_look)?,
+            last_check: r.keep("gauge", last_check)?,
             snapshot_failures: r.counter("meter_snapshot_failures_total", "Snapshots of the books that failed.")?,
             catching_up: Mutex::default(),
             registry: r.registry,
@@ -217,13 +217,13 @@ impl Metrics {
     }
 
     /// Notes that the schedule was looked at.
-    pub(crate) fn looked(&self, now: jiff::Timestamp) {
-        self.0.last_look.set(now.as_second());
+    pub(crate) fn schedule_checked(&self, now: jiff::Timestamp) {
+        self.0.last_check.set(now.as_second());
     }
 
     /// When the schedule was last looked at by this process, in seconds since 1970; 0: never.
-    pub(crate) fn last_look(&self) -> i64 {
-        self.0.last_look.get()
+    pub(crate) fn last_check(&self) -> i64 {
+        self.0.last_check.get()
     }
 
     /// Notes that a snapshot failed.
