@@ -26,7 +26,7 @@ pub struct Quantity(i128);
 
 /// Whether a value went into a [`Quantity`] as it was, or had to be rounded half-even at the tenth decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fit {
+pub enum Rounding {
     /// Nothing was lost.
     Exact,
     /// The value had more than ten decimals.
@@ -92,7 +92,7 @@ impl Quantity {
     ///
     /// # Errors
     /// When the text is no finite decimal number, or has no place in 128 bits.
-    pub fn parse(text: &str) -> Result<(Self, Fit), QuantityError> {
+    pub fn parse(text: &str) -> Result<(Self, Rounding), QuantityError> {
         let bad = || QuantityError::NotANumber(text.chars().take(60).collect());
         let body = text.trim();
         let (negative, body) = match body.strip_prefix('-') {
@@ -128,14 +128,14 @@ impl Quantity {
             value = value.checked_mul(10).and_then(|v| v.checked_add(i128::from(*d))).ok_or_else(too_large)?;
         }
         let dropped = &significant[keep..];
-        let mut fit = Fit::Exact;
+        let mut fit = Rounding::Exact;
         if shift > 0 {
             if value != 0 {
                 let factor = 10_i128.checked_pow(shift.unsigned_abs()).ok_or_else(too_large)?;
                 value = value.checked_mul(factor).ok_or_else(too_large)?;
             }
         } else if dropped.iter().any(|d| *d != 0) {
-            fit = Fit::Rounded;
+            fit = Rounding::Rounded;
             // half-even needs the first dropped digit in its true place: leading zeros may have been skipped
             let places = usize::try_from(shift.unsigned_abs()).map_err(|_| bad())?;
             let half = if dropped.len() < places {
@@ -158,7 +158,7 @@ impl Quantity {
     ///
     /// # Errors
     /// When the product has no place in 128 bits.
-    pub fn times(self, factor: Decimal) -> Result<(Self, Fit), QuantityError> {
+    pub fn times(self, factor: Decimal) -> Result<(Self, Rounding), QuantityError> {
         let product = self.0.checked_mul(factor.mantissa()).ok_or_else(|| QuantityError::TooLarge(self.to_string()))?;
         let (value, fit) = divide_half_even(product, 10_i128.pow(factor.scale()));
         Ok((Self(value), fit))
@@ -166,17 +166,17 @@ impl Quantity {
 }
 
 /// `n / d` rounded to the nearest integer, ties to even; `d` is positive.
-pub(crate) fn divide_half_even(n: i128, d: i128) -> (i128, Fit) {
+pub(crate) fn divide_half_even(n: i128, d: i128) -> (i128, Rounding) {
     let (quotient, rest) = (n.div_euclid(d), n.rem_euclid(d));
     if rest == 0 {
-        return (quotient, Fit::Exact);
+        return (quotient, Rounding::Exact);
     }
     let up = match (rest * 2).cmp(&d) {
         std::cmp::Ordering::Greater => true,
         std::cmp::Ordering::Equal => quotient.rem_euclid(2) == 1,
         std::cmp::Ordering::Less => false,
     };
-    (quotient + i128::from(up), Fit::Rounded)
+    (quotient + i128::from(up), Rounding::Rounded)
 }
 
 impl fmt::Display for Quantity {
@@ -196,8 +196,8 @@ impl FromStr for Quantity {
     /// Reads decimal text of at most ten decimals.
     fn from_str(text: &str) -> Result<Self, QuantityError> {
         match Self::parse(text)? {
-            (quantity, Fit::Exact) => Ok(quantity),
-            (_, Fit::Rounded) => Err(QuantityError::NotANumber(format!("{text} (more than {DECIMALS} decimals)"))),
+            (quantity, Rounding::Exact) => Ok(quantity),
+            (_, Rounding::Rounded) => Err(QuantityError::NotANumber(format!("{text} (more than {DECIMALS} decimals)"))),
         }
     }
 }
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(text: &str) -> (String, Fit) {
+    fn parsed(text: &str) -> (String, Rounding) {
         let (q, fit) = Quantity::parse(text).expect(text);
         (q.to_string(), fit)
     }
@@ -276,26 +276,26 @@ mod tests {
     #[test]
     fn decimal_text_is_read_exactly() {
         for (text, want, fit) in [
-            ("0", "0", Fit::Exact),
-            ("", "", Fit::Exact),
-            ("12", "12", Fit::Exact),
-            ("-0.5", "-0.5", Fit::Exact),
-            ("+1.50", "1.5", Fit::Exact),
-            (".25", "0.25", Fit::Exact),
-            ("3.", "3", Fit::Exact),
-            ("5.79375E-5", "0.0000579375", Fit::Exact),
-            ("1e3", "1000", Fit::Exact),
-            ("0e99999999", "0", Fit::Exact),
-            ("1E-10", "0.0000000001", Fit::Exact),
-            ("1E-11", "0", Fit::Rounded),
-            ("5E-11", "0", Fit::Rounded),
-            ("15E-11", "0.0000000002", Fit::Rounded),
-            ("25E-11", "0.0000000002", Fit::Rounded),
-            ("5.0000000001E-11", "0.0000000001", Fit::Rounded),
-            ("9E-12", "0", Fit::Rounded),
-            ("0.99999999995", "1", Fit::Rounded),
-            ("-0.99999999995", "-1", Fit::Rounded),
-            ("1E-2147483648", "0", Fit::Rounded),
+            ("0", "0", Rounding::Exact),
+            ("", "", Rounding::Exact),
+            ("12", "12", Rounding::Exact),
+            ("-0.5", "-0.5", Rounding::Exact),
+            ("+1.50", "1.5", Rounding::Exact),
+            (".25", "0.25", Rounding::Exact),
+            ("3.", "3", Rounding::Exact),
+            ("5.79375E-5", "0.0000579375", Rounding::Exact),
+            ("1e3", "1000", Rounding::Exact),
+            ("0e99999999", "0", Rounding::Exact),
+            ("1E-10", "0.0000000001", Rounding::Exact),
+            ("1E-11", "0", Rounding::Rounded),
+            ("5E-11", "0", Rounding::Rounded),
+            ("15E-11", "0.0000000002", Rounding::Rounded),
+            ("25E-11", "0.0000000002", Rounding::Rounded),
+            ("5.0000000001E-11", "0.0000000001", Rounding::Rounded),
+            ("9E-12", "0", Rounding::Rounded),
+            ("0.99999999995", "1", Rounding::Rounded),
+            ("-0.99999999995", "-1", Rounding::Rounded),
+            ("1E-2147483648", "0", Rounding::Rounded),
         ] {
             if text.is_empty() {
                 assert!(Quantity::parse(text).is_err());
@@ -318,10 +318,10 @@ mod tests {
             let (q, fit) = q.parse::<Quantity>().unwrap().times(f.parse().unwrap()).unwrap();
             (q.to_string(), fit)
         };
-        assert_eq!(f("2", "60"), ("120".into(), Fit::Exact));
-        assert_eq!(f("0.0000000001", "0.5"), ("0".into(), Fit::Rounded));
-        assert_eq!(f("0.0000000003", "0.5"), ("0.0000000002".into(), Fit::Rounded));
-        assert_eq!(f("-0.0000000003", "0.5"), ("-0.0000000002".into(), Fit::Rounded));
+        assert_eq!(f("2", "60"), ("120".into(), Rounding::Exact));
+        assert_eq!(f("0.0000000001", "0.5"), ("0".into(), Rounding::Rounded));
+        assert_eq!(f("0.0000000003", "0.5"), ("0.0000000002".into(), Rounding::Rounded));
+        assert_eq!(f("-0.0000000003", "0.5"), ("-0.0000000002".into(), Rounding::Rounded));
     }
 
     proptest! {

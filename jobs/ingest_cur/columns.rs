@@ -12,7 +12,7 @@ use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
 use crate::books::period::Day;
-use crate::books::quantity::{DECIMALS, Fit, Quantity, QuantityError};
+use crate::books::quantity::{DECIMALS, Rounding, Quantity, QuantityError};
 
 /// Code of a row that has no value.
 pub const BLANK: i32 = -1;
@@ -159,12 +159,12 @@ pub enum Amounts<'a> {
     clippy::cast_possible_truncation,
     reason = "the one door where a float comes in"
 )]
-pub fn from_double(x: f64) -> Result<(Quantity, Fit), QuantityError> {
+pub fn from_double(x: f64) -> Result<(Quantity, Rounding), QuantityError> {
     const SCALE: f64 = 1e10;
     const PROVEN: f64 = 2_251_799_813_685_248.0; // 2^51
     let scaled = (x * SCALE).round_ties_even();
     if scaled.abs() < PROVEN && scaled / SCALE == x {
-        return Ok((Quantity::from_scaled(i128::from(scaled as i64)), Fit::Exact));
+        return Ok((Quantity::from_scaled(i128::from(scaled as i64)), Rounding::Exact));
     }
     if !x.is_finite() {
         return Err(QuantityError::NotFinite(x.to_string()));
@@ -206,13 +206,13 @@ impl<'a> Amounts<'a> {
     /// # Errors
     /// NaN, infinite, no number, too large.
     #[inline]
-    pub fn get(&self, row: usize) -> Result<(Quantity, Fit), QuantityError> {
-        let none = Ok((Quantity::ZERO, Fit::Exact));
+    pub fn get(&self, row: usize) -> Result<(Quantity, Rounding), QuantityError> {
+        let none = Ok((Quantity::ZERO, Rounding::Exact));
         match self {
             Self::Double(a) if a.is_null(row) => none,
             Self::Double(a) => from_double(a.value(row)),
             Self::Decimal(a) if a.is_null(row) => none,
-            Self::Decimal(a) => Ok((Quantity::from_scaled(a.value(row)), Fit::Exact)),
+            Self::Decimal(a) => Ok((Quantity::from_scaled(a.value(row)), Rounding::Exact)),
             Self::Wide(a) if a.is_null(row) => none,
             Self::Wide(a) => Quantity::parse(&a.value_as_string(row)),
             Self::Text(text) => match text.value(text.code(row)).trim() {
@@ -318,15 +318,15 @@ mod tests {
     #[test]
     fn doubles_mean_what_aws_wrote() {
         for (x, want, fit) in [
-            (0.1, "0.1", Fit::Exact),
-            (5.79375E-5, "0.0000579375", Fit::Exact),
-            (1.0, "1", Fit::Exact),
-            (-0.0, "0", Fit::Exact),
-            (123_456_789.123_456_7, "123456789.1234567", Fit::Exact),
-            (1e-10, "0.0000000001", Fit::Exact),
-            (1.5e-11, "0", Fit::Rounded),
-            (9_007_199_254_740_993.0, "9007199254740992", Fit::Exact),
-            (1e20, "100000000000000000000", Fit::Exact),
+            (0.1, "0.1", Rounding::Exact),
+            (5.79375E-5, "0.0000579375", Rounding::Exact),
+            (1.0, "1", Rounding::Exact),
+            (-0.0, "0", Rounding::Exact),
+            (123_456_789.123_456_7, "123456789.1234567", Rounding::Exact),
+            (1e-10, "0.0000000001", Rounding::Exact),
+            (1.5e-11, "0", Rounding::Rounded),
+            (9_007_199_254_740_993.0, "9007199254740992", Rounding::Exact),
+            (1e20, "100000000000000000000", Rounding::Exact),
         ] {
             let (q, found) = from_double(x).unwrap();
             assert_eq!((q.to_string().as_str(), found), (want, fit), "{x}");
@@ -362,7 +362,7 @@ mod tests {
         fn a_double_gives_its_decimal_back(n in -999_999_999_999_999_i64..=999_999_999_999_999) {
             let q = Quantity::from_scaled(i128::from(n));
             let x: f64 = q.to_string().parse().unwrap();
-            prop_assert_eq!(from_double(x).unwrap(), (q, Fit::Exact));
+            prop_assert_eq!(from_double(x).unwrap(), (q, Rounding::Exact));
         }
 
         /// The quick way and the long way never differ.

@@ -22,7 +22,7 @@ use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
 use crate::books::meter::{Claim, Rules};
 use crate::books::period::{Day, Month};
-use crate::books::quantity::{Fit, Quantity, QuantityError};
+use crate::books::quantity::{Rounding, Quantity, QuantityError};
 
 /// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
@@ -239,7 +239,7 @@ impl Fold {
             slot.lines += 1;
             slot.sum += amount.scaled();
             slot.tagged += u64::from(customer != 0);
-            self.rounded += u64::from(fit == Fit::Rounded);
+            self.rounded += u64::from(fit == Rounding::Rounded);
             if let Claim::Counted(meter) = slot.claim {
                 if amount < Quantity::ZERO {
                     let why = format!("the amount is {amount}, but a usage line cannot be negative");
@@ -430,7 +430,7 @@ impl Fold {
             }
             let (quantity, fit) = billed.times(factor)?;
             own.booked += quantity;
-            totals.rounded_cells += u64::from(fit == Fit::Rounded);
+            totals.rounded_cells += u64::from(fit == Rounding::Rounded);
             totals.newest_day = totals.newest_day.max(Some(day));
             if !quantity.is_zero() {
                 cells.push(Cell { customer, meter: u32::from(meter), day, quantity: quantity.to_cell()? });
