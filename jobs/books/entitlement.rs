@@ -95,7 +95,7 @@ impl Reason {
 /// Whether the customer pays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum PaymentStatus {
     /// Yes.
     Good,
     /// A payment is late: what is included goes on, nothing beyond it.
@@ -108,7 +108,7 @@ pub enum Standing {
     Canceled,
 }
 
-impl Standing {
+impl PaymentStatus {
     /// From the customer's own status and the status of the subscription that governs, in Stripe's words
     /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The worse of the two counts.
     pub fn of(customer: &str, subscription: Option<&str>) -> Self {
@@ -201,12 +201,12 @@ pub struct Entitlement {
 
 impl Entitlement {
     /// True when nothing differs but the time of the decision.
-    pub fn says_the_same(&self, other: &Self) -> bool {
+    pub fn same_except_time(&self, other: &Self) -> bool {
         Self { decided_at: other.decided_at, ..self.clone() } == *other
     }
 
     /// True when the decision differs, and not only what was used, how new that is, or where it leads.
-    pub fn decides_otherwise(&self, other: &Self) -> bool {
+    pub fn decision_differs(&self, other: &Self) -> bool {
         let decision =
             |e: &Self| (e.period_start, e.allowed, e.reason, e.included, e.budget_minor, e.meter_budget_minor);
         decision(self) != decision(other)
@@ -215,7 +215,7 @@ impl Entitlement {
 
 /// What is known of a customer when a decision is made.
 #[derive(Clone, Debug, Default)]
-pub struct Account {
+pub struct CustomerFacts {
     /// The customer's own status.
     pub status: String,
     /// Status of the subscription that governs, in Stripe's words.
@@ -247,7 +247,7 @@ pub struct CurrentPeriod {
 
 /// Usage by meter that was summed for a period.
 #[derive(Clone, Debug)]
-pub struct Summed {
+pub struct PeriodUsage {
     /// The period.
     pub period: Option<CurrentPeriod>,
     /// The sums.
@@ -332,9 +332,9 @@ pub(crate) async fn accounts(
     c: &Connection,
     customers: &[String],
     now: i64,
-) -> Result<BTreeMap<String, Account>, BooksError> {
+) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
     let ids = json(&customers)?;
-    let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
+    let mut accounts: BTreeMap<String, CustomerFacts> = BTreeMap::new();
     let mut rows = c.query(include_str!("accounts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
@@ -342,7 +342,7 @@ pub(crate) async fn accounts(
             Some(start) => Some(CurrentPeriod { start, end: row.get(5)?, days: (row.get(6)?, row.get(7)?) }),
             None => None,
         };
-        accounts.insert(row.get(0)?, Account { status, plan, subscription, period, ..Account::default() });
+        accounts.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
     }
     let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
                JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
@@ -372,7 +372,7 @@ pub(crate) async fn accounts(
 /// Sums the usage of accounts' current periods, of each of `meters`.
 pub(crate) async fn add_usage(
     c: &Connection,
-    accounts: &mut BTreeMap<String, Account>,
+    accounts: &mut BTreeMap<String, CustomerFacts>,
     customers: &[String],
     meters: &[String],
     now: i64,

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::billing::{self, Period, Span, Subscription};
 use super::database::{BooksError, Database, clock, json};
-use super::entitlement::{Reason, Standing};
+use super::entitlement::{Reason, PaymentStatus};
 use super::period::{Day, instant};
 use super::plan::{Plans, TURN};
 use super::quantity::UNIT;
@@ -233,7 +233,7 @@ async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
             let (status, subscription): (String, Option<String>) = (row.get(1)?, row.get(3)?);
             known.plan = Some(row.get(2)?);
-            known.stopped = Standing::of(&status, subscription.as_deref()).stops();
+            known.stopped = PaymentStatus::of(&status, subscription.as_deref()).stops();
         }
     }
     let mut rows = c.query(include_str!("subscriptions.sql"), params![ids.clone()]).await?;

@@ -4,7 +4,7 @@
 //! this meter's has cost is below its own budget, if it has one). The two forms of the answer are one: *allowed* means that what is used is
 //! less than the effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches the budget.
 
-use crate::books::entitlement::{Reason, Standing};
+use crate::books::entitlement::{Reason, PaymentStatus};
 use crate::books::money::{Cost, Currency};
 use crate::books::plan::Terms;
 use crate::books::quantity::Quantity;
@@ -13,7 +13,7 @@ use crate::books::quantity::Quantity;
 #[derive(Clone, Debug)]
 pub struct Case<'a> {
     /// Whether the customer pays.
-    pub standing: Standing,
+    pub standing: PaymentStatus,
     /// The plan's currency; none when no plan of that name is known.
     pub currency: Option<Currency>,
     /// What all overage together may cost, in minor units, if that was ever said.
@@ -108,7 +108,7 @@ fn limit(case: &Case<'_>, meter: &MeterCase<'_>, others: Cost) -> (Option<Quanti
     let Some(terms) = meter.terms else { return (Some(Quantity::ZERO), Reason::NotInPlan) };
     let included = |reason| (Some(terms.included), reason);
     let Some(price) = terms.price else { return included(Reason::IncludedUsed) };
-    if case.standing == Standing::PastDue {
+    if case.standing == PaymentStatus::PastDue {
         return included(Reason::PastDue);
     }
     if case.data_too_old {

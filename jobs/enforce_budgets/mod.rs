@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use self::decide::{Case, Decided, MeterCase, decide};
 use crate::books::Database;
 use crate::books::database::BooksError;
-use crate::books::entitlement::{self, Account, Entitlement, Freshness, Reason, Standing, Summed, TurnRow, storable};
+use crate::books::entitlement::{self, CustomerFacts, Entitlement, Freshness, Reason, PaymentStatus, PeriodUsage, TurnRow, storable};
 use crate::books::money::{Cost, Currency};
 use crate::books::notification::{self, Kind, NewNotification};
 use crate::books::period::instant;
@@ -216,10 +216,10 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn changes_nothing(&self, account: &Account) -> bool {
+    fn changes_nothing(&self, account: &CustomerFacts) -> bool {
         self.turn.is_empty()
             && self.gone.is_empty()
-            && self.entitlements.iter().all(|e| account.decided.get(&e.meter).is_some_and(|was| was.says_the_same(e)))
+            && self.entitlements.iter().all(|e| account.decided.get(&e.meter).is_some_and(|was| was.same_except_time(e)))
     }
 }
 
@@ -262,7 +262,7 @@ pub async fn enforce(
 }
 
 /// Customers for whom something would be written, and the usage that was summed for them.
-type Changed = Vec<(String, Summed)>;
+type Changed = Vec<(String, PeriodUsage)>;
 
 /// Judges a page of customers, counts, and returns those for whom something would be written; and the newest entry of the ledger from
 /// before their usage was summed.
@@ -303,7 +303,7 @@ async fn look(
         }
         for is in verdict.entitlements {
             let was = account.decided.get(&is.meter);
-            if was.is_some_and(|was| !is.decides_otherwise(was)) {
+            if was.is_some_and(|was| !is.decision_differs(was)) {
                 continue;
             }
             report.blocked += u64::from(!is.allowed && was.is_some_and(|was| was.allowed));
@@ -312,7 +312,7 @@ async fn look(
                 report.changes.push(Change { was: was.cloned(), is });
             }
         }
-        changed.push((customer, Summed { period: account.period, usage: account.usage }));
+        changed.push((customer, PeriodUsage { period: account.period, usage: account.usage }));
     }
     report.changed += u64::try_from(changed.len()).unwrap_or(u64::MAX);
     Ok((entry, changed))
@@ -322,7 +322,7 @@ async fn look(
 /// over while the ledger and the period are what they were when `entry` was its newest entry; else they are summed again.
 async fn write(
     c: &libsql::Connection,
-    changed: &[(String, Summed)],
+    changed: &[(String, PeriodUsage)],
     entry: i64,
     ground: &Ground,
 ) -> Result<u64, BooksError> {
@@ -351,7 +351,7 @@ async fn write(
         .collect();
     let before = |e: &Entitlement| accounts.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
     for (customer, verdict) in &verdicts {
-        rows.extend(verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.says_the_same(e))).cloned());
+        rows.extend(verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned());
         gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
         limits.extend(verdict.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
         for e in &verdict.entitlements {
@@ -361,7 +361,7 @@ async fn write(
         notifications.extend(any.map(|e| budget_notifications(before(e), e, &ground.thresholds)).unwrap_or_default());
     }
     let differ: Vec<&Entitlement> =
-        rows.iter().filter(|e| before(e).is_none_or(|was| e.decides_otherwise(was))).collect();
+        rows.iter().filter(|e| before(e).is_none_or(|was| e.decision_differs(was))).collect();
     entitlement::store(c, &rows, &differ).await?;
     entitlement::remove(c, &gone).await?;
     entitlement::store_turn_limits(c, &limits).await?;
@@ -369,10 +369,10 @@ async fn write(
 }
 
 /// Decides for one customer; none when there is no current billing period. Pure.
-fn judge(customer: &str, account: &Account, ground: &Ground) -> Option<Verdict> {
+fn judge(customer: &str, account: &CustomerFacts, ground: &Ground) -> Option<Verdict> {
     let period = account.period.as_ref()?;
     let (start, end) = (period.start, period.end);
-    let standing = Standing::of(&account.status, account.subscription.as_deref());
+    let standing = PaymentStatus::of(&account.status, account.subscription.as_deref());
     let plan = ground.plans.at(&account.plan, start);
     let counted = |row: &&TurnRow| row.starts_at <= start;
     let turn_used = account.turn.iter().find(counted).map_or(0, |row| row.used);
@@ -422,8 +422,8 @@ fn whole_units(limit: Quantity) -> i64 {
 }
 
 fn case<'a>(
-    account: &Account,
-    standing: Standing,
+    account: &CustomerFacts,
+    standing: PaymentStatus,
     plan: Option<&Plan>,
     data_too_old: bool,
     names: &[&'a str],

@@ -15,7 +15,7 @@ fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'sta
 
 fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> Case<'static> {
     Case {
-        standing: Standing::Good,
+        standing: PaymentStatus::Good,
         currency: Some("USD".parse().unwrap()),
         budget,
         budget_in_other_currency: false,
@@ -95,11 +95,11 @@ fn who_does_not_pay_gets_what_the_policy_says() {
     let good = case(Some(1000), vec![meter("m", terms("10", Some("1")), "5")]);
     let beyond = |case: &Case<'static>| Case { meters: vec![meter("m", terms("10", Some("1")), "11")], ..case.clone() };
     for (standing, within, after) in [
-        (Standing::Good, (true, Reason::WithinIncluded), (true, Reason::WithinBudget)),
-        (Standing::PastDue, (true, Reason::WithinIncluded), (false, Reason::PastDue)),
-        (Standing::Unpaid, (false, Reason::Unpaid), (false, Reason::Unpaid)),
-        (Standing::Paused, (false, Reason::Paused), (false, Reason::Paused)),
-        (Standing::Canceled, (false, Reason::Canceled), (false, Reason::Canceled)),
+        (PaymentStatus::Good, (true, Reason::WithinIncluded), (true, Reason::WithinBudget)),
+        (PaymentStatus::PastDue, (true, Reason::WithinIncluded), (false, Reason::PastDue)),
+        (PaymentStatus::Unpaid, (false, Reason::Unpaid), (false, Reason::Unpaid)),
+        (PaymentStatus::Paused, (false, Reason::Paused), (false, Reason::Paused)),
+        (PaymentStatus::Canceled, (false, Reason::Canceled), (false, Reason::Canceled)),
     ] {
         let now = Case { standing, ..good.clone() };
         let (allowed, reason, _) = first(&now);
@@ -120,18 +120,18 @@ fn who_does_not_pay_gets_what_the_policy_says() {
 #[test]
 fn standing_is_the_worse_of_customer_and_subscription() {
     for (customer, subscription, standing) in [
-        ("active", None, Standing::Good),
-        ("active", Some("active"), Standing::Good),
-        ("active", Some("trialing"), Standing::Good),
-        ("past_due", Some("active"), Standing::PastDue),
-        ("active", Some("past_due"), Standing::PastDue),
-        ("past_due", Some("unpaid"), Standing::Unpaid),
-        ("past_due", Some("paused"), Standing::Paused),
-        ("active", Some("canceled"), Standing::Canceled),
-        ("canceled", Some("active"), Standing::Canceled),
-        ("canceled", None, Standing::Canceled),
+        ("active", None, PaymentStatus::Good),
+        ("active", Some("active"), PaymentStatus::Good),
+        ("active", Some("trialing"), PaymentStatus::Good),
+        ("past_due", Some("active"), PaymentStatus::PastDue),
+        ("active", Some("past_due"), PaymentStatus::PastDue),
+        ("past_due", Some("unpaid"), PaymentStatus::Unpaid),
+        ("past_due", Some("paused"), PaymentStatus::Paused),
+        ("active", Some("canceled"), PaymentStatus::Canceled),
+        ("canceled", Some("active"), PaymentStatus::Canceled),
+        ("canceled", None, PaymentStatus::Canceled),
     ] {
-        assert_eq!(Standing::of(customer, subscription), standing, "{customer} {subscription:?}");
+        assert_eq!(PaymentStatus::of(customer, subscription), standing, "{customer} {subscription:?}");
     }
 }
 
@@ -152,7 +152,7 @@ fn any_meter() -> impl Strategy<Value = MeterCase<'static>> {
 }
 
 fn any_case() -> impl Strategy<Value = Case<'static>> {
-    let standing = prop_oneof![3 => Just(Standing::Good), 1 => Just(Standing::PastDue), 1 => Just(Standing::Canceled)];
+    let standing = prop_oneof![3 => Just(PaymentStatus::Good), 1 => Just(PaymentStatus::PastDue), 1 => Just(PaymentStatus::Canceled)];
     (prop::collection::vec(any_meter(), 1..5), prop::option::of(0..20_000_i64), standing)
         .prop_map(|(meters, budget, standing)| Case { standing, ..case(budget, meters) })
 }
@@ -175,9 +175,9 @@ fn naive(case: &Case<'_>, at: usize) -> bool {
     // hundredths of a unit × 10⁻⁴ dollars = 10⁻⁴ cents
     let cents = |minor: i64| i128::from(minor) * 10_000;
     match case.standing {
-        Standing::Canceled => false,
+        PaymentStatus::Canceled => false,
         _ if m.counted() < t.included => true,
-        Standing::PastDue => false,
+        PaymentStatus::PastDue => false,
         _ if t.price.is_none() => false,
         _ => match (case.budget, m.budget) {
             (None, None) => false,
@@ -227,7 +227,7 @@ proptest! {
         let mut rich = Case { budget: Some(100_000_000_000), ..case.clone() };
         rich.meters.iter_mut().for_each(|m| m.budget = None);
         for (m, d) in rich.meters.iter().zip(&decide(&rich).meters) {
-            let could = case.standing == Standing::Good && m.terms.unwrap().price.is_some();
+            let could = case.standing == PaymentStatus::Good && m.terms.unwrap().price.is_some();
             prop_assert!(d.allowed || !could);
         }
     }
@@ -237,7 +237,7 @@ proptest! {
     fn it_never_blocks_within_the_included_amount(case in any_case(), old: bool, foreign: bool) {
         let case = Case { data_too_old: old, budget_in_other_currency: foreign, ..case };
         for (m, d) in case.meters.iter().zip(&decide(&case).meters) {
-            prop_assert!(d.allowed || case.standing == Standing::Canceled || m.counted() >= m.terms.unwrap().included);
+            prop_assert!(d.allowed || case.standing == PaymentStatus::Canceled || m.counted() >= m.terms.unwrap().included);
         }
     }
 }
