@@ -127,7 +127,7 @@ impl MeterTotals {
 
 /// The version that the books of a bill rest on.
 #[derive(Clone, Debug)]
-pub struct Current {
+pub struct CurrentVersion {
     /// Row id.
     pub id: i64,
     /// What identifies it.
@@ -195,21 +195,21 @@ fn parse<T: std::str::FromStr>(row: &Row, column: i32) -> Result<T, BooksError> 
 ///
 /// # Errors
 /// What the database says.
-pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<Current>, BooksError> {
+pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVersion>, BooksError> {
     let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account FROM bill_versions \
                WHERE payer = ?1 AND month = ?2 AND state = 'applied' ORDER BY id DESC LIMIT 1";
     let Some(row) = first_row(c, sql, params![bill.payer.clone(), bill.month.to_string()]).await? else {
         return Ok(None);
     };
     let key = VersionKey { version: row.get(1)?, manifest_digest: row.get(2)?, rules_digest: row.get(3)? };
-    Ok(Some(Current { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
+    Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
 }
 
 /// What must be known of the books before a version is looked at.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct BookedVersions {
     /// The version that the books rest on.
-    pub current: Option<Current>,
+    pub current: Option<CurrentVersion>,
     /// Ids of all versions ever applied for the bill.
     pub applied: Vec<String>,
     /// Another payer label under which the same account is booked for that month.
@@ -223,11 +223,11 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn standing(&self, bill: &BillId, account: &str) -> Result<Standing, BooksError> {
+    pub async fn standing(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
         let (bill, account) = (bill.clone(), account.to_owned());
         self.read(async move |c| {
             let (payer, month) = (bill.payer.clone(), bill.month.to_string());
-            let mut standing = Standing { current: current(c, &bill).await?, ..Standing::default() };
+            let mut standing = BookedVersions { current: current(c, &bill).await?, ..BookedVersions::default() };
             let sql =
                 "SELECT DISTINCT version FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'applied'";
             let mut rows = c.query(sql, params![payer.clone(), month.clone()]).await?;

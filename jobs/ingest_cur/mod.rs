@@ -38,7 +38,7 @@ use self::read::{Facts, read_files};
 use self::reader::ReadError;
 use self::source::{Object, Source, SourceError};
 use self::totals::{Totals, UnknownLineType};
-use crate::books::bill::{BillId, BillLine, MeterTotals, Standing, Version, VersionKey};
+use crate::books::bill::{BillId, BillLine, MeterTotals, BookedVersions, Version, VersionKey};
 use crate::books::ledger::{Adjustments, Booking, Cells, Change, adjustments};
 use crate::books::meter::Rules;
 use crate::books::period::{Day, Month};
@@ -381,7 +381,7 @@ fn version_of(
 }
 
 /// What is settled without reading a data file. Pure.
-fn settled(manifest: &Manifest, key: &VersionKey, standing: &Standing) -> Option<Outcome> {
+fn settled(manifest: &Manifest, key: &VersionKey, standing: &BookedVersions) -> Option<Outcome> {
     let current = standing.current.as_ref()?;
     if current.key == *key {
         return Some(Outcome::Unchanged);
@@ -395,7 +395,7 @@ fn settled(manifest: &Manifest, key: &VersionKey, standing: &Standing) -> Option
 }
 
 /// Refuses to book one account's usage twice, and two accounts' usage as one.
-fn check_account(bill: &BillId, manifest: &Manifest, standing: &Standing) -> Result<(), Failure> {
+fn check_account(bill: &BillId, manifest: &Manifest, standing: &BookedVersions) -> Result<(), Failure> {
     let (payer, month, account) = (&bill.payer, bill.month, &manifest.account);
     if let Some(other) = &standing.account_booked_as {
         return Err(Failure::GiveUp(anyhow!(
