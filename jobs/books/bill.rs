@@ -223,21 +223,21 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn standing(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
+    pub async fn booked_versions(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
         let (bill, account) = (bill.clone(), account.to_owned());
         self.read(async move |c| {
             let (payer, month) = (bill.payer.clone(), bill.month.to_string());
-            let mut standing = BookedVersions { current: current(c, &bill).await?, ..BookedVersions::default() };
+            let mut booked_versions = BookedVersions { current: current(c, &bill).await?, ..BookedVersions::default() };
             let sql =
                 "SELECT DISTINCT version FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'applied'";
             let mut rows = c.query(sql, params![payer.clone(), month.clone()]).await?;
             while let Some(row) = rows.next().await? {
-                standing.applied.push(row.get(0)?);
+                booked_versions.applied.push(row.get(0)?);
             }
             let sql = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' LIMIT 1";
-            standing.holds = first_row(c, sql, params![payer, month]).await?.is_some();
-            standing.account_booked_as = booked_as(c, &bill, &account).await?;
-            Ok(standing)
+            booked_versions.holds = first_row(c, sql, params![payer, month]).await?.is_some();
+            booked_versions.account_booked_as = booked_as(c, &bill, &account).await?;
+            Ok(booked_versions)
         })
         .await
     }

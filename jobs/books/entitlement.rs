@@ -328,51 +328,51 @@ pub(crate) async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
 }
 
 /// Everything that decisions about `customers` rest on at `now`, but usage.
-pub(crate) async fn accounts(
+pub(crate) async fn customers(
     c: &Connection,
     customers: &[String],
     now: i64,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
     let ids = json(&customers)?;
-    let mut accounts: BTreeMap<String, CustomerFacts> = BTreeMap::new();
-    let mut rows = c.query(include_str!("accounts.sql"), params![ids.clone(), now]).await?;
+    let mut customers: BTreeMap<String, CustomerFacts> = BTreeMap::new();
+    let mut rows = c.query(include_str!("customers.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let period = match row.get::<Option<i64>>(4)? {
             Some(start) => Some(CurrentPeriod { start, end: row.get(5)?, days: (row.get(6)?, row.get(7)?) }),
             None => None,
         };
-        accounts.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
+        customers.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
     }
     let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
                JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
     let mut rows = c.query(sql, params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
-        let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
+        let Some(facts) = customers.get_mut(&row.get::<String>(0)?) else { continue };
         let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        account.turn.push(TurnRow { starts_at, used, allowed_until, reason });
+        facts.turn.push(TurnRow { starts_at, used, allowed_until, reason });
     }
     let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
                JOIN overage_budgets b ON b.customer = j.value";
     let mut rows = c.query(sql, params![ids.clone()]).await?;
     while let Some(row) = rows.next().await? {
-        let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
-        account.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+        let Some(facts) = customers.get_mut(&row.get::<String>(0)?) else { continue };
+        facts.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
     }
     let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
     let mut rows = c.query(&sql, params![ids]).await?;
     while let Some(row) = rows.next().await? {
         let decided = entitlement(&row)?;
-        let Some(account) = accounts.get_mut(&decided.customer) else { continue };
-        account.decided.insert(decided.meter.clone(), decided);
+        let Some(facts) = customers.get_mut(&decided.customer) else { continue };
+        facts.decided.insert(decided.meter.clone(), decided);
     }
-    Ok(accounts)
+    Ok(customers)
 }
 
-/// Sums the usage of accounts' current periods, of each of `meters`.
+/// Sums the usage of customers' current periods, of each of `meters`.
 pub(crate) async fn add_usage(
     c: &Connection,
-    accounts: &mut BTreeMap<String, CustomerFacts>,
+    customers: &mut BTreeMap<String, CustomerFacts>,
     customers: &[String],
     meters: &[String],
     now: i64,
@@ -383,8 +383,8 @@ pub(crate) async fn add_usage(
     let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
     while let Some(row) = rows.next().await? {
         let Some(used) = row.get::<Option<String>>(2)? else { continue };
-        let Some(account) = accounts.get_mut(&row.get::<String>(0)?) else { continue };
-        account.usage.insert(row.get(1)?, summed(&used)?);
+        let Some(facts) = customers.get_mut(&row.get::<String>(0)?) else { continue };
+        facts.usage.insert(row.get(1)?, summed(&used)?);
     }
     Ok(())
 }

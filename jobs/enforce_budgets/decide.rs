@@ -13,7 +13,7 @@ use crate::books::quantity::Quantity;
 #[derive(Clone, Debug)]
 pub struct Case<'a> {
     /// Whether the customer pays.
-    pub standing: PaymentStatus,
+    pub payment: PaymentStatus,
     /// The plan's currency; none when no plan of that name is known.
     pub currency: Option<Currency>,
     /// What all overage together may cost, in minor units, if that was ever said.
@@ -101,14 +101,14 @@ pub fn decide(case: &Case<'_>) -> Decided {
 
 /// Where a meter must stop given what the others have cost, and why there.
 fn limit(case: &Case<'_>, meter: &MeterCase<'_>, others: Cost) -> (Option<Quantity>, Reason) {
-    if let Some(reason) = case.standing.stops() {
+    if let Some(reason) = case.payment.stops() {
         return (Some(Quantity::ZERO), reason);
     }
     let Some(currency) = case.currency else { return (Some(Quantity::ZERO), Reason::UnknownPlan) };
     let Some(terms) = meter.terms else { return (Some(Quantity::ZERO), Reason::NotInPlan) };
     let included = |reason| (Some(terms.included), reason);
     let Some(price) = terms.price else { return included(Reason::IncludedUsed) };
-    if case.standing == PaymentStatus::PastDue {
+    if case.payment == PaymentStatus::PastDue {
         return included(Reason::PastDue);
     }
     if case.data_too_old {

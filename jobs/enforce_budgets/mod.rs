@@ -1,4 +1,4 @@
-//! `enforce_budgets`: usage, plan, budget and standing → who may go on using what.
+//! `enforce_budgets`: usage, plan, budget and payment status → who may go on using what.
 //!
 //! Constant work: every run looks at every customer, whatever has changed, so that what one run missed the next one finds; a change of
 //! usage, of a budget, of a plan or of a subscription is one code path. Customers are loaded page by page and judged by a pure function
@@ -216,10 +216,10 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn changes_nothing(&self, account: &CustomerFacts) -> bool {
+    fn changes_nothing(&self, facts: &CustomerFacts) -> bool {
         self.turn.is_empty()
             && self.gone.is_empty()
-            && self.entitlements.iter().all(|e| account.decided.get(&e.meter).is_some_and(|was| was.same_except_time(e)))
+            && self.entitlements.iter().all(|e| facts.decided.get(&e.meter).is_some_and(|was| was.same_except_time(e)))
     }
 }
 
@@ -276,33 +276,33 @@ async fn look(
     let (on, now) = (Arc::clone(ground), ground.now.as_second());
     let load = books.read(async move |c| {
         let entry = entitlement::newest_entry(c).await?;
-        let mut accounts = entitlement::accounts(c, &ids, now).await?;
-        entitlement::add_usage(c, &mut accounts, &ids, &on.meters, now).await?;
-        Ok((entry, accounts))
+        let mut customers = entitlement::customers(c, &ids, now).await?;
+        entitlement::add_usage(c, &mut customers, &ids, &on.meters, now).await?;
+        Ok((entry, customers))
     });
-    let (entry, accounts) = load.await?;
+    let (entry, customers) = load.await?;
     let mut changed = vec![];
-    for (customer, account) in accounts {
+    for (customer, facts) in customers {
         report.customers += 1;
         // one that neither clock has reached was made by a clock that is right again, and is judged anew
         let is_after = |e: &Entitlement, now: Timestamp| e.decided_at.duration_since(now) > SKEW;
         let later = |e: &Entitlement| is_after(e, ground.now) && !is_after(e, ground.latest);
-        if !report.dry_run && account.decided.values().any(later) {
+        if !report.dry_run && facts.decided.values().any(later) {
             report.from_the_future += 1;
             continue;
         }
-        let Some(verdict) = judge(&customer, &account, ground) else {
+        let Some(verdict) = judge(&customer, &facts, ground) else {
             report.without_period += 1;
             continue;
         };
         report.unknown_plan += u64::from(verdict.plan_is_unknown);
         report.budget_in_other_currency += u64::from(verdict.other_currency);
         report.not_allowed += verdict.entitlements.iter().map(|e| u64::from(!e.allowed)).sum::<u64>();
-        if verdict.changes_nothing(&account) {
+        if verdict.changes_nothing(&facts) {
             continue;
         }
         for is in verdict.entitlements {
-            let was = account.decided.get(&is.meter);
+            let was = facts.decided.get(&is.meter);
             if was.is_some_and(|was| !is.decision_differs(was)) {
                 continue;
             }
@@ -312,7 +312,7 @@ async fn look(
                 report.changes.push(Change { was: was.cloned(), is });
             }
         }
-        changed.push((customer, PeriodUsage { period: account.period, usage: account.usage }));
+        changed.push((customer, PeriodUsage { period: facts.period, usage: facts.usage }));
     }
     report.changed += u64::try_from(changed.len()).unwrap_or(u64::MAX);
     Ok((entry, changed))
@@ -328,28 +328,28 @@ async fn write(
 ) -> Result<u64, BooksError> {
     let now = ground.now.as_second();
     let customers: Vec<String> = changed.iter().map(|(customer, _)| customer.clone()).collect();
-    let mut accounts = entitlement::accounts(c, &customers, now).await?;
+    let mut customers = entitlement::customers(c, &customers, now).await?;
     let same_ledger = entitlement::newest_entry(c).await? == entry;
     let mut again = vec![];
     for (customer, summed) in changed {
-        let Some(account) = accounts.get_mut(customer) else { continue };
-        if same_ledger && account.period == summed.period {
-            account.usage.clone_from(&summed.usage);
+        let Some(facts) = customers.get_mut(customer) else { continue };
+        if same_ledger && facts.period == summed.period {
+            facts.usage.clone_from(&summed.usage);
         } else {
             again.push(customer.clone());
         }
     }
-    entitlement::add_usage(c, &mut accounts, &again, &ground.meters, now).await?;
+    entitlement::add_usage(c, &mut customers, &again, &ground.meters, now).await?;
     // a block is no crossing of an amount: when it was decided tells it from the one before, and the place in history from another of that second.
     // Not the place alone: books that were restored from a backup give out the same ones again
     let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
     let (mut rows, mut gone, mut limits, mut notifications) = (vec![], vec![], vec![], vec![]);
-    let verdicts: BTreeMap<&str, Verdict> = accounts
+    let verdicts: BTreeMap<&str, Verdict> = customers
         .iter()
-        .filter_map(|(customer, account)| Some((customer.as_str(), judge(customer, account, ground)?)))
-        .filter(|(customer, verdict)| accounts.get(*customer).is_some_and(|a| !verdict.changes_nothing(a)))
+        .filter_map(|(customer, facts)| Some((customer.as_str(), judge(customer, facts, ground)?)))
+        .filter(|(customer, verdict)| customers.get(*customer).is_some_and(|a| !verdict.changes_nothing(a)))
         .collect();
-    let before = |e: &Entitlement| accounts.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
+    let before = |e: &Entitlement| customers.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
     for (customer, verdict) in &verdicts {
         rows.extend(verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned());
         gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
@@ -369,13 +369,13 @@ async fn write(
 }
 
 /// Decides for one customer; none when there is no current billing period. Pure.
-fn judge(customer: &str, account: &CustomerFacts, ground: &Ground) -> Option<Verdict> {
-    let period = account.period.as_ref()?;
+fn judge(customer: &str, facts: &CustomerFacts, ground: &Ground) -> Option<Verdict> {
+    let period = facts.period.as_ref()?;
     let (start, end) = (period.start, period.end);
-    let standing = PaymentStatus::of(&account.status, account.subscription.as_deref());
-    let plan = ground.plans.at(&account.plan, start);
+    let payment = PaymentStatus::of(&facts.status, facts.subscription.as_deref());
+    let plan = ground.plans.at(&facts.plan, start);
     let counted = |row: &&TurnRow| row.starts_at <= start;
-    let turn_used = account.turn.iter().find(counted).map_or(0, |row| row.used);
+    let turn_used = facts.turn.iter().find(counted).map_or(0, |row| row.used);
     let names: BTreeSet<&str> = ground
         .metered
         .iter()
@@ -385,25 +385,25 @@ fn judge(customer: &str, account: &CustomerFacts, ground: &Ground) -> Option<Ver
         .collect();
     let used = |meter: &str| match meter {
         TURN => Quantity::from_scaled(i128::from(turn_used) * UNIT),
-        meter => account.usage.get(meter).copied().unwrap_or_default(),
+        meter => facts.usage.get(meter).copied().unwrap_or_default(),
     };
     let names: Vec<&str> = names.into_iter().collect();
-    let case = case(account, standing, plan, ground.too_old, &names, used);
+    let case = case(facts, payment, plan, ground.too_old, &names, used);
     let decided = decide(&case);
     let mut verdict = Verdict {
         entitlements: entitlements(customer, (start, end), &case, &decided, ground),
-        gone: account.decided.keys().filter(|m| !names.contains(&m.as_str())).cloned().collect(),
+        gone: facts.decided.keys().filter(|m| !names.contains(&m.as_str())).cloned().collect(),
         plan_is_unknown: plan.is_none(),
         other_currency: case.budget_in_other_currency,
         ..Verdict::default()
     };
-    for row in &account.turn {
+    for row in &facts.turn {
         // periods to come start with nothing used
         let limit = if counted(&row) {
             names.iter().position(|n| *n == TURN).map(|at| (decided.meters[at].limit, decided.meters[at].stop))
         } else {
-            let plan = ground.plans.at(&account.plan, row.starts_at);
-            let later = self::case(account, standing, plan, ground.too_old, &[TURN], |_| Quantity::ZERO);
+            let plan = ground.plans.at(&facts.plan, row.starts_at);
+            let later = self::case(facts, payment, plan, ground.too_old, &[TURN], |_| Quantity::ZERO);
             decide(&later).meters.first().map(|d| (d.limit, d.stop))
         };
         let Some((limit, reason)) = limit else { continue };
@@ -422,8 +422,8 @@ fn whole_units(limit: Quantity) -> i64 {
 }
 
 fn case<'a>(
-    account: &CustomerFacts,
-    standing: PaymentStatus,
+    facts: &CustomerFacts,
+    payment: PaymentStatus,
     plan: Option<&Plan>,
     data_too_old: bool,
     names: &[&'a str],
@@ -431,12 +431,12 @@ fn case<'a>(
 ) -> Case<'a> {
     let currency: Option<Currency> = plan.map(|p| p.currency);
     let other = |code: &String| currency.is_some_and(|c| c.to_string() != *code);
-    let budget = |meter: &str| account.budgets.get(meter).map(|(minor, _)| *minor);
+    let budget = |meter: &str| facts.budgets.get(meter).map(|(minor, _)| *minor);
     Case {
-        standing,
+        payment,
         currency,
         budget: budget(""),
-        budget_in_other_currency: account.budgets.values().any(|(_, code)| other(code)),
+        budget_in_other_currency: facts.budgets.values().any(|(_, code)| other(code)),
         data_too_old,
         meters: names
             .iter()

@@ -295,7 +295,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
     let mut report = empty_report(job, bill.clone());
     let Some(manifest) = export::newest(source.as_ref(), &root, job.month).await? else {
-        if let Some(current) = context.books.standing(&bill, "").await?.current {
+        if let Some(current) = context.books.booked_versions(&bill, "").await?.current {
             report.warnings.push(format!(
                 "this month is booked from version {}, but its manifest is gone; was the export renamed or its bucket cleared?",
                 current.key.version
@@ -311,10 +311,10 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     report.version.clone_from(&manifest.version);
     report.delivered_at = Some(manifest.delivered_at);
     report.files = manifest.files.len();
-    let standing = context.books.standing(&bill, &manifest.account).await?;
-    check_account(&bill, &manifest, &standing)?;
-    if let Some(outcome) = settled(&manifest, &key, &standing) {
-        if outcome == Outcome::Unchanged && standing.holds && !job.dry_run {
+    let booked_versions = context.books.booked_versions(&bill, &manifest.account).await?;
+    check_account(&bill, &manifest, &booked_versions)?;
+    if let Some(outcome) = settled(&manifest, &key, &booked_versions) {
+        if outcome == Outcome::Unchanged && booked_versions.holds && !job.dry_run {
             context.books.release(&bill).await?;
         }
         report.outcome = outcome;
@@ -344,7 +344,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         return Ok(report);
     }
     let version = version_of(job, key, &manifest, &report, &totals);
-    let against = standing.current.map(|c| c.id);
+    let against = booked_versions.current.map(|c| c.id);
     if report.outcome == Outcome::OnHold {
         let version = Version { accepted: String::new(), ..version };
         context.books.hold(version, against, report.hold_reasons.join("; "), now).await?;
@@ -381,8 +381,8 @@ fn version_of(
 }
 
 /// What is settled without reading a data file. Pure.
-fn settled(manifest: &Manifest, key: &VersionKey, standing: &BookedVersions) -> Option<Outcome> {
-    let current = standing.current.as_ref()?;
+fn settled(manifest: &Manifest, key: &VersionKey, booked_versions: &BookedVersions) -> Option<Outcome> {
+    let current = booked_versions.current.as_ref()?;
     if current.key == *key {
         return Some(Outcome::Unchanged);
     }
@@ -390,20 +390,20 @@ fn settled(manifest: &Manifest, key: &VersionKey, standing: &BookedVersions) -> 
     if current.key.version == manifest.version {
         return None;
     }
-    let superseded = standing.applied.contains(&manifest.version);
+    let superseded = booked_versions.applied.contains(&manifest.version);
     (superseded || manifest.delivered_at < current.delivered_at).then_some(Outcome::Older)
 }
 
 /// Refuses to book one account's usage twice, and two accounts' usage as one.
-fn check_account(bill: &BillId, manifest: &Manifest, standing: &BookedVersions) -> Result<(), Failure> {
+fn check_account(bill: &BillId, manifest: &Manifest, booked_versions: &BookedVersions) -> Result<(), Failure> {
     let (payer, month, account) = (&bill.payer, bill.month, &manifest.account);
-    if let Some(other) = &standing.account_booked_as {
+    if let Some(other) = &booked_versions.account_booked_as {
         return Err(Failure::GiveUp(anyhow!(
             "the bill of account {account} for {month} is already booked under payer `{other}`; booking it under `{payer}` too would \
              count everything twice. Give both exports the same payer label, or remove one of them"
         )));
     }
-    if let Some(current) = &standing.current
+    if let Some(current) = &booked_versions.current
         && !current.account.is_empty()
         && !account.is_empty()
         && current.account != *account

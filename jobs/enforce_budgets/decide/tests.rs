@@ -15,7 +15,7 @@ fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'sta
 
 fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> Case<'static> {
     Case {
-        standing: PaymentStatus::Good,
+        payment: PaymentStatus::Good,
         currency: Some("USD".parse().unwrap()),
         budget,
         budget_in_other_currency: false,
@@ -94,18 +94,18 @@ fn a_meter_may_have_a_budget_of_its_own() {
 fn who_does_not_pay_gets_what_the_policy_says() {
     let good = case(Some(1000), vec![meter("m", terms("10", Some("1")), "5")]);
     let beyond = |case: &Case<'static>| Case { meters: vec![meter("m", terms("10", Some("1")), "11")], ..case.clone() };
-    for (standing, within, after) in [
+    for (payment, within, after) in [
         (PaymentStatus::Good, (true, Reason::WithinIncluded), (true, Reason::WithinBudget)),
         (PaymentStatus::PastDue, (true, Reason::WithinIncluded), (false, Reason::PastDue)),
         (PaymentStatus::Unpaid, (false, Reason::Unpaid), (false, Reason::Unpaid)),
         (PaymentStatus::Paused, (false, Reason::Paused), (false, Reason::Paused)),
         (PaymentStatus::Canceled, (false, Reason::Canceled), (false, Reason::Canceled)),
     ] {
-        let now = Case { standing, ..good.clone() };
+        let now = Case { payment, ..good.clone() };
         let (allowed, reason, _) = first(&now);
-        assert_eq!((allowed, reason), within, "{standing:?}");
+        assert_eq!((allowed, reason), within, "{payment:?}");
         let (allowed, reason, _) = first(&beyond(&now));
-        assert_eq!((allowed, reason), after, "{standing:?}");
+        assert_eq!((allowed, reason), after, "{payment:?}");
     }
     let old = Case { data_too_old: true, ..good.clone() };
     assert_eq!(first(&old), (true, Reason::WithinIncluded, Some("10".into())));
@@ -119,7 +119,7 @@ fn who_does_not_pay_gets_what_the_policy_says() {
 
 #[test]
 fn standing_is_the_worse_of_customer_and_subscription() {
-    for (customer, subscription, standing) in [
+    for (customer, subscription, payment) in [
         ("active", None, PaymentStatus::Good),
         ("active", Some("active"), PaymentStatus::Good),
         ("active", Some("trialing"), PaymentStatus::Good),
@@ -131,7 +131,7 @@ fn standing_is_the_worse_of_customer_and_subscription() {
         ("canceled", Some("active"), PaymentStatus::Canceled),
         ("canceled", None, PaymentStatus::Canceled),
     ] {
-        assert_eq!(PaymentStatus::of(customer, subscription), standing, "{customer} {subscription:?}");
+        assert_eq!(PaymentStatus::of(customer, subscription), payment, "{customer} {subscription:?}");
     }
 }
 
@@ -152,9 +152,9 @@ fn any_meter() -> impl Strategy<Value = MeterCase<'static>> {
 }
 
 fn any_case() -> impl Strategy<Value = Case<'static>> {
-    let standing = prop_oneof![3 => Just(PaymentStatus::Good), 1 => Just(PaymentStatus::PastDue), 1 => Just(PaymentStatus::Canceled)];
-    (prop::collection::vec(any_meter(), 1..5), prop::option::of(0..20_000_i64), standing)
-        .prop_map(|(meters, budget, standing)| Case { standing, ..case(budget, meters) })
+    let payment = prop_oneof![3 => Just(PaymentStatus::Good), 1 => Just(PaymentStatus::PastDue), 1 => Just(PaymentStatus::Canceled)];
+    (prop::collection::vec(any_meter(), 1..5), prop::option::of(0..20_000_i64), payment)
+        .prop_map(|(meters, budget, payment)| Case { payment, ..case(budget, meters) })
 }
 
 /// The rule in other words, in plain integers: cents × 10⁴ for used in hundredths and prices with four decimals.
@@ -174,7 +174,7 @@ fn naive(case: &Case<'_>, at: usize) -> bool {
     let total: i128 = case.meters.iter().map(plain).sum();
     // hundredths of a unit × 10⁻⁴ dollars = 10⁻⁴ cents
     let cents = |minor: i64| i128::from(minor) * 10_000;
-    match case.standing {
+    match case.payment {
         PaymentStatus::Canceled => false,
         _ if m.counted() < t.included => true,
         PaymentStatus::PastDue => false,
@@ -227,7 +227,7 @@ proptest! {
         let mut rich = Case { budget: Some(100_000_000_000), ..case.clone() };
         rich.meters.iter_mut().for_each(|m| m.budget = None);
         for (m, d) in rich.meters.iter().zip(&decide(&rich).meters) {
-            let could = case.standing == PaymentStatus::Good && m.terms.unwrap().price.is_some();
+            let could = case.payment == PaymentStatus::Good && m.terms.unwrap().price.is_some();
             prop_assert!(d.allowed || !could);
         }
     }
@@ -237,7 +237,7 @@ proptest! {
     fn it_never_blocks_within_the_included_amount(case in any_case(), old: bool, foreign: bool) {
         let case = Case { data_too_old: old, budget_in_other_currency: foreign, ..case };
         for (m, d) in case.meters.iter().zip(&decide(&case).meters) {
-            prop_assert!(d.allowed || case.standing == PaymentStatus::Canceled || m.counted() >= m.terms.unwrap().included);
+            prop_assert!(d.allowed || case.payment == PaymentStatus::Canceled || m.counted() >= m.terms.unwrap().included);
         }
     }
 }
