@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use tokio::time::Instant;
 
-use crate::books::notification::{Notification, Sent};
+use crate::books::notification::{Notification, DeliveryOutcome};
 use crate::job::{Context, Failure, Job};
 use crate::wire::said;
 
@@ -96,15 +96,15 @@ impl Job for DeliverNotifications {
                 // the receiver compares the time of signing with its own clock
                 let now = now + started.elapsed();
                 let sent = join_all(group.iter().map(|notification| send(receiver, notification, now))).await;
-                let fine = sent.contains(&Sent::Delivered);
+                let fine = sent.contains(&DeliveryOutcome::Delivered);
                 for (notification, sent) in group.iter().zip(sent) {
                     match &sent {
-                        Sent::Delivered => report.delivered += 1,
-                        Sent::Again(_, why) => {
+                        DeliveryOutcome::Delivered => report.delivered += 1,
+                        DeliveryOutcome::Again(_, why) => {
                             report.again += 1;
                             tracing::debug!(id = notification.id, "notification {} was not taken: {why}", notification.id);
                         }
-                        Sent::Dead(why) => {
+                        DeliveryOutcome::Dead(why) => {
                             report.dead += 1;
                             tracing::warn!(id = notification.id, "notification {} is dead: {why}", notification.id);
                         }
@@ -127,9 +127,9 @@ impl Job for DeliverNotifications {
 }
 
 /// Sends one notification; says what becomes of it.
-async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) -> Sent {
+async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) -> DeliveryOutcome {
     let Ok(signature) = receiver.signer.sign(&notification.id, now.as_second(), notification.body.as_bytes()) else {
-        return Sent::Dead("it could not be signed".into());
+        return DeliveryOutcome::Dead("it could not be signed".into());
     };
     let request = receiver
         .client
@@ -140,8 +140,8 @@ async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) 
         .header(HEADER_WEBHOOK_SIGNATURE, signature)
         .body(notification.body.clone());
     match request.send().await {
-        Ok(answer) if answer.status().is_success() => Sent::Delivered,
-        Ok(answer) if answer.status() == StatusCode::GONE => Sent::Dead("the receiver answered 410 Gone".into()),
+        Ok(answer) if answer.status().is_success() => DeliveryOutcome::Delivered,
+        Ok(answer) if answer.status() == StatusCode::GONE => DeliveryOutcome::Dead("the receiver answered 410 Gone".into()),
         Ok(answer) => {
             let asked = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
             again(notification, now, asked, format!("the receiver answered {}", answer.status().as_u16()))
@@ -151,15 +151,15 @@ async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) 
 }
 
 /// When to try again, if there is time left. Pure.
-fn again(notification: &Notification, now: Timestamp, asked: Option<i64>, why: String) -> Sent {
+fn again(notification: &Notification, now: Timestamp, asked: Option<i64>, why: String) -> DeliveryOutcome {
     let now = now.as_second();
     if now >= notification.give_up_at {
-        return Sent::Dead(why);
+        return DeliveryOutcome::Dead(why);
     }
     let doublings = u32::try_from(notification.attempts).unwrap_or(u32::MAX).min(20);
     let wait =
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).max(asked.unwrap_or(0).clamp(0, LONGEST_WAIT));
-    Sent::Again((now + wait).min(notification.give_up_at), why)
+    DeliveryOutcome::Again((now + wait).min(notification.give_up_at), why)
 }
 
 /// How long a request may take in all, and how long until it is connected.
@@ -187,7 +187,7 @@ mod tests {
             give_up_at: 86_400,
         };
         let (mut now, mut waits) = (0, vec![]);
-        while let Sent::Again(at, _) = again(&notification, Timestamp::from_second(now).unwrap(), None, "500".into()) {
+        while let DeliveryOutcome::Again(at, _) = again(&notification, Timestamp::from_second(now).unwrap(), None, "500".into()) {
             waits.push(at - now);
             now = at;
             notification.attempts += 1;
@@ -196,8 +196,8 @@ mod tests {
         assert_eq!(&waits[..4], [30, 60, 120, 240]);
         assert!(waits.iter().all(|w| *w <= LONGEST_WAIT) && waits.len() > 15, "{waits:?}");
         let asked = again(&Notification { attempts: 0, ..notification.clone() }, Timestamp::UNIX_EPOCH, Some(100), String::new());
-        assert_eq!(asked, Sent::Again(100, String::new()), "Retry-After is heeded");
+        assert_eq!(asked, DeliveryOutcome::Again(100, String::new()), "Retry-After is heeded");
         let absurd = again(&Notification { attempts: 0, ..notification }, Timestamp::UNIX_EPOCH, Some(i64::MAX), String::new());
-        assert_eq!(absurd, Sent::Again(LONGEST_WAIT, String::new()), "within reason");
+        assert_eq!(absurd, DeliveryOutcome::Again(LONGEST_WAIT, String::new()), "within reason");
     }
 }

@@ -54,7 +54,7 @@ pub struct Cells {
 /// How an entry came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum EntryKind {
     /// The first quantity booked for its customer, meter and day.
     Usage,
     /// A change of what was booked.
@@ -69,7 +69,7 @@ pub struct Adjustments {
     /// Meter names, ascending.
     pub meters: Vec<String>,
     /// The differences, ascending; quantities are observed minus booked and never 0.
-    pub entries: Vec<(Cell, Kind)>,
+    pub entries: Vec<(Cell, EntryKind)>,
 }
 
 /// Place in a table; tables of 4 billion names do not occur (each name is a distinct tag value in memory).
@@ -175,7 +175,7 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
         let quantity = |c: Option<Cell>| i128::from(c.map_or(0, |c| c.quantity));
         let delta = Quantity::from_scaled(quantity(seen) - quantity(known));
         if !delta.is_zero() {
-            let kind = if known.is_some() { Kind::Adjustment } else { Kind::Usage };
+            let kind = if known.is_some() { EntryKind::Adjustment } else { EntryKind::Usage };
             entries.push((Cell { quantity: delta.to_cell()?, ..cell }, kind));
         }
     }
@@ -184,7 +184,7 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
 
 /// The difference of one customer or meter, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct LedgerChange {
     /// Customer id; empty for usage without a tag.
     pub customer: String,
     /// Meter.
@@ -195,7 +195,7 @@ pub struct Change {
 
 impl Adjustments {
     /// The customers with the largest changes of each meter, at most `count` a meter.
-    pub fn largest(&self, count: usize) -> Vec<Change> {
+    pub fn largest(&self, count: usize) -> Vec<LedgerChange> {
         let mut sums: BTreeMap<(u32, u32), i128> = BTreeMap::new();
         for (cell, _) in &self.entries {
             *sums.entry((cell.meter, cell.customer)).or_default() += i128::from(cell.quantity);
@@ -204,7 +204,7 @@ impl Adjustments {
         for meter in 0..place(self.meters.len()) {
             let mut of_meter: Vec<_> = sums.range((meter, 0)..=(meter, u32::MAX)).filter(|s| *s.1 != 0).collect();
             of_meter.sort_by_key(|((_, customer), sum)| (std::cmp::Reverse(sum.abs()), *customer));
-            found.extend(of_meter.into_iter().take(count).map(|((meter, customer), sum)| Change {
+            found.extend(of_meter.into_iter().take(count).map(|((meter, customer), sum)| LedgerChange {
                 customer: self.customers[index(*customer)].clone(),
                 meter: self.meters[index(*meter)].clone(),
                 delta: Quantity::from_scaled(*sum),
@@ -453,7 +453,7 @@ mod tests {
                     cell.day.epoch(),
                 );
                 let was = booked.get(&key).copied().unwrap_or(0);
-                prop_assert_eq!(*kind == Kind::Adjustment, was != 0);
+                prop_assert_eq!(*kind == EntryKind::Adjustment, was != 0);
                 *sum.entry(key).or_default() += cell.quantity;
             }
             let plain = |m: Map| m.into_iter().filter(|(_, q)| *q != 0).collect::<Map>();

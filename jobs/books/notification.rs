@@ -16,7 +16,7 @@ const KEPT: i64 = 400 * 86_400;
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum NotificationKind {
     /// A share of an included amount is used.
     IncludedUsed,
     /// A share of a budget is spent.
@@ -27,7 +27,7 @@ pub enum Kind {
     Unblocked,
 }
 
-impl Kind {
+impl NotificationKind {
     /// As it is stored, and sent as the event's type after `meter.`.
     pub fn name(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ pub struct NewNotification {
     /// Which meter; empty for the budget of all.
     pub meter: String,
     /// What about.
-    pub kind: Kind,
+    pub kind: NotificationKind,
     /// First instant of the billing period.
     pub period_start: i64,
     /// The share that was crossed; 0 for a block.
@@ -159,7 +159,7 @@ pub(crate) async fn record(c: &Connection, notifications: &[NewNotification], no
 
 /// What became of an attempt to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub enum DeliveryOutcome {
     /// The backend took it.
     Delivered,
     /// Not yet: again at this second, for this reason.
@@ -187,14 +187,14 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn settle_notification(&self, id: &str, attempts: i64, sent: Sent, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn settle_notification(&self, id: &str, attempts: i64, sent: DeliveryOutcome, now: Timestamp) -> Result<(), BooksError> {
         let id = id.to_owned();
         self.write(async move |c| {
             let now = now.as_second();
             let (state, next, delivered, error) = match sent {
-                Sent::Delivered => ("delivered", None, Some(now), None),
-                Sent::Again(at, why) => ("pending", Some(at), None, Some(why)),
-                Sent::Dead(why) => ("dead", None, None, Some(why)),
+                DeliveryOutcome::Delivered => ("delivered", None, Some(now), None),
+                DeliveryOutcome::Again(at, why) => ("pending", Some(at), None, Some(why)),
+                DeliveryOutcome::Dead(why) => ("dead", None, None, Some(why)),
             };
             let sql = "UPDATE notifications SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
                        WHERE id = ?1 AND state = 'pending' AND attempts = ?2";

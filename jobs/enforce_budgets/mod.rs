@@ -19,7 +19,7 @@ use crate::books::Database;
 use crate::books::database::BooksError;
 use crate::books::entitlement::{self, CustomerFacts, Entitlement, Freshness, Reason, PaymentStatus, PeriodUsage, TurnRow, storable};
 use crate::books::money::{Cost, Currency};
-use crate::books::notification::{self, Kind, NewNotification};
+use crate::books::notification::{self, NotificationKind, NewNotification};
 use crate::books::period::instant;
 use crate::books::plan::{Plan, Plans, TURN};
 use crate::books::quantity::{Quantity, UNIT};
@@ -75,7 +75,7 @@ pub struct EnforceBudgets {
 
 /// A decision that differs from the one before it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Change {
+pub struct EntitlementChange {
     /// Before; none when there was no decision yet.
     pub was: Option<Entitlement>,
     /// Now.
@@ -116,7 +116,7 @@ pub struct EnforceReport {
     /// What is done about it, when it is stale.
     pub on_stale: Option<OnStale>,
     /// Some of the changes.
-    pub changes: Vec<Change>,
+    pub changes: Vec<EntitlementChange>,
 }
 
 impl Job for EnforceBudgets {
@@ -309,7 +309,7 @@ async fn look(
             report.blocked += u64::from(!is.allowed && was.is_some_and(|was| was.allowed));
             report.unblocked += u64::from(is.allowed && was.is_some_and(|was| !was.allowed));
             if report.changes.len() < shown {
-                report.changes.push(Change { was: was.cloned(), is });
+                report.changes.push(EntitlementChange { was: was.cloned(), is });
             }
         }
         changed.push((customer, PeriodUsage { period: facts.period, usage: facts.usage }));
@@ -486,13 +486,13 @@ fn entitlements(
 }
 
 /// A share of some amount that may be reached.
-type Shares = [(Kind, i128, i64); 2];
+type Shares = [(NotificationKind, i128, i64); 2];
 
 /// What a meter has used of its two amounts: the included one, and its own budget.
 fn shares(e: &Entitlement) -> Shares {
     [
-        (Kind::IncludedUsed, e.used.scaled(), i64::try_from(e.included.scaled()).unwrap_or(i64::MAX)),
-        (Kind::BudgetUsed, i128::from(e.meter_cost_minor), e.meter_budget_minor.unwrap_or(0)),
+        (NotificationKind::IncludedUsed, e.used.scaled(), i64::try_from(e.included.scaled()).unwrap_or(i64::MAX)),
+        (NotificationKind::BudgetUsed, i128::from(e.meter_cost_minor), e.meter_budget_minor.unwrap_or(0)),
     ]
 }
 
@@ -513,7 +513,7 @@ fn notifications_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u
     // before the first decision everything that the plan has was allowed
     let in_plan = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
     if was.map_or(in_plan, |was| was.allowed) != is.allowed {
-        let kind = if is.allowed { Kind::Unblocked } else { Kind::Blocked };
+        let kind = if is.allowed { NotificationKind::Unblocked } else { NotificationKind::Blocked };
         found.push(new_notification(is, is.meter.clone(), kind, 0, change));
     }
     found
@@ -524,10 +524,10 @@ fn budget_notifications(was: Option<&Entitlement>, is: &Entitlement, thresholds:
     let before = was.filter(|was| was.period_start == is.period_start && was.budget_minor == is.budget_minor);
     let reached = |e: &Entitlement, percent| is_reached(i128::from(e.overage_cost_minor), e.budget_minor, percent);
     let crossed = thresholds.iter().filter(|p| reached(is, **p) && !before.is_some_and(|was| reached(was, **p)));
-    crossed.map(|p| new_notification(is, String::new(), Kind::BudgetUsed, *p, is.budget_minor)).collect()
+    crossed.map(|p| new_notification(is, String::new(), NotificationKind::BudgetUsed, *p, is.budget_minor)).collect()
 }
 
-fn new_notification(e: &Entitlement, meter: String, kind: Kind, percent: u32, base: i64) -> NewNotification {
+fn new_notification(e: &Entitlement, meter: String, kind: NotificationKind, percent: u32, base: i64) -> NewNotification {
     let mut data = serde_json::Map::new();
     let mut put = |name: &str, value: serde_json::Value| drop(data.insert(name.to_owned(), value));
     put("customer", e.customer.clone().into());

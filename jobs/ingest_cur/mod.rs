@@ -39,7 +39,7 @@ use self::reader::ReadError;
 use self::source::{Object, Source, SourceError};
 use self::totals::{Totals, UnknownLineType};
 use crate::books::bill::{BillId, BillLine, MeterTotals, BookedVersions, Version, VersionKey};
-use crate::books::ledger::{Adjustments, Booking, Cells, Change, adjustments};
+use crate::books::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
 use crate::books::meter::Rules;
 use crate::books::period::{Day, Month};
 use crate::books::quantity::Quantity;
@@ -181,7 +181,7 @@ pub struct IngestReport {
     /// Totals of each meter.
     pub meters: Vec<MeterChange>,
     /// Customers with the largest changes.
-    pub largest_changes: Vec<Change>,
+    pub largest_changes: Vec<LedgerChange>,
     /// Ledger entries that were, or would be, appended.
     pub entries: usize,
     /// Data files.

@@ -136,7 +136,7 @@ async fn enforce(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Re
 pub(super) fn show_enforce(report: &EnforceReport, now: Timestamp) {
     let would = if report.dry_run { "would be " } else { "" };
     let answer = |e: &Entitlement| if e.allowed { "allowed" } else { "BLOCKED" };
-    let row = |c: &enforce_budgets::Change| {
+    let row = |c: &enforce_budgets::EntitlementChange| {
         let e = &c.is;
         let was = c.was.as_ref().map_or("new", answer);
         let limit = e.effective_limit.map_or("none".to_owned(), print::quantity);
