@@ -126,7 +126,7 @@ impl Job for DeliverNotifications {
     }
 }
 
-/// Sends one notification; says what becomes of it.
+/// SendCounters one notification; says what becomes of it.
 async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) -> DeliveryOutcome {
     let Ok(signature) = receiver.signer.sign(&notification.id, now.as_second(), notification.body.as_bytes()) else {
         return DeliveryOutcome::Dead("it could not be signed".into());

@@ -16,7 +16,7 @@ use crate::books::Database;
 use crate::deliver_notifications::Receiver;
 use crate::enforce_budgets::Enforcement;
 use crate::ingest_cur::{Export, Lens};
-use crate::stripe::Billing;
+use crate::stripe::BillingSettings;
 
 /// Everything that jobs are given by the machine around them.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub struct Context {
     /// Where notifications go, if anywhere.
     pub receiver: Option<Receiver>,
     /// How usage is billed.
-    pub billing: Arc<Billing>,
+    pub billing: Arc<BillingSettings>,
 }
 
 /// How a job ends when it does not end with a report.

@@ -22,8 +22,8 @@ use crate::books::agreement::{Accepted, Unconfirmed, Events, NO_TOTAL, Read, ToR
 use crate::books::period::{instant, minute};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
-use crate::stripe::transport::Failure::Unreadable;
-use crate::stripe::{Account, Sink};
+use crate::stripe::transport::CallFailure::Unreadable;
+use crate::stripe::{StripeAccount, StripeMode};
 
 /// An event that a total does not have after so long, and then for as long again, will not be there: no lag that was ever reported is near it.
 const ABSENCE: i64 = 86_400;
@@ -110,7 +110,7 @@ pub async fn reconcile(
         let from = today.saturating_sub(SignedDuration::from_hours(24 * SWEEP_DAYS));
         books.wake_all_when("swept", today.to_string(), from.to_string()).await?;
     }
-    let Sink::Stripe(account) = &billing.sink else {
+    let StripeMode::Stripe(account) = &billing.mode else {
         report.without_key = true;
         return Ok(report);
     };
@@ -148,7 +148,7 @@ pub async fn reconcile(
 
 async fn compare(
     context: &Context,
-    account: &Account,
+    account: &StripeAccount,
     of: ToRead,
     now: Timestamp,
     report: &mut ReconcileReport,

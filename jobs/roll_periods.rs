@@ -12,7 +12,7 @@ pub use crate::books::turn::Closed;
 use crate::books::turn::Rolled;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
-use crate::stripe::Sink;
+use crate::stripe::StripeMode;
 
 /// Customers in one transaction on a local file: few enough that the web backend hardly waits for it.
 const CHUNK: usize = 1000;
@@ -97,7 +97,7 @@ impl Job for RollPeriods {
 /// As there.
 pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
-    if matches!(context.billing.sink, Sink::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
+    if matches!(context.billing.mode, StripeMode::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
         tracing::info!(
             "these books were restored from a backup: periods are closed when every subscription has been read (`sync_stripe`)"
         );

@@ -16,7 +16,7 @@ use crate::books::billing;
 use crate::books::subscription::{Told, ToldItem};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, skew};
-use crate::stripe::{RemoteSubscription, Sink};
+use crate::stripe::{RemoteSubscription, StripeMode};
 
 /// A full pass is made when the last one is older than this, in seconds.
 const FULL: i64 = 86_400;
@@ -93,7 +93,7 @@ impl Job for SyncStripe {
 pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncReport, Failure> {
     let books = &context.books;
     books.require_migrated().await?;
-    let Sink::Stripe(account) = &context.billing.sink else {
+    let StripeMode::Stripe(account) = &context.billing.mode else {
         return Ok(SyncReport { without_key: true, ..SyncReport::default() });
     };
     let last = async |name| -> Result<Option<i64>, BooksError> {

@@ -1,4 +1,4 @@
-//! Billing through the binary: from an empty account to invoices that equal the books; bad keys, wrong accounts; and what a person can do.
+//! BillingSettings through the binary: from an empty account to invoices that equal the books; bad keys, wrong accounts; and what a person can do.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use fakestripe::{Fault, Subscription};
 use jiff::Timestamp;
 use jobs::books::meter_event::{MeterEvent, State};
-use jobs::stripe::Sink;
+use jobs::stripe::StripeMode;
 use shop::{DAY, KEY, PLANS, Shop, config};
 use support::Place;
 
@@ -292,7 +292,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     let variables =
         [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__URL", &url)].map(|(k, v)| (k.to_owned(), v.to_owned()));
     let config = meter::config::Config::load(Some(&place.path("meter.toml")), variables.into_iter()).unwrap();
-    let Sink::Stripe(account) = config.stripe.billing().unwrap().sink else { panic!("there is a key") };
+    let StripeMode::Stripe(account) = config.stripe.billing().unwrap().mode else { panic!("there is a key") };
     let at = Timestamp::from_second(1_795_000_000).unwrap();
     let event = MeterEvent {
         seq: 1,

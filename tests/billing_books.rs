@@ -235,7 +235,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
     reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     // 900,000,000 units a day, each of them 10,000,000 of Stripe's: more than 15 digits
-    let mut billing = jobs::stripe::Billing::clone(&shop.context.billing);
+    let mut billing = jobs::stripe::BillingSettings::clone(&shop.context.billing);
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
     shop.book("eve", 899_000_000).await;
     let context = Context { billing: Arc::new(billing), ..shop.context.clone() };

@@ -268,7 +268,7 @@ impl Database {
         .await
     }
 
-    /// Sends notifications again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
+    /// SendCounters notifications again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
     /// Returns the ids.
     ///
     /// # Errors

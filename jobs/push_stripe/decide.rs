@@ -89,7 +89,7 @@ pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
 
 /// A subscription, as far as billing goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Billing {
+pub struct PeriodBilling {
     /// Whether events for its open period are billed now.
     pub active: bool,
     /// Currency of the item for the meter; none when there is no such item.
@@ -106,7 +106,7 @@ pub struct PeriodCase {
     /// First instant that its invoice does not cover: its end, or when the subscription ended.
     pub until: i64,
     /// Its subscription; none for a calendar month, which no invoice covers.
-    pub billing: Option<Billing>,
+    pub billing: Option<PeriodBilling>,
     /// What the books say; none when it has too many digits.
     pub target: Option<i64>,
     /// Currency of the plan.

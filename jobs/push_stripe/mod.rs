@@ -31,7 +31,7 @@ use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
-use crate::stripe::{Account, Billing, Sink};
+use crate::stripe::{StripeAccount, BillingSettings, StripeMode};
 
 /// Customers that are planned in one transaction on a local file.
 const CHUNK: u32 = 1000;
@@ -150,9 +150,9 @@ impl Job for PushStripe {
 pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<PushReport, Failure> {
     let (books, billing, clock) = (&context.books, &context.billing, Clock::starts(now));
     books.require_migrated().await?;
-    let account = match &billing.sink {
-        Sink::Stripe(account) if !dry_run => account,
-        Sink::Stripe(_) | Sink::DryRun => return tell(context, now, shown).await,
+    let account = match &billing.mode {
+        StripeMode::Stripe(account) if !dry_run => account,
+        StripeMode::Stripe(_) | StripeMode::DryRun => return tell(context, now, shown).await,
     };
     let mut report = PushReport { unmapped: unmapped(context, now).await?, ..PushReport::default() };
     if billing.meters.is_empty() {
@@ -220,7 +220,7 @@ async fn unmapped(context: &Context, now: Timestamp) -> Result<Vec<String>, Book
 }
 
 /// Everything that makes customers due, but what triggers see.
-async fn wake(books: &Database, billing: &Billing, now: Timestamp) -> Result<(), BooksError> {
+async fn wake(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
     let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
     // another grace, other meters or other plans: everybody
     let mark = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_mark().await?);
@@ -256,7 +256,7 @@ async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushRep
 }
 
 /// Asks the account what it has, and makes sure that it is the one that was used before, and that clocks agree.
-async fn ground(context: &Context, account: &Account, clock: Clock) -> Result<Ground, Failure> {
+async fn ground(context: &Context, account: &StripeAccount, clock: Clock) -> Result<Ground, Failure> {
     let billing = &context.billing;
     let (remote, date) = account.meters().await.map_err(failure)?;
     let now = clock.now();

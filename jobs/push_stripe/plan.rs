@@ -7,7 +7,7 @@ use std::sync::Arc;
 use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::decide::{self, Billing, Case, Decision, DeferReason, PeriodCase, Sent, closes, decide, look_again, target};
+use super::decide::{self, PeriodBilling, Case, Decision, DeferReason, PeriodCase, Sent, closes, decide, look_again, target};
 use crate::books::database::BooksError;
 use crate::books::meter_event::{self, NewMeterEvent, State};
 use crate::books::billing_target::{self, Due, NewTarget};
@@ -244,7 +244,7 @@ fn period_case(
         let status = due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
         let key = |stripe_id: &String| (id.clone(), stripe_id.clone());
         let item = to.stripe_id.as_ref().and_then(|stripe_id| due.items.get(&key(stripe_id)).cloned());
-        Billing {
+        PeriodBilling {
             active: matches!(status, "trialing" | "active" | "past_due" | "unpaid"),
             // without an account nobody knows what it has
             item: item.or_else(|| dry.then(|| plan.currency.to_string())),

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use crate::books::BooksError;
 use crate::books::Database;
 use crate::books::meter_event::{MeterEvent, Settled, State};
-use crate::stripe::transport::{CallError, Failure};
-use crate::stripe::{Account, Sends};
+use crate::stripe::transport::{CallError, CallFailure};
+use crate::stripe::{StripeAccount, SendCounters};
 
 /// Seconds of sending that are claimed at once.
 const CLAIMED_SECONDS: u32 = 5;
@@ -31,7 +31,7 @@ const AWAY: u32 = 20;
 const REFUSES_ALL: u32 = 50;
 
 /// How long an attempt can be under way before its process is taken for dead.
-pub(super) fn stale_after(account: &Account) -> i64 {
+pub(super) fn stale_after(account: &StripeAccount) -> i64 {
     i64::try_from((HOLD + account.timeout * 2).as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -83,17 +83,17 @@ pub(super) enum Answer {
 pub(super) fn answer(error: &CallError) -> Answer {
     let said = error.to_string();
     match (error.status, error.kind) {
-        (Some(200..=299), _) | (None, Failure::Unreadable) => Answer::Taken(error.around.replayed),
+        (Some(200..=299), _) | (None, CallFailure::Unreadable) => Answer::Taken(error.around.replayed),
         (Some(400), _) if error.message.contains("already exists with identifier") => Answer::Exists(said),
-        (Some(401 | 403), Failure::Answered) => Answer::Key(said),
+        (Some(401 | 403), CallFailure::Answered) => Answer::Key(said),
         // a request under the same key is under way: that of a run that was taken for dead
         (Some(409), _) => Answer::Lost(said),
-        (Some(408 | 424 | 429), _) | (Some(400..=499), Failure::NotStripe) => {
+        (Some(408 | 424 | 429), _) | (Some(400..=499), CallFailure::NotStripe) => {
             Answer::Later(said, error.around.retry_after)
         }
-        (Some(400..=499), Failure::Answered) => Answer::Refused(said),
+        (Some(400..=499), CallFailure::Answered) => Answer::Refused(said),
         (Some(500..), _) => Answer::Broken(said),
-        (None, Failure::NotSent) => Answer::NotSent(said),
+        (None, CallFailure::NotSent) => Answer::NotSent(said),
         (Some(_) | None, _) => Answer::Lost(said),
     }
 }
@@ -159,7 +159,7 @@ impl Clock {
 
 /// What the attempts of a run share.
 struct Run {
-    account: Account,
+    account: StripeAccount,
     clock: Clock,
     refused_in_a_row: AtomicU32,
     in_a_row: AtomicU32,
@@ -181,7 +181,7 @@ impl Run {
         }
     }
 
-    /// Sends one; without an answer when its turn never came.
+    /// SendCounters one; without an answer when its turn never came.
     async fn attempt(&self, event: MeterEvent, claimed: Instant) -> (Settled, Option<Answer>) {
         let asked = Instant::now();
         self.account.ready().await;
@@ -219,8 +219,8 @@ impl Run {
     }
 }
 
-/// Sends everything that is due, until nothing is or Stripe is away.
-pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> Result<Tally, BooksError> {
+/// SendCounters everything that is due, until nothing is or Stripe is away.
+pub(super) async fn send(books: &Database, account: &StripeAccount, clock: Clock) -> Result<Tally, BooksError> {
     let run = Run {
         account: account.clone(),
         clock,
@@ -242,7 +242,7 @@ pub(super) async fn send(books: &Database, account: &Account, clock: Clock) -> R
     Ok(tally)
 }
 
-/// Sends some that are claimed; outcomes are written down while others are still under way.
+/// SendCounters some that are claimed; outcomes are written down while others are still under way.
 async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: &mut Tally) -> Result<(), BooksError> {
     let claimed = Instant::now();
     let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
@@ -269,7 +269,7 @@ async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: 
     written
 }
 
-fn count(tally: &mut Tally, sends: &Sends, settled: Settled, answer: Option<Answer>) -> Settled {
+fn count(tally: &mut Tally, sends: &SendCounters, settled: Settled, answer: Option<Answer>) -> Settled {
     let Some(answer) = answer else { return settled };
     tally.attempts += 1;
     let all = match settled.state {

@@ -7,9 +7,9 @@ use crate::books::agreement::{Events, NO_TOTAL};
 use crate::books::period::instant;
 use crate::books::restored::{Restoration, ToAdopt};
 use crate::job::{Context, Failure};
-use crate::stripe::Account;
+use crate::stripe::StripeAccount;
 use crate::stripe::account::failure;
-use crate::stripe::transport::Failure::Unreadable;
+use crate::stripe::transport::CallFailure::Unreadable;
 
 /// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a day. They are not deferred to the day's allowance, which
 /// would be weeks for books of some thousand customers, but count in it.
@@ -95,7 +95,7 @@ pub(super) fn too_little(excesses: [i64; 2], before: Option<(i64, i64)>, now: i6
 /// Takes one over.
 pub(super) async fn take_over(
     context: &Context,
-    account: &Account,
+    account: &StripeAccount,
     (restoration, of): (Restoration, ToAdopt),
     now: Timestamp,
     report: &mut ReconcileReport,

@@ -482,12 +482,12 @@ struct Happened {
 
 /// An account whose totals lag for less than a day, and lose what they lose.
 #[derive(Debug)]
-struct Account {
+struct StripeAccount {
     all: Vec<Happened>,
     of: ToRead,
 }
 
-impl Account {
+impl StripeAccount {
     fn total(&self, until: i64, now: i64) -> i64 {
         let shows = |h: &&Happened| h.event.timestamp < until && h.shows_at.is_some_and(|at| at <= now);
         self.all.iter().filter(shows).map(|h| h.event.value).sum()
@@ -531,7 +531,7 @@ fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
 /// Reads every `step` seconds, long after the period is over, and plans anew what is not_received; returns the sums that were not_received.
 fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCaseError> {
     let end = T0 + DAYS * DAY + 30;
-    let mut account = Account { all: vec![], of: ToRead { end, ..of(Events::default()) } };
+    let mut account = StripeAccount { all: vec![], of: ToRead { end, ..of(Events::default()) } };
     let mut to_come = events.iter().peekable();
     let mut sums = vec![];
     let mut now = T0;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::account::matched;
-use super::{Billing, Mapping, RemoteMeter, RemotePrice};
+use super::{BillingSettings, Mapping, RemoteMeter, RemotePrice};
 use crate::books::billing_target::StripeMeter;
 use crate::books::plan::{Plan, Plans, Report, TURN, Terms};
 
@@ -13,7 +13,7 @@ const PRICE_DECIMALS: u32 = 12;
 
 /// What was compared, and how it came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct CheckLine {
     /// What.
     pub what: String,
     /// What is there.
@@ -24,16 +24,16 @@ pub struct Line {
 
 /// Compares.
 pub fn check(
-    billing: &Billing,
+    billing: &BillingSettings,
     known: &[StripeMeter],
     remote: &[RemoteMeter],
     prices: &[RemotePrice],
     plans: &Plans,
     now: Timestamp,
-) -> Vec<Line> {
+) -> Vec<CheckLine> {
     let mut lines = vec![];
     if let Err(why) = matched(billing, known, remote) {
-        lines.push(Line { what: "the account".into(), found: "differs".into(), fault: Some(why) });
+        lines.push(CheckLine { what: "the account".into(), found: "differs".into(), fault: Some(why) });
     }
     for (name, mapping) in &billing.meters {
         let found: Vec<&RemoteMeter> = remote.iter().filter(|m| m.event_name == mapping.event_name).collect();
@@ -43,7 +43,7 @@ pub fn check(
             (None, true) => ("missing".into(), Some("`meter stripe setup` makes it".into())),
             (None, false) => ("inactive".into(), Some("it takes no events: reactivate it in the dashboard".into())),
         };
-        lines.push(Line { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
+        lines.push(CheckLine { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
     }
     for plan in plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second())) {
         for (meter, terms) in plan.meters.iter().filter(|(_, terms)| terms.report != Report::None) {
@@ -55,15 +55,15 @@ pub fn check(
 
 /// The price of a plan's meter.
 fn priced(
-    billing: &Billing,
+    billing: &BillingSettings,
     remote: &[RemoteMeter],
     prices: &[RemotePrice],
     plan: &Plan,
     meter: &str,
     terms: Terms,
-) -> Line {
+) -> CheckLine {
     let what = format!("price of {meter} in plan {}", plan.name);
-    let line = |found: String, fault: Option<String>| Line { what: what.clone(), found, fault };
+    let line = |found: String, fault: Option<String>| CheckLine { what: what.clone(), found, fault };
     let Some(mapping) = billing.meters.get(meter) else {
         let why = if meter == TURN {
             "TURN credentials are counted by the backend, not billed from the ledger: report = \"none\"".to_owned()

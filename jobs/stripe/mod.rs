@@ -29,7 +29,7 @@ use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
 use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, StripeRequest};
 use stripe_product::price::ListPrice;
 
-use self::transport::{Around, CallError, Failure, Transport};
+use self::transport::{ResponseMeta, CallError, CallFailure, Transport};
 use crate::books::meter_event::MeterEvent;
 
 /// Objects that are asked for at once, the most that Stripe gives.
@@ -39,7 +39,7 @@ const PAYLOAD: [&str; 2] = ["stripe_customer_id", "value"];
 
 /// How usage is billed.
 #[derive(Clone, Debug)]
-pub struct Billing {
+pub struct BillingSettings {
     /// Meters that are billed, by our names.
     pub meters: BTreeMap<String, Mapping>,
     /// How long an invoice takes usage after its period, in seconds.
@@ -49,7 +49,7 @@ pub struct Billing {
     /// How long after books were restored from a backup Stripe's totals are believed to have all that the lost ones had sent, in seconds.
     pub quiet: i64,
     /// Where usage goes.
-    pub sink: Sink,
+    pub mode: StripeMode,
 }
 
 /// Where a meter goes.
@@ -65,23 +65,23 @@ pub struct Mapping {
 
 /// Where usage goes.
 #[derive(Clone, Debug, Default)]
-pub enum Sink {
+pub enum StripeMode {
     /// Nowhere: what would be sent is only told.
     #[default]
     DryRun,
     /// To an account.
-    Stripe(Account),
+    Stripe(StripeAccount),
 }
 
-impl Default for Billing {
+impl Default for BillingSettings {
     fn default() -> Self {
-        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, quiet: 86_400, sink: Sink::DryRun }
+        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, quiet: 86_400, mode: StripeMode::DryRun }
     }
 }
 
 /// An account at Stripe; clones share its connections and its rate.
 #[derive(Clone)]
-pub struct Account {
+pub struct StripeAccount {
     transport: Transport,
     rate: Arc<DefaultDirectRateLimiter>,
     /// Requests under way at once.
@@ -91,12 +91,12 @@ pub struct Account {
     /// How long a request may take.
     pub timeout: Duration,
     /// What became of attempts to send.
-    pub sends: Arc<Sends>,
+    pub sends: Arc<SendCounters>,
 }
 
 /// Attempts to send, counted as they end, so that those of a run that fails count too; for the operator.
 #[derive(Debug, Default)]
-pub struct Sends {
+pub struct SendCounters {
     /// Taken by Stripe.
     pub accepted: AtomicU64,
     /// Refused by Stripe at once.
@@ -109,9 +109,9 @@ pub struct Sends {
     pub throttled_ms: AtomicU64,
 }
 
-impl fmt::Debug for Account {
+impl fmt::Debug for StripeAccount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account").field("transport", &self.transport).finish_non_exhaustive()
+        f.debug_struct("StripeAccount").field("transport", &self.transport).finish_non_exhaustive()
     }
 }
 
@@ -192,7 +192,7 @@ pub struct Page<T> {
     pub date: Option<Timestamp>,
 }
 
-impl Account {
+impl StripeAccount {
     /// An account that is sent `per_second` requests at most, `at_once` at once.
     pub fn new(transport: Transport, per_second: NonZeroU32, at_once: usize, timeout: Duration) -> Self {
         // a tenth of a second's requests may come at once, so that a short wait of ours costs no rate
@@ -201,14 +201,14 @@ impl Account {
         Self { transport, rate, at_once, per_second: per_second.get(), timeout, sends: Arc::default() }
     }
 
-    async fn get(&self, request: RequestBuilder) -> Result<(Value, Around), CallError> {
+    async fn get(&self, request: RequestBuilder) -> Result<(Value, ResponseMeta), CallError> {
         self.rate.until_ready().await;
         let (body, around) = self.transport.call(request, None).await?;
         match serde_json::from_slice(&body) {
             Ok(value) => Ok((value, around)),
             Err(e) => Err(CallError {
                 status: None,
-                kind: Failure::Unreadable,
+                kind: CallFailure::Unreadable,
                 code: None,
                 message: format!("Stripe's answer cannot be read: {e}"),
                 around,
@@ -221,11 +221,11 @@ impl Account {
         self.rate.until_ready().await;
     }
 
-    /// Sends an event, whose turn by [`Account::ready`] has come. Errors that come with a status of 2xx mean that Stripe has it.
+    /// SendCounters an event, whose turn by [`StripeAccount::ready`] has come. Errors that come with a status of 2xx mean that Stripe has it.
     ///
     /// # Errors
     /// What became of it otherwise.
-    pub async fn send(&self, event: &MeterEvent) -> Result<Around, CallError> {
+    pub async fn send(&self, event: &MeterEvent) -> Result<ResponseMeta, CallError> {
         let [customer, value] = PAYLOAD.map(str::to_owned);
         let payload = HashMap::from([(customer, event.stripe_customer.clone()), (value, event.value.to_string())]);
         let request = CreateBillingMeterEvent::new(event.event_name.clone(), payload)
@@ -365,7 +365,7 @@ fn text(value: &Value) -> String {
 }
 
 /// Reads a list; what lacks what must be there is left out.
-fn page<T>((body, around): (Value, Around), read: fn(&Value) -> Option<T>) -> Page<T> {
+fn page<T>((body, around): (Value, ResponseMeta), read: fn(&Value) -> Option<T>) -> Page<T> {
     let data = body["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     let more = body["has_more"].as_bool().unwrap_or(false);
     let next = data.last().filter(|_| more).and_then(|last| last["id"].as_str()).map(str::to_owned);

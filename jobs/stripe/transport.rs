@@ -31,7 +31,7 @@ impl fmt::Debug for Transport {
 
 /// What Stripe said around its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Around {
+pub struct ResponseMeta {
     /// Stripe's name of the request.
     pub request_id: Option<String>,
     /// When to come back.
@@ -48,18 +48,18 @@ pub struct CallError {
     /// The status, if one came.
     pub status: Option<u16>,
     /// What kind of failure it is when there is no status to tell.
-    pub kind: Failure,
+    pub kind: CallFailure,
     /// Stripe's error code, if there is one.
     pub code: Option<String>,
     /// Stripe's message, or what went wrong. Never the key.
     pub message: String,
     /// What came around it.
-    pub around: Around,
+    pub around: ResponseMeta,
 }
 
 /// Ways in which a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum CallFailure {
     /// Nothing was sent: no connection.
     NotSent,
     /// It was sent, and no whole answer came.
@@ -87,7 +87,7 @@ impl std::error::Error for CallError {}
 impl StripeClientErr for CallError {
     fn deserialize_err(msg: impl fmt::Display) -> Self {
         let message = format!("Stripe's answer cannot be read: {msg}");
-        Self { status: None, kind: Failure::Unreadable, code: None, message, around: Around::default() }
+        Self { status: None, kind: CallFailure::Unreadable, code: None, message, around: ResponseMeta::default() }
     }
 }
 
@@ -112,7 +112,7 @@ impl Transport {
     ///
     /// # Errors
     /// Anything but a 2xx with a whole body.
-    pub async fn call(&self, request: RequestBuilder, key: Option<&str>) -> Result<(Bytes, Around), CallError> {
+    pub async fn call(&self, request: RequestBuilder, key: Option<&str>) -> Result<(Bytes, ResponseMeta), CallError> {
         let method = match request.method {
             StripeMethod::Get => Method::GET,
             StripeMethod::Post => Method::POST,
@@ -123,15 +123,15 @@ impl Transport {
             kind,
             code: None,
             message: said(error),
-            around: Around::default(),
+            around: ResponseMeta::default(),
         };
         let mut url =
             self.base.join(&format!("v1/{}", request.path.trim_start_matches('/'))).map_err(|e| CallError {
                 status: None,
-                kind: Failure::NotSent,
+                kind: CallFailure::NotSent,
                 code: None,
                 message: format!("no address for {}: {e}", request.path),
-                around: Around::default(),
+                around: ResponseMeta::default(),
             })?;
         url.set_query(request.query.as_deref().filter(|q| !q.is_empty()));
         let version: &ApiVersion = &VERSION;
@@ -147,7 +147,7 @@ impl Transport {
             call = call.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
         }
         let answer = call.send().await.map_err(|e| {
-            let kind = if e.is_connect() || e.is_builder() { Failure::NotSent } else { Failure::NoAnswer };
+            let kind = if e.is_connect() || e.is_builder() { CallFailure::NotSent } else { CallFailure::NoAnswer };
             lost(kind, &e)
         })?;
         let (status, around) = (answer.status(), around(answer.headers()));
@@ -155,14 +155,14 @@ impl Transport {
         match body {
             Ok(body) if status.is_success() => Ok((body, around)),
             Ok(body) => Err(refusal(status.as_u16(), &body, around)),
-            Err(e) => Err(CallError { status: Some(status.as_u16()), around, ..lost(Failure::NoAnswer, &e) }),
+            Err(e) => Err(CallError { status: Some(status.as_u16()), around, ..lost(CallFailure::NoAnswer, &e) }),
         }
     }
 }
 
-fn around(headers: &HeaderMap) -> Around {
+fn around(headers: &HeaderMap) -> ResponseMeta {
     let text = |value: Option<&reqwest::header::HeaderValue>| Some(value?.to_str().ok()?.trim().to_owned());
-    Around {
+    ResponseMeta {
         request_id: text(headers.get("request-id")).filter(|id| id.len() <= 200),
         retry_after: text(headers.get(RETRY_AFTER)).and_then(|s| s.parse().ok()).map(Duration::from_secs),
         replayed: headers.get("idempotent-replayed").is_some_and(|v| v.as_bytes() == b"true"),
@@ -171,10 +171,10 @@ fn around(headers: &HeaderMap) -> Around {
 }
 
 /// What an answer that is no 2xx says; a proxy's page says nothing but its status.
-fn refusal(status: u16, body: &[u8], around: Around) -> CallError {
+fn refusal(status: u16, body: &[u8], around: ResponseMeta) -> CallError {
     let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let text = |key: &str| error["error"][key].as_str().map(|t| t.chars().take(500).collect::<String>());
     let message = text("message").unwrap_or_else(|| "no message".into());
-    let kind = if error["error"].is_object() { Failure::Answered } else { Failure::NotStripe };
+    let kind = if error["error"].is_object() { CallFailure::Answered } else { CallFailure::NotStripe };
     CallError { status: Some(status), kind, code: text("code"), message, around }
 }

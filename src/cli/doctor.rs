@@ -9,7 +9,7 @@ use jobs::books::{BooksError, Database, newest_schema_version};
 use jobs::ingest_cur::export::{find, newest};
 use jobs::stripe::account::skew;
 use jobs::stripe::check::check;
-use jobs::stripe::{Account, Sink};
+use jobs::stripe::{StripeAccount, StripeMode};
 use serde::Serialize;
 
 use super::{Exit, ago, print, span};
@@ -224,7 +224,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
                     checks.look(
                         &what,
                         found,
-                        "AWS delivers up to three times a day: look at the export's status in the Billing console",
+                        "AWS delivers up to three times a day: look at the export's status in the BillingSettings console",
                     );
                 } else {
                     checks.well(&what, found);
@@ -232,7 +232,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
             Ok((_, None)) => {
                 let act =
-                    "wait a day after the export was made; then look at its status and path in the Billing console";
+                    "wait a day after the export was made; then look at its status and path in the BillingSettings console";
                 checks.look(&what, format!("no bill of {month} or the month before"), act);
             }
             Err(error) => {
@@ -276,7 +276,7 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
         Ok(billing) => billing,
         Err(error) => return checks.wrong("Stripe", format!("{error:#}"), "mend the section [stripe]"),
     };
-    let Sink::Stripe(account) = &billing.sink else {
+    let StripeMode::Stripe(account) = &billing.mode else {
         let act = "set METER_STRIPE__KEY, unless a dry run is what you want";
         return checks.look("Stripe", "there is no key: nothing is sent".into(), act);
     };
@@ -301,8 +301,8 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
 
 /// What `meter stripe check` finds.
 async fn account_lines(
-    account: &Account,
-    billing: &jobs::stripe::Billing,
+    account: &StripeAccount,
+    billing: &jobs::stripe::BillingSettings,
     books: &Database,
     remote: &[jobs::stripe::RemoteMeter],
     now: Timestamp,

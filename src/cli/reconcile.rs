@@ -12,7 +12,7 @@ use jobs::books::quantity::Quantity;
 use jobs::job::Context;
 use jobs::push_stripe::{Planned, push};
 use jobs::reconcile_stripe::reconcile;
-use jobs::stripe::Sink;
+use jobs::stripe::StripeMode;
 
 use super::events::who;
 use super::jobs_of::ago;
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
         }
         // what is acknowledged is what stood here, and nothing that is found only now
-        if let (Sink::Stripe(_), false) = (&context.billing.sink, args.acknowledge) {
+        if let (StripeMode::Stripe(_), false) = (&context.billing.mode, args.acknowledge) {
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| said(&f))?;
         }
     }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::billing_target::StripeMeter;
 use jobs::stripe::account::matched;
-use jobs::stripe::check::{Line, check};
-use jobs::stripe::{Account, Billing, RemoteMeter, Sink};
+use jobs::stripe::check::{CheckLine, check};
+use jobs::stripe::{StripeAccount, BillingSettings, RemoteMeter, StripeMode};
 
 use super::push::books;
 use super::{BadUsage, Exit, print};
@@ -28,7 +28,7 @@ pub(crate) enum Action {
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let billing = config.stripe.billing()?;
-    let Sink::Stripe(account) = &billing.sink else {
+    let StripeMode::Stripe(account) = &billing.mode else {
         return Err(BadUsage("METER_STRIPE__KEY is not set: there is no account to ask".into()).into());
     };
     if billing.meters.is_empty() {
@@ -45,7 +45,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let prices = account.prices().await.map_err(|e| anyhow!(e))?;
     let known = books.stripe_meters().await?;
     let lines = check(&billing, &known, &remote, &prices, &books.plans().await?, now);
-    let row = |l: &Line| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
+    let row = |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
     print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
     for (what, fault) in lines.iter().filter_map(|l| Some((&l.what, l.fault.as_ref()?))) {
         print::out(&format!("{what}: {fault}"));
@@ -55,8 +55,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
 
 /// Makes what is missing; returns what is there then.
 async fn set_up(
-    billing: &Billing,
-    account: &Account,
+    billing: &BillingSettings,
+    account: &StripeAccount,
     books: &Database,
     mut remote: Vec<RemoteMeter>,
     dry_run: bool,

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jobs::books::BooksError;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::Job;
-use jobs::stripe::Sink;
+use jobs::stripe::StripeMode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -160,9 +160,9 @@ async fn start(
     let sources = Sources {
         books: vec![context.books.clone(), queue.database().clone()],
         exports: context.exports.values().map(|export| export.source.clone()).collect(),
-        sends: match &context.billing.sink {
-            Sink::Stripe(account) => Some(account.sends.clone()),
-            Sink::DryRun => None,
+        sends: match &context.billing.mode {
+            StripeMode::Stripe(account) => Some(account.sends.clone()),
+            StripeMode::DryRun => None,
         },
     };
     let policy = config.queue.policy(args.concurrency);

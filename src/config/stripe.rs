@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jobs::stripe::transport::Transport;
-use jobs::stripe::{Account, Billing, Mapping, Sink};
+use jobs::stripe::{StripeAccount, BillingSettings, Mapping, StripeMode};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -90,22 +90,22 @@ impl StripeConfig {
     ///
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn billing(&self) -> anyhow::Result<Billing> {
+    pub fn billing(&self) -> anyhow::Result<BillingSettings> {
         let mapping = |(name, m): (&String, &StripeMeterConfig)| {
             let display_name = m.display_name.clone().unwrap_or_else(|| name.clone());
             (name.clone(), Mapping { event_name: m.event_name.clone(), per_unit: m.per_unit.normalize(), display_name })
         };
-        let sink = if self.key.expose().is_empty() { Sink::DryRun } else { Sink::Stripe(self.account()?) };
-        Ok(Billing {
+        let mode = if self.key.expose().is_empty() { StripeMode::DryRun } else { StripeMode::Stripe(self.account()?) };
+        Ok(BillingSettings {
             meters: self.meters.iter().map(mapping).collect(),
             grace: i64::from(self.grace_hours) * 3600,
             reads_per_day: self.reads_per_day,
             quiet: i64::from(self.quiet_hours) * 3600,
-            sink,
+            mode,
         })
     }
 
-    fn account(&self) -> anyhow::Result<Account> {
+    fn account(&self) -> anyhow::Result<StripeAccount> {
         let timeout = Duration::from_secs(u64::from(self.timeout_seconds));
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(client_config()?)
@@ -119,7 +119,7 @@ impl StripeConfig {
         let transport = Transport::new(client, reqwest::Url::parse(&self.base())?, self.key.expose().to_owned());
         let rate = self.per_second.unwrap_or(if self.live { RATES[0] } else { RATES[1] });
         let rate = NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
-        Ok(Account::new(transport, rate, usize::from(self.at_once), timeout))
+        Ok(StripeAccount::new(transport, rate, usize::from(self.at_once), timeout))
     }
 
     /// The address, with the `/` at its end that makes it a folder.

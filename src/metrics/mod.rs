@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jobs::books::Database;
 use jobs::ingest_cur::source::Source;
-use jobs::stripe::Sends;
+use jobs::stripe::SendCounters;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
@@ -284,7 +284,7 @@ pub struct Sources {
     /// Where bills are fetched from.
     pub exports: Vec<Arc<dyn Source>>,
     /// Attempts to send to Stripe, if there is an account.
-    pub sends: Option<Arc<Sends>>,
+    pub sends: Option<Arc<SendCounters>>,
 }
 
 /// The gauges of a snapshot. `meters` are told of even when nothing is known of them.

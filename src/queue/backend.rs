@@ -79,7 +79,7 @@ impl BackendConfig for Claims {
     }
 }
 
-/// Sends each acknowledgement to the keeper.
+/// SendCounters each acknowledgement to the keeper.
 #[derive(Clone, Debug)]
 pub(super) struct AckLayer(UnboundedSender<Ack>);
 

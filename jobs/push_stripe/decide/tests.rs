@@ -15,7 +15,7 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
         start: T0 + start,
         end: T0 + end,
         until: T0 + end,
-        billing: Some(Billing { active: true, item: Some("USD".into()) }),
+        billing: Some(PeriodBilling { active: true, item: Some("USD".into()) }),
         target: Some(target),
         currency: "USD".into(),
     }
@@ -164,7 +164,7 @@ fn two_periods() -> Case {
 type Change = fn(&mut Case);
 
 fn set(case: &mut Case, at: usize, active: bool, item: Option<&str>) {
-    case.periods[at].billing = Some(Billing { active, item: item.map(str::to_owned) });
+    case.periods[at].billing = Some(PeriodBilling { active, item: item.map(str::to_owned) });
 }
 
 #[test]
@@ -357,12 +357,12 @@ fn a_reason_has_one_name() {
     }
 }
 
-fn any_period() -> impl Strategy<Value = (i64, i64, Option<Billing>, Option<i64>)> {
+fn any_period() -> impl Strategy<Value = (i64, i64, Option<PeriodBilling>, Option<i64>)> {
     let item =
         prop_oneof![1 => Just(None::<String>), 8 => Just(Some("USD".to_owned())), 1 => Just(Some("EUR".to_owned()))];
     let active = prop_oneof![4 => Just(true), 1 => Just(false)];
-    let billing = (active, item).prop_map(|(active, item)| Billing { active, item });
-    let billing = prop_oneof![1 => Just(None::<Billing>), 8 => billing.prop_map(Some)];
+    let billing = (active, item).prop_map(|(active, item)| PeriodBilling { active, item });
+    let billing = prop_oneof![1 => Just(None::<PeriodBilling>), 8 => billing.prop_map(Some)];
     let target = prop_oneof![1 => Just(None::<i64>), 19 => (0..2000_i64).prop_map(Some)];
     let length = prop_oneof![1 => 1..200_i64, 6 => 200..3 * DAY];
     (length, 0..9 * DAY, billing, target)

@@ -3,14 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::stripe::transport::Around;
+use crate::stripe::transport::ResponseMeta;
 
 const NOW: i64 = 1_800_000_000;
 /// The first attempt of every event here.
 const FIRST: i64 = NOW - 500;
 
-fn error(status: Option<u16>, kind: Failure, message: &str) -> CallError {
-    CallError { status, kind, code: None, message: message.into(), around: Around::default() }
+fn error(status: Option<u16>, kind: CallFailure, message: &str) -> CallError {
+    CallError { status, kind, code: None, message: message.into(), around: ResponseMeta::default() }
 }
 
 /// An answer without what was said.
@@ -40,28 +40,28 @@ fn every_status_has_one_meaning() {
             500.. => "broken",
             _ => "lost",
         };
-        assert_eq!(kind(&answer(&error(Some(status), Failure::Answered, "no"))), expected, "{status}");
+        assert_eq!(kind(&answer(&error(Some(status), CallFailure::Answered, "no"))), expected, "{status}");
     }
 }
 
 #[test]
 fn what_breaks_off_is_only_what_its_status_says_for_sure() {
     for (status, failure, expected) in [
-        (None, Failure::NotSent, "not sent"),
-        (None, Failure::NoAnswer, "lost"),
-        (None, Failure::Answered, "lost"),
-        (None, Failure::Unreadable, "taken"),
-        (Some(200), Failure::NoAnswer, "taken"),
-        (Some(200), Failure::Unreadable, "taken"),
-        (Some(400), Failure::NoAnswer, "lost"),
-        (Some(404), Failure::NoAnswer, "lost"),
-        (Some(401), Failure::NoAnswer, "lost"),
-        (Some(401), Failure::NotStripe, "later"),
-        (Some(404), Failure::NotStripe, "later"),
-        (Some(502), Failure::NotStripe, "broken"),
-        (Some(429), Failure::NoAnswer, "later"),
-        (Some(500), Failure::NoAnswer, "broken"),
-        (Some(302), Failure::NoAnswer, "lost"),
+        (None, CallFailure::NotSent, "not sent"),
+        (None, CallFailure::NoAnswer, "lost"),
+        (None, CallFailure::Answered, "lost"),
+        (None, CallFailure::Unreadable, "taken"),
+        (Some(200), CallFailure::NoAnswer, "taken"),
+        (Some(200), CallFailure::Unreadable, "taken"),
+        (Some(400), CallFailure::NoAnswer, "lost"),
+        (Some(404), CallFailure::NoAnswer, "lost"),
+        (Some(401), CallFailure::NoAnswer, "lost"),
+        (Some(401), CallFailure::NotStripe, "later"),
+        (Some(404), CallFailure::NotStripe, "later"),
+        (Some(502), CallFailure::NotStripe, "broken"),
+        (Some(429), CallFailure::NoAnswer, "later"),
+        (Some(500), CallFailure::NoAnswer, "broken"),
+        (Some(302), CallFailure::NoAnswer, "lost"),
     ] {
         assert_eq!(kind(&answer(&error(status, failure, "no"))), expected, "{status:?} {failure:?}");
     }
@@ -78,22 +78,22 @@ fn only_a_400_says_that_an_identifier_is_used() {
         (Some(200), "taken"),
         (None, "lost"),
     ] {
-        assert_eq!(kind(&answer(&error(status, Failure::Answered, duplicate))), expected, "{status:?}");
+        assert_eq!(kind(&answer(&error(status, CallFailure::Answered, duplicate))), expected, "{status:?}");
     }
-    let other = error(Some(400), Failure::Answered, "No such customer: cus_1");
+    let other = error(Some(400), CallFailure::Answered, "No such customer: cus_1");
     assert_eq!(answer(&other), Answer::Refused("Stripe answered 400: No such customer: cus_1".into()));
 }
 
 #[test]
 fn what_comes_around_an_answer_is_heeded() {
-    let replayed = Around { replayed: true, ..Around::default() };
-    for (status, failure) in [(Some(200), Failure::NoAnswer), (None, Failure::Unreadable)] {
+    let replayed = ResponseMeta { replayed: true, ..ResponseMeta::default() };
+    for (status, failure) in [(Some(200), CallFailure::NoAnswer), (None, CallFailure::Unreadable)] {
         let error = CallError { around: replayed.clone(), ..error(status, failure, "broken off") };
         assert_eq!(answer(&error), Answer::Taken(true), "{status:?}");
     }
     let wait = Some(Duration::from_secs(9));
-    let around = Around { retry_after: wait, request_id: Some("req_1".into()), ..Around::default() };
-    let error = CallError { around, ..error(Some(429), Failure::Answered, "slow down") };
+    let around = ResponseMeta { retry_after: wait, request_id: Some("req_1".into()), ..ResponseMeta::default() };
+    let error = CallError { around, ..error(Some(429), CallFailure::Answered, "slow down") };
     assert_eq!(answer(&error), Answer::Later("Stripe answered 429: slow down (req_1)".into(), wait));
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 /// An account, what is configured for it, and the plans.
 struct World {
-    billing: Billing,
+    billing: BillingSettings,
     known: Vec<StripeMeter>,
     remote: Vec<RemoteMeter>,
     prices: Vec<RemotePrice>,
@@ -56,7 +56,7 @@ fn world() -> World {
         meters: [("chime_minutes".to_owned(), terms("1000", Some("0.0045"), Report::Overage))].into(),
     };
     World {
-        billing: Billing { meters: [("chime_minutes".to_owned(), mapping)].into(), ..Billing::default() },
+        billing: BillingSettings { meters: [("chime_minutes".to_owned(), mapping)].into(), ..BillingSettings::default() },
         known: vec![known("mtr_1", "meter_chime", "1000")],
         remote: vec![meter],
         prices: vec![price],
@@ -64,7 +64,7 @@ fn world() -> World {
     }
 }
 
-fn lines(w: &World) -> Vec<Line> {
+fn lines(w: &World) -> Vec<CheckLine> {
     let now = "2026-11-22T00:00:00Z".parse().unwrap();
     check(&w.billing, &w.known, &w.remote, &w.prices, &Plans::new(w.plans.clone()), now)
 }
@@ -220,7 +220,7 @@ fn every_difference_has_its_line() {
         let mut world = world();
         change(&mut world);
         let lines = lines(&world);
-        let faults: Vec<&Line> = lines.iter().filter(|line| line.fault.is_some()).collect();
+        let faults: Vec<&CheckLine> = lines.iter().filter(|line| line.fault.is_some()).collect();
         assert_eq!(faults.len(), expected.len(), "row {at}: {lines:?}");
         for (line, (what, found, piece)) in faults.iter().zip(*expected) {
             assert_eq!((line.what.as_str(), line.found.as_str()), (*what, *found), "row {at}");
@@ -231,7 +231,7 @@ fn every_difference_has_its_line() {
 
 #[test]
 fn what_is_as_it_should_be_is_named_too() {
-    let line = |what: &str, found: &str| Line { what: what.into(), found: found.into(), fault: None };
+    let line = |what: &str, found: &str| CheckLine { what: what.into(), found: found.into(), fault: None };
     let mut world = world();
     assert_eq!(lines(&world), [line(METER, "mtr_1"), line(PRICE, "price_1")]);
     world.prices[0].unit_amount = None;
@@ -269,7 +269,7 @@ fn one_price_of_the_plans_amount_is_enough() {
     assert_eq!(lines(&world)[1].found, "price_2, price_3 at 0.0004, 0.0005");
     assert!(lines(&world)[1].fault.is_some());
     another_price(&mut world, "price_4", "USD", Some("0.00045"));
-    let price = Line { what: PRICE.into(), found: "price_2, price_3, price_4".into(), fault: None };
+    let price = CheckLine { what: PRICE.into(), found: "price_2, price_3, price_4".into(), fault: None };
     assert_eq!(lines(&world)[1], price);
 }
 

@@ -20,7 +20,7 @@ use jobs::enforce_budgets::Enforcement;
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
 use jobs::stripe::transport::Transport;
-use jobs::stripe::{Account, Billing, Mapping, Sink};
+use jobs::stripe::{StripeAccount, BillingSettings, Mapping, StripeMode};
 use libsql::params;
 use tempfile::TempDir;
 
@@ -106,17 +106,17 @@ pub struct World {
 /// A busy machine must not look like a server that is silent.
 const TIMEOUT: Duration = Duration::from_millis(150);
 
-pub fn account(url: &str, key: &str, at_once: usize) -> Account {
+pub fn account(url: &str, key: &str, at_once: usize) -> StripeAccount {
     /// One for all: to read the machine's certificates takes longer than a history.
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
         rustls::crypto::ring::default_provider().install_default().unwrap();
         reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().unwrap()
     });
     let transport = Transport::new(CLIENT.clone(), reqwest::Url::parse(url).unwrap(), key.into());
-    Account::new(transport, NonZeroU32::new(1_000_000).unwrap(), at_once, TIMEOUT)
+    StripeAccount::new(transport, NonZeroU32::new(1_000_000).unwrap(), at_once, TIMEOUT)
 }
 
-pub fn billing(sink: Sink) -> Billing {
+pub fn billing(mode: StripeMode) -> BillingSettings {
     let mapping = |i: usize| {
         let mapping = Mapping {
             event_name: format!("{}_events", METERS[i]),
@@ -125,10 +125,10 @@ pub fn billing(sink: Sink) -> Billing {
         };
         (METERS[i].to_owned(), mapping)
     };
-    Billing { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, sink }
+    BillingSettings { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, sink }
 }
 
-pub fn context(books: Database, billing: Billing) -> Context {
+pub fn context(books: Database, billing: BillingSettings) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
@@ -178,7 +178,7 @@ impl World {
             }
         }
         let account = account(&stripe.url(), "sk_test_fake", 4);
-        let context = context(books, billing(Sink::Stripe(account)));
+        let context = context(books, billing(StripeMode::Stripe(account)));
         // the web backend's webhooks have told of the subscriptions
         let told = begins.iter().enumerate().map(|(n, begin)| Told {
             id: format!("sub_{n}"),
