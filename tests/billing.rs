@@ -1,4 +1,4 @@
-//! BillingSettings through the binary: from an empty account to invoices that equal the books; bad keys, wrong accounts; and what a person can do.
+//! Billing through the binary: from an empty account to invoices that equal the books; bad keys, wrong accounts; and what a person can do.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

@@ -17,7 +17,7 @@ pub const MARGIN: i64 = 600;
 
 /// A customer whose totals are to be looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Due {
+pub(crate) struct DueCustomer {
     /// Whether there is such a customer.
     pub(crate) known: bool,
     /// Whether the periods are those of the subscriptions.
@@ -104,7 +104,7 @@ pub struct StripeMeter {
 
 /// What waits to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
+pub struct UnseenEntries {
     /// Customers are due.
     pub customers: bool,
     /// Meter events are due.
@@ -163,7 +163,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn stripe_waiting(&self, now: Timestamp) -> Result<Waiting, BooksError> {
+    pub async fn unseen_entries(&self, now: Timestamp) -> Result<UnseenEntries, BooksError> {
         let now = now.as_second();
         self.read(async move |c| {
             let sql = "SELECT EXISTS (SELECT 1 FROM stripe_due WHERE due_at <= ?1), \
@@ -171,9 +171,9 @@ impl Database {
                        EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
                        (SELECT coalesce(max(seq), 0) FROM ledger_entries), \
                        (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'entry')";
-            let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(Waiting::default()) };
+            let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(UnseenEntries::default()) };
             let yes = |i: i32| -> Result<bool, BooksError> { Ok(row.get::<i64>(i)? == 1) };
-            Ok(Waiting {
+            Ok(UnseenEntries {
                 customers: yes(0)?,
                 events: yes(1)?,
                 reports: yes(2)?,
@@ -188,7 +188,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn wake_for_entries(&self, waiting: Waiting, meters: Vec<String>) -> Result<u64, BooksError> {
+    pub async fn wake_for_entries(&self, waiting: UnseenEntries, meters: Vec<String>) -> Result<u64, BooksError> {
         self.write(async move |c| {
             let woken = c.execute(WAKE, params![waiting.looked_at, json(&meters)?, waiting.entry]).await?;
             set_state(c, "entry", &waiting.entry.to_string()).await?;
@@ -371,7 +371,7 @@ pub(crate) async fn due(c: &Connection, limit: u32, now: i64) -> Result<Vec<(Str
 /// As [`due`], with those whom the next run would find due; all of them.
 pub(crate) async fn would_be_due(
     c: &Connection,
-    waiting: Waiting,
+    waiting: UnseenEntries,
     meters: &[String],
     now: i64,
 ) -> Result<Vec<(String, String)>, BooksError> {
@@ -405,12 +405,12 @@ pub(crate) async fn load(
     meters: &[String],
     now: i64,
     grace: i64,
-) -> Result<BTreeMap<String, Due>, BooksError> {
-    let mut found: BTreeMap<String, Due> = BTreeMap::new();
+) -> Result<BTreeMap<String, DueCustomer>, BooksError> {
+    let mut found: BTreeMap<String, DueCustomer> = BTreeMap::new();
     if asked.is_empty() {
         return Ok(found);
     }
-    found.extend(asked.iter().map(|(customer, _)| (customer.clone(), Due::default())));
+    found.extend(asked.iter().map(|(customer, _)| (customer.clone(), DueCustomer::default())));
     let asked = json(asked)?;
     let sql = "SELECT c.id, c.stripe_customer_id, c.plan, c.periods_until IS NOT NULL FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 0";
     let mut rows = c.query(sql, params![asked.clone()]).await?;
@@ -437,7 +437,7 @@ pub(crate) async fn load(
     Ok(found)
 }
 
-async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
+async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<String, DueCustomer>) -> Result<(), BooksError> {
     let sql = "SELECT s.customer, s.id, s.status, s.ended_at FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 0";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
@@ -456,7 +456,7 @@ async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<St
     Ok(())
 }
 
-async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<String, Due>) -> Result<(), BooksError> {
+async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<String, DueCustomer>) -> Result<(), BooksError> {
     let meters = json(meters)?;
     let periods: Vec<_> = found
         .iter()

@@ -204,7 +204,7 @@ pub(crate) async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
 
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
+pub struct AttemptOutcome {
     /// The event.
     pub seq: i64,
     /// Which attempt it was.
@@ -227,7 +227,7 @@ pub struct Settled {
 
 /// What was put right before anything is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
+pub struct RecoveredEvents {
     /// Attempts whose process died: unconfirmed.
     pub interrupted: u64,
     /// Not sent in time for their invoice: not received.
@@ -277,10 +277,10 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn settle_events(&self, settled: Vec<Settled>, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn settle_events(&self, settled: Vec<AttemptOutcome>, now: Timestamp) -> Result<(), BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
-            let row = |s: &Settled| {
+            let row = |s: &AttemptOutcome| {
                 let at = matches!(s.state, State::Accepted | State::Refused).then_some(now);
                 let doubt = i64::from(s.maybe_applied);
                 (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at, s.attempts)
@@ -305,7 +305,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<Recovered, BooksError> {
+    pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<RecoveredEvents, BooksError> {
         let now = now.as_second();
         let anything = self
             .read(async move |c| {
@@ -317,7 +317,7 @@ impl Database {
             })
             .await?;
         if !anything {
-            return Ok(Recovered::default());
+            return Ok(RecoveredEvents::default());
         }
         self.write(async move |c| {
             let sql = "UPDATE meter_events SET state = 'unconfirmed', maybe_applied = 1, next_at = ?2, error = 'the process ended while it was sent' \
@@ -329,7 +329,7 @@ impl Database {
             let sql = "UPDATE meter_events SET next_at = NULL WHERE state = 'unconfirmed' AND next_at IS NOT NULL \
                        AND (send_before <= ?1 OR first_attempt_at <= ?2)";
             let undecided = c.execute(sql, params![now, now - RESEND]).await?;
-            Ok(Recovered { interrupted, expired, undecided })
+            Ok(RecoveredEvents { interrupted, expired, undecided })
         })
         .await
     }
@@ -371,7 +371,7 @@ impl Database {
     pub async fn decide_event(
         &self,
         id: &str,
-        what: Manual,
+        what: ManualAction,
         act: Act,
         now: Timestamp,
     ) -> Result<Option<MeterEvent>, BooksError> {
@@ -379,8 +379,8 @@ impl Database {
         self.write(async move |c| {
             let Some(found) = find(c, &id).await? else { return Ok(None) };
             let to = match (what, found.state) {
-                (Manual::Retry, State::Refused) => State::NotReceived,
-                (Manual::Drop, State::Pending | State::Unconfirmed | State::Refused) => State::Discarded,
+                (ManualAction::Retry, State::Refused) => State::NotReceived,
+                (ManualAction::Drop, State::Pending | State::Unconfirmed | State::Refused) => State::Discarded,
                 _ => return Ok(None),
             };
             let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";
@@ -394,7 +394,7 @@ impl Database {
 
 /// What a person can decide about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manual {
+pub enum ManualAction {
     /// It was refused, and the cause is mended: its value is planned anew.
     Retry,
     /// It is never to be sent.

@@ -115,7 +115,7 @@ pub struct PeriodCase {
 
 /// An event that is not proven not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sent {
+pub struct EarlierEvent {
     /// The period for whose usage it is.
     pub period_start: i64,
     /// Its time.
@@ -132,18 +132,18 @@ pub struct Sent {
 
 /// Everything that a decision rests on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Case {
+pub struct BillingCase {
     /// What holds everything back, if anything does.
     pub deferred: Option<DeferReason>,
     /// Periods that have begun, in order: those that may have changed, and the open one.
     pub periods: Vec<PeriodCase>,
     /// Events that are on an invoice, in order of their times.
-    pub sent: Vec<Sent>,
+    pub sent: Vec<EarlierEvent>,
 }
 
 /// An event to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct EventToSend {
     /// Its value.
     pub value: i64,
     /// Bounds of the period on whose invoice it goes.
@@ -156,9 +156,9 @@ pub struct Event {
 
 /// What is decided for a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct PeriodDecision {
     /// What is to be sent.
-    pub event: Option<Event>,
+    pub event: Option<EventToSend>,
     /// What waits, and why.
     pub deferred: Option<(i64, DeferReason)>,
 }
@@ -175,7 +175,7 @@ fn timestamp(period: &PeriodCase, now: i64) -> i64 {
 }
 
 /// Where an amount for period `own` goes: the period, or what holds it back.
-fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, DeferReason> {
+fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, DeferReason> {
     let open = |p: &PeriodCase| p.start <= now && now < p.until;
     let at = if now < closes(own.until, grace) {
         case.periods.iter().position(|p| p == own)
@@ -196,10 +196,10 @@ fn destination(case: &Case, own: &PeriodCase, now: i64, grace: i64) -> Result<us
 }
 
 /// What is to be done for each period, as of `now`; an invoice takes events for `grace` seconds after its period.
-pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
+pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
     let within = |p: &PeriodCase, at: i64| p.start <= at && at < p.end;
     // what each invoice has at least: positive events only once they are accepted, negative ones from the start
-    let sure = |s: &&Sent| s.billed && (s.accepted || s.value < 0);
+    let sure = |s: &&EarlierEvent| s.billed && (s.accepted || s.value < 0);
     let floor = |p: &PeriodCase| -> i128 {
         case.sent.iter().filter(|s| within(p, s.timestamp)).filter(sure).map(|s| i128::from(s.value)).sum()
     };
@@ -212,30 +212,30 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
         let delta = own.target.map(|target| i128::from(target) - sent);
         let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST..=LARGEST).contains(d));
         let Some(delta) = delta else {
-            decisions.push(Decision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
+            decisions.push(PeriodDecision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
             continue;
         };
         if delta == 0 {
-            decisions.push(Decision::default());
+            decisions.push(PeriodDecision::default());
             continue;
         }
         let at = case.deferred.map_or_else(|| destination(case, own, now, grace), Err);
         let (period, at) = match at {
             Ok(at) => (&case.periods[at], at),
             Err(why) => {
-                decisions.push(Decision { event: None, deferred: Some((delta, why)) });
+                decisions.push(PeriodDecision { event: None, deferred: Some((delta, why)) });
                 continue;
             }
         };
         let value = if delta > 0 { delta } else { delta.max(i64::try_from(-floors[at].max(0)).unwrap_or(-LARGEST)) };
         floors[at] += i128::from(value.min(0));
-        let event = Event {
+        let event = EventToSend {
             value,
             billed: (period.start, period.end),
             timestamp: timestamp(period, now),
             send_before: closes(period.until, grace),
         };
-        decisions.push(Decision {
+        decisions.push(PeriodDecision {
             event: (value != 0).then_some(event),
             deferred: (value != delta).then_some((delta - value, DeferReason::BelowZero)),
         });
@@ -245,14 +245,14 @@ pub fn decide(case: &Case, now: i64, grace: i64) -> Vec<Decision> {
 
 /// Events, and how much of each is on its invoice. A final invoice that came out below zero, because what Stripe had taken was not there later,
 /// was cut off at zero: so much of its negative events, the newest first, did nothing and is still to be taken back.
-fn effects(sent: &[Sent], now: i64, grace: i64) -> Vec<(&Sent, i64)> {
+fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i64)> {
     let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
-    let is_final = |s: &Sent| s.accepted && s.billed && now >= s.invoice.1 + grace;
+    let is_final = |s: &EarlierEvent| s.accepted && s.billed && now >= s.invoice.1 + grace;
     for s in sent.iter().filter(|s| is_final(s)) {
         let total = totals.entry(s.invoice.0).or_default();
         *total = total.saturating_add(s.value);
     }
-    let mut effects: Vec<(&Sent, i64)> = sent.iter().map(|s| (s, s.value)).collect();
+    let mut effects: Vec<(&EarlierEvent, i64)> = sent.iter().map(|s| (s, s.value)).collect();
     for (s, effect) in effects.iter_mut().rev().filter(|(s, _)| is_final(s) && s.value < 0) {
         let Some(total) = totals.get_mut(&s.invoice.0).filter(|total| **total < 0) else { continue };
         let cut = (*total).max(*effect);
@@ -263,7 +263,7 @@ fn effects(sent: &[Sent], now: i64, grace: i64) -> Vec<(&Sent, i64)> {
 }
 
 /// When something that is deferred may be free by time alone: an invoice closes, or the next period begins.
-pub fn look_again(case: &Case, now: i64, grace: i64) -> Option<i64> {
+pub fn look_again(case: &BillingCase, now: i64, grace: i64) -> Option<i64> {
     let times = case.periods.iter().flat_map(|p| [closes(p.until, grace), p.end]);
     times.filter(|t| *t > now).min()
 }

@@ -22,9 +22,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::decide::DeferReason;
-pub use self::plan::Planned;
-use self::plan::{Ground, SharedGround, Target};
-use self::send::{Clock, Stop, Tally};
+pub use self::plan::PlannedEvent;
+use self::plan::{PlanInputs, SharedInputs, MappedMeter};
+use self::send::{RunClock, SendStop, SendTally};
 use crate::books::billing_target::StripeMeter;
 use crate::books::period::instant;
 use crate::books::plan::Report;
@@ -37,7 +37,7 @@ use crate::stripe::{StripeAccount, BillingSettings, StripeMode};
 const CHUNK: u32 = 1000;
 /// The same over a network.
 const REMOTE_CHUNK: u32 = 100;
-/// Planned events that a stored report lists.
+/// PlannedEvent events that a stored report lists.
 const SHOWN: usize = 20;
 /// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
@@ -90,14 +90,14 @@ pub struct PushReport {
     /// Why sending stopped early.
     pub stopped: Option<String>,
     /// That these books were restored from a backup, while something waits for it.
-    pub restored: Option<Restored>,
+    pub restored: Option<RestoreProgress>,
     /// Some of what was planned.
-    pub events: Vec<Planned>,
+    pub events: Vec<PlannedEvent>,
 }
 
 /// Books that were restored from a backup.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Restored {
+pub struct RestoreProgress {
     /// When the backup was made.
     pub backup_at: Timestamp,
     /// When Stripe's totals are believed.
@@ -148,7 +148,7 @@ impl Job for PushStripe {
 /// # Errors
 /// What Stripe or the database says. What was written then stays, and the next run goes on.
 pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<PushReport, Failure> {
-    let (books, billing, clock) = (&context.books, &context.billing, Clock::starts(now));
+    let (books, billing, clock) = (&context.books, &context.billing, RunClock::starts(now));
     books.require_migrated().await?;
     let account = match &billing.mode {
         StripeMode::Stripe(account) if !dry_run => account,
@@ -161,7 +161,7 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     let mut begun = None;
     if books.restoration(now).await?.is_some_and(|r| !r.seen) {
         // by the right clock: the lost books are taken to have sent nothing later
-        ground(context, account, clock).await?;
+        inputs(context, account, clock).await?;
         begun = books.begin_restored(billing.grace, now).await?;
     }
     if let Some((restoration, open)) = begun {
@@ -174,7 +174,7 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
         );
     }
     wake(books, billing, now).await?;
-    let waiting = books.stripe_waiting(now).await?;
+    let waiting = books.unseen_entries(now).await?;
     if waiting.reports {
         let (read, refused) = books.read_error_reports(now).await?;
         report.error_reports += read;
@@ -184,14 +184,14 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     report.expired = books.recover_events(stale, now).await?.expired;
     let long_ago = now.as_second() - DEFERRED_TOO_LONG;
     report.deferred_too_long = books.deferred_since(long_ago - DAY, long_ago).await?;
-    let waiting = books.stripe_waiting(now).await?;
+    let waiting = books.unseen_entries(now).await?;
     if !waiting.customers && !waiting.events {
         report.restored = restored(context, now, begun.is_some()).await?;
         return Ok(report);
     }
-    let ground = Arc::new(ground(context, account, clock).await?);
-    report.missing_meters = plan::missing(&ground).into_iter().collect();
-    plan_all(books, &ground, clock, &mut report, shown).await?;
+    let inputs = Arc::new(inputs(context, account, clock).await?);
+    report.missing_meters = plan::missing(&inputs).into_iter().collect();
+    plan_all(books, &inputs, clock, &mut report, shown).await?;
     report.restored = restored(context, now, begun.is_some()).await?;
     let tally = send::send(books, account, clock).await?;
     add(&mut report, tally)?;
@@ -199,10 +199,10 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
 }
 
 /// What is to be told of a restoration: always when it has just been found, later while something waits.
-async fn restored(context: &Context, now: Timestamp, begun: bool) -> Result<Option<Restored>, BooksError> {
+async fn restored(context: &Context, now: Timestamp, begun: bool) -> Result<Option<RestoreProgress>, BooksError> {
     let Some(found) = context.books.restoration(now).await? else { return Ok(None) };
     let waiting = context.books.restored_waiting().await?;
-    let told = Restored {
+    let told = RestoreProgress {
         backup_at: instant(found.backup_at),
         believed_at: instant(found.at.saturating_add(context.billing.quiet)),
         waiting,
@@ -225,7 +225,7 @@ async fn wake(books: &Database, billing: &BillingSettings, now: Timestamp) -> Re
     // another grace, other meters or other plans: everybody
     let mark = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_mark().await?);
     books.wake_all_when("planned_for", mark, String::new()).await?;
-    let waiting = books.stripe_waiting(now).await?;
+    let waiting = books.unseen_entries(now).await?;
     if waiting.entry > waiting.looked_at {
         books.wake_for_entries(waiting, billing.meters.keys().cloned().collect()).await?;
     }
@@ -243,20 +243,20 @@ async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushRep
     let known: BTreeMap<String, String> =
         context.books.stripe_meters().await?.into_iter().map(|m| (m.meter, m.stripe_id)).collect();
     let targets = billing.meters.iter().map(|(name, mapping)| {
-        (name.clone(), Target { mapping: mapping.clone(), stripe_id: known.get(name).cloned() })
+        (name.clone(), MappedMeter { mapping: mapping.clone(), stripe_id: known.get(name).cloned() })
     });
-    let ground =
-        Ground { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: true };
-    let entries = context.books.stripe_waiting(now).await?;
-    let ground: SharedGround = Arc::new(ground);
-    let outcome = context.books.tell_plans(ground, entries, now.as_second()).await?;
+    let inputs =
+        PlanInputs { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: true };
+    let entries = context.books.unseen_entries(now).await?;
+    let inputs: SharedInputs = Arc::new(inputs);
+    let outcome = context.books.tell_plans(inputs, entries, now.as_second()).await?;
     take(&mut report, outcome, shown);
     report.restored = restored(context, now, false).await?;
     Ok(report)
 }
 
 /// Asks the account what it has, and makes sure that it is the one that was used before, and that clocks agree.
-async fn ground(context: &Context, account: &StripeAccount, clock: Clock) -> Result<Ground, Failure> {
+async fn inputs(context: &Context, account: &StripeAccount, clock: RunClock) -> Result<PlanInputs, Failure> {
     let billing = &context.billing;
     let (remote, date) = account.meters().await.map_err(failure)?;
     let now = clock.now();
@@ -269,22 +269,22 @@ async fn ground(context: &Context, account: &StripeAccount, clock: Clock) -> Res
     }
     let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
     let targets =
-        billing.meters.iter().map(|(name, m)| (name.clone(), Target { mapping: m.clone(), stripe_id: id(name) }));
-    Ok(Ground { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: false })
+        billing.meters.iter().map(|(name, m)| (name.clone(), MappedMeter { mapping: m.clone(), stripe_id: id(name) }));
+    Ok(PlanInputs { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: false })
 }
 
 /// Plans for all who are due, some in each transaction.
 async fn plan_all(
     books: &Database,
-    ground: &SharedGround,
-    clock: Clock,
+    inputs: &SharedInputs,
+    clock: RunClock,
     report: &mut PushReport,
     shown: usize,
 ) -> Result<(), BooksError> {
     let limit = if books.is_local() { CHUNK } else { REMOTE_CHUNK };
     loop {
-        let (ground, now) = (Arc::clone(ground), clock.now().as_second());
-        let outcome = books.write(async move |c| plan::plan(c, &ground, limit, now).await).await?;
+        let (inputs, now) = (Arc::clone(inputs), clock.now().as_second());
+        let outcome = books.write(async move |c| plan::plan(c, &inputs, limit, now).await).await?;
         let more = outcome.more;
         take(report, outcome, shown);
         if !more {
@@ -293,7 +293,7 @@ async fn plan_all(
     }
 }
 
-fn take(report: &mut PushReport, outcome: plan::Outcome, shown: usize) {
+fn take(report: &mut PushReport, outcome: plan::PlanOutcome, shown: usize) {
     report.customers += outcome.customers;
     report.planned += u64::try_from(outcome.events.len()).unwrap_or(u64::MAX);
     report.unknown_plan += outcome.unknown_plan;
@@ -304,7 +304,7 @@ fn take(report: &mut PushReport, outcome: plan::Outcome, shown: usize) {
     report.events.extend(outcome.events.into_iter().take(room));
 }
 
-fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
+fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
     report.attempts = tally.attempts;
     report.accepted = tally.accepted;
     report.refused += tally.refused;
@@ -313,15 +313,15 @@ fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
     report.strange = tally.strange;
     match tally.stopped {
         None => Ok(()),
-        Some(Stop::Key(why)) => {
+        Some(SendStop::Key(why)) => {
             Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: mend METER_STRIPE__KEY and run again")))
         }
-        Some(Stop::Away(why, asked)) if report.accepted == 0 => {
+        Some(SendStop::Away(why, asked)) if report.accepted == 0 => {
             let why = anyhow!("Stripe cannot be reached, nothing is lost: {why}");
             Err(asked
                 .map_or_else(|| Failure::Retry(anyhow!("{why}")), |wait| Failure::RetryAfter(wait, anyhow!("{why}"))))
         }
-        Some(Stop::Away(why, _)) => {
+        Some(SendStop::Away(why, _)) => {
             report.stopped = Some(why);
             Ok(())
         }
@@ -329,19 +329,19 @@ fn add(report: &mut PushReport, tally: Tally) -> Result<(), Failure> {
 }
 
 impl Database {
-    /// What would be planned for everybody who is due. A dry ground writes nothing.
+    /// What would be planned for everybody who is due. A dry inputs writes nothing.
     async fn tell_plans(
         &self,
-        ground: SharedGround,
-        waiting: crate::books::billing_target::Waiting,
+        inputs: SharedInputs,
+        waiting: crate::books::billing_target::UnseenEntries,
         now: i64,
-    ) -> Result<plan::Outcome, BooksError> {
+    ) -> Result<plan::PlanOutcome, BooksError> {
         self.read(async move |c| {
-            let meters: Vec<String> = ground.meters.keys().cloned().collect();
+            let meters: Vec<String> = inputs.meters.keys().cloned().collect();
             let customers = crate::books::billing_target::would_be_due(c, waiting, &meters, now).await?;
-            let mut told = plan::Outcome::default();
+            let mut told = plan::PlanOutcome::default();
             for some in customers.chunks(1000) {
-                let outcome = plan::plan_for(c, &ground, some, now).await?;
+                let outcome = plan::plan_for(c, &inputs, some, now).await?;
                 told.customers += outcome.customers;
                 told.unknown_plan += outcome.unknown_plan;
                 told.events.extend(outcome.events);

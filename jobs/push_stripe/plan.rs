@@ -7,17 +7,17 @@ use std::sync::Arc;
 use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::decide::{self, PeriodBilling, Case, Decision, DeferReason, PeriodCase, Sent, closes, decide, look_again, target};
+use super::decide::{self, PeriodBilling, BillingCase, PeriodDecision, DeferReason, PeriodCase, EarlierEvent, closes, decide, look_again, target};
 use crate::books::database::BooksError;
 use crate::books::meter_event::{self, NewMeterEvent, State};
-use crate::books::billing_target::{self, Due, NewTarget};
+use crate::books::billing_target::{self, DueCustomer, NewTarget};
 use crate::books::plan::{Plan, Plans};
 use crate::books::quantity::Quantity;
 use crate::stripe::Mapping;
 
 /// A meter that is planned for.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct MappedMeter {
     pub(super) mapping: Mapping,
     /// Stripe's id; none when the account has no such active meter.
     pub(super) stripe_id: Option<String>,
@@ -25,8 +25,8 @@ pub(super) struct Target {
 
 /// What all plans of a run share.
 #[derive(Debug)]
-pub(super) struct Ground {
-    pub(super) meters: BTreeMap<String, Target>,
+pub(super) struct PlanInputs {
+    pub(super) meters: BTreeMap<String, MappedMeter>,
     pub(super) plans: Plans,
     pub(super) grace: i64,
     /// Nothing is asked of an account, so what it has is taken for granted.
@@ -35,7 +35,7 @@ pub(super) struct Ground {
 
 /// An event that was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Planned {
+pub struct PlannedEvent {
     /// Whose usage.
     pub customer: String,
     /// Of what.
@@ -50,9 +50,9 @@ pub struct Planned {
 
 /// What was planned for some customers.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(super) struct PlanOutcome {
     pub(super) customers: u64,
-    pub(super) events: Vec<Planned>,
+    pub(super) events: Vec<PlannedEvent>,
     pub(super) deferred: BTreeMap<DeferReason, u64>,
     /// Customers of a plan that is not known: nothing is planned for them.
     pub(super) unknown_plan: u64,
@@ -72,30 +72,30 @@ struct Changes {
 }
 
 /// Plans for at most `limit` customers that are due, and writes it.
-pub(super) async fn plan(c: &Connection, ground: &Ground, limit: u32, now: i64) -> Result<Outcome, BooksError> {
+pub(super) async fn plan(c: &Connection, inputs: &PlanInputs, limit: u32, now: i64) -> Result<PlanOutcome, BooksError> {
     let asked = billing_target::due(c, limit, now).await?;
-    let outcome = plan_for(c, ground, &asked, now).await?;
-    Ok(Outcome { more: u64::from(limit) == outcome.customers, ..outcome })
+    let outcome = plan_for(c, inputs, &asked, now).await?;
+    Ok(PlanOutcome { more: u64::from(limit) == outcome.customers, ..outcome })
 }
 
 /// Plans for these customers, each with the first day whose usage may have changed, and writes it; a dry run only tells.
 pub(super) async fn plan_for(
     c: &Connection,
-    ground: &Ground,
+    inputs: &PlanInputs,
     asked: &[(String, String)],
     now: i64,
-) -> Result<Outcome, BooksError> {
-    let meters: Vec<String> = ground.meters.keys().cloned().collect();
-    let due = billing_target::load(c, asked, &meters, now, ground.grace).await?;
-    let mut outcome = Outcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..Outcome::default() };
+) -> Result<PlanOutcome, BooksError> {
+    let meters: Vec<String> = inputs.meters.keys().cloned().collect();
+    let due = billing_target::load(c, asked, &meters, now, inputs.grace).await?;
+    let mut outcome = PlanOutcome { customers: u64::try_from(due.len()).unwrap_or(u64::MAX), ..PlanOutcome::default() };
     let mut changes = Changes::default();
     for (customer, due) in &due {
-        match judge(customer, due, ground, now, &mut outcome, &mut changes) {
+        match judge(customer, due, inputs, now, &mut outcome, &mut changes) {
             Next::Look(again) => changes.looked_at.push((customer.clone(), again)),
             Next::PutOff(until) => changes.put_off.push((customer.clone(), until)),
         }
     }
-    if ground.dry {
+    if inputs.dry {
         return Ok(outcome);
     }
     if !changes.not_resent.is_empty() {
@@ -124,7 +124,7 @@ enum Next {
 }
 
 /// Decides for one customer.
-fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, changes: &mut Changes) -> Next {
+fn judge(id: &str, due: &DueCustomer, inputs: &PlanInputs, now: i64, outcome: &mut PlanOutcome, changes: &mut Changes) -> Next {
     // usage under a tag that no customer has, or that of one who is gone
     if !due.known {
         return Next::Look(None);
@@ -135,12 +135,12 @@ fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, 
     }
     let mut again: Option<i64> = None;
     let mut unknown = false;
-    for (meter, to) in &ground.meters {
-        let (case, deferred) = case(due, meter, to, (ground, now), &mut unknown, changes);
+    for (meter, to) in &inputs.meters {
+        let (case, deferred) = case(due, meter, to, (inputs, now), &mut unknown, changes);
         let Some((case, used, plans)) = case else { continue };
-        let decisions = decide(&case, now, ground.grace);
+        let decisions = decide(&case, now, inputs.grace);
         if decisions.iter().any(|d| d.deferred.is_some()) && deferred.is_none() {
-            again = [again, look_again(&case, now, ground.grace)].into_iter().flatten().min();
+            again = [again, look_again(&case, now, inputs.grace)].into_iter().flatten().min();
         }
         for ((period, decision), (used, plan)) in case.periods.iter().zip(&decisions).zip(used.iter().zip(plans)) {
             note(id, meter, due, to, period, decision, outcome, changes);
@@ -153,14 +153,14 @@ fn judge(id: &str, due: &Due, ground: &Ground, now: i64, outcome: &mut Outcome, 
 }
 
 /// A case, and the usage and the plan of each of its periods.
-type Loaded = (Case, Vec<Quantity>, Vec<String>);
+type Loaded = (BillingCase, Vec<Quantity>, Vec<String>);
 
 /// What is known of one meter of a customer.
 fn case(
-    due: &Due,
+    due: &DueCustomer,
     meter: &str,
-    to: &Target,
-    (ground, now): (&Ground, i64),
+    to: &MappedMeter,
+    (inputs, now): (&PlanInputs, i64),
     unknown: &mut bool,
     changes: &mut Changes,
 ) -> (Option<Loaded>, Option<DeferReason>) {
@@ -169,7 +169,7 @@ fn case(
     // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
     let is_final = |s: &billing_target::SentEvent| {
         let period = due.periods.iter().find(|p| p.start <= s.timestamp && s.timestamp < p.end);
-        period.is_some_and(|p| now >= closes(until(due, p), ground.grace))
+        period.is_some_and(|p| now >= closes(until(due, p), inputs.grace))
     };
     let astray = |s: &&billing_target::SentEvent| {
         s.state == State::Pending
@@ -184,14 +184,14 @@ fn case(
         Some(DeferReason::NoStripeCustomer)
     } else if due.refused.contains(meter) {
         Some(DeferReason::Refused)
-    } else if to.stripe_id.is_none() && !ground.dry {
+    } else if to.stripe_id.is_none() && !inputs.dry {
         Some(DeferReason::NoMeter)
     } else if due.restored.contains(meter) {
         Some(DeferReason::Restored)
     } else {
         None
     };
-    let mut case = Case { deferred, periods: vec![], sent: kept.filter_map(|s| event(s, stripe)).collect() };
+    let mut case = BillingCase { deferred, periods: vec![], sent: kept.filter_map(|s| event(s, stripe)).collect() };
     let (mut used, mut plans) = (vec![], vec![]);
     for period in &due.periods {
         let stored = due.totals.get(&(meter.to_owned(), period.start));
@@ -200,20 +200,20 @@ fn case(
             Some(total) if now >= period.end => &total.plan,
             _ => &due.plan,
         };
-        let Some(plan) = ground.plans.at(name, period.start) else {
+        let Some(plan) = inputs.plans.at(name, period.start) else {
             *unknown = true;
             return (None, deferred);
         };
         let amount = due.usage.get(&(meter.to_owned(), period.start)).copied().unwrap_or_default();
-        case.periods.push(period_case(due, meter, to, plan, period, amount, ground.dry));
+        case.periods.push(period_case(due, meter, to, plan, period, amount, inputs.dry));
         used.push(amount);
         plans.push(name.clone());
     }
     (Some((case, used, plans)), deferred)
 }
 
-fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<Sent> {
-    Some(Sent {
+fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<EarlierEvent> {
+    Some(EarlierEvent {
         invoice: s.invoice?,
         period_start: s.period_start,
         timestamp: s.timestamp,
@@ -225,15 +225,15 @@ fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<Sent> {
 }
 
 /// When the invoice of a period is made: at its end, or when the subscription ended, should that have become known after the period was closed.
-fn until(due: &Due, period: &billing_target::DuePeriod) -> i64 {
+fn until(due: &DueCustomer, period: &billing_target::DuePeriod) -> i64 {
     let ended = period.subscription.as_ref().and_then(|id| due.subscriptions.get(id)?.1);
     ended.map_or(period.end, |ended| ended.min(period.end))
 }
 
 fn period_case(
-    due: &Due,
+    due: &DueCustomer,
     meter: &str,
-    to: &Target,
+    to: &MappedMeter,
     plan: &Plan,
     period: &billing_target::DuePeriod,
     used: Quantity,
@@ -266,18 +266,18 @@ fn period_case(
 fn note(
     id: &str,
     meter: &str,
-    due: &Due,
-    to: &Target,
+    due: &DueCustomer,
+    to: &MappedMeter,
     period: &PeriodCase,
-    decision: &Decision,
-    outcome: &mut Outcome,
+    decision: &PeriodDecision,
+    outcome: &mut PlanOutcome,
     changes: &mut Changes,
 ) {
     if let Some((_, why)) = decision.deferred {
         *outcome.deferred.entry(why).or_default() += 1;
     }
     let (Some(event), Some(stripe_customer)) = (decision.event, due.stripe_customer.clone()) else { return };
-    outcome.events.push(Planned {
+    outcome.events.push(PlannedEvent {
         customer: id.to_owned(),
         meter: meter.to_owned(),
         period_start: crate::books::period::instant(period.start),
@@ -302,9 +302,9 @@ fn note(
 fn total(
     id: &str,
     meter: &str,
-    due: &Due,
+    due: &DueCustomer,
     period: &PeriodCase,
-    decision: &Decision,
+    decision: &PeriodDecision,
     used: Quantity,
     plan: &str,
     changes: &mut Changes,
@@ -356,9 +356,9 @@ fn total(
 }
 
 /// Meters for which the account has nothing active, of those that are mapped.
-pub(super) fn missing(ground: &Ground) -> BTreeSet<String> {
-    ground.meters.iter().filter(|(_, t)| t.stripe_id.is_none()).map(|(name, _)| name.clone()).collect()
+pub(super) fn missing(inputs: &PlanInputs) -> BTreeSet<String> {
+    inputs.meters.iter().filter(|(_, t)| t.stripe_id.is_none()).map(|(name, _)| name.clone()).collect()
 }
 
-/// A shared ground.
-pub(super) type SharedGround = Arc<Ground>;
+/// A shared inputs.
+pub(super) type SharedInputs = Arc<PlanInputs>;

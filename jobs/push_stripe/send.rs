@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::books::BooksError;
 use crate::books::Database;
-use crate::books::meter_event::{MeterEvent, Settled, State};
+use crate::books::meter_event::{MeterEvent, AttemptOutcome, State};
 use crate::stripe::transport::{CallError, CallFailure};
 use crate::stripe::{StripeAccount, SendCounters};
 
@@ -37,7 +37,7 @@ pub(super) fn stale_after(account: &StripeAccount) -> i64 {
 
 /// What happened to attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct SendTally {
     pub(super) attempts: u64,
     pub(super) accepted: u64,
     pub(super) refused: u64,
@@ -46,12 +46,12 @@ pub(super) struct Tally {
     /// Identifiers that Stripe had although nothing was ever sent under them.
     pub(super) strange: Vec<String>,
     /// Why sending stopped early.
-    pub(super) stopped: Option<Stop>,
+    pub(super) stopped: Option<SendStop>,
 }
 
 /// Why sending stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum SendStop {
     /// The key is not accepted, or may not do this.
     Key(String),
     /// Nothing goes through.
@@ -60,7 +60,7 @@ pub(super) enum Stop {
 
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum SendAnswer {
     /// Stripe has it; true when it took it in an earlier attempt.
     Taken(bool),
     /// Stripe had it before.
@@ -80,26 +80,26 @@ pub(super) enum Answer {
 }
 
 /// Reads the end of a call. <https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-low-level>
-pub(super) fn answer(error: &CallError) -> Answer {
+pub(super) fn answer(error: &CallError) -> SendAnswer {
     let said = error.to_string();
     match (error.status, error.kind) {
-        (Some(200..=299), _) | (None, CallFailure::Unreadable) => Answer::Taken(error.around.replayed),
-        (Some(400), _) if error.message.contains("already exists with identifier") => Answer::Exists(said),
-        (Some(401 | 403), CallFailure::Answered) => Answer::Key(said),
+        (Some(200..=299), _) | (None, CallFailure::Unreadable) => SendAnswer::Taken(error.around.replayed),
+        (Some(400), _) if error.message.contains("already exists with identifier") => SendAnswer::Exists(said),
+        (Some(401 | 403), CallFailure::Answered) => SendAnswer::Key(said),
         // a request under the same key is under way: that of a run that was taken for dead
-        (Some(409), _) => Answer::Lost(said),
+        (Some(409), _) => SendAnswer::Lost(said),
         (Some(408 | 424 | 429), _) | (Some(400..=499), CallFailure::NotStripe) => {
-            Answer::Later(said, error.around.retry_after)
+            SendAnswer::Later(said, error.around.retry_after)
         }
-        (Some(400..=499), CallFailure::Answered) => Answer::Refused(said),
-        (Some(500..), _) => Answer::Broken(said),
-        (None, CallFailure::NotSent) => Answer::NotSent(said),
-        (Some(_) | None, _) => Answer::Lost(said),
+        (Some(400..=499), CallFailure::Answered) => SendAnswer::Refused(said),
+        (Some(500..), _) => SendAnswer::Broken(said),
+        (None, CallFailure::NotSent) => SendAnswer::NotSent(said),
+        (Some(_) | None, _) => SendAnswer::Lost(said),
     }
 }
 
 /// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
-pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<String>, now: i64) -> Settled {
+pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option<String>, now: i64) -> AttemptOutcome {
     let doubt = event.maybe_applied;
     let open = if doubt { State::Unconfirmed } else { State::Pending };
     let wait = |asked: Option<Duration>| {
@@ -110,7 +110,7 @@ pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<Str
         let spread = (event.seq * 7919 + event.attempts * 104_729).rem_euclid(wait / 2 + 1);
         now + wait.max(asked) + spread
     };
-    let settled = |state, next_at, error: Option<&String>| Settled {
+    let settled = |state, next_at, error: Option<&String>| AttemptOutcome {
         seq: event.seq,
         attempts: event.attempts,
         state,
@@ -123,31 +123,31 @@ pub(super) fn settle(event: &MeterEvent, answer: &Answer, request_id: Option<Str
     };
     // an invoice has what was taken before it was final
     let first = event.first_attempt_at.map_or(now, |at| at.as_second());
-    let taken = |at| Settled { taken_at: Some(at), ..settled(State::Accepted, None, None) };
+    let taken = |at| AttemptOutcome { taken_at: Some(at), ..settled(State::Accepted, None, None) };
     match answer {
-        Answer::Taken(false) => taken(now),
-        Answer::Taken(true) => taken(first),
+        SendAnswer::Taken(false) => taken(now),
+        SendAnswer::Taken(true) => taken(first),
         // an attempt that may have been applied was: anything else has our identifier and is not ours
-        Answer::Exists(_) if doubt => taken(first),
-        Answer::Exists(why) => settled(State::Refused, None, Some(why)),
+        SendAnswer::Exists(_) if doubt => taken(first),
+        SendAnswer::Exists(why) => settled(State::Refused, None, Some(why)),
         // an earlier attempt may have been taken: only the totals can tell
-        Answer::Refused(why) if doubt => settled(State::Unconfirmed, None, Some(why)),
-        Answer::Refused(why) => settled(State::Refused, None, Some(why)),
-        Answer::Key(why) => settled(open, Some(now), Some(why)),
-        Answer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
-        Answer::NotSent(why) => settled(open, Some(wait(None)), Some(why)),
-        Answer::Broken(why) => {
-            Settled { key_no: event.key_no + 1, ..settled(State::Unconfirmed, Some(wait(None)), Some(why)) }
+        SendAnswer::Refused(why) if doubt => settled(State::Unconfirmed, None, Some(why)),
+        SendAnswer::Refused(why) => settled(State::Refused, None, Some(why)),
+        SendAnswer::Key(why) => settled(open, Some(now), Some(why)),
+        SendAnswer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
+        SendAnswer::NotSent(why) => settled(open, Some(wait(None)), Some(why)),
+        SendAnswer::Broken(why) => {
+            AttemptOutcome { key_no: event.key_no + 1, ..settled(State::Unconfirmed, Some(wait(None)), Some(why)) }
         }
-        Answer::Lost(why) => settled(State::Unconfirmed, Some(wait(None)), Some(why)),
+        SendAnswer::Lost(why) => settled(State::Unconfirmed, Some(wait(None)), Some(why)),
     }
 }
 
 /// The time of a run: what it was when the run began, and what has passed.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock(Timestamp, Instant);
+pub(super) struct RunClock(Timestamp, Instant);
 
-impl Clock {
+impl RunClock {
     pub(super) fn starts(now: Timestamp) -> Self {
         Self(now, Instant::now())
     }
@@ -160,10 +160,10 @@ impl Clock {
 /// What the attempts of a run share.
 struct Run {
     account: StripeAccount,
-    clock: Clock,
+    clock: RunClock,
     refused_in_a_row: AtomicU32,
     in_a_row: AtomicU32,
-    stop: Mutex<Option<Stop>>,
+    stop: Mutex<Option<SendStop>>,
 }
 
 impl Run {
@@ -175,42 +175,42 @@ impl Run {
         self.stop.lock().map_or(true, |stop| stop.is_some())
     }
 
-    fn stop(&self, why: Stop) {
+    fn stop(&self, why: SendStop) {
         if let Ok(mut stop) = self.stop.lock() {
             stop.get_or_insert(why);
         }
     }
 
     /// SendCounters one; without an answer when its turn never came.
-    async fn attempt(&self, event: MeterEvent, claimed: Instant) -> (Settled, Option<Answer>) {
+    async fn attempt(&self, event: MeterEvent, claimed: Instant) -> (AttemptOutcome, Option<SendAnswer>) {
         let asked = Instant::now();
         self.account.ready().await;
         let waited = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.account.sends.throttled_ms.fetch_add(waited, Ordering::Relaxed);
         let late = self.now() >= event.send_before || claimed.elapsed() > HOLD;
         if self.stopped() || late {
-            let answer = Answer::NotSent("not sent: the run stopped before its turn".into());
+            let answer = SendAnswer::NotSent("not sent: the run stopped before its turn".into());
             let settled = settle(&event, &answer, None, self.now().as_second());
-            return (Settled { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, None);
+            return (AttemptOutcome { next_at: settled.next_at.map(|_| self.now().as_second()), ..settled }, None);
         }
         let (answer, request_id) = match self.account.send(&event).await {
-            Ok(around) => (Answer::Taken(around.replayed), around.request_id),
+            Ok(around) => (SendAnswer::Taken(around.replayed), around.request_id),
             Err(error) => (answer(&error), error.around.request_id),
         };
         match &answer {
-            Answer::Key(why) => self.stop(Stop::Key(why.clone())),
-            Answer::Later(why, _) | Answer::Broken(why) | Answer::Lost(why) | Answer::NotSent(why) => {
-                let asked = if let Answer::Later(_, asked) = &answer { *asked } else { None };
+            SendAnswer::Key(why) => self.stop(SendStop::Key(why.clone())),
+            SendAnswer::Later(why, _) | SendAnswer::Broken(why) | SendAnswer::Lost(why) | SendAnswer::NotSent(why) => {
+                let asked = if let SendAnswer::Later(_, asked) = &answer { *asked } else { None };
                 if self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= AWAY {
-                    self.stop(Stop::Away(why.clone(), asked));
+                    self.stop(SendStop::Away(why.clone(), asked));
                 }
             }
-            Answer::Refused(why) | Answer::Exists(why) if !event.maybe_applied => {
+            SendAnswer::Refused(why) | SendAnswer::Exists(why) if !event.maybe_applied => {
                 if self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSES_ALL {
-                    self.stop(Stop::Away(format!("{REFUSES_ALL} events in a row were refused: {why}"), None));
+                    self.stop(SendStop::Away(format!("{REFUSES_ALL} events in a row were refused: {why}"), None));
                 }
             }
-            Answer::Taken(_) | Answer::Exists(_) | Answer::Refused(_) => {
+            SendAnswer::Taken(_) | SendAnswer::Exists(_) | SendAnswer::Refused(_) => {
                 self.in_a_row.store(0, Ordering::Relaxed);
                 self.refused_in_a_row.store(0, Ordering::Relaxed);
             }
@@ -220,7 +220,7 @@ impl Run {
 }
 
 /// SendCounters everything that is due, until nothing is or Stripe is away.
-pub(super) async fn send(books: &Database, account: &StripeAccount, clock: Clock) -> Result<Tally, BooksError> {
+pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunClock) -> Result<SendTally, BooksError> {
     let run = Run {
         account: account.clone(),
         clock,
@@ -230,7 +230,7 @@ pub(super) async fn send(books: &Database, account: &StripeAccount, clock: Clock
     };
     let at_once = u32::try_from(account.at_once).unwrap_or(u32::MAX);
     let limit = account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(at_once, 5000);
-    let mut tally = Tally::default();
+    let mut tally = SendTally::default();
     while !run.stopped() {
         let events = books.claim_events(limit, run.now()).await?;
         if events.is_empty() {
@@ -243,7 +243,7 @@ pub(super) async fn send(books: &Database, account: &StripeAccount, clock: Clock
 }
 
 /// SendCounters some that are claimed; outcomes are written down while others are still under way.
-async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: &mut Tally) -> Result<(), BooksError> {
+async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: &mut SendTally) -> Result<(), BooksError> {
     let claimed = Instant::now();
     let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
     let sending = async move {
@@ -269,7 +269,7 @@ async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: 
     written
 }
 
-fn count(tally: &mut Tally, sends: &SendCounters, settled: Settled, answer: Option<Answer>) -> Settled {
+fn count(tally: &mut SendTally, sends: &SendCounters, settled: AttemptOutcome, answer: Option<SendAnswer>) -> AttemptOutcome {
     let Some(answer) = answer else { return settled };
     tally.attempts += 1;
     let all = match settled.state {
@@ -283,7 +283,7 @@ fn count(tally: &mut Tally, sends: &SendCounters, settled: Settled, answer: Opti
         State::Accepted => tally.accepted += 1,
         State::Refused => {
             tally.refused += 1;
-            if matches!(answer, Answer::Exists(_)) {
+            if matches!(answer, SendAnswer::Exists(_)) {
                 tally.strange.push(settled.seq.to_string());
             }
             let why = settled.error.as_deref().unwrap_or_default();

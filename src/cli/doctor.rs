@@ -224,7 +224,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
                     checks.look(
                         &what,
                         found,
-                        "AWS delivers up to three times a day: look at the export's status in the BillingSettings console",
+                        "AWS delivers up to three times a day: look at the export's status in the Billing console",
                     );
                 } else {
                     checks.well(&what, found);
@@ -232,7 +232,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
             Ok((_, None)) => {
                 let act =
-                    "wait a day after the export was made; then look at its status and path in the BillingSettings console";
+                    "wait a day after the export was made; then look at its status and path in the Billing console";
                 checks.look(&what, format!("no bill of {month} or the month before"), act);
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use jobs::books::audit::Act;
-use jobs::books::meter_event::{MeterEvent, Manual, State};
+use jobs::books::meter_event::{MeterEvent, ManualAction, State};
 
 use super::jobs_of::ago;
 use super::{BadUsage, Exit, print};
@@ -111,8 +111,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             Ok(Exit::Ok)
         }
-        Action::Retry(which) => act(&books, which, Manual::Retry, "events retry", now).await,
-        Action::Drop(which) => act(&books, which, Manual::Drop, "events drop", now).await,
+        Action::Retry(which) => act(&books, which, ManualAction::Retry, "events retry", now).await,
+        Action::Drop(which) => act(&books, which, ManualAction::Drop, "events drop", now).await,
     }
 }
 
@@ -123,7 +123,7 @@ fn subject(event: &MeterEvent) -> String {
 async fn act(
     books: &jobs::books::Database,
     which: Manually,
-    what: Manual,
+    what: ManualAction,
     name: &str,
     now: Timestamp,
 ) -> anyhow::Result<Exit> {
@@ -140,12 +140,12 @@ async fn act(
         let act =
             Act { who: who(), act: name.to_owned(), subject: subject(&event), reason: which.reason.trim().to_owned() };
         match (books.decide_event(id, what, act, now).await?, what) {
-            (Some(was), Manual::Retry) => {
+            (Some(was), ManualAction::Retry) => {
                 print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value))
             }
-            (Some(was), Manual::Drop) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
+            (Some(was), ManualAction::Drop) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
             (None, _) => {
-                let can = if what == Manual::Retry { "refused" } else { "pending, unconfirmed or refused" };
+                let can = if what == ManualAction::Retry { "refused" } else { "pending, unconfirmed or refused" };
                 eprintln!(
                     "meter: event {} is {}; this can be done with one that is {can}",
                     event.seq,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::job::{Failure, Job};
 use jobs::push_stripe::decide::DeferReason;
-use jobs::push_stripe::{Planned, PushReport, PushStripe, Restored, push};
+use jobs::push_stripe::{PlannedEvent, PushReport, PushStripe, RestoreProgress, push};
 
 use super::{Exit, print};
 use crate::config::Config;
@@ -78,7 +78,7 @@ pub(super) fn reason(deferred: DeferReason) -> &'static str {
 /// What was sent, or would be.
 pub(super) fn show(report: &PushReport, config: &Config) {
     if !report.events.is_empty() {
-        let row = |p: &Planned| {
+        let row = |p: &PlannedEvent| {
             let unit = config.stripe.meters.get(&p.meter).map_or("", |m| m.event_name.as_str());
             let carried = if p.billed_start == p.period_start { "" } else { "carried forward" };
             vec![
@@ -114,7 +114,7 @@ pub(super) fn show(report: &PushReport, config: &Config) {
     for (why, count) in &report.deferred {
         print::out(&format!("deferred: {} amount(s): {}", n(*count), reason(*why)));
     }
-    if let Some(Restored { backup_at, believed_at, waiting }) = report.restored {
+    if let Some(RestoreProgress { backup_at, believed_at, waiting }) = report.restored {
         print::out(&format!(
             "these books were restored from a backup of {backup_at}: {} amount(s) wait until Stripe's totals are believed, from {believed_at} on, \
              and `reconcile_stripe` has taken over from them what was sent since the backup",

@@ -10,7 +10,7 @@ use jobs::books::audit::Act;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
 use jobs::job::Context;
-use jobs::push_stripe::{Planned, push};
+use jobs::push_stripe::{PlannedEvent, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
@@ -79,7 +79,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
     // what is booked and not planned yet is in none of the columns
     let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
-    let unsent: Vec<Planned> =
+    let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
     let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
     let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);

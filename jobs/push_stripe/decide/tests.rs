@@ -22,17 +22,17 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
 }
 
 /// An event for the period from `of` on, on an invoice that is not final: `a`ccepted, `p`ending, or `r`efused.
-fn sent(of: i64, at: i64, value: i64, kind: char) -> Sent {
+fn sent(of: i64, at: i64, value: i64, kind: char) -> EarlierEvent {
     let invoice = (T0 + of, T0 + 1000 * DAY);
-    Sent { period_start: T0 + of, timestamp: T0 + at, invoice, value, billed: kind != 'r', accepted: kind == 'a' }
+    EarlierEvent { period_start: T0 + of, timestamp: T0 + at, invoice, value, billed: kind != 'r', accepted: kind == 'a' }
 }
 
-fn case(periods: Vec<PeriodCase>, sent: Vec<Sent>) -> Case {
-    Case { deferred: None, periods, sent }
+fn case(periods: Vec<PeriodCase>, sent: Vec<EarlierEvent>) -> BillingCase {
+    BillingCase { deferred: None, periods, sent }
 }
 
 /// Values of the events that are planned, and what is deferred, of each period.
-fn planned(case: &Case, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>)> {
+fn planned(case: &BillingCase, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>)> {
     decide(case, T0 + now, GRACE).iter().map(|d| (d.event.map_or(0, |e| e.value), d.deferred)).collect()
 }
 
@@ -157,13 +157,13 @@ fn an_event_lies_in_a_whole_minute_of_its_period() {
 /// When the first of two periods ends.
 const END: i64 = 30 * DAY;
 
-fn two_periods() -> Case {
+fn two_periods() -> BillingCase {
     case(vec![period(0, END, 0), period(END, 60 * DAY, 0)], vec![])
 }
 
-type Change = fn(&mut Case);
+type Change = fn(&mut BillingCase);
 
-fn set(case: &mut Case, at: usize, active: bool, item: Option<&str>) {
+fn set(case: &mut BillingCase, at: usize, active: bool, item: Option<&str>) {
     case.periods[at].billing = Some(PeriodBilling { active, item: item.map(str::to_owned) });
 }
 
@@ -215,12 +215,12 @@ fn usage_goes_on_its_own_invoice_while_that_takes_it_and_then_on_the_open_one() 
 fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     let mut case = two_periods();
     case.periods[0].target = Some(7);
-    let event = |case: &Case, now: i64| decide(case, T0 + now, GRACE)[0].event.unwrap();
+    let event = |case: &BillingCase, now: i64| decide(case, T0 + now, GRACE)[0].event.unwrap();
     let own =
-        Event { value: 7, billed: (T0, T0 + END), timestamp: T0 + END - 1, send_before: T0 + END + GRACE - MARGIN };
+        EventToSend { value: 7, billed: (T0, T0 + END), timestamp: T0 + END - 1, send_before: T0 + END + GRACE - MARGIN };
     assert_eq!(event(&case, END + 5), own);
-    assert_eq!(event(&case, DAY), Event { timestamp: T0 + DAY, ..own });
-    let next = Event {
+    assert_eq!(event(&case, DAY), EventToSend { timestamp: T0 + DAY, ..own });
+    let next = EventToSend {
         value: 7,
         billed: (T0 + END, T0 + 60 * DAY),
         timestamp: T0 + 31 * DAY,
@@ -229,7 +229,7 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     assert_eq!(event(&case, 31 * DAY), next);
     // the invoice is made when the subscription ends, not when the period would have
     case.periods[0].until = T0 + 10 * DAY + 30;
-    let early = Event { timestamp: T0 + 10 * DAY - 1, send_before: T0 + 10 * DAY + 30 + GRACE - MARGIN, ..own };
+    let early = EventToSend { timestamp: T0 + 10 * DAY - 1, send_before: T0 + 10 * DAY + 30 + GRACE - MARGIN, ..own };
     assert_eq!(event(&case, 10 * DAY + 60), early);
 }
 
@@ -259,7 +259,7 @@ fn a_correction_never_takes_an_invoice_below_zero() {
         (&[(-100, 'p'), (20, 'a')], 5, 85, None),
     ];
     for (before, target, value, deferred) in rows {
-        let before: Vec<Sent> = before.iter().map(|(value, kind)| sent(0, DAY, *value, *kind)).collect();
+        let before: Vec<EarlierEvent> = before.iter().map(|(value, kind)| sent(0, DAY, *value, *kind)).collect();
         let case = case(vec![period(0, END, *target)], before);
         assert_eq!(planned(&case, 2 * DAY), [(*value, *deferred)], "{case:?}");
     }
@@ -270,7 +270,7 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
     let periods = |open| vec![period(0, END, 40), period(END, 60 * DAY, 50), period(60 * DAY, 90 * DAY, open)];
     let mut before = vec![sent(0, DAY, 100, 'a'), sent(END, 31 * DAY, 100, 'a'), sent(60 * DAY, 61 * DAY, 80, 'a')];
     let below = |amount: i64| Some((amount, DeferReason::BelowZero));
-    let plan = |open, before: &[Sent]| planned(&case(periods(open), before.to_vec()), 65 * DAY);
+    let plan = |open, before: &[EarlierEvent]| planned(&case(periods(open), before.to_vec()), 65 * DAY);
     assert_eq!(plan(80, &before), [(-60, None), (-20, below(-30)), (0, None)]);
     assert_eq!(plan(90, &before), [(-60, None), (-20, below(-30)), (10, None)], "what is only planned lifts nothing");
     assert_eq!(plan(70, &before), [(-60, None), (-20, below(-30)), (0, below(-10))]);
@@ -283,7 +283,7 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 
 #[test]
 fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
-    let on_first = |at: i64, value: i64, kind: char| Sent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
+    let on_first = |at: i64, value: i64, kind: char| EarlierEvent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
     // 100 were taken and turned out not to be there, so the invoice came to 30 - 20 - 40, and Stripe made it zero
     let before = vec![
         on_first(DAY, 30, 'a'),
@@ -291,10 +291,10 @@ fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
         on_first(3 * DAY, -40, 'a'),
         sent(END, 31 * DAY, 500, 'a'),
     ];
-    let plan = |before: &[Sent], now: i64| {
+    let plan = |before: &[EarlierEvent], now: i64| {
         planned(&case(vec![period(0, END, 10), period(END, 60 * DAY, 500)], before.to_vec()), now)
     };
-    let effects_at = |before: &[Sent], now: i64| -> Vec<i64> {
+    let effects_at = |before: &[EarlierEvent], now: i64| -> Vec<i64> {
         effects(before, T0 + now, GRACE).into_iter().map(|(_, effect)| effect).collect()
     };
     // until it is final, it is what was sent: 10 + 30 more are owed
@@ -338,7 +338,7 @@ fn what_has_too_many_digits_waits_and_its_neighbours_do_not() {
 #[test]
 fn what_is_deferred_is_looked_at_again_when_time_may_free_it() {
     let mut case = two_periods();
-    let again = |case: &Case, now: i64| look_again(case, T0 + now, GRACE).map(|at| at - T0);
+    let again = |case: &BillingCase, now: i64| look_again(case, T0 + now, GRACE).map(|at| at - T0);
     let closes = GRACE - MARGIN;
     assert_eq!(again(&case, DAY), Some(END));
     assert_eq!(again(&case, END), Some(END + closes));
@@ -369,7 +369,7 @@ fn any_period() -> impl Strategy<Value = (i64, i64, Option<PeriodBilling>, Optio
 }
 
 /// Periods one after the other, some of which ended early, events anywhere in them, and an instant near one of their bounds.
-fn any_case() -> impl Strategy<Value = (Case, i64)> {
+fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
     let event = (0..5_usize, 0..5_usize, 0..1000_i64, -600..1200_i64, prop::sample::select(vec!['a', 'a', 'p', 'r']));
     let now = (0..9_usize, -2 * GRACE..2 * GRACE);
     (prop::collection::vec(any_period(), 1..5), prop::collection::vec(event, 0..9), now).prop_map(
@@ -389,9 +389,9 @@ fn any_case() -> impl Strategy<Value = (Case, i64)> {
             let sent = events.into_iter().map(|(own, on, part, value, kind)| {
                 let on = of(on);
                 let at = on.start + (on.until - on.start) * part / 1000;
-                Sent { invoice: (on.start, on.until), ..sent(of(own).start - T0, at - T0, value, kind) }
+                EarlierEvent { invoice: (on.start, on.until), ..sent(of(own).start - T0, at - T0, value, kind) }
             });
-            let mut sent: Vec<Sent> = sent.collect();
+            let mut sent: Vec<EarlierEvent> = sent.collect();
             sent.sort_by_key(|s| s.timestamp);
             (case(periods, sent), now)
         },
@@ -399,10 +399,10 @@ fn any_case() -> impl Strategy<Value = (Case, i64)> {
 }
 
 /// The case once its decisions are carried out: what was planned is on its way.
-fn carried_out(case: &Case, decisions: &[Decision]) -> Case {
+fn carried_out(case: &BillingCase, decisions: &[PeriodDecision]) -> BillingCase {
     let mut after = case.clone();
     for (own, decision) in case.periods.iter().zip(decisions) {
-        after.sent.extend(decision.event.map(|event| Sent {
+        after.sent.extend(decision.event.map(|event| EarlierEvent {
             period_start: own.start,
             timestamp: event.timestamp,
             invoice: event.billed,
@@ -416,14 +416,14 @@ fn carried_out(case: &Case, decisions: &[Decision]) -> Case {
 }
 
 /// What the accepted events of an invoice come to.
-fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a Sent, i64)>, invoice: (i64, i64)) -> i64 {
+fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a EarlierEvent, i64)>, invoice: (i64, i64)) -> i64 {
     effects.filter(|(s, _)| s.accepted && s.invoice == invoice).map(|(_, effect)| *effect).sum()
 }
 
 /// What each invoice comes to when nothing but what is accepted and what takes away gets there.
-fn at_worst(case: &Case) -> Vec<i64> {
+fn at_worst(case: &BillingCase) -> Vec<i64> {
     let counts =
-        |p: &PeriodCase, s: &Sent| s.billed && (s.accepted || s.value < 0) && (p.start..p.end).contains(&s.timestamp);
+        |p: &PeriodCase, s: &EarlierEvent| s.billed && (s.accepted || s.value < 0) && (p.start..p.end).contains(&s.timestamp);
     let of = |p: &PeriodCase| case.sent.iter().filter(|s| counts(p, s)).map(|s| s.value).sum::<i64>();
     case.periods.iter().map(of).collect()
 }
@@ -438,7 +438,7 @@ proptest! {
         prop_assert_eq!(decisions.len(), case.periods.len());
         for (own, decision) in case.periods.iter().zip(&decisions) {
             let Some(target) = own.target else {
-                prop_assert_eq!(*decision, Decision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
+                prop_assert_eq!(*decision, PeriodDecision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
                 continue;
             };
             let of_period = effects.iter().filter(|(s, _)| s.period_start == own.start);
@@ -454,7 +454,7 @@ proptest! {
     /// A final invoice comes to what its events say, or to zero when that is less; nothing else is changed by it.
     #[test]
     fn a_final_invoice_is_cut_off_at_zero_and_nowhere_else((case, now) in any_case()) {
-        let plain: Vec<(&Sent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
+        let plain: Vec<(&EarlierEvent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
         let effects = effects(&case.sent, now, GRACE);
         for p in &case.periods {
             let invoice = (p.start, p.until);

@@ -14,17 +14,17 @@ fn error(status: Option<u16>, kind: CallFailure, message: &str) -> CallError {
 }
 
 /// An answer without what was said.
-fn kind(answer: &Answer) -> &'static str {
+fn kind(answer: &SendAnswer) -> &'static str {
     match answer {
-        Answer::Taken(false) => "taken",
-        Answer::Taken(true) => "taken before",
-        Answer::Exists(_) => "exists",
-        Answer::Refused(_) => "refused",
-        Answer::Key(_) => "key",
-        Answer::Later(..) => "later",
-        Answer::Broken(_) => "broken",
-        Answer::Lost(_) => "lost",
-        Answer::NotSent(_) => "not sent",
+        SendAnswer::Taken(false) => "taken",
+        SendAnswer::Taken(true) => "taken before",
+        SendAnswer::Exists(_) => "exists",
+        SendAnswer::Refused(_) => "refused",
+        SendAnswer::Key(_) => "key",
+        SendAnswer::Later(..) => "later",
+        SendAnswer::Broken(_) => "broken",
+        SendAnswer::Lost(_) => "lost",
+        SendAnswer::NotSent(_) => "not sent",
     }
 }
 
@@ -81,7 +81,7 @@ fn only_a_400_says_that_an_identifier_is_used() {
         assert_eq!(kind(&answer(&error(status, CallFailure::Answered, duplicate))), expected, "{status:?}");
     }
     let other = error(Some(400), CallFailure::Answered, "No such customer: cus_1");
-    assert_eq!(answer(&other), Answer::Refused("Stripe answered 400: No such customer: cus_1".into()));
+    assert_eq!(answer(&other), SendAnswer::Refused("Stripe answered 400: No such customer: cus_1".into()));
 }
 
 #[test]
@@ -89,12 +89,12 @@ fn what_comes_around_an_answer_is_heeded() {
     let replayed = ResponseMeta { replayed: true, ..ResponseMeta::default() };
     for (status, failure) in [(Some(200), CallFailure::NoAnswer), (None, CallFailure::Unreadable)] {
         let error = CallError { around: replayed.clone(), ..error(status, failure, "broken off") };
-        assert_eq!(answer(&error), Answer::Taken(true), "{status:?}");
+        assert_eq!(answer(&error), SendAnswer::Taken(true), "{status:?}");
     }
     let wait = Some(Duration::from_secs(9));
     let around = ResponseMeta { retry_after: wait, request_id: Some("req_1".into()), ..ResponseMeta::default() };
     let error = CallError { around, ..error(Some(429), CallFailure::Answered, "slow down") };
-    assert_eq!(answer(&error), Answer::Later("Stripe answered 429: slow down (req_1)".into(), wait));
+    assert_eq!(answer(&error), SendAnswer::Later("Stripe answered 429: slow down (req_1)".into(), wait));
 }
 
 fn event(seq: i64, maybe_applied: bool, attempts: i64) -> MeterEvent {
@@ -142,22 +142,22 @@ fn an_answer_leads_to_one_state() {
     // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
     let rows = [
         (
-            Answer::Taken(false),
+            SendAnswer::Taken(false),
             (Accepted, false, 3, Next::Never, Some(NOW)),
             (Accepted, true, 3, Next::Never, Some(NOW)),
         ),
         (
-            Answer::Taken(true),
+            SendAnswer::Taken(true),
             (Accepted, false, 3, Next::Never, Some(FIRST)),
             (Accepted, true, 3, Next::Never, Some(FIRST)),
         ),
-        (Answer::Exists(why()), (Refused, false, 3, Next::Never, None), (Accepted, true, 3, Next::Never, Some(FIRST))),
-        (Answer::Refused(why()), (Refused, false, 3, Next::Never, None), (Unconfirmed, true, 3, Next::Never, None)),
-        (Answer::Key(why()), (Pending, false, 3, Next::Now, None), (Unconfirmed, true, 3, Next::Now, None)),
-        (Answer::Later(why(), None), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
-        (Answer::NotSent(why()), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
-        (Answer::Broken(why()), (Unconfirmed, true, 4, Next::Later, None), (Unconfirmed, true, 4, Next::Later, None)),
-        (Answer::Lost(why()), (Unconfirmed, true, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
+        (SendAnswer::Exists(why()), (Refused, false, 3, Next::Never, None), (Accepted, true, 3, Next::Never, Some(FIRST))),
+        (SendAnswer::Refused(why()), (Refused, false, 3, Next::Never, None), (Unconfirmed, true, 3, Next::Never, None)),
+        (SendAnswer::Key(why()), (Pending, false, 3, Next::Now, None), (Unconfirmed, true, 3, Next::Now, None)),
+        (SendAnswer::Later(why(), None), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
+        (SendAnswer::NotSent(why()), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
+        (SendAnswer::Broken(why()), (Unconfirmed, true, 4, Next::Later, None), (Unconfirmed, true, 4, Next::Later, None)),
+        (SendAnswer::Lost(why()), (Unconfirmed, true, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
     ];
     for (answer, sure, unconfirmed) in rows {
         for (maybe_applied, expected) in [(false, sure), (true, unconfirmed)] {
@@ -180,18 +180,18 @@ fn an_answer_leads_to_one_state() {
 
 #[test]
 fn what_went_wrong_is_kept_in_500_characters() {
-    let settled = settle(&event(7, false, 1), &Answer::Refused("é".repeat(1000)), None, NOW);
+    let settled = settle(&event(7, false, 1), &SendAnswer::Refused("é".repeat(1000)), None, NOW);
     assert_eq!(settled.error, Some("é".repeat(500)));
 }
 
 #[test]
 fn without_a_first_attempt_it_was_taken_now() {
     let unknown = MeterEvent { first_attempt_at: None, ..meter_event(7, true, 1) };
-    assert_eq!(settle(&unknown, &Answer::Exists("why".into()), None, NOW).taken_at, Some(NOW));
+    assert_eq!(settle(&unknown, &SendAnswer::Exists("why".into()), None, NOW).taken_at, Some(NOW));
 }
 
 fn wait(seq: i64, attempts: i64, asked: Option<Duration>) -> i64 {
-    let settled = settle(&event(seq, false, attempts), &Answer::Later("later".into(), asked), None, NOW);
+    let settled = settle(&event(seq, false, attempts), &SendAnswer::Later("later".into(), asked), None, NOW);
     settled.next_at.unwrap() - NOW
 }
 
@@ -244,17 +244,17 @@ fn stripes_own_wait_is_heeded_within_reason() {
     assert!((5..=1802).contains(&wait(7, 1, Some(Duration::MAX))), "an absurd one");
 }
 
-fn any_answer() -> impl Strategy<Value = Answer> {
+fn any_answer() -> impl Strategy<Value = SendAnswer> {
     let why = || "why".to_owned();
     prop_oneof![
-        any::<bool>().prop_map(Answer::Taken),
-        Just(Answer::Exists(why())),
-        Just(Answer::Refused(why())),
-        Just(Answer::Key(why())),
-        prop::option::of(0..100_000_u64).prop_map(|asked| Answer::Later("why".into(), asked.map(Duration::from_secs))),
-        Just(Answer::Broken(why())),
-        Just(Answer::Lost(why())),
-        Just(Answer::NotSent(why())),
+        any::<bool>().prop_map(SendAnswer::Taken),
+        Just(SendAnswer::Exists(why())),
+        Just(SendAnswer::Refused(why())),
+        Just(SendAnswer::Key(why())),
+        prop::option::of(0..100_000_u64).prop_map(|asked| SendAnswer::Later("why".into(), asked.map(Duration::from_secs))),
+        Just(SendAnswer::Broken(why())),
+        Just(SendAnswer::Lost(why())),
+        Just(SendAnswer::NotSent(why())),
     ]
 }
 
@@ -275,9 +275,9 @@ proptest! {
         for answer in answers {
             event.attempts += 1;
             let settled = settle(&event, &answer, None, now);
-            doubt |= matches!(answer, Answer::Lost(_) | Answer::Broken(_));
+            doubt |= matches!(answer, SendAnswer::Lost(_) | SendAnswer::Broken(_));
             prop_assert_eq!(settled.maybe_applied, doubt, "{:?}", answer);
-            let stored = i64::from(matches!(answer, Answer::Broken(_)));
+            let stored = i64::from(matches!(answer, SendAnswer::Broken(_)));
             prop_assert_eq!(settled.key_no, event.key_no + stored, "{:?}", answer);
             prop_assert_eq!(settled.seq, seq);
             let is_over = matches!(settled.state, State::Accepted | State::Refused);

@@ -125,7 +125,7 @@ pub fn billing(mode: StripeMode) -> BillingSettings {
         };
         (METERS[i].to_owned(), mapping)
     };
-    BillingSettings { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, sink }
+    BillingSettings { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, mode }
 }
 
 pub fn context(books: Database, billing: BillingSettings) -> Context {
