@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::agreement::{Accepted, Unconfirmed, Events, NO_TOTAL, Read, ToRead, Verdict};
+use crate::books::reconciliation::{AcceptedEvent, UnconfirmedEvent, InvoiceEvents, NO_TOTAL, Comparison, TotalToCheck, TotalVerdict};
 use crate::books::period::{instant, minute};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
@@ -149,7 +149,7 @@ pub async fn reconcile(
 async fn compare(
     context: &Context,
     account: &StripeAccount,
-    of: ToRead,
+    of: TotalToCheck,
     now: Timestamp,
     report: &mut ReconcileReport,
 ) -> Result<(), Failure> {
@@ -162,11 +162,11 @@ async fn compare(
         Ok(seen) => seen,
         // a customer that was deleted has no totals; one that cannot be read must not hold up the others
         Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
-            let read = Read {
+            let read = Comparison {
                 seen: 0,
                 expected: expected(&of.events),
                 shortfall: of.shortfall,
-                verdict: Verdict::NoTotal(format!("{NO_TOTAL}{}: {error}", of.stripe_customer)),
+                verdict: TotalVerdict::NoTotal(format!("{NO_TOTAL}{}: {error}", of.stripe_customer)),
                 is_final: false,
             };
             context.books.note_read(of, read, now).await?;
@@ -194,8 +194,8 @@ async fn compare(
         return Ok(());
     }
     match verdict {
-        Verdict::Agrees => report.agree += 1,
-        Verdict::Settle(there, not_received) => {
+        TotalVerdict::Agrees => report.agree += 1,
+        TotalVerdict::Settle(there, not_received) => {
             report.accepted += u64::from(there.is_some());
             report.not_received += u64::try_from(not_received.len()).unwrap_or(u64::MAX);
             if !not_received.is_empty() {
@@ -206,48 +206,48 @@ async fn compare(
                 );
             }
         }
-        Verdict::Wait | Verdict::Alarm(_) | Verdict::NoTotal(_) => report.waiting += 1,
+        TotalVerdict::Wait | TotalVerdict::Alarm(_) | TotalVerdict::NoTotal(_) => report.waiting += 1,
     }
     Ok(())
 }
 
-fn expected(events: &Events) -> i64 {
+fn expected(events: &InvoiceEvents) -> i64 {
     events.accepted.iter().map(|e| e.value).sum()
 }
 
-fn is_recent(event: &Accepted, now: i64) -> bool {
+fn is_recent(event: &AcceptedEvent, now: i64) -> bool {
     // what was taken over from a total shows in it
     !event.adopted && now - event.at < ABSENCE
 }
 
-fn wait(of: &ToRead, seen: i64) -> Read {
-    Read { seen, expected: expected(&of.events), shortfall: of.shortfall, verdict: Verdict::Wait, is_final: false }
+fn wait(of: &TotalToCheck, seen: i64) -> Comparison {
+    Comparison { seen, expected: expected(&of.events), shortfall: of.shortfall, verdict: TotalVerdict::Wait, is_final: false }
 }
 
 /// What follows from the total of the whole period alone, if anything does. Pure.
-pub fn at_once(of: &ToRead, seen: i64, now: i64, grace: i64) -> Option<Read> {
+pub fn at_once(of: &TotalToCheck, seen: i64, now: i64, grace: i64) -> Option<Comparison> {
     let events = &of.events;
     let expected = expected(events);
     let done = |verdict| {
         let recent = events.accepted.iter().any(|e| is_recent(e, now));
         let is_final = now >= of.end + grace && events.unconfirmed.is_none() && !events.pending && !recent;
-        Some(Read { seen, expected, shortfall: None, verdict, is_final })
+        Some(Comparison { seen, expected, shortfall: None, verdict, is_final })
     };
     // a total of the whole period has what a person has made good; without it, something else is wrong
     let known = expected - of.acknowledged;
     let with_discarded = events.discarded != 0 && seen == known + events.discarded;
     match events.unconfirmed {
-        None if seen == known || with_discarded => done(Verdict::Agrees),
+        None if seen == known || with_discarded => done(TotalVerdict::Agrees),
         // another event that does not show yet could look like this one
         Some(unconfirmed) if seen == known + unconfirmed.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
-            done(Verdict::Settle(Some(unconfirmed.seq), vec![]))
+            done(TotalVerdict::Settle(Some(unconfirmed.seq), vec![]))
         }
         _ => None,
     }
 }
 
 /// Up to which minute every event has had a day to show, if there is any such event. Pure.
-pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
+pub fn settled_until(of: &TotalToCheck, now: i64) -> Option<i64> {
     let events = &of.events;
     let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
     let open = events.unconfirmed.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
@@ -263,13 +263,13 @@ pub fn settled_until(of: &ToRead, now: i64) -> Option<i64> {
 }
 
 /// It is not sent again, and has had a day to show.
-fn is_settled(unconfirmed: &Unconfirmed, now: i64) -> bool {
+fn is_settled(unconfirmed: &UnconfirmedEvent, now: i64) -> bool {
     now >= unconfirmed.resend_until && now - unconfirmed.last_attempt >= ABSENCE
 }
 
 /// What follows from the total of the events before `until`, all of which have had a day to show. Pure.
-pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read {
-    let old: Vec<Accepted> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
+pub fn judge(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -> Comparison {
+    let old: Vec<AcceptedEvent> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
     let sent: i64 = old.iter().map(|e| e.value).sum();
     let unconfirmed = of.events.unconfirmed.filter(|d| d.timestamp < until);
     if of.acknowledged != 0 && until < minute(of.end) {
@@ -277,21 +277,21 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
     }
     // beyond what a person has made good
     let shortfall = sent - settled - of.acknowledged;
-    let done = |shortfall, verdict| Read { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
+    let done = |shortfall, verdict| Comparison { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
     // with the unconfirmed one, if it is there
     let missing = shortfall + unconfirmed.map_or(0, |d| d.value);
     let there = unconfirmed.map(|d| d.seq);
     if missing == 0 || of.events.discarded != 0 && missing == -of.events.discarded {
-        return done(None, there.map_or(Verdict::Wait, |seq| Verdict::Settle(Some(seq), vec![])));
+        return done(None, there.map_or(TotalVerdict::Wait, |seq| TotalVerdict::Settle(Some(seq), vec![])));
     }
     // the same for another day; too much that grows meanwhile is no other case: somebody else sends
     let grows = |before: i64| unconfirmed.is_none() && before < 0 && missing < before;
     let since = of.shortfall.filter(|(before, _)| *before == missing || grows(*before)).map_or(now, |(_, since)| since);
     if now - since < ABSENCE {
-        return done(Some((missing, since)), Verdict::Wait);
+        return done(Some((missing, since)), TotalVerdict::Wait);
     }
     // what was missing already is no event that Stripe took later, nor one that was sent later and is unconfirmed: that one is there
-    let old: Vec<Accepted> = old.into_iter().filter(|e| e.at <= since).collect();
+    let old: Vec<AcceptedEvent> = old.into_iter().filter(|e| e.at <= since).collect();
     let explained = match unconfirmed {
         Some(d) if d.last_attempt > since && missing > 0 => lacking(&by_age(&old, None), missing),
         Some(d) if d.last_attempt > since => None,
@@ -302,7 +302,7 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
     match explained {
         Some(not_received) => {
             let there = there.filter(|seq| !not_received.contains(seq));
-            done(None, Verdict::Settle(there, not_received))
+            done(None, TotalVerdict::Settle(there, not_received))
         }
         None => {
             let more = if missing < 0 { "more" } else { "less" };
@@ -312,36 +312,36 @@ pub fn judge(of: &ToRead, seen: i64, until: i64, settled: i64, now: i64) -> Read
                 instant(until),
                 missing.abs()
             );
-            done(Some((missing, since)), Verdict::Alarm(why))
+            done(Some((missing, since)), TotalVerdict::Alarm(why))
         }
     }
 }
 
 /// What follows from the total of a part of a period, of which nobody knows whether it has the difference that a person has made good: at most what
 /// became of the unconfirmed event, when both come to the same. The rest is judged with the whole period. Pure.
-fn judge_part(of: &ToRead, seen: i64, shortfall: i64, unconfirmed: Option<Unconfirmed>, now: i64) -> Read {
-    let done = |shortfall, verdict| Read { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
+fn judge_part(of: &TotalToCheck, seen: i64, shortfall: i64, unconfirmed: Option<UnconfirmedEvent>, now: i64) -> Comparison {
+    let done = |shortfall, verdict| Comparison { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
     let either = [shortfall, shortfall - of.acknowledged];
     let Some(unconfirmed) = unconfirmed else {
         let nearest = if either.contains(&0) { 0 } else { either[1] };
         let since = of.shortfall.filter(|(before, _)| *before == nearest).map_or(now, |(_, since)| since);
-        return done((nearest != 0).then_some((nearest, since)), Verdict::Wait);
+        return done((nearest != 0).then_some((nearest, since)), TotalVerdict::Wait);
     };
     let (there, not_received) = (either.iter().any(|n| n + unconfirmed.value == 0), either.contains(&0));
     match (there, not_received) {
-        (true, false) => done(None, Verdict::Settle(Some(unconfirmed.seq), vec![])),
+        (true, false) => done(None, TotalVerdict::Settle(Some(unconfirmed.seq), vec![])),
         (false, true) => {
             // as everywhere, for another day
             let since = of.shortfall.filter(|(before, _)| *before == unconfirmed.value).map_or(now, |(_, since)| since);
-            let verdict = if now - since < ABSENCE { Verdict::Wait } else { Verdict::Settle(None, vec![unconfirmed.seq]) };
-            done((verdict == Verdict::Wait).then_some((unconfirmed.value, since)), verdict)
+            let verdict = if now - since < ABSENCE { TotalVerdict::Wait } else { TotalVerdict::Settle(None, vec![unconfirmed.seq]) };
+            done((verdict == TotalVerdict::Wait).then_some((unconfirmed.value, since)), verdict)
         }
-        _ => done(of.shortfall, Verdict::Wait),
+        _ => done(of.shortfall, TotalVerdict::Wait),
     }
 }
 
 /// Which events are not there when a total is `shortfall` below what was taken for sure. Pure.
-fn explained(old: &[Accepted], unconfirmed: Option<Unconfirmed>, shortfall: i64) -> Option<Vec<i64>> {
+fn explained(old: &[AcceptedEvent], unconfirmed: Option<UnconfirmedEvent>, shortfall: i64) -> Option<Vec<i64>> {
     let missing = shortfall + unconfirmed.map_or(0, |d| d.value);
     match unconfirmed {
         // what was never unconfirmed and is too much may be somebody's: that is for a person. But the unconfirmed one may be the correction that is not
@@ -359,7 +359,7 @@ fn explained(old: &[Accepted], unconfirmed: Option<Unconfirmed>, shortfall: i64)
 }
 
 /// Numbers and values, the newest first.
-fn by_age(accepted: &[Accepted], unconfirmed: Option<Unconfirmed>) -> Vec<(i64, i64)> {
+fn by_age(accepted: &[AcceptedEvent], unconfirmed: Option<UnconfirmedEvent>) -> Vec<(i64, i64)> {
     let mut all: Vec<(i64, i64)> = accepted.iter().map(|e| (e.seq, e.value)).collect();
     all.extend(unconfirmed.map(|d| (d.seq, d.value)));
     all.sort_by_key(|(seq, _)| std::cmp::Reverse(*seq));

@@ -1,6 +1,6 @@
 //! The books: nouns that every job shares, and the only place that knows their SQL.
 
-pub mod agreement;
+pub mod reconciliation;
 pub mod audit;
 pub mod bill;
 pub mod billing;

@@ -9,7 +9,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use libsql::{Connection, Value, params};
 
-use super::agreement::{Events, events_between};
+use super::reconciliation::{InvoiceEvents, events_between};
 use super::audit::{Act, note};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::meter_event::last_seq;
@@ -56,7 +56,7 @@ pub struct ToAdopt {
     /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt with, and not taken over.
     pub acknowledged: i64,
     /// What the books have of what an invoice covers, and of the rest.
-    pub events: [Events; 2],
+    pub events: [InvoiceEvents; 2],
 }
 
 impl ToAdopt {
@@ -188,7 +188,7 @@ async fn to_adopt(
             event_name: row.get(7)?,
             shortfall: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
             acknowledged: row.get(10)?,
-            events: [Events::default(), Events::default()],
+            events: [InvoiceEvents::default(), InvoiceEvents::default()],
         });
     }
     for one in &mut found {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{ReconcileReport, expected, is_settled};
-use crate::books::agreement::{Events, NO_TOTAL};
+use crate::books::reconciliation::{InvoiceEvents, NO_TOTAL};
 use crate::books::period::instant;
 use crate::books::restored::{Restoration, ToAdopt};
 use crate::job::{Context, Failure};
@@ -59,8 +59,8 @@ pub(super) async fn to_adopt(
 }
 
 /// Whether nothing that these books sent themselves can be missing in a total, or come to be in it. Pure.
-pub(super) fn is_quiet(events: &Events, now: i64, quiet: i64) -> bool {
-    let shows = |e: &super::Accepted| e.adopted || now - e.at >= quiet;
+pub(super) fn is_quiet(events: &InvoiceEvents, now: i64, quiet: i64) -> bool {
+    let shows = |e: &super::AcceptedEvent| e.adopted || now - e.at >= quiet;
     !events.in_flight
         && !events.pending
         && events.unconfirmed.is_none_or(|d| is_settled(&d, now))
@@ -68,7 +68,7 @@ pub(super) fn is_quiet(events: &Events, now: i64, quiet: i64) -> bool {
 }
 
 /// What Stripe has beyond what the books know. Pure.
-pub(super) fn excess(events: &Events, seen: i64) -> i64 {
+pub(super) fn excess(events: &InvoiceEvents, seen: i64) -> i64 {
     let excess = seen.saturating_sub(expected(events));
     // a person discarded it while it was unconfirmed, and Stripe has it: so it was
     if excess == events.discarded { 0 } else { excess }

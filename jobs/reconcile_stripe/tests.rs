@@ -12,8 +12,8 @@ const GRACE: i64 = HOUR;
 const T0: i64 = 1_800_000_000;
 
 /// A period of 30 days.
-fn of(events: Events) -> ToRead {
-    ToRead {
+fn of(events: InvoiceEvents) -> TotalToCheck {
+    TotalToCheck {
         customer: "ada".into(),
         meter: "chime_minutes".into(),
         start: T0,
@@ -27,25 +27,25 @@ fn of(events: Events) -> ToRead {
 }
 
 /// An event that Stripe took at its time, which is counted from [`T0`].
-fn took(seq: i64, value: i64, timestamp: i64) -> Accepted {
-    Accepted { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, adopted: false }
+fn took(seq: i64, value: i64, timestamp: i64) -> AcceptedEvent {
+    AcceptedEvent { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, adopted: false }
 }
 
 /// Events of the first minutes, numbered from 1 on, as the books give them: the newest first.
-fn first(values: &[i64]) -> Events {
+fn first(values: &[i64]) -> InvoiceEvents {
     let numbered: Vec<(i64, i64)> = (1_i64..).zip(values.iter().copied()).collect();
     let accepted = numbered.into_iter().rev().map(|(seq, value)| took(seq, value, seq * 60)).collect();
-    Events { accepted, ..Events::default() }
+    InvoiceEvents { accepted, ..InvoiceEvents::default() }
 }
 
 /// Sent once, an hour after [`T0`].
-fn maybe_applied(seq: i64, value: i64) -> Unconfirmed {
+fn maybe_applied(seq: i64, value: i64) -> UnconfirmedEvent {
     let sent = T0 + HOUR;
-    Unconfirmed { seq, value, timestamp: sent, last_attempt: sent, resend_until: sent + RESEND }
+    UnconfirmedEvent { seq, value, timestamp: sent, last_attempt: sent, resend_until: sent + RESEND }
 }
 
 /// What [`compare`] reads and does with it; `total` says what Stripe has before an instant.
-fn read(of: &ToRead, total: impl Fn(i64) -> i64, now: i64) -> Read {
+fn read(of: &TotalToCheck, total: impl Fn(i64) -> i64, now: i64) -> Comparison {
     let seen = total(minute(of.end));
     at_once(of, seen, now, GRACE).unwrap_or_else(|| match settled_until(of, now) {
         None => wait(of, seen),
@@ -54,7 +54,7 @@ fn read(of: &ToRead, total: impl Fn(i64) -> i64, now: i64) -> Read {
 }
 
 /// Verdicts of one read after the other, each at an instant counted from [`T0`], while Stripe's total is `total`.
-fn verdicts(mut of: ToRead, total: i64, instants: &[i64]) -> Vec<Verdict> {
+fn verdicts(mut of: TotalToCheck, total: i64, instants: &[i64]) -> Vec<TotalVerdict> {
     let mut found = vec![];
     for now in instants {
         let read = read(&of, |_| total, T0 + now);
@@ -64,12 +64,12 @@ fn verdicts(mut of: ToRead, total: i64, instants: &[i64]) -> Vec<Verdict> {
     found
 }
 
-fn not_received(seqs: &[i64]) -> Verdict {
-    Verdict::Settle(None, seqs.to_vec())
+fn not_received(seqs: &[i64]) -> TotalVerdict {
+    TotalVerdict::Settle(None, seqs.to_vec())
 }
 
-fn there(seq: i64) -> Verdict {
-    Verdict::Settle(Some(seq), vec![])
+fn there(seq: i64) -> TotalVerdict {
+    TotalVerdict::Settle(Some(seq), vec![])
 }
 
 #[test]
@@ -89,16 +89,16 @@ fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
         (80, 0, false, last, None),
         (55, 50, false, last, None),
     ] {
-        let events = Events { discarded, pending, ..first(&[10, 20]) };
+        let events = InvoiceEvents { discarded, pending, ..first(&[10, 20]) };
         let read = at_once(&of(events), seen, T0 + now, GRACE);
-        let agrees = |is_final| Read { seen, expected: 30, shortfall: None, verdict: Verdict::Agrees, is_final };
+        let agrees = |is_final| Comparison { seen, expected: 30, shortfall: None, verdict: TotalVerdict::Agrees, is_final };
         assert_eq!(read, expected.map(agrees), "{seen} {discarded} {pending} {now}");
     }
 }
 
 #[test]
 fn a_total_that_agrees_again_forgets_what_was_short() {
-    let shortfall = ToRead { shortfall: Some((20, T0)), ..of(first(&[10, 20])) };
+    let shortfall = TotalToCheck { shortfall: Some((20, T0)), ..of(first(&[10, 20])) };
     assert_eq!(at_once(&shortfall, 30, T0 + 2 * DAY, GRACE).unwrap().shortfall, None);
     assert_eq!(judge(&shortfall, 99, shortfall.end, 30, T0 + 2 * DAY).shortfall, None);
     assert_eq!(wait(&shortfall, 10).shortfall, Some((20, T0)), "what is too early to say changes nothing");
@@ -116,7 +116,7 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
         (50, 80, DAY + 120, Some(there(3))),
         (50, 80, DAY + 119, None),
     ] {
-        let events = Events { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
+        let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
         let found = at_once(&of(events), seen, T0 + now, GRACE);
         assert_eq!(found.as_ref().map(|read| read.verdict.clone()), expected, "{value} {seen} {now}");
         assert!(found.is_none_or(|read| !read.is_final));
@@ -126,7 +126,7 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
 #[test]
 fn what_was_taken_over_is_judged_whole_or_not_at_all() {
     let now = T0 + 20 * DAY;
-    let adopted = Accepted { adopted: true, at: now, ..took(2, 100, 10 * DAY) };
+    let adopted = AcceptedEvent { adopted: true, at: now, ..took(2, 100, 10 * DAY) };
     // its own time is that of the last that it stands for, so a total up to then may have some of it
     for (own, expected) in [
         (None, Some(T0 + 30 * DAY)),
@@ -135,22 +135,22 @@ fn what_was_taken_over_is_judged_whole_or_not_at_all() {
         (Some(10 * DAY + 59), None),
         (Some(9 * DAY), None),
     ] {
-        let own = own.map(|timestamp| Accepted { at: now - HOUR, ..took(3, 7, timestamp) });
+        let own = own.map(|timestamp| AcceptedEvent { at: now - HOUR, ..took(3, 7, timestamp) });
         let accepted = own.into_iter().chain([adopted, took(1, 5, 60)]).collect();
-        let case = of(Events { accepted, ..Events::default() });
+        let case = of(InvoiceEvents { accepted, ..InvoiceEvents::default() });
         assert_eq!(settled_until(&case, now), expected, "{own:?}");
     }
 }
 
 #[test]
 fn an_unconfirmed_event_is_not_there_after_its_last_attempt_and_a_day_and_another() {
-    let alone = |last_attempt: i64, resend_until: i64| Events {
-        unconfirmed: Some(Unconfirmed {
+    let alone = |last_attempt: i64, resend_until: i64| InvoiceEvents {
+        unconfirmed: Some(UnconfirmedEvent {
             last_attempt: T0 + last_attempt,
             resend_until: T0 + resend_until,
             ..maybe_applied(3, 50)
         }),
-        ..Events::default()
+        ..InvoiceEvents::default()
     };
     for (last_attempt, resend_until, settled) in [
         (HOUR, HOUR + RESEND, HOUR + DAY),
@@ -162,7 +162,7 @@ fn an_unconfirmed_event_is_not_there_after_its_last_attempt_and_a_day_and_anothe
         assert_eq!(settled_until(&case, T0 + settled - 1), None, "{last_attempt} {resend_until}");
         assert_eq!(settled_until(&case, T0 + settled), Some(case.end), "{last_attempt} {resend_until}");
         let instants = [settled - 1, settled, settled + DAY - 1, settled + DAY];
-        let expected = [Verdict::Wait, Verdict::Wait, Verdict::Wait, not_received(&[3])];
+        let expected = [TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait, not_received(&[3])];
         assert_eq!(verdicts(case, 0, &instants), expected, "{last_attempt} {resend_until}");
     }
 }
@@ -172,19 +172,19 @@ fn what_is_in_doubt_and_what_was_accepted_are_told_apart() {
     let settled = HOUR + DAY;
     for (value, total, expected) in [
         (50, 30, not_received(&[3])),
-        (50, 60, Verdict::Settle(Some(3), vec![2])),
-        (50, 70, Verdict::Settle(Some(3), vec![1])),
-        (50, 50, Verdict::Settle(Some(3), vec![2, 1])),
+        (50, 60, TotalVerdict::Settle(Some(3), vec![2])),
+        (50, 70, TotalVerdict::Settle(Some(3), vec![1])),
+        (50, 50, TotalVerdict::Settle(Some(3), vec![2, 1])),
         (50, 10, not_received(&[3, 2])),
         (50, 0, not_received(&[3, 2, 1])),
         // a correction that never came
         (-5, 30, not_received(&[3])),
-        (-5, 5, Verdict::Settle(Some(3), vec![2])),
+        (-5, 5, TotalVerdict::Settle(Some(3), vec![2])),
         (-5, 10, not_received(&[3, 2])),
     ] {
-        let events = Events { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
+        let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
         let found = verdicts(of(events), total, &[settled, settled + DAY - 1, settled + DAY]);
-        assert_eq!(found, [Verdict::Wait, Verdict::Wait, expected], "{value} {total}");
+        assert_eq!(found, [TotalVerdict::Wait, TotalVerdict::Wait, expected], "{value} {total}");
     }
 }
 
@@ -200,7 +200,7 @@ fn an_accepted_event_is_not_there_after_a_day_and_another() {
         let lost: i64 = seqs.iter().map(|seq| 1_i64 << (seq - 1)).sum();
         let instants = [DAY / 2, settled, settled + DAY / 2, settled + DAY - 1, settled + DAY];
         let found = verdicts(of(first(&values)), all - lost, &instants);
-        assert_eq!(found[..4], [Verdict::Wait, Verdict::Wait, Verdict::Wait, Verdict::Wait], "{seqs:?}");
+        assert_eq!(found[..4], [TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait], "{seqs:?}");
         assert_eq!(found[4], not_received(seqs));
     }
 }
@@ -235,13 +235,13 @@ fn a_shortage_that_changes_begins_anew() {
     let mut case = of(first(&[10, 20, 40]));
     let until = case.end;
     for (now, settled, verdict, shortfall) in [
-        (2 * DAY, 50, Verdict::Wait, Some((20, T0 + 2 * DAY))),
-        (3 * DAY - 1, 50, Verdict::Wait, Some((20, T0 + 2 * DAY))),
-        (3 * DAY, 10, Verdict::Wait, Some((60, T0 + 3 * DAY))),
-        (4 * DAY - 1, 50, Verdict::Wait, Some((20, T0 + 4 * DAY - 1))),
+        (2 * DAY, 50, TotalVerdict::Wait, Some((20, T0 + 2 * DAY))),
+        (3 * DAY - 1, 50, TotalVerdict::Wait, Some((20, T0 + 2 * DAY))),
+        (3 * DAY, 10, TotalVerdict::Wait, Some((60, T0 + 3 * DAY))),
+        (4 * DAY - 1, 50, TotalVerdict::Wait, Some((20, T0 + 4 * DAY - 1))),
         // it was only late
-        (4 * DAY, 70, Verdict::Wait, None),
-        (5 * DAY, 50, Verdict::Wait, Some((20, T0 + 5 * DAY))),
+        (4 * DAY, 70, TotalVerdict::Wait, None),
+        (5 * DAY, 50, TotalVerdict::Wait, Some((20, T0 + 5 * DAY))),
         (6 * DAY, 50, not_received(&[2]), None),
     ] {
         let read = judge(&case, settled, until, settled, T0 + now);
@@ -259,12 +259,12 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
         case.shortfall = read.shortfall;
         read.verdict
     };
-    assert_eq!(at(2 * DAY, 35), Verdict::Wait);
-    assert_eq!(at(2 * DAY + 8 * HOUR, 40), Verdict::Wait);
-    assert_eq!(at(3 * DAY - 1, 45), Verdict::Wait);
-    assert!(matches!(at(3 * DAY, 50), Verdict::Alarm(why) if why.contains("20 more than was sent")));
+    assert_eq!(at(2 * DAY, 35), TotalVerdict::Wait);
+    assert_eq!(at(2 * DAY + 8 * HOUR, 40), TotalVerdict::Wait);
+    assert_eq!(at(3 * DAY - 1, 45), TotalVerdict::Wait);
+    assert!(matches!(at(3 * DAY, 50), TotalVerdict::Alarm(why) if why.contains("20 more than was sent")));
     // less of it is another case
-    assert_eq!(at(3 * DAY + HOUR, 45), Verdict::Wait);
+    assert_eq!(at(3 * DAY + HOUR, 45), TotalVerdict::Wait);
 }
 
 #[test]
@@ -277,20 +277,20 @@ fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
         (&[10, 20, 40], -50, 70, &[4]),
     ] {
         let seq = i64::try_from(values.len()).unwrap() + 1;
-        let events = Events { unconfirmed: Some(maybe_applied(seq, doubt)), ..first(values) };
+        let events = InvoiceEvents { unconfirmed: Some(maybe_applied(seq, doubt)), ..first(values) };
         let found = verdicts(of(events), total, &[settled + HOUR, settled + DAY + HOUR]);
         assert_eq!(found[1], not_received(not_received_ones), "{values:?} {doubt} {total}");
     }
     // somebody else's is still a person's
-    let events = Events { unconfirmed: Some(maybe_applied(3, -5)), ..first(&[10, 20]) };
+    let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, -5)), ..first(&[10, 20]) };
     let found = verdicts(of(events), 37, &[settled + HOUR, settled + DAY + HOUR]);
-    assert!(matches!(&found[1], Verdict::Alarm(_)), "{found:?}");
+    assert!(matches!(&found[1], TotalVerdict::Alarm(_)), "{found:?}");
 }
 
 /// Reads of the whole period, days apart; the verdict of the last one.
-fn judged(case: &ToRead, total: i64, days: i64) -> Verdict {
+fn judged(case: &TotalToCheck, total: i64, days: i64) -> TotalVerdict {
     let mut case = case.clone();
-    let mut verdict = Verdict::Wait;
+    let mut verdict = TotalVerdict::Wait;
     for day in 0..days {
         let read = judge(&case, total, case.end, total, T0 + (10 + day) * DAY);
         (case.shortfall, verdict) = (read.shortfall, read.verdict);
@@ -300,34 +300,34 @@ fn judged(case: &ToRead, total: i64, days: i64) -> Verdict {
 
 #[test]
 fn what_a_person_has_made_good_explains_nothing_else() {
-    let known = |shortfall: i64, events: Events| ToRead { acknowledged: shortfall, ..of(events) };
+    let known = |shortfall: i64, events: InvoiceEvents| TotalToCheck { acknowledged: shortfall, ..of(events) };
     // five are billed by hand; events that come to five are sent later, and arrive
     let later = vec![took(5, 3, 4 * DAY), took(4, 2, 3 * DAY)];
-    let sent = || Events { accepted: [later.clone(), first(&[10, 20, 40]).accepted].concat(), ..Events::default() };
+    let sent = || InvoiceEvents { accepted: [later.clone(), first(&[10, 20, 40]).accepted].concat(), ..InvoiceEvents::default() };
     for days in 1..4 {
-        assert_eq!(judged(&known(5, sent()), 70, days), Verdict::Wait);
+        assert_eq!(judged(&known(5, sent()), 70, days), TotalVerdict::Wait);
     }
     let whole = at_once(&known(5, sent()), 70, T0 + 10 * DAY, GRACE).unwrap();
-    assert_eq!((whole.verdict, whole.shortfall), (Verdict::Agrees, None));
+    assert_eq!((whole.verdict, whole.shortfall), (TotalVerdict::Agrees, None));
     // it came after all, and is on two invoices now; somebody's "more" is gone, and was credited
     for (shortfall, total, says) in
         [(5, 75, "5 more than was sent and acknowledged"), (-10, 75, "10 less than was sent and acknowledged")]
     {
         let case = known(shortfall, sent());
         assert_eq!(at_once(&case, total, T0 + 10 * DAY, GRACE), None);
-        assert_eq!(judged(&case, total, 1), Verdict::Wait);
-        assert!(matches!(judged(&case, total, 3), Verdict::Alarm(why) if why.contains(says)));
+        assert_eq!(judged(&case, total, 1), TotalVerdict::Wait);
+        assert!(matches!(judged(&case, total, 3), TotalVerdict::Alarm(why) if why.contains(says)));
     }
     // nor without anybody's word: it was missing before they were sent
-    let unknown = ToRead { shortfall: Some((5, T0 + 2 * DAY)), ..of(sent()) };
-    assert!(matches!(judged(&unknown, 70, 3), Verdict::Alarm(why) if why.contains("5 less than was sent;")));
+    let unknown = TotalToCheck { shortfall: Some((5, T0 + 2 * DAY)), ..of(sent()) };
+    assert!(matches!(judged(&unknown, 70, 3), TotalVerdict::Alarm(why) if why.contains("5 less than was sent;")));
     // one that is really lost is found beside it, and what else is wrong is an alarm
     assert_eq!(judged(&known(5, sent()), 50, 2), not_received(&[2]));
-    assert_eq!(judged(&known(5, sent()), 50, 1), Verdict::Wait);
+    assert_eq!(judged(&known(5, sent()), 50, 1), TotalVerdict::Wait);
     let more = judged(&known(-500, first(&[10, 20])), 600, 2);
-    assert!(matches!(more, Verdict::Alarm(why) if why.contains("70 more than was sent and acknowledged;")));
+    assert!(matches!(more, TotalVerdict::Alarm(why) if why.contains("70 more than was sent and acknowledged;")));
     // it does not keep a doubt from being decided
-    let doubt = |value| known(-5, Events { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
+    let doubt = |value| known(-5, InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
     for (value, total, days, verdict) in [
         (7, 82, 1, there(4)),
         (7, 75, 2, not_received(&[4])),
@@ -345,33 +345,33 @@ fn what_a_person_has_made_good_explains_nothing_else() {
 #[test]
 fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
     let (until, now) = (T0 + 20 * DAY, T0 + 21 * DAY);
-    let verdict = |events: Events, settled: i64| {
-        let mut case = ToRead { acknowledged: -5, ..of(events) };
-        let mut last = Verdict::Wait;
+    let verdict = |events: InvoiceEvents, settled: i64| {
+        let mut case = TotalToCheck { acknowledged: -5, ..of(events) };
+        let mut last = TotalVerdict::Wait;
         for day in 0..3 {
             let read = judge(&case, 0, until, settled, now + day * DAY);
             (case.shortfall, last) = (read.shortfall, read.verdict);
-            if matches!(last, Verdict::Settle(..)) {
+            if matches!(last, TotalVerdict::Settle(..)) {
                 break;
             }
         }
         (last, case.shortfall.map(|(shortfall, _)| shortfall))
     };
     let three = || first(&[10, 20, 40]);
-    assert_eq!(verdict(three(), 70), (Verdict::Wait, None), "the stranger's comes later");
-    assert_eq!(verdict(three(), 75), (Verdict::Wait, None));
+    assert_eq!(verdict(three(), 70), (TotalVerdict::Wait, None), "the stranger's comes later");
+    assert_eq!(verdict(three(), 75), (TotalVerdict::Wait, None));
     for (settled, shortfall) in [(80, -5), (65, 10)] {
-        assert_eq!(verdict(three(), settled), (Verdict::Wait, Some(shortfall)), "told as drift, and judged with the whole");
+        assert_eq!(verdict(three(), settled), (TotalVerdict::Wait, Some(shortfall)), "told as drift, and judged with the whole");
     }
-    let doubt = |value| Events { unconfirmed: Some(maybe_applied(4, value)), ..three() };
+    let doubt = |value| InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..three() };
     for (value, settled, expected) in [
         (7, 77, there(4)),
         (7, 82, there(4)),
         (7, 70, not_received(&[4])),
         (7, 75, not_received(&[4])),
         // it is there, or it is not and the known one is in this part
-        (5, 75, Verdict::Wait),
-        (7, 99, Verdict::Wait),
+        (5, 75, TotalVerdict::Wait),
+        (7, 99, TotalVerdict::Wait),
     ] {
         assert_eq!(verdict(doubt(value), settled).0, expected, "{value} {settled}");
     }
@@ -380,23 +380,23 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
 #[test]
 fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     // five have been missing, unexplained, for days when five are sent and stay without an answer
-    let late = Unconfirmed { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
-    let case = ToRead { shortfall: Some((5, T0 + 2 * DAY)), ..of(Events { unconfirmed: Some(late), ..first(&[10, 20]) }) };
+    let late = UnconfirmedEvent { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
+    let case = TotalToCheck { shortfall: Some((5, T0 + 2 * DAY)), ..of(InvoiceEvents { unconfirmed: Some(late), ..first(&[10, 20]) }) };
     let read = judge(&case, 30, case.end, 30, T0 + 9 * DAY);
-    assert!(matches!(read.verdict, Verdict::Alarm(_)), "{read:?}");
+    assert!(matches!(read.verdict, TotalVerdict::Alarm(_)), "{read:?}");
     // one that was lost before explains what is missing, and then the unconfirmed one is there
-    let doubt = Events { unconfirmed: Some(Unconfirmed { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
-    let lost_before = ToRead { shortfall: Some((20, T0 + 2 * DAY)), ..of(doubt) };
+    let doubt = InvoiceEvents { unconfirmed: Some(UnconfirmedEvent { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
+    let lost_before = TotalToCheck { shortfall: Some((20, T0 + 2 * DAY)), ..of(doubt) };
     let read = judge(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
-    assert_eq!(read.verdict, Verdict::Settle(Some(4), vec![2]), "{read:?}");
+    assert_eq!(read.verdict, TotalVerdict::Settle(Some(4), vec![2]), "{read:?}");
     // when a person has made them good, the others are known to be there
-    assert_eq!(judged(&ToRead { acknowledged: 5, shortfall: None, ..case }, 30, 1), there(3));
+    assert_eq!(judged(&TotalToCheck { acknowledged: 5, shortfall: None, ..case }, 30, 1), there(3));
 }
 
 #[test]
 fn what_was_taken_lately_is_left_out() {
     let events =
-        |recent: Vec<Accepted>| Events { accepted: [recent, first(&[10, 20]).accepted].concat(), ..Events::default() };
+        |recent: Vec<AcceptedEvent>| InvoiceEvents { accepted: [recent, first(&[10, 20]).accepted].concat(), ..InvoiceEvents::default() };
     let now = 5 * DAY;
     let edge = 4 * DAY;
     for (name, recent, expected) in [
@@ -405,32 +405,32 @@ fn what_was_taken_lately_is_left_out() {
         ("not quite", vec![took(3, 40, edge + 1)], Some(edge)),
         ("the first of two", vec![took(4, 40, edge + 2 * HOUR), took(3, 40, edge + HOUR + 59)], Some(edge + HOUR)),
         // taken late: it is in the way of those that came after it
-        ("late", vec![Accepted { timestamp: T0 + 150, ..took(3, 40, edge + 1) }], Some(120)),
-        ("in the minute of the oldest", vec![Accepted { timestamp: T0 + 61, ..took(3, 40, edge + 1) }], None),
+        ("late", vec![AcceptedEvent { timestamp: T0 + 150, ..took(3, 40, edge + 1) }], Some(120)),
+        ("in the minute of the oldest", vec![AcceptedEvent { timestamp: T0 + 61, ..took(3, 40, edge + 1) }], None),
     ] {
         let until = settled_until(&of(events(recent)), T0 + now);
         assert_eq!(until.map(|until| until - T0), expected, "{name}");
     }
-    assert_eq!(settled_until(&of(Events::default()), T0 + now), None, "nothing to judge");
+    assert_eq!(settled_until(&of(InvoiceEvents::default()), T0 + now), None, "nothing to judge");
     // those before it are judged without it
     let case = of(events(vec![took(3, 40, edge + 1)]));
     let judged = |settled| judge(&case, 0, T0 + edge, settled, T0 + now);
-    assert_eq!((judged(30).verdict, judged(30).shortfall), (Verdict::Wait, None));
-    assert_eq!((judged(10).verdict, judged(10).shortfall), (Verdict::Wait, Some((20, T0 + now))));
+    assert_eq!((judged(30).verdict, judged(30).shortfall), (TotalVerdict::Wait, None));
+    assert_eq!((judged(10).verdict, judged(10).shortfall), (TotalVerdict::Wait, Some((20, T0 + now))));
     assert_eq!(judged(30).expected, 70);
 }
 
 #[test]
 fn a_correction_that_does_not_show_yet_is_no_alarm() {
     let accepted = vec![took(2, -40, 3 * DAY), took(1, 100, 60)];
-    let mut case = of(Events { accepted, ..Events::default() });
+    let mut case = of(InvoiceEvents { accepted, ..InvoiceEvents::default() });
     for now in [3 * DAY, 3 * DAY + HOUR, 4 * DAY - 1] {
         let total = |until: i64| if until > T0 + 60 { 100 } else { 0 };
         let read = read(&case, total, T0 + now);
-        assert_eq!((read.verdict, read.shortfall), (Verdict::Wait, None), "{now}");
+        assert_eq!((read.verdict, read.shortfall), (TotalVerdict::Wait, None), "{now}");
         case.shortfall = read.shortfall;
     }
-    assert_eq!(read(&case, |_| 60, T0 + 4 * DAY).verdict, Verdict::Agrees);
+    assert_eq!(read(&case, |_| 60, T0 + 4 * DAY).verdict, TotalVerdict::Agrees);
 }
 
 #[test]
@@ -446,9 +446,9 @@ fn what_no_lost_event_explains_is_for_a_person() {
     for (values, total, said) in rows {
         let found =
             verdicts(of(first(values)), *total, &[settled, settled + DAY - 1, settled + DAY, settled + 5 * DAY]);
-        assert_eq!(found[..2], [Verdict::Wait, Verdict::Wait], "{values:?} {total}");
+        assert_eq!(found[..2], [TotalVerdict::Wait, TotalVerdict::Wait], "{values:?} {total}");
         for verdict in &found[2..] {
-            assert!(matches!(verdict, Verdict::Alarm(why) if why.contains(*said)), "{values:?} {total}: {verdict:?}");
+            assert!(matches!(verdict, TotalVerdict::Alarm(why) if why.contains(*said)), "{values:?} {total}: {verdict:?}");
         }
     }
 }
@@ -456,26 +456,26 @@ fn what_no_lost_event_explains_is_for_a_person() {
 #[test]
 fn what_was_discarded_unconfirmed_may_be_there() {
     let settled = 360 + DAY;
-    let events = Events { discarded: 50, ..first(&[10, 20]) };
+    let events = InvoiceEvents { discarded: 50, ..first(&[10, 20]) };
     // an event that is there, and one that does not show yet, so that the whole total says nothing
     let recent = took(3, 7, 2 * DAY);
-    let with_recent = Events { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
+    let with_recent = InvoiceEvents { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
     let case = of(with_recent);
     for (total, verdict, shortfall) in
-        [(30, Verdict::Wait, None), (80, Verdict::Wait, None), (60, Verdict::Wait, Some((-30, T0 + 2 * DAY + HOUR)))]
+        [(30, TotalVerdict::Wait, None), (80, TotalVerdict::Wait, None), (60, TotalVerdict::Wait, Some((-30, T0 + 2 * DAY + HOUR)))]
     {
         let read = judge(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
         assert_eq!((read.verdict, read.shortfall), (verdict, shortfall), "{total}");
     }
     // another one that is unconfirmed is there, too
-    let unconfirmed = Events { unconfirmed: Some(maybe_applied(3, 5)), ..events };
+    let unconfirmed = InvoiceEvents { unconfirmed: Some(maybe_applied(3, 5)), ..events };
     assert_eq!(verdicts(of(unconfirmed), 85, &[settled + HOUR]), [there(3)]);
 }
 
 /// An event as Stripe has it.
 #[derive(Clone, Copy, Debug)]
 struct Happened {
-    event: Accepted,
+    event: AcceptedEvent,
     /// When totals have it; never when it is lost.
     shows_at: Option<i64>,
 }
@@ -484,7 +484,7 @@ struct Happened {
 #[derive(Debug)]
 struct StripeAccount {
     all: Vec<Happened>,
-    of: ToRead,
+    of: TotalToCheck,
 }
 
 impl StripeAccount {
@@ -502,7 +502,7 @@ impl StripeAccount {
     /// Takes an event at `now` that totals have after `lag`, or never.
     fn take(&mut self, value: i64, now: i64, lag: Option<i64>) {
         let seq = i64::try_from(self.all.len()).unwrap() + 1;
-        let event = Accepted { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, adopted: false };
+        let event = AcceptedEvent { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, adopted: false };
         self.all.push(Happened { event, shows_at: lag.map(|lag| now + lag) });
         self.of.events.accepted.insert(0, event);
     }
@@ -531,7 +531,7 @@ fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
 /// Reads every `step` seconds, long after the period is over, and plans anew what is not_received; returns the sums that were not_received.
 fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCaseError> {
     let end = T0 + DAYS * DAY + 30;
-    let mut account = StripeAccount { all: vec![], of: ToRead { end, ..of(Events::default()) } };
+    let mut account = StripeAccount { all: vec![], of: TotalToCheck { end, ..of(InvoiceEvents::default()) } };
     let mut to_come = events.iter().peekable();
     let mut sums = vec![];
     let mut now = T0;
@@ -541,8 +541,8 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
         }
         let read = read(&account.of, |until| account.total(until, now), now);
         match &read.verdict {
-            Verdict::Settle(None, not_received) => {
-                let not_received_ones = |e: &Accepted| not_received.contains(&e.seq);
+            TotalVerdict::Settle(None, not_received) => {
+                let not_received_ones = |e: &AcceptedEvent| not_received.contains(&e.seq);
                 let sum: i64 = account.of.events.accepted.iter().filter(|e| not_received_ones(e)).map(|e| e.value).sum();
                 let until = settled_until(&account.of, now).unwrap();
                 prop_assert_eq!(sum, account.lost(until), "{:?} of {:?}", read, account);
@@ -551,8 +551,8 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
                 account.take(sum, now, Some(HOUR));
                 sums.push(sum);
             }
-            Verdict::Agrees | Verdict::Wait => {}
-            Verdict::Settle(Some(_), _) | Verdict::Alarm(_) | Verdict::NoTotal(_) => {
+            TotalVerdict::Agrees | TotalVerdict::Wait => {}
+            TotalVerdict::Settle(Some(_), _) | TotalVerdict::Alarm(_) | TotalVerdict::NoTotal(_) => {
                 return Err(TestCaseError::fail(format!("{read:?} of {account:?}")));
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::Database;
-use jobs::books::agreement::Compared;
+use jobs::books::reconciliation::ComparedPeriod;
 use jobs::books::audit::Act;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
     let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
-    let differs = |c: &Compared| !rest(c).is_zero() || c.alarm.is_some();
+    let differs = |c: &ComparedPeriod| !rest(c).is_zero() || c.alarm.is_some();
     let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
     let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     } else {
         show_bills(&bills);
         sums(&rows);
-        let differing: Vec<Compared> = rows.iter().filter(|c| differs(c)).cloned().collect();
+        let differing: Vec<ComparedPeriod> = rows.iter().filter(|c| differs(c)).cloned().collect();
         if !differing.is_empty() {
             print::out(&format!("\n{} period(s) where they are not the same:\n", print::count(differing.len())));
             table(&differing[..differing.len().min(SHOWN)], now);
@@ -170,15 +170,15 @@ impl Rest {
     }
 }
 
-fn bill(c: &Compared) -> Quantity {
+fn bill(c: &ComparedPeriod) -> Quantity {
     Quantity::from_parts(c.bill.0, c.bill.1)
 }
 
-fn ledger(c: &Compared) -> Quantity {
+fn ledger(c: &ComparedPeriod) -> Quantity {
     Quantity::from_parts(c.ledger.0, c.ledger.1)
 }
 
-fn rest(c: &Compared) -> Rest {
+fn rest(c: &ComparedPeriod) -> Rest {
     Rest { ledger: bill(c) - ledger(c), stripe: c.target - c.accepted }
 }
 
@@ -189,7 +189,7 @@ fn difference(rest: &Rest) -> String {
     }
 }
 
-fn json(c: &Compared) -> serde_json::Value {
+fn json(c: &ComparedPeriod) -> serde_json::Value {
     let mut value = serde_json::to_value(c).unwrap_or_default();
     value["aws_bill"] = bill(c).to_string().into();
     value["ledger"] = ledger(c).to_string().into();
@@ -197,8 +197,8 @@ fn json(c: &Compared) -> serde_json::Value {
     value
 }
 
-fn table(rows: &[Compared], now: Timestamp) {
-    let row = |c: &Compared| {
+fn table(rows: &[ComparedPeriod], now: Timestamp) {
+    let row = |c: &ComparedPeriod| {
         vec![
             c.customer.clone(),
             c.meter.clone(),
@@ -217,7 +217,7 @@ fn table(rows: &[Compared], now: Timestamp) {
 }
 
 /// Why there is a difference, or how sure it is that there is none.
-fn why(c: &Compared, now: Timestamp) -> String {
+fn why(c: &ComparedPeriod, now: Timestamp) -> String {
     if let Some(alarm) = &c.alarm {
         return format!("ALARM: {alarm}");
     }
@@ -264,7 +264,7 @@ fn show_bills(bills: &[(String, String, Quantity, Quantity)]) {
     }
 }
 
-fn sums(rows: &[Compared]) {
+fn sums(rows: &[ComparedPeriod]) {
     /// Bill, ledger, billable, accepted, and how many periods.
     type Sums = (Quantity, Quantity, i128, i128, u64);
     let mut sums: BTreeMap<(String, &str), Sums> = BTreeMap::new();

@@ -10,7 +10,7 @@ use super::{
     BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NotificationStats, OF_A_DEMO,
     Pressed, StripeStanding,
 };
-use crate::books::agreement::alarms;
+use crate::books::reconciliation::alarms;
 use crate::books::database::{BooksError, Database, first_row};
 use crate::books::entitlement::usage_through;
 use crate::books::billing_target::state;

@@ -1,14 +1,14 @@
 //! Tables of what is taken over, and when.
 
 use super::*;
-use crate::books::agreement::{Accepted, Unconfirmed};
+use crate::books::reconciliation::{AcceptedEvent, UnconfirmedEvent};
 use crate::books::meter_event::RESEND;
 
 const DAY: i64 = 86_400;
 const T0: i64 = 1_800_000_000;
 
-fn took(value: i64, at: i64, adopted: bool) -> Accepted {
-    Accepted { seq: 1, value, timestamp: T0, at: T0 + at, adopted }
+fn took(value: i64, at: i64, adopted: bool) -> AcceptedEvent {
+    AcceptedEvent { seq: 1, value, timestamp: T0, at: T0 + at, adopted }
 }
 
 #[test]
@@ -27,32 +27,32 @@ fn what_stripe_has_beyond_the_books_is_taken_over() {
         (vec![30], 50, 90, 60),
         (vec![999_999_999_999_999], 0, -999_999_999_999_999, -1_999_999_999_999_998),
     ] {
-        let accepted: Vec<Accepted> = accepted.into_iter().map(|value| took(value, 0, false)).collect();
-        let events = Events { accepted, discarded, ..Events::default() };
+        let accepted: Vec<AcceptedEvent> = accepted.into_iter().map(|value| took(value, 0, false)).collect();
+        let events = InvoiceEvents { accepted, discarded, ..InvoiceEvents::default() };
         assert_eq!(excess(&events, seen), expected, "{events:?} {seen}");
     }
 }
 
 #[test]
 fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
-    let unconfirmed = |sent: i64| Unconfirmed {
+    let unconfirmed = |sent: i64| UnconfirmedEvent {
         seq: 2,
         value: 5,
         timestamp: T0,
         last_attempt: T0 + sent,
         resend_until: T0 + sent + RESEND,
     };
-    let accepted = |at, adopted| Events { accepted: vec![took(10, at, adopted)], ..Events::default() };
+    let accepted = |at, adopted| InvoiceEvents { accepted: vec![took(10, at, adopted)], ..InvoiceEvents::default() };
     for (events, now, expected) in [
-        (Events::default(), 0, true),
+        (InvoiceEvents::default(), 0, true),
         (accepted(0, false), DAY - 1, false),
         (accepted(0, false), DAY, true),
         (accepted(DAY, false), DAY, false),
         (accepted(DAY, true), DAY, true),
-        (Events { in_flight: true, ..Events::default() }, 9 * DAY, false),
-        (Events { pending: true, ..Events::default() }, 9 * DAY, false),
-        (Events { unconfirmed: Some(unconfirmed(0)), ..Events::default() }, DAY - 1, false),
-        (Events { unconfirmed: Some(unconfirmed(0)), ..Events::default() }, DAY, true),
+        (InvoiceEvents { in_flight: true, ..InvoiceEvents::default() }, 9 * DAY, false),
+        (InvoiceEvents { pending: true, ..InvoiceEvents::default() }, 9 * DAY, false),
+        (InvoiceEvents { unconfirmed: Some(unconfirmed(0)), ..InvoiceEvents::default() }, DAY - 1, false),
+        (InvoiceEvents { unconfirmed: Some(unconfirmed(0)), ..InvoiceEvents::default() }, DAY, true),
     ] {
         assert_eq!(is_quiet(&events, T0 + now, DAY), expected, "{events:?} {now}");
     }

@@ -13,7 +13,7 @@ use super::restored;
 
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToRead {
+pub struct TotalToCheck {
     /// Whose.
     pub customer: String,
     /// Of what.
@@ -27,7 +27,7 @@ pub struct ToRead {
     /// Stripe's meter.
     pub stripe_meter: String,
     /// What the events of the period were when the total was asked for.
-    pub events: Events,
+    pub events: InvoiceEvents,
     /// By how much Stripe was short, and since when.
     pub shortfall: Option<(i64, i64)>,
     /// By how much Stripe is short (below 0: over) as a person has acknowledged; 0: nothing is.
@@ -36,11 +36,11 @@ pub struct ToRead {
 
 /// Events that go on the invoice of a period.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Events {
+pub struct InvoiceEvents {
     /// Accepted ones, the newest first.
-    pub accepted: Vec<Accepted>,
+    pub accepted: Vec<AcceptedEvent>,
     /// The one that is unconfirmed.
-    pub unconfirmed: Option<Unconfirmed>,
+    pub unconfirmed: Option<UnconfirmedEvent>,
     /// One is under way.
     pub in_flight: bool,
     /// Discarded while unconfirmed, and what it comes to: Stripe may have it.
@@ -51,7 +51,7 @@ pub struct Events {
 
 /// An event that Stripe took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub struct AcceptedEvent {
     /// Its number.
     pub seq: i64,
     /// Its value.
@@ -66,7 +66,7 @@ pub struct Accepted {
 
 /// An event of which nobody knows whether Stripe has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unconfirmed {
+pub struct UnconfirmedEvent {
     /// Its number.
     pub seq: i64,
     /// Its value.
@@ -81,7 +81,7 @@ pub struct Unconfirmed {
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TotalVerdict {
     /// Stripe has what it should have.
     Agrees,
     /// This unconfirmed one is there, and these are not.
@@ -96,7 +96,7 @@ pub enum Verdict {
 
 /// What is noted of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Read {
+pub struct Comparison {
     /// Stripe's total.
     pub seen: i64,
     /// What it should be.
@@ -104,14 +104,14 @@ pub struct Read {
     /// By how much it is short, and since when.
     pub shortfall: Option<(i64, i64)>,
     /// What follows.
-    pub verdict: Verdict,
+    pub verdict: TotalVerdict,
     /// Nothing can change any more.
     pub is_final: bool,
 }
 
 /// A line of the comparison of a bill, the ledger, and Stripe.
 #[derive(Clone, Debug, Serialize)]
-pub struct Compared {
+pub struct ComparedPeriod {
     /// Whose; none for all customers together.
     pub customer: String,
     /// Of what.
@@ -219,7 +219,7 @@ const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
     WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
     ORDER BY v.month, t.meter";
 
-async fn events(c: &Connection, of: &ToRead) -> Result<Events, BooksError> {
+async fn events(c: &Connection, of: &TotalToCheck) -> Result<InvoiceEvents, BooksError> {
     // totals are asked for by whole minutes
     events_between(c, [&of.customer, &of.meter, &of.stripe_customer], of.start, minute(of.end)).await
 }
@@ -230,22 +230,22 @@ pub(crate) async fn events_between(
     [customer, meter, stripe_customer]: [&String; 3],
     start: i64,
     end: i64,
-) -> Result<Events, BooksError> {
+) -> Result<InvoiceEvents, BooksError> {
     let values = params![customer.clone(), meter.clone(), start, end, stripe_customer.clone()];
     let mut rows = c.query(EVENTS, values).await?;
-    let mut found = Events::default();
+    let mut found = InvoiceEvents::default();
     while let Some(row) = rows.next().await? {
         let (seq, value): (i64, i64) = (row.get(0)?, row.get(1)?);
         let at = |i: i32| -> Result<i64, BooksError> { Ok(row.get::<Option<i64>>(i)?.unwrap_or_default()) };
         match State::named(&row.get::<String>(2)?) {
             Some(State::Accepted) => {
                 let adopted = at(9)? == 1;
-                found.accepted.push(Accepted { seq, value, timestamp: at(8)?, at: at(3)?, adopted });
+                found.accepted.push(AcceptedEvent { seq, value, timestamp: at(8)?, at: at(3)?, adopted });
             }
             Some(State::Unconfirmed) => {
                 let resend_until = (at(5)? + RESEND).min(at(6)?);
                 let (timestamp, last_attempt) = (at(8)?, at(4)?);
-                found.unconfirmed = Some(Unconfirmed { seq, value, timestamp, last_attempt, resend_until });
+                found.unconfirmed = Some(UnconfirmedEvent { seq, value, timestamp, last_attempt, resend_until });
             }
             Some(State::Sending) => found.in_flight = true,
             Some(State::Pending) => found.pending = true,
@@ -282,12 +282,12 @@ impl Database {
         limit: u32,
         now: Timestamp,
         grace: i64,
-    ) -> Result<Vec<ToRead>, BooksError> {
+    ) -> Result<Vec<TotalToCheck>, BooksError> {
         self.read(async move |c| {
             // what is still to be taken over after a restoration cannot be compared
             let (at, open) = restored::bounds(c, now.as_second(), grace).await?;
             let asked = if customer.is_some() { vec![(ONE, 1)] } else { ASKED.to_vec() };
-            let mut found: Vec<ToRead> = vec![];
+            let mut found: Vec<TotalToCheck> = vec![];
             for (which, share) in asked {
                 let sql = format!(
                     "SELECT {COLUMNS} {}",
@@ -298,18 +298,18 @@ impl Database {
                 while let Some(row) = rows.next().await? {
                     let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
                     let (shortfall, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
-                    let one = ToRead {
+                    let one = TotalToCheck {
                         customer: row.get(0)?,
                         meter: row.get(1)?,
                         start: row.get(2)?,
                         end: row.get(3)?,
                         stripe_customer,
                         stripe_meter: row.get(5)?,
-                        events: Events::default(),
+                        events: InvoiceEvents::default(),
                         shortfall: shortfall.zip(since),
                         acknowledged: row.get(8)?,
                     };
-                    let same = |o: &ToRead| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
+                    let same = |o: &TotalToCheck| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
                     if !found.iter().any(same) {
                         found.push(one);
                     }
@@ -327,7 +327,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn note_read(&self, of: ToRead, read: Read, now: Timestamp) -> Result<bool, BooksError> {
+    pub async fn note_read(&self, of: TotalToCheck, read: Comparison, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.write(async move |c| {
             let sql = "SELECT acknowledged FROM billing_targets WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
@@ -343,18 +343,18 @@ impl Database {
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
                 Ok::<(), BooksError>(())
             };
-            if let Verdict::Settle(there, not_received) = &read.verdict {
+            if let TotalVerdict::Settle(there, not_received) = &read.verdict {
                 change(State::Accepted, there.as_slice(), None).await?;
                 change(State::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
             }
-            let agrees = read.verdict == Verdict::Agrees;
+            let agrees = read.verdict == TotalVerdict::Agrees;
             let (shortfall, since) = read.shortfall.unzip();
             let (alarm, unknown) = match &read.verdict {
-                Verdict::Alarm(why) => (Some(why.as_str()), None),
-                Verdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
+                TotalVerdict::Alarm(why) => (Some(why.as_str()), None),
+                TotalVerdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
                 _ => (None, None),
             };
-            let alarm_shortfall = shortfall.filter(|_| matches!(read.verdict, Verdict::Alarm(_)));
+            let alarm_shortfall = shortfall.filter(|_| matches!(read.verdict, TotalVerdict::Alarm(_)));
             let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
                        alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_shortfall = iif(?12, alarm_shortfall, ?14), \
                        no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
@@ -371,7 +371,7 @@ impl Database {
                 alarm,
                 i64::from(agrees),
                 i64::from(agrees && read.is_final),
-                i64::from(read.verdict == Verdict::Wait),
+                i64::from(read.verdict == TotalVerdict::Wait),
                 unknown,
                 alarm_shortfall
             ];
@@ -491,7 +491,7 @@ impl Database {
         from: i64,
         to: i64,
         limit: u32,
-    ) -> Result<Vec<Compared>, BooksError> {
+    ) -> Result<Vec<ComparedPeriod>, BooksError> {
         self.read(async move |c| {
             let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?]).await?;
             let mut found = vec![];
@@ -499,7 +499,7 @@ impl Database {
                 let sums: String = row.get(10)?;
                 let mut sums = sums.split(' ').map(|n| n.parse::<i64>().unwrap_or_default());
                 let mut next = || sums.next().unwrap_or_default();
-                found.push(Compared {
+                found.push(ComparedPeriod {
                     customer: row.get(0)?,
                     meter: row.get(1)?,
                     period_start: instant(row.get(2)?),
