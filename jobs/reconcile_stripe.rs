@@ -11,7 +11,7 @@
 //!
 //! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger saw.
 
-mod adopt;
+mod import;
 
 use std::time::Duration;
 
@@ -61,9 +61,9 @@ pub struct ReconcileReport {
     /// True when the day's reads are used up.
     pub out_of_reads: bool,
     /// After a restoration: totals that were taken over.
-    pub adopted: u64,
+    pub imported: u64,
     /// After a restoration: totals that are still to be taken over, of those that were looked at.
-    pub to_adopt: u64,
+    pub totals_to_import: u64,
     /// After a restoration: why none is taken over yet.
     pub not_yet: Option<String>,
     /// After a restoration: bills that have to be read again first, or that wait for a person, when it is time for them.
@@ -119,22 +119,22 @@ pub async fn reconcile(
         report.not_yet = Some("these books were restored from a backup: `push_stripe` has to run first".into());
         return Ok(report);
     }
-    let to_adopt = match restoration {
-        Some(restoration) => adopt::to_adopt(context, restoration, customer.clone(), now, &mut report).await?,
+    let totals_to_import = match restoration {
+        Some(restoration) => import::totals_to_import(context, restoration, customer.clone(), now, &mut report).await?,
         None => vec![],
     };
     let to_read = books.totals_to_read(customer, MOST, now, billing.grace).await?;
     let wanted = u32::try_from(to_read.len()).unwrap_or(u32::MAX);
     let granted = books.take_reads(today.to_string(), wanted, billing.reads_per_day).await?;
     report.out_of_reads = granted < wanted;
-    if granted > 0 || !to_adopt.is_empty() {
+    if granted > 0 || !totals_to_import.is_empty() {
         let (remote, date) = account.meters().await.map_err(failure)?;
         skew(date, now)?;
         let known = books.stripe_meters().await?;
         matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow::anyhow!(why)))?;
     }
-    for of in to_adopt {
-        adopt::take_over(context, account, of, now, &mut report).await?;
+    for of in totals_to_import {
+        import::import_total(context, account, of, now, &mut report).await?;
     }
     for of in to_read.into_iter().take(usize::try_from(granted).unwrap_or(usize::MAX)) {
         compare(context, account, of, now, &mut report).await?;
@@ -217,7 +217,7 @@ fn expected(events: &InvoiceEvents) -> i64 {
 
 fn is_recent(event: &AcceptedEvent, now: i64) -> bool {
     // what was taken over from a total shows in it
-    !event.adopted && now - event.at < ABSENCE
+    !event.imported && now - event.at < ABSENCE
 }
 
 fn wait(of: &TotalToCheck, seen: i64) -> Comparison {
@@ -253,7 +253,7 @@ pub fn settled_until(of: &TotalToCheck, now: i64) -> Option<i64> {
     let open = events.unconfirmed.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
     // what was taken over has the time of the last that it may stand for: a total without that time may have some of it
-    if events.accepted.iter().any(|e| e.adopted && e.timestamp >= until) {
+    if events.accepted.iter().any(|e| e.imported && e.timestamp >= until) {
         return None;
     }
     let within = |t: i64| t < until;

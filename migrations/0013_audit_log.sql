@@ -1,10 +1,10 @@
--- What people did by hand, and why: every act that changes what is sent to Stripe. Appended only.
+-- What people did by hand, and why: every action that changes what is sent to Stripe. Appended only.
 CREATE TABLE audit_log (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT,
     at      INTEGER NOT NULL,                            -- seconds since 1970, UTC
-    who     TEXT    NOT NULL CHECK (who <> ''),          -- user@host
-    act     TEXT    NOT NULL CHECK (act <> ''),
-    subject TEXT    NOT NULL CHECK (subject <> ''),
+    actor   TEXT    NOT NULL CHECK (actor <> ''),          -- user@host
+    action  TEXT    NOT NULL CHECK (action <> ''),
+    target  TEXT    NOT NULL CHECK (target <> ''),
     reason  TEXT    NOT NULL CHECK (trim(reason) <> '')
 ) STRICT;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fakestripe::{Fault, Subscription};
 use jiff::Timestamp;
-use jobs::books::meter_event::{MeterEvent, State};
+use jobs::books::meter_event::{MeterEvent, EventState};
 use jobs::stripe::StripeMode;
 use shop::{DAY, KEY, PLANS, Shop, config};
 use support::Place;
@@ -167,7 +167,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
         .run("reconcile ann --month 2020-01 --acknowledge --reason x")
         .ends(2)
         .says(&["no alarm and no deferred amount"]);
-    let noted = "SELECT subject, act, reason FROM audit_log WHERE act = 'reconcile --acknowledge' ORDER BY seq";
+    let noted = "SELECT target, action, reason FROM audit_log WHERE action = 'reconcile --acknowledge' ORDER BY seq";
     assert!(shop.place.query(noted).is_empty());
     // what is acknowledged is what stood there: nobody is asked anew first
     let asked = shop.stripe.world().requests().len();
@@ -307,7 +307,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
         value: -12,
         timestamp: at,
         send_before: at,
-        state: State::Sending,
+        state: EventState::Sending,
         maybe_applied: false,
         attempts: 1,
         key_no: 0,
@@ -318,7 +318,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
         settled_at: None,
         request_id: None,
         error: None,
-        adopted: false,
+        imported: false,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(account.send(&event)).unwrap();

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
 use jiff::Timestamp;
-use jobs::books::audit::Act;
-use jobs::books::meter_event::{Manual, State};
+use jobs::books::audit::AuditEntry;
+use jobs::books::meter_event::{Manual, EventState};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
@@ -177,17 +177,17 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
     assert_eq!((report.error_reports, report.refused), (2, 1), "{report:?}");
     assert_eq!(report.attempts, 0, "it is not sent again by itself");
     assert_eq!(shop.push().await.error_reports, 0, "each report is read once");
-    let act = |what: &str| Act {
-        who: "test".into(),
-        act: what.into(),
-        subject: format!("event {}", event.seq),
+    let act = |what: &str| AuditEntry {
+        actor: "test".into(),
+        action: what.into(),
+        target: format!("event {}", event.seq),
         reason: "mended".into(),
     };
     let books = &shop.context.books;
     let id = event.seq.to_string();
-    let was = books.decide_event(&id, Manual::Retry, act("retry"), Timestamp::now()).await.unwrap().unwrap();
-    assert_eq!(was.state, State::Refused);
-    assert!(books.decide_event(&id, Manual::Drop, act("drop"), Timestamp::now()).await.unwrap().is_none());
+    let was = books.decide_event(&id, ManualAction::Retry, act("retry"), Timestamp::now()).await.unwrap().unwrap();
+    assert_eq!(was.state, EventState::Refused);
+    assert!(books.decide_event(&id, ManualAction::Discard, act("drop"), Timestamp::now()).await.unwrap().is_none());
     assert_eq!(books.audit(format!("event {}", event.seq)).await.unwrap().len(), 1);
     assert_eq!(shop.push().await.accepted, 1);
     assert_eq!(shop.invoiced("ann"), "7");
@@ -413,7 +413,7 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: Ground) {
     shop.run(&done("roll_periods", 26, 1)).await;
     shop.run(&done("roll_periods", 0, 0)).await;
     let kinds = ["sync_stripe", "push_stripe", "roll_periods"];
-    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::State::Done), 2)).into();
+    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::EventState::Done), 2)).into();
     let standing = queue.standing(&kinds, &over, std::time::Duration::from_secs(30)).await.unwrap();
     let found: Vec<bool> = kinds.iter().map(|kind| standing.kinds[*kind].attention).collect();
     assert_eq!(found, [true, false, false], "{standing:?}");

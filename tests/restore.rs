@@ -126,7 +126,7 @@ impl Drill {
         assert_eq!(count(&less) + 1, count(&early));
         self.run(&format!("ingest --from {from}")).ends(0);
         let taken = self.run("run reconcile-stripe").ends(0).json();
-        assert!(taken["adopted"].as_u64().unwrap() >= u64::try_from(CUSTOMERS).unwrap(), "{taken}");
+        assert!(taken["imported"].as_u64().unwrap() >= u64::try_from(CUSTOMERS).unwrap(), "{taken}");
         self.run("push").ends(0);
         let last = self.run("push").ends(0).says(&["0 event(s) planned"]);
         assert!(!last.out.contains("restored"), "{}", last.out);
@@ -146,7 +146,7 @@ impl Drill {
         let noted = self
             .shop
             .place
-            .query("SELECT who, act FROM audit_log WHERE subject = 'books' AND act = 'restored' ORDER BY seq");
+            .query("SELECT actor, action FROM audit_log WHERE target = 'books' AND action = 'restored' ORDER BY seq");
         assert_eq!(noted.last().map(String::as_str), Some("meter|restored"), "{noted:?}");
         self.shop.judge();
     }
@@ -314,7 +314,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
         WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
     let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
     until("an agreement", &|| {
-        let taken = shop.place.query("SELECT count(*) FROM billing_targets WHERE adopted_until IS NOT NULL")[0] != "0";
+        let taken = shop.place.query("SELECT count(*) FROM billing_targets WHERE imported_until IS NOT NULL")[0] != "0";
         taken
             && shop.place.query(version)[0] == "2"
             && shop.place.query(OPEN) == ["0"]

@@ -9,52 +9,52 @@ use super::period::instant;
 
 /// What somebody does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Act {
+pub struct AuditEntry {
     /// Who.
-    pub who: String,
+    pub actor: String,
     /// What.
-    pub act: String,
+    pub action: String,
     /// To what.
-    pub subject: String,
+    pub target: String,
     /// Why.
     pub reason: String,
 }
 
 /// What somebody did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Entry {
+pub struct AuditRecord {
     /// When.
     pub at: Timestamp,
     /// Who.
-    pub who: String,
+    pub actor: String,
     /// What.
-    pub act: String,
+    pub action: String,
     /// To what.
-    pub subject: String,
+    pub target: String,
     /// Why.
     pub reason: String,
 }
 
-/// Keeps an act, in the transaction that carries it out.
-pub(crate) async fn note(c: &Connection, act: &Act, now: i64) -> Result<(), BooksError> {
-    let values = params![now, act.who.clone(), act.act.clone(), act.subject.clone(), act.reason.clone()];
-    c.execute("INSERT INTO audit_log (at, who, act, subject, reason) VALUES (?1, ?2, ?3, ?4, ?5)", values).await?;
+/// Records an entry, in the transaction that carries it out.
+pub(crate) async fn record(c: &Connection, entry: &AuditEntry, now: i64) -> Result<(), BooksError> {
+    let values = params![now, entry.actor.clone(), entry.action.clone(), entry.target.clone(), entry.reason.clone()];
+    c.execute("INSERT INTO audit_log (at, actor, action, target, reason) VALUES (?1, ?2, ?3, ?4, ?5)", values).await?;
     Ok(())
 }
 
 impl Database {
-    /// What was done to `subject`, the oldest first.
+    /// What was done to `target`, the oldest first.
     ///
     /// # Errors
     /// What the database says.
-    pub async fn audit(&self, subject: String) -> Result<Vec<Entry>, BooksError> {
+    pub async fn audit(&self, target: String) -> Result<Vec<AuditRecord>, BooksError> {
         self.read(async move |c| {
-            let sql = "SELECT at, who, act, subject, reason FROM audit_log WHERE subject = ?1 ORDER BY seq";
-            let mut rows = c.query(sql, params![subject]).await?;
+            let sql = "SELECT at, actor, action, target, reason FROM audit_log WHERE target = ?1 ORDER BY seq";
+            let mut rows = c.query(sql, params![target]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let at = instant(row.get(0)?);
-                found.push(Entry { at, who: row.get(1)?, act: row.get(2)?, subject: row.get(3)?, reason: row.get(4)? });
+                found.push(AuditRecord { at, actor: row.get(1)?, action: row.get(2)?, target: row.get(3)?, reason: row.get(4)? });
             }
             Ok(found)
         })

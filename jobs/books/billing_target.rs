@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::database::{BooksError, Database, first_row, insert_rows, json};
-use super::meter_event::State;
+use super::meter_event::EventState;
 use super::quantity::Quantity;
 
 /// No event goes out in the last seconds of an invoice's grace: clocks differ, and requests take time.
@@ -70,7 +70,7 @@ pub(crate) struct SentEvent {
     pub(crate) period_start: i64,
     pub(crate) timestamp: i64,
     pub(crate) value: i64,
-    pub(crate) state: State,
+    pub(crate) state: EventState,
     pub(crate) stripe_customer: String,
     /// The period on whose invoice it is, if it is on one.
     pub(crate) invoice: Option<(i64, i64)>,
@@ -315,7 +315,7 @@ impl Database {
                     found.extend(super::meter_event::find(c, identifier).await?.map(|event| (event, why)));
                 }
                 // what it names is not settled yet: it is read when it is
-                if found.iter().any(|(i, _)| matches!(i.state, State::Sending | State::Unconfirmed)) {
+                if found.iter().any(|(i, _)| matches!(i.state, EventState::Sending | EventState::Unconfirmed)) {
                     continue;
                 }
                 for (event, why) in found {
@@ -428,7 +428,7 @@ pub(crate) async fn load(
         }
     }
     load_subscriptions(c, &asked, &mut found).await?;
-    for (customer, meter) in super::restored::waiting(c, asked, meters, now, grace).await? {
+    for (customer, meter) in super::restore::waiting(c, asked, meters, now, grace).await? {
         if let Some(due) = found.get_mut(&customer) {
             due.restored.insert(meter);
         }
@@ -494,7 +494,7 @@ async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<Strin
             period_start: row.get(3)?,
             timestamp: row.get(4)?,
             value: row.get(5)?,
-            state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
+            state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
             stripe_customer: row.get(7)?,
             invoice: invoice_of(row.get(4)?, (row.get(8)?, row.get(9)?), row.get(10)?, row.get(11)?),
         };

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
-use super::audit::{Act, note};
+use super::audit::{AuditEntry, record};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::period::instant;
 
@@ -12,10 +12,10 @@ use super::period::instant;
 /// the first attempt, and no longer.
 pub const RESEND: i64 = 23 * 3600;
 
-/// State of an event.
+/// EventState of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum EventState {
     /// Not sent, or not taken for sure.
     Pending,
     /// An attempt is under way, or its process died.
@@ -32,7 +32,7 @@ pub enum State {
     Discarded,
 }
 
-impl State {
+impl EventState {
     /// All of them.
     pub const ALL: [(Self, &'static str); 7] = [
         (Self::Pending, "pending"),
@@ -49,7 +49,7 @@ impl State {
         Self::ALL.iter().find(|(state, _)| *state == self).map_or("pending", |(_, name)| name)
     }
 
-    /// Reads what [`State::name`] writes.
+    /// Reads what [`EventState::name`] writes.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
     }
@@ -83,7 +83,7 @@ pub struct MeterEvent {
     /// Not sent from here on.
     pub send_before: Timestamp,
     /// Where it stands.
-    pub state: State,
+    pub state: EventState,
     /// An attempt may have been applied.
     pub maybe_applied: bool,
     /// Attempts so far.
@@ -105,12 +105,12 @@ pub struct MeterEvent {
     /// What went wrong.
     pub error: Option<String>,
     /// The books of before a restoration sent it; taken over from Stripe's total.
-    pub adopted: bool,
+    pub imported: bool,
 }
 
 const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
     i.value, i.timestamp, i.send_before, i.state, i.maybe_applied, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
-    i.created_at, i.settled_at, i.request_id, i.error, i.adopted";
+    i.created_at, i.settled_at, i.request_id, i.error, i.imported";
 
 fn event(row: &Row) -> Result<MeterEvent, BooksError> {
     let at = |i: i32| -> Result<Option<Timestamp>, BooksError> { Ok(row.get::<Option<i64>>(i)?.map(instant)) };
@@ -128,7 +128,7 @@ fn event(row: &Row) -> Result<MeterEvent, BooksError> {
         value: row.get(9)?,
         timestamp: instant(row.get(10)?),
         send_before: instant(row.get(11)?),
-        state: State::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
+        state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
         maybe_applied: row.get::<i64>(13)? == 1,
         attempts: row.get(14)?,
         key_no: row.get(15)?,
@@ -139,7 +139,7 @@ fn event(row: &Row) -> Result<MeterEvent, BooksError> {
         settled_at: at(20)?,
         request_id: row.get(21)?,
         error: row.get(22)?,
-        adopted: row.get::<i64>(23)? == 1,
+        imported: row.get::<i64>(23)? == 1,
     })
 }
 
@@ -210,7 +210,7 @@ pub struct AttemptOutcome {
     /// Which attempt it was.
     pub attempts: i64,
     /// Where it stands now.
-    pub state: State,
+    pub state: EventState,
     /// An attempt may have been applied.
     pub maybe_applied: bool,
     /// When Stripe took it, as far as is known.
@@ -281,7 +281,7 @@ impl Database {
         let now = now.as_second();
         self.write(async move |c| {
             let row = |s: &AttemptOutcome| {
-                let at = matches!(s.state, State::Accepted | State::Refused).then_some(now);
+                let at = matches!(s.state, EventState::Accepted | EventState::Refused).then_some(now);
                 let doubt = i64::from(s.maybe_applied);
                 (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at, s.attempts)
             };
@@ -340,7 +340,7 @@ impl Database {
     /// What the database says.
     pub async fn meter_events(
         &self,
-        state: Option<State>,
+        state: Option<EventState>,
         customer: Option<String>,
         limit: u32,
     ) -> Result<Vec<MeterEvent>, BooksError> {
@@ -349,7 +349,7 @@ impl Database {
                 "SELECT {COLUMNS} FROM meter_events i WHERE (?1 IS NULL OR i.state = ?1) AND (?2 IS NULL OR i.customer = ?2) \
                  ORDER BY i.seq DESC LIMIT ?3"
             );
-            all(c, &sql, params![state.map(State::name), customer, limit]).await
+            all(c, &sql, params![state.map(EventState::name), customer, limit]).await
         })
         .await
     }
@@ -372,20 +372,20 @@ impl Database {
         &self,
         id: &str,
         what: ManualAction,
-        act: Act,
+        entry: AuditEntry,
         now: Timestamp,
     ) -> Result<Option<MeterEvent>, BooksError> {
         let (id, now) = (id.to_owned(), now.as_second());
         self.write(async move |c| {
             let Some(found) = find(c, &id).await? else { return Ok(None) };
             let to = match (what, found.state) {
-                (ManualAction::Retry, State::Refused) => State::NotReceived,
-                (ManualAction::Drop, State::Pending | State::Unconfirmed | State::Refused) => State::Discarded,
+                (ManualAction::Retry, EventState::Refused) => EventState::NotReceived,
+                (ManualAction::Discard, EventState::Pending | EventState::Unconfirmed | EventState::Refused) => EventState::Discarded,
                 _ => return Ok(None),
             };
             let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";
             c.execute(sql, params![found.seq, to.name(), now]).await?;
-            note(c, &act, now).await?;
+            record(c, &entry, now).await?;
             Ok(Some(found))
         })
         .await
@@ -398,7 +398,7 @@ pub enum ManualAction {
     /// It was refused, and the cause is mended: its value is planned anew.
     Retry,
     /// It is never to be sent.
-    Drop,
+    Discard,
 }
 
 /// By number, or by identifier, which ends with the number.

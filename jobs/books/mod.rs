@@ -19,7 +19,7 @@ pub mod parts;
 pub mod period;
 pub mod plan;
 pub mod quantity;
-pub mod restored;
+pub mod restore;
 pub mod standing;
 pub mod subscription;
 pub mod turn;

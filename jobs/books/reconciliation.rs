@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use libsql::{Connection, params};
 use serde::Serialize;
 
-use super::audit::{Act, note};
+use super::audit::{AuditEntry, record};
 use super::database::{BooksError, Database, first_row, json};
-use super::meter_event::{RESEND, State};
+use super::meter_event::{RESEND, EventState};
 use super::period::{Month, instant, minute};
 use super::quantity::Quantity;
-use super::restored;
+use super::restore;
 
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct AcceptedEvent {
     /// When that was known.
     pub at: i64,
     /// Taken over from Stripe's total: the books of before a restoration sent it, at this time or before.
-    pub adopted: bool,
+    pub imported: bool,
 }
 
 /// An event of which nobody knows whether Stripe has it.
@@ -169,7 +169,7 @@ const WAS_SENT: &str = "EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_ev
 
 /// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an unconfirmed event, those that
 /// were short, then those that were read longest ago. ?1 now, ?2 how many, ?3 one customer or null, ?4 and ?5 as
-/// [`restored::bounds`] gives them.
+/// [`restore::bounds`] gives them.
 const ASKED: [(&str, u32); 3] = [
     (
         "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
@@ -187,7 +187,7 @@ const ASKED: [(&str, u32); 3] = [
 const ONE: &str =
     "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
 
-const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, adopted FROM meter_events \
+const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, imported FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
 /// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters. What was taken after its invoice was
@@ -237,19 +237,19 @@ pub(crate) async fn events_between(
     while let Some(row) = rows.next().await? {
         let (seq, value): (i64, i64) = (row.get(0)?, row.get(1)?);
         let at = |i: i32| -> Result<i64, BooksError> { Ok(row.get::<Option<i64>>(i)?.unwrap_or_default()) };
-        match State::named(&row.get::<String>(2)?) {
-            Some(State::Accepted) => {
-                let adopted = at(9)? == 1;
-                found.accepted.push(AcceptedEvent { seq, value, timestamp: at(8)?, at: at(3)?, adopted });
+        match EventState::named(&row.get::<String>(2)?) {
+            Some(EventState::Accepted) => {
+                let imported = at(9)? == 1;
+                found.accepted.push(AcceptedEvent { seq, value, timestamp: at(8)?, at: at(3)?, imported });
             }
-            Some(State::Unconfirmed) => {
+            Some(EventState::Unconfirmed) => {
                 let resend_until = (at(5)? + RESEND).min(at(6)?);
                 let (timestamp, last_attempt) = (at(8)?, at(4)?);
                 found.unconfirmed = Some(UnconfirmedEvent { seq, value, timestamp, last_attempt, resend_until });
             }
-            Some(State::Sending) => found.in_flight = true,
-            Some(State::Pending) => found.pending = true,
-            Some(State::Discarded) if at(7)? == 1 => found.discarded += value,
+            Some(EventState::Sending) => found.in_flight = true,
+            Some(EventState::Pending) => found.pending = true,
+            Some(EventState::Discarded) if at(7)? == 1 => found.discarded += value,
             _ => {}
         }
     }
@@ -285,13 +285,13 @@ impl Database {
     ) -> Result<Vec<TotalToCheck>, BooksError> {
         self.read(async move |c| {
             // what is still to be taken over after a restoration cannot be compared
-            let (at, open) = restored::bounds(c, now.as_second(), grace).await?;
+            let (at, open) = restore::bounds(c, now.as_second(), grace).await?;
             let asked = if customer.is_some() { vec![(ONE, 1)] } else { ASKED.to_vec() };
             let mut found: Vec<TotalToCheck> = vec![];
             for (which, share) in asked {
                 let sql = format!(
                     "SELECT {COLUMNS} {}",
-                    which.replace("SENT", WAS_SENT).replace("ALONE", restored::IS_ADOPTED)
+                    which.replace("SENT", WAS_SENT).replace("ALONE", restore::IS_IMPORTED)
                 );
                 let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX)).div_ceil(share);
                 let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
@@ -336,7 +336,7 @@ impl Database {
             if known != of.acknowledged || events(c, &of).await? != of.events {
                 return Ok(false);
             }
-            let change = async |state: State, seqs: &[i64], error: Option<&str>| {
+            let change = async |state: EventState, seqs: &[i64], error: Option<&str>| {
                 let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4, \
                            taken_at = iif(?2 = 'accepted', first_attempt_at, taken_at) \
                            WHERE seq IN (SELECT value FROM json_each(?1))";
@@ -344,8 +344,8 @@ impl Database {
                 Ok::<(), BooksError>(())
             };
             if let TotalVerdict::Settle(there, not_received) = &read.verdict {
-                change(State::Accepted, there.as_slice(), None).await?;
-                change(State::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
+                change(EventState::Accepted, there.as_slice(), None).await?;
+                change(EventState::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
             }
             let agrees = read.verdict == TotalVerdict::Agrees;
             let (shortfall, since) = read.shortfall.unzip();
@@ -416,7 +416,7 @@ impl Database {
         &self,
         customer: String,
         (from, to): (i64, i64),
-        act: Act,
+        entry: AuditEntry,
         now: Timestamp,
     ) -> Result<Vec<(Timestamp, String, String)>, BooksError> {
         self.write(async move |c| {
@@ -450,7 +450,7 @@ impl Database {
                 c.execute(&format!("UPDATE billing_targets SET {change} WHERE {which}"), values()).await?;
             }
             if !found.is_empty() {
-                note(c, &act, now.as_second()).await?;
+                record(c, &entry, now.as_second()).await?;
             }
             Ok(found)
         })

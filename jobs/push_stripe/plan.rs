@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::{self, PeriodBilling, BillingCase, PeriodDecision, DeferReason, PeriodCase, EarlierEvent, closes, decide, look_again, target};
 use crate::books::database::BooksError;
-use crate::books::meter_event::{self, NewMeterEvent, State};
+use crate::books::meter_event::{self, NewMeterEvent, EventState};
 use crate::books::billing_target::{self, DueCustomer, NewTarget};
 use crate::books::plan::{Plan, Plans};
 use crate::books::quantity::Quantity;
@@ -172,11 +172,11 @@ fn case(
         period.is_some_and(|p| now >= closes(until(due, p), inputs.grace))
     };
     let astray = |s: &&billing_target::SentEvent| {
-        s.state == State::Pending
+        s.state == EventState::Pending
             && (s.invoice.is_none() || is_final(s) || stripe.is_some_and(|id| s.stripe_customer != id))
     };
     changes.withdrawn.extend(sent.iter().filter(astray).map(|s| s.seq));
-    let unconfirmed = sent.iter().filter(|s| s.state == State::Unconfirmed && is_final(s));
+    let unconfirmed = sent.iter().filter(|s| s.state == EventState::Unconfirmed && is_final(s));
     changes.not_resent.extend(unconfirmed.map(|s| s.seq));
     // what is on no invoice bills nothing
     let kept = sent.iter().filter(|s| !astray(s));
@@ -219,8 +219,8 @@ fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<EarlierE
         timestamp: s.timestamp,
         value: s.value,
         // one invoice is one Stripe customer's
-        billed: !matches!(s.state, State::Refused | State::Discarded) && Some(s.stripe_customer.as_str()) == stripe,
-        accepted: s.state == State::Accepted,
+        billed: !matches!(s.state, EventState::Refused | EventState::Discarded) && Some(s.stripe_customer.as_str()) == stripe,
+        accepted: s.state == EventState::Accepted,
     })
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::books::BooksError;
 use crate::books::Database;
-use crate::books::meter_event::{MeterEvent, AttemptOutcome, State};
+use crate::books::meter_event::{MeterEvent, AttemptOutcome, EventState};
 use crate::stripe::transport::{CallError, CallFailure};
 use crate::stripe::{StripeAccount, SendCounters};
 
@@ -101,7 +101,7 @@ pub(super) fn answer(error: &CallError) -> SendAnswer {
 /// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
 pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option<String>, now: i64) -> AttemptOutcome {
     let doubt = event.maybe_applied;
-    let open = if doubt { State::Unconfirmed } else { State::Pending };
+    let open = if doubt { EventState::Unconfirmed } else { EventState::Pending };
     let wait = |asked: Option<Duration>| {
         let asked = asked.and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0).clamp(0, LONGEST_WAIT);
         let doublings = u32::try_from(event.attempts.clamp(1, 20) - 1).unwrap_or(0);
@@ -114,7 +114,7 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
         seq: event.seq,
         attempts: event.attempts,
         state,
-        maybe_applied: doubt || state == State::Unconfirmed,
+        maybe_applied: doubt || state == EventState::Unconfirmed,
         key_no: event.key_no,
         next_at,
         request_id: request_id.clone(),
@@ -123,23 +123,23 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
     };
     // an invoice has what was taken before it was final
     let first = event.first_attempt_at.map_or(now, |at| at.as_second());
-    let taken = |at| AttemptOutcome { taken_at: Some(at), ..settled(State::Accepted, None, None) };
+    let taken = |at| AttemptOutcome { taken_at: Some(at), ..settled(EventState::Accepted, None, None) };
     match answer {
         SendAnswer::Taken(false) => taken(now),
         SendAnswer::Taken(true) => taken(first),
         // an attempt that may have been applied was: anything else has our identifier and is not ours
         SendAnswer::Exists(_) if doubt => taken(first),
-        SendAnswer::Exists(why) => settled(State::Refused, None, Some(why)),
+        SendAnswer::Exists(why) => settled(EventState::Refused, None, Some(why)),
         // an earlier attempt may have been taken: only the totals can tell
-        SendAnswer::Refused(why) if doubt => settled(State::Unconfirmed, None, Some(why)),
-        SendAnswer::Refused(why) => settled(State::Refused, None, Some(why)),
+        SendAnswer::Refused(why) if doubt => settled(EventState::Unconfirmed, None, Some(why)),
+        SendAnswer::Refused(why) => settled(EventState::Refused, None, Some(why)),
         SendAnswer::Key(why) => settled(open, Some(now), Some(why)),
         SendAnswer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
         SendAnswer::NotSent(why) => settled(open, Some(wait(None)), Some(why)),
         SendAnswer::Broken(why) => {
-            AttemptOutcome { key_no: event.key_no + 1, ..settled(State::Unconfirmed, Some(wait(None)), Some(why)) }
+            AttemptOutcome { key_no: event.key_no + 1, ..settled(EventState::Unconfirmed, Some(wait(None)), Some(why)) }
         }
-        SendAnswer::Lost(why) => settled(State::Unconfirmed, Some(wait(None)), Some(why)),
+        SendAnswer::Lost(why) => settled(EventState::Unconfirmed, Some(wait(None)), Some(why)),
     }
 }
 
@@ -273,15 +273,15 @@ fn count(tally: &mut SendTally, sends: &SendCounters, settled: AttemptOutcome, a
     let Some(answer) = answer else { return settled };
     tally.attempts += 1;
     let all = match settled.state {
-        State::Accepted => &sends.accepted,
-        State::Refused => &sends.refused,
-        State::Unconfirmed => &sends.unconfirmed,
-        State::Pending | State::Sending | State::NotReceived | State::Discarded => &sends.again,
+        EventState::Accepted => &sends.accepted,
+        EventState::Refused => &sends.refused,
+        EventState::Unconfirmed => &sends.unconfirmed,
+        EventState::Pending | EventState::Sending | EventState::NotReceived | EventState::Discarded => &sends.again,
     };
     all.fetch_add(1, Ordering::Relaxed);
     match settled.state {
-        State::Accepted => tally.accepted += 1,
-        State::Refused => {
+        EventState::Accepted => tally.accepted += 1,
+        EventState::Refused => {
             tally.refused += 1;
             if matches!(answer, SendAnswer::Exists(_)) {
                 tally.strange.push(settled.seq.to_string());
@@ -289,8 +289,8 @@ fn count(tally: &mut SendTally, sends: &SendCounters, settled: AttemptOutcome, a
             let why = settled.error.as_deref().unwrap_or_default();
             tracing::warn!(event = settled.seq, "Stripe refused event {}: {why}", settled.seq);
         }
-        State::Unconfirmed => tally.unconfirmed += 1,
-        State::Pending | State::Sending | State::NotReceived | State::Discarded => tally.again += 1,
+        EventState::Unconfirmed => tally.unconfirmed += 1,
+        EventState::Pending | EventState::Sending | EventState::NotReceived | EventState::Discarded => tally.again += 1,
     }
     settled
 }

@@ -28,7 +28,7 @@ fn of(events: InvoiceEvents) -> TotalToCheck {
 
 /// An event that Stripe took at its time, which is counted from [`T0`].
 fn took(seq: i64, value: i64, timestamp: i64) -> AcceptedEvent {
-    AcceptedEvent { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, adopted: false }
+    AcceptedEvent { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, imported: false }
 }
 
 /// Events of the first minutes, numbered from 1 on, as the books give them: the newest first.
@@ -126,7 +126,7 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
 #[test]
 fn what_was_taken_over_is_judged_whole_or_not_at_all() {
     let now = T0 + 20 * DAY;
-    let adopted = AcceptedEvent { adopted: true, at: now, ..took(2, 100, 10 * DAY) };
+    let imported = AcceptedEvent { imported: true, at: now, ..took(2, 100, 10 * DAY) };
     // its own time is that of the last that it stands for, so a total up to then may have some of it
     for (own, expected) in [
         (None, Some(T0 + 30 * DAY)),
@@ -136,7 +136,7 @@ fn what_was_taken_over_is_judged_whole_or_not_at_all() {
         (Some(9 * DAY), None),
     ] {
         let own = own.map(|timestamp| AcceptedEvent { at: now - HOUR, ..took(3, 7, timestamp) });
-        let accepted = own.into_iter().chain([adopted, took(1, 5, 60)]).collect();
+        let accepted = own.into_iter().chain([imported, took(1, 5, 60)]).collect();
         let case = of(InvoiceEvents { accepted, ..InvoiceEvents::default() });
         assert_eq!(settled_until(&case, now), expected, "{own:?}");
     }
@@ -502,7 +502,7 @@ impl StripeAccount {
     /// Takes an event at `now` that totals have after `lag`, or never.
     fn take(&mut self, value: i64, now: i64, lag: Option<i64>) {
         let seq = i64::try_from(self.all.len()).unwrap() + 1;
-        let event = AcceptedEvent { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, adopted: false };
+        let event = AcceptedEvent { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, imported: false };
         self.all.push(Happened { event, shows_at: lag.map(|lag| now + lag) });
         self.of.events.accepted.insert(0, event);
     }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use jobs::books::audit::Act;
+use jobs::books::audit::AuditEntry;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::{self, roll};
@@ -81,7 +81,7 @@ impl Life<'_> {
         self.now = self.ran + self.rng.i64(60..HOUR);
         self.world.restore(backup).await;
         if plain {
-            let act = Act { who: "ann".into(), act: "restored".into(), subject: "books".into(), reason: "test".into() };
+            let act = AuditEntry { actor: "ann".into(), action: "restored".into(), target: "books".into(), reason: "test".into() };
             self.world.context.books.mark_restored(at(made), act, at(self.now)).await.unwrap();
         }
         let until = self.now + self.rng.i64(0..3) * DAY;
@@ -139,8 +139,8 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     if rounds == 1 {
         covers(&life.world, seed).await;
     }
-    let adopted = life.world.rows("SELECT sign(value) FROM meter_events WHERE adopted = 1").await;
-    for sign in adopted {
+    let imported = life.world.rows("SELECT sign(value) FROM meter_events WHERE imported = 1").await;
+    for sign in imported {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
     }
     let deferred = life.world.rows("SELECT deferred_reason FROM billing_targets WHERE deferred_reason = 'restored'").await;
@@ -150,11 +150,11 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
 /// What was taken over is no earlier than anything that it stands for, and its period has it all.
 async fn covers(world: &World, seed: u64) {
     let sql = "SELECT stripe_customer, event_name, billed_start, billed_end / 60 * 60, max(timestamp), sum(value) FROM meter_events \
-               WHERE adopted = 1 GROUP BY 1, 2, 3, 4";
-    let adopted = world.rows(sql).await;
+               WHERE imported = 1 GROUP BY 1, 2, 3, 4";
+    let imported = world.rows(sql).await;
     let known: BTreeSet<String> =
         world.rows("SELECT identifier FROM meter_events WHERE state = 'accepted'").await.into_iter().collect();
-    for row in adopted {
+    for row in imported {
         let columns: Vec<&str> = row.split('|').collect();
         let number = |i: usize| columns[i].parse::<i64>().unwrap();
         let stripe = world.stripe.world();
@@ -210,17 +210,17 @@ async fn ends_that_become_known_late_are_taken_over_as_they_are() {
         for hour in 0..60 {
             run_all(&world, days(4) + 60 + hour * HOUR, true).await;
         }
-        let adopted = world.rows("SELECT count(*) FROM meter_events WHERE adopted = 1").await;
-        assert_eq!(adopted, ["3"], "one of each customer: ann's on no invoice");
+        let imported = world.rows("SELECT count(*) FROM meter_events WHERE imported = 1").await;
+        assert_eq!(imported, ["3"], "one of each customer: ann's on no invoice");
         // bob's ended before the lost books sent their last, and that is known only now
         world.stripe.world().set_now(days(3) + HOUR);
         world.stripe.world().cancel_subscription("sub_1");
         settle(&world, &mut rng, days(8)).await;
         assert_eq!(check(&world, "cargo test -p jobs --test restore ends").await, 0);
-        let adopted =
-            world.rows("SELECT customer, count(*) FROM meter_events WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
-        assert_eq!(adopted[0], "ann|1");
-        assert!(adopted[1] != "bob|0" && adopted[2] == "cyd|1", "{adopted:?}");
+        let imported =
+            world.rows("SELECT customer, count(*) FROM meter_events WHERE imported = 1 GROUP BY 1 ORDER BY 1").await;
+        assert_eq!(imported[0], "ann|1");
+        assert!(imported[1] != "bob|0" && imported[2] == "cyd|1", "{imported:?}");
     }
 }
 
@@ -266,8 +266,8 @@ async fn less_than_the_books_know_is_believed_only_when_it_stays() {
         world.stripe.world().set_summary_lag(9 * DAY);
         let dip = hours(&world, quiet, restored + 40 * HOUR).await;
         assert_eq!(world.stripe.world().events().len(), sent, "nothing is sent again while it may only lag");
-        let adopted = world.rows("SELECT count(*) FROM meter_events WHERE adopted = 1").await;
-        assert_eq!(adopted, ["0"]);
+        let imported = world.rows("SELECT count(*) FROM meter_events WHERE imported = 1").await;
+        assert_eq!(imported, ["0"]);
         if comes_back {
             world.stripe.world().set_summary_lag(0);
             let end = hours(&world, dip, dip + 3 * DAY).await;
@@ -277,8 +277,8 @@ async fn less_than_the_books_know_is_believed_only_when_it_stays() {
         } else {
             // it stays so: then it is taken for lost, as everywhere else
             hours(&world, dip, dip + 2 * DAY).await;
-            let adopted = world.rows("SELECT count(*) FROM meter_events WHERE adopted = 1 AND value < 0").await;
-            assert_eq!(adopted, ["3"]);
+            let imported = world.rows("SELECT count(*) FROM meter_events WHERE imported = 1 AND value < 0").await;
+            assert_eq!(imported, ["3"]);
         }
     }
 }
@@ -319,7 +319,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     noted("2026-02", false).await;
     settle(&world, &mut rng, late).await;
     assert_eq!(check(&world, "cargo test -p jobs --test restore totals_are").await, 0);
-    assert!(world.rows("SELECT 1 FROM meter_events WHERE adopted = 1 AND value < 0").await.is_empty());
+    assert!(world.rows("SELECT 1 FROM meter_events WHERE imported = 1 AND value < 0").await.is_empty());
 }
 
 /// A customer subscribes after the backup, and a month ends before the books are restored: the month is closed when it is known whose period it was.
@@ -361,7 +361,7 @@ async fn a_copy_is_of_the_time_of_the_newest_thing_in_it() {
     let (mut world, _, begin) = calm(6).await;
     let copy = world.backup("copy.db", true, begin).await;
     world.restore(copy).await;
-    let act = || Act { who: "ann".into(), act: "restored".into(), subject: "books".into(), reason: "test".into() };
+    let act = || AuditEntry { actor: "ann".into(), action: "restored".into(), target: "books".into(), reason: "test".into() };
     let books = &world.context.books;
     let late = begin + 5 * DAY;
     let taken = books.mark_restored(at(late), act(), at(late)).await.unwrap();
@@ -383,10 +383,10 @@ async fn a_total_is_taken_over_once() {
     run_all(&world, now - DAY - HOUR, true).await;
     let books = &world.context.books;
     let restoration = books.restoration(at(now)).await.unwrap().unwrap();
-    let of = books.totals_to_adopt(restoration, HOUR, Some("ann".into()), 10, at(now)).await.unwrap().remove(0);
-    assert!(books.adopt(of.clone(), [100, 0], restoration, HOUR, at(now)).await.unwrap());
-    assert!(!books.adopt(of, [100, 0], restoration, HOUR, at(now)).await.unwrap(), "it is no longer to be taken over");
-    let sum = world.rows("SELECT sum(value) FROM meter_events WHERE adopted = 1").await;
+    let of = books.totals_to_import(restoration, HOUR, Some("ann".into()), 10, at(now)).await.unwrap().remove(0);
+    assert!(books.import(of.clone(), [100, 0], restoration, HOUR, at(now)).await.unwrap());
+    assert!(!books.import(of, [100, 0], restoration, HOUR, at(now)).await.unwrap(), "it is no longer to be taken over");
+    let sum = world.rows("SELECT sum(value) FROM meter_events WHERE imported = 1").await;
     assert_eq!(sum, ["100"]);
 }
 
@@ -399,10 +399,10 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     let now = hours(&world, begin + DAY + HOUR, begin + 5 * DAY).await;
     let alarms = world.context.books.alarms().await.unwrap();
     assert!(alarms.len() == 1 && alarms[0].2.contains("500 more than was sent"), "{alarms:?}");
-    let act = Act {
-        who: "ann".into(),
-        act: "reconcile --acknowledge".into(),
-        subject: "customer ann".into(),
+    let act = AuditEntry {
+        actor: "ann".into(),
+        action: "reconcile --acknowledge".into(),
+        target: "customer ann".into(),
         reason: "credit note".into(),
     };
     let books = &world.context.books;
@@ -423,10 +423,10 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     let now = hours(&world, now + HOUR, now + 6 * HOUR).await;
     world.restore(backup).await;
     let now = hours(&world, now, now + 5 * DAY).await;
-    let adopted =
-        world.rows("SELECT customer, sum(value) FROM meter_events WHERE adopted = 1 GROUP BY 1 ORDER BY 1").await;
+    let imported =
+        world.rows("SELECT customer, sum(value) FROM meter_events WHERE imported = 1 GROUP BY 1 ORDER BY 1").await;
     assert_eq!(
-        adopted,
+        imported,
         ["ann|500000", "bob|500000", "cyd|500000"],
         "what the lost books sent, and not the stranger's 500"
     );

@@ -2,8 +2,8 @@
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use jobs::books::audit::Act;
-use jobs::books::meter_event::{MeterEvent, ManualAction, State};
+use jobs::books::audit::AuditEntry;
+use jobs::books::meter_event::{MeterEvent, ManualAction, EventState};
 
 use super::jobs_of::ago;
 use super::{BadUsage, Exit, print};
@@ -39,7 +39,7 @@ pub(crate) enum Action {
     /// Plan refused events anew, when what Stripe refused them for is mended
     Retry(Manually),
     /// Never send these; their amounts are not billed
-    Drop(Manually),
+    Discard(Manually),
 }
 
 /// Which, and why.
@@ -66,15 +66,15 @@ pub(crate) enum Which {
 }
 
 impl Which {
-    fn state(self) -> State {
+    fn state(self) -> EventState {
         match self {
-            Self::Pending => State::Pending,
-            Self::Sending => State::Sending,
-            Self::Accepted => State::Accepted,
-            Self::Unconfirmed => State::Unconfirmed,
-            Self::Refused => State::Refused,
-            Self::NotReceived => State::NotReceived,
-            Self::Discarded => State::Discarded,
+            Self::Pending => EventState::Pending,
+            Self::Sending => EventState::Sending,
+            Self::Accepted => EventState::Accepted,
+            Self::Unconfirmed => EventState::Unconfirmed,
+            Self::Refused => EventState::Refused,
+            Self::NotReceived => EventState::NotReceived,
+            Self::Discarded => EventState::Discarded,
         }
     }
 }
@@ -84,7 +84,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     match action {
         Action::List { state, customer, limit, json } => {
             let events = books.meter_events(state.map(Which::state), customer, limit).await?;
-            let refused = books.meter_events(Some(State::Refused), None, 1).await?;
+            let refused = books.meter_events(Some(EventState::Refused), None, 1).await?;
             if json {
                 print::json(&events)?;
             } else if events.is_empty() {
@@ -107,12 +107,12 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 print::out(&format!("{name:<16} {value}"));
             }
             for act in acts {
-                print::out(&format!("{} {} did `{}`: {}", act.at, act.who, act.act, act.reason));
+                print::out(&format!("{} {} did `{}`: {}", act.at, act.actor, act.action, act.reason));
             }
             Ok(Exit::Ok)
         }
         Action::Retry(which) => act(&books, which, ManualAction::Retry, "events retry", now).await,
-        Action::Drop(which) => act(&books, which, ManualAction::Drop, "events drop", now).await,
+        Action::Discard(which) => act(&books, which, ManualAction::Discard, "events discard", now).await,
     }
 }
 
@@ -138,12 +138,12 @@ async fn act(
             continue;
         };
         let act =
-            Act { who: who(), act: name.to_owned(), subject: subject(&event), reason: which.reason.trim().to_owned() };
+            AuditEntry { actor: who(), action: name.to_owned(), target: subject(&event), reason: which.reason.trim().to_owned() };
         match (books.decide_event(id, what, act, now).await?, what) {
             (Some(was), ManualAction::Retry) => {
                 print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value))
             }
-            (Some(was), ManualAction::Drop) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
+            (Some(was), ManualAction::Discard) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
             (None, _) => {
                 let can = if what == ManualAction::Retry { "refused" } else { "pending, unconfirmed or refused" };
                 eprintln!(
@@ -174,7 +174,7 @@ fn table(events: &[MeterEvent], now: Timestamp) {
         let next = match i.next_at {
             Some(at) if at > now => format!(", again in {}", print::span(at.duration_since(now))),
             Some(_) => ", due".to_owned(),
-            None if i.state == State::Unconfirmed => ", Stripe's totals decide".to_owned(),
+            None if i.state == EventState::Unconfirmed => ", Stripe's totals decide".to_owned(),
             None => String::new(),
         };
         vec![
@@ -187,7 +187,7 @@ fn table(events: &[MeterEvent], now: Timestamp) {
             i.value.to_string(),
             format!("{}{next}", i.state.name()),
             i.attempts.to_string(),
-            if i.adopted { TAKEN_OVER.to_owned() } else { i.error.clone().unwrap_or_default() },
+            if i.imported { TAKEN_OVER.to_owned() } else { i.error.clone().unwrap_or_default() },
         ]
     };
     let titles = ["event", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
@@ -215,7 +215,7 @@ fn fields(i: &MeterEvent) -> Vec<(&'static str, String)> {
         ("made", i.created_at.to_string()),
         ("settled", at(i.settled_at)),
         ("request", i.request_id.clone().unwrap_or_else(|| "-".into())),
-        ("sent by", if i.adopted { TAKEN_OVER } else { "these books" }.to_owned()),
+        ("sent by", if i.imported { TAKEN_OVER } else { "these books" }.to_owned()),
         ("error", i.error.clone().unwrap_or_else(|| "-".into())),
     ]
 }

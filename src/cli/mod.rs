@@ -21,7 +21,7 @@ mod print;
 mod push;
 mod reconcile;
 mod report;
-mod restored;
+mod restore;
 mod run;
 mod schedule;
 mod status;
@@ -116,7 +116,7 @@ enum Command {
     /// Copy the books into a new file while workers run
     Backup(backup::Args),
     /// Say that these books were restored from a copy that `meter backup` did not make
-    Restored(restored::Args),
+    Restored(restore::Args),
     /// Run jobs from the queue, and keep the schedule, until told to stop
     Work(work::Args),
     /// Put a job into the queue
@@ -204,7 +204,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,
             Command::Backup(args) => backup::run(args, &config, now).await,
-            Command::Restored(args) => restored::run(args, &config, now).await,
+            Command::Restored(args) => restore::run(args, &config, now).await,
             Command::Work(args) => work::run(args, &config, now).await,
             Command::Enqueue(args) => enqueue::run(args, &config, now).await,
             Command::Backfill(action) => backfill::run(action, &config, now).await,

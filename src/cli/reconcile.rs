@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::reconciliation::ComparedPeriod;
-use jobs::books::audit::Act;
+use jobs::books::audit::AuditEntry;
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
 use jobs::job::Context;
@@ -122,10 +122,10 @@ async fn acknowledge(
     if reason.trim().is_empty() {
         return Err(BadUsage("--reason: say what was done about it; it is kept".into()).into());
     }
-    let act = Act {
-        who: who(),
-        act: "reconcile --acknowledge".into(),
-        subject: format!("customer {customer}"),
+    let act = AuditEntry {
+        actor: who(),
+        action: "reconcile --acknowledge".into(),
+        target: format!("customer {customer}"),
         reason: reason.trim().to_owned(),
     };
     let seen = books.acknowledge(customer.to_owned(), periods, act, now).await?;

@@ -112,7 +112,7 @@ fn event(seq: i64, maybe_applied: bool, attempts: i64) -> MeterEvent {
         value: 12,
         timestamp: at(NOW - 600),
         send_before: at(NOW + 89_000),
-        state: State::Sending,
+        state: EventState::Sending,
         maybe_applied,
         attempts,
         key_no: 3,
@@ -123,7 +123,7 @@ fn event(seq: i64, maybe_applied: bool, attempts: i64) -> MeterEvent {
         settled_at: None,
         request_id: None,
         error: None,
-        adopted: false,
+        imported: false,
     }
 }
 
@@ -137,7 +137,7 @@ enum Next {
 
 #[test]
 fn an_answer_leads_to_one_state() {
-    use State::{Accepted, Unconfirmed, Pending, Refused};
+    use EventState::{Accepted, Unconfirmed, Pending, Refused};
     let why = || "why".to_owned();
     // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
     let rows = [
@@ -280,14 +280,14 @@ proptest! {
             let stored = i64::from(matches!(answer, SendAnswer::Broken(_)));
             prop_assert_eq!(settled.key_no, event.key_no + stored, "{:?}", answer);
             prop_assert_eq!(settled.seq, seq);
-            let is_over = matches!(settled.state, State::Accepted | State::Refused);
+            let is_over = matches!(settled.state, EventState::Accepted | EventState::Refused);
             prop_assert!(!is_over || settled.next_at.is_none(), "{:?}", settled);
-            prop_assert_eq!(settled.taken_at.is_some(), settled.state == State::Accepted);
+            prop_assert_eq!(settled.taken_at.is_some(), settled.state == EventState::Accepted);
             prop_assert!(settled.taken_at.is_none_or(|at| (FIRST..=now).contains(&at)));
-            prop_assert!(!doubt || !matches!(settled.state, State::Refused | State::Pending), "{:?}", settled);
-            prop_assert!(doubt || settled.state != State::Unconfirmed, "{:?}", settled);
-            prop_assert!(settled.state != State::Pending || settled.next_at.is_some(), "the books ask for it");
-            prop_assert!(settled.state != State::Refused || settled.error.is_some(), "the books ask for it");
+            prop_assert!(!doubt || !matches!(settled.state, EventState::Refused | EventState::Pending), "{:?}", settled);
+            prop_assert!(doubt || settled.state != EventState::Unconfirmed, "{:?}", settled);
+            prop_assert!(settled.state != EventState::Pending || settled.next_at.is_some(), "the books ask for it");
+            prop_assert!(settled.state != EventState::Refused || settled.error.is_some(), "the books ask for it");
             let wait = settled.next_at.map_or(0, |at| at - now);
             prop_assert!((0..=LONGEST_WAIT * 3 / 2).contains(&wait), "{} s", wait);
             (event.maybe_applied, event.key_no) = (settled.maybe_applied, settled.key_no);

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{ReconcileReport, expected, is_settled};
 use crate::books::reconciliation::{InvoiceEvents, NO_TOTAL};
 use crate::books::period::instant;
-use crate::books::restored::{Restoration, ToAdopt};
+use crate::books::restore::{Restoration, TotalToImport};
 use crate::job::{Context, Failure};
 use crate::stripe::StripeAccount;
 use crate::stripe::account::failure;
@@ -16,16 +16,16 @@ use crate::stripe::transport::CallFailure::Unreadable;
 const MOST: u32 = 2000;
 
 /// What can be taken over now.
-pub(super) async fn to_adopt(
+pub(super) async fn totals_to_import(
     context: &Context,
     restoration: Restoration,
     customer: Option<String>,
     now: Timestamp,
     report: &mut ReconcileReport,
-) -> Result<Vec<(Restoration, ToAdopt)>, Failure> {
+) -> Result<Vec<(Restoration, TotalToImport)>, Failure> {
     let (books, billing) = (&context.books, &context.billing);
-    let mut found = books.totals_to_adopt(restoration, billing.grace, customer, MOST, now).await?;
-    report.to_adopt = u64::try_from(found.len()).unwrap_or(u64::MAX);
+    let mut found = books.totals_to_import(restoration, billing.grace, customer, MOST, now).await?;
+    report.totals_to_import = u64::try_from(found.len()).unwrap_or(u64::MAX);
     if found.is_empty() {
         return Ok(vec![]);
     }
@@ -52,7 +52,7 @@ pub(super) async fn to_adopt(
         return Ok(vec![]);
     }
     found.retain(|of| of.events.iter().all(|events| is_quiet(events, now.as_second(), billing.quiet)));
-    let requests = found.iter().flat_map(ToAdopt::stretches).filter(|(from, to)| from < to).count();
+    let requests = found.iter().flat_map(TotalToImport::windows).filter(|(from, to)| from < to).count();
     let day = now.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
     books.take_reads(day, u32::try_from(requests).unwrap_or(u32::MAX), u32::MAX).await?;
     Ok(found.into_iter().map(|of| (restoration, of)).collect())
@@ -60,7 +60,7 @@ pub(super) async fn to_adopt(
 
 /// Whether nothing that these books sent themselves can be missing in a total, or come to be in it. Pure.
 pub(super) fn is_quiet(events: &InvoiceEvents, now: i64, quiet: i64) -> bool {
-    let shows = |e: &super::AcceptedEvent| e.adopted || now - e.at >= quiet;
+    let shows = |e: &super::AcceptedEvent| e.imported || now - e.at >= quiet;
     !events.in_flight
         && !events.pending
         && events.unconfirmed.is_none_or(|d| is_settled(&d, now))
@@ -68,16 +68,16 @@ pub(super) fn is_quiet(events: &InvoiceEvents, now: i64, quiet: i64) -> bool {
 }
 
 /// What Stripe has beyond what the books know. Pure.
-pub(super) fn excess(events: &InvoiceEvents, seen: i64) -> i64 {
-    let excess = seen.saturating_sub(expected(events));
+pub(super) fn surplus(events: &InvoiceEvents, seen: i64) -> i64 {
+    let surplus = seen.saturating_sub(expected(events));
     // a person discarded it while it was unconfirmed, and Stripe has it: so it was
-    if excess == events.discarded { 0 } else { excess }
+    if surplus == events.discarded { 0 } else { surplus }
 }
 
 /// What a person has made good stays as it is. A shortage is still there whatever was sent since; too much may have been taken back, so it is left out
 /// only where a stretch still has it. Pure.
-pub(super) fn without_known(excesses: [i64; 2], shortfall: i64) -> [i64; 2] {
-    match excesses {
+pub(super) fn without_known(surpluses: [i64; 2], shortfall: i64) -> [i64; 2] {
+    match surpluses {
         [covered, rest] if shortfall > 0 => [covered.saturating_add(shortfall), rest],
         [covered, rest] if shortfall < 0 && covered >= -shortfall => [covered + shortfall, rest],
         [covered, rest] if shortfall < 0 && rest >= -shortfall => [covered, rest + shortfall],
@@ -86,48 +86,48 @@ pub(super) fn without_known(excesses: [i64; 2], shortfall: i64) -> [i64; 2] {
 }
 
 /// By how much Stripe is short of what the books know, and since when it was seen to be by just as much; none when it is not shortfall. Pure.
-pub(super) fn too_little(excesses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
-    let shortfall = -excesses.into_iter().filter(|excess| *excess < 0).fold(0_i64, i64::saturating_add);
+pub(super) fn too_little(surpluses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
+    let shortfall = -surpluses.into_iter().filter(|surplus| *surplus < 0).fold(0_i64, i64::saturating_add);
     let since = before.filter(|(was, _)| *was == shortfall).map_or(now, |(_, since)| since);
     (shortfall != 0).then_some((shortfall, since))
 }
 
 /// Takes one over.
-pub(super) async fn take_over(
+pub(super) async fn import_total(
     context: &Context,
     account: &StripeAccount,
-    (restoration, of): (Restoration, ToAdopt),
+    (restoration, of): (Restoration, TotalToImport),
     now: Timestamp,
     report: &mut ReconcileReport,
 ) -> Result<(), Failure> {
-    let mut excesses = [0, 0];
-    for (at, (from, to)) in of.stretches().into_iter().enumerate().filter(|(_, (from, to))| from < to) {
+    let mut surpluses = [0, 0];
+    for (at, (from, to)) in of.windows().into_iter().enumerate().filter(|(_, (from, to))| from < to) {
         report.read += 1;
         match account.total(&of.stripe_meter, &of.stripe_customer, from, to).await {
-            Ok(seen) => excesses[at] = excess(&of.events[at], seen),
+            Ok(seen) => surpluses[at] = surplus(&of.events[at], seen),
             Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
                 let why = format!("{NO_TOTAL}{}: {error}", of.stripe_customer);
-                return Ok(context.books.not_adopted(of, Some(why), None, now).await?);
+                return Ok(context.books.not_imported(of, Some(why), None, now).await?);
             }
             Err(error) => return Err(failure(error)),
         }
     }
-    let excesses = without_known(excesses, of.acknowledged);
+    let surpluses = without_known(surpluses, of.acknowledged);
     let name = format!("{} {}", of.customer, of.meter);
-    if let Some((shortfall, since)) = too_little(excesses, of.shortfall, now.as_second()) {
+    if let Some((shortfall, since)) = too_little(surpluses, of.shortfall, now.as_second()) {
         // that these books sent it is certain; that Stripe lost it is not, and to send it again by mistake would bill it twice
         if now.as_second() - since < context.billing.quiet {
             tracing::info!(
                 shortfall,
                 "Stripe has {shortfall} less than these books had sent: {name}; it is believed when it stays so"
             );
-            return Ok(context.books.not_adopted(of, None, Some((shortfall, since)), now).await?);
+            return Ok(context.books.not_imported(of, None, Some((shortfall, since)), now).await?);
         }
     }
-    if context.books.adopt(of, excesses, restoration, context.billing.grace, now).await? {
-        report.adopted += 1;
-        report.to_adopt = report.to_adopt.saturating_sub(1);
-        tracing::info!(?excesses, "taken over from Stripe's total: {name}");
+    if context.books.import(of, surpluses, restoration, context.billing.grace, now).await? {
+        report.imported += 1;
+        report.totals_to_import = report.totals_to_import.saturating_sub(1);
+        tracing::info!(?surpluses, "taken over from Stripe's total: {name}");
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use crate::books::meter_event::RESEND;
 const DAY: i64 = 86_400;
 const T0: i64 = 1_800_000_000;
 
-fn took(value: i64, at: i64, adopted: bool) -> AcceptedEvent {
-    AcceptedEvent { seq: 1, value, timestamp: T0, at: T0 + at, adopted }
+fn took(value: i64, at: i64, imported: bool) -> AcceptedEvent {
+    AcceptedEvent { seq: 1, value, timestamp: T0, at: T0 + at, imported }
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn what_stripe_has_beyond_the_books_is_taken_over() {
     ] {
         let accepted: Vec<AcceptedEvent> = accepted.into_iter().map(|value| took(value, 0, false)).collect();
         let events = InvoiceEvents { accepted, discarded, ..InvoiceEvents::default() };
-        assert_eq!(excess(&events, seen), expected, "{events:?} {seen}");
+        assert_eq!(surplus(&events, seen), expected, "{events:?} {seen}");
     }
 }
 
@@ -42,7 +42,7 @@ fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
         last_attempt: T0 + sent,
         resend_until: T0 + sent + RESEND,
     };
-    let accepted = |at, adopted| InvoiceEvents { accepted: vec![took(10, at, adopted)], ..InvoiceEvents::default() };
+    let accepted = |at, imported| InvoiceEvents { accepted: vec![took(10, at, imported)], ..InvoiceEvents::default() };
     for (events, now, expected) in [
         (InvoiceEvents::default(), 0, true),
         (accepted(0, false), DAY - 1, false),
@@ -60,7 +60,7 @@ fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
 
 #[test]
 fn what_a_person_has_dealt_with_is_left_where_it_is() {
-    for (excesses, shortfall, left) in [
+    for (surpluses, shortfall, left) in [
         ([500, 0], -500, [0, 0]),
         ([700, 3], -500, [200, 3]),
         // Stripe agrees again: somebody took it back
@@ -75,7 +75,7 @@ fn what_a_person_has_dealt_with_is_left_where_it_is() {
         ([-2, 0], 5, [3, 0]),
         ([9, 0], 0, [9, 0]),
     ] {
-        assert_eq!(without_known(excesses, shortfall), left, "{excesses:?} {shortfall}");
+        assert_eq!(without_known(surpluses, shortfall), left, "{surpluses:?} {shortfall}");
     }
 }
 

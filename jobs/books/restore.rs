@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use libsql::{Connection, Value, params};
 
 use super::reconciliation::{InvoiceEvents, events_between};
-use super::audit::{Act, note};
+use super::audit::{AuditEntry, record};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::meter_event::last_seq;
 use super::billing_target::{MARGIN, set_state};
@@ -34,7 +34,7 @@ pub struct Restoration {
 
 /// A period whose total is to be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToAdopt {
+pub struct TotalToImport {
     /// Whose.
     pub customer: String,
     /// Of what.
@@ -59,9 +59,9 @@ pub struct ToAdopt {
     pub events: [InvoiceEvents; 2],
 }
 
-impl ToAdopt {
+impl TotalToImport {
     /// Minutes from which to before which totals are asked for: of what an invoice covers, and of the rest. Empty when there is nothing to ask.
-    pub fn stretches(&self) -> [(i64, i64); 2] {
+    pub fn windows(&self) -> [(i64, i64); 2] {
         let (start, until, end) = (minute(self.start), minute(self.until), minute(self.end));
         [(start, until), if self.until < self.end { (until, end) } else { (end, end) }]
     }
@@ -72,27 +72,27 @@ const UNTIL: &str = "CASE WHEN b.subscription IS NULL THEN b.starts_at \
     ELSE max(b.starts_at, min(b.ends_at, coalesce(s.ended_at, b.ends_at))) END";
 
 /// Total `t` is not one that is still to be taken over. ?4 and ?5 are [`bounds`].
-pub(crate) const IS_ADOPTED: &str = "NOT EXISTS (SELECT 1 FROM billing_periods b LEFT JOIN subscriptions s ON s.id = b.subscription \
+pub(crate) const IS_IMPORTED: &str = "NOT EXISTS (SELECT 1 FROM billing_periods b LEFT JOIN subscriptions s ON s.id = b.subscription \
     WHERE b.customer = t.customer AND b.starts_at = t.period_start AND b.starts_at < ?4 AND b.ends_at > ?5 \
-      AND t.adopted_until IS NOT min(CASE WHEN b.subscription IS NULL THEN b.starts_at \
+      AND t.imported_until IS NOT min(CASE WHEN b.subscription IS NULL THEN b.starts_at \
           ELSE max(b.starts_at, min(b.ends_at, coalesce(s.ended_at, b.ends_at))) END, ?4))";
 
 /// Customers and meters of which an invoice is to be taken over. ?1 pairs of a customer and anything, ?2 meters, ?3 and ?4 [`bounds`].
 const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j CROSS JOIN billing_periods b ON b.customer = j.value ->> 0 \
     LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN json_each(?2) m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.value AND t.period_start = b.starts_at \
-    WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND UNTIL > b.starts_at AND t.adopted_until IS NOT min(UNTIL, ?3)";
+    WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND UNTIL > b.starts_at AND t.imported_until IS NOT min(UNTIL, ?3)";
 
 /// Those of which the totals can be read, the one that was read longest ago first; of periods that no invoice covers only those to which
 /// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
 /// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
-const TO_ADOPT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
+const TO_IMPORT: &str = "SELECT b.customer, m.meter, b.starts_at, UNTIL, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
       t.shortfall, t.shortfall_since, coalesce(t.acknowledged, 0) \
     FROM customers c CROSS JOIN billing_periods b ON b.customer = c.id LEFT JOIN subscriptions s ON s.id = b.subscription CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
       AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND t.adopted_until IS NOT min(UNTIL, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
+      AND t.imported_until IS NOT min(UNTIL, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
       AND (UNTIL > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
     ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
@@ -164,20 +164,20 @@ pub(crate) async fn waiting(
     Ok(found)
 }
 
-async fn to_adopt(
+async fn totals_to_import(
     c: &Connection,
     restoration: Restoration,
     grace: i64,
     (limit, now): (u32, i64),
     which: (Option<String>, Option<i64>, Option<String>),
-) -> Result<Vec<ToAdopt>, BooksError> {
+) -> Result<Vec<TotalToImport>, BooksError> {
     let (customer, start, meter) = which;
     let open = restoration.since - grace + MARGIN;
     let values = params![restoration.at, open, limit, customer, start, meter, now - 86_400];
-    let mut rows = c.query(&TO_ADOPT.replace("UNTIL", UNTIL), values).await?;
+    let mut rows = c.query(&TO_IMPORT.replace("UNTIL", UNTIL), values).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
-        found.push(ToAdopt {
+        found.push(TotalToImport {
             customer: row.get(0)?,
             meter: row.get(1)?,
             start: row.get(2)?,
@@ -192,8 +192,8 @@ async fn to_adopt(
         });
     }
     for one in &mut found {
-        let stretches = one.stretches();
-        for (at, (from, to)) in stretches.into_iter().enumerate() {
+        let windows = one.windows();
+        for (at, (from, to)) in windows.into_iter().enumerate() {
             // a period's start may lie within a minute, and what is before it is another's
             let from = from.max(one.start);
             one.events[at] = events_between(c, [&one.customer, &one.meter, &one.stripe_customer], from, to).await?;
@@ -216,7 +216,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn mark_restored(&self, backup_at: Timestamp, act: Act, now: Timestamp) -> Result<Timestamp, BooksError> {
+    pub async fn mark_restored(&self, backup_at: Timestamp, entry: AuditEntry, now: Timestamp) -> Result<Timestamp, BooksError> {
         self.write(async move |c| {
             let newest = first_row(c, NEWEST, ()).await?.map_or(Ok(None), |row| row.get::<Option<i64>>(0))?;
             let backup_at = newest.map_or(backup_at, |newest| backup_at.min(instant(newest)));
@@ -224,7 +224,7 @@ impl Database {
                        ON CONFLICT (name) DO UPDATE SET value = min(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))";
             c.execute(sql, params![backup_at.as_second().to_string()]).await?;
             c.execute(NOT_SYNCED, ()).await?;
-            note(c, &act, now.as_second()).await?;
+            record(c, &entry, now.as_second()).await?;
             Ok(backup_at)
         })
         .await
@@ -263,8 +263,8 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE billing_targets SET adopted_until = NULL, alarm = NULL, shortfall = NULL, shortfall_since = NULL \
-                       WHERE adopted_until IS NOT NULL OR alarm IS NOT NULL OR shortfall IS NOT NULL";
+            let sql = "UPDATE billing_targets SET imported_until = NULL, alarm = NULL, shortfall = NULL, shortfall_since = NULL \
+                       WHERE imported_until IS NOT NULL OR alarm IS NOT NULL OR shortfall IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
                 "UPDATE settings SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
@@ -279,13 +279,13 @@ impl Database {
             for (name, value) in [("restored_from", found.backup_at), ("restored_since", since), ("restored_at", now)] {
                 set_state(c, name, &value.to_string()).await?;
             }
-            let act = Act {
-                who: "meter".into(),
-                act: "restored".into(),
-                subject: "books".into(),
+            let entry = AuditEntry {
+                actor: "meter".into(),
+                action: "restored".into(),
+                target: "books".into(),
                 reason: format!("a backup of {}; {open} open event(s) are not received now", instant(found.backup_at)),
             };
-            note(c, &act, now).await?;
+            record(c, &entry, now).await?;
             Ok(Some((Restoration { since, at: now, seen: true, ..found }, open)))
         })
         .await
@@ -307,16 +307,16 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn totals_to_adopt(
+    pub async fn totals_to_import(
         &self,
         restoration: Restoration,
         grace: i64,
         customer: Option<String>,
         limit: u32,
         now: Timestamp,
-    ) -> Result<Vec<ToAdopt>, BooksError> {
+    ) -> Result<Vec<TotalToImport>, BooksError> {
         let limit = (limit, now.as_second());
-        self.read(async move |c| to_adopt(c, restoration, grace, limit, (customer, None, None)).await).await
+        self.read(async move |c| totals_to_import(c, restoration, grace, limit, (customer, None, None)).await).await
     }
 
     /// Takes over what Stripe has more (or less) than the books know, of what an invoice covers and of the rest; nothing when the period or its
@@ -324,10 +324,10 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn adopt(
+    pub async fn import(
         &self,
-        of: ToAdopt,
-        excess: [i64; 2],
+        of: TotalToImport,
+        surplus: [i64; 2],
         restoration: Restoration,
         grace: i64,
         now: Timestamp,
@@ -336,7 +336,7 @@ impl Database {
         self.write(async move |c| {
             let which = (Some(of.customer.clone()), Some(of.start), Some(of.meter.clone()));
             let same = self::restoration(c, now).await? == Some(restoration)
-                && to_adopt(c, restoration, grace, (1, now), which).await?.first() == Some(&of);
+                && totals_to_import(c, restoration, grace, (1, now), which).await?.first() == Some(&of);
             if !same {
                 return Ok(false);
             }
@@ -346,11 +346,11 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE seq IN (SELECT value FROM json_each(?1))";
             c.execute(sql, params![json(&unconfirmed)?, now]).await?;
             let bounds = [(of.start, of.until), (of.until, of.end)];
-            for ((from, to), excess) in bounds.into_iter().zip(excess) {
-                insert_adopted(c, &of, (from, to), excess, restoration.at, grace, now).await?;
+            for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
+                insert_imported(c, &of, (from, to), surplus, restoration.at, grace, now).await?;
             }
             note_read(c, &of, None, None, now).await?;
-            let sql = "UPDATE billing_targets SET adopted_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+            let sql = "UPDATE billing_targets SET imported_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let until = of.until.min(restoration.at);
             c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
             let sql = "INSERT INTO stripe_due (customer, due_at) VALUES (?1, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''";
@@ -364,9 +364,9 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn not_adopted(
+    pub async fn not_imported(
         &self,
-        of: ToAdopt,
+        of: TotalToImport,
         alarm: Option<String>,
         shortfall: Option<(i64, i64)>,
         now: Timestamp,
@@ -418,14 +418,14 @@ impl Database {
         &self,
         export: String,
         month: Month,
-        act: Act,
+        entry: AuditEntry,
         now: Timestamp,
     ) -> Result<(), BooksError> {
         self.write(async move |c| {
             let sql = "INSERT INTO restored_bills (export, month, read_at, without) VALUES (?1, ?2, ?3, 1) \
                        ON CONFLICT (export, month) DO UPDATE SET without = 1";
             c.execute(sql, params![export, month.to_string(), now.as_second()]).await?;
-            note(c, &act, now.as_second()).await
+            record(c, &entry, now.as_second()).await
         })
         .await
     }
@@ -498,7 +498,7 @@ fn first_month(restoration: &Restoration) -> Month {
 
 async fn note_read(
     c: &Connection,
-    of: &ToAdopt,
+    of: &TotalToImport,
     alarm: Option<String>,
     shortfall: Option<(i64, i64)>,
     now: i64,
@@ -534,12 +534,12 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }
 
-/// Makes what the lost books had sent of a stretch an accepted event; more of them when it has too many digits for one.
-async fn insert_adopted(
+/// Makes what the lost books had sent of a window an accepted event; more of them when it has too many digits for one.
+async fn insert_imported(
     c: &Connection,
-    of: &ToAdopt,
+    of: &TotalToImport,
     (from, to): (i64, i64),
-    excess: i64,
+    surplus: i64,
     restored_at: i64,
     grace: i64,
     now: i64,
@@ -547,7 +547,7 @@ async fn insert_adopted(
     let prefix = super::billing_target::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
     let mut seq = last_seq(c).await?;
     let mut values = vec![];
-    let mut rest = excess;
+    let mut rest = surplus;
     while rest != 0 {
         let value = rest.clamp(-LARGEST, LARGEST);
         values.push(value);
@@ -556,7 +556,7 @@ async fn insert_adopted(
     // no earlier than anything that it stands for: a total of part of the period has all of it, or is asked for nothing
     let timestamp = restored_at.min(minute(to) - 1).max(from);
     let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
-                timestamp, send_before, state, attempts, created_at, settled_at, taken_at, adopted)";
+                timestamp, send_before, state, attempts, created_at, settled_at, taken_at, imported)";
     let row = |value: &i64| {
         seq += 1;
         [

@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::audit::Act;
+use jobs::books::audit::AuditEntry;
 use jobs::books::period::Month;
 
 use super::events::who;
@@ -32,10 +32,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let books = wiring::books_as_they_are(config).await?;
     books.migrate(now).await?;
-    let act = Act {
-        who: who(),
-        act: "restored".into(),
-        subject: "books".into(),
+    let act = AuditEntry {
+        actor: who(),
+        action: "restored".into(),
+        target: "books".into(),
         reason: format!("said to be restored from a copy of {at}"),
     };
     let taken = books.mark_restored(at, act, now).await?;
@@ -65,7 +65,7 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
     if !waits {
         return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` names those that are waited for")).into());
     }
-    let act = Act { who: who(), act: "restored --without".into(), subject: "books".into(), reason: which.to_owned() };
+    let act = AuditEntry { actor: who(), action: "restored --without".into(), target: "books".into(), reason: which.to_owned() };
     books.go_without_bill(export.to_owned(), month, act, now).await?;
     print::out(&format!("noted: totals are taken over without the bill of {export} for {month}"));
     Ok(Exit::Ok)
