@@ -104,7 +104,7 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
         "largest changes",
         "--accept-restatement",
     ]);
-    place.run("versions").ends(3).says(\&["on hold:"]);
+    place.run("versions").ends(3).says(&["on hold:"]);
     assert_eq!(place.query(LEDGER), ledger);
     place.run(&format!("ingest {OCTOBER} --accept-restatement")).ends(0).says(&["booked"]);
     place.run("versions").ends(0).says(&["released"]);

@@ -327,28 +327,28 @@ pub(crate) async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
     newest(c, "SELECT coalesce(max(seq), 0) FROM entitlement_changes").await
 }
 
-/// Everything that decisions about `customers` rest on at `now`, but usage.
-pub(crate) async fn customers(
+/// Everything that decisions about the customers `ids` rest on at `now`, but usage.
+pub(crate) async fn load_facts(
     c: &Connection,
-    customers: &[String],
+    ids: &[String],
     now: i64,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let ids = json(&customers)?;
-    let mut customers: BTreeMap<String, CustomerFacts> = BTreeMap::new();
-    let mut rows = c.query(include_str!("customers.sql"), params![ids.clone(), now]).await?;
+    let ids = json(&ids)?;
+    let mut found: BTreeMap<String, CustomerFacts> = BTreeMap::new();
+    let mut rows = c.query(include_str!("customer_facts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let period = match row.get::<Option<i64>>(4)? {
             Some(start) => Some(CurrentPeriod { start, end: row.get(5)?, days: (row.get(6)?, row.get(7)?) }),
             None => None,
         };
-        customers.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
+        found.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
     }
     let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
                JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
     let mut rows = c.query(sql, params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
-        let Some(facts) = customers.get_mut(&row.get::<String>(0)?) else { continue };
+        let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
         let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
         facts.turn.push(TurnRow { starts_at, used, allowed_until, reason });
     }
@@ -356,23 +356,23 @@ pub(crate) async fn customers(
                JOIN overage_budgets b ON b.customer = j.value";
     let mut rows = c.query(sql, params![ids.clone()]).await?;
     while let Some(row) = rows.next().await? {
-        let Some(facts) = customers.get_mut(&row.get::<String>(0)?) else { continue };
+        let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
         facts.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
     }
     let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
     let mut rows = c.query(&sql, params![ids]).await?;
     while let Some(row) = rows.next().await? {
         let decided = entitlement(&row)?;
-        let Some(facts) = customers.get_mut(&decided.customer) else { continue };
+        let Some(facts) = found.get_mut(&decided.customer) else { continue };
         facts.decided.insert(decided.meter.clone(), decided);
     }
-    Ok(customers)
+    Ok(found)
 }
 
 /// Sums the usage of customers' current periods, of each of `meters`.
 pub(crate) async fn add_usage(
     c: &Connection,
-    customers: &mut BTreeMap<String, CustomerFacts>,
+    facts: &mut BTreeMap<String, CustomerFacts>,
     customers: &[String],
     meters: &[String],
     now: i64,
@@ -383,8 +383,8 @@ pub(crate) async fn add_usage(
     let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
     while let Some(row) = rows.next().await? {
         let Some(used) = row.get::<Option<String>>(2)? else { continue };
-        let Some(facts) = customers.get_mut(&row.get::<String>(0)?) else { continue };
-        facts.usage.insert(row.get(1)?, summed(&used)?);
+        let Some(customer) = facts.get_mut(&row.get::<String>(0)?) else { continue };
+        customer.usage.insert(row.get(1)?, summed(&used)?);
     }
     Ok(())
 }

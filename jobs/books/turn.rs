@@ -228,7 +228,7 @@ async fn decided(c: &Connection, customers: &[String], now: i64) -> Result<Decid
 async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap<String, Known>, BooksError> {
     let ids = json(&customers)?;
     let mut known: BTreeMap<String, Known> = customers.iter().map(|id| (id.clone(), Known::default())).collect();
-    let mut rows = c.query(include_str!("accounts.sql"), params![ids.clone(), now]).await?;
+    let mut rows = c.query(include_str!("customer_facts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
             let (status, subscription): (String, Option<String>) = (row.get(1)?, row.get(3)?);

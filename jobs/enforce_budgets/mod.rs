@@ -276,13 +276,13 @@ async fn look(
     let (on, now) = (Arc::clone(ground), ground.now.as_second());
     let load = books.read(async move |c| {
         let entry = entitlement::newest_entry(c).await?;
-        let mut customers = entitlement::customers(c, &ids, now).await?;
-        entitlement::add_usage(c, &mut customers, &ids, &on.meters, now).await?;
-        Ok((entry, customers))
+        let mut facts = entitlement::load_facts(c, &ids, now).await?;
+        entitlement::add_usage(c, &mut facts, &ids, &on.meters, now).await?;
+        Ok((entry, facts))
     });
-    let (entry, customers) = load.await?;
+    let (entry, loaded) = load.await?;
     let mut changed = vec![];
-    for (customer, facts) in customers {
+    for (customer, facts) in loaded {
         report.customers += 1;
         // one that neither clock has reached was made by a clock that is right again, and is judged anew
         let is_after = |e: &Entitlement, now: Timestamp| e.decided_at.duration_since(now) > SKEW;
@@ -328,28 +328,28 @@ async fn write(
 ) -> Result<u64, BooksError> {
     let now = ground.now.as_second();
     let customers: Vec<String> = changed.iter().map(|(customer, _)| customer.clone()).collect();
-    let mut customers = entitlement::customers(c, &customers, now).await?;
+    let mut loaded = entitlement::load_facts(c, &customers, now).await?;
     let same_ledger = entitlement::newest_entry(c).await? == entry;
     let mut again = vec![];
     for (customer, summed) in changed {
-        let Some(facts) = customers.get_mut(customer) else { continue };
+        let Some(facts) = loaded.get_mut(customer) else { continue };
         if same_ledger && facts.period == summed.period {
             facts.usage.clone_from(&summed.usage);
         } else {
             again.push(customer.clone());
         }
     }
-    entitlement::add_usage(c, &mut customers, &again, &ground.meters, now).await?;
+    entitlement::add_usage(c, &mut loaded, &again, &ground.meters, now).await?;
     // a block is no crossing of an amount: when it was decided tells it from the one before, and the place in history from another of that second.
     // Not the place alone: books that were restored from a backup give out the same ones again
     let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
     let (mut rows, mut gone, mut limits, mut notifications) = (vec![], vec![], vec![], vec![]);
-    let verdicts: BTreeMap<&str, Verdict> = customers
+    let verdicts: BTreeMap<&str, Verdict> = loaded
         .iter()
         .filter_map(|(customer, facts)| Some((customer.as_str(), judge(customer, facts, ground)?)))
-        .filter(|(customer, verdict)| customers.get(*customer).is_some_and(|a| !verdict.changes_nothing(a)))
+        .filter(|(customer, verdict)| loaded.get(*customer).is_some_and(|a| !verdict.changes_nothing(a)))
         .collect();
-    let before = |e: &Entitlement| customers.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
+    let before = |e: &Entitlement| loaded.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
     for (customer, verdict) in &verdicts {
         rows.extend(verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned());
         gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));

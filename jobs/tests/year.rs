@@ -239,7 +239,7 @@ async fn simulate(seed: u64) {
                 models[who].subs.push(sub);
             }
             Event::Reset => {
-                roll(\&books, at(t), false, 0).await.unwrap();
+                roll(&books, at(t), false, 0).await.unwrap();
                 // limits are another test's: here everybody may take, the cancelled ones too
                 run("UPDATE turn_periods SET allowed_until = NULL WHERE closed_at IS NULL AND allowed_until IS NOT NULL")
                     .await;
@@ -247,7 +247,7 @@ async fn simulate(seed: u64) {
             }
             Event::ResetBefore => {
                 let before: i64 = count(&books).await;
-                roll(\&books, at(t - DAY), false, 0).await.unwrap();
+                roll(&books, at(t - DAY), false, 0).await.unwrap();
                 assert_eq!(count(&books).await, before, "a clock that was set back closes and opens nothing");
                 wrong_clock += 1;
             }

@@ -60,7 +60,7 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     ];
     print::table(&titles, rows.collect());
     for v in versions.iter().filter(|v| v.state == "on_hold") {
-        print::out(&format!("on hold: {} {} version {}: {}", v.payer, v.month, v.version, v.hold_reasons));
+        print::out(&format!("on hold: {} {} version {}: {}", v.payer, v.month, v.version, v.hold_reason));
     }
     Ok(done)
 }

@@ -172,7 +172,7 @@ fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
         }
-        board.set("meter_bill_versions_on_hold", &[payer], bill.deferred)?;
+        board.set("meter_bill_versions_on_hold", &[payer], bill.on_hold)?;
     }
     board.set("meter_ledger_entries", &[], standing.books.entries)
 }

@@ -186,7 +186,7 @@ fn what_went_wrong_is_kept_in_500_characters() {
 
 #[test]
 fn without_a_first_attempt_it_was_taken_now() {
-    let unknown = MeterEvent { first_attempt_at: None, ..meter_event(7, true, 1) };
+    let unknown = MeterEvent { first_attempt_at: None, ..event(7, true, 1) };
     assert_eq!(settle(&unknown, &SendAnswer::Exists("why".into()), None, NOW).taken_at, Some(NOW));
 }
 
@@ -270,7 +270,7 @@ proptest! {
         key_no in 0..5_i64,
         answers in prop::collection::vec(any_answer(), 1..20),
     ) {
-        let mut event = MeterEvent { key_no, ..meter_event(seq, maybe_applied, attempts) };
+        let mut event = MeterEvent { key_no, ..event(seq, maybe_applied, attempts) };
         let (mut now, mut doubt) = (NOW, maybe_applied);
         for answer in answers {
             event.attempts += 1;
