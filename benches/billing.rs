@@ -82,7 +82,7 @@ async fn fill(file: &Path, customers: usize) {
     for sql in statements {
         books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
-    reset(&books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&books, Timestamp::now(), false, 0).await.unwrap();
     books.checkpoint().await.unwrap();
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use tokio::time::Instant;
 
-use crate::books::notification::{Notification, DeliveryOutcome};
+use crate::books::notification::{DeliveryOutcome, Notification};
 use crate::job::{Context, Failure, Job};
 use crate::wire::said;
 
@@ -102,7 +102,11 @@ impl Job for DeliverNotifications {
                         DeliveryOutcome::Delivered => report.delivered += 1,
                         DeliveryOutcome::Again(_, why) => {
                             report.again += 1;
-                            tracing::debug!(id = notification.id, "notification {} was not taken: {why}", notification.id);
+                            tracing::debug!(
+                                id = notification.id,
+                                "notification {} was not taken: {why}",
+                                notification.id
+                            );
                         }
                         DeliveryOutcome::Dead(why) => {
                             report.dead += 1;
@@ -141,7 +145,9 @@ async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) 
         .body(notification.body.clone());
     match request.send().await {
         Ok(answer) if answer.status().is_success() => DeliveryOutcome::Delivered,
-        Ok(answer) if answer.status() == StatusCode::GONE => DeliveryOutcome::Dead("the receiver answered 410 Gone".into()),
+        Ok(answer) if answer.status() == StatusCode::GONE => {
+            DeliveryOutcome::Dead("the receiver answered 410 Gone".into())
+        }
         Ok(answer) => {
             let asked = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
             again(notification, now, asked, format!("the receiver answered {}", answer.status().as_u16()))
@@ -187,7 +193,9 @@ mod tests {
             give_up_at: 86_400,
         };
         let (mut now, mut waits) = (0, vec![]);
-        while let DeliveryOutcome::Again(at, _) = again(&notification, Timestamp::from_second(now).unwrap(), None, "500".into()) {
+        while let DeliveryOutcome::Again(at, _) =
+            again(&notification, Timestamp::from_second(now).unwrap(), None, "500".into())
+        {
             waits.push(at - now);
             now = at;
             notification.attempts += 1;
@@ -195,9 +203,15 @@ mod tests {
         assert_eq!(now, 86_400, "the last attempt is made as the day ends");
         assert_eq!(&waits[..4], [30, 60, 120, 240]);
         assert!(waits.iter().all(|w| *w <= LONGEST_WAIT) && waits.len() > 15, "{waits:?}");
-        let asked = again(&Notification { attempts: 0, ..notification.clone() }, Timestamp::UNIX_EPOCH, Some(100), String::new());
+        let asked = again(
+            &Notification { attempts: 0, ..notification.clone() },
+            Timestamp::UNIX_EPOCH,
+            Some(100),
+            String::new(),
+        );
         assert_eq!(asked, DeliveryOutcome::Again(100, String::new()), "Retry-After is heeded");
-        let absurd = again(&Notification { attempts: 0, ..notification }, Timestamp::UNIX_EPOCH, Some(i64::MAX), String::new());
+        let absurd =
+            again(&Notification { attempts: 0, ..notification }, Timestamp::UNIX_EPOCH, Some(i64::MAX), String::new());
         assert_eq!(absurd, DeliveryOutcome::Again(LONGEST_WAIT, String::new()), "within reason");
     }
 }

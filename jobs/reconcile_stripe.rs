@@ -18,8 +18,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::reconciliation::{AcceptedEvent, UnconfirmedEvent, InvoiceEvents, NO_TOTAL, Comparison, TotalToCheck, TotalVerdict};
 use crate::books::period::{instant, minute};
+use crate::books::reconciliation::{
+    AcceptedEvent, Comparison, InvoiceEvents, NO_TOTAL, TotalToCheck, TotalVerdict, UnconfirmedEvent,
+};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
 use crate::stripe::transport::CallFailure::Unreadable;
@@ -221,7 +223,13 @@ fn is_recent(event: &AcceptedEvent, now: i64) -> bool {
 }
 
 fn wait(of: &TotalToCheck, seen: i64) -> Comparison {
-    Comparison { seen, expected: expected(&of.events), shortfall: of.shortfall, verdict: TotalVerdict::Wait, is_final: false }
+    Comparison {
+        seen,
+        expected: expected(&of.events),
+        shortfall: of.shortfall,
+        verdict: TotalVerdict::Wait,
+        is_final: false,
+    }
 }
 
 /// What follows from the total of the whole period alone, if anything does. Pure.
@@ -239,7 +247,9 @@ pub fn at_once(of: &TotalToCheck, seen: i64, now: i64, grace: i64) -> Option<Com
     match events.unconfirmed {
         None if seen == known || with_discarded => done(TotalVerdict::Agrees),
         // another event that does not show yet could look like this one
-        Some(unconfirmed) if seen == known + unconfirmed.value && !events.accepted.iter().any(|e| is_recent(e, now)) => {
+        Some(unconfirmed)
+            if seen == known + unconfirmed.value && !events.accepted.iter().any(|e| is_recent(e, now)) =>
+        {
             done(TotalVerdict::Settle(Some(unconfirmed.seq), vec![]))
         }
         _ => None,
@@ -277,7 +287,8 @@ pub fn judge(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -
     }
     // beyond what a person has made good
     let shortfall = sent - settled - of.acknowledged;
-    let done = |shortfall, verdict| Comparison { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
+    let done =
+        |shortfall, verdict| Comparison { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
     // with the unconfirmed one, if it is there
     let missing = shortfall + unconfirmed.map_or(0, |d| d.value);
     let there = unconfirmed.map(|d| d.seq);
@@ -319,8 +330,15 @@ pub fn judge(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -
 
 /// What follows from the total of a part of a period, of which nobody knows whether it has the difference that a person has made good: at most what
 /// became of the unconfirmed event, when both come to the same. The rest is judged with the whole period. Pure.
-fn judge_part(of: &TotalToCheck, seen: i64, shortfall: i64, unconfirmed: Option<UnconfirmedEvent>, now: i64) -> Comparison {
-    let done = |shortfall, verdict| Comparison { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
+fn judge_part(
+    of: &TotalToCheck,
+    seen: i64,
+    shortfall: i64,
+    unconfirmed: Option<UnconfirmedEvent>,
+    now: i64,
+) -> Comparison {
+    let done =
+        |shortfall, verdict| Comparison { seen, expected: expected(&of.events), shortfall, verdict, is_final: false };
     let either = [shortfall, shortfall - of.acknowledged];
     let Some(unconfirmed) = unconfirmed else {
         let nearest = if either.contains(&0) { 0 } else { either[1] };
@@ -333,7 +351,11 @@ fn judge_part(of: &TotalToCheck, seen: i64, shortfall: i64, unconfirmed: Option<
         (false, true) => {
             // as everywhere, for another day
             let since = of.shortfall.filter(|(before, _)| *before == unconfirmed.value).map_or(now, |(_, since)| since);
-            let verdict = if now - since < ABSENCE { TotalVerdict::Wait } else { TotalVerdict::Settle(None, vec![unconfirmed.seq]) };
+            let verdict = if now - since < ABSENCE {
+                TotalVerdict::Wait
+            } else {
+                TotalVerdict::Settle(None, vec![unconfirmed.seq])
+            };
             done((verdict == TotalVerdict::Wait).then_some((unconfirmed.value, since)), verdict)
         }
         _ => done(of.shortfall, TotalVerdict::Wait),

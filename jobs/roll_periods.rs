@@ -95,7 +95,12 @@ impl Job for RollPeriods {
 ///
 /// # Errors
 /// As there.
-pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
+pub async fn run(
+    context: &Context,
+    now: Timestamp,
+    dry_run: bool,
+    shown: usize,
+) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
     if matches!(context.billing.mode, StripeMode::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
         tracing::info!(
@@ -110,7 +115,12 @@ pub async fn run(context: &Context, now: Timestamp, dry_run: bool, shown: usize)
 ///
 /// # Errors
 /// What the database says. Customers before the error are done whole, the others not at all.
-pub async fn roll(books: &Database, now: Timestamp, dry_run: bool, shown: usize) -> Result<RollPeriodsReport, BooksError> {
+pub async fn roll(
+    books: &Database,
+    now: Timestamp,
+    dry_run: bool,
+    shown: usize,
+) -> Result<RollPeriodsReport, BooksError> {
     books.require_migrated().await?;
     let customers = books.customers_to_roll(now).await?;
     let mut report = RollPeriodsReport { dry_run, ..RollPeriodsReport::default() };

@@ -17,8 +17,8 @@ use jobs::ingest_cur::IngestCur;
 use jobs::job::Job;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
-use jobs::roll_periods::RollPeriods;
 use jobs::roll_counters::RollCounters;
+use jobs::roll_periods::RollPeriods;
 use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
@@ -70,7 +70,9 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
             one(&EnforceBudgets::default(), origin)
         }),
-        schedule("deliver_notifications", "deliver_notifications", deliver_notifications, |_, _, origin| one(&DeliverNotifications {}, origin)),
+        schedule("deliver_notifications", "deliver_notifications", deliver_notifications, |_, _, origin| {
+            one(&DeliverNotifications {}, origin)
+        }),
         schedule("sync_stripe", "sync_stripe", sync_stripe, |_, _, origin| one(&SyncStripe::default(), origin)),
         schedule("push_stripe", "push_stripe", push_stripe, |_, _, origin| one(&PushStripe::default(), origin)),
         schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |_, _, origin| {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fakestripe::{Fault, Subscription};
 use jiff::Timestamp;
-use jobs::books::meter_event::{MeterEvent, EventState};
+use jobs::books::meter_event::{EventState, MeterEvent};
 use jobs::stripe::StripeMode;
 use shop::{DAY, KEY, PLANS, Shop, config};
 use support::Place;
@@ -197,8 +197,9 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     shop.place.execute("UPDATE billing_targets SET alarm = '4 more than was sent and acknowledged', shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
     shop.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.004 off"]);
     // an alarm is about what it said, whatever was read since
-    shop.place
-        .execute("UPDATE billing_targets SET alarm_shortfall = -4, shortfall = -74 WHERE customer = 'ann' AND alarm IS NOT NULL");
+    shop.place.execute(
+        "UPDATE billing_targets SET alarm_shortfall = -4, shortfall = -74 WHERE customer = 'ann' AND alarm IS NOT NULL",
+    );
     shop.run("reconcile ann --acknowledge --reason more")
         .says(&["4 more than was sent and acknowledged", "Stripe has 9 more, acknowledged"]);
     assert_eq!(shop.place.query("SELECT acknowledged FROM billing_targets WHERE acknowledged <> 0"), ["-9"]);

@@ -17,7 +17,7 @@ use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
 use jiff::Timestamp;
 use jobs::books::audit::AuditEntry;
-use jobs::books::meter_event::{Manual, EventState};
+use jobs::books::meter_event::{EventState, Manual};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
@@ -240,7 +240,13 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.book("eve", 899_000_000).await;
     let context = Context { billing: Arc::new(billing), ..shop.context.clone() };
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
-    for why in [DeferReason::NoStripeCustomer, DeferReason::Currency, DeferReason::NoItem, DeferReason::Inactive, DeferReason::TooLarge] {
+    for why in [
+        DeferReason::NoStripeCustomer,
+        DeferReason::Currency,
+        DeferReason::NoItem,
+        DeferReason::Inactive,
+        DeferReason::TooLarge,
+    ] {
         assert_eq!(report.deferred.get(&why), Some(&1), "{why:?} {report:?}");
     }
     assert_eq!(report.planned, 0);

@@ -20,7 +20,7 @@ use jobs::books::Database;
 use jobs::books::database::BooksError;
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
-use jobs::roll_periods::{RollPeriodsReport, RollPeriods};
+use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
 use libsql::Value;
 
 /// The statements of the page, by name.

@@ -101,7 +101,8 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
 
 /// Books in which one customer was just blocked: four notifications are pending.
 fn place(receiver: &Receiver) -> Place {
-    let place = Place::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
+    let place =
+        Place::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
     run(&place, "run enforce-budgets").ends(0).says(&["BLOCKED", "included_used"]);
@@ -241,8 +242,9 @@ fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
     // nobody wants to be told, so nobody is called for it
     place.run(DELIVER).ends(0).says(&["\"dead\": 0", "\"set_aside\": 4"]);
     place.run("notifications list").ends(3).says(&["no receiver was configured"]);
-    let variables =
-        |url: &'static str, secret: &'static str| [("METER_NOTIFICATIONS__URL", url), ("METER_NOTIFICATIONS__SECRET", secret)];
+    let variables = |url: &'static str, secret: &'static str| {
+        [("METER_NOTIFICATIONS__URL", url), ("METER_NOTIFICATIONS__SECRET", secret)]
+    };
     for (url, secret, why) in [
         ("ftp://host/", SECRET, "neither https:// nor http://"),
         ("nowhere", SECRET, "it is no address"),

@@ -186,8 +186,7 @@ fn the_demo_of_the_containers_bills_somebody() {
     run("run sync-stripe").ends(0);
     run("run roll-periods").ends(0);
     run("push").ends(0);
-    let accepted =
-        place.query("SELECT count(*), count(DISTINCT customer) FROM meter_events WHERE state = 'accepted'");
+    let accepted = place.query("SELECT count(*), count(DISTINCT customer) FROM meter_events WHERE state = 'accepted'");
     let counts: Vec<u32> = accepted[0].split('|').map(|n| n.parse().unwrap()).collect();
     assert!(counts[0] > 10 && counts[1] > 5, "{accepted:?}");
     let strangers =

@@ -176,10 +176,7 @@ fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twi
     );
 
     // today: what was under way is taken for dead; more usage, corrections, another kill in the middle
-    drill
-        .shop
-        .place
-        .execute("UPDATE meter_events SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
+    drill.shop.place.execute("UPDATE meter_events SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
     drill.use_some();
     drill.run("push").ends(0);
     drill.use_some();

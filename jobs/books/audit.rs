@@ -54,7 +54,13 @@ impl Database {
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let at = instant(row.get(0)?);
-                found.push(AuditRecord { at, actor: row.get(1)?, action: row.get(2)?, target: row.get(3)?, reason: row.get(4)? });
+                found.push(AuditRecord {
+                    at,
+                    actor: row.get(1)?,
+                    action: row.get(2)?,
+                    target: row.get(3)?,
+                    reason: row.get(4)?,
+                });
             }
             Ok(found)
         })

@@ -358,7 +358,8 @@ pub(crate) async fn state(c: &Connection, name: &str) -> Result<Option<String>, 
 }
 
 pub(crate) async fn set_state(c: &Connection, name: &str, value: &str) -> Result<(), BooksError> {
-    let sql = "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    let sql =
+        "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
     c.execute(sql, params![name, value]).await?;
     Ok(())
 }
@@ -437,7 +438,11 @@ pub(crate) async fn load(
     Ok(found)
 }
 
-async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<String, DueCustomer>) -> Result<(), BooksError> {
+async fn load_subscriptions(
+    c: &Connection,
+    asked: &str,
+    found: &mut BTreeMap<String, DueCustomer>,
+) -> Result<(), BooksError> {
     let sql = "SELECT s.customer, s.id, s.status, s.ended_at FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 0";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
@@ -456,7 +461,11 @@ async fn load_subscriptions(c: &Connection, asked: &str, found: &mut BTreeMap<St
     Ok(())
 }
 
-async fn load_sums(c: &Connection, meters: &[String], found: &mut BTreeMap<String, DueCustomer>) -> Result<(), BooksError> {
+async fn load_sums(
+    c: &Connection,
+    meters: &[String],
+    found: &mut BTreeMap<String, DueCustomer>,
+) -> Result<(), BooksError> {
     let meters = json(meters)?;
     let periods: Vec<_> = found
         .iter()

@@ -143,7 +143,11 @@ fn event(row: &Row) -> Result<MeterEvent, BooksError> {
     })
 }
 
-async fn all(c: &Connection, sql: &str, params: impl libsql::params::IntoParams) -> Result<Vec<MeterEvent>, BooksError> {
+async fn all(
+    c: &Connection,
+    sql: &str,
+    params: impl libsql::params::IntoParams,
+) -> Result<Vec<MeterEvent>, BooksError> {
     let mut rows = c.query(sql, params).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -380,7 +384,9 @@ impl Database {
             let Some(found) = find(c, &id).await? else { return Ok(None) };
             let to = match (what, found.state) {
                 (ManualAction::Retry, EventState::Refused) => EventState::NotReceived,
-                (ManualAction::Discard, EventState::Pending | EventState::Unconfirmed | EventState::Refused) => EventState::Discarded,
+                (ManualAction::Discard, EventState::Pending | EventState::Unconfirmed | EventState::Refused) => {
+                    EventState::Discarded
+                }
                 _ => return Ok(None),
             };
             let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";

@@ -1,17 +1,16 @@
 //! The books: nouns that every job shares, and the only place that knows their SQL.
 
-pub mod reconciliation;
 pub mod audit;
 pub mod bill;
 pub mod billing;
+pub mod billing_target;
 pub mod budget;
 pub mod customer;
 pub mod database;
 pub mod entitlement;
-pub mod meter_event;
-pub mod billing_target;
 pub mod ledger;
 pub mod meter;
+pub mod meter_event;
 mod migrations;
 pub mod money;
 pub mod notification;
@@ -19,6 +18,7 @@ pub mod parts;
 pub mod period;
 pub mod plan;
 pub mod quantity;
+pub mod reconciliation;
 pub mod restore;
 pub mod standing;
 pub mod subscription;

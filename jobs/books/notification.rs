@@ -133,7 +133,11 @@ fn notification(row: &Row) -> Result<Notification, BooksError> {
     })
 }
 
-async fn all(c: &Connection, sql: &str, values: impl libsql::params::IntoParams) -> Result<Vec<Notification>, BooksError> {
+async fn all(
+    c: &Connection,
+    sql: &str,
+    values: impl libsql::params::IntoParams,
+) -> Result<Vec<Notification>, BooksError> {
     let mut rows = c.query(sql, values).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -187,7 +191,13 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn settle_notification(&self, id: &str, attempts: i64, sent: DeliveryOutcome, now: Timestamp) -> Result<(), BooksError> {
+    pub async fn settle_notification(
+        &self,
+        id: &str,
+        attempts: i64,
+        sent: DeliveryOutcome,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
         let id = id.to_owned();
         self.write(async move |c| {
             let now = now.as_second();

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::audit::{AuditEntry, record};
 use super::database::{BooksError, Database, first_row, json};
-use super::meter_event::{RESEND, EventState};
+use super::meter_event::{EventState, RESEND};
 use super::period::{Month, instant, minute};
 use super::quantity::Quantity;
 use super::restore;
@@ -309,7 +309,8 @@ impl Database {
                         shortfall: shortfall.zip(since),
                         acknowledged: row.get(8)?,
                     };
-                    let same = |o: &TotalToCheck| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
+                    let same =
+                        |o: &TotalToCheck| (&o.customer, &o.meter, o.start) == (&one.customer, &one.meter, one.start);
                     if !found.iter().any(same) {
                         found.push(one);
                     }

@@ -9,12 +9,12 @@ use std::path::Path;
 use jiff::Timestamp;
 use libsql::{Connection, Value, params};
 
-use super::reconciliation::{InvoiceEvents, events_between};
 use super::audit::{AuditEntry, record};
+use super::billing_target::{MARGIN, set_state};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::meter_event::last_seq;
-use super::billing_target::{MARGIN, set_state};
 use super::period::{Month, instant, minute};
+use super::reconciliation::{InvoiceEvents, events_between};
 
 /// Largest value of an event (migration 0014).
 const LARGEST: i64 = 999_999_999_999_999;
@@ -216,7 +216,12 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn mark_restored(&self, backup_at: Timestamp, entry: AuditEntry, now: Timestamp) -> Result<Timestamp, BooksError> {
+    pub async fn mark_restored(
+        &self,
+        backup_at: Timestamp,
+        entry: AuditEntry,
+        now: Timestamp,
+    ) -> Result<Timestamp, BooksError> {
         self.write(async move |c| {
             let newest = first_row(c, NEWEST, ()).await?.map_or(Ok(None), |row| row.get::<Option<i64>>(0))?;
             let backup_at = newest.map_or(backup_at, |newest| backup_at.min(instant(newest)));

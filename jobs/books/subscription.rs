@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use libsql::params;
 use serde::Serialize;
 
-use super::database::{BooksError, Database, json};
 use super::billing_target::set_state;
+use super::database::{BooksError, Database, json};
 
 /// A subscription to be written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::billing::{self, Period, Span, Subscription};
 use super::database::{BooksError, Database, clock, json};
-use super::entitlement::{Reason, PaymentStatus};
+use super::entitlement::{PaymentStatus, Reason};
 use super::period::{Day, instant};
 use super::plan::{Plans, TURN};
 use super::quantity::UNIT;

@@ -4,7 +4,7 @@
 //! this meter's has cost is below its own budget, if it has one). The two forms of the answer are one: *allowed* means that what is used is
 //! less than the effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches the budget.
 
-use crate::books::entitlement::{Reason, PaymentStatus};
+use crate::books::entitlement::{PaymentStatus, Reason};
 use crate::books::money::{Cost, Currency};
 use crate::books::plan::Terms;
 use crate::books::quantity::Quantity;

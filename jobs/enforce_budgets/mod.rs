@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use self::decide::{Case, Decided, MeterCase, decide};
 use crate::books::Database;
 use crate::books::database::BooksError;
-use crate::books::entitlement::{self, CustomerFacts, Entitlement, Freshness, Reason, PaymentStatus, PeriodUsage, TurnRow, storable};
+use crate::books::entitlement::{
+    self, CustomerFacts, Entitlement, Freshness, PaymentStatus, PeriodUsage, Reason, TurnRow, storable,
+};
 use crate::books::money::{Cost, Currency};
-use crate::books::notification::{self, NotificationKind, NewNotification};
+use crate::books::notification::{self, NewNotification, NotificationKind};
 use crate::books::period::instant;
 use crate::books::plan::{Plan, Plans, TURN};
 use crate::books::quantity::{Quantity, UNIT};
@@ -351,7 +353,9 @@ async fn write(
         .collect();
     let before = |e: &Entitlement| loaded.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
     for (customer, verdict) in &verdicts {
-        rows.extend(verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned());
+        rows.extend(
+            verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned(),
+        );
         gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
         limits.extend(verdict.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
         for e in &verdict.entitlements {
@@ -502,7 +506,12 @@ fn is_reached(part: i128, whole: i64, percent: u32) -> bool {
 
 /// What the backend is told of a meter: crossings, and a change of the answer. What the decision before had reached already was told
 /// then; should it be made again (a restated bill took usage back and gave it again), the table of notifications keeps one of each.
-fn notifications_of(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32], change: i64) -> Vec<NewNotification> {
+fn notifications_of(
+    was: Option<&Entitlement>,
+    is: &Entitlement,
+    thresholds: &[u32],
+    change: i64,
+) -> Vec<NewNotification> {
     let before = was.filter(|was| was.period_start == is.period_start).map(shares);
     let mut found = vec![];
     for (at, (kind, part, whole)) in shares(is).into_iter().enumerate() {
@@ -527,7 +536,13 @@ fn budget_notifications(was: Option<&Entitlement>, is: &Entitlement, thresholds:
     crossed.map(|p| new_notification(is, String::new(), NotificationKind::BudgetUsed, *p, is.budget_minor)).collect()
 }
 
-fn new_notification(e: &Entitlement, meter: String, kind: NotificationKind, percent: u32, base: i64) -> NewNotification {
+fn new_notification(
+    e: &Entitlement,
+    meter: String,
+    kind: NotificationKind,
+    percent: u32,
+    base: i64,
+) -> NewNotification {
     let mut data = serde_json::Map::new();
     let mut put = |name: &str, value: serde_json::Value| drop(data.insert(name.to_owned(), value));
     put("customer", e.customer.clone().into());

@@ -12,7 +12,7 @@ use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
 use crate::books::period::Day;
-use crate::books::quantity::{DECIMALS, Rounding, Quantity, QuantityError};
+use crate::books::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
 
 /// Code of a row that has no value.
 pub const BLANK: i32 = -1;

@@ -38,7 +38,7 @@ use self::read::{Facts, read_files};
 use self::reader::ReadError;
 use self::source::{Object, Source, SourceError};
 use self::totals::{Totals, UnknownLineType};
-use crate::books::bill::{BillId, BillLine, MeterTotals, BookedVersions, Version, VersionKey};
+use crate::books::bill::{BillId, BillLine, BookedVersions, MeterTotals, Version, VersionKey};
 use crate::books::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
 use crate::books::meter::Rules;
 use crate::books::period::{Day, Month};

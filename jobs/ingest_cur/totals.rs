@@ -22,7 +22,7 @@ use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
 use crate::books::meter::{Claim, Rules};
 use crate::books::period::{Day, Month};
-use crate::books::quantity::{Rounding, Quantity, QuantityError};
+use crate::books::quantity::{Quantity, QuantityError, Rounding};
 
 /// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;

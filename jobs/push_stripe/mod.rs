@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::decide::DeferReason;
 pub use self::plan::PlannedEvent;
-use self::plan::{PlanInputs, SharedInputs, MappedMeter};
+use self::plan::{MappedMeter, PlanInputs, SharedInputs};
 use self::send::{RunClock, SendStop, SendTally};
 use crate::books::billing_target::StripeMeter;
 use crate::books::period::instant;
@@ -31,7 +31,7 @@ use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
-use crate::stripe::{StripeAccount, BillingSettings, StripeMode};
+use crate::stripe::{BillingSettings, StripeAccount, StripeMode};
 
 /// Customers that are planned in one transaction on a local file.
 const CHUNK: u32 = 1000;

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::decide::{self, PeriodBilling, BillingCase, PeriodDecision, DeferReason, PeriodCase, EarlierEvent, closes, decide, look_again, target};
-use crate::books::database::BooksError;
-use crate::books::meter_event::{self, NewMeterEvent, EventState};
+use super::decide::{
+    self, BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, closes, decide,
+    look_again, target,
+};
 use crate::books::billing_target::{self, DueCustomer, NewTarget};
+use crate::books::database::BooksError;
+use crate::books::meter_event::{self, EventState, NewMeterEvent};
 use crate::books::plan::{Plan, Plans};
 use crate::books::quantity::Quantity;
 use crate::stripe::Mapping;
@@ -124,7 +127,14 @@ enum Next {
 }
 
 /// Decides for one customer.
-fn judge(id: &str, due: &DueCustomer, inputs: &PlanInputs, now: i64, outcome: &mut PlanOutcome, changes: &mut Changes) -> Next {
+fn judge(
+    id: &str,
+    due: &DueCustomer,
+    inputs: &PlanInputs,
+    now: i64,
+    outcome: &mut PlanOutcome,
+    changes: &mut Changes,
+) -> Next {
     // usage under a tag that no customer has, or that of one who is gone
     if !due.known {
         return Next::Look(None);
@@ -219,7 +229,8 @@ fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<EarlierE
         timestamp: s.timestamp,
         value: s.value,
         // one invoice is one Stripe customer's
-        billed: !matches!(s.state, EventState::Refused | EventState::Discarded) && Some(s.stripe_customer.as_str()) == stripe,
+        billed: !matches!(s.state, EventState::Refused | EventState::Discarded)
+            && Some(s.stripe_customer.as_str()) == stripe,
         accepted: s.state == EventState::Accepted,
     })
 }

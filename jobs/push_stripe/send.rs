@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use crate::books::BooksError;
 use crate::books::Database;
-use crate::books::meter_event::{MeterEvent, AttemptOutcome, EventState};
+use crate::books::meter_event::{AttemptOutcome, EventState, MeterEvent};
 use crate::stripe::transport::{CallError, CallFailure};
-use crate::stripe::{StripeAccount, SendCounters};
+use crate::stripe::{SendCounters, StripeAccount};
 
 /// Seconds of sending that are claimed at once.
 const CLAIMED_SECONDS: u32 = 5;
@@ -243,7 +243,12 @@ pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunCl
 }
 
 /// SendCounters some that are claimed; outcomes are written down while others are still under way.
-async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: &mut SendTally) -> Result<(), BooksError> {
+async fn send_some(
+    books: &Database,
+    run: &Run,
+    events: Vec<MeterEvent>,
+    tally: &mut SendTally,
+) -> Result<(), BooksError> {
     let claimed = Instant::now();
     let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
     let sending = async move {
@@ -269,7 +274,12 @@ async fn send_some(books: &Database, run: &Run, events: Vec<MeterEvent>, tally: 
     written
 }
 
-fn count(tally: &mut SendTally, sends: &SendCounters, settled: AttemptOutcome, answer: Option<SendAnswer>) -> AttemptOutcome {
+fn count(
+    tally: &mut SendTally,
+    sends: &SendCounters,
+    settled: AttemptOutcome,
+    answer: Option<SendAnswer>,
+) -> AttemptOutcome {
     let Some(answer) = answer else { return settled };
     tally.attempts += 1;
     let all = match settled.state {

@@ -91,7 +91,8 @@ fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
     ] {
         let events = InvoiceEvents { discarded, pending, ..first(&[10, 20]) };
         let read = at_once(&of(events), seen, T0 + now, GRACE);
-        let agrees = |is_final| Comparison { seen, expected: 30, shortfall: None, verdict: TotalVerdict::Agrees, is_final };
+        let agrees =
+            |is_final| Comparison { seen, expected: 30, shortfall: None, verdict: TotalVerdict::Agrees, is_final };
         assert_eq!(read, expected.map(agrees), "{seen} {discarded} {pending} {now}");
     }
 }
@@ -200,7 +201,11 @@ fn an_accepted_event_is_not_there_after_a_day_and_another() {
         let lost: i64 = seqs.iter().map(|seq| 1_i64 << (seq - 1)).sum();
         let instants = [DAY / 2, settled, settled + DAY / 2, settled + DAY - 1, settled + DAY];
         let found = verdicts(of(first(&values)), all - lost, &instants);
-        assert_eq!(found[..4], [TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait], "{seqs:?}");
+        assert_eq!(
+            found[..4],
+            [TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait],
+            "{seqs:?}"
+        );
         assert_eq!(found[4], not_received(seqs));
     }
 }
@@ -303,7 +308,10 @@ fn what_a_person_has_made_good_explains_nothing_else() {
     let known = |shortfall: i64, events: InvoiceEvents| TotalToCheck { acknowledged: shortfall, ..of(events) };
     // five are billed by hand; events that come to five are sent later, and arrive
     let later = vec![took(5, 3, 4 * DAY), took(4, 2, 3 * DAY)];
-    let sent = || InvoiceEvents { accepted: [later.clone(), first(&[10, 20, 40]).accepted].concat(), ..InvoiceEvents::default() };
+    let sent = || InvoiceEvents {
+        accepted: [later.clone(), first(&[10, 20, 40]).accepted].concat(),
+        ..InvoiceEvents::default()
+    };
     for days in 1..4 {
         assert_eq!(judged(&known(5, sent()), 70, days), TotalVerdict::Wait);
     }
@@ -361,7 +369,11 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
     assert_eq!(verdict(three(), 70), (TotalVerdict::Wait, None), "the stranger's comes later");
     assert_eq!(verdict(three(), 75), (TotalVerdict::Wait, None));
     for (settled, shortfall) in [(80, -5), (65, 10)] {
-        assert_eq!(verdict(three(), settled), (TotalVerdict::Wait, Some(shortfall)), "told as drift, and judged with the whole");
+        assert_eq!(
+            verdict(three(), settled),
+            (TotalVerdict::Wait, Some(shortfall)),
+            "told as drift, and judged with the whole"
+        );
     }
     let doubt = |value| InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..three() };
     for (value, settled, expected) in [
@@ -381,11 +393,15 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
 fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     // five have been missing, unexplained, for days when five are sent and stay without an answer
     let late = UnconfirmedEvent { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
-    let case = TotalToCheck { shortfall: Some((5, T0 + 2 * DAY)), ..of(InvoiceEvents { unconfirmed: Some(late), ..first(&[10, 20]) }) };
+    let case = TotalToCheck {
+        shortfall: Some((5, T0 + 2 * DAY)),
+        ..of(InvoiceEvents { unconfirmed: Some(late), ..first(&[10, 20]) })
+    };
     let read = judge(&case, 30, case.end, 30, T0 + 9 * DAY);
     assert!(matches!(read.verdict, TotalVerdict::Alarm(_)), "{read:?}");
     // one that was lost before explains what is missing, and then the unconfirmed one is there
-    let doubt = InvoiceEvents { unconfirmed: Some(UnconfirmedEvent { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
+    let doubt =
+        InvoiceEvents { unconfirmed: Some(UnconfirmedEvent { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
     let lost_before = TotalToCheck { shortfall: Some((20, T0 + 2 * DAY)), ..of(doubt) };
     let read = judge(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
     assert_eq!(read.verdict, TotalVerdict::Settle(Some(4), vec![2]), "{read:?}");
@@ -395,8 +411,10 @@ fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
 
 #[test]
 fn what_was_taken_lately_is_left_out() {
-    let events =
-        |recent: Vec<AcceptedEvent>| InvoiceEvents { accepted: [recent, first(&[10, 20]).accepted].concat(), ..InvoiceEvents::default() };
+    let events = |recent: Vec<AcceptedEvent>| InvoiceEvents {
+        accepted: [recent, first(&[10, 20]).accepted].concat(),
+        ..InvoiceEvents::default()
+    };
     let now = 5 * DAY;
     let edge = 4 * DAY;
     for (name, recent, expected) in [
@@ -448,7 +466,10 @@ fn what_no_lost_event_explains_is_for_a_person() {
             verdicts(of(first(values)), *total, &[settled, settled + DAY - 1, settled + DAY, settled + 5 * DAY]);
         assert_eq!(found[..2], [TotalVerdict::Wait, TotalVerdict::Wait], "{values:?} {total}");
         for verdict in &found[2..] {
-            assert!(matches!(verdict, TotalVerdict::Alarm(why) if why.contains(*said)), "{values:?} {total}: {verdict:?}");
+            assert!(
+                matches!(verdict, TotalVerdict::Alarm(why) if why.contains(*said)),
+                "{values:?} {total}: {verdict:?}"
+            );
         }
     }
 }
@@ -461,9 +482,11 @@ fn what_was_discarded_unconfirmed_may_be_there() {
     let recent = took(3, 7, 2 * DAY);
     let with_recent = InvoiceEvents { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
     let case = of(with_recent);
-    for (total, verdict, shortfall) in
-        [(30, TotalVerdict::Wait, None), (80, TotalVerdict::Wait, None), (60, TotalVerdict::Wait, Some((-30, T0 + 2 * DAY + HOUR)))]
-    {
+    for (total, verdict, shortfall) in [
+        (30, TotalVerdict::Wait, None),
+        (80, TotalVerdict::Wait, None),
+        (60, TotalVerdict::Wait, Some((-30, T0 + 2 * DAY + HOUR))),
+    ] {
         let read = judge(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
         assert_eq!((read.verdict, read.shortfall), (verdict, shortfall), "{total}");
     }
@@ -543,7 +566,8 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
         match &read.verdict {
             TotalVerdict::Settle(None, not_received) => {
                 let not_received_ones = |e: &AcceptedEvent| not_received.contains(&e.seq);
-                let sum: i64 = account.of.events.accepted.iter().filter(|e| not_received_ones(e)).map(|e| e.value).sum();
+                let sum: i64 =
+                    account.of.events.accepted.iter().filter(|e| not_received_ones(e)).map(|e| e.value).sum();
                 let until = settled_until(&account.of, now).unwrap();
                 prop_assert_eq!(sum, account.lost(until), "{:?} of {:?}", read, account);
                 prop_assert!(sum > 0);

@@ -47,7 +47,11 @@ pub fn skew(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure>
 ///
 /// # Errors
 /// When the account is not the one that was used before, or a meter is mapped otherwise than before.
-pub fn matched(billing: &BillingSettings, known: &[StripeMeter], remote: &[RemoteMeter]) -> Result<Vec<StripeMeter>, String> {
+pub fn matched(
+    billing: &BillingSettings,
+    known: &[StripeMeter],
+    remote: &[RemoteMeter],
+) -> Result<Vec<StripeMeter>, String> {
     let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
     if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
         return Err(format!(

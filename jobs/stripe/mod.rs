@@ -29,7 +29,7 @@ use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
 use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, StripeRequest};
 use stripe_product::price::ListPrice;
 
-use self::transport::{ResponseMeta, CallError, CallFailure, Transport};
+use self::transport::{CallError, CallFailure, ResponseMeta, Transport};
 use crate::books::meter_event::MeterEvent;
 
 /// Objects that are asked for at once, the most that Stripe gives.

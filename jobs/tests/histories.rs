@@ -91,7 +91,10 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
         })
         .await;
         let seen = seen.lock().unwrap();
-        println!("{} requests, {} amounts below zero deferred, events: {:#?}", seen.requests, seen.deferred, seen.events);
+        println!(
+            "{} requests, {} amounts below zero deferred, events: {:#?}",
+            seen.requests, seen.deferred, seen.events
+        );
         judge(&seen.shapes.values().cloned().collect::<Vec<_>>());
         // histories in which nothing goes wrong would prove nothing
         for kind in [

@@ -163,7 +163,9 @@ async fn counters_roll_over_without_a_new_bill() {
     for what in ["no bill", "on_hold", "out of reach"] {
         let month = Month::of(now);
         match what {
-            "on_hold" => deliver_lines(&world.bucket(), V2, &[Line { line_type: "?".into(), ..chime("alice", 1, 1.0) }]),
+            "on_hold" => {
+                deliver_lines(&world.bucket(), V2, &[Line { line_type: "?".into(), ..chime("alice", 1, 1.0) }])
+            }
             "out of reach" => world.source(Arc::new(Folder::new("/nowhere"))),
             _ => {}
         }

@@ -67,8 +67,10 @@ impl Life<'_> {
     async fn backup(&mut self, name: &str, plain: bool) -> (PathBuf, i64) {
         // the worker is between two runs, or in the middle of one that a kill ended
         let made = self.now - self.rng.i64(0..600);
-        let open =
-            self.world.rows("SELECT state FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')").await;
+        let open = self
+            .world
+            .rows("SELECT state FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')")
+            .await;
         for state in open {
             self.count(format!("{state} in a backup"), 1);
         }
@@ -81,7 +83,12 @@ impl Life<'_> {
         self.now = self.ran + self.rng.i64(60..HOUR);
         self.world.restore(backup).await;
         if plain {
-            let act = AuditEntry { actor: "ann".into(), action: "restored".into(), target: "books".into(), reason: "test".into() };
+            let act = AuditEntry {
+                actor: "ann".into(),
+                action: "restored".into(),
+                target: "books".into(),
+                reason: "test".into(),
+            };
             self.world.context.books.mark_restored(at(made), act, at(self.now)).await.unwrap();
         }
         let until = self.now + self.rng.i64(0..3) * DAY;
@@ -143,7 +150,8 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     for sign in imported {
         life.count(if sign == "1" { "taken over" } else { "taken over, less than known" }, 1);
     }
-    let deferred = life.world.rows("SELECT deferred_reason FROM billing_targets WHERE deferred_reason = 'restored'").await;
+    let deferred =
+        life.world.rows("SELECT deferred_reason FROM billing_targets WHERE deferred_reason = 'restored'").await;
     assert!(deferred.is_empty(), "world {seed}: {deferred:?}");
 }
 
@@ -361,7 +369,8 @@ async fn a_copy_is_of_the_time_of_the_newest_thing_in_it() {
     let (mut world, _, begin) = calm(6).await;
     let copy = world.backup("copy.db", true, begin).await;
     world.restore(copy).await;
-    let act = || AuditEntry { actor: "ann".into(), action: "restored".into(), target: "books".into(), reason: "test".into() };
+    let act =
+        || AuditEntry { actor: "ann".into(), action: "restored".into(), target: "books".into(), reason: "test".into() };
     let books = &world.context.books;
     let late = begin + 5 * DAY;
     let taken = books.mark_restored(at(late), act(), at(late)).await.unwrap();
@@ -454,9 +463,13 @@ fn restored_books_bill_what_the_lost_ones_did_not_and_nothing_twice() {
         let seen = seen.lock().unwrap();
         println!("{seen:#?}");
         // histories in which nothing is lost would prove nothing
-        for kind in
-            ["unconfirmed in a backup", "pending in a backup", "sending in a backup", "deferred as restored", "taken over"]
-        {
+        for kind in [
+            "unconfirmed in a backup",
+            "pending in a backup",
+            "sending in a backup",
+            "deferred as restored",
+            "taken over",
+        ] {
             assert!(!all || seen.get(kind).is_some_and(|n| *n > 5), "too few are {kind}: {seen:?}");
         }
     });

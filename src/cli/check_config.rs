@@ -26,7 +26,10 @@ pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow
         }
         Action::Show => {
             print::out(&format!("# database.token = {:?} (METER_DATABASE__TOKEN)", config.database.token));
-            print::out(&format!("# notifications.secret = {:?} (METER_NOTIFICATIONS__SECRET)", config.notifications.secret));
+            print::out(&format!(
+                "# notifications.secret = {:?} (METER_NOTIFICATIONS__SECRET)",
+                config.notifications.secret
+            ));
             print::out(&format!("# stripe.key = {:?} (METER_STRIPE__KEY)", config.stripe.key));
             print::out(&format!("# http.token = {:?} (METER_HTTP__TOKEN)", config.http.token));
             print::out(toml::to_string_pretty(&config)?.trim_end());

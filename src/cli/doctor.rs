@@ -80,8 +80,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     bills(config, books.as_ref(), now, &mut checks).await;
     stripe(config, books.as_ref(), now, &mut checks).await;
     match &config.notifications.url {
-        Some(_) => checks.well("notifications", "a receiver is configured; `meter notifications list` shows how it answers".into()),
-        None => checks.well("notifications", "notifications.url is not set, so nobody is told of crossings and blocks".into()),
+        Some(_) => checks
+            .well("notifications", "a receiver is configured; `meter notifications list` shows how it answers".into()),
+        None => checks
+            .well("notifications", "notifications.url is not set, so nobody is told of crossings and blocks".into()),
     }
     worker(config, &mut checks).await;
     let Checks(found) = checks;

@@ -3,7 +3,7 @@
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use jobs::books::audit::AuditEntry;
-use jobs::books::meter_event::{MeterEvent, ManualAction, EventState};
+use jobs::books::meter_event::{EventState, ManualAction, MeterEvent};
 
 use super::jobs_of::ago;
 use super::{BadUsage, Exit, print};
@@ -137,13 +137,19 @@ async fn act(
             done = Exit::Failed;
             continue;
         };
-        let act =
-            AuditEntry { actor: who(), action: name.to_owned(), target: subject(&event), reason: which.reason.trim().to_owned() };
+        let act = AuditEntry {
+            actor: who(),
+            action: name.to_owned(),
+            target: subject(&event),
+            reason: which.reason.trim().to_owned(),
+        };
         match (books.decide_event(id, what, act, now).await?, what) {
             (Some(was), ManualAction::Retry) => {
                 print::out(&format!("{}: its {} will be planned anew by the next push", was.seq, was.value))
             }
-            (Some(was), ManualAction::Discard) => print::out(&format!("{}: its {} will never be sent", was.seq, was.value)),
+            (Some(was), ManualAction::Discard) => {
+                print::out(&format!("{}: its {} will never be sent", was.seq, was.value))
+            }
             (None, _) => {
                 let can = if what == ManualAction::Retry { "refused" } else { "pending, unconfirmed or refused" };
                 eprintln!(

@@ -11,9 +11,9 @@ mod discover;
 mod doctor;
 mod enqueue;
 mod entitlements;
+mod events;
 mod health;
 mod ingest;
-mod events;
 mod jobs_of;
 mod notifications;
 mod plan;
@@ -49,7 +49,8 @@ use crate::wiring;
 pub(crate) use self::jobs_of::ago;
 pub(crate) use self::print::span;
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention: a person should look.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention: a person should look.";
 
 /// Turns AWS bills into exact books of who used what.
 #[derive(Debug, Parser)]

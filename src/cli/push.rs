@@ -62,14 +62,18 @@ pub(super) fn reason(deferred: DeferReason) -> &'static str {
     match deferred {
         DeferReason::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
         DeferReason::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
-        DeferReason::NoItem => "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`",
+        DeferReason::NoItem => {
+            "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`"
+        }
         DeferReason::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
         DeferReason::Currency => "the item's price is in another currency than the plan: one of them must change",
         DeferReason::TooLarge => "it has more than 15 digits: Stripe cannot take it",
         DeferReason::BelowZero => {
             "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
         }
-        DeferReason::Refused => "Stripe refused an event of this customer and meter: `meter events list --state refused`",
+        DeferReason::Refused => {
+            "Stripe refused an event of this customer and meter: `meter events list --state refused`"
+        }
         DeferReason::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
         DeferReason::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
     }

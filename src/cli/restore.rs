@@ -65,7 +65,12 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
     if !waits {
         return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` names those that are waited for")).into());
     }
-    let act = AuditEntry { actor: who(), action: "restored --without".into(), target: "books".into(), reason: which.to_owned() };
+    let act = AuditEntry {
+        actor: who(),
+        action: "restored --without".into(),
+        target: "books".into(),
+        reason: which.to_owned(),
+    };
     books.go_without_bill(export.to_owned(), month, act, now).await?;
     print::out(&format!("noted: totals are taken over without the bill of {export} for {month}"));
     Ok(Exit::Ok)

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use jobs::books::entitlement::Entitlement;
 use jobs::enforce_budgets::{self, EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
-use jobs::roll_periods::{self, RollPeriodsReport, RollPeriods};
+use jobs::roll_periods::{self, RollPeriods, RollPeriodsReport};
 use serde_json::Value;
 
 use super::enqueue::{self, What};

@@ -118,8 +118,15 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     line(
         "notifications",
         match s.notifications_go_out {
-            true => format!("{} pending, {} given up", print::count(notifications.pending), print::count(notifications.dead)),
-            false => format!("{} kept; notifications.url is not set", print::count(notifications.pending + notifications.dead)),
+            true => format!(
+                "{} pending, {} given up",
+                print::count(notifications.pending),
+                print::count(notifications.dead)
+            ),
+            false => format!(
+                "{} kept; notifications.url is not set",
+                print::count(notifications.pending + notifications.dead)
+            ),
         },
     );
     let sum = |state: &str| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(state)).sum() };

@@ -7,7 +7,7 @@ use jobs::books::Database;
 use jobs::books::billing_target::StripeMeter;
 use jobs::stripe::account::matched;
 use jobs::stripe::check::{CheckLine, check};
-use jobs::stripe::{StripeAccount, BillingSettings, RemoteMeter, StripeMode};
+use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 
 use super::push::books;
 use super::{BadUsage, Exit, print};
@@ -45,7 +45,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let prices = account.prices().await.map_err(|e| anyhow!(e))?;
     let known = books.stripe_meters().await?;
     let lines = check(&billing, &known, &remote, &prices, &books.plans().await?, now);
-    let row = |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
+    let row =
+        |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
     print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
     for (what, fault) in lines.iter().filter_map(|l| Some((&l.what, l.fault.as_ref()?))) {
         print::out(&format!("{what}: {fault}"));

@@ -90,7 +90,8 @@ impl NotificationsConfig {
     /// What is wrong, and where. The values are not repeated: both may be secret.
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
         let Some(url) = &self.url else { return vec![] };
-        let fault = |why: &str| vec![(vec![Step::Key("notifications".into()), Step::Key("url".into())], why.to_owned())];
+        let fault =
+            |why: &str| vec![(vec![Step::Key("notifications".into()), Step::Key("url".into())], why.to_owned())];
         match reqwest::Url::parse(url) {
             Err(_) => return fault("it is no address; write https://host/path"),
             Ok(url) if !matches!(url.scheme(), "https" | "http") => return fault("it is neither https:// nor http://"),
@@ -100,7 +101,9 @@ impl NotificationsConfig {
         let secret = self.secret.expose();
         let bytes = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=').len() * 3 / 4;
         if secret.is_empty() {
-            fault(&format!("notifications are signed: set {SECRET_VARIABLE} to whsec_ and 24 to 64 random bytes in base64"))
+            fault(&format!(
+                "notifications are signed: set {SECRET_VARIABLE} to whsec_ and 24 to 64 random bytes in base64"
+            ))
         } else if Webhook::new(secret).is_err() || !SECRET_BYTES.contains(&bytes) {
             fault(&format!("{SECRET_VARIABLE} is not whsec_ and 24 to 64 bytes in base64"))
         } else {

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jobs::stripe::transport::Transport;
-use jobs::stripe::{StripeAccount, BillingSettings, Mapping, StripeMode};
+use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 

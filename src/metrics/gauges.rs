@@ -238,7 +238,11 @@ fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Re
     board.set("meter_stripe_alarms", &[], stripe.alarms)?;
     for meter in meters.iter().copied().chain(customers.drift.keys().map(String::as_str)) {
         board.set("meter_stripe_drift_units", &[meter], customers.drift.get(meter).copied().unwrap_or_default())?;
-        board.set("meter_stripe_deferred_units", &[meter], customers.deferred_units.get(meter).copied().unwrap_or_default())?;
+        board.set(
+            "meter_stripe_deferred_units",
+            &[meter],
+            customers.deferred_units.get(meter).copied().unwrap_or_default(),
+        )?;
     }
     for reason in jobs::push_stripe::DeferReason::names().chain(["acknowledged"]) {
         board.set("meter_stripe_deferred", &[reason], customers.deferred.get(reason).unwrap_or(&0))?;

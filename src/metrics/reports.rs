@@ -6,8 +6,8 @@ use jobs::ingest_cur::{IngestReport, Outcome, PartReport};
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
-use jobs::roll_periods::RollPeriodsReport;
 use jobs::roll_counters::RollCountersReport;
+use jobs::roll_periods::RollPeriodsReport;
 use jobs::sync_stripe::SyncReport;
 use jobs::verify_books::VerifyReport;
 

@@ -15,8 +15,8 @@ use jobs::job::{Context, Failure, Job};
 use jobs::probe::Probe;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
-use jobs::roll_periods::RollPeriods;
 use jobs::roll_counters::RollCounters;
+use jobs::roll_periods::RollPeriods;
 use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 

@@ -173,8 +173,7 @@ impl Queue {
             let worker = worker.clone();
             Box::pin(async move {
                 // a write that changes nothing, because a count of rows costs a remote transaction one round trip, and a row two
-                let sql =
-                    "UPDATE jobs SET heartbeat = heartbeat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
+                let sql = "UPDATE jobs SET heartbeat = heartbeat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
                 match c.execute(sql, params![seq, lease, worker]).await? {
                     0 => Err(BooksError::Fenced),
                     _ => Ok(()),
@@ -379,7 +378,10 @@ mod tests {
     fn a_wall_clock_alone_ends_no_lease() {
         let hour = 3_600_000;
         assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first look");
-        assert!(!after(14, 1000, 1000 + hour), "an hour forward, but the heartbeat was watched for less than half a lease");
+        assert!(
+            !after(14, 1000, 1000 + hour),
+            "an hour forward, but the heartbeat was watched for less than half a lease"
+        );
         assert!(after(15, 1000, 1001), "over by the clock, and still for half a lease");
         assert!(!after(29, 1000 + hour, 1000), "an hour back: not yet");
         assert!(after(30, 1000 + hour, 1000), "an hour back: still for a whole lease all the same");

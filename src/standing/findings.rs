@@ -161,8 +161,10 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
         add(Level::Wrong, "MeterStripeAlarm", what, "meter reconcile");
     }
     if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNDECIDED) {
-        let what =
-            format!("an event has been unconfirmed for {}, longer than Stripe's totals take to decide", span(since(at)));
+        let what = format!(
+            "an event has been unconfirmed for {}, longer than Stripe's totals take to decide",
+            span(since(at))
+        );
         add(Level::Wrong, "MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
     } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > DOUBTFUL) {
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
@@ -341,7 +343,11 @@ mod tests {
             |s| s.queue.workers = BTreeMap::from([("silent", 1), ("working", 1)]),
         ),
         ("MeterBillStale", |s| s.books.bills[0].delivered_at = hours(37), |s| s.books.bills[0].delivered_at = None),
-        ("MeterUsageStale", |s| s.books.bills[0].usage_through = hours(73), |s| s.books.bills[0].usage_through = hours(72)),
+        (
+            "MeterUsageStale",
+            |s| s.books.bills[0].usage_through = hours(73),
+            |s| s.books.bills[0].usage_through = hours(72),
+        ),
         ("MeterVersionOnHold", |s| s.books.bills[0].on_hold = 1, |s| s.books.bills[0].hold_reason = Some("old".into())),
         (
             "MeterUnrecognisedLines",

@@ -7,15 +7,15 @@ use libsql::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::{
-    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NotificationStats, OF_A_DEMO,
-    Pressed, StripeStanding,
+    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NotificationStats,
+    OF_A_DEMO, Pressed, StripeStanding,
 };
-use crate::books::reconciliation::alarms;
+use crate::books::billing_target::state;
 use crate::books::database::{BooksError, Database, first_row};
 use crate::books::entitlement::usage_through;
-use crate::books::billing_target::state;
 use crate::books::period::{Month, instant};
 use crate::books::quantity::Quantity;
+use crate::books::reconciliation::alarms;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;

@@ -24,7 +24,14 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
 /// An event for the period from `of` on, on an invoice that is not final: `a`ccepted, `p`ending, or `r`efused.
 fn sent(of: i64, at: i64, value: i64, kind: char) -> EarlierEvent {
     let invoice = (T0 + of, T0 + 1000 * DAY);
-    EarlierEvent { period_start: T0 + of, timestamp: T0 + at, invoice, value, billed: kind != 'r', accepted: kind == 'a' }
+    EarlierEvent {
+        period_start: T0 + of,
+        timestamp: T0 + at,
+        invoice,
+        value,
+        billed: kind != 'r',
+        accepted: kind == 'a',
+    }
 }
 
 fn case(periods: Vec<PeriodCase>, sent: Vec<EarlierEvent>) -> BillingCase {
@@ -216,8 +223,12 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     let mut case = two_periods();
     case.periods[0].target = Some(7);
     let event = |case: &BillingCase, now: i64| decide(case, T0 + now, GRACE)[0].event.unwrap();
-    let own =
-        EventToSend { value: 7, billed: (T0, T0 + END), timestamp: T0 + END - 1, send_before: T0 + END + GRACE - MARGIN };
+    let own = EventToSend {
+        value: 7,
+        billed: (T0, T0 + END),
+        timestamp: T0 + END - 1,
+        send_before: T0 + END + GRACE - MARGIN,
+    };
     assert_eq!(event(&case, END + 5), own);
     assert_eq!(event(&case, DAY), EventToSend { timestamp: T0 + DAY, ..own });
     let next = EventToSend {
@@ -283,7 +294,8 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 
 #[test]
 fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
-    let on_first = |at: i64, value: i64, kind: char| EarlierEvent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
+    let on_first =
+        |at: i64, value: i64, kind: char| EarlierEvent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
     // 100 were taken and turned out not to be there, so the invoice came to 30 - 20 - 40, and Stripe made it zero
     let before = vec![
         on_first(DAY, 30, 'a'),
@@ -422,8 +434,9 @@ fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a EarlierEvent, i64)>, invo
 
 /// What each invoice comes to when nothing but what is accepted and what takes away gets there.
 fn at_worst(case: &BillingCase) -> Vec<i64> {
-    let counts =
-        |p: &PeriodCase, s: &EarlierEvent| s.billed && (s.accepted || s.value < 0) && (p.start..p.end).contains(&s.timestamp);
+    let counts = |p: &PeriodCase, s: &EarlierEvent| {
+        s.billed && (s.accepted || s.value < 0) && (p.start..p.end).contains(&s.timestamp)
+    };
     let of = |p: &PeriodCase| case.sent.iter().filter(|s| counts(p, s)).map(|s| s.value).sum::<i64>();
     case.periods.iter().map(of).collect()
 }

@@ -137,7 +137,7 @@ enum Next {
 
 #[test]
 fn an_answer_leads_to_one_state() {
-    use EventState::{Accepted, Unconfirmed, Pending, Refused};
+    use EventState::{Accepted, Pending, Refused, Unconfirmed};
     let why = || "why".to_owned();
     // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
     let rows = [
@@ -151,12 +151,24 @@ fn an_answer_leads_to_one_state() {
             (Accepted, false, 3, Next::Never, Some(FIRST)),
             (Accepted, true, 3, Next::Never, Some(FIRST)),
         ),
-        (SendAnswer::Exists(why()), (Refused, false, 3, Next::Never, None), (Accepted, true, 3, Next::Never, Some(FIRST))),
+        (
+            SendAnswer::Exists(why()),
+            (Refused, false, 3, Next::Never, None),
+            (Accepted, true, 3, Next::Never, Some(FIRST)),
+        ),
         (SendAnswer::Refused(why()), (Refused, false, 3, Next::Never, None), (Unconfirmed, true, 3, Next::Never, None)),
         (SendAnswer::Key(why()), (Pending, false, 3, Next::Now, None), (Unconfirmed, true, 3, Next::Now, None)),
-        (SendAnswer::Later(why(), None), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
+        (
+            SendAnswer::Later(why(), None),
+            (Pending, false, 3, Next::Later, None),
+            (Unconfirmed, true, 3, Next::Later, None),
+        ),
         (SendAnswer::NotSent(why()), (Pending, false, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
-        (SendAnswer::Broken(why()), (Unconfirmed, true, 4, Next::Later, None), (Unconfirmed, true, 4, Next::Later, None)),
+        (
+            SendAnswer::Broken(why()),
+            (Unconfirmed, true, 4, Next::Later, None),
+            (Unconfirmed, true, 4, Next::Later, None),
+        ),
         (SendAnswer::Lost(why()), (Unconfirmed, true, 3, Next::Later, None), (Unconfirmed, true, 3, Next::Later, None)),
     ];
     for (answer, sure, unconfirmed) in rows {
@@ -251,7 +263,8 @@ fn any_answer() -> impl Strategy<Value = SendAnswer> {
         Just(SendAnswer::Exists(why())),
         Just(SendAnswer::Refused(why())),
         Just(SendAnswer::Key(why())),
-        prop::option::of(0..100_000_u64).prop_map(|asked| SendAnswer::Later("why".into(), asked.map(Duration::from_secs))),
+        prop::option::of(0..100_000_u64)
+            .prop_map(|asked| SendAnswer::Later("why".into(), asked.map(Duration::from_secs))),
         Just(SendAnswer::Broken(why())),
         Just(SendAnswer::Lost(why())),
         Just(SendAnswer::NotSent(why())),

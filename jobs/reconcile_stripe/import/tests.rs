@@ -1,8 +1,8 @@
 //! Tables of what is taken over, and when.
 
 use super::*;
-use crate::books::reconciliation::{AcceptedEvent, UnconfirmedEvent};
 use crate::books::meter_event::RESEND;
+use crate::books::reconciliation::{AcceptedEvent, UnconfirmedEvent};
 
 const DAY: i64 = 86_400;
 const T0: i64 = 1_800_000_000;

@@ -56,7 +56,10 @@ fn world() -> World {
         meters: [("chime_minutes".to_owned(), terms("1000", Some("0.0045"), Report::Overage))].into(),
     };
     World {
-        billing: BillingSettings { meters: [("chime_minutes".to_owned(), mapping)].into(), ..BillingSettings::default() },
+        billing: BillingSettings {
+            meters: [("chime_minutes".to_owned(), mapping)].into(),
+            ..BillingSettings::default()
+        },
         known: vec![known("mtr_1", "meter_chime", "1000")],
         remote: vec![meter],
         prices: vec![price],

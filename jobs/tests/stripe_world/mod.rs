@@ -20,7 +20,7 @@ use jobs::enforce_budgets::Enforcement;
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
 use jobs::stripe::transport::Transport;
-use jobs::stripe::{StripeAccount, BillingSettings, Mapping, StripeMode};
+use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 use libsql::params;
 use tempfile::TempDir;
 
@@ -125,7 +125,13 @@ pub fn billing(mode: StripeMode) -> BillingSettings {
         };
         (METERS[i].to_owned(), mapping)
     };
-    BillingSettings { meters: [mapping(0), mapping(1)].into(), grace: HOUR, reads_per_day: 100_000, quiet: 24 * HOUR, mode }
+    BillingSettings {
+        meters: [mapping(0), mapping(1)].into(),
+        grace: HOUR,
+        reads_per_day: 100_000,
+        quiet: 24 * HOUR,
+        mode,
+    }
 }
 
 pub fn context(books: Database, billing: BillingSettings) -> Context {

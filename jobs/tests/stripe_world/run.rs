@@ -241,7 +241,9 @@ pub async fn check(world: &World, again: &str) -> i64 {
             let target = world.target(who, meter, &period);
             let (accepted, deferred) = world.sent_for(who, meter, &period).await;
             if !below && accepted + deferred != target {
-                fail(&format!("{name} {meter}: {target} for {period:?}, and {accepted} accepted + {deferred} deferred"));
+                fail(&format!(
+                    "{name} {meter}: {target} for {period:?}, and {accepted} accepted + {deferred} deferred"
+                ));
             }
             targets += target;
             all_deferred += deferred;
@@ -254,7 +256,9 @@ pub async fn check(world: &World, again: &str) -> i64 {
         }
     }
     let deferred = world.rows("SELECT DISTINCT deferred_reason FROM billing_targets WHERE deferred <> 0").await;
-    if let Some(odd) = deferred.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str())) {
+    if let Some(odd) =
+        deferred.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str()))
+    {
         fail(&format!("deferred because {odd}"));
     }
     never_billed
