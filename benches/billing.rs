@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::meter::Rules;
-use jobs::enforce_budgets::Enforcement;
+use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
 use jobs::push_stripe::push;
@@ -104,7 +104,7 @@ fn context(books: Database, url: &str) -> Context {
         books,
         exports: Arc::new(BTreeMap::new()),
         lens: Lens { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) },
-        enforcement: Arc::new(Enforcement::default()),
+        enforcement: Arc::new(EnforcementSettings::default()),
         receiver: None,
         billing: Arc::new(config.stripe.billing().unwrap()),
     }

@@ -19,7 +19,7 @@ use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::meter::{Meter, Rules};
 use jobs::books::period::Month;
-use jobs::enforce_budgets::{Enforcement, enforce};
+use jobs::enforce_budgets::{EnforcementSettings, enforce};
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
 use jobs::roll_periods::roll;
@@ -40,7 +40,7 @@ fn context(books: Database) -> Context {
     let rules =
         Rules { tag_key: "t".into(), meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
     let lens = Lens { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) };
-    let enforcement = Arc::new(Enforcement::default());
+    let enforcement = Arc::new(EnforcementSettings::default());
     Context { books, exports: Arc::new(BTreeMap::new()), lens, enforcement, receiver: None, billing: Arc::default() }
 }
 

@@ -73,7 +73,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
     let queue = Queue::new(open(file, synchronous).await, Clock::system());
     let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
     let lens = Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
-    let enforcement = Arc::new(jobs::enforce_budgets::Enforcement::default());
+    let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
     let exports = Arc::new(BTreeMap::new());
     let context = Context {
         books: open(file, synchronous).await,

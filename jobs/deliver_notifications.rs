@@ -35,7 +35,7 @@ const NO_RECEIVER: &str = "no receiver was configured (notifications.url)";
 
 /// Where notifications go.
 #[derive(Clone)]
-pub struct Receiver {
+pub struct WebhookTarget {
     /// A client that follows no redirects and gives up in time.
     pub client: Client,
     /// The address.
@@ -44,9 +44,9 @@ pub struct Receiver {
     pub signer: Arc<Webhook>,
 }
 
-impl fmt::Debug for Receiver {
+impl fmt::Debug for WebhookTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").field("host", &self.url.host_str()).finish_non_exhaustive()
+        f.debug_struct("WebhookTarget").field("host", &self.url.host_str()).finish_non_exhaustive()
     }
 }
 
@@ -131,7 +131,7 @@ impl Job for DeliverNotifications {
 }
 
 /// SendCounters one notification; says what becomes of it.
-async fn send(receiver: &Receiver, notification: &Notification, now: Timestamp) -> DeliveryOutcome {
+async fn send(receiver: &WebhookTarget, notification: &Notification, now: Timestamp) -> DeliveryOutcome {
     let Ok(signature) = receiver.signer.sign(&notification.id, now.as_second(), notification.body.as_bytes()) else {
         return DeliveryOutcome::Dead("it could not be signed".into());
     };

@@ -13,8 +13,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::books::Database;
-use crate::deliver_notifications::Receiver;
-use crate::enforce_budgets::Enforcement;
+use crate::deliver_notifications::WebhookTarget;
+use crate::enforce_budgets::EnforcementSettings;
 use crate::ingest_cur::{Export, Lens};
 use crate::stripe::BillingSettings;
 
@@ -28,9 +28,9 @@ pub struct Context {
     /// How bills are read.
     pub lens: Lens,
     /// How entitlements are decided.
-    pub enforcement: Arc<Enforcement>,
+    pub enforcement: Arc<EnforcementSettings>,
     /// Where notifications go, if anywhere.
-    pub receiver: Option<Receiver>,
+    pub receiver: Option<WebhookTarget>,
     /// How usage is billed.
     pub billing: Arc<BillingSettings>,
 }

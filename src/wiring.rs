@@ -13,7 +13,7 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::REMOTE_WAIT;
-use jobs::deliver_notifications::{REQUEST_TIMEOUTS, Receiver};
+use jobs::deliver_notifications::{REQUEST_TIMEOUTS, WebhookTarget};
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
 use jobs::ingest_cur::{Export, Lens, Progress};
 use jobs::job::Context;
@@ -208,7 +208,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
 }
 
 /// Where notifications go. The client follows no redirect (the secret's signature is for one address), and gives up in time.
-fn receiver(config: &Config) -> anyhow::Result<Option<Receiver>> {
+fn receiver(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     let Some(url) = &config.notifications.url else { return Ok(None) };
     let (all, connect) = REQUEST_TIMEOUTS;
     let client = reqwest::Client::builder()
@@ -219,7 +219,7 @@ fn receiver(config: &Config) -> anyhow::Result<Option<Receiver>> {
         .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
         .build()?;
     let signer = standardwebhooks::Webhook::new(config.notifications.secret.expose())?;
-    Ok(Some(Receiver { client, url: reqwest::Url::parse(url)?, signer: Arc::new(signer) }))
+    Ok(Some(WebhookTarget { client, url: reqwest::Url::parse(url)?, signer: Arc::new(signer) }))
 }
 
 /// Everything that the jobs of a worker are given: as [`context`], but large bills are read in parts.

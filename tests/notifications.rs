@@ -31,13 +31,13 @@ enum Does {
 type Request = (BTreeMap<String, String>, String);
 
 /// A server of the test's own, on a free port.
-struct Receiver {
+struct WebhookTarget {
     port: u16,
     does: Arc<Mutex<Does>>,
     got: Arc<Mutex<Vec<Request>>>,
 }
 
-impl Receiver {
+impl WebhookTarget {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -100,7 +100,7 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
 }
 
 /// Books in which one customer was just blocked: four notifications are pending.
-fn place(receiver: &Receiver) -> Place {
+fn place(receiver: &WebhookTarget) -> Place {
     let place =
         Place::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
@@ -122,7 +122,7 @@ const STATES: &str = "SELECT state, attempts, count(*) FROM notifications GROUP 
 
 #[test]
 fn notifications_arrive_signed_and_once() {
-    let receiver = Receiver::start();
+    let receiver = WebhookTarget::start();
     let place = place(&receiver);
     run(&place, "config show").ends(0).says(&["/hook?********"]);
     let report = run(&place, DELIVER).ends(0).json();
@@ -160,8 +160,8 @@ fn notifications_arrive_signed_and_once() {
 
 #[test]
 fn a_receiver_that_misbehaves_harms_nothing() {
-    let receiver = Receiver::start();
-    let elsewhere = Receiver::start();
+    let receiver = WebhookTarget::start();
+    let elsewhere = WebhookTarget::start();
     let target = format!("307 Temporary Redirect\r\nLocation: http://127.0.0.1:{}/", elsewhere.port);
     for (does, attempts) in [
         (Does::Answer("500 Internal Server Error"), 1),
@@ -200,7 +200,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
 
 #[test]
 fn a_silent_receiver_costs_ten_seconds_and_no_more() {
-    let receiver = Receiver::start();
+    let receiver = WebhookTarget::start();
     let place = place(&receiver);
     receiver.does(Does::Silence);
     let start = Instant::now();
@@ -213,7 +213,7 @@ fn a_silent_receiver_costs_ten_seconds_and_no_more() {
 
 #[test]
 fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
-    let receiver = Receiver::start();
+    let receiver = WebhookTarget::start();
     let place = place(&receiver);
     receiver.does(Does::Answer("503 Service Unavailable"));
     place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");

@@ -11,7 +11,7 @@ use crate::books::quantity::Quantity;
 
 /// What is to be decided for one customer.
 #[derive(Clone, Debug)]
-pub struct Case<'a> {
+pub struct CustomerCase<'a> {
     /// Whether the customer pays.
     pub payment: PaymentStatus,
     /// The plan's currency; none when no plan of that name is known.
@@ -57,7 +57,7 @@ impl MeterCase<'_> {
 
 /// The answer for one meter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
+pub struct MeterDecision {
     /// May it be used?
     pub allowed: bool,
     /// Why, or why not.
@@ -74,15 +74,15 @@ pub struct Decision {
 
 /// The answers for a customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
+pub struct CustomerDecision {
     /// What all overage has cost.
     pub cost: Cost,
     /// In the order of the case's meters.
-    pub meters: Vec<Decision>,
+    pub meters: Vec<MeterDecision>,
 }
 
 /// Decides.
-pub fn decide(case: &Case<'_>) -> Decided {
+pub fn decide(case: &CustomerCase<'_>) -> CustomerDecision {
     let costs: Vec<Cost> = case.meters.iter().map(MeterCase::cost).collect();
     let total = costs.iter().fold(Cost::ZERO, |sum, cost| sum.plus(*cost));
     let decide_one = |(at, meter): (usize, &MeterCase<'_>)| {
@@ -94,13 +94,13 @@ pub fn decide(case: &Case<'_>) -> Decided {
             true => Reason::WithinBudget,
             false => stop,
         };
-        Decision { allowed, reason, stop, limit, included: meter.included(), cost: costs[at] }
+        MeterDecision { allowed, reason, stop, limit, included: meter.included(), cost: costs[at] }
     };
-    Decided { cost: total, meters: case.meters.iter().enumerate().map(decide_one).collect() }
+    CustomerDecision { cost: total, meters: case.meters.iter().enumerate().map(decide_one).collect() }
 }
 
 /// Where a meter must stop given what the others have cost, and why there.
-fn limit(case: &Case<'_>, meter: &MeterCase<'_>, others: Cost) -> (Option<Quantity>, Reason) {
+fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Option<Quantity>, Reason) {
     if let Some(reason) = case.payment.stops() {
         return (Some(Quantity::ZERO), reason);
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use self::decide::{Case, Decided, MeterCase, decide};
+use self::decide::{CustomerCase, CustomerDecision, MeterCase, decide};
 use crate::books::Database;
 use crate::books::database::BooksError;
 use crate::books::entitlement::{
@@ -51,7 +51,7 @@ pub enum OnStale {
 
 /// How entitlements are decided.
 #[derive(Clone, Debug)]
-pub struct Enforcement {
+pub struct EnforcementSettings {
     /// A bill that tells of usage only up to longer ago than this is stale.
     pub stale_after: SignedDuration,
     /// What happens then.
@@ -60,7 +60,7 @@ pub struct Enforcement {
     pub thresholds: Vec<u32>,
 }
 
-impl Default for Enforcement {
+impl Default for EnforcementSettings {
     fn default() -> Self {
         Self { stale_after: SignedDuration::from_hours(72), on_stale: OnStale::Warn, thresholds: vec![50, 80, 100] }
     }
@@ -151,7 +151,7 @@ impl Job for EnforceBudgets {
 
 /// What all decisions of a run share.
 #[derive(Debug)]
-struct Ground {
+struct RunInputs {
     plans: Plans,
     /// Meters that are configured.
     metered: Vec<String>,
@@ -168,7 +168,7 @@ struct Ground {
     latest: Timestamp,
 }
 
-impl Ground {
+impl RunInputs {
     async fn of(context: &Context, now: Timestamp, dry_run: bool) -> Result<Self, BooksError> {
         // a worker whose clock is ahead decides by the database's, so that no decision is ever from the future
         let clock = context.books.clock().await?;
@@ -207,7 +207,7 @@ impl Ground {
 
 /// What is decided for one customer.
 #[derive(Debug, Default)]
-struct Verdict {
+struct Judgement {
     entitlements: Vec<Entitlement>,
     /// TURN counters that get another limit: start of the period, limit, reason.
     turn: Vec<(i64, Option<i64>, &'static str)>,
@@ -217,7 +217,7 @@ struct Verdict {
     other_currency: bool,
 }
 
-impl Verdict {
+impl Judgement {
     fn changes_nothing(&self, facts: &CustomerFacts) -> bool {
         self.turn.is_empty()
             && self.gone.is_empty()
@@ -237,13 +237,13 @@ pub async fn enforce(
 ) -> Result<EnforceReport, BooksError> {
     let books = &context.books;
     books.require_migrated().await?;
-    let ground = Arc::new(Ground::of(context, now, dry_run).await?);
+    let inputs = Arc::new(RunInputs::of(context, now, dry_run).await?);
     let mut report = EnforceReport {
         dry_run,
-        unmetered: ground.unmetered.iter().cloned().collect(),
-        as_of: ground.as_of,
-        freshness: Some(ground.freshness),
-        on_stale: (ground.freshness == Freshness::Stale || ground.too_old).then_some(context.enforcement.on_stale),
+        unmetered: inputs.unmetered.iter().cloned().collect(),
+        as_of: inputs.as_of,
+        freshness: Some(inputs.freshness),
+        on_stale: (inputs.freshness == Freshness::Stale || inputs.too_old).then_some(context.enforcement.on_stale),
         ..EnforceReport::default()
     };
     let mut after = String::new();
@@ -251,13 +251,13 @@ pub async fn enforce(
         let ids = books.customers_after(after).await?;
         let Some(last) = ids.last() else { break };
         after = last.clone();
-        let (entry, changed) = look(books, ids, &ground, &mut report, shown).await?;
+        let (entry, changed) = look(books, ids, &inputs, &mut report, shown).await?;
         if dry_run {
             continue;
         }
         for some in changed.chunks(if books.is_local() { CHUNK } else { REMOTE_CHUNK }) {
-            let (some, ground) = (some.to_vec(), Arc::clone(&ground));
-            report.notifications += books.write(async move |c| write(c, &some, entry, &ground).await).await?;
+            let (some, inputs) = (some.to_vec(), Arc::clone(&inputs));
+            report.notifications += books.write(async move |c| write(c, &some, entry, &inputs).await).await?;
         }
     }
     Ok(report)
@@ -271,11 +271,11 @@ type Changed = Vec<(String, PeriodUsage)>;
 async fn look(
     books: &Database,
     ids: Vec<String>,
-    ground: &Arc<Ground>,
+    inputs: &Arc<RunInputs>,
     report: &mut EnforceReport,
     shown: usize,
 ) -> Result<(i64, Changed), BooksError> {
-    let (on, now) = (Arc::clone(ground), ground.now.as_second());
+    let (on, now) = (Arc::clone(inputs), inputs.now.as_second());
     let load = books.read(async move |c| {
         let entry = entitlement::newest_entry(c).await?;
         let mut facts = entitlement::load_facts(c, &ids, now).await?;
@@ -288,22 +288,22 @@ async fn look(
         report.customers += 1;
         // one that neither clock has reached was made by a clock that is right again, and is judged anew
         let is_after = |e: &Entitlement, now: Timestamp| e.decided_at.duration_since(now) > SKEW;
-        let later = |e: &Entitlement| is_after(e, ground.now) && !is_after(e, ground.latest);
+        let later = |e: &Entitlement| is_after(e, inputs.now) && !is_after(e, inputs.latest);
         if !report.dry_run && facts.decided.values().any(later) {
             report.from_the_future += 1;
             continue;
         }
-        let Some(verdict) = judge(&customer, &facts, ground) else {
+        let Some(judgement) = judge(&customer, &facts, inputs) else {
             report.without_period += 1;
             continue;
         };
-        report.unknown_plan += u64::from(verdict.plan_is_unknown);
-        report.budget_in_other_currency += u64::from(verdict.other_currency);
-        report.not_allowed += verdict.entitlements.iter().map(|e| u64::from(!e.allowed)).sum::<u64>();
-        if verdict.changes_nothing(&facts) {
+        report.unknown_plan += u64::from(judgement.plan_is_unknown);
+        report.budget_in_other_currency += u64::from(judgement.other_currency);
+        report.not_allowed += judgement.entitlements.iter().map(|e| u64::from(!e.allowed)).sum::<u64>();
+        if judgement.changes_nothing(&facts) {
             continue;
         }
-        for is in verdict.entitlements {
+        for is in judgement.entitlements {
             let was = facts.decided.get(&is.meter);
             if was.is_some_and(|was| !is.decision_differs(was)) {
                 continue;
@@ -326,9 +326,9 @@ async fn write(
     c: &libsql::Connection,
     changed: &[(String, PeriodUsage)],
     entry: i64,
-    ground: &Ground,
+    inputs: &RunInputs,
 ) -> Result<u64, BooksError> {
-    let now = ground.now.as_second();
+    let now = inputs.now.as_second();
     let customers: Vec<String> = changed.iter().map(|(customer, _)| customer.clone()).collect();
     let mut loaded = entitlement::load_facts(c, &customers, now).await?;
     let same_ledger = entitlement::newest_entry(c).await? == entry;
@@ -341,28 +341,28 @@ async fn write(
             again.push(customer.clone());
         }
     }
-    entitlement::add_usage(c, &mut loaded, &again, &ground.meters, now).await?;
+    entitlement::add_usage(c, &mut loaded, &again, &inputs.meters, now).await?;
     // a block is no crossing of an amount: when it was decided tells it from the one before, and the place in history from another of that second.
     // Not the place alone: books that were restored from a backup give out the same ones again
     let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
     let (mut rows, mut gone, mut limits, mut notifications) = (vec![], vec![], vec![], vec![]);
-    let verdicts: BTreeMap<&str, Verdict> = loaded
+    let judgements: BTreeMap<&str, Judgement> = loaded
         .iter()
-        .filter_map(|(customer, facts)| Some((customer.as_str(), judge(customer, facts, ground)?)))
-        .filter(|(customer, verdict)| loaded.get(*customer).is_some_and(|a| !verdict.changes_nothing(a)))
+        .filter_map(|(customer, facts)| Some((customer.as_str(), judge(customer, facts, inputs)?)))
+        .filter(|(customer, judgement)| loaded.get(*customer).is_some_and(|a| !judgement.changes_nothing(a)))
         .collect();
     let before = |e: &Entitlement| loaded.get(&e.customer).and_then(|a| a.decided.get(&e.meter));
-    for (customer, verdict) in &verdicts {
+    for (customer, judgement) in &judgements {
         rows.extend(
-            verdict.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned(),
+            judgement.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned(),
         );
-        gone.extend(verdict.gone.iter().map(|meter| (*customer, meter.as_str())));
-        limits.extend(verdict.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
-        for e in &verdict.entitlements {
-            notifications.extend(notifications_of(before(e), e, &ground.thresholds, change));
+        gone.extend(judgement.gone.iter().map(|meter| (*customer, meter.as_str())));
+        limits.extend(judgement.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
+        for e in &judgement.entitlements {
+            notifications.extend(notifications_of(before(e), e, &inputs.thresholds, change));
         }
-        let any = verdict.entitlements.first();
-        notifications.extend(any.map(|e| budget_notifications(before(e), e, &ground.thresholds)).unwrap_or_default());
+        let any = judgement.entitlements.first();
+        notifications.extend(any.map(|e| budget_notifications(before(e), e, &inputs.thresholds)).unwrap_or_default());
     }
     let differ: Vec<&Entitlement> =
         rows.iter().filter(|e| before(e).is_none_or(|was| e.decision_differs(was))).collect();
@@ -373,14 +373,14 @@ async fn write(
 }
 
 /// Decides for one customer; none when there is no current billing period. Pure.
-fn judge(customer: &str, facts: &CustomerFacts, ground: &Ground) -> Option<Verdict> {
+fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -> Option<Judgement> {
     let period = facts.period.as_ref()?;
     let (start, end) = (period.start, period.end);
     let payment = PaymentStatus::of(&facts.status, facts.subscription.as_deref());
-    let plan = ground.plans.at(&facts.plan, start);
+    let plan = inputs.plans.at(&facts.plan, start);
     let counted = |row: &&TurnRow| row.starts_at <= start;
     let turn_used = facts.turn.iter().find(counted).map_or(0, |row| row.used);
-    let names: BTreeSet<&str> = ground
+    let names: BTreeSet<&str> = inputs
         .metered
         .iter()
         .map(String::as_str)
@@ -392,31 +392,31 @@ fn judge(customer: &str, facts: &CustomerFacts, ground: &Ground) -> Option<Verdi
         meter => facts.usage.get(meter).copied().unwrap_or_default(),
     };
     let names: Vec<&str> = names.into_iter().collect();
-    let case = case(facts, payment, plan, ground.too_old, &names, used);
+    let case = case(facts, payment, plan, inputs.too_old, &names, used);
     let decided = decide(&case);
-    let mut verdict = Verdict {
-        entitlements: entitlements(customer, (start, end), &case, &decided, ground),
+    let mut judgement = Judgement {
+        entitlements: entitlements(customer, (start, end), &case, &decided, inputs),
         gone: facts.decided.keys().filter(|m| !names.contains(&m.as_str())).cloned().collect(),
         plan_is_unknown: plan.is_none(),
         other_currency: case.budget_in_other_currency,
-        ..Verdict::default()
+        ..Judgement::default()
     };
     for row in &facts.turn {
         // periods to come start with nothing used
         let limit = if counted(&row) {
             names.iter().position(|n| *n == TURN).map(|at| (decided.meters[at].limit, decided.meters[at].stop))
         } else {
-            let plan = ground.plans.at(&facts.plan, row.starts_at);
-            let later = self::case(facts, payment, plan, ground.too_old, &[TURN], |_| Quantity::ZERO);
+            let plan = inputs.plans.at(&facts.plan, row.starts_at);
+            let later = self::case(facts, payment, plan, inputs.too_old, &[TURN], |_| Quantity::ZERO);
             decide(&later).meters.first().map(|d| (d.limit, d.stop))
         };
         let Some((limit, reason)) = limit else { continue };
         let (until, reason) = (limit.map(whole_units), reason.name());
         if (row.allowed_until, row.reason.as_str()) != (until, reason) {
-            verdict.turn.push((row.starts_at, until, reason));
+            judgement.turn.push((row.starts_at, until, reason));
         }
     }
-    Some(verdict)
+    Some(judgement)
 }
 
 /// The number of whole units at which a count reaches a limit.
@@ -432,11 +432,11 @@ fn case<'a>(
     data_too_old: bool,
     names: &[&'a str],
     used: impl Fn(&str) -> Quantity,
-) -> Case<'a> {
+) -> CustomerCase<'a> {
     let currency: Option<Currency> = plan.map(|p| p.currency);
     let other = |code: &String| currency.is_some_and(|c| c.to_string() != *code);
     let budget = |meter: &str| facts.budgets.get(meter).map(|(minor, _)| *minor);
-    Case {
+    CustomerCase {
         payment,
         currency,
         budget: budget(""),
@@ -457,13 +457,13 @@ fn case<'a>(
 fn entitlements(
     customer: &str,
     (start, end): (i64, i64),
-    case: &Case<'_>,
-    decided: &Decided,
-    ground: &Ground,
+    case: &CustomerCase<'_>,
+    decided: &CustomerDecision,
+    inputs: &RunInputs,
 ) -> Vec<Entitlement> {
     let minor = |cost: Cost| case.currency.map_or(0, |currency| cost.to_minor(currency));
     let counts = !case.budget_in_other_currency;
-    let one = |(m, d): (&MeterCase<'_>, &decide::Decision)| {
+    let one = |(m, d): (&MeterCase<'_>, &decide::MeterDecision)| {
         let live = m.meter == TURN;
         Entitlement {
             customer: customer.to_owned(),
@@ -481,9 +481,9 @@ fn entitlements(
             budget_minor: case.budget.filter(|_| counts).unwrap_or(0),
             meter_budget_minor: m.budget.filter(|_| counts),
             currency: case.currency.map(|c| c.to_string()).unwrap_or_default(),
-            as_of: if live { None } else { ground.as_of },
-            freshness: if live { Freshness::Live } else { ground.freshness },
-            decided_at: ground.now,
+            as_of: if live { None } else { inputs.as_of },
+            freshness: if live { Freshness::Live } else { inputs.freshness },
+            decided_at: inputs.now,
         }
     };
     case.meters.iter().zip(&decided.meters).map(one).collect()

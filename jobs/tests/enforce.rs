@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use jobs::books::entitlement::{Entitlement, Freshness, Reason};
 use jobs::books::plan::{Applied, Plan, PlanError, Terms};
-use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, Enforcement, OnStale, enforce};
+use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, EnforcementSettings, OnStale, enforce};
 use jobs::job::{Context, Job};
 use jobs::roll_periods::roll;
 use support::{World, chime, deliver_lines, now};
@@ -166,14 +166,14 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
     {
         let mut world = World::with_ann(150.0).await;
         world.budget(1000).await;
-        world.context.enforcement = Arc::new(Enforcement { on_stale: policy, ..Enforcement::default() });
+        world.context.enforcement = Arc::new(EnforcementSettings { on_stale: policy, ..EnforcementSettings::default() });
         let fresh = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
         assert!(!EnforceBudgets::needs_a_person(&fresh) && world.chime_of("ann").await.allowed);
         // in the same period the bill grows too old: 72 hours after the end of the 28th
-        world.context.enforcement = Arc::new(Enforcement {
+        world.context.enforcement = Arc::new(EnforcementSettings {
             on_stale: policy,
             stale_after: SignedDuration::from_hours(70),
-            ..Enforcement::default()
+            ..EnforcementSettings::default()
         });
         let stale = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
         let e = world.chime_of("ann").await;

@@ -1,7 +1,7 @@
 //! The sections `enforce` and `notifications`.
 
 use jiff::SignedDuration;
-use jobs::enforce_budgets::{Enforcement, OnStale};
+use jobs::enforce_budgets::{EnforcementSettings, OnStale};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::Webhook;
 
@@ -27,17 +27,17 @@ pub struct EnforceConfig {
 
 impl Default for EnforceConfig {
     fn default() -> Self {
-        let Enforcement { stale_after, on_stale, thresholds } = Enforcement::default();
+        let EnforcementSettings { stale_after, on_stale, thresholds } = EnforcementSettings::default();
         Self { stale_after_hours: u16::try_from(stale_after.as_hours()).unwrap_or(u16::MAX), on_stale, thresholds }
     }
 }
 
 impl EnforceConfig {
     /// As the job takes it.
-    pub fn policy(&self) -> Enforcement {
+    pub fn policy(&self) -> EnforcementSettings {
         let mut thresholds = self.thresholds.clone();
         thresholds.sort_unstable();
-        Enforcement {
+        EnforcementSettings {
             stale_after: SignedDuration::from_hours(i64::from(self.stale_after_hours)),
             on_stale: self.on_stale,
             thresholds,

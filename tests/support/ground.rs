@@ -274,7 +274,7 @@ impl Ground {
         let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
         let lens =
             Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
-        let enforcement = Arc::new(jobs::enforce_budgets::Enforcement::default());
+        let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
         Context {
             books: self.books().await,
             exports: Arc::new(BTreeMap::new()),

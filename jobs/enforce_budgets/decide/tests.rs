@@ -13,8 +13,8 @@ fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'sta
     MeterCase { meter: name, terms, used: used.parse().unwrap(), budget: None }
 }
 
-fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> Case<'static> {
-    Case {
+fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> CustomerCase<'static> {
+    CustomerCase {
         payment: PaymentStatus::Good,
         currency: Some("USD".parse().unwrap()),
         budget,
@@ -25,7 +25,7 @@ fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> Case<'static> {
 }
 
 /// Allowed, reason and limit of the first meter.
-fn first(case: &Case<'_>) -> (bool, Reason, Option<String>) {
+fn first(case: &CustomerCase<'_>) -> (bool, Reason, Option<String>) {
     let d = decide(case).meters[0].clone();
     (d.allowed, d.reason, d.limit.map(|l| l.to_string()))
 }
@@ -93,7 +93,7 @@ fn a_meter_may_have_a_budget_of_its_own() {
 #[test]
 fn who_does_not_pay_gets_what_the_policy_says() {
     let good = case(Some(1000), vec![meter("m", terms("10", Some("1")), "5")]);
-    let beyond = |case: &Case<'static>| Case { meters: vec![meter("m", terms("10", Some("1")), "11")], ..case.clone() };
+    let beyond = |case: &CustomerCase<'static>| CustomerCase { meters: vec![meter("m", terms("10", Some("1")), "11")], ..case.clone() };
     for (payment, within, after) in [
         (PaymentStatus::Good, (true, Reason::WithinIncluded), (true, Reason::WithinBudget)),
         (PaymentStatus::PastDue, (true, Reason::WithinIncluded), (false, Reason::PastDue)),
@@ -101,20 +101,20 @@ fn who_does_not_pay_gets_what_the_policy_says() {
         (PaymentStatus::Paused, (false, Reason::Paused), (false, Reason::Paused)),
         (PaymentStatus::Canceled, (false, Reason::Canceled), (false, Reason::Canceled)),
     ] {
-        let now = Case { payment, ..good.clone() };
+        let now = CustomerCase { payment, ..good.clone() };
         let (allowed, reason, _) = first(&now);
         assert_eq!((allowed, reason), within, "{payment:?}");
         let (allowed, reason, _) = first(&beyond(&now));
         assert_eq!((allowed, reason), after, "{payment:?}");
     }
-    let old = Case { data_too_old: true, ..good.clone() };
+    let old = CustomerCase { data_too_old: true, ..good.clone() };
     assert_eq!(first(&old), (true, Reason::WithinIncluded, Some("10".into())));
     assert_eq!(first(&beyond(&old)).1, Reason::DataTooOld);
-    let foreign = Case { budget_in_other_currency: true, ..good.clone() };
+    let foreign = CustomerCase { budget_in_other_currency: true, ..good.clone() };
     assert!(first(&foreign).0);
     assert_eq!(first(&beyond(&foreign)).1, Reason::BudgetInOtherCurrency);
-    assert_eq!(first(&Case { currency: None, ..good.clone() }).1, Reason::UnknownPlan);
-    assert_eq!(first(&Case { meters: vec![meter("m", None, "0")], ..good }).1, Reason::NotInPlan);
+    assert_eq!(first(&CustomerCase { currency: None, ..good.clone() }).1, Reason::UnknownPlan);
+    assert_eq!(first(&CustomerCase { meters: vec![meter("m", None, "0")], ..good }).1, Reason::NotInPlan);
 }
 
 #[test]
@@ -151,14 +151,14 @@ fn any_meter() -> impl Strategy<Value = MeterCase<'static>> {
     )
 }
 
-fn any_case() -> impl Strategy<Value = Case<'static>> {
+fn any_case() -> impl Strategy<Value = CustomerCase<'static>> {
     let payment = prop_oneof![3 => Just(PaymentStatus::Good), 1 => Just(PaymentStatus::PastDue), 1 => Just(PaymentStatus::Canceled)];
     (prop::collection::vec(any_meter(), 1..5), prop::option::of(0..20_000_i64), payment)
-        .prop_map(|(meters, budget, payment)| Case { payment, ..case(budget, meters) })
+        .prop_map(|(meters, budget, payment)| CustomerCase { payment, ..case(budget, meters) })
 }
 
 /// The rule in other words, in plain integers: cents × 10⁴ for used in hundredths and prices with four decimals.
-fn naive(case: &Case<'_>, at: usize) -> bool {
+fn naive(case: &CustomerCase<'_>, at: usize) -> bool {
     let plain = |m: &MeterCase<'_>| {
         let t = m.terms.unwrap();
         let over = (m.used.scaled() - t.included.scaled()).max(0) / 100_000_000;
@@ -220,11 +220,11 @@ proptest! {
     #[test]
     fn it_is_monotone_in_the_budget(case in any_case(), more in 0..1_000_000_i64) {
         let Some(budget) = case.budget else { return Ok(()) };
-        let raised = Case { budget: Some(budget + more), ..case.clone() };
+        let raised = CustomerCase { budget: Some(budget + more), ..case.clone() };
         for (b, a) in decide(&case).meters.iter().zip(&decide(&raised).meters) {
             prop_assert!(!b.allowed || a.allowed);
         }
-        let mut rich = Case { budget: Some(100_000_000_000), ..case.clone() };
+        let mut rich = CustomerCase { budget: Some(100_000_000_000), ..case.clone() };
         rich.meters.iter_mut().for_each(|m| m.budget = None);
         for (m, d) in rich.meters.iter().zip(&decide(&rich).meters) {
             let could = case.payment == PaymentStatus::Good && m.terms.unwrap().price.is_some();
@@ -235,7 +235,7 @@ proptest! {
     /// Who pays, even late, is never blocked within the included amount, whatever else has happened.
     #[test]
     fn it_never_blocks_within_the_included_amount(case in any_case(), old: bool, foreign: bool) {
-        let case = Case { data_too_old: old, budget_in_other_currency: foreign, ..case };
+        let case = CustomerCase { data_too_old: old, budget_in_other_currency: foreign, ..case };
         for (m, d) in case.meters.iter().zip(&decide(&case).meters) {
             prop_assert!(d.allowed || case.payment == PaymentStatus::Canceled || m.counted() >= m.terms.unwrap().included);
         }

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::subscription::Told;
-use jobs::enforce_budgets::Enforcement;
+use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
 use jobs::stripe::transport::Transport;
@@ -148,7 +148,7 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
             policy: Policy::default(),
             progress: Arc::new(Progress::default()),
         },
-        enforcement: Arc::new(Enforcement::default()),
+        enforcement: Arc::new(EnforcementSettings::default()),
         receiver: None,
         billing: Arc::new(billing),
     }

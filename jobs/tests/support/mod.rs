@@ -14,7 +14,7 @@ use jobs::books::ledger::Usage;
 use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jobs::books::period::Month;
 use jobs::books::quantity::Quantity;
-use jobs::enforce_budgets::Enforcement;
+use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::source::{Folder, Source};
 use jobs::ingest_cur::{Export, IngestCur, IngestReport, Lens, Policy, Progress};
 use jobs::job::{Context, Failure, Job};
@@ -91,7 +91,7 @@ impl World {
         let books = Database::open_local(&folder.path().join("meter.db")).await.unwrap();
         books.migrate(now()).await.unwrap();
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
-        let enforcement = Arc::new(Enforcement::default());
+        let enforcement = Arc::new(EnforcementSettings::default());
         let context =
             Context { books, exports, lens: lens(rules), enforcement, receiver: None, billing: Arc::default() };
         Self { folder, context }
