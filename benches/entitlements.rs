@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::meter::{Meter, Rules};
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::enforce_budgets::{EnforcementSettings, enforce};
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
@@ -74,7 +74,7 @@ async fn fill(file: &Path, customers: i64) {
     // in the order of the keys, which is how SQLite takes nine million rows in seconds
     let month = Month::of(Timestamp::now());
     let days: Vec<String> = (month.first_day().epoch()..=month.last_day().epoch())
-        .map(|day| jobs::books::period::Day::from_epoch(day).unwrap().to_string())
+        .map(|day| jobs::books::calendar::Day::from_epoch(day).unwrap().to_string())
         .collect();
     let (meters, days) = (serde_json::to_string(&METERS).unwrap(), serde_json::to_string(&days).unwrap());
     run(format!(

@@ -18,7 +18,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::period::{instant, minute};
+use crate::books::calendar::{instant, minute};
 use crate::books::reconciliation::{
     AcceptedEvent, Comparison, InvoiceEvents, NO_TOTAL, TotalToCheck, TotalVerdict, UnconfirmedEvent,
 };

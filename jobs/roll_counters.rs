@@ -7,7 +7,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::books::period::Month;
+use crate::books::calendar::Month;
 use crate::job::{Context, Failure, Job};
 
 /// Bring all counters into the current month.

@@ -3,13 +3,13 @@
 //! The web backend counts each credential on the row of the period in which it is taken, so a period begins when its time comes; this
 //! job may run late, early, twice or beside itself and changes nothing but when a count is called closed. Periods that were missed
 //! while nothing ran are opened and closed one by one. A changed subscription moves the bounds of open periods; what was counted on a
-//! row that is no period any more goes to the one that takes its time. Closed counts are never touched.
+//! row that is no period any more goes to the one that takes its time. ClosedTurnPeriod counts are never touched.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use crate::books::turn::Closed;
-use crate::books::turn::Rolled;
+pub use crate::books::periods::ClosedTurnPeriod;
+use crate::books::periods::RolledPeriods;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::StripeMode;
@@ -18,7 +18,7 @@ use crate::stripe::StripeMode;
 const CHUNK: usize = 1000;
 /// The same over a network, where servers end transactions after seconds.
 const REMOTE_CHUNK: usize = 200;
-/// Closed counts and names that a stored report lists.
+/// ClosedTurnPeriod counts and names that a stored report lists.
 const SHOWN: usize = 20;
 
 /// Close what is over, open what comes.
@@ -45,24 +45,24 @@ pub struct RollPeriodsReport {
     /// Periods that were opened, or got other bounds.
     pub opened: u64,
     /// Open rows that a changed subscription did away with; their counts are in another row.
-    pub folded: u64,
+    pub merged: u64,
     /// Customers for whom more than one subscription lives; the one that began last decides.
-    pub contested: u64,
+    pub overlapping_subscriptions: u64,
     /// Some of them.
     pub contested_customers: Vec<String>,
     /// Some of the closed counts.
-    pub counts: Vec<Closed>,
+    pub counts: Vec<ClosedTurnPeriod>,
 }
 
 impl RollPeriodsReport {
-    fn add(&mut self, rolled: Rolled, shown: usize) {
+    fn add(&mut self, rolled: RolledPeriods, shown: usize) {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.closed += count(rolled.closed.len());
         self.opened += rolled.opened;
-        self.folded += rolled.folded;
-        self.contested += count(rolled.contested.len());
+        self.merged += rolled.merged;
+        self.overlapping_subscriptions += count(rolled.overlapping_subscriptions.len());
         let room = |len: usize| shown.saturating_sub(len);
-        self.contested_customers.extend(rolled.contested.into_iter().take(room(self.contested_customers.len())));
+        self.contested_customers.extend(rolled.overlapping_subscriptions.into_iter().take(room(self.contested_customers.len())));
         self.counts.extend(rolled.closed.into_iter().take(room(self.counts.len())));
     }
 }
@@ -77,14 +77,14 @@ impl Job for RollPeriods {
     }
 
     fn needs_a_person(report: &RollPeriodsReport) -> bool {
-        report.contested > 0
+        report.overlapping_subscriptions > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<RollPeriodsReport, Failure> {
         let report = run(context, now, self.dry_run, SHOWN).await?;
-        if report.contested > 0 {
+        if report.overlapping_subscriptions > 0 {
             let names = report.contested_customers.join(", ");
-            tracing::warn!(contested = report.contested, "customers with more than one living subscription: {names}");
+            tracing::warn!(overlapping_subscriptions = report.overlapping_subscriptions, "customers with more than one living subscription: {names}");
         }
         Ok(report)
     }

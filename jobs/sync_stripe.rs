@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::books::BooksError;
-use crate::books::billing;
-use crate::books::subscription::{Told, ToldItem};
+use crate::books::billing_period;
+use crate::books::subscription::{SubscriptionUpdate, SubscriptionItemUpdate};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, skew};
 use crate::stripe::{RemoteSubscription, StripeMode};
@@ -167,14 +167,14 @@ async fn keep(
                 note(report, &s.id);
             }
         }
-        let items = s.items.into_iter().map(|i| ToldItem {
+        let items = s.items.into_iter().map(|i| SubscriptionItemUpdate {
             id: i.id,
             meter: i.meter,
             price: i.price,
             currency: i.currency,
             period: i.period,
         });
-        told.push(Told {
+        told.push(SubscriptionUpdate {
             id: s.id,
             customer: customer.clone(),
             status: s.status,

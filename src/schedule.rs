@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use croner::Cron;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::IngestCur;

@@ -325,7 +325,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     assert!(customers.oldest_deferred_at.is_some());
     assert_eq!(customers.decisions["storage_gb"].blocked, 2, "{customers:?}");
     assert_eq!(customers.pressed.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
-    let month = jobs::books::period::Month::of(now - jiff::SignedDuration::from_hours(24));
+    let month = jobs::books::calendar::Month::of(now - jiff::SignedDuration::from_hours(24));
     let by_day = books.usage_by_day(month).await.unwrap();
     assert_eq!(by_day.iter().map(|(_, m, q)| format!("{m} {q}")).collect::<Vec<_>>(), ["storage_gb 20"]);
     assert_eq!(books.tagged_lines().await.unwrap(), []);

@@ -5,7 +5,7 @@ use libsql::{Connection, params};
 use serde::Serialize;
 
 use super::database::{BooksError, Database};
-use super::period::instant;
+use super::calendar::instant;
 
 /// What somebody does.
 #[derive(Clone, Debug, PartialEq, Eq)]

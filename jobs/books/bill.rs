@@ -5,7 +5,7 @@ use libsql::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use super::database::{BooksError, Database, first_row};
-use super::period::{Day, Month};
+use super::calendar::{Day, Month};
 use super::quantity::Quantity;
 
 /// Which bill: one payer account's month. Every export of that payer tells of the same usage, so books are kept by payer.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::database::{BooksError, Database, first_row};
 use super::money::{BUDGET_LIMIT, Currency};
-use super::period::instant;
+use super::calendar::instant;
 use super::plan::Plans;
 
 /// A budget, or a change of one.

@@ -7,7 +7,7 @@ use libsql::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use super::database::{BooksError, Database, first_row, json};
-use super::period::{Month, instant};
+use super::calendar::{Month, instant};
 use super::plan::{DEFAULT_PLAN, Plans};
 
 /// A customer's row.

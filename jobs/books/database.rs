@@ -295,7 +295,7 @@ impl Database {
     /// # Errors
     /// What the database says.
     pub async fn clock(&self) -> Result<jiff::Timestamp, BooksError> {
-        self.read(async |c| Ok(super::period::instant(clock(c).await?))).await
+        self.read(async |c| Ok(super::calendar::instant(clock(c).await?))).await
     }
 
     /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next

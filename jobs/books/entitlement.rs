@@ -7,7 +7,7 @@ use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
 use super::database::{BooksError, Database, first_row, insert_rows, json};
-use super::period::{Day, PeriodError, instant};
+use super::calendar::{Day, PeriodError, instant};
 use super::quantity::Quantity;
 
 /// Customers that are looked at in one go.

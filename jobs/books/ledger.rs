@@ -15,7 +15,7 @@ use super::bill::{
 };
 use super::customer::refresh_counters;
 use super::database::{BooksError, Database, first_row};
-use super::period::{Day, Month};
+use super::calendar::{Day, Month};
 use super::quantity::Quantity;
 
 /// Rows that go to the database in one statement: one parameter of JSON, which is fast on a file and over the network.
@@ -270,7 +270,7 @@ impl Database {
                     meters.push(meter);
                     meters.len() - 1
                 });
-                let day = day.parse().map_err(|e: super::period::PeriodError| BooksError::Integrity(e.to_string()))?;
+                let day = day.parse().map_err(|e: super::calendar::PeriodError| BooksError::Integrity(e.to_string()))?;
                 cells.push(Cell {
                     customer: place(customers.len() - 1),
                     meter: place(meter),

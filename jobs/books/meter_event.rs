@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::audit::{AuditEntry, record};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
-use super::period::instant;
+use super::calendar::instant;
 
 /// An identifier counts as used for at least 24 hours (<https://docs.stripe.com/api/billing/meter-event/create>); it is sent again for so long after
 /// the first attempt, and no longer.

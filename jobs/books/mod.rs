@@ -2,7 +2,7 @@
 
 pub mod audit;
 pub mod bill;
-pub mod billing;
+pub mod billing_period;
 pub mod billing_target;
 pub mod budget;
 pub mod customer;
@@ -15,14 +15,14 @@ mod migrations;
 pub mod money;
 pub mod notification;
 pub mod parts;
-pub mod period;
+pub mod calendar;
 pub mod plan;
 pub mod quantity;
 pub mod reconciliation;
 pub mod restore;
 pub mod standing;
 pub mod subscription;
-pub mod turn;
+pub mod periods;
 pub mod verify;
 
 pub use database::{BooksError, Database};

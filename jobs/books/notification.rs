@@ -6,7 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::database::{BooksError, Database, first_row, json};
-use super::period::instant;
+use super::calendar::instant;
 
 /// A notification that nobody takes is dead after this many seconds.
 pub const GIVE_UP_AFTER: i64 = 86_400;

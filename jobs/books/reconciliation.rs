@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::audit::{AuditEntry, record};
 use super::database::{BooksError, Database, first_row, json};
 use super::meter_event::{EventState, RESEND};
-use super::period::{Month, instant, minute};
+use super::calendar::{Month, instant, minute};
 use super::quantity::Quantity;
 use super::restore;
 

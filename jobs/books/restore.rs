@@ -13,7 +13,7 @@ use super::audit::{AuditEntry, record};
 use super::billing_target::{MARGIN, set_state};
 use super::database::{BooksError, Database, first_row, insert_rows, json};
 use super::meter_event::last_seq;
-use super::period::{Month, instant, minute};
+use super::calendar::{Month, instant, minute};
 use super::reconciliation::{InvoiceEvents, events_between};
 
 /// Largest value of an event (migration 0014).

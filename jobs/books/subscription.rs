@@ -11,7 +11,7 @@ use super::database::{BooksError, Database, json};
 
 /// A subscription to be written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Told {
+pub struct SubscriptionUpdate {
     /// Stripe's id.
     pub id: String,
     /// Our customer.
@@ -25,12 +25,12 @@ pub struct Told {
     /// Until when.
     pub ended: Option<i64>,
     /// Its metered items.
-    pub items: Vec<ToldItem>,
+    pub items: Vec<SubscriptionItemUpdate>,
 }
 
 /// A metered item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ToldItem {
+pub struct SubscriptionItemUpdate {
     /// Stripe's id.
     pub id: String,
     /// Stripe's meter.
@@ -45,7 +45,7 @@ pub struct ToldItem {
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct UpsertedSubscriptions {
     /// Subscriptions that are new, or changed.
     pub subscriptions: u64,
     /// Items that are new, changed or gone.
@@ -97,13 +97,13 @@ impl Database {
     ///
     /// # Errors
     /// What the database says; a status or an instant that cannot be is an error of the database.
-    pub async fn told_subscriptions(&self, told: Vec<Told>, asked_at: Timestamp) -> Result<Written, BooksError> {
+    pub async fn told_subscriptions(&self, told: Vec<SubscriptionUpdate>, asked_at: Timestamp) -> Result<UpsertedSubscriptions, BooksError> {
         self.write(async move |c| {
             let rows = json(&told)?;
             let subscriptions = c.execute(SUBSCRIPTIONS, params![rows.clone(), asked_at.as_second()]).await?;
             let gone = c.execute(GONE, params![rows.clone()]).await?;
             let items = c.execute(ITEMS, params![rows]).await?;
-            Ok(Written { subscriptions, items: items + gone })
+            Ok(UpsertedSubscriptions { subscriptions, items: items + gone })
         })
         .await
     }

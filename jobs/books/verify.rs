@@ -6,7 +6,7 @@ use libsql::params;
 use serde::Serialize;
 
 use super::database::{BooksError, Database, first_row};
-use super::period::Month;
+use super::calendar::Month;
 use super::quantity::Quantity;
 
 /// One rule of the books and what breaks it.
@@ -109,7 +109,7 @@ impl Database {
             let (mut at, mut found) = (None, BTreeMap::new());
             while let Some(row) = rows.next().await? {
                 found.insert(row.get(0)?, row.get(1)?);
-                at = Some(super::period::instant(row.get(2)?));
+                at = Some(super::calendar::instant(row.get(2)?));
             }
             Ok((at, found))
         })

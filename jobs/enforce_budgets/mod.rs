@@ -22,7 +22,7 @@ use crate::books::entitlement::{
 };
 use crate::books::money::{Cost, Currency};
 use crate::books::notification::{self, NewNotification, NotificationKind};
-use crate::books::period::instant;
+use crate::books::calendar::instant;
 use crate::books::plan::{Plan, Plans, TURN};
 use crate::books::quantity::{Quantity, UNIT};
 use crate::job::{Context, Failure, Job};

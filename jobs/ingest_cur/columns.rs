@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
-use crate::books::period::Day;
+use crate::books::calendar::Day;
 use crate::books::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
 
 /// Code of a row that has no value.

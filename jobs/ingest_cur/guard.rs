@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::Policy;
 use crate::books::ledger::{Cells, UNATTRIBUTED};
-use crate::books::period::Day;
+use crate::books::calendar::Day;
 use crate::books::quantity::Quantity;
 
 /// What part of a bill changes too much.

@@ -3,7 +3,7 @@
 use super::export::{self, Manifest};
 use super::{Export, Lens, read_version};
 use crate::books::bill::BillLine;
-use crate::books::period::Month;
+use crate::books::calendar::Month;
 use crate::job::Failure;
 
 /// Reads the newest version of a month and says what is in it; touches no books.

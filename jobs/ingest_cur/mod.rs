@@ -41,7 +41,7 @@ use self::totals::{Totals, UnknownLineType};
 use crate::books::bill::{BillId, BillLine, BookedVersions, MeterTotals, Version, VersionKey};
 use crate::books::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
 use crate::books::meter::Rules;
-use crate::books::period::{Day, Month};
+use crate::books::calendar::{Day, Month};
 use crate::books::quantity::Quantity;
 use crate::job::{Context, Failure, Job};
 

@@ -21,7 +21,7 @@ use super::totals::{FORM, Fold};
 use super::{Delivery, IngestCur, Reading, first_look, heads, read_objects, still_the_same};
 use crate::books::bill::BillId;
 use crate::books::parts::{PartFacts, PartId, PlannedFile};
-use crate::books::period::Month;
+use crate::books::calendar::Month;
 use crate::job::{Context, Failure, Job, Request};
 
 /// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a lost one costs little.

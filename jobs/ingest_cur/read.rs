@@ -16,7 +16,7 @@ use super::source::{Object, Source};
 use super::totals::Fold;
 use crate::books::bill::BillFile;
 use crate::books::meter::Rules;
-use crate::books::period::Month;
+use crate::books::calendar::Month;
 
 /// Files whose footers are read ahead.
 const OPEN_AHEAD: usize = 4;

@@ -21,7 +21,7 @@ use super::sums::{Sums, at, number};
 use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
 use crate::books::meter::{Claim, Rules};
-use crate::books::period::{Day, Month};
+use crate::books::calendar::{Day, Month};
 use crate::books::quantity::{Quantity, QuantityError, Rounding};
 
 /// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).

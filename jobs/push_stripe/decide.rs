@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 pub use crate::books::billing_target::MARGIN;
-use crate::books::period::minute;
+use crate::books::calendar::minute;
 use crate::books::plan::{Report, Terms};
 use crate::books::quantity::{Quantity, UNIT, divide_half_even};
 

@@ -26,7 +26,7 @@ pub use self::plan::PlannedEvent;
 use self::plan::{MappedMeter, PlanInputs, SharedInputs};
 use self::send::{RunClock, SendStop, SendTally};
 use crate::books::billing_target::StripeMeter;
-use crate::books::period::instant;
+use crate::books::calendar::instant;
 use crate::books::plan::Report;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};

@@ -291,8 +291,8 @@ fn note(
     outcome.events.push(PlannedEvent {
         customer: id.to_owned(),
         meter: meter.to_owned(),
-        period_start: crate::books::period::instant(period.start),
-        billed_start: crate::books::period::instant(event.billed.0),
+        period_start: crate::books::calendar::instant(period.start),
+        billed_start: crate::books::calendar::instant(event.billed.0),
         value: event.value,
     });
     changes.events.push(NewMeterEvent {

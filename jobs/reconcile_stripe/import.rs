@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{ReconcileReport, expected, is_settled};
-use crate::books::period::instant;
+use crate::books::calendar::instant;
 use crate::books::reconciliation::{InvoiceEvents, NO_TOTAL};
 use crate::books::restore::{Restoration, TotalToImport};
 use crate::job::{Context, Failure};

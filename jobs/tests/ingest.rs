@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::source::Folder;
 use jobs::ingest_cur::{IngestCur, Outcome};

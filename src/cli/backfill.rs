@@ -2,7 +2,7 @@
 
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::ingest_cur::IngestCur;
 
 use super::{Exit, enqueue, ingest, months};

@@ -7,7 +7,7 @@ use bills::{FileKind, Layout, Spec};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use jobs::books::money::Currency;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::books::quantity::{Quantity, UNIT};
 use jobs::books::standing::OF_A_DEMO;
 use jobs::ingest_cur::IngestCur;

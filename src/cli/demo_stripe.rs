@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::job::Context;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;

@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use serde::Serialize;
 
 use super::{Exit, ingest, print};

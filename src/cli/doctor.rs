@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::books::{BooksError, Database, newest_schema_version};
 use jobs::ingest_cur::export::{find, newest};
 use jobs::stripe::account::skew;

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use jobs::books::BooksError;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::ingest_cur::{IngestCur, IngestReport, Outcome, Progress};
 use jobs::job::{Context, Failure, Job};
 use serde::Serialize;

@@ -6,7 +6,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::audit::AuditEntry;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::books::quantity::Quantity;
 use jobs::books::reconciliation::ComparedPeriod;
 use jobs::job::Context;

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::entitlement::Entitlement;
 use jobs::books::ledger::Usage;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::books::quantity::Quantity;
 
 use super::{BadUsage, Exit, print};

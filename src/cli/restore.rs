@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::books::audit::AuditEntry;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 
 use super::events::who;
 use super::{BadUsage, Exit, print};

@@ -114,13 +114,13 @@ pub(super) fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
         print::count(report.opened),
         print::count(report.customers)
     ));
-    if report.folded > 0 {
+    if report.merged > 0 {
         print::out(&format!(
             "{} open period(s) {would}done away with by a changed subscription; their counts go to the period that takes their time",
-            print::count(report.folded)
+            print::count(report.merged)
         ));
     }
-    if report.contested > 0 {
+    if report.overlapping_subscriptions > 0 {
         let names = report.contested_customers.join(", ");
         print::out(&format!("more than one subscription lives for {names}; the one that began last decides"));
     }

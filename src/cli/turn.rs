@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::turn::TurnPeriod;
+use jobs::books::periods::TurnPeriod;
 
 use super::{Exit, print};
 use crate::config::Config;

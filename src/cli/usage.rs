@@ -2,7 +2,7 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::books::quantity::Quantity;
 
 use super::{Exit, print};

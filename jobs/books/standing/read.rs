@@ -13,7 +13,7 @@ use super::{
 use crate::books::billing_target::state;
 use crate::books::database::{BooksError, Database, first_row};
 use crate::books::entitlement::usage_through;
-use crate::books::period::{Month, instant};
+use crate::books::calendar::{Month, instant};
 use crate::books::quantity::Quantity;
 use crate::books::reconciliation::alarms;
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Fold, SlotKey};
 use crate::books::meter::Rules;
-use crate::books::period::Month;
+use crate::books::calendar::Month;
 use crate::ingest_cur::sums::{at, number};
 
 /// Changes whenever the form does.

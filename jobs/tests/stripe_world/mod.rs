@@ -15,7 +15,7 @@ use fakestripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
-use jobs::books::subscription::Told;
+use jobs::books::subscription::SubscriptionUpdate;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::{Lens, Policy, Progress};
 use jobs::job::Context;
@@ -186,7 +186,7 @@ impl World {
         let account = account(&stripe.url(), "sk_test_fake", 4);
         let context = context(books, billing(StripeMode::Stripe(account)));
         // the web backend's webhooks have told of the subscriptions
-        let told = begins.iter().enumerate().map(|(n, begin)| Told {
+        let told = begins.iter().enumerate().map(|(n, begin)| SubscriptionUpdate {
             id: format!("sub_{n}"),
             customer: CUSTOMERS[n].into(),
             status: "active".into(),

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::ledger::Usage;
 use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
-use jobs::books::period::Month;
+use jobs::books::calendar::Month;
 use jobs::books::quantity::Quantity;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::source::{Folder, Source};

@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-use super::period::Day;
+use super::calendar::Day;
 
 /// Seconds in a day.
 const DAY: i64 = 86_400;
@@ -48,7 +48,7 @@ pub struct Span {
 
 /// A period and its days of usage, both included; none when the first is after the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Period {
+pub struct BillingPeriod {
     /// When.
     pub span: Span,
     /// First day.
@@ -154,7 +154,7 @@ fn owner(spans: &[Span], day: i64) -> Option<usize> {
 }
 
 /// Gives each period its days. `before` is the closed period before the first one, whose days are settled.
-pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<Period> {
+pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<BillingPeriod> {
     let mut next = before.map(|day| i64::from(day.epoch()) + 1);
     let mut found = vec![];
     for (i, span) in spans.iter().enumerate() {
@@ -167,7 +167,7 @@ pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<Period> {
         next = Some(last + 1);
         let day = |day: i64| i32::try_from(day).ok().and_then(Day::from_epoch);
         if let (Some(first_day), Some(last_day)) = (day(first), day(last)) {
-            found.push(Period { span: span.clone(), first_day, last_day });
+            found.push(BillingPeriod { span: span.clone(), first_day, last_day });
         }
     }
     found

@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use libsql::{Connection, params};
 use serde::Serialize;
 
-use super::billing::{self, Period, Span, Subscription};
+use super::billing_period::{self, BillingPeriod, Span, Subscription};
 use super::database::{BooksError, Database, clock, json};
 use super::entitlement::{PaymentStatus, Reason};
-use super::period::{Day, instant};
+use super::calendar::{Day, instant};
 use super::plan::{Plans, TURN};
 use super::quantity::UNIT;
 
@@ -40,8 +40,8 @@ pub struct TurnPeriod {
 
 /// An open row, as it is in both tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Open {
-    pub(crate) period: Period,
+pub(crate) struct OpenPeriod {
+    pub(crate) period: BillingPeriod,
     pub(crate) used: i64,
     pub(crate) refused: i64,
     pub(crate) allowed_until: Option<i64>,
@@ -49,7 +49,7 @@ pub(crate) struct Open {
 
 /// What is known of one customer's periods.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownPeriods {
     /// The customer's plan; none when there is no row any more.
     pub(crate) plan: Option<String>,
     /// Why nothing at all may be used, if so.
@@ -58,16 +58,16 @@ pub(crate) struct Known {
     /// End and last day of the newest closed period.
     pub(crate) closed: Option<(i64, Day)>,
     /// By start.
-    pub(crate) open: Vec<Open>,
+    pub(crate) open: Vec<OpenPeriod>,
 }
 
 /// What is to change for one customer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
+pub(crate) struct PeriodChanges {
     /// Periods to open, or to give other bounds.
-    pub(crate) periods: Vec<Period>,
-    /// Open rows that stand for no period any more, and the one that takes their count.
-    pub(crate) folded: Vec<(i64, i64)>,
+    pub(crate) periods: Vec<BillingPeriod>,
+    /// OpenPeriod rows that stand for no period any more, and the one that takes their count.
+    pub(crate) merged: Vec<(i64, i64)>,
     /// Starts of the periods to close.
     pub(crate) closed: Vec<i64>,
     /// Start of the current period, and end of the last one; none for a customer who is gone.
@@ -75,28 +75,28 @@ pub(crate) struct Changes {
 }
 
 /// What must change so that the periods are those of the subscriptions, and all that ended by `now` are closed. Pure.
-pub(crate) fn changes(known: &Known, now: i64) -> Changes {
+pub(crate) fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
     if known.plan.is_none() {
         let ended = known.open.iter().map(|o| &o.period.span).filter(|s| s.end <= now);
-        return Changes { closed: ended.map(|s| s.start).collect(), ..Changes::default() };
+        return PeriodChanges { closed: ended.map(|s| s.start).collect(), ..PeriodChanges::default() };
     }
     let oldest = known.open.first().map_or(now, |o| o.period.span.start);
     let from = match known.closed {
         Some((end, _)) => end,
-        None => billing::first_start(&known.subscriptions, oldest),
+        None => billing_period::first_start(&known.subscriptions, oldest),
     };
-    let spans = billing::spans(&known.subscriptions, from, now);
+    let spans = billing_period::spans(&known.subscriptions, from, now);
     let until = spans.last().map(|s| s.end);
     let current = spans.iter().find(|s| s.end > now).map(|s| s.start);
-    let periods = billing::with_days(spans, known.closed.map(|(_, day)| day));
-    let is_there = |p: &Period| known.open.iter().any(|o| o.period == *p);
+    let periods = billing_period::with_days(spans, known.closed.map(|(_, day)| day));
+    let is_there = |p: &BillingPeriod| known.open.iter().any(|o| o.period == *p);
     let target = |start: i64| {
         let holds = periods.iter().find(|p| p.span.start <= start && start < p.span.end);
         holds.or(periods.first()).map(|p| p.span.start)
     };
     let gone = known.open.iter().map(|o| o.period.span.start).filter(|s| periods.iter().all(|p| p.span.start != *s));
-    Changes {
-        folded: gone.filter_map(|start| Some((start, target(start)?))).collect(),
+    PeriodChanges {
+        merged: gone.filter_map(|start| Some((start, target(start)?))).collect(),
         closed: periods.iter().map(|p| &p.span).filter(|s| s.end <= now).map(|s| s.start).collect(),
         current: current.zip(until),
         periods: periods.iter().filter(|p| !is_there(p)).cloned().collect(),
@@ -105,7 +105,7 @@ pub(crate) fn changes(known: &Known, now: i64) -> Changes {
 
 /// One count that was closed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Closed {
+pub struct ClosedTurnPeriod {
     /// Whose.
     pub customer: String,
     /// First instant of the period.
@@ -120,15 +120,15 @@ pub struct Closed {
 
 /// What happened to some customers' periods.
 #[derive(Clone, Debug, Default)]
-pub struct Rolled {
+pub struct RolledPeriods {
     /// Counts that were closed.
-    pub closed: Vec<Closed>,
+    pub closed: Vec<ClosedTurnPeriod>,
     /// Periods that were opened, or got other bounds.
     pub opened: u64,
-    /// Open rows that a changed subscription did away with; another row has their count.
-    pub folded: u64,
+    /// OpenPeriod rows that a changed subscription did away with; another row has their count.
+    pub merged: u64,
     /// Customers for whom more than one subscription lives.
-    pub contested: Vec<String>,
+    pub overlapping_subscriptions: Vec<String>,
 }
 
 impl Database {
@@ -165,7 +165,7 @@ impl Database {
         customers: Vec<String>,
         plans: Plans,
         now: Timestamp,
-    ) -> Result<Rolled, BooksError> {
+    ) -> Result<RolledPeriods, BooksError> {
         self.write(async move |c| {
             let now = now.as_second().min(clock(c).await?);
             let decided = decided(c, &customers, now).await?;
@@ -179,7 +179,7 @@ impl Database {
     ///
     /// # Errors
     /// What the database says.
-    pub async fn periods_to_roll(&self, customers: Vec<String>, now: Timestamp) -> Result<Rolled, BooksError> {
+    pub async fn periods_to_roll(&self, customers: Vec<String>, now: Timestamp) -> Result<RolledPeriods, BooksError> {
         self.read(async move |c| Ok(summed(&decided(c, &customers, now.as_second()).await?, now.as_second()))).await
     }
 
@@ -214,20 +214,20 @@ impl Database {
     }
 }
 
-type Decided = Vec<(String, Known, Changes)>;
+type Decided = Vec<(String, KnownPeriods, PeriodChanges)>;
 
 async fn decided(c: &Connection, customers: &[String], now: i64) -> Result<Decided, BooksError> {
     let known = load(c, customers, now).await?;
-    let decide = |(customer, known): (String, Known)| {
+    let decide = |(customer, known): (String, KnownPeriods)| {
         let changes = changes(&known, now);
         (customer, known, changes)
     };
     Ok(known.into_iter().map(decide).collect())
 }
 
-async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap<String, Known>, BooksError> {
+async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap<String, KnownPeriods>, BooksError> {
     let ids = json(&customers)?;
-    let mut known: BTreeMap<String, Known> = customers.iter().map(|id| (id.clone(), Known::default())).collect();
+    let mut known: BTreeMap<String, KnownPeriods> = customers.iter().map(|id| (id.clone(), KnownPeriods::default())).collect();
     let mut rows = c.query(include_str!("customer_facts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
@@ -253,8 +253,8 @@ async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap
             continue;
         }
         let period =
-            Period { span: Span { start, end, subscription: row.get(3)? }, first_day: day(row.get(4)?)?, last_day };
-        known.open.push(Open { period, used: row.get(7)?, refused: row.get(8)?, allowed_until: row.get(9)? });
+            BillingPeriod { span: Span { start, end, subscription: row.get(3)? }, first_day: day(row.get(4)?)?, last_day };
+        known.open.push(OpenPeriod { period, used: row.get(7)?, refused: row.get(8)?, allowed_until: row.get(9)? });
     }
     Ok(known)
 }
@@ -263,7 +263,7 @@ async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap
 async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Result<(), BooksError> {
     let (mut billing, mut turn, mut closed, mut current) = (vec![], vec![], vec![], vec![]);
     for (customer, known, changes) in decided {
-        for Period { span, first_day, last_day } in &changes.periods {
+        for BillingPeriod { span, first_day, last_day } in &changes.periods {
             billing.push((customer, span.start, span.end, &span.subscription, *first_day, *last_day));
             let (limit, reason) = opening_limit(plans, known, span.start);
             turn.push((customer, span.start, span.end, limit, reason));
@@ -276,17 +276,17 @@ async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Re
         run(OPEN_BILLING, json(&billing)?).await?;
         c.execute(OPEN_TURN, params![json(&turn)?]).await?;
     }
-    let folded = decided.iter().flat_map(|(customer, known, changes)| {
+    let merged = decided.iter().flat_map(|(customer, known, changes)| {
         let row = |start: i64| known.open.iter().find(move |o| o.period.span.start == start);
         changes
-            .folded
+            .merged
             .iter()
             .filter_map(move |(from, to)| Some((customer, from, to, row(*from)?.used, row(*from)?.refused)))
     });
-    let folded: Vec<_> = folded.collect();
-    if !folded.is_empty() {
-        let rows = json(&folded)?;
-        for sql in [FOLD_TURN, DROP_TURN, DROP_BILLING] {
+    let merged: Vec<_> = merged.collect();
+    if !merged.is_empty() {
+        let rows = json(&merged)?;
+        for sql in [MERGE_TURN, DROP_TURN, DROP_BILLING] {
             c.execute(sql, params![rows.clone()]).await?;
         }
     }
@@ -302,7 +302,7 @@ async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Re
 }
 
 /// What a period may use before its first enforcement: what the plan includes, if the customer may use anything.
-fn opening_limit(plans: &Plans, known: &Known, start: i64) -> (i64, &'static str) {
+fn opening_limit(plans: &Plans, known: &KnownPeriods, start: i64) -> (i64, &'static str) {
     if let Some(reason) = known.stopped {
         return (0, reason.name());
     }
@@ -316,13 +316,13 @@ fn opening_limit(plans: &Plans, known: &Known, start: i64) -> (i64, &'static str
     }
 }
 
-fn summed(decided: &Decided, now: i64) -> Rolled {
-    let mut rolled = Rolled::default();
+fn summed(decided: &Decided, now: i64) -> RolledPeriods {
+    let mut rolled = RolledPeriods::default();
     for (customer, known, changes) in decided {
         rolled.opened += u64::try_from(changes.periods.len()).unwrap_or(u64::MAX);
-        rolled.folded += u64::try_from(changes.folded.len()).unwrap_or(u64::MAX);
-        if billing::is_contested(&known.subscriptions, now) {
-            rolled.contested.push(customer.clone());
+        rolled.merged += u64::try_from(changes.merged.len()).unwrap_or(u64::MAX);
+        if billing_period::is_contested(&known.subscriptions, now) {
+            rolled.overlapping_subscriptions.push(customer.clone());
         }
         let bounds = |start: i64| {
             let changed = changes.periods.iter().find(|p| p.span.start == start);
@@ -330,10 +330,10 @@ fn summed(decided: &Decided, now: i64) -> Rolled {
         };
         for start in &changes.closed {
             let Some(period) = bounds(*start) else { continue };
-            let folded = changes.folded.iter().filter(|(_, target)| target == start).map(|(from, _)| from);
-            let rows = folded.chain([start]).filter_map(|s| known.open.iter().find(|o| o.period.span.start == *s));
+            let merged = changes.merged.iter().filter(|(_, target)| target == start).map(|(from, _)| from);
+            let rows = merged.chain([start]).filter_map(|s| known.open.iter().find(|o| o.period.span.start == *s));
             let own = known.open.iter().find(|o| o.period.span.start == *start);
-            rolled.closed.push(Closed {
+            rolled.closed.push(ClosedTurnPeriod {
                 customer: customer.clone(),
                 starts_at: instant(*start),
                 ends_at: instant(period.span.end),
@@ -363,7 +363,7 @@ const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 FROM json
     WHERE customer = json_extract(j.value, '$[0]') AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
 
 /// Several rows may fold into one, so their counts are summed first: customer, start, start of the target, used, refused.
-const FOLD_TURN: &str = "UPDATE turn_periods SET used = turn_periods.used + j.used, refused = turn_periods.refused + j.refused \
+const MERGE_TURN: &str = "UPDATE turn_periods SET used = turn_periods.used + j.used, refused = turn_periods.refused + j.refused \
     FROM (SELECT value ->> 0 AS customer, value ->> 2 AS target, sum(value ->> 3) AS used, sum(value ->> 4) AS refused \
           FROM json_each(?1) GROUP BY 1, 2) j \
     WHERE turn_periods.customer = j.customer AND turn_periods.starts_at = j.target";
