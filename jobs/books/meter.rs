@@ -206,7 +206,7 @@ pub struct IgnoreRule {
 /// What a line is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Claim {
+pub enum LineClaim {
     /// Usage of the meter with this index.
     Counted(u8),
     /// A line of this meter whose type carries no usage (credit, tax, refund, …).
@@ -224,7 +224,7 @@ pub enum Claim {
 pub struct Rules {
     /// Key of the cost allocation tag that holds the customer's id, as it is written on the resource.
     pub tag_key: String,
-    /// The meters; their index is what [`Claim`] names.
+    /// The meters; their index is what [`LineClaim`] names.
     pub meters: Vec<Meter>,
     /// What may be passed over.
     pub ignore: Vec<IgnoreRule>,
@@ -324,17 +324,17 @@ impl Rules {
     }
 
     /// What a line of a watched product is.
-    pub fn claim(&self, product: &str, usage_type: &str, line_type: &str) -> Claim {
+    pub fn claim(&self, product: &str, usage_type: &str, line_type: &str) -> LineClaim {
         let meter = self.meters.iter().position(|m| any(&m.products, product) && any(&m.usage_types, usage_type));
         if let Some(index) = meter {
             let number = u8::try_from(index).unwrap_or(u8::MAX);
             let counts = self.meters[index].line_types.contains(line_type);
-            return if counts { Claim::Counted(number) } else { Claim::Excluded(number) };
+            return if counts { LineClaim::Counted(number) } else { LineClaim::Excluded(number) };
         }
         if self.ignore.iter().any(|r| any(&r.products, product) && any(&r.usage_types, usage_type)) {
-            return Claim::Ignored;
+            return LineClaim::Ignored;
         }
-        if self.is_usage(line_type) || !self.knows_line_type(line_type) { Claim::Unrecognised } else { Claim::NotUsage }
+        if self.is_usage(line_type) || !self.knows_line_type(line_type) { LineClaim::Unrecognised } else { LineClaim::NotUsage }
     }
 
     /// A digest of everything that decides how lines are read: a bill read under other rules is read anew.

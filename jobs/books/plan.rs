@@ -18,7 +18,7 @@ pub const DEFAULT_PLAN: &str = "core";
 /// What of a meter's usage goes to Stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Report {
+pub enum ReportMode {
     /// All of it.
     Total,
     /// What is beyond the included amount.
@@ -28,7 +28,7 @@ pub enum Report {
     None,
 }
 
-impl Report {
+impl ReportMode {
     const ALL: [(Self, &'static str); 3] = [(Self::Total, "total"), (Self::Overage, "overage"), (Self::None, "none")];
 
     /// As it is stored.
@@ -52,7 +52,7 @@ pub struct Terms {
     pub price: Option<Price>,
     /// What goes to Stripe.
     #[serde(default)]
-    pub report: Report,
+    pub report: ReportMode,
 }
 
 /// A version of a plan.
@@ -147,7 +147,7 @@ impl Plans {
             let terms = Terms {
                 included: Quantity::from_scaled(i128::from(row.get::<i64>(4)?)),
                 price: price.map_err(|e| wrong(format!("{name} {meter}: {e}")))?,
-                report: Report::named(&report).ok_or_else(|| wrong(format!("{name} {meter}: report `{report}`")))?,
+                report: ReportMode::named(&report).ok_or_else(|| wrong(format!("{name} {meter}: report `{report}`")))?,
             };
             plan.meters.insert(meter, terms);
         }
@@ -172,7 +172,7 @@ impl Plan {
                 "the included amount is negative".into()
             } else if terms.included.to_cell().is_err() {
                 "more than 900,000,000 units cannot be included".into()
-            } else if meter == TURN && terms.report != Report::None && terms.price.is_none() {
+            } else if meter == TURN && terms.report != ReportMode::None && terms.price.is_none() {
                 "what has no price cannot be reported".into()
             } else {
                 return None;

@@ -20,7 +20,7 @@ use super::columns::{Batch, TagColumn, Text};
 use super::sums::{Sums, at, number};
 use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
-use crate::books::meter::{Claim, Rules};
+use crate::books::meter::{LineClaim, Rules};
 use crate::books::calendar::{Day, Month};
 use crate::books::quantity::{Quantity, QuantityError, Rounding};
 
@@ -117,7 +117,7 @@ struct SlotKey {
 #[derive(Clone, Debug)]
 struct Slot {
     key: SlotKey,
-    claim: Claim,
+    claim: LineClaim,
     lines: u64,
     tagged: u64,
     sum: i128,
@@ -240,7 +240,7 @@ impl Fold {
             slot.sum += amount.scaled();
             slot.tagged += u64::from(customer != 0);
             self.rounded += u64::from(fit == Rounding::Rounded);
-            if let Claim::Counted(meter) = slot.claim {
+            if let LineClaim::Counted(meter) = slot.claim {
                 if amount < Quantity::ZERO {
                     let why = format!("the amount is {amount}, but a usage line cannot be negative");
                     return Err(LineFault { row, column: "line_item_usage_amount".into(), why });
@@ -327,8 +327,8 @@ impl Fold {
         let whole = line_type.strip_suffix(SPLIT);
         let claim = self.rules.claim(name(key.product), name(key.usage_type), whole.unwrap_or(line_type));
         let claim = match (claim, whole) {
-            (Claim::Counted(meter), Some(_)) => Claim::Excluded(meter),
-            (Claim::Unrecognised, Some(_)) => Claim::NotUsage,
+            (LineClaim::Counted(meter), Some(_)) => LineClaim::Excluded(meter),
+            (LineClaim::Unrecognised, Some(_)) => LineClaim::NotUsage,
             (claim, _) => claim,
         };
         let new = number(self.slots.len());
@@ -479,11 +479,11 @@ impl Fold {
         });
         let mut meters: Vec<_> = empty.collect();
         for slot in &self.slots {
-            let (Claim::Counted(meter) | Claim::Excluded(meter)) = slot.claim else { continue };
+            let (LineClaim::Counted(meter) | LineClaim::Excluded(meter)) = slot.claim else { continue };
             let own = &mut meters[usize::from(meter)];
             own.lines += slot.lines;
             own.total += Quantity::from_scaled(slot.sum);
-            if matches!(slot.claim, Claim::Excluded(_)) {
+            if matches!(slot.claim, LineClaim::Excluded(_)) {
                 own.excluded += Quantity::from_scaled(slot.sum);
             }
         }
@@ -497,11 +497,11 @@ impl Fold {
             .iter()
             .map(|slot| {
                 let (claim, meter) = match slot.claim {
-                    Claim::Counted(m) => ("counted", Some(m)),
-                    Claim::Excluded(m) => ("excluded", Some(m)),
-                    Claim::Ignored => ("ignored", None),
-                    Claim::Unrecognised => ("unrecognised", None),
-                    Claim::NotUsage => ("not_usage", None),
+                    LineClaim::Counted(m) => ("counted", Some(m)),
+                    LineClaim::Excluded(m) => ("excluded", Some(m)),
+                    LineClaim::Ignored => ("ignored", None),
+                    LineClaim::Unrecognised => ("unrecognised", None),
+                    LineClaim::NotUsage => ("not_usage", None),
                 };
                 BillLine {
                     product: name(slot.key.product),
@@ -526,7 +526,7 @@ impl Fold {
         for slot in &self.slots {
             let line_type = self.names.text(slot.key.line_type);
             let plain = line_type.strip_suffix(SPLIT).unwrap_or(line_type);
-            if slot.claim != Claim::Ignored && !self.rules.knows_line_type(plain) {
+            if slot.claim != LineClaim::Ignored && !self.rules.knows_line_type(plain) {
                 *found.entry(plain.to_owned()).or_default() += slot.lines;
             }
         }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::books::billing_target::MARGIN;
 use crate::books::calendar::minute;
-use crate::books::plan::{Report, Terms};
+use crate::books::plan::{ReportMode, Terms};
 use crate::books::quantity::{Quantity, UNIT, divide_half_even};
 
 /// Largest value: Stripe takes at most 15 significant digits
@@ -74,9 +74,9 @@ impl DeferReason {
 /// What the books say, in Stripe's units, rounded half-even once; none when it has too many digits.
 pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
     let reported = match terms.report {
-        Report::None => return Some(0),
-        Report::Total => used,
-        Report::Overage => used - terms.included,
+        ReportMode::None => return Some(0),
+        ReportMode::Total => used,
+        ReportMode::Overage => used - terms.included,
     };
     if reported <= Quantity::ZERO {
         return Some(0);

@@ -27,7 +27,7 @@ use self::plan::{MappedMeter, PlanInputs, SharedInputs};
 use self::send::{RunClock, SendStop, SendTally};
 use crate::books::billing_target::StripeMeter;
 use crate::books::calendar::instant;
-use crate::books::plan::Report;
+use crate::books::plan::ReportMode;
 use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};

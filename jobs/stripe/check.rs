@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use super::account::matched;
 use super::{BillingSettings, Mapping, RemoteMeter, RemotePrice};
 use crate::books::billing_target::StripeMeter;
-use crate::books::plan::{Plan, Plans, Report, TURN, Terms};
+use crate::books::plan::{Plan, Plans, ReportMode, TURN, Terms};
 
 /// Decimals of Stripe's `unit_amount_decimal`.
 const PRICE_DECIMALS: u32 = 12;
@@ -46,7 +46,7 @@ pub fn check(
         lines.push(CheckLine { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
     }
     for plan in plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second())) {
-        for (meter, terms) in plan.meters.iter().filter(|(_, terms)| terms.report != Report::None) {
+        for (meter, terms) in plan.meters.iter().filter(|(_, terms)| terms.report != ReportMode::None) {
             lines.push(priced(billing, remote, prices, plan, meter, *terms));
         }
     }
@@ -107,7 +107,7 @@ fn priced(
         let why = format!("the plan's price makes {amount} for each of Stripe's units; {make}");
         return line(format!("{ids} at {}", amounts.join(", ")), Some(why));
     }
-    if terms.report == Report::Total && !terms.included.is_zero() {
+    if terms.report == ReportMode::Total && !terms.included.is_zero() {
         let why = "the plan reports all usage and has an included amount, which a price for each unit would charge: make it a price in tiers, \
                    or report = \"overage\"";
         return line(ids, Some(why.into()));

@@ -43,30 +43,30 @@ fn planned(case: &BillingCase, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>
     decide(case, T0 + now, GRACE).iter().map(|d| (d.event.map_or(0, |e| e.value), d.deferred)).collect()
 }
 
-fn terms(report: Report, included: &str) -> Terms {
+fn terms(report: ReportMode, included: &str) -> Terms {
     Terms { included: included.parse().unwrap(), price: None, report }
 }
 
-fn units(report: Report, included: &str, used: &str, per_unit: &str) -> Option<i64> {
+fn units(report: ReportMode, included: &str, used: &str, per_unit: &str) -> Option<i64> {
     target(used.parse().unwrap(), terms(report, included), per_unit.parse().unwrap())
 }
 
 #[test]
 fn a_plan_says_what_of_the_usage_is_reported() {
     for (report, included, used, expected) in [
-        (Report::Total, "0", "12", 12),
-        (Report::Total, "500", "12", 12),
-        (Report::Total, "0", "0", 0),
-        (Report::Total, "0", "-3", 0),
-        (Report::Overage, "500", "512", 12),
-        (Report::Overage, "500", "500", 0),
-        (Report::Overage, "500", "499", 0),
-        (Report::Overage, "500", "-499", 0),
-        (Report::Overage, "0", "12", 12),
-        (Report::Overage, "0.5", "2", 2),
-        (Report::Overage, "0.5", "3", 2),
-        (Report::None, "0", "12", 0),
-        (Report::None, "0", "2000000000000000", 0),
+        (ReportMode::Total, "0", "12", 12),
+        (ReportMode::Total, "500", "12", 12),
+        (ReportMode::Total, "0", "0", 0),
+        (ReportMode::Total, "0", "-3", 0),
+        (ReportMode::Overage, "500", "512", 12),
+        (ReportMode::Overage, "500", "500", 0),
+        (ReportMode::Overage, "500", "499", 0),
+        (ReportMode::Overage, "500", "-499", 0),
+        (ReportMode::Overage, "0", "12", 12),
+        (ReportMode::Overage, "0.5", "2", 2),
+        (ReportMode::Overage, "0.5", "3", 2),
+        (ReportMode::None, "0", "12", 0),
+        (ReportMode::None, "0", "2000000000000000", 0),
     ] {
         assert_eq!(units(report, included, used, "1"), Some(expected), "{report:?} {included} {used}");
     }
@@ -98,7 +98,7 @@ fn units_are_rounded_half_even() {
         ("1500", "0.001", 2),
         ("2500", "0.001", 2),
     ] {
-        assert_eq!(units(Report::Total, "0", used, per_unit), Some(expected), "{used} × {per_unit}");
+        assert_eq!(units(ReportMode::Total, "0", used, per_unit), Some(expected), "{used} × {per_unit}");
     }
 }
 
@@ -107,9 +107,9 @@ fn the_running_total_is_rounded_and_not_what_is_added_to_it() {
     let totals = ["0.4", "0.8", "1.2", "1.6", "2", "2.4", "2.8"];
     let expected = [0, 1, 1, 2, 2, 2, 3];
     for (used, expected) in totals.into_iter().zip(expected) {
-        assert_eq!(units(Report::Total, "0", used, "1"), Some(expected), "{used}");
+        assert_eq!(units(ReportMode::Total, "0", used, "1"), Some(expected), "{used}");
         let overage = used.parse::<Quantity>().unwrap() + Quantity::from_scaled(10 * UNIT);
-        assert_eq!(units(Report::Overage, "10", &overage.to_string(), "1"), Some(expected), "{overage}");
+        assert_eq!(units(ReportMode::Overage, "10", &overage.to_string(), "1"), Some(expected), "{overage}");
     }
 }
 
@@ -125,11 +125,11 @@ fn more_than_fifteen_digits_are_no_target() {
         ("1999999999999998", "0.5", Some(LARGEST)),
         ("2000000000000000", "0.5", None),
     ] {
-        assert_eq!(units(Report::Total, "0", used, per_unit), expected, "{used} × {per_unit}");
+        assert_eq!(units(ReportMode::Total, "0", used, per_unit), expected, "{used} × {per_unit}");
     }
     let endless = Quantity::from_scaled(i128::MAX);
-    assert_eq!(target(endless, terms(Report::Total, "0"), Decimal::from(7)), None);
-    assert_eq!(target(endless, terms(Report::None, "0"), Decimal::from(7)), Some(0));
+    assert_eq!(target(endless, terms(ReportMode::Total, "0"), Decimal::from(7)), None);
+    assert_eq!(target(endless, terms(ReportMode::None, "0"), Decimal::from(7)), Some(0));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn decimal(text: &str) -> Decimal {
     text.parse().unwrap()
 }
 
-fn terms(included: &str, price: Option<&str>, report: Report) -> Terms {
+fn terms(included: &str, price: Option<&str>, report: ReportMode) -> Terms {
     Terms { included: included.parse().unwrap(), price: price.map(|p| p.parse().unwrap()), report }
 }
 
@@ -53,7 +53,7 @@ fn world() -> World {
         name: "pro".into(),
         currency: "USD".parse().unwrap(),
         effective_from: "2026-01-01T00:00:00Z".parse().unwrap(),
-        meters: [("chime_minutes".to_owned(), terms("1000", Some("0.0045"), Report::Overage))].into(),
+        meters: [("chime_minutes".to_owned(), terms("1000", Some("0.0045"), ReportMode::Overage))].into(),
     };
     World {
         billing: BillingSettings {
@@ -164,32 +164,32 @@ fn every_difference_has_its_line() {
         (|w| another_price(w, "price_2", "EUR", Some("9")), &[]),
         (|w| w.prices[0].unit_amount = None, &[]),
         (
-            |w| of_plan(w).report = Report::Total,
+            |w| of_plan(w).report = ReportMode::Total,
             &[(PRICE, "price_1", "which a price for each unit would charge: make it a price in tiers")],
         ),
-        (|w| *of_plan(w) = terms("0", Some("0.0045"), Report::Total), &[]),
+        (|w| *of_plan(w) = terms("0", Some("0.0045"), ReportMode::Total), &[]),
         (
             |w| {
-                of_plan(w).report = Report::Total;
+                of_plan(w).report = ReportMode::Total;
                 w.prices[0].unit_amount = None;
             },
             &[],
         ),
-        (|w| *of_plan(w) = terms("1000", None, Report::Overage), &[]),
+        (|w| *of_plan(w) = terms("1000", None, ReportMode::Overage), &[]),
         (
             |w| {
-                *of_plan(w) = terms("1000", None, Report::Overage);
+                *of_plan(w) = terms("1000", None, ReportMode::Overage);
                 w.prices.clear();
             },
             &[(PRICE, "missing", "unit_amount_decimal=?")],
         ),
         (
-            |w| *of_plan(w) = terms("1000", Some("0.005"), Report::Overage),
+            |w| *of_plan(w) = terms("1000", Some("0.005"), ReportMode::Overage),
             &[(PRICE, "price_1 at 0.00045", "the plan's price makes 0.0005 for each")],
         ),
         (
             |w| {
-                w.plans[0].meters.insert("storage_gb".into(), terms("5", Some("0.05"), Report::Overage));
+                w.plans[0].meters.insert("storage_gb".into(), terms("5", Some("0.05"), ReportMode::Overage));
             },
             &[(
                 "price of storage_gb in plan pro",
@@ -199,21 +199,21 @@ fn every_difference_has_its_line() {
         ),
         (
             |w| {
-                w.plans[0].meters.insert(TURN.into(), terms("500", Some("0.01"), Report::Total));
+                w.plans[0].meters.insert(TURN.into(), terms("500", Some("0.01"), ReportMode::Total));
             },
             &[("price of turn_allocations in plan pro", "not mapped", "report = \"none\"")],
         ),
         (
             |w| {
-                w.plans[0].meters.insert(TURN.into(), terms("500", None, Report::None));
-                w.plans[0].meters.insert("storage_gb".into(), terms("5", None, Report::None));
+                w.plans[0].meters.insert(TURN.into(), terms("500", None, ReportMode::None));
+                w.plans[0].meters.insert("storage_gb".into(), terms("5", None, ReportMode::None));
             },
             &[],
         ),
         // what nobody reports needs no price
         (
             |w| {
-                of_plan(w).report = Report::None;
+                of_plan(w).report = ReportMode::None;
                 w.prices.clear();
             },
             &[],
@@ -281,7 +281,7 @@ fn plans_are_compared_as_they_hold_now() {
     let mut world = world();
     let version = |from: &str, price: &str| Plan {
         effective_from: from.parse().unwrap(),
-        meters: [("chime_minutes".to_owned(), terms("1000", Some(price), Report::Overage))].into(),
+        meters: [("chime_minutes".to_owned(), terms("1000", Some(price), ReportMode::Overage))].into(),
         ..world.plans[0].clone()
     };
     let to_come = version("2026-12-01T00:00:00Z", "0.009");
