@@ -105,7 +105,7 @@ fn context(books: Database, url: &str) -> Context {
         exports: Arc::new(BTreeMap::new()),
         lens: Lens { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) },
         enforcement: Arc::new(EnforcementSettings::default()),
-        receiver: None,
+        webhook: None,
         billing: Arc::new(config.stripe.billing().unwrap()),
     }
 }

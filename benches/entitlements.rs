@@ -41,7 +41,7 @@ fn context(books: Database) -> Context {
         Rules { tag_key: "t".into(), meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
     let lens = Lens { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) };
     let enforcement = Arc::new(EnforcementSettings::default());
-    Context { books, exports: Arc::new(BTreeMap::new()), lens, enforcement, receiver: None, billing: Arc::default() }
+    Context { books, exports: Arc::new(BTreeMap::new()), lens, enforcement, webhook: None, billing: Arc::default() }
 }
 
 /// Noon of the month's last day, so that a whole month of usage counts.
@@ -149,7 +149,7 @@ async fn child(what: &str, file: &Path, customers: i64) {
             format!("{} customers changed, {rows} rows written, {} notifications", report.changed, report.notifications)
         }
         "open" | "roll" => {
-            let report = reset(&books, Timestamp::now(), false, 20).await.unwrap();
+            let report = roll(&books, Timestamp::now(), false, 20).await.unwrap();
             format!("{} closed, {} opened", report.closed, report.opened)
         }
         statement => {

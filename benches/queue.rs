@@ -80,7 +80,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
         exports,
         lens,
         enforcement,
-        receiver: None,
+        webhook: None,
         billing: Arc::default(),
     };
     let policy = Policy { concurrency: slots, ..Policy::default() };

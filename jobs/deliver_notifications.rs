@@ -31,7 +31,7 @@ const FIRST_WAIT: i64 = 30;
 /// Longest wait.
 const LONGEST_WAIT: i64 = 7200;
 /// Said of notifications that nobody ever tried to send.
-const NO_RECEIVER: &str = "no receiver was configured (notifications.url)";
+const NO_RECEIVER: &str = "no webhook was configured (notifications.url)";
 
 /// Where notifications go.
 #[derive(Clone)]
@@ -89,7 +89,7 @@ impl Job for DeliverNotifications {
     async fn run(self, context: &Context, now: Timestamp) -> Result<DeliverReport, Failure> {
         context.books.require_migrated().await?;
         let mut report = DeliverReport::default();
-        if let Some(receiver) = &context.receiver {
+        if let Some(receiver) = &context.webhook {
             let started = Instant::now();
             let due = context.books.due_notifications(now, MOST).await?;
             for group in due.chunks(AT_ONCE) {

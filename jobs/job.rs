@@ -30,7 +30,7 @@ pub struct Context {
     /// How entitlements are decided.
     pub enforcement: Arc<EnforcementSettings>,
     /// Where notifications go, if anywhere.
-    pub receiver: Option<WebhookTarget>,
+    pub webhook: Option<WebhookTarget>,
     /// How usage is billed.
     pub billing: Arc<BillingSettings>,
 }

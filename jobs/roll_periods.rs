@@ -49,7 +49,7 @@ pub struct RollPeriodsReport {
     /// Customers for whom more than one subscription lives; the one that began last decides.
     pub overlapping_subscriptions: u64,
     /// Some of them.
-    pub contested_customers: Vec<String>,
+    pub overlapping_customers: Vec<String>,
     /// Some of the closed counts.
     pub counts: Vec<ClosedTurnPeriod>,
 }
@@ -62,7 +62,7 @@ impl RollPeriodsReport {
         self.merged += rolled.merged;
         self.overlapping_subscriptions += count(rolled.overlapping_subscriptions.len());
         let room = |len: usize| shown.saturating_sub(len);
-        self.contested_customers.extend(rolled.overlapping_subscriptions.into_iter().take(room(self.contested_customers.len())));
+        self.overlapping_customers.extend(rolled.overlapping_subscriptions.into_iter().take(room(self.overlapping_customers.len())));
         self.counts.extend(rolled.closed.into_iter().take(room(self.counts.len())));
     }
 }
@@ -83,7 +83,7 @@ impl Job for RollPeriods {
     async fn run(self, context: &Context, now: Timestamp) -> Result<RollPeriodsReport, Failure> {
         let report = run(context, now, self.dry_run, SHOWN).await?;
         if report.overlapping_subscriptions > 0 {
-            let names = report.contested_customers.join(", ");
+            let names = report.overlapping_customers.join(", ");
             tracing::warn!(overlapping_subscriptions = report.overlapping_subscriptions, "customers with more than one living subscription: {names}");
         }
         Ok(report)

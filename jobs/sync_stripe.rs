@@ -157,7 +157,7 @@ async fn keep(
             continue;
         }
         let ends = s.ended.is_some() || matches!(s.status.as_str(), "canceled" | "incomplete_expired");
-        let month = billing::month_of(s.anchor, now.as_second());
+        let month = billing_period::month_of(s.anchor, now.as_second());
         for item in s.items.iter().filter(|_| !ends) {
             let is_now = item.period.0 <= now.as_second() && now.as_second() < item.period.1;
             let differs = is_now && (item.period.0, item.period.1) != (month.0.max(s.started), month.1);

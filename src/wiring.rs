@@ -202,13 +202,13 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
         exports: Arc::new(exports(config).await?),
         lens: lens(config)?,
         enforcement: Arc::new(config.enforce.policy()),
-        receiver: receiver(config)?,
+        webhook: webhook_target(config)?,
         billing: Arc::new(config.stripe.billing()?),
     })
 }
 
 /// Where notifications go. The client follows no redirect (the secret's signature is for one address), and gives up in time.
-fn receiver(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
+fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     let Some(url) = &config.notifications.url else { return Ok(None) };
     let (all, connect) = REQUEST_TIMEOUTS;
     let client = reqwest::Client::builder()

@@ -17,7 +17,7 @@ use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
 use jiff::Timestamp;
 use jobs::books::audit::AuditEntry;
-use jobs::books::meter_event::{EventState, Manual};
+use jobs::books::meter_event::{EventState, ManualAction};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
@@ -84,7 +84,7 @@ impl Shop {
         }
         sync(&shop.context, Timestamp::now(), true).await.unwrap();
         // what a meter is called at Stripe is known from the first push on; items are there before
-        reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+        roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
         shop
     }
 
@@ -233,7 +233,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
     shop.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
     shop.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
-    reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     // 900,000,000 units a day, each of them 10,000,000 of Stripe's: more than 15 digits
     let mut billing = jobs::stripe::BillingSettings::clone(&shop.context.billing);
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
@@ -254,7 +254,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE customers SET stripe_customer_id = 'cus_ann' WHERE id = 'ann'").await;
     shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
     shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
-    reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     sync(&shop.context, Timestamp::now(), true).await.unwrap();
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
@@ -271,7 +271,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
         shop.context.books.read(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
     assert_eq!(due.await.unwrap(), "1");
     shop.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
-    reset(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     // a clock that is an hour off sends nothing
     shop.book("ann", 1).await;
     for off in [-3600, 3600] {
@@ -419,7 +419,7 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: Ground) {
     shop.run(&done("roll_periods", 26, 1)).await;
     shop.run(&done("roll_periods", 0, 0)).await;
     let kinds = ["sync_stripe", "push_stripe", "roll_periods"];
-    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::EventState::Done), 2)).into();
+    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::State::Done), 2)).into();
     let standing = queue.standing(&kinds, &over, std::time::Duration::from_secs(30)).await.unwrap();
     let found: Vec<bool> = kinds.iter().map(|kind| standing.kinds[*kind].attention).collect();
     assert_eq!(found, [true, false, false], "{standing:?}");

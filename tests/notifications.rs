@@ -31,13 +31,13 @@ enum Does {
 type Request = (BTreeMap<String, String>, String);
 
 /// A server of the test's own, on a free port.
-struct WebhookTarget {
+struct Receiver {
     port: u16,
     does: Arc<Mutex<Does>>,
     got: Arc<Mutex<Vec<Request>>>,
 }
 
-impl WebhookTarget {
+impl Receiver {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -100,7 +100,7 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
 }
 
 /// Books in which one customer was just blocked: four notifications are pending.
-fn place(receiver: &WebhookTarget) -> Place {
+fn place(receiver: &Receiver) -> Place {
     let place =
         Place::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
@@ -122,7 +122,7 @@ const STATES: &str = "SELECT state, attempts, count(*) FROM notifications GROUP 
 
 #[test]
 fn notifications_arrive_signed_and_once() {
-    let receiver = WebhookTarget::start();
+    let receiver = Receiver::start();
     let place = place(&receiver);
     run(&place, "config show").ends(0).says(&["/hook?********"]);
     let report = run(&place, DELIVER).ends(0).json();
@@ -160,8 +160,8 @@ fn notifications_arrive_signed_and_once() {
 
 #[test]
 fn a_receiver_that_misbehaves_harms_nothing() {
-    let receiver = WebhookTarget::start();
-    let elsewhere = WebhookTarget::start();
+    let receiver = Receiver::start();
+    let elsewhere = Receiver::start();
     let target = format!("307 Temporary Redirect\r\nLocation: http://127.0.0.1:{}/", elsewhere.port);
     for (does, attempts) in [
         (Does::Answer("500 Internal Server Error"), 1),
@@ -200,7 +200,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
 
 #[test]
 fn a_silent_receiver_costs_ten_seconds_and_no_more() {
-    let receiver = WebhookTarget::start();
+    let receiver = Receiver::start();
     let place = place(&receiver);
     receiver.does(Does::Silence);
     let start = Instant::now();
@@ -213,7 +213,7 @@ fn a_silent_receiver_costs_ten_seconds_and_no_more() {
 
 #[test]
 fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
-    let receiver = WebhookTarget::start();
+    let receiver = Receiver::start();
     let place = place(&receiver);
     receiver.does(Does::Answer("503 Service Unavailable"));
     place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
@@ -241,7 +241,7 @@ fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
     place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
     // nobody wants to be told, so nobody is called for it
     place.run(DELIVER).ends(0).says(&["\"dead\": 0", "\"set_aside\": 4"]);
-    place.run("notifications list").ends(3).says(&["no receiver was configured"]);
+    place.run("notifications list").ends(3).says(&["no webhook was configured"]);
     let variables = |url: &'static str, secret: &'static str| {
         [("METER_NOTIFICATIONS__URL", url), ("METER_NOTIFICATIONS__SECRET", secret)]
     };

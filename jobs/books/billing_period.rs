@@ -98,7 +98,7 @@ fn governing(subscriptions: &[Subscription], t: i64) -> Option<&Subscription> {
 }
 
 /// More than one subscription lives at `t`.
-pub fn is_contested(subscriptions: &[Subscription], t: i64) -> bool {
+pub fn overlap_at(subscriptions: &[Subscription], t: i64) -> bool {
     subscriptions.iter().filter(|s| s.lives_at(t)).count() > 1
 }
 

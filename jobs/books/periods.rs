@@ -321,7 +321,7 @@ fn summed(decided: &Decided, now: i64) -> RolledPeriods {
     for (customer, known, changes) in decided {
         rolled.opened += u64::try_from(changes.periods.len()).unwrap_or(u64::MAX);
         rolled.merged += u64::try_from(changes.merged.len()).unwrap_or(u64::MAX);
-        if billing_period::is_contested(&known.subscriptions, now) {
+        if billing_period::overlap_at(&known.subscriptions, now) {
             rolled.overlapping_subscriptions.push(customer.clone());
         }
         let bounds = |start: i64| {

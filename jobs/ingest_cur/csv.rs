@@ -23,7 +23,7 @@ const CHUNK: u64 = 4 << 20;
 /// Longest record that is believed, in bytes of text; far above any line of a bill.
 const RECORD_LIMIT: u64 = 8 << 20;
 const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
-/// Rows that are merged at once.
+/// Rows that are aggregated at once.
 const BATCH_ROWS: usize = 4_096;
 
 /// What a CSV file held.

@@ -214,7 +214,7 @@ async fn restored(context: &Context, now: Timestamp, begun: bool) -> Result<Opti
 async fn unmapped(context: &Context, now: Timestamp) -> Result<Vec<String>, BooksError> {
     let plans = context.books.plans().await?;
     let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
-    let reported = current.flat_map(|p| p.meters.iter()).filter(|(_, t)| t.report != Report::None).map(|(m, _)| m);
+    let reported = current.flat_map(|p| p.meters.iter()).filter(|(_, t)| t.report != ReportMode::None).map(|(m, _)| m);
     let missing: BTreeSet<&String> = reported.filter(|m| !context.billing.meters.contains_key(*m)).collect();
     Ok(missing.into_iter().cloned().collect())
 }

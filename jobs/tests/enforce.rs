@@ -278,7 +278,7 @@ async fn odd_customers_have_stated_outcomes() {
             .await;
     }
     let report = roll(&world.context.books, now(), false, 5).await.unwrap();
-    assert_eq!((report.overlapping_subscriptions, report.contested_customers), (1, vec!["ann".to_owned()]));
+    assert_eq!((report.overlapping_subscriptions, report.overlapping_customers), (1, vec!["ann".to_owned()]));
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.period_start, at("2026-10-05T00:00:00Z"));
     // deleted, with usage: no entitlement stays behind, usage and counts do, and a run goes on

@@ -13,7 +13,7 @@ pub(crate) use crate::words::{customer, quantity, span};
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
-    // what goes to a file or a pipe is not merged, so that names stay whole
+    // what goes to a file or a pipe is not wrapped, so that names stay whole
     if std::io::stdout().is_terminal() {
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }

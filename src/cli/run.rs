@@ -96,7 +96,7 @@ async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyho
 pub(super) fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
     let would = if report.dry_run { "would be " } else { "" };
     if !report.counts.is_empty() {
-        let row = |c: &roll_periods::Closed| {
+        let row = |c: &roll_periods::ClosedTurnPeriod| {
             let limit = c.allowed_until.map_or("none".to_owned(), print::count);
             vec![c.customer.clone(), c.starts_at.to_string(), c.ends_at.to_string(), print::count(c.used), limit]
         };
@@ -121,7 +121,7 @@ pub(super) fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
         ));
     }
     if report.overlapping_subscriptions > 0 {
-        let names = report.contested_customers.join(", ");
+        let names = report.overlapping_customers.join(", ");
         print::out(&format!("more than one subscription lives for {names}; the one that began last decides"));
     }
 }

@@ -331,7 +331,7 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
     }
 }
 
-/// Every kind of job and every schedule: seldom needed, so merged.
+/// Every kind of job and every schedule: seldom needed, so collapsed.
 fn kinds(facts: &Facts<'_>, now: Timestamp) -> Markup {
     let queue = &facts.standing.queue;
     if queue.kinds.is_empty() && queue.ticks.is_empty() {

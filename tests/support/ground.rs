@@ -280,7 +280,7 @@ impl Ground {
             exports: Arc::new(BTreeMap::new()),
             lens,
             enforcement,
-            receiver: None,
+            webhook: None,
             billing: Arc::default(),
         }
     }

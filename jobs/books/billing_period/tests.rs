@@ -93,7 +93,7 @@ fn of_two_subscriptions_the_one_that_began_last_governs() {
         bounds(&two, "2026-03-05", "2026-04-02"),
         ["2026-03-05", "2026-03-12", "2026-04-01", "2026-04-05", "2026-05-05", "2026-06-05"]
     );
-    assert!(is_contested(&two, t("2026-03-20")) && !is_contested(&two, t("2026-04-01")));
+    assert!(overlap_at(&two, t("2026-03-20")) && !overlap_at(&two, t("2026-04-01")));
 }
 
 #[test]

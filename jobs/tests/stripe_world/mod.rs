@@ -149,7 +149,7 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
             progress: Arc::new(Progress::default()),
         },
         enforcement: Arc::new(EnforcementSettings::default()),
-        receiver: None,
+        webhook: None,
         billing: Arc::new(billing),
     }
 }

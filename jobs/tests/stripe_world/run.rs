@@ -132,19 +132,19 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
 pub async fn check(world: &World, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM meter_events ORDER BY seq";
-    let mut events = world.rows(sql).await;
-    events.extend(
+    let mut stored = world.rows(sql).await;
+    stored.extend(
         world
             .rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions")
             .await,
     );
-    events
+    stored
         .extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
-    events.extend(world.rows("SELECT 'total', * FROM billing_targets").await);
-    let events = events.join("\n");
+    stored.extend(world.rows("SELECT 'total', * FROM billing_targets").await);
+    let stored = stored.join("\n");
     let fail = |what: &str| -> ! {
         let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
-        panic!("{what}\nagain with: {again}\n{events}\n{events}");
+        panic!("{what}\nagain with: {again}\n{stored}\n{events}");
     };
     let open = world.rows("SELECT seq, state, value, error FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed', 'refused')").await;
     if !open.is_empty() {

@@ -93,7 +93,7 @@ impl World {
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
         let enforcement = Arc::new(EnforcementSettings::default());
         let context =
-            Context { books, exports, lens: lens(rules), enforcement, receiver: None, billing: Arc::default() };
+            Context { books, exports, lens: lens(rules), enforcement, webhook: None, billing: Arc::default() };
         Self { folder, context }
     }
 
