@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::meter::Rules;
-use jobs::ingest_cur::{Lens, Policy as ReadPolicy, Progress};
+use jobs::ingest_cur::{ReadSettings, Policy as ReadPolicy, Progress};
 use jobs::job::{Context, Failure, Job};
 use meter::metrics::Metrics;
 use meter::queue::worker::{Identity, Policy, Worker};
@@ -72,13 +72,13 @@ async fn open(file: &Path, synchronous: &str) -> Database {
 async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker) {
     let queue = Queue::new(open(file, synchronous).await, Clock::system());
     let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
-    let lens = Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
+    let read_settings = ReadSettings { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
     let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
     let exports = Arc::new(BTreeMap::new());
     let context = Context {
         books: open(file, synchronous).await,
         exports,
-        lens,
+        read_settings,
         enforcement,
         webhook: None,
         billing: Arc::default(),

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::books::Database;
 use crate::deliver_notifications::WebhookTarget;
 use crate::enforce_budgets::EnforcementSettings;
-use crate::ingest_cur::{Export, Lens};
+use crate::ingest_cur::{Export, ReadSettings};
 use crate::stripe::BillingSettings;
 
 /// Everything that jobs are given by the machine around them.
@@ -26,7 +26,7 @@ pub struct Context {
     /// Where bills come from, by name.
     pub exports: Arc<BTreeMap<String, Export>>,
     /// How bills are read.
-    pub lens: Lens,
+    pub read_settings: ReadSettings,
     /// How entitlements are decided.
     pub enforcement: Arc<EnforcementSettings>,
     /// Where notifications go, if anywhere.

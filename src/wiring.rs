@@ -15,7 +15,7 @@ use jobs::books::Database;
 use jobs::books::database::REMOTE_WAIT;
 use jobs::deliver_notifications::{REQUEST_TIMEOUTS, WebhookTarget};
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
-use jobs::ingest_cur::{Export, Lens, Progress};
+use jobs::ingest_cur::{Export, ReadSettings, Progress};
 use jobs::job::Context;
 
 use crate::config::{Config, ExportConfig, Location};
@@ -184,8 +184,8 @@ async fn s3_client(export: &ExportConfig) -> aws_sdk_s3::Client {
 ///
 /// # Errors
 /// None for a checked configuration.
-pub fn lens(config: &Config) -> anyhow::Result<Lens> {
-    Ok(Lens {
+pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
+    Ok(ReadSettings {
         rules: Arc::new(config.checked_rules()?),
         policy: config.policy(),
         progress: Arc::new(Progress::default()),
@@ -200,7 +200,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
     Ok(Context {
         books,
         exports: Arc::new(exports(config).await?),
-        lens: lens(config)?,
+        read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
         webhook: webhook_target(config)?,
         billing: Arc::new(config.stripe.billing()?),
@@ -228,5 +228,5 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
 /// As [`exports`].
 pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
     let context = context(config, books).await?;
-    Ok(Context { lens: Lens { policy: config.worker_policy(), ..context.lens }, ..context })
+    Ok(Context { read_settings: ReadSettings { policy: config.worker_policy(), ..context.read_settings }, ..context })
 }

@@ -186,7 +186,7 @@ impl RunInputs {
         let blocks = policy.on_stale == OnStale::BlockOverage;
         let without_bill = payers.iter().any(|p| !told.contains_key(*p));
         let plans = context.books.plans().await?;
-        let metered: BTreeSet<String> = context.lens.rules.meters.iter().map(|m| m.name.clone()).collect();
+        let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
         let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
         let unmetered = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
         let unmetered = unmetered.flat_map(|p| p.meters.keys()).filter(|m| *m != TURN && !metered.contains(*m));

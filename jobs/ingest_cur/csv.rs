@@ -13,9 +13,9 @@ use arrow::datatypes::Int32Type;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-use super::reader::{ReadError, TagKey, Wanted, is_tag_map};
+use super::parquet_file::{ReadError, TagKey, Wanted, is_tag_map};
 use super::source::{Object, Source, SourceError};
-use super::totals::Fold;
+use super::aggregate::UsageAggregator;
 use crate::books::meter::canonical_name;
 
 /// Bytes that are fetched at once.
@@ -65,8 +65,8 @@ pub async fn fold(
     source: Arc<dyn Source>,
     object: Object,
     tag: TagKey,
-    mut fold: Fold,
-) -> Result<(Fold, CsvFacts), ReadError> {
+    mut fold: UsageAggregator,
+) -> Result<(UsageAggregator, CsvFacts), ReadError> {
     let (sender, chunks) = mpsc::channel(1);
     let (reader, read) = (Arc::clone(&source), object.clone());
     let fetching = tokio::spawn(async move {
@@ -161,7 +161,7 @@ fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
     }
 }
 
-fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut Fold) -> Result<CsvFacts, ReadError> {
+fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut UsageAggregator) -> Result<CsvFacts, ReadError> {
     let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
     let fault = |line: u64, error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {

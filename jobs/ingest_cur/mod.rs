@@ -8,18 +8,18 @@
 //! the first look to the last. A version is applied in one transaction that starts with its claim. And a version that looks
 //! wrong (line types that nobody knows, usage that shrank) is put on hold for a person instead of being booked.
 
-pub mod columns;
+pub mod batch;
 pub mod csv;
 pub mod export;
 mod guard;
-mod look;
+mod discover;
 mod parts;
-mod ranges;
+mod object_reader;
 mod read;
-pub mod reader;
+pub mod parquet_file;
 pub mod source;
 mod sums;
-pub mod totals;
+pub mod aggregate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,13 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use self::export::{ExportError, Format, Manifest};
 pub use self::guard::{Restatement, Scope};
-pub use self::look::discover;
+pub use self::discover::discover;
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::read::Progress;
-use self::read::{Facts, read_files};
-use self::reader::ReadError;
+use self::read::{FileStats, read_files};
+use self::parquet_file::ReadError;
 use self::source::{Object, Source, SourceError};
-use self::totals::{Totals, UnknownLineType};
+use self::aggregate::{Totals, UnknownLineType};
 use crate::books::bill::{BillId, BillLine, BookedVersions, MeterTotals, Version, VersionKey};
 use crate::books::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
 use crate::books::meter::Rules;
@@ -118,7 +118,7 @@ impl Default for Policy {
 
 /// How bills are read: the rules, the caution, and a place to say how far it has come.
 #[derive(Clone, Debug)]
-pub struct Lens {
+pub struct ReadSettings {
     /// How lines are read.
     pub rules: Arc<Rules>,
     /// When a version is put on hold, and how much is read at once.
@@ -130,7 +130,7 @@ pub struct Lens {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum IngestOutcome {
     /// The version is booked.
     Applied,
     /// The version would be booked; nothing was written.
@@ -147,7 +147,7 @@ pub enum Outcome {
     WouldHold,
 }
 
-impl Outcome {
+impl IngestOutcome {
     /// True when a person has to look at it.
     pub fn needs_a_person(self) -> bool {
         matches!(self, Self::OnHold | Self::WouldHold)
@@ -163,7 +163,7 @@ pub struct IngestReport {
     #[serde(flatten)]
     pub bill: BillId,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: IngestOutcome,
     /// `assemblyId` or `executionId`; empty when there is no bill.
     pub version: String,
     /// When AWS delivered it.
@@ -232,8 +232,8 @@ impl Job for IngestCur {
         let report = ingest(&self, export, context, now).await?;
         if !self.dry_run {
             // one that is booked and gone cannot be read again: a person says so (`meter restored --without`)
-            let gone = report.outcome == Outcome::NoBill && !report.warnings.is_empty();
-            let waits = gone || report.outcome == Outcome::OnHold;
+            let gone = report.outcome == IngestOutcome::NoBill && !report.warnings.is_empty();
+            let waits = gone || report.outcome == IngestOutcome::OnHold;
             context.books.note_bill_read(report.export.clone(), report.bill.month, waits, now).await?;
         }
         let (outcome, entries) = (report.outcome, report.entries);
@@ -280,7 +280,7 @@ struct Delivery<'a> {
 /// A version that was read whole and did not move meanwhile.
 struct Reading {
     totals: Totals,
-    facts: Facts,
+    facts: FileStats,
 }
 
 async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
@@ -306,15 +306,15 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let key = VersionKey {
         version: manifest.version.clone(),
         manifest_digest: manifest.digest.clone(),
-        rules_digest: context.lens.rules.digest(),
+        rules_digest: context.read_settings.rules.digest(),
     };
     report.version.clone_from(&manifest.version);
     report.delivered_at = Some(manifest.delivered_at);
     report.files = manifest.files.len();
     let booked_versions = context.books.booked_versions(&bill, &manifest.account).await?;
     check_account(&bill, &manifest, &booked_versions)?;
-    if let Some(outcome) = settled(&manifest, &key, &booked_versions) {
-        if outcome == Outcome::Unchanged && booked_versions.holds && !job.dry_run {
+    if let Some(outcome) = already_booked(&manifest, &key, &booked_versions) {
+        if outcome == IngestOutcome::Unchanged && booked_versions.holds && !job.dry_run {
             context.books.release(&bill).await?;
         }
         report.outcome = outcome;
@@ -323,29 +323,29 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     }
     let version = Delivery { export, manifest: &manifest, key: &key, bill: &bill };
     let Reading { totals, facts } = if job.dry_run {
-        read_version(source, &manifest, &context.lens, job.month).await?
+        read_version(source, &manifest, &context.read_settings, job.month).await?
     } else {
         parts::read_version(job, &version, context, now).await?
     };
     let booked = context.books.booked(&bill).await?;
-    let policy = &context.lens.policy;
+    let policy = &context.read_settings.policy;
     report.restatements = guard::restatements(&totals.observed, &booked, policy);
     report.hold_reasons = reasons(job, policy, &totals, &report.restatements);
     let difference = adjustments(&totals.observed, &booked)?;
     describe(&mut report, &manifest.account, &totals, &facts, &booked, &difference);
     count_fetched(&mut report, source.as_ref(), before);
     report.outcome = match (report.hold_reasons.is_empty(), job.dry_run) {
-        (true, true) => Outcome::WouldApply,
-        (false, true) => Outcome::WouldHold,
-        (true, false) => Outcome::Applied,
-        (false, false) => Outcome::OnHold,
+        (true, true) => IngestOutcome::WouldApply,
+        (false, true) => IngestOutcome::WouldHold,
+        (true, false) => IngestOutcome::Applied,
+        (false, false) => IngestOutcome::OnHold,
     };
     if job.dry_run {
         return Ok(report);
     }
     let version = version_of(job, key, &manifest, &report, &totals);
     let against = booked_versions.current.map(|c| c.id);
-    if report.outcome == Outcome::OnHold {
+    if report.outcome == IngestOutcome::OnHold {
         let version = Version { accepted: String::new(), ..version };
         context.books.hold(version, against, report.hold_reasons.join("; "), now).await?;
         return Ok(report);
@@ -381,17 +381,17 @@ fn version_of(
 }
 
 /// What is settled without reading a data file. Pure.
-fn settled(manifest: &Manifest, key: &VersionKey, booked_versions: &BookedVersions) -> Option<Outcome> {
+fn already_booked(manifest: &Manifest, key: &VersionKey, booked_versions: &BookedVersions) -> Option<IngestOutcome> {
     let current = booked_versions.current.as_ref()?;
     if current.key == *key {
-        return Some(Outcome::Unchanged);
+        return Some(IngestOutcome::Unchanged);
     }
     // the same version under other rules, or delivered again with other files, is read anew
     if current.key.version == manifest.version {
         return None;
     }
     let superseded = booked_versions.applied.contains(&manifest.version);
-    (superseded || manifest.delivered_at < current.delivered_at).then_some(Outcome::Older)
+    (superseded || manifest.delivered_at < current.delivered_at).then_some(IngestOutcome::Older)
 }
 
 /// Refuses to book one account's usage twice, and two accounts' usage as one.
@@ -441,23 +441,23 @@ fn accepted(totals: &Totals, restatements: &[Restatement]) -> String {
 async fn read_version(
     source: &Arc<dyn Source>,
     manifest: &Manifest,
-    lens: &Lens,
+    read_settings: &ReadSettings,
     month: Month,
 ) -> Result<Reading, Failure> {
-    let objects = first_look(source.as_ref(), manifest).await?;
-    read_objects(source, manifest, &objects, lens, month).await
+    let objects = snapshot(source.as_ref(), manifest).await?;
+    read_objects(source, manifest, &objects, read_settings, month).await
 }
 
 async fn read_objects(
     source: &Arc<dyn Source>,
     manifest: &Manifest,
     objects: &[Object],
-    lens: &Lens,
+    read_settings: &ReadSettings,
     month: Month,
 ) -> Result<Reading, Failure> {
-    let read = read_files(source, objects, lens, month).await;
+    let read = read_files(source, objects, read_settings, month).await;
     // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
-    let unmoved = still_the_same(source.as_ref(), manifest, objects).await;
+    let unmoved = verify_unchanged(source.as_ref(), manifest, objects).await;
     let (fold, facts) = match (read, unmoved) {
         (_, Err(moved)) => return Err(Failure::Retry(moved)),
         (Err(error), Ok(())) => return Err(error.into()),
@@ -477,8 +477,8 @@ impl From<ReadError> for Failure {
 }
 
 /// The files of a version as they are now.
-async fn first_look(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Object>, Failure> {
-    let objects = heads(source, &manifest.files).await?;
+async fn snapshot(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Object>, Failure> {
+    let objects = head_all(source, &manifest.files).await?;
     // AWS writes the manifest last. Where files are overwritten, one that is newer than its manifest belongs to the next delivery.
     // (Copies in a folder were made in any order, so their times say nothing.)
     let written = |o: &&Object| o.modified > manifest.object.modified;
@@ -491,19 +491,19 @@ async fn first_look(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Obje
     Ok(objects)
 }
 
-async fn heads(source: &dyn Source, keys: &[String]) -> Result<Vec<Object>, SourceError> {
+async fn head_all(source: &dyn Source, keys: &[String]) -> Result<Vec<Object>, SourceError> {
     // collected first: a stream over borrowed keys is not general enough for a spawned future
     let looks: Vec<_> = keys.iter().map(|key| source.head(key)).collect();
     futures::stream::iter(looks).buffered(8).try_collect().await
 }
 
-async fn still_the_same(source: &dyn Source, manifest: &Manifest, objects: &[Object]) -> anyhow::Result<()> {
+async fn verify_unchanged(source: &dyn Source, manifest: &Manifest, objects: &[Object]) -> anyhow::Result<()> {
     let name = source.name(&manifest.object.key);
     let now = source.head(&manifest.object.key).await?;
     if now.etag != manifest.object.etag || now.size != manifest.object.size {
         return Err(anyhow!("{name} was replaced while its files were read; nothing was booked"));
     }
-    let again = heads(source, &manifest.files).await?;
+    let again = head_all(source, &manifest.files).await?;
     match objects.iter().zip(&again).find(|(was, is)| was.etag != is.etag || was.size != is.size) {
         Some((was, _)) => Err(anyhow!("{} changed while it was read; nothing was booked", source.name(&was.key))),
         None => Ok(()),
@@ -514,7 +514,7 @@ fn empty_report(job: &IngestCur, bill: BillId) -> IngestReport {
     IngestReport {
         export: job.export.clone(),
         bill,
-        outcome: Outcome::NoBill,
+        outcome: IngestOutcome::NoBill,
         version: String::new(),
         delivered_at: None,
         hold_reasons: vec![],
@@ -544,7 +544,7 @@ fn describe(
     report: &mut IngestReport,
     account: &str,
     totals: &Totals,
-    facts: &Facts,
+    facts: &FileStats,
     booked: &Cells,
     difference: &Adjustments,
 ) {

@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::read::{Facts, read_files};
+use super::read::{FileStats, read_files};
 use super::source::Object;
-use super::totals::{FORM, Fold};
-use super::{Delivery, IngestCur, Reading, first_look, heads, read_objects, still_the_same};
+use super::aggregate::{PARTIAL_SUMS_VERSION, UsageAggregator};
+use super::{Delivery, IngestCur, Reading, snapshot, head_all, read_objects, verify_unchanged};
 use crate::books::bill::BillId;
 use crate::books::parts::{PartFacts, PartId, PlannedFile};
 use crate::books::calendar::Month;
@@ -82,8 +82,8 @@ impl Job for IngestPart {
     async fn run(self, context: &Context, _now: Timestamp) -> Result<PartReport, Failure> {
         let obsolete = PartReport { outcome: PartOutcome::Obsolete, files: 0, rows: 0, stored_bytes: 0 };
         let export = super::find_export(context, &self.export)?;
-        let lens = &context.lens;
-        if lens.rules.digest() != self.rules {
+        let read_settings = &context.read_settings;
+        if read_settings.rules.digest() != self.rules {
             return Err(Failure::Retry(anyhow!(
                 "this worker reads bills by other rules (meters, tag key) than the worker that planned this one; give both the same configuration"
             )));
@@ -93,15 +93,15 @@ impl Job for IngestPart {
         let Some(planned) = context.books.planned_part(&id).await? else { return Ok(obsolete) };
         let source = &export.source;
         let keys: Vec<String> = planned.iter().map(|f| f.key.clone()).collect();
-        let objects = heads(source.as_ref(), &keys).await?;
+        let objects = head_all(source.as_ref(), &keys).await?;
         if moved(&planned, &objects) {
             return Ok(obsolete);
         }
-        let read = read_files(source, &objects, lens, self.month).await;
-        if moved(&planned, &heads(source.as_ref(), &keys).await?) {
+        let read = read_files(source, &objects, read_settings, self.month).await;
+        if moved(&planned, &head_all(source.as_ref(), &keys).await?) {
             return Ok(obsolete);
         }
-        let (fold, Facts { files, files_without_tag }) = read?;
+        let (fold, FileStats { files, files_without_tag }) = read?;
         let rows = files.iter().map(|f| f.rows).sum();
         let facts = PartFacts { files, files_without_tag };
         let packing = tokio::task::spawn_blocking(move || fold.pack());
@@ -126,19 +126,19 @@ pub(super) async fn read_version(
     now: Timestamp,
 ) -> Result<Reading, Failure> {
     let Delivery { export, manifest, bill, .. } = delivery;
-    let (source, lens) = (&export.source, &context.lens);
-    let objects = first_look(source.as_ref(), manifest).await?;
+    let (source, read_settings) = (&export.source, &context.read_settings);
+    let objects = snapshot(source.as_ref(), manifest).await?;
     let bytes: u64 = objects.iter().map(|o| o.size).sum();
-    let limit = lens.policy.fan_out_bytes.unwrap_or(u64::MAX);
+    let limit = read_settings.policy.fan_out_bytes.unwrap_or(u64::MAX);
     let groups = group(&objects, GROUP_BYTES.min(limit.max(1)));
     if bytes <= limit || groups.len() < 2 {
-        return read_objects(source, manifest, &objects, lens, job.month).await;
+        return read_objects(source, manifest, &objects, read_settings, job.month).await;
     }
     let (identity, parts) = (identity(delivery, &groups), groups.len());
     let missing = context.books.plan_parts(bill, &identity, groups, now).await?;
     if !missing.is_empty() {
         let why = anyhow!("waits for {} of {parts} parts of the bill of {} MiB", missing.len(), bytes >> 20);
-        let rules = lens.rules.digest();
+        let rules = read_settings.rules.digest();
         let part = |part| IngestPart {
             export: job.export.clone(),
             month: job.month,
@@ -150,7 +150,7 @@ pub(super) async fn read_version(
         return Err(Failure::WaitFor(requests.map_err(|e| Failure::GiveUp(e.into()))?, WAIT_AT_MOST, why));
     }
     let reading = merge(job, delivery, context, &identity, parts, &objects).await?;
-    still_the_same(source.as_ref(), manifest, &objects).await.map_err(Failure::Retry)?;
+    verify_unchanged(source.as_ref(), manifest, &objects).await.map_err(Failure::Retry)?;
     Ok(reading)
 }
 
@@ -163,9 +163,9 @@ async fn merge(
     parts: usize,
     objects: &[Object],
 ) -> Result<Reading, Failure> {
-    let rules = &context.lens.rules;
-    let mut whole = Fold::new(std::sync::Arc::clone(rules), job.month);
-    let mut facts = Facts::default();
+    let rules = &context.read_settings.rules;
+    let mut whole = UsageAggregator::new(std::sync::Arc::clone(rules), job.month);
+    let mut facts = FileStats::default();
     for part in (0_u32..).take(parts) {
         let id = PartId { bill: delivery.bill.clone(), identity: identity.to_owned(), part };
         let Some((part, sums)) = context.books.read_part(&id).await? else {
@@ -175,7 +175,7 @@ async fn merge(
             )));
         };
         let (rules, month) = (std::sync::Arc::clone(rules), job.month);
-        let unpacking = tokio::task::spawn_blocking(move || Fold::unpack(rules, month, &sums));
+        let unpacking = tokio::task::spawn_blocking(move || UsageAggregator::unpack(rules, month, &sums));
         let fold = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
         let fold = match fold {
             Ok(fold) => fold,
@@ -216,7 +216,7 @@ fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     groups.into_iter().map(|(_, files)| files).collect()
 }
 
-/// Names a reading: this version, these rules, these files as they are and as they are grouped, in this form of sums.
+/// Interner a reading: this version, these rules, these files as they are and as they are grouped, in this form of sums.
 fn identity(delivery: &Delivery<'_>, groups: &[Vec<PlannedFile>]) -> String {
     let key = delivery.key;
     let mut digest = Sha256::new();
@@ -225,7 +225,7 @@ fn identity(delivery: &Delivery<'_>, groups: &[Vec<PlannedFile>]) -> String {
         digest.update(text);
     };
     [&key.version, &key.manifest_digest, &key.rules_digest].into_iter().for_each(|text| add(text));
-    add(&FORM.to_string());
+    add(&PARTIAL_SUMS_VERSION.to_string());
     for group in groups {
         add(&group.len().to_string());
         for PlannedFile { key, size, etag } in group {

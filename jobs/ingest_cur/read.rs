@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use super::Lens;
+use super::ReadSettings;
 use super::csv;
-use super::reader::{ParquetFile, ReadError, TagKey};
+use super::parquet_file::{ParquetFile, ReadError, TagKey};
 use super::source::{Object, Source};
-use super::totals::Fold;
-use crate::books::bill::BillFile;
+use super::aggregate::UsageAggregator;
+use crate::books::bill::ObjectReader;
 use crate::books::meter::Rules;
 use crate::books::calendar::Month;
 
@@ -48,13 +48,13 @@ impl Progress {
 
 /// What the files of a version were.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
-    pub(super) files: Vec<BillFile>,
+pub(super) struct FileStats {
+    pub(super) files: Vec<ObjectReader>,
     pub(super) files_without_tag: usize,
 }
 
 /// A piece of work.
-enum Part {
+enum ReadUnit {
     Group { file: usize, parquet: Arc<ParquetFile>, group: usize },
     Csv { file: usize },
     Empty,
@@ -79,46 +79,46 @@ struct Shared {
     tag: TagKey,
     rules: Arc<Rules>,
     month: Month,
-    pool: Mutex<Vec<Fold>>,
+    pool: Mutex<Vec<UsageAggregator>>,
     processors: Semaphore,
     memory: Arc<Semaphore>,
     memory_kib: u32,
 }
 
 impl Shared {
-    fn take(&self) -> Fold {
+    fn take(&self) -> UsageAggregator {
         let pooled = self.pool.lock().ok().and_then(|mut pool| pool.pop());
-        pooled.unwrap_or_else(|| Fold::new(Arc::clone(&self.rules), self.month))
+        pooled.unwrap_or_else(|| UsageAggregator::new(Arc::clone(&self.rules), self.month))
     }
 
-    fn give_back(&self, fold: Fold) {
+    fn give_back(&self, fold: UsageAggregator) {
         if let Ok(mut pool) = self.pool.lock() {
             pool.push(fold);
         }
     }
 
-    async fn open(self: Arc<Self>, file: usize) -> Result<Vec<Part>, ReadError> {
+    async fn open(self: Arc<Self>, file: usize) -> Result<Vec<ReadUnit>, ReadError> {
         let object = self.objects[file].clone();
         let name = || self.source.name(&object.key);
         let is = |ending: &str| object.key.to_ascii_lowercase().ends_with(ending);
         if is(".parquet") {
             let opened = ParquetFile::open(Arc::clone(&self.source), object.clone(), self.tag.clone()).await?;
-            let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![Part::Empty]) };
+            let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Empty]) };
             let groups = 0..parquet.row_groups();
-            return Ok(groups.map(|group| Part::Group { file, parquet: Arc::clone(&parquet), group }).collect());
+            return Ok(groups.map(|group| ReadUnit::Group { file, parquet: Arc::clone(&parquet), group }).collect());
         }
         if is(".csv") || is(".csv.gz") {
-            return Ok(vec![if object.size == 0 { Part::Empty } else { Part::Csv { file } }]);
+            return Ok(vec![if object.size == 0 { ReadUnit::Empty } else { ReadUnit::Csv { file } }]);
         }
         let why = "only .parquet, .csv and .csv.gz are read; set the export to Parquet, or to gzip for CSV".to_owned();
         Err(ReadError::Broken { file: name(), place: String::new(), why })
     }
 
-    async fn work(self: Arc<Self>, part: Part) -> Result<Found, ReadError> {
+    async fn work(self: Arc<Self>, part: ReadUnit) -> Result<Found, ReadError> {
         let gone = |_| ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() };
         match part {
-            Part::Empty => Ok(Found::default()),
-            Part::Csv { file } => {
+            ReadUnit::Empty => Ok(Found::default()),
+            ReadUnit::Csv { file } => {
                 let _processor = self.processors.acquire().await.map_err(gone)?;
                 let fold = self.take();
                 let object = self.objects[file].clone();
@@ -127,7 +127,7 @@ impl Shared {
                 let (rows, matched, lacks_tag) = (facts.rows, facts.matched, facts.lacks_tag);
                 Ok(Found { file, rows, row_groups: 0, matched, lacks_tag, bytes: self.objects[file].size })
             }
-            Part::Group { file, parquet, group } => {
+            ReadUnit::Group { file, parquet, group } => {
                 let kib = u32::try_from(parquet.needed_bytes(group) / KIB).unwrap_or(u32::MAX).min(self.memory_kib);
                 let _memory = Arc::clone(&self.memory).acquire_many_owned(kib).await.map_err(gone)?;
                 let (rows, lacks_tag) = (parquet.rows(group), parquet.lacks_tag());
@@ -156,10 +156,10 @@ impl Shared {
 pub(super) async fn read_files(
     source: &Arc<dyn Source>,
     objects: &[Object],
-    lens: &Lens,
+    read_settings: &ReadSettings,
     month: Month,
-) -> Result<(Fold, Facts), ReadError> {
-    let Lens { rules, policy, progress } = lens;
+) -> Result<(UsageAggregator, FileStats), ReadError> {
+    let ReadSettings { rules, policy, progress } = read_settings;
     let memory_kib = u32::try_from(policy.memory_bytes / KIB).unwrap_or(u32::MAX).max(1);
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
@@ -173,7 +173,7 @@ pub(super) async fn read_files(
         memory_kib,
     });
     progress.start(objects.iter().map(|o| o.size).sum());
-    let file = |o: &Object| BillFile {
+    let file = |o: &Object| ObjectReader {
         key: o.key.clone(),
         size: o.size,
         etag: o.etag.clone(),
@@ -181,7 +181,7 @@ pub(super) async fn read_files(
         row_groups: 0,
         matched_rows: 0,
     };
-    let mut facts = Facts { files: objects.iter().map(file).collect(), files_without_tag: 0 };
+    let mut facts = FileStats { files: objects.iter().map(file).collect(), files_without_tag: 0 };
     let mut without_tag = vec![false; objects.len()];
     let opening = stream::iter(0..objects.len()).map(|i| Arc::clone(&shared).open(i)).buffered(OPEN_AHEAD);
     let parts = opening.map_ok(|parts| stream::iter(parts.into_iter().map(Ok))).try_flatten();
@@ -197,7 +197,7 @@ pub(super) async fn read_files(
     }
     facts.files_without_tag = without_tag.into_iter().filter(|w| *w).count();
     let mut folds = shared.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
-    let mut whole = folds.pop().unwrap_or_else(|| Fold::new(Arc::clone(rules), month));
+    let mut whole = folds.pop().unwrap_or_else(|| UsageAggregator::new(Arc::clone(rules), month));
     while let Some(fold) = folds.pop() {
         whole.merge(&fold);
     }

@@ -17,7 +17,7 @@ pub(super) fn number(n: usize) -> u32 {
 
 /// Sums for each customer, meter and day of the month: a block of days where a customer used a meter at all.
 ///
-/// Most of a big bill's time goes into waiting for these cells, so they are 64 bits wide; what does not fit goes beside.
+/// Most of a big bill's time goes into waiting for these cells, so they are 64 bits wide; what does not fit goes overflow.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
     /// By customer × meters + meter: block number + 1, or 0.
@@ -25,7 +25,7 @@ pub(super) struct Sums {
     pub(super) blocks: Vec<[i64; DAYS]>,
     /// By customer, meter, day: usage of days outside the month (AWS bills a straggler with a later month), and amounts that
     /// their cell has no room for.
-    pub(super) beside: BTreeMap<(u32, u8, i32), i128>,
+    pub(super) overflow: BTreeMap<(u32, u8, i32), i128>,
 }
 
 impl Sums {
@@ -51,7 +51,7 @@ impl Sums {
             Some(sum) => *cell = sum,
             None => {
                 let day = first_day + i32::try_from(day).unwrap_or(0);
-                *self.beside.entry((customer, meter, day)).or_default() += amount;
+                *self.overflow.entry((customer, meter, day)).or_default() += amount;
             }
         }
     }
@@ -68,7 +68,7 @@ mod tests {
         for amount in [large, 3, large, i128::MAX / 4, -large, 7] {
             sums.add(2, 100, (1, 1, 30), amount);
         }
-        let kept = i128::from(sums.blocks[0][30]) + sums.beside[&(1, 1, 130)];
+        let kept = i128::from(sums.blocks[0][30]) + sums.overflow[&(1, 1, 130)];
         assert_eq!(kept, large + 10 + i128::MAX / 4);
         assert_eq!(sums.blocks.len(), 1);
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::*;
 use arrow::datatypes::{Decimal256Type, i256};
 use jobs::books::{BooksError, Database};
-use jobs::ingest_cur::Outcome;
+use jobs::ingest_cur::IngestOutcome;
 use jobs::job::Failure;
 use support::{Line, World, chime, columns, deliver, deliver_lines, manifest, now, parquet_bytes};
 
@@ -90,7 +90,7 @@ async fn a_flipped_byte_never_books_half() {
                 assert!(world.ledger().await.is_empty());
             }
             // no checksum protects a value: a flipped one is another value, but it is booked whole
-            Ok(report) => assert!(matches!(report.outcome, Outcome::Applied | Outcome::OnHold), "{report:?}"),
+            Ok(report) => assert!(matches!(report.outcome, IngestOutcome::Applied | IngestOutcome::OnHold), "{report:?}"),
         }
         world.sound().await;
     }
@@ -414,7 +414,7 @@ async fn a_locked_database_is_said_to_be_locked() {
     assert!(failure.error().to_string().contains("locked by another process"), "{}", failure.error());
     other.execute("ROLLBACK", ()).await.unwrap();
     assert!(world.ledger().await.is_empty());
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied, "and the next run goes through");
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied, "and the next run goes through");
 }
 
 #[tokio::test]

@@ -293,7 +293,7 @@ async fn odd_customers_have_stated_outcomes() {
     let mut fewer = world;
     let mut rules = support::rules(support::TAG);
     rules.meters.retain(|m| m.name != "transfer_gb");
-    fewer.context = Context { lens: support::lens(rules), ..fewer.context.clone() };
+    fewer.context = Context { read_settings: support::read_settings(rules), ..fewer.context.clone() };
     fewer.enforce().await;
     let left = fewer.dump("SELECT meter FROM entitlements ORDER BY meter").await;
     assert_eq!(left, ["chime_minutes", "storage_gb", "turn_allocations"]);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jobs::books::calendar::Month;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::source::Folder;
-use jobs::ingest_cur::{IngestCur, Outcome};
+use jobs::ingest_cur::{IngestCur, IngestOutcome};
 use jobs::job::{Failure, Job};
 use proptest::prelude::*;
 use support::{Line, World, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes};
@@ -36,18 +36,18 @@ async fn replaying_a_report_books_nothing() {
     let world = World::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     let report = world.ingest().await.unwrap();
-    assert_eq!(report.outcome, Outcome::Applied);
+    assert_eq!(report.outcome, IngestOutcome::Applied);
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "13.6");
     assert_eq!(world.usage("", "chime_minutes").await.to_string(), "2");
     let ledger = world.ledger().await;
     assert_eq!(ledger.len(), 4);
     let again = world.ingest().await.unwrap();
-    assert_eq!((again.outcome, again.entries), (Outcome::Unchanged, 0));
+    assert_eq!((again.outcome, again.entries), (IngestOutcome::Unchanged, 0));
     assert_eq!(again.fetch_requests, 1, "the manifest and no data file");
     // delivered again under another version with the same content: a version more, an entry no more
     deliver_lines(&world.bucket(), V2, &some());
     let same = world.ingest().await.unwrap();
-    assert_eq!((same.outcome, same.entries), (Outcome::Applied, 0));
+    assert_eq!((same.outcome, same.entries), (IngestOutcome::Applied, 0));
     assert_eq!(world.ledger().await, ledger);
     world.sound().await;
 }
@@ -65,10 +65,10 @@ async fn a_restated_bill_becomes_adjustments_and_history_stays() {
     lines.push(chime("carol", 3, 4.0));
     deliver_lines(&world.bucket(), V2, &lines);
     let dry = IngestCur { dry_run: true, ..job() }.run(&world.context, now()).await.unwrap();
-    assert_eq!((dry.outcome, dry.entries), (Outcome::WouldApply, 4));
+    assert_eq!((dry.outcome, dry.entries), (IngestOutcome::WouldApply, 4));
     assert_eq!(world.ledger().await, first, "a dry run writes nothing");
     let report = world.ingest().await.unwrap();
-    assert_eq!((report.outcome, report.entries), (Outcome::Applied, 4));
+    assert_eq!((report.outcome, report.entries), (IngestOutcome::Applied, 4));
     let all = world.ledger().await;
     assert_eq!(all[..first.len()], first, "what was booked stands");
     let added: Vec<_> = all[first.len()..].iter().map(|e| e.split('|').skip(3).collect::<Vec<_>>().join("|")).collect();
@@ -90,12 +90,12 @@ async fn an_older_or_superseded_version_is_ignored() {
     let world = World::new().await;
     for (version, amount) in [(V2, 5.0), (V3, 6.0)] {
         deliver_lines(&world.bucket(), version, &[chime("alice", 1, amount)]);
-        assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied);
+        assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     }
     let books = world.ledger().await;
     for version in [V1, V2] {
         deliver_lines(&world.bucket(), version, &[chime("alice", 1, 5.0)]);
-        assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Older, "{version}");
+        assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Older, "{version}");
     }
     assert_eq!(world.ledger().await, books);
 }
@@ -110,11 +110,11 @@ async fn other_rules_read_the_same_version_anew() {
     assert_eq!(first.unrecognised[0].usage_type, "USE1-HD-Minutes");
     let mut rules = support::rules(support::TAG);
     rules.meters[0].usage_types.push(jobs::books::meter::Pattern::usage_type("HD-Minutes").unwrap());
-    world.context.lens = support::lens(rules);
+    world.context.read_settings = support::read_settings(rules);
     let second = world.ingest().await.unwrap();
-    assert_eq!((second.outcome, second.entries), (Outcome::Applied, 1));
+    assert_eq!((second.outcome, second.entries), (IngestOutcome::Applied, 1));
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "8");
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Unchanged);
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Unchanged);
     world.sound().await;
 }
 
@@ -127,7 +127,7 @@ async fn usage_of_an_unknown_customer_is_kept_for_it() {
     assert!(usage.iter().all(|u| !u.known));
     world.context.books.add_customer("alice").await.unwrap();
     // the next run, though nothing else is new, fills in the counters of the row
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Unchanged);
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Unchanged);
     let row = world.dump("SELECT id || '|' || chime_minutes_used || '|' || counters_period FROM customers").await;
     assert_eq!(row, ["alice|13.6|2026-10"]);
     world.sound().await;
@@ -146,7 +146,7 @@ async fn counters_hold_the_current_month_and_roll_over() {
     assert_eq!(world.dump(counters).await, ["0.0|2026-11"]);
     // a long run that began before midnight books something for the old month: the counters stay in the new one
     deliver_lines(&world.bucket(), V2, &[&some()[..], &[chime("alice", 20, 4.0)]].concat());
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     assert_eq!(world.dump(counters).await, ["0.0|2026-11"]);
     world.sound().await;
 }
@@ -200,14 +200,14 @@ async fn a_line_type_that_nobody_knows_holds_the_version() {
     deliver_lines(&world.bucket(), V1, &lines);
     for _ in 0..2 {
         let on_hold = world.ingest().await.unwrap();
-        assert_eq!(on_hold.outcome, Outcome::OnHold);
+        assert_eq!(on_hold.outcome, IngestOutcome::OnHold);
         assert!(on_hold.hold_reasons[0].contains("Usagé"), "{:?}", on_hold.hold_reasons);
     }
     assert!(world.ledger().await.is_empty());
     let states = "SELECT state || '|' || hold_reasons FROM bill_versions";
     assert_eq!(world.dump(states).await.len(), 1, "on hold once");
     let accepted = IngestCur { allow_unknown_line_types: true, ..job() }.run(&world.context, now()).await.unwrap();
-    assert_eq!(accepted.outcome, Outcome::Applied);
+    assert_eq!(accepted.outcome, IngestOutcome::Applied);
     assert_eq!(accepted.meters[0].totals.excluded.to_string(), "3");
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5");
     assert_eq!(world.dump("SELECT state FROM bill_versions ORDER BY id").await, ["released", "applied"]);
@@ -222,11 +222,11 @@ async fn a_version_that_takes_back_much_is_on_hold_until_it_is_accepted() {
     let books = world.ledger().await;
     deliver_lines(&world.bucket(), V2, &[chime("alice", 1, 70.0)]);
     let on_hold = world.ingest().await.unwrap();
-    assert_eq!(on_hold.outcome, Outcome::OnHold);
+    assert_eq!(on_hold.outcome, IngestOutcome::OnHold);
     assert!(on_hold.hold_reasons[0].contains("from 100 to 70"), "{:?}", on_hold.hold_reasons);
     assert_eq!(world.ledger().await, books);
     let accepted = IngestCur { accept_restatement: true, ..job() }.run(&world.context, now()).await.unwrap();
-    assert_eq!((accepted.outcome, accepted.entries), (Outcome::Applied, 1));
+    assert_eq!((accepted.outcome, accepted.entries), (IngestOutcome::Applied, 1));
     let told =
         world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' AND supersedes IS NOT NULL").await;
     assert_eq!(told, ["chime_minutes of the month goes from 100 to 70"]);
@@ -246,7 +246,7 @@ async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_
         let lines = [chime(others[0], 1, 100.0), chime(others[1], 1, 20.0)];
         deliver_lines(&world.bucket(), V2, &lines);
         let report = world.ingest().await.unwrap();
-        assert_eq!(report.outcome == Outcome::OnHold, on_hold, "{others:?}: {:?}", report.hold_reasons);
+        assert_eq!(report.outcome == IngestOutcome::OnHold, on_hold, "{others:?}: {:?}", report.hold_reasons);
         assert!(
             !on_hold || report.hold_reasons[0].contains("of the customers who have it now goes from 120 to"),
             "{report:?}"
@@ -257,7 +257,7 @@ async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_
     deliver_lines(&world.bucket(), V1, &[chime("", 1, 100.0)]);
     world.ingest().await.unwrap();
     deliver_lines(&world.bucket(), V2, &[chime("alice", 1, 100.0)]);
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "100");
 }
 
@@ -268,10 +268,10 @@ async fn a_hold_that_has_lost_its_reason_is_released() {
     world.ingest().await.unwrap();
     let mut renamed = support::rules(support::TAG);
     renamed.meters[0].name = "minutes".into();
-    let right = std::mem::replace(&mut world.context.lens, support::lens(renamed));
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::OnHold);
-    world.context.lens = right;
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Unchanged);
+    let right = std::mem::replace(&mut world.context.read_settings, support::read_settings(renamed));
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::OnHold);
+    world.context.read_settings = right;
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Unchanged);
     assert_eq!(world.dump("SELECT state FROM bill_versions ORDER BY id").await, ["applied", "released"]);
 }
 
@@ -282,7 +282,7 @@ async fn a_manifest_that_is_gone_is_told() {
     world.ingest().await.unwrap();
     std::fs::remove_file(world.bucket().join("e/metadata/BILLING_PERIOD=2026-10/e-Manifest.json")).unwrap();
     let report = world.ingest().await.unwrap();
-    assert_eq!(report.outcome, Outcome::NoBill);
+    assert_eq!(report.outcome, IngestOutcome::NoBill);
     assert!(report.warnings[0].contains("its manifest is gone"), "{:?}", report.warnings);
 }
 
@@ -297,7 +297,7 @@ async fn of_kept_manifests_the_newest_delivery_counts() {
         std::fs::rename(folder.join("e-Manifest.json"), folder.join(version).join("e-Manifest.json")).unwrap();
     }
     let report = world.ingest().await.unwrap();
-    assert_eq!((report.outcome, report.version.as_str()), (Outcome::Applied, V2));
+    assert_eq!((report.outcome, report.version.as_str()), (IngestOutcome::Applied, V2));
 }
 
 /// In overwrite mode the time of the manifest orders versions.
@@ -316,10 +316,10 @@ async fn overwritten_deliveries_are_ordered_by_their_manifests_time() {
         std::fs::File::options().append(true).open(path).unwrap().set_modified(at.into()).unwrap();
     };
     for (version, amount, at, outcome) in [
-        ("one", 1.0, "2026-10-10T03:00:00Z", Outcome::Applied),
-        ("two", 2.0, "2026-10-11T03:00:00Z", Outcome::Applied),
-        ("late", 9.0, "2026-10-10T09:00:00Z", Outcome::Older),
-        ("three", 3.0, "2026-10-12T03:00:00Z", Outcome::Applied),
+        ("one", 1.0, "2026-10-10T03:00:00Z", IngestOutcome::Applied),
+        ("two", 2.0, "2026-10-11T03:00:00Z", IngestOutcome::Applied),
+        ("late", 9.0, "2026-10-10T09:00:00Z", IngestOutcome::Older),
+        ("three", 3.0, "2026-10-12T03:00:00Z", IngestOutcome::Applied),
     ] {
         deliver(version, amount, at);
         assert_eq!(world.ingest().await.unwrap().outcome, outcome, "{version}");
@@ -347,7 +347,7 @@ async fn a_month_without_a_bill_is_no_failure() {
     deliver_lines(&world.bucket(), V1, &some());
     let november: Month = "2026-11".parse().unwrap();
     let report = IngestCur { month: november, ..job() }.run(&world.context, now()).await.unwrap();
-    assert_eq!(report.outcome, Outcome::NoBill);
+    assert_eq!(report.outcome, IngestOutcome::NoBill);
 }
 
 #[tokio::test]
@@ -358,7 +358,7 @@ async fn empty_files_and_files_without_row_groups_are_nothing() {
     let nothing: arrow::array::ArrayRef = Arc::new(arrow::array::Int32Array::from(Vec::<i32>::new()));
     let unlike = parquet_bytes(vec![("x", nothing)]);
     deliver(&world.bucket(), V1, &[("1.parquet", whole), ("2.parquet", empty), ("3.parquet", unlike)]);
-    assert_eq!(world.ingest().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "13.6");
 }
 
@@ -396,7 +396,7 @@ async fn a_lost_tag_column_leaves_usage_unattributed_and_says_so() {
     found.retain(|(name, _)| !name.starts_with("resource_tags"));
     deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(found))]);
     let report = world.ingest().await.unwrap();
-    assert_eq!(report.outcome, Outcome::Applied);
+    assert_eq!(report.outcome, IngestOutcome::Applied);
     assert!(report.warnings[0].contains("no column for the customer tag"), "{:?}", report.warnings);
     assert_eq!(world.usage("", "chime_minutes").await.to_string(), "22.6");
 }
@@ -482,7 +482,7 @@ proptest! {
             plain.ingest().await.unwrap();
 
             let mut mixed = World::new().await;
-            mixed.context.lens.policy.parallel = parallel;
+            mixed.context.read_settings.policy.parallel = parallel;
             let names = ["e.parquet", "b.parquet", "d.parquet", "a.parquet", "c.parquet"];
             let parts = shuffled.chunks(shuffled.len().div_ceil(files));
             let files: Vec<_> = names.into_iter().zip(parts.map(|part| parquet_bytes(columns(part)))).collect();

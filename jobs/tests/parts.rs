@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use jobs::ingest_cur::{IngestPart, Lens, Outcome, PartOutcome, Policy};
+use jobs::ingest_cur::{IngestPart, ReadSettings, IngestOutcome, PartOutcome, Policy};
 use jobs::job::{Context, Failure, Job, Request};
 use proptest::prelude::*;
 use support::{Line, World, chime, columns, deliver, job, now, parquet_bytes};
@@ -24,8 +24,8 @@ fn delivered(world: &World, version: &str, files: &[Vec<Line>]) {
 /// A bill of `limit` bytes or more is read in parts.
 fn large_from(world: &World, limit: u64) -> Context {
     let policy = Policy { fan_out_bytes: Some(limit), ..Policy::default() };
-    let lens = Lens { policy, ..world.context.lens.clone() };
-    Context { lens, ..world.context.clone() }
+    let read_settings = ReadSettings { policy, ..world.context.read_settings.clone() };
+    Context { read_settings, ..world.context.clone() }
 }
 
 /// The parts that an ingest asks for.
@@ -79,12 +79,12 @@ async fn parts_in_any_order_make_the_bill() {
         part.run(&context, now()).await.unwrap();
     }
     let report = job().run(&context, now()).await.unwrap();
-    assert_eq!((report.outcome, report.rows, report.files), (Outcome::Applied, 105, 5));
+    assert_eq!((report.outcome, report.rows, report.files), (IngestOutcome::Applied, 105, 5));
     assert_eq!(report.unrecognised.len(), 5);
     assert_eq!(whole.ledger().await, parted.ledger().await);
     parted.sound().await;
     assert_eq!(parted.dump("SELECT identity FROM bill_parts").await, Vec::<String>::new());
-    assert_eq!(job().run(&context, now()).await.unwrap().outcome, Outcome::Unchanged);
+    assert_eq!(job().run(&context, now()).await.unwrap().outcome, IngestOutcome::Unchanged);
     for part in parts {
         assert_eq!(part.run(&context, now()).await.unwrap().outcome, PartOutcome::Obsolete, "its bill is decided");
     }
@@ -108,7 +108,7 @@ async fn parts_of_another_grouping_are_another_plan() {
     for part in coarse_parts {
         assert_eq!(part.run(&coarse, now()).await.unwrap().outcome, PartOutcome::Stored);
     }
-    assert_eq!(job().run(&coarse, now()).await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(job().run(&coarse, now()).await.unwrap().outcome, IngestOutcome::Applied);
     assert_eq!(whole.ledger().await, parted.ledger().await);
 }
 
@@ -132,7 +132,7 @@ async fn a_delivery_that_is_replaced_half_way_is_read_anew() {
     for part in new {
         part.run(&context, now()).await.unwrap();
     }
-    assert_eq!(job().run(&context, now()).await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(job().run(&context, now()).await.unwrap().outcome, IngestOutcome::Applied);
     assert_eq!(world.usage("erin", "chime_minutes").await.to_string(), "4.5");
     assert_eq!(world.usage("mallory", "chime_minutes").await.to_string(), "0");
     world.sound().await;
@@ -152,7 +152,7 @@ async fn a_damaged_part_is_read_again() {
     let again = asked(&context).await;
     assert_eq!(again.iter().map(|p| p.part).collect::<Vec<_>>(), [3]);
     again[0].clone().run(&context, now()).await.unwrap();
-    assert_eq!(job().run(&context, now()).await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(job().run(&context, now()).await.unwrap().outcome, IngestOutcome::Applied);
     world.sound().await;
 }
 
@@ -163,7 +163,7 @@ async fn a_worker_with_other_rules_leaves_parts_alone() {
     let context = large_from(&world, 1);
     let parts = asked(&context).await;
     let rules = Arc::new(support::rules("another-tag"));
-    let other = Context { lens: Lens { rules, ..context.lens.clone() }, ..context.clone() };
+    let other = Context { read_settings: ReadSettings { rules, ..context.read_settings.clone() }, ..context.clone() };
     let refused = parts[0].clone().run(&other, now()).await.unwrap_err();
     assert!(refused.is_retryable() && refused.error().to_string().contains("other rules"), "{:?}", refused.error());
     // a broken file is its part's trouble alone

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use jobs::ingest_cur::Outcome;
+use jobs::ingest_cur::IngestOutcome;
 use jobs::ingest_cur::source::{Fetched, Folder, Listing, Object, Source, SourceError};
 use jobs::job::Job;
 use support::{Line, World, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes};
@@ -115,7 +115,7 @@ async fn two_labels_at_the_same_moment_do_not_double_an_account() {
         });
         let mut applied = 0;
         for run in runs {
-            applied += usize::from(run.await.unwrap().is_ok_and(|r| r.outcome == Outcome::Applied));
+            applied += usize::from(run.await.unwrap().is_ok_and(|r| r.outcome == IngestOutcome::Applied));
         }
         assert_eq!(applied, 1);
         assert_eq!(world.dump("SELECT DISTINCT payer FROM ledger_entries").await.len(), 1);
@@ -135,8 +135,8 @@ async fn two_workers_that_apply_one_version_book_it_once() {
     let mut applied = 0;
     for other in others {
         match other.await.unwrap() {
-            Ok(report) if report.outcome == Outcome::Applied => applied += 1,
-            Ok(report) => assert_eq!(report.outcome, Outcome::Unchanged),
+            Ok(report) if report.outcome == IngestOutcome::Applied => applied += 1,
+            Ok(report) => assert_eq!(report.outcome, IngestOutcome::Unchanged),
             Err(failure) => assert!(failure.is_retryable(), "{failure:?}"),
         }
     }

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 
 use jobs::books::bill::MeterTotals;
-use jobs::ingest_cur::{IngestCur, IngestReport, Outcome};
+use jobs::ingest_cur::{IngestCur, IngestReport, IngestOutcome};
 use jobs::job::Job;
 use support::{World, job, now, real_files, rules};
 
@@ -16,9 +16,9 @@ use support::{World, job, now, real_files, rules};
 async fn ingest(world: &World, month: &str) -> IngestReport {
     let job = || IngestCur { month: month.parse().unwrap(), ..job() };
     let report = job().run(&world.context, now()).await.unwrap();
-    assert_eq!(report.outcome, Outcome::Applied);
+    assert_eq!(report.outcome, IngestOutcome::Applied);
     let again = job().run(&world.context, now()).await.unwrap();
-    assert_eq!(again.outcome, Outcome::Unchanged);
+    assert_eq!(again.outcome, IngestOutcome::Unchanged);
     world.sound().await;
     report
 }

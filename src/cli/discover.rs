@@ -35,12 +35,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let names = ingest::chosen(config, args.export.as_deref())?;
     let exports = wiring::exports(config).await?;
-    let lens = wiring::lens(config)?;
+    let read_settings = wiring::read_settings(config)?;
     let mut found = vec![];
     for name in names {
         let Some(export) = exports.get(&name) else { continue };
-        let reading = jobs::ingest_cur::discover(export, &lens, month);
-        let read = ingest::shown(&format!("{name} {month}"), &lens.progress, reading).await;
+        let reading = jobs::ingest_cur::discover(export, &read_settings, month);
+        let read = ingest::shown(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
             Some((manifest, lines)) => found.push(Found { export: name, month, version: manifest.version, lines }),
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use jobs::books::BooksError;
 use jobs::books::calendar::Month;
-use jobs::ingest_cur::{IngestCur, IngestReport, Outcome, Progress};
+use jobs::ingest_cur::{IngestCur, IngestReport, IngestOutcome, Progress};
 use jobs::job::{Context, Failure, Job};
 use serde::Serialize;
 
@@ -121,7 +121,7 @@ pub(super) fn chosen(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<
 /// Runs a job with a bar on a terminal.
 pub(super) async fn with_progress(job: IngestCur, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
     let title = format!("{} {}", job.export, job.month);
-    shown(&title, &context.lens.progress, job.run(context, now)).await
+    shown(&title, &context.read_settings.progress, job.run(context, now)).await
 }
 
 /// Awaits `work` while a bar shows how far the reading has come; no bar when standard error is no terminal.
@@ -154,16 +154,16 @@ pub(super) fn show(report: &IngestReport, config: &Config) {
     let delivered = report.delivered_at.map(|t| t.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default();
     let head = format!("{export} {month}  version {version} delivered {delivered}");
     let what = match report.outcome {
-        Outcome::NoBill => {
+        IngestOutcome::NoBill => {
             print::out(&format!("{export} {month}  AWS has delivered no bill yet"));
             return report.warnings.iter().for_each(|w| print::out(&format!("  note: {w}")));
         }
-        Outcome::Unchanged => return print::out(&format!("{head}  is booked already; no data file was read")),
-        Outcome::Older => return print::out(&format!("{head}  is older than what is booked; ignored")),
-        Outcome::Applied => "booked",
-        Outcome::WouldApply => "would be booked (dry run, nothing was written)",
-        Outcome::OnHold => "ON HOLD for a person, nothing was booked",
-        Outcome::WouldHold => "would be ON HOLD for a person (dry run, nothing was written)",
+        IngestOutcome::Unchanged => return print::out(&format!("{head}  is booked already; no data file was read")),
+        IngestOutcome::Older => return print::out(&format!("{head}  is older than what is booked; ignored")),
+        IngestOutcome::Applied => "booked",
+        IngestOutcome::WouldApply => "would be booked (dry run, nothing was written)",
+        IngestOutcome::OnHold => "ON HOLD for a person, nothing was booked",
+        IngestOutcome::WouldHold => "would be ON HOLD for a person (dry run, nothing was written)",
     };
     print::out(&format!("{head}  {what}"));
     for reason in &report.hold_reasons {
@@ -206,7 +206,7 @@ pub(super) fn show(report: &IngestReport, config: &Config) {
     for warning in &report.warnings {
         print::out(&format!("  note: {warning}"));
     }
-    if report.outcome != Outcome::Applied && !report.largest_changes.is_empty() {
+    if report.outcome != IngestOutcome::Applied && !report.largest_changes.is_empty() {
         let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());
         let rows = report.largest_changes.iter().map(|c| {
             let customer = format!("  {}", print::customer(&c.customer));

@@ -2,7 +2,7 @@
 
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
-use jobs::ingest_cur::{IngestReport, Outcome, PartReport};
+use jobs::ingest_cur::{IngestReport, IngestOutcome, PartReport};
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
@@ -26,17 +26,17 @@ fn rows(n: usize) -> u64 {
 impl Told for IngestReport {
     fn tell(&self, metrics: &Metrics) {
         let outcome = match self.outcome {
-            Outcome::Applied => "applied",
-            Outcome::WouldApply => "would_apply",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Older => "older",
-            Outcome::NoBill => "no_bill",
-            Outcome::OnHold => "on_hold",
-            Outcome::WouldHold => "would_hold",
+            IngestOutcome::Applied => "applied",
+            IngestOutcome::WouldApply => "would_apply",
+            IngestOutcome::Unchanged => "unchanged",
+            IngestOutcome::Older => "older",
+            IngestOutcome::NoBill => "no_bill",
+            IngestOutcome::OnHold => "on_hold",
+            IngestOutcome::WouldHold => "would_hold",
         };
         metrics.0.ingest_runs.with_label_values(&[outcome]).inc();
         metrics.0.ingest_rows.inc_by(self.rows);
-        if self.outcome == Outcome::Applied {
+        if self.outcome == IngestOutcome::Applied {
             metrics.0.entries.inc_by(rows(self.entries));
         }
     }

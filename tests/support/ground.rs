@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::meter::Rules;
-use jobs::ingest_cur::{Lens, Policy as ReadPolicy, Progress};
+use jobs::ingest_cur::{ReadSettings, Policy as ReadPolicy, Progress};
 use jobs::job::{Context, Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
@@ -272,13 +272,13 @@ impl Ground {
 
     pub async fn context(&self) -> Context {
         let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
-        let lens =
-            Lens { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
+        let read_settings =
+            ReadSettings { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
         let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
         Context {
             books: self.books().await,
             exports: Arc::new(BTreeMap::new()),
-            lens,
+            read_settings,
             enforcement,
             webhook: None,
             billing: Arc::default(),

@@ -16,7 +16,7 @@ use jobs::books::calendar::Month;
 use jobs::books::quantity::Quantity;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::source::{Folder, Source};
-use jobs::ingest_cur::{Export, IngestCur, IngestReport, Lens, Policy, Progress};
+use jobs::ingest_cur::{Export, IngestCur, IngestReport, ReadSettings, Policy, Progress};
 use jobs::job::{Context, Failure, Job};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
@@ -69,8 +69,8 @@ pub fn rules(tag_key: &str) -> Rules {
     }
 }
 
-pub fn lens(rules: Rules) -> Lens {
-    Lens { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) }
+pub fn read_settings(rules: Rules) -> ReadSettings {
+    ReadSettings { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) }
 }
 
 /// Books and one bucket in a temporary folder.
@@ -93,7 +93,7 @@ impl World {
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
         let enforcement = Arc::new(EnforcementSettings::default());
         let context =
-            Context { books, exports, lens: lens(rules), enforcement, webhook: None, billing: Arc::default() };
+            Context { books, exports, read_settings: read_settings(rules), enforcement, webhook: None, billing: Arc::default() };
         Self { folder, context }
     }
 

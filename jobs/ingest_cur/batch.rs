@@ -1,6 +1,6 @@
 //! The few columns of a bill that matter, as one batch of rows, whatever file they came from.
 //!
-//! Text stays dictionary codes: what a product code or a tag value means is worked out once for each distinct value, not for
+//! TextColumn stays dictionary codes: what a product code or a tag value means is worked out once for each distinct value, not for
 //! each row. Amounts and days are looked at only for rows that matter. This file is the one door where a float comes in.
 
 use std::borrow::Cow;
@@ -19,12 +19,12 @@ pub const BLANK: i32 = -1;
 
 /// A text column: a code for each row, and what the codes stand for.
 #[derive(Clone, Debug)]
-pub struct Text<'a> {
+pub struct TextColumn<'a> {
     codes: Cow<'a, [i32]>,
     values: StringArray,
 }
 
-impl<'a> Text<'a> {
+impl<'a> TextColumn<'a> {
     /// From codes (or [`BLANK`]) and their values.
     pub fn new(codes: Vec<i32>, values: StringArray) -> Self {
         Self { codes: Cow::Owned(codes), values }
@@ -80,17 +80,17 @@ impl<'a> Text<'a> {
 #[derive(Clone, Debug)]
 pub enum Tag<'a> {
     /// A column of its own.
-    Flat(Text<'a>),
+    Flat(TextColumn<'a>),
     /// A map of all tags.
     Map {
         /// Where each row's entries start and end; one more than rows.
         offsets: &'a [i32],
         /// The keys of all entries.
-        keys: Text<'a>,
+        keys: TextColumn<'a>,
         /// For each key code whether it is a spelling of the customer tag's key.
         is_customer: Vec<bool>,
         /// The values of all entries.
-        values: Text<'a>,
+        values: TextColumn<'a>,
     },
 }
 
@@ -106,13 +106,13 @@ pub struct TagColumn<'a> {
 impl<'a> Tag<'a> {
     /// From a map array whose keys and values are text; `is_customer` tells spellings of the key.
     pub fn from_map(array: &'a MapArray, is_customer: impl Fn(&str) -> bool) -> Option<Self> {
-        let (keys, values) = (Text::from_array(array.keys())?, Text::from_array(array.values())?);
+        let (keys, values) = (TextColumn::from_array(array.keys())?, TextColumn::from_array(array.values())?);
         let known = keys.values().iter().map(|k| k.is_some_and(&is_customer)).collect();
         Some(Self::Map { offsets: array.offsets().as_ref(), keys, is_customer: known, values })
     }
 
     /// The text column that codes of this tag refer to.
-    pub fn text(&self) -> &Text<'a> {
+    pub fn text(&self) -> &TextColumn<'a> {
         match self {
             Self::Flat(text) => text,
             Self::Map { values, .. } => values,
@@ -146,7 +146,7 @@ pub enum Amounts<'a> {
     /// DECIMAL of more than 38 digits or with more than ten decimals.
     Wide(Decimal256Array),
     /// Decimal text, and FLOAT as the shortest text that reads back as it.
-    Text(Text<'a>),
+    TextColumn(TextColumn<'a>),
 }
 
 /// A double as AWS meant it: the shortest decimal that reads back as the same double, which is what was written there.
@@ -181,7 +181,7 @@ impl<'a> Amounts<'a> {
             // a FLOAT says what its shortest decimal says; its text is that
             DataType::Float32 => {
                 let texts = cast(array, &DataType::Utf8).ok()?;
-                Some(Self::Text(plain(texts.as_string::<i32>())))
+                Some(Self::TextColumn(plain(texts.as_string::<i32>())))
             }
             DataType::Decimal128(_, scale) if *scale <= decimals => {
                 let widened = cast(array, &DataType::Decimal128(38, decimals)).ok()?;
@@ -197,7 +197,7 @@ impl<'a> Amounts<'a> {
                 let widened = cast(array, &DataType::Decimal128(38, decimals)).ok()?;
                 Some(Self::Decimal(widened.as_primitive::<Decimal128Type>().clone()))
             }
-            _ => Text::from_array(array).map(Self::Text),
+            _ => TextColumn::from_array(array).map(Self::TextColumn),
         }
     }
 
@@ -215,7 +215,7 @@ impl<'a> Amounts<'a> {
             Self::Decimal(a) => Ok((Quantity::from_scaled(a.value(row)), Rounding::Exact)),
             Self::Wide(a) if a.is_null(row) => none,
             Self::Wide(a) => Quantity::parse(&a.value_as_string(row)),
-            Self::Text(text) => match text.value(text.code(row)).trim() {
+            Self::TextColumn(text) => match text.value(text.code(row)).trim() {
                 "" => none,
                 number => Quantity::parse(number),
             },
@@ -223,11 +223,11 @@ impl<'a> Amounts<'a> {
     }
 }
 
-/// Text of which every row is a value of its own.
-fn plain(values: &StringArray) -> Text<'static> {
+/// TextColumn of which every row is a value of its own.
+fn plain(values: &StringArray) -> TextColumn<'static> {
     let rows = i32::try_from(values.len()).unwrap_or(0);
     let codes = (0..rows).zip(values.iter()).map(|(i, v)| if v.is_some() { i } else { BLANK }).collect();
-    Text::new(codes, values.clone())
+    TextColumn::new(codes, values.clone())
 }
 
 /// A column of instants, of which only the UTC day matters.
@@ -236,7 +236,7 @@ pub enum Days<'a> {
     /// Counted in this unit since 1970.
     Instants(ArrayRef, TimeUnit),
     /// ISO 8601 text, or an interval of two of them, of which the first counts.
-    Text(Text<'a>),
+    TextColumn(TextColumn<'a>),
 }
 
 impl<'a> Days<'a> {
@@ -248,7 +248,7 @@ impl<'a> Days<'a> {
                 let seconds = cast(array, &DataType::Timestamp(TimeUnit::Second, None)).ok()?;
                 Some(Self::Instants(cast(&seconds, &DataType::Int64).ok()?, TimeUnit::Second))
             }
-            _ => Text::from_array(array).map(Self::Text),
+            _ => TextColumn::from_array(array).map(Self::TextColumn),
         }
     }
 
@@ -271,7 +271,7 @@ impl<'a> Days<'a> {
                 };
                 i32::try_from(day).ok()
             }
-            Self::Text(text) => {
+            Self::TextColumn(text) => {
                 let text = text.value(text.code(row));
                 let start = text.split('/').next().unwrap_or_default();
                 // an offset counts where one is written; without one it is UTC, as everywhere in a bill
@@ -291,15 +291,15 @@ pub struct Batch<'a> {
     /// Number of rows.
     pub rows: usize,
     /// `line_item_product_code`.
-    pub product: Text<'a>,
+    pub product: TextColumn<'a>,
     /// `line_item_usage_type`.
-    pub usage_type: Text<'a>,
+    pub usage_type: TextColumn<'a>,
     /// `line_item_line_item_type`.
-    pub line_type: Text<'a>,
+    pub line_type: TextColumn<'a>,
     /// `pricing_unit`, where the export has it.
-    pub unit: Option<Text<'a>>,
+    pub unit: Option<TextColumn<'a>>,
     /// `split_line_item_parent_resource_id`, where the export has it.
-    pub split_parent: Option<Text<'a>>,
+    pub split_parent: Option<TextColumn<'a>>,
     /// Every place where the customer tag may stand.
     pub tags: Vec<TagColumn<'a>>,
     /// `line_item_usage_amount`.
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn days_are_read_from_every_form_of_an_instant() {
-        let day = |text: &str| Days::Text(plain(&StringArray::from(vec![text]))).get(0);
+        let day = |text: &str| Days::TextColumn(plain(&StringArray::from(vec![text]))).get(0);
         let want = "2026-04-02".parse::<Day>().unwrap().epoch();
         for text in [
             "2026-04-02",

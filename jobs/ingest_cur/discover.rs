@@ -1,7 +1,7 @@
 //! A look at a bill, without booking it.
 
 use super::export::{self, Manifest};
-use super::{Export, Lens, read_version};
+use super::{Export, ReadSettings, read_version};
 use crate::books::bill::BillLine;
 use crate::books::calendar::Month;
 use crate::job::Failure;
@@ -12,11 +12,11 @@ use crate::job::Failure;
 /// As the job itself.
 pub async fn discover(
     export: &Export,
-    lens: &Lens,
+    read_settings: &ReadSettings,
     month: Month,
 ) -> Result<Option<(Manifest, Vec<BillLine>)>, Failure> {
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
     let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
-    let read = read_version(&export.source, &manifest, lens, month).await?;
+    let read = read_version(&export.source, &manifest, read_settings, month).await?;
     Ok(Some((manifest, read.totals.lines)))
 }

@@ -11,9 +11,9 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::reader::{ChunkReader, Length};
+use parquet::file::parquet_file::{ChunkReader, Length};
 
-use super::reader::guarded;
+use super::parquet_file::guarded;
 use super::source::{Object, Source, SourceError};
 
 /// Largest footer that is believed. That of a file with 200 columns and 1,000 row groups has about 30 MB.
@@ -23,7 +23,7 @@ const TAIL: u64 = 8;
 
 /// A data file as the Parquet crate wants to read it: ranges of one unchanging object.
 #[derive(Debug)]
-pub(super) struct BillFile {
+pub(super) struct ObjectReader {
     pub(super) source: Arc<dyn Source>,
     pub(super) object: Object,
 }
@@ -32,7 +32,7 @@ fn outside(error: SourceError) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-impl AsyncFileReader for BillFile {
+impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move { self.source.read(&self.object, range).await.map_err(outside) }.boxed()
     }

@@ -13,10 +13,10 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 
-use super::columns::{Amounts, Batch, Days, Tag, TagColumn, Text};
-use super::ranges::{BillFile, Chunks};
+use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
+use super::object_reader::{ObjectReader, Chunks};
 use super::source::{Object, Source, SourceError};
-use super::totals::Fold;
+use super::aggregate::UsageAggregator;
 use crate::books::meter::canonical_name;
 
 /// Rows that are decoded at once.
@@ -91,7 +91,7 @@ impl Wanted {
     /// Finds the columns by their canonical names.
     ///
     /// # Errors
-    /// Names of the columns that no bill can be read without.
+    /// Interner of the columns that no bill can be read without.
     pub fn find<'a>(names: impl Iterator<Item = &'a str>, tag: &TagKey) -> Result<Self, Vec<&'static str>> {
         let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
         let find = |name: &str| names.iter().position(|(n, _)| n == name);
@@ -149,14 +149,14 @@ impl Wanted {
             let (name, array) = array(place);
             (name.to_owned(), array.data_type().clone())
         };
-        let text = |place: usize| Text::from_array(array(place).1).ok_or_else(|| wrong(place));
+        let text = |place: usize| TextColumn::from_array(array(place).1).ok_or_else(|| wrong(place));
         let days = |place: usize| Days::from_array(array(place).1).ok_or_else(|| wrong(place));
         let tags = self.tags.iter().map(|place| {
             let (column, values) = array(*place);
             let found = match values.as_map_opt() {
                 Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
                 // text in a column of its own is the value; a map that was made text is none of that
-                None => Text::from_array(values).filter(|_| flat || tag.is_column(column)).map(Tag::Flat),
+                None => TextColumn::from_array(values).filter(|_| flat || tag.is_column(column)).map(Tag::Flat),
             };
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
         });
@@ -220,7 +220,7 @@ impl ParquetFile {
     pub async fn open(source: Arc<dyn Source>, object: Object, tag: TagKey) -> Result<Option<Self>, ReadError> {
         let name = source.name(&object.key);
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
-        let mut file = BillFile { source: Arc::clone(&source), object: object.clone() };
+        let mut file = ObjectReader { source: Arc::clone(&source), object: object.clone() };
         let metadata = file.get_metadata(None).await.map_err(|e| parquet_fault(&name, ", footer", e))?;
         let (rows, parts) = (metadata.file_metadata().num_rows(), metadata.row_groups().iter().map(|g| g.num_rows()));
         if parts.clone().any(|n| n < 0) || parts.sum::<i64>() != rows {
@@ -303,7 +303,7 @@ impl ParquetFile {
             let why = "the footer points outside the file; it is damaged or truncated".to_owned();
             return Err(ReadError::Broken { file: self.name.clone(), place, why });
         }
-        let mut file = BillFile { source: Arc::clone(&self.source), object: self.object.clone() };
+        let mut file = ObjectReader { source: Arc::clone(&self.source), object: self.object.clone() };
         let bytes = file.get_byte_ranges(ranges.clone()).await.map_err(|e| parquet_fault(&self.name, &place, e))?;
         let parts = ranges.iter().map(|r| r.start).zip(bytes).collect();
         let chunks = Chunks { size: self.object.size, parts: Arc::new(parts) };
@@ -324,7 +324,7 @@ impl RowGroup {
     ///
     /// # Errors
     /// When a page cannot be decoded (named by its column) or a line cannot be understood.
-    pub fn fold(&self, fold: &mut Fold) -> Result<u64, ReadError> {
+    pub fn fold(&self, fold: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = fold.matched();
         let places = self.file.wanted.places();
         let mut first_row = 0;

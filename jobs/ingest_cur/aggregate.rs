@@ -11,12 +11,12 @@ mod partial;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-pub(super) use partial::FORM;
+pub(super) use partial::PARTIAL_SUMS_VERSION;
 
 use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
-use super::columns::{Batch, TagColumn, Text};
+use super::batch::{Batch, TagColumn, TextColumn};
 use super::sums::{Sums, at, number};
 use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
@@ -27,7 +27,7 @@ use crate::books::quantity::{Quantity, QuantityError, Rounding};
 /// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
 const UNWATCHED: u32 = u32::MAX;
-const UNSEEN: u32 = u32::MAX;
+const UNRESOLVED: u32 = u32::MAX;
 
 /// What is wrong with one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,12 +43,12 @@ pub struct LineFault {
 
 /// Distinct texts and their numbers.
 #[derive(Clone, Debug, Default)]
-struct Names {
+struct Interner {
     numbers: HashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
 }
 
-impl Names {
+impl Interner {
     fn number(&mut self, text: &str) -> u32 {
         if let Some(known) = self.numbers.get(text) {
             return *known;
@@ -67,16 +67,16 @@ impl Names {
 
 /// What the codes of the dictionary at hand mean; made anew when the dictionary changes, which is once for each row group.
 #[derive(Clone, Debug, Default)]
-struct Translation {
+struct DictionaryMap {
     of: Option<StringArray>,
     /// By code + 1, so that blank is 0.
     table: Vec<u32>,
 }
 
-impl Translation {
+impl DictionaryMap {
     /// True when the column goes on with the dictionary that the table was made for. The old one is kept alive, so the same
     /// address is the same dictionary.
-    fn fits(&self, text: &Text<'_>) -> bool {
+    fn fits(&self, text: &TextColumn<'_>) -> bool {
         self.of.as_ref().is_some_and(|of| {
             std::ptr::eq(of.value_data().as_ptr(), text.values().value_data().as_ptr())
                 && std::ptr::eq(of.value_offsets().as_ptr(), text.values().value_offsets().as_ptr())
@@ -84,7 +84,7 @@ impl Translation {
         })
     }
 
-    fn renew(&mut self, text: &Text<'_>, mut meaning: impl FnMut(&str) -> u32) {
+    fn renew(&mut self, text: &TextColumn<'_>, mut meaning: impl FnMut(&str) -> u32) {
         if self.fits(text) {
             return;
         }
@@ -107,7 +107,7 @@ impl Translation {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct SlotKey {
+struct GroupKey {
     product: u32,
     usage_type: u32,
     line_type: u32,
@@ -115,8 +115,8 @@ struct SlotKey {
 }
 
 #[derive(Clone, Debug)]
-struct Slot {
-    key: SlotKey,
+struct LineGroup {
+    key: GroupKey,
     claim: LineClaim,
     lines: u64,
     tagged: u64,
@@ -125,21 +125,21 @@ struct Slot {
 
 /// Sums over rows of one bill.
 #[derive(Clone, Debug)]
-pub struct Fold {
+pub struct UsageAggregator {
     rules: Arc<Rules>,
     first_day: i32,
     days: i32,
-    names: Names,
-    products: Translation,
-    usage_types: Translation,
-    line_types: Translation,
+    names: Interner,
+    products: DictionaryMap,
+    usage_types: DictionaryMap,
+    line_types: DictionaryMap,
     split_line_types: HashMap<u32, u32>,
-    units: Translation,
-    tags: Vec<Translation>,
-    slots: Vec<Slot>,
+    units: DictionaryMap,
+    tags: Vec<DictionaryMap>,
+    slots: Vec<LineGroup>,
     /// By usage type number: the slots of that usage type, which are few.
     slots_of: Vec<Vec<u32>>,
-    customers: Names,
+    customers: Interner,
     sums: Sums,
     matched: u64,
     rounded: u64,
@@ -181,24 +181,24 @@ pub struct UnknownLineType {
 /// Marks the line type of a split-cost child, whose usage its parent line carries already.
 const SPLIT: &str = " (split line item)";
 
-impl Fold {
+impl UsageAggregator {
     /// An empty fold of the bill of `month`.
     pub fn new(rules: Arc<Rules>, month: Month) -> Self {
         let first_day = month.first_day().epoch();
-        let mut customers = Names::default();
+        let mut customers = Interner::default();
         customers.number(UNATTRIBUTED);
-        let mut names = Names::default();
+        let mut names = Interner::default();
         names.number("");
         Self {
             rules,
             first_day,
             days: month.last_day().epoch() - first_day + 1,
             names,
-            products: Translation::default(),
-            usage_types: Translation::default(),
-            line_types: Translation::default(),
+            products: DictionaryMap::default(),
+            usage_types: DictionaryMap::default(),
+            line_types: DictionaryMap::default(),
             split_line_types: HashMap::new(),
-            units: Translation::default(),
+            units: DictionaryMap::default(),
             tags: vec![],
             slots: vec![],
             slots_of: vec![],
@@ -232,7 +232,7 @@ impl Fold {
             if batch.split_parent.as_ref().is_some_and(|p| !p.value(p.code(row)).is_empty()) {
                 line_type = self.split_line_type(line_type);
             }
-            let slot = self.slot(SlotKey { product, usage_type, line_type, unit });
+            let slot = self.slot(GroupKey { product, usage_type, line_type, unit });
             let (amount, fit) = batch.amount.get(row).map_err(|e| amount_fault(row, &e))?;
             let customer = self.customer(&batch.tags, row)?;
             let slot = &mut self.slots[at(slot)];
@@ -280,7 +280,7 @@ impl Fold {
             self.sums.add(meters, self.first_day, (customer, meter, day), amount.scaled());
         } else if Day::from_epoch(day).is_some() {
             self.stray_lines += 1;
-            *self.sums.beside.entry((customer, meter, day)).or_default() += amount.scaled();
+            *self.sums.overflow.entry((customer, meter, day)).or_default() += amount.scaled();
         } else {
             return fault("line_item_usage_start_date", format!("day {day} since 1970 is no day"));
         }
@@ -294,11 +294,11 @@ impl Fold {
         self.line_types.renew(&batch.line_type, |t| names.number(t));
         match &batch.unit {
             Some(unit) => self.units.renew(unit, |u| names.number(u)),
-            None => self.units = Translation::default(),
+            None => self.units = DictionaryMap::default(),
         }
-        self.tags.resize_with(batch.tags.len(), Translation::default);
+        self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
-            translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNSEEN });
+            translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
         }
     }
 
@@ -311,7 +311,7 @@ impl Fold {
     }
 
     #[inline]
-    fn slot(&mut self, key: SlotKey) -> u32 {
+    fn slot(&mut self, key: GroupKey) -> u32 {
         let usage_type = at(key.usage_type);
         if let Some(of_type) = self.slots_of.get(usage_type)
             && let Some(known) = of_type.iter().find(|s| self.slots[at(**s)].key == key)
@@ -321,7 +321,7 @@ impl Fold {
         self.new_slot(key)
     }
 
-    fn new_slot(&mut self, key: SlotKey) -> u32 {
+    fn new_slot(&mut self, key: GroupKey) -> u32 {
         let name = |n| self.names.text(n);
         let line_type = name(key.line_type);
         let whole = line_type.strip_suffix(SPLIT);
@@ -332,7 +332,7 @@ impl Fold {
             (claim, _) => claim,
         };
         let new = number(self.slots.len());
-        self.slots.push(Slot { key, claim, lines: 0, tagged: 0, sum: 0 });
+        self.slots.push(LineGroup { key, claim, lines: 0, tagged: 0, sum: 0 });
         let usage_type = at(key.usage_type);
         if self.slots_of.len() <= usage_type {
             self.slots_of.resize_with(usage_type + 1, Vec::new);
@@ -349,7 +349,7 @@ impl Fold {
         for (i, TagColumn { tag, .. }) in tags.iter().enumerate() {
             tag.codes(row, |code| {
                 let mut customer = self.tags[i].get(code);
-                if customer == UNSEEN {
+                if customer == UNRESOLVED {
                     match checked_tag(tag.text().value(code)) {
                         Ok(value) => customer = self.customers.number(value),
                         Err(why) => return fault = Some((i, why)),
@@ -375,7 +375,7 @@ impl Fold {
     pub fn merge(&mut self, other: &Self) {
         for slot in &other.slots {
             let mut name = |n| self.names.number(other.names.text(n));
-            let key = SlotKey {
+            let key = GroupKey {
                 product: name(slot.key.product),
                 usage_type: name(slot.key.usage_type),
                 line_type: name(slot.key.line_type),
@@ -391,14 +391,14 @@ impl Fold {
         let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.number(c)).collect();
         for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
             let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
-            // makes the block even if all its days are 0: something may stand beside it
+            // makes the block even if all its days are 0: something may stand overflow it
             self.sums.add(meters, self.first_day, (customer, meter, 0), 0);
             for (day, amount) in other.sums.blocks[at(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
                 self.sums.add(meters, self.first_day, (customer, meter, day), i128::from(*amount));
             }
         }
-        for ((customer, meter, day), amount) in &other.sums.beside {
-            *self.sums.beside.entry((customers[at(*customer)], *meter, *day)).or_default() += amount;
+        for ((customer, meter, day), amount) in &other.sums.overflow {
+            *self.sums.overflow.entry((customers[at(*customer)], *meter, *day)).or_default() += amount;
         }
         self.matched += other.matched;
         self.rounded += other.rounded;
@@ -447,19 +447,19 @@ impl Fold {
     /// All sums that are not 0, customer by customer.
     fn cells(&self) -> impl Iterator<Item = (u32, u8, Day, i128)> + '_ {
         let meters = self.rules.meters.len();
-        let beside = &self.sums.beside;
+        let overflow = &self.sums.overflow;
         let blocks = self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0);
         let in_month = blocks.flat_map(move |(place, block)| {
             let (customer, meter) = (number(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
             let days = (self.first_day..).zip(&self.sums.blocks[at(*block) - 1]);
             days.map(move |(day, sum)| {
-                let more = if beside.is_empty() { None } else { beside.get(&(customer, meter, day)) };
+                let more = if overflow.is_empty() { None } else { overflow.get(&(customer, meter, day)) };
                 (customer, meter, day, i128::from(*sum) + more.unwrap_or(&0))
             })
         });
-        // a day of the month that has something beside has a block as well
+        // a day of the month that has something overflow has a block as well
         let month = self.first_day..self.first_day + self.days;
-        let strays = beside.iter().filter(move |((_, _, day), _)| !month.contains(day));
+        let strays = overflow.iter().filter(move |((_, _, day), _)| !month.contains(day));
         let strays = strays.map(|((customer, meter, day), sum)| (*customer, *meter, *day, *sum));
         let all = in_month.chain(strays).filter(|c| c.3 != 0);
         all.filter_map(|(customer, meter, day, sum)| Some((customer, meter, Day::from_epoch(day)?, sum)))
