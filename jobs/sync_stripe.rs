@@ -50,7 +50,7 @@ pub struct SyncReport {
     /// Metered items that were new, changed or gone.
     pub items: u64,
     /// Subscriptions of Stripe customers that nobody here has.
-    pub strangers: u64,
+    pub unknown_customers: u64,
     /// Subscriptions that live in the books and that Stripe does not know: another account?
     pub unknown_to_stripe: u64,
     /// Metered items that are not billed by the month: their periods are not ours.
@@ -147,7 +147,7 @@ async fn keep(
     for s in page {
         report.read += 1;
         let Some(customer) = ours.get(&s.customer) else {
-            report.strangers += 1;
+            report.unknown_customers += 1;
             continue;
         };
         if let Some(why) = fault(&s) {

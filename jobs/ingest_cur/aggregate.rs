@@ -1,10 +1,10 @@
-//! The fold: rows of a bill → exact sums for each (customer, meter, day). Pure: no file, no database, no clock.
+//! The aggregator: rows of a bill → exact sums for each (customer, meter, day). Pure: no file, no database, no clock.
 //!
-//! Every line of a watched product lands in exactly one *slot* (product, usage type, unit, line type), where it is counted
+//! Every line of a watched product lands in exactly one *line group* (product, usage type, unit, line type), where it is counted
 //! and summed whatever it is; a line that a meter counts lands in a *cell* as well. The two sums are made apart from each
 //! other, which is what makes the proof of conservation a proof.
 //!
-//! A fold of one part of a bill can be merged with that of another, in any order, with the same result.
+//! A aggregator of one part of a bill can be merged with that of another, in any order, with the same result.
 
 mod partial;
 
@@ -17,7 +17,7 @@ use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
 use super::batch::{Batch, TagColumn, TextColumn};
-use super::sums::{Sums, at, number};
+use super::sums::{Sums, id, idx};
 use crate::books::bill::{BillLine, MeterTotals};
 use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
 use crate::books::meter::{LineClaim, Rules};
@@ -49,19 +49,19 @@ struct Interner {
 }
 
 impl Interner {
-    fn number(&mut self, text: &str) -> u32 {
+    fn intern(&mut self, text: &str) -> u32 {
         if let Some(known) = self.numbers.get(text) {
             return *known;
         }
         let text: Arc<str> = text.into();
-        let new = number(self.texts.len());
+        let new = id(self.texts.len());
         self.texts.push(Arc::clone(&text));
         self.numbers.insert(text, new);
         new
     }
 
     fn text(&self, number: u32) -> &str {
-        &self.texts[at(number)]
+        &self.texts[idx(number)]
     }
 }
 
@@ -136,14 +136,14 @@ pub struct UsageAggregator {
     split_line_types: HashMap<u32, u32>,
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
-    slots: Vec<LineGroup>,
-    /// By usage type number: the slots of that usage type, which are few.
+    line_groups: Vec<LineGroup>,
+    /// By usage type number: the line groups of that usage type, which are few.
     slots_of: Vec<Vec<u32>>,
     customers: Interner,
     sums: Sums,
     matched: u64,
     rounded: u64,
-    stray_lines: u64,
+    out_of_month_lines: u64,
 }
 
 /// What a bill says, ready to be compared with the books.
@@ -162,7 +162,7 @@ pub struct Totals {
     /// Cells that had more than ten decimals after their meter's factor.
     pub rounded_cells: u64,
     /// Counted lines of days outside the month.
-    pub stray_lines: u64,
+    pub out_of_month_lines: u64,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,
     /// Line types that nobody knows, with their lines.
@@ -182,13 +182,13 @@ pub struct UnknownLineType {
 const SPLIT: &str = " (split line item)";
 
 impl UsageAggregator {
-    /// An empty fold of the bill of `month`.
+    /// An empty aggregator of the bill of `month`.
     pub fn new(rules: Arc<Rules>, month: Month) -> Self {
         let first_day = month.first_day().epoch();
         let mut customers = Interner::default();
-        customers.number(UNATTRIBUTED);
+        customers.intern(UNATTRIBUTED);
         let mut names = Interner::default();
-        names.number("");
+        names.intern("");
         Self {
             rules,
             first_day,
@@ -200,13 +200,13 @@ impl UsageAggregator {
             split_line_types: HashMap::new(),
             units: DictionaryMap::default(),
             tags: vec![],
-            slots: vec![],
+            line_groups: vec![],
             slots_of: vec![],
             customers,
             sums: Sums::default(),
             matched: 0,
             rounded: 0,
-            stray_lines: 0,
+            out_of_month_lines: 0,
         }
     }
 
@@ -218,7 +218,7 @@ impl UsageAggregator {
     /// Takes in a batch of rows.
     ///
     /// # Errors
-    /// The first line that cannot be understood. The fold is of no use then.
+    /// The first line that cannot be understood. The aggregator is of no use then.
     pub fn add(&mut self, batch: &Batch<'_>) -> Result<(), LineFault> {
         self.translate(batch);
         for row in 0..batch.rows {
@@ -232,15 +232,15 @@ impl UsageAggregator {
             if batch.split_parent.as_ref().is_some_and(|p| !p.value(p.code(row)).is_empty()) {
                 line_type = self.split_line_type(line_type);
             }
-            let slot = self.slot(GroupKey { product, usage_type, line_type, unit });
+            let line_group = self.line_group(GroupKey { product, usage_type, line_type, unit });
             let (amount, fit) = batch.amount.get(row).map_err(|e| amount_fault(row, &e))?;
             let customer = self.customer(&batch.tags, row)?;
-            let slot = &mut self.slots[at(slot)];
-            slot.lines += 1;
-            slot.sum += amount.scaled();
-            slot.tagged += u64::from(customer != 0);
+            let line_group = &mut self.line_groups[idx(line_group)];
+            line_group.lines += 1;
+            line_group.sum += amount.scaled();
+            line_group.tagged += u64::from(customer != 0);
             self.rounded += u64::from(fit == Rounding::Rounded);
-            if let LineClaim::Counted(meter) = slot.claim {
+            if let LineClaim::Counted(meter) = line_group.claim {
                 if amount < Quantity::ZERO {
                     let why = format!("the amount is {amount}, but a usage line cannot be negative");
                     return Err(LineFault { row, column: "line_item_usage_amount".into(), why });
@@ -279,7 +279,7 @@ impl UsageAggregator {
             let day = usize::try_from(in_month).unwrap_or(0);
             self.sums.add(meters, self.first_day, (customer, meter, day), amount.scaled());
         } else if Day::from_epoch(day).is_some() {
-            self.stray_lines += 1;
+            self.out_of_month_lines += 1;
             *self.sums.overflow.entry((customer, meter, day)).or_default() += amount.scaled();
         } else {
             return fault("line_item_usage_start_date", format!("day {day} since 1970 is no day"));
@@ -289,11 +289,11 @@ impl UsageAggregator {
 
     fn translate(&mut self, batch: &Batch<'_>) {
         let (names, rules) = (&mut self.names, &self.rules);
-        self.products.renew(&batch.product, |p| if rules.watches(p) { names.number(p) } else { UNWATCHED });
-        self.usage_types.renew(&batch.usage_type, |t| names.number(t));
-        self.line_types.renew(&batch.line_type, |t| names.number(t));
+        self.products.renew(&batch.product, |p| if rules.watches(p) { names.intern(p) } else { UNWATCHED });
+        self.usage_types.renew(&batch.usage_type, |t| names.intern(t));
+        self.line_types.renew(&batch.line_type, |t| names.intern(t));
         match &batch.unit {
-            Some(unit) => self.units.renew(unit, |u| names.number(u)),
+            Some(unit) => self.units.renew(unit, |u| names.intern(u)),
             None => self.units = DictionaryMap::default(),
         }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
@@ -306,22 +306,22 @@ impl UsageAggregator {
         let names = &mut self.names;
         *self.split_line_types.entry(line_type).or_insert_with(|| {
             let name = format!("{}{SPLIT}", names.text(line_type));
-            names.number(&name)
+            names.intern(&name)
         })
     }
 
     #[inline]
-    fn slot(&mut self, key: GroupKey) -> u32 {
-        let usage_type = at(key.usage_type);
+    fn line_group(&mut self, key: GroupKey) -> u32 {
+        let usage_type = idx(key.usage_type);
         if let Some(of_type) = self.slots_of.get(usage_type)
-            && let Some(known) = of_type.iter().find(|s| self.slots[at(**s)].key == key)
+            && let Some(known) = of_type.iter().find(|s| self.line_groups[idx(**s)].key == key)
         {
             return *known;
         }
-        self.new_slot(key)
+        self.new_line_group(key)
     }
 
-    fn new_slot(&mut self, key: GroupKey) -> u32 {
+    fn new_line_group(&mut self, key: GroupKey) -> u32 {
         let name = |n| self.names.text(n);
         let line_type = name(key.line_type);
         let whole = line_type.strip_suffix(SPLIT);
@@ -331,9 +331,9 @@ impl UsageAggregator {
             (LineClaim::Unrecognised, Some(_)) => LineClaim::NotUsage,
             (claim, _) => claim,
         };
-        let new = number(self.slots.len());
-        self.slots.push(LineGroup { key, claim, lines: 0, tagged: 0, sum: 0 });
-        let usage_type = at(key.usage_type);
+        let new = id(self.line_groups.len());
+        self.line_groups.push(LineGroup { key, claim, lines: 0, tagged: 0, sum: 0 });
+        let usage_type = idx(key.usage_type);
         if self.slots_of.len() <= usage_type {
             self.slots_of.resize_with(usage_type + 1, Vec::new);
         }
@@ -351,7 +351,7 @@ impl UsageAggregator {
                 let mut customer = self.tags[i].get(code);
                 if customer == UNRESOLVED {
                     match checked_tag(tag.text().value(code)) {
-                        Ok(value) => customer = self.customers.number(value),
+                        Ok(value) => customer = self.customers.intern(value),
                         Err(why) => return fault = Some((i, why)),
                     }
                     self.tags[i].set(code, customer);
@@ -371,38 +371,38 @@ impl UsageAggregator {
         }
     }
 
-    /// Takes in what another fold of the same bill found.
+    /// Takes in what another aggregator of the same bill found.
     pub fn merge(&mut self, other: &Self) {
-        for slot in &other.slots {
-            let mut name = |n| self.names.number(other.names.text(n));
+        for line_group in &other.line_groups {
+            let mut name = |n| self.names.intern(other.names.text(n));
             let key = GroupKey {
-                product: name(slot.key.product),
-                usage_type: name(slot.key.usage_type),
-                line_type: name(slot.key.line_type),
-                unit: name(slot.key.unit),
+                product: name(line_group.key.product),
+                usage_type: name(line_group.key.usage_type),
+                line_type: name(line_group.key.line_type),
+                unit: name(line_group.key.unit),
             };
-            let place = self.slot(key);
-            let own = &mut self.slots[at(place)];
-            own.lines += slot.lines;
-            own.tagged += slot.tagged;
-            own.sum += slot.sum;
+            let place = self.line_group(key);
+            let own = &mut self.line_groups[idx(place)];
+            own.lines += line_group.lines;
+            own.tagged += line_group.tagged;
+            own.sum += line_group.sum;
         }
         let meters = self.rules.meters.len();
-        let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.number(c)).collect();
+        let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.intern(c)).collect();
         for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
             let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
             // makes the block even if all its days are 0: something may stand overflow it
             self.sums.add(meters, self.first_day, (customer, meter, 0), 0);
-            for (day, amount) in other.sums.blocks[at(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
+            for (day, amount) in other.sums.blocks[idx(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
                 self.sums.add(meters, self.first_day, (customer, meter, day), i128::from(*amount));
             }
         }
         for ((customer, meter, day), amount) in &other.sums.overflow {
-            *self.sums.overflow.entry((customers[at(*customer)], *meter, *day)).or_default() += amount;
+            *self.sums.overflow.entry((customers[idx(*customer)], *meter, *day)).or_default() += amount;
         }
         self.matched += other.matched;
         self.rounded += other.rounded;
-        self.stray_lines += other.stray_lines;
+        self.out_of_month_lines += other.out_of_month_lines;
     }
 
     /// The result.
@@ -414,7 +414,7 @@ impl UsageAggregator {
             lines: self.lines(),
             matched_rows: self.matched,
             rounded_amounts: self.rounded,
-            stray_lines: self.stray_lines,
+            out_of_month_lines: self.out_of_month_lines,
             unknown_line_types: self.unknown_line_types(),
             ..Totals::default()
         };
@@ -450,8 +450,8 @@ impl UsageAggregator {
         let overflow = &self.sums.overflow;
         let blocks = self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0);
         let in_month = blocks.flat_map(move |(place, block)| {
-            let (customer, meter) = (number(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
-            let days = (self.first_day..).zip(&self.sums.blocks[at(*block) - 1]);
+            let (customer, meter) = (id(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
+            let days = (self.first_day..).zip(&self.sums.blocks[idx(*block) - 1]);
             days.map(move |(day, sum)| {
                 let more = if overflow.is_empty() { None } else { overflow.get(&(customer, meter, day)) };
                 (customer, meter, day, i128::from(*sum) + more.unwrap_or(&0))
@@ -465,7 +465,7 @@ impl UsageAggregator {
         all.filter_map(|(customer, meter, day, sum)| Some((customer, meter, Day::from_epoch(day)?, sum)))
     }
 
-    /// Totals of each meter from its slots; what went to customers is added by the caller, from the cells.
+    /// Totals of each meter from its line groups; what went to customers is added by the caller, from the cells.
     fn meter_totals(&self) -> Vec<MeterTotals> {
         let empty = self.rules.meters.iter().map(|meter| MeterTotals {
             meter: meter.name.clone(),
@@ -478,13 +478,13 @@ impl UsageAggregator {
             booked: Quantity::ZERO,
         });
         let mut meters: Vec<_> = empty.collect();
-        for slot in &self.slots {
-            let (LineClaim::Counted(meter) | LineClaim::Excluded(meter)) = slot.claim else { continue };
+        for line_group in &self.line_groups {
+            let (LineClaim::Counted(meter) | LineClaim::Excluded(meter)) = line_group.claim else { continue };
             let own = &mut meters[usize::from(meter)];
-            own.lines += slot.lines;
-            own.total += Quantity::from_scaled(slot.sum);
-            if matches!(slot.claim, LineClaim::Excluded(_)) {
-                own.excluded += Quantity::from_scaled(slot.sum);
+            own.lines += line_group.lines;
+            own.total += Quantity::from_scaled(line_group.sum);
+            if matches!(line_group.claim, LineClaim::Excluded(_)) {
+                own.excluded += Quantity::from_scaled(line_group.sum);
             }
         }
         meters
@@ -493,10 +493,10 @@ impl UsageAggregator {
     fn lines(&self) -> Vec<BillLine> {
         let name = |n| self.names.text(n).to_owned();
         let mut lines: Vec<BillLine> = self
-            .slots
+            .line_groups
             .iter()
-            .map(|slot| {
-                let (claim, meter) = match slot.claim {
+            .map(|line_group| {
+                let (claim, meter) = match line_group.claim {
                     LineClaim::Counted(m) => ("counted", Some(m)),
                     LineClaim::Excluded(m) => ("excluded", Some(m)),
                     LineClaim::Ignored => ("ignored", None),
@@ -504,15 +504,15 @@ impl UsageAggregator {
                     LineClaim::NotUsage => ("not_usage", None),
                 };
                 BillLine {
-                    product: name(slot.key.product),
-                    usage_type: name(slot.key.usage_type),
-                    unit: name(slot.key.unit),
-                    line_type: name(slot.key.line_type),
+                    product: name(line_group.key.product),
+                    usage_type: name(line_group.key.usage_type),
+                    unit: name(line_group.key.unit),
+                    line_type: name(line_group.key.line_type),
                     claim,
                     meter: meter.map(|m| self.rules.meters[usize::from(m)].name.clone()).unwrap_or_default(),
-                    lines: slot.lines,
-                    tagged_lines: slot.tagged,
-                    amount: Quantity::from_scaled(slot.sum),
+                    lines: line_group.lines,
+                    tagged_lines: line_group.tagged,
+                    amount: Quantity::from_scaled(line_group.sum),
                 }
             })
             .collect();
@@ -523,11 +523,11 @@ impl UsageAggregator {
 
     fn unknown_line_types(&self) -> Vec<UnknownLineType> {
         let mut found: BTreeMap<String, u64> = BTreeMap::new();
-        for slot in &self.slots {
-            let line_type = self.names.text(slot.key.line_type);
+        for line_group in &self.line_groups {
+            let line_type = self.names.text(line_group.key.line_type);
             let plain = line_type.strip_suffix(SPLIT).unwrap_or(line_type);
-            if slot.claim != LineClaim::Ignored && !self.rules.knows_line_type(plain) {
-                *found.entry(plain.to_owned()).or_default() += slot.lines;
+            if line_group.claim != LineClaim::Ignored && !self.rules.knows_line_type(plain) {
+                *found.entry(plain.to_owned()).or_default() += line_group.lines;
             }
         }
         found.into_iter().map(|(line_type, lines)| UnknownLineType { line_type, lines }).collect()

@@ -1,4 +1,4 @@
-//! CSV bills, plain or gzipped: the same columns, the same fold, only slower.
+//! CSV bills, plain or gzipped: the same columns, the same aggregator, only slower.
 //!
 //! Legacy CSV names its columns `lineItem/UsageAmount`; CUR 2.0 names them as in Parquet and writes its maps as JSON text.
 
@@ -28,7 +28,7 @@ const BATCH_ROWS: usize = 4_096;
 
 /// What a CSV file held.
 #[derive(Clone, Copy, Debug)]
-pub struct CsvFacts {
+pub struct CsvStats {
     /// Rows.
     pub rows: u64,
     /// Rows that a meter counted.
@@ -57,16 +57,16 @@ impl Read for Streamed {
     }
 }
 
-/// Reads a whole CSV file into the fold.
+/// Reads a whole CSV file into the aggregator.
 ///
 /// # Errors
 /// What the source says, and the first line that cannot be understood.
-pub async fn fold(
+pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,
     tag: TagKey,
-    mut fold: UsageAggregator,
-) -> Result<(UsageAggregator, CsvFacts), ReadError> {
+    mut aggregator: UsageAggregator,
+) -> Result<(UsageAggregator, CsvStats), ReadError> {
     let (sender, chunks) = mpsc::channel(1);
     let (reader, read) = (Arc::clone(&source), object.clone());
     let fetching = tokio::spawn(async move {
@@ -86,11 +86,11 @@ pub async fn fold(
     let done = tokio::task::spawn_blocking(move || {
         let streamed = Streamed { chunks, current: Bytes::new() };
         let facts = if object.key.ends_with(".gz") {
-            fold_text(flate2::read::MultiGzDecoder::new(streamed), &file, &tag, &mut fold)
+            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), &file, &tag, &mut aggregator)
         } else {
-            fold_text(streamed, &file, &tag, &mut fold)
+            aggregate_text(streamed, &file, &tag, &mut aggregator)
         }?;
-        Ok((fold, facts))
+        Ok((aggregator, facts))
     });
     let result = done.await;
     fetching.abort();
@@ -161,7 +161,7 @@ fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
     }
 }
 
-fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut UsageAggregator) -> Result<CsvFacts, ReadError> {
+fn aggregate_text(text: impl Read, file: &str, tag: &TagKey, aggregator: &mut UsageAggregator) -> Result<CsvStats, ReadError> {
     let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
     let fault = |line: u64, error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {
@@ -178,12 +178,12 @@ fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut UsageAggregat
     let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(text);
     let headers = reader.headers().map_err(|e| fault(1, &e))?.clone();
     if headers.is_empty() {
-        return Ok(CsvFacts { rows: 0, matched: 0, lacks_tag: false });
+        return Ok(CsvStats { rows: 0, matched: 0, lacks_tag: false });
     }
     let wanted = Wanted::find(headers.iter(), tag).map_err(|missing| {
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
-    let before = fold.matched();
+    let before = aggregator.matched();
     let is_map: Vec<bool> = headers.iter().map(|h| is_tag_map(&canonical_name(h))).collect();
     let places = wanted.places();
     let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
@@ -211,14 +211,14 @@ fn fold_text(text: impl Read, file: &str, tag: &TagKey, fold: &mut UsageAggregat
             let batch = wanted.batch(pending, array, tag, true);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
-            fold.add(&batch).map_err(|f| {
+            aggregator.add(&batch).map_err(|f| {
                 let line = first + u64::try_from(f.row).unwrap_or(0);
                 broken(format!(", column {}, line {line}", f.column), f.why)
             })?;
             pending = 0;
         }
         if !more {
-            return Ok(CsvFacts { rows, matched: fold.matched() - before, lacks_tag: wanted.lacks_tag() });
+            return Ok(CsvStats { rows, matched: aggregator.matched() - before, lacks_tag: wanted.lacks_tag() });
         }
     }
 }

@@ -458,12 +458,12 @@ async fn read_objects(
     let read = read_files(source, objects, read_settings, month).await;
     // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
     let unmoved = verify_unchanged(source.as_ref(), manifest, objects).await;
-    let (fold, facts) = match (read, unmoved) {
+    let (aggregator, facts) = match (read, unmoved) {
         (_, Err(moved)) => return Err(Failure::Retry(moved)),
         (Err(error), Ok(())) => return Err(error.into()),
         (Ok(read), Ok(())) => read,
     };
-    let totals = fold.finish().map_err(|e| Failure::GiveUp(e.into()))?;
+    let totals = aggregator.finish().map_err(|e| Failure::GiveUp(e.into()))?;
     Ok(Reading { totals, facts })
 }
 
@@ -575,10 +575,10 @@ fn describe(
             facts.files.len()
         ));
     }
-    if totals.stray_lines > 0 {
+    if totals.out_of_month_lines > 0 {
         warn(format!(
             "{} usage lines are of days outside the month; they are booked on their own days",
-            totals.stray_lines
+            totals.out_of_month_lines
         ));
     }
     if totals.rounded_amounts > 0 {

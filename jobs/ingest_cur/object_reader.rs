@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::parquet_file::{ChunkReader, Length};
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::parquet_file::guarded;
 use super::source::{Object, Source, SourceError};

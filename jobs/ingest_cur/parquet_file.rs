@@ -320,12 +320,12 @@ pub struct RowGroup {
 }
 
 impl RowGroup {
-    /// Decodes it and takes it into the fold; returns how many rows a meter counted. Uses the processor, waits for nothing.
+    /// Decodes it and takes it into the aggregator; returns how many rows a meter counted. Uses the processor, waits for nothing.
     ///
     /// # Errors
     /// When a page cannot be decoded (named by its column) or a line cannot be understood.
-    pub fn fold(&self, fold: &mut UsageAggregator) -> Result<u64, ReadError> {
-        let before = fold.matched();
+    pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
+        let before = aggregator.matched();
         let places = self.file.wanted.places();
         let mut first_row = 0;
         for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
@@ -337,7 +337,7 @@ impl RowGroup {
             };
             let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, false);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
-            fold.add(&columns).map_err(|fault| {
+            aggregator.add(&columns).map_err(|fault| {
                 self.broken(
                     Some(&fault.column),
                     &format!("row {} of the row group: {}", first_row + fault.row, fault.why),
@@ -349,7 +349,7 @@ impl RowGroup {
         if u64::try_from(first_row).ok() != Some(wanted) {
             return Err(self.broken(None, &format!("{first_row} rows were decoded where the footer says {wanted}")));
         }
-        Ok(fold.matched() - before)
+        Ok(aggregator.matched() - before)
     }
 
     fn batches(

@@ -1,6 +1,6 @@
 //! Large bills, read in parts by several workers.
 //!
-//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and waits. A part folds its files
+//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and waits. A part aggregators its files
 //! and stores the sums. When all parts are there, the same `ingest_cur` job runs again, merges them and goes on exactly as
 //! if it had read the files itself: guard, booking and proof are one code path. A part that fails is tried again alone.
 //!
@@ -101,10 +101,10 @@ impl Job for IngestPart {
         if moved(&planned, &head_all(source.as_ref(), &keys).await?) {
             return Ok(obsolete);
         }
-        let (fold, FileStats { files, files_without_tag }) = read?;
+        let (aggregator, FileStats { files, files_without_tag }) = read?;
         let rows = files.iter().map(|f| f.rows).sum();
         let facts = PartFacts { files, files_without_tag };
-        let packing = tokio::task::spawn_blocking(move || fold.pack());
+        let packing = tokio::task::spawn_blocking(move || aggregator.pack());
         let sums = packing.await.map_err(|e| Failure::Retry(e.into()))?.map_err(|e| Failure::GiveUp(e.into()))?;
         let (files, stored_bytes) = (facts.files.len(), sums.len());
         if !context.books.store_part(&id, &facts, sums).await? {
@@ -176,9 +176,9 @@ async fn merge(
         };
         let (rules, month) = (std::sync::Arc::clone(rules), job.month);
         let unpacking = tokio::task::spawn_blocking(move || UsageAggregator::unpack(rules, month, &sums));
-        let fold = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
-        let fold = match fold {
-            Ok(fold) => fold,
+        let aggregator = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
+        let aggregator = match aggregator {
+            Ok(aggregator) => aggregator,
             Err(why) => {
                 context.books.forget_part(&id).await?;
                 return Err(Failure::Retry(anyhow!(
@@ -187,7 +187,7 @@ async fn merge(
                 )));
             }
         };
-        whole.merge(&fold);
+        whole.merge(&aggregator);
         facts.files.extend(part.files);
         facts.files_without_tag += part.files_without_tag;
     }

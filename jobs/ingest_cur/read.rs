@@ -1,7 +1,7 @@
 //! Reading all files of a version: row groups in parallel, memory bounded.
 //!
 //! Footers of a few files are read ahead; column chunks are fetched under a budget of bytes; decoding runs on blocking threads,
-//! as many as there are cores. Each worker folds into a fold of its own, taken from a pool, and the few folds are merged at the end.
+//! as many as there are cores. Each worker aggregates into an aggregator of its own, taken from a pool, and the few aggregators are merged at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use super::csv;
 use super::parquet_file::{ParquetFile, ReadError, TagKey};
 use super::source::{Object, Source};
 use super::aggregate::UsageAggregator;
-use crate::books::bill::ObjectReader;
+use crate::books::bill::BillFile;
 use crate::books::meter::Rules;
 use crate::books::calendar::Month;
 
@@ -49,7 +49,7 @@ impl Progress {
 /// What the files of a version were.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileStats {
-    pub(super) files: Vec<ObjectReader>,
+    pub(super) files: Vec<BillFile>,
     pub(super) files_without_tag: usize,
 }
 
@@ -91,9 +91,9 @@ impl Shared {
         pooled.unwrap_or_else(|| UsageAggregator::new(Arc::clone(&self.rules), self.month))
     }
 
-    fn give_back(&self, fold: UsageAggregator) {
+    fn give_back(&self, aggregator: UsageAggregator) {
         if let Ok(mut pool) = self.pool.lock() {
-            pool.push(fold);
+            pool.push(aggregator);
         }
     }
 
@@ -120,10 +120,10 @@ impl Shared {
             ReadUnit::Empty => Ok(Found::default()),
             ReadUnit::Csv { file } => {
                 let _processor = self.processors.acquire().await.map_err(gone)?;
-                let fold = self.take();
+                let aggregator = self.take();
                 let object = self.objects[file].clone();
-                let (fold, facts) = csv::fold(Arc::clone(&self.source), object, self.tag.clone(), fold).await?;
-                self.give_back(fold);
+                let (aggregator, facts) = csv::aggregate(Arc::clone(&self.source), object, self.tag.clone(), aggregator).await?;
+                self.give_back(aggregator);
                 let (rows, matched, lacks_tag) = (facts.rows, facts.matched, facts.lacks_tag);
                 Ok(Found { file, rows, row_groups: 0, matched, lacks_tag, bytes: self.objects[file].size })
             }
@@ -136,16 +136,16 @@ impl Shared {
                 let bytes = parquet.object.size / groups;
                 let fetched = parquet.fetch(group).await?;
                 let _processor = self.processors.acquire().await.map_err(gone)?;
-                let mut fold = self.take();
-                let folding =
-                    tokio::task::spawn_blocking(move || fetched.fold(&mut fold).map(|matched| (fold, matched)));
-                let (fold, matched) = folding.await.unwrap_or_else(|e| {
+                let mut aggregator = self.take();
+                let aggregating =
+                    tokio::task::spawn_blocking(move || fetched.aggregate(&mut aggregator).map(|matched| (aggregator, matched)));
+                let (aggregator, matched) = aggregating.await.unwrap_or_else(|e| {
                     // a decoder that panics on damaged bytes is a damaged file, not a crash of ours
                     let place = format!(", row group {group}");
                     let why = format!("the decoder gave up ({e}); the file is damaged");
                     Err(ReadError::Broken { file: name, place, why })
                 })?;
-                self.give_back(fold);
+                self.give_back(aggregator);
                 Ok(Found { file, rows, row_groups: 1, matched, lacks_tag, bytes })
             }
         }
@@ -173,7 +173,7 @@ pub(super) async fn read_files(
         memory_kib,
     });
     progress.start(objects.iter().map(|o| o.size).sum());
-    let file = |o: &Object| ObjectReader {
+    let file = |o: &Object| BillFile {
         key: o.key.clone(),
         size: o.size,
         etag: o.etag.clone(),
@@ -196,10 +196,10 @@ pub(super) async fn read_files(
         progress.add(found.bytes);
     }
     facts.files_without_tag = without_tag.into_iter().filter(|w| *w).count();
-    let mut folds = shared.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
-    let mut whole = folds.pop().unwrap_or_else(|| UsageAggregator::new(Arc::clone(rules), month));
-    while let Some(fold) = folds.pop() {
-        whole.merge(&fold);
+    let mut aggregators = shared.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
+    let mut whole = aggregators.pop().unwrap_or_else(|| UsageAggregator::new(Arc::clone(rules), month));
+    while let Some(aggregator) = aggregators.pop() {
+        whole.merge(&aggregator);
     }
     Ok((whole, facts))
 }

@@ -1,4 +1,4 @@
-//! Where the fold keeps its sums: for each customer, meter and day a cell.
+//! Where the aggregator keeps its sums: for each customer, meter and day a cell.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 const DAYS: usize = 31;
 
 /// A number as a place in a table.
-pub(super) fn at(n: u32) -> usize {
+pub(super) fn idx(n: u32) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 /// A place in a table as a number; tables of 4 billion entries do not fit any memory.
-pub(super) fn number(n: usize) -> u32 {
+pub(super) fn id(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
@@ -38,15 +38,15 @@ impl Sums {
         (customer, meter, day): (u32, u8, usize),
         amount: i128,
     ) {
-        let place = at(customer) * meters + usize::from(meter);
+        let place = idx(customer) * meters + usize::from(meter);
         if place >= self.blocks_of.len() {
             self.blocks_of.resize(place + 1, 0);
         }
         if self.blocks_of[place] == 0 {
             self.blocks.push([0; DAYS]);
-            self.blocks_of[place] = number(self.blocks.len());
+            self.blocks_of[place] = id(self.blocks.len());
         }
-        let cell = &mut self.blocks[at(self.blocks_of[place]) - 1][day];
+        let cell = &mut self.blocks[idx(self.blocks_of[place]) - 1][day];
         match i64::try_from(amount).ok().and_then(|amount| cell.checked_add(amount)) {
             Some(sum) => *cell = sum,
             None => {

@@ -331,8 +331,8 @@ async fn show_usage(context: &Context, config: &Config, month: Month) -> anyhow:
     for meter in &config.meters {
         let mut of_meter: Vec<_> = usage.iter().filter(|u| u.meter == meter.name).collect();
         of_meter.sort_by_key(|u| std::cmp::Reverse(u.quantity));
-        let strangers = of_meter.iter().filter(|u| !u.known).copied();
-        let chosen = of_meter.iter().filter(|u| u.known).take(3).copied().chain(strangers);
+        let unknown_customers = of_meter.iter().filter(|u| !u.known).copied();
+        let chosen = of_meter.iter().filter(|u| u.known).take(3).copied().chain(unknown_customers);
         rows.extend(chosen.map(|u| {
             let note = if u.known || u.customer.is_empty() { "" } else { "no customer row yet; kept for it" };
             let customer = format!("  {}", print::customer(&u.customer));

@@ -1,4 +1,4 @@
-//! A fold on its way through the database: what one worker found in some files, for the worker that merges all of it.
+//! A aggregator on its way through the database: what one worker found in some files, for the worker that merges all of it.
 //!
 //! The form is JSON under zlib: texts by number, sums as whole numbers of 10⁻¹⁰. It never leaves the database and lives for hours, so it
 //! has a version number and nothing more; parts of another version are read anew.
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{UsageAggregator, GroupKey};
 use crate::books::meter::Rules;
 use crate::books::calendar::Month;
-use crate::ingest_cur::sums::{at, number};
+use crate::ingest_cur::sums::{idx, id};
 
 /// Changes whenever the form does.
 pub(crate) const PARTIAL_SUMS_VERSION: u32 = 1;
@@ -31,41 +31,41 @@ type BlockRow = (u32, u8, Vec<(usize, i64)>);
 struct Partial {
     form: u32,
     names: Vec<String>,
-    slots: Vec<GroupRow>,
+    line_groups: Vec<GroupRow>,
     customers: Vec<String>,
     blocks: Vec<BlockRow>,
     /// Customer, meter, day since 1970, sum.
     overflow: Vec<(u32, u8, i32, i128)>,
     matched: u64,
     rounded: u64,
-    stray_lines: u64,
+    out_of_month_lines: u64,
 }
 
 impl UsageAggregator {
-    /// Packs the fold.
+    /// Packs the aggregator.
     ///
     /// # Errors
     /// None that the caller could do anything about.
     pub(crate) fn pack(&self) -> std::io::Result<Vec<u8>> {
         let meters = self.rules.meters.len().max(1);
         let block = |(place, block): (usize, &u32)| {
-            let days = self.sums.blocks[at(*block) - 1].iter().copied().enumerate().filter(|(_, sum)| *sum != 0);
-            (number(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX), days.collect())
+            let days = self.sums.blocks[idx(*block) - 1].iter().copied().enumerate().filter(|(_, sum)| *sum != 0);
+            (id(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX), days.collect())
         };
-        let slot = |s: &super::LineGroup| {
+        let line_group = |s: &super::LineGroup| {
             let k = s.key;
             (k.product, k.usage_type, k.line_type, k.unit, s.lines, s.tagged, s.sum)
         };
         let partial = Partial {
             form: PARTIAL_SUMS_VERSION,
             names: self.names.texts.iter().map(ToString::to_string).collect(),
-            slots: self.slots.iter().map(slot).collect(),
+            line_groups: self.line_groups.iter().map(line_group).collect(),
             customers: self.customers.texts.iter().map(ToString::to_string).collect(),
             blocks: self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0).map(block).collect(),
             overflow: self.sums.overflow.iter().map(|((c, m, d), sum)| (*c, *m, *d, *sum)).collect(),
             matched: self.matched,
             rounded: self.rounded,
-            stray_lines: self.stray_lines,
+            out_of_month_lines: self.out_of_month_lines,
         };
         let mut packed = ZlibEncoder::new(vec![], Compression::fast());
         serde_json::to_writer(&mut packed, &partial)?;
@@ -73,7 +73,7 @@ impl UsageAggregator {
         packed.finish()
     }
 
-    /// Unpacks a fold of the same rules and month.
+    /// Unpacks an aggregator of the same rules and month.
     ///
     /// # Errors
     /// When the bytes are not what [`UsageAggregator::pack`] writes.
@@ -84,47 +84,47 @@ impl UsageAggregator {
         if partial.form != PARTIAL_SUMS_VERSION {
             return Err(format!("form {} where {PARTIAL_SUMS_VERSION} is known", partial.form));
         }
-        let mut fold = Self::new(rules, month);
-        let names: Vec<u32> = partial.names.iter().map(|text| fold.names.number(text)).collect();
-        let customers: Vec<u32> = partial.customers.iter().map(|text| fold.customers.number(text)).collect();
+        let mut aggregator = Self::new(rules, month);
+        let names: Vec<u32> = partial.names.iter().map(|text| aggregator.names.intern(text)).collect();
+        let customers: Vec<u32> = partial.customers.iter().map(|text| aggregator.customers.intern(text)).collect();
         let unknown = |what: &str, n: u32| format!("{what} number {n} has no name");
-        let name = |n: u32| names.get(at(n)).copied().ok_or_else(|| unknown("text", n));
-        let customer = |n: u32| customers.get(at(n)).copied().ok_or_else(|| unknown("customer", n));
-        for (product, usage_type, line_type, unit, lines, tagged, sum) in partial.slots {
+        let name = |n: u32| names.get(idx(n)).copied().ok_or_else(|| unknown("text", n));
+        let customer = |n: u32| customers.get(idx(n)).copied().ok_or_else(|| unknown("customer", n));
+        for (product, usage_type, line_type, unit, lines, tagged, sum) in partial.line_groups {
             let key = GroupKey {
                 product: name(product)?,
                 usage_type: name(usage_type)?,
                 line_type: name(line_type)?,
                 unit: name(unit)?,
             };
-            let place = fold.slot(key);
-            let slot = &mut fold.slots[at(place)];
-            slot.lines += lines;
-            slot.tagged += tagged;
-            slot.sum += sum;
+            let place = aggregator.line_group(key);
+            let line_group = &mut aggregator.line_groups[idx(place)];
+            line_group.lines += lines;
+            line_group.tagged += tagged;
+            line_group.sum += sum;
         }
-        let meters = fold.rules.meters.len();
-        let days = usize::try_from(fold.days).unwrap_or(0);
+        let meters = aggregator.rules.meters.len();
+        let days = usize::try_from(aggregator.days).unwrap_or(0);
         for (of, meter, sums) in partial.blocks {
             let of = customer(of)?;
             if usize::from(meter) >= meters || sums.iter().any(|(day, _)| *day >= days) {
                 return Err(format!("meter {meter} or a day of it does not exist"));
             }
             // makes the block even if all its days are 0: something may stand overflow it
-            fold.sums.add(meters, fold.first_day, (of, meter, 0), 0);
+            aggregator.sums.add(meters, aggregator.first_day, (of, meter, 0), 0);
             for (day, sum) in sums {
-                fold.sums.add(meters, fold.first_day, (of, meter, day), i128::from(sum));
+                aggregator.sums.add(meters, aggregator.first_day, (of, meter, day), i128::from(sum));
             }
         }
         for (of, meter, day, sum) in partial.overflow {
             if usize::from(meter) >= meters {
                 return Err(format!("meter {meter} does not exist"));
             }
-            *fold.sums.overflow.entry((customer(of)?, meter, day)).or_default() += sum;
+            *aggregator.sums.overflow.entry((customer(of)?, meter, day)).or_default() += sum;
         }
-        fold.matched = partial.matched;
-        fold.rounded = partial.rounded;
-        fold.stray_lines = partial.stray_lines;
-        Ok(fold)
+        aggregator.matched = partial.matched;
+        aggregator.rounded = partial.rounded;
+        aggregator.out_of_month_lines = partial.out_of_month_lines;
+        Ok(aggregator)
     }
 }
