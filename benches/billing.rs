@@ -19,7 +19,7 @@ use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::meter::Rules;
 use jobs::enforce_budgets::EnforcementSettings;
-use jobs::ingest_cur::{ReadSettings, Policy, Progress};
+use jobs::ingest_cur::ReadSettings;
 use jobs::job::Context;
 use jobs::push_stripe::push;
 use jobs::roll_periods::roll;
@@ -103,7 +103,7 @@ fn context(books: Database, url: &str) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
-        read_settings: ReadSettings { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) },
+        read_settings: ReadSettings::new(rules),
         enforcement: Arc::new(EnforcementSettings::default()),
         webhook: None,
         billing: Arc::new(config.stripe.billing().unwrap()),

@@ -20,7 +20,7 @@ use jobs::books::database::Durability;
 use jobs::books::meter::{Meter, Rules};
 use jobs::books::calendar::Month;
 use jobs::enforce_budgets::{EnforcementSettings, enforce};
-use jobs::ingest_cur::{ReadSettings, Policy, Progress};
+use jobs::ingest_cur::ReadSettings;
 use jobs::job::Context;
 use jobs::roll_periods::roll;
 use libsql::params;
@@ -39,7 +39,7 @@ fn context(books: Database) -> Context {
     };
     let rules =
         Rules { tag_key: "t".into(), meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
-    let read_settings = ReadSettings { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) };
+    let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(EnforcementSettings::default());
     Context { books, exports: Arc::new(BTreeMap::new()), read_settings, enforcement, webhook: None, billing: Arc::default() }
 }

@@ -19,10 +19,10 @@ use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::meter::Rules;
-use jobs::ingest_cur::{ReadSettings, Policy as ReadPolicy, Progress};
+use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job};
 use meter::metrics::Metrics;
-use meter::queue::worker::{Identity, Policy, Worker};
+use meter::queue::worker::{Identity, WorkerSettings, Worker};
 use meter::queue::{Clock, Kind, Kinds, NewJob, Queue, State};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +72,7 @@ async fn open(file: &Path, synchronous: &str) -> Database {
 async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker) {
     let queue = Queue::new(open(file, synchronous).await, Clock::system());
     let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
-    let read_settings = ReadSettings { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
+    let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
     let exports = Arc::new(BTreeMap::new());
     let context = Context {
@@ -83,7 +83,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
         webhook: None,
         billing: Arc::default(),
     };
-    let policy = Policy { concurrency: slots, ..Policy::default() };
+    let policy = WorkerSettings { concurrency: slots, ..WorkerSettings::default() };
     let who = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
     let worker = Worker::new(
         queue.clone(),

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jobs::books::plan::TURN;
 use jobs::books::quantity::Quantity;
-use jobs::ingest_cur::Policy;
+use jobs::ingest_cur::{HoldPolicy, ReadLimits};
 use jobs::ingest_cur::export::Format;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -282,7 +282,7 @@ impl Default for DatabaseConfig {
 
 impl Default for GuardConfig {
     fn default() -> Self {
-        let policy = Policy::default();
+        let policy = HoldPolicy::default();
         Self {
             month_fall_percent: policy.month_fall_percent,
             day_change_percent: None,
@@ -457,25 +457,31 @@ impl Config {
         units.chain([(TURN.to_owned(), "credentials".to_owned())]).collect()
     }
 
-    /// The policy for versions.
-    pub fn policy(&self) -> Policy {
-        let default = Policy::default();
-        Policy {
+    /// When a version is put on hold.
+    pub fn hold_policy(&self) -> HoldPolicy {
+        HoldPolicy {
             allow_unknown_line_types: self.guard.allow_unknown_line_types,
             accept_restatements: self.guard.accept_restatements,
             month_fall_percent: self.guard.month_fall_percent,
             day_change_percent: self.guard.day_change_percent,
             floor: self.guard.floor,
+        }
+    }
+
+    /// How much of a bill one command reads at once.
+    pub fn read_limits(&self) -> ReadLimits {
+        let default = ReadLimits::default();
+        ReadLimits {
             parallel: if self.read.parallel == 0 { default.parallel } else { usize::from(self.read.parallel) },
             memory_bytes: u64::from(self.read.memory_mib) << 20,
             fan_out_bytes: None,
         }
     }
 
-    /// The policy of a worker, who can have others read parts of a bill.
-    pub fn worker_policy(&self) -> Policy {
+    /// The same for a worker, which can leave parts of a large bill to other workers.
+    pub fn worker_read_limits(&self) -> ReadLimits {
         let fan_out = self.read.fan_out_mib;
-        Policy { fan_out_bytes: (fan_out > 0).then(|| u64::from(fan_out) << 20), ..self.policy() }
+        ReadLimits { fan_out_bytes: (fan_out > 0).then(|| u64::from(fan_out) << 20), ..self.read_limits() }
     }
 }
 

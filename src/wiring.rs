@@ -187,7 +187,8 @@ async fn s3_client(export: &ExportConfig) -> aws_sdk_s3::Client {
 pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
     Ok(ReadSettings {
         rules: Arc::new(config.checked_rules()?),
-        policy: config.policy(),
+        hold: config.hold_policy(),
+        limits: config.read_limits(),
         progress: Arc::new(Progress::default()),
     })
 }
@@ -228,5 +229,5 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
 /// As [`exports`].
 pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
     let context = context(config, books).await?;
-    Ok(Context { read_settings: ReadSettings { policy: config.worker_policy(), ..context.read_settings }, ..context })
+    Ok(Context { read_settings: ReadSettings { limits: config.worker_read_limits(), ..context.read_settings }, ..context })
 }

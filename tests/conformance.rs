@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use ground::{Act, Do, Doomed, Ground, Hasty, Paired, all, policy, row, until};
 use jiff::{SignedDuration, Timestamp};
-use meter::queue::worker::Policy;
+use meter::queue::worker::WorkerSettings;
 use meter::queue::{Clock, Filter, Kinds, NewJob, State};
 
 const HOUR: i64 = 3_600_000;
@@ -100,7 +100,7 @@ async fn jobs_run_by_priority_then_age(ground: Ground) {
     let queue = ground.queue().await;
     let job = |name: &str, priority| NewJob { priority, ..ground.job(name, &[Do::Report]) };
     queue.enqueue(&[job("c", 0), job("d", 0), job("e", -10), job("a", 7), job("b", 7)]).await.unwrap();
-    let worker = ground.worker(&queue, Policy { concurrency: 1, ..policy() }).await;
+    let worker = ground.worker(&queue, WorkerSettings { concurrency: 1, ..policy() }).await;
     until(&queue, "done", all(State::Done)).await;
     let mut order: Vec<_> = ["a", "b", "c", "d", "e"].map(|n| (ground.runs(n)[0], n)).into();
     order.sort();
@@ -117,7 +117,7 @@ async fn a_job_waits_for_its_time(ground: Ground) {
     assert_eq!(row(&queue, &ids[0].id).await.state, State::Scheduled);
     assert_eq!(row(&queue, &ids[1].id).await.state, State::Pending);
     // polls so rarely that only the job's own time can wake it
-    let worker = ground.worker(&queue, Policy { poll: Duration::from_secs(50), ..policy() }).await;
+    let worker = ground.worker(&queue, WorkerSettings { poll: Duration::from_secs(50), ..policy() }).await;
     let start = Instant::now();
     until(&queue, "done", all(State::Done)).await;
     assert!(Timestamp::now() >= at, "it ran before its time");
@@ -199,13 +199,13 @@ async fn a_run_that_takes_too_long_is_a_failed_attempt(ground: Ground) {
 async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);
-    let busy = ground.worker(&queue, Policy { concurrency: 2, lease, ..policy() }).await;
+    let busy = ground.worker(&queue, WorkerSettings { concurrency: 2, lease, ..policy() }).await;
     let jobs: Vec<_> = (0..6).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(2500)])).collect();
     queue.enqueue(&jobs).await.unwrap();
     until(&queue, "two run", |rows| rows.iter().filter(|r| r.state == State::Running).count() == 2).await;
     let rows = queue.list(&Filter::default(), 10).await.unwrap();
     assert_eq!(rows.iter().filter(|r| r.state == State::Pending).count(), 4, "only free slots are claimed");
-    let idle = ground.worker(&ground.queue().await, Policy { concurrency: 1, lease, ..policy() }).await;
+    let idle = ground.worker(&ground.queue().await, WorkerSettings { concurrency: 1, lease, ..policy() }).await;
     let rows = until(&queue, "all done", all(State::Done)).await;
     for (i, row) in rows.iter().enumerate() {
         assert_eq!((ground.runs(&format!("{i}")).len(), row.attempts), (1, 1), "job {i}");
@@ -218,8 +218,8 @@ async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
 async fn a_blocked_thread_costs_no_lease(ground: Ground) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);
-    let worker = ground.worker(&queue, Policy { lease, ..policy() }).await;
-    let other = ground.worker(&ground.queue().await, Policy { lease, ..policy() }).await;
+    let worker = ground.worker(&queue, WorkerSettings { lease, ..policy() }).await;
+    let other = ground.worker(&ground.queue().await, WorkerSettings { lease, ..policy() }).await;
     queue.enqueue(&[ground.job("block", &[Do::Block(3000)])]).await.unwrap();
     let rows = until(&queue, "done", all(State::Done)).await;
     assert_eq!((ground.runs("block").len(), rows[0].attempts), (1, 1));
@@ -248,7 +248,7 @@ async fn a_job_that_kills_its_workers_dies(ground: Ground) {
     let queue = ground.queue().await;
     queue.enqueue(&[NewJob { max_attempts: 2, ..ground.job("poison", &[Do::Sleep(60_000)]) }]).await.unwrap();
     for _ in 0..2 {
-        let short = Policy { lease: Duration::from_secs(1), ..policy() };
+        let short = WorkerSettings { lease: Duration::from_secs(1), ..policy() };
         let doomed = Doomed::start(&ground, short.clone()).await;
         until(&queue, "claimed", all(State::Running)).await;
         doomed.kill();
@@ -310,7 +310,7 @@ async fn waiting_and_running_jobs_can_be_cancelled(ground: Ground) {
 async fn what_is_not_finished_in_the_grace_time_is_handed_back(ground: Ground) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("short", &[Do::Sleep(400)]), ground.job("long", &[Do::Sleep(60_000)])]).await.unwrap();
-    let worker = ground.worker(&queue, Policy { grace: Duration::from_secs(1), ..policy() }).await;
+    let worker = ground.worker(&queue, WorkerSettings { grace: Duration::from_secs(1), ..policy() }).await;
     until(&queue, "both run", all(State::Running)).await;
     queue.enqueue(&[ground.job("new", &[Do::Report])]).await.unwrap();
     until(&queue, "all run", |rows| rows[2].state == State::Done).await;
@@ -400,8 +400,8 @@ async fn clocks_that_jump_run_nothing_twice(ground: Ground) {
     let queue = ground.queue_at(clock()).await;
     let lease = Duration::from_secs(1);
     let workers = [
-        ground.worker(&queue, Policy { lease, ..policy() }).await,
-        ground.worker(&ground.queue_at(clock()).await, Policy { lease, ..policy() }).await,
+        ground.worker(&queue, WorkerSettings { lease, ..policy() }).await,
+        ground.worker(&ground.queue_at(clock()).await, WorkerSettings { lease, ..policy() }).await,
     ];
     for (i, jump) in [HOUR, -2 * HOUR, HOUR].into_iter().enumerate() {
         let (long, failing) = (format!("long {i}"), format!("failing {i}"));
@@ -438,7 +438,7 @@ async fn finished_jobs_are_removed_in_time(ground: Ground) {
 /// Guards against: after an empty fetch, jobs of other processes wait for the next heartbeat (30 s).
 async fn jobs_of_other_processes_are_picked_up_soon(ground: Ground) {
     let queue = ground.queue().await;
-    let worker = ground.worker(&queue, Policy { poll: Duration::from_millis(250), ..policy() }).await;
+    let worker = ground.worker(&queue, WorkerSettings { poll: Duration::from_millis(250), ..policy() }).await;
     let other = ground.queue().await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     for i in 0..5 {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use ground::{Do, Ground, all, policy, until};
 use hrana::Server;
 use jobs::books::BooksError;
-use meter::queue::worker::Policy;
+use meter::queue::worker::WorkerSettings;
 use meter::queue::{Filter, State, enqueue_in};
 use support::{LEDGER, Place};
 
@@ -47,8 +47,8 @@ async fn a_database_that_goes_away_costs_time_only() {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(2);
     let workers = [
-        ground.worker(&queue, Policy { lease, ..policy() }).await,
-        ground.worker(&ground.queue().await, Policy { lease, ..policy() }).await,
+        ground.worker(&queue, WorkerSettings { lease, ..policy() }).await,
+        ground.worker(&ground.queue().await, WorkerSettings { lease, ..policy() }).await,
     ];
     let jobs: Vec<_> = (0..4).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(1000 + 2500 * i)])).collect();
     queue.enqueue(&jobs).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_worker_can_stop_without_the_database() {
     let ground = Ground::remote("stop").await;
     let Some(server) = ground.server() else { return };
     let queue = ground.queue().await;
-    let short = Policy { grace: Duration::from_secs(1), lease: Duration::from_secs(1), ..policy() };
+    let short = WorkerSettings { grace: Duration::from_secs(1), lease: Duration::from_secs(1), ..policy() };
     let worker = ground.worker(&queue, short).await;
     queue.enqueue(&[ground.job("j", &[Do::Sleep(700)])]).await.unwrap();
     until(&queue, "it runs", all(State::Running)).await;

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Policy;
+use super::HoldPolicy;
 use crate::books::ledger::{Cells, UNATTRIBUTED};
 use crate::books::calendar::Day;
 use crate::books::quantity::Quantity;
@@ -56,7 +56,7 @@ fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
 }
 
 /// What the policy would not let pass unseen.
-pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &Policy) -> Vec<Restatement> {
+pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy) -> Vec<Restatement> {
     let mut found = vec![];
     let now = observed.by_meter();
     let falls = |booked: Quantity, observed: Quantity| {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn found(observed: &[(i32, i64)], booked: &[(i32, i64)], days: Option<u32>) -> Vec<String> {
-        let policy = Policy { day_change_percent: days, ..Policy::default() };
+        let policy = HoldPolicy { day_change_percent: days, ..HoldPolicy::default() };
         restatements(&cells(observed), &cells(booked), &policy).iter().map(ToString::to_string).collect()
     }
 

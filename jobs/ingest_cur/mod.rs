@@ -80,9 +80,9 @@ pub struct Export {
     pub format: Option<Format>,
 }
 
-/// When a version is put on hold, and how much is read at once.
+/// When a version is put on hold.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct HoldPolicy {
     /// Book versions with unknown line types, leaving those lines out.
     pub allow_unknown_line_types: bool,
     /// Book versions that take back usage.
@@ -93,6 +93,11 @@ pub struct Policy {
     pub day_change_percent: Option<u32>,
     /// Changes of at most this many units never hold a version.
     pub floor: Quantity,
+}
+
+/// How much of a bill is read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
     /// Row groups that are decoded at once.
     pub parallel: usize,
     /// Bytes of column chunks held at once.
@@ -101,7 +106,7 @@ pub struct Policy {
     pub fan_out_bytes: Option<u64>,
 }
 
-impl Default for Policy {
+impl Default for HoldPolicy {
     fn default() -> Self {
         Self {
             allow_unknown_line_types: false,
@@ -109,6 +114,13 @@ impl Default for Policy {
             month_fall_percent: 20,
             day_change_percent: None,
             floor: Quantity::from_scaled(crate::books::quantity::UNIT),
+        }
+    }
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self {
             parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             memory_bytes: 24 << 20,
             fan_out_bytes: None,
@@ -121,10 +133,24 @@ impl Default for Policy {
 pub struct ReadSettings {
     /// How lines are read.
     pub rules: Arc<Rules>,
-    /// When a version is put on hold, and how much is read at once.
-    pub policy: Policy,
+    /// When a version is put on hold.
+    pub hold: HoldPolicy,
+    /// How much is read at once.
+    pub limits: ReadLimits,
     /// For whoever wants to show it.
     pub progress: Arc<Progress>,
+}
+
+impl ReadSettings {
+    /// The default policy and limits with these rules.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules: Arc::new(rules),
+            hold: HoldPolicy::default(),
+            limits: ReadLimits::default(),
+            progress: Arc::default(),
+        }
+    }
 }
 
 /// How a run ended.
@@ -328,7 +354,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         parts::read_version(job, &version, context, now).await?
     };
     let booked = context.books.booked(&bill).await?;
-    let policy = &context.read_settings.policy;
+    let policy = &context.read_settings.hold;
     report.restatements = guard::restatements(&totals.observed, &booked, policy);
     report.hold_reasons = reasons(job, policy, &totals, &report.restatements);
     let difference = adjustments(&totals.observed, &booked)?;
@@ -416,7 +442,7 @@ fn check_account(bill: &BillId, manifest: &Manifest, booked_versions: &BookedVer
     Ok(())
 }
 
-fn reasons(job: &IngestCur, policy: &Policy, totals: &Totals, restatements: &[Restatement]) -> Vec<String> {
+fn reasons(job: &IngestCur, policy: &HoldPolicy, totals: &Totals, restatements: &[Restatement]) -> Vec<String> {
     let mut reasons = vec![];
     if !(job.allow_unknown_line_types || policy.allow_unknown_line_types) {
         reasons.extend(totals.unknown_line_types.iter().map(|t| {

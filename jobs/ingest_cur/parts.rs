@@ -129,7 +129,7 @@ pub(super) async fn read_version(
     let (source, read_settings) = (&export.source, &context.read_settings);
     let objects = snapshot(source.as_ref(), manifest).await?;
     let bytes: u64 = objects.iter().map(|o| o.size).sum();
-    let limit = read_settings.policy.fan_out_bytes.unwrap_or(u64::MAX);
+    let limit = read_settings.limits.fan_out_bytes.unwrap_or(u64::MAX);
     let groups = group(&objects, GROUP_BYTES.min(limit.max(1)));
     if bytes <= limit || groups.len() < 2 {
         return read_objects(source, manifest, &objects, read_settings, job.month).await;

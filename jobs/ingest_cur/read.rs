@@ -159,8 +159,8 @@ pub(super) async fn read_files(
     read_settings: &ReadSettings,
     month: Month,
 ) -> Result<(UsageAggregator, FileStats), ReadError> {
-    let ReadSettings { rules, policy, progress } = read_settings;
-    let memory_kib = u32::try_from(policy.memory_bytes / KIB).unwrap_or(u32::MAX).max(1);
+    let ReadSettings { rules, limits, progress, .. } = read_settings;
+    let memory_kib = u32::try_from(limits.memory_bytes / KIB).unwrap_or(u32::MAX).max(1);
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
         objects: objects.to_vec(),
@@ -168,7 +168,7 @@ pub(super) async fn read_files(
         rules: Arc::clone(rules),
         month,
         pool: Mutex::default(),
-        processors: Semaphore::new(policy.parallel.max(1)),
+        processors: Semaphore::new(limits.parallel.max(1)),
         memory: Arc::new(Semaphore::new(usize::try_from(memory_kib).unwrap_or(1))),
         memory_kib,
     });
@@ -185,7 +185,7 @@ pub(super) async fn read_files(
     let mut without_tag = vec![false; objects.len()];
     let opening = stream::iter(0..objects.len()).map(|i| Arc::clone(&shared).open(i)).buffered(OPEN_AHEAD);
     let parts = opening.map_ok(|parts| stream::iter(parts.into_iter().map(Ok))).try_flatten();
-    let working = parts.map_ok(|part| Arc::clone(&shared).work(part)).try_buffer_unordered(policy.parallel.max(1) * 2);
+    let working = parts.map_ok(|part| Arc::clone(&shared).work(part)).try_buffer_unordered(limits.parallel.max(1) * 2);
     let mut working = std::pin::pin!(working);
     while let Some(found) = working.try_next().await? {
         let Some(own) = facts.files.get_mut(found.file) else { continue };

@@ -482,7 +482,7 @@ proptest! {
             plain.ingest().await.unwrap();
 
             let mut mixed = World::new().await;
-            mixed.context.read_settings.policy.parallel = parallel;
+            mixed.context.read_settings.limits.parallel = parallel;
             let names = ["e.parquet", "b.parquet", "d.parquet", "a.parquet", "c.parquet"];
             let parts = shuffled.chunks(shuffled.len().div_ceil(files));
             let files: Vec<_> = names.into_iter().zip(parts.map(|part| parquet_bytes(columns(part)))).collect();

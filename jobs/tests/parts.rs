@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use jobs::ingest_cur::{IngestPart, ReadSettings, IngestOutcome, PartOutcome, Policy};
+use jobs::ingest_cur::{IngestPart, ReadSettings, IngestOutcome, PartOutcome, ReadLimits};
 use jobs::job::{Context, Failure, Job, Request};
 use proptest::prelude::*;
 use support::{Line, World, chime, columns, deliver, job, now, parquet_bytes};
@@ -23,8 +23,8 @@ fn delivered(world: &World, version: &str, files: &[Vec<Line>]) {
 
 /// A bill of `limit` bytes or more is read in parts.
 fn large_from(world: &World, limit: u64) -> Context {
-    let policy = Policy { fan_out_bytes: Some(limit), ..Policy::default() };
-    let read_settings = ReadSettings { policy, ..world.context.read_settings.clone() };
+    let limits = ReadLimits { fan_out_bytes: Some(limit), ..ReadLimits::default() };
+    let read_settings = ReadSettings { limits, ..world.context.read_settings.clone() };
     Context { read_settings, ..world.context.clone() }
 }
 

@@ -190,7 +190,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let config = config?;
     start_log(&config.log, cli.log, matches!(cli.command, Command::Work(_)))?;
     // blocking threads decode, and one more reads files; each keeps memory of its own, so there are no more than are of use
-    let mut blocking = config.policy().parallel + 1;
+    let mut blocking = config.read_limits().parallel + 1;
     if matches!(cli.command, Command::Work(_)) {
         // several bills and parts may be read at once, and none may wait for a thread that another one keeps
         blocking = blocking * work::reads_at_once(&config) + 2;

@@ -9,7 +9,7 @@ use jiff::civil::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::raw::Step;
-use crate::queue::worker::Policy;
+use crate::queue::worker::WorkerSettings;
 use crate::queue::{Backoff, Kinds};
 
 /// How workers work.
@@ -106,10 +106,10 @@ pub fn cron(line: &str) -> Result<Cron, String> {
 
 impl QueueConfig {
     /// How a worker works.
-    pub fn policy(&self, concurrency: Option<u16>) -> Policy {
+    pub fn policy(&self, concurrency: Option<u16>) -> WorkerSettings {
         let days = |days: u16| Duration::from_secs(u64::from(days) * 86_400);
         let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
-        Policy {
+        WorkerSettings {
             concurrency: usize::from(concurrency.unwrap_or(self.concurrency)),
             lease: seconds(self.lease_seconds),
             poll: Duration::from_millis(u64::from(self.poll_millis)),

@@ -17,7 +17,7 @@ use super::lease::{Claimer, Round, Want, Watch, data_version};
 use super::outcome::Finish;
 use super::row::{Filter, State};
 use super::store::Queue;
-use super::worker::{Identity, Policy};
+use super::worker::{Identity, WorkerSettings};
 use crate::metrics::Metrics;
 
 /// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit: as long as others
@@ -50,7 +50,7 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) by: Claimer,
     pub(super) kinds: Kinds,
-    pub(super) policy: Policy,
+    pub(super) policy: WorkerSettings,
     pub(super) holding: Holding,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) who: Identity,

@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 
 /// How a worker works.
 #[derive(Clone, Debug)]
-pub struct Policy {
+pub struct WorkerSettings {
     /// Jobs that run at once.
     pub concurrency: usize,
     /// How long a silent worker keeps its jobs.
@@ -43,7 +43,7 @@ pub struct Policy {
     pub keep_dead: Duration,
 }
 
-impl Default for Policy {
+impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
             concurrency: 4,
@@ -123,7 +123,7 @@ impl Worker {
     pub fn new(
         queue: Queue,
         kinds: Kinds,
-        policy: Policy,
+        policy: WorkerSettings,
         context: Context,
         who: Identity,
         metrics: Metrics,

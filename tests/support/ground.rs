@@ -12,11 +12,11 @@ use anyhow::anyhow;
 use jiff::Timestamp;
 use jobs::books::Database;
 use jobs::books::meter::Rules;
-use jobs::ingest_cur::{ReadSettings, Policy as ReadPolicy, Progress};
+use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
-use meter::queue::worker::{Identity, Policy, Stopper, Tally, Worker};
+use meter::queue::worker::{Identity, WorkerSettings, Stopper, Tally, Worker};
 use meter::queue::{Backoff, Clock, Filter, JobRow, Kind, Kinds, NewJob, Queue, State};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -177,14 +177,14 @@ pub fn job(name: &str, does: &[Do]) -> NewJob {
 }
 
 /// Short leases, so that tests are.
-pub fn policy() -> Policy {
-    Policy {
+pub fn policy() -> WorkerSettings {
+    WorkerSettings {
         concurrency: 8,
         lease: Duration::from_secs(2),
         poll: Duration::from_millis(50),
         grace: Duration::from_secs(5),
         backoff: Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(60) },
-        ..Policy::default()
+        ..WorkerSettings::default()
     }
 }
 
@@ -273,7 +273,7 @@ impl Ground {
     pub async fn context(&self) -> Context {
         let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
         let read_settings =
-            ReadSettings { rules: Arc::new(rules), policy: ReadPolicy::default(), progress: Arc::new(Progress::default()) };
+            ReadSettings::new(rules);
         let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
         Context {
             books: self.books().await,
@@ -298,11 +298,11 @@ impl Ground {
     }
 
     /// A worker process, as far as the store can tell.
-    pub async fn worker(&self, queue: &Queue, policy: Policy) -> Running {
+    pub async fn worker(&self, queue: &Queue, policy: WorkerSettings) -> Running {
         self.worker_of(queue, policy, kinds()).await
     }
 
-    pub async fn worker_of(&self, queue: &Queue, policy: Policy, kinds: Kinds) -> Running {
+    pub async fn worker_of(&self, queue: &Queue, policy: WorkerSettings, kinds: Kinds) -> Running {
         let who = Identity { host: "here".into(), pid: 1, version: "0".into() };
         let context = self.context().await;
         let worker = Worker::new(queue.clone(), kinds, policy, context, who, Metrics::new(&[]).unwrap(), false);
@@ -316,7 +316,7 @@ impl Ground {
 pub struct Doomed(Option<tokio::runtime::Runtime>);
 
 impl Doomed {
-    pub async fn start(ground: &Ground, policy: Policy) -> Self {
+    pub async fn start(ground: &Ground, policy: WorkerSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (ground.queue().await, ground.context().await);
         let who = Identity { host: "gone".into(), pid: 2, version: "0".into() };

@@ -17,7 +17,7 @@ use jobs::books::Database;
 use jobs::books::database::Durability;
 use jobs::books::subscription::SubscriptionUpdate;
 use jobs::enforce_budgets::EnforcementSettings;
-use jobs::ingest_cur::{ReadSettings, Policy, Progress};
+use jobs::ingest_cur::ReadSettings;
 use jobs::job::Context;
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
@@ -138,16 +138,12 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
-        read_settings: ReadSettings {
-            rules: Arc::new(jobs::books::meter::Rules {
+        read_settings: ReadSettings::new(jobs::books::meter::Rules {
                 tag_key: "customer".into(),
                 meters: vec![],
                 ignore: vec![],
                 watched: vec![],
             }),
-            policy: Policy::default(),
-            progress: Arc::new(Progress::default()),
-        },
         enforcement: Arc::new(EnforcementSettings::default()),
         webhook: None,
         billing: Arc::new(billing),

@@ -16,7 +16,7 @@ use jobs::books::calendar::Month;
 use jobs::books::quantity::Quantity;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::source::{Folder, Source};
-use jobs::ingest_cur::{Export, IngestCur, IngestReport, ReadSettings, Policy, Progress};
+use jobs::ingest_cur::{Export, IngestCur, IngestReport, ReadSettings};
 use jobs::job::{Context, Failure, Job};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ pub fn rules(tag_key: &str) -> Rules {
 }
 
 pub fn read_settings(rules: Rules) -> ReadSettings {
-    ReadSettings { rules: Arc::new(rules), policy: Policy::default(), progress: Arc::new(Progress::default()) }
+    ReadSettings::new(rules)
 }
 
 /// Books and one bucket in a temporary folder.
