@@ -13,11 +13,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use books::Database;
+use books::store::database::Durability;
+use books::usage::meter::Rules;
 use fakestripe::{FakeStripe, Options};
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::Durability;
-use jobs::books::meter::Rules;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::Context;
@@ -80,7 +80,7 @@ async fn fill(file: &Path, customers: usize) {
             .to_owned(),
     ];
     for sql in statements {
-        books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+        books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
     roll(&books, Timestamp::now(), false, 0).await.unwrap();
     books.checkpoint().await.unwrap();
@@ -125,8 +125,10 @@ async fn work(file: &Path, url: &str) {
         loop {
             tokio::time::sleep(Duration::from_millis(5)).await;
             let due = "SELECT (SELECT count(*) FROM stripe_due) + (SELECT count(*) = 0 FROM meter_events)";
-            let left: i64 =
-                watch.read(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get(0)?)).await.unwrap();
+            let left: i64 = watch
+                .with_connection(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get(0)?))
+                .await
+                .unwrap();
             if left == 0 {
                 return started.elapsed();
             }

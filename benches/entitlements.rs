@@ -14,11 +14,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Instant;
 
+use books::Database;
+use books::store::database::Durability;
+use books::units::calendar::Month;
+use books::usage::meter::{Meter, Rules};
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::Durability;
-use jobs::books::meter::{Meter, Rules};
-use jobs::books::calendar::Month;
 use jobs::enforce_budgets::{EnforcementSettings, enforce};
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::Context;
@@ -41,7 +41,14 @@ fn context(books: Database) -> Context {
         Rules { tag_key: "t".into(), meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
     let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(EnforcementSettings::default());
-    Context { books, exports: Arc::new(BTreeMap::new()), read_settings, enforcement, webhook: None, billing: Arc::default() }
+    Context {
+        books,
+        exports: Arc::new(BTreeMap::new()),
+        read_settings,
+        enforcement,
+        webhook: None,
+        billing: Arc::default(),
+    }
 }
 
 /// Noon of the month's last day, so that a whole month of usage counts.
@@ -59,7 +66,7 @@ async fn open(file: &Path, durability: Durability) -> Database {
 /// Customers with 500 TURN allocations, three priced meters and usage on each day of the month; every tenth has a budget.
 async fn fill(file: &Path, customers: i64) {
     let books = open(file, Durability::Normal).await;
-    let run = async |sql: String| books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+    let run = async |sql: String| books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     for meter in METERS {
         run(format!("INSERT INTO plan_meters VALUES ('core', 0, '{meter}', 1000000000000, '0.0045', 'overage')")).await;
     }
@@ -74,7 +81,7 @@ async fn fill(file: &Path, customers: i64) {
     // in the order of the keys, which is how SQLite takes nine million rows in seconds
     let month = Month::of(Timestamp::now());
     let days: Vec<String> = (month.first_day().epoch()..=month.last_day().epoch())
-        .map(|day| jobs::books::calendar::Day::from_epoch(day).unwrap().to_string())
+        .map(|day| books::units::calendar::Day::from_epoch(day).unwrap().to_string())
         .collect();
     let (meters, days) = (serde_json::to_string(&METERS).unwrap(), serde_json::to_string(&days).unwrap());
     run(format!(
@@ -93,7 +100,7 @@ fn peak_mib() -> f64 {
 }
 
 async fn count(books: &Database, sql: &'static str) -> i64 {
-    books.read(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get(0)?)).await.unwrap()
+    books.with_connection(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get(0)?)).await.unwrap()
 }
 
 /// The statements of the contract page.
@@ -107,7 +114,7 @@ fn statement(name: &str) -> String {
 async fn ask(books: &Database, name: &str, customers: i64) -> Vec<f64> {
     let sql = statement(name);
     let name = name.to_owned();
-    let times = books.read(async move |c| {
+    let times = books.with_connection(async move |c| {
         let mut times = vec![];
         for i in 0..ASKED {
             let who = format!("customer-{:08}", (i as i64).wrapping_mul(7_919) % customers);
@@ -178,7 +185,7 @@ async fn age(file: &Path) {
         format!("UPDATE turn_periods SET {bounds}, used = 100"),
         format!("UPDATE billing_periods SET {bounds}, {days}"),
     ] {
-        books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+        books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
     books.checkpoint().await.unwrap();
 }
@@ -187,7 +194,7 @@ async fn a_day_more(file: &Path) {
     let books = open(file, Durability::Normal).await;
     let sql = "UPDATE usage_days SET quantity = quantity + 10000000000 WHERE day = (SELECT max(day) FROM usage_days) \
                AND meter = 'chime_minutes'";
-    books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
+    books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
     books.checkpoint().await.unwrap();
 }
 

@@ -15,14 +15,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use books::Database;
+use books::store::database::Durability;
+use books::usage::meter::Rules;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::Durability;
-use jobs::books::meter::Rules;
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job};
 use meter::metrics::Metrics;
-use meter::queue::worker::{Identity, WorkerSettings, Worker};
+use meter::queue::worker::{Identity, Worker, WorkerSettings};
 use meter::queue::{Clock, Kind, Kinds, NewJob, Queue, State};
 use serde::{Deserialize, Serialize};
 
@@ -225,7 +225,7 @@ fn idle(file: &Path, seconds: u64) -> f64 {
 fn fill(file: &Path) {
     block_on(async {
         let books = open(file, "normal").await;
-        let insert = books.write(async |c| {
+        let insert = books.transaction(async |c| {
             let sql = format!(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {FINISHED}) \
                  INSERT INTO jobs (id, kind, payload, state, origin, max_attempts, attempts, lease, report, enqueued_at, \

@@ -13,9 +13,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use books::Database;
+use books::store::database::Durability;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::Durability;
 
 const CUSTOMERS: i64 = 100_000;
 const SCRAPES: usize = 500;
@@ -23,7 +23,7 @@ const SCRAPES: usize = 500;
 async fn fill(file: &Path) {
     let books = Database::open_local_with(file, Durability::Normal).await.unwrap();
     books.migrate(Timestamp::now()).await.unwrap();
-    let run = async |sql: String| books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+    let run = async |sql: String| books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     let numbers =
         |n: i64| format!("WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {n} - 1)");
     run(format!("INSERT INTO customers (id) {} SELECT printf('customer-%08d', i) FROM n", numbers(CUSTOMERS))).await;

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use tokio::time::Instant;
 
-use crate::books::notification::{DeliveryOutcome, Notification};
 use crate::job::{Context, Failure, Job};
 use crate::wire::said;
+use books::limits::notification::{DeliveryOutcome, Notification};
 
 /// Notifications that one run sends at most.
 const MOST: u32 = 200;

@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::books::Database;
 use crate::deliver_notifications::WebhookTarget;
 use crate::enforce_budgets::EnforcementSettings;
 use crate::ingest_cur::{Export, ReadSettings};
 use crate::stripe::BillingSettings;
+use books::Database;
 
 /// Everything that jobs are given by the machine around them.
 #[derive(Clone, Debug)]
@@ -83,8 +83,8 @@ impl Request {
     }
 }
 
-impl From<crate::books::BooksError> for Failure {
-    fn from(error: crate::books::BooksError) -> Self {
+impl From<books::BooksError> for Failure {
+    fn from(error: books::BooksError) -> Self {
         if error.is_retryable() { Self::Retry(error.into()) } else { Self::GiveUp(error.into()) }
     }
 }

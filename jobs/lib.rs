@@ -3,7 +3,6 @@
 //! Read [`job`] first (what a job is and how it may end), then [`books`] (what must always be true), then a job.
 //! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line or a clock.
 
-pub mod books;
 pub mod deliver_notifications;
 pub mod enforce_budgets;
 pub mod ingest_cur;

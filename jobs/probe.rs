@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use libsql::params;
 use serde::{Deserialize, Serialize};
 
-use crate::books::database::{BooksError, first_row};
 use crate::job::{Context, Failure, Job};
+use books::store::error::BooksError;
+use books::store::rows::first_row;
 
 /// Make the row of this name, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +51,7 @@ impl Job for Probe {
                        ON CONFLICT (name) DO UPDATE SET repeats = repeats + 1 RETURNING repeats";
             Ok(first_row(c, sql, params![name, done_at]).await?.map_or(Ok(0), |row| row.get(0))?)
         };
-        let repeats = context.books.write(claim).await?;
+        let repeats = context.books.transaction(claim).await?;
         Ok(ProbeReport { name: self.name, repeats })
     }
 }

@@ -18,14 +18,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::books::calendar::{instant, minute};
-use crate::books::reconciliation::{
-    AcceptedEvent, Comparison, InvoiceEvents, NO_TOTAL, TotalToCheck, TotalVerdict, UnconfirmedEvent,
-};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
 use crate::stripe::transport::CallFailure::Unreadable;
 use crate::stripe::{StripeAccount, StripeMode};
+use books::stripe::reconciliation::{
+    AcceptedEvent, Comparison, InvoiceEvents, NO_TOTAL, TotalToCheck, TotalVerdict, UnconfirmedEvent,
+};
+use books::units::calendar::{instant, minute};
 
 /// An event that a total does not have after so long, and then for as long again, will not be there: no lag that was ever reported is near it.
 const ABSENCE: i64 = 86_400;

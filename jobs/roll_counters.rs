@@ -7,8 +7,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::books::calendar::Month;
 use crate::job::{Context, Failure, Job};
+use books::units::calendar::Month;
 
 /// Bring all counters into the current month.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

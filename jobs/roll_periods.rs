@@ -8,11 +8,11 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use crate::books::periods::ClosedTurnPeriod;
-use crate::books::periods::RolledPeriods;
-use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::StripeMode;
+pub use books::customers::periods::ClosedTurnPeriod;
+use books::customers::periods::RolledPeriods;
+use books::{BooksError, Database};
 
 /// Customers in one transaction on a local file: few enough that the web backend hardly waits for it.
 const CHUNK: usize = 1000;
@@ -62,7 +62,8 @@ impl RollPeriodsReport {
         self.merged += rolled.merged;
         self.overlapping_subscriptions += count(rolled.overlapping_subscriptions.len());
         let room = |len: usize| shown.saturating_sub(len);
-        self.overlapping_customers.extend(rolled.overlapping_subscriptions.into_iter().take(room(self.overlapping_customers.len())));
+        self.overlapping_customers
+            .extend(rolled.overlapping_subscriptions.into_iter().take(room(self.overlapping_customers.len())));
         self.counts.extend(rolled.closed.into_iter().take(room(self.counts.len())));
     }
 }
@@ -84,7 +85,10 @@ impl Job for RollPeriods {
         let report = run(context, now, self.dry_run, SHOWN).await?;
         if report.overlapping_subscriptions > 0 {
             let names = report.overlapping_customers.join(", ");
-            tracing::warn!(overlapping_subscriptions = report.overlapping_subscriptions, "customers with more than one living subscription: {names}");
+            tracing::warn!(
+                overlapping_subscriptions = report.overlapping_subscriptions,
+                "customers with more than one living subscription: {names}"
+            );
         }
         Ok(report)
     }

@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::books::BooksError;
-use crate::books::billing_period;
-use crate::books::subscription::{SubscriptionUpdate, SubscriptionItemUpdate};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, skew};
 use crate::stripe::{RemoteSubscription, StripeMode};
+use books::BooksError;
+use books::customers::billing_period;
+use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
 
 /// A full pass is made when the last one is older than this, in seconds.
 const FULL: i64 = 86_400;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::books::verify::Check;
 use crate::job::{Context, Failure, Job};
+use books::audit::checks::Check;
 
 /// Wait before a violation is believed.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);

@@ -69,11 +69,28 @@ BEGIN
     SELECT RAISE(ABORT, 'an event is history and is never deleted');
 END;
 
--- Periods that an invoice covers, as far as is known now: until the subscription ended, if that became known after the period was closed.
+-- Until when an invoice covers a billing period, as far as is known now: to its end, or until the subscription ended, if that
+-- became known after the period was closed. A period without a subscription is covered until its start, which is not at all.
+CREATE VIEW covered_periods AS
+SELECT p.customer, p.starts_at, p.ends_at, p.subscription,
+       CASE WHEN p.subscription IS NULL THEN p.starts_at
+            ELSE max(p.starts_at, min(p.ends_at, coalesce((SELECT ended_at FROM subscriptions s WHERE s.id = p.subscription), p.ends_at)))
+       END AS covered_until
+FROM billing_periods p;
+
+-- Periods that an invoice covers, with the end of what it covers.
 CREATE VIEW invoiced_periods AS
-SELECT p.customer, p.starts_at, min(p.ends_at, coalesce(s.ended_at, p.ends_at)) AS ends_at
-FROM billing_periods p JOIN subscriptions s ON s.id = p.subscription
-WHERE coalesce(s.ended_at, p.ends_at) > p.starts_at;
+SELECT customer, starts_at, covered_until AS ends_at FROM covered_periods WHERE covered_until > starts_at;
+
+-- Which invoice an event is on: that of the period of its time, if an invoice covers that time and took the event before it was
+-- final, by the grace of the time when the event was made (`send_before` - `billed_end`, and the margin of ten minutes that no
+-- event is sent in). An event without a row here is on no invoice.
+CREATE VIEW event_invoices AS
+SELECT i.seq, b.starts_at, b.ends_at
+FROM meter_events i
+JOIN invoiced_periods b ON b.customer = i.customer
+ AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp)
+WHERE i.timestamp < b.ends_at AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true);
 
 -- What the invoice line of a customer, meter and billing period should say, and what Stripe was last seen to have.
 --

@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
-use jobs::books::plan::TURN;
-use jobs::books::quantity::Quantity;
-use jobs::ingest_cur::{HoldPolicy, ReadLimits};
+use books::limits::plan::TURN;
+use books::units::quantity::Quantity;
+use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jobs::ingest_cur::export::Format;
+use jobs::ingest_cur::{HoldPolicy, ReadLimits};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -434,7 +434,7 @@ impl Config {
             let meters = Step::Key("meters".into());
             faults.extend(found.into_iter().map(|why| {
                 let place = match &why {
-                    jobs::books::meter::RulesError::TagKey(_) => vec![Step::Key("tag_key".into())],
+                    books::usage::meter::RulesError::TagKey(_) => vec![Step::Key("tag_key".into())],
                     _ => vec![meters.clone()],
                 };
                 (place, why.to_string())

@@ -10,12 +10,12 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use books::Database;
+use books::store::database::REMOTE_WAIT;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::REMOTE_WAIT;
 use jobs::deliver_notifications::{REQUEST_TIMEOUTS, WebhookTarget};
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
-use jobs::ingest_cur::{Export, ReadSettings, Progress};
+use jobs::ingest_cur::{Export, Progress, ReadSettings};
 use jobs::job::Context;
 
 use crate::config::{Config, ExportConfig, Location};
@@ -229,5 +229,8 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
 /// As [`exports`].
 pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
     let context = context(config, books).await?;
-    Ok(Context { read_settings: ReadSettings { limits: config.worker_read_limits(), ..context.read_settings }, ..context })
+    Ok(Context {
+        read_settings: ReadSettings { limits: config.worker_read_limits(), ..context.read_settings },
+        ..context
+    })
 }

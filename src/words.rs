@@ -1,6 +1,6 @@
 //! How amounts, spans and customers are said to people, in a terminal and in a browser.
 
-use jobs::books::quantity::Quantity;
+use books::units::quantity::Quantity;
 
 /// Digits with separators between thousands.
 pub(crate) fn group(digits: &str) -> String {

@@ -12,9 +12,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use books::stripe::meter_event::{EventState, MeterEvent};
 use fakestripe::{Fault, Subscription};
 use jiff::Timestamp;
-use jobs::books::meter_event::{EventState, MeterEvent};
 use jobs::stripe::StripeMode;
 use shop::{DAY, KEY, PLANS, Shop, config};
 use support::Place;

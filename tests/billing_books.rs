@@ -13,11 +13,11 @@ mod hrana;
 use std::path::Path;
 use std::sync::Arc;
 
+use books::audit::log::AuditEntry;
+use books::stripe::meter_event::{EventState, ManualAction};
 use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
 use jiff::Timestamp;
-use jobs::books::audit::AuditEntry;
-use jobs::books::meter_event::{EventState, ManualAction};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
 use jobs::push_stripe::PushReport;
@@ -90,7 +90,7 @@ impl Shop {
 
     async fn run(&self, sql: &str) {
         let sql = sql.to_owned();
-        self.context.books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+        self.context.books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
 
     async fn book(&self, customer: &str, units: i64) {
@@ -159,7 +159,7 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
     let sql = block.split("```").next().unwrap().to_owned();
     let told = async |id: &'static str, body: String| {
         let sql = sql.clone();
-        let rows = shop.context.books.read(async move |c| {
+        let rows = shop.context.books.with_connection(async move |c| {
             let mut rows = c.query(&sql, params![id, body]).await?;
             let mut count = 0;
             while rows.next().await?.is_some() {
@@ -198,7 +198,7 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
         "UPDATE meter_events SET state = 'pending', next_at = 0 WHERE state = 'accepted'",
         "UPDATE audit_log SET reason = 'x'",
     ] {
-        books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
+        books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
     }
     shop.judge();
 }
@@ -267,8 +267,10 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE customers SET periods_until = NULL WHERE id = 'ann'").await;
     push().await;
     let due = "SELECT from_day || (due_at > unixepoch()) FROM stripe_due WHERE customer = 'ann'";
-    let due =
-        shop.context.books.read(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
+    let due = shop
+        .context
+        .books
+        .with_connection(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
     assert_eq!(due.await.unwrap(), "1");
     shop.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
     roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
@@ -325,7 +327,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     assert!(customers.oldest_deferred_at.is_some());
     assert_eq!(customers.decisions["storage_gb"].blocked, 2, "{customers:?}");
     assert_eq!(customers.pressed.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
-    let month = jobs::books::calendar::Month::of(now - jiff::SignedDuration::from_hours(24));
+    let month = books::units::calendar::Month::of(now - jiff::SignedDuration::from_hours(24));
     let by_day = books.usage_by_day(month).await.unwrap();
     assert_eq!(by_day.iter().map(|(_, m, q)| format!("{m} {q}")).collect::<Vec<_>>(), ["storage_gb 20"]);
     assert_eq!(books.tagged_lines().await.unwrap(), []);

@@ -110,7 +110,7 @@ async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhi
 }
 
 /// Every job took effect exactly once.
-async fn check(queue: &Queue, books: &jobs::books::Database, kills: usize, how: &str) {
+async fn check(queue: &Queue, books: &books::Database, kills: usize, how: &str) {
     let counts = queue.counts().await.unwrap();
     let expected = BTreeMap::from([(("probe".to_owned(), State::Done), i64::try_from(JOBS).unwrap())]);
     assert_eq!(counts, expected);
@@ -125,7 +125,7 @@ async fn check(queue: &Queue, books: &jobs::books::Database, kills: usize, how: 
     assert!(kills > 10 && again > 10, "the chaos was none: {kills} kills, {again} jobs taken over");
 }
 
-async fn open(url: &str) -> (Queue, jobs::books::Database) {
+async fn open(url: &str) -> (Queue, books::Database) {
     let mut config = Config::default();
     config.database.url = url.to_owned();
     let books = meter::wiring::open_books(&config).await.unwrap();

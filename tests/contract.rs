@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use books::Database;
+use books::store::error::BooksError;
 use ground::Ground;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::BooksError;
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
 use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
@@ -50,7 +50,7 @@ impl Backend {
     async fn try_run(&self, name: &str, values: &[Value]) -> Result<Option<Row>, BooksError> {
         let (sql, values) = (self.page[name].clone(), values.to_vec());
         self.database
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let mut rows = c.query(&sql, values).await?;
                 let mut first = None;
                 // all rows are read, so that a statement that writes is done
@@ -80,13 +80,13 @@ impl Backend {
 
     async fn number(&self, sql: &'static str) -> i64 {
         self.database
-            .read(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get::<i64>(0)?))
+            .with_connection(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get::<i64>(0)?))
             .await
             .unwrap()
     }
 
     async fn execute(&self, sql: &'static str) -> Result<u64, BooksError> {
-        self.database.write(async move |c| Ok(c.execute(sql, ()).await?)).await
+        self.database.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await
     }
 }
 

@@ -10,9 +10,9 @@ mod support;
 
 use std::time::Duration;
 
+use books::BooksError;
 use ground::{Do, Ground, all, policy, until};
 use hrana::Server;
-use jobs::books::BooksError;
 use meter::queue::worker::WorkerSettings;
 use meter::queue::{Filter, State, enqueue_in};
 use support::{LEDGER, Place};
@@ -24,14 +24,14 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
         let (queue, books) = (ground.queue().await, ground.books().await);
         let job = |name: &str| [ground.job(name, &[Do::Report])];
         let (undone, kept) = (job("undone"), job("kept"));
-        let failed = books.write(async move |c| {
+        let failed = books.transaction(async move |c| {
             enqueue_in(c, &undone, jiff::Timestamp::now()).await?;
             Err::<(), _>(BooksError::Integrity("the caller's own trouble".into()))
         });
         assert!(failed.await.is_err());
         assert!(queue.list(&Filter::default(), 10).await.unwrap().is_empty());
         let worker = ground.worker(&queue, policy()).await;
-        books.write(async move |c| enqueue_in(c, &kept, jiff::Timestamp::now()).await).await.unwrap();
+        books.transaction(async move |c| enqueue_in(c, &kept, jiff::Timestamp::now()).await).await.unwrap();
         let rows = until(&queue, "done", all(State::Done)).await;
         assert_eq!((rows.len(), ground.runs("kept").len(), ground.runs("undone").len()), (1, 1, 0));
         worker.stop().await;
@@ -93,7 +93,7 @@ async fn a_locked_file_costs_time_only() {
     queue.enqueue(&[ground.job("long", &[Do::Sleep(1500)])]).await.unwrap();
     until(&queue, "it runs", all(State::Running)).await;
     // longer than the ten seconds for which a statement waits
-    let locked = books.write(async |_| {
+    let locked = books.transaction(async |_| {
         std::thread::sleep(Duration::from_secs(12));
         Ok(())
     });

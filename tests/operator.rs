@@ -191,7 +191,11 @@ fn the_demo_of_the_containers_bills_somebody() {
     assert!(counts[0] > 10 && counts[1] > 5, "{accepted:?}");
     let unknown_customers =
         "SELECT count(*) FROM usage_days WHERE customer <> '' AND customer NOT IN (SELECT id FROM customers)";
-    assert_ne!(place.query(unknown_customers), ["0"], "the demo has customers without a row, to show what becomes of them");
+    assert_ne!(
+        place.query(unknown_customers),
+        ["0"],
+        "the demo has customers without a row, to show what becomes of them"
+    );
     account.kill().unwrap();
     account.wait().unwrap();
 }

@@ -132,7 +132,7 @@ fn migrations_are_numbered_and_say_why() {
         assert!(name.starts_with(&format!("{:04}_", i + 1)), "{name} is not number {}", i + 1);
         assert!(read(path).starts_with("-- "), "{name} does not say what it is for");
     }
-    assert_eq!(i64::try_from(found.len()).unwrap(), jobs::books::newest_schema_version(), "a migration is not listed");
+    assert_eq!(i64::try_from(found.len()).unwrap(), books::newest_schema_version(), "a migration is not listed");
 }
 
 /// Keys that a configuration has only when somebody says so.

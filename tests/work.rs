@@ -217,7 +217,7 @@ fn workers_that_start_together_migrate_once() {
             work.ended().ends(0);
         }
         let versions = place.query("SELECT count(*), max(version) FROM schema_versions");
-        let newest = jobs::books::newest_schema_version();
+        let newest = books::newest_schema_version();
         assert_eq!(versions, [format!("{newest}|{newest}")]);
         let ticks = place.query("SELECT kind, count(*) FROM jobs GROUP BY kind ORDER BY kind");
         let each = [

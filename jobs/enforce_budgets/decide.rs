@@ -4,10 +4,10 @@
 //! this meter's has cost is below its own budget, if it has one). The two forms of the answer are one: *allowed* means that what is used is
 //! less than the effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches the budget.
 
-use crate::books::entitlement::{PaymentStatus, Reason};
-use crate::books::money::{Cost, Currency};
-use crate::books::plan::Terms;
-use crate::books::quantity::Quantity;
+use books::limits::entitlement::{PaymentStatus, Reason};
+use books::limits::plan::Terms;
+use books::units::money::{Cost, Currency};
+use books::units::quantity::Quantity;
 
 /// What is to be decided for one customer.
 #[derive(Clone, Debug)]

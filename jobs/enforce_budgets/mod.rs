@@ -15,17 +15,17 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use self::decide::{CustomerCase, CustomerDecision, MeterCase, decide};
-use crate::books::Database;
-use crate::books::database::BooksError;
-use crate::books::entitlement::{
+use crate::job::{Context, Failure, Job};
+use books::Database;
+use books::limits::entitlement::{
     self, CustomerFacts, Entitlement, Freshness, PaymentStatus, PeriodUsage, Reason, TurnRow, storable,
 };
-use crate::books::money::{Cost, Currency};
-use crate::books::notification::{self, NewNotification, NotificationKind};
-use crate::books::calendar::instant;
-use crate::books::plan::{Plan, Plans, TURN};
-use crate::books::quantity::{Quantity, UNIT};
-use crate::job::{Context, Failure, Job};
+use books::limits::notification::{self, NewNotification, NotificationKind};
+use books::limits::plan::{Plan, Plans, TURN};
+use books::store::error::BooksError;
+use books::units::calendar::instant;
+use books::units::money::{Cost, Currency};
+use books::units::quantity::{Quantity, UNIT};
 
 /// Customers that are written in one transaction on a local file: few enough that the web backend hardly waits for it.
 const CHUNK: usize = 500;
@@ -257,7 +257,7 @@ pub async fn enforce(
         }
         for some in changed.chunks(if books.is_local() { CHUNK } else { REMOTE_CHUNK }) {
             let (some, inputs) = (some.to_vec(), Arc::clone(&inputs));
-            report.notifications += books.write(async move |c| write(c, &some, entry, &inputs).await).await?;
+            report.notifications += books.transaction(async move |c| write(c, &some, entry, &inputs).await).await?;
         }
     }
     Ok(report)
@@ -276,7 +276,7 @@ async fn look(
     shown: usize,
 ) -> Result<(i64, Changed), BooksError> {
     let (on, now) = (Arc::clone(inputs), inputs.now.as_second());
-    let load = books.read(async move |c| {
+    let load = books.with_connection(async move |c| {
         let entry = entitlement::newest_entry(c).await?;
         let mut facts = entitlement::load_facts(c, &ids, now).await?;
         entitlement::add_usage(c, &mut facts, &ids, &on.meters, now).await?;

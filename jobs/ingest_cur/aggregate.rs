@@ -18,11 +18,11 @@ use serde::Serialize;
 
 use super::batch::{Batch, TagColumn, TextColumn};
 use super::sums::{Sums, id, idx};
-use crate::books::bill::{BillLine, MeterTotals};
-use crate::books::ledger::{Cell, Cells, UNATTRIBUTED};
-use crate::books::meter::{LineClaim, Rules};
-use crate::books::calendar::{Day, Month};
-use crate::books::quantity::{Quantity, QuantityError, Rounding};
+use books::units::calendar::{Day, Month};
+use books::units::quantity::{Quantity, QuantityError, Rounding};
+use books::usage::bill::{BillLine, MeterTotals};
+use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
+use books::usage::meter::{LineClaim, Rules};
 
 /// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;

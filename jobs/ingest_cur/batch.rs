@@ -11,8 +11,8 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
-use crate::books::calendar::Day;
-use crate::books::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
+use books::units::calendar::Day;
+use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
 
 /// Code of a row that has no value.
 pub const BLANK: i32 = -1;

@@ -13,10 +13,10 @@ use arrow::datatypes::Int32Type;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
+use super::aggregate::UsageAggregator;
 use super::parquet_file::{ReadError, TagKey, Wanted, is_tag_map};
 use super::source::{Object, Source, SourceError};
-use super::aggregate::UsageAggregator;
-use crate::books::meter::canonical_name;
+use books::usage::meter::canonical_name;
 
 /// Bytes that are fetched at once.
 const CHUNK: u64 = 4 << 20;
@@ -161,7 +161,12 @@ fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
     }
 }
 
-fn aggregate_text(text: impl Read, file: &str, tag: &TagKey, aggregator: &mut UsageAggregator) -> Result<CsvStats, ReadError> {
+fn aggregate_text(
+    text: impl Read,
+    file: &str,
+    tag: &TagKey,
+    aggregator: &mut UsageAggregator,
+) -> Result<CsvStats, ReadError> {
     let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
     let fault = |line: u64, error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {

@@ -2,9 +2,9 @@
 
 use super::export::{self, Manifest};
 use super::{Export, ReadSettings, read_version};
-use crate::books::bill::BillLine;
-use crate::books::calendar::Month;
 use crate::job::Failure;
+use books::units::calendar::Month;
+use books::usage::bill::BillLine;
 
 /// Reads the newest version of a month and says what is in it; touches no books.
 ///

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::source::{Object, Source, SourceError, read_small};
-use crate::books::calendar::Month;
+use books::units::calendar::Month;
 
 /// Largest manifest that is read. A CUR 2.0 manifest of 1,000 files has about 250 KB.
 const MANIFEST_LIMIT: u64 = 16 << 20;

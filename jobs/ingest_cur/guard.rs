@@ -10,9 +10,9 @@ use std::fmt;
 use serde::Serialize;
 
 use super::HoldPolicy;
-use crate::books::ledger::{Cells, UNATTRIBUTED};
-use crate::books::calendar::Day;
-use crate::books::quantity::Quantity;
+use books::units::calendar::Day;
+use books::units::quantity::Quantity;
+use books::usage::ledger::{Cells, UNATTRIBUTED};
 
 /// What part of a bill changes too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -104,7 +104,7 @@ fn kept_by_customers(observed: &Cells, booked: &Cells) -> BTreeMap<String, (Quan
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::books::ledger::Cell;
+    use books::usage::ledger::Cell;
 
     /// Cells of one customer and meter `m`: (day of October 2026, units).
     fn cells(days: &[(i32, i64)]) -> Cells {

@@ -8,18 +8,18 @@
 //! the first look to the last. A version is applied in one transaction that starts with its claim. And a version that looks
 //! wrong (line types that nobody knows, usage that shrank) is put on hold for a person instead of being booked.
 
+pub mod aggregate;
 pub mod batch;
 pub mod csv;
+mod discover;
 pub mod export;
 mod guard;
-mod discover;
-mod parts;
 mod object_reader;
-mod read;
 pub mod parquet_file;
+mod parts;
+mod read;
 pub mod source;
 mod sums;
-pub mod aggregate;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,21 +29,21 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::aggregate::{Totals, UnknownLineType};
+pub use self::discover::discover;
 use self::export::{ExportError, Format, Manifest};
 pub use self::guard::{Restatement, Scope};
-pub use self::discover::discover;
+use self::parquet_file::ReadError;
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::read::Progress;
 use self::read::{FileStats, read_files};
-use self::parquet_file::ReadError;
 use self::source::{Object, Source, SourceError};
-use self::aggregate::{Totals, UnknownLineType};
-use crate::books::bill::{BillId, BillLine, BookedVersions, MeterTotals, Version, VersionKey};
-use crate::books::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
-use crate::books::meter::Rules;
-use crate::books::calendar::{Day, Month};
-use crate::books::quantity::Quantity;
 use crate::job::{Context, Failure, Job};
+use books::units::calendar::{Day, Month};
+use books::units::quantity::Quantity;
+use books::usage::bill::{BillId, BillLine, BookedVersions, MeterTotals, Version, VersionKey};
+use books::usage::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
+use books::usage::meter::Rules;
 
 /// Customers that a report names for each meter.
 const LARGEST_CHANGES: usize = 5;
@@ -113,7 +113,7 @@ impl Default for HoldPolicy {
             accept_restatements: false,
             month_fall_percent: 20,
             day_change_percent: None,
-            floor: Quantity::from_scaled(crate::books::quantity::UNIT),
+            floor: Quantity::from_scaled(books::units::quantity::UNIT),
         }
     }
 }

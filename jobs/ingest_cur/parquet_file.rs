@@ -13,11 +13,11 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, Parq
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 
-use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
-use super::object_reader::{ObjectReader, Chunks};
-use super::source::{Object, Source, SourceError};
 use super::aggregate::UsageAggregator;
-use crate::books::meter::canonical_name;
+use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
+use super::object_reader::{Chunks, ObjectReader};
+use super::source::{Object, Source, SourceError};
+use books::usage::meter::canonical_name;
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 16_384;

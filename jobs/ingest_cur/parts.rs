@@ -15,14 +15,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::aggregate::{PARTIAL_SUMS_VERSION, UsageAggregator};
 use super::read::{FileStats, read_files};
 use super::source::Object;
-use super::aggregate::{PARTIAL_SUMS_VERSION, UsageAggregator};
-use super::{Delivery, IngestCur, Reading, snapshot, head_all, read_objects, verify_unchanged};
-use crate::books::bill::BillId;
-use crate::books::parts::{PartFacts, PartId, PlannedFile};
-use crate::books::calendar::Month;
+use super::{Delivery, IngestCur, Reading, head_all, read_objects, snapshot, verify_unchanged};
 use crate::job::{Context, Failure, Job, Request};
+use books::units::calendar::Month;
+use books::usage::bill::BillId;
+use books::usage::partial_reads::{PartFacts, PartId, PlannedFile};
 
 /// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a lost one costs little.
 const GROUP_BYTES: u64 = 64 << 20;

@@ -10,13 +10,13 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
 use super::ReadSettings;
+use super::aggregate::UsageAggregator;
 use super::csv;
 use super::parquet_file::{ParquetFile, ReadError, TagKey};
 use super::source::{Object, Source};
-use super::aggregate::UsageAggregator;
-use crate::books::bill::BillFile;
-use crate::books::meter::Rules;
-use crate::books::calendar::Month;
+use books::units::calendar::Month;
+use books::usage::bill::BillFile;
+use books::usage::meter::Rules;
 
 /// Files whose footers are read ahead.
 const OPEN_AHEAD: usize = 4;
@@ -122,7 +122,8 @@ impl Shared {
                 let _processor = self.processors.acquire().await.map_err(gone)?;
                 let aggregator = self.take();
                 let object = self.objects[file].clone();
-                let (aggregator, facts) = csv::aggregate(Arc::clone(&self.source), object, self.tag.clone(), aggregator).await?;
+                let (aggregator, facts) =
+                    csv::aggregate(Arc::clone(&self.source), object, self.tag.clone(), aggregator).await?;
                 self.give_back(aggregator);
                 let (rows, matched, lacks_tag) = (facts.rows, facts.matched, facts.lacks_tag);
                 Ok(Found { file, rows, row_groups: 0, matched, lacks_tag, bytes: self.objects[file].size })
@@ -137,8 +138,9 @@ impl Shared {
                 let fetched = parquet.fetch(group).await?;
                 let _processor = self.processors.acquire().await.map_err(gone)?;
                 let mut aggregator = self.take();
-                let aggregating =
-                    tokio::task::spawn_blocking(move || fetched.aggregate(&mut aggregator).map(|matched| (aggregator, matched)));
+                let aggregating = tokio::task::spawn_blocking(move || {
+                    fetched.aggregate(&mut aggregator).map(|matched| (aggregator, matched))
+                });
                 let (aggregator, matched) = aggregating.await.unwrap_or_else(|e| {
                     // a decoder that panics on damaged bytes is a damaged file, not a crash of ours
                     let place = format!(", row group {group}");

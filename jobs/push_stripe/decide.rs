@@ -11,14 +11,10 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-pub use crate::books::billing_target::MARGIN;
-use crate::books::calendar::minute;
-use crate::books::plan::{ReportMode, Terms};
-use crate::books::quantity::{Quantity, UNIT, divide_half_even};
-
-/// Largest value: Stripe takes at most 15 significant digits
-/// (<https://docs.stripe.com/changelog/dahlia/2026-04-22/billing-meter-event-values-validation>), and sums of no more are exact in its answers.
-pub const LARGEST: i64 = 999_999_999_999_999;
+use books::limits::plan::{ReportMode, Terms};
+use books::stripe::invoice::{LARGEST_VALUE, closes};
+use books::units::calendar::minute;
+use books::units::quantity::{Quantity, UNIT, divide_half_even};
 
 /// Why an amount waits in the books.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,7 +80,7 @@ pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
     let product = reported.scaled().checked_mul(per_unit.mantissa())?;
     let divisor = UNIT.checked_mul(10_i128.checked_pow(per_unit.scale())?)?;
     let (units, _) = divide_half_even(product, divisor);
-    i64::try_from(units).ok().filter(|units| *units <= LARGEST)
+    i64::try_from(units).ok().filter(|units| *units <= LARGEST_VALUE)
 }
 
 /// A subscription, as far as billing goes.
@@ -163,11 +159,6 @@ pub struct PeriodDecision {
     pub deferred: Option<(i64, DeferReason)>,
 }
 
-/// From when on nothing is sent to the invoice of a period that ends at `end`.
-pub fn closes(end: i64, grace: i64) -> i64 {
-    end + grace - MARGIN
-}
-
 /// Stripe's totals are asked for from minute to minute, so an event never lies in the broken minute at the end of its period: the next
 /// period's total would have it.
 fn timestamp(period: &PeriodCase, now: i64) -> i64 {
@@ -210,9 +201,9 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
         let of_period = effects.iter().filter(|(s, _)| within(own, s.period_start));
         let sent: i128 = of_period.map(|(_, effect)| i128::from(*effect)).sum();
         let delta = own.target.map(|target| i128::from(target) - sent);
-        let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST..=LARGEST).contains(d));
+        let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST_VALUE..=LARGEST_VALUE).contains(d));
         let Some(delta) = delta else {
-            decisions.push(PeriodDecision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
+            decisions.push(PeriodDecision { event: None, deferred: Some((LARGEST_VALUE, DeferReason::TooLarge)) });
             continue;
         };
         if delta == 0 {
@@ -227,7 +218,8 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
                 continue;
             }
         };
-        let value = if delta > 0 { delta } else { delta.max(i64::try_from(-floors[at].max(0)).unwrap_or(-LARGEST)) };
+        let value =
+            if delta > 0 { delta } else { delta.max(i64::try_from(-floors[at].max(0)).unwrap_or(-LARGEST_VALUE)) };
         floors[at] += i128::from(value.min(0));
         let event = EventToSend {
             value,

@@ -25,13 +25,13 @@ pub use self::decide::DeferReason;
 pub use self::plan::PlannedEvent;
 use self::plan::{MappedMeter, PlanInputs, SharedInputs};
 use self::send::{RunClock, SendStop, SendTally};
-use crate::books::billing_target::StripeMeter;
-use crate::books::calendar::instant;
-use crate::books::plan::ReportMode;
-use crate::books::{BooksError, Database};
 use crate::job::{Context, Failure, Job};
 use crate::stripe::account::{failure, matched, skew};
 use crate::stripe::{BillingSettings, StripeAccount, StripeMode};
+use books::limits::plan::ReportMode;
+use books::stripe::billing_target::StripeMeter;
+use books::units::calendar::instant;
+use books::{BooksError, Database};
 
 /// Customers that are planned in one transaction on a local file.
 const CHUNK: u32 = 1000;
@@ -249,7 +249,7 @@ async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushRep
         PlanInputs { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: true };
     let entries = context.books.unseen_entries(now).await?;
     let inputs: SharedInputs = Arc::new(inputs);
-    let outcome = context.books.tell_plans(inputs, entries, now.as_second()).await?;
+    let outcome = preview_plans(&context.books, inputs, entries, now.as_second()).await?;
     take(&mut report, outcome, shown);
     report.restored = restored(context, now, false).await?;
     Ok(report)
@@ -284,7 +284,7 @@ async fn plan_all(
     let limit = if books.is_local() { CHUNK } else { REMOTE_CHUNK };
     loop {
         let (inputs, now) = (Arc::clone(inputs), clock.now().as_second());
-        let outcome = books.write(async move |c| plan::plan(c, &inputs, limit, now).await).await?;
+        let outcome = books.transaction(async move |c| plan::plan(c, &inputs, limit, now).await).await?;
         let more = outcome.more;
         take(report, outcome, shown);
         if !more {
@@ -328,17 +328,17 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
     }
 }
 
-impl Database {
-    /// What would be planned for everybody who is due. A dry inputs writes nothing.
-    async fn tell_plans(
-        &self,
-        inputs: SharedInputs,
-        waiting: crate::books::billing_target::UnseenEntries,
-        now: i64,
-    ) -> Result<plan::PlanOutcome, BooksError> {
-        self.read(async move |c| {
+/// What would be planned for everybody who is due; writes nothing.
+async fn preview_plans(
+    books: &Database,
+    inputs: SharedInputs,
+    waiting: books::stripe::billing_target::UnseenEntries,
+    now: i64,
+) -> Result<plan::PlanOutcome, BooksError> {
+    books
+        .with_connection(async move |c| {
             let meters: Vec<String> = inputs.meters.keys().cloned().collect();
-            let customers = crate::books::billing_target::would_be_due(c, waiting, &meters, now).await?;
+            let customers = books::stripe::billing_target::would_be_due(c, waiting, &meters, now).await?;
             let mut told = plan::PlanOutcome::default();
             for some in customers.chunks(1000) {
                 let outcome = plan::plan_for(c, &inputs, some, now).await?;
@@ -352,5 +352,4 @@ impl Database {
             Ok(told)
         })
         .await
-    }
 }

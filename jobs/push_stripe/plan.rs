@@ -8,15 +8,15 @@ use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    self, BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, closes, decide,
-    look_again, target,
+    self, BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again, target,
 };
-use crate::books::billing_target::{self, DueCustomer, NewTarget};
-use crate::books::database::BooksError;
-use crate::books::meter_event::{self, EventState, NewMeterEvent};
-use crate::books::plan::{Plan, Plans};
-use crate::books::quantity::Quantity;
 use crate::stripe::Mapping;
+use books::limits::plan::{Plan, Plans};
+use books::store::error::BooksError;
+use books::stripe::billing_target::{self, DueCustomer, NewTarget};
+use books::stripe::invoice::{LARGEST_VALUE, closes};
+use books::stripe::meter_event::{self, EventState, NewMeterEvent};
+use books::units::quantity::Quantity;
 
 /// A meter that is planned for.
 #[derive(Clone, Debug)]
@@ -105,7 +105,7 @@ pub(super) async fn plan_for(
         billing_target::stop_resending(c, &changes.not_resent).await?;
     }
     if !changes.events.is_empty() {
-        let prefix = billing_target::state(c, "prefix").await?.unwrap_or_else(|| "meter".into());
+        let prefix = books::store::settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
         meter_event::insert(c, &changes.events, &prefix, now).await?;
     }
     billing_target::store_targets(c, &changes.totals, now).await?;
@@ -179,7 +179,7 @@ fn case(
     // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
     let is_final = |s: &billing_target::SentEvent| {
         let period = due.periods.iter().find(|p| p.start <= s.timestamp && s.timestamp < p.end);
-        period.is_some_and(|p| now >= closes(until(due, p), inputs.grace))
+        period.is_some_and(|p| now >= closes(until(p), inputs.grace))
     };
     let astray = |s: &&billing_target::SentEvent| {
         s.state == EventState::Pending
@@ -235,10 +235,9 @@ fn event(s: &billing_target::SentEvent, stripe: Option<&str>) -> Option<EarlierE
     })
 }
 
-/// When the invoice of a period is made: at its end, or when the subscription ended, should that have become known after the period was closed.
-fn until(due: &DueCustomer, period: &billing_target::DuePeriod) -> i64 {
-    let ended = period.subscription.as_ref().and_then(|id| due.subscriptions.get(id)?.1);
-    ended.map_or(period.end, |ended| ended.min(period.end))
+/// When the invoice of a period is made. One without a subscription has none, and ends as it is.
+fn until(period: &billing_target::DuePeriod) -> i64 {
+    if period.subscription.is_some() { period.covered_until } else { period.end }
 }
 
 fn period_case(
@@ -250,7 +249,7 @@ fn period_case(
     used: Quantity,
     dry: bool,
 ) -> PeriodCase {
-    let until = until(due, period);
+    let until = until(period);
     let billing = period.subscription.as_ref().filter(|_| until > period.start).map(|id| {
         let status = due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
         let key = |stripe_id: &String| (id.clone(), stripe_id.clone());
@@ -291,8 +290,8 @@ fn note(
     outcome.events.push(PlannedEvent {
         customer: id.to_owned(),
         meter: meter.to_owned(),
-        period_start: crate::books::calendar::instant(period.start),
-        billed_start: crate::books::calendar::instant(event.billed.0),
+        period_start: books::units::calendar::instant(period.start),
+        billed_start: books::units::calendar::instant(event.billed.0),
         value: event.value,
     });
     changes.events.push(NewMeterEvent {
@@ -322,7 +321,7 @@ fn total(
 ) {
     let stored = due.totals.get(&(meter.to_owned(), period.start));
     let (deferred, because) = decision.deferred.map_or((0, None), |(amount, why)| (amount, Some(why.name())));
-    let target = period.target.unwrap_or(decide::LARGEST);
+    let target = period.target.unwrap_or(LARGEST_VALUE);
     let sent = due
         .sent
         .get(meter)

@@ -8,11 +8,11 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::books::BooksError;
-use crate::books::Database;
-use crate::books::meter_event::{AttemptOutcome, EventState, MeterEvent};
 use crate::stripe::transport::{CallError, CallFailure};
 use crate::stripe::{SendCounters, StripeAccount};
+use books::BooksError;
+use books::Database;
+use books::stripe::meter_event::{AttemptOutcome, EventState, MeterEvent};
 
 /// Seconds of sending that are claimed at once.
 const CLAIMED_SECONDS: u32 = 5;

@@ -3,13 +3,14 @@
 use jiff::Timestamp;
 
 use super::{ReconcileReport, expected, is_settled};
-use crate::books::calendar::instant;
-use crate::books::reconciliation::{InvoiceEvents, NO_TOTAL};
-use crate::books::restore::{Restoration, TotalToImport};
 use crate::job::{Context, Failure};
 use crate::stripe::StripeAccount;
 use crate::stripe::account::failure;
 use crate::stripe::transport::CallFailure::Unreadable;
+use books::stripe::reconciliation::{InvoiceEvents, NO_TOTAL};
+use books::stripe::restoration::Restoration;
+use books::stripe::restore::TotalToImport;
+use books::units::calendar::instant;
 
 /// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a day. They are not deferred to the day's allowance, which
 /// would be weeks for books of some thousand customers, but count in it.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::books::meter_event::RESEND;
+use books::stripe::invoice::RESEND;
 
 const DAY: i64 = 86_400;
 const HOUR: i64 = 3600;

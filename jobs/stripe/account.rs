@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::transport::CallError;
 use super::{BillingSettings, RemoteMeter};
-use crate::books::billing_target::StripeMeter;
 use crate::job;
+use books::stripe::billing_target::StripeMeter;
 
 /// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice: a clock that is further off sends nothing.
 const SKEW: SignedDuration = SignedDuration::from_secs(240);

@@ -5,8 +5,8 @@ use rust_decimal::Decimal;
 
 use super::account::matched;
 use super::{BillingSettings, Mapping, RemoteMeter, RemotePrice};
-use crate::books::billing_target::StripeMeter;
-use crate::books::plan::{Plan, Plans, ReportMode, TURN, Terms};
+use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
+use books::stripe::billing_target::StripeMeter;
 
 /// Decimals of Stripe's `unit_amount_decimal`.
 const PRICE_DECIMALS: u32 = 12;

@@ -30,7 +30,7 @@ use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, Stripe
 use stripe_product::price::ListPrice;
 
 use self::transport::{CallError, CallFailure, ResponseMeta, Transport};
-use crate::books::meter_event::MeterEvent;
+use books::stripe::meter_event::MeterEvent;
 
 /// Objects that are asked for at once, the most that Stripe gives.
 const PAGE: i64 = 100;

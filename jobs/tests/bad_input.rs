@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::datatypes::{Decimal256Type, i256};
-use jobs::books::{BooksError, Database};
+use books::{BooksError, Database};
 use jobs::ingest_cur::IngestOutcome;
 use jobs::job::Failure;
 use support::{Line, World, chime, columns, deliver, deliver_lines, manifest, now, parquet_bytes};
@@ -90,7 +90,9 @@ async fn a_flipped_byte_never_books_half() {
                 assert!(world.ledger().await.is_empty());
             }
             // no checksum protects a value: a flipped one is another value, but it is booked whole
-            Ok(report) => assert!(matches!(report.outcome, IngestOutcome::Applied | IngestOutcome::OnHold), "{report:?}"),
+            Ok(report) => {
+                assert!(matches!(report.outcome, IngestOutcome::Applied | IngestOutcome::OnHold), "{report:?}")
+            }
         }
         world.sound().await;
     }
@@ -421,7 +423,7 @@ async fn a_locked_database_is_said_to_be_locked() {
 async fn a_database_of_a_newer_meter_is_refused() {
     let world = World::new().await;
     let sql = "INSERT INTO schema_versions VALUES (99, '0099_future', 'x', 'now')";
-    world.context.books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
+    world.context.books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 5.0)]);
     let failure = world.ingest().await.unwrap_err();
     assert!(failure.error().to_string().contains("schema version 99"), "{}", failure.error());
@@ -451,5 +453,5 @@ async fn many_processes_may_migrate_at_once() {
     for one in all.collect::<Vec<_>>() {
         applied += one.await.unwrap().unwrap().len();
     }
-    assert_eq!(i64::try_from(applied).unwrap(), jobs::books::newest_schema_version());
+    assert_eq!(i64::try_from(applied).unwrap(), books::newest_schema_version());
 }

@@ -6,9 +6,9 @@ mod support;
 
 use std::sync::Arc;
 
+use books::limits::entitlement::{Entitlement, Freshness, Reason};
+use books::limits::plan::{Applied, Plan, PlanError, Terms};
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::entitlement::{Entitlement, Freshness, Reason};
-use jobs::books::plan::{Applied, Plan, PlanError, Terms};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, EnforcementSettings, OnStale, enforce};
 use jobs::job::{Context, Job};
 use jobs::roll_periods::roll;
@@ -18,7 +18,7 @@ fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn usd() -> jobs::books::money::Currency {
+fn usd() -> books::units::money::Currency {
     "USD".parse().unwrap()
 }
 
@@ -70,7 +70,7 @@ impl World {
     }
 
     async fn execute(&self, sql: String) {
-        self.context.books.write(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+        self.context.books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
 
     /// Runs it, and again, which must change nothing.
@@ -166,7 +166,8 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
     {
         let mut world = World::with_ann(150.0).await;
         world.budget(1000).await;
-        world.context.enforcement = Arc::new(EnforcementSettings { on_stale: policy, ..EnforcementSettings::default() });
+        world.context.enforcement =
+            Arc::new(EnforcementSettings { on_stale: policy, ..EnforcementSettings::default() });
         let fresh = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
         assert!(!EnforceBudgets::needs_a_person(&fresh) && world.chime_of("ann").await.allowed);
         // in the same period the bill grows too old: 72 hours after the end of the 28th
@@ -328,7 +329,7 @@ async fn runs_beside_each_other_make_each_decision_and_notification_once() {
         world.context.books.add_customer(&format!("c{i:03}")).await.unwrap();
     }
     world.execute("UPDATE customers SET plan = 'pro'".into()).await;
-    let other = jobs::books::Database::open_local(&world.database()).await.unwrap();
+    let other = books::Database::open_local(&world.database()).await.unwrap();
     let beside = Context { books: other, ..world.context.clone() };
     let today = Timestamp::now();
     let (a, b) = tokio::join!(enforce(&world.context, today, false, 0), enforce(&beside, today, false, 0));

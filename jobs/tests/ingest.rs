@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use jobs::books::calendar::Month;
+use books::units::calendar::Month;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::source::Folder;
 use jobs::ingest_cur::{IngestCur, IngestOutcome};
@@ -109,7 +109,7 @@ async fn other_rules_read_the_same_version_anew() {
     assert_eq!(first.unrecognised.len(), 1, "{:?}", first.unrecognised);
     assert_eq!(first.unrecognised[0].usage_type, "USE1-HD-Minutes");
     let mut rules = support::rules(support::TAG);
-    rules.meters[0].usage_types.push(jobs::books::meter::Pattern::usage_type("HD-Minutes").unwrap());
+    rules.meters[0].usage_types.push(books::usage::meter::Pattern::usage_type("HD-Minutes").unwrap());
     world.context.read_settings = support::read_settings(rules);
     let second = world.ingest().await.unwrap();
     assert_eq!((second.outcome, second.entries), (IngestOutcome::Applied, 1));
@@ -421,7 +421,7 @@ async fn the_ledger_refuses_to_be_changed() {
     world.ingest().await.unwrap();
     let replace = "REPLACE INTO ledger_entries SELECT seq, version_id, payer, month, customer, meter, day, 1, kind, booked_at FROM ledger_entries";
     for sql in ["UPDATE ledger_entries SET quantity = 1", "DELETE FROM ledger_entries", replace] {
-        let result = world.context.books.write(async move |c| Ok(c.execute(sql, ()).await?)).await;
+        let result = world.context.books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await;
         assert!(result.unwrap_err().to_string().contains("append-only"));
     }
     world.sound().await;
@@ -443,7 +443,7 @@ async fn an_audit_finds_what_was_tampered_with() {
         "UPDATE entitlements SET allowed = 1 - allowed",
         "UPDATE bill_totals SET attributed = '1' WHERE meter = 'chime_minutes'",
     ] {
-        world.context.books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
+        world.context.books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
     }
     let checks = world.context.books.verify().await.unwrap();
     assert_eq!(checks.iter().filter(|c| c.violations.is_empty()).count(), 0, "{checks:?}");

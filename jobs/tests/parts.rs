@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use jobs::ingest_cur::{IngestPart, ReadSettings, IngestOutcome, PartOutcome, ReadLimits};
+use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome, ReadLimits, ReadSettings};
 use jobs::job::{Context, Failure, Job, Request};
 use proptest::prelude::*;
 use support::{Line, World, chime, columns, deliver, job, now, parquet_bytes};
@@ -147,7 +147,7 @@ async fn a_damaged_part_is_read_again() {
         part.run(&context, now()).await.unwrap();
     }
     let damage = "UPDATE bill_parts SET sums = x'00112233' WHERE part = 3";
-    world.context.books.write(async move |c| Ok(c.execute(damage, ()).await?)).await.unwrap();
+    world.context.books.transaction(async move |c| Ok(c.execute(damage, ()).await?)).await.unwrap();
     assert!(matches!(job().run(&context, now()).await, Err(Failure::Retry(_))));
     let again = asked(&context).await;
     assert_eq!(again.iter().map(|p| p.part).collect::<Vec<_>>(), [3]);

@@ -7,8 +7,8 @@ mod support;
 use std::io::Write;
 use std::path::Path;
 
-use jobs::books::bill::MeterTotals;
-use jobs::ingest_cur::{IngestCur, IngestReport, IngestOutcome};
+use books::usage::bill::MeterTotals;
+use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
 use jobs::job::Job;
 use support::{World, job, now, real_files, rules};
 

@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use books::Database;
+use books::store::database::Durability;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::Durability;
 use jobs::roll_periods::roll;
 use libsql::params;
 
@@ -200,7 +200,7 @@ async fn simulate(seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let books = Database::open_local_with(&folder.path().join("meter.db"), Durability::Normal).await.unwrap();
     books.migrate(at(begin)).await.unwrap();
-    let run = async |sql: &'static str| books.write(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
+    let run = async |sql: &'static str| books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
     let names: Vec<String> = (0..34).map(|i| format!("customer {i:02}")).collect();
     for name in &names {
         books.add_customer(name).await.unwrap();
@@ -216,7 +216,7 @@ async fn simulate(seed: u64) {
         match event {
             Event::Take(who) => {
                 let (sql, name) = (take.clone(), names[who].clone());
-                let granted = books.read(async move |c| {
+                let granted = books.with_connection(async move |c| {
                     let mut rows = c.query(&sql, params![name, t]).await?;
                     let granted: i64 = rows.next().await?.unwrap().get(0)?;
                     while rows.next().await?.is_some() {}
@@ -228,7 +228,7 @@ async fn simulate(seed: u64) {
             }
             Event::Subscribe(who, sub) => {
                 let (name, s) = (names[who].clone(), sub.clone());
-                let write = books.write(async move |c| {
+                let write = books.transaction(async move |c| {
                     let status = if s.ended.is_some() { "canceled" } else { "active" };
                     let sql = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at) \
                                VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET anchor_at = ?4, ended_at = ?6, status = ?3";
@@ -266,7 +266,7 @@ async fn simulate(seed: u64) {
         assert!(closed.windows(2).all(|w| w[0].1 == w[1].0), "seed {seed}, {name}: no hole");
         assert_eq!(closed, model.closed, "seed {seed}, {name}");
     }
-    let all = books.read(async |c| {
+    let all = books.with_connection(async |c| {
         Ok(c.query("SELECT sum(used) FROM turn_periods", ()).await?.next().await?.unwrap().get::<i64>(0)?)
     });
     assert_eq!(all.await.unwrap(), takes, "nothing lost, nothing doubled");
@@ -277,7 +277,10 @@ async fn simulate(seed: u64) {
 
 async fn count(books: &Database) -> i64 {
     let sql = "SELECT count(*) * 1000000 + count(closed_at) FROM turn_periods";
-    books.read(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get::<i64>(0)?)).await.unwrap()
+    books
+        .with_connection(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get::<i64>(0)?))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]

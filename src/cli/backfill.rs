@@ -1,8 +1,8 @@
 //! `meter backfill`: past months through the queue, behind all live work.
 
+use books::units::calendar::Month;
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
-use jobs::books::calendar::Month;
 use jobs::ingest_cur::IngestCur;
 
 use super::{Exit, enqueue, ingest, months};

@@ -1,11 +1,11 @@
 //! `meter budget`: what customers are willing to pay beyond the plan.
 
+use books::Database;
+use books::limits::budget::{Budget, BudgetError};
+use books::limits::plan::TURN;
+use books::units::money::Currency;
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::budget::{Budget, BudgetError};
-use jobs::books::money::Currency;
-use jobs::books::plan::TURN;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;

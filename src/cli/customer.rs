@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use books::customers::customer::{Customer, CustomerError, NewCustomer};
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::books::customer::{Customer, CustomerError, NewCustomer};
 
 use super::{Exit, budget, entitlements, print};
 use crate::config::Config;
@@ -101,7 +101,7 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
         print::out(&format!("subscription {}: {}, from {}, anchor {}{end}", s.id, s.status, s.started_at, s.anchor_at));
     }
     print::out("");
-    let period = |p: &jobs::books::customer::PeriodRow| {
+    let period = |p: &books::customers::customer::PeriodRow| {
         let state = match (p.closed, p.starts_at > now, p.ends_at <= now) {
             (true, ..) => "closed",
             (_, true, _) => "to come",

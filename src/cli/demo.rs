@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bills::{FileKind, Layout, Spec};
+use books::audit::stats::OF_A_DEMO;
+use books::units::calendar::Month;
+use books::units::money::Currency;
+use books::units::quantity::{Quantity, UNIT};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use jobs::books::money::Currency;
-use jobs::books::calendar::Month;
-use jobs::books::quantity::{Quantity, UNIT};
-use jobs::books::standing::OF_A_DEMO;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::{Context, Job};
 use jobs::{enforce_budgets, roll_periods};
@@ -250,7 +250,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     print::out(&format!("{}\n", toml.trim_end()));
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
     context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
-    context.books.write(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
+    context.books.transaction(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
     roll_periods::roll(&context.books, now, false, 0).await?;
     Ok(first.customer.clone())
 }
@@ -274,7 +274,7 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     step(6, "TURN: the web backend asks before each credential; the limit holds at once, between two enforcements");
     let take = async || -> anyhow::Result<bool> {
         let id = who.to_owned();
-        let row = books.read(async move |c| {
+        let row = books.with_connection(async move |c| {
             let mut rows = c.query(&statement("take_turn"), params![id, None::<i64>]).await?;
             let answer = match rows.next().await? {
                 Some(row) => (row.get::<i64>(0)? == 1, row.get::<String>(1)?, row.get::<i64>(2)?, row.get::<i64>(3)?),

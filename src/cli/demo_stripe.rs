@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use books::units::calendar::Month;
 use fakestripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::calendar::Month;
 use jobs::job::Context;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
@@ -142,7 +142,7 @@ async fn account(stripe: &FakeStripe, context: &Context, who: &[String], month: 
     let ids: Vec<String> = who.to_vec();
     context
         .books
-        .write(async move |c| {
+        .transaction(async move |c| {
             for id in ids {
                 let sql = "UPDATE customers SET stripe_customer_id = 'cus_' || id WHERE id = ?1";
                 c.execute(sql, libsql::params![id]).await?;

@@ -1,8 +1,8 @@
 //! `meter discover`: what the bill really says. For finding Chime's usage types, which nobody has published.
 
+use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::calendar::Month;
 use serde::Serialize;
 
 use super::{Exit, ingest, print};
@@ -28,7 +28,7 @@ struct Found {
     export: String,
     month: Month,
     version: String,
-    lines: Vec<jobs::books::bill::BillLine>,
+    lines: Vec<books::usage::bill::BillLine>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use books::units::calendar::Month;
+use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::calendar::Month;
-use jobs::books::{BooksError, Database, newest_schema_version};
 use jobs::ingest_cur::export::{find, newest};
 use jobs::stripe::account::skew;
 use jobs::stripe::check::check;
@@ -147,7 +147,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
     }
     checks.well("database", format!("{url}, schema version {version}"));
     // an empty writing transaction: the file, the folder and the token may all forbid it
-    match books.write(async |c| Ok(c.execute("DELETE FROM probes WHERE false", ()).await?)).await {
+    match books.transaction(async |c| Ok(c.execute("DELETE FROM probes WHERE false", ()).await?)).await {
         Ok(_) => checks.well("writing", "the database takes a transaction".into()),
         Err(error) => {
             checks.wrong(

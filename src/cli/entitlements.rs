@@ -1,12 +1,12 @@
 //! `meter entitlements` and `meter explain-entitlement`: who may use what, and why.
 
+use books::Database;
+use books::limits::entitlement::{Entitlement, Freshness, Reason};
+use books::limits::plan::TURN;
+use books::units::money::Currency;
+use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::entitlement::{Entitlement, Freshness, Reason};
-use jobs::books::money::Currency;
-use jobs::books::plan::TURN;
-use jobs::books::quantity::Quantity;
 
 use super::{Exit, print};
 use crate::config::Config;

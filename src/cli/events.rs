@@ -1,9 +1,9 @@
 //! `meter events`: what was sent to Stripe, and what became of it.
 
+use books::audit::log::AuditEntry;
+use books::stripe::meter_event::{EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use jobs::books::audit::AuditEntry;
-use jobs::books::meter_event::{EventState, ManualAction, MeterEvent};
 
 use super::jobs_of::ago;
 use super::{BadUsage, Exit, print};
@@ -121,7 +121,7 @@ fn subject(event: &MeterEvent) -> String {
 }
 
 async fn act(
-    books: &jobs::books::Database,
+    books: &books::Database,
     which: Manually,
     what: ManualAction,
     name: &str,

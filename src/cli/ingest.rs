@@ -3,12 +3,12 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use books::BooksError;
+use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use jobs::books::BooksError;
-use jobs::books::calendar::Month;
-use jobs::ingest_cur::{IngestCur, IngestReport, IngestOutcome, Progress};
+use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport, Progress};
 use jobs::job::{Context, Failure, Job};
 use serde::Serialize;
 

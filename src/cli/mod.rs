@@ -38,9 +38,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use books::units::calendar::Month;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
-use jobs::books::calendar::Month;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
@@ -257,7 +257,7 @@ fn start_log(config: &LogConfig, level: Option<String>, service: bool) -> anyhow
 async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config).await?;
     let applied = books.migrate(now).await?;
-    let version = jobs::books::newest_schema_version();
+    let version = books::newest_schema_version();
     match applied.len() {
         0 => println!("{} is at schema version {version} already", config.database.url),
         n => {

@@ -1,8 +1,8 @@
 //! `meter notifications`: what the web backend was told.
 
+use books::limits::notification::Notification;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
-use jobs::books::notification::Notification;
 
 use super::jobs_of::ago;
 use super::{Exit, print};

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use books::limits::plan::{Applied, Plan, PlanError, Plans};
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::books::plan::{Applied, Plan, PlanError, Plans};
 use serde::Deserialize;
 
 use super::{BadUsage, Exit, print};
@@ -103,7 +103,7 @@ async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -
             plan.currency,
             holds(&all, plan, now)
         ));
-        let row = |(meter, terms): (&String, &jobs::books::plan::Terms)| {
+        let row = |(meter, terms): (&String, &books::limits::plan::Terms)| {
             let price = terms.price.map_or("no more".to_owned(), |p| format!("{p} {}", plan.currency));
             vec![format!("  {meter}"), print::quantity(terms.included), price, terms.report.name().to_owned()]
         };
@@ -129,7 +129,7 @@ mod tests {
     /// The commented file is what every new database has.
     #[tokio::test]
     async fn the_commented_file_is_the_default_plan() {
-        let books = jobs::books::Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
+        let books = books::Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
         books.migrate(Timestamp::UNIX_EPOCH).await.unwrap();
         let file = read(include_str!("../../plans.toml")).unwrap();
         assert_eq!(Plans::new(file.clone()), books.plans().await.unwrap());

@@ -2,8 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use books::units::quantity::Quantity;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
-use jobs::books::quantity::Quantity;
 use serde::Serialize;
 
 use crate::words::group;

@@ -1,8 +1,8 @@
 //! `meter push`: usage to Stripe, here and now.
 
+use books::Database;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::Database;
 use jobs::job::{Failure, Job};
 use jobs::push_stripe::decide::DeferReason;
 use jobs::push_stripe::{PlannedEvent, PushReport, PushStripe, RestoreProgress, push};

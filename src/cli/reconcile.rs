@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use books::Database;
+use books::audit::log::AuditEntry;
+use books::stripe::reconciliation::ComparedPeriod;
+use books::units::calendar::Month;
+use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::audit::AuditEntry;
-use jobs::books::calendar::Month;
-use jobs::books::quantity::Quantity;
-use jobs::books::reconciliation::ComparedPeriod;
 use jobs::job::Context;
 use jobs::push_stripe::{PlannedEvent, push};
 use jobs::reconcile_stripe::reconcile;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use books::Database;
+use books::limits::entitlement::Entitlement;
+use books::units::calendar::Month;
+use books::units::quantity::Quantity;
+use books::usage::ledger::Usage;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::entitlement::Entitlement;
-use jobs::books::ledger::Usage;
-use jobs::books::calendar::Month;
-use jobs::books::quantity::Quantity;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;

@@ -1,9 +1,9 @@
 //! `meter restored`: for copies that carry no mark, because `meter backup` did not make them.
 
+use books::audit::log::AuditEntry;
+use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::audit::AuditEntry;
-use jobs::books::calendar::Month;
 
 use super::events::who;
 use super::{BadUsage, Exit, print};

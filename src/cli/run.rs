@@ -1,8 +1,8 @@
 //! `meter run`: a job here and now, without the queue.
 
+use books::limits::entitlement::Entitlement;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::entitlement::Entitlement;
 use jobs::enforce_budgets::{self, EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
 use jobs::roll_periods::{self, RollPeriods, RollPeriodsReport};

@@ -1,10 +1,10 @@
 //! `meter stripe`: the account beside the configuration.
 
 use anyhow::anyhow;
+use books::Database;
+use books::stripe::billing_target::StripeMeter;
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::billing_target::StripeMeter;
 use jobs::stripe::account::matched;
 use jobs::stripe::check::{CheckLine, check};
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};

@@ -1,8 +1,8 @@
 //! `meter turn`: how many TURN credentials were handed out.
 
+use books::customers::periods::TurnPeriod;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::periods::TurnPeriod;
 
 use super::{Exit, print};
 use crate::config::Config;

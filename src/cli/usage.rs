@@ -1,9 +1,9 @@
 //! `meter usage`: what was used, of all customers or of one by day.
 
+use books::units::calendar::Month;
+use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::calendar::Month;
-use jobs::books::quantity::Quantity;
 
 use super::{Exit, print};
 use crate::config::Config;

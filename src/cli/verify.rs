@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use books::Database;
 use clap::Args as ClapArgs;
-use jobs::books::Database;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;

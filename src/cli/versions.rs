@@ -1,7 +1,7 @@
 //! `meter versions`: which deliveries the books rest on, and which wait for a person.
 
+use books::units::calendar::Month;
 use clap::Args as ClapArgs;
-use jobs::books::calendar::Month;
 
 use super::{Exit, print};
 use crate::config::Config;

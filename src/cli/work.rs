@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use backon::{ExponentialBuilder, Retryable};
+use books::BooksError;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::books::BooksError;
 use jobs::ingest_cur::{IngestCur, IngestPart};
 use jobs::job::Job;
 use jobs::stripe::StripeMode;

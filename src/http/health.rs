@@ -7,8 +7,8 @@ use anyhow::{anyhow, bail};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use books::Database;
 use jiff::Timestamp;
-use jobs::books::Database;
 use tokio::sync::OnceCell;
 
 use super::{Shared, books_id};
@@ -49,7 +49,7 @@ impl Door {
 pub(super) async fn ready(State(server): Shared) -> Response {
     let mut lines = vec![];
     let database = tokio::time::timeout(READY_WAIT, server.door.schema_version()).await;
-    let known = jobs::books::newest_schema_version();
+    let known = books::newest_schema_version();
     lines.push(match database {
         Ok(Ok(found)) if found == known => {
             (true, format!("database: there, schema version {found}, books {}", server.door.books_id()))

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use books::units::quantity::Quantity;
 use jiff::Timestamp;
-use jobs::books::quantity::Quantity;
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, Opts, Registry};
 use rust_decimal::Decimal;
@@ -205,7 +205,7 @@ fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus:
     for status in ["active", "past_due", "canceled"] {
         board.set("meter_customers", &[status], customers.by_status.get(status).unwrap_or(&0))?;
     }
-    let own = meters.iter().copied().chain([jobs::books::plan::TURN]);
+    let own = meters.iter().copied().chain([books::limits::plan::TURN]);
     let known = own.chain(customers.decisions.keys().map(String::as_str));
     for meter in known {
         let of = customers.decisions.get(meter).copied().unwrap_or_default();

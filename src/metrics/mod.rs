@@ -8,7 +8,7 @@ mod reports;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jobs::books::Database;
+use books::Database;
 use jobs::ingest_cur::source::Source;
 use jobs::stripe::SendCounters;
 use prometheus::core::Collector;

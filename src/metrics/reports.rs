@@ -2,7 +2,7 @@
 
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
-use jobs::ingest_cur::{IngestReport, IngestOutcome, PartReport};
+use jobs::ingest_cur::{IngestOutcome, IngestReport, PartReport};
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;

@@ -3,8 +3,8 @@
 //! Both axes are integers, the vertical one in the scaled units of [`Quantity`], so that no float is needed here. The plotting crate
 //! writes colours into every shape; the style sheet replaces exactly these, which is how a chart follows light and dark.
 
+use books::units::quantity::{Quantity, UNIT};
 use jiff::civil::{Date, Weekday};
-use jobs::books::quantity::{Quantity, UNIT};
 use maud::{Markup, PreEscaped, html};
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::prelude::*;

@@ -1,7 +1,7 @@
 //! The figures at a glance: one tile each.
 
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::quantity::Quantity;
 use maud::{Markup, html};
 
 use super::Facts;

@@ -19,8 +19,8 @@ mod words;
 
 use std::collections::BTreeMap;
 
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::quantity::Quantity;
 
 use crate::standing::Standing;
 

@@ -1,7 +1,7 @@
 //! The document of `meter report`: a month, of one customer or of all, to be kept, sent and printed.
 
+use books::units::quantity::Quantity;
 use jiff::civil::Date;
-use jobs::books::quantity::Quantity;
 use maud::{Markup, html};
 
 use super::chart::{self, Bar};

@@ -1,7 +1,7 @@
 //! The status page: is all well, what needs a person, and the figures behind it.
 
+use books::audit::stats::{BillStanding, Pressed};
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::standing::{BillStanding, Pressed};
 use maud::{Markup, html};
 
 use super::layout::{Here, Tone, document, icon, scroll, state};

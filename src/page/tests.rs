@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding, DayUsage, Decisions, MonthUsage, Pressed};
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::quantity::Quantity;
-use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding, DayUsage, Decisions, MonthUsage, Pressed};
 
 use super::*;
 use crate::standing::{Audit, Finding, Level, QueueStanding};

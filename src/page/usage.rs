@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use books::audit::stats::{DAYS, DayUsage, MonthUsage};
+use books::units::quantity::Quantity;
 use jiff::ToSpan;
 use jiff::civil::Date;
-use jobs::books::quantity::Quantity;
-use jobs::books::standing::{DAYS, DayUsage, MonthUsage};
 use maud::{Markup, html};
 
 use super::Facts;

@@ -1,10 +1,10 @@
 //! How amounts, times and names are said to people.
 
+use books::limits::entitlement::Reason;
+use books::units::quantity::{Quantity, UNIT};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::entitlement::Reason;
-use jobs::books::quantity::{Quantity, UNIT};
 use maud::{Markup, html};
 
 use crate::words::group;

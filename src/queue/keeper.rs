@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use jobs::books::{BooksError, newest_schema_version};
+use books::{BooksError, newest_schema_version};
 use libsql::params;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
@@ -406,7 +406,7 @@ impl Queue {
     async fn peek(&self, kinds: &[&str]) -> Result<(bool, Option<i64>), BooksError> {
         let kinds = serde_json::to_string(kinds).map_err(|e| BooksError::Integrity(e.to_string()))?;
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \
                            (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying'))";
                 let mut rows = c.query(sql, params![kinds]).await?;
@@ -423,7 +423,7 @@ impl Queue {
         let running = i64::try_from(shared.holding.len()).unwrap_or(i64::MAX);
         let (worker, now) = (shared.by.worker.clone(), self.clock.millis());
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                            RETURNING (SELECT max(version) FROM schema_versions)";
                 let mut rows = c.query(sql, params![worker, now, running, state]).await?;
@@ -438,7 +438,7 @@ impl Queue {
         let slots = i64::try_from(shared.policy.concurrency).unwrap_or(i64::MAX);
         let (id, now, who) = (shared.by.worker.clone(), self.clock.millis(), shared.who.clone());
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
                            VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
                 c.execute(sql, params![id, who.host, who.pid, who.version, names, slots, now]).await?;
@@ -450,7 +450,7 @@ impl Queue {
     async fn forget_workers(&self, kept_ms: i64) -> Result<(), BooksError> {
         let before = self.clock.millis() - kept_ms;
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 c.execute("DELETE FROM workers WHERE seen_at < ?1", params![before]).await?;
                 Ok(())
             })

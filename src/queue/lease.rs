@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use jobs::books::database::{Fence, first_row};
-use jobs::books::{BooksError, Database};
+use books::store::database::Fence;
+use books::store::rows::first_row;
+use books::{BooksError, Database};
 use libsql::{Connection, Row, Value, params, params_from_iter};
 
 use super::claim::Claim;
@@ -84,7 +85,7 @@ impl Queue {
             }
             Ok(round)
         };
-        if self.db.is_local() { self.db.write(work).await } else { self.db.read(work).await }
+        if self.db.is_local() { self.db.transaction(work).await } else { self.db.with_connection(work).await }
     }
 
     /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its own, each with whether somebody
@@ -93,7 +94,7 @@ impl Queue {
         let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = "UPDATE jobs SET heartbeat = jobs.heartbeat + 1, lease_until = ?2 \
                            FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease FROM json_each(?3)) h \
                            WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND +jobs.worker = ?1 AND +jobs.state = 'running' \
@@ -112,7 +113,7 @@ impl Queue {
     pub(super) async fn held_by(&self, worker: &str) -> Result<Vec<Claim>, BooksError> {
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = format!("SELECT {CLAIMED} FROM jobs WHERE state = 'running' AND worker = ?1");
                 claims(c, &sql, vec![Value::Text(worker)], now).await
             })
@@ -122,7 +123,7 @@ impl Queue {
     /// All jobs that anybody holds, as far as a lapse can be seen in them.
     pub(super) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
         self.db
-            .read(async |c| {
+            .with_connection(async |c| {
                 let sql = "SELECT seq, lease, heartbeat, lease_until, worker FROM jobs WHERE state = 'running'";
                 let mut rows = c.query(sql, ()).await?;
                 let mut found = vec![];
@@ -140,7 +141,7 @@ impl Queue {
         let rows = json(&lapsed.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
         let now = self.clock.millis();
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = "UPDATE jobs SET state = iif(cancel = 1, 'cancelled', iif(attempts >= max_attempts, 'dead', 'pending')), \
                            finished_at = iif(cancel = 1 OR attempts >= max_attempts, ?2, NULL), \
                            reason = 'its worker ' || worker || ' was lost in attempt ' || attempts || ' of ' || max_attempts, \
@@ -157,7 +158,7 @@ impl Queue {
     pub(super) async fn unstick(&self) -> Result<u64, BooksError> {
         let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
                            AND (state = 'retrying' OR awaits = 1) AND started_at > ?1";
                 let due = c.execute(sql, params![late]).await?;
@@ -353,7 +354,8 @@ impl Watch {
 
 /// Whether another connection has changed a local file since it was last asked: one look into shared memory, no statement.
 pub(super) async fn data_version(db: &Database) -> Result<i64, BooksError> {
-    db.read(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?)).await
+    db.with_connection(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?))
+        .await
 }
 
 #[cfg(test)]

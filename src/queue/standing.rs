@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jobs::books::BooksError;
-use jobs::books::database::first_row;
+use books::BooksError;
+use books::store::rows::first_row;
 use libsql::params;
 
 use super::row::State;
@@ -42,7 +42,7 @@ impl Queue {
 
     pub(super) async fn counted(&self, sql: &'static str) -> Result<Counts, BooksError> {
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let mut rows = c.query(sql, ()).await?;
                 let mut found = BTreeMap::new();
                 while let Some(row) = rows.next().await? {
@@ -94,7 +94,7 @@ impl Queue {
     async fn waiting_and_done(&self, mut found: QueueStanding) -> Result<QueueStanding, BooksError> {
         let now = self.clock.millis();
         self.db
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 // jobs of a lane wait for each other, and those that wait for others or for their time are not due
                 let sql = "SELECT kind, min(since) FROM ( \
                              SELECT kind, coalesce(due_at, enqueued_at) AS since FROM jobs WHERE state = 'pending' AND lane IS NULL \

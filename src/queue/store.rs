@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use books::store::rows::first_row;
+use books::{BooksError, Database};
 use jiff::Timestamp;
-use jobs::books::database::first_row;
-use jobs::books::{BooksError, Database};
 use libsql::{Connection, Row, Value, params, params_from_iter};
 use tokio::sync::Notify;
 use ulid::Ulid;
@@ -190,7 +190,7 @@ impl Queue {
         loop {
             let found = patiently(|| {
                 let rows = rows.clone();
-                self.db.read(async move |c| insert(c, &rows).await)
+                self.db.with_connection(async move |c| insert(c, &rows).await)
             })
             .await?;
             // the holder of a key may have finished between the two statements
@@ -217,7 +217,7 @@ impl Queue {
         let (now, at, stuck) = (self.now(), tick.as_millisecond(), stuck.map(Timestamp::as_millisecond));
         let won = patiently(|| {
             let (name, jobs) = (name.to_owned(), jobs.to_vec());
-            self.db.write(async move |c| {
+            self.db.transaction(async move |c| {
                 let sql = "INSERT INTO schedules (name, last_tick, claimed_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO \
                            UPDATE SET last_tick = excluded.last_tick, claimed_at = excluded.claimed_at \
                            WHERE last_tick < excluded.last_tick OR last_tick = ?4";
@@ -241,7 +241,7 @@ impl Queue {
     /// What the database says.
     pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         patiently(|| {
-            self.db.read(async |c| {
+            self.db.with_connection(async |c| {
                 let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
                 let mut found = BTreeMap::new();
                 while let Some(row) = rows.next().await? {
@@ -270,7 +270,7 @@ impl Queue {
         let (condition, values) = condition(filter, vec![]);
         patiently(|| {
             let (condition, values) = (condition.clone(), values.clone());
-            self.db.read(async move |c| {
+            self.db.with_connection(async move |c| {
                 let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {condition} ORDER BY seq DESC LIMIT {limit}");
                 let mut rows = c.query(&sql, params_from_iter(values)).await?;
                 let mut found = vec![];
@@ -337,7 +337,7 @@ impl Queue {
         loop {
             let some = patiently(|| {
                 let (condition, values) = (condition.clone(), values.clone());
-                self.db.read(async move |c| {
+                self.db.with_connection(async move |c| {
                     let sql = format!(
                         "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs \
                          WHERE state IN ('done', 'dead', 'cancelled') AND {condition} LIMIT {ROWS_AT_ONCE})"
@@ -361,7 +361,7 @@ impl Queue {
         let sql = format!("UPDATE jobs SET {set} WHERE {only} AND {condition} AND ?1 IS NOT NULL");
         patiently(|| {
             let (sql, values) = (sql.clone(), values.clone());
-            self.db.read(async move |c| Ok(c.execute(&sql, params_from_iter(values)).await?))
+            self.db.with_connection(async move |c| Ok(c.execute(&sql, params_from_iter(values)).await?))
         })
         .await
     }
@@ -372,7 +372,7 @@ impl Queue {
     /// What the database says.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
         patiently(|| {
-            self.db.read(async |c| {
+            self.db.with_connection(async |c| {
                 let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
                            FROM workers ORDER BY started_at DESC, id DESC";
                 let mut rows = c.query(sql, ()).await?;
@@ -480,7 +480,7 @@ fn job(row: &Row) -> Result<JobRow, BooksError> {
 /// # Errors
 /// What the database says.
 pub async fn count(db: &Database, sql: &'static str) -> Result<i64, BooksError> {
-    db.read(async move |c| Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |r| r.get(0))?)).await
+    db.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |r| r.get(0))?)).await
 }
 
 /// A new id, for whoever needs one that nobody else has.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, anyhow, bail};
 use apalis_core::error::{BoxDynError, WorkerError};
 use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
-use jobs::books::BooksError;
+use books::BooksError;
 use jobs::job::{Context, Failure, Request};
 use libsql::params;
 use serde_json::Value;
@@ -201,7 +201,7 @@ impl Worker {
         ran.map_err(|e| anyhow!("apalis' worker ended: {e}"))?;
         kept.context("the keeper of the queue ended")?;
         if let Phase::Outdated(found) = *shared.phase.borrow() {
-            let known = jobs::books::newest_schema_version();
+            let known = books::newest_schema_version();
             bail!(
                 "the database was migrated to schema version {found} by a newer meter, this one knows up to {known}; start the newer one"
             );
@@ -228,7 +228,7 @@ async fn hand_back_after_grace(shared: Shared) {
 
 async fn say_goodbye(shared: &Shared) {
     let (worker, now) = (shared.by.worker.clone(), shared.queue.clock.millis());
-    let said = shared.queue.db.read(async move |c| {
+    let said = shared.queue.db.with_connection(async move |c| {
         let sql = "UPDATE workers SET state = 'stopped', running = 0, seen_at = ?2 WHERE id = ?1";
         Ok(c.execute(sql, params![worker, now]).await?)
     });

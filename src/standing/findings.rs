@@ -200,9 +200,9 @@ fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str))
 mod tests {
     use std::collections::BTreeMap;
 
+    use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
+    use books::units::quantity::Quantity;
     use jiff::{SignedDuration, Timestamp};
-    use jobs::books::quantity::Quantity;
-    use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding};
 
     use super::*;
     use crate::standing::{Audit, KindStanding, QueueStanding};

@@ -5,8 +5,8 @@ mod observer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use books::audit::stats::{BooksStanding, CustomersStanding};
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::standing::{BooksStanding, CustomersStanding};
 use serde::Serialize;
 
 pub(crate) use self::findings::{BILL_STALE, LITTLE_SPACE};

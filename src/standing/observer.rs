@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use books::Database;
+use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
 use jiff::{SignedDuration, Timestamp};
-use jobs::books::Database;
-use jobs::books::standing::{BillStanding, BooksStanding, CustomersStanding};
 use prometheus::proto::MetricFamily;
 use tokio::sync::{Notify, OnceCell};
 

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
+use books::Database;
+use books::usage::meter::Rules;
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::meter::Rules;
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
-use meter::queue::worker::{Identity, WorkerSettings, Stopper, Tally, Worker};
+use meter::queue::worker::{Identity, Stopper, Tally, Worker, WorkerSettings};
 use meter::queue::{Backoff, Clock, Filter, JobRow, Kind, Kinds, NewJob, Queue, State};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -225,7 +225,7 @@ impl Ground {
         let books = ground.books().await;
         books.migrate(Timestamp::now()).await.unwrap();
         for table in ["jobs", "workers", "schedules", "probes"] {
-            books.write(async move |c| Ok(c.execute(&format!("DELETE FROM {table}"), ()).await?)).await.unwrap();
+            books.transaction(async move |c| Ok(c.execute(&format!("DELETE FROM {table}"), ()).await?)).await.unwrap();
         }
         ground
     }
@@ -272,8 +272,7 @@ impl Ground {
 
     pub async fn context(&self) -> Context {
         let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
-        let read_settings =
-            ReadSettings::new(rules);
+        let read_settings = ReadSettings::new(rules);
         let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
         Context {
             books: self.books().await,

@@ -93,7 +93,10 @@ fn a_meter_may_have_a_budget_of_its_own() {
 #[test]
 fn who_does_not_pay_gets_what_the_policy_says() {
     let good = case(Some(1000), vec![meter("m", terms("10", Some("1")), "5")]);
-    let beyond = |case: &CustomerCase<'static>| CustomerCase { meters: vec![meter("m", terms("10", Some("1")), "11")], ..case.clone() };
+    let beyond = |case: &CustomerCase<'static>| CustomerCase {
+        meters: vec![meter("m", terms("10", Some("1")), "11")],
+        ..case.clone()
+    };
     for (payment, within, after) in [
         (PaymentStatus::Good, (true, Reason::WithinIncluded), (true, Reason::WithinBudget)),
         (PaymentStatus::PastDue, (true, Reason::WithinIncluded), (false, Reason::PastDue)),

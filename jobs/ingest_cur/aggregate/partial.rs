@@ -11,10 +11,10 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
-use super::{UsageAggregator, GroupKey};
-use crate::books::meter::Rules;
-use crate::books::calendar::Month;
-use crate::ingest_cur::sums::{idx, id};
+use super::{GroupKey, UsageAggregator};
+use crate::ingest_cur::sums::{id, idx};
+use books::units::calendar::Month;
+use books::usage::meter::Rules;
 
 /// Changes whenever the form does.
 pub(crate) const PARTIAL_SUMS_VERSION: u32 = 1;

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use books::stripe::invoice::MARGIN;
 
 const DAY: i64 = 86_400;
 const GRACE: i64 = 3600;
@@ -116,13 +117,13 @@ fn the_running_total_is_rounded_and_not_what_is_added_to_it() {
 #[test]
 fn more_than_fifteen_digits_are_no_target() {
     for (used, per_unit, expected) in [
-        ("999999999999999", "1", Some(LARGEST)),
-        ("999999999999999.4999999999", "1", Some(LARGEST)),
+        ("999999999999999", "1", Some(LARGEST_VALUE)),
+        ("999999999999999.4999999999", "1", Some(LARGEST_VALUE)),
         ("999999999999999.5", "1", None),
         ("1000000000000000", "1", None),
         ("900000000", "1000000", Some(900_000_000_000_000)),
         ("900000000", "10000000", None),
-        ("1999999999999998", "0.5", Some(LARGEST)),
+        ("1999999999999998", "0.5", Some(LARGEST_VALUE)),
         ("2000000000000000", "0.5", None),
     ] {
         assert_eq!(units(ReportMode::Total, "0", used, per_unit), expected, "{used} × {per_unit}");
@@ -336,15 +337,15 @@ fn what_holds_everything_holds_what_differs() {
 
 #[test]
 fn what_has_too_many_digits_waits_and_its_neighbours_do_not() {
-    let too_large = (0_i64, Some((LARGEST, DeferReason::TooLarge)));
+    let too_large = (0_i64, Some((LARGEST_VALUE, DeferReason::TooLarge)));
     let mut large = case(vec![period(0, END, 0), period(END, 60 * DAY, 5)], vec![]);
     large.periods[0].target = None;
     assert_eq!(planned(&large, 31 * DAY), [too_large, (5, None)]);
     // each has 15 digits, the difference has 16
-    let apart = case(vec![period(0, END, LARGEST)], vec![sent(0, DAY, -1, 'a')]);
+    let apart = case(vec![period(0, END, LARGEST_VALUE)], vec![sent(0, DAY, -1, 'a')]);
     assert_eq!(planned(&apart, DAY), [too_large]);
-    let largest = case(vec![period(0, END, LARGEST)], vec![]);
-    assert_eq!(planned(&largest, DAY), [(LARGEST, None)]);
+    let largest = case(vec![period(0, END, LARGEST_VALUE)], vec![]);
+    assert_eq!(planned(&largest, DAY), [(LARGEST_VALUE, None)]);
 }
 
 #[test]
@@ -451,7 +452,7 @@ proptest! {
         prop_assert_eq!(decisions.len(), case.periods.len());
         for (own, decision) in case.periods.iter().zip(&decisions) {
             let Some(target) = own.target else {
-                prop_assert_eq!(*decision, PeriodDecision { event: None, deferred: Some((LARGEST, DeferReason::TooLarge)) });
+                prop_assert_eq!(*decision, PeriodDecision { event: None, deferred: Some((LARGEST_VALUE, DeferReason::TooLarge)) });
                 continue;
             };
             let of_period = effects.iter().filter(|(s, _)| s.period_start == own.start);

@@ -1,8 +1,8 @@
 //! Tables of what is taken over, and when.
 
 use super::*;
-use crate::books::meter_event::RESEND;
-use crate::books::reconciliation::{AcceptedEvent, UnconfirmedEvent};
+use books::stripe::invoice::RESEND;
+use books::stripe::reconciliation::{AcceptedEvent, UnconfirmedEvent};
 
 const DAY: i64 = 86_400;
 const T0: i64 = 1_800_000_000;

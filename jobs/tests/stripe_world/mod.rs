@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use books::Database;
+use books::customers::subscription::SubscriptionUpdate;
+use books::store::database::Durability;
 use fakestripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::database::Durability;
-use jobs::books::subscription::SubscriptionUpdate;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::Context;
@@ -71,7 +71,7 @@ impl Template {
             "DELETE FROM billing_periods",
         ];
         books
-            .write(async move |c| {
+            .transaction(async move |c| {
                 for sql in statements {
                     c.execute(sql, ()).await?;
                 }
@@ -138,12 +138,12 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
     Context {
         books,
         exports: Arc::new(BTreeMap::new()),
-        read_settings: ReadSettings::new(jobs::books::meter::Rules {
-                tag_key: "customer".into(),
-                meters: vec![],
-                ignore: vec![],
-                watched: vec![],
-            }),
+        read_settings: ReadSettings::new(books::usage::meter::Rules {
+            tag_key: "customer".into(),
+            meters: vec![],
+            ignore: vec![],
+            watched: vec![],
+        }),
         enforcement: Arc::new(EnforcementSettings::default()),
         webhook: None,
         billing: Arc::new(billing),
@@ -211,7 +211,7 @@ impl World {
                    VALUES (1, 'p', substr(?2, 1, 7), ?4, ?1, ?2, ?3, 'usage', '')";
         self.context
             .books
-            .write(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?))
+            .transaction(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?))
             .await
             .unwrap();
     }
@@ -257,7 +257,7 @@ impl World {
     /// Nobody has told of a subscription yet.
     pub async fn forget_subscription(&self, id: &'static str) {
         let sql = "DELETE FROM subscriptions WHERE id = ?1";
-        self.context.books.write(async move |c| Ok(c.execute(sql, params![id]).await?)).await.unwrap();
+        self.context.books.transaction(async move |c| Ok(c.execute(sql, params![id]).await?)).await.unwrap();
     }
 
     /// The books are lost, and a backup takes their place.
@@ -313,7 +313,7 @@ impl World {
         let sql = "SELECT starts_at, ends_at, subscription IS NOT NULL, first_day, last_day FROM billing_periods WHERE customer = ?1 ORDER BY starts_at";
         self.context
             .books
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let mut rows = c.query(sql, params![CUSTOMERS[who]]).await?;
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {
@@ -329,7 +329,7 @@ impl World {
     async fn number(&self, sql: &'static str, who: usize, meter: String, from: i64, to: i64) -> i64 {
         self.context
             .books
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let mut rows = c.query(sql, params![meter, from, to, CUSTOMERS[who]]).await?;
                 Ok(rows.next().await?.unwrap().get::<i64>(0)?)
             })
@@ -365,7 +365,7 @@ impl World {
     pub async fn rows(&self, sql: &'static str) -> Vec<String> {
         self.context
             .books
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let mut rows = c.query(sql, ()).await?;
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use books::Database;
+use books::units::calendar::Month;
+use books::units::quantity::Quantity;
+use books::usage::ledger::Usage;
+use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jiff::Timestamp;
-use jobs::books::Database;
-use jobs::books::ledger::Usage;
-use jobs::books::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
-use jobs::books::calendar::Month;
-use jobs::books::quantity::Quantity;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::source::{Folder, Source};
 use jobs::ingest_cur::{Export, IngestCur, IngestReport, ReadSettings};
@@ -92,8 +92,14 @@ impl World {
         books.migrate(now()).await.unwrap();
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
         let enforcement = Arc::new(EnforcementSettings::default());
-        let context =
-            Context { books, exports, read_settings: read_settings(rules), enforcement, webhook: None, billing: Arc::default() };
+        let context = Context {
+            books,
+            exports,
+            read_settings: read_settings(rules),
+            enforcement,
+            webhook: None,
+            billing: Arc::default(),
+        };
         Self { folder, context }
     }
 
@@ -127,7 +133,7 @@ impl World {
     pub async fn dump(&self, sql: &'static str) -> Vec<String> {
         self.context
             .books
-            .read(async move |c| {
+            .with_connection(async move |c| {
                 let mut rows = c.query(sql, ()).await?;
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {

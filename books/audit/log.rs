@@ -1,0 +1,70 @@
+//! What people did by hand, and why.
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use serde::Serialize;
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::units::calendar::instant;
+
+/// What somebody does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// To what.
+    pub target: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What somebody did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AuditRecord {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// To what.
+    pub target: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Records an entry, in the transaction that carries it out.
+pub async fn record(c: &Connection, entry: &AuditEntry, now: i64) -> Result<(), BooksError> {
+    let values = params![now, entry.actor.clone(), entry.action.clone(), entry.target.clone(), entry.reason.clone()];
+    c.execute("INSERT INTO audit_log (at, actor, action, target, reason) VALUES (?1, ?2, ?3, ?4, ?5)", values).await?;
+    Ok(())
+}
+
+impl Database {
+    /// What was done to `target`, the oldest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn audit(&self, target: String) -> Result<Vec<AuditRecord>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = "SELECT at, actor, action, target, reason FROM audit_log WHERE target = ?1 ORDER BY seq";
+            let mut rows = c.query(sql, params![target]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let at = instant(row.get(0)?);
+                found.push(AuditRecord {
+                    at,
+                    actor: row.get(1)?,
+                    action: row.get(2)?,
+                    target: row.get(3)?,
+                    reason: row.get(4)?,
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

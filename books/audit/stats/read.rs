@@ -1,0 +1,363 @@
+//! The queries behind how the books stand.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use rust_decimal::Decimal;
+
+use super::{
+    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NotificationStats,
+    OF_A_DEMO, Pressed, StripeStanding,
+};
+use crate::limits::entitlement::usage_through;
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+use crate::store::settings;
+use crate::stripe::reconciliation::alarms;
+use crate::units::calendar::{Month, instant};
+use crate::units::quantity::Quantity;
+
+/// Customers that are named, at most.
+const NAMED: u32 = 20;
+/// AWS tells of one meter's usage up to two days later than of another's: storage comes after calls.
+const METERS_APART: i64 = 2;
+/// A reason for a block that the customer can do away with by a budget or another plan: the limit is reached.
+const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
+                       'budget_in_other_currency')";
+
+/// The version on which each payer's newest month rests.
+const NEWEST: &str = "SELECT payer, max(id) AS id FROM bill_versions b WHERE state = 'applied' \
+    AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer";
+
+/// Sums of a meter: of customers, and without one.
+type Sums = (Quantity, Quantity);
+
+impl Database {
+    /// How the books stand, as far as indexes tell.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn books_standing(&self, now: Timestamp) -> Result<BooksStanding, BooksError> {
+        let local = self.is_local();
+        self.with_connection(async move |c| {
+            let second = now.as_second();
+            let number = async |sql: &'static str| -> Result<i64, BooksError> {
+                Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+            };
+            let overdue = "SELECT min(ends_at) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
+            let overdue = first_row(c, overdue, params![second]).await?;
+            let (month, days) = usage(c, now).await?;
+            let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+            Ok(BooksStanding {
+                entries: number("SELECT coalesce(max(seq), 0) FROM ledger_entries").await?,
+                bills: bills(c).await?,
+                month,
+                days,
+                turn_overdue_since: overdue.map_or(Ok(None), |row| at(&row, 0))?,
+                stripe: stripe(c).await?,
+                notifications: notifications(c).await?,
+                size_bytes: if local { Some(number(pages).await?) } else { None },
+            })
+        })
+        .await
+    }
+
+    /// What all customers together used in the days of `month`: day, meter, quantity; usage without a customer included.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn usage_by_day(&self, month: Month) -> Result<Vec<(String, String, Quantity)>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = "SELECT day, meter, sum(units), sum(rest) FROM usage_totals WHERE day BETWEEN ?1 AND ?2 \
+                       GROUP BY day, meter ORDER BY day, meter";
+            let days = params![month.first_day().to_string(), month.last_day().to_string()];
+            let mut rows = c.query(sql, days).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push((row.get(0)?, row.get(1)?, Quantity::from_parts(row.get(2)?, row.get(3)?)));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// By meter: lines that it counted in the newest booked version of each payer's newest month, and how many of them had the tag.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
+        self.with_connection(async |c| {
+            let sql = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
+                       WHERE claim = 'counted' AND version_id IN (SELECT id FROM (NEWEST)) \
+                       GROUP BY meter ORDER BY meter";
+            let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// How the customers stand: each of them is looked at.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn customers_standing(&self, now: Timestamp) -> Result<CustomersStanding, BooksError> {
+        self.with_connection(async move |c| {
+            let mut found = CustomersStanding { decisions: decisions(c).await?, ..CustomersStanding::default() };
+            let mut rows = c.query("SELECT status, count(*) FROM customers GROUP BY status", ()).await?;
+            while let Some(row) = rows.next().await? {
+                found.by_status.insert(row.get(0)?, row.get(1)?);
+            }
+            found.pressed = pressed(c).await?;
+            let sql = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
+                       WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
+            if let Some(row) = first_row(c, sql, params![now.as_second()]).await? {
+                (found.turn_used, found.turn_refused) = (row.get(0)?, row.get(1)?);
+            }
+            stripe_units(c, &mut found).await?;
+            found.unknown = unknown(c, now).await?;
+            Ok(found)
+        })
+        .await
+    }
+}
+
+fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
+    Ok(row.get::<Option<i64>>(place)?.map(instant))
+}
+
+async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
+    let sql = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
+          (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
+          (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
+          (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
+       FROM (NEWEST) newest \
+       JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
+    let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
+    let (told, mut found) = (usage_through(c).await?, vec![]);
+    while let Some(row) = rows.next().await? {
+        let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
+        found.push(BillStanding {
+            month: row.get(1)?,
+            delivered_at: delivered.and_then(|t| t.parse().ok()),
+            usage_through: told.get(&payer).copied(),
+            rows: row.get(2)?,
+            matched_rows: row.get(3)?,
+            lines: BTreeMap::new(),
+            on_hold: row.get(5)?,
+            hold_reason: row.get(6)?,
+            payer,
+        });
+    }
+    for bill in &mut found {
+        // what nobody understood in a month is billed to nobody, also when the next month has begun
+        let sql = "SELECT claim, sum(lines) FROM bill_lines WHERE version_id IN (SELECT id FROM bill_versions v \
+                   WHERE payer = ?1 AND state = 'applied' AND month >= ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)) \
+                   GROUP BY claim";
+        let before = bill.month.parse::<Month>().map_or(bill.month.clone(), |month| month.previous().to_string());
+        let mut rows = c.query(sql, params![bill.payer.clone(), before]).await?;
+        while let Some(row) = rows.next().await? {
+            bill.lines.insert(row.get(0)?, row.get(1)?);
+        }
+    }
+    // a payer of whom nothing was ever booked, because its first version is on hold
+    let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
+                     AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
+    let mut rows = c.query(only_on_hold, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let bill = BillStanding::none(&row.get::<String>(0)?);
+        found.push(BillStanding { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
+    }
+    Ok(found)
+}
+
+/// Usage of the current month and of the last days, by meter.
+async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<DayUsage>), BooksError> {
+    let month = Month::of(now);
+    let oldest = now - jiff::SignedDuration::from_hours(24 * i64::from(DAYS));
+    let from = oldest.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    let first = month.first_day().to_string();
+    let sql = "SELECT day, meter, attributed, units, rest FROM usage_totals WHERE day > ?1 ORDER BY day, meter";
+    let mut rows = c.query(sql, params![from.clone().min(first.clone())]).await?;
+    let mut days: BTreeMap<(String, String), Sums> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        let sums = days.entry((row.get(0)?, row.get(1)?)).or_default();
+        let quantity = Quantity::from_parts(row.get(3)?, row.get(4)?);
+        if row.get::<i64>(2)? == 1 {
+            sums.0 = quantity;
+        } else {
+            sums.1 = quantity;
+        }
+    }
+    let last = month.last_day().to_string();
+    let mut months: BTreeMap<&str, (Sums, i64)> = BTreeMap::new();
+    for ((day, meter), (attributed, unattributed)) in &days {
+        let (sums, newest) = months.entry(meter).or_default();
+        if (&first..=&last).contains(&day) && !(attributed.is_zero() && unattributed.is_zero()) {
+            sums.0 += *attributed;
+            sums.1 += *unattributed;
+            *newest = day.rsplit('-').next().and_then(|of_month| of_month.parse().ok()).unwrap_or_default();
+        }
+    }
+    let newest_of_all = months.values().map(|(_, newest)| *newest).max().unwrap_or_default();
+    let months = months.into_iter().map(|(meter, ((attributed, unattributed), newest))| MonthUsage {
+        meter: meter.to_owned(),
+        attributed,
+        unattributed,
+        days: newest.max(newest_of_all - METERS_APART),
+    });
+    let months = months.collect();
+    let days = days.into_iter().filter(|((day, _), _)| *day > from);
+    let day = |((day, meter), (attributed, unattributed)): ((String, String), Sums)| DayUsage {
+        day,
+        meter,
+        attributed,
+        unattributed,
+    };
+    Ok((months, days.map(day).collect()))
+}
+
+async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
+    let mut found = StripeStanding::default();
+    for state in ["pending", "sending", "unconfirmed", "refused", "settled"] {
+        found.events.insert(state, 0);
+    }
+    let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM meter_events INDEXED BY meter_events_open \
+               WHERE state IN ('pending', 'sending', 'unconfirmed') GROUP BY state";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let state: String = row.get(0)?;
+        if let Some(count) = found.events.get_mut(state.as_str()) {
+            *count = row.get(1)?;
+        }
+        match state.as_str() {
+            "pending" => found.oldest_pending_at = at(&row, 2)?,
+            "unconfirmed" => found.oldest_unconfirmed_at = at(&row, 3)?,
+            _ => {}
+        }
+    }
+    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events), \
+               (SELECT count(*) FROM billing_targets WHERE alarm IS NOT NULL)";
+    if let Some(row) = first_row(c, sql, ()).await? {
+        found.events.insert("refused", row.get(0)?);
+        let open: i64 = found.events.values().sum();
+        found.events.insert("settled", row.get::<i64>(1)? - open);
+        found.alarms = row.get(2)?;
+    }
+    found.some_alarms = alarms(c, NAMED).await?;
+    found.of_a_demo = settings::get(c, OF_A_DEMO).await?.is_some();
+    Ok(found)
+}
+
+async fn notifications(c: &Connection) -> Result<NotificationStats, BooksError> {
+    let sql = "SELECT (SELECT count(*) FROM notifications WHERE state = 'pending'), (SELECT count(*) FROM notifications WHERE state = 'dead'), \
+               (SELECT min(created_at) FROM notifications WHERE state = 'pending')";
+    let Some(row) = first_row(c, sql, ()).await? else { return Ok(NotificationStats::default()) };
+    Ok(NotificationStats { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
+}
+
+async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksError> {
+    let sql = format!(
+        "SELECT meter, CASE WHEN allowed = 0 THEN iif(used > 0 AND reason IN {REACHED}, 'blocked', 'denied') \
+                            WHEN effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5 THEN 'near' \
+                            WHEN used > included THEN 'overage' ELSE 'allowed' END AS decision, count(*) \
+         FROM entitlements GROUP BY 1, 2"
+    );
+    let mut rows = c.query(&sql, ()).await?;
+    let mut found: BTreeMap<String, Decisions> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        let of = found.entry(row.get(0)?).or_default();
+        let count = row.get(2)?;
+        match row.get::<String>(1)?.as_str() {
+            "blocked" => of.blocked = count,
+            "denied" => of.denied = count,
+            "near" => of.near = count,
+            "overage" => of.overage = count,
+            _ => of.allowed = count,
+        }
+    }
+    Ok(found)
+}
+
+async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
+    let sql = format!(
+        "SELECT customer, meter, allowed, reason, used, effective_limit FROM entitlements \
+         WHERE iif(allowed = 0, used > 0 AND reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
+         ORDER BY allowed, used * 1.0 / max(coalesce(effective_limit, 1), 1) DESC, customer, meter LIMIT {NAMED}"
+    );
+    let mut rows = c.query(&sql, ()).await?;
+    let mut found = vec![];
+    let quantity = |scaled: i64| Quantity::from_scaled(i128::from(scaled));
+    while let Some(row) = rows.next().await? {
+        found.push(Pressed {
+            customer: row.get(0)?,
+            meter: row.get(1)?,
+            allowed: row.get::<i64>(2)? == 1,
+            reason: row.get(3)?,
+            used: quantity(row.get(4)?),
+            limit: row.get::<Option<i64>>(5)?.map(quantity),
+        });
+    }
+    Ok(found)
+}
+
+/// Usage of the current month and the one before under ids without a row: a month's last days are told of in the next. From id to id along the index, which is as many steps as there are ids, and not days.
+async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
+    let sql = "WITH RECURSIVE ids (id) AS ( \
+                 SELECT (SELECT min(customer) FROM usage_days WHERE customer > '') \
+                 UNION ALL SELECT (SELECT min(customer) FROM usage_days WHERE customer > ids.id) FROM ids WHERE ids.id IS NOT NULL) \
+               SELECT u.meter, sum(u.quantity / 10000000000), sum(u.quantity % 10000000000) \
+               FROM ids CROSS JOIN usage_days u ON u.customer = ids.id \
+               WHERE ids.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM customers k WHERE k.id = ids.id) AND u.day BETWEEN ?1 AND ?2 GROUP BY u.meter";
+    let month = Month::of(now);
+    let days = params![month.previous().first_day().to_string(), month.last_day().to_string()];
+    let mut rows = c.query(sql, days).await?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        found.insert(row.get(0)?, Quantity::from_parts(row.get(1)?, row.get(2)?));
+    }
+    Ok(found)
+}
+
+/// What totals say, in units of the meters.
+async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(), BooksError> {
+    let mut per_unit: BTreeMap<String, Decimal> = BTreeMap::new();
+    let mut rows = c.query("SELECT meter, per_unit FROM stripe_meters", ()).await?;
+    while let Some(row) = rows.next().await? {
+        per_unit.insert(row.get(0)?, row.get::<String>(1)?.parse().unwrap_or(Decimal::ONE));
+    }
+    // Stripe's whole numbers in units of the meter, to ten decimals
+    let units = |meter: &str, events: i64| {
+        let by = per_unit.get(meter).copied().filter(|by| !by.is_zero()).unwrap_or(Decimal::ONE);
+        let units = Decimal::from(events).checked_div(by).unwrap_or_default().round_dp(10);
+        units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
+    };
+    // what lags is no drift: `reconcile_stripe` judges only what has had a day to show
+    let sql = "SELECT meter, sum(abs(shortfall)) FROM billing_targets WHERE shortfall IS NOT NULL GROUP BY meter";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let meter: String = row.get(0)?;
+        found.drift.insert(meter.clone(), units(&meter, row.get(1)?)?);
+    }
+    for meter in per_unit.keys() {
+        found.drift.entry(meter.clone()).or_default();
+        found.deferred_units.entry(meter.clone()).or_default();
+    }
+    let sql = "SELECT meter, iif(deferred_acknowledged IS deferred, 'acknowledged', deferred_reason) AS reason, count(*), sum(deferred), \
+                 min(iif(deferred > 0 AND deferred_acknowledged IS NOT deferred, deferred_since, NULL)) FROM billing_targets \
+               WHERE deferred <> 0 GROUP BY meter, reason";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);
+        *found.deferred.entry(reason).or_default() += row.get::<i64>(2)?;
+        *found.deferred_units.entry(meter.clone()).or_default() += units(&meter, row.get(3)?)?;
+        let since = at(&row, 4)?;
+        found.oldest_deferred_at = [found.oldest_deferred_at, since].into_iter().flatten().min();
+    }
+    Ok(())
+}

@@ -1,0 +1,248 @@
+//! Customers, and the counters on their rows that the web backend reads.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::plan::{DEFAULT_PLAN, Plans};
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::{first_row, json};
+use crate::units::calendar::{Month, instant};
+
+/// A customer's row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Customer {
+    /// The id: the value of the cost allocation tag.
+    pub id: String,
+    /// The plan.
+    pub plan: String,
+    /// `active`, `past_due` or `canceled`.
+    pub status: String,
+    /// Stripe's customer id.
+    pub stripe_customer_id: Option<String>,
+    /// When the row was made.
+    pub created_at: String,
+    /// Subscriptions: id, Stripe's status, start.
+    pub subscriptions: Vec<SubscriptionRow>,
+    /// Billing periods, the newest first; those to come too.
+    pub periods: Vec<PeriodRow>,
+}
+
+/// A subscription, as the backend told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SubscriptionRow {
+    /// Stripe's id.
+    pub id: String,
+    /// Stripe's status.
+    pub status: String,
+    /// The billing cycle anchor.
+    pub anchor_at: Timestamp,
+    /// From when.
+    pub started_at: Timestamp,
+    /// Until when.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A billing period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeriodRow {
+    /// First instant.
+    pub starts_at: Timestamp,
+    /// First instant after it.
+    pub ends_at: Timestamp,
+    /// The subscription; none for a calendar month.
+    pub subscription: Option<String>,
+    /// First day of usage that belongs to it.
+    pub first_day: String,
+    /// Last day.
+    pub last_day: String,
+    /// True when its bounds are history.
+    pub closed: bool,
+}
+
+/// A customer to be added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct NewCustomer {
+    /// The id: the value of the cost allocation tag.
+    pub id: String,
+    /// The plan; [`DEFAULT_PLAN`] when none is named.
+    #[serde(default)]
+    pub plan: Option<String>,
+    /// Stripe's customer id.
+    #[serde(default)]
+    pub stripe_customer_id: Option<String>,
+    /// `active` when none is named.
+    #[serde(default)]
+    pub status: Option<String>,
+}
+
+/// Why customers cannot be added; which one is told by its place in the list.
+#[derive(Debug, thiserror::Error)]
+pub enum CustomerError {
+    /// Something about one of them is wrong.
+    #[error("customer `{1}`: {2}")]
+    Wrong(usize, String, String),
+    /// What the database says.
+    #[error(transparent)]
+    Books(#[from] BooksError),
+}
+
+/// Brings the counters up to `month`: of customers whose counters stand in an earlier month or nowhere yet,
+/// and of those for whom version `of` booked something. Always recomputed from the books, never added to.
+pub async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> Result<u64, BooksError> {
+    let values = params![month.to_string(), of];
+    Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
+}
+
+impl Database {
+    /// Moves counters into `month` for customers whose counters are not there: a new month, or a new customer with usage that
+    /// was booked before the row appeared. Writes nothing when there is none.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn roll_counters(&self, month: Month) -> Result<u64, BooksError> {
+        let name = month.to_string();
+        let stale = self
+            .with_connection(async move |c| {
+                let sql = "SELECT 1 FROM customers WHERE counters_period IS NULL OR counters_period < ?1 LIMIT 1";
+                Ok(first_row(c, sql, params![name]).await?.is_some())
+            })
+            .await?;
+        if !stale {
+            return Ok(0);
+        }
+        self.transaction(async move |c| refresh_counters(c, month, None).await).await
+    }
+
+    /// Adds a customer with the default plan, as the web backend does on sign-up; one that exists is left as it is.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn add_customer(&self, id: &str) -> Result<(), BooksError> {
+        match self.add_customers(vec![NewCustomer { id: id.to_owned(), ..NewCustomer::default() }]).await {
+            Ok(_) => Ok(()),
+            Err(CustomerError::Books(error)) => Err(error),
+            Err(wrong) => Err(BooksError::Integrity(wrong.to_string())),
+        }
+    }
+
+    /// Adds customers, all or none; those that exist are left as they are. Returns how many are new.
+    ///
+    /// # Errors
+    /// [`CustomerError::Wrong`] for an id that is empty, too long or given twice, an unknown plan or status, and a Stripe id that another
+    /// customer has.
+    pub async fn add_customers(&self, customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();
+        for (at, new) in customers.iter().enumerate() {
+            let wrong = |why: &str| Err(CustomerError::Wrong(at, new.id.clone(), why.to_owned()));
+            if new.id.is_empty() || new.id.chars().count() > 256 {
+                return wrong("an id has 1 to 256 characters");
+            }
+            if seen.insert(&new.id, at).is_some() {
+                return wrong("it is named twice; a tag value can be one customer's only");
+            }
+            if let Some(other) = new.stripe_customer_id.as_deref().and_then(|id| stripe.insert(id, &new.id)) {
+                return wrong(&format!("customer `{other}` has the same Stripe id"));
+            }
+            if !matches!(new.status.as_deref(), None | Some("active" | "past_due" | "canceled")) {
+                return wrong("the status is active, past_due or canceled");
+            }
+        }
+        self.transaction_with(async move |c| add(c, &customers).await).await
+    }
+
+    /// Customers in order of their ids: all, or those of one plan, or one.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn customers(&self, plan: Option<String>, id: Option<String>) -> Result<Vec<Customer>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = "SELECT id, plan, status, stripe_customer_id, created_at FROM customers \
+                       WHERE (?1 IS NULL OR plan = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY id";
+            let mut rows = c.query(sql, params![plan, id.clone()]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(Customer {
+                    id: row.get(0)?,
+                    plan: row.get(1)?,
+                    status: row.get(2)?,
+                    stripe_customer_id: row.get(3)?,
+                    created_at: row.get(4)?,
+                    subscriptions: vec![],
+                    periods: vec![],
+                });
+            }
+            if let (Some(_), [one]) = (id, &mut found[..]) {
+                one.subscriptions = subscriptions(c, &one.id).await?;
+                one.periods = periods(c, &one.id).await?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerError> {
+    let plans = Plans::load(c).await?;
+    let plan_of = |new: &NewCustomer| new.plan.clone().unwrap_or_else(|| DEFAULT_PLAN.to_owned());
+    for (at, new) in customers.iter().enumerate() {
+        let plan = plan_of(new);
+        if !plans.names().contains(&plan.as_str()) {
+            let why = format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "));
+            return Err(CustomerError::Wrong(at, new.id.clone(), why));
+        }
+    }
+    let status = |new: &NewCustomer| new.status.clone().unwrap_or_else(|| "active".to_owned());
+    let rows: Vec<_> = customers.iter().map(|n| (&n.id, plan_of(n), &n.stripe_customer_id, status(n))).collect();
+    let rows = json(&rows)?;
+    let sql = "SELECT c.id, j.key, j.value ->> 2 FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value ->> 2 \
+               WHERE c.id <> j.value ->> 0 LIMIT 1";
+    if let Some(row) = first_row(c, sql, params![rows.clone()]).await? {
+        let taken = || -> Result<(String, i64, String), libsql::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+        let (other, key, stripe) = taken().map_err(BooksError::from)?;
+        let at = usize::try_from(key).unwrap_or_default();
+        let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
+        return Err(CustomerError::Wrong(at, id, format!("customer `{other}` has the Stripe id {stripe}")));
+    }
+    let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
+               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
+    Ok(c.execute(sql, params![rows]).await.map_err(BooksError::from)?)
+}
+
+async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {
+    let sql = "SELECT id, status, anchor_at, started_at, ended_at FROM subscriptions WHERE customer = ?1 ORDER BY started_at DESC";
+    let mut rows = c.query(sql, params![customer]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(SubscriptionRow {
+            id: row.get(0)?,
+            status: row.get(1)?,
+            anchor_at: instant(row.get(2)?),
+            started_at: instant(row.get(3)?),
+            ended_at: row.get::<Option<i64>>(4)?.map(instant),
+        });
+    }
+    Ok(found)
+}
+
+async fn periods(c: &Connection, customer: &str) -> Result<Vec<PeriodRow>, BooksError> {
+    let sql = "SELECT starts_at, ends_at, subscription, first_day, last_day, closed_at IS NOT NULL FROM billing_periods \
+               WHERE customer = ?1 ORDER BY starts_at DESC LIMIT 40";
+    let mut rows = c.query(sql, params![customer]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(PeriodRow {
+            starts_at: instant(row.get(0)?),
+            ends_at: instant(row.get(1)?),
+            subscription: row.get(2)?,
+            first_day: row.get(3)?,
+            last_day: row.get(4)?,
+            closed: row.get::<i64>(5)? == 1,
+        });
+    }
+    Ok(found)
+}

@@ -1,0 +1,141 @@
+//! Overage budgets: what a customer is willing to pay beyond the plan, for each billing period.
+
+use jiff::Timestamp;
+use libsql::params;
+use serde::Serialize;
+
+use crate::limits::plan::Plans;
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+use crate::units::calendar::instant;
+use crate::units::money::{BUDGET_LIMIT, Currency};
+
+/// A budget, or a change of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Budget {
+    /// The meter that it caps; empty for all together.
+    pub meter: String,
+    /// The amount, in minor units of the currency; none = the budget was taken away.
+    pub amount_minor: Option<i64>,
+    /// The currency.
+    pub currency: String,
+    /// Who set it.
+    pub set_by: String,
+    /// When.
+    pub set_at: Timestamp,
+}
+
+/// Why a budget cannot be set.
+#[derive(Debug, thiserror::Error)]
+pub enum BudgetError {
+    /// Nobody of that name.
+    #[error("there is no customer `{0}`; `meter customer list` shows all")]
+    NoCustomer(String),
+    /// The customer's plan is not known.
+    #[error(
+        "the customer's plan `{0}` is not known, so nobody can say in which currency the budget is; apply the plan first"
+    )]
+    NoPlan(String),
+    /// Another currency than the plan's.
+    #[error("the plan `{plan}` is in {currency}, so the budget must be too")]
+    Currency {
+        /// The customer's plan.
+        plan: String,
+        /// Its currency.
+        currency: Currency,
+    },
+    /// Less than nothing, or absurd.
+    #[error("a budget is 0 to {BUDGET_LIMIT} minor units")]
+    Amount,
+    /// What the database says.
+    #[error(transparent)]
+    Books(#[from] BooksError),
+}
+
+impl Database {
+    /// The currency of a customer: that of the plan.
+    ///
+    /// # Errors
+    /// [`BudgetError::NoCustomer`], [`BudgetError::NoPlan`].
+    pub async fn currency_of(&self, customer: &str) -> Result<(String, Currency), BudgetError> {
+        let id = customer.to_owned();
+        let found = self.with_connection(async move |c| {
+            let row = first_row(c, "SELECT plan FROM customers WHERE id = ?1", params![id]).await?;
+            let plan = row.map(|row| row.get::<String>(0)).transpose()?;
+            Ok((plan, Plans::load(c).await?))
+        });
+        let (plan, plans) = found.await?;
+        let plan = plan.ok_or_else(|| BudgetError::NoCustomer(customer.to_owned()))?;
+        let currency = plans.iter().find(|p| p.name == plan).map(|p| p.currency);
+        currency.map(|currency| (plan.clone(), currency)).ok_or(BudgetError::NoPlan(plan))
+    }
+
+    /// Sets a budget, or takes it away; it holds from the next enforcement on. The change is kept by a trigger.
+    ///
+    /// # Errors
+    /// As the variants of [`BudgetError`] say; nothing is changed then.
+    pub async fn set_budget(
+        &self,
+        customer: &str,
+        meter: &str,
+        amount: Option<i64>,
+        currency: Currency,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<(), BudgetError> {
+        let (plan, own) = self.currency_of(customer).await?;
+        if own != currency {
+            return Err(BudgetError::Currency { plan, currency: own });
+        }
+        if amount.is_some_and(|minor| !(0..=BUDGET_LIMIT).contains(&minor)) {
+            return Err(BudgetError::Amount);
+        }
+        let (customer, meter, by) = (customer.to_owned(), meter.to_owned(), by.to_owned());
+        let write = self.transaction(async move |c| {
+            let Some(minor) = amount else {
+                // who takes it away is kept, too
+                let sql = "UPDATE overage_budgets SET set_by = ?3, amount_minor = 0, set_at = ?4 WHERE customer = ?1 AND meter = ?2";
+                c.execute(sql, params![customer.clone(), meter.clone(), by, now.as_second()]).await?;
+                let sql = "DELETE FROM overage_budgets WHERE customer = ?1 AND meter = ?2";
+                c.execute(sql, params![customer, meter]).await?;
+                return Ok(());
+            };
+            let sql = "INSERT INTO overage_budgets (customer, meter, amount_minor, currency, set_by, set_at) \
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (customer, meter) DO UPDATE SET \
+                       amount_minor = excluded.amount_minor, currency = excluded.currency, set_by = excluded.set_by, set_at = excluded.set_at";
+            let values = params![customer, meter, minor, currency.to_string(), by, now.as_second()];
+            c.execute(sql, values).await?;
+            Ok(())
+        });
+        Ok(write.await?)
+    }
+
+    /// A customer's budgets as they stand, or every change of them, the oldest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn budgets(&self, customer: &str, history: bool) -> Result<Vec<Budget>, BooksError> {
+        let customer = customer.to_owned();
+        self.with_connection(async move |c| {
+            let sql = if history {
+                "SELECT meter, amount_minor, currency, set_by, set_at FROM overage_budget_changes WHERE customer = ?1 ORDER BY seq"
+            } else {
+                "SELECT meter, amount_minor, currency, set_by, set_at FROM overage_budgets WHERE customer = ?1 ORDER BY meter"
+            };
+            let mut rows = c.query(sql, params![customer]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(Budget {
+                    meter: row.get(0)?,
+                    amount_minor: row.get(1)?,
+                    currency: row.get(2)?,
+                    set_by: row.get(3)?,
+                    set_at: instant(row.get(4)?),
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

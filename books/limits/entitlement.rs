@@ -1,0 +1,542 @@
+//! Entitlements: who may go on using what, and everything that such a decision rests on.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, Value, params};
+use serde::Serialize;
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::{first_row, insert_rows, json, sum_of};
+use crate::units::calendar::{Day, PeriodError, instant};
+use crate::units::quantity::Quantity;
+
+/// Customers that are looked at in one go.
+pub const PAGE: u32 = 2000;
+
+/// Why a meter may or may not be used. The names are part of the contract with the web backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Within what the plan includes.
+    WithinIncluded,
+    /// Beyond it, and within the budget.
+    WithinBudget,
+    /// The included amount is used up, and the plan has no price for more.
+    IncludedUsed,
+    /// The included amount is used up, and the customer has set no budget for more.
+    NoBudget,
+    /// The budget for all meters is spent.
+    BudgetSpent,
+    /// The meter's own budget is spent.
+    MeterBudgetSpent,
+    /// The included amount is used up, and a payment is late.
+    PastDue,
+    /// Stripe has stopped trying to collect.
+    Unpaid,
+    /// The subscription is paused.
+    Paused,
+    /// The subscription or the account is over.
+    Canceled,
+    /// The plan does not name the meter.
+    NotInPlan,
+    /// No plan of the customer's plan name is known.
+    UnknownPlan,
+    /// The included amount is used up, and the bill is too old to allow more.
+    DataTooOld,
+    /// The included amount is used up, and the budget is in another currency than the plan.
+    BudgetInOtherCurrency,
+}
+
+impl Reason {
+    /// Every reason, its name in the database, and the sentence for people.
+    pub const ALL: [(Self, &'static str, &'static str); 14] = [
+        (Self::WithinIncluded, "within_included", "it is within what the plan includes"),
+        (Self::WithinBudget, "within_budget", "what the plan includes is used up, and the overage budget is not spent"),
+        (Self::IncludedUsed, "included_used", "what the plan includes is used up, and the plan has no price for more"),
+        (Self::NoBudget, "no_budget", "what the plan includes is used up, and no overage budget is set"),
+        (Self::BudgetSpent, "budget_spent", "the overage budget is spent"),
+        (Self::MeterBudgetSpent, "meter_budget_spent", "this meter's own overage budget is spent"),
+        (Self::PastDue, "past_due", "what the plan includes is used up, and a payment is late"),
+        (Self::Unpaid, "unpaid", "the subscription is unpaid"),
+        (Self::Paused, "paused", "the subscription is paused"),
+        (Self::Canceled, "canceled", "the subscription or the account is over"),
+        (Self::NotInPlan, "not_in_plan", "the plan does not have this meter"),
+        (Self::UnknownPlan, "unknown_plan", "the customer's plan is not known"),
+        (Self::DataTooOld, "data_too_old", "what the plan includes is used up, and the bill is too old to allow more"),
+        (
+            Self::BudgetInOtherCurrency,
+            "budget_in_other_currency",
+            "what the plan includes is used up, and the overage budget is in another currency than the plan",
+        ),
+    ];
+
+    fn entry(self) -> (&'static str, &'static str) {
+        Self::ALL.iter().find(|(reason, ..)| *reason == self).map_or(("", ""), |(_, name, words)| (name, words))
+    }
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        self.entry().0
+    }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        self.entry().1
+    }
+
+    fn named(name: &str) -> Result<Self, BooksError> {
+        let found = Self::ALL.iter().find(|(_, known, _)| *known == name);
+        found
+            .map(|(reason, ..)| *reason)
+            .ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
+    }
+}
+
+/// Whether the customer pays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PaymentStatus {
+    /// Yes.
+    Good,
+    /// A payment is late: what is included goes on, nothing beyond it.
+    PastDue,
+    /// Stripe has stopped trying to collect: nothing.
+    Unpaid,
+    /// The subscription is paused: nothing.
+    Paused,
+    /// The subscription is over, or the account is: nothing.
+    Canceled,
+}
+
+impl PaymentStatus {
+    /// From the customer's own status and the status of the subscription that governs, in Stripe's words
+    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The worse of the two counts.
+    pub fn of(customer: &str, subscription: Option<&str>) -> Self {
+        match (customer, subscription) {
+            ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
+            (_, Some("paused")) => Self::Paused,
+            (_, Some("unpaid")) => Self::Unpaid,
+            ("past_due", _) | (_, Some("past_due")) => Self::PastDue,
+            _ => Self::Good,
+        }
+    }
+
+    /// Why nothing at all may be used, if so.
+    pub fn stops(self) -> Option<Reason> {
+        match self {
+            Self::Good | Self::PastDue => None,
+            Self::Unpaid => Some(Reason::Unpaid),
+            Self::Paused => Some(Reason::Paused),
+            Self::Canceled => Some(Reason::Canceled),
+        }
+    }
+}
+
+/// How old the data behind a decision is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// Counted as it happens.
+    Live,
+    /// From a bill that is as new as bills are.
+    Fresh,
+    /// From a bill that is older than the configured age.
+    Stale,
+    /// No bill was booked yet.
+    None,
+}
+
+impl Freshness {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Live, "live"), (Self::Fresh, "fresh"), (Self::Stale, "stale"), (Self::None, "none")];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(f, _)| *f == self).map_or("none", |(_, name)| name)
+    }
+
+    fn named(name: &str) -> Self {
+        Self::ALL.iter().find(|(_, known)| *known == name).map_or(Self::None, |(f, _)| *f)
+    }
+}
+
+/// A decision, and what it rests on. Money is in minor units of `currency`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Entitlement {
+    /// Whose.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// First instant of the billing period.
+    pub period_start: Timestamp,
+    /// First instant after it.
+    pub period_end: Timestamp,
+    /// The answer.
+    pub allowed: bool,
+    /// Why.
+    pub reason: Reason,
+    /// Used in the period.
+    pub used: Quantity,
+    /// What the plan includes.
+    pub included: Quantity,
+    /// Where it must stop; none = nowhere.
+    pub effective_limit: Option<Quantity>,
+    /// What all overage of the customer has cost.
+    pub overage_cost_minor: i64,
+    /// What this meter's has cost.
+    pub meter_cost_minor: i64,
+    /// What all overage may cost.
+    pub budget_minor: i64,
+    /// What this meter's may cost, if that was said.
+    pub meter_budget_minor: Option<i64>,
+    /// Currency of the four.
+    pub currency: String,
+    /// Up to when AWS has told of usage.
+    pub as_of: Option<Timestamp>,
+    /// What that means.
+    pub freshness: Freshness,
+    /// When it was decided.
+    pub decided_at: Timestamp,
+}
+
+impl Entitlement {
+    /// True when nothing differs but the time of the decision.
+    pub fn same_except_time(&self, other: &Self) -> bool {
+        Self { decided_at: other.decided_at, ..self.clone() } == *other
+    }
+
+    /// True when the decision differs, and not only what was used, how new that is, or where it leads.
+    pub fn decision_differs(&self, other: &Self) -> bool {
+        let decision =
+            |e: &Self| (e.period_start, e.allowed, e.reason, e.included, e.budget_minor, e.meter_budget_minor);
+        decision(self) != decision(other)
+    }
+}
+
+/// What is known of a customer when a decision is made.
+#[derive(Clone, Debug, Default)]
+pub struct CustomerFacts {
+    /// The customer's own status.
+    pub status: String,
+    /// Status of the subscription that governs, in Stripe's words.
+    pub subscription: Option<String>,
+    /// Name of the plan.
+    pub plan: String,
+    /// The current billing period.
+    pub period: Option<CurrentPeriod>,
+    /// TURN counters that are open, from the current one on.
+    pub turn: Vec<TurnRow>,
+    /// Budgets by meter (`""` for all): amount and currency.
+    pub budgets: BTreeMap<String, (i64, String)>,
+    /// What the bills say was used in the period, by meter.
+    pub usage: BTreeMap<String, Quantity>,
+    /// What was decided before, by meter.
+    pub decided: BTreeMap<String, Entitlement>,
+}
+
+/// The billing period that runs, and the days of usage that belong to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentPeriod {
+    /// First instant.
+    pub start: i64,
+    /// First instant after it.
+    pub end: i64,
+    /// First day and last day.
+    pub days: (String, String),
+}
+
+/// Usage by meter that was summed for a period.
+#[derive(Clone, Debug)]
+pub struct PeriodUsage {
+    /// The period.
+    pub period: Option<CurrentPeriod>,
+    /// The sums.
+    pub usage: BTreeMap<String, Quantity>,
+}
+
+/// A TURN counter that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnRow {
+    /// First instant of its period.
+    pub starts_at: i64,
+    /// Credentials handed out.
+    pub used: i64,
+    /// Where the backend must stop.
+    pub allowed_until: Option<i64>,
+    /// Why there.
+    pub reason: String,
+}
+
+/// A quantity as far as a cell can hold it, so that what is stored equals what was decided.
+pub fn storable(quantity: Quantity) -> Quantity {
+    scaled(cell(quantity))
+}
+
+fn scaled(cell: i64) -> Quantity {
+    Quantity::from_scaled(i128::from(cell))
+}
+
+/// A quantity in a cell; what is larger than a cell can hold stays at its limit (only shown, nothing is computed from it).
+fn cell(quantity: Quantity) -> i64 {
+    i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
+}
+
+const COLUMNS: &str = "customer, meter, period_start, period_end, allowed, reason, used, included, effective_limit, \
+    overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, freshness, decided_at";
+
+fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
+    Ok(Entitlement {
+        customer: row.get(0)?,
+        meter: row.get(1)?,
+        period_start: instant(row.get(2)?),
+        period_end: instant(row.get(3)?),
+        allowed: row.get::<i64>(4)? == 1,
+        reason: Reason::named(&row.get::<String>(5)?)?,
+        used: scaled(row.get(6)?),
+        included: scaled(row.get(7)?),
+        effective_limit: row.get::<Option<i64>>(8)?.map(scaled),
+        overage_cost_minor: row.get(9)?,
+        meter_cost_minor: row.get(10)?,
+        budget_minor: row.get(11)?,
+        meter_budget_minor: row.get(12)?,
+        currency: row.get(13)?,
+        as_of: row.get::<Option<i64>>(14)?.map(instant),
+        freshness: Freshness::named(&row.get::<String>(15)?),
+        decided_at: instant(row.get(16)?),
+    })
+}
+
+async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
+    Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+}
+
+/// The newest entry of the ledger: while it is the same, every sum of usage is.
+pub async fn newest_entry(c: &Connection) -> Result<i64, BooksError> {
+    newest(c, "SELECT coalesce(max(seq), 0) FROM ledger_entries").await
+}
+
+/// The newest decision in the history.
+pub async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
+    newest(c, "SELECT coalesce(max(seq), 0) FROM entitlement_changes").await
+}
+
+/// Everything that decisions about the customers `ids` rest on at `now`, but usage.
+pub async fn load_facts(
+    c: &Connection,
+    ids: &[String],
+    now: i64,
+) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
+    let ids = json(&ids)?;
+    let mut found: BTreeMap<String, CustomerFacts> = BTreeMap::new();
+    let mut rows = c.query(include_str!("../customers/customer_facts.sql"), params![ids.clone(), now]).await?;
+    while let Some(row) = rows.next().await? {
+        let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let period = match row.get::<Option<i64>>(4)? {
+            Some(start) => Some(CurrentPeriod { start, end: row.get(5)?, days: (row.get(6)?, row.get(7)?) }),
+            None => None,
+        };
+        found.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
+    }
+    let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
+               JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
+    let mut rows = c.query(sql, params![ids.clone(), now]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
+        let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+        facts.turn.push(TurnRow { starts_at, used, allowed_until, reason });
+    }
+    let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
+               JOIN overage_budgets b ON b.customer = j.value";
+    let mut rows = c.query(sql, params![ids.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
+        facts.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+    }
+    let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
+    let mut rows = c.query(&sql, params![ids]).await?;
+    while let Some(row) = rows.next().await? {
+        let decided = entitlement(&row)?;
+        let Some(facts) = found.get_mut(&decided.customer) else { continue };
+        facts.decided.insert(decided.meter.clone(), decided);
+    }
+    Ok(found)
+}
+
+/// Sums the usage of customers' current periods, of each of `meters`.
+pub async fn add_usage(
+    c: &Connection,
+    facts: &mut BTreeMap<String, CustomerFacts>,
+    customers: &[String],
+    meters: &[String],
+    now: i64,
+) -> Result<(), BooksError> {
+    if customers.is_empty() {
+        return Ok(());
+    }
+    let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(used) = row.get::<Option<String>>(2)? else { continue };
+        let Some(customer) = facts.get_mut(&row.get::<String>(0)?) else { continue };
+        customer.usage.insert(row.get(1)?, sum_of(&used)?);
+    }
+    Ok(())
+}
+
+const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
+    period_start = excluded.period_start, period_end = excluded.period_end, allowed = excluded.allowed, \
+    reason = excluded.reason, used = excluded.used, included = excluded.included, \
+    effective_limit = excluded.effective_limit, overage_cost_minor = excluded.overage_cost_minor, \
+    meter_cost_minor = excluded.meter_cost_minor, budget_minor = excluded.budget_minor, \
+    meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
+    freshness = excluded.freshness, decided_at = excluded.decided_at";
+
+/// Writes decisions and their history. `changed` are those that decide otherwise than the ones before them.
+pub async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
+    let all: Vec<&Entitlement> = decided.iter().collect();
+    insert_rows(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all, |e| values(e)).await?;
+    insert_rows(c, &format!("INSERT INTO entitlement_changes ({COLUMNS})"), "", changed, |e| values(e)).await
+}
+
+/// The values of [`COLUMNS`].
+fn values(e: &Entitlement) -> [Value; 17] {
+    let text = |text: &str| Value::Text(text.to_owned());
+    let maybe = |n: Option<i64>| n.map_or(Value::Null, Value::Integer);
+    [
+        text(&e.customer),
+        text(&e.meter),
+        Value::Integer(e.period_start.as_second()),
+        Value::Integer(e.period_end.as_second()),
+        Value::Integer(i64::from(e.allowed)),
+        text(e.reason.name()),
+        Value::Integer(cell(e.used)),
+        Value::Integer(cell(e.included)),
+        maybe(e.effective_limit.map(cell)),
+        Value::Integer(e.overage_cost_minor),
+        Value::Integer(e.meter_cost_minor),
+        Value::Integer(e.budget_minor),
+        maybe(e.meter_budget_minor),
+        text(&e.currency),
+        maybe(e.as_of.map(Timestamp::as_second)),
+        text(e.freshness.name()),
+        Value::Integer(e.decided_at.as_second()),
+    ]
+}
+
+/// Removes decisions about meters that are no more: customer and meter.
+pub async fn remove(c: &Connection, gone: &[(&str, &str)]) -> Result<(), BooksError> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let sql =
+        "DELETE FROM entitlements WHERE (customer, meter) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
+    c.execute(sql, params![json(&gone)?]).await?;
+    Ok(())
+}
+
+/// Writes where TURN must stop: customer, start of the period, limit, reason.
+pub async fn store_turn_limits(c: &Connection, limits: &[(&str, i64, Option<i64>, &str)]) -> Result<(), BooksError> {
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let sql = "UPDATE turn_periods SET allowed_until = json_extract(j.value, '$[2]'), reason = json_extract(j.value, '$[3]') \
+               FROM json_each(?1) j WHERE customer = json_extract(j.value, '$[0]') \
+               AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
+    c.execute(sql, params![json(&limits)?]).await?;
+    Ok(())
+}
+
+/// As [`Database::usage_through`].
+pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+    let sql = "SELECT payer, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
+               AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
+    let mut rows = c.query(sql, ()).await?;
+    let mut found: BTreeMap<String, Timestamp> = BTreeMap::new();
+    let wrong = |what: String| BooksError::Integrity(format!("bill_versions: {what}"));
+    while let Some(row) = rows.next().await? {
+        let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
+        let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
+        let told = day.end().min(delivered);
+        found.entry(row.get(0)?).and_modify(|at| *at = told.max(*at)).or_insert(told);
+    }
+    Ok(found)
+}
+
+impl Database {
+    /// Ids of customers after `after`, in order, at most [`PAGE`].
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn customers_after(&self, after: String) -> Result<Vec<String>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = "SELECT id FROM customers WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut rows = c.query(sql, params![after, PAGE]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(row.get(0)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Up to when the applied bills of each payer tell of usage: the end of the newest day with usage, or when the bill was delivered, if
+    /// that was before the day was over.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+        self.with_connection(async |c| usage_through(c).await).await
+    }
+
+    /// What is decided: of one customer, or of all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = match customer {
+                Some(_) => format!("SELECT {COLUMNS} FROM entitlements WHERE customer = ?1 ORDER BY meter"),
+                None => format!("SELECT {COLUMNS} FROM entitlements WHERE ?1 IS NULL ORDER BY customer, meter"),
+            };
+            let mut rows = c.query(&sql, params![customer]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(entitlement(&row)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The newest decisions about a customer's meter that differed from the one before: instant, allowed, reason, limit.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn entitlement_history(
+        &self,
+        customer: &str,
+        meter: &str,
+        limit: u32,
+    ) -> Result<Vec<(Timestamp, bool, Reason, Option<Quantity>)>, BooksError> {
+        let (customer, meter) = (customer.to_owned(), meter.to_owned());
+        self.with_connection(async move |c| {
+            let sql = "SELECT decided_at, allowed, reason, effective_limit FROM entitlement_changes \
+                       WHERE customer = ?1 AND meter = ?2 ORDER BY seq DESC LIMIT ?3";
+            let mut rows = c.query(sql, params![customer, meter, limit]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let reason = Reason::named(&row.get::<String>(2)?)?;
+                found.push((
+                    instant(row.get(0)?),
+                    row.get::<i64>(1)? == 1,
+                    reason,
+                    row.get::<Option<i64>>(3)?.map(scaled),
+                ));
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

@@ -1,0 +1,308 @@
+//! Notifications: what the web backend is told, each once. They are made in the transaction of the decision and sent by a job of its own.
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, params};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::{first_row, json};
+use crate::units::calendar::instant;
+
+/// A notification that nobody takes is dead after this many seconds.
+pub const GIVE_UP_AFTER: i64 = 86_400;
+/// Settled notifications are kept for this many seconds: a year, and then some, so that none of a period that runs is forgotten.
+const KEPT: i64 = 400 * 86_400;
+
+/// What a notification is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotificationKind {
+    /// A share of an included amount is used.
+    IncludedUsed,
+    /// A share of a budget is spent.
+    BudgetUsed,
+    /// A meter may not be used any more.
+    Blocked,
+    /// It may again.
+    Unblocked,
+}
+
+impl NotificationKind {
+    /// As it is stored, and sent as the event's type after `meter.`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IncludedUsed => "included_used",
+            Self::BudgetUsed => "budget_used",
+            Self::Blocked => "blocked",
+            Self::Unblocked => "unblocked",
+        }
+    }
+}
+
+/// A notification to be made, if it was not made before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewNotification {
+    /// Whom it is about.
+    pub customer: String,
+    /// Which meter; empty for the budget of all.
+    pub meter: String,
+    /// What about.
+    pub kind: NotificationKind,
+    /// First instant of the billing period.
+    pub period_start: i64,
+    /// The share that was crossed; 0 for a block.
+    pub percent: u32,
+    /// The amount of which it is a share; for a block, when it was decided, as `enforce_budgets` makes it a number.
+    pub base: i64,
+    /// What the backend is told beside that.
+    pub data: serde_json::Map<String, serde_json::Value>,
+}
+
+impl NewNotification {
+    /// The same notification has the same id, whoever makes it.
+    fn id(&self) -> String {
+        let key = serde_json::json!([
+            self.customer,
+            self.meter,
+            self.kind.name(),
+            self.period_start,
+            self.percent,
+            self.base
+        ]);
+        let digest = Sha256::digest(key.to_string().as_bytes());
+        let hex: String = digest.iter().take(16).map(|b| format!("{b:02x}")).collect();
+        format!("ntc_{hex}")
+    }
+
+    /// The body, in the shape that Standard Webhooks recommends: type, timestamp, data.
+    fn body(&self, now: i64) -> String {
+        let kind = format!("meter.{}", self.kind.name());
+        serde_json::json!({ "type": kind, "timestamp": instant(now).to_string(), "data": self.data }).to_string()
+    }
+}
+
+/// A notification, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Notification {
+    /// Its id, which the backend sees as `webhook-id`.
+    pub id: String,
+    /// Whom it is about.
+    pub customer: String,
+    /// Which meter; empty for the budget of all.
+    pub meter: String,
+    /// What about.
+    pub kind: String,
+    /// The share that was crossed.
+    pub percent: i64,
+    /// `pending`, `delivered` or `dead`.
+    pub state: String,
+    /// How often it was sent.
+    pub attempts: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it is sent next.
+    pub next_at: Option<Timestamp>,
+    /// When the backend took it.
+    pub delivered_at: Option<Timestamp>,
+    /// Why it was not taken, the last time.
+    pub error: Option<String>,
+    /// What is sent.
+    pub body: String,
+    #[serde(skip)]
+    pub give_up_at: i64,
+}
+
+const COLUMNS: &str =
+    "id, customer, meter, kind, percent, state, attempts, created_at, next_at, delivered_at, error, body, give_up_at";
+
+fn notification(row: &Row) -> Result<Notification, BooksError> {
+    Ok(Notification {
+        id: row.get(0)?,
+        customer: row.get(1)?,
+        meter: row.get(2)?,
+        kind: row.get(3)?,
+        percent: row.get(4)?,
+        state: row.get(5)?,
+        attempts: row.get(6)?,
+        created_at: instant(row.get(7)?),
+        next_at: row.get::<Option<i64>>(8)?.map(instant),
+        delivered_at: row.get::<Option<i64>>(9)?.map(instant),
+        error: row.get(10)?,
+        body: row.get(11)?,
+        give_up_at: row.get(12)?,
+    })
+}
+
+async fn all(
+    c: &Connection,
+    sql: &str,
+    values: impl libsql::params::IntoParams,
+) -> Result<Vec<Notification>, BooksError> {
+    let mut rows = c.query(sql, values).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(notification(&row)?);
+    }
+    Ok(found)
+}
+
+/// Makes those of `notifications` that were not made before; returns how many.
+pub async fn record(c: &Connection, notifications: &[NewNotification], now: i64) -> Result<u64, BooksError> {
+    if notifications.is_empty() {
+        return Ok(0);
+    }
+    let row = |n: &NewNotification| {
+        serde_json::json!([n.id(), n.customer, n.meter, n.kind.name(), n.period_start, n.percent, n.base, n.body(now)])
+    };
+    let rows: Vec<_> = notifications.iter().map(row).collect();
+    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
+               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2, ?3, ?2 \
+               FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
+    Ok(c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
+}
+
+/// What became of an attempt to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeliveryOutcome {
+    /// The backend took it.
+    Delivered,
+    /// Not yet: again at this second, for this reason.
+    Again(i64, String),
+    /// Nobody will send it again.
+    Dead(String),
+}
+
+impl Database {
+    /// Notifications that are due, the oldest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Notification>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM notifications WHERE state = 'pending' AND next_at <= ?1 ORDER BY next_at, seq LIMIT ?2"
+            );
+            all(c, &sql, params![now.as_second(), limit]).await
+        })
+        .await
+    }
+
+    /// Writes what became of an attempt; nothing when somebody else has settled it meanwhile.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn settle_notification(
+        &self,
+        id: &str,
+        attempts: i64,
+        sent: DeliveryOutcome,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        let id = id.to_owned();
+        self.transaction(async move |c| {
+            let now = now.as_second();
+            let (state, next, delivered, error) = match sent {
+                DeliveryOutcome::Delivered => ("delivered", None, Some(now), None),
+                DeliveryOutcome::Again(at, why) => ("pending", Some(at), None, Some(why)),
+                DeliveryOutcome::Dead(why) => ("dead", None, None, Some(why)),
+            };
+            let sql = "UPDATE notifications SET state = ?3, next_at = ?4, delivered_at = ?5, error = ?6, attempts = ?2 + 1 \
+                       WHERE id = ?1 AND state = 'pending' AND attempts = ?2";
+            c.execute(sql, params![id, attempts, state, next, delivered, error]).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Some of the notifications whose day is over become dead, tried or not; the next call takes the next ones.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn bury_notifications(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
+        let why = why.to_owned();
+        let overdue = self
+            .with_connection(async move |c| {
+                let sql = "SELECT 1 FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1";
+                Ok(first_row(c, sql, params![now.as_second()]).await?.is_some())
+            })
+            .await?;
+        if !overdue {
+            return Ok(0);
+        }
+        self.transaction(async move |c| {
+            let sql = "UPDATE notifications SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
+                       WHERE seq IN (SELECT seq FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
+            Ok(c.execute(sql, params![now.as_second(), why]).await?)
+        })
+        .await
+    }
+
+    /// Removes some of the settled notifications that are older than anybody asks for.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn forget_notifications(&self, now: Timestamp) -> Result<u64, BooksError> {
+        let before = now.as_second().saturating_sub(KEPT);
+        let old = self.with_connection(async move |c| {
+            let oldest = first_row(c, "SELECT created_at FROM notifications ORDER BY seq LIMIT 1", ()).await?;
+            Ok(oldest.map(|row| row.get::<i64>(0)).transpose()?.is_some_and(|at| at < before))
+        });
+        if !old.await? {
+            return Ok(0);
+        }
+        self.transaction(async move |c| {
+            let sql = "DELETE FROM notifications WHERE seq IN (SELECT seq FROM notifications ORDER BY seq LIMIT 1000) \
+                       AND created_at < ?1 AND state <> 'pending'";
+            Ok(c.execute(sql, params![before]).await?)
+        })
+        .await
+    }
+
+    /// Notifications, the newest first: in one state or all, of one customer or all.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn notifications(
+        &self,
+        state: Option<String>,
+        customer: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<Notification>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM notifications WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR customer = ?2) \
+                 ORDER BY seq DESC LIMIT ?3"
+            );
+            all(c, &sql, params![state, customer, limit]).await
+        })
+        .await
+    }
+
+    /// SendCounters notifications again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
+    /// Returns the ids.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn redeliver_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
+        self.transaction(async move |c| {
+            let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
+            let sql = match ids.is_empty() {
+                true => format!(
+                    "{set} WHERE ?1 = '[]' AND seq IN (SELECT seq FROM notifications WHERE state = 'dead' LIMIT 1000) RETURNING id"
+                ),
+                false => format!("{set} WHERE id IN (SELECT value FROM json_each(?1)) AND state <> 'pending' RETURNING id"),
+            };
+            let list = json(&ids)?;
+            let now = now.as_second();
+            let mut rows = c.query(&sql, params![list, now, now.saturating_add(GIVE_UP_AFTER)]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(row.get(0)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+}

@@ -1,0 +1,289 @@
+//! Plans: what is included for a billing period, and what more costs. Versions by the instant from which they hold.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use libsql::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::units::money::{Currency, Price};
+use crate::units::quantity::Quantity;
+
+/// The meter of TURN credentials, which the web backend counts itself.
+pub const TURN: &str = "turn_allocations";
+/// The plan of a customer for whom none is named.
+pub const DEFAULT_PLAN: &str = "core";
+
+/// What of a meter's usage goes to Stripe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReportMode {
+    /// All of it.
+    Total,
+    /// What is beyond the included amount.
+    Overage,
+    /// Nothing.
+    #[default]
+    None,
+}
+
+impl ReportMode {
+    const ALL: [(Self, &'static str); 3] = [(Self::Total, "total"), (Self::Overage, "overage"), (Self::None, "none")];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(report, _)| *report == self).map_or("none", |(_, name)| name)
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(report, _)| *report)
+    }
+}
+
+/// What a plan says of a meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Terms {
+    /// Units that are paid for already, in each billing period.
+    pub included: Quantity,
+    /// Price of each unit beyond; none = there is no beyond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Price>,
+    /// What goes to Stripe.
+    #[serde(default)]
+    pub report: ReportMode,
+}
+
+/// A version of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// Its name, stable over its versions.
+    pub name: String,
+    /// Currency of its prices, and of its customers' budgets.
+    pub currency: Currency,
+    /// From when it holds.
+    pub effective_from: Timestamp,
+    /// What it says of each meter; one that it does not name is not part of it.
+    pub meters: BTreeMap<String, Terms>,
+}
+
+/// What becomes of a version that is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Applied {
+    /// It is new.
+    New,
+    /// It was there as it is.
+    Unchanged,
+    /// It was there otherwise, but does not hold yet.
+    Replaced,
+}
+
+/// Why plans cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// Something in them is wrong.
+    #[error("plan `{0}`: {1}")]
+    Wrong(String, String),
+    /// What the database says.
+    #[error(transparent)]
+    Books(#[from] BooksError),
+}
+
+/// Every version of every plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plans(BTreeMap<String, Vec<Plan>>);
+
+impl Plans {
+    /// These versions.
+    pub fn new(versions: impl IntoIterator<Item = Plan>) -> Self {
+        let mut plans: BTreeMap<String, Vec<Plan>> = BTreeMap::new();
+        for version in versions {
+            plans.entry(version.name.clone()).or_default().push(version);
+        }
+        plans.values_mut().for_each(|versions| versions.sort_by_key(|v| v.effective_from));
+        Self(plans)
+    }
+
+    /// The terms of a billing period that began at `start`: the version that held then, else the plan's first one.
+    pub fn at(&self, name: &str, start: i64) -> Option<&Plan> {
+        let versions = self.0.get(name)?;
+        versions.iter().rfind(|v| v.effective_from.as_second() <= start).or_else(|| versions.first())
+    }
+
+    /// All versions, by name and time.
+    pub fn iter(&self) -> impl Iterator<Item = &Plan> {
+        self.0.values().flatten()
+    }
+
+    /// The names.
+    pub fn names(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    pub async fn load(c: &Connection) -> Result<Self, BooksError> {
+        let mut rows = c
+            .query(
+                "SELECT p.name, p.effective_from, p.currency, m.meter, m.included, m.price, m.report \
+                 FROM plans p LEFT JOIN plan_meters m ON m.plan = p.name AND m.effective_from = p.effective_from \
+                 ORDER BY p.name, p.effective_from, m.meter",
+                (),
+            )
+            .await?;
+        let wrong = |what: String| BooksError::Integrity(format!("plans: {what}"));
+        let mut plans: Vec<Plan> = vec![];
+        while let Some(row) = rows.next().await? {
+            let (name, since): (String, i64) = (row.get(0)?, row.get(1)?);
+            let effective_from = Timestamp::from_second(since).map_err(|e| wrong(e.to_string()))?;
+            if plans.last().is_none_or(|last| last.name != name || last.effective_from != effective_from) {
+                let currency = row.get::<String>(2)?.parse().map_err(|e| wrong(format!("{name}: {e}")))?;
+                plans.push(Plan { name: name.clone(), currency, effective_from, meters: BTreeMap::new() });
+            }
+            let (Some(meter), Some(plan)) = (row.get::<Option<String>>(3)?, plans.last_mut()) else { continue };
+            let price = row.get::<Option<String>>(5)?.map(|price| price.parse()).transpose();
+            let report = row.get::<String>(6)?;
+            let terms = Terms {
+                included: Quantity::from_scaled(i128::from(row.get::<i64>(4)?)),
+                price: price.map_err(|e| wrong(format!("{name} {meter}: {e}")))?,
+                report: ReportMode::named(&report)
+                    .ok_or_else(|| wrong(format!("{name} {meter}: report `{report}`")))?,
+            };
+            plan.meters.insert(meter, terms);
+        }
+        Ok(Self::new(plans))
+    }
+}
+
+impl Plan {
+    /// What is wrong with it, seen alone.
+    fn fault(&self, meters: &[String]) -> Option<String> {
+        if self.name.is_empty() || self.name.len() > 64 {
+            return Some("a name has 1 to 64 bytes".into());
+        }
+        if self.effective_from.as_second() < 0 || self.effective_from.subsec_nanosecond() != 0 {
+            return Some(format!("effective_from {}: whole seconds from 1970 on", self.effective_from));
+        }
+        self.meters.iter().find_map(|(meter, terms)| {
+            let known = meter == TURN || meters.contains(meter);
+            let fault = if !known {
+                format!("there is no such meter; there are: {TURN}, {}", meters.join(", "))
+            } else if terms.included < Quantity::ZERO {
+                "the included amount is negative".into()
+            } else if terms.included.to_cell().is_err() {
+                "more than 900,000,000 units cannot be included".into()
+            } else if meter == TURN && terms.report != ReportMode::None && terms.price.is_none() {
+                "what has no price cannot be reported".into()
+            } else {
+                return None;
+            };
+            Some(format!("meter `{meter}`: {fault}"))
+        })
+    }
+}
+
+impl Database {
+    /// Every version of every plan.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn plans(&self) -> Result<Plans, BooksError> {
+        self.with_connection(Plans::load).await
+    }
+
+    /// Adds versions of plans, all or none; a dry run only says what it would do. `meters` are the names that may be used beside [`TURN`].
+    ///
+    /// # Errors
+    /// [`PlanError::Wrong`] for a version that is wrong, that is given twice, or that holds already and says something else.
+    pub async fn apply_plans(
+        &self,
+        versions: Vec<Plan>,
+        meters: &[String],
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<Vec<Applied>, PlanError> {
+        for (i, plan) in versions.iter().enumerate() {
+            let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
+            if let Some(why) = plan.fault(meters) {
+                return wrong(why);
+            }
+            let same = |other: &&Plan| other.name == plan.name && other.effective_from == plan.effective_from;
+            if versions[..i].iter().any(|other| same(&other)) {
+                return wrong(format!("two versions hold from {} on", plan.effective_from));
+            }
+            if versions[..i].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
+                return wrong("its versions have two currencies; make a new plan for another currency".into());
+            }
+        }
+        if dry_run {
+            let known = self.plans().await?;
+            return judge(&known, &versions, now);
+        }
+        self.transaction_with(async move |c| apply(c, &versions, now).await).await
+    }
+}
+
+/// What becomes of versions, given those that are there. Pure.
+fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
+    let judge_one = |plan: &Plan| {
+        let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
+        let there = known.iter().find(|k| k.name == plan.name && k.effective_from == plan.effective_from);
+        if let Some(other) = known.iter().find(|k| k.name == plan.name && k.currency != plan.currency) {
+            return wrong(format!(
+                "it is in {} already; budgets and invoices are, too. Make a new plan for {}",
+                other.currency, plan.currency
+            ));
+        }
+        let is_known = known.names().contains(&plan.name.as_str());
+        let given = || versions.iter().filter(|v| v.name == plan.name).map(|v| v.effective_from).min();
+        match there {
+            None if !is_known && given().is_some_and(|first| first > now) => {
+                wrong("it is new, so one of its versions must hold now: a customer may be on it today".into())
+            }
+            // periods that run, or are over, would get other terms
+            None if is_known && plan.effective_from <= now => wrong(format!(
+                "a version from {} on would change billing periods that have begun; let it hold from an instant to come",
+                plan.effective_from
+            )),
+            None => Ok(Applied::New),
+            Some(there) if there == plan => Ok(Applied::Unchanged),
+            Some(_) if plan.effective_from <= now => wrong(format!(
+                "the version of {} holds already and cannot be edited; add one with a later effective_from",
+                plan.effective_from
+            )),
+            Some(_) => Ok(Applied::Replaced),
+        }
+    };
+    versions.iter().map(judge_one).collect()
+}
+
+/// Everything is judged before anything is written: what is refused leaves no half behind.
+async fn apply(c: &Connection, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
+    let applied = judge(&Plans::load(c).await?, versions, now)?;
+    for (plan, applied) in versions.iter().zip(&applied) {
+        if *applied != Applied::Unchanged {
+            write(c, plan, now).await?;
+        }
+    }
+    Ok(applied)
+}
+
+async fn write(c: &Connection, plan: &Plan, now: Timestamp) -> Result<(), BooksError> {
+    let since = plan.effective_from.as_second();
+    let key = || params![plan.name.clone(), since];
+    c.execute("DELETE FROM plan_meters WHERE plan = ?1 AND effective_from = ?2", key()).await?;
+    c.execute("DELETE FROM plans WHERE name = ?1 AND effective_from = ?2", key()).await?;
+    let values = params![plan.name.clone(), since, plan.currency.to_string(), now.as_second()];
+    c.execute("INSERT INTO plans (name, effective_from, currency, applied_at) VALUES (?1, ?2, ?3, ?4)", values).await?;
+    for (meter, terms) in &plan.meters {
+        let price = terms.price.map(|p| p.to_string());
+        let included = terms.included.to_cell()?;
+        let values = params![plan.name.clone(), since, meter.clone(), included, price, terms.report.name()];
+        let sql = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        c.execute(sql, values).await?;
+    }
+    Ok(())
+}

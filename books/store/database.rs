@@ -1,0 +1,297 @@
+//! The one door to libSQL, for a local file and for a remote server alike.
+//!
+//! libSQL's local calls are synchronous C code behind `async fn`, and a connection shares one transaction state among all
+//! its clones. So one thread of our own holds the connection and runs one piece of work after another: the async
+//! runtime is never blocked, and no statement of one piece can slip into the transaction of another.
+//!
+//! Durability: WAL, so that readers never wait for the writer, and `synchronous = FULL`, so that a commit that was reported
+//! is on disk even after a power cut (WAL with NORMAL could lose the last commits: <https://www.sqlite.org/pragma.html#pragma_synchronous>).
+//! Books are written a few times an hour; the price of an fsync per commit is nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use backon::{ConstantBuilder, Retryable};
+use futures::future::LocalBoxFuture;
+use libsql::Connection;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::error::{BUSY_WAIT, BooksError};
+use super::rows::{clock, first_row};
+
+/// How long a piece of work on a remote database may take.
+pub const REMOTE_WAIT: Duration = Duration::from_secs(300);
+
+type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
+
+/// Asked at the start of each writing transaction, inside it, whether this handle may still write ([`Database::fenced`]).
+pub type Fence = Arc<dyn Fn(Connection) -> LocalBoxFuture<'static, Result<(), BooksError>> + Send + Sync>;
+
+/// When a commit to a local file counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on disk.
+    #[default]
+    Full,
+    /// When the operating system has it: a power cut may take back the last commits, a crash of ours cannot.
+    Normal,
+}
+
+/// A wait for the write lock that is longer than this is counted.
+const NOTED_WAIT: Duration = Duration::from_millis(10);
+
+/// Waits for the write lock, as they are counted for the operator.
+#[derive(Debug, Default)]
+struct BusyWaits {
+    count: AtomicU64,
+    micros: AtomicU64,
+}
+
+/// A handle to the books' database; cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    busy: Arc<BusyWaits>,
+    work: mpsc::Sender<Work>,
+    local: bool,
+    wait: Duration,
+    fence: Option<Fence>,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Database")
+    }
+}
+
+impl Database {
+    /// Opens a local file, made if it is not there.
+    ///
+    /// # Errors
+    /// [`BooksError::Open`] when the folder is missing or not permitted, [`BooksError::ReadOnly`] when it cannot be written.
+    pub async fn open_local(path: &Path) -> Result<Self, BooksError> {
+        Self::open_local_with(path, Durability::Full).await
+    }
+
+    /// As [`Database::open_local`], with a choice of durability.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open_local_with(path: &Path, durability: Durability) -> Result<Self, BooksError> {
+        let path = path.to_owned();
+        let name = path.display().to_string();
+        let opened = Self::start(name.clone(), Duration::MAX, async move || {
+            let database = libsql::Builder::new_local(&path).build().await?;
+            let connection = database.connect()?;
+            connection.busy_timeout(BUSY_WAIT)?;
+            let synchronous = match durability {
+                Durability::Full => "synchronous = FULL",
+                Durability::Normal => "synchronous = NORMAL",
+            };
+            let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON"];
+            for pragma in pragmas {
+                // SQLite does not ask the busy handler while it turns a new file to WAL, so several starting at once wait here
+                let set = || set_pragma(&connection, pragma);
+                let waits =
+                    ConstantBuilder::new().with_delay(Duration::from_millis(20)).with_jitter().with_max_times(200);
+                set.retry(waits).when(|e| matches!(e, libsql::Error::SqliteFailure(5 | 261 | 517, _))).await?;
+            }
+            Ok((connection, database))
+        });
+        opened.await.map_err(|e| match e {
+            BooksError::Open(_, text) => BooksError::Open(name, text),
+            other => other,
+        })
+    }
+
+    /// Opens a file that nobody is to change, such as a backup, and its folder need not be writable; it must not be in use.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read so.
+    pub async fn open_read_only(path: &Path) -> Result<Self, BooksError> {
+        let path = path.to_owned();
+        let name = path.display().to_string();
+        let opened = Self::start(name.clone(), Duration::MAX, async move || {
+            let database =
+                libsql::Builder::new_local(&path).flags(libsql::OpenFlags::SQLITE_OPEN_READ_ONLY).build().await?;
+            let connection = database.connect()?;
+            connection.busy_timeout(BUSY_WAIT)?;
+            Ok((connection, database))
+        });
+        opened.await.map_err(|e| match e {
+            BooksError::Open(_, text) => BooksError::Open(name, text),
+            other => other,
+        })
+    }
+
+    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose server keeps the pragmas. A piece
+    /// of work that takes longer than `wait` is given up.
+    ///
+    /// # Errors
+    /// When no connection object can be made.
+    pub async fn open_remote(name: String, database: libsql::Database, wait: Duration) -> Result<Self, BooksError> {
+        Self::start(name, wait, async move || Ok((database.connect()?, database))).await
+    }
+
+    /// True for a file on this machine, where a transaction costs no round trips.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// A handle whose every [`Database::transaction`] first asks `fence`, inside the transaction and under the write lock.
+    #[must_use]
+    pub fn fenced(&self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self.clone() }
+    }
+
+    async fn start<F>(name: String, wait: Duration, open: F) -> Result<Self, BooksError>
+    where
+        F: AsyncFnOnce() -> Result<(Connection, libsql::Database), libsql::Error> + Send + 'static,
+    {
+        let (work, mut inbox) = mpsc::channel::<Work>(64);
+        let (opened, is_open) = oneshot::channel();
+        let spawned = std::thread::Builder::new().name("books".into()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(opened.send(Err(BooksError::Sql(e.to_string())))),
+            };
+            runtime.block_on(async move {
+                let (mut connection, database) = match open().await {
+                    Ok(pair) => pair,
+                    Err(e) => return drop(opened.send(Err(e.into()))),
+                };
+                if opened.send(Ok(())).is_err() {
+                    return;
+                }
+                let remote = wait < Duration::MAX;
+                while let Some(piece) = inbox.recv().await {
+                    if remote {
+                        // a remote connection keeps a stream that the server ends after some idle seconds, or when it restarts, and
+                        // never recovers by itself; a new one costs no round trip
+                        match database.connect() {
+                            Ok(fresh) => connection = fresh,
+                            Err(error) => tracing::warn!(%error, "no new connection to the database: {error}"),
+                        }
+                    }
+                    // what takes too long is dropped, and its asker is told by the answer that never comes
+                    drop(tokio::time::timeout(wait, piece(connection.clone())).await);
+                }
+            });
+        });
+        spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
+        is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
+        Ok(Self { work, busy: Arc::default(), local: wait == Duration::MAX, wait, fence: None })
+    }
+
+    /// The database's own clock, to the second.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn clock(&self) -> Result<jiff::Timestamp, BooksError> {
+        self.with_connection(async |c| Ok(crate::units::calendar::instant(clock(c).await?))).await
+    }
+
+    /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next
+    /// process would have to read all of the log before its first statement.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn checkpoint(&self) -> Result<(), BooksError> {
+        if self.local {
+            self.with_connection(async |c| first_row(c, "PRAGMA wal_checkpoint(TRUNCATE)", ()).await.map(drop)).await?;
+        }
+        Ok(())
+    }
+
+    /// Writing transactions of this handle and its clones that waited longer than 10 ms for the write lock of a local file, or that
+    /// gave up on one; and how long they waited in all.
+    pub fn busy_waits(&self) -> (u64, Duration) {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        (load(&self.busy.count), Duration::from_micros(load(&self.busy.micros)))
+    }
+
+    /// Runs `f` on the connection, alone, outside of a transaction: each statement of it commits by itself.
+    ///
+    /// # Errors
+    /// Whatever `f` returns.
+    pub async fn with_connection<T, F>(&self, f: F) -> Result<T, BooksError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
+    {
+        let gone = || BooksError::Network(format!("nothing within {} s", self.wait.as_secs()));
+        let (answer, answered) = oneshot::channel();
+        let piece: Work = Box::new(move |connection| {
+            Box::pin(async move {
+                // the asker may have gone away; then nobody wants the answer
+                drop(answer.send(f(&connection).await));
+            })
+        });
+        self.work.send(piece).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Runs `f` in one transaction that holds the write lock from its start: committed when `f` succeeds, else undone.
+    ///
+    /// # Errors
+    /// Whatever `f` returns, and what BEGIN and COMMIT say.
+    pub async fn transaction<T, F>(&self, f: F) -> Result<T, BooksError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
+    {
+        self.transaction_with(f).await
+    }
+
+    /// As [`Database::transaction`], for work that can fail in ways of its own.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn transaction_with<T, E, F>(&self, f: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<BooksError> + Send + 'static,
+        F: AsyncFnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    {
+        let (fence, busy, local) = (self.fence.clone(), self.busy.clone(), self.local);
+        let done = self.with_connection(async move |connection| {
+            let asked = Instant::now();
+            let begun = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await;
+            let begun = begun.map_err(BooksError::from);
+            let waited = asked.elapsed();
+            if matches!(begun, Err(BooksError::Locked)) || local && waited > NOTED_WAIT {
+                busy.count.fetch_add(1, Ordering::Relaxed);
+                busy.micros.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            }
+            let transaction = begun?;
+            let may_write = match fence {
+                Some(fence) => fence(Connection::clone(&transaction)).await,
+                None => Ok(()),
+            };
+            let result = match may_write {
+                Ok(()) => f(&transaction).await,
+                Err(error) => Err(error.into()),
+            };
+            match &result {
+                Ok(_) => transaction.commit().await?,
+                // the first error is the one that tells why; SQLite may have rolled back already (disk full)
+                Err(_) => {
+                    if let Err(undo) = transaction.rollback().await {
+                        tracing::debug!(%undo, "rollback after an error");
+                    }
+                }
+            }
+            Ok(result)
+        });
+        done.await?
+    }
+}
+
+/// Answers with a row or without one, so it is asked for rows and they are read.
+async fn set_pragma(connection: &Connection, pragma: &str) -> Result<(), libsql::Error> {
+    let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
+    while rows.next().await?.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! What can go wrong with the books, and whether trying again helps.
+
+use std::time::Duration;
+
+use crate::units::quantity::QuantityError;
+
+/// How long a statement waits for another process's write lock.
+pub const BUSY_WAIT: Duration = Duration::from_secs(10);
+
+/// What can go wrong with the books.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BooksError {
+    /// Another process holds the write lock.
+    #[error("the database is locked by another process (waited {} s); try again when it is done", BUSY_WAIT.as_secs())]
+    Locked,
+    /// No space.
+    #[error("the disk that holds the database is full; nothing was booked; free space and run again")]
+    Full,
+    /// No permission to write.
+    #[error(
+        "the database cannot be written (read-only file, folder or user); nothing was booked; check its permissions"
+    )]
+    ReadOnly,
+    /// Migrated by a newer build.
+    #[error("the database has schema version {found}, this meter knows up to {known}; use the newer meter")]
+    Newer {
+        /// In the database.
+        found: i64,
+        /// In this build.
+        known: i64,
+    },
+    /// Not yet migrated.
+    #[error("the database has schema version {found}, this meter needs {known}; run `meter migrate`")]
+    NotMigrated {
+        /// In the database.
+        found: i64,
+        /// In this build.
+        known: i64,
+    },
+    /// Somebody else applied a version of this bill since it was looked at.
+    #[error("another worker changed this bill's books in the meantime; run again")]
+    Raced,
+    /// The run that wanted to write is not the one that may.
+    #[error("this run lost its lease, so nothing was written; the job is another worker's now")]
+    Fenced,
+    /// The books contradict themselves or what was to be booked; nothing was written.
+    #[error("the books would not add up, so nothing was written: {0}")]
+    Integrity(String),
+    /// The database cannot be reached or opened.
+    #[error("the database {0} cannot be opened: {1}")]
+    Open(String, String),
+    /// A remote database does not answer.
+    #[error(
+        "the remote database does not answer ({0}); whether it took the last change shows at the next run, which books nothing twice"
+    )]
+    Network(String),
+    /// Anything else that libSQL says.
+    #[error("the database said: {0}")]
+    Sql(String),
+}
+
+impl BooksError {
+    /// True when the same call may well succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Locked | Self::Raced | Self::Fenced | Self::Full | Self::Open(..) | Self::Network(_))
+    }
+}
+
+/// Primary result codes of SQLite: <https://www.sqlite.org/rescode.html>.
+fn from_code(code: i32, text: &str) -> BooksError {
+    match code & 0xff {
+        // SQLITE_IOERR_SHMSIZE: "may also indicate that the underlying filesystem volume is out of space"
+        10 if code == 4874 => BooksError::Full,
+        5 | 6 => BooksError::Locked,
+        8 => BooksError::ReadOnly,
+        13 => BooksError::Full,
+        14 => BooksError::Open(String::new(), text.to_owned()),
+        11 | 26 => BooksError::Sql(format!("{text}; the file is damaged or no database: restore it from a backup")),
+        _ => BooksError::Sql(text.to_owned()),
+    }
+}
+
+impl From<libsql::Error> for BooksError {
+    fn from(error: libsql::Error) -> Self {
+        match &error {
+            libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
+                from_code(*code, text)
+            }
+            // everything that the HTTP client says, and what the server's SQLite says through it, with its code in the text
+            libsql::Error::Hrana(inner) => match inner.to_string() {
+                text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
+                text if text.contains("SQLITE_FULL") => Self::Full,
+                text if text.contains("SQLITE_READONLY") => Self::ReadOnly,
+                // a batch tells the message without the code
+                text if ["SQLITE_", "SQLite error", "SQL input error", "ARGS_INVALID", "SQL_INPUT_ERROR"]
+                    .iter()
+                    .any(|sign| text.contains(sign)) =>
+                {
+                    Self::Sql(text)
+                }
+                text => Self::Network(text),
+            },
+            libsql::Error::ConnectionFailed(text) => Self::Open(String::new(), text.clone()),
+            other => Self::Sql(other.to_string()),
+        }
+    }
+}
+
+impl From<QuantityError> for BooksError {
+    fn from(error: QuantityError) -> Self {
+        Self::Integrity(error.to_string())
+    }
+}

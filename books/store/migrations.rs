@@ -1,0 +1,185 @@
+//! Numbered schema changes, applied in order, each in a transaction of its own.
+//!
+//! Many processes may start at once: each change is decided under the write lock, so one applies it and the others find it
+//! applied. A database that was migrated by a newer `meter` is refused, and so is one whose applied change is not the text
+//! that this build knows under that number.
+
+use jiff::Timestamp;
+use libsql::params;
+use sha2::{Digest, Sha256};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+
+/// One change of the schema.
+#[derive(Debug)]
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($($version:literal $name:literal),* $(,)?) => {
+        &[$(Migration { version: $version, name: $name, sql: include_str!(concat!("../../migrations/", $name, ".sql")) }),*]
+    };
+}
+
+const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_customers",
+    2 "0002_bills",
+    3 "0003_ledger",
+    4 "0004_usage_days",
+    5 "0005_jobs",
+    6 "0006_probes",
+    7 "0007_bill_parts",
+    8 "0008_plans",
+    9 "0009_periods",
+    10 "0010_budgets",
+    11 "0011_entitlements",
+    12 "0012_notifications",
+    13 "0013_audit_log",
+    14 "0014_meter_events",
+    15 "0015_usage_totals",
+    16 "0016_restored",
+    17 "0017_due_at",
+    18 "0018_acknowledged",
+];
+
+/// The schema version that this build works with.
+pub fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |m| m.version)
+}
+
+fn checksum(sql: &str) -> String {
+    Sha256::digest(sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The statements of a schema change, each with the comment before it. A statement ends with its line; a trigger with a line `END;`.
+///
+/// They are sent one by one because a remote connection parses a text of several statements and writes it anew, and what it makes of
+/// `STRICT, WITHOUT ROWID` is no SQL; a single statement is sent as it is.
+fn statements(sql: &str) -> Vec<&str> {
+    let (mut found, mut start, mut at, mut in_trigger) = (vec![], 0, 0, false);
+    for line in sql.split_inclusive('\n') {
+        at += line.len();
+        let code = line.split("--").next().unwrap_or_default().trim_end();
+        in_trigger |= code.starts_with("CREATE TRIGGER");
+        if code == "END;" || (code.ends_with(';') && !in_trigger) {
+            found.push(sql[start..at].trim());
+            (start, in_trigger) = (at, false);
+        }
+    }
+    found
+}
+
+impl Database {
+    /// Applies what is missing; returns the names of the changes applied now.
+    ///
+    /// # Errors
+    /// [`BooksError::Newer`] for a database of a newer `meter`, [`BooksError::Integrity`] for one whose history differs.
+    pub async fn migrate(&self, now: Timestamp) -> Result<Vec<&'static str>, BooksError> {
+        if self.schema_version().await? == newest() {
+            return Ok(vec![]);
+        }
+        self.transaction(async |c| {
+            c.execute_batch(
+                "CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
+                 checksum TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT",
+            )
+            .await?;
+            Ok(())
+        })
+        .await?;
+        let mut applied = vec![];
+        for migration in MIGRATIONS {
+            let done = self
+                .transaction(async move |c| {
+                    let sql = "SELECT 1 FROM schema_versions WHERE version = ?1";
+                    if first_row(c, sql, params![migration.version]).await?.is_some() {
+                        return Ok(false);
+                    }
+                    for statement in statements(migration.sql) {
+                        c.execute_batch(statement).await?;
+                    }
+                    c.execute(
+                        "INSERT INTO schema_versions (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4)",
+                        params![migration.version, migration.name, checksum(migration.sql), now.to_string()],
+                    )
+                    .await?;
+                    Ok(true)
+                })
+                .await?;
+            if done {
+                applied.push(migration.name);
+            }
+        }
+        Ok(applied)
+    }
+
+    /// The newest change that this database has; 0 for an empty one. Checks that its history is ours.
+    ///
+    /// # Errors
+    /// As [`Database::migrate`].
+    pub async fn schema_version(&self) -> Result<i64, BooksError> {
+        let rows = self
+            .with_connection(async |c| {
+                let table = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_versions'";
+                if first_row(c, table, ()).await?.is_none() {
+                    return Ok(vec![]);
+                }
+                let mut rows =
+                    c.query("SELECT version, name, checksum FROM schema_versions ORDER BY version", ()).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    found.push((row.get::<i64>(0)?, row.get::<String>(1)?, row.get::<String>(2)?));
+                }
+                Ok(found)
+            })
+            .await?;
+        for (i, (version, name, sum)) in rows.iter().enumerate() {
+            if *version > newest() {
+                return Err(BooksError::Newer { found: *version, known: newest() });
+            }
+            let ours = MIGRATIONS.get(i).filter(|m| m.version == *version && checksum(m.sql) == *sum);
+            if ours.is_none() {
+                return Err(BooksError::Integrity(format!(
+                    "schema change {version} `{name}` in the database is not the one that this meter knows; \
+                     the database belongs to another build"
+                )));
+            }
+        }
+        Ok(rows.last().map_or(0, |r| r.0))
+    }
+
+    /// Refuses a database that is not at the newest schema version.
+    ///
+    /// # Errors
+    /// [`BooksError::NotMigrated`], and as [`Database::migrate`].
+    pub async fn require_migrated(&self) -> Result<(), BooksError> {
+        let found = self.schema_version().await?;
+        if found < newest() { Err(BooksError::NotMigrated { found, known: newest() }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_changes_fall_into_whole_statements() {
+        for migration in MIGRATIONS {
+            let found = statements(migration.sql);
+            let last = found.last().and_then(|last| last.lines().last());
+            assert_eq!(last, migration.sql.trim_end().lines().last(), "{}: nothing is left over", migration.name);
+            for statement in &found {
+                let code: Vec<&str> = statement.lines().filter(|l| !l.starts_with("--") && !l.is_empty()).collect();
+                let starts = |line: &str| ["CREATE ", "ALTER ", "INSERT "].iter().any(|word| line.starts_with(word));
+                assert!(starts(code[0]), "{}: {statement}", migration.name);
+                let others = code[1..].iter().filter(|line| starts(line));
+                assert_eq!(others.count(), 0, "{}: {statement}", migration.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Small helpers for statements: parameters as JSON, many rows at once, the first row, sums.
+
+use libsql::params::IntoParams;
+use libsql::{Connection, Row, Value};
+
+use super::error::BooksError;
+use crate::units::quantity::Quantity;
+
+/// The database's own clock, in seconds since 1970.
+pub async fn clock(c: &Connection) -> Result<i64, BooksError> {
+    Ok(first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))?)
+}
+
+/// Many values as one parameter, for `json_each`.
+pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksError> {
+    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+}
+
+/// Rows that go into one statement of [`insert_rows`].
+const ROWS: usize = 100;
+
+/// Inserts rows, many in a statement that is parsed once, each value a parameter: `head` up to VALUES, `tail` after it.
+pub async fn insert_rows<T, const N: usize>(
+    c: &Connection,
+    head: &str,
+    tail: &str,
+    rows: &[T],
+    mut values: impl FnMut(&T) -> [Value; N],
+) -> Result<(), BooksError> {
+    let places = format!("({})", ["?"; N].join(","));
+    let sql = |rows: usize| format!("{head} VALUES {} {tail}", vec![places.as_str(); rows].join(","));
+    let whole = rows.chunks_exact(ROWS);
+    let rest = whole.remainder();
+    if rows.len() >= ROWS {
+        let statement = c.prepare(&sql(ROWS)).await?;
+        for some in whole {
+            statement.execute(some.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
+            statement.reset();
+        }
+    }
+    if !rest.is_empty() {
+        c.execute(&sql(rest.len()), rest.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
+    }
+    Ok(())
+}
+
+/// The first row of a query, if there is one.
+///
+/// # Errors
+/// What the database says.
+pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Result<Option<Row>, BooksError> {
+    Ok(c.query(sql, params).await?.next().await?)
+}
+
+/// Reads "units rest".
+pub fn sum_of(text: &str) -> Result<Quantity, BooksError> {
+    let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
+    let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;
+    Ok(Quantity::from_parts(units, rest))
+}

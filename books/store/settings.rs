@@ -1,0 +1,26 @@
+//! The table `settings`: what is remembered between runs, by name.
+
+use libsql::{Connection, params};
+
+use super::database::Database;
+use super::error::BooksError;
+use super::rows::first_row;
+
+pub async fn get(c: &Connection, name: &str) -> Result<Option<String>, BooksError> {
+    let row = first_row(c, "SELECT value FROM settings WHERE name = ?1", params![name]).await?;
+    Ok(row.map(|row| row.get(0)).transpose()?)
+}
+
+pub async fn put(c: &Connection, name: &str, value: &str) -> Result<(), BooksError> {
+    let sql =
+        "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    c.execute(sql, params![name, value]).await?;
+    Ok(())
+}
+
+impl Database {
+    /// The setting `name`, if it was ever set.
+    pub async fn setting(&self, name: &'static str) -> Result<Option<String>, BooksError> {
+        self.with_connection(async move |c| get(c, name).await).await
+    }
+}

@@ -1,0 +1,414 @@
+//! Meter events: events for Stripe, made before they are sent, and what became of each (migration 0014 tells the states).
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, Value, params};
+use serde::Serialize;
+
+use super::invoice::RESEND;
+use crate::audit::log::{AuditEntry, record};
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::{first_row, insert_rows, json};
+use crate::units::calendar::instant;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventState {
+    /// Not sent, or not taken for sure.
+    Pending,
+    /// An attempt is under way, or its process died.
+    Sending,
+    /// Stripe took it.
+    Accepted,
+    /// Stripe may have taken it.
+    Unconfirmed,
+    /// Stripe said no.
+    Refused,
+    /// Proven not to be in Stripe; its value is planned anew.
+    NotReceived,
+    /// A person said that it is never to be sent.
+    Discarded,
+}
+
+impl EventState {
+    /// All of them.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::Pending, "pending"),
+        (Self::Sending, "sending"),
+        (Self::Accepted, "accepted"),
+        (Self::Unconfirmed, "unconfirmed"),
+        (Self::Refused, "refused"),
+        (Self::NotReceived, "not_received"),
+        (Self::Discarded, "discarded"),
+    ];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(state, _)| *state == self).map_or("pending", |(_, name)| name)
+    }
+
+    /// Reads what [`EventState::name`] writes.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
+    }
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MeterEvent {
+    /// Its number.
+    pub seq: i64,
+    /// Its name at Stripe.
+    pub identifier: String,
+    /// Whose usage.
+    pub customer: String,
+    /// Of what.
+    pub meter: String,
+    /// Start of the period whose usage it is.
+    pub period_start: Timestamp,
+    /// Start of the period on whose invoice it goes.
+    pub billed_start: Timestamp,
+    /// First instant after it.
+    pub billed_end: Timestamp,
+    /// Stripe's customer id.
+    pub stripe_customer: String,
+    /// Stripe's name of the meter.
+    pub event_name: String,
+    /// In Stripe's unit.
+    pub value: i64,
+    /// Time of the event.
+    pub timestamp: Timestamp,
+    /// Not sent from here on.
+    pub send_before: Timestamp,
+    /// Where it stands.
+    pub state: EventState,
+    /// An attempt may have been applied.
+    pub maybe_applied: bool,
+    /// Attempts so far.
+    pub attempts: i64,
+    /// Which Idempotency-Key is used.
+    pub key_no: i64,
+    /// The first attempt.
+    pub first_attempt_at: Option<Timestamp>,
+    /// The last one.
+    pub last_attempt_at: Option<Timestamp>,
+    /// The next one.
+    pub next_at: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it came to its end.
+    pub settled_at: Option<Timestamp>,
+    /// Stripe's name of the last request.
+    pub request_id: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// The books of before a restoration sent it; taken over from Stripe's total.
+    pub imported: bool,
+}
+
+const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
+    i.value, i.timestamp, i.send_before, i.state, i.maybe_applied, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
+    i.created_at, i.settled_at, i.request_id, i.error, i.imported";
+
+fn event(row: &Row) -> Result<MeterEvent, BooksError> {
+    let at = |i: i32| -> Result<Option<Timestamp>, BooksError> { Ok(row.get::<Option<i64>>(i)?.map(instant)) };
+    let state: String = row.get(12)?;
+    Ok(MeterEvent {
+        seq: row.get(0)?,
+        identifier: row.get(1)?,
+        customer: row.get(2)?,
+        meter: row.get(3)?,
+        period_start: instant(row.get(4)?),
+        billed_start: instant(row.get(5)?),
+        billed_end: instant(row.get(6)?),
+        stripe_customer: row.get(7)?,
+        event_name: row.get(8)?,
+        value: row.get(9)?,
+        timestamp: instant(row.get(10)?),
+        send_before: instant(row.get(11)?),
+        state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
+        maybe_applied: row.get::<i64>(13)? == 1,
+        attempts: row.get(14)?,
+        key_no: row.get(15)?,
+        first_attempt_at: at(16)?,
+        last_attempt_at: at(17)?,
+        next_at: at(18)?,
+        created_at: instant(row.get(19)?),
+        settled_at: at(20)?,
+        request_id: row.get(21)?,
+        error: row.get(22)?,
+        imported: row.get::<i64>(23)? == 1,
+    })
+}
+
+async fn all(
+    c: &Connection,
+    sql: &str,
+    params: impl libsql::params::IntoParams,
+) -> Result<Vec<MeterEvent>, BooksError> {
+    let mut rows = c.query(sql, params).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(event(&row)?);
+    }
+    Ok(found)
+}
+
+/// An event to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewMeterEvent {
+    pub customer: String,
+    pub meter: String,
+    pub period_start: i64,
+    pub billed: (i64, i64),
+    pub stripe_customer: String,
+    pub event_name: String,
+    pub value: i64,
+    pub timestamp: i64,
+    pub send_before: i64,
+}
+
+/// Makes events, numbered on from the newest; `prefix` begins their identifiers.
+pub async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i64) -> Result<(), BooksError> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let mut seq = last_seq(c).await?;
+    let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
+                event_name, value, timestamp, send_before, next_at, created_at)";
+    let values = |i: &NewMeterEvent| {
+        seq += 1;
+        [
+            Value::Integer(seq),
+            Value::Text(format!("{prefix}-{seq}")),
+            Value::Text(i.customer.clone()),
+            Value::Text(i.meter.clone()),
+            Value::Integer(i.period_start),
+            Value::Integer(i.billed.0),
+            Value::Integer(i.billed.1),
+            Value::Text(i.stripe_customer.clone()),
+            Value::Text(i.event_name.clone()),
+            Value::Integer(i.value),
+            Value::Integer(i.timestamp),
+            Value::Integer(i.send_before),
+            Value::Integer(now),
+            Value::Integer(now),
+        ]
+    };
+    insert_rows(c, head, "", new, values).await
+}
+
+/// The number of the newest event.
+pub async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
+    let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'meter_events'";
+    Ok(first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptOutcome {
+    /// The event.
+    pub seq: i64,
+    /// Which attempt it was.
+    pub attempts: i64,
+    /// Where it stands now.
+    pub state: EventState,
+    /// An attempt may have been applied.
+    pub maybe_applied: bool,
+    /// When Stripe took it, as far as is known.
+    pub taken_at: Option<i64>,
+    /// Which Idempotency-Key the next attempt uses.
+    pub key_no: i64,
+    /// When the next attempt is due, if there is to be one.
+    pub next_at: Option<i64>,
+    /// Stripe's name of the request.
+    pub request_id: Option<String>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// What was put right before anything is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredEvents {
+    /// Attempts whose process died: unconfirmed.
+    pub interrupted: u64,
+    /// Not sent in time for their invoice: not received.
+    pub expired: u64,
+    /// Unconfirmed, and not to be sent any more: Stripe's totals decide.
+    pub undecided: u64,
+}
+
+/// The oldest open event of each customer and meter that is due: nothing of the same customer and meter is under way.
+const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
+    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
+      AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
+                      WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
+    ORDER BY i.next_at, i.seq LIMIT ?2";
+
+impl Database {
+    /// Takes at most `limit` events that are due, one of each customer and meter: they are `sending` from now on.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn claim_events(&self, limit: u32, now: Timestamp) -> Result<Vec<MeterEvent>, BooksError> {
+        let now = now.as_second();
+        self.transaction(async move |c| {
+            let mut rows = c.query(CLAIM, params![now, limit, now - RESEND]).await?;
+            let mut seqs: Vec<i64> = vec![];
+            while let Some(row) = rows.next().await? {
+                seqs.push(row.get(0)?);
+            }
+            if seqs.is_empty() {
+                return Ok(vec![]);
+            }
+            let seqs = json(&seqs)?;
+            c.execute(
+                "UPDATE meter_events SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?2, \
+                 first_attempt_at = coalesce(first_attempt_at, ?2) WHERE seq IN (SELECT value FROM json_each(?1))",
+                params![seqs.clone(), now],
+            )
+            .await?;
+            let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN meter_events i ON i.seq = j.value");
+            all(c, &sql, params![seqs]).await
+        })
+        .await
+    }
+
+    /// Writes down what became of attempts. One that is not under way any more (another run took it for dead,
+    /// and may have begun the next attempt) stays as it is.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn settle_events(&self, settled: Vec<AttemptOutcome>, now: Timestamp) -> Result<(), BooksError> {
+        let now = now.as_second();
+        self.transaction(async move |c| {
+            let row = |s: &AttemptOutcome| {
+                let at = matches!(s.state, EventState::Accepted | EventState::Refused).then_some(now);
+                let doubt = i64::from(s.maybe_applied);
+                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at, s.attempts)
+            };
+            let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
+            c.execute(
+                "UPDATE meter_events SET state = j.value ->> 1, maybe_applied = max(maybe_applied, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
+                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8, \
+                 first_attempt_at = iif(j.value ->> 1 = 'pending', NULL, first_attempt_at) \
+                 FROM json_each(?1) j WHERE meter_events.seq = j.value ->> 0 AND meter_events.state = 'sending' \
+                   AND meter_events.attempts = j.value ->> 9",
+                params![rows],
+            )
+            .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Puts right what the last runs left: attempts from before `stale` whose process died are unconfirmed; what was not sent in time for its
+    /// invoice, and is in no doubt, is not received; what is unconfirmed and may not be sent again waits for Stripe's totals.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<RecoveredEvents, BooksError> {
+        let now = now.as_second();
+        let anything = self
+            .with_connection(async move |c| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM meter_events WHERE state = 'sending' AND last_attempt_at < ?1) \
+                           OR EXISTS (SELECT 1 FROM meter_events WHERE next_at IS NOT NULL AND send_before <= ?2) \
+                           OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'unconfirmed' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
+                let row = first_row(c, sql, params![stale, now, now - RESEND]).await?;
+                Ok(row.map_or(Ok(0), |row| row.get::<i64>(0))? == 1)
+            })
+            .await?;
+        if !anything {
+            return Ok(RecoveredEvents::default());
+        }
+        self.transaction(async move |c| {
+            let sql = "UPDATE meter_events SET state = 'unconfirmed', maybe_applied = 1, next_at = ?2, error = 'the process ended while it was sent' \
+                       WHERE state = 'sending' AND last_attempt_at < ?1";
+            let interrupted = c.execute(sql, params![stale, now]).await?;
+            let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?1, error = 'not sent in time for its invoice' \
+                       WHERE next_at IS NOT NULL AND send_before <= ?1 AND state = 'pending' AND maybe_applied = 0";
+            let expired = c.execute(sql, params![now]).await?;
+            let sql = "UPDATE meter_events SET next_at = NULL WHERE state = 'unconfirmed' AND next_at IS NOT NULL \
+                       AND (send_before <= ?1 OR first_attempt_at <= ?2)";
+            let undecided = c.execute(sql, params![now, now - RESEND]).await?;
+            Ok(RecoveredEvents { interrupted, expired, undecided })
+        })
+        .await
+    }
+
+    /// Meter events, the newest first.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn meter_events(
+        &self,
+        state: Option<EventState>,
+        customer: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<MeterEvent>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM meter_events i WHERE (?1 IS NULL OR i.state = ?1) AND (?2 IS NULL OR i.customer = ?2) \
+                 ORDER BY i.seq DESC LIMIT ?3"
+            );
+            all(c, &sql, params![state.map(EventState::name), customer, limit]).await
+        })
+        .await
+    }
+
+    /// The event of this number or identifier.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn meter_event(&self, id: &str) -> Result<Option<MeterEvent>, BooksError> {
+        let id = id.to_owned();
+        self.with_connection(async move |c| find(c, &id).await).await
+    }
+
+    /// Carries out what a person decided about an event, and notes it. Returns the event as it was; none when there is no such event or it
+    /// is in a state from which this cannot be.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn decide_event(
+        &self,
+        id: &str,
+        what: ManualAction,
+        entry: AuditEntry,
+        now: Timestamp,
+    ) -> Result<Option<MeterEvent>, BooksError> {
+        let (id, now) = (id.to_owned(), now.as_second());
+        self.transaction(async move |c| {
+            let Some(found) = find(c, &id).await? else { return Ok(None) };
+            let to = match (what, found.state) {
+                (ManualAction::Retry, EventState::Refused) => EventState::NotReceived,
+                (ManualAction::Discard, EventState::Pending | EventState::Unconfirmed | EventState::Refused) => {
+                    EventState::Discarded
+                }
+                _ => return Ok(None),
+            };
+            let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3 WHERE seq = ?1";
+            c.execute(sql, params![found.seq, to.name(), now]).await?;
+            record(c, &entry, now).await?;
+            Ok(Some(found))
+        })
+        .await
+    }
+}
+
+/// What a person can decide about an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManualAction {
+    /// It was refused, and the cause is mended: its value is planned anew.
+    Retry,
+    /// It is never to be sent.
+    Discard,
+}
+
+/// By number, or by identifier, which ends with the number.
+pub async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksError> {
+    let Some(seq) = id.rsplit('-').next().and_then(|n| n.parse::<i64>().ok()) else { return Ok(None) };
+    let sql = format!("SELECT {COLUMNS} FROM meter_events i WHERE i.seq = ?1");
+    let found = all(c, &sql, params![seq]).await?.pop();
+    Ok(found.filter(|i| !id.contains('-') || i.identifier == id))
+}

@@ -1,0 +1,270 @@
+//! Money: prices, what usage costs, and amounts in a currency's minor unit.
+//!
+//! A [`Cost`] is exact: a quantity has ten decimals and a price at most twelve, so their product is a whole count of 10⁻²² units of
+//! the currency. Only [`Cost::to_minor`] rounds, half-even, and only at the end.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::units::quantity::{DECIMALS, Quantity, divide_half_even};
+
+/// Decimals that a [`Price`] may have: as many as Stripe's `unit_amount_decimal` takes, which counts cents
+/// (<https://docs.stripe.com/api/prices/create#create_price-unit_amount_decimal>).
+pub const PRICE_DECIMALS: u32 = 12;
+/// Largest price of one unit.
+const PRICE_LIMIT: i64 = 1_000_000;
+/// Largest amount of a budget, in minor units; see migration 0010.
+pub const BUDGET_LIMIT: i64 = 100_000_000_000;
+/// Decimals of a [`Cost`].
+const COST_DECIMALS: u32 = DECIMALS + PRICE_DECIMALS;
+
+/// Why something is no money.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoneyError {
+    /// Not in ISO 4217, or without a minor unit, as gold.
+    #[error("`{0}` is no currency of ISO 4217; write three capital letters, e.g. USD")]
+    Currency(String),
+    /// Not a price.
+    #[error("`{0}` is no price: a decimal from 0 to 1,000,000 with at most {PRICE_DECIMALS} decimals")]
+    Price(String),
+    /// Not an amount.
+    #[error("`{0}` is no amount in {1}: a decimal of at least 0 with at most {2} decimals")]
+    Amount(String, Currency, u16),
+    /// Too much.
+    #[error("`{0}` {1} is more than a budget may be ({2} {1})")]
+    TooMuch(String, Currency, String),
+}
+
+/// A currency of ISO 4217 that has minor units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Currency(iso_currency::Currency);
+
+impl Currency {
+    /// Decimals of its minor unit: 2 for USD, 0 for JPY.
+    pub fn decimals(self) -> u16 {
+        self.0.exponent().unwrap_or(0)
+    }
+
+    /// An amount of minor units, written in the currency: `12.50`.
+    pub fn written(self, minor: i64) -> String {
+        Decimal::from_i128_with_scale(i128::from(minor), u32::from(self.decimals())).to_string()
+    }
+
+    /// Reads an amount: `12.5` is 1250 minor units of USD.
+    ///
+    /// # Errors
+    /// When it is negative, has too many decimals, or is more than a budget may be.
+    pub fn read(self, text: &str) -> Result<i64, MoneyError> {
+        let bad = || MoneyError::Amount(text.to_owned(), self, self.decimals());
+        let amount = Decimal::from_str_exact(text.trim()).map_err(|_| bad())?;
+        let minor = amount.checked_mul(Decimal::from(10_i64.pow(u32::from(self.decimals())))).ok_or_else(bad)?;
+        if minor.is_sign_negative() && !minor.is_zero() || !minor.fract().is_zero() {
+            return Err(bad());
+        }
+        let limit = || MoneyError::TooMuch(text.to_owned(), self, self.written(BUDGET_LIMIT));
+        i64::try_from(minor.trunc().mantissa()).ok().filter(|minor| *minor <= BUDGET_LIMIT).ok_or_else(limit)
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.code())
+    }
+}
+
+impl FromStr for Currency {
+    type Err = MoneyError;
+    fn from_str(text: &str) -> Result<Self, MoneyError> {
+        let found = iso_currency::Currency::from_code(text).filter(|c| c.exponent().is_some());
+        found.map(Self).ok_or_else(|| MoneyError::Currency(text.to_owned()))
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What one unit costs: an exact decimal in the currency's major unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Price(Decimal);
+
+impl Price {
+    /// In 10⁻¹² of the major unit.
+    fn scaled(self) -> i128 {
+        self.0.mantissa() * 10_i128.pow(PRICE_DECIMALS - self.0.scale())
+    }
+
+    /// The smallest quantity that costs at least `cost`; none when nothing ever does.
+    pub fn quantity_for(self, cost: Cost) -> Option<Quantity> {
+        if cost.0 <= 0 {
+            return Some(Quantity::ZERO);
+        }
+        let price = self.scaled();
+        (price > 0).then(|| Quantity::from_scaled((cost.0 - 1) / price + 1))
+    }
+}
+
+impl fmt::Display for Price {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.normalize().fmt(f)
+    }
+}
+
+impl FromStr for Price {
+    type Err = MoneyError;
+    fn from_str(text: &str) -> Result<Self, MoneyError> {
+        let bad = || MoneyError::Price(text.to_owned());
+        let price = Decimal::from_str_exact(text.trim()).map_err(|_| bad())?.normalize();
+        let fits = price >= Decimal::ZERO && price <= Decimal::from(PRICE_LIMIT) && price.scale() <= PRICE_DECIMALS;
+        if fits { Ok(Self(price)) } else { Err(bad()) }
+    }
+}
+
+impl Serialize for Price {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Price {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// An exact amount of money, counted in 10⁻²² major units. What has no place in 128 bits (no bill comes near) stays at the largest
+/// value, so that an absurd quantity can never look cheap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cost(i128);
+
+impl Cost {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// What `quantity` costs at `price`.
+    pub fn of(quantity: Quantity, price: Price) -> Self {
+        Self(quantity.scaled().saturating_mul(price.scaled()))
+    }
+
+    /// An amount of minor units.
+    pub fn of_minor(minor: i64, currency: Currency) -> Self {
+        Self(i128::from(minor) * minor_unit(currency))
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// What is left of it after `other`; nothing when that is more.
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0).max(0))
+    }
+
+    /// In minor units, rounded half-even; at most what an `i64` holds.
+    pub fn to_minor(self, currency: Currency) -> i64 {
+        let (minor, _) = divide_half_even(self.0, minor_unit(currency));
+        i64::try_from(minor).unwrap_or(i64::MAX)
+    }
+}
+
+/// One minor unit, as [`Cost`] counts.
+fn minor_unit(currency: Currency) -> i128 {
+    10_i128.pow(COST_DECIMALS.saturating_sub(u32::from(currency.decimals())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn currency(code: &str) -> Currency {
+        code.parse().unwrap()
+    }
+
+    #[test]
+    fn amounts_are_read_in_the_currencys_own_minor_unit() {
+        for (code, text, minor) in
+            [("USD", "12.5", 1250), ("USD", "0", 0), ("USD", "-0", 0), ("JPY", "500", 500), ("KWD", "1.234", 1234)]
+        {
+            assert_eq!(currency(code).read(text), Ok(minor), "{code} {text}");
+        }
+        for (code, text) in [
+            ("USD", "-1"),
+            ("USD", "0.001"),
+            ("JPY", "1.5"),
+            ("USD", "ten"),
+            ("USD", ""),
+            ("USD", "1e3"),
+            ("USD", "1000000000.01"),
+            ("USD", "79228162514264337593543950335"),
+        ] {
+            assert!(currency(code).read(text).is_err(), "{code} {text}");
+        }
+        assert_eq!(currency("USD").written(1250), "12.50");
+        assert_eq!(currency("JPY").written(7), "7");
+    }
+
+    #[test]
+    fn what_is_no_currency_or_price_is_refused() {
+        for code in ["usd", "US", "XXX", "XAU", "", "USDT"] {
+            assert!(code.parse::<Currency>().is_err(), "{code}");
+        }
+        for price in ["-0.1", "1000001", "0.0000000000001", "", "a", "1e-3"] {
+            assert!(price.parse::<Price>().is_err(), "{price}");
+        }
+        assert_eq!("0.004500".parse::<Price>().unwrap().to_string(), "0.0045");
+    }
+
+    #[test]
+    fn cost_is_rounded_half_even_once() {
+        let cost = |quantity: &str, price: &str| Cost::of(quantity.parse().unwrap(), price.parse().unwrap());
+        let usd = currency("USD");
+        assert_eq!(cost("1", "0.005").to_minor(usd), 0);
+        assert_eq!(cost("3", "0.005").to_minor(usd), 2);
+        assert_eq!(cost("1.0000000001", "0.005").to_minor(usd), 1);
+        // three halves of a cent: rounded one by one they would vanish
+        let all = cost("1", "0.005").plus(cost("1", "0.005")).plus(cost("1", "0.005"));
+        assert_eq!(all.to_minor(usd), 2);
+        assert_eq!(
+            cost("900000000", "1000000").plus(cost("900000000", "1000000")).to_minor(usd),
+            180_000_000_000_000_000
+        );
+        let absurd = Cost::of(Quantity::from_scaled(i128::MAX), "1".parse().unwrap());
+        assert!(absurd.plus(absurd).to_minor(usd) > 1_000_000_000_000_000_000, "it never looks cheap");
+    }
+
+    proptest! {
+        /// The quantity for a cost is the first that reaches it, to the last decimal.
+        #[test]
+        fn the_quantity_for_a_cost_is_the_first_that_reaches_it(minor in 1..=BUDGET_LIMIT, price in 1..10_000_000_000_i64) {
+            let price = Price(Decimal::new(price, 9));
+            let cost = Cost::of_minor(minor, currency("USD"));
+            let quantity = price.quantity_for(cost).unwrap();
+            prop_assert!(Cost::of(quantity, price) >= cost);
+            prop_assert!(Cost::of(quantity - Quantity::from_scaled(1), price) < cost);
+        }
+
+        /// Rounding moves a cost by half a minor unit at most.
+        #[test]
+        fn rounding_moves_half_a_minor_unit_at_most(scaled in 0..i64::MAX, price in 0..1_000_000_000_i64) {
+            let usd = currency("USD");
+            let exact = Cost::of(Quantity::from_scaled(i128::from(scaled)), Price(Decimal::new(price, 9)));
+            let rounded = Cost::of_minor(exact.to_minor(usd), usd);
+            prop_assert!((rounded.0 - exact.0).abs() * 2 <= minor_unit(usd));
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! Bills and their versions: one payer's month, delivered whole again and again.
+
+use jiff::Timestamp;
+use libsql::{Connection, Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+use crate::units::calendar::{Day, Month};
+use crate::units::quantity::Quantity;
+
+/// Which bill: one payer account's month. Every export of that payer tells of the same usage, so books are kept by payer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BillId {
+    /// Label of the payer account, from the configuration.
+    pub payer: String,
+    /// The month.
+    pub month: Month,
+}
+
+/// What identifies one reading of one delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VersionKey {
+    /// `assemblyId` or `executionId`.
+    pub version: String,
+    /// SHA-256 of the manifest's bytes.
+    pub manifest_digest: String,
+    /// Digest of the rules that it was read by ([`crate::usage::meter::Rules::digest`]).
+    pub rules_digest: String,
+}
+
+/// A version as it goes into the books.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The bill.
+    pub bill: BillId,
+    /// What identifies it.
+    pub key: VersionKey,
+    /// Name of the export it came through.
+    pub export: String,
+    /// `legacy` or `cur2`.
+    pub format: &'static str,
+    /// Where the manifest lies.
+    pub manifest_key: String,
+    /// Payer account number in the manifest; empty when it names none.
+    pub account: String,
+    /// Instant that orders the versions of a bill.
+    pub delivered_at: Timestamp,
+    /// Rows in all files.
+    pub rows: u64,
+    /// Rows that a meter counted.
+    pub matched_rows: u64,
+    /// Amounts that had more than ten decimals.
+    pub rounded_amounts: u64,
+    /// Newest day with counted usage.
+    pub newest_day: Option<Day>,
+    /// What a person accepted to let it through; empty as a rule.
+    pub accepted: String,
+}
+
+/// A file of a version, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillFile {
+    /// Key in the bucket or path in the folder.
+    pub key: String,
+    /// Bytes.
+    pub size: u64,
+    /// ETag, or what stands for one in a folder.
+    pub etag: String,
+    /// Rows.
+    pub rows: u64,
+    /// Row groups; 0 for CSV.
+    pub row_groups: u64,
+    /// Rows that a meter counted.
+    pub matched_rows: u64,
+}
+
+/// One kind of line of a watched product.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BillLine {
+    /// `line_item_product_code`.
+    pub product: String,
+    /// `line_item_usage_type`.
+    pub usage_type: String,
+    /// `pricing_unit`; empty on free-tier and tax lines.
+    pub unit: String,
+    /// `line_item_line_item_type`.
+    pub line_type: String,
+    /// `counted`, `excluded`, `ignored`, `unrecognised` or `not_usage`.
+    pub claim: &'static str,
+    /// The meter that claims it; empty for none.
+    pub meter: String,
+    /// Lines.
+    pub lines: u64,
+    /// Lines that carry the customer tag.
+    pub tagged_lines: u64,
+    /// Sum of the amounts, in the unit of the bill.
+    pub amount: Quantity,
+}
+
+/// A meter's totals in one version; the first four amounts are in the unit of the bill.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MeterTotals {
+    /// Name of the meter.
+    pub meter: String,
+    /// Its unit.
+    pub unit: String,
+    /// Lines of the meter, counted or not.
+    pub lines: u64,
+    /// Sum over all its lines.
+    pub total: Quantity,
+    /// Counted, with a customer tag.
+    pub attributed: Quantity,
+    /// Counted, without one.
+    pub unattributed: Quantity,
+    /// Lines of the meter that carry no usage.
+    pub excluded: Quantity,
+    /// What the ledger is to hold for the bill, in the meter's unit.
+    pub booked: Quantity,
+}
+
+impl MeterTotals {
+    /// True when nothing that matched the meter was lost.
+    pub fn is_conserved(&self) -> bool {
+        self.attributed + self.unattributed + self.excluded == self.total
+    }
+}
+
+/// The version that the books of a bill rest on.
+#[derive(Clone, Debug)]
+pub struct CurrentVersion {
+    /// Row id.
+    pub id: i64,
+    /// What identifies it.
+    pub key: VersionKey,
+    /// When it was delivered.
+    pub delivered_at: Timestamp,
+    /// Account that it named.
+    pub account: String,
+}
+
+/// A stored version, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct VersionRow {
+    /// Row id.
+    pub id: i64,
+    /// The bill's payer.
+    pub payer: String,
+    /// The bill's month.
+    pub month: Month,
+    /// Export it came through.
+    pub export: String,
+    /// `assemblyId` or `executionId`.
+    pub version: String,
+    /// When it was delivered.
+    pub delivered_at: Timestamp,
+    /// `applied`, `on_hold` or `released`.
+    pub state: String,
+    /// Whether the books rest on it now.
+    pub current: bool,
+    /// Why it is on hold.
+    pub hold_reason: String,
+    /// What a person accepted.
+    pub accepted: String,
+    /// Rows in all files.
+    pub rows: i64,
+    /// Rows that a meter counted.
+    pub matched_rows: i64,
+    /// Amounts that were rounded.
+    pub rounded_amounts: i64,
+    /// Newest day with counted usage.
+    pub newest_day: Option<String>,
+    /// Usage lines of watched products that no meter claims.
+    pub unrecognised_lines: i64,
+    /// Ledger entries that it caused.
+    pub entries: i64,
+    /// When it was applied or put on hold.
+    pub decided_at: String,
+}
+
+/// An instant as the books store it: UTC, always the same width, so that text order is time order.
+pub fn stored_instant(instant: Timestamp) -> String {
+    instant.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
+}
+
+fn number(n: u64) -> Result<i64, BooksError> {
+    i64::try_from(n).map_err(|_| BooksError::Integrity(format!("{n} rows cannot be stored")))
+}
+
+fn parse<T: std::str::FromStr>(row: &Row, column: i32) -> Result<T, BooksError> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|_| BooksError::Integrity(format!("`{text}` in the database is not what its column holds")))
+}
+
+/// The newest applied version of a bill.
+///
+/// # Errors
+/// What the database says.
+pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVersion>, BooksError> {
+    let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account FROM bill_versions \
+               WHERE payer = ?1 AND month = ?2 AND state = 'applied' ORDER BY id DESC LIMIT 1";
+    let Some(row) = first_row(c, sql, params![bill.payer.clone(), bill.month.to_string()]).await? else {
+        return Ok(None);
+    };
+    let key = VersionKey { version: row.get(1)?, manifest_digest: row.get(2)?, rules_digest: row.get(3)? };
+    Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
+}
+
+/// What must be known of the books before a version is looked at.
+#[derive(Clone, Debug, Default)]
+pub struct BookedVersions {
+    /// The version that the books rest on.
+    pub current: Option<CurrentVersion>,
+    /// Ids of all versions ever applied for the bill.
+    pub applied: Vec<String>,
+    /// Another payer label under which the same account is booked for that month.
+    pub account_booked_as: Option<String>,
+    /// Whether a version of the bill is on hold.
+    pub holds: bool,
+}
+
+impl Database {
+    /// Looks up where the books of a bill stand, seen from a version of `account`.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn booked_versions(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
+        let (bill, account) = (bill.clone(), account.to_owned());
+        self.with_connection(async move |c| {
+            let (payer, month) = (bill.payer.clone(), bill.month.to_string());
+            let mut booked_versions = BookedVersions { current: current(c, &bill).await?, ..BookedVersions::default() };
+            let sql =
+                "SELECT DISTINCT version FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'applied'";
+            let mut rows = c.query(sql, params![payer.clone(), month.clone()]).await?;
+            while let Some(row) = rows.next().await? {
+                booked_versions.applied.push(row.get(0)?);
+            }
+            let sql = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' LIMIT 1";
+            booked_versions.holds = first_row(c, sql, params![payer, month]).await?.is_some();
+            booked_versions.account_booked_as = booked_as(c, &bill, &account).await?;
+            Ok(booked_versions)
+        })
+        .await
+    }
+
+    /// Records that a version, compared with version `against`, waits for a person. Recording it again changes nothing.
+    ///
+    /// # Errors
+    /// [`BooksError::Raced`] when the books rest on another version by now, and
+    /// What the database says.
+    pub async fn hold(
+        &self,
+        version: Version,
+        against: Option<i64>,
+        because: String,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        self.transaction(async move |c| {
+            if current(c, &version.bill).await?.map(|v| v.id) != against {
+                return Err(BooksError::Raced);
+            }
+            insert_version(c, &version, "on_hold", &because, None, now).await.map(drop)
+        })
+        .await
+    }
+
+    /// Releases the versions of a bill on hold: the books rest on what AWS says now.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn release(&self, bill: &BillId) -> Result<(), BooksError> {
+        let bill = bill.clone();
+        self.transaction(async move |c| release_on_hold(c, &bill).await).await
+    }
+
+    /// All versions, newest bill first; of one month when one is given.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn versions(&self, month: Option<Month>) -> Result<Vec<VersionRow>, BooksError> {
+        self.with_connection(async move |c| {
+            let mut rows = c.query(include_str!("versions.sql"), params![month.map(|m| m.to_string())]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(VersionRow {
+                    id: row.get(0)?,
+                    payer: row.get(1)?,
+                    month: parse(&row, 2)?,
+                    export: row.get(3)?,
+                    version: row.get(4)?,
+                    delivered_at: parse(&row, 5)?,
+                    state: row.get(6)?,
+                    current: row.get::<i64>(7)? == 1,
+                    hold_reason: row.get(8)?,
+                    accepted: row.get(9)?,
+                    rows: row.get(10)?,
+                    matched_rows: row.get(11)?,
+                    rounded_amounts: row.get(12)?,
+                    newest_day: row.get(13)?,
+                    unrecognised_lines: row.get(14)?,
+                    entries: row.get(15)?,
+                    decided_at: row.get(16)?,
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// Inserts a version and returns its id; for a version on hold that is recorded already, 0.
+pub async fn insert_version(
+    c: &Connection,
+    v: &Version,
+    state: &str,
+    hold_reason: &str,
+    supersedes: Option<i64>,
+    now: Timestamp,
+) -> Result<i64, BooksError> {
+    let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
+               account, delivered_at, state, hold_reason, accepted, supersedes, rows, matched_rows, rounded_amounts, \
+               newest_day, decided_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
+               ON CONFLICT (payer, month, version, manifest_digest, rules_digest) WHERE state = 'on_hold' \
+               DO UPDATE SET hold_reason = excluded.hold_reason WHERE hold_reason <> excluded.hold_reason RETURNING id";
+    let values = params![
+        v.bill.payer.clone(),
+        v.bill.month.to_string(),
+        v.export.clone(),
+        v.format,
+        v.key.version.clone(),
+        v.manifest_key.clone(),
+        v.key.manifest_digest.clone(),
+        v.key.rules_digest.clone(),
+        v.account.clone(),
+        stored_instant(v.delivered_at),
+        state,
+        hold_reason,
+        v.accepted.clone(),
+        supersedes,
+        number(v.rows)?,
+        number(v.matched_rows)?,
+        number(v.rounded_amounts)?,
+        v.newest_day.map(|d| d.to_string()),
+        stored_instant(now),
+    ];
+    let mut rows = c.query(sql, values).await?;
+    let id = rows.next().await?.map(|row| row.get(0)).transpose()?;
+    // a RETURNING statement is finished only when it was read to its end
+    while rows.next().await?.is_some() {}
+    Ok(id.unwrap_or(0))
+}
+
+/// Another payer label under which `account` is booked for the bill's month.
+pub async fn booked_as(c: &Connection, bill: &BillId, account: &str) -> Result<Option<String>, BooksError> {
+    if account.is_empty() {
+        return Ok(None);
+    }
+    let sql = "SELECT payer FROM bill_versions WHERE account = ?1 AND month = ?2 AND payer <> ?3 AND state = 'applied' LIMIT 1";
+    let other = first_row(c, sql, params![account, bill.month.to_string(), bill.payer.clone()]).await?;
+    Ok(other.map(|r| r.get(0)).transpose()?)
+}
+
+pub async fn release_on_hold(c: &Connection, bill: &BillId) -> Result<(), BooksError> {
+    let sql = "UPDATE bill_versions SET state = 'released' WHERE payer = ?1 AND month = ?2 AND state = 'on_hold'";
+    c.execute(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
+    Ok(())
+}
+
+/// Writes the parts of a version, a statement for each table, so that a remote transaction stays short.
+pub async fn insert_parts(
+    c: &Connection,
+    id: i64,
+    files: &[BillFile],
+    lines: &[BillLine],
+    totals: &[MeterTotals],
+) -> Result<(), BooksError> {
+    let json = |rows: Result<String, serde_json::Error>| rows.map_err(|e| BooksError::Integrity(e.to_string()));
+    let field = |name: &str| format!("json_extract(value, '$.{name}')");
+    let tables = [
+        ("bill_files", "key, size, etag, rows, row_groups, matched_rows", json(serde_json::to_string(files))?),
+        (
+            "bill_lines",
+            "product, usage_type, unit, line_type, claim, meter, lines, tagged_lines, amount",
+            json(serde_json::to_string(lines))?,
+        ),
+        (
+            "bill_totals",
+            "meter, unit, lines, total, attributed, unattributed, excluded, booked",
+            json(serde_json::to_string(totals))?,
+        ),
+    ];
+    for (table, columns, rows) in tables {
+        let values: Vec<String> = columns.split(", ").map(field).collect();
+        let values = values.join(", ");
+        let sql = format!("INSERT INTO {table} (version_id, {columns}) SELECT ?1, {values} FROM json_each(?2)");
+        c.execute(&sql, params![id, rows]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,452 @@
+//! Meters are data: which lines of a bill count for what, and in which unit.
+//!
+//! A line belongs to a meter by its product code and its usage type. Both are matched by simple patterns: `*` stands for
+//! any run of characters, everything else for itself. Usage types carry a region prefix (`EUC1-`, `EU-`), none in
+//! us-east-1, and two for traffic between regions (`USE1-EUW2-AWS-Out-Bytes`); so up to two prefixes are optional in
+//! front of every usage-type pattern.
+//! (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/aws-usage-report-understand.html>)
+
+use std::collections::BTreeSet;
+
+use rust_decimal::Decimal;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// Line types that carry usage by default.
+/// (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>)
+pub const USAGE_LINE_TYPES: [&str; 3] = ["Usage", "DiscountedUsage", "SavingsPlanCoveredUsage"];
+
+/// Line types that are known to carry no usage: money moved about, or usage that another line carries already.
+pub const OTHER_LINE_TYPES: [&str; 14] = [
+    "BundledDiscount",
+    "Credit",
+    "Discount",
+    "EdpDiscount",
+    "Fee",
+    "PrivateRateDiscount",
+    "RIFee",
+    "Refund",
+    "RiVolumeDiscount",
+    "SavingsPlanNegation",
+    "SavingsPlanRecurringFee",
+    "SavingsPlanUpfrontFee",
+    "SppDiscount",
+    "Tax",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+enum Atom {
+    /// Exactly this character.
+    Is(char),
+    /// Any run of characters, also none.
+    Run,
+    /// One or more of `A-Z0-9` and then `-`, or nothing.
+    Region,
+}
+
+/// A pattern over product codes or usage types.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    text: String,
+    atoms: Vec<Atom>,
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// Nothing in it.
+    #[error("the pattern is empty")]
+    Empty,
+    /// A character that no product code or usage type has.
+    #[error("the pattern has {0:?}, which no product code or usage type has")]
+    Character(char),
+}
+
+/// A state of a pattern: the next atom, and for [`Atom::Region`] whether a character of it was taken.
+type State = (usize, bool);
+
+impl Pattern {
+    /// A pattern for product codes: no region prefix.
+    ///
+    /// # Errors
+    /// When it is empty or has control characters or spaces at its ends.
+    pub fn product(text: &str) -> Result<Self, PatternError> {
+        Self::with_prefix(text, 0)
+    }
+
+    /// A pattern for usage types: up to two region prefixes are optional in front of it.
+    ///
+    /// # Errors
+    /// As [`Pattern::product`].
+    pub fn usage_type(text: &str) -> Result<Self, PatternError> {
+        Self::with_prefix(text, 2)
+    }
+
+    fn with_prefix(text: &str, prefixes: usize) -> Result<Self, PatternError> {
+        if text.is_empty() {
+            return Err(PatternError::Empty);
+        }
+        if let Some(bad) = text.chars().find(|c| c.is_control() || c.is_whitespace()) {
+            return Err(PatternError::Character(bad));
+        }
+        let own = text.chars().map(|c| if c == '*' { Atom::Run } else { Atom::Is(c) });
+        Ok(Self { text: text.to_owned(), atoms: std::iter::repeat_n(Atom::Region, prefixes).chain(own).collect() })
+    }
+
+    /// The states reachable from `state` without reading a character, itself included.
+    fn closure(&self, state: State, into: &mut BTreeSet<State>) {
+        if !into.insert(state) {
+            return;
+        }
+        if let (Some(Atom::Run | Atom::Region), false) = (self.atoms.get(state.0), state.1) {
+            self.closure((state.0 + 1, false), into);
+        }
+    }
+
+    /// The states after reading `c` in `state`.
+    fn step(&self, (at, inside): State, c: char) -> Vec<State> {
+        match self.atoms.get(at) {
+            Some(Atom::Is(own)) if *own == c => vec![(at + 1, false)],
+            Some(Atom::Run) => vec![(at, false)],
+            Some(Atom::Region) if c.is_ascii_uppercase() || c.is_ascii_digit() => vec![(at, true)],
+            Some(Atom::Region) if inside && c == '-' => vec![(at + 1, false)],
+            _ => vec![],
+        }
+    }
+
+    fn start(&self) -> BTreeSet<State> {
+        let mut states = BTreeSet::new();
+        self.closure((0, false), &mut states);
+        states
+    }
+
+    fn after(&self, states: &BTreeSet<State>, c: char) -> BTreeSet<State> {
+        let mut next = BTreeSet::new();
+        for state in states.iter().flat_map(|s| self.step(*s, c)) {
+            self.closure(state, &mut next);
+        }
+        next
+    }
+
+    fn accepts(&self, states: &BTreeSet<State>) -> bool {
+        states.contains(&(self.atoms.len(), false))
+    }
+
+    /// True when the pattern stands for the whole of `text`.
+    pub fn matches(&self, text: &str) -> bool {
+        let mut states = self.start();
+        for c in text.chars() {
+            states = self.after(&states, c);
+            if states.is_empty() {
+                return false;
+            }
+        }
+        self.accepts(&states)
+    }
+
+    /// A text that both patterns stand for, if there is one. Decided exactly, by walking both at once.
+    pub fn common(&self, other: &Self) -> Option<String> {
+        // Characters that tell states apart: those written in either, one region character, one dash, one of neither.
+        let mut alphabet: BTreeSet<char> = ['A', '-', 'x'].into();
+        for atom in self.atoms.iter().chain(&other.atoms) {
+            if let Atom::Is(c) = atom {
+                alphabet.insert(*c);
+            }
+        }
+        let start = (self.start(), other.start());
+        let mut seen = BTreeSet::from([start.clone()]);
+        let mut queue = std::collections::VecDeque::from([(start, String::new())]);
+        while let Some(((mine, theirs), text)) = queue.pop_front() {
+            if self.accepts(&mine) && other.accepts(&theirs) {
+                return Some(text);
+            }
+            for c in &alphabet {
+                let next = (self.after(&mine, *c), other.after(&theirs, *c));
+                if !next.0.is_empty() && !next.1.is_empty() && seen.insert(next.clone()) {
+                    queue.push_back((next, format!("{text}{c}")));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.text)
+    }
+}
+
+/// What is counted: lines of these products and usage types, into this unit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Meter {
+    /// Name in the books, e.g. `chime_minutes`.
+    pub name: String,
+    /// Unit of the booked quantity, e.g. `minutes`, `GB-months`.
+    pub unit: String,
+    /// Product codes that carry it (`line_item_product_code`).
+    pub products: Vec<Pattern>,
+    /// Usage types that carry it (`line_item_usage_type`), region prefixes left out.
+    pub usage_types: Vec<Pattern>,
+    /// Line types that count (`line_item_line_item_type`).
+    pub line_types: BTreeSet<String>,
+    /// Booked quantity = billed amount × factor.
+    pub factor: Decimal,
+}
+
+/// Lines of a watched product that are known and of no interest.
+#[derive(Clone, Debug, Serialize)]
+pub struct IgnoreRule {
+    /// Product codes.
+    pub products: Vec<Pattern>,
+    /// Usage types, region prefixes left out.
+    pub usage_types: Vec<Pattern>,
+}
+
+/// What a line is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineClaim {
+    /// Usage of the meter with this index.
+    Counted(u8),
+    /// A line of this meter whose type carries no usage (credit, tax, refund, …).
+    Excluded(u8),
+    /// An ignore rule names it.
+    Ignored,
+    /// Usage of a watched product that nothing names.
+    Unrecognised,
+    /// A watched product's line that no meter claims and that carries no usage.
+    NotUsage,
+}
+
+/// All rules by which lines are read.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rules {
+    /// Key of the cost allocation tag that holds the customer's id, as it is written on the resource.
+    pub tag_key: String,
+    /// The meters; their index is what [`LineClaim`] names.
+    pub meters: Vec<Meter>,
+    /// What may be passed over.
+    pub ignore: Vec<IgnoreRule>,
+    /// Product codes whose lines must all be accounted for.
+    pub watched: Vec<Pattern>,
+}
+
+/// Why a set of rules cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RulesError {
+    /// One line would be counted twice.
+    #[error("meters `{0}` and `{1}` both claim usage type `{3}` of product `{2}`; narrow one of them")]
+    Overlap(String, String, String, String),
+    /// Two meters of one name.
+    #[error("there are two meters named `{0}`")]
+    Twice(String),
+    /// The name cannot be used.
+    #[error("`{0}` is no meter name; use a-z, 0-9 and _")]
+    Name(String),
+    /// Nothing to count.
+    #[error("meter `{0}` has no {1}")]
+    Empty(String, &'static str),
+    /// A factor that makes no sense.
+    #[error("meter `{0}` has the factor {1}; it must be above 0 with at most 10 decimals")]
+    Factor(String, Decimal),
+    /// More meters than a bill is read for at once.
+    #[error("there are {0} meters; at most 200 are possible")]
+    TooMany(usize),
+    /// The tag key is not one that AWS accepts.
+    #[error("`{0}` is no tag key: 1 to 128 characters, no control characters")]
+    TagKey(String),
+}
+
+fn any(patterns: &[Pattern], text: &str) -> bool {
+    patterns.iter().any(|p| p.matches(text))
+}
+
+fn common(a: &[Pattern], b: &[Pattern]) -> Option<String> {
+    a.iter().flat_map(|x| b.iter().map(move |y| (x, y))).find_map(|(x, y)| x.common(y))
+}
+
+impl Rules {
+    /// Checks what can be checked before a line is read; above all that no line can have two meters.
+    ///
+    /// # Errors
+    /// Every fault found, in order.
+    pub fn check(&self) -> Result<(), Vec<RulesError>> {
+        let mut faults = Vec::new();
+        if self.tag_key.is_empty() || self.tag_key.chars().count() > 128 || self.tag_key.chars().any(char::is_control) {
+            faults.push(RulesError::TagKey(self.tag_key.clone()));
+        }
+        if self.meters.len() > 200 {
+            faults.push(RulesError::TooMany(self.meters.len()));
+        }
+        for (i, meter) in self.meters.iter().enumerate() {
+            let name = &meter.name;
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            if name.is_empty() || !name.chars().all(plain) {
+                faults.push(RulesError::Name(name.clone()));
+            }
+            let parts = [
+                (meter.products.is_empty(), "products"),
+                (meter.usage_types.is_empty(), "usage types"),
+                (meter.line_types.is_empty(), "line types"),
+                (meter.unit.is_empty(), "unit"),
+            ];
+            faults.extend(parts.iter().filter(|p| p.0).map(|p| RulesError::Empty(name.clone(), p.1)));
+            if meter.factor <= Decimal::ZERO || meter.factor.normalize().scale() > 10 {
+                faults.push(RulesError::Factor(name.clone(), meter.factor));
+            }
+            for other in &self.meters[..i] {
+                if other.name == *name {
+                    faults.push(RulesError::Twice(name.clone()));
+                }
+                if let (Some(product), Some(usage_type)) =
+                    (common(&other.products, &meter.products), common(&other.usage_types, &meter.usage_types))
+                {
+                    faults.push(RulesError::Overlap(other.name.clone(), name.clone(), product, usage_type));
+                }
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+
+    /// True when lines of this product must all be accounted for: it is watched, or some meter wants it.
+    pub fn watches(&self, product: &str) -> bool {
+        any(&self.watched, product) || self.meters.iter().any(|m| any(&m.products, product))
+    }
+
+    /// True when the line type is one that is understood: counted by some meter, or known to carry no usage.
+    pub fn knows_line_type(&self, line_type: &str) -> bool {
+        self.is_usage(line_type) || OTHER_LINE_TYPES.contains(&line_type)
+    }
+
+    fn is_usage(&self, line_type: &str) -> bool {
+        USAGE_LINE_TYPES.contains(&line_type) || self.meters.iter().any(|m| m.line_types.contains(line_type))
+    }
+
+    /// What a line of a watched product is.
+    pub fn claim(&self, product: &str, usage_type: &str, line_type: &str) -> LineClaim {
+        let meter = self.meters.iter().position(|m| any(&m.products, product) && any(&m.usage_types, usage_type));
+        if let Some(index) = meter {
+            let number = u8::try_from(index).unwrap_or(u8::MAX);
+            let counts = self.meters[index].line_types.contains(line_type);
+            return if counts { LineClaim::Counted(number) } else { LineClaim::Excluded(number) };
+        }
+        if self.ignore.iter().any(|r| any(&r.products, product) && any(&r.usage_types, usage_type)) {
+            return LineClaim::Ignored;
+        }
+        if self.is_usage(line_type) || !self.knows_line_type(line_type) {
+            LineClaim::Unrecognised
+        } else {
+            LineClaim::NotUsage
+        }
+    }
+
+    /// A digest of everything that decides how lines are read: a bill read under other rules is read anew.
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// Turns a column or tag name of any export into the form that Athena-style Parquet uses: `_` before each upper-case
+/// letter, lower case, everything else `_`, repeats and ends trimmed. So `lineItem/UsageAmount` is
+/// `line_item_usage_amount` and `resourceTags/user:Cost-Center` is `resource_tags_user_cost_center`.
+/// (<https://docs.aws.amazon.com/cur/latest/userguide/cur-ate-run.html>)
+pub fn canonical_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        let c = if c.is_ascii_uppercase() {
+            if !out.is_empty() && !out.ends_with('_') {
+                out.push('_');
+            }
+            c.to_ascii_lowercase()
+        } else if c.is_ascii_alphanumeric() {
+            c
+        } else {
+            '_'
+        };
+        if c != '_' || !(out.is_empty() || out.ends_with('_')) {
+            out.push(c);
+        }
+    }
+    out.trim_end_matches('_').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn usage(text: &str) -> Pattern {
+        Pattern::usage_type(text).unwrap()
+    }
+
+    #[test]
+    fn region_prefixes_are_optional_and_may_be_double() {
+        let out = usage("DataTransfer-Out-Bytes");
+        for yes in ["DataTransfer-Out-Bytes", "EU-DataTransfer-Out-Bytes", "USE1-EUW2-DataTransfer-Out-Bytes"] {
+            assert!(out.matches(yes), "{yes}");
+        }
+        for no in [
+            "DataTransfer-Out-Bytes2",
+            "eu-DataTransfer-Out-Bytes",
+            "A-B-C-DataTransfer-Out-Bytes",
+            "-DataTransfer-Out-Bytes",
+            "",
+        ] {
+            assert!(!out.matches(no), "{no}");
+        }
+        let storage = usage("TimedStorage-*ByteHrs");
+        for yes in ["TimedStorage-ByteHrs", "EUC1-TimedStorage-GIR-ByteHrs", "TimedStorage-INT-FA-ByteHrs"] {
+            assert!(storage.matches(yes), "{yes}");
+        }
+        for no in ["TimedStorage-GIR-SmObjects", "TimedStorage-GlacierStaging", "EarlyDelete-ByteHrs"] {
+            assert!(!storage.matches(no), "{no}");
+        }
+        assert!(usage("AWS-Out-Bytes").matches("USE1-EUW2-AWS-Out-Bytes"));
+        assert!(!Pattern::product("AmazonS3").unwrap().matches("EU-AmazonS3"));
+    }
+
+    #[test]
+    fn patterns_that_share_a_text_are_found() {
+        assert_eq!(usage("A*").common(&usage("*B")).as_deref(), Some("AB"));
+        assert!(usage("Timed*").common(&usage("Timer*")).is_none());
+        assert!(usage("AWS-Out-Bytes").common(&usage("Out-Bytes")).is_some(), "AWS- reads as a region");
+        assert!(usage("Bytes").common(&usage("EU-Bytes")).is_some());
+        assert!(usage("Bytes").common(&usage("eu-Bytes")).is_none());
+    }
+
+    #[test]
+    fn names_are_written_as_athena_does() {
+        for (from, to) in [
+            ("lineItem/UsageAmount", "line_item_usage_amount"),
+            ("identity/LineItemId", "identity_line_item_id"),
+            ("resourceTags/user:chitchatter-customer-id", "resource_tags_user_chitchatter_customer_id"),
+            ("resourceTags/user:kubernetes.io/service-name", "resource_tags_user_kubernetes_io_service_name"),
+            ("CostCenter", "cost_center"),
+            ("line_item_usage_type", "line_item_usage_type"),
+            ("user:_x__Y_", "user_x_y"),
+        ] {
+            assert_eq!(canonical_name(from), to);
+        }
+    }
+
+    proptest! {
+        /// Two patterns of a tiny alphabet share a text exactly when trying all short texts finds one.
+        #[test]
+        fn common_agrees_with_trying_everything(a in "[Ab*-]{1,4}", b in "[Ab*-]{1,4}") {
+            let (x, y) = (usage(&a), usage(&b));
+            let mut texts = vec![String::new()];
+            let mut found = false;
+            for _ in 0..7 {
+                found |= texts.iter().any(|t| x.matches(t) && y.matches(t));
+                texts = texts.iter().flat_map(|t| ["A", "b", "-"].map(|c| format!("{t}{c}"))).collect();
+            }
+            let common = x.common(&y);
+            if let Some(text) = &common {
+                prop_assert!(x.matches(text) && y.matches(text));
+            }
+            prop_assert!(!found || common.is_some());
+        }
+    }
+}

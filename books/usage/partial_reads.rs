@@ -1,0 +1,157 @@
+//! Parts of a large bill: what is planned, and what was read so far. Rows live until their bill's version is decided.
+
+use jiff::{SignedDuration, Timestamp};
+use libsql::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+use crate::usage::bill::{BillFile, BillId};
+
+/// A file as it was when its bill was planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFile {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its entity tag.
+    pub etag: String,
+}
+
+/// Which part of which reading.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartId {
+    /// The bill.
+    pub bill: BillId,
+    /// Names version, files and rules.
+    pub identity: String,
+    /// Number of the part.
+    pub part: u32,
+}
+
+/// What is known of the files of a part after they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartFacts {
+    /// The files.
+    pub files: Vec<BillFile>,
+    /// How many have no column for the customer tag.
+    pub files_without_tag: usize,
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String, BooksError> {
+    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+}
+
+fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BooksError> {
+    serde_json::from_str(text).map_err(|e| BooksError::Integrity(format!("a stored part of a bill: {e}")))
+}
+
+impl Database {
+    /// Plans the parts of a bill, unless this very plan is there; what is left of plans for the bill that are older than a day is
+    /// removed (a younger one may be somebody else's: another export of the same payer, or a worker with other rules). Returns
+    /// the parts that are not read yet.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn plan_parts(
+        &self,
+        bill: &BillId,
+        identity: &str,
+        groups: Vec<Vec<PlannedFile>>,
+        now: Timestamp,
+    ) -> Result<Vec<u32>, BooksError> {
+        let (bill, identity) = (bill.clone(), identity.to_owned());
+        let rows = json(&groups)?;
+        let day_before = now.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::MIN).to_string();
+        self.transaction(async move |c| {
+            let (payer, month) = (bill.payer.clone(), bill.month.to_string());
+            let other = "DELETE FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity <> ?3 AND planned_at < ?4";
+            c.execute(other, params![payer.clone(), month.clone(), identity.clone(), day_before]).await?;
+            let sql = "INSERT INTO bill_parts (payer, month, identity, part, groups, files, planned_at) \
+                       SELECT ?1, ?2, ?3, key, json_array_length(?4), value, ?5 FROM json_each(?4) \
+                       WHERE true ON CONFLICT DO NOTHING";
+            let values = params![payer.clone(), month.clone(), identity.clone(), rows, now.to_string()];
+            c.execute(sql, values).await?;
+            let sql = "SELECT part FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND sums IS NULL \
+                       ORDER BY part";
+            let mut missing = c.query(sql, params![payer, month, identity]).await?;
+            let mut parts = vec![];
+            while let Some(row) = missing.next().await? {
+                parts.push(row.get(0)?);
+            }
+            Ok(parts)
+        })
+        .await
+    }
+
+    /// The files of a part that is planned and not read yet.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn planned_part(&self, id: &PartId) -> Result<Option<Vec<PlannedFile>>, BooksError> {
+        let id = id.clone();
+        self.with_connection(async move |c| {
+            let sql = "SELECT files FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND part = ?4 \
+                       AND sums IS NULL";
+            let row =
+                first_row(c, sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
+            row.map(|row| from_json(&row.get::<String>(0)?)).transpose()
+        })
+        .await
+    }
+
+    /// Stores what a part came to, once; a part that nobody plans any more is dropped. Returns whether it was stored.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn store_part(&self, id: &PartId, facts: &PartFacts, sums: Vec<u8>) -> Result<bool, BooksError> {
+        let (id, facts) = (id.clone(), json(facts)?);
+        self.transaction(async move |c| {
+            let sql = "UPDATE bill_parts SET facts = ?5, sums = ?6 WHERE payer = ?1 AND month = ?2 AND identity = ?3 \
+                       AND part = ?4 AND sums IS NULL";
+            let month = id.bill.month.to_string();
+            Ok(c.execute(sql, params![id.bill.payer, month, id.identity, id.part, facts, sums]).await? == 1)
+        })
+        .await
+    }
+
+    /// What a part came to, if it is read.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn read_part(&self, id: &PartId) -> Result<Option<(PartFacts, Vec<u8>)>, BooksError> {
+        let id = id.clone();
+        self.with_connection(async move |c| {
+            let sql = "SELECT facts, sums FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND part = ?4 \
+                       AND sums IS NOT NULL";
+            let row = first_row(c, sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
+            row.map(|row| Ok((from_json(&row.get::<String>(0)?)?, row.get(1)?))).transpose()
+        })
+        .await
+    }
+}
+
+impl Database {
+    /// Forgets what a part came to, so that it is read again.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn forget_part(&self, id: &PartId) -> Result<(), BooksError> {
+        let id = id.clone();
+        self.transaction(async move |c| {
+            let sql = "UPDATE bill_parts SET facts = NULL, sums = NULL WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND part = ?4";
+            c.execute(sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Removes all parts of a bill; in the transaction that decides it.
+pub async fn clear(c: &Connection, bill: &BillId) -> Result<(), BooksError> {
+    let sql = "DELETE FROM bill_parts WHERE payer = ?1 AND month = ?2";
+    c.execute(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
+    Ok(())
+}
