@@ -116,7 +116,6 @@ fn peak_mib() -> f64 {
     line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
 }
 
-/// The worker's process.
 async fn work(file: &Path, url: &str) {
     let (books, watch) = (open(file).await, open(file).await);
     let context = context(books, url);

@@ -11,9 +11,7 @@ use crate::{FileKind, Layout, Spec, cur2, legacy};
 
 /// A column.
 pub(crate) struct Column {
-    /// As in Parquet.
     pub(crate) name: String,
-    /// As in CSV.
     pub(crate) header: String,
     pub(crate) cells: Cells,
 }
@@ -26,7 +24,6 @@ pub(crate) enum Cells {
     Id,
     /// A time: hours since the month began, from the line and the length of the month.
     Hour(fn(&Line, u16) -> u16),
-    /// An amount.
     Number(fn(&Line) -> i64),
     /// Always 0.
     Zero,

@@ -44,9 +44,7 @@ impl LineType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
     None,
-    /// The customer's bucket.
     Bucket,
-    /// The customer's meeting.
     Meeting,
     /// A machine of the provider itself.
     Instance,

@@ -46,18 +46,14 @@ pub enum Layout {
 /// The format of the data files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// Parquet, SNAPPY.
     Parquet,
-    /// Plain CSV.
     Csv,
-    /// CSV with gzip.
     CsvGz,
 }
 
 /// What bill to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Which kind of export.
     pub layout: Layout,
     /// The format of the data files.
     pub kind: FileKind,
@@ -67,7 +63,6 @@ pub struct Spec {
     pub prefix: String,
     /// The bucket, as the manifest names it.
     pub bucket: String,
-    /// The account that pays.
     pub account: String,
     /// Year of the billing period.
     pub year: i16,
@@ -138,9 +133,7 @@ impl Default for Spec {
 pub struct Export {
     /// The version of the bill: `assemblyId` or `executionId`.
     pub version: String,
-    /// Folder of the export.
     pub root: PathBuf,
-    /// The newest manifest.
     pub manifest: PathBuf,
     /// The data files, in the manifest's order.
     pub files: Vec<PathBuf>,
@@ -148,7 +141,6 @@ pub struct Export {
     pub customers: Vec<String>,
     /// The exact totals of the metered usage types.
     pub totals: Vec<MeterTotal>,
-    /// Number of lines.
     pub rows: u64,
 }
 

@@ -52,10 +52,8 @@ impl Month {
 /// The keys of one delivery.
 pub(crate) struct Places {
     pub(crate) version: String,
-    /// Folder of the export.
     pub(crate) root: String,
     pub(crate) data: Vec<String>,
-    /// The newest one last.
     pub(crate) manifests: Vec<String>,
 }
 

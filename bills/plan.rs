@@ -29,9 +29,7 @@ pub(crate) struct Line {
     pub(crate) customer: usize,
     /// Place in the pool's resources.
     pub(crate) resource: usize,
-    /// Has the other tags.
     pub(crate) labelled: bool,
-    /// Scaled.
     pub(crate) amount: i64,
 }
 

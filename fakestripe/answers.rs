@@ -6,16 +6,13 @@ use serde_json::{Map, Value, json};
 /// What a request is answered with.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
-    /// The HTTP status.
     pub(crate) status: u16,
     /// Headers beside Date and Request-Id, which are set for each answer.
     pub(crate) headers: Vec<(&'static str, String)>,
-    /// The whole body.
     pub(crate) body: Bytes,
 }
 
 impl Answer {
-    /// A JSON answer.
     pub(crate) fn json(status: u16, body: &Value) -> Self {
         let body = Bytes::from(body.to_string());
         Self { status, headers: vec![("content-type", "application/json".to_owned())], body }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 /// What a script of faults is shown of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The method.
     pub method: String,
     /// The path without the query.
     pub path: String,

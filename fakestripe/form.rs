@@ -56,7 +56,6 @@ impl Params {
         self.string(name, most)?.ok_or_else(|| answers::missing(name))
     }
 
-    /// A whole number.
     pub(crate) fn integer(&mut self, name: &str) -> Result<Option<i64>, Answer> {
         let Some(value) = self.take(name) else { return Ok(None) };
         let refuse = |_| answers::refused("parameter_invalid_integer", &format!("Invalid integer: {value}"), name);
@@ -68,7 +67,6 @@ impl Params {
         self.integer(name)?.ok_or_else(|| answers::missing(name))
     }
 
-    /// True or false.
     pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>, Answer> {
         let given = self.one_of(name, &["true", "false"])?;
         Ok(given.map(|value| value == "true"))

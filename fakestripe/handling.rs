@@ -27,7 +27,6 @@ pub(crate) struct Request {
 /// How a request ends on its connection.
 #[derive(Debug)]
 pub(crate) enum Ending {
-    /// It is answered.
     Answer(Answer),
     /// The connection is closed within the answer's body.
     Cut(Answer),

@@ -11,11 +11,9 @@ use crate::subscriptions::Subscription;
 /// A line of an invoice: one meter in one period of one subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvoiceLine {
-    /// The subscription.
     pub subscription: String,
     /// The event name of the meter.
     pub event_name: String,
-    /// The period's start.
     pub start: i64,
     /// The period's end, which does not belong to it.
     pub end: i64,

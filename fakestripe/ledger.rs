@@ -15,9 +15,7 @@ pub struct Event {
     pub event_name: String,
     /// The id of its meter.
     pub meter: String,
-    /// The customer.
     pub customer: String,
-    /// The value, exactly.
     pub value: Decimal,
     /// The time of the usage.
     pub timestamp: i64,

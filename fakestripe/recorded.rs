@@ -7,13 +7,11 @@ use serde_json::{Value, json};
 /// A request as it came, but for the secret key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// The method.
     pub method: String,
     /// Path and query as sent.
     pub target: String,
     /// The headers by their names in lower case; the Authorization is masked.
     pub headers: BTreeMap<String, String>,
-    /// The body as text.
     pub body: String,
 }
 
@@ -53,6 +51,5 @@ pub struct Counts {
     pub replayed: u64,
     /// The most meter events that were in flight at the same time.
     pub most_in_flight: usize,
-    /// Connections taken.
     pub connections: u64,
 }

@@ -93,7 +93,6 @@ impl FakeStripe {
         *lock(&self.inner.state) = State::Stopped { port };
     }
 
-    /// Ends an outage.
     pub async fn resume(&self) -> io::Result<()> {
         let mut state = lock(&self.inner.state);
         if let State::Stopped { port } = &mut *state {

@@ -51,9 +51,7 @@ const UNSET: [&str; 21] = [
 /// A subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// The id, "sub_…".
     pub id: String,
-    /// The customer's id.
     pub customer: String,
     /// The status, in Stripe's word.
     pub status: String,

@@ -123,7 +123,6 @@ impl World {
         self.options.late_customer_errors = late;
     }
 
-    /// Adds a customer.
     pub fn add_customer(&mut self, id: &str) {
         let customer = Customer { created: self.now(), deleted: false };
         self.customers.insert(id.to_owned(), customer);
@@ -150,7 +149,6 @@ impl World {
         self.script = Some(Box::new(faults));
     }
 
-    /// Ends all faults.
     pub fn clear_faults(&mut self) {
         self.script = None;
     }

@@ -38,7 +38,6 @@ const NO_RECEIVER: &str = "no webhook was configured (notifications.url)";
 pub struct WebhookTarget {
     /// A client that follows no redirects and gives up in time.
     pub client: Client,
-    /// The address.
     pub url: Url,
     /// Signs with the shared secret.
     pub signer: Arc<Webhook>,
@@ -58,11 +57,8 @@ pub struct DeliverNotifications {}
 /// What became of the notifications that were due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeliverReport {
-    /// Taken by the backend.
     pub delivered: u64,
-    /// To be tried again.
     pub again: u64,
-    /// Given up now.
     pub dead: u64,
     /// Set aside after their day, because nobody is to be told: no receiver is configured.
     #[serde(skip_serializing_if = "is_none")]

@@ -21,17 +21,13 @@ use books::Database;
 /// Everything that jobs are given by the machine around them.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The books.
     pub books: Database,
     /// Where bills come from, by name.
     pub exports: Arc<BTreeMap<String, Export>>,
-    /// How bills are read.
     pub read_settings: ReadSettings,
-    /// How entitlements are decided.
     pub enforcement: Arc<EnforcementSettings>,
     /// Where notifications go, if anywhere.
     pub webhook: Option<WebhookTarget>,
-    /// How usage is billed.
     pub billing: Arc<BillingSettings>,
 }
 
@@ -49,7 +45,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Why.
     pub fn error(&self) -> &anyhow::Error {
         match self {
             Self::Retry(e) | Self::RetryAfter(_, e) | Self::GiveUp(e) | Self::WaitFor(_, _, e) => e,
@@ -65,9 +60,7 @@ impl Failure {
 /// A job that another job asks for. Jobs know no queue: whoever runs them turns this into one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its kind.
     pub kind: &'static str,
-    /// Its payload, as JSON.
     pub payload: String,
     /// DeferReason by one unfinished job at a time.
     pub key: Option<String>,
@@ -75,9 +68,6 @@ pub struct Request {
 
 impl Request {
     /// Asks for `job`.
-    ///
-    /// # Errors
-    /// When the payload cannot be written as JSON.
     pub fn of<J: Job>(job: &J) -> Result<Self, serde_json::Error> {
         Ok(Self { kind: J::KIND, payload: serde_json::to_string(job)?, key: job.key() })
     }
@@ -117,6 +107,5 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
         false
     }
 
-    /// Does the work.
     fn run(self, context: &Context, now: Timestamp) -> impl Future<Output = Result<Self::Report, Failure>> + Send;
 }

@@ -28,7 +28,6 @@ pub struct Probe {
 /// What a probe did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
-    /// Its name.
     pub name: String,
     /// Runs of this name before this one.
     pub repeats: i64,

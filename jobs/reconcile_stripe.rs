@@ -46,7 +46,6 @@ pub struct ReconcileStripe {}
 pub struct ReconcileReport {
     /// True when there is no key, so nobody was asked.
     pub without_key: bool,
-    /// Totals that were read.
     pub read: u64,
     /// They are what they should be.
     pub agree: u64,
@@ -58,7 +57,6 @@ pub struct ReconcileReport {
     pub waiting: u64,
     /// Totals that a person must look at, of all customers.
     pub alarms: u64,
-    /// Some of them.
     pub names: Vec<String>,
     /// True when the day's reads are used up.
     pub out_of_reads: bool,

@@ -40,7 +40,6 @@ pub struct RollPeriodsReport {
     pub awaits_subscriptions: bool,
     /// Customers whose periods were looked at.
     pub customers: u64,
-    /// Counts that were closed.
     pub closed: u64,
     /// Periods that were opened, or got other bounds.
     pub opened: u64,
@@ -48,7 +47,6 @@ pub struct RollPeriodsReport {
     pub merged: u64,
     /// Customers for whom more than one subscription lives; the one that began last decides.
     pub overlapping_subscriptions: u64,
-    /// Some of them.
     pub overlapping_customers: Vec<String>,
     /// Some of the closed counts.
     pub counts: Vec<ClosedTurnPeriod>,
@@ -96,9 +94,6 @@ impl Job for RollPeriods {
 
 /// As [`roll`]; nothing while books that were restored from a backup do not know yet which subscriptions there are. Two more periods stand open,
 /// so nobody misses them meanwhile.
-///
-/// # Errors
-/// As there.
 pub async fn run(
     context: &Context,
     now: Timestamp,

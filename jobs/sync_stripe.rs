@@ -43,7 +43,6 @@ pub struct SyncReport {
     pub without_key: bool,
     /// True when every subscription was read.
     pub full: bool,
-    /// Subscriptions that were read.
     pub read: u64,
     /// Of them, those that were new or said something new.
     pub changed: u64,
@@ -134,7 +133,6 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
     Ok(report)
 }
 
-/// Keeps a page.
 async fn keep(
     context: &Context,
     page: Vec<RemoteSubscription>,

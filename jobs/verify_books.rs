@@ -24,7 +24,6 @@ pub struct VerifyBooks {}
 pub struct VerifyReport {
     /// True when nothing is wrong.
     pub sound: bool,
-    /// Each check.
     pub checks: Vec<Check>,
 }
 

@@ -56,7 +56,6 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the books are.
     pub database: DatabaseConfig,
     /// Key of the cost allocation tag that holds the customer's id.
     pub tag_key: String,
@@ -64,9 +63,7 @@ pub struct Config {
     pub lookback_months: u8,
     /// Product codes whose lines must all be accounted for; `*` stands for any run of characters.
     pub watched_products: Vec<String>,
-    /// Where bills come from.
     pub exports: Vec<ExportConfig>,
-    /// What is counted.
     pub meters: Vec<MeterConfig>,
     /// Known lines of watched products that are of no interest.
     pub ignore: Vec<IgnoreConfig>,
@@ -74,19 +71,14 @@ pub struct Config {
     pub guard: GuardConfig,
     /// How a bill is read.
     pub read: ReadConfig,
-    /// How entitlements are decided.
     pub enforce: EnforceConfig,
     /// Where the web backend is told.
     pub notifications: NotificationsConfig,
-    /// How usage is billed.
     pub stripe: StripeConfig,
-    /// How workers work.
     pub queue: QueueConfig,
-    /// When what is done.
     pub schedule: ScheduleConfig,
     /// What `meter work` serves.
     pub http: HttpConfig,
-    /// How runs are logged.
     pub log: LogConfig,
 }
 
@@ -127,7 +119,6 @@ pub struct ExportConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FormatConfig {
-    /// Find out.
     #[default]
     Auto,
     /// Cost and Usage Report of the `cur` API.
@@ -155,11 +146,9 @@ pub struct MeterConfig {
     pub name: String,
     /// Unit of the booked quantity.
     pub unit: String,
-    /// Product codes.
     pub products: Vec<String>,
     /// Usage types without region prefix.
     pub usage_types: Vec<String>,
-    /// Line types that count.
     #[serde(default = "default_line_types")]
     pub line_types: Vec<String>,
     /// Booked quantity = billed amount × factor; text, so that it is exact.
@@ -171,7 +160,6 @@ pub struct MeterConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IgnoreConfig {
-    /// Product codes.
     pub products: Vec<String>,
     /// Usage types without region prefix.
     pub usage_types: Vec<String>,
@@ -188,7 +176,6 @@ pub struct GuardConfig {
     pub day_change_percent: Option<u32>,
     /// Changes of at most this many units never hold.
     pub floor: Quantity,
-    /// Book restatements without asking.
     pub accept_restatements: bool,
     /// Leave out lines of unknown line types without asking.
     pub allow_unknown_line_types: bool,
@@ -444,9 +431,6 @@ impl Config {
     }
 
     /// The rules of a configuration that was checked.
-    ///
-    /// # Errors
-    /// None for a checked configuration.
     pub fn checked_rules(&self) -> anyhow::Result<Rules> {
         self.rules().map_err(|faults| anyhow::anyhow!("{faults:?}"))
     }
@@ -505,15 +489,11 @@ fn database_fault(url: &str) -> Option<&'static str> {
 pub enum Location {
     /// Bucket and prefix; the prefix is empty or ends with `/`.
     Bucket(String, String),
-    /// A local folder.
     Folder(PathBuf),
 }
 
 impl Location {
     /// Reads `s3://bucket/prefix`, `file:///folder` or a path.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Some(rest) = text.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

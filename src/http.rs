@@ -77,9 +77,7 @@ pub struct Running {
 /// Everything that is served.
 #[derive(Debug)]
 pub struct Server {
-    /// The figures.
     pub observer: Observer,
-    /// The counters.
     pub metrics: Metrics,
     /// The worker, once it has begun.
     pub running: Arc<OnceLock<Running>>,
@@ -87,7 +85,6 @@ pub struct Server {
     pub door: Door,
     /// Whether this process keeps the schedule.
     pub keeps_schedule: bool,
-    /// Units of the meters.
     pub units: BTreeMap<String, String>,
     /// The section of the configuration.
     pub config: HttpConfig,

@@ -134,7 +134,6 @@ impl Schedule {
         self.search(now, |cron, now| cron.find_previous_occurrence(now, true)).max()
     }
 
-    /// The next tick.
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         self.search(now, |cron, now| cron.find_next_occurrence(now, false)).min()
     }
@@ -171,9 +170,6 @@ impl Future {
 }
 
 /// Enqueues the jobs of every schedule whose latest tick nobody has enqueued yet. Returns their names.
-///
-/// # Errors
-/// What the database says.
 pub async fn tick(
     queue: &Queue,
     table: &[Schedule],

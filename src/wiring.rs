@@ -39,25 +39,16 @@ pub(crate) fn may_exist(path: &Path) -> bool {
 }
 
 /// Opens the books; a local file is made if it is not there.
-///
-/// # Errors
-/// When they cannot be opened.
 pub async fn open_books(config: &Config) -> anyhow::Result<Database> {
     open(config, REMOTE_WAIT).await
 }
 
 /// As [`open_books`]; work on a remote database is given up after `wait`.
-///
-/// # Errors
-/// As there.
 pub async fn open_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     open(config, wait).await
 }
 
 /// The queue, on a connection of its own: its short steps never wait behind a booking of this process.
-///
-/// # Errors
-/// As [`open_books`].
 pub async fn open_queue(config: &Config) -> anyhow::Result<Queue> {
     // a step that takes longer than this is tried again, well before leases end
     let wait = Duration::from_secs(u64::from(config.queue.lease_seconds)) / 3;
@@ -66,9 +57,6 @@ pub async fn open_queue(config: &Config) -> anyhow::Result<Queue> {
 }
 
 /// The queue of books that must be there and up to date.
-///
-/// # Errors
-/// As [`existing_books`].
 pub async fn existing_queue(config: &Config) -> anyhow::Result<Queue> {
     drop(existing_books(config).await?);
     open_queue(config).await
@@ -86,17 +74,11 @@ async fn open(config: &Config, wait: Duration) -> anyhow::Result<Database> {
 }
 
 /// Opens books that must be there and up to date, for a command that only reads.
-///
-/// # Errors
-/// When there are none yet, and as [`open_books`].
 pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
     existing_books_within(config, REMOTE_WAIT).await
 }
 
 /// As [`existing_books`], for who would rather hear that there is no answer: work on a remote database is given up after `wait`.
-///
-/// # Errors
-/// As there.
 pub async fn existing_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     require_there(config)?;
     let books = open_books_within(config, wait).await?;
@@ -120,9 +102,6 @@ pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
 }
 
 /// As [`books_as_they_are`]; work on a remote database is given up after `wait`.
-///
-/// # Errors
-/// As there.
 pub async fn books_as_they_are_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     require_there(config)?;
     let books = open_books_within(config, wait).await?;
@@ -131,9 +110,6 @@ pub async fn books_as_they_are_within(config: &Config, wait: Duration) -> anyhow
 }
 
 /// Opens books for a dry run: those that are there, or empty ones in memory.
-///
-/// # Errors
-/// As [`existing_books`].
 pub async fn books_for_dry_run(config: &Config, now: Timestamp) -> anyhow::Result<Database> {
     if local_path(config).is_none_or(may_exist) {
         return existing_books(config).await;
@@ -144,9 +120,6 @@ pub async fn books_for_dry_run(config: &Config, now: Timestamp) -> anyhow::Resul
 }
 
 /// Connects what is configured; nothing is asked over the network yet, but of the credential chain.
-///
-/// # Errors
-/// When the configuration cannot be put to work.
 pub async fn exports(config: &Config) -> anyhow::Result<BTreeMap<String, Export>> {
     let mut found = BTreeMap::new();
     for export in &config.exports {
@@ -181,9 +154,6 @@ async fn s3_client(export: &ExportConfig) -> aws_sdk_s3::Client {
 }
 
 /// How bills are read.
-///
-/// # Errors
-/// None for a checked configuration.
 pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
     Ok(ReadSettings {
         rules: Arc::new(config.checked_rules()?),
@@ -194,9 +164,6 @@ pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
 }
 
 /// Everything that jobs are given.
-///
-/// # Errors
-/// As [`exports`].
 pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context> {
     Ok(Context {
         books,
@@ -224,9 +191,6 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
 }
 
 /// Everything that the jobs of a worker are given: as [`context`], but large bills are read in parts.
-///
-/// # Errors
-/// As [`exports`].
 pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
     let context = context(config, books).await?;
     Ok(Context {

@@ -14,9 +14,7 @@ use crate::units::quantity::Quantity;
 /// One rule of the books and what breaks it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// Its name, for metrics.
     pub name: &'static str,
-    /// The rule, in words.
     pub rule: &'static str,
     /// How many things were looked at.
     pub checked: u64,
@@ -85,9 +83,6 @@ const QUERIES: [(&str, &str, &str, &str); 5] = [
 
 impl Database {
     /// Notes how an audit ended, in place of the one before.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn note_audit(&self, checks: &[Check], now: jiff::Timestamp) -> Result<(), BooksError> {
         let found: Vec<_> = checks.iter().map(|check| (check.name, check.violations.len())).collect();
         let found = crate::store::rows::json(&found)?;
@@ -102,9 +97,6 @@ impl Database {
     }
 
     /// When the newest audit was, and how often each rule was broken.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn last_audit(&self) -> Result<(Option<jiff::Timestamp>, BTreeMap<String, i64>), BooksError> {
         self.with_connection(async |c| {
             let mut rows = c.query("SELECT name, violations, at FROM audits", ()).await?;

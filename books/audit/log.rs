@@ -11,28 +11,19 @@ use crate::units::calendar::instant;
 /// What somebody does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Who.
     pub actor: String,
-    /// What.
     pub action: String,
-    /// To what.
     pub target: String,
-    /// Why.
     pub reason: String,
 }
 
 /// What somebody did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuditRecord {
-    /// When.
     pub at: Timestamp,
-    /// Who.
     pub actor: String,
-    /// What.
     pub action: String,
-    /// To what.
     pub target: String,
-    /// Why.
     pub reason: String,
 }
 
@@ -45,9 +36,6 @@ pub async fn record(c: &Connection, entry: &AuditEntry, now: i64) -> Result<(), 
 
 impl Database {
     /// What was done to `target`, the oldest first.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn audit(&self, target: String) -> Result<Vec<AuditRecord>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT at, actor, action, target, reason FROM audit_log WHERE target = ?1 ORDER BY seq";

@@ -21,9 +21,7 @@ pub const DAYS: i32 = 35;
 /// What indexes answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct BooksStanding {
-    /// Entries of the ledger.
     pub entries: i64,
-    /// The bills, by payer.
     pub bills: Vec<BillStanding>,
     /// Usage of the current month, by meter.
     pub month: Vec<MonthUsage>,
@@ -82,11 +80,8 @@ impl BillStanding {
 /// Usage of a meter in the current month.
 #[derive(Clone, Debug, Serialize)]
 pub struct MonthUsage {
-    /// Meter.
     pub meter: String,
-    /// Of customers.
     pub attributed: Quantity,
-    /// Without a customer.
     pub unattributed: Quantity,
     /// Days of the month of which usage is told: up to the newest with usage of the meter, or of any other meter less two days, if that is later.
     pub days: i64,
@@ -97,11 +92,8 @@ pub struct MonthUsage {
 pub struct DayUsage {
     /// The day (UTC), as `2026-03-01`.
     pub day: String,
-    /// Meter.
     pub meter: String,
-    /// Of customers.
     pub attributed: Quantity,
-    /// Without a customer.
     pub unattributed: Quantity,
 }
 
@@ -126,9 +118,7 @@ pub struct StripeStanding {
 /// Notifications to the web backend.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NotificationStats {
-    /// Not delivered yet.
     pub pending: i64,
-    /// Given up.
     pub dead: i64,
     /// When the oldest pending one was made.
     pub oldest_pending_at: Option<Timestamp>,
@@ -137,7 +127,6 @@ pub struct NotificationStats {
 /// What must look at every customer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CustomersStanding {
-    /// Customers by status.
     pub by_status: BTreeMap<String, i64>,
     /// Customers by meter and decision.
     pub decisions: BTreeMap<String, Decisions>,
@@ -147,7 +136,6 @@ pub struct CustomersStanding {
     pub unknown: BTreeMap<String, Quantity>,
     /// TURN credentials handed out in current billing periods.
     pub turn_used: i64,
-    /// And refused.
     pub turn_refused: i64,
     /// By meter: how far Stripe's totals are from what was sent, in units of the meter, of events that have had a day to show; above and below both
     /// count.
@@ -163,13 +151,11 @@ pub struct CustomersStanding {
 /// How many customers were decided how, for one meter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Decisions {
-    /// Within what is included.
     pub allowed: i64,
     /// Allowed, and 80 % of the limit used.
     pub near: i64,
     /// Allowed, beyond what is included.
     pub overage: i64,
-    /// The limit is reached.
     pub blocked: i64,
     /// Blocked for another reason: nothing is included and nothing was used, not in the plan, canceled, an unknown plan.
     pub denied: i64,
@@ -178,13 +164,10 @@ pub struct Decisions {
 /// A customer whose limit is reached or near.
 #[derive(Clone, Debug, Serialize)]
 pub struct Pressed {
-    /// Customer.
     pub customer: String,
-    /// Meter.
     pub meter: String,
     /// Whether it may still be used.
     pub allowed: bool,
-    /// Why.
     pub reason: String,
     /// Used in the billing period.
     pub used: Quantity,

@@ -19,11 +19,8 @@ const AHEAD: usize = 2;
 /// A subscription, as far as periods go. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// Stripe's id.
     pub id: String,
-    /// Its billing cycle anchor.
     pub anchor: i64,
-    /// From when it lives.
     pub started: i64,
     /// Until when, if it has ended.
     pub ended: Option<i64>,
@@ -38,9 +35,7 @@ impl Subscription {
 /// A billing period: from `start` to before `end`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// First instant.
     pub start: i64,
-    /// First instant after it.
     pub end: i64,
     /// The subscription; none for a calendar month.
     pub subscription: Option<String>,
@@ -49,11 +44,8 @@ pub struct Span {
 /// A period and its days of usage, both included; none when the first is after the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BillingPeriod {
-    /// When.
     pub span: Span,
-    /// First day.
     pub first_day: Day,
-    /// Last day.
     pub last_day: Day,
 }
 

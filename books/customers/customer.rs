@@ -17,11 +17,9 @@ use crate::units::calendar::{Month, instant};
 pub struct Customer {
     /// The id: the value of the cost allocation tag.
     pub id: String,
-    /// The plan.
     pub plan: String,
     /// `active`, `past_due` or `canceled`.
     pub status: String,
-    /// Stripe's customer id.
     pub stripe_customer_id: Option<String>,
     /// When the row was made.
     pub created_at: String,
@@ -34,30 +32,22 @@ pub struct Customer {
 /// A subscription, as the backend told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionRow {
-    /// Stripe's id.
     pub id: String,
-    /// Stripe's status.
     pub status: String,
-    /// The billing cycle anchor.
     pub anchor_at: Timestamp,
-    /// From when.
     pub started_at: Timestamp,
-    /// Until when.
     pub ended_at: Option<Timestamp>,
 }
 
 /// A billing period.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeriodRow {
-    /// First instant.
     pub starts_at: Timestamp,
-    /// First instant after it.
     pub ends_at: Timestamp,
     /// The subscription; none for a calendar month.
     pub subscription: Option<String>,
     /// First day of usage that belongs to it.
     pub first_day: String,
-    /// Last day.
     pub last_day: String,
     /// True when its bounds are history.
     pub closed: bool,
@@ -71,7 +61,6 @@ pub struct NewCustomer {
     /// The plan; [`DEFAULT_PLAN`] when none is named.
     #[serde(default)]
     pub plan: Option<String>,
-    /// Stripe's customer id.
     #[serde(default)]
     pub stripe_customer_id: Option<String>,
     /// `active` when none is named.
@@ -100,9 +89,6 @@ pub async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> 
 impl Database {
     /// Moves counters into `month` for customers whose counters are not there: a new month, or a new customer with usage that
     /// was booked before the row appeared. Writes nothing when there is none.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn roll_counters(&self, month: Month) -> Result<u64, BooksError> {
         let name = month.to_string();
         let stale = self
@@ -118,9 +104,6 @@ impl Database {
     }
 
     /// Adds a customer with the default plan, as the web backend does on sign-up; one that exists is left as it is.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn add_customer(&self, id: &str) -> Result<(), BooksError> {
         match self.add_customers(vec![NewCustomer { id: id.to_owned(), ..NewCustomer::default() }]).await {
             Ok(_) => Ok(()),
@@ -156,9 +139,6 @@ impl Database {
     }
 
     /// Customers in order of their ids: all, or those of one plan, or one.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn customers(&self, plan: Option<String>, id: Option<String>) -> Result<Vec<Customer>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT id, plan, status, stripe_customer_id, created_at FROM customers \

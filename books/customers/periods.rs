@@ -22,19 +22,14 @@ use crate::units::quantity::UNIT;
 /// A period of TURN credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TurnPeriod {
-    /// Whose.
     pub customer: String,
-    /// First instant.
     pub starts_at: Timestamp,
-    /// First instant after it.
     pub ends_at: Timestamp,
-    /// Credentials handed out.
     pub used: i64,
     /// How often one was refused.
     pub refused: i64,
     /// Where the backend must stop; none = nowhere.
     pub allowed_until: Option<i64>,
-    /// Why there.
     pub reason: String,
     /// When the count was closed.
     pub closed_at: Option<Timestamp>,
@@ -59,7 +54,6 @@ pub struct KnownPeriods {
     pub subscriptions: Vec<Subscription>,
     /// End and last day of the newest closed period.
     pub closed: Option<(i64, Day)>,
-    /// By start.
     pub open: Vec<OpenPeriod>,
 }
 
@@ -108,11 +102,9 @@ pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
 /// One count that was closed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClosedTurnPeriod {
-    /// Whose.
     pub customer: String,
     /// First instant of the period.
     pub starts_at: Timestamp,
-    /// First instant after it.
     pub ends_at: Timestamp,
     /// Credentials handed out in it.
     pub used: i64,
@@ -123,7 +115,6 @@ pub struct ClosedTurnPeriod {
 /// What happened to some customers' periods.
 #[derive(Clone, Debug, Default)]
 pub struct RolledPeriods {
-    /// Counts that were closed.
     pub closed: Vec<ClosedTurnPeriod>,
     /// Periods that were opened, or got other bounds.
     pub opened: u64,
@@ -135,9 +126,6 @@ pub struct RolledPeriods {
 
 impl Database {
     /// The customers whose periods have to be looked at, in order: one has ended, none was opened yet, or a subscription changed.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn customers_to_roll(&self, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.with_connection(async move |c| {
             // by name, for the planner would rather walk along all open rows in order of customers than sort the few that are due
@@ -159,9 +147,6 @@ impl Database {
 
     /// Brings the periods of `customers` up to `now`, all of them in one transaction. What is closed must have ended by the
     /// database's own clock too, so that a worker whose clock is ahead closes nothing early.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn roll_periods(
         &self,
         customers: Vec<String>,
@@ -178,9 +163,6 @@ impl Database {
     }
 
     /// What [`Database::roll_periods`] would do.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn periods_to_roll(&self, customers: Vec<String>, now: Timestamp) -> Result<RolledPeriods, BooksError> {
         self.with_connection(async move |c| {
             Ok(summed(&decided(c, &customers, now.as_second()).await?, now.as_second()))
@@ -189,9 +171,6 @@ impl Database {
     }
 
     /// TURN periods, the newest first: of one customer, or the current and future ones of all.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn turn_periods(&self, customer: Option<String>, now: Timestamp) -> Result<Vec<TurnPeriod>, BooksError> {
         self.with_connection(async move |c| {
             let columns = "SELECT customer, starts_at, ends_at, used, refused, allowed_until, reason, closed_at FROM turn_periods";

@@ -14,34 +14,23 @@ use crate::store::settings;
 /// A subscription to be written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionUpdate {
-    /// Stripe's id.
     pub id: String,
-    /// Our customer.
     pub customer: String,
-    /// Stripe's word.
     pub status: String,
-    /// The billing cycle anchor.
     pub anchor: i64,
-    /// From when.
     pub started: i64,
-    /// Until when.
     pub ended: Option<i64>,
-    /// Its metered items.
     pub items: Vec<SubscriptionItemUpdate>,
 }
 
 /// A metered item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionItemUpdate {
-    /// Stripe's id.
     pub id: String,
-    /// Stripe's meter.
     pub meter: String,
-    /// Stripe's price.
     pub price: String,
     /// ISO 4217.
     pub currency: String,
-    /// The current period.
     pub period: (i64, i64),
 }
 
@@ -79,9 +68,6 @@ const GONE: &str = "DELETE FROM subscription_items WHERE subscription IN (SELECT
 
 impl Database {
     /// Our customers by Stripe's ids, of those that are asked for.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn customers_by_stripe_id(&self, ids: Vec<String>) -> Result<BTreeMap<String, String>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT c.stripe_customer_id, c.id FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value";
@@ -115,9 +101,6 @@ impl Database {
     }
 
     /// Ids of subscriptions that live in the books.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn living_subscriptions(&self) -> Result<Vec<String>, BooksError> {
         self.with_connection(async |c| {
             let sql = "SELECT id FROM subscriptions WHERE ended_at IS NULL AND status NOT IN ('canceled', 'incomplete_expired') ORDER BY id";
@@ -132,9 +115,6 @@ impl Database {
     }
 
     /// Remembers when something was last done whole.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn remember(&self, name: &'static str, value: String) -> Result<(), BooksError> {
         self.transaction(async move |c| settings::put(c, name, &value).await).await
     }

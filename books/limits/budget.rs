@@ -18,11 +18,8 @@ pub struct Budget {
     pub meter: String,
     /// The amount, in minor units of the currency; none = the budget was taken away.
     pub amount_minor: Option<i64>,
-    /// The currency.
     pub currency: String,
-    /// Who set it.
     pub set_by: String,
-    /// When.
     pub set_at: Timestamp,
 }
 
@@ -40,9 +37,7 @@ pub enum BudgetError {
     /// Another currency than the plan's.
     #[error("the plan `{plan}` is in {currency}, so the budget must be too")]
     Currency {
-        /// The customer's plan.
         plan: String,
-        /// Its currency.
         currency: Currency,
     },
     /// Less than nothing, or absurd.
@@ -112,9 +107,6 @@ impl Database {
     }
 
     /// A customer's budgets as they stand, or every change of them, the oldest first.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn budgets(&self, customer: &str, history: bool) -> Result<Vec<Budget>, BooksError> {
         let customer = customer.to_owned();
         self.with_connection(async move |c| {

@@ -81,7 +81,6 @@ impl Reason {
         self.entry().0
     }
 
-    /// For people.
     pub fn words(self) -> &'static str {
         self.entry().1
     }
@@ -98,7 +97,6 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentStatus {
-    /// Yes.
     Good,
     /// A payment is late: what is included goes on, nothing beyond it.
     PastDue,
@@ -165,21 +163,14 @@ impl Freshness {
 /// A decision, and what it rests on. Money is in minor units of `currency`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entitlement {
-    /// Whose.
     pub customer: String,
-    /// Of what.
     pub meter: String,
     /// First instant of the billing period.
     pub period_start: Timestamp,
-    /// First instant after it.
     pub period_end: Timestamp,
-    /// The answer.
     pub allowed: bool,
-    /// Why.
     pub reason: Reason,
-    /// Used in the period.
     pub used: Quantity,
-    /// What the plan includes.
     pub included: Quantity,
     /// Where it must stop; none = nowhere.
     pub effective_limit: Option<Quantity>,
@@ -191,13 +182,10 @@ pub struct Entitlement {
     pub budget_minor: i64,
     /// What this meter's may cost, if that was said.
     pub meter_budget_minor: Option<i64>,
-    /// Currency of the four.
     pub currency: String,
     /// Up to when AWS has told of usage.
     pub as_of: Option<Timestamp>,
-    /// What that means.
     pub freshness: Freshness,
-    /// When it was decided.
     pub decided_at: Timestamp,
 }
 
@@ -218,13 +206,10 @@ impl Entitlement {
 /// What is known of a customer when a decision is made.
 #[derive(Clone, Debug, Default)]
 pub struct CustomerFacts {
-    /// The customer's own status.
     pub status: String,
     /// Status of the subscription that governs, in Stripe's words.
     pub subscription: Option<String>,
-    /// Name of the plan.
     pub plan: String,
-    /// The current billing period.
     pub period: Option<CurrentPeriod>,
     /// TURN counters that are open, from the current one on.
     pub turn: Vec<TurnRow>,
@@ -239,9 +224,7 @@ pub struct CustomerFacts {
 /// The billing period that runs, and the days of usage that belong to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentPeriod {
-    /// First instant.
     pub start: i64,
-    /// First instant after it.
     pub end: i64,
     /// First day and last day.
     pub days: (String, String),
@@ -250,9 +233,7 @@ pub struct CurrentPeriod {
 /// Usage by meter that was summed for a period.
 #[derive(Clone, Debug)]
 pub struct PeriodUsage {
-    /// The period.
     pub period: Option<CurrentPeriod>,
-    /// The sums.
     pub usage: BTreeMap<String, Quantity>,
 }
 
@@ -261,11 +242,9 @@ pub struct PeriodUsage {
 pub struct TurnRow {
     /// First instant of its period.
     pub starts_at: i64,
-    /// Credentials handed out.
     pub used: i64,
     /// Where the backend must stop.
     pub allowed_until: Option<i64>,
-    /// Why there.
     pub reason: String,
 }
 
@@ -465,9 +444,6 @@ pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>
 
 impl Database {
     /// Ids of customers after `after`, in order, at most [`PAGE`].
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn customers_after(&self, after: String) -> Result<Vec<String>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT id FROM customers WHERE id > ?1 ORDER BY id LIMIT ?2";
@@ -483,17 +459,11 @@ impl Database {
 
     /// Up to when the applied bills of each payer tell of usage: the end of the newest day with usage, or when the bill was delivered, if
     /// that was before the day was over.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.with_connection(async |c| usage_through(c).await).await
     }
 
     /// What is decided: of one customer, or of all.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
         self.with_connection(async move |c| {
             let sql = match customer {
@@ -511,9 +481,6 @@ impl Database {
     }
 
     /// The newest decisions about a customer's meter that differed from the one before: instant, allowed, reason, limit.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn entitlement_history(
         &self,
         customer: &str,

@@ -25,7 +25,6 @@ pub enum NotificationKind {
     BudgetUsed,
     /// A meter may not be used any more.
     Blocked,
-    /// It may again.
     Unblocked,
 }
 
@@ -44,11 +43,9 @@ impl NotificationKind {
 /// A notification to be made, if it was not made before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNotification {
-    /// Whom it is about.
     pub customer: String,
     /// Which meter; empty for the budget of all.
     pub meter: String,
-    /// What about.
     pub kind: NotificationKind,
     /// First instant of the billing period.
     pub period_start: i64,
@@ -88,11 +85,9 @@ impl NewNotification {
 pub struct Notification {
     /// Its id, which the backend sees as `webhook-id`.
     pub id: String,
-    /// Whom it is about.
     pub customer: String,
     /// Which meter; empty for the budget of all.
     pub meter: String,
-    /// What about.
     pub kind: String,
     /// The share that was crossed.
     pub percent: i64,
@@ -100,7 +95,6 @@ pub struct Notification {
     pub state: String,
     /// How often it was sent.
     pub attempts: i64,
-    /// When it was made.
     pub created_at: Timestamp,
     /// When it is sent next.
     pub next_at: Option<Timestamp>,
@@ -108,7 +102,6 @@ pub struct Notification {
     pub delivered_at: Option<Timestamp>,
     /// Why it was not taken, the last time.
     pub error: Option<String>,
-    /// What is sent.
     pub body: String,
     #[serde(skip)]
     pub give_up_at: i64,
@@ -176,9 +169,6 @@ pub enum DeliveryOutcome {
 
 impl Database {
     /// Notifications that are due, the oldest first.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn due_notifications(&self, now: Timestamp, limit: u32) -> Result<Vec<Notification>, BooksError> {
         self.with_connection(async move |c| {
             let sql = format!(
@@ -190,9 +180,6 @@ impl Database {
     }
 
     /// Writes what became of an attempt; nothing when somebody else has settled it meanwhile.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn settle_notification(
         &self,
         id: &str,
@@ -217,9 +204,6 @@ impl Database {
     }
 
     /// Some of the notifications whose day is over become dead, tried or not; the next call takes the next ones.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn bury_notifications(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
         let why = why.to_owned();
         let overdue = self
@@ -240,9 +224,6 @@ impl Database {
     }
 
     /// Removes some of the settled notifications that are older than anybody asks for.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn forget_notifications(&self, now: Timestamp) -> Result<u64, BooksError> {
         let before = now.as_second().saturating_sub(KEPT);
         let old = self.with_connection(async move |c| {
@@ -261,9 +242,6 @@ impl Database {
     }
 
     /// Notifications, the newest first: in one state or all, of one customer or all.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn notifications(
         &self,
         state: Option<String>,
@@ -282,9 +260,6 @@ impl Database {
 
     /// SendCounters notifications again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
     /// Returns the ids.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn redeliver_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.transaction(async move |c| {
             let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";

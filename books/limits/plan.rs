@@ -20,11 +20,9 @@ pub const DEFAULT_PLAN: &str = "core";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportMode {
-    /// All of it.
     Total,
     /// What is beyond the included amount.
     Overage,
-    /// Nothing.
     #[default]
     None,
 }
@@ -51,7 +49,6 @@ pub struct Terms {
     /// Price of each unit beyond; none = there is no beyond.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
-    /// What goes to Stripe.
     #[serde(default)]
     pub report: ReportMode,
 }
@@ -64,7 +61,6 @@ pub struct Plan {
     pub name: String,
     /// Currency of its prices, and of its customers' budgets.
     pub currency: Currency,
-    /// From when it holds.
     pub effective_from: Timestamp,
     /// What it says of each meter; one that it does not name is not part of it.
     pub meters: BTreeMap<String, Terms>,
@@ -74,7 +70,6 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Applied {
-    /// It is new.
     New,
     /// It was there as it is.
     Unchanged,
@@ -98,7 +93,6 @@ pub enum PlanError {
 pub struct Plans(BTreeMap<String, Vec<Plan>>);
 
 impl Plans {
-    /// These versions.
     pub fn new(versions: impl IntoIterator<Item = Plan>) -> Self {
         let mut plans: BTreeMap<String, Vec<Plan>> = BTreeMap::new();
         for version in versions {
@@ -119,7 +113,6 @@ impl Plans {
         self.0.values().flatten()
     }
 
-    /// The names.
     pub fn names(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
     }
@@ -186,9 +179,6 @@ impl Plan {
 
 impl Database {
     /// Every version of every plan.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn plans(&self) -> Result<Plans, BooksError> {
         self.with_connection(Plans::load).await
     }

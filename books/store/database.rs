@@ -76,9 +76,6 @@ impl Database {
     }
 
     /// As [`Database::open_local`], with a choice of durability.
-    ///
-    /// # Errors
-    /// As there.
     pub async fn open_local_with(path: &Path, durability: Durability) -> Result<Self, BooksError> {
         let path = path.to_owned();
         let name = path.display().to_string();
@@ -186,18 +183,12 @@ impl Database {
     }
 
     /// The database's own clock, to the second.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn clock(&self) -> Result<jiff::Timestamp, BooksError> {
         self.with_connection(async |c| Ok(crate::units::calendar::instant(clock(c).await?))).await
     }
 
     /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next
     /// process would have to read all of the log before its first statement.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn checkpoint(&self) -> Result<(), BooksError> {
         if self.local {
             self.with_connection(async |c| first_row(c, "PRAGMA wal_checkpoint(TRUNCATE)", ()).await.map(drop)).await?;
@@ -213,9 +204,6 @@ impl Database {
     }
 
     /// Runs `f` on the connection, alone, outside of a transaction: each statement of it commits by itself.
-    ///
-    /// # Errors
-    /// Whatever `f` returns.
     pub async fn with_connection<T, F>(&self, f: F) -> Result<T, BooksError>
     where
         T: Send + 'static,
@@ -234,9 +222,6 @@ impl Database {
     }
 
     /// Runs `f` in one transaction that holds the write lock from its start: committed when `f` succeeds, else undone.
-    ///
-    /// # Errors
-    /// Whatever `f` returns, and what BEGIN and COMMIT say.
     pub async fn transaction<T, F>(&self, f: F) -> Result<T, BooksError>
     where
         T: Send + 'static,
@@ -246,9 +231,6 @@ impl Database {
     }
 
     /// As [`Database::transaction`], for work that can fail in ways of its own.
-    ///
-    /// # Errors
-    /// As there.
     pub async fn transaction_with<T, E, F>(&self, f: F) -> Result<T, E>
     where
         T: Send + 'static,

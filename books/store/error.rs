@@ -14,7 +14,6 @@ pub enum BooksError {
     /// Another process holds the write lock.
     #[error("the database is locked by another process (waited {} s); try again when it is done", BUSY_WAIT.as_secs())]
     Locked,
-    /// No space.
     #[error("the disk that holds the database is full; nothing was booked; free space and run again")]
     Full,
     /// No permission to write.
@@ -25,17 +24,12 @@ pub enum BooksError {
     /// Migrated by a newer build.
     #[error("the database has schema version {found}, this meter knows up to {known}; use the newer meter")]
     Newer {
-        /// In the database.
         found: i64,
-        /// In this build.
         known: i64,
     },
-    /// Not yet migrated.
     #[error("the database has schema version {found}, this meter needs {known}; run `meter migrate`")]
     NotMigrated {
-        /// In the database.
         found: i64,
-        /// In this build.
         known: i64,
     },
     /// Somebody else applied a version of this bill since it was looked at.

@@ -119,9 +119,6 @@ impl Database {
     }
 
     /// The newest change that this database has; 0 for an empty one. Checks that its history is ours.
-    ///
-    /// # Errors
-    /// As [`Database::migrate`].
     pub async fn schema_version(&self) -> Result<i64, BooksError> {
         let rows = self
             .with_connection(async |c| {

@@ -45,14 +45,10 @@ pub async fn insert_rows<T, const N: usize>(
 }
 
 /// The first row of a query, if there is one.
-///
-/// # Errors
-/// What the database says.
 pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Result<Option<Row>, BooksError> {
     Ok(c.query(sql, params).await?.next().await?)
 }
 
-/// Reads "units rest".
 pub fn sum_of(text: &str) -> Result<Quantity, BooksError> {
     let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
     let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;

@@ -22,9 +22,7 @@ pub struct DueCustomer {
     pub known: bool,
     /// Whether the periods are those of the subscriptions.
     pub settled: bool,
-    /// Stripe's customer id.
     pub stripe_customer: Option<String>,
-    /// Today's plan.
     pub plan: String,
     /// Periods that have begun and may have changed, in order.
     pub periods: Vec<DuePeriod>,
@@ -94,26 +92,20 @@ pub struct NewTarget {
 /// Where a meter is in Stripe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StripeMeter {
-    /// Ours.
     pub meter: String,
-    /// Stripe's event name.
     pub event_name: String,
     /// Stripe's units for each of ours.
     pub per_unit: Decimal,
-    /// Stripe's id.
     pub stripe_id: String,
 }
 
 /// What waits to be done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnseenEntries {
-    /// Customers are due.
     pub customers: bool,
-    /// Meter events are due.
     pub events: bool,
     /// Error reports are not read.
     pub reports: bool,
-    /// The newest ledger entry.
     pub entry: i64,
     /// The newest one that was looked at.
     pub looked_at: i64,
@@ -160,9 +152,6 @@ const WAKE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
 
 impl Database {
     /// What waits to be done. Reads a few rows, whatever there is.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn unseen_entries(&self, now: Timestamp) -> Result<UnseenEntries, BooksError> {
         let now = now.as_second();
         self.with_connection(async move |c| {
@@ -185,9 +174,6 @@ impl Database {
     }
 
     /// Makes the customers of new ledger entries due.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn wake_for_entries(&self, waiting: UnseenEntries, meters: Vec<String>) -> Result<u64, BooksError> {
         self.transaction(async move |c| {
             let woken = c.execute(WAKE, params![waiting.looked_at, json(&meters)?, waiting.entry]).await?;
@@ -198,9 +184,6 @@ impl Database {
     }
 
     /// How many amounts that would be billed have been deferred since between two instants.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred > 0 AND deferred_acknowledged IS NOT deferred \
@@ -212,9 +195,6 @@ impl Database {
 
     /// Makes every customer due when what is remembered under `name` is not `value`; remembers it. Usage of days before `from_day` is taken
     /// to be as it was.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn wake_all_when(&self, name: &'static str, value: String, from_day: String) -> Result<bool, BooksError> {
         if self.setting(name).await?.as_ref() == Some(&value) {
             return Ok(false);
@@ -230,9 +210,6 @@ impl Database {
     }
 
     /// A short text that changes when a plan does.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn plans_mark(&self) -> Result<String, BooksError> {
         self.with_connection(async |c| {
             let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
@@ -242,9 +219,6 @@ impl Database {
     }
 
     /// Meters as they were first found in Stripe.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
         self.with_connection(async |c| {
             let mut rows =
@@ -267,9 +241,6 @@ impl Database {
     }
 
     /// Keeps where meters are in Stripe. Event name and unit stay what they were first; only the id may change.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
         self.transaction(async move |c| {
             // what waited for a meter waits no longer
@@ -288,9 +259,6 @@ impl Database {
     }
 
     /// Looks for the refused ones among what Stripe's error reports name; returns how many reports were read, and how many events are refused now.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn read_error_reports(&self, now: Timestamp) -> Result<(u64, u64), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -501,7 +469,6 @@ async fn load_sums(
     Ok(())
 }
 
-/// Stores totals.
 pub async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Result<(), BooksError> {
     let head = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since)";
     let values = |t: &NewTarget| {

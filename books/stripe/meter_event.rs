@@ -18,11 +18,9 @@ pub enum EventState {
     Pending,
     /// An attempt is under way, or its process died.
     Sending,
-    /// Stripe took it.
     Accepted,
     /// Stripe may have taken it.
     Unconfirmed,
-    /// Stripe said no.
     Refused,
     /// Proven not to be in Stripe; its value is planned anew.
     NotReceived,
@@ -56,51 +54,35 @@ impl EventState {
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MeterEvent {
-    /// Its number.
     pub seq: i64,
-    /// Its name at Stripe.
     pub identifier: String,
-    /// Whose usage.
     pub customer: String,
-    /// Of what.
     pub meter: String,
     /// Start of the period whose usage it is.
     pub period_start: Timestamp,
     /// Start of the period on whose invoice it goes.
     pub billed_start: Timestamp,
-    /// First instant after it.
     pub billed_end: Timestamp,
-    /// Stripe's customer id.
     pub stripe_customer: String,
     /// Stripe's name of the meter.
     pub event_name: String,
-    /// In Stripe's unit.
     pub value: i64,
-    /// Time of the event.
     pub timestamp: Timestamp,
     /// Not sent from here on.
     pub send_before: Timestamp,
-    /// Where it stands.
     pub state: EventState,
     /// An attempt may have been applied.
     pub maybe_applied: bool,
-    /// Attempts so far.
     pub attempts: i64,
-    /// Which Idempotency-Key is used.
     pub key_no: i64,
-    /// The first attempt.
     pub first_attempt_at: Option<Timestamp>,
-    /// The last one.
     pub last_attempt_at: Option<Timestamp>,
-    /// The next one.
     pub next_at: Option<Timestamp>,
-    /// When it was made.
     pub created_at: Timestamp,
     /// When it came to its end.
     pub settled_at: Option<Timestamp>,
     /// Stripe's name of the last request.
     pub request_id: Option<String>,
-    /// What went wrong.
     pub error: Option<String>,
     /// The books of before a restoration sent it; taken over from Stripe's total.
     pub imported: bool,
@@ -207,11 +189,8 @@ pub async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
 /// What became of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptOutcome {
-    /// The event.
     pub seq: i64,
-    /// Which attempt it was.
     pub attempts: i64,
-    /// Where it stands now.
     pub state: EventState,
     /// An attempt may have been applied.
     pub maybe_applied: bool,
@@ -223,7 +202,6 @@ pub struct AttemptOutcome {
     pub next_at: Option<i64>,
     /// Stripe's name of the request.
     pub request_id: Option<String>,
-    /// What went wrong.
     pub error: Option<String>,
 }
 
@@ -247,9 +225,6 @@ const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_du
 
 impl Database {
     /// Takes at most `limit` events that are due, one of each customer and meter: they are `sending` from now on.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn claim_events(&self, limit: u32, now: Timestamp) -> Result<Vec<MeterEvent>, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -276,9 +251,6 @@ impl Database {
 
     /// Writes down what became of attempts. One that is not under way any more (another run took it for dead,
     /// and may have begun the next attempt) stays as it is.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn settle_events(&self, settled: Vec<AttemptOutcome>, now: Timestamp) -> Result<(), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -304,9 +276,6 @@ impl Database {
 
     /// Puts right what the last runs left: attempts from before `stale` whose process died are unconfirmed; what was not sent in time for its
     /// invoice, and is in no doubt, is not received; what is unconfirmed and may not be sent again waits for Stripe's totals.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<RecoveredEvents, BooksError> {
         let now = now.as_second();
         let anything = self
@@ -337,9 +306,6 @@ impl Database {
     }
 
     /// Meter events, the newest first.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn meter_events(
         &self,
         state: Option<EventState>,
@@ -357,9 +323,6 @@ impl Database {
     }
 
     /// The event of this number or identifier.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn meter_event(&self, id: &str) -> Result<Option<MeterEvent>, BooksError> {
         let id = id.to_owned();
         self.with_connection(async move |c| find(c, &id).await).await
@@ -367,9 +330,6 @@ impl Database {
 
     /// Carries out what a person decided about an event, and notes it. Returns the event as it was; none when there is no such event or it
     /// is in a state from which this cannot be.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn decide_event(
         &self,
         id: &str,

@@ -17,17 +17,12 @@ use crate::units::quantity::Quantity;
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TotalToCheck {
-    /// Whose.
     pub customer: String,
-    /// Of what.
     pub meter: String,
     /// First instant of the period.
     pub start: i64,
-    /// First instant after it.
     pub end: i64,
-    /// Stripe's customer.
     pub stripe_customer: String,
-    /// Stripe's meter.
     pub stripe_meter: String,
     /// What the events of the period were when the total was asked for.
     pub events: InvoiceEvents,
@@ -44,7 +39,6 @@ pub struct InvoiceEvents {
     pub accepted: Vec<AcceptedEvent>,
     /// The one that is unconfirmed.
     pub unconfirmed: Option<UnconfirmedEvent>,
-    /// One is under way.
     pub in_flight: bool,
     /// Discarded while unconfirmed, and what it comes to: Stripe may have it.
     pub discarded: i64,
@@ -55,13 +49,9 @@ pub struct InvoiceEvents {
 /// An event that Stripe took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptedEvent {
-    /// Its number.
     pub seq: i64,
-    /// Its value.
     pub value: i64,
-    /// Its time.
     pub timestamp: i64,
-    /// When that was known.
     pub at: i64,
     /// Taken over from Stripe's total: the books of before a restoration sent it, at this time or before.
     pub imported: bool,
@@ -70,11 +60,8 @@ pub struct AcceptedEvent {
 /// An event of which nobody knows whether Stripe has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnconfirmedEvent {
-    /// Its number.
     pub seq: i64,
-    /// Its value.
     pub value: i64,
-    /// Its time.
     pub timestamp: i64,
     /// When it was last sent.
     pub last_attempt: i64,
@@ -100,13 +87,10 @@ pub enum TotalVerdict {
 /// What is noted of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
-    /// Stripe's total.
     pub seen: i64,
-    /// What it should be.
     pub expected: i64,
     /// By how much it is short, and since when.
     pub shortfall: Option<(i64, i64)>,
-    /// What follows.
     pub verdict: TotalVerdict,
     /// Nothing can change any more.
     pub is_final: bool,
@@ -117,11 +101,9 @@ pub struct Comparison {
 pub struct ComparedPeriod {
     /// Whose; none for all customers together.
     pub customer: String,
-    /// Of what.
     pub meter: String,
     /// First instant of the period.
     pub period_start: Timestamp,
-    /// First instant after it.
     pub period_end: Timestamp,
     /// Whether an invoice covers it.
     pub billed: bool,
@@ -137,19 +119,15 @@ pub struct ComparedPeriod {
     pub accepted: i64,
     /// Of it, on its way or unconfirmed.
     pub open: i64,
-    /// Of it, refused.
     pub refused: i64,
     /// Of it, discarded by a person.
     pub discarded: i64,
-    /// Of it, deferred.
     pub deferred: i64,
-    /// Why.
     pub deferred_reason: Option<String>,
     /// Stripe's total of this period's invoice when it was last read.
     pub seen: Option<i64>,
     /// What it should have been.
     pub expected: Option<i64>,
-    /// When that was.
     pub read_at: Option<Timestamp>,
     /// What a person must look at.
     pub alarm: Option<String>,
@@ -274,9 +252,6 @@ pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, S
 
 impl Database {
     /// At most `limit` totals that are to be read, the most urgent first; of one customer, final ones too.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn totals_to_read(
         &self,
         customer: Option<String>,
@@ -326,9 +301,6 @@ impl Database {
     }
 
     /// Notes what was read and what follows; nothing when the events have changed since the total was asked for. Returns whether it was noted.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn note_read(&self, of: TotalToCheck, read: Comparison, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -384,9 +356,6 @@ impl Database {
     }
 
     /// Takes `wanted` reads out of a day's allowance; returns how many there are.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn take_reads(&self, day: String, wanted: u32, allowance: u32) -> Result<u32, BooksError> {
         self.transaction(async move |c| {
             let used = first_row(c, "SELECT reads FROM stripe_reads WHERE day = ?1", params![day.clone()]).await?;
@@ -401,9 +370,6 @@ impl Database {
     }
 
     /// What a person must look at: totals with an alarm.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn alarms(&self) -> Result<Vec<(String, String, String)>, BooksError> {
         self.with_connection(async |c| alarms(c, 100).await).await
     }
@@ -411,9 +377,6 @@ impl Database {
     /// Notes that a person has dealt with the alarms and the deferred amounts of a customer's periods that begin from `from` to before `to`: nobody is told
     /// of them again as they are. Returns them: the period's start, the meter and what it was, of those that were not acknowledged before. What a
     /// restoration holds goes by itself, and an amount that is too large says nothing of how large it is: these are left out.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn acknowledge(
         &self,
         customer: String,
@@ -461,9 +424,6 @@ impl Database {
 
     /// What the newest versions of the bills from month `from` to before month `to` say was used, and what the ledger holds of them: month, meter, bill,
     /// ledger.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn bills_and_ledger(
         &self,
         from: Month,
@@ -483,9 +443,6 @@ impl Database {
     }
 
     /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn compare(
         &self,
         customer: Option<String>,

@@ -23,19 +23,14 @@ use crate::units::calendar::{Month, instant, minute};
 /// A period whose total is to be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TotalToImport {
-    /// Whose.
     pub customer: String,
-    /// Of what.
     pub meter: String,
     /// First instant of the period.
     pub start: i64,
     /// First instant that no invoice covers: its end, when its subscription ended, or its start.
     pub until: i64,
-    /// First instant after it.
     pub end: i64,
-    /// Stripe's customer.
     pub stripe_customer: String,
-    /// Stripe's meter.
     pub stripe_meter: String,
     /// Stripe's name of the meter.
     pub event_name: String,
@@ -124,18 +119,12 @@ async fn totals_to_import(
 
 impl Database {
     /// Whether these books were restored from a backup.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn restoration(&self, now: Timestamp) -> Result<Option<Restoration>, BooksError> {
         self.with_connection(async move |c| restoration(c, now.as_second()).await).await
     }
 
     /// Marks the books as restored from a backup that was made at `backup_at`, or when the newest thing in them was done, if that is
     /// earlier: the copy cannot know of more, whatever is said of it. Of two marks the earlier one stays. Returns the instant that is taken.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn mark_restored(
         &self,
         backup_at: Timestamp,
@@ -157,9 +146,6 @@ impl Database {
 
     /// Whether these books were restored, and what Stripe tells of subscriptions was not read whole since: until then nobody knows which
     /// billing periods there were, and a period that is closed stays as it is.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
         let Some(found) = self.restoration(now).await? else { return Ok(false) };
         let synced = self.setting("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
@@ -167,9 +153,6 @@ impl Database {
     }
 
     /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open events Stripe's totals will decide about.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn begin_restored(&self, grace: i64, now: Timestamp) -> Result<Option<(Restoration, u64)>, BooksError> {
         if self.setting("backup_at").await?.is_none() {
             return Ok(None);
@@ -217,9 +200,6 @@ impl Database {
     }
 
     /// How many amounts wait for totals to be taken over.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
         self.with_connection(async |c| {
             let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred_reason = 'restored'";
@@ -229,9 +209,6 @@ impl Database {
     }
 
     /// At most `limit` periods whose totals are to be taken over; of one customer, or of all.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn totals_to_import(
         &self,
         restoration: Restoration,
@@ -249,9 +226,6 @@ impl Database {
 
     /// Takes over what Stripe has more (or less) than the books know, of what an invoice covers and of the rest; nothing when the period or its
     /// events have changed since the totals were asked for. Returns whether it was done.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn import(
         &self,
         of: TotalToImport,
@@ -289,9 +263,6 @@ impl Database {
     }
 
     /// Notes that a total could not be read, or by how much it is short and since when: too little to be believed at once.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn not_imported(
         &self,
         of: TotalToImport,
@@ -304,9 +275,6 @@ impl Database {
 
     /// The first month whose bills have to be read again before totals are taken over: AWS restates a month for weeks, so the one before the
     /// backup's. None without a restoration that a push has found, and when that was more than `within` seconds ago.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn restored_bills_from(&self, now: Timestamp, within: i64) -> Result<Option<Month>, BooksError> {
         let found = self.restoration(now).await?;
         let recent = found.filter(|r| r.seen && now.as_second() - r.at <= within);
@@ -314,9 +282,6 @@ impl Database {
     }
 
     /// Of these exports, the months that have to be read again before totals are taken over, and were not, or wait for a person.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn bills_missing(
         &self,
         restoration: Restoration,
@@ -339,9 +304,6 @@ impl Database {
     }
 
     /// Notes that totals are taken over without the bill of an export's month: a person has said so.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn go_without_bill(
         &self,
         export: String,
@@ -359,9 +321,6 @@ impl Database {
     }
 
     /// Notes, after a restoration, that an export's month was looked at, and whether it waits for a person.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn note_bill_read(
         &self,
         export: String,

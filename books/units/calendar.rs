@@ -60,7 +60,6 @@ impl Month {
         Self(self.0.saturating_sub(1.month()))
     }
 
-    /// The year.
     pub fn year(self) -> i16 {
         self.0.year()
     }
@@ -70,12 +69,10 @@ impl Month {
         self.0.month()
     }
 
-    /// Its first day.
     pub fn first_day(self) -> Day {
         Day::from_date(self.0)
     }
 
-    /// Its last day.
     pub fn last_day(self) -> Day {
         Day::from_date(self.0.last_of_month())
     }

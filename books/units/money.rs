@@ -27,13 +27,10 @@ pub enum MoneyError {
     /// Not in ISO 4217, or without a minor unit, as gold.
     #[error("`{0}` is no currency of ISO 4217; write three capital letters, e.g. USD")]
     Currency(String),
-    /// Not a price.
     #[error("`{0}` is no price: a decimal from 0 to 1,000,000 with at most {PRICE_DECIMALS} decimals")]
     Price(String),
-    /// Not an amount.
     #[error("`{0}` is no amount in {1}: a decimal of at least 0 with at most {2} decimals")]
     Amount(String, Currency, u16),
-    /// Too much.
     #[error("`{0}` {1} is more than a budget may be ({2} {1})")]
     TooMuch(String, Currency, String),
 }
@@ -162,7 +159,6 @@ impl Cost {
         Self(i128::from(minor) * minor_unit(currency))
     }
 
-    /// Both together.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))

@@ -27,7 +27,6 @@ pub struct Quantity(i128);
 /// Whether a value went into a [`Quantity`] as it was, or had to be rounded half-even at the tenth decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
-    /// Nothing was lost.
     Exact,
     /// The value had more than ten decimals.
     Rounded,
@@ -39,7 +38,6 @@ pub enum QuantityError {
     /// The text is no decimal number.
     #[error("`{0}` is not a decimal number")]
     NotANumber(String),
-    /// NaN or infinite.
     #[error("the amount is {0}, not a finite number")]
     NotFinite(String),
     /// Larger than can be booked.
@@ -66,7 +64,6 @@ impl Quantity {
         self.0 == 0
     }
 
-    /// The magnitude.
     pub const fn abs(self) -> Self {
         Self(self.0.abs())
     }

@@ -15,7 +15,6 @@ use crate::units::quantity::Quantity;
 pub struct BillId {
     /// Label of the payer account, from the configuration.
     pub payer: String,
-    /// The month.
     pub month: Month,
 }
 
@@ -33,21 +32,17 @@ pub struct VersionKey {
 /// A version as it goes into the books.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// The bill.
     pub bill: BillId,
-    /// What identifies it.
     pub key: VersionKey,
     /// Name of the export it came through.
     pub export: String,
     /// `legacy` or `cur2`.
     pub format: &'static str,
-    /// Where the manifest lies.
     pub manifest_key: String,
     /// Payer account number in the manifest; empty when it names none.
     pub account: String,
     /// Instant that orders the versions of a bill.
     pub delivered_at: Timestamp,
-    /// Rows in all files.
     pub rows: u64,
     /// Rows that a meter counted.
     pub matched_rows: u64,
@@ -64,11 +59,9 @@ pub struct Version {
 pub struct BillFile {
     /// Key in the bucket or path in the folder.
     pub key: String,
-    /// Bytes.
     pub size: u64,
     /// ETag, or what stands for one in a folder.
     pub etag: String,
-    /// Rows.
     pub rows: u64,
     /// Row groups; 0 for CSV.
     pub row_groups: u64,
@@ -91,7 +84,6 @@ pub struct BillLine {
     pub claim: &'static str,
     /// The meter that claims it; empty for none.
     pub meter: String,
-    /// Lines.
     pub lines: u64,
     /// Lines that carry the customer tag.
     pub tagged_lines: u64,
@@ -102,9 +94,7 @@ pub struct BillLine {
 /// A meter's totals in one version; the first four amounts are in the unit of the bill.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MeterTotals {
-    /// Name of the meter.
     pub meter: String,
-    /// Its unit.
     pub unit: String,
     /// Lines of the meter, counted or not.
     pub lines: u64,
@@ -112,7 +102,6 @@ pub struct MeterTotals {
     pub total: Quantity,
     /// Counted, with a customer tag.
     pub attributed: Quantity,
-    /// Counted, without one.
     pub unattributed: Quantity,
     /// Lines of the meter that carry no usage.
     pub excluded: Quantity,
@@ -130,30 +119,21 @@ impl MeterTotals {
 /// The version that the books of a bill rest on.
 #[derive(Clone, Debug)]
 pub struct CurrentVersion {
-    /// Row id.
     pub id: i64,
-    /// What identifies it.
     pub key: VersionKey,
-    /// When it was delivered.
     pub delivered_at: Timestamp,
-    /// Account that it named.
     pub account: String,
 }
 
 /// A stored version, for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct VersionRow {
-    /// Row id.
     pub id: i64,
-    /// The bill's payer.
     pub payer: String,
-    /// The bill's month.
     pub month: Month,
-    /// Export it came through.
     pub export: String,
     /// `assemblyId` or `executionId`.
     pub version: String,
-    /// When it was delivered.
     pub delivered_at: Timestamp,
     /// `applied`, `on_hold` or `released`.
     pub state: String,
@@ -161,13 +141,10 @@ pub struct VersionRow {
     pub current: bool,
     /// Why it is on hold.
     pub hold_reason: String,
-    /// What a person accepted.
     pub accepted: String,
-    /// Rows in all files.
     pub rows: i64,
     /// Rows that a meter counted.
     pub matched_rows: i64,
-    /// Amounts that were rounded.
     pub rounded_amounts: i64,
     /// Newest day with counted usage.
     pub newest_day: Option<String>,
@@ -194,9 +171,6 @@ fn parse<T: std::str::FromStr>(row: &Row, column: i32) -> Result<T, BooksError> 
 }
 
 /// The newest applied version of a bill.
-///
-/// # Errors
-/// What the database says.
 pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVersion>, BooksError> {
     let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account FROM bill_versions \
                WHERE payer = ?1 AND month = ?2 AND state = 'applied' ORDER BY id DESC LIMIT 1";
@@ -222,9 +196,6 @@ pub struct BookedVersions {
 
 impl Database {
     /// Looks up where the books of a bill stand, seen from a version of `account`.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn booked_versions(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
         let (bill, account) = (bill.clone(), account.to_owned());
         self.with_connection(async move |c| {
@@ -266,18 +237,12 @@ impl Database {
     }
 
     /// Releases the versions of a bill on hold: the books rest on what AWS says now.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn release(&self, bill: &BillId) -> Result<(), BooksError> {
         let bill = bill.clone();
         self.transaction(async move |c| release_on_hold(c, &bill).await).await
     }
 
     /// All versions, newest bill first; of one month when one is given.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn versions(&self, month: Option<Month>) -> Result<Vec<VersionRow>, BooksError> {
         self.with_connection(async move |c| {
             let mut rows = c.query(include_str!("versions.sql"), params![month.map(|m| m.to_string())]).await?;

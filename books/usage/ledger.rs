@@ -36,7 +36,6 @@ pub struct Cell {
     pub customer: u32,
     /// Place in [`Cells::meters`].
     pub meter: u32,
-    /// The day.
     pub day: Day,
     /// Quantity in 10⁻¹⁰ units; never 0.
     pub quantity: i64,
@@ -45,11 +44,8 @@ pub struct Cell {
 /// Usage cells of one bill, in order of customer, meter and day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cells {
-    /// Customer ids, ascending.
     pub customers: Vec<String>,
-    /// Meter names, ascending.
     pub meters: Vec<String>,
-    /// The cells, ascending.
     pub cells: Vec<Cell>,
 }
 
@@ -66,9 +62,7 @@ pub enum EntryKind {
 /// What is to be appended: the differences, over name tables of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adjustments {
-    /// Customer ids, ascending.
     pub customers: Vec<String>,
-    /// Meter names, ascending.
     pub meters: Vec<String>,
     /// The differences, ascending; quantities are observed minus booked and never 0.
     pub entries: Vec<(Cell, EntryKind)>,
@@ -189,9 +183,7 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
 pub struct LedgerChange {
     /// Customer id; empty for usage without a tag.
     pub customer: String,
-    /// Meter.
     pub meter: String,
-    /// Sum of the differences.
     pub delta: Quantity,
 }
 
@@ -219,17 +211,12 @@ impl Adjustments {
 /// Everything that one applied version writes.
 #[derive(Clone, Debug)]
 pub struct Booking {
-    /// The version.
     pub version: Version,
     /// The applied version that the comparison was made against.
     pub against: Option<i64>,
-    /// Its files.
     pub files: Vec<BillFile>,
-    /// Its lines by kind.
     pub lines: Vec<BillLine>,
-    /// Its totals.
     pub totals: Vec<MeterTotals>,
-    /// What to append.
     pub adjustments: Adjustments,
 }
 
@@ -240,20 +227,15 @@ pub struct Usage {
     pub customer: String,
     /// Whether a customer row with that id exists.
     pub known: bool,
-    /// Meter.
     pub meter: String,
     /// The day, when the question was by day.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<String>,
-    /// What was used.
     pub quantity: Quantity,
 }
 
 impl Database {
     /// What is booked for a bill.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn booked(&self, bill: &BillId) -> Result<Cells, BooksError> {
         let bill = bill.clone();
         self.with_connection(async move |c| {
@@ -309,9 +291,6 @@ impl Database {
     }
 
     /// Usage in the days of `month`: of all customers in sum, or of one customer by day.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn usage(&self, month: Month, customer: Option<String>) -> Result<Vec<Usage>, BooksError> {
         self.with_connection(async move |c| {
             let one = "SELECT customer, meter, day, sum(quantity / 10000000000), sum(quantity % 10000000000), \

@@ -36,7 +36,6 @@ pub const OTHER_LINE_TYPES: [&str; 14] = [
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 enum Atom {
-    /// Exactly this character.
     Is(char),
     /// Any run of characters, also none.
     Run,
@@ -54,7 +53,6 @@ pub struct Pattern {
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatternError {
-    /// Nothing in it.
     #[error("the pattern is empty")]
     Empty,
     /// A character that no product code or usage type has.
@@ -75,9 +73,6 @@ impl Pattern {
     }
 
     /// A pattern for usage types: up to two region prefixes are optional in front of it.
-    ///
-    /// # Errors
-    /// As [`Pattern::product`].
     pub fn usage_type(text: &str) -> Result<Self, PatternError> {
         Self::with_prefix(text, 2)
     }
@@ -197,7 +192,6 @@ pub struct Meter {
 /// Lines of a watched product that are known and of no interest.
 #[derive(Clone, Debug, Serialize)]
 pub struct IgnoreRule {
-    /// Product codes.
     pub products: Vec<Pattern>,
     /// Usage types, region prefixes left out.
     pub usage_types: Vec<Pattern>,
@@ -244,7 +238,6 @@ pub enum RulesError {
     /// The name cannot be used.
     #[error("`{0}` is no meter name; use a-z, 0-9 and _")]
     Name(String),
-    /// Nothing to count.
     #[error("meter `{0}` has no {1}")]
     Empty(String, &'static str),
     /// A factor that makes no sense.

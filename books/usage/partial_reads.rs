@@ -12,29 +12,23 @@ use crate::usage::bill::{BillFile, BillId};
 /// A file as it was when its bill was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedFile {
-    /// Its key.
     pub key: String,
-    /// Its size in bytes.
     pub size: u64,
-    /// Its entity tag.
     pub etag: String,
 }
 
 /// Which part of which reading.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartId {
-    /// The bill.
     pub bill: BillId,
     /// Names version, files and rules.
     pub identity: String,
-    /// Number of the part.
     pub part: u32,
 }
 
 /// What is known of the files of a part after they were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartFacts {
-    /// The files.
     pub files: Vec<BillFile>,
     /// How many have no column for the customer tag.
     pub files_without_tag: usize,
@@ -52,9 +46,6 @@ impl Database {
     /// Plans the parts of a bill, unless this very plan is there; what is left of plans for the bill that are older than a day is
     /// removed (a younger one may be somebody else's: another export of the same payer, or a worker with other rules). Returns
     /// the parts that are not read yet.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn plan_parts(
         &self,
         bill: &BillId,
@@ -87,9 +78,6 @@ impl Database {
     }
 
     /// The files of a part that is planned and not read yet.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn planned_part(&self, id: &PartId) -> Result<Option<Vec<PlannedFile>>, BooksError> {
         let id = id.clone();
         self.with_connection(async move |c| {
@@ -103,9 +91,6 @@ impl Database {
     }
 
     /// Stores what a part came to, once; a part that nobody plans any more is dropped. Returns whether it was stored.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn store_part(&self, id: &PartId, facts: &PartFacts, sums: Vec<u8>) -> Result<bool, BooksError> {
         let (id, facts) = (id.clone(), json(facts)?);
         self.transaction(async move |c| {
@@ -118,9 +103,6 @@ impl Database {
     }
 
     /// What a part came to, if it is read.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn read_part(&self, id: &PartId) -> Result<Option<(PartFacts, Vec<u8>)>, BooksError> {
         let id = id.clone();
         self.with_connection(async move |c| {
@@ -135,9 +117,6 @@ impl Database {
 
 impl Database {
     /// Forgets what a part came to, so that it is read again.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn forget_part(&self, id: &PartId) -> Result<(), BooksError> {
         let id = id.clone();
         self.transaction(async move |c| {

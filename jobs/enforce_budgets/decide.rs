@@ -12,7 +12,6 @@ use books::units::quantity::Quantity;
 /// What is to be decided for one customer.
 #[derive(Clone, Debug)]
 pub struct CustomerCase<'a> {
-    /// Whether the customer pays.
     pub payment: PaymentStatus,
     /// The plan's currency; none when no plan of that name is known.
     pub currency: Option<Currency>,
@@ -22,14 +21,12 @@ pub struct CustomerCase<'a> {
     pub budget_in_other_currency: bool,
     /// The bill is so old that the policy allows no overage.
     pub data_too_old: bool,
-    /// Every meter.
     pub meters: Vec<MeterCase<'a>>,
 }
 
 /// A meter of the case.
 #[derive(Clone, Debug)]
 pub struct MeterCase<'a> {
-    /// Its name.
     pub meter: &'a str,
     /// What the plan says of it; none = it is not part of the plan.
     pub terms: Option<Terms>,
@@ -58,9 +55,7 @@ impl MeterCase<'_> {
 /// The answer for one meter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeterDecision {
-    /// May it be used?
     pub allowed: bool,
-    /// Why, or why not.
     pub reason: Reason,
     /// Why not, once the limit is reached.
     pub stop: Reason,
@@ -81,7 +76,6 @@ pub struct CustomerDecision {
     pub meters: Vec<MeterDecision>,
 }
 
-/// Decides.
 pub fn decide(case: &CustomerCase<'_>) -> CustomerDecision {
     let costs: Vec<Cost> = case.meters.iter().map(MeterCase::cost).collect();
     let total = costs.iter().fold(Cost::ZERO, |sum, cost| sum.plus(*cost));

@@ -54,7 +54,6 @@ pub enum OnStale {
 pub struct EnforcementSettings {
     /// A bill that tells of usage only up to longer ago than this is stale.
     pub stale_after: SignedDuration,
-    /// What happens then.
     pub on_stale: OnStale,
     /// Shares in percent whose crossing is told to the backend.
     pub thresholds: Vec<u32>,
@@ -80,7 +79,6 @@ pub struct EnforceBudgets {
 pub struct EntitlementChange {
     /// Before; none when there was no decision yet.
     pub was: Option<Entitlement>,
-    /// Now.
     pub is: Entitlement,
 }
 
@@ -99,7 +97,6 @@ pub struct EnforceReport {
     pub unblocked: u64,
     /// Meters that are not allowed now.
     pub not_allowed: u64,
-    /// Notifications that were made.
     pub notifications: u64,
     /// Customers without a current billing period: `roll_periods` has to run first. Their entitlements stay.
     pub without_period: u64,
@@ -113,11 +110,9 @@ pub struct EnforceReport {
     pub unmetered: Vec<String>,
     /// Up to when AWS has told of usage.
     pub as_of: Option<Timestamp>,
-    /// What that means.
     pub freshness: Option<Freshness>,
     /// What is done about it, when it is stale.
     pub on_stale: Option<OnStale>,
-    /// Some of the changes.
     pub changes: Vec<EntitlementChange>,
 }
 
@@ -153,7 +148,6 @@ impl Job for EnforceBudgets {
 #[derive(Debug)]
 struct RunInputs {
     plans: Plans,
-    /// Meters that are configured.
     metered: Vec<String>,
     /// Meters whose usage is summed: also those that only plans name.
     meters: Vec<String>,

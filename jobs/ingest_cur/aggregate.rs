@@ -33,11 +33,8 @@ const UNRESOLVED: u32 = u32::MAX;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("column {column}, row {row}: {why}")]
 pub struct LineFault {
-    /// Row within its batch.
     pub row: usize,
-    /// Column.
     pub column: String,
-    /// What is wrong.
     pub why: String,
 }
 
@@ -153,7 +150,6 @@ pub struct Totals {
     pub observed: Cells,
     /// Every kind of line of the watched products.
     pub lines: Vec<BillLine>,
-    /// Sums by meter.
     pub meters: Vec<MeterTotals>,
     /// Rows that a meter counted.
     pub matched_rows: u64,
@@ -172,7 +168,6 @@ pub struct Totals {
 /// A line type that is neither known to carry usage nor known to carry none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnknownLineType {
-    /// The type.
     pub line_type: String,
     /// Lines of watched products with it.
     pub lines: u64,

@@ -70,7 +70,6 @@ impl<'a> TextColumn<'a> {
         }
     }
 
-    /// The distinct values.
     pub fn values(&self) -> &StringArray {
         &self.values
     }
@@ -99,7 +98,6 @@ pub enum Tag<'a> {
 pub struct TagColumn<'a> {
     /// Name of the column in the file.
     pub column: &'a str,
-    /// The tag.
     pub tag: Tag<'a>,
 }
 
@@ -288,7 +286,6 @@ impl<'a> Days<'a> {
 /// Rows of a bill, column by column.
 #[derive(Clone, Debug)]
 pub struct Batch<'a> {
-    /// Number of rows.
     pub rows: usize,
     /// `line_item_product_code`.
     pub product: TextColumn<'a>,

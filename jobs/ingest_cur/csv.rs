@@ -29,7 +29,6 @@ const BATCH_ROWS: usize = 4_096;
 /// What a CSV file held.
 #[derive(Clone, Copy, Debug)]
 pub struct CsvStats {
-    /// Rows.
     pub rows: u64,
     /// Rows that a meter counted.
     pub matched: u64,

@@ -50,7 +50,6 @@ impl Format {
 /// Why an export or its manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// Reading failed.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Nothing that looks like an export.
@@ -58,9 +57,7 @@ pub enum ExportError {
         "no {wanted} export below {location}: looked for `metadata/BILLING_PERIOD=YYYY-MM/` and `YYYYMMDD-YYYYMMDD/` in {looked} folders; point the export's location at the folder of the export"
     )]
     NotFound {
-        /// Where.
         location: String,
-        /// Which format.
         wanted: &'static str,
         /// How many folders were looked into.
         looked: usize,
@@ -83,7 +80,6 @@ pub enum ExportError {
 /// An export's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
-    /// Its kind.
     pub format: Format,
     /// Prefix, empty or ending with `/`.
     pub prefix: String,
@@ -92,9 +88,7 @@ pub struct Root {
 /// A version of a month, as its manifest tells.
 #[derive(Clone, Debug)]
 pub struct Manifest {
-    /// Kind of the export.
     pub format: Format,
-    /// The manifest itself.
     pub object: Object,
     /// SHA-256 of its bytes.
     pub digest: String,
@@ -102,7 +96,6 @@ pub struct Manifest {
     pub version: String,
     /// Account number; empty when it names none.
     pub account: String,
-    /// Instant that orders versions.
     pub delivered_at: Timestamp,
     /// Keys of the data files, in the manifest's order.
     pub files: Vec<String>,

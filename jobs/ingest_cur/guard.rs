@@ -18,24 +18,19 @@ use books::usage::ledger::{Cells, UNATTRIBUTED};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// The whole month.
     Month,
     /// What the month holds for customers: the sum of what each of them keeps.
     Customers,
-    /// One day.
     Day(Day),
 }
 
 /// Booked usage that a version takes back, or a past day that it changes by much.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Restatement {
-    /// The meter.
     pub meter: String,
     /// What part of the bill.
     pub scope: Scope,
-    /// What is booked.
     pub booked: Quantity,
-    /// What the version says.
     pub observed: Quantity,
 }
 

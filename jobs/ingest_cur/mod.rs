@@ -52,9 +52,7 @@ const LARGEST_CHANGES: usize = 5;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestCur {
-    /// Name of the export.
     pub export: String,
-    /// The month.
     pub month: Month,
     /// Only say what would be booked.
     #[serde(default)]
@@ -72,7 +70,6 @@ pub struct IngestCur {
 pub struct Export {
     /// Label of the payer account; books are kept by it.
     pub payer: String,
-    /// Bucket or folder.
     pub source: Arc<dyn Source>,
     /// Prefix at or below which the export lies; empty or ending with `/`.
     pub prefix: String,
@@ -131,7 +128,6 @@ impl Default for ReadLimits {
 /// How bills are read: the rules, the caution, and a place to say how far it has come.
 #[derive(Clone, Debug)]
 pub struct ReadSettings {
-    /// How lines are read.
     pub rules: Arc<Rules>,
     /// When a version is put on hold.
     pub hold: HoldPolicy,
@@ -183,16 +179,12 @@ impl IngestOutcome {
 /// What a run found and did.
 #[derive(Clone, Debug, Serialize)]
 pub struct IngestReport {
-    /// Name of the export.
     pub export: String,
-    /// The bill.
     #[serde(flatten)]
     pub bill: BillId,
-    /// How it ended.
     pub outcome: IngestOutcome,
     /// `assemblyId` or `executionId`; empty when there is no bill.
     pub version: String,
-    /// When AWS delivered it.
     pub delivered_at: Option<Timestamp>,
     /// Why it is on hold.
     pub hold_reasons: Vec<String>,
@@ -204,15 +196,12 @@ pub struct IngestReport {
     pub unrecognised: Vec<BillLine>,
     /// Things that a person may want to know.
     pub warnings: Vec<String>,
-    /// Totals of each meter.
     pub meters: Vec<MeterChange>,
     /// Customers with the largest changes.
     pub largest_changes: Vec<LedgerChange>,
     /// Ledger entries that were, or would be, appended.
     pub entries: usize,
-    /// Data files.
     pub files: usize,
-    /// Rows in them.
     pub rows: u64,
     /// Rows that a meter counted.
     pub matched_rows: u64,
@@ -222,17 +211,14 @@ pub struct IngestReport {
     pub newest_day: Option<Day>,
     /// Bytes that were fetched, manifest included.
     pub fetched_bytes: u64,
-    /// Reads that fetched them.
     pub fetch_requests: u64,
 }
 
 /// A meter in a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct MeterChange {
-    /// What the version says.
     #[serde(flatten)]
     pub totals: MeterTotals,
-    /// What was booked before.
     pub booked_before: Quantity,
 }
 

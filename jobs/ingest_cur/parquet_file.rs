@@ -31,11 +31,9 @@ pub enum ReadError {
     /// The file is not what it should be.
     #[error("{file}{place}: {why}")]
     Broken {
-        /// The file.
         file: String,
         /// Row group and column, as far as they are known; begins with a comma.
         place: String,
-        /// What is wrong.
         why: String,
     },
 }
@@ -51,7 +49,6 @@ pub struct Wanted {
     unit: Option<usize>,
     split_parent: Option<usize>,
     period: Option<usize>,
-    /// Flat columns and maps.
     tags: Vec<usize>,
 }
 
@@ -185,7 +182,6 @@ pub(super) fn guarded<T>(f: impl FnOnce() -> parquet::errors::Result<T>) -> parq
 #[derive(Clone, Debug)]
 pub struct ParquetFile {
     source: Arc<dyn Source>,
-    /// The file.
     pub object: Object,
     name: String,
     metadata: ArrowReaderMetadata,

@@ -33,15 +33,11 @@ const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestPart {
-    /// Name of the export.
     pub export: String,
-    /// The month.
     pub month: Month,
-    /// Identity of the plan.
     pub identity: String,
     /// Digest of the rules by which it is read.
     pub rules: String,
-    /// Number of the part.
     pub part: u32,
 }
 
@@ -58,11 +54,8 @@ pub enum PartOutcome {
 /// What reading a part brought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartReport {
-    /// How it ended.
     pub outcome: PartOutcome,
-    /// Files that were read.
     pub files: usize,
-    /// Rows in them.
     pub rows: u64,
     /// Bytes of its stored sums.
     pub stored_bytes: usize,

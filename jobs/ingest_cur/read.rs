@@ -154,7 +154,6 @@ impl Shared {
     }
 }
 
-/// Folds all files.
 pub(super) async fn read_files(
     source: &Arc<dyn Source>,
     objects: &[Object],

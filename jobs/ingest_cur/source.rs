@@ -50,18 +50,15 @@ impl SourceError {
 pub struct Object {
     /// Key in the bucket, or path in the folder with `/`.
     pub key: String,
-    /// Bytes.
     pub size: u64,
     /// ETag; in a folder, size and modification time.
     pub etag: String,
-    /// Last change.
     pub modified: Timestamp,
 }
 
 /// One level of a bucket or folder.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Objects right here.
     pub objects: Vec<Object>,
     /// Prefixes below, each ending with `/`.
     pub folders: Vec<String>,
@@ -101,12 +98,10 @@ impl Fetched {
         self.bytes.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Reads of data.
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Bytes of data.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -381,9 +376,6 @@ impl Source for Bucket {
 }
 
 /// A whole small object, refused when it is larger than `limit` bytes.
-///
-/// # Errors
-/// As [`Source::read`].
 pub async fn read_small(source: &dyn Source, object: &Object, limit: u64) -> Result<Bytes, SourceError> {
     if object.size > limit {
         return Err(SourceError::Key(object.key.clone(), "it is far too large for a manifest"));

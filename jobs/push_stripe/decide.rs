@@ -95,9 +95,7 @@ pub struct PeriodBilling {
 /// A billing period of the customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeriodCase {
-    /// First instant.
     pub start: i64,
-    /// First instant after it.
     pub end: i64,
     /// First instant that its invoice does not cover: its end, or when the subscription ended.
     pub until: i64,
@@ -105,7 +103,6 @@ pub struct PeriodCase {
     pub billing: Option<PeriodBilling>,
     /// What the books say; none when it has too many digits.
     pub target: Option<i64>,
-    /// Currency of the plan.
     pub currency: String,
 }
 
@@ -114,11 +111,9 @@ pub struct PeriodCase {
 pub struct EarlierEvent {
     /// The period for whose usage it is.
     pub period_start: i64,
-    /// Its time.
     pub timestamp: i64,
     /// Start and end of the period on whose invoice it is.
     pub invoice: (i64, i64),
-    /// Its value.
     pub value: i64,
     /// Whether Stripe may have it, or get it: not when it was refused or discarded.
     pub billed: bool,
@@ -140,11 +135,9 @@ pub struct BillingCase {
 /// An event to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventToSend {
-    /// Its value.
     pub value: i64,
     /// Bounds of the period on whose invoice it goes.
     pub billed: (i64, i64),
-    /// Its time.
     pub timestamp: i64,
     /// It is not sent from this instant on.
     pub send_before: i64,
@@ -155,7 +148,6 @@ pub struct EventToSend {
 pub struct PeriodDecision {
     /// What is to be sent.
     pub event: Option<EventToSend>,
-    /// What waits, and why.
     pub deferred: Option<(i64, DeferReason)>,
 }
 

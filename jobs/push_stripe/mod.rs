@@ -61,9 +61,7 @@ pub struct PushReport {
     pub customers: u64,
     /// Meter events that were made, or would be.
     pub planned: u64,
-    /// Attempts to send one.
     pub attempts: u64,
-    /// Taken by Stripe.
     pub accepted: u64,
     /// Refused by Stripe, now or in an error report.
     pub refused: u64,
@@ -87,7 +85,6 @@ pub struct PushReport {
     pub unknown_plan: u64,
     /// Error reports of Stripe that were read.
     pub error_reports: u64,
-    /// Why sending stopped early.
     pub stopped: Option<String>,
     /// That these books were restored from a backup, while something waits for it.
     pub restored: Option<RestoreProgress>,

@@ -39,15 +39,12 @@ pub(super) struct PlanInputs {
 /// An event that was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedEvent {
-    /// Whose usage.
     pub customer: String,
-    /// Of what.
     pub meter: String,
     /// Start of the period whose usage it is.
     pub period_start: jiff::Timestamp,
     /// Start of the period on whose invoice it goes.
     pub billed_start: jiff::Timestamp,
-    /// In Stripe's unit.
     pub value: i64,
 }
 

@@ -45,7 +45,6 @@ pub(super) struct SendTally {
     pub(super) again: u64,
     /// Identifiers that Stripe had although nothing was ever sent under them.
     pub(super) strange: Vec<String>,
-    /// Why sending stopped early.
     pub(super) stopped: Option<SendStop>,
 }
 
@@ -54,7 +53,6 @@ pub(super) struct SendTally {
 pub(super) enum SendStop {
     /// The key is not accepted, or may not do this.
     Key(String),
-    /// Nothing goes through.
     Away(String, Option<Duration>),
 }
 
@@ -69,11 +67,9 @@ pub(super) enum SendAnswer {
     Refused(String),
     /// The key is the fault.
     Key(String),
-    /// Not taken; later.
     Later(String, Option<Duration>),
     /// Execution began and failed: the answer is stored under the key.
     Broken(String),
-    /// Nobody knows.
     Lost(String),
     /// It was not sent: no connection, or the run stopped.
     NotSent(String),

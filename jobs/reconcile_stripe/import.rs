@@ -93,7 +93,6 @@ pub(super) fn too_little(surpluses: [i64; 2], before: Option<(i64, i64)>, now: i
     (shortfall != 0).then_some((shortfall, since))
 }
 
-/// Takes one over.
 pub(super) async fn import_total(
     context: &Context,
     account: &StripeAccount,

@@ -14,15 +14,12 @@ const PRICE_DECIMALS: u32 = 12;
 /// What was compared, and how it came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckLine {
-    /// What.
     pub what: String,
-    /// What is there.
     pub found: String,
     /// What is wrong with it, and what to do; none when it is as it should be.
     pub fault: Option<String>,
 }
 
-/// Compares.
 pub fn check(
     billing: &BillingSettings,
     known: &[StripeMeter],

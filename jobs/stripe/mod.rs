@@ -48,7 +48,6 @@ pub struct BillingSettings {
     pub reads_per_day: u32,
     /// How long after books were restored from a backup Stripe's totals are believed to have all that the lost ones had sent, in seconds.
     pub quiet: i64,
-    /// Where usage goes.
     pub mode: StripeMode,
 }
 
@@ -69,7 +68,6 @@ pub enum StripeMode {
     /// Nowhere: what would be sent is only told.
     #[default]
     DryRun,
-    /// To an account.
     Stripe(StripeAccount),
 }
 
@@ -97,11 +95,9 @@ pub struct StripeAccount {
 /// Attempts to send, counted as they end, so that those of a run that fails count too; for the operator.
 #[derive(Debug, Default)]
 pub struct SendCounters {
-    /// Taken by Stripe.
     pub accepted: AtomicU64,
     /// Refused by Stripe at once.
     pub refused: AtomicU64,
-    /// Nobody knows.
     pub unconfirmed: AtomicU64,
     /// Not taken; they are sent again.
     pub again: AtomicU64,
@@ -118,11 +114,8 @@ impl fmt::Debug for StripeAccount {
 /// A meter as Stripe has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteMeter {
-    /// Its id.
     pub id: String,
-    /// Its event name.
     pub event_name: String,
-    /// Whether it takes events.
     pub active: bool,
     /// `sum`, `count` or `last`.
     pub formula: String,
@@ -135,7 +128,6 @@ pub struct RemoteMeter {
 /// A price as Stripe has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemotePrice {
-    /// Its id.
     pub id: String,
     /// The meter whose usage it charges.
     pub meter: String,
@@ -148,34 +140,23 @@ pub struct RemotePrice {
 /// A subscription as Stripe has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteSubscription {
-    /// Its id.
     pub id: String,
-    /// Stripe's customer.
     pub customer: String,
-    /// Stripe's word.
     pub status: String,
-    /// The billing cycle anchor.
     pub anchor: i64,
-    /// From when.
     pub started: i64,
-    /// Until when.
     pub ended: Option<i64>,
-    /// Metered items.
     pub items: Vec<RemoteItem>,
 }
 
 /// A metered item of a subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteItem {
-    /// Its id.
     pub id: String,
-    /// Its price.
     pub price: String,
-    /// The meter.
     pub meter: String,
     /// ISO 4217, capitals.
     pub currency: String,
-    /// The current period.
     pub period: (i64, i64),
     /// Whether it is billed month by month.
     pub monthly: bool,
@@ -184,11 +165,9 @@ pub struct RemoteItem {
 /// A page of a list.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
-    /// What is on it.
     pub items: Vec<T>,
     /// Where the next one begins, if there is one.
     pub next: Option<String>,
-    /// Stripe's clock.
     pub date: Option<Timestamp>,
 }
 
@@ -222,9 +201,6 @@ impl StripeAccount {
     }
 
     /// SendCounters an event, whose turn by [`StripeAccount::ready`] has come. Errors that come with a status of 2xx mean that Stripe has it.
-    ///
-    /// # Errors
-    /// What became of it otherwise.
     pub async fn send(&self, event: &MeterEvent) -> Result<ResponseMeta, CallError> {
         let [customer, value] = PAYLOAD.map(str::to_owned);
         let payload = HashMap::from([(customer, event.stripe_customer.clone()), (value, event.value.to_string())]);
@@ -237,9 +213,6 @@ impl StripeAccount {
     }
 
     /// All meters of the account, active or not, and Stripe's clock.
-    ///
-    /// # Errors
-    /// What Stripe says.
     pub async fn meters(&self) -> Result<(Vec<RemoteMeter>, Option<Timestamp>), CallError> {
         let (mut found, mut after, mut clock) = (vec![], None::<String>, None);
         loop {
@@ -258,9 +231,6 @@ impl StripeAccount {
     }
 
     /// Makes a meter that adds up what it is sent. Asked for twice, it is made once.
-    ///
-    /// # Errors
-    /// What Stripe says.
     pub async fn create_meter(&self, mapping: &Mapping) -> Result<String, CallError> {
         let [customer, value] = PAYLOAD;
         let request = CreateBillingMeter::new(
@@ -279,9 +249,6 @@ impl StripeAccount {
     }
 
     /// Active prices of the account that charge a meter.
-    ///
-    /// # Errors
-    /// What Stripe says.
     pub async fn prices(&self) -> Result<Vec<RemotePrice>, CallError> {
         let (mut found, mut after) = (vec![], None::<String>);
         loop {
@@ -299,9 +266,6 @@ impl StripeAccount {
     }
 
     /// A page of subscriptions in every state, the newest first; `since` leaves out those that were made before.
-    ///
-    /// # Errors
-    /// What Stripe says.
     pub async fn subscriptions(
         &self,
         since: Option<i64>,

@@ -34,9 +34,7 @@ impl fmt::Debug for Transport {
 pub struct ResponseMeta {
     /// Stripe's name of the request.
     pub request_id: Option<String>,
-    /// When to come back.
     pub retry_after: Option<Duration>,
-    /// Stripe's clock.
     pub date: Option<Timestamp>,
     /// The answer is that of an earlier request under the same key.
     pub replayed: bool,
@@ -53,7 +51,6 @@ pub struct CallError {
     pub code: Option<String>,
     /// Stripe's message, or what went wrong. Never the key.
     pub message: String,
-    /// What came around it.
     pub around: ResponseMeta,
 }
 

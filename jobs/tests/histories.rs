@@ -32,7 +32,6 @@ struct Seen {
     deferred: u64,
 }
 
-/// One world.
 async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);

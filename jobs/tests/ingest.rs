@@ -204,7 +204,7 @@ async fn a_line_type_that_nobody_knows_holds_the_version() {
         assert!(on_hold.hold_reasons[0].contains("Usagé"), "{:?}", on_hold.hold_reasons);
     }
     assert!(world.ledger().await.is_empty());
-    let states = "SELECT state || '|' || hold_reasons FROM bill_versions";
+    let states = "SELECT state || '|' || hold_reason FROM bill_versions";
     assert_eq!(world.dump(states).await.len(), 1, "on hold once");
     let accepted = IngestCur { allow_unknown_line_types: true, ..job() }.run(&world.context, now()).await.unwrap();
     assert_eq!(accepted.outcome, IngestOutcome::Applied);

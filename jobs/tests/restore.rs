@@ -28,7 +28,6 @@ struct Life<'a> {
     world: World,
     rng: fastrand::Rng,
     now: i64,
-    /// The last run.
     ran: i64,
     cancels: [Option<i64>; 3],
     seen: &'a Seen,

@@ -50,17 +50,13 @@ impl Default for QueueConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
-    /// Reading bills.
     pub ingest: Vec<String>,
     /// Closing TURN counts of periods that are over, and opening the next.
     pub roll_periods: Vec<String>,
     /// Deciding who may go on using what.
     pub enforce_budgets: Vec<String>,
-    /// Telling the web backend.
     pub deliver_notifications: Vec<String>,
-    /// Reading subscriptions from Stripe.
     pub sync_stripe: Vec<String>,
-    /// Sending usage to Stripe.
     pub push_stripe: Vec<String>,
     /// Comparing Stripe's totals with the books.
     pub reconcile_stripe: Vec<String>,
@@ -89,9 +85,6 @@ impl Default for ScheduleConfig {
 }
 
 /// Reads a cron line of five fields (minute, hour, day, month, weekday; UTC) and refuses one that never fires.
-///
-/// # Errors
-/// Why it is none.
 pub fn cron(line: &str) -> Result<Cron, String> {
     let cron = Cron::from_str(line).map_err(|e| format!("`{line}` is no cron line: {e}"))?;
     if line.split_whitespace().count() != 5 && !line.starts_with('@') {

@@ -28,7 +28,6 @@ const IDLE: Duration = Duration::from_secs(55);
 pub struct StripeConfig {
     /// True when real money is meant: the key must be a live one then, and a test one otherwise.
     pub live: bool,
-    /// Address of the API.
     pub url: String,
     /// How many hours after its period an invoice is finalised, as it is set in Stripe's dashboard.
     pub grace_hours: u16,
@@ -43,7 +42,6 @@ pub struct StripeConfig {
     pub reads_per_day: u32,
     /// How many hours after books were restored from a backup Stripe's totals are believed.
     pub quiet_hours: u16,
-    /// Meters that are billed.
     pub meters: BTreeMap<String, StripeMeterConfig>,
     /// Stripe's secret key; from the environment only.
     #[serde(skip)]
@@ -87,9 +85,6 @@ impl Default for StripeConfig {
 
 impl StripeConfig {
     /// As jobs take it. Without a key nothing is sent.
-    ///
-    /// # Errors
-    /// When TLS cannot be set up.
     pub fn billing(&self) -> anyhow::Result<BillingSettings> {
         let mapping = |(name, m): (&String, &StripeMeterConfig)| {
             let display_name = m.display_name.clone().unwrap_or_else(|| name.clone());

@@ -85,9 +85,6 @@ pub(super) async fn ready(State(server): Shared) -> Response {
 }
 
 /// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is ready.
-///
-/// # Errors
-/// When nobody answers.
 pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
     // whoever listens everywhere is asked here
     let mut address = address;

@@ -106,7 +106,6 @@ impl Board {
     }
 }
 
-/// Fills the table.
 pub(super) fn of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
     let board = Board::new()?;
     board.at("meter_snapshot_timestamp_seconds", &[], Some(standing.at))?;

@@ -29,11 +29,9 @@ const OUTCOMES: [&str; 8] = ["done", "attention", "retry", "waiting", "dead", "c
 /// A metric, for whoever compares it with what is written about it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Described {
-    /// Its name.
     pub name: String,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// Its labels, sorted.
     pub labels: Vec<String>,
 }
 
@@ -115,9 +113,6 @@ impl Register {
 
 impl Metrics {
     /// Everything at 0, for jobs of these kinds.
-    ///
-    /// # Errors
-    /// When a metric is named twice.
     pub fn new(kinds: &[&str]) -> prometheus::Result<Self> {
         let mut r = Register::default();
         let build = Opts::new("meter_build_info", "Always 1; which build runs.")
@@ -232,9 +227,6 @@ impl Metrics {
     }
 
     /// All metrics, in Prometheus' text format 0.0.4: those of the process, and the gauges of a snapshot, if there is one yet.
-    ///
-    /// # Errors
-    /// None for metrics that were registered.
     pub fn text(&self, sources: &Sources, snapshot: &[MetricFamily]) -> prometheus::Result<String> {
         self.catch_up(sources);
         let mut families = self.0.registry.gather();
@@ -288,9 +280,6 @@ pub struct Sources {
 }
 
 /// The gauges of a snapshot. `meters` are told of even when nothing is known of them.
-///
-/// # Errors
-/// None for gauges that are in the table.
 pub fn gauges_of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
     gauges::of(standing, meters)
 }

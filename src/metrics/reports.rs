@@ -15,7 +15,6 @@ use super::Metrics;
 
 /// A report that says what it adds.
 pub trait Told {
-    /// Adds it.
     fn tell(&self, metrics: &Metrics);
 }
 

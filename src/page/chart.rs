@@ -28,11 +28,8 @@ const BARS_WIDTH: u32 = 420;
 /// A day of a chart.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bar {
-    /// The day.
     pub(super) day: Date,
-    /// Of customers.
     pub(super) attributed: Quantity,
-    /// Without a customer.
     pub(super) unattributed: Quantity,
 }
 

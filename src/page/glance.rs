@@ -34,7 +34,6 @@ impl Tile {
     }
 }
 
-/// All tiles.
 pub(super) fn tiles(facts: &Facts<'_>, now: Timestamp) -> Markup {
     let tiles = [
         bill(facts, now),

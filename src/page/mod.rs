@@ -38,7 +38,6 @@ pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe
 /// What the status page tells.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// How everything stands.
     pub standing: &'a Standing,
     /// By meter, the unit in the plural: minutes.
     pub units: &'a BTreeMap<String, String>,
@@ -46,7 +45,6 @@ pub struct Facts<'a> {
     pub runs: &'a [Run],
     /// Why these could not be read.
     pub no_runs: Option<&'a str>,
-    /// Which build runs.
     pub version: &'a str,
     /// Where money goes: `dry run`, `test account`, `live account`.
     pub billing: &'a str,
@@ -57,15 +55,12 @@ pub struct Facts<'a> {
 /// A job, as the pages tell it.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Its number.
     pub seq: i64,
-    /// Its kind.
     pub kind: String,
     /// Where it stands: `pending`, `scheduled`, `running`, `retrying`, `done`, `dead`, `cancelled`.
     pub state: String,
     /// What it is about, in short.
     pub what: String,
-    /// Runs so far.
     pub attempts: i64,
     /// When something last happened to it, or next will.
     pub at: Timestamp,
@@ -84,20 +79,15 @@ pub struct Run {
 /// Which jobs are listed.
 #[derive(Clone, Debug, Default)]
 pub struct JobsFilter {
-    /// Only of this kind.
     pub kind: Option<String>,
-    /// Only in this state.
     pub state: Option<String>,
 }
 
 /// What the page of jobs tells.
 #[derive(Clone, Copy, Debug)]
 pub struct JobList<'a> {
-    /// The jobs, newest first.
     pub runs: &'a [Run],
-    /// Which ones they are.
     pub filter: &'a JobsFilter,
-    /// All kinds there are.
     pub kinds: &'a [String],
     /// Whether a token is configured, without which nobody can act.
     pub acting: bool,
@@ -114,18 +104,15 @@ pub struct Report {
     pub month: String,
     /// When the report was made.
     pub made_at: Timestamp,
-    /// By which build.
     pub version: String,
     /// When AWS made the newest bill that is in it.
     pub as_of: Option<Timestamp>,
-    /// The meters.
     pub meters: Vec<MeterReport>,
 }
 
 /// What a report tells of a meter.
 #[derive(Clone, Debug)]
 pub struct MeterReport {
-    /// Meter.
     pub meter: String,
     /// Its unit in the plural: minutes.
     pub unit: String,

@@ -154,7 +154,6 @@ fn pressed(facts: &Facts<'_>) -> Markup {
     }
 }
 
-/// Titles and rows.
 fn table(titles: Markup, rows: Markup) -> Markup {
     html! { table { thead { tr { (titles) } } tbody { (rows) } } }
 }

@@ -36,7 +36,6 @@ const WORKERS_KEPT_MS: i64 = 86_400_000;
 /// What a worker process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Claiming and running.
     Working,
     /// Running what it has, claiming nothing.
     Stopping,
@@ -111,7 +110,6 @@ pub(super) struct Keeper {
     pub(super) acks: UnboundedReceiver<Ack>,
     pub(super) claims: UnboundedSender<Claim>,
     finished: Vec<Finish>,
-    /// Something may be due.
     look: bool,
     next_due: Option<i64>,
     /// The last answer was unclear: jobs may be ours without our knowing.

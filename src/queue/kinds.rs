@@ -30,16 +30,13 @@ type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static,
 pub struct Checked {
     /// The payload as the kind itself would write it.
     pub payload: String,
-    /// Its unique key.
     pub key: Option<String>,
 }
 
 /// A kind of work.
 #[derive(Clone)]
 pub struct Kind {
-    /// Its name.
     pub name: &'static str,
-    /// One line for people.
     pub about: &'static str,
     /// A run that takes longer counts as failed.
     pub timeout: Duration,
@@ -98,9 +95,6 @@ impl Kind {
     }
 
     /// Checks a payload before it is enqueued.
-    ///
-    /// # Errors
-    /// What does not fit, with its field.
     pub fn check(&self, payload: &str) -> Result<Checked, String> {
         (self.check)(payload)
     }
@@ -148,7 +142,6 @@ impl Kinds {
         ])
     }
 
-    /// These kinds.
     pub fn of(kinds: impl IntoIterator<Item = Kind>) -> Self {
         Self(kinds.into_iter().map(|k| (k.name, k)).collect())
     }
@@ -163,7 +156,6 @@ impl Kinds {
         self.0.values()
     }
 
-    /// Their names.
     pub fn names(&self) -> Vec<&'static str> {
         self.0.keys().copied().collect()
     }

@@ -12,9 +12,7 @@ use super::row::State;
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// After the first failure.
     pub base: Duration,
-    /// At most.
     pub cap: Duration,
 }
 
@@ -37,14 +35,11 @@ impl Backoff {
 /// How a run ended, seen from the queue.
 #[derive(Debug)]
 pub enum Ended {
-    /// With a report.
     Report {
-        /// The report, as JSON.
         report: String,
         /// Whether a person should look at it.
         attention: bool,
     },
-    /// Without one.
     Failed(Failure),
     /// It was stopped so that another worker runs it; that counts as no attempt.
     HandedBack,

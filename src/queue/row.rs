@@ -24,7 +24,6 @@ impl Clock {
         Self(Arc::new(now))
     }
 
-    /// Now.
     pub fn now(&self) -> Timestamp {
         (self.0)()
     }
@@ -108,9 +107,7 @@ impl FromStr for State {
 pub struct NewJob {
     /// Its id, made before it is first sent, so that a repeated send is noticed.
     pub id: Ulid,
-    /// Its kind.
     pub kind: String,
-    /// Its payload, as JSON.
     pub payload: String,
     /// The higher, the sooner; −100 to 100.
     pub priority: i64,
@@ -120,9 +117,7 @@ pub struct NewJob {
     pub lane: Option<String>,
     /// The job that waits for this one, and which claim of it asked.
     pub parent: Option<(i64, i64)>,
-    /// Who enqueued it.
     pub origin: String,
-    /// Not before this instant.
     pub run_at: Option<Timestamp>,
     /// Runs before it is given up.
     pub max_attempts: u32,
@@ -146,9 +141,6 @@ impl NewJob {
     }
 
     /// The job that `job` describes, under its own key.
-    ///
-    /// # Errors
-    /// When the payload cannot be written as JSON.
     pub fn of<J: Job>(job: &J, origin: &str) -> Result<Self, serde_json::Error> {
         let Request { kind, payload, key } = Request::of(job)?;
         Ok(Self { key, ..Self::new(kind, payload, J::MAX_ATTEMPTS, origin) })
@@ -169,33 +161,22 @@ pub struct Enqueued {
 pub struct JobRow {
     /// Its number in the order of enqueueing.
     pub seq: i64,
-    /// Its id.
     pub id: String,
-    /// Its kind.
     pub kind: String,
-    /// Its payload.
     pub payload: serde_json::Value,
-    /// Where it stands.
     pub state: State,
-    /// The higher, the sooner.
     pub priority: i64,
-    /// Its unique key.
     pub key: Option<String>,
-    /// Its lane.
     pub lane: Option<String>,
     /// Number of the job that waits for it.
     pub parent: Option<i64>,
-    /// Who enqueued it.
     pub origin: String,
     /// When it is due, while it waits for its time.
     pub run_at: Option<Timestamp>,
-    /// Runs so far.
     pub attempts: i64,
     /// Runs before it is given up.
     pub max_attempts: i64,
-    /// Claims so far.
     pub lease: i64,
-    /// Who runs it.
     pub worker: Option<String>,
     /// True while it waits for other jobs.
     pub awaits: bool,
@@ -205,11 +186,9 @@ pub struct JobRow {
     pub report: Option<serde_json::Value>,
     /// True when a person should look at the report.
     pub attention: bool,
-    /// When it was enqueued.
     pub enqueued_at: Timestamp,
     /// When its last run began.
     pub started_at: Option<Timestamp>,
-    /// When it was finished.
     pub finished_at: Option<Timestamp>,
 }
 
@@ -222,9 +201,7 @@ pub struct Filter {
     pub kinds: Vec<String>,
     /// In these states; empty = any.
     pub states: Vec<State>,
-    /// Finished before this instant.
     pub finished_before: Option<Timestamp>,
-    /// Enqueued by this.
     pub origin: Option<String>,
     /// Only those whose report a person should look at.
     pub attention: bool,
@@ -233,13 +210,9 @@ pub struct Filter {
 /// A worker process as it last spoke.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkerRow {
-    /// Its id.
     pub id: String,
-    /// Its host.
     pub host: String,
-    /// Its process.
     pub pid: i64,
-    /// Its version.
     pub version: String,
     /// The kinds that it runs.
     pub kinds: Vec<String>,
@@ -249,8 +222,6 @@ pub struct WorkerRow {
     pub state: String,
     /// Jobs that it had when it last spoke.
     pub running: i64,
-    /// When it began.
     pub started_at: Timestamp,
-    /// When it last spoke.
     pub seen_at: Timestamp,
 }

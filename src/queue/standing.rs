@@ -33,9 +33,6 @@ pub(crate) type Counts = BTreeMap<(String, State), i64>;
 
 impl Queue {
     /// How many jobs are done or cancelled, by kind: each of them is looked at.
-    ///
-    /// # Errors
-    /// What the database says.
     pub(crate) async fn over(&self) -> Result<Counts, BooksError> {
         self.counted(OVER).await
     }
@@ -56,9 +53,6 @@ impl Queue {
 
     /// How the queue stands. `kinds` are told of even when they have no job, `over` says what is done. A worker that was silent for longer than
     /// `lease`, and than clocks may differ, is lost.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn standing(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStanding, BooksError> {
         let mut found = QueueStanding { ticks: self.last_ticks().await?, ..QueueStanding::default() };
         let none: BTreeMap<&'static str, i64> = State::ALL.iter().map(|s| (s.as_str(), 0)).collect();

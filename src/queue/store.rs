@@ -165,9 +165,6 @@ impl Queue {
     }
 
     /// The newest schema change of its database.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn schema_version(&self) -> Result<i64, BooksError> {
         self.db.schema_version().await
     }
@@ -179,9 +176,6 @@ impl Queue {
 
     /// Enqueues all or none. A job whose key an unfinished one holds is not enqueued again. Safe to repeat after an unclear
     /// answer: the ids are made before the first try.
-    ///
-    /// # Errors
-    /// What the database says, after some patience.
     pub async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, BooksError> {
         if jobs.is_empty() {
             return Ok(vec![]);
@@ -204,9 +198,6 @@ impl Queue {
     /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by another process, or by this one.
     /// `stuck` is a stored tick that lies in the future and does not move: the clock that made it has been set back, so it does
     /// not count.
-    ///
-    /// # Errors
-    /// What the database says, after some patience.
     pub async fn enqueue_tick(
         &self,
         name: &str,
@@ -236,9 +227,6 @@ impl Queue {
     }
 
     /// The last tick of each schedule that was enqueued.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         patiently(|| {
             self.db.with_connection(async |c| {
@@ -254,18 +242,12 @@ impl Queue {
     }
 
     /// The job with an id or number.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn get(&self, id: &str) -> Result<Option<JobRow>, BooksError> {
         let filter = Filter { ids: vec![id.to_owned()], ..Filter::default() };
         Ok(self.list(&filter, 1).await?.pop())
     }
 
     /// The newest `limit` jobs that `filter` means, newest first.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         patiently(|| {
@@ -284,18 +266,12 @@ impl Queue {
     }
 
     /// How many jobs there are of each kind in each state.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn counts(&self) -> Result<BTreeMap<(String, State), i64>, BooksError> {
         patiently(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
     /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A finished job whose key another
     /// unfinished job holds stays as it is: its work is being done. Returns how many.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn retry(&self, filter: &Filter) -> Result<u64, BooksError> {
         let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
         // one statement for each index; of given up jobs with one key the newest, and none if an unfinished one holds the key
@@ -314,9 +290,6 @@ impl Queue {
 
     /// Takes back jobs that are not finished: those that wait at once, those that run when their worker next keeps its leases.
     /// Returns how many.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn cancel(&self, filter: &Filter) -> Result<u64, BooksError> {
         let now = self.now();
         let waiting =
@@ -328,9 +301,6 @@ impl Queue {
     }
 
     /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how many.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn purge(&self, filter: &Filter) -> Result<u64, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         let mut removed = 0;
@@ -367,9 +337,6 @@ impl Queue {
     }
 
     /// The worker processes, newest first.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
         patiently(|| {
             self.db.with_connection(async |c| {
@@ -476,9 +443,6 @@ fn job(row: &Row) -> Result<JobRow, BooksError> {
 }
 
 /// For tests and tools that look at one value.
-///
-/// # Errors
-/// What the database says.
 pub async fn count(db: &Database, sql: &'static str) -> Result<i64, BooksError> {
     db.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |r| r.get(0))?)).await
 }

@@ -35,7 +35,6 @@ pub struct WorkerSettings {
     pub poll: Duration,
     /// How long runs may go on after the worker is told to stop.
     pub grace: Duration,
-    /// Waits between attempts.
     pub backoff: Backoff,
     /// How long done and cancelled jobs are kept.
     pub keep_done: Duration,
@@ -60,11 +59,8 @@ impl Default for WorkerSettings {
 /// Who a worker process is.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Its host.
     pub host: String,
-    /// Its process.
     pub pid: u32,
-    /// Its version.
     pub version: String,
 }
 
@@ -137,14 +133,10 @@ impl Worker {
     }
 
     /// Writes down that this worker is there; safe to repeat.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn register(&self) -> Result<(), BooksError> {
         self.shared.queue.register(&self.shared).await
     }
 
-    /// Its id.
     pub fn id(&self) -> &str {
         &self.shared.by.worker
     }

@@ -16,9 +16,7 @@ pub use self::observer::{Observer, Snapshot};
 /// One reading.
 #[derive(Clone, Debug, Serialize)]
 pub struct Standing {
-    /// When it was read.
     pub at: Timestamp,
-    /// How long that took.
     #[serde(skip)]
     pub took: SignedDuration,
     /// Where the books are; never with a token.
@@ -29,13 +27,10 @@ pub struct Standing {
     pub billing: &'static str,
     /// Whether notifications to the web backend have somewhere to go.
     pub notifications_go_out: bool,
-    /// What indexes answer.
     pub books: BooksStanding,
     /// What must look at every customer.
     pub customers: CustomersStanding,
-    /// When that was read.
     pub customers_at: Timestamp,
-    /// The queue.
     pub queue: QueueStanding,
     /// The audit of the books.
     pub audit: Audit,
@@ -74,13 +69,11 @@ pub struct QueueStanding {
 /// The jobs of a kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct KindStanding {
-    /// How many, by state.
     pub states: BTreeMap<&'static str, i64>,
     /// Since when the job is due that waits longest and that nothing but a free worker holds back.
     pub waiting_since: Option<Timestamp>,
     /// When one was last done.
     pub last_done: Option<Timestamp>,
-    /// Its number.
     pub last_done_job: Option<i64>,
     /// Whether that one called for a person, or, of kinds that look at a thing only once, one of the last day.
     pub attention: bool,
@@ -89,7 +82,6 @@ pub struct KindStanding {
 /// The last audit of the books, by `verify_books`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Audit {
-    /// When it was.
     pub at: Option<Timestamp>,
     /// How often each rule was broken.
     pub violations: BTreeMap<String, i64>,
@@ -108,12 +100,9 @@ pub enum Level {
 /// Something that needs a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad.
     pub level: Level,
     /// The section of the runbook, which has the alert's name: `MeterBillStale`.
     pub alert: &'static str,
-    /// What is so.
     pub what: String,
-    /// What to do first.
     pub act: String,
 }

@@ -29,9 +29,7 @@ const REMOTE_FACTOR: u32 = 20;
 /// A reading, and the gauges that it makes.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The reading.
     pub standing: Standing,
-    /// Its gauges.
     pub gauges: Vec<MetricFamily>,
 }
 
@@ -89,9 +87,6 @@ impl Observer {
     }
 
     /// The queue, on this connection.
-    ///
-    /// # Errors
-    /// As [`wiring::existing_books_within`].
     pub async fn queue(&self) -> anyhow::Result<Queue> {
         Ok(Queue::new(self.books().await?.clone(), Clock::system()))
     }
@@ -100,10 +95,6 @@ impl Observer {
         self.0.books.get_or_try_init(async || wiring::existing_books_within(&self.0.config, WAIT).await).await
     }
 
-    /// Reads everything now.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn read(&self, now: Timestamp) -> anyhow::Result<Standing> {
         let heavy = self.heavy(now).await?;
         self.with(now, &heavy).await
@@ -200,7 +191,6 @@ impl Observer {
     }
 }
 
-/// Where money goes.
 fn billing(config: &Config, of_a_demo: bool) -> &'static str {
     if of_a_demo && config.stripe.key.expose().is_empty() {
         return "demo";

@@ -36,9 +36,6 @@ type Sums = (Quantity, Quantity);
 
 impl Database {
     /// How the books stand, as far as indexes tell.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn books_standing(&self, now: Timestamp) -> Result<BooksStanding, BooksError> {
         let local = self.is_local();
         self.with_connection(async move |c| {
@@ -65,9 +62,6 @@ impl Database {
     }
 
     /// What all customers together used in the days of `month`: day, meter, quantity; usage without a customer included.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn usage_by_day(&self, month: Month) -> Result<Vec<(String, String, Quantity)>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT day, meter, sum(units), sum(rest) FROM usage_totals WHERE day BETWEEN ?1 AND ?2 \
@@ -84,9 +78,6 @@ impl Database {
     }
 
     /// By meter: lines that it counted in the newest booked version of each payer's newest month, and how many of them had the tag.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
         self.with_connection(async |c| {
             let sql = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
@@ -103,9 +94,6 @@ impl Database {
     }
 
     /// How the customers stand: each of them is looked at.
-    ///
-    /// # Errors
-    /// What the database says.
     pub async fn customers_standing(&self, now: Timestamp) -> Result<CustomersStanding, BooksError> {
         self.with_connection(async move |c| {
             let mut found = CustomersStanding { decisions: decisions(c).await?, ..CustomersStanding::default() };

@@ -42,10 +42,6 @@ struct Partial {
 }
 
 impl UsageAggregator {
-    /// Packs the aggregator.
-    ///
-    /// # Errors
-    /// None that the caller could do anything about.
     pub(crate) fn pack(&self) -> std::io::Result<Vec<u8>> {
         let meters = self.rules.meters.len().max(1);
         let block = |(place, block): (usize, &u32)| {
