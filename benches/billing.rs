@@ -1,7 +1,9 @@
-//! BillingSettings: planning and sending 200,000 events (100,000 customers, two meters each) at 1,000 a second, and a run with nothing to do.
+//! BillingSettings: planning and sending 200,000 events (100,000 customers, two meters each) at
+//! 1,000 a second, and a run with nothing to do.
 //!
-//! `cargo bench --bench billing` prints a table. The fake Stripe is a process of its own that takes 1,000 events a second and refuses more; ours is
-//! another, on a local file with `synchronous = FULL`, whose peak memory is taken from the kernel. The peer is the limit itself.
+//! `cargo bench --bench billing` prints a table. The fake Stripe is a process of its own that takes
+//! 1,000 events a second and refuses more; ours is another, on a local file with `synchronous =
+//! FULL`, whose peak memory is taken from the kernel. The peer is the limit itself.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]

@@ -1,9 +1,11 @@
-//! Entitlements: deciding for all customers, rolling all TURN counters over, and the statements of the web backend, with 1,000, 10,000 and
-//! 100,000 customers, three meters of bills and a month of daily usage each.
+//! Entitlements: deciding for all customers, rolling all TURN counters over, and the statements of
+//! the web backend, with 1,000, 10,000 and 100,000 customers, three meters of bills and a month of
+//! daily usage each.
 //!
-//! `cargo bench --bench entitlements` prints a table. Each row is a process of its own on a local file with `synchronous = FULL`, whose
-//! peak memory is taken from the kernel. The peer is the least that anything on this database must do: one SQL statement that sums the same
-//! usage by customer and meter.
+//! `cargo bench --bench entitlements` prints a table. Each row is a process of its own on a local
+//! file with `synchronous = FULL`, whose peak memory is taken from the kernel. The peer is the
+//! least that anything on this database must do: one SQL statement that sums the same usage by
+//! customer and meter.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]
@@ -63,14 +65,16 @@ async fn open(file: &Path, durability: Durability) -> Database {
     books
 }
 
-/// Customers with 500 TURN allocations, three priced meters and usage on each day of the month; every tenth has a budget.
+/// Customers with 500 TURN allocations, three priced meters and usage on each day of the month;
+/// every tenth has a budget.
 async fn fill(file: &Path, customers: i64) {
     let books = open(file, Durability::Normal).await;
     let run = async |sql: String| books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     for meter in METERS {
         run(format!("INSERT INTO plan_meters VALUES ('core', 0, '{meter}', 1000000000000, '0.0045', 'overage')")).await;
     }
-    // one customer in ten uses about 150 a month of each, and has a budget for the 50 beyond; most use far less than the 100
+    // one customer in ten uses about 150 a month of each, and has a budget for the 50 beyond; most
+    // use far less than the 100
     let numbers =
         |n: i64| format!("WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {n} - 1)");
     run(format!("INSERT INTO customers (id) {} SELECT printf('customer-%08d', i) FROM n", numbers(customers))).await;
@@ -176,7 +180,8 @@ async fn child(what: &str, file: &Path, customers: i64) {
     println!("{:.3} {:.0} {note}", start.elapsed().as_secs_f64(), peak_mib());
 }
 
-/// Moves all periods back by a month, so that a month is over for every customer, and two more stand open.
+/// Moves all periods back by a month, so that a month is over for every customer, and two more
+/// stand open.
 async fn age(file: &Path) {
     let books = open(file, Durability::Normal).await;
     let bounds = "starts_at = unixepoch(starts_at, 'unixepoch', '-1 month'), ends_at = unixepoch(ends_at, 'unixepoch', '-1 month')";

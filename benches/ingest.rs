@@ -1,8 +1,10 @@
-//! A big bill, ingested to totals, beside DuckDB on the same files: wall time, processor time, peak memory, and the same answer.
+//! A big bill, ingested to totals, beside DuckDB on the same files: wall time, processor time, peak
+//! memory, and the same answer.
 //!
-//! `cargo bench --bench ingest` makes the bills once (10 files of 1,000,000 rows and 120 columns, legacy and CUR 2.0) and runs both
-//! programs in turns. `METER_TEST_BILLS` names a folder with other bills (`legacy/` and `cur2/` in it); `METER_TEST_PYTHON`
-//! names the Python that has DuckDB, without it only meter is measured.
+//! `cargo bench --bench ingest` makes the bills once (10 files of 1,000,000 rows and 120 columns,
+//! legacy and CUR 2.0) and runs both programs in turns. `METER_TEST_BILLS` names a folder with
+//! other bills (`legacy/` and `cur2/` in it); `METER_TEST_PYTHON` names the Python that has DuckDB,
+//! without it only meter is measured.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]

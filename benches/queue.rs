@@ -1,9 +1,10 @@
-//! The queue, beside apalis-sqlite where `METER_TEST_PEER` names its bench program (`benches/peer`, built by itself because the two
-//! cannot be linked into one binary): enqueueing, running by 1, 2 and 4 processes, pick-up latency, the cost of a million finished
-//! jobs, idle processor time, start-up.
+//! The queue, beside apalis-sqlite where `METER_TEST_PEER` names its bench program (`benches/peer`,
+//! built by itself because the two cannot be linked into one binary): enqueueing, running by 1, 2
+//! and 4 processes, pick-up latency, the cost of a million finished jobs, idle processor time,
+//! start-up.
 //!
-//! `cargo bench --bench queue` prints a table; every row of ours and the peer's is made in turns in one run, on fresh files, with the same
-//! `synchronous`.
+//! `cargo bench --bench queue` prints a table; every row of ours and the peer's is made in turns in
+//! one run, on fresh files, with the same `synchronous`.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]

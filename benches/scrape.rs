@@ -1,8 +1,10 @@
-//! A scrape of `/metrics` with 100,000 customers: how long Prometheus waits for it, and how long the snapshot behind it takes, which is what each
-//! scrape would cost if it asked the database itself.
+//! A scrape of `/metrics` with 100,000 customers: how long Prometheus waits for it, and how long
+//! the snapshot behind it takes, which is what each scrape would cost if it asked the database
+//! itself.
 //!
-//! `cargo bench --bench scrape` starts the worker on books of 100,000 customers, four entitlements, three TURN periods and two of Stripe's totals and
-//! events each, 30,000 finished jobs and 35 days of usage, and scrapes it 500 times.
+//! `cargo bench --bench scrape` starts the worker on books of 100,000 customers, four entitlements,
+//! three TURN periods and two of Stripe's totals and events each, 30,000 finished jobs and 35 days
+//! of usage, and scrapes it 500 times.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a bench that cannot go on stops")]
 #![allow(clippy::float_arithmetic, clippy::as_conversions, reason = "seconds and ratios, no money")]

@@ -1,11 +1,13 @@
-//! Amounts: integers scaled by 10^10, as real bills have at most 10 decimals, and the forms they take in files.
+//! Amounts: integers scaled by 10^10, as real bills have at most 10 decimals, and the forms they
+//! take in files.
 
 /// 1, scaled.
 pub(crate) const ONE: i64 = 10_000_000_000;
 
 const DECIMALS: usize = 10;
 
-/// The double nearest to the amount: both sides of the division are exact below 2^53, and a division rounds once.
+/// The double nearest to the amount: both sides of the division are exact below 2^53, and a
+/// division rounds once.
 #[expect(clippy::float_arithmetic, clippy::as_conversions, reason = "the one door from exact amounts to doubles")]
 pub(crate) fn double(scaled: i64) -> f64 {
     scaled as f64 / ONE as f64

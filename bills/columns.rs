@@ -32,7 +32,9 @@ pub(crate) enum Cells {
     /// A map of texts.
     Map(Pairs),
     /// A map without entries.
-    NoPairs { doubles: bool },
+    NoPairs {
+        doubles: bool,
+    },
 }
 
 /// Texts to choose from, and which one a line has.
@@ -162,8 +164,8 @@ pub(crate) fn of(spec: &Spec, month: &Month, pool: &Pool) -> Result<Vec<Column>>
 /// The other tags of the bill's resources, normalised.
 pub(crate) const OTHER_TAGS: [&str; 3] = ["app", "cost_center", "environment"];
 
-/// A tag key as AWS makes it a column name: `_` before upper-case letters, lower case, `_` for all that is no letter
-/// or digit, no `_` twice and none at the ends.
+/// A tag key as AWS makes it a column name: `_` before upper-case letters, lower case, `_` for all
+/// that is no letter or digit, no `_` twice and none at the ends.
 pub(crate) fn normalised(key: &str) -> String {
     let mut name = String::new();
     for letter in key.chars() {

@@ -1,4 +1,5 @@
-//! The kinds of lines in a bill: what is metered, what only looks like it, and what everybody else's bill is full of.
+//! The kinds of lines in a bill: what is metered, what only looks like it, and what everybody
+//! else's bill is full of.
 
 use crate::amount::ONE;
 

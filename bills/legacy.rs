@@ -1,4 +1,5 @@
-//! The columns of the legacy Cost and Usage Report, as in real Parquet files, and their headers in CSV.
+//! The columns of the legacy Cost and Usage Report, as in real Parquet files, and their headers in
+//! CSV.
 
 use crate::Spec;
 use crate::columns::{Cells, Column, Fill, OTHER_TAGS, Own, Words, text};

@@ -1,11 +1,13 @@
 //! Makes AWS billing exports that look like AWS's own, for demos, tests and benches.
 //!
-//! No bill with Amazon Chime lines has ever been published, so whoever meters Chime needs bills of their own making.
-//! What is written here follows real files: the keys, the manifests, the columns and their physical types, the
-//! line types that carry an amount and must not be counted, and products that share a usage type. The exact totals
-//! come with every bill, summed from the integers that the amounts were made from.
+//! No bill with Amazon Chime lines has ever been published, so whoever meters Chime needs bills of
+//! their own making. What is written here follows real files: the keys, the manifests, the columns
+//! and their physical types, the line types that carry an amount and must not be counted, and
+//! products that share a usage type. The exact totals come with every bill, summed from the
+//! integers that the amounts were made from.
 //!
-//! Nothing is shared with the reader that is tested by it, so that a misreading of the format is not made twice.
+//! Nothing is shared with the reader that is tested by it, so that a misreading of the format is
+//! not made twice.
 
 mod amount;
 mod columns;
@@ -68,10 +70,11 @@ pub struct Spec {
     pub year: i16,
     /// Month of the billing period, 1 to 12.
     pub month: u8,
-    /// Month to date: there is usage for the first so many days only, at least 1 and at most the whole month.
+    /// Month to date: there is usage for the first so many days only, at least 1 and at most the
+    /// whole month.
     ///
-    /// The lines of a day do not depend on it: with `rows` grown in step, a later delivery keeps the earlier days
-    /// (but for the few places that the tax lines take).
+    /// The lines of a day do not depend on it: with `rows` grown in step, a later delivery keeps
+    /// the earlier days (but for the few places that the tax lines take).
     pub days: u8,
     /// Number of lines in all files together.
     pub rows: u64,
@@ -91,8 +94,8 @@ pub struct Spec {
     pub wide: bool,
     /// What all chance comes from.
     pub seed: u64,
-    /// 0 is the first version of the bill. In the n-th restatement some amounts of past days (all but the last)
-    /// are a little lower or higher, a few lines are gone and as many are new.
+    /// 0 is the first version of the bill. In the n-th restatement some amounts of past days (all
+    /// but the last) are a little lower or higher, a few lines are gone and as many are new.
     pub restated: u32,
     /// There is no column for the customer tag at all, so that no line has it.
     pub tag_column_missing: bool,
@@ -161,8 +164,8 @@ pub struct MeterTotal {
 
 /// Writes one delivery of a bill; `folder` stands for the bucket.
 ///
-/// The manifests come last and each appears at once, as AWS's do. Older deliveries stay where they are, and so do
-/// the surplus files of an overwritten one.
+/// The manifests come last and each appears at once, as AWS's do. Older deliveries stay where they
+/// are, and so do the surplus files of an overwritten one.
 pub fn write(folder: &Path, spec: &Spec) -> Result<Export> {
     check(spec)?;
     let month = Month::of(spec)?;

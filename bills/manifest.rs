@@ -1,4 +1,5 @@
-//! The manifest: which files make up a version of the bill. AWS writes it last, so it says that all are there.
+//! The manifest: which files make up a version of the bill. AWS writes it last, so it says that all
+//! are there.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -109,8 +109,8 @@ fn cur2(spec: &Spec, month: &Month, root: &str, version: &str) -> Result<(String
     Ok((format!("{data}/{own}"), vec![format!("{metadata}/{own}"), metadata]))
 }
 
-/// When the delivery was made: as soon as the last day with usage is over, each restatement a minute later. So a bill of today is not one of
-/// tomorrow.
+/// When the delivery was made: as soon as the last day with usage is over, each restatement a
+/// minute later. So a bill of today is not one of tomorrow.
 fn delivered(spec: &Spec, month: &Month) -> Result<String> {
     let time = month
         .first

@@ -1,7 +1,8 @@
 //! The lines of a bill, one after the other, without any file format.
 //!
-//! Every day draws from its own stream of chance, and a restatement from another. So the layout, the file format
-//! and the number of files do not change a line, and neither do the days that follow it.
+//! Every day draws from its own stream of chance, and a restatement from another. So the layout,
+//! the file format and the number of files do not change a line, and neither do the days that
+//! follow it.
 
 use anyhow::Result;
 use rand::RngExt;
@@ -187,7 +188,8 @@ fn weighted(kinds: &[Kind], chance: &mut ChaCha8Rng) -> usize {
     0
 }
 
-/// What a restatement makes of a line: mostly the same, seldom another amount, very seldom another line.
+/// What a restatement makes of a line: mostly the same, seldom another amount, very seldom another
+/// line.
 fn restate(spec: &Spec, pool: &Pool, hour: u16, changes: &mut ChaCha8Rng, line: Line) -> Line {
     let change = changes.random_range(0..300);
     if change == 0 {

@@ -1,4 +1,5 @@
-//! Where chance comes from: one seed, and a stream of its own for each thing, so that one does not move another.
+//! Where chance comes from: one seed, and a stream of its own for each thing, so that one does not
+//! move another.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

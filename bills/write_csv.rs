@@ -1,4 +1,5 @@
-//! CSV as AWS writes it: quotes only where needed, times with milliseconds, numbers as Java spells them, maps as JSON.
+//! CSV as AWS writes it: quotes only where needed, times with milliseconds, numbers as Java spells
+//! them, maps as JSON.
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -60,7 +60,8 @@ pub(crate) fn write(
 /// How the layout stores columns.
 struct Form<'a> {
     month: &'a Month,
-    /// CUR 2.0 has nulls; in the legacy layout every column is REQUIRED, a missing text '' and a missing number 0.
+    /// CUR 2.0 has nulls; in the legacy layout every column is REQUIRED, a missing text '' and a
+    /// missing number 0.
     optional: bool,
     /// No batch has more lines.
     longest: usize,

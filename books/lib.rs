@@ -1,8 +1,9 @@
 //! The books: the durable truth of `meter`, and the only place that knows its SQL.
 //!
-//! One folder for each domain, each imports only those before it: [`units`] (exact numbers and days), [`store`] (the
-//! connection, transactions, migrations), [`limits`], [`customers`], [`usage`], [`stripe`], [`audit`]. Each `mod.rs` says what
-//! its domain owns, what it does not own, and what is always true of it.
+//! One folder for each domain, each imports only those before it: [`units`] (exact numbers and
+//! days), [`store`] (the connection, transactions, migrations), [`limits`], [`customers`],
+//! [`usage`], [`stripe`], [`audit`]. Each `mod.rs` says what its domain owns, what it does not own,
+//! and what is always true of it.
 //!
 //! Books know no job: whoever calls them says what time it is.
 

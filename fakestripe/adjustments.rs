@@ -9,8 +9,9 @@ use crate::{DAY, World};
 impl World {
     /// POST /v1/billing/meter_event_adjustments
     ///
-    /// By belief: both refusals and their texts, that a second cancelling is refused, that the status is `pending`
-    /// though the fake cancels at once, and that the cancelled event's identifier stays used.
+    /// By belief: both refusals and their texts, that a second cancelling is refused, that the
+    /// status is `pending` though the fake cancels at once, and that the cancelled event's
+    /// identifier stays used.
     pub(crate) fn create_adjustment(&mut self, mut params: Params) -> Result<Value, Answer> {
         let event_name = params.required("event_name", 100)?;
         let kind = params.one_of("type", &["cancel"])?.ok_or_else(|| answers::missing("type"))?;

@@ -157,7 +157,8 @@ pub(crate) fn lock_timeout() -> Answer {
     error(429, INVALID, Some("lock_timeout"), message, None)
 }
 
-/// 409 for a key whose first request is still being answered. That its type is not `idempotency_error` is by belief.
+/// 409 for a key whose first request is still being answered. That its type is not
+/// `idempotency_error` is by belief.
 pub(crate) fn key_in_use(key: &str) -> Answer {
     let message = format!(
         "There is currently another in-progress request using this Idempotent Key (that probably means you submitted \

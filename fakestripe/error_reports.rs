@@ -12,7 +12,8 @@ use crate::ledger::Rejected;
 const WINDOW: i64 = 10;
 
 impl World {
-    /// The event `v1.billing.meter.error_report_triggered`, as fetched, for an event that was rejected afterwards.
+    /// The event `v1.billing.meter.error_report_triggered`, as fetched, for an event that was
+    /// rejected afterwards.
     pub fn error_report(&self, identifier: &str) -> Option<Value> {
         let rejected = self.ledger.rejected();
         let place = rejected.iter().rposition(|one| one.event.identifier == identifier)?;

@@ -16,13 +16,15 @@ pub struct Seen {
 
 /// How a request fails.
 ///
-/// "Applied" means: as far as its own parameters allow. A request that is refused anyway (a 400, say) applies nothing,
-/// and the faults that would answer for something applied then give that refusal instead. An answer that is replayed
-/// from its Idempotency-Key is not executed again, so the faults of execution (`ErrorBefore`, `ErrorAfter`,
-/// `LateReject`) leave it alone; those of the network do not.
+/// "Applied" means: as far as its own parameters allow. A request that is refused anyway (a 400,
+/// say) applies nothing, and the faults that would answer for something applied then give that
+/// refusal instead. An answer that is replayed from its Idempotency-Key is not executed again, so
+/// the faults of execution (`ErrorBefore`, `ErrorAfter`, `LateReject`) leave it alone; those of the
+/// network do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// 429 for the global rate, with or without a Retry-After; nothing applied, not stored under the key.
+    /// 429 for the global rate, with or without a Retry-After; nothing applied, not stored under
+    /// the key.
     RateLimited {
         /// The seconds of the Retry-After header.
         retry_after: Option<u64>,
@@ -31,7 +33,8 @@ pub enum Fault {
     LockTimeout,
     /// 409 `idempotency_key_in_use`; nothing applied.
     KeyInUse,
-    /// An error of this status with nothing applied; from 500 on it is stored under the key, as execution began.
+    /// An error of this status with nothing applied; from 500 on it is stored under the key, as
+    /// execution began.
     ErrorBefore(u16),
     /// Applied, then an error of this status, stored under the key.
     ErrorAfter(u16),
@@ -55,7 +58,8 @@ pub enum Fault {
     Unauthorized,
     /// 403 for a missing permission; nothing applied.
     Forbidden,
-    /// A meter event is answered with 200 and rejected afterwards: it counts nowhere, its identifier is used up.
+    /// A meter event is answered with 200 and rejected afterwards: it counts nowhere, its
+    /// identifier is used up.
     LateReject,
 }
 

@@ -1,4 +1,5 @@
-//! What is done with a request, in Stripe's order: the key, the path, the rate, the Idempotency-Key, the parameters.
+//! What is done with a request, in Stripe's order: the key, the path, the rate, the
+//! Idempotency-Key, the parameters.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -27,7 +27,8 @@ pub struct InvoiceLine {
 
 /// Whether the invoice that is finalised at a time has an event on it.
 ///
-/// An event that was cancelled later stays on it. By belief an event received in the very second is too late.
+/// An event that was cancelled later stays on it. By belief an event received in the very second is
+/// too late.
 fn is_billed(event: &Event, finalised: i64) -> bool {
     event.received < finalised && event.cancelled.is_none_or(|at| at >= finalised)
 }
@@ -72,15 +73,15 @@ impl World {
         events.filter(|event| is_billed(event, finalised)).map(|event| event.value).sum()
     }
 
-    /// What the invoices of a period bill: the sum of the events in it that were received before it was finalised and
-    /// not cancelled by then, even if it is below zero.
+    /// What the invoices of a period bill: the sum of the events in it that were received before it
+    /// was finalised and not cancelled by then, even if it is below zero.
     pub fn effective(&self, customer: &str, event_name: &str, start: i64, end: i64) -> Decimal {
         let meters = self.meters.iter().filter(|meter| meter.event_name == event_name);
         meters.map(|meter| self.billed(customer, &meter.id, start, end)).sum()
     }
 
-    /// The events that were taken, were not cancelled and are on no invoice: received after it was finalised, or in
-    /// no period of a subscription with a price on their meter.
+    /// The events that were taken, were not cancelled and are on no invoice: received after it was
+    /// finalised, or in no period of a subscription with a price on their meter.
     pub fn lost(&self) -> Vec<Event> {
         let mut of_customer: HashMap<&str, Vec<&Subscription>> = HashMap::new();
         for subscription in &self.subscriptions {

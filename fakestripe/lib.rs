@@ -1,13 +1,15 @@
 //! A stateful fake of Stripe's usage-based billing API over HTTP, for demos, tests and benches.
 //!
-//! It knows meters, meter events and their adjustments and summaries, prices, subscriptions and customers, and it
-//! keeps the books that Stripe would: which event is on which invoice, and which was taken and is on none. It is as
-//! strict as Stripe is said to be: identifiers are refused when they come again within a day, answers are kept under
-//! their Idempotency-Key, one call at a time is let through per customer and meter, and unknown parameters are errors.
-//! A script of faults makes it fail in every way that a server and the network before it can fail.
+//! It knows meters, meter events and their adjustments and summaries, prices, subscriptions and
+//! customers, and it keeps the books that Stripe would: which event is on which invoice, and which
+//! was taken and is on none. It is as strict as Stripe is said to be: identifiers are refused when
+//! they come again within a day, answers are kept under their Idempotency-Key, one call at a time
+//! is let through per customer and meter, and unknown parameters are errors. A script of faults
+//! makes it fail in every way that a server and the network before it can fail.
 //!
-//! Nothing is shared with the worker that is tested by it, so that a misreading of Stripe's rules is not made twice.
-//! What is not known of the real Stripe and was chosen here is marked "by belief" where it is written.
+//! Nothing is shared with the worker that is tested by it, so that a misreading of Stripe's rules
+//! is not made twice. What is not known of the real Stripe and was chosen here is marked "by
+//! belief" where it is written.
 
 mod adjustments;
 mod answers;
@@ -44,7 +46,8 @@ pub use serving::FakeStripe;
 pub use subscriptions::Subscription;
 pub use world::World;
 
-/// A day in seconds: how long an identifier counts as used, a key is replayed and an event can be cancelled.
+/// A day in seconds: how long an identifier counts as used, a key is replayed and an event can be
+/// cancelled.
 pub(crate) const DAY: i64 = 86_400;
 
 /// How the fake behaves; the rest is set up in its [`World`].
@@ -54,7 +57,8 @@ pub struct Options {
     pub key: String,
     /// What every object says of `livemode`.
     pub livemode: bool,
-    /// The time by the fake's clock: the system's if not given, otherwise set by hand with [`World::set_now`].
+    /// The time by the fake's clock: the system's if not given, otherwise set by hand with
+    /// [`World::set_now`].
     pub now: Option<i64>,
     /// How long after its period's end an invoice is finalised.
     pub grace_seconds: i64,
@@ -66,7 +70,8 @@ pub struct Options {
     pub latency: Duration,
     /// Whether requests are kept in memory for [`World::requests`].
     pub remember_requests: bool,
-    /// Whether an unknown customer is reported afterwards (200, then an error report) instead of refused with a 400.
+    /// Whether an unknown customer is reported afterwards (200, then an error report) instead of
+    /// refused with a 400.
     pub late_customer_errors: bool,
 }
 

@@ -33,7 +33,8 @@ impl Page {
 
     /// Cuts the page out of everything there is, newest first, and says whether more follows.
     ///
-    /// The object that a cursor names need not pass the filter: it may have changed since the page before.
+    /// The object that a cursor names need not pass the filter: it may have changed since the page
+    /// before.
     pub(crate) fn cut<T>(
         &self,
         kind: &str,

@@ -58,7 +58,8 @@ impl Sent {
         self.payload(&meter.customer_key).map(str::to_owned)
     }
 
-    /// The value. That the digits are counted as written, with zeros at the end, is by belief, as are both texts.
+    /// The value. That the digits are counted as written, with zeros at the end, is by belief, as
+    /// are both texts.
     fn value(&self, meter: &Meter) -> Result<Decimal, Answer> {
         let text = self.payload(&meter.value_key)?;
         let param = format!("payload[{}]", meter.value_key);
@@ -153,7 +154,8 @@ impl World {
         Ok(Taken { body, of })
     }
 
-    /// Whether one more meter event may pass the limit on the rate: a bucket of a second's worth, in real time.
+    /// Whether one more meter event may pass the limit on the rate: a bucket of a second's worth,
+    /// in real time.
     pub(crate) fn rate_allows_an_event(&mut self) -> bool {
         let Some(rate) = self.options.events_per_second else { return true };
         if rate == 0 {

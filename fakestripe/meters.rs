@@ -125,7 +125,8 @@ impl World {
         Ok(list("/v1/billing/meters", data, more))
     }
 
-    /// POST /v1/billing/meters; the fake only sums raw events, and refuses a meter that would do anything else.
+    /// POST /v1/billing/meters; the fake only sums raw events, and refuses a meter that would do
+    /// anything else.
     pub(crate) fn create_meter(&mut self, mut params: Params) -> Result<Value, Answer> {
         let display_name = params.required("display_name", 250)?;
         let event_name = params.required("event_name", 100)?;

@@ -78,7 +78,8 @@ impl FakeStripe {
         lock(&self.inner.world)
     }
 
-    /// Begins an outage: all connections are dropped and new ones are refused. What was applied stays.
+    /// Begins an outage: all connections are dropped and new ones are refused. What was applied
+    /// stays.
     pub async fn stop(&self) {
         let before = std::mem::replace(&mut *lock(&self.inner.state), State::Stopped { port: None });
         let port = match before {
@@ -147,7 +148,8 @@ async fn connection(stream: TcpStream, world: Shared) {
     // Without it answers are only slower.
     let _slower = stream.set_nodelay(true);
     let service = service_fn(|request| serve(Arc::clone(&world), request));
-    // It ends with an error when the client leaves or a fault closes it; both are as they should be.
+    // It ends with an error when the client leaves or a fault closes it; both are as they should
+    // be.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 

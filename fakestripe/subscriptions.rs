@@ -129,7 +129,8 @@ impl Subscription {
 }
 
 impl World {
-    /// Adds a subscription, or puts it in place of the one of its id, and its customer if that is not known.
+    /// Adds a subscription, or puts it in place of the one of its id, and its customer if that is
+    /// not known.
     ///
     /// # Panics
     /// If one of its prices was not added before.
@@ -165,7 +166,8 @@ impl World {
         self.subscription_places.get(id).and_then(|&place| self.subscriptions.get(place))
     }
 
-    /// The items. By belief a subscription that was cancelled at once keeps its period's scheduled end on them.
+    /// The items. By belief a subscription that was cancelled at once keeps its period's scheduled
+    /// end on them.
     fn items(&self, subscription: &Subscription) -> Vec<Value> {
         let at = subscription.ended.map_or(self.now(), |ended| (ended - 1).min(self.now()));
         let (start, end) = subscription.scheduled_period(at);

@@ -19,8 +19,8 @@ struct Summary {
 impl World {
     /// GET /v1/billing/meters/{id}/event_summaries
     ///
-    /// By belief: a range without events gives one summary of zero, hours and days without events give none, the
-    /// newest comes first, and a deleted customer can still be asked for.
+    /// By belief: a range without events gives one summary of zero, hours and days without events
+    /// give none, the newest comes first, and a deleted customer can still be asked for.
     pub(crate) fn list_summaries(&self, meter: &str, mut params: Params) -> Result<Value, Answer> {
         let page = Page::of(&mut params)?;
         let customer = params.required("customer", 5000)?;

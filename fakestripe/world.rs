@@ -72,8 +72,9 @@ impl World {
 
     /// Sets the fake's clock by hand; from now on it stands still between calls.
     ///
-    /// What Stripe would do on the way is done: subscriptions that cancel at their period's end end there, and trials
-    /// that are over become active. With the system's clock neither happens by itself.
+    /// What Stripe would do on the way is done: subscriptions that cancel at their period's end end
+    /// there, and trials that are over become active. With the system's clock neither happens by
+    /// itself.
     pub fn set_now(&mut self, now: i64) {
         let before = self.now();
         self.options.now = Some(now);
@@ -92,7 +93,8 @@ impl World {
         self.options.livemode = livemode;
     }
 
-    /// Sets how long after its period's end an invoice is finalised; it holds for past periods, too.
+    /// Sets how long after its period's end an invoice is finalised; it holds for past periods,
+    /// too.
     pub fn set_grace(&mut self, seconds: i64) {
         self.options.grace_seconds = seconds;
     }
@@ -144,7 +146,8 @@ impl World {
         self.customers.get(id).is_some_and(|customer| !customer.deleted)
     }
 
-    /// Lets a script decide on the fault of each request. It runs inside the world's lock and must not take it.
+    /// Lets a script decide on the fault of each request. It runs inside the world's lock and must
+    /// not take it.
     pub fn set_faults(&mut self, faults: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) {
         self.script = Some(Box::new(faults));
     }

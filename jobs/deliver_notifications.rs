@@ -1,10 +1,13 @@
-//! `deliver_notifications`: sends notifications to the web backend as webhooks, signed as Standard Webhooks says
+//! `deliver_notifications`: sends notifications to the web backend as webhooks, signed as Standard
+//! Webhooks says
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
 //!
-//! Notifications are made in the transaction of a decision; sending them is this job's alone, so a receiver that is slow, away or hostile holds up
-//! nothing else: a request has ten seconds, no redirect is followed, no body of an answer is read, a few are under way at once, and when
-//! a whole group of them fails the rest waits for the next run. What was sent but not noted (a crash in between) is sent again under the
-//! same id, by which the receiver knows it. A notification that nobody takes for a day is dead until a person sends it again.
+//! Notifications are made in the transaction of a decision; sending them is this job's alone, so a
+//! receiver that is slow, away or hostile holds up nothing else: a request has ten seconds, no
+//! redirect is followed, no body of an answer is read, a few are under way at once, and when a
+//! whole group of them fails the rest waits for the next run. What was sent but not noted (a crash
+//! in between) is sent again under the same id, by which the receiver knows it. A notification that
+//! nobody takes for a day is dead until a person sends it again.
 
 use std::fmt;
 use std::sync::Arc;

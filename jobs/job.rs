@@ -1,7 +1,9 @@
-//! What a job is, what it is given, and the ways in which it may end: a report, or one of four [`Failure`]s.
+//! What a job is, what it is given, and the ways in which it may end: a report, or one of four
+//! [`Failure`]s.
 //!
-//! A payload says where to look, never what changed: a tick of the schedule, a retry, a recovery after a crash and a
-//! backfill are one code path. `now` is an argument, so that a run can be repeated exactly.
+//! A payload says where to look, never what changed: a tick of the schedule, a retry, a recovery
+//! after a crash and a backfill are one code path. `now` is an argument, so that a run can be
+//! repeated exactly.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -40,7 +42,8 @@ pub enum Failure {
     RetryAfter(Duration, anyhow::Error),
     /// Nothing was changed, and trying again will not help until a person has acted.
     GiveUp(anyhow::Error),
-    /// Other jobs have to be done first: run this one again when they are finished, or after this much time.
+    /// Other jobs have to be done first: run this one again when they are finished, or after this
+    /// much time.
     WaitFor(Vec<Request>, Duration, anyhow::Error),
 }
 
@@ -81,8 +84,8 @@ impl From<books::BooksError> for Failure {
 
 /// A kind of work; the type itself is the payload that is stored in a queue.
 ///
-/// What belongs to the job stands here: how long it may take, how often it is tried, what makes two of it the same. When it runs and how
-/// many at once belongs to the deployment.
+/// What belongs to the job stands here: how long it may take, how often it is tried, what makes two
+/// of it the same. When it runs and how many at once belongs to the deployment.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// Name of the kind, stable for ever: it is part of a wire format.
     const KIND: &'static str;
@@ -97,7 +100,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// What a run that went through has to say.
     type Report: Serialize + Send;
 
-    /// What makes two jobs the same: while one with this key waits or runs, a second is not enqueued.
+    /// What makes two jobs the same: while one with this key waits or runs, a second is not
+    /// enqueued.
     fn key(&self) -> Option<String> {
         None
     }

@@ -1,8 +1,10 @@
-//! `probe`: a job that does next to nothing, by which the queue itself is tried: does a worker pick it up, how soon, exactly once?
+//! `probe`: a job that does next to nothing, by which the queue itself is tried: does a worker pick
+//! it up, how soon, exactly once?
 //!
-//! Its effect goes through a claim, as every effect of every job must: the row of its name is made by the first run, in one
-//! statement; any other run of it finds the row and changes nothing but a count of repeats. So after the roughest hour of
-//! crashes, one look at the table says whether each probe took effect exactly once.
+//! Its effect goes through a claim, as every effect of every job must: the row of its name is made
+//! by the first run, in one statement; any other run of it finds the row and changes nothing but a
+//! count of repeats. So after the roughest hour of crashes, one look at the table says whether each
+//! probe took effect exactly once.
 
 use std::time::Duration;
 

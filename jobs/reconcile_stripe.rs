@@ -1,15 +1,21 @@
-//! `reconcile_stripe`: Stripe's totals against the books, customer by customer, meter by meter, invoice by invoice.
+//! `reconcile_stripe`: Stripe's totals against the books, customer by customer, meter by meter,
+//! invoice by invoice.
 //!
-//! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that is unconfirmed is there when the total has it,
-//! and is not when the total has been without it for a day. Totals lag, so only the events of before a day ago are judged; when their total has been
-//! too low for another day, events that Stripe took are not there; they are found and planned anew. One that is too high is an alarm and nothing else: taking back what a customer may
-//! rightly owe is for a person. Stripe's reads are not free (about 500 for each payment, <https://docs.stripe.com/rate-limits>), so a day has a number
-//! of them: unconfirmed events first, then what was short, then what was read longest ago.
+//! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that
+//! is unconfirmed is there when the total has it, and is not when the total has been without it for
+//! a day. Totals lag, so only the events of before a day ago are judged; when their total has been
+//! too low for another day, events that Stripe took are not there; they are found and planned anew.
+//! One that is too high is an alarm and nothing else: taking back what a customer may rightly owe
+//! is for a person. Stripe's reads are not free (about 500 for each payment,
+//! <https://docs.stripe.com/rate-limits>), so a day has a number of them: unconfirmed events first,
+//! then what was short, then what was read longest ago.
 //!
-//! In books that were restored from a backup the totals of periods that the lost ones may have sent to are not compared but taken over, once: what Stripe
-//! has of them beyond what the books know was sent by the lost ones, and is written down as an accepted event.
+//! In books that were restored from a backup the totals of periods that the lost ones may have sent
+//! to are not compared but taken over, once: what Stripe has of them beyond what the books know was
+//! sent by the lost ones, and is written down as an accepted event.
 //!
-//! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger saw.
+//! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger
+//! saw.
 
 mod import;
 
@@ -27,7 +33,8 @@ use books::stripe::reconciliation::{
 };
 use books::units::calendar::{instant, minute};
 
-/// An event that a total does not have after so long, and then for as long again, will not be there: no lag that was ever reported is near it.
+/// An event that a total does not have after so long, and then for as long again, will not be
+/// there: no lag that was ever reported is near it.
 const ABSENCE: i64 = 86_400;
 /// Names that a stored report lists.
 const SHOWN: usize = 20;
@@ -66,7 +73,8 @@ pub struct ReconcileReport {
     pub totals_to_import: u64,
     /// After a restoration: why none is taken over yet.
     pub not_yet: Option<String>,
-    /// After a restoration: bills that have to be read again first, or that wait for a person, when it is time for them.
+    /// After a restoration: bills that have to be read again first, or that wait for a person, when
+    /// it is time for them.
     pub bills_missing: Vec<String>,
 }
 
@@ -160,7 +168,8 @@ async fn compare(
     let (start, end) = (minute(of.start), minute(of.end));
     let seen = match account.total(&of.stripe_meter, &of.stripe_customer, start, end).await {
         Ok(seen) => seen,
-        // a customer that was deleted has no totals; one that cannot be read must not hold up the others
+        // a customer that was deleted has no totals; one that cannot be read must not hold up the
+        // others
         Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
             let read = Comparison {
                 seen: 0,
@@ -239,7 +248,8 @@ pub fn at_once(of: &TotalToCheck, seen: i64, now: i64, grace: i64) -> Option<Com
         let is_final = now >= of.end + grace && events.unconfirmed.is_none() && !events.pending && !recent;
         Some(Comparison { seen, expected, shortfall: None, verdict, is_final })
     };
-    // a total of the whole period has what a person has made good; without it, something else is wrong
+    // a total of the whole period has what a person has made good; without it, something else is
+    // wrong
     let known = expected - of.acknowledged;
     let with_discarded = events.discarded != 0 && seen == known + events.discarded;
     match events.unconfirmed {
@@ -260,7 +270,8 @@ pub fn settled_until(of: &TotalToCheck, now: i64) -> Option<i64> {
     let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
     let open = events.unconfirmed.filter(|d| !is_settled(d, now)).map(|d| d.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
-    // what was taken over has the time of the last that it may stand for: a total without that time may have some of it
+    // what was taken over has the time of the last that it may stand for: a total without that time
+    // may have some of it
     if events.accepted.iter().any(|e| e.imported && e.timestamp >= until) {
         return None;
     }
@@ -275,7 +286,8 @@ fn is_settled(unconfirmed: &UnconfirmedEvent, now: i64) -> bool {
     now >= unconfirmed.resend_until && now - unconfirmed.last_attempt >= ABSENCE
 }
 
-/// What follows from the total of the events before `until`, all of which have had a day to show. Pure.
+/// What follows from the total of the events before `until`, all of which have had a day to show.
+/// Pure.
 pub fn judge(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -> Comparison {
     let old: Vec<AcceptedEvent> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
     let sent: i64 = old.iter().map(|e| e.value).sum();
@@ -299,7 +311,8 @@ pub fn judge(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -
     if now - since < ABSENCE {
         return done(Some((missing, since)), TotalVerdict::Wait);
     }
-    // what was missing already is no event that Stripe took later, nor one that was sent later and is unconfirmed: that one is there
+    // what was missing already is no event that Stripe took later, nor one that was sent later and
+    // is unconfirmed: that one is there
     let old: Vec<AcceptedEvent> = old.into_iter().filter(|e| e.at <= since).collect();
     let explained = match unconfirmed {
         Some(d) if d.last_attempt > since && missing > 0 => lacking(&by_age(&old, None), missing),
@@ -326,8 +339,9 @@ pub fn judge(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -
     }
 }
 
-/// What follows from the total of a part of a period, of which nobody knows whether it has the difference that a person has made good: at most what
-/// became of the unconfirmed event, when both come to the same. The rest is judged with the whole period. Pure.
+/// What follows from the total of a part of a period, of which nobody knows whether it has the
+/// difference that a person has made good: at most what became of the unconfirmed event, when both
+/// come to the same. The rest is judged with the whole period. Pure.
 fn judge_part(
     of: &TotalToCheck,
     seen: i64,
@@ -364,8 +378,9 @@ fn judge_part(
 fn explained(old: &[AcceptedEvent], unconfirmed: Option<UnconfirmedEvent>, shortfall: i64) -> Option<Vec<i64>> {
     let missing = shortfall + unconfirmed.map_or(0, |d| d.value);
     match unconfirmed {
-        // what was never unconfirmed and is too much may be somebody's: that is for a person. But the unconfirmed one may be the correction that is not
-        // there, and what was sent besides it is short, or as it should be
+        // what was never unconfirmed and is too much may be somebody's: that is for a person. But
+        // the unconfirmed one may be the correction that is not there, and what was sent besides it
+        // is short, or as it should be
         Some(d) if missing < 0 && shortfall >= 0 => {
             let others = if shortfall == 0 { Some(vec![]) } else { lacking(&by_age(old, None), shortfall) };
             others.map(|mut not_received| {
@@ -386,7 +401,8 @@ fn by_age(accepted: &[AcceptedEvent], unconfirmed: Option<UnconfirmedEvent>) -> 
     all
 }
 
-/// Events that make up `missing`, as few as can be and no more than four, or some that follow each other; the newest first.
+/// Events that make up `missing`, as few as can be and no more than four, or some that follow each
+/// other; the newest first.
 fn lacking(events: &[(i64, i64)], missing: i64) -> Option<Vec<i64>> {
     let newest = &events[..events.len().min(100)];
     let few = (1..=4).find_map(|n| some(newest, missing, n));

@@ -1,8 +1,9 @@
-//! `roll_counters`: the counters on customers' rows enter the new month when it begins, not when the first bill of it arrives.
+//! `roll_counters`: the counters on customers' rows enter the new month when it begins, not when
+//! the first bill of it arrives.
 //!
-//! AWS delivers a month's first bill up to a day late. A counter that still says last month's minutes at five past midnight
-//! would block a customer who has used nothing yet. Counters are always recomputed from the books, so a late, early or
-//! doubled run changes nothing.
+//! AWS delivers a month's first bill up to a day late. A counter that still says last month's
+//! minutes at five past midnight would block a customer who has used nothing yet. Counters are
+//! always recomputed from the books, so a late, early or doubled run changes nothing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

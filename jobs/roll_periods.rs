@@ -1,9 +1,12 @@
-//! `roll_periods`: closes the TURN counts of billing periods that are over, and opens the periods to come.
+//! `roll_periods`: closes the TURN counts of billing periods that are over, and opens the periods
+//! to come.
 //!
-//! The web backend counts each credential on the row of the period in which it is taken, so a period begins when its time comes; this
-//! job may run late, early, twice or beside itself and changes nothing but when a count is called closed. Periods that were missed
-//! while nothing ran are opened and closed one by one. A changed subscription moves the bounds of open periods; what was counted on a
-//! row that is no period any more goes to the one that takes its time. ClosedTurnPeriod counts are never touched.
+//! The web backend counts each credential on the row of the period in which it is taken, so a
+//! period begins when its time comes; this job may run late, early, twice or beside itself and
+//! changes nothing but when a count is called closed. Periods that were missed while nothing ran
+//! are opened and closed one by one. A changed subscription moves the bounds of open periods; what
+//! was counted on a row that is no period any more goes to the one that takes its time.
+//! ClosedTurnPeriod counts are never touched.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,8 @@ pub use books::customers::periods::ClosedTurnPeriod;
 use books::customers::periods::RolledPeriods;
 use books::{BooksError, Database};
 
-/// Customers in one transaction on a local file: few enough that the web backend hardly waits for it.
+/// Customers in one transaction on a local file: few enough that the web backend hardly waits for
+/// it.
 const CHUNK: usize = 1000;
 /// The same over a network, where servers end transactions after seconds.
 const REMOTE_CHUNK: usize = 200;
@@ -35,7 +39,8 @@ pub struct RollPeriods {
 pub struct RollPeriodsReport {
     /// True when nothing was changed.
     pub dry_run: bool,
-    /// True when nothing was done, because these books were restored and subscriptions are not read again yet.
+    /// True when nothing was done, because these books were restored and subscriptions are not read
+    /// again yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub awaits_subscriptions: bool,
     /// Customers whose periods were looked at.
@@ -92,8 +97,8 @@ impl Job for RollPeriods {
     }
 }
 
-/// As [`roll`]; nothing while books that were restored from a backup do not know yet which subscriptions there are. Two more periods stand open,
-/// so nobody misses them meanwhile.
+/// As [`roll`]; nothing while books that were restored from a backup do not know yet which
+/// subscriptions there are. Two more periods stand open, so nobody misses them meanwhile.
 pub async fn run(
     context: &Context,
     now: Timestamp,

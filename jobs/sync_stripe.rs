@@ -1,8 +1,10 @@
-//! `sync_stripe`: Stripe's subscriptions → the books, so that billing periods and what can be billed do not hang on webhooks that were missed.
+//! `sync_stripe`: Stripe's subscriptions → the books, so that billing periods and what can be
+//! billed do not hang on webhooks that were missed.
 //!
-//! A full pass reads every subscription, page by page, and is made once a day; the runs between ask for those that were made since the one
-//! before. A page is written as it comes, and writes only what differs, so a run that breaks off loses nothing and the next one starts anew.
-//! Periods are made of it by `roll_periods`.
+//! A full pass reads every subscription, page by page, and is made once a day; the runs between ask
+//! for those that were made since the one before. A page is written as it comes, and writes only
+//! what differs, so a run that breaks off loses nothing and the next one starts anew. Periods are
+//! made of it by `roll_periods`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

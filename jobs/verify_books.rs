@@ -1,7 +1,8 @@
 //! `verify_books`: the audit of the books, run unasked.
 //!
-//! Every booking proves itself before it commits; this looks at all of them again, so that damage from anywhere else (a person
-//! with a database shell, a disk) is noticed within a day. It changes nothing.
+//! Every booking proves itself before it commits; this looks at all of them again, so that damage
+//! from anywhere else (a person with a database shell, a disk) is noticed within a day. It changes
+//! nothing.
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ impl Job for VerifyBooks {
         context.books.require_migrated().await?;
         let mut checks = context.books.verify().await?;
         if checks.iter().any(|c| !c.violations.is_empty()) {
-            // the checks are several statements, and another process may have booked between two of them: what is wrong stays wrong
+            // the checks are several statements, and another process may have booked between two of
+            // them: what is wrong stays wrong
             tokio::time::sleep(LOOK_AGAIN).await;
             checks = context.books.verify().await?;
         }

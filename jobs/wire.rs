@@ -1,4 +1,5 @@
-//! What an HTTP client's error says, for logs and stored rows: never the address, which may have a secret in it.
+//! What an HTTP client's error says, for logs and stored rows: never the address, which may have a
+//! secret in it.
 
 /// Why no answer came.
 pub(crate) fn said(error: &reqwest::Error) -> String {

@@ -1,9 +1,10 @@
 -- What AWS told us, version by version.
 --
--- A bill is one payer's month. AWS delivers it again and again, each time whole; each delivery is a version (assemblyId of
--- a legacy report, executionId of CUR 2.0). The applied versions of a bill form a chain through `supersedes`: the first has
--- none, each version can be superseded once. So two workers that apply at the same moment cannot both succeed.
--- A on_hold version waits for a person; it is released when any version of its bill is applied after it.
+-- A bill is one payer's month. AWS delivers it again and again, each time whole; each delivery is a
+-- version (assemblyId of a legacy report, executionId of CUR 2.0). The applied versions of a bill
+-- form a chain through `supersedes`: the first has none, each version can be superseded once. So
+-- two workers that apply at the same moment cannot both succeed. A on_hold version waits for a
+-- person; it is released when any version of its bill is applied after it.
 CREATE TABLE bill_versions (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     payer           TEXT    NOT NULL CHECK (payer <> ''),
@@ -44,8 +45,9 @@ CREATE TABLE bill_files (
     PRIMARY KEY (version_id, key)
 ) STRICT, WITHOUT ROWID;
 
--- Every kind of line of the watched products in that version, and what it was taken for. Amounts are exact decimal text in the
--- unit of the bill, because a sum over a whole bill need not fit an INTEGER.
+-- Every kind of line of the watched products in that version, and what it was taken for. Amounts
+-- are exact decimal text in the unit of the bill, because a sum over a whole bill need not fit an
+-- INTEGER.
 CREATE TABLE bill_lines (
     version_id   INTEGER NOT NULL REFERENCES bill_versions (id),
     product      TEXT    NOT NULL,
@@ -60,8 +62,9 @@ CREATE TABLE bill_lines (
     PRIMARY KEY (version_id, product, usage_type, unit, line_type)
 ) STRICT, WITHOUT ROWID;
 
--- The proof of conservation, meter by meter: attributed + unattributed + excluded = total, in the unit of the bill;
--- `booked` is what the ledger holds for the bill after this version, in the unit of the meter.
+-- The proof of conservation, meter by meter: attributed + unattributed + excluded = total, in the
+-- unit of the bill; `booked` is what the ledger holds for the bill after this version, in the unit
+-- of the meter.
 CREATE TABLE bill_totals (
     version_id   INTEGER NOT NULL REFERENCES bill_versions (id),
     meter        TEXT    NOT NULL,

@@ -5,11 +5,13 @@
 --   scheduled --(run_at comes, or what it waits for is done)--> pending --(claimed)--> running --> done | dead | cancelled
 --   running --(failed)--> retrying --(run_at comes)--> pending        running --(handed back, or its lease lapsed)--> pending
 --
--- `pending` looks at no clock, so that a clock that jumps cannot hold up work that is due. `lease` counts the claims: it is the
--- fencing token that a run must still hold when it commits. `attempts` counts the claims that were not handed back.
--- `heartbeat` is raised by the holder while it works; who sees it stand still for the length of a lease may take the job away.
--- A `key` is held by one unfinished job at a time; jobs of one `lane` run one after another; a job that `awaits` is parked until
--- the jobs whose `parent` it is are finished, which costs it no attempt. Instants are milliseconds since 1970, UTC.
+-- `pending` looks at no clock, so that a clock that jumps cannot hold up work that is due. `lease`
+-- counts the claims: it is the fencing token that a run must still hold when it commits. `attempts`
+-- counts the claims that were not handed back. `heartbeat` is raised by the holder while it works;
+-- who sees it stand still for the length of a lease may take the job away. A `key` is held by one
+-- unfinished job at a time; jobs of one `lane` run one after another; a job that `awaits` is parked
+-- until the jobs whose `parent` it is are finished, which costs it no attempt. Instants are
+-- milliseconds since 1970, UTC.
 CREATE TABLE jobs (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           TEXT    NOT NULL UNIQUE CHECK (length(id) = 26),       -- ULID, made by whoever enqueued it
@@ -43,8 +45,8 @@ CREATE TABLE jobs (
     CHECK (state <> 'done' OR report IS NOT NULL)
 ) STRICT;
 
--- Every index covers the few unfinished jobs only, but the one by which finished ones are found and removed: a million of
--- them costs the living nothing.
+-- Every index covers the few unfinished jobs only, but the one by which finished ones are found and
+-- removed: a million of them costs the living nothing.
 CREATE INDEX jobs_pending ON jobs (kind, priority DESC, seq) WHERE state = 'pending';
 CREATE INDEX jobs_waiting ON jobs (run_at) WHERE state IN ('scheduled', 'retrying');
 CREATE INDEX jobs_running ON jobs (worker) WHERE state = 'running';
@@ -69,7 +71,8 @@ CREATE TABLE workers (
     seen_at     INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- The last tick of each schedule that was turned into jobs: whoever raises it enqueues them, in the same transaction.
+-- The last tick of each schedule that was turned into jobs: whoever raises it enqueues them, in the
+-- same transaction.
 CREATE TABLE schedules (
     name       TEXT    NOT NULL PRIMARY KEY,
     last_tick  INTEGER NOT NULL,

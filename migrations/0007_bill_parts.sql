@@ -1,9 +1,10 @@
 -- What the parts of a large bill came to, while its version is not applied yet.
 --
--- A version is planned as groups of files; whoever reads a group stores its sums here, and the run that finds all groups merges
--- them and applies the version in one transaction, which also empties this table of the bill. The plan is in the rows: `groups` is
--- how many there are, and a row without `sums` is not read yet. `identity` names the version, the files as they were seen and
--- the rules, so that parts of different readings can never meet.
+-- A version is planned as groups of files; whoever reads a group stores its sums here, and the run
+-- that finds all groups merges them and applies the version in one transaction, which also empties
+-- this table of the bill. The plan is in the rows: `groups` is how many there are, and a row
+-- without `sums` is not read yet. `identity` names the version, the files as they were seen and the
+-- rules, so that parts of different readings can never meet.
 CREATE TABLE bill_parts (
     payer      TEXT    NOT NULL,
     month      TEXT    NOT NULL CHECK (month GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]'),

@@ -1,8 +1,9 @@
 -- What a customer gets for the subscription, and what more costs.
 --
--- A plan has versions by the instant from which they hold. A billing period has the terms that were in force when it began, so nobody's
--- terms change in mid-period; a plan that began later than the period counts with its first version. Versions are never edited once they
--- hold: `meter plan apply` adds the next one.
+-- A plan has versions by the instant from which they hold. A billing period has the terms that were
+-- in force when it began, so nobody's terms change in mid-period; a plan that began later than the
+-- period counts with its first version. Versions are never edited once they hold: `meter plan
+-- apply` adds the next one.
 CREATE TABLE plans (
     name           TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
     effective_from INTEGER NOT NULL CHECK (effective_from >= 0),            -- seconds since 1970, UTC
@@ -11,9 +12,10 @@ CREATE TABLE plans (
     PRIMARY KEY (name, effective_from)
 ) STRICT, WITHOUT ROWID;
 
--- `included` counts 10⁻¹⁰ units a billing period, like the ledger. `price` is exact decimal text in the plan's currency for each unit
--- beyond it; null = nothing beyond it can be had. A meter without a row is not part of the plan.
--- `report` says what goes to Stripe: all usage, what is beyond the included amount, or nothing.
+-- `included` counts 10⁻¹⁰ units a billing period, like the ledger. `price` is exact decimal text in
+-- the plan's currency for each unit beyond it; null = nothing beyond it can be had. A meter without
+-- a row is not part of the plan. `report` says what goes to Stripe: all usage, what is beyond the
+-- included amount, or nothing.
 CREATE TABLE plan_meters (
     plan           TEXT    NOT NULL,
     effective_from INTEGER NOT NULL,

@@ -1,15 +1,18 @@
 -- Who is billed from when to when, and how many TURN credentials were handed out in each period.
 --
--- Instants are seconds since 1970, UTC; a period begins with `starts_at` and ends before `ends_at`. A customer's periods follow each
--- other without a gap. They come from the subscription (its anchor, month by month); without one they are calendar months. The current
--- period and the next two stand open in advance, so that a period begins when its time comes and not when a job runs.
+-- Instants are seconds since 1970, UTC; a period begins with `starts_at` and ends before `ends_at`.
+-- A customer's periods follow each other without a gap. They come from the subscription (its
+-- anchor, month by month); without one they are calendar months. The current period and the next
+-- two stand open in advance, so that a period begins when its time comes and not when a job runs.
 
--- When the periods of a customer are known to run out; null = they must be looked at (new customer, changed subscription).
+-- When the periods of a customer are known to run out; null = they must be looked at (new customer,
+-- changed subscription).
 ALTER TABLE customers ADD COLUMN periods_until INTEGER;
 
 CREATE INDEX customers_by_periods_until ON customers (periods_until);
 
--- A customer's subscriptions, as Stripe has them; written by the web backend from Stripe's webhooks. `status` is Stripe's own word.
+-- A customer's subscriptions, as Stripe has them; written by the web backend from Stripe's
+-- webhooks. `status` is Stripe's own word.
 CREATE TABLE subscriptions (
     id         TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
     customer   TEXT    NOT NULL CHECK (customer <> ''),
@@ -35,8 +38,9 @@ BEGIN
     UPDATE customers SET periods_until = NULL WHERE id IN (OLD.customer, NEW.customer);
 END;
 
--- `first_day` to `last_day`, both included, are the days of usage that belong to the period: none when the first is after the last.
--- A subscription's period takes the days that it shares with a calendar month.
+-- `first_day` to `last_day`, both included, are the days of usage that belong to the period: none
+-- when the first is after the last. A subscription's period takes the days that it shares with a
+-- calendar month.
 CREATE TABLE billing_periods (
     customer     TEXT    NOT NULL CHECK (customer <> ''),
     starts_at    INTEGER NOT NULL,
@@ -49,8 +53,9 @@ CREATE TABLE billing_periods (
     PRIMARY KEY (customer, starts_at)
 ) STRICT, WITHOUT ROWID;
 
--- The TURN counter of each period. The web backend counts `used` up, on the one row whose time it is; `allowed_until` is where it must
--- stop, and `reason` why, both written by `enforce_budgets`. A closed count is history and never changes.
+-- The TURN counter of each period. The web backend counts `used` up, on the one row whose time it
+-- is; `allowed_until` is where it must stop, and `reason` why, both written by `enforce_budgets`. A
+-- closed count is history and never changes.
 CREATE TABLE turn_periods (
     customer      TEXT    NOT NULL CHECK (customer <> ''),
     starts_at     INTEGER NOT NULL,
@@ -87,15 +92,18 @@ BEGIN
     SELECT RAISE(ABORT, 'a closed row of billing_periods is history and never changes');
 END;
 
--- The customer's row shows the counter that changed last; a rollover makes it that of the current period.
+-- The customer's row shows the counter that changed last; a rollover makes it that of the current
+-- period.
 CREATE TRIGGER turn_periods_show_on_customers AFTER UPDATE OF used ON turn_periods WHEN NEW.used <> OLD.used
 BEGIN
     UPDATE customers SET turn_allocations_used = NEW.used WHERE id = NEW.customer;
 END;
 
--- Who signs up has calendar months at once, the current one and two to come, with the included amount of the plan as limit of the TURN
--- counters; one who comes back under an id that was deleted goes on with the open ones. The terms are those of the version that held when the
--- period began, else of the plan's first one, and who had subscriptions of which none is good gets nothing; as `enforce_budgets` has it.
+-- Who signs up has calendar months at once, the current one and two to come, with the included
+-- amount of the plan as limit of the TURN counters; one who comes back under an id that was deleted
+-- goes on with the open ones. The terms are those of the version that held when the period began,
+-- else of the plan's first one, and who had subscriptions of which none is good gets nothing; as
+-- `enforce_budgets` has it.
 CREATE TRIGGER customers_have_periods AFTER INSERT ON customers
 BEGIN
     INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
@@ -131,7 +139,8 @@ BEGIN
     WHERE id = NEW.id;
 END;
 
--- Who is cancelled gets no credential from that moment on; whoever comes back waits for the next enforcement.
+-- Who is cancelled gets no credential from that moment on; whoever comes back waits for the next
+-- enforcement.
 CREATE TRIGGER customers_canceled_get_nothing AFTER UPDATE OF status ON customers WHEN NEW.status = 'canceled'
 BEGIN
     UPDATE turn_periods SET allowed_until = 0, reason = 'canceled' WHERE customer = NEW.id AND closed_at IS NULL;

@@ -1,8 +1,10 @@
--- How much a customer is willing to pay beyond the plan, for each billing period. Without a row: nothing.
+-- How much a customer is willing to pay beyond the plan, for each billing period. Without a row:
+-- nothing.
 --
--- The row with meter '' is for all meters together; one with a meter's name caps that meter. Where only meters have one, each may use its
--- own. `amount_minor` counts the currency's minor unit (cents). Whoever writes the row, the backend or `meter budget set`, says who
--- changed it; triggers keep every change.
+-- The row with meter '' is for all meters together; one with a meter's name caps that meter. Where
+-- only meters have one, each may use its own. `amount_minor` counts the currency's minor unit
+-- (cents). Whoever writes the row, the backend or `meter budget set`, says who changed it; triggers
+-- keep every change.
 CREATE TABLE overage_budgets (
     customer     TEXT    NOT NULL CHECK (customer <> ''),
     meter        TEXT    NOT NULL DEFAULT '',

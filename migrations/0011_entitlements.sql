@@ -1,10 +1,14 @@
--- Who may go on using what, and what that decision rests on. One row for each customer and meter, of the current billing period.
+-- Who may go on using what, and what that decision rests on. One row for each customer and meter,
+-- of the current billing period.
 --
--- `used`, `included` and `effective_limit` count 10⁻¹⁰ units; `effective_limit` is where the meter must stop, given what the others have
--- cost (null: nowhere). Allowed means used < effective_limit. `overage_cost_minor` is what all meters of the customer have cost beyond
--- the plan, rounded once; `meter_cost_minor` what this one has; `budget_minor` and `meter_budget_minor` what they may cost.
--- `as_of` is up to when AWS has told: the end of the bill's newest day, or when the bill was delivered, if that was before (null: none yet, or the live TURN counter); `freshness` says what that means.
--- A row is written when something in it changes, so `decided_at` is the time of the last change.
+-- `used`, `included` and `effective_limit` count 10⁻¹⁰ units; `effective_limit` is where the meter
+-- must stop, given what the others have cost (null: nowhere). Allowed means used < effective_limit.
+-- `overage_cost_minor` is what all meters of the customer have cost beyond the plan, rounded once;
+-- `meter_cost_minor` what this one has; `budget_minor` and `meter_budget_minor` what they may cost.
+-- `as_of` is up to when AWS has told: the end of the bill's newest day, or when the bill was
+-- delivered, if that was before (null: none yet, or the live TURN counter); `freshness` says what
+-- that means. A row is written when something in it changes, so `decided_at` is the time of the
+-- last change.
 CREATE TABLE entitlements (
     customer           TEXT    NOT NULL,
     meter              TEXT    NOT NULL,
@@ -26,7 +30,8 @@ CREATE TABLE entitlements (
     PRIMARY KEY (customer, meter)
 ) STRICT, WITHOUT ROWID;
 
--- Every decision that was different from the one before: other answer, reason, included amount, budget or period. Appended only.
+-- Every decision that was different from the one before: other answer, reason, included amount,
+-- budget or period. Appended only.
 CREATE TABLE entitlement_changes (
     seq                INTEGER PRIMARY KEY AUTOINCREMENT,
     customer           TEXT    NOT NULL,

@@ -1,8 +1,11 @@
--- What the web backend is told: a share of an included amount or of a budget is used up, a meter was blocked or unblocked.
+-- What the web backend is told: a share of an included amount or of a budget is used up, a meter
+-- was blocked or unblocked.
 --
--- A row is made in the transaction that makes the decision, once for each crossing: `base` is the amount that was crossed (of an included
--- amount in 10⁻¹⁰ units, of a budget in minor units), so that a raised budget can be crossed again; of a block it is the place in `entitlement_changes`.
--- `deliver_notifications` sends `body` as it stands here, under `id`, until the backend says yes or a day has passed. Instants are seconds.
+-- A row is made in the transaction that makes the decision, once for each crossing: `base` is the
+-- amount that was crossed (of an included amount in 10⁻¹⁰ units, of a budget in minor units), so
+-- that a raised budget can be crossed again; of a block it is the place in `entitlement_changes`.
+-- `deliver_notifications` sends `body` as it stands here, under `id`, until the backend says yes or
+-- a day has passed. Instants are seconds.
 CREATE TABLE notifications (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           TEXT    NOT NULL UNIQUE CHECK (id <> ''),   -- webhook-id

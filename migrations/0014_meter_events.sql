@@ -1,16 +1,20 @@
--- What is sent to Stripe as billing meter events, and what became of each. Instants are seconds since 1970, UTC.
+-- What is sent to Stripe as billing meter events, and what became of each. Instants are seconds
+-- since 1970, UTC.
 --
--- An event is made in the transaction that finds a difference between what the books say of a billing period (`period_start`) and what was
--- sent for it. Everything that is sent is fixed before the first attempt. `billed_start` to before `billed_end` is the period on whose
--- invoice it goes: its own while that is open or in grace, else the one that is open then (a correction that is carried forward).
+-- An event is made in the transaction that finds a difference between what the books say of a
+-- billing period (`period_start`) and what was sent for it. Everything that is sent is fixed before
+-- the first attempt. `billed_start` to before `billed_end` is the period on whose invoice it goes:
+-- its own while that is open or in grace, else the one that is open then (a correction that is
+-- carried forward).
 --
 --   pending --> sending --> accepted | refused | unconfirmed        sending --> pending        (not taken for sure: 429, no connection)
 --   unconfirmed --> sending (same identifier, for 23 hours) | accepted | not received (Stripe's totals decide)
 --   accepted --> refused (Stripe said so later) | not received (Stripe's totals have been without it for a day)
 --   refused --> not received (a person: send anew)                     pending | unconfirmed | refused --> discarded (a person: never send)
 --
--- `not received` is proven not to be in Stripe, so its value is planned anew. Every other state counts as sent. `maybe_applied` says that an attempt may have
--- been applied. `next_at` is when to (re)send; an unconfirmed one without it is settled by Stripe's totals only.
+-- `not received` is proven not to be in Stripe, so its value is planned anew. Every other state
+-- counts as sent. `maybe_applied` says that an attempt may have been applied. `next_at` is when to
+-- (re)send; an unconfirmed one without it is settled by Stripe's totals only.
 CREATE TABLE meter_events (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     identifier       TEXT    NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100 AND identifier LIKE '%-' || seq),
@@ -69,8 +73,9 @@ BEGIN
     SELECT RAISE(ABORT, 'an event is history and is never deleted');
 END;
 
--- Until when an invoice covers a billing period, as far as is known now: to its end, or until the subscription ended, if that
--- became known after the period was closed. A period without a subscription is covered until its start, which is not at all.
+-- Until when an invoice covers a billing period, as far as is known now: to its end, or until the
+-- subscription ended, if that became known after the period was closed. A period without a
+-- subscription is covered until its start, which is not at all.
 CREATE VIEW covered_periods AS
 SELECT p.customer, p.starts_at, p.ends_at, p.subscription,
        CASE WHEN p.subscription IS NULL THEN p.starts_at
@@ -82,9 +87,10 @@ FROM billing_periods p;
 CREATE VIEW invoiced_periods AS
 SELECT customer, starts_at, covered_until AS ends_at FROM covered_periods WHERE covered_until > starts_at;
 
--- Which invoice an event is on: that of the period of its time, if an invoice covers that time and took the event before it was
--- final, by the grace of the time when the event was made (`send_before` - `billed_end`, and the margin of ten minutes that no
--- event is sent in). An event without a row here is on no invoice.
+-- Which invoice an event is on: that of the period of its time, if an invoice covers that time and
+-- took the event before it was final, by the grace of the time when the event was made
+-- (`send_before` - `billed_end`, and the margin of ten minutes that no event is sent in). An event
+-- without a row here is on no invoice.
 CREATE VIEW event_invoices AS
 SELECT i.seq, b.starts_at, b.ends_at
 FROM meter_events i
@@ -92,11 +98,14 @@ JOIN invoiced_periods b ON b.customer = i.customer
  AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp)
 WHERE i.timestamp < b.ends_at AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true);
 
--- What the invoice line of a customer, meter and billing period should say, and what Stripe was last seen to have.
+-- What the invoice line of a customer, meter and billing period should say, and what Stripe was
+-- last seen to have.
 --
--- `target` is what the books say in Stripe's unit; `deferred` is the part of it that cannot be sent now, and `deferred_reason` says why.
--- `plan` is the plan whose terms hold for the period: the customer's, until the period is over. `seen` is Stripe's total of the events that go on this
--- period's invoice, `expected` what it should have been when it was read. `shortfall` is by how much Stripe has had too little since `shortfall_since`.
+-- `target` is what the books say in Stripe's unit; `deferred` is the part of it that cannot be sent
+-- now, and `deferred_reason` says why. `plan` is the plan whose terms hold for the period: the
+-- customer's, until the period is over. `seen` is Stripe's total of the events that go on this
+-- period's invoice, `expected` what it should have been when it was read. `shortfall` is by how
+-- much Stripe has had too little since `shortfall_since`.
 CREATE TABLE billing_targets (
     customer      TEXT    NOT NULL,
     meter         TEXT    NOT NULL,
@@ -123,7 +132,8 @@ CREATE INDEX billing_targets_to_read ON billing_targets (read_at) WHERE final_at
 CREATE INDEX billing_targets_shortfall ON billing_targets (read_at) WHERE shortfall IS NOT NULL;
 CREATE INDEX billing_targets_alarms ON billing_targets (customer) WHERE alarm IS NOT NULL;
 
--- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is known not to have changed.
+-- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is
+-- known not to have changed.
 CREATE TABLE stripe_due (
     customer TEXT    NOT NULL PRIMARY KEY,
     due_at   INTEGER NOT NULL,
@@ -132,7 +142,8 @@ CREATE TABLE stripe_due (
 
 CREATE INDEX stripe_due_by_time ON stripe_due (due_at);
 
--- Meters as they are in Stripe. Event name and unit of a meter are for ever: what was sent was sent in them.
+-- Meters as they are in Stripe. Event name and unit of a meter are for ever: what was sent was sent
+-- in them.
 CREATE TABLE stripe_meters (
     meter      TEXT    NOT NULL PRIMARY KEY,
     event_name TEXT    NOT NULL UNIQUE,
@@ -152,7 +163,8 @@ INSERT INTO settings (name, value) VALUES ('prefix', 'meter-' || lower(hex(rando
 
 INSERT INTO settings (name, value) VALUES ('entry', '0');
 
--- Metered items of subscriptions, as `sync_stripe` last saw them; without one for a meter nothing can be billed.
+-- Metered items of subscriptions, as `sync_stripe` last saw them; without one for a meter nothing
+-- can be billed.
 CREATE TABLE subscription_items (
     id           TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
     subscription TEXT    NOT NULL,
@@ -167,8 +179,9 @@ CREATE TABLE subscription_items (
 CREATE INDEX subscription_items_by_customer ON subscription_items (customer);
 CREATE INDEX subscription_items_by_subscription ON subscription_items (subscription);
 
--- What Stripe said later about events that it had taken. The web backend inserts each `v1.billing.meter.error_report_triggered` and
--- `v1.billing.meter.no_meter_found`, whole as it was fetched; `push_stripe` reads it.
+-- What Stripe said later about events that it had taken. The web backend inserts each
+-- `v1.billing.meter.error_report_triggered` and `v1.billing.meter.no_meter_found`, whole as it was
+-- fetched; `push_stripe` reads it.
 CREATE TABLE stripe_error_reports (
     id          TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
     body        TEXT    NOT NULL CHECK (json_valid(body)),
@@ -185,7 +198,8 @@ CREATE TABLE stripe_reads (
     reads INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Whatever a total rests on makes its customer due. New ledger entries are found by their number instead: a bill books a million of them.
+-- Whatever a total rests on makes its customer due. New ledger entries are found by their number
+-- instead: a bill books a million of them.
 CREATE TRIGGER customers_are_due AFTER INSERT ON customers
 BEGIN
     INSERT INTO stripe_due (customer, due_at) VALUES (NEW.id, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
@@ -242,7 +256,8 @@ BEGIN
     DELETE FROM billing_targets WHERE customer = OLD.customer AND period_start = OLD.starts_at;
 END;
 
--- What is not received is planned anew; what was accepted, refused or discarded may set free what is deferred.
+-- What is not received is planned anew; what was accepted, refused or discarded may set free what
+-- is deferred.
 CREATE TRIGGER settled_events_make_due AFTER UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND (NEW.state IN ('not_received', 'refused', 'discarded')
      OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM billing_targets WHERE customer = NEW.customer AND deferred <> 0))

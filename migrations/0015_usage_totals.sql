@@ -1,7 +1,9 @@
--- The sum of all customers' usage by meter and day, so that dashboards need not add up every customer each time they look.
+-- The sum of all customers' usage by meter and day, so that dashboards need not add up every
+-- customer each time they look.
 --
--- A trigger keeps it, as `usage_days`, by whether entries have a customer, so that a worker of an older build that still books while this is applied
--- cannot leave it behind; the audit compares it with the ledger. A sum may be larger than what one 64-bit number of 10^-10 units holds, so it is
+-- A trigger keeps it, as `usage_days`, by whether entries have a customer, so that a worker of an
+-- older build that still books while this is applied cannot leave it behind; the audit compares it
+-- with the ledger. A sum may be larger than what one 64-bit number of 10^-10 units holds, so it is
 -- kept as whole units and the rest.
 CREATE TABLE usage_totals (
     meter      TEXT    NOT NULL,

@@ -1,8 +1,11 @@
--- What a person has dealt with outside of the books: a credit note, an invoice by hand, a loss that is written off. The books stay as they are, and so
--- does what `meter reconcile` shows; whoever is told of what needs a person hears no more of it until it becomes another difference.
+-- What a person has dealt with outside of the books: a credit note, an invoice by hand, a loss that
+-- is written off. The books stay as they are, and so does what `meter reconcile` shows; whoever is
+-- told of what needs a person hears no more of it until it becomes another difference.
 --
--- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `shortfall` and `alarm` are about what is beyond it, and `alarm_shortfall`
--- is how much that was when the alarm was raised. `no_total_acknowledged`: the Stripe customer of whom there is no total. `deferred_acknowledged`: the amount deferred.
+-- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `shortfall`
+-- and `alarm` are about what is beyond it, and `alarm_shortfall` is how much that was when the
+-- alarm was raised. `no_total_acknowledged`: the Stripe customer of whom there is no total.
+-- `deferred_acknowledged`: the amount deferred.
 ALTER TABLE billing_targets ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN alarm_shortfall INTEGER;
 ALTER TABLE billing_targets ADD COLUMN no_total_acknowledged TEXT;
@@ -20,8 +23,9 @@ BEGIN
     UPDATE billing_targets SET acknowledged = 0, shortfall = NULL, shortfall_since = NULL WHERE customer = NEW.id AND acknowledged <> 0 AND final_at IS NULL;
 END;
 
--- After a restoration: months of exports that were looked at since, and of which nothing waits for a person. What the lost books had sent was sent
--- for usage that the bills tell again; before they have, a total has nothing to be compared with.
+-- After a restoration: months of exports that were looked at since, and of which nothing waits for
+-- a person. What the lost books had sent was sent for usage that the bills tell again; before they
+-- have, a total has nothing to be compared with.
 CREATE TABLE restored_bills (
     export  TEXT    NOT NULL CHECK (export <> ''),
     month   TEXT    NOT NULL CHECK (month GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]'),

@@ -1,7 +1,8 @@
 //! The configuration: one TOML file, environment variables over it, read once, checked once.
 //!
-//! `METER_DATABASE__URL` stands for `database.url`: prefix, then the path with `__` between its parts. Secrets are taken from
-//! the environment only. Every fault is found in one go and named with its file and line, or its variable.
+//! `METER_DATABASE__URL` stands for `database.url`: prefix, then the path with `__` between its
+//! parts. Secrets are taken from the environment only. Every fault is found in one go and named
+//! with its file and line, or its variable.
 
 mod enforce;
 mod http;
@@ -227,7 +228,8 @@ impl Default for Config {
             watched_products: texts(["AmazonChime*", "AmazonS3"]),
             exports: vec![],
             meters: vec![
-                // Nobody has published the real strings; anything else of Chime shows up as unrecognised.
+                // Nobody has published the real strings; anything else of Chime shows up as
+                // unrecognised.
                 meter(
                     "chime_minutes",
                     "minutes",
@@ -469,7 +471,8 @@ impl Config {
     }
 }
 
-/// Why a text is no place for the books. The text itself is not repeated: it may have a token in it.
+/// Why a text is no place for the books. The text itself is not repeated: it may have a token in
+/// it.
 fn database_fault(url: &str) -> Option<&'static str> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
     match scheme {

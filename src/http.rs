@@ -1,8 +1,10 @@
-//! What `meter work` serves: `/metrics`, `/healthz`, `/readyz`, the status page, the jobs, and the runbook.
+//! What `meter work` serves: `/metrics`, `/healthz`, `/readyz`, the status page, the jobs, and the
+//! runbook.
 //!
-//! Nothing here waits for a query over all customers: figures come from the last snapshot ([`crate::standing::Observer`]). Whoever reaches the
-//! port may read metrics and health, which name no customer; pages are for this machine alone unless `http.pages` says otherwise; and acting
-//! needs the token, each time, so that no other site can act through somebody's browser.
+//! Nothing here waits for a query over all customers: figures come from the last snapshot
+//! ([`crate::standing::Observer`]). Whoever reaches the port may read metrics and health, which
+//! name no customer; pages are for this machine alone unless `http.pages` says otherwise; and
+//! acting needs the token, each time, so that no other site can act through somebody's browser.
 
 mod health;
 
@@ -48,7 +50,8 @@ const PAGE_WAIT: Duration = Duration::from_secs(5);
 const BIND_AGAIN: Duration = Duration::from_secs(10);
 /// Requests under way have so long to finish when the worker has stopped.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Connections at once; more wait to be accepted. Prometheus and a few people need few, and none may take the process's file descriptors.
+/// Connections at once; more wait to be accepted. Prometheus and a few people need few, and none
+/// may take the process's file descriptors.
 const CONNECTIONS: usize = 64;
 /// How long a request's head may take to come, and its answer to be made.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
@@ -231,8 +234,9 @@ fn went_wrong(error: &dyn std::fmt::Display) -> Page {
     Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(&format!("The database does not answer: {error}")))
 }
 
-/// Pages name customers. They are for this machine alone, unless the configuration says that something in front of the port knows who asks; and always
-/// by a name that is known, so that no name that a stranger owns can be pointed at the port (DNS rebinding).
+/// Pages name customers. They are for this machine alone, unless the configuration says that
+/// something in front of the port knows who asks; and always by a name that is known, so that no
+/// name that a stranger owns can be pointed at the port (DNS rebinding).
 async fn only_for_readers(
     State(server): Shared,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -284,13 +288,15 @@ async fn metrics(State(server): Shared) -> Response {
     }
 }
 
-/// Jobs, read on the observer's connection: whoever looks never stands before the leases. A database that hangs is given up soon.
+/// Jobs, read on the observer's connection: whoever looks never stands before the leases. A
+/// database that hangs is given up soon.
 async fn list(server: &Server, filter: Filter, limit: u32) -> anyhow::Result<Vec<JobRow>> {
     let asked = async { anyhow::Ok(server.observer.queue().await?.list(&filter, limit).await?) };
     tokio::time::timeout(PAGE_WAIT, asked).await.unwrap_or_else(|_| bail!("nothing within {} s", PAGE_WAIT.as_secs()))
 }
 
-/// The newest job of each kind, and some more of those that run often: what runs every minute must not push out what runs once a day.
+/// The newest job of each kind, and some more of those that run often: what runs every minute must
+/// not push out what runs once a day.
 async fn newest(server: &Server, standing: &Standing) -> anyhow::Result<Vec<JobRow>> {
     let mut rows = list(server, Filter::default(), LOOKED_AT).await?;
     let known: BTreeSet<String> = rows.iter().map(|row| row.kind.clone()).collect();

@@ -1,7 +1,8 @@
-//! The machine around the work: how jobs are started, watched and stopped. What happens to the books is in `jobs`.
+//! The machine around the work: how jobs are started, watched and stopped. What happens to the
+//! books is in `jobs`.
 //!
-//! In reading order: [`config`] (file and environment → typed values), [`wiring`] (values → database, buckets,
-//! `jobs::job::Context`), [`cli`] (one module for each command).
+//! In reading order: [`config`] (file and environment → typed values), [`wiring`] (values →
+//! database, buckets, `jobs::job::Context`), [`cli`] (one module for each command).
 
 pub mod cli;
 pub mod config;

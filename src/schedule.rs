@@ -1,8 +1,9 @@
 //! What is done when: the cron table, and the loop that turns ticks into jobs.
 //!
-//! Every worker process runs the loop. A tick is enqueued by whoever first raises the schedule's row in the database, in the
-//! transaction that enqueues its jobs: once, however many processes there are. Only the latest tick that is due counts, so ticks that
-//! were missed while nothing ran come as one run. A schedule that was never seen is due at once.
+//! Every worker process runs the loop. A tick is enqueued by whoever first raises the schedule's
+//! row in the database, in the transaction that enqueues its jobs: once, however many processes
+//! there are. Only the latest tick that is due counts, so ticks that were missed while nothing ran
+//! come as one run. A schedule that was never seen is due at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -51,7 +52,8 @@ impl std::fmt::Debug for Schedule {
     }
 }
 
-/// All schedules of a checked configuration. Taken apart without `..`, so that a forgotten one does not compile.
+/// All schedules of a checked configuration. Taken apart without `..`, so that a forgotten one does
+/// not compile.
 pub fn table(config: &Config) -> Vec<Schedule> {
     let ScheduleConfig {
         ingest,
@@ -105,7 +107,8 @@ fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>
     ingests_of(config, &Month::back_to(Month::of(tick), config.lookback_months), origin)
 }
 
-/// Months before those that books which were restored from a backup do not know as the lost ones did.
+/// Months before those that books which were restored from a backup do not know as the lost ones
+/// did.
 fn older(config: &Config, tick: Timestamp, from: Month) -> Vec<Month> {
     let known = Month::back_to(Month::of(tick), config.lookback_months);
     Month::range(from, Month::of(tick)).into_iter().filter(|month| !known.contains(month)).collect()
@@ -154,8 +157,9 @@ impl Schedule {
 pub struct Future(BTreeMap<&'static str, (Timestamp, Instant)>);
 
 impl Future {
-    /// Whether a stored tick is stuck in the future: further than clocks of several hosts differ, and unmoved for as long. A host
-    /// whose clock is right moves it on; only when nobody does, the clock that made it has been set back.
+    /// Whether a stored tick is stuck in the future: further than clocks of several hosts differ,
+    /// and unmoved for as long. A host whose clock is right moves it on; only when nobody does, the
+    /// clock that made it has been set back.
     fn is_stuck(&mut self, name: &'static str, last: Timestamp, now: Timestamp) -> bool {
         if last <= now + SKEW {
             self.0.remove(name);
@@ -169,7 +173,8 @@ impl Future {
     }
 }
 
-/// Enqueues the jobs of every schedule whose latest tick nobody has enqueued yet. Returns their names.
+/// Enqueues the jobs of every schedule whose latest tick nobody has enqueued yet. Returns their
+/// names.
 pub async fn tick(
     queue: &Queue,
     table: &[Schedule],

@@ -1,7 +1,9 @@
-//! The connector through which libSQL's HTTP client reaches a remote database: TCP, and TLS for `https`.
+//! The connector through which libSQL's HTTP client reaches a remote database: TCP, and TLS for
+//! `https`.
 //!
-//! libSQL's own `tls` feature brings a rustls of 2024 with known holes (RUSTSEC-2026-0049 and others); this one uses the rustls
-//! that the rest of the program uses, with the machine's root certificates. No ALPN is offered, so the peer speaks HTTP/1.1.
+//! libSQL's own `tls` feature brings a rustls of 2024 with known holes (RUSTSEC-2026-0049 and
+//! others); this one uses the rustls that the rest of the program uses, with the machine's root
+//! certificates. No ALPN is offered, so the peer speaks HTTP/1.1.
 
 use std::future::Future;
 use std::io;
@@ -26,7 +28,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// TLS as all clients of this program speak it.
 pub(crate) fn client_config() -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    // certificates that cannot be read are left out, as every client does; a peer that needs one of them is then refused
+    // certificates that cannot be read are left out, as every client does; a peer that needs one of
+    // them is then refused
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)

@@ -33,7 +33,8 @@ pub(crate) fn local_path(config: &Config) -> Option<&Path> {
     (!path.contains("://")).then(|| Path::new(path))
 }
 
-/// False only when nothing is there: a folder that may not be looked into is no reason to make other books.
+/// False only when nothing is there: a folder that may not be looked into is no reason to make
+/// other books.
 pub(crate) fn may_exist(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }
@@ -48,7 +49,8 @@ pub async fn open_books_within(config: &Config, wait: Duration) -> anyhow::Resul
     open(config, wait).await
 }
 
-/// The queue, on a connection of its own: its short steps never wait behind a booking of this process.
+/// The queue, on a connection of its own: its short steps never wait behind a booking of this
+/// process.
 pub async fn open_queue(config: &Config) -> anyhow::Result<Queue> {
     // a step that takes longer than this is tried again, well before leases end
     let wait = Duration::from_secs(u64::from(config.queue.lease_seconds)) / 3;
@@ -78,7 +80,8 @@ pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
     existing_books_within(config, REMOTE_WAIT).await
 }
 
-/// As [`existing_books`], for who would rather hear that there is no answer: work on a remote database is given up after `wait`.
+/// As [`existing_books`], for who would rather hear that there is no answer: work on a remote
+/// database is given up after `wait`.
 pub async fn existing_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     require_there(config)?;
     let books = open_books_within(config, wait).await?;
@@ -175,7 +178,8 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
     })
 }
 
-/// Where notifications go. The client follows no redirect (the secret's signature is for one address), and gives up in time.
+/// Where notifications go. The client follows no redirect (the secret's signature is for one
+/// address), and gives up in time.
 fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     let Some(url) = &config.notifications.url else { return Ok(None) };
     let (all, connect) = REQUEST_TIMEOUTS;
@@ -190,7 +194,8 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     Ok(Some(WebhookTarget { client, url: reqwest::Url::parse(url)?, signer: Arc::new(signer) }))
 }
 
-/// Everything that the jobs of a worker are given: as [`context`], but large bills are read in parts.
+/// Everything that the jobs of a worker are given: as [`context`], but large bills are read in
+/// parts.
 pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
     let context = context(config, books).await?;
     Ok(Context {

@@ -1,4 +1,5 @@
-//! Billing through the binary: from an empty account to invoices that equal the books; bad keys, wrong accounts; and what a person can do.
+//! Billing through the binary: from an empty account to invoices that equal the books; bad keys,
+//! wrong accounts; and what a person can do.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -254,7 +255,8 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
     shop.judge();
 }
 
-/// Prism, an independent server made of Stripe's description: whatever it answers with 4xx breaks the description.
+/// Prism, an independent server made of Stripe's description: whatever it answers with 4xx breaks
+/// the description.
 #[test]
 fn an_independent_server_made_of_stripes_description_takes_every_request() {
     let prism = std::env::var_os("METER_TEST_PRISM").filter(|p| std::path::Path::new(p).exists());

@@ -1,4 +1,5 @@
-//! Billing on a local file and over the remote protocol: the same statements, the same end; and what the web backend tells of late rejections.
+//! Billing on a local file and over the remote protocol: the same statements, the same end; and
+//! what the web backend tells of late rejections.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -345,7 +346,8 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     shop.judge();
 }
 
-/// A month's last days come with the next month's first bills, and what nobody understood in it is billed to nobody.
+/// A month's last days come with the next month's first bills, and what nobody understood in it is
+/// billed to nobody.
 async fn what_a_month_left_is_still_told_in_the_next(ground: Ground) {
     let shop = Shop::open(&ground, &["ann"]).await;
     let books = &shop.context.books;

@@ -1,4 +1,5 @@
-//! kill -9 of the real binary while it bills, over and over: afterwards Stripe's invoices equal the books, and nothing was counted twice.
+//! kill -9 of the real binary while it bills, over and over: afterwards Stripe's invoices equal the
+//! books, and nothing was counted twice.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

@@ -1,4 +1,5 @@
-//! The pages in a real browser: `tests/browser/check.mjs` looks at them in Chromium, on a desk and on a phone, in light and in dark.
+//! The pages in a real browser: `tests/browser/check.mjs` looks at them in Chromium, on a desk and
+//! on a phone, in light and in dark.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -12,8 +13,8 @@ use std::process::Command;
 use served::{Served, demo};
 use support::{Ran, query, tool};
 
-/// `node_modules/playwright-core`: `METER_TEST_PLAYWRIGHT`, which `.ci/run` sets. Without it the test says that it is skipped; in CI that is a
-/// failure.
+/// `node_modules/playwright-core`: `METER_TEST_PLAYWRIGHT`, which `.ci/run` sets. Without it the
+/// test says that it is skipped; in CI that is a failure.
 fn playwright() -> Option<PathBuf> {
     let found = std::env::var_os("METER_TEST_PLAYWRIGHT").map(PathBuf::from).filter(|p| p.exists());
     if found.is_none() {

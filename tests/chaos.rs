@@ -1,8 +1,8 @@
-//! Four real worker processes on one store, killed at random and started again, while ten thousand jobs are fed in: every job
-//! takes effect exactly once, none is lost, none is left over.
+//! Four real worker processes on one store, killed at random and started again, while ten thousand
+//! jobs are fed in: every job takes effect exactly once, none is lost, none is left over.
 //!
-//! The effect of a `probe` goes through a claim in the books, in a transaction that checks the run's lease; the table of probes counts
-//! what took effect and what was only repeated.
+//! The effect of a `probe` goes through a claim in the books, in a transaction that checks the
+//! run's lease; the table of probes counts what took effect and what was only repeated.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -67,7 +67,8 @@ fn jobs(from: usize, to: usize) -> Vec<NewJob> {
     (from..to).map(|i| NewJob::of(&probe(i), "chaos").unwrap()).collect()
 }
 
-/// Feeds, kills and restarts for a minute at least, then waits until all is settled; returns the kills.
+/// Feeds, kills and restarts for a minute at least, then waits until all is settled; returns the
+/// kills.
 async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhile: impl FnMut(u64)) -> usize {
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
     let mut workers: Vec<Process> = (0..WORKERS).map(|_| worker(folder, url, lease)).collect();
@@ -144,7 +145,8 @@ async fn every_job_takes_effect_once_whatever_is_killed() {
     check(&queue, &books, kills, "local file").await;
 }
 
-/// The same over the remote protocol: replies are lost, streams expire, connections drop, and the server goes away for seconds.
+/// The same over the remote protocol: replies are lost, streams expire, connections drop, and the
+/// server goes away for seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::await_holding_lock, reason = "one test at a time is the point")]
 async fn every_job_takes_effect_once_over_a_bad_network() {

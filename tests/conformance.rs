@@ -1,6 +1,8 @@
-//! What the queue promises, on a local file and over the remote protocol (on a real server where `LIBSQL_TEST_URL` names one).
+//! What the queue promises, on a local file and over the remote protocol (on a real server where
+//! `LIBSQL_TEST_URL` names one).
 //!
-//! Some of these promises are here because another queue broke them: each says which failure it guards against.
+//! Some of these promises are here because another queue broke them: each says which failure it
+//! guards against.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -125,7 +127,8 @@ async fn a_job_waits_for_its_time(ground: Ground) {
     worker.stop().await;
 }
 
-/// Guards against: a failed job that is fetched again at once, so that 25 attempts are gone within a second.
+/// Guards against: a failed job that is fetched again at once, so that 25 attempts are gone within
+/// a second.
 async fn failures_back_off_instead_of_burning_up(ground: Ground) {
     let queue = ground.queue().await;
     let ids = queue.enqueue(&[NewJob { max_attempts: 3, ..ground.job("f", &[Do::Fail]) }]).await.unwrap();
@@ -144,7 +147,8 @@ async fn failures_back_off_instead_of_burning_up(ground: Ground) {
     assert_eq!(worker.stop().await.again, 2);
 }
 
-/// Guards against: "retry after" leaves the lock of the first run on the row, and the job is stranded for ever.
+/// Guards against: "retry after" leaves the lock of the first run on the row, and the job is
+/// stranded for ever.
 async fn retry_after_comes_back(ground: Ground) {
     let queue = ground.queue().await;
     let jobs: Vec<_> = (0..5).map(|i| ground.job(&format!("{i}"), &[Do::After(700), Do::Report])).collect();
@@ -195,7 +199,8 @@ async fn a_run_that_takes_too_long_is_a_failed_attempt(ground: Ground) {
     worker.stop().await;
 }
 
-/// Guards against: jobs that wait in a worker's buffer keep it from beating, their locks lapse, and every long job runs twice.
+/// Guards against: jobs that wait in a worker's buffer keep it from beating, their locks lapse, and
+/// every long job runs twice.
 async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);
@@ -214,7 +219,8 @@ async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
     idle.stop().await;
 }
 
-/// A job that blocks its thread holds up neither the heartbeats nor the other jobs, as long as there is another thread.
+/// A job that blocks its thread holds up neither the heartbeats nor the other jobs, as long as
+/// there is another thread.
 async fn a_blocked_thread_costs_no_lease(ground: Ground) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);
@@ -227,7 +233,8 @@ async fn a_blocked_thread_costs_no_lease(ground: Ground) {
     other.stop().await;
 }
 
-/// Guards against: only jobs that were already running are recovered, and those that were claimed stay locked for ever.
+/// Guards against: only jobs that were already running are recovered, and those that were claimed
+/// stay locked for ever.
 async fn a_lost_worker_s_jobs_are_taken_over(ground: Ground) {
     let queue = ground.queue().await;
     let jobs: Vec<_> = (0..8).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(60_000), Do::Report])).collect();
@@ -435,7 +442,8 @@ async fn finished_jobs_are_removed_in_time(ground: Ground) {
     assert_eq!(queue.counts().await.unwrap().into_values().sum::<i64>(), 100, "what waits is never removed");
 }
 
-/// Guards against: after an empty fetch, jobs of other processes wait for the next heartbeat (30 s).
+/// Guards against: after an empty fetch, jobs of other processes wait for the next heartbeat (30
+/// s).
 async fn jobs_of_other_processes_are_picked_up_soon(ground: Ground) {
     let queue = ground.queue().await;
     let worker = ground.worker(&queue, WorkerSettings { poll: Duration::from_millis(250), ..policy() }).await;

@@ -1,4 +1,5 @@
-//! The statements of `docs/backend-contract.md`, run exactly as they are printed there: on a local file and over the remote protocol.
+//! The statements of `docs/backend-contract.md`, run exactly as they are printed there: on a local
+//! file and over the remote protocol.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -356,8 +357,9 @@ async fn a_decision_lets_go_when_its_period_is_over(ground: Ground) {
     }
 }
 
-/// Eight backends take, give back and ask, a ninth changes budgets and subscriptions, and both jobs run all the while. Some customers' periods end
-/// in the midst of it. What was granted is what is counted, and no limit that ever held was passed.
+/// Eight backends take, give back and ask, a ninth changes budgets and subscriptions, and both jobs
+/// run all the while. Some customers' periods end in the midst of it. What was granted is what is
+/// counted, and no limit that ever held was passed.
 async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: Ground) {
     const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
     const LIMIT: i64 = 60;

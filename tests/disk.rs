@@ -1,4 +1,5 @@
-//! Disks that are full or read-only, with a small file system of their own. Needs the right to mount.
+//! Disks that are full or read-only, with a small file system of their own. Needs the right to
+//! mount.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

@@ -1,4 +1,5 @@
-//! Stories through the binary: plans, customers, budgets, the two jobs, and what a person is told. And kill -9 in the midst of both jobs.
+//! Stories through the binary: plans, customers, budgets, the two jobs, and what a person is told.
+//! And kill -9 in the midst of both jobs.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -167,8 +168,8 @@ fn as_of_looks_into_the_future_without_touching_it() {
     assert_eq!(place.query("SELECT * FROM turn_periods"), before);
 }
 
-/// Kills a command at moments spread over its whole run, on a fresh copy of the books each time; afterwards they must verify, and the
-/// next run must end with what an undisturbed one gives.
+/// Kills a command at moments spread over its whole run, on a fresh copy of the books each time;
+/// afterwards they must verify, and the next run must end with what an undisturbed one gives.
 fn kill_everywhere(place: &Place, line: &str, state: &str) {
     let copy = |from: &str, to: &str| {
         for ending in ["", "-wal", "-shm"] {

@@ -17,7 +17,8 @@ use meter::queue::worker::WorkerSettings;
 use meter::queue::{Filter, State, enqueue_in};
 use support::{LEDGER, Place};
 
-/// Jobs that a caller enqueues in a transaction of its own are there if and only if the rest of it is.
+/// Jobs that a caller enqueues in a transaction of its own are there if and only if the rest of it
+/// is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_enqueued_in_a_transaction_share_its_fate() {
     for ground in [Ground::local("in").await, Ground::remote("in").await] {
@@ -38,8 +39,9 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
     }
 }
 
-/// Guards against: one refused connection ends a worker and drops what it runs. The database is away for several leases; whoever
-/// comes back first must not take the others' jobs away, for they could not heartbeat either.
+/// Guards against: one refused connection ends a worker and drops what it runs. The database is
+/// away for several leases; whoever comes back first must not take the others' jobs away, for they
+/// could not heartbeat either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_goes_away_costs_time_only() {
     let ground = Ground::remote("away").await;
@@ -120,7 +122,8 @@ fn bills_are_booked_once_over_a_bad_network() {
     let ingest = "ingest --month 2026-10";
     deliver(0);
     with("migrate").ends(0).says(&["applied 18"]);
-    // the commit goes through and its reply is lost: the run cannot know, and the next one finds it booked
+    // the commit goes through and its reply is lost: the run cannot know, and the next one finds it
+    // booked
     server.faults().lose_commit_replies(1);
     with(ingest).ends(1).says(&["whether it took the last change shows at the next run"]);
     with(ingest).ends(0).says(&["is booked already"]);

@@ -13,7 +13,8 @@ const BOOKS: &str = "SELECT payer, month, customer, meter, day, quantity FROM us
                      UNION ALL SELECT id, status, chime_minutes_used, storage_gb_used, transfer_gb_used, counters_period FROM customers";
 const INGEST: &str = "ingest --month 2026-10";
 
-/// Books that hold the first version of a bill, whose second version has been delivered; and how both states look.
+/// Books that hold the first version of a bill, whose second version has been delivered; and how
+/// both states look.
 struct Scene {
     place: Place,
     before: (Vec<String>, Vec<String>),
@@ -50,7 +51,8 @@ impl Scene {
         Self { place, before, after }
     }
 
-    /// Checks the books after a kill, and that the next run brings them to the end. Returns whether the kill came before the commit.
+    /// Checks the books after a kill, and that the next run brings them to the end. Returns whether
+    /// the kill came before the commit.
     fn check(&self, how: &str) -> bool {
         let now = state(&self.place);
         assert!(now == self.before || now == self.after, "{how}: the books are neither before nor after");
@@ -83,7 +85,8 @@ fn a_kill_at_any_moment_leaves_the_books_whole() {
     assert!(before > 0, "no kill came before the commit ({after} after it, the run takes {whole:?})");
 }
 
-/// A kill at the n-th write to the database files, for many n: the moments that a clock rarely hits.
+/// A kill at the n-th write to the database files, for many n: the moments that a clock rarely
+/// hits.
 #[test]
 fn a_kill_at_any_write_leaves_the_books_whole() {
     if !tool("strace") {
@@ -113,7 +116,8 @@ fn a_kill_at_any_write_leaves_the_books_whole() {
     let (mut before, mut kills, mut rounds) = (0, 0, 0);
     let steps = (0..24).map(|i| ("pwrite64", 1 + i * writes / 24)).chain((1..=syncs).map(|n| ("fdatasync,fsync", n)));
     for (call, n) in steps {
-        // a run may need a few writes less than the one that was counted; then it ends before its kill, and is checked all the same
+        // a run may need a few writes less than the one that was counted; then it ends before its
+        // kill, and is checked all the same
         kills += u32::from(!strace(&format!("inject={call}:signal=KILL:when={n}")).success());
         before += u32::from(scene.check(&format!("killed at {call} {n}")));
         rounds += 1;

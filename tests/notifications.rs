@@ -1,4 +1,5 @@
-//! The wire to the web backend: notifications through the binary, to receivers that are well, slow, hostile or gone.
+//! The wire to the web backend: notifications through the binary, to receivers that are well, slow,
+//! hostile or gone.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

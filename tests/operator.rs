@@ -1,4 +1,5 @@
-//! Stories of an operator's day: status, doctor, report, and the files that containers and systemd are given.
+//! Stories of an operator's day: status, doctor, report, and the files that containers and systemd
+//! are given.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -150,7 +151,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The demo of the containers, without containers: its configuration, plans and customers on the bill and the account that it describes.
+/// The demo of the containers, without containers: its configuration, plans and customers on the
+/// bill and the account that it describes.
 #[test]
 fn the_demo_of_the_containers_bills_somebody() {
     let demo = root().join("deploy/demo");

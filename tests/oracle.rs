@@ -1,4 +1,5 @@
-//! DuckDB as the independent oracle: what it sums in DECIMAL(38,10) is what the ledger holds, cell by cell.
+//! DuckDB as the independent oracle: what it sums in DECIMAL(38,10) is what the ledger holds, cell
+//! by cell.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,6 @@
-//! A queue is a wire format: what an older build has enqueued, a newer one must run. Each file in `tests/payloads` is a payload as
-//! some build wrote it; a change that breaks one needs a new kind, not a new file.
+//! A queue is a wire format: what an older build has enqueued, a newer one must run. Each file in
+//! `tests/payloads` is a payload as some build wrote it; a change that breaks one needs a new kind,
+//! not a new file.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 

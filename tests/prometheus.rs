@@ -1,5 +1,6 @@
-//! The dashboards and rules against a real Prometheus that scrapes a real worker on the demo's books: every panel's query has an answer, every
-//! rule is well, and `promtool` finds nothing to say.
+//! The dashboards and rules against a real Prometheus that scrapes a real worker on the demo's
+//! books: every panel's query has an answer, every rule is well, and `promtool` finds nothing to
+//! say.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -54,7 +55,8 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    /// With the project's own configuration and rules, but for the address of the worker and a faster pace.
+    /// With the project's own configuration and rules, but for the address of the worker and a
+    /// faster pace.
     fn start(worker: u16) -> Self {
         let folder = TempDir::new().unwrap();
         let own = dashboards().join("prometheus");

@@ -1,4 +1,5 @@
-//! The drill: a backup is made, the worker is killed, the backup takes the books' place, and Stripe's invoices end up as the books say.
+//! The drill: a backup is made, the worker is killed, the backup takes the books' place, and
+//! Stripe's invoices end up as the books say.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -20,7 +21,8 @@ const CUSTOMERS: usize = 60;
 const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
 const STATES: &str = "SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1";
 
-/// A shop whose bills are known to the test: what was booked so far, as statements, and what each invoice should say.
+/// A shop whose bills are known to the test: what was booked so far, as statements, and what each
+/// invoice should say.
 struct Drill {
     shop: Shop,
     names: Vec<String>,
@@ -94,7 +96,8 @@ impl Drill {
         }
     }
 
-    /// Pushes and takes over until there is nothing more to be done; then everything is as it should be.
+    /// Pushes and takes over until there is nothing more to be done; then everything is as it
+    /// should be.
     fn converges(self, prefix: &str) {
         let events = self.shop.stripe.world().events().len();
         let first = self.run("push").ends(0).says(&["these books were restored from a backup of", "amount(s) wait"]);
@@ -175,7 +178,8 @@ fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twi
         "the books have no mark"
     );
 
-    // today: what was under way is taken for dead; more usage, corrections, another kill in the middle
+    // today: what was under way is taken for dead; more usage, corrections, another kill in the
+    // middle
     drill.shop.place.execute("UPDATE meter_events SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
     drill.use_some();
     drill.run("push").ends(0);
@@ -215,7 +219,8 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     drill.converges(&prefix);
 }
 
-/// All is gone: books that are made anew for the same account, which bills of open periods were sent to.
+/// All is gone: books that are made anew for the same account, which bills of open periods were
+/// sent to.
 #[test]
 fn new_books_take_over_what_an_account_has() {
     let mut drill = Drill::new(14);
@@ -243,7 +248,8 @@ fn new_books_take_over_what_an_account_has() {
     drill.converges(&prefix);
 }
 
-/// Nobody types anything but what a restoration needs: bills, subscriptions, periods, totals and pushes come by the schedule, in whatever order.
+/// Nobody types anything but what a restoration needs: bills, subscriptions, periods, totals and
+/// pushes come by the schedule, in whatever order.
 #[test]
 fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itself() {
     const RATE: &str = "SELECT count(*) FROM meter_events WHERE state = 'accepted'";
@@ -325,7 +331,8 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     assert!(worker.wait().unwrap().success(), "{}", said());
     shop.run("verify").ends(0);
     shop.run("verify --database meter.db.damaged").ends(0);
-    // what is on the invoices is what the newest bill says, of each customer and meter, computed from the bill anew
+    // what is on the invoices is what the newest bill says, of each customer and meter, computed
+    // from the bill anew
     let fresh = Place::new();
     std::fs::remove_dir_all(fresh.path("bucket")).unwrap();
     std::os::unix::fs::symlink(shop.place.path("bucket"), fresh.path("bucket")).unwrap();
@@ -419,7 +426,8 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
     assert_eq!(mark("third.db").len(), 1);
 }
 
-/// Copies that are made while bills are booked are the books of before or after a bill, never between.
+/// Copies that are made while bills are booked are the books of before or after a bill, never
+/// between.
 #[test]
 fn a_backup_beside_a_worker_is_whole() {
     let place = Place::new();

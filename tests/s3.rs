@@ -1,4 +1,5 @@
-//! The wire: the binary against a real S3 protocol server (moto), which checks signatures, and through a proxy that breaks things.
+//! The wire: the binary against a real S3 protocol server (moto), which checks signatures, and
+//! through a proxy that breaks things.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -16,7 +17,8 @@ use support::{LEDGER, Place, Ran, python};
 
 const INGEST: &str = "ingest --month 2026-10";
 
-/// Makes a user with all rights and puts a folder into the bucket `billing`; prints the user's keys.
+/// Makes a user with all rights and puts a folder into the bucket `billing`; prints the user's
+/// keys.
 const PREPARE: &str = "
 import boto3, os, sys
 url, folder = sys.argv[1:]
@@ -53,7 +55,8 @@ for name in sorted(names, key=lambda n: n.endswith('.json')):
     s3.put_object(Bucket=bucket, Key=name, Body=body)
 ";
 
-/// moto on a free port, ended with the test. After three calls without credentials it demands valid signatures.
+/// moto on a free port, ended with the test. After three calls without credentials it demands valid
+/// signatures.
 struct Server {
     process: Child,
     port: u16,
@@ -101,7 +104,8 @@ impl Drop for Server {
     }
 }
 
-/// Passes connections on to `to`; breaks off every answer with a large body half-way, as long as `cuts` are left.
+/// Passes connections on to `to`; breaks off every answer with a large body half-way, as long as
+/// `cuts` are left.
 fn proxy(to: u16, cuts: usize) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -178,7 +182,8 @@ fn a_bucket_is_read_as_a_folder_is() {
     assert!(gone.err.contains("the next run may succeed"), "{}", gone.err);
     assert!(remote.query(LEDGER).is_empty());
 
-    // written over while it lies there: the manifest is older than one of its files, so a delivery is under way
+    // written over while it lies there: the manifest is older than one of its files, so a delivery
+    // is under way
     let local = Place::new();
     local.run("demo generate bucket --month 2026-10 --rows 1000 --overwrite").ends(0);
     server.upload(&python, &local.path("bucket"), "overwritten");

@@ -113,7 +113,8 @@ fn dashboards() -> Vec<PathBuf> {
     files.filter(|p| p.extension().is_some_and(|e| e == "json" || e == "yml")).collect()
 }
 
-/// Every metric of the code is on the page with its type and labels, and in a dashboard or rule; and nothing else is.
+/// Every metric of the code is on the page with its type and labels, and in a dashboard or rule;
+/// and nothing else is.
 #[test]
 fn code_page_and_dashboards_know_the_same_metrics() {
     let described = Metrics::new(&Kinds::all().names()).unwrap().described();

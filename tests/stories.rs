@@ -45,7 +45,8 @@ fn a_kept_demo_can_be_looked_around_in() {
     place.run("--config here/meter.toml ingest").ends(0).says(&["is booked already", "no bill yet"]);
 }
 
-/// Legacy and CUR 2.0, Parquet and CSV, many files or one: one seed is one bill, and makes one ledger.
+/// Legacy and CUR 2.0, Parquet and CSV, many files or one: one seed is one bill, and makes one
+/// ledger.
 #[test]
 fn every_form_of_a_bill_makes_the_same_ledger() {
     let mut ledgers = vec![];

@@ -161,7 +161,8 @@ const SECRETS: [(&str, &str); 4] = [
     ("METER_HTTP__TOKEN", "sixteen or more characters"),
 ];
 
-/// The keys of the default configuration, with their values; lists of sections by their first entry.
+/// The keys of the default configuration, with their values; lists of sections by their first
+/// entry.
 fn defaults() -> BTreeMap<String, toml::Value> {
     let table: toml::Table = toml::from_str(&toml::to_string(&Config::default()).unwrap()).unwrap();
     let mut found = BTreeMap::new();
@@ -313,7 +314,8 @@ fn every_finding_is_an_alert_and_as_bad_as_it() {
     }
 }
 
-/// Why a command line of a document is none, if it is not: its first words are no command, no kind of job, or a flag is unknown.
+/// Why a command line of a document is none, if it is not: its first words are no command, no kind
+/// of job, or a flag is unknown.
 fn fault_of(line: &str) -> Option<String> {
     let mut command = meter::cli::Cli::command();
     command.build();

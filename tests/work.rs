@@ -90,7 +90,8 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     );
     place.run("demo generate bucket --rows 2000").ends(0);
     let work = Work::start(&place, "", &[]);
-    // a schedule that was never seen is due at once: two months, the two jobs of entitlements, the counters, the audit
+    // a schedule that was never seen is due at once: two months, the two jobs of entitlements, the
+    // counters, the audit
     until(&place, "SELECT count(*) FROM jobs WHERE state = 'done'", "6");
     place.run("schedule").ends(0).says(&["ingest", "*/5 23,0 * * *", "job 2: done", "verify_books", "enforce_budgets"]);
     place.run("workers").ends(0).says(&["working", "0 of 4", "ingest_cur"]);
@@ -135,7 +136,8 @@ fn a_bill_read_in_parts_gives_the_same_books() {
     for month in months() {
         one.run(&format!("ingest --month {month}")).ends(0);
     }
-    // every bill is large now: this is a limit of 1 MiB, and the bills are made larger than that by a copy of the same size
+    // every bill is large now: this is a limit of 1 MiB, and the bills are made larger than that by
+    // a copy of the same size
     let lines = "[read]\nfan_out_mib = 1\n";
     let config = std::fs::read_to_string(other.path("meter.toml")).unwrap() + lines;
     std::fs::write(other.path("meter.toml"), config).unwrap();
@@ -173,7 +175,8 @@ fn a_bill_read_in_parts_gives_the_same_books() {
     other.run("verify").ends(0);
 }
 
-/// A worker that is stopped for longer than its lease, and goes on, must not commit what it had begun.
+/// A worker that is stopped for longer than its lease, and goes on, must not commit what it had
+/// begun.
 #[test]
 fn a_run_that_lost_its_lease_does_not_commit() {
     let place = Place::new();

@@ -35,7 +35,8 @@ const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
     FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
     WHERE counted <> booked LIMIT 20";
 
-/// Checks that are one query: name, the rule, what is counted, and what breaks it, in one text each.
+/// Checks that are one query: name, the rule, what is counted, and what breaks it, in one text
+/// each.
 const QUERIES: [(&str, &str, &str, &str); 5] = [
     (
         "usage_totals",
@@ -163,8 +164,8 @@ impl Database {
     }
 }
 
-/// For the current version of each bill: the parts make the total, the lines make the total, and the ledger holds what the
-/// version said.
+/// For the current version of each bill: the parts make the total, the lines make the total, and
+/// the ledger holds what the version said.
 async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
     let exact = |text: String| text.parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()));
     let mut violations = vec![];

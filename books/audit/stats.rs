@@ -1,7 +1,9 @@
-//! How the books stand: the few figures that tell an operator whether money is right and work is moving.
+//! How the books stand: the few figures that tell an operator whether money is right and work is
+//! moving.
 //!
-//! One reading serves the metrics, the status page and `meter status`, so that they can never tell different things. It comes in two
-//! halves: what indexes answer at once, and what must look at every customer and is therefore asked less often.
+//! One reading serves the metrics, the status page and `meter status`, so that they can never tell
+//! different things. It comes in two halves: what indexes answer at once, and what must look at
+//! every customer and is therefore asked less often.
 
 mod read;
 
@@ -12,7 +14,8 @@ use serde::Serialize;
 
 use crate::units::quantity::Quantity;
 
-/// Under this name `settings` remembers that the account which these books billed in was made up, and is gone.
+/// Under this name `settings` remembers that the account which these books billed in was made up,
+/// and is gone.
 pub const OF_A_DEMO: &str = "demo";
 
 /// Days of which usage is told one by one.
@@ -46,7 +49,8 @@ pub struct BillStanding {
     pub month: String,
     /// When AWS made the newest version that is booked.
     pub delivered_at: Option<Timestamp>,
-    /// Up to when it tells of usage, by which budgets are decided: the end of the newest day, or the delivery, if that was before.
+    /// Up to when it tells of usage, by which budgets are decided: the end of the newest day, or
+    /// the delivery, if that was before.
     pub usage_through: Option<Timestamp>,
     /// Rows of the newest month's booked version.
     pub rows: i64,
@@ -83,7 +87,8 @@ pub struct MonthUsage {
     pub meter: String,
     pub attributed: Quantity,
     pub unattributed: Quantity,
-    /// Days of the month of which usage is told: up to the newest with usage of the meter, or of any other meter less two days, if that is later.
+    /// Days of the month of which usage is told: up to the newest with usage of the meter, or of
+    /// any other meter less two days, if that is later.
     pub days: i64,
 }
 
@@ -100,7 +105,8 @@ pub struct DayUsage {
 /// What is sent to Stripe.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct StripeStanding {
-    /// Meter events in the states `pending`, `sending`, `unconfirmed`, `refused`, and `settled` for all others.
+    /// Meter events in the states `pending`, `sending`, `unconfirmed`, `refused`, and `settled` for
+    /// all others.
     pub events: BTreeMap<&'static str, i64>,
     /// When the oldest one was made that was not sent yet.
     pub oldest_pending_at: Option<Timestamp>,
@@ -132,15 +138,17 @@ pub struct CustomersStanding {
     pub decisions: BTreeMap<String, Decisions>,
     /// Some customers whose limit is reached or near, blocked ones first.
     pub pressed: Vec<Pressed>,
-    /// Usage of the current month and the one before under ids that no customer has a row for, by meter: it is billed nowhere.
+    /// Usage of the current month and the one before under ids that no customer has a row for, by
+    /// meter: it is billed nowhere.
     pub unknown: BTreeMap<String, Quantity>,
     /// TURN credentials handed out in current billing periods.
     pub turn_used: i64,
     pub turn_refused: i64,
-    /// By meter: how far Stripe's totals are from what was sent, in units of the meter, of events that have had a day to show; above and below both
-    /// count.
+    /// By meter: how far Stripe's totals are from what was sent, in units of the meter, of events
+    /// that have had a day to show; above and below both count.
     pub drift: BTreeMap<String, Quantity>,
-    /// Amounts that wait to be carried forward, by reason; `acknowledged` for those that a person has dealt with.
+    /// Amounts that wait to be carried forward, by reason; `acknowledged` for those that a person
+    /// has dealt with.
     pub deferred: BTreeMap<String, i64>,
     /// By meter: how much that is, in its units; negative is to be taken back.
     pub deferred_units: BTreeMap<String, Quantity>,
@@ -157,7 +165,8 @@ pub struct Decisions {
     /// Allowed, beyond what is included.
     pub overage: i64,
     pub blocked: i64,
-    /// Blocked for another reason: nothing is included and nothing was used, not in the plan, canceled, an unknown plan.
+    /// Blocked for another reason: nothing is included and nothing was used, not in the plan,
+    /// canceled, an unknown plan.
     pub denied: i64,
 }
 

@@ -1,9 +1,12 @@
-//! Billing periods: from when to when a customer is billed, and which days of usage belong to which. Pure.
+//! Billing periods: from when to when a customer is billed, and which days of usage belong to
+//! which. Pure.
 //!
-//! A subscription bills month by month from its anchor, an instant; an anchor on the 31st falls on the last day of shorter months and
-//! comes back to the 31st, because every boundary is counted from the anchor itself (<https://docs.stripe.com/billing/subscriptions/billing-cycle>).
-//! A customer without a living subscription has calendar months in UTC. Periods follow each other without a gap: a subscription that
-//! begins, ends or gets another anchor cuts the period that was running.
+//! A subscription bills month by month from its anchor, an instant; an anchor on the 31st falls on
+//! the last day of shorter months and comes back to the 31st, because every boundary is counted
+//! from the anchor itself (<https://docs.stripe.com/billing/subscriptions/billing-cycle>). A
+//! customer without a living subscription has calendar months in UTC. Periods follow each other
+//! without a gap: a subscription that begins, ends or gets another anchor cuts the period that was
+//! running.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -94,8 +97,8 @@ pub fn overlap_at(subscriptions: &[Subscription], t: i64) -> bool {
     subscriptions.iter().filter(|s| s.lives_at(t)).count() > 1
 }
 
-/// Where the periods of a customer begin whose first period is not closed yet and would begin at `t`: with a subscription's own period,
-/// which may have begun earlier.
+/// Where the periods of a customer begin whose first period is not closed yet and would begin at
+/// `t`: with a subscription's own period, which may have begun earlier.
 pub fn first_start(subscriptions: &[Subscription], t: i64) -> i64 {
     match governing(subscriptions, t) {
         Some(s) => around(s.anchor, t).0.max(s.started).min(t),
@@ -131,8 +134,8 @@ fn day_of(t: i64) -> i64 {
     t.div_euclid(DAY)
 }
 
-/// The period to which a day belongs: a subscription's that holds its last second, else one that holds its first; where there is none, a
-/// calendar month's, likewise.
+/// The period to which a day belongs: a subscription's that holds its last second, else one that
+/// holds its first; where there is none, a calendar month's, likewise.
 fn owner(spans: &[Span], day: i64) -> Option<usize> {
     let holds = |second: i64| move |s: &Span| s.start <= second && second < s.end;
     let (first, last) = (holds(day * DAY), holds(day * DAY + DAY - 1));
@@ -145,7 +148,8 @@ fn owner(spans: &[Span], day: i64) -> Option<usize> {
         .or_else(|| spans.iter().position(&first))
 }
 
-/// Gives each period its days. `before` is the closed period before the first one, whose days are settled.
+/// Gives each period its days. `before` is the closed period before the first one, whose days are
+/// settled.
 pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<BillingPeriod> {
     let mut next = before.map(|day| i64::from(day.epoch()) + 1);
     let mut found = vec![];

@@ -79,16 +79,18 @@ pub enum CustomerError {
     Books(#[from] BooksError),
 }
 
-/// Brings the counters up to `month`: of customers whose counters stand in an earlier month or nowhere yet,
-/// and of those for whom version `of` booked something. Always recomputed from the books, never added to.
+/// Brings the counters up to `month`: of customers whose counters stand in an earlier month or
+/// nowhere yet, and of those for whom version `of` booked something. Always recomputed from the
+/// books, never added to.
 pub async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> Result<u64, BooksError> {
     let values = params![month.to_string(), of];
     Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
 }
 
 impl Database {
-    /// Moves counters into `month` for customers whose counters are not there: a new month, or a new customer with usage that
-    /// was booked before the row appeared. Writes nothing when there is none.
+    /// Moves counters into `month` for customers whose counters are not there: a new month, or a
+    /// new customer with usage that was booked before the row appeared. Writes nothing when there
+    /// is none.
     pub async fn roll_counters(&self, month: Month) -> Result<u64, BooksError> {
         let name = month.to_string();
         let stale = self
@@ -103,7 +105,8 @@ impl Database {
         self.transaction(async move |c| refresh_counters(c, month, None).await).await
     }
 
-    /// Adds a customer with the default plan, as the web backend does on sign-up; one that exists is left as it is.
+    /// Adds a customer with the default plan, as the web backend does on sign-up; one that exists
+    /// is left as it is.
     pub async fn add_customer(&self, id: &str) -> Result<(), BooksError> {
         match self.add_customers(vec![NewCustomer { id: id.to_owned(), ..NewCustomer::default() }]).await {
             Ok(_) => Ok(()),
@@ -112,11 +115,12 @@ impl Database {
         }
     }
 
-    /// Adds customers, all or none; those that exist are left as they are. Returns how many are new.
+    /// Adds customers, all or none; those that exist are left as they are. Returns how many are
+    /// new.
     ///
     /// # Errors
-    /// [`CustomerError::Wrong`] for an id that is empty, too long or given twice, an unknown plan or status, and a Stripe id that another
-    /// customer has.
+    /// [`CustomerError::Wrong`] for an id that is empty, too long or given twice, an unknown plan
+    /// or status, and a Stripe id that another customer has.
     pub async fn add_customers(&self, customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();

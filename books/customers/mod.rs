@@ -1,10 +1,12 @@
-//! Who the customers are and when they are billed: rows, subscriptions, billing periods, TURN counters.
+//! Who the customers are and when they are billed: rows, subscriptions, billing periods, TURN
+//! counters.
 //!
-//! **Owns** the tables `customers`, `subscriptions`, `subscription_items`, `billing_periods` and `turn_periods`. **Does not
-//! own** sign-up, which is the web backend's, nor payment, which is Stripe's.
+//! **Owns** the tables `customers`, `subscriptions`, `subscription_items`, `billing_periods` and
+//! `turn_periods`. **Does not own** sign-up, which is the web backend's, nor payment, which is
+//! Stripe's.
 //!
-//! **Invariants**: billing periods of a customer follow each other without gap or overlap; a closed period never changes; an
-//! increment of a TURN counter is in exactly one period.
+//! **Invariants**: billing periods of a customer follow each other without gap or overlap; a closed
+//! period never changes; an increment of a TURN counter is in exactly one period.
 
 pub mod billing_period;
 pub mod customer;

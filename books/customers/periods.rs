@@ -1,8 +1,9 @@
 //! Billing periods as they stand in the database, and the TURN counter of each.
 //!
-//! Time itself begins a period: the current one and the next two stand open, and the web backend counts on the row whose time it is. So
-//! what is done here is bookkeeping that may come late: closed counts are kept, and more periods are opened. An increment is in
-//! exactly one row, whenever this runs, because a count is never copied: closing sets `closed_at` on the row itself.
+//! Time itself begins a period: the current one and the next two stand open, and the web backend
+//! counts on the row whose time it is. So what is done here is bookkeeping that may come late:
+//! closed counts are kept, and more periods are opened. An increment is in exactly one row,
+//! whenever this runs, because a count is never copied: closing sets `closed_at` on the row itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +71,8 @@ pub struct PeriodChanges {
     pub current: Option<(i64, i64)>,
 }
 
-/// What must change so that the periods are those of the subscriptions, and all that ended by `now` are closed. Pure.
+/// What must change so that the periods are those of the subscriptions, and all that ended by `now`
+/// are closed. Pure.
 pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
     if known.plan.is_none() {
         let ended = known.open.iter().map(|o| &o.period.span).filter(|s| s.end <= now);
@@ -125,10 +127,12 @@ pub struct RolledPeriods {
 }
 
 impl Database {
-    /// The customers whose periods have to be looked at, in order: one has ended, none was opened yet, or a subscription changed.
+    /// The customers whose periods have to be looked at, in order: one has ended, none was opened
+    /// yet, or a subscription changed.
     pub async fn customers_to_roll(&self, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.with_connection(async move |c| {
-            // by name, for the planner would rather walk along all open rows in order of customers than sort the few that are due
+            // by name, for the planner would rather walk along all open rows in order of customers
+            // than sort the few that are due
             let due = "SELECT customer FROM turn_periods INDEXED BY turn_periods_to_close WHERE closed_at IS NULL AND ends_at <= ?1";
             let new = "SELECT id FROM customers WHERE periods_until IS NULL";
             let mut found: BTreeSet<String> = BTreeSet::new();
@@ -145,8 +149,9 @@ impl Database {
         .await
     }
 
-    /// Brings the periods of `customers` up to `now`, all of them in one transaction. What is closed must have ended by the
-    /// database's own clock too, so that a worker whose clock is ahead closes nothing early.
+    /// Brings the periods of `customers` up to `now`, all of them in one transaction. What is
+    /// closed must have ended by the database's own clock too, so that a worker whose clock is
+    /// ahead closes nothing early.
     pub async fn roll_periods(
         &self,
         customers: Vec<String>,
@@ -289,7 +294,8 @@ async fn apply(c: &Connection, decided: &Decided, plans: &Plans, now: i64) -> Re
     Ok(())
 }
 
-/// What a period may use before its first enforcement: what the plan includes, if the customer may use anything.
+/// What a period may use before its first enforcement: what the plan includes, if the customer may
+/// use anything.
 fn opening_limit(plans: &Plans, known: &KnownPeriods, start: i64) -> (i64, &'static str) {
     if let Some(reason) = known.stopped {
         return (0, reason.name());
@@ -350,7 +356,8 @@ const CLOSE_TURN: &str = "UPDATE turn_periods SET closed_at = ?2 FROM json_each(
 const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 FROM json_each(?1) j \
     WHERE customer = json_extract(j.value, '$[0]') AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
 
-/// Several rows may fold into one, so their counts are summed first: customer, start, start of the target, used, refused.
+/// Several rows may fold into one, so their counts are summed first: customer, start, start of the
+/// target, used, refused.
 const MERGE_TURN: &str = "UPDATE turn_periods SET used = turn_periods.used + j.used, refused = turn_periods.refused + j.refused \
     FROM (SELECT value ->> 0 AS customer, value ->> 2 AS target, sum(value ->> 3) AS used, sum(value ->> 4) AS refused \
           FROM json_each(?1) GROUP BY 1, 2) j \
@@ -362,7 +369,8 @@ const DROP_TURN: &str =
 const DROP_BILLING: &str =
     "DELETE FROM billing_periods WHERE (customer, starts_at) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
 
-/// The counter on the customer's row is the one of the current period: 0, or what was taken since it began.
+/// The counter on the customer's row is the one of the current period: 0, or what was taken since
+/// it began.
 const SHOW_CURRENT: &str = "UPDATE customers SET periods_until = json_extract(j.value, '$[2]'), \
     turn_allocations_used = coalesce((SELECT used FROM turn_periods t WHERE t.customer = customers.id \
                                       AND t.starts_at = json_extract(j.value, '$[1]')), 0) \

@@ -36,10 +36,7 @@ pub enum BudgetError {
     NoPlan(String),
     /// Another currency than the plan's.
     #[error("the plan `{plan}` is in {currency}, so the budget must be too")]
-    Currency {
-        plan: String,
-        currency: Currency,
-    },
+    Currency { plan: String, currency: Currency },
     /// Less than nothing, or absurd.
     #[error("a budget is 0 to {BUDGET_LIMIT} minor units")]
     Amount,
@@ -66,7 +63,8 @@ impl Database {
         currency.map(|currency| (plan.clone(), currency)).ok_or(BudgetError::NoPlan(plan))
     }
 
-    /// Sets a budget, or takes it away; it holds from the next enforcement on. The change is kept by a trigger.
+    /// Sets a budget, or takes it away; it holds from the next enforcement on. The change is kept
+    /// by a trigger.
     ///
     /// # Errors
     /// As the variants of [`BudgetError`] say; nothing is changed then.

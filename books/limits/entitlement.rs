@@ -109,8 +109,9 @@ pub enum PaymentStatus {
 }
 
 impl PaymentStatus {
-    /// From the customer's own status and the status of the subscription that governs, in Stripe's words
-    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The worse of the two counts.
+    /// From the customer's own status and the status of the subscription that governs, in Stripe's
+    /// words (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The
+    /// worse of the two counts.
     pub fn of(customer: &str, subscription: Option<&str>) -> Self {
         match (customer, subscription) {
             ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
@@ -195,7 +196,8 @@ impl Entitlement {
         Self { decided_at: other.decided_at, ..self.clone() } == *other
     }
 
-    /// True when the decision differs, and not only what was used, how new that is, or where it leads.
+    /// True when the decision differs, and not only what was used, how new that is, or where it
+    /// leads.
     pub fn decision_differs(&self, other: &Self) -> bool {
         let decision =
             |e: &Self| (e.period_start, e.allowed, e.reason, e.included, e.budget_minor, e.meter_budget_minor);
@@ -257,7 +259,8 @@ fn scaled(cell: i64) -> Quantity {
     Quantity::from_scaled(i128::from(cell))
 }
 
-/// A quantity in a cell; what is larger than a cell can hold stays at its limit (only shown, nothing is computed from it).
+/// A quantity in a cell; what is larger than a cell can hold stays at its limit (only shown,
+/// nothing is computed from it).
 fn cell(quantity: Quantity) -> i64 {
     i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
 }
@@ -371,7 +374,8 @@ const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
     meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
     freshness = excluded.freshness, decided_at = excluded.decided_at";
 
-/// Writes decisions and their history. `changed` are those that decide otherwise than the ones before them.
+/// Writes decisions and their history. `changed` are those that decide otherwise than the ones
+/// before them.
 pub async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
     let all: Vec<&Entitlement> = decided.iter().collect();
     insert_rows(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all, |e| values(e)).await?;
@@ -457,8 +461,8 @@ impl Database {
         .await
     }
 
-    /// Up to when the applied bills of each payer tell of usage: the end of the newest day with usage, or when the bill was delivered, if
-    /// that was before the day was over.
+    /// Up to when the applied bills of each payer tell of usage: the end of the newest day with
+    /// usage, or when the bill was delivered, if that was before the day was over.
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.with_connection(async |c| usage_through(c).await).await
     }
@@ -480,7 +484,8 @@ impl Database {
         .await
     }
 
-    /// The newest decisions about a customer's meter that differed from the one before: instant, allowed, reason, limit.
+    /// The newest decisions about a customer's meter that differed from the one before: instant,
+    /// allowed, reason, limit.
     pub async fn entitlement_history(
         &self,
         customer: &str,

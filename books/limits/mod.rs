@@ -1,11 +1,13 @@
-//! What a customer may use: plans, overage budgets, the decisions made from them, and what the web backend is told of them.
+//! What a customer may use: plans, overage budgets, the decisions made from them, and what the web
+//! backend is told of them.
 //!
-//! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`, `entitlement_changes` and `notifications`.
-//! **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a notification is sent
-//! (`jobs/deliver_notifications.rs`).
+//! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
+//! `entitlement_changes` and `notifications`. **Does not own** how a decision is made
+//! (`jobs/enforce_budgets`), nor how a notification is sent (`jobs/deliver_notifications.rs`).
 //!
-//! **Invariants**: allowed is the same as used below the effective limit; each crossing of a threshold has one notification,
-//! made in the transaction of its decision; the terms of a plan version never change.
+//! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
+//! threshold has one notification, made in the transaction of its decision; the terms of a plan
+//! version never change.
 
 pub mod budget;
 pub mod entitlement;

@@ -1,4 +1,5 @@
-//! Notifications: what the web backend is told, each once. They are made in the transaction of the decision and sent by a job of its own.
+//! Notifications: what the web backend is told, each once. They are made in the transaction of the
+//! decision and sent by a job of its own.
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, params};
@@ -12,7 +13,8 @@ use crate::units::calendar::instant;
 
 /// A notification that nobody takes is dead after this many seconds.
 pub const GIVE_UP_AFTER: i64 = 86_400;
-/// Settled notifications are kept for this many seconds: a year, and then some, so that none of a period that runs is forgotten.
+/// Settled notifications are kept for this many seconds: a year, and then some, so that none of a
+/// period that runs is forgotten.
 const KEPT: i64 = 400 * 86_400;
 
 /// What a notification is about.
@@ -51,7 +53,8 @@ pub struct NewNotification {
     pub period_start: i64,
     /// The share that was crossed; 0 for a block.
     pub percent: u32,
-    /// The amount of which it is a share; for a block, when it was decided, as `enforce_budgets` makes it a number.
+    /// The amount of which it is a share; for a block, when it was decided, as `enforce_budgets`
+    /// makes it a number.
     pub base: i64,
     /// What the backend is told beside that.
     pub data: serde_json::Map<String, serde_json::Value>,
@@ -203,7 +206,8 @@ impl Database {
         .await
     }
 
-    /// Some of the notifications whose day is over become dead, tried or not; the next call takes the next ones.
+    /// Some of the notifications whose day is over become dead, tried or not; the next call takes
+    /// the next ones.
     pub async fn bury_notifications(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
         let why = why.to_owned();
         let overdue = self
@@ -258,8 +262,8 @@ impl Database {
         .await
     }
 
-    /// SendCounters notifications again that are dead or were delivered: by their ids, or the next 1,000 dead ones when none is named. They have a new day.
-    /// Returns the ids.
+    /// SendCounters notifications again that are dead or were delivered: by their ids, or the next
+    /// 1,000 dead ones when none is named. They have a new day. Returns the ids.
     pub async fn redeliver_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.transaction(async move |c| {
             let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";

@@ -1,4 +1,5 @@
-//! Plans: what is included for a billing period, and what more costs. Versions by the instant from which they hold.
+//! Plans: what is included for a billing period, and what more costs. Versions by the instant from
+//! which they hold.
 
 use std::collections::BTreeMap;
 
@@ -102,7 +103,8 @@ impl Plans {
         Self(plans)
     }
 
-    /// The terms of a billing period that began at `start`: the version that held then, else the plan's first one.
+    /// The terms of a billing period that began at `start`: the version that held then, else the
+    /// plan's first one.
     pub fn at(&self, name: &str, start: i64) -> Option<&Plan> {
         let versions = self.0.get(name)?;
         versions.iter().rfind(|v| v.effective_from.as_second() <= start).or_else(|| versions.first())
@@ -183,10 +185,12 @@ impl Database {
         self.with_connection(Plans::load).await
     }
 
-    /// Adds versions of plans, all or none; a dry run only says what it would do. `meters` are the names that may be used beside [`TURN`].
+    /// Adds versions of plans, all or none; a dry run only says what it would do. `meters` are the
+    /// names that may be used beside [`TURN`].
     ///
     /// # Errors
-    /// [`PlanError::Wrong`] for a version that is wrong, that is given twice, or that holds already and says something else.
+    /// [`PlanError::Wrong`] for a version that is wrong, that is given twice, or that holds already
+    /// and says something else.
     pub async fn apply_plans(
         &self,
         versions: Vec<Plan>,

@@ -1,12 +1,14 @@
 //! The one door to libSQL, for a local file and for a remote server alike.
 //!
-//! libSQL's local calls are synchronous C code behind `async fn`, and a connection shares one transaction state among all
-//! its clones. So one thread of our own holds the connection and runs one piece of work after another: the async
-//! runtime is never blocked, and no statement of one piece can slip into the transaction of another.
+//! libSQL's local calls are synchronous C code behind `async fn`, and a connection shares one
+//! transaction state among all its clones. So one thread of our own holds the connection and runs
+//! one piece of work after another: the async runtime is never blocked, and no statement of one
+//! piece can slip into the transaction of another.
 //!
-//! Durability: WAL, so that readers never wait for the writer, and `synchronous = FULL`, so that a commit that was reported
-//! is on disk even after a power cut (WAL with NORMAL could lose the last commits: <https://www.sqlite.org/pragma.html#pragma_synchronous>).
-//! Books are written a few times an hour; the price of an fsync per commit is nothing.
+//! Durability: WAL, so that readers never wait for the writer, and `synchronous = FULL`, so that a
+//! commit that was reported is on disk even after a power cut (WAL with NORMAL could lose the last
+//! commits: <https://www.sqlite.org/pragma.html#pragma_synchronous>). Books are written a few times
+//! an hour; the price of an fsync per commit is nothing.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +29,8 @@ pub const REMOTE_WAIT: Duration = Duration::from_secs(300);
 
 type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
 
-/// Asked at the start of each writing transaction, inside it, whether this handle may still write ([`Database::fenced`]).
+/// Asked at the start of each writing transaction, inside it, whether this handle may still write
+/// ([`Database::fenced`]).
 pub type Fence = Arc<dyn Fn(Connection) -> LocalBoxFuture<'static, Result<(), BooksError>> + Send + Sync>;
 
 /// When a commit to a local file counts as done.
@@ -36,7 +39,8 @@ pub enum Durability {
     /// When it is on disk.
     #[default]
     Full,
-    /// When the operating system has it: a power cut may take back the last commits, a crash of ours cannot.
+    /// When the operating system has it: a power cut may take back the last commits, a crash of
+    /// ours cannot.
     Normal,
 }
 
@@ -70,7 +74,8 @@ impl Database {
     /// Opens a local file, made if it is not there.
     ///
     /// # Errors
-    /// [`BooksError::Open`] when the folder is missing or not permitted, [`BooksError::ReadOnly`] when it cannot be written.
+    /// [`BooksError::Open`] when the folder is missing or not permitted, [`BooksError::ReadOnly`]
+    /// when it cannot be written.
     pub async fn open_local(path: &Path) -> Result<Self, BooksError> {
         Self::open_local_with(path, Durability::Full).await
     }
@@ -89,7 +94,8 @@ impl Database {
             };
             let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON"];
             for pragma in pragmas {
-                // SQLite does not ask the busy handler while it turns a new file to WAL, so several starting at once wait here
+                // SQLite does not ask the busy handler while it turns a new file to WAL, so several
+                // starting at once wait here
                 let set = || set_pragma(&connection, pragma);
                 let waits =
                     ConstantBuilder::new().with_delay(Duration::from_millis(20)).with_jitter().with_max_times(200);
@@ -103,7 +109,8 @@ impl Database {
         })
     }
 
-    /// Opens a file that nobody is to change, such as a backup, and its folder need not be writable; it must not be in use.
+    /// Opens a file that nobody is to change, such as a backup, and its folder need not be
+    /// writable; it must not be in use.
     ///
     /// # Errors
     /// When there is none, or it cannot be read so.
@@ -123,8 +130,8 @@ impl Database {
         })
     }
 
-    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose server keeps the pragmas. A piece
-    /// of work that takes longer than `wait` is given up.
+    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose
+    /// server keeps the pragmas. A piece of work that takes longer than `wait` is given up.
     ///
     /// # Errors
     /// When no connection object can be made.
@@ -137,7 +144,8 @@ impl Database {
         self.local
     }
 
-    /// A handle whose every [`Database::transaction`] first asks `fence`, inside the transaction and under the write lock.
+    /// A handle whose every [`Database::transaction`] first asks `fence`, inside the transaction
+    /// and under the write lock.
     #[must_use]
     pub fn fenced(&self, fence: Fence) -> Self {
         Self { fence: Some(fence), ..self.clone() }
@@ -165,14 +173,16 @@ impl Database {
                 let remote = wait < Duration::MAX;
                 while let Some(piece) = inbox.recv().await {
                     if remote {
-                        // a remote connection keeps a stream that the server ends after some idle seconds, or when it restarts, and
-                        // never recovers by itself; a new one costs no round trip
+                        // a remote connection keeps a stream that the server ends after some idle
+                        // seconds, or when it restarts, and never recovers by itself; a new one
+                        // costs no round trip
                         match database.connect() {
                             Ok(fresh) => connection = fresh,
                             Err(error) => tracing::warn!(%error, "no new connection to the database: {error}"),
                         }
                     }
-                    // what takes too long is dropped, and its asker is told by the answer that never comes
+                    // what takes too long is dropped, and its asker is told by the answer that
+                    // never comes
                     drop(tokio::time::timeout(wait, piece(connection.clone())).await);
                 }
             });
@@ -187,8 +197,9 @@ impl Database {
         self.with_connection(async |c| Ok(crate::units::calendar::instant(clock(c).await?))).await
     }
 
-    /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it. After a large change the next
-    /// process would have to read all of the log before its first statement.
+    /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it.
+    /// After a large change the next process would have to read all of the log before its first
+    /// statement.
     pub async fn checkpoint(&self) -> Result<(), BooksError> {
         if self.local {
             self.with_connection(async |c| first_row(c, "PRAGMA wal_checkpoint(TRUNCATE)", ()).await.map(drop)).await?;
@@ -196,14 +207,15 @@ impl Database {
         Ok(())
     }
 
-    /// Writing transactions of this handle and its clones that waited longer than 10 ms for the write lock of a local file, or that
-    /// gave up on one; and how long they waited in all.
+    /// Writing transactions of this handle and its clones that waited longer than 10 ms for the
+    /// write lock of a local file, or that gave up on one; and how long they waited in all.
     pub fn busy_waits(&self) -> (u64, Duration) {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
         (load(&self.busy.count), Duration::from_micros(load(&self.busy.micros)))
     }
 
-    /// Runs `f` on the connection, alone, outside of a transaction: each statement of it commits by itself.
+    /// Runs `f` on the connection, alone, outside of a transaction: each statement of it commits by
+    /// itself.
     pub async fn with_connection<T, F>(&self, f: F) -> Result<T, BooksError>
     where
         T: Send + 'static,
@@ -221,7 +233,8 @@ impl Database {
         answered.await.map_err(|_| gone())?
     }
 
-    /// Runs `f` in one transaction that holds the write lock from its start: committed when `f` succeeds, else undone.
+    /// Runs `f` in one transaction that holds the write lock from its start: committed when `f`
+    /// succeeds, else undone.
     pub async fn transaction<T, F>(&self, f: F) -> Result<T, BooksError>
     where
         T: Send + 'static,
@@ -258,7 +271,8 @@ impl Database {
             };
             match &result {
                 Ok(_) => transaction.commit().await?,
-                // the first error is the one that tells why; SQLite may have rolled back already (disk full)
+                // the first error is the one that tells why; SQLite may have rolled back already
+                // (disk full)
                 Err(_) => {
                     if let Err(undo) = transaction.rollback().await {
                         tracing::debug!(%undo, "rollback after an error");

@@ -23,15 +23,9 @@ pub enum BooksError {
     ReadOnly,
     /// Migrated by a newer build.
     #[error("the database has schema version {found}, this meter knows up to {known}; use the newer meter")]
-    Newer {
-        found: i64,
-        known: i64,
-    },
+    Newer { found: i64, known: i64 },
     #[error("the database has schema version {found}, this meter needs {known}; run `meter migrate`")]
-    NotMigrated {
-        found: i64,
-        known: i64,
-    },
+    NotMigrated { found: i64, known: i64 },
     /// Somebody else applied a version of this bill since it was looked at.
     #[error("another worker changed this bill's books in the meantime; run again")]
     Raced,
@@ -64,7 +58,8 @@ impl BooksError {
 /// Primary result codes of SQLite: <https://www.sqlite.org/rescode.html>.
 fn from_code(code: i32, text: &str) -> BooksError {
     match code & 0xff {
-        // SQLITE_IOERR_SHMSIZE: "may also indicate that the underlying filesystem volume is out of space"
+        // SQLITE_IOERR_SHMSIZE: "may also indicate that the underlying filesystem volume is out of
+        // space"
         10 if code == 4874 => BooksError::Full,
         5 | 6 => BooksError::Locked,
         8 => BooksError::ReadOnly,
@@ -81,7 +76,8 @@ impl From<libsql::Error> for BooksError {
             libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
                 from_code(*code, text)
             }
-            // everything that the HTTP client says, and what the server's SQLite says through it, with its code in the text
+            // everything that the HTTP client says, and what the server's SQLite says through it,
+            // with its code in the text
             libsql::Error::Hrana(inner) => match inner.to_string() {
                 text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
                 text if text.contains("SQLITE_FULL") => Self::Full,

@@ -1,10 +1,10 @@
 //! Where the books lie: a local libSQL file or a remote database.
 //!
-//! **Owns** the connection and its thread, transactions and their fences, schema changes, and the table `settings`. **Does not
-//! own** the meaning of any other table.
+//! **Owns** the connection and its thread, transactions and their fences, schema changes, and the
+//! table `settings`. **Does not own** the meaning of any other table.
 //!
-//! **Invariants**: one transaction at a time; a transaction that began with a fence commits only while the fence holds; a
-//! schema of a newer build is refused; a reported commit is on disk.
+//! **Invariants**: one transaction at a time; a transaction that began with a fence commits only
+//! while the fence holds; a schema of a newer build is refused; a reported commit is on disk.
 
 pub mod database;
 pub mod error;

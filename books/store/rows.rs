@@ -19,7 +19,8 @@ pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksErro
 /// Rows that go into one statement of [`insert_rows`].
 const ROWS: usize = 100;
 
-/// Inserts rows, many in a statement that is parsed once, each value a parameter: `head` up to VALUES, `tail` after it.
+/// Inserts rows, many in a statement that is parsed once, each value a parameter: `head` up to
+/// VALUES, `tail` after it.
 pub async fn insert_rows<T, const N: usize>(
     c: &Connection,
     head: &str,

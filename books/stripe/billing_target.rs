@@ -1,4 +1,5 @@
-//! What invoices should say: the totals that events are planned from, whose turn it is, and what is remembered between runs.
+//! What invoices should say: the totals that events are planned from, whose turn it is, and what is
+//! remembered between runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -193,8 +194,8 @@ impl Database {
         .await
     }
 
-    /// Makes every customer due when what is remembered under `name` is not `value`; remembers it. Usage of days before `from_day` is taken
-    /// to be as it was.
+    /// Makes every customer due when what is remembered under `name` is not `value`; remembers it.
+    /// Usage of days before `from_day` is taken to be as it was.
     pub async fn wake_all_when(&self, name: &'static str, value: String, from_day: String) -> Result<bool, BooksError> {
         if self.setting(name).await?.as_ref() == Some(&value) {
             return Ok(false);
@@ -240,7 +241,8 @@ impl Database {
         .await
     }
 
-    /// Keeps where meters are in Stripe. Event name and unit stay what they were first; only the id may change.
+    /// Keeps where meters are in Stripe. Event name and unit stay what they were first; only the id
+    /// may change.
     pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
         self.transaction(async move |c| {
             // what waited for a meter waits no longer
@@ -258,7 +260,8 @@ impl Database {
         .await
     }
 
-    /// Looks for the refused ones among what Stripe's error reports name; returns how many reports were read, and how many events are refused now.
+    /// Looks for the refused ones among what Stripe's error reports name; returns how many reports
+    /// were read, and how many events are refused now.
     pub async fn read_error_reports(&self, now: Timestamp) -> Result<(u64, u64), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -295,8 +298,9 @@ impl Database {
     }
 }
 
-/// The identifiers that a report names, and what it says of each: `data.reason.error_types[].sample_errors[]`. What is named is an
-/// identifier or an Idempotency-Key; ours begins with the identifier.
+/// The identifiers that a report names, and what it says of each:
+/// `data.reason.error_types[].sample_errors[]`. What is named is an identifier or an
+/// Idempotency-Key; ours begins with the identifier.
 fn samples(body: &str) -> Vec<(String, String)> {
     let list = |v: &Json, key: &str| v.get(key).and_then(Json::as_array).cloned().unwrap_or_default();
     let report: Json = serde_json::from_str(body).unwrap_or_default();
@@ -508,7 +512,8 @@ pub async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Result<(), 
     Ok(())
 }
 
-/// Unconfirmed events whose invoice is final earlier than was known: they are not sent again, totals decide.
+/// Unconfirmed events whose invoice is final earlier than was known: they are not sent again,
+/// totals decide.
 pub async fn stop_resending(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
     let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'unconfirmed'";
     c.execute(sql, params![json(seqs)?]).await?;

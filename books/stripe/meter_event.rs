@@ -1,4 +1,5 @@
-//! Meter events: events for Stripe, made before they are sent, and what became of each (migration 0014 tells the states).
+//! Meter events: events for Stripe, made before they are sent, and what became of each (migration
+//! 0014 tells the states).
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
@@ -216,7 +217,8 @@ pub struct RecoveredEvents {
     pub undecided: u64,
 }
 
-/// The oldest open event of each customer and meter that is due: nothing of the same customer and meter is under way.
+/// The oldest open event of each customer and meter that is due: nothing of the same customer and
+/// meter is under way.
 const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
     WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
       AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
@@ -224,7 +226,8 @@ const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_du
     ORDER BY i.next_at, i.seq LIMIT ?2";
 
 impl Database {
-    /// Takes at most `limit` events that are due, one of each customer and meter: they are `sending` from now on.
+    /// Takes at most `limit` events that are due, one of each customer and meter: they are
+    /// `sending` from now on.
     pub async fn claim_events(&self, limit: u32, now: Timestamp) -> Result<Vec<MeterEvent>, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -249,8 +252,8 @@ impl Database {
         .await
     }
 
-    /// Writes down what became of attempts. One that is not under way any more (another run took it for dead,
-    /// and may have begun the next attempt) stays as it is.
+    /// Writes down what became of attempts. One that is not under way any more (another run took it
+    /// for dead, and may have begun the next attempt) stays as it is.
     pub async fn settle_events(&self, settled: Vec<AttemptOutcome>, now: Timestamp) -> Result<(), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -274,8 +277,9 @@ impl Database {
         .await
     }
 
-    /// Puts right what the last runs left: attempts from before `stale` whose process died are unconfirmed; what was not sent in time for its
-    /// invoice, and is in no doubt, is not received; what is unconfirmed and may not be sent again waits for Stripe's totals.
+    /// Puts right what the last runs left: attempts from before `stale` whose process died are
+    /// unconfirmed; what was not sent in time for its invoice, and is in no doubt, is not received;
+    /// what is unconfirmed and may not be sent again waits for Stripe's totals.
     pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<RecoveredEvents, BooksError> {
         let now = now.as_second();
         let anything = self
@@ -328,8 +332,8 @@ impl Database {
         self.with_connection(async move |c| find(c, &id).await).await
     }
 
-    /// Carries out what a person decided about an event, and notes it. Returns the event as it was; none when there is no such event or it
-    /// is in a state from which this cannot be.
+    /// Carries out what a person decided about an event, and notes it. Returns the event as it was;
+    /// none when there is no such event or it is in a state from which this cannot be.
     pub async fn decide_event(
         &self,
         id: &str,

@@ -1,4 +1,5 @@
-//! Stripe's totals beside ours: which are to be read, what was read, and what follows from it for events.
+//! Stripe's totals beside ours: which are to be read, what was read, and what follows from it for
+//! events.
 
 use jiff::Timestamp;
 use libsql::{Connection, params};
@@ -53,7 +54,8 @@ pub struct AcceptedEvent {
     pub value: i64,
     pub timestamp: i64,
     pub at: i64,
-    /// Taken over from Stripe's total: the books of before a restoration sent it, at this time or before.
+    /// Taken over from Stripe's total: the books of before a restoration sent it, at this time or
+    /// before.
     pub imported: bool,
 }
 
@@ -107,7 +109,8 @@ pub struct ComparedPeriod {
     pub period_end: Timestamp,
     /// Whether an invoice covers it.
     pub billed: bool,
-    /// What the newest bills say was used on the period's days, from `usage_days`, in 10⁻¹⁰ units: units, rest.
+    /// What the newest bills say was used on the period's days, from `usage_days`, in 10⁻¹⁰ units:
+    /// units, rest.
     #[serde(skip)]
     pub bill: (i64, i64),
     /// The same from the entries of the ledger.
@@ -137,7 +140,8 @@ pub struct ComparedPeriod {
     pub deferred_acknowledged: bool,
 }
 
-/// Columns of a total that is to be read. An unconfirmed event is looked for where it was sent, whatever the customer's Stripe id is now.
+/// Columns of a total that is to be read. An unconfirmed event is looked for where it was sent,
+/// whatever the customer's Stripe id is now.
 const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
     coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
               AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'unconfirmed' LIMIT 1), c.stripe_customer_id), \
@@ -148,9 +152,9 @@ const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
 const WAS_SENT: &str = "EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
     AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0)";
 
-/// Which totals are read, the most urgent first, each with the share of the reads that it may take: those with an unconfirmed event, those that
-/// were short, then those that were read longest ago. ?1 now, ?2 how many, ?3 one customer or null, ?4 and ?5 as
-/// [`restoration::bounds`] gives them.
+/// Which totals are read, the most urgent first, each with the share of the reads that it may take:
+/// those with an unconfirmed event, those that were short, then those that were read longest ago.
+/// ?1 now, ?2 how many, ?3 one customer or null, ?4 and ?5 as [`restoration::bounds`] gives them.
 const ASKED: [(&str, u32); 3] = [
     (
         "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
@@ -171,8 +175,9 @@ const ONE: &str =
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, imported FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
-/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters. What was taken after its invoice was
-/// final, or lies in no subscription's period, is on no invoice.
+/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters.
+/// What was taken after its invoice was final, or lies in no subscription's period, is on no
+/// invoice.
 const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.subscription IS NOT NULL, \
       coalesce((SELECT sum(quantity / 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
       coalesce((SELECT sum(quantity % 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
@@ -251,7 +256,8 @@ pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, S
 }
 
 impl Database {
-    /// At most `limit` totals that are to be read, the most urgent first; of one customer, final ones too.
+    /// At most `limit` totals that are to be read, the most urgent first; of one customer, final
+    /// ones too.
     pub async fn totals_to_read(
         &self,
         customer: Option<String>,
@@ -300,7 +306,8 @@ impl Database {
         .await
     }
 
-    /// Notes what was read and what follows; nothing when the events have changed since the total was asked for. Returns whether it was noted.
+    /// Notes what was read and what follows; nothing when the events have changed since the total
+    /// was asked for. Returns whether it was noted.
     pub async fn note_read(&self, of: TotalToCheck, read: Comparison, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -374,9 +381,11 @@ impl Database {
         self.with_connection(async |c| alarms(c, 100).await).await
     }
 
-    /// Notes that a person has dealt with the alarms and the deferred amounts of a customer's periods that begin from `from` to before `to`: nobody is told
-    /// of them again as they are. Returns them: the period's start, the meter and what it was, of those that were not acknowledged before. What a
-    /// restoration holds goes by itself, and an amount that is too large says nothing of how large it is: these are left out.
+    /// Notes that a person has dealt with the alarms and the deferred amounts of a customer's
+    /// periods that begin from `from` to before `to`: nobody is told of them again as they are.
+    /// Returns them: the period's start, the meter and what it was, of those that were not
+    /// acknowledged before. What a restoration holds goes by itself, and an amount that is too
+    /// large says nothing of how large it is: these are left out.
     pub async fn acknowledge(
         &self,
         customer: String,
@@ -422,8 +431,8 @@ impl Database {
         .await
     }
 
-    /// What the newest versions of the bills from month `from` to before month `to` say was used, and what the ledger holds of them: month, meter, bill,
-    /// ledger.
+    /// What the newest versions of the bills from month `from` to before month `to` say was used,
+    /// and what the ledger holds of them: month, meter, bill, ledger.
     pub async fn bills_and_ledger(
         &self,
         from: Month,
@@ -442,7 +451,8 @@ impl Database {
         .await
     }
 
-    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before `to`.
+    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before
+    /// `to`.
     pub async fn compare(
         &self,
         customer: Option<String>,

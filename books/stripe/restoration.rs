@@ -1,4 +1,5 @@
-//! Whether these books were restored from a backup, and what may not be planned or compared until Stripe's totals are imported.
+//! Whether these books were restored from a backup, and what may not be planned or compared until
+//! Stripe's totals are imported.
 
 use libsql::{Connection, params};
 
@@ -11,7 +12,8 @@ use crate::store::rows::{first_row, json};
 pub struct Restoration {
     /// When the backup was made.
     pub backup_at: i64,
-    /// From when on the lost books may have sent what these do not know: the backup, or the first attempt of what was open in it.
+    /// From when on the lost books may have sent what these do not know: the backup, or the first
+    /// attempt of what was open in it.
     pub since: i64,
     /// When it was first seen that they are restored; the lost books sent nothing later.
     pub at: i64,
@@ -24,7 +26,8 @@ pub const IS_IMPORTED: &str = "NOT EXISTS (SELECT 1 FROM covered_periods b \
     WHERE b.customer = t.customer AND b.starts_at = t.period_start AND b.starts_at < ?4 AND b.ends_at > ?5 \
       AND t.imported_until IS NOT min(b.covered_until, ?4))";
 
-/// Customers and meters of which an invoice is to be taken over. ?1 pairs of a customer and anything, ?2 meters, ?3 and ?4 [`bounds`].
+/// Customers and meters of which an invoice is to be taken over. ?1 pairs of a customer and
+/// anything, ?2 meters, ?3 and ?4 [`bounds`].
 pub const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j CROSS JOIN covered_periods b ON b.customer = j.value ->> 0 CROSS JOIN json_each(?2) m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.value AND t.period_start = b.starts_at \
     WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND b.covered_until > b.starts_at AND t.imported_until IS NOT min(b.covered_until, ?3)";
@@ -55,13 +58,15 @@ async fn first_open(c: &Connection) -> Result<Option<i64>, BooksError> {
     Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
 }
 
-/// Which periods the lost books may have sent to: those that began before the first, and end after the second. None when there were none.
+/// Which periods the lost books may have sent to: those that began before the first, and end after
+/// the second. None when there were none.
 pub async fn bounds(c: &Connection, now: i64, grace: i64) -> Result<(i64, i64), BooksError> {
     let found = restoration(c, now).await?;
     Ok(found.map_or((i64::MIN, i64::MAX), |r| (r.at, r.since - grace + MARGIN)))
 }
 
-/// Customers and meters, of those that are asked for, for which nothing is planned until an invoice is taken over.
+/// Customers and meters, of those that are asked for, for which nothing is planned until an invoice
+/// is taken over.
 pub async fn waiting(
     c: &Connection,
     asked: String,

@@ -1,8 +1,10 @@
-//! Copies of the books, and books that were restored from one: what the lost books had sent to Stripe after the copy was made is taken over
-//! from Stripe's totals, invoice by invoice; until then nothing more is planned for their customer and meter.
+//! Copies of the books, and books that were restored from one: what the lost books had sent to
+//! Stripe after the copy was made is taken over from Stripe's totals, invoice by invoice; until
+//! then nothing more is planned for their customer and meter.
 //!
-//! A copy carries a mark, so that whoever restores it need not remember to say so. The first `push_stripe` that finds the mark gives the
-//! books another prefix of identifiers, and makes every open event not received: what became of it is in the totals with the rest.
+//! A copy carries a mark, so that whoever restores it need not remember to say so. The first
+//! `push_stripe` that finds the mark gives the books another prefix of identifiers, and makes every
+//! open event not received: what became of it is in the totals with the rest.
 
 use std::path::Path;
 
@@ -34,25 +36,29 @@ pub struct TotalToImport {
     pub stripe_meter: String,
     /// Stripe's name of the meter.
     pub event_name: String,
-    /// By how much Stripe was short of what the books know when the total was last read, and since when.
+    /// By how much Stripe was short of what the books know when the total was last read, and since
+    /// when.
     pub shortfall: Option<(i64, i64)>,
-    /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt with, and not taken over.
+    /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt
+    /// with, and not taken over.
     pub acknowledged: i64,
     /// What the books have of what an invoice covers, and of the rest.
     pub events: [InvoiceEvents; 2],
 }
 
 impl TotalToImport {
-    /// Minutes from which to before which totals are asked for: of what an invoice covers, and of the rest. Empty when there is nothing to ask.
+    /// Minutes from which to before which totals are asked for: of what an invoice covers, and of
+    /// the rest. Empty when there is nothing to ask.
     pub fn windows(&self) -> [(i64, i64); 2] {
         let (start, until, end) = (minute(self.start), minute(self.until), minute(self.end));
         [(start, until), if self.until < self.end { (until, end) } else { (end, end) }]
     }
 }
 
-/// Those of which the totals can be read, the one that was read longest ago first; of periods that no invoice covers only those to which
-/// these books sent, too: nothing else is ever compared; and of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many,
-/// ?4 one customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
+/// Those of which the totals can be read, the one that was read longest ago first; of periods that
+/// no invoice covers only those to which these books sent, too: nothing else is ever compared; and
+/// of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many, ?4 one
+/// customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
 const TO_IMPORT: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
       t.shortfall, t.shortfall_since, coalesce(t.acknowledged, 0) \
     FROM customers c CROSS JOIN covered_periods b ON b.customer = c.id CROSS JOIN stripe_meters m \
@@ -72,7 +78,8 @@ const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM met
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
 const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 
-/// Makes the total's row, if there is none, with what the next planning will correct; notes what was read.
+/// Makes the total's row, if there is none, with what the next planning will correct; notes what
+/// was read.
 const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, shortfall, shortfall_since) \
     SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
     ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, shortfall_since = excluded.shortfall_since, \
@@ -123,8 +130,9 @@ impl Database {
         self.with_connection(async move |c| restoration(c, now.as_second()).await).await
     }
 
-    /// Marks the books as restored from a backup that was made at `backup_at`, or when the newest thing in them was done, if that is
-    /// earlier: the copy cannot know of more, whatever is said of it. Of two marks the earlier one stays. Returns the instant that is taken.
+    /// Marks the books as restored from a backup that was made at `backup_at`, or when the newest
+    /// thing in them was done, if that is earlier: the copy cannot know of more, whatever is said
+    /// of it. Of two marks the earlier one stays. Returns the instant that is taken.
     pub async fn mark_restored(
         &self,
         backup_at: Timestamp,
@@ -144,15 +152,17 @@ impl Database {
         .await
     }
 
-    /// Whether these books were restored, and what Stripe tells of subscriptions was not read whole since: until then nobody knows which
-    /// billing periods there were, and a period that is closed stays as it is.
+    /// Whether these books were restored, and what Stripe tells of subscriptions was not read whole
+    /// since: until then nobody knows which billing periods there were, and a period that is closed
+    /// stays as it is.
     pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
         let Some(found) = self.restoration(now).await? else { return Ok(false) };
         let synced = self.setting("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
         Ok(synced.is_none_or(|at| if found.seen { at < found.at } else { at <= found.backup_at }))
     }
 
-    /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open events Stripe's totals will decide about.
+    /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open
+    /// events Stripe's totals will decide about.
     pub async fn begin_restored(&self, grace: i64, now: Timestamp) -> Result<Option<(Restoration, u64)>, BooksError> {
         if self.setting("backup_at").await?.is_none() {
             return Ok(None);
@@ -224,8 +234,9 @@ impl Database {
         .await
     }
 
-    /// Takes over what Stripe has more (or less) than the books know, of what an invoice covers and of the rest; nothing when the period or its
-    /// events have changed since the totals were asked for. Returns whether it was done.
+    /// Takes over what Stripe has more (or less) than the books know, of what an invoice covers and
+    /// of the rest; nothing when the period or its events have changed since the totals were asked
+    /// for. Returns whether it was done.
     pub async fn import(
         &self,
         of: TotalToImport,
@@ -262,7 +273,8 @@ impl Database {
         .await
     }
 
-    /// Notes that a total could not be read, or by how much it is short and since when: too little to be believed at once.
+    /// Notes that a total could not be read, or by how much it is short and since when: too little
+    /// to be believed at once.
     pub async fn not_imported(
         &self,
         of: TotalToImport,
@@ -273,15 +285,17 @@ impl Database {
         self.transaction(async move |c| note_read(c, &of, alarm, shortfall, now.as_second()).await).await
     }
 
-    /// The first month whose bills have to be read again before totals are taken over: AWS restates a month for weeks, so the one before the
-    /// backup's. None without a restoration that a push has found, and when that was more than `within` seconds ago.
+    /// The first month whose bills have to be read again before totals are taken over: AWS restates
+    /// a month for weeks, so the one before the backup's. None without a restoration that a push
+    /// has found, and when that was more than `within` seconds ago.
     pub async fn restored_bills_from(&self, now: Timestamp, within: i64) -> Result<Option<Month>, BooksError> {
         let found = self.restoration(now).await?;
         let recent = found.filter(|r| r.seen && now.as_second() - r.at <= within);
         Ok(recent.map(|r| first_month(&r)))
     }
 
-    /// Of these exports, the months that have to be read again before totals are taken over, and were not, or wait for a person.
+    /// Of these exports, the months that have to be read again before totals are taken over, and
+    /// were not, or wait for a person.
     pub async fn bills_missing(
         &self,
         restoration: Restoration,
@@ -303,7 +317,8 @@ impl Database {
         .await
     }
 
-    /// Notes that totals are taken over without the bill of an export's month: a person has said so.
+    /// Notes that totals are taken over without the bill of an export's month: a person has said
+    /// so.
     pub async fn go_without_bill(
         &self,
         export: String,
@@ -320,7 +335,8 @@ impl Database {
         .await
     }
 
-    /// Notes, after a restoration, that an export's month was looked at, and whether it waits for a person.
+    /// Notes, after a restoration, that an export's month was looked at, and whether it waits for a
+    /// person.
     pub async fn note_bill_read(
         &self,
         export: String,
@@ -354,7 +370,8 @@ impl Database {
         .await
     }
 
-    /// Copies the books into a new file while others write: as they are at one instant, after `at`. The copy is marked as one of `at`.
+    /// Copies the books into a new file while others write: as they are at one instant, after `at`.
+    /// The copy is marked as one of `at`.
     ///
     /// # Errors
     /// What the database says, of the books and of the copy.
@@ -421,7 +438,8 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }
 
-/// Makes what the lost books had sent of a window an accepted event; more of them when it has too many digits for one.
+/// Makes what the lost books had sent of a window an accepted event; more of them when it has too
+/// many digits for one.
 async fn insert_imported(
     c: &Connection,
     of: &TotalToImport,
@@ -440,7 +458,8 @@ async fn insert_imported(
         values.push(value);
         rest -= value;
     }
-    // no earlier than anything that it stands for: a total of part of the period has all of it, or is asked for nothing
+    // no earlier than anything that it stands for: a total of part of the period has all of it, or
+    // is asked for nothing
     let timestamp = restored_at.min(minute(to) - 1).max(from);
     let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
                 timestamp, send_before, state, attempts, created_at, settled_at, taken_at, imported)";

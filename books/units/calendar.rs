@@ -1,7 +1,8 @@
 //! Months and days, in UTC.
 //!
 //! AWS bills by calendar month in UTC and every interval in a bill is UTC with an exclusive end
-//! (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>), so a month here needs no time zone.
+//! (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>), so a month here
+//! needs no time zone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,7 +30,8 @@ pub struct PeriodError {
 
 const EPOCH: Date = jiff::civil::date(1970, 1, 1);
 
-/// A stored instant: seconds since 1970. One beyond the years that can be written is the last or first that can.
+/// A stored instant: seconds since 1970. One beyond the years that can be written is the last or
+/// first that can.
 pub fn instant(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap_or(if second < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }

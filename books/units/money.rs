@@ -1,7 +1,8 @@
 //! Money: prices, what usage costs, and amounts in a currency's minor unit.
 //!
-//! A [`Cost`] is exact: a quantity has ten decimals and a price at most twelve, so their product is a whole count of 10⁻²² units of
-//! the currency. Only [`Cost::to_minor`] rounds, half-even, and only at the end.
+//! A [`Cost`] is exact: a quantity has ten decimals and a price at most twelve, so their product is
+//! a whole count of 10⁻²² units of the currency. Only [`Cost::to_minor`] rounds, half-even, and
+//! only at the end.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::units::quantity::{DECIMALS, Quantity, divide_half_even};
 
-/// Decimals that a [`Price`] may have: as many as Stripe's `unit_amount_decimal` takes, which counts cents
-/// (<https://docs.stripe.com/api/prices/create#create_price-unit_amount_decimal>).
+/// Decimals that a [`Price`] may have: as many as Stripe's `unit_amount_decimal` takes, which
+/// counts cents (<https://docs.stripe.com/api/prices/create#create_price-unit_amount_decimal>).
 pub const PRICE_DECIMALS: u32 = 12;
 /// Largest price of one unit.
 const PRICE_LIMIT: i64 = 1_000_000;
@@ -140,8 +141,8 @@ impl<'de> Deserialize<'de> for Price {
     }
 }
 
-/// An exact amount of money, counted in 10⁻²² major units. What has no place in 128 bits (no bill comes near) stays at the largest
-/// value, so that an absurd quantity can never look cheap.
+/// An exact amount of money, counted in 10⁻²² major units. What has no place in 128 bits (no bill
+/// comes near) stays at the largest value, so that an absurd quantity can never look cheap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cost(i128);
 

@@ -1,9 +1,10 @@
 //! Exact amounts of usage.
 //!
-//! AWS writes usage as IEEE doubles or decimal text, and in every real bill seen so far no amount has more than ten
-//! decimals. So a quantity here is an integer count of 10⁻¹⁰ units (a declared scale, as ledgers do it): sums are exact
-//! in any order, which floats are not. An amount that does have more decimals is rounded half-even once, where it comes
-//! in, and the caller is told, so that it can be counted.
+//! AWS writes usage as IEEE doubles or decimal text, and in every real bill seen so far no amount
+//! has more than ten decimals. So a quantity here is an integer count of 10⁻¹⁰ units (a declared
+//! scale, as ledgers do it): sums are exact in any order, which floats are not. An amount that does
+//! have more decimals is rounded half-even once, where it comes in, and the caller is told, so that
+//! it can be counted.
 
 use std::fmt;
 use std::iter::Sum;
@@ -17,14 +18,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub const DECIMALS: u32 = 10;
 /// Scaled integer that stands for one unit.
 pub const UNIT: i128 = 10_000_000_000;
-/// Largest magnitude that one stored cell may have, in scaled units (see migration 0003): 900 million units.
+/// Largest magnitude that one stored cell may have, in scaled units (see migration 0003): 900
+/// million units.
 pub const CELL_LIMIT: i64 = 9_000_000_000_000_000_000;
 
 /// A signed amount of usage in some meter's unit, exact to ten decimals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity(i128);
 
-/// Whether a value went into a [`Quantity`] as it was, or had to be rounded half-even at the tenth decimal.
+/// Whether a value went into a [`Quantity`] as it was, or had to be rounded half-even at the tenth
+/// decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     Exact,
@@ -133,7 +136,8 @@ impl Quantity {
             }
         } else if dropped.iter().any(|d| *d != 0) {
             fit = Rounding::Rounded;
-            // half-even needs the first dropped digit in its true place: leading zeros may have been skipped
+            // half-even needs the first dropped digit in its true place: leading zeros may have
+            // been skipped
             let places = usize::try_from(shift.unsigned_abs()).map_err(|_| bad())?;
             let half = if dropped.len() < places {
                 std::cmp::Ordering::Less

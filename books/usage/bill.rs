@@ -10,7 +10,8 @@ use crate::store::rows::first_row;
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
-/// Which bill: one payer account's month. Every export of that payer tells of the same usage, so books are kept by payer.
+/// Which bill: one payer account's month. Every export of that payer tells of the same usage, so
+/// books are kept by payer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BillId {
     /// Label of the payer account, from the configuration.
@@ -215,7 +216,8 @@ impl Database {
         .await
     }
 
-    /// Records that a version, compared with version `against`, waits for a person. Recording it again changes nothing.
+    /// Records that a version, compared with version `against`, waits for a person. Recording it
+    /// again changes nothing.
     ///
     /// # Errors
     /// [`BooksError::Raced`] when the books rest on another version by now, and
@@ -333,7 +335,8 @@ pub async fn release_on_hold(c: &Connection, bill: &BillId) -> Result<(), BooksE
     Ok(())
 }
 
-/// Writes the parts of a version, a statement for each table, so that a remote transaction stays short.
+/// Writes the parts of a version, a statement for each table, so that a remote transaction stays
+/// short.
 pub async fn insert_parts(
     c: &Connection,
     id: i64,

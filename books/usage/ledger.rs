@@ -1,8 +1,10 @@
-//! The ledger: what every customer used of every meter on every day, as entries that are only ever appended.
+//! The ledger: what every customer used of every meter on every day, as entries that are only ever
+//! appended.
 //!
-//! A bill is always delivered whole, so booking it is a comparison: what the new version says for each (customer, meter, day)
-//! minus what is booked for the same bill. The difference becomes entries; where there is none, nothing is written. That one
-//! path serves a first delivery, a grown month, a restatement, a version that was applied before, and a change of the rules.
+//! A bill is always delivered whole, so booking it is a comparison: what the new version says for
+//! each (customer, meter, day) minus what is booked for the same bill. The difference becomes
+//! entries; where there is none, nothing is written. That one path serves a first delivery, a grown
+//! month, a restatement, a version that was applied before, and a change of the rules.
 
 use std::collections::BTreeMap;
 
@@ -20,16 +22,19 @@ use crate::usage::bill::{
     BillFile, BillId, BillLine, MeterTotals, Version, booked_as, current, insert_parts, insert_version, release_on_hold,
 };
 
-/// Rows that go to the database in one statement: one parameter of JSON, which is fast on a file and over the network.
+/// Rows that go to the database in one statement: one parameter of JSON, which is fast on a file
+/// and over the network.
 const ROWS_PER_STATEMENT: usize = 4000;
 
 /// Entries from which on a booking leaves a long write-ahead log.
 const LARGE: usize = 20_000;
 
-/// Stands for lines that carry no customer tag. AWS treats a blank tag as none, so no customer can have this id.
+/// Stands for lines that carry no customer tag. AWS treats a blank tag as none, so no customer can
+/// have this id.
 pub const UNATTRIBUTED: &str = "";
 
-/// Usage of one customer, meter and day; customer and meter are places in the tables of its [`Cells`].
+/// Usage of one customer, meter and day; customer and meter are places in the tables of its
+/// [`Cells`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
     /// Place in [`Cells::customers`].
@@ -68,7 +73,8 @@ pub struct Adjustments {
     pub entries: Vec<(Cell, EntryKind)>,
 }
 
-/// Place in a table; tables of 4 billion names do not occur (each name is a distinct tag value in memory).
+/// Place in a table; tables of 4 billion names do not occur (each name is a distinct tag value in
+/// memory).
 fn place(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -269,20 +275,24 @@ impl Database {
         .await
     }
 
-    /// Applies a version: claim, entries, derived tables and counters in one transaction. Returns the id of the version.
+    /// Applies a version: claim, entries, derived tables and counters in one transaction. Returns
+    /// the id of the version.
     ///
-    /// Two workers that apply the same or different versions at once: the second sees another current version than the one it
-    /// compared against and gets [`BooksError::Raced`]; were that check missing, the UNIQUE chain of `supersedes` refuses it.
+    /// Two workers that apply the same or different versions at once: the second sees another
+    /// current version than the one it compared against and gets [`BooksError::Raced`]; were that
+    /// check missing, the UNIQUE chain of `supersedes` refuses it.
     ///
     /// # Errors
-    /// [`BooksError::Raced`], [`BooksError::Integrity`] when the books would not add up, and what the database says.
+    /// [`BooksError::Raced`], [`BooksError::Integrity`] when the books would not add up, and what
+    /// the database says.
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
         let large = booking.adjustments.entries.len() > LARGE;
         let id = self.transaction(async move |c| book_version(c, &booking, now).await).await?;
         if large && let Err(error) = self.checkpoint().await {
             tracing::debug!(%error, "the write-ahead log stays as it is");
         }
-        // a remote server may have dropped the transaction without a word: what is reported as booked was seen to be there
+        // a remote server may have dropped the transaction without a word: what is reported as
+        // booked was seen to be there
         let sql = "SELECT 1 FROM bill_versions WHERE id = ?1 AND state = 'applied'";
         match self.with_connection(async move |c| first_row(c, sql, params![id]).await).await? {
             Some(_) => Ok(id),
@@ -364,7 +374,8 @@ async fn append(
     Ok(())
 }
 
-/// The always-on check: what the ledger now holds for the bill is what the version said, meter by meter.
+/// The always-on check: what the ledger now holds for the bill is what the version said, meter by
+/// meter.
 async fn check_sums(c: &Connection, bill: &BillId, totals: &[MeterTotals]) -> Result<(), BooksError> {
     let sql = "SELECT meter, sum(quantity / 10000000000), sum(quantity % 10000000000) FROM usage_days \
                WHERE payer = ?1 AND month = ?2 GROUP BY meter";
@@ -423,7 +434,8 @@ mod tests {
     }
 
     proptest! {
-        /// Booked plus what is appended is what was observed, and nothing is appended that changes nothing.
+        /// Booked plus what is appended is what was observed, and nothing is appended that changes
+        /// nothing.
         #[test]
         fn booked_plus_adjustments_is_observed(observed in map(), booked in map()) {
             let found = adjustments(&cells(&observed), &cells(&booked)).unwrap();

@@ -1,9 +1,10 @@
 //! Meters are data: which lines of a bill count for what, and in which unit.
 //!
-//! A line belongs to a meter by its product code and its usage type. Both are matched by simple patterns: `*` stands for
-//! any run of characters, everything else for itself. Usage types carry a region prefix (`EUC1-`, `EU-`), none in
-//! us-east-1, and two for traffic between regions (`USE1-EUW2-AWS-Out-Bytes`); so up to two prefixes are optional in
-//! front of every usage-type pattern.
+//! A line belongs to a meter by its product code and its usage type. Both are matched by simple
+//! patterns: `*` stands for any run of characters, everything else for itself. Usage types carry a
+//! region prefix (`EUC1-`, `EU-`), none in us-east-1, and two for traffic between regions
+//! (`USE1-EUW2-AWS-Out-Bytes`); so up to two prefixes are optional in front of every usage-type
+//! pattern.
 //! (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/aws-usage-report-understand.html>)
 
 use std::collections::BTreeSet;
@@ -16,7 +17,8 @@ use sha2::{Digest, Sha256};
 /// (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>)
 pub const USAGE_LINE_TYPES: [&str; 3] = ["Usage", "DiscountedUsage", "SavingsPlanCoveredUsage"];
 
-/// Line types that are known to carry no usage: money moved about, or usage that another line carries already.
+/// Line types that are known to carry no usage: money moved about, or usage that another line
+/// carries already.
 pub const OTHER_LINE_TYPES: [&str; 14] = [
     "BundledDiscount",
     "Credit",
@@ -60,7 +62,8 @@ pub enum PatternError {
     Character(char),
 }
 
-/// A state of a pattern: the next atom, and for [`Atom::Region`] whether a character of it was taken.
+/// A state of a pattern: the next atom, and for [`Atom::Region`] whether a character of it was
+/// taken.
 type State = (usize, bool);
 
 impl Pattern {
@@ -139,9 +142,11 @@ impl Pattern {
         self.accepts(&states)
     }
 
-    /// A text that both patterns stand for, if there is one. Decided exactly, by walking both at once.
+    /// A text that both patterns stand for, if there is one. Decided exactly, by walking both at
+    /// once.
     pub fn common(&self, other: &Self) -> Option<String> {
-        // Characters that tell states apart: those written in either, one region character, one dash, one of neither.
+        // Characters that tell states apart: those written in either, one region character, one
+        // dash, one of neither.
         let mut alphabet: BTreeSet<char> = ['A', '-', 'x'].into();
         for atom in self.atoms.iter().chain(&other.atoms) {
             if let Atom::Is(c) = atom {
@@ -216,7 +221,8 @@ pub enum LineClaim {
 /// All rules by which lines are read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rules {
-    /// Key of the cost allocation tag that holds the customer's id, as it is written on the resource.
+    /// Key of the cost allocation tag that holds the customer's id, as it is written on the
+    /// resource.
     pub tag_key: String,
     /// The meters; their index is what [`LineClaim`] names.
     pub meters: Vec<Meter>,
@@ -260,7 +266,8 @@ fn common(a: &[Pattern], b: &[Pattern]) -> Option<String> {
 }
 
 impl Rules {
-    /// Checks what can be checked before a line is read; above all that no line can have two meters.
+    /// Checks what can be checked before a line is read; above all that no line can have two
+    /// meters.
     ///
     /// # Errors
     /// Every fault found, in order.
@@ -302,12 +309,14 @@ impl Rules {
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    /// True when lines of this product must all be accounted for: it is watched, or some meter wants it.
+    /// True when lines of this product must all be accounted for: it is watched, or some meter
+    /// wants it.
     pub fn watches(&self, product: &str) -> bool {
         any(&self.watched, product) || self.meters.iter().any(|m| any(&m.products, product))
     }
 
-    /// True when the line type is one that is understood: counted by some meter, or known to carry no usage.
+    /// True when the line type is one that is understood: counted by some meter, or known to carry
+    /// no usage.
     pub fn knows_line_type(&self, line_type: &str) -> bool {
         self.is_usage(line_type) || OTHER_LINE_TYPES.contains(&line_type)
     }
@@ -334,16 +343,18 @@ impl Rules {
         }
     }
 
-    /// A digest of everything that decides how lines are read: a bill read under other rules is read anew.
+    /// A digest of everything that decides how lines are read: a bill read under other rules is
+    /// read anew.
     pub fn digest(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
         Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 
-/// Turns a column or tag name of any export into the form that Athena-style Parquet uses: `_` before each upper-case
-/// letter, lower case, everything else `_`, repeats and ends trimmed. So `lineItem/UsageAmount` is
-/// `line_item_usage_amount` and `resourceTags/user:Cost-Center` is `resource_tags_user_cost_center`.
+/// Turns a column or tag name of any export into the form that Athena-style Parquet uses: `_`
+/// before each upper-case letter, lower case, everything else `_`, repeats and ends trimmed. So
+/// `lineItem/UsageAmount` is `line_item_usage_amount` and `resourceTags/user:Cost-Center` is
+/// `resource_tags_user_cost_center`.
 /// (<https://docs.aws.amazon.com/cur/latest/userguide/cur-ate-run.html>)
 pub fn canonical_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 8);
@@ -425,7 +436,8 @@ mod tests {
     }
 
     proptest! {
-        /// Two patterns of a tiny alphabet share a text exactly when trying all short texts finds one.
+        /// Two patterns of a tiny alphabet share a text exactly when trying all short texts finds
+        /// one.
         #[test]
         fn common_agrees_with_trying_everything(a in "[Ab*-]{1,4}", b in "[Ab*-]{1,4}") {
             let (x, y) = (usage(&a), usage(&b));

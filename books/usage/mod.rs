@@ -1,11 +1,12 @@
 //! What AWS said was used, and what is booked of it.
 //!
-//! **Owns** the tables `bill_versions`, `bill_files`, `bill_lines`, `bill_totals`, `bill_parts`, `ledger_entries`, `usage_days`
-//! and `usage_totals`, and the rules by which a bill line belongs to a meter. **Does not own** how a bill is found and read
-//! (`jobs/ingest_cur`).
+//! **Owns** the tables `bill_versions`, `bill_files`, `bill_lines`, `bill_totals`, `bill_parts`,
+//! `ledger_entries`, `usage_days` and `usage_totals`, and the rules by which a bill line belongs to
+//! a meter. **Does not own** how a bill is found and read (`jobs/ingest_cur`).
 //!
-//! **Invariants**: for each applied version and meter, attributed + unattributed + excluded = the sum over the file's lines;
-//! one version is one transaction; the ledger is appended and never changed; `usage_days` and `usage_totals` equal the ledger.
+//! **Invariants**: for each applied version and meter, attributed + unattributed + excluded = the
+//! sum over the file's lines; one version is one transaction; the ledger is appended and never
+//! changed; `usage_days` and `usage_totals` equal the ledger.
 
 pub mod bill;
 pub mod ledger;

@@ -1,4 +1,5 @@
-//! Parts of a large bill: what is planned, and what was read so far. Rows live until their bill's version is decided.
+//! Parts of a large bill: what is planned, and what was read so far. Rows live until their bill's
+//! version is decided.
 
 use jiff::{SignedDuration, Timestamp};
 use libsql::{Connection, params};
@@ -43,9 +44,10 @@ fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BooksError> {
 }
 
 impl Database {
-    /// Plans the parts of a bill, unless this very plan is there; what is left of plans for the bill that are older than a day is
-    /// removed (a younger one may be somebody else's: another export of the same payer, or a worker with other rules). Returns
-    /// the parts that are not read yet.
+    /// Plans the parts of a bill, unless this very plan is there; what is left of plans for the
+    /// bill that are older than a day is removed (a younger one may be somebody else's: another
+    /// export of the same payer, or a worker with other rules). Returns the parts that are not read
+    /// yet.
     pub async fn plan_parts(
         &self,
         bill: &BillId,
@@ -90,7 +92,8 @@ impl Database {
         .await
     }
 
-    /// Stores what a part came to, once; a part that nobody plans any more is dropped. Returns whether it was stored.
+    /// Stores what a part came to, once; a part that nobody plans any more is dropped. Returns
+    /// whether it was stored.
     pub async fn store_part(&self, id: &PartId, facts: &PartFacts, sums: Vec<u8>) -> Result<bool, BooksError> {
         let (id, facts) = (id.clone(), json(facts)?);
         self.transaction(async move |c| {

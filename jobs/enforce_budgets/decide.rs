@@ -1,8 +1,10 @@
 //! May a customer go on using a meter, and up to where? Pure, and exact: nothing is rounded here.
 //!
-//! A meter is allowed while it is within its included amount, or while what the customer's overage has cost is below the budget (and what
-//! this meter's has cost is below its own budget, if it has one). The two forms of the answer are one: *allowed* means that what is used is
-//! less than the effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches the budget.
+//! A meter is allowed while it is within its included amount, or while what the customer's overage
+//! has cost is below the budget (and what this meter's has cost is below its own budget, if it has
+//! one). The two forms of the answer are one: *allowed* means that what is used is less than the
+//! effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches
+//! the budget.
 
 use books::limits::entitlement::{PaymentStatus, Reason};
 use books::limits::plan::Terms;

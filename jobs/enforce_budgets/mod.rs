@@ -1,10 +1,12 @@
 //! `enforce_budgets`: usage, plan, budget and payment status → who may go on using what.
 //!
-//! Constant work: every run looks at every customer, whatever has changed, so that what one run missed the next one finds; a change of
-//! usage, of a budget, of a plan or of a subscription is one code path. Customers are loaded page by page and judged by a pure function
-//! ([`decide::decide`]); only those whose entitlements would change are loaded again under the write lock, judged again, and written together with
-//! their history, their TURN limits and their notifications in one transaction. So a run in which nothing changed writes nothing, and one
-//! that is beside another run, or beside the backend, decides by what is true when it writes.
+//! Constant work: every run looks at every customer, whatever has changed, so that what one run
+//! missed the next one finds; a change of usage, of a budget, of a plan or of a subscription is one
+//! code path. Customers are loaded page by page and judged by a pure function ([`decide::decide`]);
+//! only those whose entitlements would change are loaded again under the write lock, judged again,
+//! and written together with their history, their TURN limits and their notifications in one
+//! transaction. So a run in which nothing changed writes nothing, and one that is beside another
+//! run, or beside the backend, decides by what is true when it writes.
 
 pub mod decide;
 
@@ -27,7 +29,8 @@ use books::units::calendar::instant;
 use books::units::money::{Cost, Currency};
 use books::units::quantity::{Quantity, UNIT};
 
-/// Customers that are written in one transaction on a local file: few enough that the web backend hardly waits for it.
+/// Customers that are written in one transaction on a local file: few enough that the web backend
+/// hardly waits for it.
 const CHUNK: usize = 500;
 /// The same over a network, where servers end transactions after seconds.
 const REMOTE_CHUNK: usize = 100;
@@ -98,9 +101,11 @@ pub struct EnforceReport {
     /// Meters that are not allowed now.
     pub not_allowed: u64,
     pub notifications: u64,
-    /// Customers without a current billing period: `roll_periods` has to run first. Their entitlements stay.
+    /// Customers without a current billing period: `roll_periods` has to run first. Their
+    /// entitlements stay.
     pub without_period: u64,
-    /// Customers whose decisions are later than this worker's clock, which is behind the database's. Their entitlements stay.
+    /// Customers whose decisions are later than this worker's clock, which is behind the
+    /// database's. Their entitlements stay.
     pub from_the_future: u64,
     /// Customers of a plan that is not known: everything is blocked for them.
     pub unknown_plan: u64,
@@ -164,13 +169,15 @@ struct RunInputs {
 
 impl RunInputs {
     async fn of(context: &Context, now: Timestamp, dry_run: bool) -> Result<Self, BooksError> {
-        // a worker whose clock is ahead decides by the database's, so that no decision is ever from the future
+        // a worker whose clock is ahead decides by the database's, so that no decision is ever from
+        // the future
         let clock = context.books.clock().await?;
         let (now, latest) = if dry_run { (now, now.max(clock)) } else { (now.min(clock), now.max(clock)) };
         let policy = &context.enforcement;
         let told = context.books.usage_through().await?;
         let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
-        // the oldest of what was told; a payer of whom no usage was ever booked says nothing about the others
+        // the oldest of what was told; a payer of whom no usage was ever booked says nothing about
+        // the others
         let as_of = payers.iter().filter_map(|p| told.get(*p).copied()).min();
         let freshness = match as_of {
             None => Freshness::None,
@@ -260,8 +267,8 @@ pub async fn enforce(
 /// Customers for whom something would be written, and the usage that was summed for them.
 type Changed = Vec<(String, PeriodUsage)>;
 
-/// Judges a page of customers, counts, and returns those for whom something would be written; and the newest entry of the ledger from
-/// before their usage was summed.
+/// Judges a page of customers, counts, and returns those for whom something would be written; and
+/// the newest entry of the ledger from before their usage was summed.
 async fn look(
     books: &Database,
     ids: Vec<String>,
@@ -280,7 +287,8 @@ async fn look(
     let mut changed = vec![];
     for (customer, facts) in loaded {
         report.customers += 1;
-        // one that neither clock has reached was made by a clock that is right again, and is judged anew
+        // one that neither clock has reached was made by a clock that is right again, and is judged
+        // anew
         let is_after = |e: &Entitlement, now: Timestamp| e.decided_at.duration_since(now) > SKEW;
         let later = |e: &Entitlement| is_after(e, inputs.now) && !is_after(e, inputs.latest);
         if !report.dry_run && facts.decided.values().any(later) {
@@ -314,8 +322,9 @@ async fn look(
     Ok((entry, changed))
 }
 
-/// Judges customers again, under the write lock, and writes what that says. Returns how many notifications were made. Sums of usage are taken
-/// over while the ledger and the period are what they were when `entry` was its newest entry; else they are summed again.
+/// Judges customers again, under the write lock, and writes what that says. Returns how many
+/// notifications were made. Sums of usage are taken over while the ledger and the period are what
+/// they were when `entry` was its newest entry; else they are summed again.
 async fn write(
     c: &libsql::Connection,
     changed: &[(String, PeriodUsage)],
@@ -336,8 +345,9 @@ async fn write(
         }
     }
     entitlement::add_usage(c, &mut loaded, &again, &inputs.meters, now).await?;
-    // a block is no crossing of an amount: when it was decided tells it from the one before, and the place in history from another of that second.
-    // Not the place alone: books that were restored from a backup give out the same ones again
+    // a block is no crossing of an amount: when it was decided tells it from the one before, and
+    // the place in history from another of that second. Not the place alone: books that were
+    // restored from a backup give out the same ones again
     let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
     let (mut rows, mut gone, mut limits, mut notifications) = (vec![], vec![], vec![], vec![]);
     let judgements: BTreeMap<&str, Judgement> = loaded
@@ -498,8 +508,9 @@ fn is_reached(part: i128, whole: i64, percent: u32) -> bool {
     whole > 0 && part * 100 >= i128::from(whole) * i128::from(percent)
 }
 
-/// What the backend is told of a meter: crossings, and a change of the answer. What the decision before had reached already was told
-/// then; should it be made again (a restated bill took usage back and gave it again), the table of notifications keeps one of each.
+/// What the backend is told of a meter: crossings, and a change of the answer. What the decision
+/// before had reached already was told then; should it be made again (a restated bill took usage
+/// back and gave it again), the table of notifications keeps one of each.
 fn notifications_of(
     was: Option<&Entitlement>,
     is: &Entitlement,

@@ -1,10 +1,13 @@
-//! The aggregator: rows of a bill → exact sums for each (customer, meter, day). Pure: no file, no database, no clock.
+//! The aggregator: rows of a bill → exact sums for each (customer, meter, day). Pure: no file, no
+//! database, no clock.
 //!
-//! Every line of a watched product lands in exactly one *line group* (product, usage type, unit, line type), where it is counted
-//! and summed whatever it is; a line that a meter counts lands in a *cell* as well. The two sums are made apart from each
-//! other, which is what makes the proof of conservation a proof.
+//! Every line of a watched product lands in exactly one *line group* (product, usage type, unit,
+//! line type), where it is counted and summed whatever it is; a line that a meter counts lands in a
+//! *cell* as well. The two sums are made apart from each other, which is what makes the proof of
+//! conservation a proof.
 //!
-//! A aggregator of one part of a bill can be merged with that of another, in any order, with the same result.
+//! A aggregator of one part of a bill can be merged with that of another, in any order, with the
+//! same result.
 
 mod partial;
 
@@ -24,7 +27,8 @@ use books::usage::bill::{BillLine, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
 
-/// Longest tag value that AWS allows, in characters (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
+/// Longest tag value that AWS allows, in characters
+/// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
@@ -62,7 +66,8 @@ impl Interner {
     }
 }
 
-/// What the codes of the dictionary at hand mean; made anew when the dictionary changes, which is once for each row group.
+/// What the codes of the dictionary at hand mean; made anew when the dictionary changes, which is
+/// once for each row group.
 #[derive(Clone, Debug, Default)]
 struct DictionaryMap {
     of: Option<StringArray>,
@@ -71,8 +76,8 @@ struct DictionaryMap {
 }
 
 impl DictionaryMap {
-    /// True when the column goes on with the dictionary that the table was made for. The old one is kept alive, so the same
-    /// address is the same dictionary.
+    /// True when the column goes on with the dictionary that the table was made for. The old one is
+    /// kept alive, so the same address is the same dictionary.
     fn fits(&self, text: &TextColumn<'_>) -> bool {
         self.of.as_ref().is_some_and(|of| {
             std::ptr::eq(of.value_data().as_ptr(), text.values().value_data().as_ptr())
@@ -460,7 +465,8 @@ impl UsageAggregator {
         all.filter_map(|(customer, meter, day, sum)| Some((customer, meter, Day::from_epoch(day)?, sum)))
     }
 
-    /// Totals of each meter from its line groups; what went to customers is added by the caller, from the cells.
+    /// Totals of each meter from its line groups; what went to customers is added by the caller,
+    /// from the cells.
     fn meter_totals(&self) -> Vec<MeterTotals> {
         let empty = self.rules.meters.iter().map(|meter| MeterTotals {
             meter: meter.name.clone(),

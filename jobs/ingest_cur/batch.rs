@@ -1,7 +1,8 @@
 //! The few columns of a bill that matter, as one batch of rows, whatever file they came from.
 //!
-//! TextColumn stays dictionary codes: what a product code or a tag value means is worked out once for each distinct value, not for
-//! each row. Amounts and days are looked at only for rows that matter. This file is the one door where a float comes in.
+//! TextColumn stays dictionary codes: what a product code or a tag value means is worked out once
+//! for each distinct value, not for each row. Amounts and days are looked at only for rows that
+//! matter. This file is the one door where a float comes in.
 
 use std::borrow::Cow;
 
@@ -117,7 +118,8 @@ impl<'a> Tag<'a> {
         }
     }
 
-    /// Codes of the customer tag on a row: none or one as a rule, more when a map spells the key in several ways.
+    /// Codes of the customer tag on a row: none or one as a rule, more when a map spells the key in
+    /// several ways.
     #[inline]
     pub fn codes(&self, row: usize, mut found: impl FnMut(i32)) {
         match self {
@@ -147,10 +149,12 @@ pub enum Amounts<'a> {
     TextColumn(TextColumn<'a>),
 }
 
-/// A double as AWS meant it: the shortest decimal that reads back as the same double, which is what was written there.
+/// A double as AWS meant it: the shortest decimal that reads back as the same double, which is what
+/// was written there.
 ///
-/// The quick way: `x` is the double nearest to n/10¹⁰ for the n found by rounding. Below 2⁵¹ no two such n share a double
-/// and the division is rounded correctly, so equality proves that n is the one. Everything else takes the long way.
+/// The quick way: `x` is the double nearest to n/10¹⁰ for the n found by rounding. Below 2⁵¹ no two
+/// such n share a double and the division is rounded correctly, so equality proves that n is the
+/// one. Everything else takes the long way.
 #[expect(
     clippy::float_arithmetic,
     clippy::as_conversions,
@@ -250,7 +254,8 @@ impl<'a> Days<'a> {
         }
     }
 
-    /// The day of a row, in days since 1970; none when nothing is written there, or nothing readable.
+    /// The day of a row, in days since 1970; none when nothing is written there, or nothing
+    /// readable.
     #[inline]
     pub fn get(&self, row: usize) -> Option<i32> {
         match self {
@@ -272,7 +277,8 @@ impl<'a> Days<'a> {
             Self::TextColumn(text) => {
                 let text = text.value(text.code(row));
                 let start = text.split('/').next().unwrap_or_default();
-                // an offset counts where one is written; without one it is UTC, as everywhere in a bill
+                // an offset counts where one is written; without one it is UTC, as everywhere in a
+                // bill
                 if let Ok(instant) = start.parse::<jiff::Timestamp>() {
                     return i32::try_from(instant.as_second().div_euclid(86_400)).ok();
                 }
@@ -354,7 +360,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every decimal with at most ten decimals survives being written as a double, up to 15 significant digits.
+        /// Every decimal with at most ten decimals survives being written as a double, up to 15
+        /// significant digits.
         #[test]
         fn a_double_gives_its_decimal_back(n in -999_999_999_999_999_i64..=999_999_999_999_999) {
             let q = Quantity::from_scaled(i128::from(n));

@@ -1,6 +1,7 @@
 //! CSV bills, plain or gzipped: the same columns, the same aggregator, only slower.
 //!
-//! Legacy CSV names its columns `lineItem/UsageAmount`; CUR 2.0 names them as in Parquet and writes its maps as JSON text.
+//! Legacy CSV names its columns `lineItem/UsageAmount`; CUR 2.0 names them as in Parquet and writes
+//! its maps as JSON text.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -96,7 +97,8 @@ pub async fn aggregate(
     result.unwrap_or_else(|e| Err(ReadError::Broken { file: name, place: String::new(), why: e.to_string() }))
 }
 
-/// Refuses to go on when a record has no end: an unclosed quote would gather the rest of the file in memory.
+/// Refuses to go on when a record has no end: an unclosed quote would gather the rest of the file
+/// in memory.
 struct Bounded<R> {
     text: R,
     left: Rc<Cell<u64>>,

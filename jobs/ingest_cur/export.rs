@@ -1,7 +1,8 @@
 //! Which months and versions an export holds: finding it in a bucket, and reading manifests.
 //!
-//! Both kinds of export have one rule: the manifest decides. It is written when all data files are there, it lists them,
-//! and it carries the version. Layouts, with the month 2026-10 (`<…>` as named by the export's owner):
+//! Both kinds of export have one rule: the manifest decides. It is written when all data files are
+//! there, it lists them, and it carries the version. Layouts, with the month 2026-10 (`<…>` as
+//! named by the export's owner):
 //!
 //! ```text
 //! legacy CUR   <root>/20261001-20261101/[<assemblyId>/]<report>-Manifest.json
@@ -207,7 +208,8 @@ pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Op
         here.extend(listing.objects.into_iter().filter(is_manifest));
         below.extend(listing.folders);
     }
-    // the top one is overwritten with each delivery; only where it is missing are the kept copies looked at
+    // the top one is overwritten with each delivery; only where it is missing are the kept copies
+    // looked at
     if here.is_empty() {
         for folder in &below {
             let objects = source.list(folder).await?.objects;
@@ -235,7 +237,8 @@ fn is_manifest(object: &Object) -> bool {
 /// Reads a manifest object as that of `month`.
 ///
 /// # Errors
-/// When it is no manifest of that month, lists no files or files that are not of this export, and what the source says.
+/// When it is no manifest of that month, lists no files or files that are not of this export, and
+/// what the source says.
 pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object) -> Result<Manifest, ExportError> {
     let name = source.name(&object.key);
     let bad = |why: String| ExportError::Manifest(name.clone(), why);
@@ -285,8 +288,8 @@ fn delivery_time(key: &str) -> Option<Timestamp> {
     })
 }
 
-/// Key of a listed file in this source. What counts is the part from the month on; it must lie in this export's folder, and
-/// in a bucket the rest must agree too.
+/// Key of a listed file in this source. What counts is the part from the month on; it must lie in
+/// this export's folder, and in a bucket the rest must agree too.
 fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<String, String> {
     let key = match uri.strip_prefix("s3://") {
         Some(rest) => {

@@ -1,8 +1,9 @@
 //! Does a new version take back too much of what is booked? Pure.
 //!
-//! AWS restates bills, mostly by little. A version in which a meter's month shrinks by a large share, or in which customers lose
-//! a large share of what is booked to them (to each other, or to nobody, because the export lost its tag), is more likely an
-//! accident than the truth, and a person should say which. Usage that gains a customer is no loss.
+//! AWS restates bills, mostly by little. A version in which a meter's month shrinks by a large
+//! share, or in which customers lose a large share of what is booked to them (to each other, or to
+//! nobody, because the export lost its tag), is more likely an accident than the truth, and a
+//! person should say which. Usage that gains a customer is no loss.
 
 use std::collections::BTreeMap;
 use std::fmt;

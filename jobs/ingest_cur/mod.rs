@@ -1,12 +1,14 @@
 //! `ingest_cur`: one month of an AWS billing export → the ledger.
 //!
-//! Every delivery of AWS is the whole month so far, so a run does the same whatever happened before: find the newest version,
-//! read it whole, compare it with the books, book the difference. There is no other path: a first delivery, the daily
-//! growth, a restatement, a repeat, a recovery after a crash and a backfill differ only in what the comparison finds.
+//! Every delivery of AWS is the whole month so far, so a run does the same whatever happened
+//! before: find the newest version, read it whole, compare it with the books, book the difference.
+//! There is no other path: a first delivery, the daily growth, a restatement, a repeat, a recovery
+//! after a crash and a backfill differ only in what the comparison finds.
 //!
-//! Three things keep a half-truth out of the books. The manifest names the files, and all of them must be there, unchanged from
-//! the first look to the last. A version is applied in one transaction that starts with its claim. And a version that looks
-//! wrong (line types that nobody knows, usage that shrank) is put on hold for a person instead of being booked.
+//! Three things keep a half-truth out of the books. The manifest names the files, and all of them
+//! must be there, unchanged from the first look to the last. A version is applied in one
+//! transaction that starts with its claim. And a version that looks wrong (line types that nobody
+//! knows, usage that shrank) is put on hold for a person instead of being booked.
 
 pub mod aggregate;
 pub mod batch;
@@ -99,7 +101,8 @@ pub struct ReadLimits {
     pub parallel: usize,
     /// Bytes of column chunks held at once.
     pub memory_bytes: u64,
-    /// A bill of more bytes than this, in several files, is read in parts by several workers; none = never.
+    /// A bill of more bytes than this, in several files, is read in parts by several workers; none
+    /// = never.
     pub fan_out_bytes: Option<u64>,
 }
 
@@ -243,7 +246,8 @@ impl Job for IngestCur {
         let export = find_export(context, &self.export)?;
         let report = ingest(&self, export, context, now).await?;
         if !self.dry_run {
-            // one that is booked and gone cannot be read again: a person says so (`meter restored --without`)
+            // one that is booked and gone cannot be read again: a person says so (`meter restored
+            // --without`)
             let gone = report.outcome == IngestOutcome::NoBill && !report.warnings.is_empty();
             let waits = gone || report.outcome == IngestOutcome::OnHold;
             context.books.note_bill_read(report.export.clone(), report.bill.month, waits, now).await?;
@@ -301,7 +305,8 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let bill = BillId { payer: export.payer.clone(), month: job.month };
     context.books.require_migrated().await?;
     if !job.dry_run {
-        // first of all, whatever comes of the bill: a counter that stays in a month that is over would block somebody
+        // first of all, whatever comes of the bill: a counter that stays in a month that is over
+        // would block somebody
         context.books.roll_counters(Month::of(now)).await?;
     }
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
@@ -468,7 +473,8 @@ async fn read_objects(
     month: Month,
 ) -> Result<Reading, Failure> {
     let read = read_files(source, objects, read_settings, month).await;
-    // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run will see it whole
+    // whatever the reading brought: if anything moved meanwhile, that is the news, and the next run
+    // will see it whole
     let unmoved = verify_unchanged(source.as_ref(), manifest, objects).await;
     let (aggregator, facts) = match (read, unmoved) {
         (_, Err(moved)) => return Err(Failure::Retry(moved)),
@@ -491,8 +497,9 @@ impl From<ReadError> for Failure {
 /// The files of a version as they are now.
 async fn snapshot(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Object>, Failure> {
     let objects = head_all(source, &manifest.files).await?;
-    // AWS writes the manifest last. Where files are overwritten, one that is newer than its manifest belongs to the next delivery.
-    // (Copies in a folder were made in any order, so their times say nothing.)
+    // AWS writes the manifest last. Where files are overwritten, one that is newer than its
+    // manifest belongs to the next delivery. (Copies in a folder were made in any order, so their
+    // times say nothing.)
     let written = |o: &&Object| o.modified > manifest.object.modified;
     if let Some(file) = objects.iter().find(written).filter(|_| manifest.overwritten && source.bucket().is_some()) {
         let name = source.name(&file.key);

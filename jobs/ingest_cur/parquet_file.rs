@@ -1,7 +1,8 @@
 //! Parquet bills: only the columns that matter, row group by row group.
 //!
-//! A bill has 120 columns and more; the few that matter are an eighth of the bytes. So the footer is read, then just the
-//! needed column chunks of one row group at a time; nothing is ever held whole.
+//! A bill has 120 columns and more; the few that matter are an eighth of the bytes. So the footer
+//! is read, then just the needed column chunks of one row group at a time; nothing is ever held
+//! whole.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -70,13 +71,15 @@ impl TagKey {
         Self { raw: raw.to_owned(), flat: format!("resource_tags_user_{}", canonical_name(raw)) }
     }
 
-    /// True for a column of its own, as legacy Parquet (`resource_tags_user_…`) and legacy CSV (`resourceTags/user:…`) have it.
+    /// True for a column of its own, as legacy Parquet (`resource_tags_user_…`) and legacy CSV
+    /// (`resourceTags/user:…`) have it.
     pub fn is_column(&self, name: &str) -> bool {
         name == self.flat || name.strip_prefix("resourceTags/user:").is_some_and(|key| key == self.raw)
     }
 
-    /// True for a key in one of the maps `resource_tags` and `tags`. Other kinds of tag in `tags` (`accountTag/…`,
-    /// `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) are not about the resource and never match.
+    /// True for a key in one of the maps `resource_tags` and `tags`. Other kinds of tag in `tags`
+    /// (`accountTag/…`, `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) are not about the
+    /// resource and never match.
     pub fn is_key(&self, key: &str) -> bool {
         let key = key.strip_prefix("resourceTags/").unwrap_or(key);
         let user = key.strip_prefix("user:").is_some_and(|k| k == self.raw);
@@ -130,8 +133,8 @@ impl Wanted {
         self.tags.is_empty()
     }
 
-    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`; `flat` when maps have been
-    /// resolved to the customer's tag already.
+    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`;
+    /// `flat` when maps have been resolved to the customer's tag already.
     ///
     /// # Errors
     /// Name of the column whose type is not one that it can have, and that type.
@@ -152,7 +155,8 @@ impl Wanted {
             let (column, values) = array(*place);
             let found = match values.as_map_opt() {
                 Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
-                // text in a column of its own is the value; a map that was made text is none of that
+                // text in a column of its own is the value; a map that was made text is none of
+                // that
                 None => TextColumn::from_array(values).filter(|_| flat || tag.is_column(column)).map(Tag::Flat),
             };
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
@@ -172,7 +176,8 @@ impl Wanted {
     }
 }
 
-/// Runs code of the Parquet crate, which panics on some damaged footers: for us that is a damaged file, not a crash.
+/// Runs code of the Parquet crate, which panics on some damaged footers: for us that is a damaged
+/// file, not a crash.
 pub(super) fn guarded<T>(f: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
     let gave_up = |_| Err(ParquetError::General("the decoder gave up on it; it is damaged".into()));
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(gave_up)
@@ -208,11 +213,12 @@ fn with_codes(field: &FieldRef) -> FieldRef {
 }
 
 impl ParquetFile {
-    /// Reads the footer and finds the columns; none for a file without rows, which AWS leaves behind when a delivery needs
-    /// fewer files than the one before.
+    /// Reads the footer and finds the columns; none for a file without rows, which AWS leaves
+    /// behind when a delivery needs fewer files than the one before.
     ///
     /// # Errors
-    /// When it is no Parquet file, lacks a column that no bill can be read without, or has one of a type that cannot be.
+    /// When it is no Parquet file, lacks a column that no bill can be read without, or has one of a
+    /// type that cannot be.
     pub async fn open(source: Arc<dyn Source>, object: Object, tag: TagKey) -> Result<Option<Self>, ReadError> {
         let name = source.name(&object.key);
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
@@ -261,13 +267,15 @@ impl ParquetFile {
         self.wanted.lacks_tag()
     }
 
-    /// Where the needed column chunks of a row group lie; an impossible place is one beyond every file.
+    /// Where the needed column chunks of a row group lie; an impossible place is one beyond every
+    /// file.
     fn ranges(&self, group: usize, mask: &ProjectionMask) -> Vec<Range<u64>> {
         let columns = self.metadata.metadata().row_group(group).columns().iter().enumerate();
         let needed = columns.filter(|(leaf, _)| mask.leaf_included(*leaf));
         needed
             .map(|(_, column)| {
-                // `ColumnChunkMetaData::byte_range` says the same, but panics when a damaged footer has negative numbers
+                // `ColumnChunkMetaData::byte_range` says the same, but panics when a damaged footer
+                // has negative numbers
                 let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
                 match (u64::try_from(start), u64::try_from(column.compressed_size())) {
                     (Ok(start), Ok(length)) => start..start.saturating_add(length),
@@ -316,7 +324,8 @@ pub struct RowGroup {
 }
 
 impl RowGroup {
-    /// Decodes it and takes it into the aggregator; returns how many rows a meter counted. Uses the processor, waits for nothing.
+    /// Decodes it and takes it into the aggregator; returns how many rows a meter counted. Uses the
+    /// processor, waits for nothing.
     ///
     /// # Errors
     /// When a page cannot be decoded (named by its column) or a line cannot be understood.

@@ -1,12 +1,14 @@
 //! Large bills, read in parts by several workers.
 //!
-//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and waits. A part aggregators its files
-//! and stores the sums. When all parts are there, the same `ingest_cur` job runs again, merges them and goes on exactly as
-//! if it had read the files itself: guard, booking and proof are one code path. A part that fails is tried again alone.
+//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and
+//! waits. A part aggregators its files and stores the sums. When all parts are there, the same
+//! `ingest_cur` job runs again, merges them and goes on exactly as if it had read the files itself:
+//! guard, booking and proof are one code path. A part that fails is tried again alone.
 //!
-//! What can never happen is that parts of different readings meet: the plan's identity is a digest over the version, the rules and
-//! each file's key, size and entity tag, and every step checks it. A delivery that is replaced half-way leaves a plan that nobody
-//! asks for any more; the next plan for the bill removes it.
+//! What can never happen is that parts of different readings meet: the plan's identity is a digest
+//! over the version, the rules and each file's key, size and entity tag, and every step checks it.
+//! A delivery that is replaced half-way leaves a plan that nobody asks for any more; the next plan
+//! for the bill removes it.
 
 use std::time::Duration;
 
@@ -24,7 +26,8 @@ use books::units::calendar::Month;
 use books::usage::bill::BillId;
 use books::usage::partial_reads::{PartFacts, PartId, PlannedFile};
 
-/// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a lost one costs little.
+/// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a
+/// lost one costs little.
 const GROUP_BYTES: u64 = 64 << 20;
 /// A bill that waits for its parts looks again after this time, whatever became of them.
 const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
@@ -47,7 +50,8 @@ pub struct IngestPart {
 pub enum PartOutcome {
     /// Its sums are stored.
     Stored,
-    /// Nobody needs it: it is stored already, its bill is decided, or another version is being read.
+    /// Nobody needs it: it is stored already, its bill is decided, or another version is being
+    /// read.
     Obsolete,
 }
 
@@ -111,7 +115,8 @@ fn moved(planned: &[PlannedFile], now: &[Object]) -> bool {
     planned.iter().zip(now).any(|(was, is)| was.etag != is.etag || was.size != is.size)
 }
 
-/// Reads a version: in one go, or merged from its parts when it is large. When parts are missing, the job has to wait for them.
+/// Reads a version: in one go, or merged from its parts when it is large. When parts are missing,
+/// the job has to wait for them.
 pub(super) async fn read_version(
     job: &IngestCur,
     delivery: &Delivery<'_>,
@@ -184,7 +189,8 @@ async fn merge(
         facts.files.extend(part.files);
         facts.files_without_tag += part.files_without_tag;
     }
-    // the last proof that the parts are the bill: every file of the manifest, once, as it lies there now
+    // the last proof that the parts are the bill: every file of the manifest, once, as it lies
+    // there now
     let read = facts.files.iter().map(|f| (&f.key, f.size, &f.etag));
     if !read.eq(objects.iter().map(|o| (&o.key, o.size, &o.etag))) {
         return Err(Failure::GiveUp(anyhow!("the parts of the bill are not its files; nothing was booked")));
@@ -209,7 +215,8 @@ fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     groups.into_iter().map(|(_, files)| files).collect()
 }
 
-/// Interner a reading: this version, these rules, these files as they are and as they are grouped, in this form of sums.
+/// Interner a reading: this version, these rules, these files as they are and as they are grouped,
+/// in this form of sums.
 fn identity(delivery: &Delivery<'_>, groups: &[Vec<PlannedFile>]) -> String {
     let key = delivery.key;
     let mut digest = Sha256::new();
@@ -240,7 +247,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every file is in exactly one group, in order; no group could have taken in its neighbour's first file.
+        /// Every file is in exactly one group, in order; no group could have taken in its
+        /// neighbour's first file.
         #[test]
         fn groups_are_a_partition(sizes in prop::collection::vec(0_u64..100, 0..40), limit in 1_u64..150) {
             let objects: Vec<_> = sizes.iter().enumerate().map(|(i, s)| object(i, *s)).collect();

@@ -1,7 +1,8 @@
 //! Reading all files of a version: row groups in parallel, memory bounded.
 //!
-//! Footers of a few files are read ahead; column chunks are fetched under a budget of bytes; decoding runs on blocking threads,
-//! as many as there are cores. Each worker aggregates into an aggregator of its own, taken from a pool, and the few aggregators are merged at the end.
+//! Footers of a few files are read ahead; column chunks are fetched under a budget of bytes;
+//! decoding runs on blocking threads, as many as there are cores. Each worker aggregates into an
+//! aggregator of its own, taken from a pool, and the few aggregators are merged at the end.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,5 @@
-//! Where bills are read from: an S3 bucket or a local folder, behind the few calls that reading a bill needs.
+//! Where bills are read from: an S3 bucket or a local folder, behind the few calls that reading a
+//! bill needs.
 
 use std::fmt;
 use std::fs;
@@ -107,7 +108,8 @@ impl Fetched {
     }
 }
 
-/// Tries again on trouble that passes: three times within a few seconds; the job's own retry takes over after that.
+/// Tries again on trouble that passes: three times within a few seconds; the job's own retry takes
+/// over after that.
 async fn patiently<T, F: Future<Output = Result<T, SourceError>>>(call: impl FnMut() -> F) -> Result<T, SourceError> {
     let pauses =
         ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3).with_jitter();
@@ -181,7 +183,8 @@ impl Source for Folder {
             let mut listing = Listing::default();
             let entries = match fs::read_dir(&path) {
                 Ok(entries) => entries,
-                // a bucket has no folders, so an absent one is an empty one; only the root must be there
+                // a bucket has no folders, so an absent one is an empty one; only the root must be
+                // there
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound && !prefix.is_empty() => return Ok(listing),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     return Err(SourceError::NoPlace(path.display().to_string(), "folder"));
@@ -356,7 +359,8 @@ impl Source for Bucket {
             let bytes = patiently(async || {
                 let call = self.client.get_object().bucket(&self.bucket).key(&object.key).if_match(&object.etag);
                 let answer = call.range(&span).send().await.map_err(|e| self.fault(&object.key, &e))?;
-                // the SDK retries a request but not a body that breaks off half-way, so that is done here
+                // the SDK retries a request but not a body that breaks off half-way, so that is
+                // done here
                 let body = answer.body.collect().await;
                 let bytes = body.map_err(|e| SourceError::Unreachable(name.clone(), e.to_string()))?.into_bytes();
                 if u64::try_from(bytes.len()).ok() != Some(range.end - range.start) {

@@ -15,16 +15,18 @@ pub(super) fn id(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// Sums for each customer, meter and day of the month: a block of days where a customer used a meter at all.
+/// Sums for each customer, meter and day of the month: a block of days where a customer used a
+/// meter at all.
 ///
-/// Most of a big bill's time goes into waiting for these cells, so they are 64 bits wide; what does not fit goes overflow.
+/// Most of a big bill's time goes into waiting for these cells, so they are 64 bits wide; what does
+/// not fit goes overflow.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
     /// By customer × meters + meter: block number + 1, or 0.
     pub(super) blocks_of: Vec<u32>,
     pub(super) blocks: Vec<[i64; DAYS]>,
-    /// By customer, meter, day: usage of days outside the month (AWS bills a straggler with a later month), and amounts that
-    /// their cell has no room for.
+    /// By customer, meter, day: usage of days outside the month (AWS bills a straggler with a later
+    /// month), and amounts that their cell has no room for.
     pub(super) overflow: BTreeMap<(u32, u8, i32), i128>,
 }
 

@@ -1,10 +1,12 @@
 //! What is to be sent for one customer and one meter, and what has to wait. Pure.
 //!
-//! What the books say of a billing period, less everything that was sent for it and is not proven not received, is what is to be sent. While the
-//! period's invoice can still take it, it goes there; later it is carried forward to the invoice of the period that is open, because Stripe
+//! What the books say of a billing period, less everything that was sent for it and is not proven
+//! not received, is what is to be sent. While the period's invoice can still take it, it goes
+//! there; later it is carried forward to the invoice of the period that is open, because Stripe
 //! puts late usage of a finalised period on no invoice at all
-//! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A negative amount never takes an invoice's total below zero,
-//! where Stripe would cut it off: what is beyond waits in the books.
+//! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A negative
+//! amount never takes an invoice's total below zero, where Stripe would cut it off: what is beyond
+//! waits in the books.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +40,8 @@ pub enum DeferReason {
     Refused,
     /// Stripe has no active meter for it.
     NoMeter,
-    /// The books were restored from a backup, and what the lost ones had sent of it is not taken over from Stripe's totals yet.
+    /// The books were restored from a backup, and what the lost ones had sent of it is not taken
+    /// over from Stripe's totals yet.
     Restored,
 }
 
@@ -151,8 +154,8 @@ pub struct PeriodDecision {
     pub deferred: Option<(i64, DeferReason)>,
 }
 
-/// Stripe's totals are asked for from minute to minute, so an event never lies in the broken minute at the end of its period: the next
-/// period's total would have it.
+/// Stripe's totals are asked for from minute to minute, so an event never lies in the broken minute
+/// at the end of its period: the next period's total would have it.
 fn timestamp(period: &PeriodCase, now: i64) -> i64 {
     now.min(minute(period.until) - 1).max(period.start)
 }
@@ -178,10 +181,12 @@ fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Re
     }
 }
 
-/// What is to be done for each period, as of `now`; an invoice takes events for `grace` seconds after its period.
+/// What is to be done for each period, as of `now`; an invoice takes events for `grace` seconds
+/// after its period.
 pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
     let within = |p: &PeriodCase, at: i64| p.start <= at && at < p.end;
-    // what each invoice has at least: positive events only once they are accepted, negative ones from the start
+    // what each invoice has at least: positive events only once they are accepted, negative ones
+    // from the start
     let sure = |s: &&EarlierEvent| s.billed && (s.accepted || s.value < 0);
     let floor = |p: &PeriodCase| -> i128 {
         case.sent.iter().filter(|s| within(p, s.timestamp)).filter(sure).map(|s| i128::from(s.value)).sum()
@@ -227,8 +232,9 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
     decisions
 }
 
-/// Events, and how much of each is on its invoice. A final invoice that came out below zero, because what Stripe had taken was not there later,
-/// was cut off at zero: so much of its negative events, the newest first, did nothing and is still to be taken back.
+/// Events, and how much of each is on its invoice. A final invoice that came out below zero,
+/// because what Stripe had taken was not there later, was cut off at zero: so much of its negative
+/// events, the newest first, did nothing and is still to be taken back.
 fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i64)> {
     let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
     let is_final = |s: &EarlierEvent| s.accepted && s.billed && now >= s.invoice.1 + grace;
@@ -246,7 +252,8 @@ fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i
     effects
 }
 
-/// When something that is deferred may be free by time alone: an invoice closes, or the next period begins.
+/// When something that is deferred may be free by time alone: an invoice closes, or the next period
+/// begins.
 pub fn look_again(case: &BillingCase, now: i64, grace: i64) -> Option<i64> {
     let times = case.periods.iter().flat_map(|p| [closes(p.until, grace), p.end]);
     times.filter(|t| *t > now).min()

@@ -1,13 +1,16 @@
 //! `push_stripe`: what the books say → events → Stripe, each exactly once.
 //!
-//! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for each customer, meter and billing period,
-//! what the books say less all that was sent and is not proven not received becomes an event (`plan`, [`decide`]); so two runs beside each
-//! other cannot plan the same amount twice. *Sending*: what an event says was fixed before its first attempt, so every repetition carries the same
-//! identifier, and Stripe takes it once (`send`). *Settling*: what nobody can say of an attempt is unconfirmed, counts as sent, and is decided
-//! by Stripe's own totals (`reconcile_stripe`).
+//! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for
+//! each customer, meter and billing period, what the books say less all that was sent and is not
+//! proven not received becomes an event (`plan`, [`decide`]); so two runs beside each other cannot
+//! plan the same amount twice. *Sending*: what an event says was fixed before its first attempt, so
+//! every repetition carries the same identifier, and Stripe takes it once (`send`). *Settling*:
+//! what nobody can say of an attempt is unconfirmed, counts as sent, and is decided by Stripe's own
+//! totals (`reconcile_stripe`).
 //!
-//! Only customers for whom something may have changed are looked at; triggers and the numbers of ledger entries say who, and
-//! `reconcile_stripe` makes everybody due once a day in case they did not.
+//! Only customers for whom something may have changed are looked at; triggers and the numbers of
+//! ledger entries say who, and `reconcile_stripe` makes everybody due once a day in case they did
+//! not.
 
 pub mod decide;
 mod plan;
@@ -39,7 +42,8 @@ const CHUNK: u32 = 1000;
 const REMOTE_CHUNK: u32 = 100;
 /// PlannedEvent events that a stored report lists.
 const SHOWN: usize = 20;
-/// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe takes events of the last 35 days.
+/// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe
+/// takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
 const DAY: i64 = 86_400;
 
@@ -55,7 +59,8 @@ pub struct PushStripe {
 /// What was sent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PushReport {
-    /// True when nothing was sent or written, because it was asked for so or because there is no key.
+    /// True when nothing was sent or written, because it was asked for so or because there is no
+    /// key.
     pub dry_run: bool,
     /// Customers whose totals were looked at.
     pub customers: u64,
@@ -75,11 +80,13 @@ pub struct PushReport {
     pub deferred: BTreeMap<DeferReason, u64>,
     /// Amounts to be billed that have waited for 25 days now, of all customers.
     pub deferred_too_long: u64,
-    /// Meter events whose identifier Stripe had although nothing was sent under it: another program sends from a copy of these books?
+    /// Meter events whose identifier Stripe had although nothing was sent under it: another program
+    /// sends from a copy of these books?
     pub strange: Vec<String>,
     /// Meters that the account does not have, or that take no events.
     pub missing_meters: Vec<String>,
-    /// Meters that plans report and that are mapped to none of Stripe's: their usage is billed nowhere.
+    /// Meters that plans report and that are mapped to none of Stripe's: their usage is billed
+    /// nowhere.
     pub unmapped: Vec<String>,
     /// Customers of a plan that is not known.
     pub unknown_plan: u64,
@@ -195,7 +202,8 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
     Ok(report)
 }
 
-/// What is to be told of a restoration: always when it has just been found, later while something waits.
+/// What is to be told of a restoration: always when it has just been found, later while something
+/// waits.
 async fn restored(context: &Context, now: Timestamp, begun: bool) -> Result<Option<RestoreProgress>, BooksError> {
     let Some(found) = context.books.restoration(now).await? else { return Ok(None) };
     let waiting = context.books.restored_waiting().await?;
@@ -252,7 +260,8 @@ async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushRep
     Ok(report)
 }
 
-/// Asks the account what it has, and makes sure that it is the one that was used before, and that clocks agree.
+/// Asks the account what it has, and makes sure that it is the one that was used before, and that
+/// clocks agree.
 async fn inputs(context: &Context, account: &StripeAccount, clock: RunClock) -> Result<PlanInputs, Failure> {
     let billing = &context.billing;
     let (remote, date) = account.meters().await.map_err(failure)?;

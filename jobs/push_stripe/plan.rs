@@ -1,5 +1,5 @@
-//! Differences between the books and what was sent → events: loads some customers, asks [`decide`] for each meter, and writes events,
-//! totals and what is deferred in the same transaction.
+//! Differences between the books and what was sent → events: loads some customers, asks [`decide`]
+//! for each meter, and writes events, totals and what is deferred in the same transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -78,7 +78,8 @@ pub(super) async fn plan(c: &Connection, inputs: &PlanInputs, limit: u32, now: i
     Ok(PlanOutcome { more: u64::from(limit) == outcome.customers, ..outcome })
 }
 
-/// Plans for these customers, each with the first day whose usage may have changed, and writes it; a dry run only tells.
+/// Plans for these customers, each with the first day whose usage may have changed, and writes it;
+/// a dry run only tells.
 pub(super) async fn plan_for(
     c: &Connection,
     inputs: &PlanInputs,
@@ -108,7 +109,8 @@ pub(super) async fn plan_for(
     billing_target::store_targets(c, &changes.totals, now).await?;
     billing_target::looked_at(c, &changes.looked_at).await?;
     billing_target::put_off(c, &changes.put_off).await?;
-    // makes its customer due again: the period whose usage it is may not be among those that were looked at
+    // makes its customer due again: the period whose usage it is may not be among those that were
+    // looked at
     if !changes.withdrawn.is_empty() {
         billing_target::withdraw(c, &changes.withdrawn, now).await?;
     }
@@ -173,7 +175,8 @@ fn case(
 ) -> (Option<Loaded>, Option<DeferReason>) {
     let stripe = due.stripe_customer.as_deref();
     let sent = due.sent.get(meter).map(Vec::as_slice).unwrap_or_default();
-    // what was planned for another Stripe customer, or for a period that is no subscription's any more, and never sent is planned anew
+    // what was planned for another Stripe customer, or for a period that is no subscription's any
+    // more, and never sent is planned anew
     let is_final = |s: &billing_target::SentEvent| {
         let period = due.periods.iter().find(|p| p.start <= s.timestamp && s.timestamp < p.end);
         period.is_some_and(|p| now >= closes(until(p), inputs.grace))

@@ -1,4 +1,5 @@
-//! Sending: some events are claimed, sent side by side (one of each customer and meter), and what became of each is written down.
+//! Sending: some events are claimed, sent side by side (one of each customer and meter), and what
+//! became of each is written down.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +17,8 @@ use books::stripe::meter_event::{AttemptOutcome, EventState, MeterEvent};
 
 /// Seconds of sending that are claimed at once.
 const CLAIMED_SECONDS: u32 = 5;
-/// What is claimed is not sent any more after this time; long after it another run takes it for dead.
+/// What is claimed is not sent any more after this time; long after it another run takes it for
+/// dead.
 const HOLD: Duration = Duration::from_secs(60);
 /// Outcomes that are written down in one transaction.
 const SETTLED_AT_ONCE: usize = 250;
@@ -75,7 +77,8 @@ pub(super) enum SendAnswer {
     NotSent(String),
 }
 
-/// Reads the end of a call. <https://docs.stripe.com/api/idempotent_requests>, <https://docs.stripe.com/error-low-level>
+/// Reads the end of a call. <https://docs.stripe.com/api/idempotent_requests>,
+/// <https://docs.stripe.com/error-low-level>
 pub(super) fn answer(error: &CallError) -> SendAnswer {
     let said = error.to_string();
     match (error.status, error.kind) {
@@ -94,7 +97,8 @@ pub(super) fn answer(error: &CallError) -> SendAnswer {
     }
 }
 
-/// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the attempt is a sign that Stripe is away.
+/// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the
+/// attempt is a sign that Stripe is away.
 pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option<String>, now: i64) -> AttemptOutcome {
     let doubt = event.maybe_applied;
     let open = if doubt { EventState::Unconfirmed } else { EventState::Pending };
@@ -123,7 +127,8 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
     match answer {
         SendAnswer::Taken(false) => taken(now),
         SendAnswer::Taken(true) => taken(first),
-        // an attempt that may have been applied was: anything else has our identifier and is not ours
+        // an attempt that may have been applied was: anything else has our identifier and is not
+        // ours
         SendAnswer::Exists(_) if doubt => taken(first),
         SendAnswer::Exists(why) => settled(EventState::Refused, None, Some(why)),
         // an earlier attempt may have been taken: only the totals can tell

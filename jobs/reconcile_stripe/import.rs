@@ -12,8 +12,9 @@ use books::stripe::restoration::Restoration;
 use books::stripe::restore::TotalToImport;
 use books::units::calendar::instant;
 
-/// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a day. They are not deferred to the day's allowance, which
-/// would be weeks for books of some thousand customers, but count in it.
+/// Periods that one run takes over at most, one after the other: minutes of each hour, and 48,000 a
+/// day. They are not deferred to the day's allowance, which would be weeks for books of some
+/// thousand customers, but count in it.
 const MOST: u32 = 2000;
 
 /// What can be taken over now.
@@ -41,7 +42,8 @@ pub(super) async fn totals_to_import(
         let missing = books.bills_missing(restoration, exports).await?;
         report.bills_missing = missing.iter().map(|(export, month)| format!("{export} {month}")).collect();
         if let Some((_, first)) = missing.iter().min_by_key(|(_, month)| *month) {
-            // what the lost books had sent was for usage that these do not know before they have read it: it would be taken back
+            // what the lost books had sent was for usage that these do not know before they have
+            // read it: it would be taken back
             report.not_yet = Some(format!(
                 "bills have to be read again and booked first ({}): `meter backfill ingest --from {first}`, `meter versions`; when the files of one are gone, \
                  `meter restored --without EXPORT/MONTH`",
@@ -59,7 +61,8 @@ pub(super) async fn totals_to_import(
     Ok(found.into_iter().map(|of| (restoration, of)).collect())
 }
 
-/// Whether nothing that these books sent themselves can be missing in a total, or come to be in it. Pure.
+/// Whether nothing that these books sent themselves can be missing in a total, or come to be in it.
+/// Pure.
 pub(super) fn is_quiet(events: &InvoiceEvents, now: i64, quiet: i64) -> bool {
     let shows = |e: &super::AcceptedEvent| e.imported || now - e.at >= quiet;
     !events.in_flight
@@ -75,8 +78,8 @@ pub(super) fn surplus(events: &InvoiceEvents, seen: i64) -> i64 {
     if surplus == events.discarded { 0 } else { surplus }
 }
 
-/// What a person has made good stays as it is. A shortage is still there whatever was sent since; too much may have been taken back, so it is left out
-/// only where a stretch still has it. Pure.
+/// What a person has made good stays as it is. A shortage is still there whatever was sent since;
+/// too much may have been taken back, so it is left out only where a stretch still has it. Pure.
 pub(super) fn without_known(surpluses: [i64; 2], shortfall: i64) -> [i64; 2] {
     match surpluses {
         [covered, rest] if shortfall > 0 => [covered.saturating_add(shortfall), rest],
@@ -86,7 +89,8 @@ pub(super) fn without_known(surpluses: [i64; 2], shortfall: i64) -> [i64; 2] {
     }
 }
 
-/// By how much Stripe is short of what the books know, and since when it was seen to be by just as much; none when it is not shortfall. Pure.
+/// By how much Stripe is short of what the books know, and since when it was seen to be by just as
+/// much; none when it is not shortfall. Pure.
 pub(super) fn too_little(surpluses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
     let shortfall = -surpluses.into_iter().filter(|surplus| *surplus < 0).fold(0_i64, i64::saturating_add);
     let since = before.filter(|(was, _)| *was == shortfall).map_or(now, |(_, since)| since);
@@ -115,7 +119,8 @@ pub(super) async fn import_total(
     let surpluses = without_known(surpluses, of.acknowledged);
     let name = format!("{} {}", of.customer, of.meter);
     if let Some((shortfall, since)) = too_little(surpluses, of.shortfall, now.as_second()) {
-        // that these books sent it is certain; that Stripe lost it is not, and to send it again by mistake would bill it twice
+        // that these books sent it is certain; that Stripe lost it is not, and to send it again by
+        // mistake would bill it twice
         if now.as_second() - since < context.billing.quiet {
             tracing::info!(
                 shortfall,

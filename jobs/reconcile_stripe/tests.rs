@@ -53,7 +53,8 @@ fn read(of: &TotalToCheck, total: impl Fn(i64) -> i64, now: i64) -> Comparison {
     })
 }
 
-/// Verdicts of one read after the other, each at an instant counted from [`T0`], while Stripe's total is `total`.
+/// Verdicts of one read after the other, each at an instant counted from [`T0`], while Stripe's
+/// total is `total`.
 fn verdicts(mut of: TotalToCheck, total: i64, instants: &[i64]) -> Vec<TotalVerdict> {
     let mut found = vec![];
     for now in instants {
@@ -128,7 +129,8 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
 fn what_was_taken_over_is_judged_whole_or_not_at_all() {
     let now = T0 + 20 * DAY;
     let imported = AcceptedEvent { imported: true, at: now, ..took(2, 100, 10 * DAY) };
-    // its own time is that of the last that it stands for, so a total up to then may have some of it
+    // its own time is that of the last that it stands for, so a total up to then may have some of
+    // it
     for (own, expected) in [
         (None, Some(T0 + 30 * DAY)),
         (Some(12 * DAY), Some(T0 + 12 * DAY)),
@@ -457,7 +459,8 @@ fn what_no_lost_event_explains_is_for_a_person() {
     let rows: &[(&[i64], i64, &str)] = &[
         (&[10, 20], 37, "7 more than was sent"),
         (&[10, 20], 25, "5 less than was sent"),
-        // taking away what is too much is nobody's right but a person's, even if a correction explains it
+        // taking away what is too much is nobody's right but a person's, even if a correction
+        // explains it
         (&[100, -7], 100, "7 more than was sent"),
         (&[1, 2, 4, 8, 16, 32], 63 - 47, "47 less than was sent"),
     ];
@@ -533,7 +536,8 @@ impl StripeAccount {
 
 const DAYS: i64 = 6;
 
-/// When each event is taken, its value, how long it takes to show, and whether it is lost; at most four are, and no correction.
+/// When each event is taken, its value, how long it takes to show, and whether it is lost; at most
+/// four are, and no correction.
 fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
     let value = prop_oneof![5 => 1..12_i64, 2 => 1..2000_i64, 1 => -30..0_i64];
     let end = DAYS * DAY;
@@ -551,7 +555,8 @@ fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
     })
 }
 
-/// Reads every `step` seconds, long after the period is over, and plans anew what is not_received; returns the sums that were not_received.
+/// Reads every `step` seconds, long after the period is over, and plans anew what is not_received;
+/// returns the sums that were not_received.
 fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCaseError> {
     let end = T0 + DAYS * DAY + 30;
     let mut account = StripeAccount { all: vec![], of: TotalToCheck { end, ..of(InvoiceEvents::default()) } };
@@ -590,7 +595,8 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// All that is lost, and nothing else, is planned anew, whatever the lag; no honest total is an alarm.
+    /// All that is lost, and nothing else, is planned anew, whatever the lag; no honest total is an
+    /// alarm.
     #[test]
     fn what_is_lost_is_found_and_nothing_else(events in any_events(), hours in 2..10_i64) {
         let lost: i64 = events.iter().filter(|(.., lag)| lag.is_none()).map(|(_, value, _)| value).sum();

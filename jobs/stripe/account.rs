@@ -1,4 +1,5 @@
-//! Is it the account that was used before, does its clock agree, and what its refusals mean for a run.
+//! Is it the account that was used before, does its clock agree, and what its refusals mean for a
+//! run.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,8 @@ use super::{BillingSettings, RemoteMeter};
 use crate::job;
 use books::stripe::billing_target::StripeMeter;
 
-/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice: a clock that is further off sends nothing.
+/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice:
+/// a clock that is further off sends nothing.
 const SKEW: SignedDuration = SignedDuration::from_secs(240);
 /// Turns what Stripe said into the end of a run.
 pub fn failure(error: CallError) -> job::Failure {
@@ -46,7 +48,8 @@ pub fn skew(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure>
 /// The account's active meter of each that is mapped. Pure.
 ///
 /// # Errors
-/// When the account is not the one that was used before, or a meter is mapped otherwise than before.
+/// When the account is not the one that was used before, or a meter is mapped otherwise than
+/// before.
 pub fn matched(
     billing: &BillingSettings,
     known: &[StripeMeter],

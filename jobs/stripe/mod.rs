@@ -1,7 +1,9 @@
-//! Stripe, as far as metering goes: an account, what is asked of it, and the few fields that are read of its answers.
+//! Stripe, as far as metering goes: an account, what is asked of it, and the few fields that are
+//! read of its answers.
 //!
-//! Requests are async-stripe's typed ones over [`transport`]. Where an answer must be understood whatever else is in it, its fields are read
-//! one by one: async-stripe refuses a whole list for one field that it did not expect.
+//! Requests are async-stripe's typed ones over [`transport`]. Where an answer must be understood
+//! whatever else is in it, its fields are read one by one: async-stripe refuses a whole list for
+//! one field that it did not expect.
 
 pub mod account;
 pub mod check;
@@ -46,7 +48,8 @@ pub struct BillingSettings {
     pub grace: i64,
     /// Requests for totals on one day.
     pub reads_per_day: u32,
-    /// How long after books were restored from a backup Stripe's totals are believed to have all that the lost ones had sent, in seconds.
+    /// How long after books were restored from a backup Stripe's totals are believed to have all
+    /// that the lost ones had sent, in seconds.
     pub quiet: i64,
     pub mode: StripeMode,
 }
@@ -92,7 +95,8 @@ pub struct StripeAccount {
     pub sends: Arc<SendCounters>,
 }
 
-/// Attempts to send, counted as they end, so that those of a run that fails count too; for the operator.
+/// Attempts to send, counted as they end, so that those of a run that fails count too; for the
+/// operator.
 #[derive(Debug, Default)]
 pub struct SendCounters {
     pub accepted: AtomicU64,
@@ -174,7 +178,8 @@ pub struct Page<T> {
 impl StripeAccount {
     /// An account that is sent `per_second` requests at most, `at_once` at once.
     pub fn new(transport: Transport, per_second: NonZeroU32, at_once: usize, timeout: Duration) -> Self {
-        // a tenth of a second's requests may come at once, so that a short wait of ours costs no rate
+        // a tenth of a second's requests may come at once, so that a short wait of ours costs no
+        // rate
         let burst = NonZeroU32::new(per_second.get() / 10).unwrap_or(NonZeroU32::MIN);
         let rate = Arc::new(RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)));
         Self { transport, rate, at_once, per_second: per_second.get(), timeout, sends: Arc::default() }
@@ -200,7 +205,8 @@ impl StripeAccount {
         self.rate.until_ready().await;
     }
 
-    /// SendCounters an event, whose turn by [`StripeAccount::ready`] has come. Errors that come with a status of 2xx mean that Stripe has it.
+    /// SendCounters an event, whose turn by [`StripeAccount::ready`] has come. Errors that come
+    /// with a status of 2xx mean that Stripe has it.
     pub async fn send(&self, event: &MeterEvent) -> Result<ResponseMeta, CallError> {
         let [customer, value] = PAYLOAD.map(str::to_owned);
         let payload = HashMap::from([(customer, event.stripe_customer.clone()), (value, event.value.to_string())]);
@@ -265,7 +271,8 @@ impl StripeAccount {
         }
     }
 
-    /// A page of subscriptions in every state, the newest first; `since` leaves out those that were made before.
+    /// A page of subscriptions in every state, the newest first; `since` leaves out those that were
+    /// made before.
     pub async fn subscriptions(
         &self,
         since: Option<i64>,

@@ -1,5 +1,6 @@
-//! One HTTP call to Stripe, with everything kept that async-stripe's own client throws away: the status whatever the body is, Request-Id,
-//! Retry-After and the time at Stripe. It never tries again by itself: whoever calls decides, and keeps count in the books.
+//! One HTTP call to Stripe, with everything kept that async-stripe's own client throws away: the
+//! status whatever the body is, Request-Id, Retry-After and the time at Stripe. It never tries
+//! again by itself: whoever calls decides, and keeps count in the books.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! What a bill can be besides good: each gets an error that says what and where, and the books stay as they were.
+//! What a bill can be besides good: each gets an error that says what and where, and the books stay
+//! as they were.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -71,7 +72,8 @@ async fn an_absurd_footer_length_is_not_believed() {
     }
 }
 
-/// Any byte that is flipped is found, or does no harm: the books are whole or untouched, and nothing panics.
+/// Any byte that is flipped is found, or does no harm: the books are whole or untouched, and
+/// nothing panics.
 #[tokio::test]
 async fn a_flipped_byte_never_books_half() {
     let whole = good();
@@ -102,7 +104,8 @@ async fn a_flipped_byte_never_books_half() {
 #[tokio::test]
 async fn a_corrupt_page_is_named_by_file_row_group_and_column() {
     let whole = good();
-    // the value of the first amount stands in the file as it is; what stands before it in its page is the page header
+    // the value of the first amount stands in the file as it is; what stands before it in its page
+    // is the page header
     let amount = 1.5_f64.to_le_bytes();
     let at = whole.windows(8).position(|w| w == amount).unwrap();
     let mut bytes = whole;
@@ -250,7 +253,8 @@ async fn a_location_without_an_export_or_with_two_is_named() {
     refused(&world, &["several exports below", "one/ (legacy)", "two/ (legacy)"]).await;
 }
 
-/// The same two lines in every type that a column may have, REQUIRED or OPTIONAL, make the same books.
+/// The same two lines in every type that a column may have, REQUIRED or OPTIONAL, make the same
+/// books.
 #[tokio::test]
 async fn every_type_that_a_column_may_have_makes_the_same_books() {
     let amounts: Vec<(&str, ArrayRef)> = vec![
@@ -324,7 +328,8 @@ async fn whole_numbers_and_int96_are_read_too() {
     assert_eq!(days, ["2026-10-02|15000000000"]);
 }
 
-/// One line whose start is an INT96, written with the low-level writer: Arrow cannot write that type.
+/// One line whose start is an INT96, written with the low-level writer: Arrow cannot write that
+/// type.
 fn int96() -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int96, Int96Type};
     let message = "message bill {

@@ -1,4 +1,5 @@
-//! `enforce_budgets` on real books: what customers feel, whatever happens to bills, budgets, plans, subscriptions and clocks. Each run is done twice.
+//! `enforce_budgets` on real books: what customers feel, whatever happens to bills, budgets, plans,
+//! subscriptions and clocks. Each run is done twice.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -49,7 +50,8 @@ impl World {
         self.context.books.apply_plans(plans, &meters, false, now()).await.unwrap()
     }
 
-    /// Books where `ann` is a customer of a plan with 100 minutes and a cent for each more, and used `minutes`.
+    /// Books where `ann` is a customer of a plan with 100 minutes and a cent for each more, and
+    /// used `minutes`.
     async fn with_ann(minutes: f64) -> Self {
         let world = Self::new().await;
         world.apply(vec![plan("pro", "2020-01-01T00:00:00Z", ("100", Some("0.01")))]).await;
@@ -203,7 +205,8 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
     world.enforce_at(at("2026-10-29T12:00:00Z")).await;
     let e = world.chime_of("ann").await;
     assert_eq!((e.period_start.as_second(), e.used), (noon, (10..=28).sum::<i32>().to_string().parse().unwrap()));
-    // it ends on the 20th at noon: that day is the subscription's, and what follows is nobody's to allow
+    // it ends on the 20th at noon: that day is the subscription's, and what follows is nobody's to
+    // allow
     world.execute(format!("UPDATE subscriptions SET ended_at = {}", noon + 10 * 86_400)).await;
     roll(&world.context.books, now(), false, 0).await.unwrap();
     world.enforce().await;

@@ -1,10 +1,12 @@
-//! Random histories of metering and billing, with everything going wrong that can: after the dust has settled, Stripe's invoices add up to
-//! what the books say, plus what is visibly deferred; nothing twice, nothing lost.
+//! Random histories of metering and billing, with everything going wrong that can: after the dust
+//! has settled, Stripe's invoices add up to what the books say, plus what is visibly deferred;
+//! nothing twice, nothing lost.
 //!
-//! A history is a customer's usage on two meters over weeks, restated up and down, while periods roll over, subscriptions end, runs are
-//! killed in the middle, answers are lost, broken or late, and workers are away for a week. Three customers share a world, which is made from
-//! its seed; the fake at the other end keeps Stripe's own books. `METER_TEST_SEED=n` runs a world again, `METER_TEST_WORLDS=n` says how many
-//! there are: 3,400 of them have 10,200 histories.
+//! A history is a customer's usage on two meters over weeks, restated up and down, while periods
+//! roll over, subscriptions end, runs are killed in the middle, answers are lost, broken or late,
+//! and workers are away for a week. Three customers share a world, which is made from its seed; the
+//! fake at the other end keeps Stripe's own books. `METER_TEST_SEED=n` runs a world again,
+//! `METER_TEST_WORLDS=n` says how many there are: 3,400 of them have 10,200 histories.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 

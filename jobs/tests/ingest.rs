@@ -144,7 +144,8 @@ async fn counters_hold_the_current_month_and_roll_over() {
     let november = "2026-11-02T00:00:00Z".parse().unwrap();
     job().run(&world.context, november).await.unwrap();
     assert_eq!(world.dump(counters).await, ["0.0|2026-11"]);
-    // a long run that began before midnight books something for the old month: the counters stay in the new one
+    // a long run that began before midnight books something for the old month: the counters stay in
+    // the new one
     deliver_lines(&world.bucket(), V2, &[&some()[..], &[chime("alice", 20, 4.0)]].concat());
     assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     assert_eq!(world.dump(counters).await, ["0.0|2026-11"]);
@@ -233,7 +234,8 @@ async fn a_version_that_takes_back_much_is_on_hold_until_it_is_accepted() {
     world.sound().await;
 }
 
-/// The sums of the month stay, but customers lose what is booked to them: a lost tag, or usage that moves between them.
+/// The sums of the month stay, but customers lose what is booked to them: a lost tag, or usage that
+/// moves between them.
 #[tokio::test]
 async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_is_not() {
     let tagged = [chime("alice", 1, 100.0), chime("bob", 1, 20.0)];
@@ -286,7 +288,8 @@ async fn a_manifest_that_is_gone_is_told() {
     assert!(report.warnings[0].contains("its manifest is gone"), "{:?}", report.warnings);
 }
 
-/// Where only the kept copies of manifests are left, the time in the folder's name decides, not that of the copy.
+/// Where only the kept copies of manifests are left, the time in the folder's name decides, not
+/// that of the copy.
 #[tokio::test]
 async fn of_kept_manifests_the_newest_delivery_counts() {
     let world = World::new().await;
@@ -466,8 +469,8 @@ fn line() -> impl Strategy<Value = Line> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// The same lines in any order, cut into any files, make the same bytes in the ledger; and a history of versions ends with
-    /// the usage of its last one.
+    /// The same lines in any order, cut into any files, make the same bytes in the ledger; and a
+    /// history of versions ends with the usage of its last one.
     #[test]
     fn the_order_of_files_and_rows_does_not_matter(
         (lines, shuffled) in prop::collection::vec(line(), 1..60).prop_flat_map(|l| (Just(l.clone()), Just(l).prop_shuffle())),

@@ -1,4 +1,5 @@
-//! Large bills read in parts: the same books as in one go, and parts of different readings never meet.
+//! Large bills read in parts: the same books as in one go, and parts of different readings never
+//! meet.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
@@ -90,7 +91,8 @@ async fn parts_in_any_order_make_the_bill() {
     }
 }
 
-/// Guards against: two workers that group the files in another way share a plan, and half a bill is booked.
+/// Guards against: two workers that group the files in another way share a plan, and half a bill is
+/// booked.
 #[tokio::test]
 async fn parts_of_another_grouping_are_another_plan() {
     let (whole, parted) = (World::new().await, World::new().await);

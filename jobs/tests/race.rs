@@ -60,7 +60,8 @@ impl Source for Meddler {
     }
 }
 
-/// Whatever moves between the first look and the last, at whichever read: nothing is booked, and the run can be repeated.
+/// Whatever moves between the first look and the last, at whichever read: nothing is booked, and
+/// the run can be repeated.
 #[tokio::test]
 async fn what_moves_while_it_is_read_books_nothing() {
     type Deed = fn(&std::path::Path);

@@ -1,4 +1,5 @@
-//! Real AWS bills give the sums that are known of them, in every form, and a second run changes nothing.
+//! Real AWS bills give the sums that are known of them, in every form, and a second run changes
+//! nothing.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

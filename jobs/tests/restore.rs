@@ -1,9 +1,12 @@
-//! Random histories in which the books are lost and a backup is restored: what the lost books had sent is billed once, and so is what they had not.
+//! Random histories in which the books are lost and a backup is restored: what the lost books had
+//! sent is billed once, and so is what they had not.
 //!
-//! A world lives as in `histories.rs`, with every fault. At some moment a backup is made, with events open or not; the books go on for hours or weeks, are
-//! killed, and the backup takes their place. Then time goes on, hour by hour, with new usage, restated usage and cancelled subscriptions as
-//! before, and some worlds are restored a second time. In the end each invoice equals the books. `METER_TEST_SEED=n` runs a world again,
-//! `METER_TEST_WORLDS=n` says how many there are.
+//! A world lives as in `histories.rs`, with every fault. At some moment a backup is made, with
+//! events open or not; the books go on for hours or weeks, are killed, and the backup takes their
+//! place. Then time goes on, hour by hour, with new usage, restated usage and cancelled
+//! subscriptions as before, and some worlds are restored a second time. In the end each invoice
+//! equals the books. `METER_TEST_SEED=n` runs a world again, `METER_TEST_WORLDS=n` says how many
+//! there are.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -122,7 +125,8 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
     let world = World::new(template, &mut rng, begin).await;
-    // whose periods a backup does not have gets them from the restoration on: these are customers of before
+    // whose periods a backup does not have gets them from the restoration on: these are customers
+    // of before
     roll(&world.context.books, at(begin), false, 0).await.unwrap();
     let now = begin + HOUR;
     let cancels = CUSTOMERS.map(|_| (rng.u8(0..5) == 0).then(|| now + rng.i64(2..40) * DAY));
@@ -188,7 +192,8 @@ async fn run_all(world: &World, now: i64, synced: bool) {
     }
 }
 
-/// What is sent before it is known that a subscription has ended is on no invoice; the totals know it apart.
+/// What is sent before it is known that a subscription has ended is on no invoice; the totals know
+/// it apart.
 #[tokio::test]
 async fn ends_that_become_known_late_are_taken_over_as_they_are() {
     for minutes in [0, 17] {
@@ -258,7 +263,8 @@ async fn hours(world: &World, mut now: i64, end: i64) -> i64 {
     now
 }
 
-/// Stripe's totals fall behind what the restored books themselves had sent: that is no reason to send it again, before it has stayed so.
+/// Stripe's totals fall behind what the restored books themselves had sent: that is no reason to
+/// send it again, before it has stayed so.
 #[tokio::test]
 async fn less_than_the_books_know_is_believed_only_when_it_stays() {
     for comes_back in [true, false] {
@@ -290,7 +296,8 @@ async fn less_than_the_books_know_is_believed_only_when_it_stays() {
     }
 }
 
-/// What the lost books had sent was for usage that bills tell again: before these are read it would be taken back.
+/// What the lost books had sent was for usage that bills tell again: before these are read it would
+/// be taken back.
 #[tokio::test]
 async fn totals_are_taken_over_only_when_bills_were_read_again() {
     let (mut world, mut rng, begin) = calm(4).await;
@@ -329,7 +336,8 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     assert!(world.rows("SELECT 1 FROM meter_events WHERE imported = 1 AND value < 0").await.is_empty());
 }
 
-/// A customer subscribes after the backup, and a month ends before the books are restored: the month is closed when it is known whose period it was.
+/// A customer subscribes after the backup, and a month ends before the books are restored: the
+/// month is closed when it is known whose period it was.
 #[tokio::test]
 async fn periods_are_closed_when_subscriptions_are_known_again() {
     let template = Template::new().await;
@@ -362,7 +370,8 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     assert_ne!(billed, ["0"]);
 }
 
-/// A copy cannot be newer than what is in it, whatever is said of it; of two marks the earlier one stays.
+/// A copy cannot be newer than what is in it, whatever is said of it; of two marks the earlier one
+/// stays.
 #[tokio::test]
 async fn a_copy_is_of_the_time_of_the_newest_thing_in_it() {
     let (mut world, _, begin) = calm(6).await;

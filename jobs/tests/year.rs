@@ -1,8 +1,10 @@
-//! A simulated year of billing periods: closed TURN counts equal those of a naive model, whatever outages and double runs there were.
+//! A simulated year of billing periods: closed TURN counts equal those of a naive model, whatever
+//! outages and double runs there were.
 //!
-//! Thirteen months with a leap February, an anchor on every day of the month, subscriptions that end, come back and change their anchor, the
-//! contract page's own statement to take allocations, and `roll_periods` at random times: late after outages of up to fifty days, twice, and
-//! with a clock that was set back.
+//! Thirteen months with a leap February, an anchor on every day of the month, subscriptions that
+//! end, come back and change their anchor, the contract page's own statement to take allocations,
+//! and `roll_periods` at random times: late after outages of up to fifty days, twice, and with a
+//! clock that was set back.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
@@ -27,7 +29,8 @@ impl Dice {
     }
 }
 
-// The naive model: months by a table, boundaries by looking through every instant that could be one.
+// The naive model: months by a table, boundaries by looking through every instant that could be
+// one.
 
 fn leap(year: i64) -> bool {
     year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
@@ -82,7 +85,8 @@ fn naive_end(subs: &[Sub], start: i64) -> i64 {
     found.into_iter().filter(|t| *t > start).min().unwrap()
 }
 
-/// One customer: what is known of the subscriptions, the ends of what is closed, and counts by start of the period.
+/// One customer: what is known of the subscriptions, the ends of what is closed, and counts by
+/// start of the period.
 #[derive(Default)]
 struct Model {
     subs: Vec<Sub>,

@@ -14,7 +14,8 @@ use crate::wiring;
 /// What to do with budgets.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Set what all overage of a customer may cost in each billing period, or that of one meter; it holds from the next enforcement on
+    /// Set what all overage of a customer may cost in each billing period, or that of one meter; it
+    /// holds from the next enforcement on
     Set {
         /// The customer's id
         customer: String,

@@ -45,7 +45,8 @@ pub(crate) enum Action {
         #[arg(long, value_name = "ID")]
         stripe_customer_id: Option<String>,
     },
-    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id, status (only id is needed); all or none
+    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id, status (only id
+    /// is needed); all or none
     Import {
         /// The file
         file: PathBuf,

@@ -1,4 +1,5 @@
-//! `meter demo`: a made-up month of AWS bills, booked, delivered again, restated; a budget that is overrun; and the proof.
+//! `meter demo`: a made-up month of AWS bills, booked, delivered again, restated; a budget that is
+//! overrun; and the proof.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +39,8 @@ pub(crate) struct Args {
 enum Action {
     /// Only make a bill, in AWS's own layout
     Generate(Generate),
-    /// Only run the made-up Stripe account, for a worker with the key sk_test_demo, until told to stop
+    /// Only run the made-up Stripe account, for a worker with the key sk_test_demo, until told to
+    /// stop
     Stripe {
         /// Where
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:12111")]
@@ -234,7 +236,8 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit>
     Ok(done)
 }
 
-/// Minutes, credentials and prices of the demo's plan, made to fit its bill: half of what the first customer used is included.
+/// Minutes, credentials and prices of the demo's plan, made to fit its bill: half of what the first
+/// customer used is included.
 async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyhow::Result<String> {
     let usage = context.books.usage(month, None).await?;
     let chime = usage.iter().filter(|u| u.known && u.meter == "chime_minutes");

@@ -1,4 +1,5 @@
-//! The part of `meter demo` that bills: a made-up Stripe account in this process, faults on the way, a restated bill, and the invoices.
+//! The part of `meter demo` that bills: a made-up Stripe account in this process, faults on the
+//! way, a restated bill, and the invoices.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ const EVENT: &str = "demo_chime_milliminutes";
 /// Customers that subscribe.
 const SUBSCRIBERS: usize = 3;
 
-/// Bills the month so far to customers who subscribed on its first day; `restate` has AWS change its mind.
+/// Bills the month so far to customers who subscribed on its first day; `restate` has AWS change
+/// its mind.
 pub(super) async fn bill(
     context: &Context,
     config: &Config,
@@ -89,15 +91,18 @@ pub(super) async fn bill(
     Ok(())
 }
 
-/// Meters of the account that [`serve`] runs: event name, price, and what a unit of Stripe costs in cents.
+/// Meters of the account that [`serve`] runs: event name, price, and what a unit of Stripe costs in
+/// cents.
 const SERVED: [(&str, &str, &str); 2] =
     [("demo_chime_milliminutes", "price_demo_chime", "0.001"), ("demo_storage_milligb", "price_demo_storage", "0.005")];
 /// Customers of that account.
 const SERVED_CUSTOMERS: u32 = 40;
-/// Since when they subscribe: a fixed instant, so that the account is the same at each start. 2026-01-01T00:00:00Z.
+/// Since when they subscribe: a fixed instant, so that the account is the same at each start.
+/// 2026-01-01T00:00:00Z.
 const SERVED_SINCE: i64 = 1_767_225_600;
 
-/// Runs a made-up account until told to stop. It forgets everything at its end, so the books of its worker should, too.
+/// Runs a made-up account until told to stop. It forgets everything at its end, so the books of its
+/// worker should, too.
 pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Exit> {
     let options = Options { key: KEY.into(), remember_requests: false, ..Options::default() };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -1,4 +1,5 @@
-//! `meter discover`: what the bill really says. For finding Chime's usage types, which nobody has published.
+//! `meter discover`: what the bill really says. For finding Chime's usage types, which nobody has
+//! published.
 
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;

@@ -1,4 +1,5 @@
-//! `meter doctor`: everything that a worker depends on, asked one by one, each with what to do when it is not well.
+//! `meter doctor`: everything that a worker depends on, asked one by one, each with what to do when
+//! it is not well.
 
 use std::time::Duration;
 

@@ -13,7 +13,8 @@ use crate::wiring;
 /// Which job.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct What {
-    /// Kind of the job: ingest_cur, roll_periods, enforce_budgets, deliver_notifications, sync_stripe, push_stripe, reconcile_stripe, roll_counters, verify_books, probe
+    /// Kind of the job: ingest_cur, roll_periods, enforce_budgets, deliver_notifications,
+    /// sync_stripe, push_stripe, reconcile_stripe, roll_counters, verify_books, probe
     pub(super) kind: String,
     /// Its payload, field by field: export=main month=2026-03
     #[arg(value_name = "FIELD=VALUE")]
@@ -34,7 +35,8 @@ pub(crate) struct Args {
     /// The higher, the sooner; -100 to 100
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-100..=100))]
     priority: i64,
-    /// Unique key instead of the kind's own: while a job with it waits or runs, no second one is enqueued
+    /// Unique key instead of the kind's own: while a job with it waits or runs, no second one is
+    /// enqueued
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Wait for its end, and end as it does

@@ -1,4 +1,5 @@
-//! `meter health`: asks the worker on this machine whether it lives and can work; for containers and supervisors.
+//! `meter health`: asks the worker on this machine whether it lives and can work; for containers
+//! and supervisors.
 
 use std::net::SocketAddr;
 

@@ -124,7 +124,8 @@ pub(super) async fn with_progress(job: IngestCur, context: &Context, now: Timest
     shown(&title, &context.read_settings.progress, job.run(context, now)).await
 }
 
-/// Awaits `work` while a bar shows how far the reading has come; no bar when standard error is no terminal.
+/// Awaits `work` while a bar shows how far the reading has come; no bar when standard error is no
+/// terminal.
 pub(super) async fn shown<T>(title: &str, progress: &Progress, work: impl Future<Output = T>) -> T {
     if !std::io::stderr().is_terminal() {
         return work.await;

@@ -18,7 +18,8 @@ pub(crate) enum Action {
     Show(Show),
     /// Make dead, cancelled or waiting jobs due now, with all their attempts before them
     Retry(Which),
-    /// Take back jobs that are not finished; a running one stops when its worker next keeps its lease
+    /// Take back jobs that are not finished; a running one stops when its worker next keeps its
+    /// lease
     Cancel(Which),
     /// Remove finished jobs
     Purge(Purge),

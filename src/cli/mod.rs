@@ -59,7 +59,8 @@ pub struct Cli {
     /// Configuration file [default: meter.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the configuration, else warn, and info for `work`]
+    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the
+    /// configuration, else warn, and info for `work`]
     #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
     log: Option<String>,
     #[command(subcommand)]
@@ -85,7 +86,8 @@ enum Command {
     /// Show or set what customers are willing to pay beyond their plan
     #[command(subcommand)]
     Budget(budget::Action),
-    /// Say on one screen whether money is right, work is moving, and what needs a person; ends with 3 or 1 when something does
+    /// Say on one screen whether money is right, work is moving, and what needs a person; ends with
+    /// 3 or 1 when something does
     Status(status::Args),
     /// Check everything that the worker depends on, and say what to do about each finding
     Doctor(doctor::Args),
@@ -189,10 +191,12 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     }
     let config = config?;
     start_log(&config.log, cli.log, matches!(cli.command, Command::Work(_)))?;
-    // blocking threads decode, and one more reads files; each keeps memory of its own, so there are no more than are of use
+    // blocking threads decode, and one more reads files; each keeps memory of its own, so there are
+    // no more than are of use
     let mut blocking = config.read_limits().parallel + 1;
     if matches!(cli.command, Command::Work(_)) {
-        // several bills and parts may be read at once, and none may wait for a thread that another one keeps
+        // several bills and parts may be read at once, and none may wait for a thread that another
+        // one keeps
         blocking = blocking * work::reads_at_once(&config) + 2;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build()?;
@@ -267,7 +271,8 @@ async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// The months from which `--month` or `--from --to` choose; none chosen = the current one and `lookback` before it.
+/// The months from which `--month` or `--from --to` choose; none chosen = the current one and
+/// `lookback` before it.
 pub(crate) fn months(
     month: Option<Month>,
     from: Option<Month>,

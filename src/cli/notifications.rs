@@ -27,7 +27,8 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Send notifications again, dead or delivered; they have a new day. A running worker sends them within a minute
+    /// Send notifications again, dead or delivered; they have a new day. A running worker sends
+    /// them within a minute
     Redeliver {
         /// Their ids
         #[arg(required_unless_present = "dead")]

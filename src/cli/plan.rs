@@ -23,7 +23,8 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Add the versions that a file describes (see plans.toml in the sources); all or none, and again changes nothing
+    /// Add the versions that a file describes (see plans.toml in the sources); all or none, and
+    /// again changes nothing
     Apply {
         /// The file
         file: PathBuf,

@@ -1,4 +1,5 @@
-//! `meter reconcile`: what AWS billed, what the ledger holds, and what Stripe has, beside each other.
+//! `meter reconcile`: what AWS billed, what the ledger holds, and what Stripe has, beside each
+//! other.
 
 use std::collections::BTreeMap;
 
@@ -29,13 +30,15 @@ const SHOWN: usize = 50;
 /// Of whom, and when.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only this customer, period by period; Stripe is asked first, if there is a key [default: sums of all]
+    /// Only this customer, period by period; Stripe is asked first, if there is a key [default:
+    /// sums of all]
     customer: Option<String>,
     /// Billing periods that begin in this month [default: the last two months and the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Say that alarms and deferred amounts of this customer are dealt with outside of the books (a credit note, an invoice by hand, written off):
-    /// nobody is told of them again as they are. The books stay as they are, and so does the difference that is shown here
+    /// Say that alarms and deferred amounts of this customer are dealt with outside of the books (a
+    /// credit note, an invoice by hand, written off): nobody is told of them again as they are. The
+    /// books stay as they are, and so does the difference that is shown here
     #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
     acknowledge: bool,
     /// Why; it is kept

@@ -28,7 +28,8 @@ pub(crate) struct Args {
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Write an HTML document there, which is whole in itself; a file that is there is replaced; `-` is standard output
+    /// Write an HTML document there, which is whole in itself; a file that is there is replaced;
+    /// `-` is standard output
     #[arg(long, value_name = "FILE")]
     html: PathBuf,
 }

@@ -16,8 +16,8 @@ pub(crate) struct Args {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
     #[arg(long, value_name = "INSTANT", required_unless_present = "without")]
     backup_at: Option<Timestamp>,
-    /// Totals are taken over without the bill of this export and month, whose files are gone: `main/2026-01`. What the lost books had booked of it after
-    /// the backup is taken back
+    /// Totals are taken over without the bill of this export and month, whose files are gone:
+    /// `main/2026-01`. What the lost books had booked of it after the backup is taken back
     #[arg(long, value_name = "EXPORT/MONTH", conflicts_with = "backup_at")]
     without: Option<String>,
 }

@@ -26,7 +26,8 @@ pub(crate) struct Args {
     /// Only show what would change (ingest_cur, roll_periods, enforce_budgets)
     #[arg(long)]
     dry_run: bool,
-    /// As if it were this instant (2026-03-01T00:00:00Z); one to come, and any for enforce_budgets, needs --dry-run
+    /// As if it were this instant (2026-03-01T00:00:00Z); one to come, and any for enforce_budgets,
+    /// needs --dry-run
     #[arg(long, value_name = "INSTANT")]
     as_of: Option<Timestamp>,
     /// Print the report as JSON

@@ -16,13 +16,15 @@ use crate::config::Config;
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Make the meters that the account does not have; done twice, it makes nothing twice. Prices are checked, and said how to make
+    /// Make the meters that the account does not have; done twice, it makes nothing twice. Prices
+    /// are checked, and said how to make
     Setup {
         /// Only show what would be made
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare the account with the configuration and the plans, and name each difference; ends with 3 when there is one
+    /// Compare the account with the configuration and the plans, and name each difference; ends
+    /// with 3 when there is one
     Check,
 }
 

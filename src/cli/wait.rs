@@ -13,8 +13,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// After so long without anybody who works, it is said.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until all jobs are finished; ends with the worst of their results. A retry is waited for too. Interrupting it
-/// changes nothing about the jobs.
+/// Waits until all jobs are finished; ends with the worst of their results. A retry is waited for
+/// too. Interrupting it changes nothing about the jobs.
 pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -> anyhow::Result<Exit> {
     let filter = Filter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..Filter::default() };
     let count = u32::try_from(enqueued.len())?;

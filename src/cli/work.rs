@@ -45,7 +45,8 @@ pub(crate) struct Args {
     /// Leave the schedule to other workers
     #[arg(long)]
     no_schedule: bool,
-    /// Serve status page, metrics and health there instead [default: http.listen]; `off` serves nothing
+    /// Serve status page, metrics and health there instead [default: http.listen]; `off` serves
+    /// nothing
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
 }
@@ -127,7 +128,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     tracing::info!(
         "stopped: {done} done, {again} to be tried again, {dead} dead or cancelled, {handed_back} handed back"
     );
-    // a worker that was told to stop has done what it should; one that was to run what is due says how that went
+    // a worker that was told to stop has done what it should; one that was to run what is due says
+    // how that went
     Ok(if args.once && dead > 0 { Exit::Failed } else { Exit::Ok })
 }
 
@@ -141,7 +143,8 @@ async fn start(
 ) -> anyhow::Result<(Worker, Queue, Sources)> {
     let books = in_spite_of_a_full_disk(|| wiring::open_books(config)).await?;
     if !books.is_local() {
-        // a server that takes a connection and says nothing would be waited for as a booking is: for minutes, each time
+        // a server that takes a connection and says nothing would be waited for as a booking is:
+        // for minutes, each time
         let door = wiring::open_books_within(config, ANSWER).await?;
         let answers = tokio::time::timeout(START, in_spite_of_trouble(|| door.schema_version()));
         answers.await.map_err(|_| anyhow!("the database {} gives no answer", config.database.url))??;
@@ -189,7 +192,8 @@ pub(super) fn reads_at_once(config: &Config) -> usize {
     kinds.iter().map(|(kind, own)| config.queue.at_once.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
 }
 
-/// Starts in spite of a database that is locked or not reachable for a while, as when the whole machine starts.
+/// Starts in spite of a database that is locked or not reachable for a while, as when the whole
+/// machine starts.
 async fn in_spite_of_trouble<T, F>(step: impl FnMut() -> F) -> Result<T, BooksError>
 where
     F: Future<Output = Result<T, BooksError>>,
@@ -197,7 +201,8 @@ where
     step.retry(waits()).when(BooksError::is_retryable).notify(tell_once()).await
 }
 
-/// Opens in spite of a disk that is full or a file that is locked for a while; a place that is none is a fault at once.
+/// Opens in spite of a disk that is full or a file that is locked for a while; a place that is none
+/// is a fault at once.
 async fn in_spite_of_a_full_disk<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,

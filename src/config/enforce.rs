@@ -21,7 +21,8 @@ pub struct EnforceConfig {
     pub stale_after_hours: u16,
     /// What happens then: `keep`, `warn` or `block-overage`.
     pub on_stale: OnStale,
-    /// Shares of an included amount or a budget, in percent, whose crossing is told to the web backend.
+    /// Shares of an included amount or a budget, in percent, whose crossing is told to the web
+    /// backend.
     pub thresholds: Vec<u32>,
 }
 

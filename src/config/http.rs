@@ -18,7 +18,8 @@ const TOKEN_BYTES: usize = 16;
 pub struct HttpConfig {
     /// Address and port; empty = nothing is served.
     pub listen: String,
-    /// Who may read the status page and the jobs. Metrics and health are for whoever reaches the port.
+    /// Who may read the status page and the jobs. Metrics and health are for whoever reaches the
+    /// port.
     pub pages: Pages,
     /// Names by which browsers may ask for pages, besides those of this machine; `*` = any.
     pub hosts: Vec<String>,
@@ -83,8 +84,8 @@ impl HttpConfig {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`; `auto` is `info` for `meter work` and
-    /// `warn` for everything else.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or directives of tracing's `EnvFilter`; `auto` is
+    /// `info` for `meter work` and `warn` for everything else.
     pub level: String,
     /// `text` or `json`.
     pub format: LogFormat,

@@ -84,7 +84,8 @@ impl Default for ScheduleConfig {
     }
 }
 
-/// Reads a cron line of five fields (minute, hour, day, month, weekday; UTC) and refuses one that never fires.
+/// Reads a cron line of five fields (minute, hour, day, month, weekday; UTC) and refuses one that
+/// never fires.
 pub fn cron(line: &str) -> Result<Cron, String> {
     let cron = Cron::from_str(line).map_err(|e| format!("`{line}` is no cron line: {e}"))?;
     if line.split_whitespace().count() != 5 && !line.starts_with('@') {

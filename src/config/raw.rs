@@ -1,5 +1,5 @@
-//! Reading the raw values: the file, the variables over it, and where each value came from, so that a fault can be named with its
-//! place.
+//! Reading the raw values: the file, the variables over it, and where each value came from, so that
+//! a fault can be named with its place.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -122,7 +122,8 @@ impl Raw {
         Ok(())
     }
 
-    /// The typed configuration; a value that does not fit is noted, taken out, and the rest tried again.
+    /// The typed configuration; a value that does not fit is noted, taken out, and the rest tried
+    /// again.
     pub(super) fn extract(&mut self, faults: &mut Vec<String>) -> Config {
         let mut table = self.table.clone();
         let mut taken = std::mem::take(&mut self.taken);
@@ -143,7 +144,8 @@ impl Raw {
             }
             let missing = quoted(&why, "missing field ").map(|field| [&path[..], &[Step::Key(field)]].concat());
             let original = taken.original(&path);
-            // a field that was taken out because its value was wrong is missing now, which is no news
+            // a field that was taken out because its value was wrong is missing now, which is no
+            // news
             if !missing.is_some_and(|field| taken.has(&taken.original(&field))) {
                 faults.push(self.fault(&original, &why));
             }
@@ -229,7 +231,8 @@ impl Taken {
         self.0.push(path);
     }
 
-    /// The place in the file of a place in what is left: entries of a list move up when one before them is taken out.
+    /// The place in the file of a place in what is left: entries of a list move up when one before
+    /// them is taken out.
     fn original(&self, path: &[Step]) -> Vec<Step> {
         let mut original: Vec<Step> = vec![];
         for step in path {

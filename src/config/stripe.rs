@@ -17,7 +17,8 @@ use crate::tls::client_config;
 pub(super) const KEY_VARIABLE: &str = "METER_STRIPE__KEY";
 /// Stripe's API.
 const API: &str = "https://api.stripe.com/";
-/// Requests in a second when nothing is said: live and test. Stripe allows 100 and 25 (<https://docs.stripe.com/rate-limits>).
+/// Requests in a second when nothing is said: live and test. Stripe allows 100 and 25
+/// (<https://docs.stripe.com/rate-limits>).
 const RATES: [u32; 2] = [80, 20];
 /// Idle connections are closed before Stripe's side closes them.
 const IDLE: Duration = Duration::from_secs(55);

@@ -21,7 +21,8 @@ const READY_WAIT: Duration = Duration::from_secs(2);
 /// The schedule is looked at several times a minute.
 const SCHEDULE_LATE: i64 = 120;
 
-/// A connection on which nobody waits but who asks whether the database answers: leases and pages have others.
+/// A connection on which nobody waits but who asks whether the database answers: leases and pages
+/// have others.
 #[derive(Debug)]
 pub struct Door {
     config: Config,
@@ -84,7 +85,8 @@ pub(super) async fn ready(State(server): Shared) -> Response {
     (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
 }
 
-/// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is ready.
+/// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is
+/// ready.
 pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
     // whoever listens everywhere is asked here
     let mut address = address;

@@ -1,4 +1,5 @@
-//! The gauges of the books: one table of names, filled anew from each snapshot, so that a scrape sees one moment and never half of two.
+//! The gauges of the books: one table of names, filled anew from each snapshot, so that a scrape
+//! sees one moment and never half of two.
 
 use std::collections::BTreeMap;
 

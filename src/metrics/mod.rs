@@ -1,6 +1,8 @@
-//! The Prometheus registry: what this process counts, and the gauges of the books. docs/metrics.md explains each; a test compares.
+//! The Prometheus registry: what this process counts, and the gauges of the books. docs/metrics.md
+//! explains each; a test compares.
 //!
-//! Labels are bounded: kinds, states, meters, payers, days. Never a customer, a tag's value or anything secret.
+//! Labels are bounded: kinds, states, meters, payers, days. Never a customer, a tag's value or
+//! anything secret.
 
 mod gauges;
 mod reports;
@@ -21,7 +23,8 @@ pub use self::reports::Told;
 use crate::queue::outcome::Ended;
 use crate::standing::Standing;
 
-/// Upper bounds of how long runs take, in seconds: from a tick that finds nothing to a bill of an hour.
+/// Upper bounds of how long runs take, in seconds: from a tick that finds nothing to a bill of an
+/// hour.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
 /// How a run may end, as `meter_job_runs_total` calls it.
 const OUTCOMES: [&str; 8] = ["done", "attention", "retry", "waiting", "dead", "cancelled", "handed_back", "lost"];
@@ -226,7 +229,8 @@ impl Metrics {
         self.0.snapshot_failures.inc();
     }
 
-    /// All metrics, in Prometheus' text format 0.0.4: those of the process, and the gauges of a snapshot, if there is one yet.
+    /// All metrics, in Prometheus' text format 0.0.4: those of the process, and the gauges of a
+    /// snapshot, if there is one yet.
     pub fn text(&self, sources: &Sources, snapshot: &[MetricFamily]) -> prometheus::Result<String> {
         self.catch_up(sources);
         let mut families = self.0.registry.gather();

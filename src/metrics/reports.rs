@@ -82,5 +82,6 @@ macro_rules! tells_nothing {
     };
 }
 
-// the job that asked for a part tells of its rows; what is sent and fetched is counted as that happens ([`super::Sources`])
+// the job that asked for a part tells of its rows; what is sent and fetched is counted as that
+// happens ([`super::Sources`])
 tells_nothing!(PartReport, PushReport, SyncReport, RollCountersReport, VerifyReport, ProbeReport, String, ());

@@ -1,7 +1,8 @@
 //! Usage by day as bars.
 //!
-//! Both axes are integers, the vertical one in the scaled units of [`Quantity`], so that no float is needed here. The plotting crate
-//! writes colours into every shape; the style sheet replaces exactly these, which is how a chart follows light and dark.
+//! Both axes are integers, the vertical one in the scaled units of [`Quantity`], so that no float
+//! is needed here. The plotting crate writes colours into every shape; the style sheet replaces
+//! exactly these, which is how a chart follows light and dark.
 
 use books::units::quantity::{Quantity, UNIT};
 use jiff::civil::{Date, Weekday};
@@ -39,7 +40,8 @@ impl Bar {
     }
 }
 
-/// A chart, with its title and a description for who cannot see it; `id` must be one of its own on the page.
+/// A chart, with its title and a description for who cannot see it; `id` must be one of its own on
+/// the page.
 pub(super) fn days(id: &str, title: &str, unit: &str, bars: &[Bar]) -> Markup {
     let Some(shapes) = draw(bars) else {
         return html! { p.empty { "The chart could not be drawn; the figures are in the table." } };
@@ -120,7 +122,8 @@ fn centers(bars: &[Bar]) -> impl Iterator<Item = (i32, Bar)> {
     (0..).step_by(10).zip(bars).map(|(begin, bar)| (begin + SLOT / 2, *bar))
 }
 
-/// What customers used, and on it what has no customer; below nothing if a bill took back more than it gave.
+/// What customers used, and on it what has no customer; below nothing if a bill took back more than
+/// it gave.
 fn rectangles(at: i32, bar: Bar) -> impl Iterator<Item = Rectangle<(i32, i128)>> {
     let (first, second) = (bar.attributed.scaled(), bar.unattributed.scaled());
     let from = if first.signum() == second.signum() { first } else { 0 };

@@ -1,6 +1,7 @@
 //! The jobs: a list, one job, and buttons to retry and cancel.
 //!
-//! There is no script, so one form holds the whole list: a button says by `formaction` which job it acts on, and the token is typed once.
+//! There is no script, so one form holds the whole list: a button says by `formaction` which job it
+//! acts on, and the token is typed once.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -31,7 +32,8 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
     document("Jobs", Here::Jobs, 0, body, html! {})
 }
 
-/// The page at `/jobs/{seq}`: the job in short, and `details` as labels and texts; JSON among them stays as it is laid out.
+/// The page at `/jobs/{seq}`: the job in short, and `details` as labels and texts; JSON among them
+/// stays as it is laid out.
 pub fn job(run: &Run, details: &[(String, String)], acting: bool, now: Timestamp) -> String {
     let title = format!("Job {}: {}", run.seq, run.kind);
     let body = html! {
@@ -98,7 +100,8 @@ fn filter_form(list: &JobList<'_>) -> Markup {
     }
 }
 
-/// The Enter key presses the first button of a form; this one does nothing, so that no job is acted on by mistake.
+/// The Enter key presses the first button of a form; this one does nothing, so that no job is acted
+/// on by mistake.
 fn no_default() -> Markup {
     html! { button type="submit" disabled hidden {} }
 }

@@ -1,9 +1,10 @@
 //! Pages to look at: the status page, the jobs, the runbook, and the document of `meter report`.
 //!
-//! Each function takes what is known and gives a whole HTML document. Nothing is read here, nothing is fetched by what comes out, and no
-//! script is in it: one style sheet and the charts are inline, so that [`CONTENT_SECURITY_POLICY`] suffices and a saved page stays whole.
-//! Sums, shares and forecasts are made of [`Quantity`] and integers, like the books; a float is met only inside the plotting crate, where
-//! a quantity becomes a pixel.
+//! Each function takes what is known and gives a whole HTML document. Nothing is read here, nothing
+//! is fetched by what comes out, and no script is in it: one style sheet and the charts are inline,
+//! so that [`CONTENT_SECURITY_POLICY`] suffices and a saved page stays whole. Sums, shares and
+//! forecasts are made of [`Quantity`] and integers, like the books; a float is met only inside the
+//! plotting crate, where a quantity becomes a pixel.
 
 mod chart;
 mod glance;
@@ -48,7 +49,8 @@ pub struct Facts<'a> {
     pub version: &'a str,
     /// Where money goes: `dry run`, `test account`, `live account`.
     pub billing: &'a str,
-    /// After how many seconds the page loads itself again; 0: never. With it comes a link to `/?refresh=0`.
+    /// After how many seconds the page loads itself again; 0: never. With it comes a link to
+    /// `/?refresh=0`.
     pub refresh_seconds: u32,
 }
 

@@ -1,4 +1,5 @@
-//! The document of `meter report`: a month, of one customer or of all, to be kept, sent and printed.
+//! The document of `meter report`: a month, of one customer or of all, to be kept, sent and
+//! printed.
 
 use books::units::quantity::Quantity;
 use jiff::civil::Date;
@@ -100,7 +101,8 @@ fn amounts<'a>(what: &str, unit: &str, rows: impl Iterator<Item = (&'a str, Quan
     }
 }
 
-/// Every day of the month, so that a chart shows which ones are missing; without a month, the days there are.
+/// Every day of the month, so that a chart shows which ones are missing; without a month, the days
+/// there are.
 fn bars(days: &[(String, Quantity)], month: &str) -> Vec<Bar> {
     let bar = |day: Date, attributed| Bar { day, attributed, unattributed: Quantity::ZERO };
     let booked: Vec<(Date, Quantity)> = days.iter().filter_map(|(day, q)| Some((day.parse().ok()?, *q))).collect();

@@ -7,8 +7,9 @@ use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, 
 
 use super::layout::{Here, document};
 
-/// A Markdown document as a page. Each heading can be linked to by its text in lower case, with `-` for spaces: `/runbook#meterbillstale`.
-/// Links to other files, pictures and HTML become plain text, because a page has none of them.
+/// A Markdown document as a page. Each heading can be linked to by its text in lower case, with `-`
+/// for spaces: `/runbook#meterbillstale`. Links to other files, pictures and HTML become plain
+/// text, because a page has none of them.
 pub fn runbook(markdown: &str) -> String {
     let Read { mut events, contents, title } = read(markdown);
     let is_title = |event: &Event<'_>| *event == Event::End(TagEnd::Heading(HeadingLevel::H1));
@@ -35,7 +36,8 @@ pub fn runbook(markdown: &str) -> String {
     document(title.as_deref().unwrap_or("Runbook"), Here::Runbook, 0, body, html! {})
 }
 
-/// Where a worker serves a page of the documents that another one names: `stripe.md#states` is `/runbook/stripe#states`.
+/// Where a worker serves a page of the documents that another one names: `stripe.md#states` is
+/// `/runbook/stripe#states`.
 fn served(link: &str) -> Option<String> {
     let (file, part) = link.split_once('#').map_or((link, None), |(file, part)| (file, Some(part)));
     let name = file.strip_suffix(".md").filter(|name| SERVED.contains(name))?;

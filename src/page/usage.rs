@@ -1,4 +1,5 @@
-//! What was used: a card for each meter, with the month so far, where it leads, and a chart of the last days.
+//! What was used: a card for each meter, with the month so far, where it leads, and a chart of the
+//! last days.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +96,8 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
     }
 }
 
-/// The average of the days that are booked, times the days of the month; none without such days, or when all are booked.
+/// The average of the days that are booked, times the days of the month; none without such days, or
+/// when all are booked.
 pub(crate) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quantity> {
     let all = today.days_in_month();
     if booked <= 0 || booked >= i64::from(all) {

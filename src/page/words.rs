@@ -73,7 +73,8 @@ pub(super) fn instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// How long ago something was, or how soon it will be, with the instant for who points at it and for machines.
+/// How long ago something was, or how soon it will be, with the instant for who points at it and
+/// for machines.
 pub(super) fn ago(then: Timestamp, now: Timestamp) -> Markup {
     let text = if then > now {
         format!("in {}", span(then.duration_since(now)))

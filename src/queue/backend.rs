@@ -1,8 +1,9 @@
-//! The face that the queue shows to apalis: a source of claimed jobs, and a layer that takes in how they ended.
+//! The face that the queue shows to apalis: a source of claimed jobs, and a layer that takes in how
+//! they ended.
 //!
-//! The source never fails and never sleeps over work: what is hard about the database happens in the keeper, which hands over
-//! only jobs for which this process has a free slot. When the keeper is done, the source is exhausted, and apalis' worker
-//! drains and ends by itself.
+//! The source never fails and never sleeps over work: what is hard about the database happens in
+//! the keeper, which hands over only jobs for which this process has a free slot. When the keeper
+//! is done, the source is exhausted, and apalis' worker drains and ends by itself.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,7 +1,9 @@
-//! The tasks that stand between the table and the runs of one process: one claims and acknowledges, one keeps leases.
+//! The tasks that stand between the table and the runs of one process: one claims and acknowledges,
+//! one keeps leases.
 //!
-//! They are apart because they must not wait for each other: leases are kept while claims are slow, and neither waits for a run.
-//! Neither ever ends because of the database: trouble is logged when it begins and when it is over, and in between it is tried again.
+//! They are apart because they must not wait for each other: leases are kept while claims are slow,
+//! and neither waits for a run. Neither ever ends because of the database: trouble is logged when
+//! it begins and when it is over, and in between it is tried again.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,8 @@ use super::store::Queue;
 use super::worker::{Identity, WorkerSettings};
 use crate::metrics::Metrics;
 
-/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share its commit: as long as others
-/// come, and at most so many turns of the runtime.
+/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share
+/// its commit: as long as others come, and at most so many turns of the runtime.
 const WORTH_LINGERING: usize = 16;
 const TURNS: usize = 200;
 const IDLE_TURNS: usize = 8;
@@ -104,7 +106,8 @@ impl Trouble {
     }
 }
 
-/// Claims jobs for free slots and writes down how runs ended, until it is told to stop and all is written.
+/// Claims jobs for free slots and writes down how runs ended, until it is told to stop and all is
+/// written.
 pub(super) struct Keeper {
     pub(super) shared: Shared,
     pub(super) acks: UnboundedReceiver<Ack>,
@@ -212,7 +215,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// One outcome that the table refuses must not keep back the others: it becomes a dead job that says so.
+    /// One outcome that the table refuses must not keep back the others: it becomes a dead job that
+    /// says so.
     async fn write_one_by_one(&mut self) {
         let Shared { queue, by, .. } = &self.shared;
         for finish in std::mem::take(&mut self.finished) {
@@ -235,7 +239,8 @@ impl Keeper {
         drop(self.claims.send(claim));
     }
 
-    /// Waits until there may be something to do. Nothing here looks at the table more often than the poll interval.
+    /// Waits until there may be something to do. Nothing here looks at the table more often than
+    /// the poll interval.
     async fn wait(&mut self, trouble: &mut Trouble) {
         let Shared { queue, policy, holding, .. } = &self.shared;
         let free = holding.len() < policy.concurrency;
@@ -287,7 +292,8 @@ impl Keeper {
         }
     }
 
-    /// Whether a claim could bring something: on a local file, only asked when another connection has written.
+    /// Whether a claim could bring something: on a local file, only asked when another connection
+    /// has written.
     async fn something_due(&mut self) -> Result<bool, BooksError> {
         let queue = &self.shared.queue;
         if queue.db.is_local() {
@@ -309,7 +315,8 @@ fn refuses_the_row(error: &BooksError) -> bool {
         || matches!(error, BooksError::Sql(text) if signs.iter().any(|sign| text.contains(sign)))
 }
 
-/// Keeps the leases of this process, and takes over the jobs of processes that no longer keep theirs.
+/// Keeps the leases of this process, and takes over the jobs of processes that no longer keep
+/// theirs.
 pub(super) async fn keep_leases(shared: Shared) {
     let (mut watch, mut trouble) = (Watch::default(), Trouble::default());
     let length = shared.by.lease;
@@ -414,8 +421,8 @@ impl Queue {
             .await
     }
 
-    /// Says that this process is alive and what it does; returns the schema version of the database,
-    /// or nothing when its row is gone.
+    /// Says that this process is alive and what it does; returns the schema version of the
+    /// database, or nothing when its row is gone.
     async fn say(&self, shared: &Shared) -> Result<Option<i64>, BooksError> {
         let state = if shared.stopping() { "stopping" } else { "working" };
         let running = i64::try_from(shared.holding.len()).unwrap_or(i64::MAX);

@@ -82,8 +82,8 @@ impl Kind {
         }
     }
 
-    /// Runs a payload to its end. One that does not fit its type is given up: it is kept, and the reason names the field.
-    /// What it reports is told to `metrics`.
+    /// Runs a payload to its end. One that does not fit its type is given up: it is kept, and the
+    /// reason names the field. What it reports is told to `metrics`.
     pub fn run(
         &self,
         payload: String,

@@ -1,5 +1,5 @@
-//! What workers do with the queue: claim, keep, finish, and take over what others left behind. Each function is one statement, and
-//! each is safe to repeat.
+//! What workers do with the queue: claim, keep, finish, and take over what others left behind. Each
+//! function is one statement, and each is safe to repeat.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -59,8 +59,9 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, BooksError> {
 }
 
 impl Queue {
-    /// Writes what became of finished jobs, and claims others for the slots that are free. On a local file all of it is one
-    /// transaction; on a remote database each statement commits by itself, because the same statements one by one are right too.
+    /// Writes what became of finished jobs, and claims others for the slots that are free. On a
+    /// local file all of it is one transaction; on a remote database each statement commits by
+    /// itself, because the same statements one by one are right too.
     pub(super) async fn round(
         &self,
         by: &Claimer,
@@ -88,8 +89,8 @@ impl Queue {
         if self.db.is_local() { self.db.transaction(work).await } else { self.db.with_connection(work).await }
     }
 
-    /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its own, each with whether somebody
-    /// wants it cancelled.
+    /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its
+    /// own, each with whether somebody wants it cancelled.
     pub(super) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
         let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
@@ -136,7 +137,8 @@ impl Queue {
             .await
     }
 
-    /// Takes jobs away whose heartbeat stood still: they are due again, or dead when that was their last attempt. Returns how many.
+    /// Takes jobs away whose heartbeat stood still: they are due again, or dead when that was their
+    /// last attempt. Returns how many.
     pub(super) async fn lapse(&self, lapsed: &[Lease]) -> Result<u64, BooksError> {
         let rows = json(&lapsed.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
         let now = self.clock.millis();
@@ -153,8 +155,8 @@ impl Queue {
             .await
     }
 
-    /// Makes jobs due whose waiting time was set by a clock that has been set back since, and wakes those whose last child was
-    /// finished by no run (cancelled, or lost with its worker).
+    /// Makes jobs due whose waiting time was set by a clock that has been set back since, and wakes
+    /// those whose last child was finished by no run (cancelled, or lost with its worker).
     pub(super) async fn unstick(&self) -> Result<u64, BooksError> {
         let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
         self.db
@@ -173,7 +175,8 @@ impl Queue {
         std::sync::Arc::new(move |c: Connection| {
             let worker = worker.clone();
             Box::pin(async move {
-                // a write that changes nothing, because a count of rows costs a remote transaction one round trip, and a row two
+                // a write that changes nothing, because a count of rows costs a remote transaction
+                // one round trip, and a row two
                 let sql = "UPDATE jobs SET heartbeat = heartbeat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
                 match c.execute(sql, params![seq, lease, worker]).await? {
                     0 => Err(BooksError::Fenced),
@@ -201,7 +204,8 @@ async fn wake_due(c: &Connection, now: i64) -> Result<(), BooksError> {
     Ok(())
 }
 
-/// One statement: the first due jobs of each kind, by priority and age, that no earlier job of their lane keeps back.
+/// One statement: the first due jobs of each kind, by priority and age, that no earlier job of
+/// their lane keeps back.
 async fn claim(c: &Connection, by: &Claimer, wants: &[Want], total: usize, now: i64) -> Result<Vec<Claim>, BooksError> {
     let mut values = vec![
         Value::Text(by.worker.clone()),
@@ -256,7 +260,8 @@ fn claimed(row: &Row, now: i64) -> Result<Claim, BooksError> {
     })
 }
 
-/// Writes what became of jobs, as far as they are still this worker's, and wakes jobs that waited for the last of them.
+/// Writes what became of jobs, as far as they are still this worker's, and wakes jobs that waited
+/// for the last of them.
 async fn finish(c: &Connection, worker: &str, finished: &[Finish], now: i64) -> Result<(), BooksError> {
     let rows: Vec<_> = finished
         .iter()
@@ -285,8 +290,9 @@ async fn finish(c: &Connection, worker: &str, finished: &[Finish], now: i64) -> 
     Ok(())
 }
 
-/// Makes parked jobs due of which every child is finished. A child that was given up costs its parent an attempt and a wait; a
-/// parent without a child of its own (all that it asked for is being done for another) looks again a little later.
+/// Makes parked jobs due of which every child is finished. A child that was given up costs its
+/// parent an attempt and a wait; a parent without a child of its own (all that it asked for is
+/// being done for another) looks again a little later.
 async fn wake_parents(c: &Connection, which: &str, seqs: Option<String>, now: i64) -> Result<u64, BooksError> {
     let child = "EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
                  AND o.parent_lease = jobs.lease";
@@ -324,9 +330,10 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// The leases that have lapsed: whose heartbeat stood still before our eyes for the length of a lease, or for half of it
-    /// when the wall clock says too that it is over. What stood still while nobody could look (the database was away, this process
-    /// slept) is looked at anew: its holder could not heartbeat either. Pure but for what it remembers.
+    /// The leases that have lapsed: whose heartbeat stood still before our eyes for the length of a
+    /// lease, or for half of it when the wall clock says too that it is over. What stood still
+    /// while nobody could look (the database was away, this process slept) is looked at anew: its
+    /// holder could not heartbeat either. Pure but for what it remembers.
     pub(super) fn lapsed(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
         let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
         if away {
@@ -352,7 +359,8 @@ impl Watch {
     }
 }
 
-/// Whether another connection has changed a local file since it was last asked: one look into shared memory, no statement.
+/// Whether another connection has changed a local file since it was last asked: one look into
+/// shared memory, no statement.
 pub(super) async fn data_version(db: &Database) -> Result<i64, BooksError> {
     db.with_connection(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?))
         .await
@@ -368,7 +376,8 @@ mod tests {
         Lease { seq: 7, lease: 1, heartbeat, until, worker: "w".into() }
     }
 
-    /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still, at a wall clock of `now_ms`.
+    /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still,
+    /// at a wall clock of `now_ms`.
     fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
         let (mut watch, start) = (Watch::default(), Instant::now());
         let looks = (0..seconds).step_by(5).chain([seconds]);

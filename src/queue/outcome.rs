@@ -7,8 +7,8 @@ use jobs::job::{Failure, Request};
 use super::claim::Claim;
 use super::row::State;
 
-/// How long a job waits after its n-th failure: `base` doubled each time, at most `cap`, and a random share of up to half
-/// taken off, so that what failed together does not come back together
+/// How long a job waits after its n-th failure: `base` doubled each time, at most `cap`, and a
+/// random share of up to half taken off, so that what failed together does not come back together
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
@@ -23,7 +23,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after failure number `attempt` (from 1); `chance` is 0 to 1000 and decides how much is taken off.
+    /// The wait after failure number `attempt` (from 1); `chance` is 0 to 1000 and decides how much
+    /// is taken off.
     pub fn after(self, attempt: u32, chance: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(30);
         let whole = self.base.saturating_mul(1 << doublings).min(self.cap);
@@ -74,7 +75,8 @@ impl Finish {
     }
 }
 
-/// Decides what becomes of a job, and which jobs it asks for first. `None` when it is no longer ours to say. Pure.
+/// Decides what becomes of a job, and which jobs it asks for first. `None` when it is no longer
+/// ours to say. Pure.
 pub(super) fn settle(claim: &Claim, ended: Ended, backoff: Backoff, chance: u32) -> (Option<Finish>, Vec<Request>) {
     let finish = |state| Finish {
         seq: claim.seq,

@@ -14,7 +14,8 @@ use crate::standing::{KindStanding, QueueStanding};
 /// Clocks of several hosts differ by less than this.
 const SKEW: Duration = Duration::from_secs(300);
 
-/// Jobs by kind and state, of those that are not over and those that were given up: each state by its own partial index.
+/// Jobs by kind and state, of those that are not over and those that were given up: each state by
+/// its own partial index.
 const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
       SELECT kind, state FROM jobs WHERE state = 'pending' \
       UNION ALL SELECT kind, state FROM jobs WHERE state IN ('scheduled', 'retrying') \
@@ -23,7 +24,8 @@ const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
 /// The others: as many rows as are kept.
 const OVER: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state <> 'dead' GROUP BY kind, state";
 
-/// Kinds that look at a customer when something has changed, or once a day: that the next run says nothing does not mean that it was mended.
+/// Kinds that look at a customer when something has changed, or once a day: that the next run says
+/// nothing does not mean that it was mended.
 const SEES_ONCE: [&str; 2] = ["roll_periods", "sync_stripe"];
 /// So long what they found stands: until each has looked at everything again.
 const SEEN_MS: i64 = 25 * 3_600_000;
@@ -51,8 +53,8 @@ impl Queue {
             .await
     }
 
-    /// How the queue stands. `kinds` are told of even when they have no job, `over` says what is done. A worker that was silent for longer than
-    /// `lease`, and than clocks may differ, is lost.
+    /// How the queue stands. `kinds` are told of even when they have no job, `over` says what is
+    /// done. A worker that was silent for longer than `lease`, and than clocks may differ, is lost.
     pub async fn standing(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStanding, BooksError> {
         let mut found = QueueStanding { ticks: self.last_ticks().await?, ..QueueStanding::default() };
         let none: BTreeMap<&'static str, i64> = State::ALL.iter().map(|s| (s.as_str(), 0)).collect();
@@ -89,7 +91,8 @@ impl Queue {
         let now = self.clock.millis();
         self.db
             .with_connection(async move |c| {
-                // jobs of a lane wait for each other, and those that wait for others or for their time are not due
+                // jobs of a lane wait for each other, and those that wait for others or for their
+                // time are not due
                 let sql = "SELECT kind, min(since) FROM ( \
                              SELECT kind, coalesce(due_at, enqueued_at) AS since FROM jobs WHERE state = 'pending' AND lane IS NULL \
                              UNION ALL SELECT kind, run_at FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at < ?1 AND lane IS NULL) \

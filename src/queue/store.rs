@@ -14,7 +14,8 @@ use ulid::Ulid;
 
 use super::row::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
 
-/// Rows that one statement changes at most, where it has a choice: the write lock is never held for long.
+/// Rows that one statement changes at most, where it has a choice: the write lock is never held for
+/// long.
 const ROWS_AT_ONCE: i64 = 500;
 /// The states in which a job is not finished, as the partial indexes spell them.
 pub(super) const OPEN: &str = "state IN ('pending', 'scheduled', 'running', 'retrying')";
@@ -40,8 +41,9 @@ async fn patiently<T, F: Future<Output = Result<T, BooksError>>>(call: impl FnMu
     call.retry(backoff).when(BooksError::is_retryable).await
 }
 
-/// Enqueues inside a transaction of the caller, who commits: the jobs are there if and only if the rest is. Workers of other
-/// processes find them when they next look; [`Queue::wake`] tells those of this process.
+/// Enqueues inside a transaction of the caller, who commits: the jobs are there if and only if the
+/// rest is. Workers of other processes find them when they next look; [`Queue::wake`] tells those
+/// of this process.
 ///
 /// # Errors
 /// What the database says; then the caller must not commit.
@@ -103,7 +105,8 @@ impl Rows {
     }
 }
 
-/// One statement puts all rows in; a second one asks what is there, but only when some were not put in.
+/// One statement puts all rows in; a second one asks what is there, but only when some were not put
+/// in.
 async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     let sql = "INSERT INTO jobs (id, kind, payload, state, priority, key, lane, parent, origin, parent_lease, run_at, max_attempts, enqueued_at) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> '$[4][0]', value ->> '$[4][1]', \
@@ -133,8 +136,8 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     Ok(Found::Some { ids, holders })
 }
 
-/// Who asks for a job that waits already gets it no later and no less urgently than a new one: a backfill or a job of next week that
-/// holds the key does not keep back the live work under it.
+/// Who asks for a job that waits already gets it no later and no less urgently than a new one: a
+/// backfill or a job of next week that holds the key does not keep back the live work under it.
 async fn bring_forward(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
     let sql = format!(
         "UPDATE jobs SET priority = max(jobs.priority, n.priority), lane = iif(n.lane IS NULL, NULL, jobs.lane), \
@@ -174,8 +177,8 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Enqueues all or none. A job whose key an unfinished one holds is not enqueued again. Safe to repeat after an unclear
-    /// answer: the ids are made before the first try.
+    /// Enqueues all or none. A job whose key an unfinished one holds is not enqueued again. Safe to
+    /// repeat after an unclear answer: the ids are made before the first try.
     pub async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, BooksError> {
         if jobs.is_empty() {
             return Ok(vec![]);
@@ -195,9 +198,9 @@ impl Queue {
         }
     }
 
-    /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by another process, or by this one.
-    /// `stuck` is a stored tick that lies in the future and does not move: the clock that made it has been set back, so it does
-    /// not count.
+    /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by
+    /// another process, or by this one. `stuck` is a stored tick that lies in the future and does
+    /// not move: the clock that made it has been set back, so it does not count.
     pub async fn enqueue_tick(
         &self,
         name: &str,
@@ -270,11 +273,13 @@ impl Queue {
         patiently(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
-    /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A finished job whose key another
-    /// unfinished job holds stays as it is: its work is being done. Returns how many.
+    /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A
+    /// finished job whose key another unfinished job holds stays as it is: its work is being done.
+    /// Returns how many.
     pub async fn retry(&self, filter: &Filter) -> Result<u64, BooksError> {
         let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
-        // one statement for each index; of given up jobs with one key the newest, and none if an unfinished one holds the key
+        // one statement for each index; of given up jobs with one key the newest, and none if an
+        // unfinished one holds the key
         let given_up = format!(
             "state IN ('dead', 'cancelled') AND (key IS NULL OR (NOT EXISTS (SELECT 1 FROM jobs o WHERE o.key = jobs.key \
              AND o.key IS NOT NULL AND o.{OPEN}) AND NOT EXISTS (SELECT 1 FROM jobs o WHERE o.key = jobs.key \
@@ -288,8 +293,8 @@ impl Queue {
         Ok(changed)
     }
 
-    /// Takes back jobs that are not finished: those that wait at once, those that run when their worker next keeps its leases.
-    /// Returns how many.
+    /// Takes back jobs that are not finished: those that wait at once, those that run when their
+    /// worker next keeps its leases. Returns how many.
     pub async fn cancel(&self, filter: &Filter) -> Result<u64, BooksError> {
         let now = self.now();
         let waiting =
@@ -300,7 +305,8 @@ impl Queue {
         Ok(changed + running)
     }
 
-    /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how many.
+    /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how
+    /// many.
     pub async fn purge(&self, filter: &Filter) -> Result<u64, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         let mut removed = 0;
@@ -380,7 +386,8 @@ fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
                 Err(_) => ids.push(bind(Value::Text(id.to_ascii_uppercase()))),
             }
         }
-        // only what is asked for: an empty list beside the other would keep SQLite from using either index
+        // only what is asked for: an empty list beside the other would keep SQLite from using
+        // either index
         let sides = [("seq", numbers), ("id", ids)].into_iter().filter(|(_, marks)| !marks.is_empty());
         let sides: Vec<_> = sides.map(|(column, marks)| format!("{column} IN ({})", marks.join(", "))).collect();
         parts.push(format!("({})", sides.join(" OR ")));

@@ -1,4 +1,5 @@
-//! A worker process: it registers itself, runs jobs until it is told to stop, and hands back what it cannot finish.
+//! A worker process: it registers itself, runs jobs until it is told to stop, and hands back what
+//! it cannot finish.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -178,7 +179,8 @@ impl Worker {
             .backend(Claims { claims, acks: ack })
             .data(runner)
             .build(handle);
-        // the keeper goes when it is told to stop and every outcome is written; then apalis' worker has nothing left to drain
+        // the keeper goes when it is told to stop and every outcome is written; then apalis' worker
+        // has nothing left to drain
         let (gone, kept) = oneshot::channel();
         let ran = worker.run_until(async move {
             drop(gone.send((&mut keeper).await));
@@ -258,7 +260,8 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     Ok(Ack { seq: claim.seq, lease: claim.lease, finish })
 }
 
-/// Runs a job in a task of its own, so that a panic is caught, a time-out and a stop reach it, and others are not held up.
+/// Runs a job in a task of its own, so that a panic is caught, a time-out and a stop reach it, and
+/// others are not held up.
 async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, span: &tracing::Span) -> Ended {
     let fence = shared.queue.fence(claim, &shared.by.worker);
     let context = Context { books: context.books.fenced(fence), ..context.clone() };
@@ -300,7 +303,8 @@ fn said(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
-/// Enqueues the jobs that a job waits for, before it is parked: were they enqueued after, a crash in between would lose them.
+/// Enqueues the jobs that a job waits for, before it is parked: were they enqueued after, a crash
+/// in between would lose them.
 async fn ask_for(shared: &Shared, claim: &Claim, first: Vec<Request>) {
     let jobs: Vec<NewJob> = first
         .into_iter()

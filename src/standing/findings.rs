@@ -1,4 +1,5 @@
-//! What needs a person. The limits are those of the alert rules in `dashboards/prometheus/rules`, and the sections of the runbook are named after them.
+//! What needs a person. The limits are those of the alert rules in `dashboards/prometheus/rules`,
+//! and the sections of the runbook are named after them.
 
 use jiff::SignedDuration;
 
@@ -21,7 +22,8 @@ const TURN_LATE: SignedDuration = SignedDuration::from_mins(30);
 const DOUBTFUL: SignedDuration = SignedDuration::from_hours(1);
 /// Totals decide within three days.
 const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
-/// Stripe takes events of the last 35 days (<https://docs.stripe.com/api/billing/meter-event/create>); ten are left to act.
+/// Stripe takes events of the last 35 days
+/// (<https://docs.stripe.com/api/billing/meter-event/create>); ten are left to act.
 const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
 /// Notifications go out every minute.
 const NOTIFICATION_LATE: SignedDuration = SignedDuration::from_hours(1);
@@ -109,7 +111,8 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
     found
 }
 
-/// Kinds of which none was done for too long; of one that never was, the oldest worker's age counts, as in the alerts.
+/// Kinds of which none was done for too long; of one that never was, the oldest worker's age
+/// counts, as in the alerts.
 fn overdue(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
     let often = OFTEN.map(|(kind, late)| (kind, late, Level::Wrong, "MeterJobOverdue"));
     let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, Level::Look, "MeterJobLate"));

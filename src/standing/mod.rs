@@ -1,4 +1,5 @@
-//! How everything stands, and what needs a person: read once, told by the metrics, the status page and `meter status`.
+//! How everything stands, and what needs a person: read once, told by the metrics, the status page
+//! and `meter status`.
 
 mod findings;
 mod observer;
@@ -23,7 +24,8 @@ pub struct Standing {
     pub database: String,
     /// Free bytes where a local database lies.
     pub free_bytes: Option<u64>,
-    /// Where money goes: `off` when no meter is billed, else `dry_run`, `test`, `live`; `demo` for books of `meter demo` and no key.
+    /// Where money goes: `off` when no meter is billed, else `dry_run`, `test`, `live`; `demo` for
+    /// books of `meter demo` and no key.
     pub billing: &'static str,
     /// Whether notifications to the web backend have somewhere to go.
     pub notifications_go_out: bool,
@@ -75,7 +77,8 @@ pub struct KindStanding {
     /// When one was last done.
     pub last_done: Option<Timestamp>,
     pub last_done_job: Option<i64>,
-    /// Whether that one called for a person, or, of kinds that look at a thing only once, one of the last day.
+    /// Whether that one called for a person, or, of kinds that look at a thing only once, one of
+    /// the last day.
     pub attention: bool,
 }
 

@@ -1,8 +1,10 @@
-//! Reads the standing, and keeps the last reading, so that a scrape or a page never waits for a query.
+//! Reads the standing, and keeps the last reading, so that a scrape or a page never waits for a
+//! query.
 //!
-//! What it may cost is bounded: a half is read again after `http.snapshot_seconds` at the soonest, and never before fifty times as long has
-//! passed as reading it took (2 % of the time). On a remote database, where each row that is read is paid for, what looks at every customer is
-//! read twenty times less often. It has a connection of its own, so that it holds up no booking.
+//! What it may cost is bounded: a half is read again after `http.snapshot_seconds` at the soonest,
+//! and never before fifty times as long has passed as reading it took (2 % of the time). On a
+//! remote database, where each row that is read is paid for, what looks at every customer is read
+//! twenty times less often. It has a connection of its own, so that it holds up no booking.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,7 +35,8 @@ pub struct Snapshot {
     pub gauges: Vec<MetricFamily>,
 }
 
-/// Nobody asks for longer than this, and it is read all the same: the first who comes back finds no old figures.
+/// Nobody asks for longer than this, and it is read all the same: the first who comes back finds no
+/// old figures.
 const IDLE: Duration = Duration::from_secs(300);
 /// After a failure it is tried again so soon, whatever the failure took.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -107,8 +110,8 @@ impl Observer {
         Ok(Heavy { customers, over, at: now, took: began.elapsed(), read: Instant::now() })
     }
 
-    /// The books, of the payers that bills are still read of: an account that was closed for good is nobody's worry, and one of which nothing ever
-    /// came is.
+    /// The books, of the payers that bills are still read of: an account that was closed for good
+    /// is nobody's worry, and one of which nothing ever came is.
     async fn standing(&self, now: Timestamp) -> anyhow::Result<BooksStanding> {
         let mut found = self.books().await?.books_standing(now).await?;
         let payers: Vec<&String> = self.0.config.exports.iter().map(|e| &e.payer).collect();

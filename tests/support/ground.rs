@@ -1,5 +1,6 @@
-//! Where the queue is tried: a store that is empty at first, and any number of processes on it. The suite in `tests/conformance.rs`
-//! knows nothing else of it, so it can run on another store one day.
+//! Where the queue is tried: a store that is empty at first, and any number of processes on it. The
+//! suite in `tests/conformance.rs` knows nothing else of it, so it can run on another store one
+//! day.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "test support; each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "test support")]
@@ -206,7 +207,8 @@ impl Ground {
         Self::with(Store::File(TempDir::new().unwrap()), format!("local {test}")).await
     }
 
-    /// Over the remote protocol: a server of our own, or the one that `LIBSQL_TEST_URL` names, which is emptied.
+    /// Over the remote protocol: a server of our own, or the one that `LIBSQL_TEST_URL` names,
+    /// which is emptied.
     pub async fn remote(test: &str) -> Self {
         static ONE_AT_A_TIME: OnceLock<Arc<AsyncMutex<()>>> = OnceLock::new();
         let store = match std::env::var("LIBSQL_TEST_URL") {
@@ -311,7 +313,8 @@ impl Ground {
     }
 }
 
-/// A worker process that can be killed: it lives in a runtime of its own, which goes with everything in it.
+/// A worker process that can be killed: it lives in a runtime of its own, which goes with
+/// everything in it.
 pub struct Doomed(Option<tokio::runtime::Runtime>);
 
 impl Doomed {

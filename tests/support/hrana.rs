@@ -1,9 +1,11 @@
-//! A database server of the tests' own: libSQL's remote protocol (Hrana 3 over HTTP, in JSON) over a local libSQL file.
+//! A database server of the tests' own: libSQL's remote protocol (Hrana 3 over HTTP, in JSON) over
+//! a local libSQL file.
 //!
-//! Books on a server fail in ways that a file never does: a COMMIT is carried out and its reply is lost, a stream that
-//! was left alone takes its transaction with it, a connection ends before anything was asked. Money must survive all of
-//! them, and no real server deals them on demand. This one does. Otherwise it answers as sqld does, in codes and texts
-//! too: what the client makes of an answer is part of what is tested. It knows only what libSQL's client sends.
+//! Books on a server fail in ways that a file never does: a COMMIT is carried out and its reply is
+//! lost, a stream that was left alone takes its transaction with it, a connection ends before
+//! anything was asked. Money must survive all of them, and no real server deals them on demand.
+//! This one does. Otherwise it answers as sqld does, in codes and texts too: what the client makes
+//! of an answer is part of what is tested. It knows only what libSQL's client sends.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
@@ -33,7 +35,8 @@ pub struct Server {
     shared: Arc<Shared>,
     /// Bound but never listening: it keeps the port while the server is paused.
     port: TcpSocket,
-    /// Between a start and a pause: a thread with a runtime, whose end drops all connections and streams.
+    /// Between a start and a pause: a thread with a runtime, whose end drops all connections and
+    /// streams.
     session: Mutex<Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>>,
 }
 
@@ -69,8 +72,9 @@ impl Server {
         &self.shared.faults
     }
 
-    /// Stops listening and drops all connections and streams (open transactions are rolled back); the port stays
-    /// reserved. A statement that is being executed is waited for; its reply is lost.
+    /// Stops listening and drops all connections and streams (open transactions are rolled back);
+    /// the port stays reserved. A statement that is being executed is waited for; its reply is
+    /// lost.
     pub fn pause(&self) {
         if let Some((stop, thread)) = self.session.lock().unwrap().take() {
             drop(stop);
@@ -90,8 +94,9 @@ impl Server {
         });
     }
 
-    /// Requests received so far, for tests that count round trips. Not among them, nor ever befallen by a fault, is the
-    /// farewell that a client sends for a dropped stream, as nobody waits for the answer.
+    /// Requests received so far, for tests that count round trips. Not among them, nor ever
+    /// befallen by a fault, is the farewell that a client sends for a dropped stream, as nobody
+    /// waits for the answer.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
     }
@@ -119,7 +124,8 @@ fn socket(address: SocketAddr) -> TcpSocket {
 fn run(shared: &Arc<Shared>, address: SocketAddr, ready: &mpsc::Sender<()>, stopped: oneshot::Receiver<()>) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        // one connection stays open, so that the write-ahead log is not removed and made anew with each stream
+        // one connection stays open, so that the write-ahead log is not removed and made anew with
+        // each stream
         let keeper = Stream::open(&shared.file).await;
         keeper.0.execute_batch("PRAGMA journal_mode=WAL").await.unwrap();
         let listener = socket(address).listen(1024).unwrap();
@@ -131,7 +137,8 @@ fn run(shared: &Arc<Shared>, address: SocketAddr, ready: &mpsc::Sender<()>, stop
     shared.streams.lock().unwrap().clear();
 }
 
-/// Faults to order, all thread-safe, all off at first. A lost reply is lost whether or not the statements succeeded.
+/// Faults to order, all thread-safe, all off at first. A lost reply is lost whether or not the
+/// statements succeeded.
 #[derive(Default)]
 pub struct Faults {
     commits: AtomicU32,
@@ -154,18 +161,20 @@ enum Fate {
 }
 
 impl Faults {
-    /// The replies to the next `n` requests that contain a COMMIT (as a transactional batch does) are never sent: it is
-    /// executed, then the TCP connection is closed.
+    /// The replies to the next `n` requests that contain a COMMIT (as a transactional batch does)
+    /// are never sent: it is executed, then the TCP connection is closed.
     pub fn lose_commit_replies(&self, n: u32) {
         self.commits.store(n, SeqCst);
     }
 
-    /// The same with the next `n` requests that contain an INSERT, UPDATE or DELETE outside of a transaction.
+    /// The same with the next `n` requests that contain an INSERT, UPDATE or DELETE outside of a
+    /// transaction.
     pub fn lose_write_replies(&self, n: u32) {
         self.writes.store(n, SeqCst);
     }
 
-    /// The next `n` requests that carry a baton find their stream expired (transaction rolled back).
+    /// The next `n` requests that carry a baton find their stream expired (transaction rolled
+    /// back).
     pub fn expire_streams(&self, n: u32) {
         self.expiries.store(n, SeqCst);
     }
@@ -180,8 +189,8 @@ impl Faults {
         *self.slow.lock().unwrap() = each;
     }
 
-    /// From now on each request suffers one of the above faults that can befall it (never slowness) with this
-    /// probability in per mille (0 = off), chosen by a seeded generator.
+    /// From now on each request suffers one of the above faults that can befall it (never slowness)
+    /// with this probability in per mille (0 = off), chosen by a seeded generator.
     pub fn at_random(&self, per_mille: u32, seed: u64) {
         *self.state.lock().unwrap() = seed;
         self.per_mille.store(per_mille, SeqCst);
@@ -211,7 +220,8 @@ impl Faults {
         fate
     }
 
-    /// The next number of a linear congruential generator, of which the high bits are the better ones.
+    /// The next number of a linear congruential generator, of which the high bits are the better
+    /// ones.
     fn draw(&self, below: usize) -> u64 {
         let mut state = self.state.lock().unwrap();
         *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -224,7 +234,8 @@ fn reply(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     Response::builder().status(status).body(Full::new(body.into())).unwrap()
 }
 
-/// Reads a request; one for a cursor is a pipeline of a single batch, whose results are told in another form.
+/// Reads a request; one for a cursor is a pipeline of a single batch, whose results are told in
+/// another form.
 fn parse(cursor: bool, body: &[u8]) -> serde_json::Result<PipelineReqBody> {
     if !cursor {
         return serde_json::from_slice(body);
@@ -240,7 +251,8 @@ fn ticket(baton: Option<&String>) -> Option<(u64, u64)> {
 }
 
 const WRITES: [&str; 4] = ["INSERT", "REPLACE", "UPDATE", "DELETE"];
-/// The word that says what a statement does; a WITH statement with the word of a write in it is taken for that write.
+/// The word that says what a statement does; a WITH statement with the word of a write in it is
+/// taken for that write.
 fn verb(sql: &str) -> String {
     let words = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty());
     let mut words = words.map(str::to_ascii_uppercase);
@@ -252,7 +264,8 @@ fn verb(sql: &str) -> String {
 struct Slot {
     turn: u64,
     expired: bool,
-    /// None while a request has it; should the client hang up meanwhile, the stream never comes back.
+    /// None while a request has it; should the client hang up meanwhile, the stream never comes
+    /// back.
     stream: Option<Stream>,
 }
 
@@ -499,7 +512,8 @@ fn holds(condition: &BatchCond, results: &[Option<Json>]) -> bool {
     }
 }
 
-/// The arguments in the order of the statement's parameters. A name may be sent without its first character.
+/// The arguments in the order of the statement's parameters. A name may be sent without its first
+/// character.
 fn arguments(prepared: &libsql::Statement, stmt: &Stmt) -> Result<Vec<libsql::Value>, Json> {
     let (count, sent) = (prepared.parameter_count(), stmt.args.len() + stmt.named_args.len());
     let invalid = |why: String| error("ARGS_INVALID", format!("Arguments do not match SQL parameters: {why}"));

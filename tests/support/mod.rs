@@ -1,4 +1,5 @@
-//! What the stories share: the real binary in a temporary folder, and the tools that some of them need.
+//! What the stories share: the real binary in a temporary folder, and the tools that some of them
+//! need.
 
 #![allow(dead_code, unreachable_pub, reason = "each story uses its part")]
 #![allow(missing_docs, reason = "test support")]
@@ -137,8 +138,8 @@ pub fn query(database: &Path, sql: &str) -> Vec<String> {
 pub const LEDGER: &str =
     "SELECT version_id, payer, month, customer, meter, day, quantity, kind FROM ledger_entries ORDER BY seq";
 
-/// A Python with the packages of `.ci/requirements.txt`: `METER_TEST_PYTHON`, which `.ci/run` sets. Without it a test says that it is
-/// skipped; in CI that is a failure.
+/// A Python with the packages of `.ci/requirements.txt`: `METER_TEST_PYTHON`, which `.ci/run` sets.
+/// Without it a test says that it is skipped; in CI that is a failure.
 pub fn python() -> Option<PathBuf> {
     let found = std::env::var_os("METER_TEST_PYTHON").map(PathBuf::from).filter(|p| p.exists());
     if found.is_none() {

@@ -1,12 +1,14 @@
-//! Measures apalis-sqlite 1.0.0, the peer our job queue is compared with: how fast it enqueues, how fast one or
-//! more worker processes finish what is queued, and how long a pushed job waits for its handler.
+//! Measures apalis-sqlite 1.0.0, the peer our job queue is compared with: how fast it enqueues, how
+//! fast one or more worker processes finish what is queued, and how long a pushed job waits for its
+//! handler.
 //!
-//! It is a program (and a workspace) of its own because the peer cannot be linked beside our queue: each brings a
-//! SQLite library of its own under the same C symbols.
+//! It is a program (and a workspace) of its own because the peer cannot be linked beside our queue:
+//! each brings a SQLite library of its own under the same C symbols.
 //!
-//! The peer's `setup` puts `synchronous = OFF` on the one connection it happens to get. So the schema is made
-//! through a pool that is closed at once; all that is measured goes through a second pool, on which the asked
-//! `synchronous` is set for each connection, read back, and printed. The other pragmas are those of `setup`.
+//! The peer's `setup` puts `synchronous = OFF` on the one connection it happens to get. So the
+//! schema is made through a pool that is closed at once; all that is measured goes through a second
+//! pool, on which the asked `synchronous` is set for each connection, read back, and printed. The
+//! other pragmas are those of `setup`.
 
 use std::process::Stdio;
 use std::task::Poll;
@@ -63,7 +65,8 @@ enum What {
         tune: Tune,
         #[arg(long)]
         samples: usize,
-        /// Let nothing but the interval wake the worker: all that a push of another process can count on.
+        /// Let nothing but the interval wake the worker: all that a push of another process can
+        /// count on.
         #[arg(long)]
         interval_only: bool,
     },
@@ -87,7 +90,8 @@ struct Tune {
     /// How long an idle worker sleeps at most.
     #[arg(long, default_value_t = 5)]
     poll_ms: u64,
-    /// Write `Running` for each job too, the peer's default: only a status, for the fetch claims the job. Slower.
+    /// Write `Running` for each job too, the peer's default: only a status, for the fetch claims
+    /// the job. Slower.
     #[arg(long)]
     lock_tasks: bool,
 }
@@ -160,8 +164,9 @@ impl Tune {
         Config::default().queue("peer").batch_size(self.buffer).lock_tasks(self.lock_tasks)
     }
 
-    /// What wakes an idle worker: a timer, and `pushed`. In place of the peer's own `poll_with_interval`, which does
-    /// not arm its next timer at once: when a fetch outlasts the interval, the worker sleeps on to the heartbeat.
+    /// What wakes an idle worker: a timer, and `pushed`. In place of the peer's own
+    /// `poll_with_interval`, which does not arm its next timer at once: when a fetch outlasts the
+    /// interval, the worker sleeps on to the heartbeat.
     fn wakes(&self, mut pushed: UnboundedReceiver<()>) -> impl Stream<Item = ()> + Unpin + Send + 'static {
         let mut timer = interval(Duration::from_millis(self.poll_ms));
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -218,7 +223,8 @@ async fn work(tune: &Tune, jobs: i64, processes: u32) -> Result<serde_json::Valu
     for child in &mut children {
         child.stdin.as_mut().context("stdin")?.write_all(b"go\n").await?;
     }
-    // The partial index answers the first question at once; the jobs are counted only when nothing is left to claim.
+    // The partial index answers the first question at once; the jobs are counted only when nothing
+    // is left to claim.
     let claimable = "SELECT EXISTS (SELECT 1 FROM Jobs WHERE status IN ('Queued', 'Pending', 'Failed'))";
     loop {
         if !sqlx::query_scalar::<_, bool>(claimable).fetch_one(&pool).await?

@@ -21,9 +21,11 @@ use crate::units::quantity::Quantity;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
-/// AWS tells of one meter's usage up to two days later than of another's: storage comes after calls.
+/// AWS tells of one meter's usage up to two days later than of another's: storage comes after
+/// calls.
 const METERS_APART: i64 = 2;
-/// A reason for a block that the customer can do away with by a budget or another plan: the limit is reached.
+/// A reason for a block that the customer can do away with by a budget or another plan: the limit
+/// is reached.
 const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
                        'budget_in_other_currency')";
 
@@ -61,7 +63,8 @@ impl Database {
         .await
     }
 
-    /// What all customers together used in the days of `month`: day, meter, quantity; usage without a customer included.
+    /// What all customers together used in the days of `month`: day, meter, quantity; usage without
+    /// a customer included.
     pub async fn usage_by_day(&self, month: Month) -> Result<Vec<(String, String, Quantity)>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT day, meter, sum(units), sum(rest) FROM usage_totals WHERE day BETWEEN ?1 AND ?2 \
@@ -77,7 +80,8 @@ impl Database {
         .await
     }
 
-    /// By meter: lines that it counted in the newest booked version of each payer's newest month, and how many of them had the tag.
+    /// By meter: lines that it counted in the newest booked version of each payer's newest month,
+    /// and how many of them had the tag.
     pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
         self.with_connection(async |c| {
             let sql = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
@@ -294,7 +298,9 @@ async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
     Ok(found)
 }
 
-/// Usage of the current month and the one before under ids without a row: a month's last days are told of in the next. From id to id along the index, which is as many steps as there are ids, and not days.
+/// Usage of the current month and the one before under ids without a row: a month's last days are
+/// told of in the next. From id to id along the index, which is as many steps as there are ids, and
+/// not days.
 async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
     let sql = "WITH RECURSIVE ids (id) AS ( \
                  SELECT (SELECT min(customer) FROM usage_days WHERE customer > '') \

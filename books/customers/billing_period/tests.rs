@@ -121,12 +121,14 @@ fn a_day_belongs_to_the_period_that_holds_its_last_second() {
         [
             pair("2026-03-01", "2026-03-09"),
             pair("2026-03-10", "2026-04-09"),
-            // the day of the end has its last second in no subscription's period, and its first in this one
+            // the day of the end has its last second in no subscription's period, and its first in
+            // this one
             pair("2026-04-10", "2026-04-20"),
             pair("2026-04-21", "2026-04-30"),
         ]
     );
-    // over and back on one day: the new subscription holds its last second, the days between have none
+    // over and back on one day: the new subscription holds its last second, the days between have
+    // none
     let back = [
         sub("a", "2026-03-10", "2026-03-10", Some("2026-03-20T08:00:00Z")),
         sub("b", "2026-03-20T16:00:00Z", "2026-03-20T16:00:00Z", None),

@@ -69,7 +69,8 @@ fn what_others_cost_is_taken_from_the_same_budget() {
     let limits: Vec<_> = decided.meters.iter().map(|d| d.limit.unwrap().to_string()).collect();
     assert_eq!(limits, ["140", "20", "10"]);
     assert!(decided.meters.iter().all(|d| d.allowed));
-    // the budget is spent by b alone: a stops at what is included, which it has used; c goes on within its own
+    // the budget is spent by b alone: a stops at what is included, which it has used; c goes on
+    // within its own
     let decided = decide(&case(Some(600), meters));
     let answers: Vec<_> = decided.meters.iter().map(|d| (d.allowed, d.reason)).collect();
     assert_eq!(answers, [(false, Reason::BudgetSpent), (false, Reason::BudgetSpent), (true, Reason::WithinIncluded)]);
@@ -160,7 +161,8 @@ fn any_case() -> impl Strategy<Value = CustomerCase<'static>> {
         .prop_map(|(meters, budget, payment)| CustomerCase { payment, ..case(budget, meters) })
 }
 
-/// The rule in other words, in plain integers: cents × 10⁴ for used in hundredths and prices with four decimals.
+/// The rule in other words, in plain integers: cents × 10⁴ for used in hundredths and prices with
+/// four decimals.
 fn naive(case: &CustomerCase<'_>, at: usize) -> bool {
     let plain = |m: &MeterCase<'_>| {
         let t = m.terms.unwrap();
@@ -204,7 +206,8 @@ proptest! {
         }
     }
 
-    /// More use of any meter never allows what was not allowed; the limit of the others never rises.
+    /// More use of any meter never allows what was not allowed; the limit of the others never
+    /// rises.
     #[test]
     fn it_is_monotone_in_usage(case in any_case(), more in 0..1_000_000_i64, who in 0..4_usize) {
         let mut later = case.clone();
@@ -235,7 +238,8 @@ proptest! {
         }
     }
 
-    /// Who pays, even late, is never blocked within the included amount, whatever else has happened.
+    /// Who pays, even late, is never blocked within the included amount, whatever else has
+    /// happened.
     #[test]
     fn it_never_blocks_within_the_included_amount(case in any_case(), old: bool, foreign: bool) {
         let case = CustomerCase { data_too_old: old, budget_in_other_currency: foreign, ..case };

@@ -1,7 +1,9 @@
-//! A aggregator on its way through the database: what one worker found in some files, for the worker that merges all of it.
+//! A aggregator on its way through the database: what one worker found in some files, for the
+//! worker that merges all of it.
 //!
-//! The form is JSON under zlib: texts by number, sums as whole numbers of 10⁻¹⁰. It never leaves the database and lives for hours, so it
-//! has a version number and nothing more; parts of another version are read anew.
+//! The form is JSON under zlib: texts by number, sums as whole numbers of 10⁻¹⁰. It never leaves
+//! the database and lives for hours, so it has a version number and nothing more; parts of another
+//! version are read anew.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -22,7 +22,8 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
     }
 }
 
-/// An event for the period from `of` on, on an invoice that is not final: `a`ccepted, `p`ending, or `r`efused.
+/// An event for the period from `of` on, on an invoice that is not final: `a`ccepted, `p`ending, or
+/// `r`efused.
 fn sent(of: i64, at: i64, value: i64, kind: char) -> EarlierEvent {
     let invoice = (T0 + of, T0 + 1000 * DAY);
     EarlierEvent {
@@ -297,7 +298,8 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
     let on_first =
         |at: i64, value: i64, kind: char| EarlierEvent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
-    // 100 were taken and turned out not to be there, so the invoice came to 30 - 20 - 40, and Stripe made it zero
+    // 100 were taken and turned out not to be there, so the invoice came to 30 - 20 - 40, and
+    // Stripe made it zero
     let before = vec![
         on_first(DAY, 30, 'a'),
         on_first(2 * DAY, -20, 'a'),
@@ -381,7 +383,8 @@ fn any_period() -> impl Strategy<Value = (i64, i64, Option<PeriodBilling>, Optio
     (length, 0..9 * DAY, billing, target)
 }
 
-/// Periods one after the other, some of which ended early, events anywhere in them, and an instant near one of their bounds.
+/// Periods one after the other, some of which ended early, events anywhere in them, and an instant
+/// near one of their bounds.
 fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
     let event = (0..5_usize, 0..5_usize, 0..1000_i64, -600..1200_i64, prop::sample::select(vec!['a', 'a', 'p', 'r']));
     let now = (0..9_usize, -2 * GRACE..2 * GRACE);
@@ -465,7 +468,8 @@ proptest! {
         }
     }
 
-    /// A final invoice comes to what its events say, or to zero when that is less; nothing else is changed by it.
+    /// A final invoice comes to what its events say, or to zero when that is less; nothing else is
+    /// changed by it.
     #[test]
     fn a_final_invoice_is_cut_off_at_zero_and_nowhere_else((case, now) in any_case()) {
         let plain: Vec<(&EarlierEvent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
@@ -483,7 +487,8 @@ proptest! {
         }
     }
 
-    /// A plan that is made again at the same instant, before anything became of the first, adds nothing and holds the same.
+    /// A plan that is made again at the same instant, before anything became of the first, adds
+    /// nothing and holds the same.
     #[test]
     fn planning_twice_plans_once((case, now) in any_case()) {
         let first = decide(&case, now, GRACE);
@@ -503,7 +508,8 @@ proptest! {
         }
     }
 
-    /// Every event is in the period of its invoice, as the total by minutes has it, and there is time to send it.
+    /// Every event is in the period of its invoice, as the total by minutes has it, and there is
+    /// time to send it.
     #[test]
     fn an_event_is_on_an_invoice_that_takes_it((case, now) in any_case()) {
         for event in decide(&case, now, GRACE).into_iter().filter_map(|d| d.event) {

@@ -139,7 +139,8 @@ enum Next {
 fn an_answer_leads_to_one_state() {
     use EventState::{Accepted, Pending, Refused, Unconfirmed};
     let why = || "why".to_owned();
-    // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken at
+    // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken
+    // at
     let rows = [
         (
             SendAnswer::Taken(false),
@@ -274,7 +275,8 @@ fn any_answer() -> impl Strategy<Value = SendAnswer> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Whatever comes, in whatever order: a doubt stays, a key is never used again after a stored failure, and what is over is over.
+    /// Whatever comes, in whatever order: a doubt stays, a key is never used again after a stored
+    /// failure, and what is over is over.
     #[test]
     fn no_answer_makes_sure_what_is_in_doubt(
         seq in 1..1_000_000_i64,

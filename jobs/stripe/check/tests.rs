@@ -32,7 +32,8 @@ fn known(stripe_id: &str, event_name: &str, per_unit: &str) -> StripeMeter {
     }
 }
 
-/// Everything is as it should be: 0.0045 dollars for a minute are 0.00045 cents for each of its thousandths.
+/// Everything is as it should be: 0.0045 dollars for a minute are 0.00045 cents for each of its
+/// thousandths.
 fn world() -> World {
     let mapping = Mapping { event_name: "meter_chime".into(), per_unit: decimal("1000"), display_name: "Calls".into() };
     let meter = RemoteMeter {

@@ -1,4 +1,5 @@
-//! The independent judge: every request that tests send to the fake, against Stripe's own description of its API, strictly.
+//! The independent judge: every request that tests send to the fake, against Stripe's own
+//! description of its API, strictly.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
@@ -8,7 +9,8 @@ use std::process::Command;
 
 use fakestripe::Recorded;
 
-/// Files beside the checkout; a test that needs them fails in CI without them and says that it is skipped elsewhere.
+/// Files beside the checkout; a test that needs them fails in CI without them and says that it is
+/// skipped elsewhere.
 pub fn shared(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = if root.join("migrations").exists() { root } else { root.parent().unwrap() };
@@ -21,7 +23,8 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// Judges what was recorded; each request must be one that Stripe describes, with no field or parameter that it does not know.
+/// Judges what was recorded; each request must be one that Stripe describes, with no field or
+/// parameter that it does not know.
 pub fn judge(requests: &[Recorded]) {
     let python = std::env::var_os("METER_TEST_PYTHON").map(PathBuf::from).filter(|p| p.exists());
     let Some(python) = python else {
@@ -39,7 +42,8 @@ pub fn judge(requests: &[Recorded]) {
     assert!(said.contains(&format!("{} requests, 0 bad", requests.len())), "{said}");
 }
 
-/// What a request looks like when its numbers and names are left out: the judge would say the same of two that look alike.
+/// What a request looks like when its numbers and names are left out: the judge would say the same
+/// of two that look alike.
 pub fn shape(request: &Recorded) -> String {
     let plain = |text: &str| {
         let mut plain: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();

@@ -228,7 +228,8 @@ impl World {
         file
     }
 
-    /// The books are lost, and a backup takes their place; the web backend and the bills tell again what they know.
+    /// The books are lost, and a backup takes their place; the web backend and the bills tell again
+    /// what they know.
     pub async fn restore(&mut self, backup: PathBuf) {
         self.restore_without_bills(backup).await;
         self.book_again().await;
@@ -289,7 +290,8 @@ impl World {
         format!("{meter}_events")
     }
 
-    /// What an invoice should say for a period's usage, in Stripe's units: computed with nothing of the worker's.
+    /// What an invoice should say for a period's usage, in Stripe's units: computed with nothing of
+    /// the worker's.
     pub fn target(&self, who: usize, meter: &str, period: &Period) -> i64 {
         if !period.billed {
             return 0;

@@ -84,14 +84,16 @@ pub async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool
     }
 }
 
-/// It went well, or a busy machine was slower than the test's shortfall time-out, which the next run makes good.
+/// It went well, or a busy machine was slower than the test's shortfall time-out, which the next
+/// run makes good.
 pub fn well<T>(ended: Result<T, Failure>) {
     if let Err(failure) = ended {
         assert!(failure.is_retryable(), "{:#}", failure.error());
     }
 }
 
-/// Time without faults, until nothing more can happen: a day and more for what is unconfirmed, twice.
+/// Time without faults, until nothing more can happen: a day and more for what is unconfirmed,
+/// twice.
 pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
     let until = now + 9 * DAY;
     while now < until {
@@ -127,8 +129,9 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
     }
 }
 
-/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what is deferred. Returns what lost books sent too late for
-/// its invoice, which nobody can see: it is billed to nobody.
+/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what
+/// is deferred. Returns what lost books sent too late for its invoice, which nobody can see: it is
+/// billed to nobody.
 pub async fn check(world: &World, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM meter_events ORDER BY seq";
@@ -167,15 +170,17 @@ pub async fn check(world: &World, again: &str) -> i64 {
         let invoices: Vec<_> = (0..CUSTOMERS.len()).map(|who| stripe.invoices(&format!("cus_{who}"))).collect();
         (stripe.lost(), stripe.counts(), invoices)
     };
-    // what was sent before it was known that the subscription had ended is on no invoice, and the books know
+    // what was sent before it was known that the subscription had ended is on no invoice, and the
+    // books know
     let sql = "SELECT identifier FROM meter_events i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
                WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
     let stray = world.rows(sql).await;
     let known: BTreeSet<String> =
         world.rows("SELECT identifier FROM meter_events WHERE state = 'accepted'").await.into_iter().collect();
-    // what lost books sent to an invoice that was final, because they did not know that its subscription had ended: Stripe's totals have it, and no invoice
-    // of attempts on both sides of an invoice's end that became known only later, nobody can tell which one Stripe took: it counts as billed, because
-    // the other guess could bill it twice
+    // what lost books sent to an invoice that was final, because they did not know that its
+    // subscription had ended: Stripe's totals have it, and no invoice of attempts on both sides of
+    // an invoice's end that became known only later, nobody can tell which one Stripe took: it
+    // counts as billed, because the other guess could bill it twice
     let sql = "SELECT i.identifier FROM meter_events i JOIN invoiced_periods p ON p.customer = i.customer AND p.starts_at <= i.timestamp \
                AND p.ends_at > i.timestamp WHERE i.state = 'accepted' AND i.maybe_applied = 1 AND i.attempts > 1 \
                AND i.taken_at < p.ends_at + 3600 AND i.last_attempt_at >= p.ends_at + 3600";

@@ -1,4 +1,5 @@
-//! What the rings of tests around the jobs share: books in a temporary file, a folder as the bucket, small bills by hand.
+//! What the rings of tests around the jobs share: books in a temporary file, a folder as the
+//! bucket, small bills by hand.
 
 #![allow(dead_code, unreachable_pub, reason = "each ring uses its part")]
 #![allow(missing_docs, reason = "test support")]
@@ -23,7 +24,8 @@ use tempfile::TempDir;
 
 pub const TAG: &str = "chitchatter-customer-id";
 
-/// Real AWS files beside the checkout; a test that needs them fails in CI without them and says that it is skipped elsewhere.
+/// Real AWS files beside the checkout; a test that needs them fails in CI without them and says
+/// that it is skipped elsewhere.
 pub fn real_files() -> Option<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     let folder = std::env::var_os("METER_TEST_DATA").map_or(default, PathBuf::from);
