@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use books::Database;
 use books::store::database::Durability;
 use books::usage::meter::Rules;
-use fakestripe::{FakeStripe, Options};
+use fake_stripe::{FakeStripe, Options};
 use jiff::Timestamp;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::ReadSettings;

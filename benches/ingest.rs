@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use bills::{Layout, Spec};
+use fake_aws::{Layout, Spec};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -69,7 +69,7 @@ fn make() -> PathBuf {
             eprintln!("making 10 files of 1,000,000 rows: {name}");
             let start = Instant::now();
             let spec = Spec { layout, rows: 10_000_000, files: 10, customers: 5000, ..Spec::default() };
-            bills::write(&folder.join(name), &spec).unwrap();
+            fake_aws::write(&folder.join(name), &spec).unwrap();
             eprintln!("made in {:.0} s", start.elapsed().as_secs_f64());
         }
     }

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use books::stripe::meter_event::{EventState, MeterEvent};
-use fakestripe::{Fault, Subscription};
+use fake_stripe::{Fault, Subscription};
 use jiff::Timestamp;
 use jobs::stripe::StripeMode;
 use shop::{DAY, KEY, PLANS, Shop, config};

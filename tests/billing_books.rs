@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use books::audit::log::AuditEntry;
 use books::stripe::meter_event::{EventState, ManualAction};
-use fakestripe::{FakeStripe, Fault, Options, Subscription};
+use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
 use jiff::Timestamp;
 use jobs::enforce_budgets::EnforceBudgets;

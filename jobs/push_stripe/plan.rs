@@ -8,7 +8,7 @@ use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    self, BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again, target,
+    BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again, target,
 };
 use crate::stripe::Mapping;
 use books::limits::plan::{Plan, Plans};

@@ -15,7 +15,7 @@ mod stripe_world;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use fakestripe::Recorded;
+use fake_stripe::Recorded;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use bills::{FileKind, Layout, Spec};
 use books::audit::stats::OF_A_DEMO;
 use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::{Quantity, UNIT};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use fake_aws::{FileKind, Layout, Spec};
 use jiff::Timestamp;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::{Context, Job};
@@ -146,7 +146,7 @@ fn make(args: &Generate, config: &Config, now: Timestamp) -> anyhow::Result<Exit
         tag_key: config.tag_key.clone(),
         ..spec_of(month, now)?
     };
-    let export = bills::write(&args.folder, &spec)?;
+    let export = fake_aws::write(&args.folder, &spec)?;
     print::out(&format!(
         "{} lines in {} files; manifest {}",
         print::count(export.rows),
@@ -189,7 +189,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit>
     };
 
     step(1, "AWS delivers the month so far, and meter books it");
-    let export = bills::write(&bucket, &spec)?;
+    let export = fake_aws::write(&bucket, &spec)?;
     for customer in export.customers.iter().skip(STRANGERS) {
         context.books.add_customer(customer).await?;
     }
@@ -199,7 +199,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit>
     ingest_and_show(job(), &context, &config, now).await?;
 
     step(3, "AWS restates the bill; first a dry run, then the differences are appended to the ledger");
-    bills::write(&bucket, &Spec { restated: 1, ..spec.clone() })?;
+    fake_aws::write(&bucket, &Spec { restated: 1, ..spec.clone() })?;
     ingest_and_show(IngestCur { dry_run: true, ..job() }, &context, &config, now).await?;
     let before = ledger_entries(&context).await?;
     ingest_and_show(job(), &context, &config, now).await?;
@@ -217,7 +217,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit>
     budget_and_block(&context, &config, &who, now).await?;
 
     let restate = async || -> anyhow::Result<()> {
-        bills::write(&bucket, &Spec { restated: 2, ..spec })?;
+        fake_aws::write(&bucket, &Spec { restated: 2, ..spec })?;
         ingest_and_show(job(), &context, &config, now).await
     };
     demo_stripe::bill(&context, &config, month, now, restate).await?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use books::units::calendar::Month;
-use fakestripe::{FakeStripe, Fault, Options, Subscription};
+use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
 use jobs::job::Context;
 use jobs::push_stripe::{PushReport, push};
@@ -82,7 +82,7 @@ pub(super) async fn bill(
     }
     reconcile_command::show_customers(&context, &who, month, later).await?;
     let lines = who.iter().flat_map(|c| stripe.world().invoices(&format!("cus_{c}")));
-    let row = |l: fakestripe::InvoiceLine| vec![l.subscription, l.event_name, l.quantity.normalize().to_string()];
+    let row = |l: fake_stripe::InvoiceLine| vec![l.subscription, l.event_name, l.quantity.normalize().to_string()];
     print::out("");
     print::table(&["invoice of", "line", ">quantity"], lines.map(row).collect());
     let counts = stripe.world().counts();

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each story uses its part")]
 
-use fakestripe::{FakeStripe, Options, Subscription};
+use fake_stripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use fakestripe::Recorded;
+use fake_stripe::Recorded;
 
 /// Files beside the checkout; a test that needs them fails in CI without them and says that it is
 /// skipped elsewhere.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use books::Database;
 use books::customers::subscription::SubscriptionUpdate;
 use books::store::database::Durability;
-use fakestripe::{FakeStripe, Options, Subscription};
+use fake_stripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
 use jobs::enforce_budgets::EnforcementSettings;
 use jobs::ingest_cur::ReadSettings;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use fakestripe::{Event, Fault};
+use fake_stripe::{Event, Fault};
 use jobs::job::Failure;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
@@ -25,7 +25,7 @@ pub async fn use_some(world: &World, rng: &mut fastrand::Rng, who: usize, now: i
 }
 
 /// Faults of a call, the network's and the server's, in equal parts.
-fn fault(rng: &mut fastrand::Rng, seen: &fakestripe::Seen) -> Option<Fault> {
+fn fault(rng: &mut fastrand::Rng, seen: &fake_stripe::Seen) -> Option<Fault> {
     let is_event = seen.path.ends_with("meter_events");
     let positive = seen.form.get("payload[value]").is_some_and(|v| !v.starts_with('-'));
     Some(match rng.u8(0..16) {

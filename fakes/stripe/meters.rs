@@ -143,7 +143,7 @@ impl World {
             return Err(answers::missing(&format!("customer_mapping[{absent}]")));
         }
         if formula != "sum" || window.is_some() {
-            let message = "fakestripe: only meters with the formula 'sum' and without an event_time_window are known.";
+            let message = "this fake knows only meters with the formula 'sum' and without an event_time_window.";
             return Err(answers::invalid(message, None));
         }
         self.event_name_is_free(&event_name)?;
