@@ -154,9 +154,9 @@ impl Schedule {
 
 /// Stored ticks that lie in the future, and since when this process has seen them there.
 #[derive(Debug, Default)]
-pub struct Future(BTreeMap<&'static str, (Timestamp, Instant)>);
+pub struct FutureTicks(BTreeMap<&'static str, (Timestamp, Instant)>);
 
-impl Future {
+impl FutureTicks {
     /// Whether a stored tick is stuck in the future: further than clocks of several hosts differ,
     /// and unmoved for as long. A host whose clock is right moves it on; only when nobody does, the
     /// clock that made it has been set back.
@@ -179,7 +179,7 @@ pub async fn tick(
     queue: &Queue,
     table: &[Schedule],
     config: &Config,
-    future: &mut Future,
+    future: &mut FutureTicks,
 ) -> anyhow::Result<Vec<&'static str>> {
     let now = queue.now();
     let last = queue.last_ticks().await?;

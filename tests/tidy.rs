@@ -149,7 +149,7 @@ const OPTIONAL: [&str; 15] = [
     "exports[].endpoint",
     "guard.day_change_percent",
     "notifications.url",
-    "queue.at_once",
+    "queue.max_concurrent",
     "stripe.meters.NAME",
     "stripe.meters.NAME.event_name",
     "stripe.meters.NAME.per_unit",

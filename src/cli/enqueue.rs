@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{BadUsage, Exit, print, wait};
 use crate::config::Config;
-use crate::queue::kinds::Checked;
+use crate::queue::kinds::ValidatedPayload;
 use crate::queue::{Kind, Kinds, NewJob};
 use crate::wiring;
 
@@ -61,7 +61,7 @@ pub(super) fn kind_of(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
 }
 
 /// The payload that the command line describes, as the kind itself would write it.
-pub(super) fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
+pub(super) fn payload(kind: &Kind, what: &What) -> anyhow::Result<ValidatedPayload> {
     let bad = |why: String| BadUsage(format!("{}: {why}", kind.name));
     if let Some(json) = &what.payload {
         return Ok(kind.check(json).map_err(bad)?);
@@ -95,7 +95,7 @@ pub(super) fn payload(kind: &Kind, what: &What) -> anyhow::Result<Checked> {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let kind = kind_of(&Kinds::all(), &args.what.kind)?;
-    let Checked { payload, key } = payload(&kind, &args.what)?;
+    let ValidatedPayload { payload, key } = payload(&kind, &args.what)?;
     let job = NewJob::new(kind.name, payload, kind.max_attempts, "enqueue");
     let job = NewJob { key: args.key.or(key), priority: args.priority, run_at: args.at, ..job };
     hand_in(&[job], |job| &job.kind, config, now, (args.wait, args.json)).await

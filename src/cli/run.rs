@@ -13,8 +13,8 @@ use super::entitlements::money;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::queue::kinds::Checked;
-use crate::queue::outcome::Ended;
+use crate::queue::kinds::ValidatedPayload;
+use crate::queue::outcome::RunOutcome;
 use crate::queue::{Kind, Kinds};
 use crate::wiring;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             None => what.fields.push("dry_run=true".into()),
         }
     }
-    let Checked { payload, .. } = enqueue::payload(&kind, &what)?;
+    let ValidatedPayload { payload, .. } = enqueue::payload(&kind, &what)?;
     let now = as_of.unwrap_or(now);
     let dry = serde_json::from_str::<Value>(&payload)?.get("dry_run") == Some(&Value::Bool(true));
     let books = if dry { wiring::books_for_dry_run(config, now).await? } else { wiring::open_books(config).await? };
@@ -70,16 +70,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) -> anyhow::Result<Exit> {
     let metrics = Metrics::new(&[kind.name])?;
     match kind.run(payload, context, now, metrics).await {
-        Ended::Report { report, attention } => {
+        RunOutcome::Report { report, attention } => {
             print::json(&serde_json::from_str::<Value>(&report)?)?;
             Ok(if attention { Exit::NeedsAttention } else { Exit::Ok })
         }
-        Ended::Failed(failure) => {
+        RunOutcome::Failed(failure) => {
             let advice = if failure.is_retryable() { " (the next run may succeed)" } else { "" };
             eprintln!("meter: {} failed{advice}: {:#}", kind.name, failure.error());
             Ok(Exit::Failed)
         }
-        Ended::HandedBack | Ended::Cancelled | Ended::Lost => Ok(Exit::Failed),
+        RunOutcome::HandedBack | RunOutcome::Cancelled | RunOutcome::Lost => Ok(Exit::Failed),
     }
 }
 

@@ -53,8 +53,8 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let mut kinds = Kinds::all();
-    for (kind, at_once) in &config.queue.at_once {
-        kinds.set_at_once(kind, usize::from(*at_once));
+    for (kind, max_concurrent) in &config.queue.max_concurrent {
+        kinds.set_max_concurrent(kind, usize::from(*max_concurrent));
     }
     if !args.kinds.is_empty() {
         kinds = kinds.only(&args.kinds).map_err(BadUsage)?;
@@ -146,10 +146,10 @@ async fn start(
         // a server that takes a connection and says nothing would be waited for as a booking is:
         // for minutes, each time
         let door = wiring::open_books_within(config, ANSWER).await?;
-        let answers = tokio::time::timeout(START, in_spite_of_trouble(|| door.schema_version()));
+        let answers = tokio::time::timeout(START, retry_until_up(|| door.schema_version()));
         answers.await.map_err(|_| anyhow!("the database {} gives no answer", config.database.url))??;
     }
-    let applied = in_spite_of_trouble(|| books.migrate(now)).await?;
+    let applied = retry_until_up(|| books.migrate(now)).await?;
     if !applied.is_empty() {
         tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
     }
@@ -170,7 +170,7 @@ async fn start(
     };
     let policy = config.queue.policy(args.concurrency);
     let worker = Worker::new(queue.clone(), kinds, policy, context, who, metrics, args.once);
-    in_spite_of_trouble(|| worker.register()).await?;
+    retry_until_up(|| worker.register()).await?;
     Ok((worker, queue, sources))
 }
 
@@ -189,14 +189,14 @@ fn listen(said: Option<&str>, config: &Config) -> anyhow::Result<Option<SocketAd
 /// Readings of bills that one worker process may have under way.
 pub(super) fn reads_at_once(config: &Config) -> usize {
     let kinds = [(IngestCur::KIND, IngestCur::AT_ONCE), (IngestPart::KIND, IngestPart::AT_ONCE)];
-    kinds.iter().map(|(kind, own)| config.queue.at_once.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
+    kinds.iter().map(|(kind, own)| config.queue.max_concurrent.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
 }
 
 /// Starts in spite of a database that is locked or not reachable for a while, as when the whole
 /// machine starts.
-async fn in_spite_of_trouble<T, F>(step: impl FnMut() -> F) -> Result<T, BooksError>
+async fn retry_until_up<T, F>(step: impl FnMut() -> F) -> Result<T, BooksError>
 where
-    F: Future<Output = Result<T, BooksError>>,
+    F: FutureTicks<Output = Result<T, BooksError>>,
 {
     step.retry(waits()).when(BooksError::is_retryable).notify(tell_once()).await
 }
@@ -205,7 +205,7 @@ where
 /// is a fault at once.
 async fn in_spite_of_a_full_disk<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
 where
-    F: Future<Output = anyhow::Result<T>>,
+    F: FutureTicks<Output = anyhow::Result<T>>,
 {
     let passes = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(BooksError::Full | BooksError::Locked));
     open.retry(waits()).when(passes).notify(tell_once()).await

@@ -29,7 +29,7 @@ pub struct QueueConfig {
     /// How long dead jobs are kept.
     pub keep_dead_days: u16,
     /// Jobs of a kind that one process runs at once, where it is not as many as the kind says.
-    pub at_once: BTreeMap<String, u16>,
+    pub max_concurrent: BTreeMap<String, u16>,
 }
 
 impl Default for QueueConfig {
@@ -41,7 +41,7 @@ impl Default for QueueConfig {
             grace_seconds: 30,
             keep_done_days: 7,
             keep_dead_days: 90,
-            at_once: BTreeMap::new(),
+            max_concurrent: BTreeMap::new(),
         }
     }
 }
@@ -134,12 +134,12 @@ impl QueueConfig {
             fault(&["keep_done_days"], "at least 1: what was last done tells whether work is late".into());
         }
         let kinds = Kinds::all();
-        for (kind, at_once) in &self.at_once {
+        for (kind, max_concurrent) in &self.max_concurrent {
             if kinds.get(kind).is_none() {
                 let names = kinds.names().join(", ");
-                fault(&["at_once", kind], format!("there is no kind of job `{kind}`; there are: {names}"));
-            } else if *at_once == 0 {
-                fault(&["at_once", kind], "at least 1; to keep a worker from a kind, use `meter work --kinds`".into());
+                fault(&["max_concurrent", kind], format!("there is no kind of job `{kind}`; there are: {names}"));
+            } else if *max_concurrent == 0 {
+                fault(&["max_concurrent", kind], "at least 1; to keep a worker from a kind, use `meter work --kinds`".into());
             }
         }
         faults

@@ -20,7 +20,7 @@ use prometheus::{
 };
 
 pub use self::reports::Told;
-use crate::queue::outcome::Ended;
+use crate::queue::outcome::RunOutcome;
 use crate::standing::Standing;
 
 /// Upper bounds of how long runs take, in seconds: from a tick that finds nothing to a bill of an
@@ -192,17 +192,17 @@ impl Metrics {
     }
 
     /// Notes how a run ended, how long it took, and how long its job had waited.
-    pub(crate) fn ran(&self, kind: &str, ended: &Ended, spent: bool, took: Duration, waited: Duration) {
+    pub(crate) fn ran(&self, kind: &str, ended: &RunOutcome, spent: bool, took: Duration, waited: Duration) {
         use jobs::job::Failure;
         let outcome = match ended {
-            Ended::Report { attention: false, .. } => "done",
-            Ended::Report { attention: true, .. } => "attention",
-            Ended::Failed(Failure::WaitFor(..)) => "waiting",
-            Ended::Failed(failure) if failure.is_retryable() && !spent => "retry",
-            Ended::Failed(_) => "dead",
-            Ended::Cancelled => "cancelled",
-            Ended::HandedBack => "handed_back",
-            Ended::Lost => "lost",
+            RunOutcome::Report { attention: false, .. } => "done",
+            RunOutcome::Report { attention: true, .. } => "attention",
+            RunOutcome::Failed(Failure::WaitFor(..)) => "waiting",
+            RunOutcome::Failed(failure) if failure.is_retryable() && !spent => "retry",
+            RunOutcome::Failed(_) => "dead",
+            RunOutcome::Cancelled => "cancelled",
+            RunOutcome::HandedBack => "handed_back",
+            RunOutcome::Lost => "lost",
         };
         self.0.runs.with_label_values(&[kind, outcome]).inc();
         self.0.run_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
@@ -210,7 +210,7 @@ impl Metrics {
     }
 
     /// Notes jobs that were taken away from a silent worker.
-    pub(crate) fn took_over(&self, jobs: u64) {
+    pub(crate) fn leases_expired(&self, jobs: u64) {
         self.0.lease_expiries.inc_by(jobs);
     }
 

@@ -22,14 +22,14 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::claim::Claim;
-use super::outcome::Finish;
+use super::outcome::JobUpdate;
 
 /// How a run ended: which one it was, and what becomes of the job, if that is still ours to say.
 #[derive(Clone, Debug)]
 pub(super) struct Ack {
     pub(super) seq: i64,
     pub(super) lease: i64,
-    pub(super) finish: Option<Finish>,
+    pub(super) finish: Option<JobUpdate>,
 }
 
 /// The source of claimed jobs.

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-/// Why a run is to stop.
+/// StopReason a run is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub(super) enum StopReason {
     /// Another worker has the job now.
     Lost,
     /// A person asked for it.
@@ -18,31 +18,31 @@ pub(super) enum Why {
 
 /// By which a run is told to stop.
 #[derive(Debug, Default)]
-pub(super) struct Stop {
+pub(super) struct StopSignal {
     why: AtomicU8,
     told: Notify,
 }
 
-impl Stop {
+impl StopSignal {
     /// Tells the run to stop; the first reason counts.
-    pub(super) fn tell(&self, why: Why) {
+    pub(super) fn tell(&self, why: StopReason) {
         let number = match why {
-            Why::Lost => 1,
-            Why::Cancelled => 2,
-            Why::HandBack => 3,
+            StopReason::Lost => 1,
+            StopReason::Cancelled => 2,
+            StopReason::HandBack => 3,
         };
         let _first = self.why.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
         self.told.notify_one();
     }
 
     /// Resolves when the run is to stop.
-    pub(super) async fn wait(&self) -> Why {
+    pub(super) async fn wait(&self) -> StopReason {
         loop {
             match self.why.load(Ordering::Acquire) {
                 0 => self.told.notified().await,
-                1 => return Why::Lost,
-                2 => return Why::Cancelled,
-                _ => return Why::HandBack,
+                1 => return StopReason::Lost,
+                2 => return StopReason::Cancelled,
+                _ => return StopReason::HandBack,
             }
         }
     }
@@ -61,7 +61,7 @@ pub struct Claim {
     pub(super) priority: i64,
     pub(super) parent: Option<i64>,
     pub(super) waited_ms: i64,
-    pub(super) stop: Arc<Stop>,
+    pub(super) stop: Arc<StopSignal>,
 }
 
 #[cfg(test)]
@@ -85,9 +85,9 @@ impl Claim {
 
 /// What one process holds; shared by those who claim, run and keep leases.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Holding(Arc<Mutex<Vec<Claim>>>);
+pub(super) struct InFlight(Arc<Mutex<Vec<Claim>>>);
 
-impl Holding {
+impl InFlight {
     fn with<T>(&self, f: impl FnOnce(&mut Vec<Claim>) -> T) -> T {
         // a panic while the list is held cannot leave it half changed: every change is one call
         f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
@@ -117,7 +117,7 @@ impl Holding {
         self.with(|held| held.iter().filter(|c| c.kind == kind).count())
     }
 
-    pub(super) fn tell_all(&self, why: Why) {
+    pub(super) fn tell_all(&self, why: StopReason) {
         self.with(|held| held.iter().for_each(|c| c.stop.tell(why)));
     }
 }

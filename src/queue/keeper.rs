@@ -2,7 +2,7 @@
 //! one keeps leases.
 //!
 //! They are apart because they must not wait for each other: leases are kept while claims are slow,
-//! and neither waits for a run. Neither ever ends because of the database: trouble is logged when
+//! and neither waits for a run. Neither ever ends because of the database: outage is logged when
 //! it begins and when it is over, and in between it is tried again.
 
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 use super::backend::Ack;
-use super::claim::{Claim, Holding, Why};
+use super::claim::{Claim, InFlight, StopReason};
 use super::kinds::Kinds;
-use super::lease::{Claimer, Round, Want, Watch, data_version};
-use super::outcome::Finish;
+use super::lease::{Claimer, PollResult, ClaimRequest, LeaseWatch, data_version};
+use super::outcome::JobUpdate;
 use super::row::{Filter, State};
 use super::store::Queue;
 use super::worker::{Identity, WorkerSettings};
@@ -28,7 +28,7 @@ const WORTH_LINGERING: usize = 16;
 const TURNS: usize = 200;
 const IDLE_TURNS: usize = 8;
 /// Waits between tries while the database does not work.
-const TROUBLE_WAITS: [Duration; 4] =
+const OUTAGE_WAITS: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 /// How often finished rows are looked through.
 const UPKEEP: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) by: Claimer,
     pub(super) kinds: Kinds,
     pub(super) policy: WorkerSettings,
-    pub(super) holding: Holding,
+    pub(super) in_flight: InFlight,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) who: Identity,
     pub(super) metrics: Metrics,
@@ -66,32 +66,32 @@ impl Shared {
     }
 
     /// What may be claimed now, by kind and in all.
-    fn wants(&self) -> (Vec<Want>, usize) {
-        let free = self.policy.concurrency.saturating_sub(self.holding.len());
+    fn requests(&self) -> (Vec<ClaimRequest>, usize) {
+        let free = self.policy.concurrency.saturating_sub(self.in_flight.len());
         if self.stopping() || free == 0 {
             return (vec![], 0);
         }
-        let slots = |k: &super::Kind| k.at_once.saturating_sub(self.holding.of_kind(k.name));
-        let wants = self.kinds.iter().map(|k| Want { kind: k.name.to_owned(), slots: slots(k) });
-        (wants.filter(|w| w.slots > 0).collect(), free)
+        let slots = |k: &super::Kind| k.max_concurrent.saturating_sub(self.in_flight.of_kind(k.name));
+        let requests = self.kinds.iter().map(|k| ClaimRequest { kind: k.name.to_owned(), slots: slots(k) });
+        (requests.filter(|w| w.slots > 0).collect(), free)
     }
 }
 
 /// Says once that the database does not work, and once that it works again.
 #[derive(Debug, Default)]
-struct Trouble {
+struct OutageLog {
     since: Option<Instant>,
     tries: usize,
 }
 
-impl Trouble {
+impl OutageLog {
     /// Notes a failure; returns how long to wait before the next try.
     fn note(&mut self, what: &str, error: &BooksError) -> Duration {
         if self.since.is_none() {
             self.since = Some(Instant::now());
             tracing::warn!(%error, "cannot {what}, trying until it works: {error}");
         }
-        let wait = TROUBLE_WAITS[self.tries.min(TROUBLE_WAITS.len() - 1)];
+        let wait = OUTAGE_WAITS[self.tries.min(OUTAGE_WAITS.len() - 1)];
         self.tries += 1;
         let permille = fastrand::u32(500..1000);
         wait * permille / 1000
@@ -108,11 +108,11 @@ impl Trouble {
 
 /// Claims jobs for free slots and writes down how runs ended, until it is told to stop and all is
 /// written.
-pub(super) struct Keeper {
+pub(super) struct Dispatcher {
     pub(super) shared: Shared,
     pub(super) acks: UnboundedReceiver<Ack>,
     pub(super) claims: UnboundedSender<Claim>,
-    finished: Vec<Finish>,
+    finished: Vec<JobUpdate>,
     look: bool,
     next_due: Option<i64>,
     /// The last answer was unclear: jobs may be ours without our knowing.
@@ -123,7 +123,7 @@ pub(super) struct Keeper {
     stopping: Option<Instant>,
 }
 
-impl Keeper {
+impl Dispatcher {
     pub(super) fn new(shared: Shared, acks: UnboundedReceiver<Ack>, claims: UnboundedSender<Claim>) -> Self {
         let phase = shared.phase.subscribe();
         let (finished, look, next_due, unsure, version, stopping) = (vec![], true, None, false, -1, None);
@@ -131,7 +131,7 @@ impl Keeper {
     }
 
     pub(super) async fn run(mut self) {
-        let mut trouble = Trouble::default();
+        let mut outage = OutageLog::default();
         loop {
             while let Ok(ack) = self.acks.try_recv() {
                 self.take(ack);
@@ -139,7 +139,7 @@ impl Keeper {
             if self.shared.stopping() && self.stopping.is_none() {
                 self.stopping = Some(Instant::now());
             }
-            if trouble.since.is_some() && self.out_of_time() {
+            if outage.since.is_some() && self.out_of_time() {
                 let unwritten = self.finished.len();
                 tracing::warn!(
                     unwritten,
@@ -147,28 +147,28 @@ impl Keeper {
                 );
                 return;
             }
-            let (wants, total) = self.shared.wants();
-            let idle = self.finished.is_empty() && self.shared.holding.len() == 0;
+            let (requests, total) = self.shared.requests();
+            let idle = self.finished.is_empty() && self.shared.in_flight.len() == 0;
             if idle && !self.unsure && (self.shared.stopping() || (self.shared.once && !self.look)) {
                 return;
             }
-            if self.finished.is_empty() && !self.unsure && (!self.look || wants.is_empty()) {
-                self.wait(&mut trouble).await;
+            if self.finished.is_empty() && !self.unsure && (!self.look || requests.is_empty()) {
+                self.wait(&mut outage).await;
                 continue;
             }
             if self.unsure {
                 match self.ask_what_became().await {
-                    // not yet out of trouble: that shows when the next round goes through
+                    // not yet out of outage: that shows when the next round goes through
                     Ok(()) => self.unsure = false,
-                    Err(error) => tokio::time::sleep(trouble.note("reach the queue", &error)).await,
+                    Err(error) => tokio::time::sleep(outage.note("reach the queue", &error)).await,
                 }
                 continue;
             }
-            match self.step(wants, total).await {
-                Ok(()) => trouble.over("reach the queue"),
+            match self.step(requests, total).await {
+                Ok(()) => outage.over("reach the queue"),
                 Err(error) => {
                     self.unsure = true;
-                    let wait = trouble.note("reach the queue", &error);
+                    let wait = outage.note("reach the queue", &error);
                     if refuses_the_row(&error) && !self.finished.is_empty() {
                         self.write_one_by_one().await;
                     }
@@ -185,14 +185,14 @@ impl Keeper {
     }
 
     fn take(&mut self, ack: Ack) {
-        self.shared.holding.remove(ack.seq, ack.lease);
+        self.shared.in_flight.remove(ack.seq, ack.lease);
         self.finished.extend(ack.finish);
     }
 
     /// One round with the table.
-    async fn step(&mut self, wants: Vec<Want>, total: usize) -> Result<(), BooksError> {
+    async fn step(&mut self, requests: Vec<ClaimRequest>, total: usize) -> Result<(), BooksError> {
         let Shared { queue, by, .. } = &self.shared;
-        let Round { claimed, next_due, more } = queue.round(by, self.finished.clone(), wants, total).await?;
+        let PollResult { claimed, next_due, more } = queue.poll(by, self.finished.clone(), requests, total).await?;
         self.finished.clear();
         if total > 0 {
             self.next_due = next_due;
@@ -204,11 +204,11 @@ impl Keeper {
 
     /// After an unclear answer: a claim may have gone through though its answer did not arrive.
     async fn ask_what_became(&self) -> Result<(), BooksError> {
-        let Shared { queue, by, holding, .. } = &self.shared;
+        let Shared { queue, by, in_flight, .. } = &self.shared;
         for claim in queue.held_by(&by.worker).await? {
             let same = |seq, lease| seq == claim.seq && lease == claim.lease;
             let finished = self.finished.iter().any(|f| same(f.seq, f.lease));
-            if !finished && !holding.all().iter().any(|c| same(c.seq, c.lease)) {
+            if !finished && !in_flight.all().iter().any(|c| same(c.seq, c.lease)) {
                 self.start(claim);
             }
         }
@@ -220,30 +220,30 @@ impl Keeper {
     async fn write_one_by_one(&mut self) {
         let Shared { queue, by, .. } = &self.shared;
         for finish in std::mem::take(&mut self.finished) {
-            let Err(error) = queue.round(by, vec![finish.clone()], vec![], 0).await else { continue };
+            let Err(error) = queue.poll(by, vec![finish.clone()], vec![], 0).await else { continue };
             if !refuses_the_row(&error) {
                 self.finished.push(finish);
                 continue;
             }
             tracing::error!(job = finish.seq, %error, "job {}: its outcome cannot be written: {error}", finish.seq);
             let dead = finish.refused(&error.to_string());
-            if let Err(error) = queue.round(by, vec![dead], vec![], 0).await {
+            if let Err(error) = queue.poll(by, vec![dead], vec![], 0).await {
                 tracing::error!(job = finish.seq, %error, "job {} is left to lapse: {error}", finish.seq);
             }
         }
     }
 
     fn start(&self, claim: Claim) {
-        self.shared.holding.add(claim.clone());
+        self.shared.in_flight.add(claim.clone());
         // apalis' worker ends only after this sender is gone
         drop(self.claims.send(claim));
     }
 
     /// Waits until there may be something to do. Nothing here looks at the table more often than
     /// the poll interval.
-    async fn wait(&mut self, trouble: &mut Trouble) {
-        let Shared { queue, policy, holding, .. } = &self.shared;
-        let free = holding.len() < policy.concurrency;
+    async fn wait(&mut self, outage: &mut OutageLog) {
+        let Shared { queue, policy, in_flight, .. } = &self.shared;
+        let free = in_flight.len() < policy.concurrency;
         let until_due = match self.next_due {
             Some(due) if free && !self.look => {
                 let ms = due.saturating_sub(queue.clock.millis()).clamp(0, 60_000);
@@ -255,7 +255,7 @@ impl Keeper {
             ack = self.acks.recv() => {
                 if let Some(ack) = ack {
                     self.take(ack);
-                    if self.shared.holding.len() >= WORTH_LINGERING {
+                    if self.shared.in_flight.len() >= WORTH_LINGERING {
                         self.linger().await;
                     }
                 }
@@ -266,10 +266,10 @@ impl Keeper {
             () = tokio::time::sleep(policy.poll), if free && !self.look => match self.something_due().await {
                 Ok(look) => {
                     self.look = look;
-                    trouble.over("look into the queue");
+                    outage.over("look into the queue");
                 }
                 Err(error) => {
-                    let wait = trouble.note("look into the queue", &error);
+                    let wait = outage.note("look into the queue", &error);
                     tokio::time::sleep(wait).await;
                 }
             },
@@ -286,7 +286,7 @@ impl Keeper {
                 self.take(ack);
                 idle = 0;
             }
-            if idle > IDLE_TURNS || self.shared.holding.len() == 0 {
+            if idle > IDLE_TURNS || self.shared.in_flight.len() == 0 {
                 return;
             }
         }
@@ -317,39 +317,39 @@ fn refuses_the_row(error: &BooksError) -> bool {
 
 /// Keeps the leases of this process, and takes over the jobs of processes that no longer keep
 /// theirs.
-pub(super) async fn keep_leases(shared: Shared) {
-    let (mut watch, mut trouble) = (Watch::default(), Trouble::default());
+pub(super) async fn keep_heartbeat(shared: Shared) {
+    let (mut watch, mut outage) = (LeaseWatch::default(), OutageLog::default());
     let length = shared.by.lease;
     loop {
         let kept = async {
             keep_own(&shared).await?;
-            take_over(&shared, &mut watch).await
+            rescue_expired(&shared, &mut watch).await
         };
         let wait = match kept.await {
             Ok(()) => {
-                trouble.over("keep leases");
+                outage.over("keep leases");
                 length / 4
             }
-            Err(error) => trouble.note("keep leases", &error).min(length / 8),
+            Err(error) => outage.note("keep leases", &error).min(length / 8),
         };
         tokio::time::sleep(wait).await;
     }
 }
 
 async fn keep_own(shared: &Shared) -> Result<(), BooksError> {
-    let Shared { queue, by, holding, phase, .. } = shared;
-    let held = holding.all();
+    let Shared { queue, by, in_flight, phase, .. } = shared;
+    let held = in_flight.all();
     if !held.is_empty() {
         let own = queue.heartbeat(by, &held).await?;
         for claim in &held {
             match own.get(&claim.seq) {
                 Some(false) => {}
-                Some(true) => claim.stop.tell(Why::Cancelled),
-                None => claim.stop.tell(Why::Lost),
+                Some(true) => claim.stop.tell(StopReason::Cancelled),
+                None => claim.stop.tell(StopReason::Lost),
             }
         }
     }
-    let Some(found) = queue.say(shared).await? else {
+    let Some(found) = queue.report_alive(shared).await? else {
         // another host, whose clock runs ahead, took the row for an old one
         return queue.register(shared).await;
     };
@@ -360,20 +360,20 @@ async fn keep_own(shared: &Shared) -> Result<(), BooksError> {
     Ok(())
 }
 
-async fn take_over(shared: &Shared, watch: &mut Watch) -> Result<(), BooksError> {
+async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> Result<(), BooksError> {
     let queue = &shared.queue;
     let leases = queue.leases().await?;
-    let held = shared.holding.all();
-    let lapsed = watch.lapsed(&leases, shared.by.lease, queue.clock.millis(), Instant::now());
-    let lapsed: Vec<_> =
-        lapsed.into_iter().filter(|l| !held.iter().any(|c| c.seq == l.seq && c.lease == l.lease)).collect();
-    let mut due = queue.unstick().await?;
-    if !lapsed.is_empty() {
-        for lease in &lapsed {
+    let held = shared.in_flight.all();
+    let expired = watch.expired(&leases, shared.by.lease, queue.clock.millis(), Instant::now());
+    let expired: Vec<_> =
+        expired.into_iter().filter(|l| !held.iter().any(|c| c.seq == l.seq && c.lease == l.lease)).collect();
+    let mut due = queue.requeue_stuck().await?;
+    if !expired.is_empty() {
+        for lease in &expired {
             tracing::warn!(job = lease.seq, worker = %lease.worker, "job {}: its worker {} is lost", lease.seq, lease.worker);
         }
-        let taken = queue.lapse(&lapsed).await?;
-        shared.metrics.took_over(taken);
+        let taken = queue.rescue(&expired).await?;
+        shared.metrics.leases_expired(taken);
         due += taken;
     }
     if due > 0 {
@@ -383,8 +383,8 @@ async fn take_over(shared: &Shared, watch: &mut Watch) -> Result<(), BooksError>
 }
 
 /// Removes what is finished for long, now and then.
-pub(super) async fn keep_tidy(shared: Shared) {
-    let mut trouble = Trouble::default();
+pub(super) async fn clean(shared: Shared) {
+    let mut outage = OutageLog::default();
     loop {
         tokio::time::sleep(UPKEEP * fastrand::u32(500..1500) / 1000).await;
         let Shared { queue, policy, .. } = &shared;
@@ -400,8 +400,8 @@ pub(super) async fn keep_tidy(shared: Shared) {
             queue.forget_workers(WORKERS_KEPT_MS).await
         };
         match tidied.await {
-            Ok(()) => trouble.over("remove finished jobs"),
-            Err(error) => drop(trouble.note("remove finished jobs", &error)),
+            Ok(()) => outage.over("remove finished jobs"),
+            Err(error) => drop(outage.note("remove finished jobs", &error)),
         }
     }
 }
@@ -423,9 +423,9 @@ impl Queue {
 
     /// Says that this process is alive and what it does; returns the schema version of the
     /// database, or nothing when its row is gone.
-    async fn say(&self, shared: &Shared) -> Result<Option<i64>, BooksError> {
+    async fn report_alive(&self, shared: &Shared) -> Result<Option<i64>, BooksError> {
         let state = if shared.stopping() { "stopping" } else { "working" };
-        let running = i64::try_from(shared.holding.len()).unwrap_or(i64::MAX);
+        let running = i64::try_from(shared.in_flight.len()).unwrap_or(i64::MAX);
         let (worker, now) = (shared.by.worker.clone(), self.clock.millis());
         self.db
             .with_connection(async move |c| {

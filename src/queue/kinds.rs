@@ -20,14 +20,14 @@ use jobs::roll_periods::RollPeriods;
 use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
-use super::outcome::Ended;
+use super::outcome::RunOutcome;
 use crate::metrics::{Metrics, Told};
 
-type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, Ended> + Send + Sync>;
+type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, RunOutcome> + Send + Sync>;
 
 /// What a payload has to say before it is run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checked {
+pub struct ValidatedPayload {
     /// The payload as the kind itself would write it.
     pub payload: String,
     pub key: Option<String>,
@@ -43,9 +43,9 @@ pub struct Kind {
     /// Runs before a job is given up.
     pub max_attempts: u32,
     /// Runs at once in one process.
-    pub at_once: usize,
+    pub max_concurrent: usize,
     run: Run,
-    check: fn(&str) -> Result<Checked, String>,
+    check: fn(&str) -> Result<ValidatedPayload, String>,
 }
 
 impl std::fmt::Debug for Kind {
@@ -72,12 +72,12 @@ impl Kind {
             about: J::ABOUT,
             timeout: J::TIMEOUT,
             max_attempts: J::MAX_ATTEMPTS,
-            at_once: J::AT_ONCE,
+            max_concurrent: J::AT_ONCE,
             run: Arc::new(|payload, context, now, metrics| run::<J>(payload, context, now, metrics).boxed()),
             check: |payload| {
                 let job = read::<J>(payload)?;
                 let payload = serde_json::to_string(&job).map_err(|e| e.to_string())?;
-                Ok(Checked { payload, key: job.key() })
+                Ok(ValidatedPayload { payload, key: job.key() })
             },
         }
     }
@@ -90,33 +90,33 @@ impl Kind {
         context: Context,
         now: Timestamp,
         metrics: Metrics,
-    ) -> BoxFuture<'static, Ended> {
+    ) -> BoxFuture<'static, RunOutcome> {
         (self.run)(payload, context, now, metrics)
     }
 
     /// Checks a payload before it is enqueued.
-    pub fn check(&self, payload: &str) -> Result<Checked, String> {
+    pub fn check(&self, payload: &str) -> Result<ValidatedPayload, String> {
         (self.check)(payload)
     }
 }
 
-async fn run<J: Job<Report: Told>>(payload: String, context: Context, now: Timestamp, metrics: Metrics) -> Ended {
+async fn run<J: Job<Report: Told>>(payload: String, context: Context, now: Timestamp, metrics: Metrics) -> RunOutcome {
     let job = match read::<J>(&payload) {
         Ok(job) => job,
         Err(why) => {
             let why = anyhow!("the payload does not fit the kind {}: {why}", J::KIND);
-            return Ended::Failed(Failure::GiveUp(why));
+            return RunOutcome::Failed(Failure::GiveUp(why));
         }
     };
     let report = match job.run(&context, now).await {
         Ok(report) => report,
-        Err(failure) => return Ended::Failed(failure),
+        Err(failure) => return RunOutcome::Failed(failure),
     };
     report.tell(&metrics);
     let attention = J::needs_a_person(&report);
     match serde_json::to_string(&report) {
-        Ok(report) => Ended::Report { report, attention },
-        Err(e) => Ended::Failed(Failure::GiveUp(anyhow!("the report cannot be written: {e}"))),
+        Ok(report) => RunOutcome::Report { report, attention },
+        Err(e) => RunOutcome::Failed(Failure::GiveUp(anyhow!("the report cannot be written: {e}"))),
     }
 }
 
@@ -173,9 +173,9 @@ impl Kinds {
     }
 
     /// Changes how many of a kind run at once.
-    pub fn set_at_once(&mut self, name: &str, at_once: usize) {
+    pub fn set_max_concurrent(&mut self, name: &str, max_concurrent: usize) {
         if let Some(kind) = self.0.get_mut(name) {
-            kind.at_once = at_once;
+            kind.max_concurrent = max_concurrent;
         }
     }
 }

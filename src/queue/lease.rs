@@ -10,7 +10,7 @@ use books::{BooksError, Database};
 use libsql::{Connection, Row, Value, params, params_from_iter};
 
 use super::claim::Claim;
-use super::outcome::{Backoff, Finish};
+use super::outcome::{Backoff, JobUpdate};
 use super::row::State;
 use super::store::{OPEN, Queue};
 
@@ -24,7 +24,7 @@ const LOOK_AGAIN_MS: i64 = 15_000;
 
 /// How many jobs of a kind may be claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Want {
+pub(super) struct ClaimRequest {
     pub(super) kind: String,
     pub(super) slots: usize,
 }
@@ -38,7 +38,7 @@ pub(super) struct Claimer {
 
 /// What one look at the queue brought.
 #[derive(Debug, Default)]
-pub(super) struct Round {
+pub(super) struct PollResult {
     pub(super) claimed: Vec<Claim>,
     /// When the next waiting job is due.
     pub(super) next_due: Option<i64>,
@@ -62,25 +62,25 @@ impl Queue {
     /// Writes what became of finished jobs, and claims others for the slots that are free. On a
     /// local file all of it is one transaction; on a remote database each statement commits by
     /// itself, because the same statements one by one are right too.
-    pub(super) async fn round(
+    pub(super) async fn poll(
         &self,
         by: &Claimer,
-        finished: Vec<Finish>,
-        wants: Vec<Want>,
+        finished: Vec<JobUpdate>,
+        requests: Vec<ClaimRequest>,
         total: usize,
-    ) -> Result<Round, BooksError> {
+    ) -> Result<PollResult, BooksError> {
         let (by, now) = (by.clone(), self.clock.millis());
         let work = async move |c: &Connection| {
             if !finished.is_empty() {
                 finish(c, &by.worker, &finished, now).await?;
             }
-            let mut round = Round::default();
-            if total > 0 && !wants.is_empty() {
+            let mut round = PollResult::default();
+            if total > 0 && !requests.is_empty() {
                 let due = next_due(c).await?;
                 if due.is_some_and(|due| due <= now) {
-                    wake_due(c, now).await?;
+                    promote_due(c, now).await?;
                 }
-                round.claimed = claim(c, &by, &wants, total, now).await?;
+                round.claimed = claim(c, &by, &requests, total, now).await?;
                 round.more = round.claimed.len() >= total;
                 round.next_due = if due.is_some_and(|due| due <= now) { next_due(c).await? } else { due };
             }
@@ -90,7 +90,7 @@ impl Queue {
     }
 
     /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its
-    /// own, each with whether somebody wants it cancelled.
+    /// own, each with whether somebody requests it cancelled.
     pub(super) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
         let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
@@ -139,8 +139,8 @@ impl Queue {
 
     /// Takes jobs away whose heartbeat stood still: they are due again, or dead when that was their
     /// last attempt. Returns how many.
-    pub(super) async fn lapse(&self, lapsed: &[Lease]) -> Result<u64, BooksError> {
-        let rows = json(&lapsed.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
+    pub(super) async fn rescue(&self, expired: &[Lease]) -> Result<u64, BooksError> {
+        let rows = json(&expired.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
         let now = self.clock.millis();
         self.db
             .with_connection(async move |c| {
@@ -157,7 +157,7 @@ impl Queue {
 
     /// Makes jobs due whose waiting time was set by a clock that has been set back since, and wakes
     /// those whose last child was finished by no run (cancelled, or lost with its worker).
-    pub(super) async fn unstick(&self) -> Result<u64, BooksError> {
+    pub(super) async fn requeue_stuck(&self) -> Result<u64, BooksError> {
         let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
         self.db
             .with_connection(async move |c| {
@@ -197,7 +197,7 @@ async fn next_due(c: &Connection) -> Result<Option<i64>, BooksError> {
     Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
 }
 
-async fn wake_due(c: &Connection, now: i64) -> Result<(), BooksError> {
+async fn promote_due(c: &Connection, now: i64) -> Result<(), BooksError> {
     let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE seq IN (SELECT seq FROM jobs \
                WHERE state IN ('scheduled', 'retrying') AND run_at <= ?1 ORDER BY run_at LIMIT ?2)";
     c.execute(sql, params![now, DUE_AT_ONCE]).await?;
@@ -206,7 +206,7 @@ async fn wake_due(c: &Connection, now: i64) -> Result<(), BooksError> {
 
 /// One statement: the first due jobs of each kind, by priority and age, that no earlier job of
 /// their lane keeps back.
-async fn claim(c: &Connection, by: &Claimer, wants: &[Want], total: usize, now: i64) -> Result<Vec<Claim>, BooksError> {
+async fn claim(c: &Connection, by: &Claimer, requests: &[ClaimRequest], total: usize, now: i64) -> Result<Vec<Claim>, BooksError> {
     let mut values = vec![
         Value::Text(by.worker.clone()),
         Value::Integer(now + millis(by.lease)),
@@ -214,9 +214,9 @@ async fn claim(c: &Connection, by: &Claimer, wants: &[Want], total: usize, now: 
         Value::Integer(slots(total)),
     ];
     let mut branches = vec![];
-    for want in wants {
-        values.push(Value::Text(want.kind.clone()));
-        values.push(Value::Integer(slots(want.slots.min(total))));
+    for request in requests {
+        values.push(Value::Text(request.kind.clone()));
+        values.push(Value::Integer(slots(request.slots.min(total))));
         let n = values.len();
         branches.push(format!(
             "SELECT * FROM (SELECT j.seq, j.priority FROM jobs j WHERE j.state = 'pending' AND j.kind = ?{} \
@@ -262,7 +262,7 @@ fn claimed(row: &Row, now: i64) -> Result<Claim, BooksError> {
 
 /// Writes what became of jobs, as far as they are still this worker's, and wakes jobs that waited
 /// for the last of them.
-async fn finish(c: &Connection, worker: &str, finished: &[Finish], now: i64) -> Result<(), BooksError> {
+async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) -> Result<(), BooksError> {
     let rows: Vec<_> = finished
         .iter()
         .map(|f| {
@@ -324,24 +324,24 @@ pub(super) struct Lease {
 
 /// Watches the heartbeats of leases on the monotonic clock of this process.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct LeaseWatch {
     heartbeats: HashMap<(i64, i64), (i64, Instant)>,
     looked: Option<Instant>,
 }
 
-impl Watch {
-    /// The leases that have lapsed: whose heartbeat stood still before our eyes for the length of a
+impl LeaseWatch {
+    /// The leases that have expired: whose heartbeat stood still before our eyes for the length of a
     /// lease, or for half of it when the wall clock says too that it is over. What stood still
     /// while nobody could look (the database was away, this process slept) is looked at anew: its
     /// holder could not heartbeat either. Pure but for what it remembers.
-    pub(super) fn lapsed(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
+    pub(super) fn expired(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
         let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
         if away {
             self.heartbeats.clear();
         }
         self.looked = Some(seen);
         let mut known = HashMap::new();
-        let mut lapsed = vec![];
+        let mut expired = vec![];
         for lease in leases {
             let key = (lease.seq, lease.lease);
             let since = match self.heartbeats.get(&key) {
@@ -351,11 +351,11 @@ impl Watch {
             known.insert(key, (lease.heartbeat, since));
             let still = seen.saturating_duration_since(since);
             if still >= length || (still >= length / 2 && lease.until < now_ms) {
-                lapsed.push(lease.clone());
+                expired.push(lease.clone());
             }
         }
         self.heartbeats = known;
-        lapsed
+        expired
     }
 }
 
@@ -379,9 +379,9 @@ mod tests {
     /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still,
     /// at a wall clock of `now_ms`.
     fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
-        let (mut watch, start) = (Watch::default(), Instant::now());
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
         let looks = (0..seconds).step_by(5).chain([seconds]);
-        let found = looks.map(|s| watch.lapsed(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
+        let found = looks.map(|s| watch.expired(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
         found.last().is_some_and(|last| !last.is_empty())
     }
 
@@ -400,20 +400,20 @@ mod tests {
 
     #[test]
     fn a_beat_that_goes_on_never_lapses() {
-        let (mut watch, start) = (Watch::default(), Instant::now());
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
         for heartbeat in 0..20_u32 {
             let at = start + Duration::from_secs(u64::from(heartbeat) * 10);
-            let found = watch.lapsed(&[lease(i64::from(heartbeat), 0)], LENGTH, i64::MAX, at);
+            let found = watch.expired(&[lease(i64::from(heartbeat), 0)], LENGTH, i64::MAX, at);
             assert!(found.is_empty(), "heartbeat {heartbeat}");
         }
     }
     #[test]
     fn a_beat_that_nobody_could_see_is_watched_anew() {
-        let (mut watch, start) = (Watch::default(), Instant::now());
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
-        watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(0));
-        assert!(watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(70)).is_empty(), "the database was away for a minute");
-        assert!(watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(80)).is_empty());
-        assert!(!watch.lapsed(&[lease(3, 0)], LENGTH, 1, at(90)).is_empty());
+        watch.expired(&[lease(3, 0)], LENGTH, 1, at(0));
+        assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(70)).is_empty(), "the database was away for a minute");
+        assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(80)).is_empty());
+        assert!(!watch.expired(&[lease(3, 0)], LENGTH, 1, at(90)).is_empty());
     }
 }

@@ -35,7 +35,7 @@ impl Backoff {
 
 /// How a run ended, seen from the queue.
 #[derive(Debug)]
-pub enum Ended {
+pub enum RunOutcome {
     Report {
         report: String,
         /// Whether a person should look at it.
@@ -52,7 +52,7 @@ pub enum Ended {
 
 /// What a job becomes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finish {
+pub struct JobUpdate {
     pub(super) seq: i64,
     pub(super) lease: i64,
     pub(super) state: State,
@@ -66,7 +66,7 @@ pub struct Finish {
     pub(super) parent: Option<i64>,
 }
 
-impl Finish {
+impl JobUpdate {
     /// What becomes of a job whose outcome the database refuses.
     pub(super) fn refused(&self, why: &str) -> Self {
         let reason = Some(format!("its outcome ({}) could not be written: {why}", self.state));
@@ -77,8 +77,8 @@ impl Finish {
 
 /// Decides what becomes of a job, and which jobs it asks for first. `None` when it is no longer
 /// ours to say. Pure.
-pub(super) fn settle(claim: &Claim, ended: Ended, backoff: Backoff, chance: u32) -> (Option<Finish>, Vec<Request>) {
-    let finish = |state| Finish {
+pub(super) fn transition(claim: &Claim, ended: RunOutcome, backoff: Backoff, chance: u32) -> (Option<JobUpdate>, Vec<Request>) {
+    let finish = |state| JobUpdate {
         seq: claim.seq,
         lease: claim.lease,
         state,
@@ -94,26 +94,26 @@ pub(super) fn settle(claim: &Claim, ended: Ended, backoff: Backoff, chance: u32)
     let again = |wait: Duration, reason: String| {
         if spent {
             let reason = format!("failed {} of {} times, at last: {reason}", claim.attempt, claim.max_attempts);
-            Finish { reason: Some(reason), ..finish(State::Dead) }
+            JobUpdate { reason: Some(reason), ..finish(State::Dead) }
         } else {
-            Finish { wait, reason: Some(reason), ..finish(State::Retrying) }
+            JobUpdate { wait, reason: Some(reason), ..finish(State::Retrying) }
         }
     };
     let mut first = vec![];
     let finish = match ended {
-        Ended::Report { report, attention } => Finish { report: Some(report), attention, ..finish(State::Done) },
-        Ended::Failed(Failure::Retry(why)) => again(backoff.after(claim.attempt, chance), format!("{why:#}")),
-        Ended::Failed(Failure::RetryAfter(wait, why)) => again(wait, format!("{why:#}")),
-        Ended::Failed(Failure::GiveUp(why)) => Finish { reason: Some(format!("{why:#}")), ..finish(State::Dead) },
-        Ended::Failed(Failure::WaitFor(requests, wait, why)) => {
+        RunOutcome::Report { report, attention } => JobUpdate { report: Some(report), attention, ..finish(State::Done) },
+        RunOutcome::Failed(Failure::Retry(why)) => again(backoff.after(claim.attempt, chance), format!("{why:#}")),
+        RunOutcome::Failed(Failure::RetryAfter(wait, why)) => again(wait, format!("{why:#}")),
+        RunOutcome::Failed(Failure::GiveUp(why)) => JobUpdate { reason: Some(format!("{why:#}")), ..finish(State::Dead) },
+        RunOutcome::Failed(Failure::WaitFor(requests, wait, why)) => {
             first = requests;
             // waiting is no failure: it costs no attempt
             let reason = Some(format!("{why:#}"));
-            Finish { wait, reason, awaits: true, handed_back: true, ..finish(State::Scheduled) }
+            JobUpdate { wait, reason, awaits: true, handed_back: true, ..finish(State::Scheduled) }
         }
-        Ended::HandedBack => Finish { handed_back: true, ..finish(State::Pending) },
-        Ended::Cancelled => Finish { reason: Some("cancelled while it ran".into()), ..finish(State::Cancelled) },
-        Ended::Lost => return (None, first),
+        RunOutcome::HandedBack => JobUpdate { handed_back: true, ..finish(State::Pending) },
+        RunOutcome::Cancelled => JobUpdate { reason: Some("cancelled while it ran".into()), ..finish(State::Cancelled) },
+        RunOutcome::Lost => return (None, first),
     };
     (Some(finish), first)
 }
@@ -128,18 +128,18 @@ mod tests {
         Claim { attempt, max_attempts: 3, ..Claim::of("k", "{}") }
     }
 
-    fn state(attempt: u32, ended: Ended) -> (State, u64, bool) {
-        let (finish, _) = settle(&claim(attempt), ended, Backoff::default(), 0);
+    fn state(attempt: u32, ended: RunOutcome) -> (State, u64, bool) {
+        let (finish, _) = transition(&claim(attempt), ended, Backoff::default(), 0);
         let finish = finish.unwrap();
         (finish.state, finish.wait.as_secs(), finish.handed_back)
     }
 
     #[test]
     fn each_way_to_end_has_one_state() {
-        let failed = |f| Ended::Failed(f);
+        let failed = |f| RunOutcome::Failed(f);
         let why = || anyhow!("why");
         let five = Duration::from_secs(5);
-        let report = Ended::Report { report: "{}".into(), attention: false };
+        let report = RunOutcome::Report { report: "{}".into(), attention: false };
         assert_eq!(state(3, report), (State::Done, 0, false));
         assert_eq!(state(1, failed(Failure::Retry(why()))), (State::Retrying, 4, false));
         assert_eq!(state(2, failed(Failure::Retry(why()))), (State::Retrying, 8, false));
@@ -149,9 +149,9 @@ mod tests {
         assert_eq!(state(1, failed(Failure::GiveUp(why()))), (State::Dead, 0, false));
         assert_eq!(state(1, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, true));
         assert_eq!(state(3, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, true));
-        assert_eq!(state(3, Ended::HandedBack), (State::Pending, 0, true));
-        assert_eq!(state(1, Ended::Cancelled), (State::Cancelled, 0, false));
-        assert!(settle(&claim(1), Ended::Lost, Backoff::default(), 0).0.is_none());
+        assert_eq!(state(3, RunOutcome::HandedBack), (State::Pending, 0, true));
+        assert_eq!(state(1, RunOutcome::Cancelled), (State::Cancelled, 0, false));
+        assert!(transition(&claim(1), RunOutcome::Lost, Backoff::default(), 0).0.is_none());
     }
 
     proptest! {

@@ -180,7 +180,7 @@ pub struct JobRow {
     pub worker: Option<String>,
     /// True while it waits for other jobs.
     pub awaits: bool,
-    /// Why the last run did not end with a report.
+    /// StopReason the last run did not end with a report.
     pub reason: Option<String>,
     /// What the run that went through reported.
     pub report: Option<serde_json::Value>,

@@ -32,7 +32,7 @@ pub struct Queue {
 }
 
 /// Tries again what failed for a reason that passes by itself: a lock, a network.
-async fn patiently<T, F: Future<Output = Result<T, BooksError>>>(call: impl FnMut() -> F) -> Result<T, BooksError> {
+async fn with_retry<T, F: Future<Output = Result<T, BooksError>>>(call: impl FnMut() -> F) -> Result<T, BooksError> {
     let backoff = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(2))
@@ -125,7 +125,7 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     while let Some(row) = found.next().await? {
         ids.push(row.get(0)?);
     }
-    bring_forward(c, rows).await?;
+    expedite(c, rows).await?;
     let sql = format!(
         "SELECT key, id FROM jobs WHERE key IS NOT NULL AND {OPEN} AND key IN (SELECT value FROM json_each(?1))"
     );
@@ -138,7 +138,7 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
 
 /// Who asks for a job that waits already gets it no later and no less urgently than a new one: a
 /// backfill or a job of next week that holds the key does not keep back the live work under it.
-async fn bring_forward(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
+async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
     let sql = format!(
         "UPDATE jobs SET priority = max(jobs.priority, n.priority), lane = iif(n.lane IS NULL, NULL, jobs.lane), \
          run_at = iif(jobs.state <> 'scheduled' OR jobs.awaits = 1 OR n.run_at > jobs.run_at, jobs.run_at, n.run_at), \
@@ -185,7 +185,7 @@ impl Queue {
         }
         let rows = Rows::of(jobs, self.now())?;
         loop {
-            let found = patiently(|| {
+            let found = with_retry(|| {
                 let rows = rows.clone();
                 self.db.with_connection(async move |c| insert(c, &rows).await)
             })
@@ -209,7 +209,7 @@ impl Queue {
         jobs: &[NewJob],
     ) -> Result<bool, BooksError> {
         let (now, at, stuck) = (self.now(), tick.as_millisecond(), stuck.map(Timestamp::as_millisecond));
-        let won = patiently(|| {
+        let won = with_retry(|| {
             let (name, jobs) = (name.to_owned(), jobs.to_vec());
             self.db.transaction(async move |c| {
                 let sql = "INSERT INTO schedules (name, last_tick, claimed_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO \
@@ -231,7 +231,7 @@ impl Queue {
 
     /// The last tick of each schedule that was enqueued.
     pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-        patiently(|| {
+        with_retry(|| {
             self.db.with_connection(async |c| {
                 let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
                 let mut found = BTreeMap::new();
@@ -253,7 +253,7 @@ impl Queue {
     /// The newest `limit` jobs that `filter` means, newest first.
     pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
         let (condition, values) = condition(filter, vec![]);
-        patiently(|| {
+        with_retry(|| {
             let (condition, values) = (condition.clone(), values.clone());
             self.db.with_connection(async move |c| {
                 let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {condition} ORDER BY seq DESC LIMIT {limit}");
@@ -270,7 +270,7 @@ impl Queue {
 
     /// How many jobs there are of each kind in each state.
     pub async fn counts(&self) -> Result<BTreeMap<(String, State), i64>, BooksError> {
-        patiently(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
+        with_retry(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
     /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A
@@ -311,7 +311,7 @@ impl Queue {
         let (condition, values) = condition(filter, vec![]);
         let mut removed = 0;
         loop {
-            let some = patiently(|| {
+            let some = with_retry(|| {
                 let (condition, values) = (condition.clone(), values.clone());
                 self.db.with_connection(async move |c| {
                     let sql = format!(
@@ -335,7 +335,7 @@ impl Queue {
         let (condition, values) = condition(filter, vec![Value::Integer(now.as_millisecond())]);
         // named once in any case: a remote server refuses parameters that are not
         let sql = format!("UPDATE jobs SET {set} WHERE {only} AND {condition} AND ?1 IS NOT NULL");
-        patiently(|| {
+        with_retry(|| {
             let (sql, values) = (sql.clone(), values.clone());
             self.db.with_connection(async move |c| Ok(c.execute(&sql, params_from_iter(values)).await?))
         })
@@ -344,7 +344,7 @@ impl Queue {
 
     /// The worker processes, newest first.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
-        patiently(|| {
+        with_retry(|| {
             self.db.with_connection(async |c| {
                 let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
                            FROM workers ORDER BY started_at DESC, id DESC";

@@ -16,11 +16,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
 
 use super::backend::{Ack, Claims};
-use super::claim::{Claim, Holding, Why};
-use super::keeper::{Keeper, Phase, Shared, keep_leases, keep_tidy};
+use super::claim::{Claim, InFlight, StopReason};
+use super::keeper::{Dispatcher, Phase, Shared, keep_heartbeat, clean};
 use super::kinds::{Kind, Kinds};
 use super::lease::Claimer;
-use super::outcome::{Backoff, Ended, settle};
+use super::outcome::{Backoff, RunOutcome, transition};
 use super::row::NewJob;
 use super::store::{Queue, new_id};
 use crate::metrics::Metrics;
@@ -71,7 +71,7 @@ pub struct Tally {
     /// Runs that ended with a report.
     pub done: u64,
     /// Runs that will be tried again.
-    pub again: u64,
+    pub retried: u64,
     /// Jobs that were given up.
     pub dead: u64,
     /// Jobs that were handed back.
@@ -129,7 +129,7 @@ impl Worker {
         let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
         let by = Claimer { worker, lease: policy.lease };
         let (phase, _) = watch::channel(Phase::Working);
-        let shared = Shared { queue, by, kinds, policy, holding: Holding::default(), phase, who, metrics, once };
+        let shared = Shared { queue, by, kinds, policy, in_flight: InFlight::default(), phase, who, metrics, once };
         Self { shared, context }
     }
 
@@ -161,8 +161,8 @@ impl Worker {
         let (ack, acks) = mpsc::unbounded_channel();
         let (claim, claims) = mpsc::unbounded_channel();
         let (tally, tallied) = watch::channel(Tally::default());
-        let mut keeper = tokio::spawn(Keeper::new(shared.clone(), acks, claim).run());
-        let keeping = tokio::spawn(keep_leases(shared.clone()));
+        let mut keeper = tokio::spawn(Dispatcher::new(shared.clone(), acks, claim).run());
+        let keeping = tokio::spawn(keep_heartbeat(shared.clone()));
         let leases = keeping.abort_handle();
         let stopper = self_stopper(&shared);
         tokio::spawn(async move {
@@ -172,7 +172,7 @@ impl Worker {
                 stopper.stop();
             }
         });
-        let tidy = tokio::spawn(keep_tidy(shared.clone())).abort_handle();
+        let tidy = tokio::spawn(clean(shared.clone())).abort_handle();
         let grace = tokio::spawn(hand_back_after_grace(shared.clone())).abort_handle();
         let runner = Runner { shared: shared.clone(), context, tally };
         let worker = WorkerBuilder::new(shared.by.worker.as_str())
@@ -191,7 +191,7 @@ impl Worker {
         for task in [leases, tidy, grace] {
             task.abort();
         }
-        say_goodbye(&shared).await;
+        mark_stopped(&shared).await;
         ran.map_err(|e| anyhow!("apalis' worker ended: {e}"))?;
         kept.context("the keeper of the queue ended")?;
         if let Phase::Outdated(found) = *shared.phase.borrow() {
@@ -214,13 +214,13 @@ async fn hand_back_after_grace(shared: Shared) {
     if phase.wait_for(|p| *p != Phase::Working).await.is_ok() {
         tokio::time::sleep(shared.policy.grace).await;
         loop {
-            shared.holding.tell_all(Why::HandBack);
+            shared.in_flight.tell_all(StopReason::HandBack);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-async fn say_goodbye(shared: &Shared) {
+async fn mark_stopped(shared: &Shared) {
     let (worker, now) = (shared.by.worker.clone(), shared.queue.clock.millis());
     let said = shared.queue.db.with_connection(async move |c| {
         let sql = "UPDATE workers SET state = 'stopped', running = 0, seen_at = ?2 WHERE id = ?1";
@@ -237,51 +237,51 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     let (began, span) = (Instant::now(), span_of(&claim));
     let ended = match shared.kinds.get(&claim.kind) {
         Some(kind) => run(kind, &claim, shared, context, &span).await,
-        None => Ended::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
+        None => RunOutcome::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
     };
     let took = began.elapsed();
     span.in_scope(|| log(&claim, &ended, took));
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
     shared.metrics.ran(&claim.kind, &ended, claim.attempt >= claim.max_attempts, took, waited);
-    let (finish, first) = settle(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
+    let (finish, first) = transition(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
         use super::row::State;
         tally.send_modify(|t| match finish.state {
             State::Done => t.done += 1,
             State::Dead | State::Cancelled => t.dead += 1,
             State::Pending => t.handed_back += 1,
-            State::Scheduled | State::Running | State::Retrying => t.again += 1,
+            State::Scheduled | State::Running | State::Retrying => t.retried += 1,
         });
     }
     // a parked job whose children cannot be enqueued looks again by itself
     if !first.is_empty() {
-        ask_for(shared, &claim, first).await;
+        enqueue_children(shared, &claim, first).await;
     }
     Ok(Ack { seq: claim.seq, lease: claim.lease, finish })
 }
 
 /// Runs a job in a task of its own, so that a panic is caught, a time-out and a stop reach it, and
 /// others are not held up.
-async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, span: &tracing::Span) -> Ended {
+async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, span: &tracing::Span) -> RunOutcome {
     let fence = shared.queue.fence(claim, &shared.by.worker);
     let context = Context { books: context.books.fenced(fence), ..context.clone() };
     let job = kind.run(claim.payload.clone(), context, shared.queue.now(), shared.metrics.clone());
     let mut task = tokio::spawn(job.instrument(span.clone()));
     tokio::select! {
         ended = &mut task => ended.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => Ended::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),
-            Err(error) => Ended::Failed(Failure::Retry(error.into())),
+            Ok(panic) => RunOutcome::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),
+            Err(error) => RunOutcome::Failed(Failure::Retry(error.into())),
         }),
         () = tokio::time::sleep(kind.timeout) => {
             task.abort();
-            Ended::Failed(Failure::Retry(anyhow!("it took longer than {} s", kind.timeout.as_secs())))
+            RunOutcome::Failed(Failure::Retry(anyhow!("it took longer than {} s", kind.timeout.as_secs())))
         }
         why = claim.stop.wait() => {
             task.abort();
             match why {
-                Why::Lost => Ended::Lost,
-                Why::Cancelled => Ended::Cancelled,
-                Why::HandBack => Ended::HandedBack,
+                StopReason::Lost => RunOutcome::Lost,
+                StopReason::Cancelled => RunOutcome::Cancelled,
+                StopReason::HandBack => RunOutcome::HandedBack,
             }
         }
     }
@@ -305,7 +305,7 @@ fn said(panic: &(dyn Any + Send)) -> &str {
 
 /// Enqueues the jobs that a job waits for, before it is parked: were they enqueued after, a crash
 /// in between would lose them.
-async fn ask_for(shared: &Shared, claim: &Claim, first: Vec<Request>) {
+async fn enqueue_children(shared: &Shared, claim: &Claim, first: Vec<Request>) {
     let jobs: Vec<NewJob> = first
         .into_iter()
         .map(|request| {
@@ -321,15 +321,15 @@ async fn ask_for(shared: &Shared, claim: &Claim, first: Vec<Request>) {
 }
 
 /// One line for each run.
-fn log(claim: &Claim, ended: &Ended, took: Duration) {
+fn log(claim: &Claim, ended: &RunOutcome, took: Duration) {
     let Claim { seq: job, kind, attempt, max_attempts, waited_ms, .. } = claim;
     let ms = took.as_millis();
     let line = format!("job {job} {kind}, attempt {attempt} of {max_attempts}, {ms} ms");
     match ended {
-        Ended::Report { attention: false, report } => {
+        RunOutcome::Report { attention: false, report } => {
             tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", summary(report));
         }
-        Ended::Report { attention: true, report } => {
+        RunOutcome::Report { attention: true, report } => {
             let (found, named) = (summary(report), named(report));
             tracing::warn!(
                 job,
@@ -340,17 +340,17 @@ fn log(claim: &Claim, ended: &Ended, took: Duration) {
                 "{line}: done, and a person should look at it (`meter jobs show {job}`); {found}{named}"
             );
         }
-        Ended::Failed(failure @ Failure::WaitFor(..)) => {
+        RunOutcome::Failed(failure @ Failure::WaitFor(..)) => {
             tracing::info!(job, kind, attempt, ms, "{line}: {:#}", failure.error());
         }
-        Ended::Failed(failure) => {
+        RunOutcome::Failed(failure) => {
             let again = failure.is_retryable() && attempt < max_attempts;
             let what = if again { "failed, will be tried again" } else { "failed for good" };
             tracing::warn!(job, kind, attempt, ms, "{line}: {what}: {:#}", failure.error());
         }
-        Ended::HandedBack => tracing::info!(job, kind, attempt, ms, "{line}: handed back"),
-        Ended::Cancelled => tracing::info!(job, kind, attempt, ms, "{line}: cancelled"),
-        Ended::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job"),
+        RunOutcome::HandedBack => tracing::info!(job, kind, attempt, ms, "{line}: handed back"),
+        RunOutcome::Cancelled => tracing::info!(job, kind, attempt, ms, "{line}: cancelled"),
+        RunOutcome::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job"),
     }
 }
 

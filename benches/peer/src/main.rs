@@ -45,7 +45,7 @@ enum What {
         #[arg(long)]
         batch: u64,
     },
-    /// Finish queued jobs with worker processes.
+    /// JobUpdate queued jobs with worker processes.
     Work {
         #[command(flatten)]
         tune: Tune,
