@@ -217,7 +217,7 @@ const SKEW: SignedDuration = SignedDuration::from_secs(300);
 /// Turns ticks into jobs for as long as the process works.
 pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
     let table = table(&config);
-    let (mut failing, mut future) = (false, Future::default());
+    let (mut failing, mut future) = (false, FutureTicks::default());
     loop {
         match tick(&queue, &table, &config, &mut future).await {
             Ok(_) => {

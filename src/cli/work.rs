@@ -107,7 +107,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let grace = config.queue.policy(args.concurrency).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
-        schedule::tick(&queue, &schedule::table(config), config, &mut schedule::Future::default()).await?;
+        schedule::tick(&queue, &schedule::table(config), config, &mut schedule::FutureTicks::default()).await?;
     }
     drop(running.set(Running { queue: queue.clone(), sources, phase: worker.phase() }));
     let serving = serving.map(|(observer, serving)| {
@@ -124,9 +124,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(schedule) = keeps {
         schedule.abort();
     }
-    let Tally { done, again, dead, handed_back } = ran?;
+    let Tally { done, retried, dead, handed_back } = ran?;
     tracing::info!(
-        "stopped: {done} done, {again} to be tried again, {dead} dead or cancelled, {handed_back} handed back"
+        "stopped: {done} done, {retried} to be tried again, {dead} dead or cancelled, {handed_back} handed back"
     );
     // a worker that was told to stop has done what it should; one that was to run what is due says
     // how that went
@@ -196,7 +196,7 @@ pub(super) fn reads_at_once(config: &Config) -> usize {
 /// machine starts.
 async fn retry_until_up<T, F>(step: impl FnMut() -> F) -> Result<T, BooksError>
 where
-    F: FutureTicks<Output = Result<T, BooksError>>,
+    F: Future<Output = Result<T, BooksError>>,
 {
     step.retry(waits()).when(BooksError::is_retryable).notify(tell_once()).await
 }
@@ -205,7 +205,7 @@ where
 /// is a fault at once.
 async fn in_spite_of_a_full_disk<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
 where
-    F: FutureTicks<Output = anyhow::Result<T>>,
+    F: Future<Output = anyhow::Result<T>>,
 {
     let passes = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(BooksError::Full | BooksError::Locked));
     open.retry(waits()).when(passes).notify(tell_once()).await
