@@ -23,8 +23,8 @@ use jiff::Timestamp;
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job};
 use meter::metrics::Metrics;
-use meter::queue::worker::{Identity, Worker, WorkerSettings};
-use meter::queue::{Clock, Kind, Kinds, NewJob, Queue, State};
+use meter::queue::{Clock, Identity, NewJob, Queue, State};
+use meter::worker::{Kind, Kinds, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 
 const JOBS: usize = 100_000;
@@ -147,7 +147,7 @@ fn work(file: &Path, synchronous: &str, processes: usize, slots: usize) -> f64 {
     let rate = block_on(async {
         let books = open(file, synchronous).await;
         let sql = "SELECT count(*) FROM jobs WHERE state IN ('pending', 'scheduled', 'running', 'retrying')";
-        let open = async || meter::queue::store::count(&books, sql).await.unwrap();
+        let open = async || meter::queue::count(&books, sql).await.unwrap();
         let jobs = open().await as f64;
         let start = Instant::now();
         children.iter_mut().for_each(|(child, _)| go(child));

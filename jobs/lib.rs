@@ -17,3 +17,21 @@ pub mod stripe;
 pub mod sync_stripe;
 pub mod verify_books;
 mod wire;
+
+/// The kinds of job that there are.
+pub const KINDS: [&str; 11] = {
+    use job::Job;
+    [
+        ingest_cur::IngestCur::KIND,
+        ingest_cur::IngestPart::KIND,
+        roll_periods::RollPeriods::KIND,
+        enforce_budgets::EnforceBudgets::KIND,
+        deliver_notifications::DeliverNotifications::KIND,
+        sync_stripe::SyncStripe::KIND,
+        push_stripe::PushStripe::KIND,
+        reconcile_stripe::ReconcileStripe::KIND,
+        roll_counters::RollCounters::KIND,
+        verify_books::VerifyBooks::KIND,
+        probe::Probe::KIND,
+    ]
+};

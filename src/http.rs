@@ -2,9 +2,9 @@
 //! runbook.
 //!
 //! Nothing here waits for a query over all customers: figures come from the last snapshot
-//! ([`crate::standing::Observer`]). Whoever reaches the port may read metrics and health, which
+//! ([`crate::health::StatsCollector`]). Whoever reaches the port may read metrics and health, which
 //! name no customer; pages are for this machine alone unless `http.pages` says otherwise; and
-//! acting needs the token, each time, so that no other site can act through somebody's browser.
+//! can_act needs the token, each time, so that no other site can act through somebody's browser.
 
 mod health;
 
@@ -34,15 +34,15 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-pub use self::health::{Door, ask};
+pub use self::health::{ReadinessProbe, ask};
 use crate::config::{Config, HttpConfig, Pages};
+use crate::format::report_summary;
+use crate::health::{Overview, StatsCollector};
 use crate::metrics::{Metrics, Sources};
-use crate::page::{self, Facts, JobList, JobsFilter, RUNS, Run};
-use crate::queue::keeper::Phase;
-use crate::queue::worker::summary;
-use crate::queue::{Filter, JobRow, Kinds, Queue, State as JobState};
-use crate::standing::{Observer, Standing};
+use crate::queue::{Filter, JobRow, Queue, State as JobState};
+use crate::ui::{self, JobList, JobsFilter, RUNS, Run, StatusView};
 use crate::wiring;
+use crate::worker::{Kinds, Phase};
 
 /// A page waits so long for the jobs that it lists.
 const PAGE_WAIT: Duration = Duration::from_secs(5);
@@ -80,15 +80,17 @@ pub struct Running {
 /// Everything that is served.
 #[derive(Debug)]
 pub struct Server {
-    pub observer: Observer,
+    pub collector: StatsCollector,
     pub metrics: Metrics,
     /// The worker, once it has begun.
     pub running: Arc<OnceLock<Running>>,
     /// The database, for whoever asks whether it is there.
-    pub door: Door,
+    pub readiness: ReadinessProbe,
     /// Whether this process keeps the schedule.
     pub keeps_schedule: bool,
     pub units: BTreeMap<String, String>,
+    /// Meters that have gauges even when nothing is known of them.
+    pub meters: Vec<String>,
     /// The section of the configuration.
     pub config: HttpConfig,
 }
@@ -102,7 +104,7 @@ pub fn books_id(config: &Config) -> String {
 }
 
 impl Server {
-    fn acting(&self) -> bool {
+    fn can_act(&self) -> bool {
         !self.config.token.expose().is_empty()
     }
 }
@@ -192,10 +194,10 @@ fn router(server: Server) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(health::ready))
-        .route("/runbook", get(async || Page(StatusCode::OK, page::runbook(include_str!("../docs/operations.md")))))
+        .route("/runbook", get(async || Page(StatusCode::OK, ui::runbook(include_str!("../docs/operations.md")))))
         .route("/runbook/{page}", get(document))
         .merge(pages)
-        .fallback(async || Page(StatusCode::NOT_FOUND, page::not_found()))
+        .fallback(async || Page(StatusCode::NOT_FOUND, ui::not_found()))
         .layer(from_fn(in_time))
         .with_state(server)
 }
@@ -210,8 +212,8 @@ const DOCUMENTS: [(&str, &str); 4] = [
 
 async fn document(Path(name): Path<String>) -> Page {
     match DOCUMENTS.iter().find(|(known, _)| *known == name) {
-        Some((_, text)) => Page(StatusCode::OK, page::runbook(text)),
-        None => Page(StatusCode::NOT_FOUND, page::not_found()),
+        Some((_, text)) => Page(StatusCode::OK, ui::runbook(text)),
+        None => Page(StatusCode::NOT_FOUND, ui::not_found()),
     }
 }
 
@@ -221,7 +223,7 @@ struct Page(StatusCode, String);
 impl IntoResponse for Page {
     fn into_response(self) -> Response {
         let headers = [
-            ("content-security-policy", page::CONTENT_SECURITY_POLICY),
+            ("content-security-policy", ui::CONTENT_SECURITY_POLICY),
             ("x-content-type-options", "nosniff"),
             ("referrer-policy", "no-referrer"),
             ("cache-control", "no-store"),
@@ -231,7 +233,7 @@ impl IntoResponse for Page {
 }
 
 fn went_wrong(error: &dyn std::fmt::Display) -> Page {
-    Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(&format!("The database does not answer: {error}")))
+    Page(StatusCode::SERVICE_UNAVAILABLE, ui::refused(&format!("The database does not answer: {error}")))
 }
 
 /// Pages name customers. They are for this machine alone, unless the configuration says that
@@ -257,7 +259,7 @@ async fn only_for_readers(
         }
         (true, false) => format!("You asked for the host {host}, which is not among http.hosts."),
     };
-    Page(StatusCode::FORBIDDEN, page::refused(&format!("{why} Metrics are at /metrics."))).into_response()
+    Page(StatusCode::FORBIDDEN, ui::refused(&format!("{why} Metrics are at /metrics."))).into_response()
 }
 
 /// The name in a Host header, without its port; empty for what is none.
@@ -275,32 +277,31 @@ fn is_local(host: &str) -> bool {
 }
 
 async fn metrics(State(server): Shared) -> Response {
-    let snapshot = server.observer.last();
-    let gauges = snapshot.as_ref().map(|s| s.gauges.as_slice()).unwrap_or_default();
+    let overview = server.collector.last();
     // a worker that waits for its database does not work: MeterDown is about that
     let Some(Running { sources, .. }) = server.running.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the worker is starting: it waits for the database\n")
             .into_response();
     };
-    match server.metrics.text(sources, gauges) {
+    match server.metrics.text(sources, overview.as_deref(), &server.meters) {
         Ok(text) => ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
-/// Jobs, read on the observer's connection: whoever looks never stands before the leases. A
+/// Jobs, read on the collector's connection: whoever looks never stands before the leases. A
 /// database that hangs is given up soon.
 async fn list(server: &Server, filter: Filter, limit: u32) -> anyhow::Result<Vec<JobRow>> {
-    let asked = async { anyhow::Ok(server.observer.queue().await?.list(&filter, limit).await?) };
+    let asked = async { anyhow::Ok(server.collector.queue().await?.list(&filter, limit).await?) };
     tokio::time::timeout(PAGE_WAIT, asked).await.unwrap_or_else(|_| bail!("nothing within {} s", PAGE_WAIT.as_secs()))
 }
 
 /// The newest job of each kind, and some more of those that run often: what runs every minute must
 /// not push out what runs once a day.
-async fn newest(server: &Server, standing: &Standing) -> anyhow::Result<Vec<JobRow>> {
+async fn newest(server: &Server, overview: &Overview) -> anyhow::Result<Vec<JobRow>> {
     let mut rows = list(server, Filter::default(), LOOKED_AT).await?;
     let known: BTreeSet<String> = rows.iter().map(|row| row.kind.clone()).collect();
-    let rare = standing.queue.kinds.iter().filter(|(kind, _)| !known.contains(*kind));
+    let rare = overview.queue.kinds.iter().filter(|(kind, _)| !known.contains(*kind));
     let ids: Vec<String> = rare.filter_map(|(_, of)| of.last_done_job).map(|seq| seq.to_string()).collect();
     if !ids.is_empty() {
         rows.extend(list(server, Filter { ids, ..Filter::default() }, LISTED).await?);
@@ -326,24 +327,24 @@ struct StatusQuery {
 }
 
 async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page {
-    let Some(snapshot) = server.observer.last() else {
+    let Some(overview) = server.collector.last() else {
         let why = "The figures are being read for the first time. Reload in a moment.";
-        return Page(StatusCode::SERVICE_UNAVAILABLE, page::refused(why));
+        return Page(StatusCode::SERVICE_UNAVAILABLE, ui::refused(why));
     };
     // the figures are there without them, and who looks because the database is away wants those
-    let rows = newest(&server, &snapshot.standing).await;
+    let rows = newest(&server, &overview).await;
     let no_runs = rows.as_ref().err().map(|error| format!("{error:#}"));
     let runs: Vec<Run> = rows.unwrap_or_default().iter().map(run).collect();
-    let facts = Facts {
-        standing: &snapshot.standing,
+    let view = StatusView {
+        overview: &overview,
         units: &server.units,
         runs: &runs,
         no_runs: no_runs.as_deref(),
         version: env!("CARGO_PKG_VERSION"),
-        billing: snapshot.standing.billing_words(),
+        billing: overview.billing.words(),
         refresh_seconds: query.refresh.unwrap_or(60).min(3600),
     };
-    Page(StatusCode::OK, page::status(&facts, Timestamp::now()))
+    Page(StatusCode::OK, ui::status(&view, Timestamp::now()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -360,7 +361,7 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
     let filter = JobsFilter { kind: some(query.kind), state: some(query.state) };
     let states: Vec<JobState> = filter.state.iter().filter_map(|s| s.parse().ok()).collect();
     if filter.state.is_some() && states.is_empty() {
-        return Page(StatusCode::BAD_REQUEST, page::refused("There is no such state of a job."));
+        return Page(StatusCode::BAD_REQUEST, ui::refused("There is no such state of a job."));
     }
     let wanted = Filter { kinds: filter.kind.iter().cloned().collect(), states, ..Filter::default() };
     let rows = match list(&server, wanted, LISTED).await {
@@ -376,15 +377,16 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
     };
     let runs: Vec<Run> = rows.iter().map(run).collect();
     let kinds: Vec<String> = Kinds::all().names().into_iter().map(str::to_owned).collect();
-    let list = JobList { runs: &runs, filter: &filter, kinds: &kinds, acting: server.acting(), said: said.as_deref() };
-    Page(StatusCode::OK, page::jobs(&list, Timestamp::now()))
+    let list =
+        JobList { runs: &runs, filter: &filter, kinds: &kinds, can_act: server.can_act(), said: said.as_deref() };
+    Page(StatusCode::OK, ui::jobs(&list, Timestamp::now()))
 }
 
 async fn job(State(server): Shared, Path(seq): Path<i64>) -> Page {
     let wanted = Filter { ids: vec![seq.to_string()], ..Filter::default() };
     match list(&server, wanted, 1).await.map(|mut rows| rows.pop()) {
-        Ok(Some(row)) => Page(StatusCode::OK, page::job(&run(&row), &details(&row), server.acting(), Timestamp::now())),
-        Ok(None) => Page(StatusCode::NOT_FOUND, page::not_found()),
+        Ok(Some(row)) => Page(StatusCode::OK, ui::job(&run(&row), &details(&row), server.can_act(), Timestamp::now())),
+        Ok(None) => Page(StatusCode::NOT_FOUND, ui::not_found()),
         Err(error) => went_wrong(&error),
     }
 }
@@ -413,8 +415,8 @@ async fn act(
     form: Sent,
     what: &'static str,
 ) -> Response {
-    let refused = |status, why: &str| Page(status, page::refused(why)).into_response();
-    if !server.acting() {
+    let refused = |status, why: &str| Page(status, ui::refused(why)).into_response();
+    if !server.can_act() {
         return refused(StatusCode::FORBIDDEN, "Acting is switched off: the worker has no METER_HTTP__TOKEN.");
     }
     let bearer = headers.get(AUTHORIZATION).and_then(|h| h.to_str().ok()).and_then(|h| h.strip_prefix("Bearer "));
@@ -460,13 +462,13 @@ fn telling(summary: &str) -> String {
 
 /// A job as the pages tell it.
 fn run(row: &JobRow) -> Run {
-    let report = row.report.as_ref().map(|report| telling(&summary(&report.to_string())));
+    let report = row.report.as_ref().map(|report| telling(&report_summary(&report.to_string())));
     let took = row.finished_at.zip(row.started_at).map(|(end, start)| end.duration_since(start));
     Run {
         seq: row.seq,
         kind: row.kind.clone(),
         state: row.state.as_str().to_owned(),
-        what: summary(&row.payload.to_string())
+        what: report_summary(&row.payload.to_string())
             .split(", ")
             .filter(|part| !part.ends_with(" false"))
             .collect::<Vec<_>>()

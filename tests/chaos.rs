@@ -20,7 +20,7 @@ use hrana::Server;
 use jiff::Timestamp;
 use jobs::probe::Probe;
 use meter::config::Config;
-use meter::queue::store::count;
+use meter::queue::count;
 use meter::queue::{Clock, NewJob, Queue, State};
 use support::{Place, meter};
 

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use ground::{Act, Do, Doomed, Ground, Hasty, Paired, all, policy, row, until};
 use jiff::{SignedDuration, Timestamp};
-use meter::queue::worker::WorkerSettings;
-use meter::queue::{Clock, Filter, Kinds, NewJob, State};
+use meter::queue::{Clock, Filter, NewJob, State};
+use meter::worker::Kinds;
+use meter::worker::WorkerSettings;
 
 const HOUR: i64 = 3_600_000;
 
@@ -144,7 +145,7 @@ async fn failures_back_off_instead_of_burning_up(ground: Ground) {
     // base 1 s, doubled each time, at most half taken off
     assert!(runs[1] - runs[0] >= Duration::from_millis(490), "{:?}", runs[1] - runs[0]);
     assert!(runs[2] - runs[1] >= Duration::from_millis(990), "{:?}", runs[2] - runs[1]);
-    assert_eq!(worker.stop().await.again, 2);
+    assert_eq!(worker.stop().await.retried, 2);
 }
 
 /// Guards against: "retry after" leaves the lock of the first run on the row, and the job is

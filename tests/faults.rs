@@ -13,8 +13,8 @@ use std::time::Duration;
 use books::BooksError;
 use ground::{Do, Ground, all, policy, until};
 use hrana::Server;
-use meter::queue::worker::WorkerSettings;
 use meter::queue::{Filter, State, enqueue_in};
+use meter::worker::WorkerSettings;
 use support::{LEDGER, Place};
 
 /// Jobs that a caller enqueues in a transaction of its own are there if and only if the rest of it

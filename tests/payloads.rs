@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use meter::queue::Kinds;
+use meter::worker::Kinds;
 
 #[test]
 fn payloads_of_all_times_still_fit() {

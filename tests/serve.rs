@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use meter::metrics::Metrics;
-use meter::queue::Kinds;
+use meter::worker::Kinds;
 use nix::sys::signal::Signal;
 use served::{Served, demo, free_port, request};
 use support::{Place, meter, query};

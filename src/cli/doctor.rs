@@ -13,9 +13,10 @@ use jobs::stripe::check::check;
 use jobs::stripe::{StripeAccount, StripeMode};
 use serde::Serialize;
 
-use super::{Exit, ago, print, span};
+use super::{Exit, print};
 use crate::config::Config;
-use crate::standing::{BILL_STALE, LITTLE_SPACE};
+use crate::format::{ago, span};
+use crate::health::{BILL_STALE, LITTLE_SPACE};
 use crate::{http, wiring};
 
 /// Clocks of this machine and of others may differ by this much.
@@ -179,7 +180,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
 
 fn disk(config: &Config, checks: &mut Checks) {
     let Some(path) = wiring::local_path(config) else { return };
-    match crate::standing::free_beside(path) {
+    match crate::health::free_bytes_beside(path) {
         Some(free) if free < LITTLE_SPACE => {
             checks.wrong(
                 "disk",

@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{BadUsage, Exit, print, wait};
 use crate::config::Config;
-use crate::queue::kinds::ValidatedPayload;
-use crate::queue::{Kind, Kinds, NewJob};
+use crate::queue::NewJob;
 use crate::wiring;
+use crate::worker::{Kind, Kinds, ValidatedPayload};
 
 /// Which job.
 #[derive(Debug, ClapArgs)]

@@ -5,9 +5,9 @@ use books::stripe::meter_event::{EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::jobs_of::ago;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::format::ago;
 use crate::wiring;
 
 /// What to do with events.

@@ -14,11 +14,11 @@ mod entitlements;
 mod events;
 mod health;
 mod ingest;
-mod jobs_of;
 mod notifications;
 mod plan;
 mod print;
 mod push;
+mod queue_jobs;
 mod reconcile;
 mod report;
 mod restore;
@@ -46,9 +46,6 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
 use crate::wiring;
 
-pub(crate) use self::jobs_of::ago;
-pub(crate) use self::print::span;
-
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention: a person should look.";
 
@@ -59,7 +56,7 @@ pub struct Cli {
     /// Configuration file [default: meter.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the
+    /// What to log to standard error: error, warn, info, debug, trace [default: log.severity of the
     /// configuration, else warn, and info for `work`]
     #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
     log: Option<String>,
@@ -131,7 +128,7 @@ enum Command {
     Run(run::Args),
     /// Look at the jobs of the queue, and act on them
     #[command(subcommand)]
-    Jobs(jobs_of::Action),
+    Jobs(queue_jobs::Action),
     /// Show what is done when
     Schedule(schedule::Args),
     /// Show the worker processes
@@ -229,7 +226,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Doctor(args) => doctor::run(args, &config, now).await,
             Command::Health(args) => health::run(args, &config).await,
             Command::Report(args) => report::run(args, &config, now).await,
-            Command::Jobs(action) => jobs_of::run(action, &config, now).await,
+            Command::Jobs(action) => queue_jobs::run(action, &config, now).await,
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,
             Command::Migrate => migrate(&config, now).await,

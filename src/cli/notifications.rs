@@ -4,9 +4,9 @@ use books::limits::notification::Notification;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::jobs_of::ago;
 use super::{Exit, print};
 use crate::config::Config;
+use crate::format::ago;
 use crate::wiring;
 
 /// What to do with notifications.

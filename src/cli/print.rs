@@ -6,8 +6,8 @@ use books::units::quantity::Quantity;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
-use crate::words::group;
-pub(crate) use crate::words::{customer, quantity, span};
+use crate::format::group;
+pub(crate) use crate::format::{customer, quantity, span};
 
 /// Prints a table; columns whose title starts with `>` are right-aligned.
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {

@@ -16,10 +16,10 @@ use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
 use super::events::who;
-use super::jobs_of::ago;
 use super::push::said;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::format::ago;
 use crate::wiring;
 
 /// Periods that are compared at once.

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::page::{self, MeterReport, Report};
+use crate::ui::{self, MeterReport, Report};
 use crate::wiring;
 
 /// Customers that a report of all names for each meter.
@@ -42,10 +42,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let report = report(&books, config, args.customer, month, now).await?;
     if args.html == Path::new("-") {
-        print::out(&page::report(&report));
+        print::out(&ui::report(&report));
         return Ok(Exit::Ok);
     }
-    write_whole(&args.html, &page::report(&report))?;
+    write_whole(&args.html, &ui::report(&report))?;
     print::out(&format!("{} written: {} meter(s) of {month}", args.html.display(), report.meters.len()));
     Ok(Exit::Ok)
 }

@@ -13,10 +13,8 @@ use super::entitlements::money;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::queue::kinds::ValidatedPayload;
-use crate::queue::outcome::RunOutcome;
-use crate::queue::{Kind, Kinds};
 use crate::wiring;
+use crate::worker::{Kind, Kinds, RunOutcome, ValidatedPayload};
 
 /// Which job.
 #[derive(Debug, ClapArgs)]

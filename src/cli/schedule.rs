@@ -4,11 +4,12 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::jobs_of::ago;
 use super::{Exit, print};
 use crate::config::Config;
+use crate::format::ago;
 use crate::queue::{Filter, State};
-use crate::{schedule, wiring};
+use crate::wiring;
+use crate::worker::schedule;
 
 /// How to show it.
 #[derive(Debug, ClapArgs)]

@@ -3,10 +3,13 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, ago, print, span};
+use super::{Exit, print};
 use crate::config::Config;
-use crate::page::{about, forecast};
-use crate::standing::{Level, Observer, Standing};
+use crate::format::{ago, span};
+use crate::health::{Overview, Severity, StatsCollector};
+use crate::queue::{State, WorkerState};
+use crate::ui::{about, forecast};
+use crate::worker::{Kinds, schedule};
 
 /// How to show it.
 #[derive(Debug, ClapArgs)]
@@ -17,21 +20,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let standing = Observer::new(config).read(now).await?;
+    let overview = StatsCollector::new(config, Kinds::all().names(), schedule::kinds(config)).read(now).await?;
     if args.json {
-        print::json(&standing)?;
+        print::json(&overview)?;
     } else {
-        show(&standing, config, now);
+        show(&overview, config, now);
     }
-    Ok(match standing.findings.first().map(|f| f.level) {
+    Ok(match overview.findings.first().map(|f| f.severity) {
         None => Exit::Ok,
-        Some(Level::Look) => Exit::NeedsAttention,
-        Some(Level::Wrong) => Exit::Failed,
+        Some(Severity::Warning) => Exit::NeedsAttention,
+        Some(Severity::Critical) => Exit::Failed,
     })
 }
 
-fn show(s: &Standing, config: &Config, now: Timestamp) {
-    let (units, billing) = (config.units(), s.billing_words());
+fn show(s: &Overview, config: &Config, now: Timestamp) {
+    let (units, billing) = (config.units(), s.billing.words());
     let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
     print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
     let line = |name: &str, text: String| print::out(&format!("{name:<11} {text}"));
@@ -129,18 +132,22 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
             ),
         },
     );
-    let sum = |state: &str| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(state)).sum() };
-    let workers = |state: &str| s.queue.workers.get(state).copied().unwrap_or(0);
-    let silent = if workers("silent") > 0 { format!(", {} silent", workers("silent")) } else { String::new() };
+    let sum = |state: State| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(&state)).sum() };
+    let workers = |state: WorkerState| s.queue.workers.get(&state).copied().unwrap_or(0);
+    let silent = if workers(WorkerState::Silent) > 0 {
+        format!(", {} silent", workers(WorkerState::Silent))
+    } else {
+        String::new()
+    };
     line(
         "queue",
         format!(
             "{} worker(s){silent}; {} due, {} running, {} to be tried again, {} dead",
-            workers("working"),
-            sum("pending"),
-            sum("running"),
-            sum("retrying"),
-            sum("dead")
+            workers(WorkerState::Working),
+            sum(State::Pending),
+            sum(State::Running),
+            sum(State::Retrying),
+            sum(State::Dead)
         ),
     );
     if s.findings.is_empty() {
@@ -149,7 +156,7 @@ fn show(s: &Standing, config: &Config, now: Timestamp) {
     }
     print::out("\nneeds a person:");
     for f in &s.findings {
-        let mark = if f.level == Level::Wrong { "WRONG" } else { "look " };
+        let mark = if f.severity == Severity::Critical { "WRONG" } else { "look " };
         print::out(&format!("  {mark}  {}: {}\n         {}", f.alert, f.what, f.act));
     }
     print::out("\nEach has a section of that name in docs/operations.md, and at /runbook of a worker.");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Exit, print};
-use crate::queue::worker::summary;
+use crate::format::report_summary;
 use crate::queue::{Enqueued, Filter, JobRow, Queue, State, WorkerRow};
 
 const LOOK: Duration = Duration::from_millis(200);
@@ -82,7 +82,7 @@ pub(super) fn said(row: &JobRow) -> String {
     let what = row.key.clone().unwrap_or_else(|| format!("{} {}", row.kind, row.payload));
     let head = format!("job {} {what}: {}", row.seq, row.state);
     match (row.state, &row.report, &row.reason) {
-        (State::Done, Some(report), _) => format!("{head}; {}", summary(&report.to_string())),
+        (State::Done, Some(report), _) => format!("{head}; {}", report_summary(&report.to_string())),
         (State::Done, None, _) => head,
         (_, _, Some(reason)) => format!("{head}: {reason}"),
         _ => head,

@@ -17,12 +17,12 @@ use tokio::sync::watch;
 
 use super::{BadUsage, Exit};
 use crate::config::Config;
-use crate::http::{self, Door, Running, Server};
+use crate::health::StatsCollector;
+use crate::http::{self, ReadinessProbe, Running, Server};
 use crate::metrics::{Metrics, Sources};
-use crate::queue::worker::{Identity, Stopper, Tally, Worker};
-use crate::queue::{Kinds, Queue};
-use crate::standing::Observer;
-use crate::{schedule, wiring};
+use crate::queue::{Identity, Queue};
+use crate::wiring;
+use crate::worker::{Kinds, Stopper, Tally, Worker, WorkerSettings, schedule};
 
 /// Some supervisors signal the process and then its whole group: that is one signal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
@@ -72,17 +72,18 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let running = Arc::new(OnceLock::new());
     let (stop_serving, stop) = watch::channel(false);
     let serving = address.map(|address| {
-        let observer = Observer::new(config);
+        let collector = StatsCollector::new(config, Kinds::all().names(), schedule::kinds(config));
         let server = Server {
-            observer: observer.clone(),
+            collector: collector.clone(),
             metrics: metrics.clone(),
             running: running.clone(),
-            door: Door::new(config),
+            readiness: ReadinessProbe::new(config),
             keeps_schedule,
             units: config.units(),
+            meters: config.meters.iter().map(|m| m.name.clone()).collect(),
             config: config.http.clone(),
         };
-        (observer, tokio::spawn(http::serve(listener, address, server, stop)))
+        (collector, tokio::spawn(http::serve(listener, address, server, stop)))
     });
     let started = tokio::select! {
         started = start(&args, config, now, kinds.clone(), metrics.clone()) => Some(started?),
@@ -99,19 +100,22 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "worker {} runs {} from {url}, {} at once; Ctrl-C stops it",
         worker.id(),
         kinds.names().join(", "),
-        config.queue.policy(args.concurrency).concurrency
+        WorkerSettings::new(&config.queue, args.concurrency).concurrency
     );
     if config.exports.is_empty() {
         tracing::warn!("no export is configured, so no bill will be read (see the README's \"Your own bills\")");
     }
-    let grace = config.queue.policy(args.concurrency).grace;
+    let grace = WorkerSettings::new(&config.queue, args.concurrency).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::FutureTicks::default()).await?;
     }
     drop(running.set(Running { queue: queue.clone(), sources, phase: worker.phase() }));
-    let serving = serving.map(|(observer, serving)| {
-        tokio::spawn(observer.run(metrics.clone()));
+    let serving = serving.map(|(collector, serving)| {
+        tokio::spawn(collector.run({
+            let metrics = metrics.clone();
+            move || metrics.snapshot_failed()
+        }));
         serving
     });
     let keeps = keeps_schedule.then(|| tokio::spawn(schedule::run(queue, config.clone(), metrics)));
@@ -145,8 +149,8 @@ async fn start(
     if !books.is_local() {
         // a server that takes a connection and says nothing would be waited for as a booking is:
         // for minutes, each time
-        let door = wiring::open_books_within(config, ANSWER).await?;
-        let answers = tokio::time::timeout(START, retry_until_up(|| door.schema_version()));
+        let readiness = wiring::open_books_within(config, ANSWER).await?;
+        let answers = tokio::time::timeout(START, retry_until_up(|| readiness.schema_version()));
         answers.await.map_err(|_| anyhow!("the database {} gives no answer", config.database.url))??;
     }
     let applied = retry_until_up(|| books.migrate(now)).await?;
@@ -168,7 +172,7 @@ async fn start(
             StripeMode::DryRun => None,
         },
     };
-    let policy = config.queue.policy(args.concurrency);
+    let policy = WorkerSettings::new(&config.queue, args.concurrency);
     let worker = Worker::new(queue.clone(), kinds, policy, context, who, metrics, args.once);
     retry_until_up(|| worker.register()).await?;
     Ok((worker, queue, sources))

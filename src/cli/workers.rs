@@ -5,9 +5,9 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::jobs_of::ago;
 use super::{Exit, print};
 use crate::config::Config;
+use crate::format::ago;
 use crate::queue::WorkerRow;
 use crate::wiring;
 

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use std::time::Duration;
 
 use croner::Cron;
 use jiff::civil::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::raw::Step;
-use crate::queue::worker::WorkerSettings;
-use crate::queue::{Backoff, Kinds};
 
 /// How workers work.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,21 +96,6 @@ pub fn cron(line: &str) -> Result<Cron, String> {
 }
 
 impl QueueConfig {
-    /// How a worker works.
-    pub fn policy(&self, concurrency: Option<u16>) -> WorkerSettings {
-        let days = |days: u16| Duration::from_secs(u64::from(days) * 86_400);
-        let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
-        WorkerSettings {
-            concurrency: usize::from(concurrency.unwrap_or(self.concurrency)),
-            lease: seconds(self.lease_seconds),
-            poll: Duration::from_millis(u64::from(self.poll_millis)),
-            grace: seconds(self.grace_seconds),
-            backoff: Backoff::default(),
-            keep_done: days(self.keep_done_days),
-            keep_dead: days(self.keep_dead_days),
-        }
-    }
-
     /// What is wrong, and where.
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
         let mut faults = vec![];
@@ -133,13 +115,15 @@ impl QueueConfig {
         if self.keep_done_days == 0 {
             fault(&["keep_done_days"], "at least 1: what was last done tells whether work is late".into());
         }
-        let kinds = Kinds::all();
         for (kind, max_concurrent) in &self.max_concurrent {
-            if kinds.get(kind).is_none() {
-                let names = kinds.names().join(", ");
+            if !jobs::KINDS.contains(&kind.as_str()) {
+                let names = jobs::KINDS.join(", ");
                 fault(&["max_concurrent", kind], format!("there is no kind of job `{kind}`; there are: {names}"));
             } else if *max_concurrent == 0 {
-                fault(&["max_concurrent", kind], "at least 1; to keep a worker from a kind, use `meter work --kinds`".into());
+                fault(
+                    &["max_concurrent", kind],
+                    "at least 1; to keep a worker from a kind, use `meter work --kinds`".into(),
+                );
             }
         }
         faults

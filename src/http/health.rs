@@ -13,8 +13,8 @@ use tokio::sync::OnceCell;
 
 use super::{Shared, books_id};
 use crate::config::Config;
-use crate::queue::keeper::Phase;
 use crate::wiring;
+use crate::worker::Phase;
 
 /// The database has so long to answer whether it is there.
 const READY_WAIT: Duration = Duration::from_secs(2);
@@ -24,12 +24,12 @@ const SCHEDULE_LATE: i64 = 120;
 /// A connection on which nobody waits but who asks whether the database answers: leases and pages
 /// have others.
 #[derive(Debug)]
-pub struct Door {
+pub struct ReadinessProbe {
     config: Config,
     books: OnceCell<Database>,
 }
 
-impl Door {
+impl ReadinessProbe {
     /// One that connects when it is first asked.
     pub fn new(config: &Config) -> Self {
         Self { config: config.clone(), books: OnceCell::new() }
@@ -49,11 +49,11 @@ impl Door {
 /// Whether work can be done here, and what is in its way.
 pub(super) async fn ready(State(server): Shared) -> Response {
     let mut lines = vec![];
-    let database = tokio::time::timeout(READY_WAIT, server.door.schema_version()).await;
+    let database = tokio::time::timeout(READY_WAIT, server.readiness.schema_version()).await;
     let known = books::newest_schema_version();
     lines.push(match database {
         Ok(Ok(found)) if found == known => {
-            (true, format!("database: there, schema version {found}, books {}", server.door.books_id()))
+            (true, format!("database: there, schema version {found}, books {}", server.readiness.books_id()))
         }
         Ok(Ok(found)) => {
             (false, format!("database: schema version {found}, this build knows {known}; `meter migrate`"))

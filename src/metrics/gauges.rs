@@ -10,7 +10,7 @@ use prometheus::{GaugeVec, Opts, Registry};
 use rust_decimal::Decimal;
 
 use super::Described;
-use crate::standing::Standing;
+use crate::health::{BillingMode, Overview};
 
 /// Name, help, labels.
 const TABLE: [(&str, &str, &[&str]); 40] = [
@@ -107,63 +107,63 @@ impl Board {
     }
 }
 
-pub(super) fn of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
+pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<Vec<MetricFamily>> {
     let board = Board::new()?;
-    board.at("meter_snapshot_timestamp_seconds", &[], Some(standing.at))?;
-    board.at("meter_snapshot_customers_timestamp_seconds", &[], Some(standing.customers_at))?;
-    board.set("meter_snapshot_duration_seconds", &[], standing.took.as_secs_f64())?;
-    queue(&board, standing)?;
-    bills(&board, standing)?;
-    usage(&board, standing, meters)?;
-    customers(&board, standing, meters)?;
-    stripe(&board, standing, meters)?;
-    board.at("meter_books_verified_timestamp_seconds", &[], standing.audit.at)?;
-    for (check, count) in &standing.audit.violations {
+    board.at("meter_snapshot_timestamp_seconds", &[], Some(overview.at))?;
+    board.at("meter_snapshot_customers_timestamp_seconds", &[], Some(overview.customers_at))?;
+    board.set("meter_snapshot_duration_seconds", &[], overview.took.as_secs_f64())?;
+    queue(&board, overview)?;
+    bills(&board, overview)?;
+    usage(&board, overview, meters)?;
+    customers(&board, overview, meters)?;
+    stripe(&board, overview, meters)?;
+    board.at("meter_books_verified_timestamp_seconds", &[], overview.audit.at)?;
+    for (check, count) in &overview.audit.violations {
         board.set("meter_books_violations", &[check], count)?;
     }
-    let notifications = &standing.books.notifications;
+    let notifications = &overview.books.notifications;
     // without a receiver they only wait to be asked for
-    let (pending, dead, unsent) = match standing.notifications_go_out {
+    let (pending, dead, unsent) = match overview.notifications_go_out {
         true => (notifications.pending, notifications.dead, 0),
         false => (0, 0, notifications.pending + notifications.dead),
     };
     for (state, count) in [("pending", pending), ("dead", dead), ("unsent", unsent)] {
         board.set("meter_notifications", &[state], count)?;
     }
-    let oldest = notifications.oldest_pending_at.filter(|_| standing.notifications_go_out);
-    board.age("meter_notification_oldest_pending_seconds", &[], oldest, standing.at)?;
-    if let Some(bytes) = standing.books.size_bytes {
+    let oldest = notifications.oldest_pending_at.filter(|_| overview.notifications_go_out);
+    board.age("meter_notification_oldest_pending_seconds", &[], oldest, overview.at)?;
+    if let Some(bytes) = overview.books.size_bytes {
         board.set("meter_database_size_bytes", &[], bytes)?;
     }
-    if let Some(bytes) = standing.free_bytes {
+    if let Some(bytes) = overview.free_bytes {
         board.set("meter_database_free_bytes", &[], bytes)?;
     }
     Ok(board.registry.gather())
 }
 
-fn queue(board: &Board, standing: &Standing) -> prometheus::Result<()> {
-    for (name, kind) in &standing.queue.kinds {
+fn queue(board: &Board, overview: &Overview) -> prometheus::Result<()> {
+    for (name, kind) in &overview.queue.kinds {
         for (state, count) in &kind.states {
-            board.set("meter_jobs", &[name, state], count)?;
+            board.set("meter_jobs", &[name, state.as_str()], count)?;
         }
-        board.age("meter_job_oldest_waiting_seconds", &[name], kind.waiting_since, standing.at)?;
+        board.age("meter_job_oldest_waiting_seconds", &[name], kind.waiting_since, overview.at)?;
         board.set("meter_job_attention", &[name], u8::from(kind.attention))?;
         // of what nobody enqueues there is no success to wait for
-        if standing.queue.scheduled.contains(name) {
+        if overview.queue.scheduled.contains(name) {
             board.at("meter_job_last_success_timestamp_seconds", &[name], kind.last_done)?;
         }
     }
-    for (state, count) in &standing.queue.workers {
-        board.set("meter_workers", &[state], count)?;
+    for (state, count) in &overview.queue.workers {
+        board.set("meter_workers", &[state.name()], count)?;
     }
-    for (schedule, tick) in &standing.queue.ticks {
+    for (schedule, tick) in &overview.queue.ticks {
         board.at("meter_schedule_last_tick_timestamp_seconds", &[schedule], Some(*tick))?;
     }
     Ok(())
 }
 
-fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
-    for bill in &standing.books.bills {
+fn bills(board: &Board, overview: &Overview) -> prometheus::Result<()> {
+    for bill in &overview.books.bills {
         let payer = bill.payer.as_str();
         board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
         board.at("meter_bill_usage_through_timestamp_seconds", &[payer], bill.usage_through)?;
@@ -174,10 +174,10 @@ fn bills(board: &Board, standing: &Standing) -> prometheus::Result<()> {
         }
         board.set("meter_bill_versions_on_hold", &[payer], bill.on_hold)?;
     }
-    board.set("meter_ledger_entries", &[], standing.books.entries)
+    board.set("meter_ledger_entries", &[], overview.books.entries)
 }
 
-fn usage(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
+fn usage(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::Result<()> {
     let attributed = |name: &str, labels: &[&str], of: Quantity, none: Quantity| {
         board.set(name, &[labels, &["attributed"]].concat(), of)?;
         board.set(name, &[labels, &["unattributed"]].concat(), none)
@@ -185,27 +185,27 @@ fn usage(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Res
     for meter in meters {
         attributed("meter_usage_month_units", &[meter], Quantity::ZERO, Quantity::ZERO)?;
         board.set("meter_usage_month_booked_ratio", &[meter], 0)?;
-        let unknown = standing.customers.unknown.get(*meter).copied().unwrap_or_default();
+        let unknown = overview.customers.unknown.get(meter).copied().unwrap_or_default();
         board.set("meter_usage_unknown_customer_units", &[meter], unknown)?;
     }
-    for month in &standing.books.month {
+    for month in &overview.books.month {
         attributed("meter_usage_month_units", &[&month.meter], month.attributed, month.unattributed)?;
-        let all = i64::from(standing.at.to_zoned(jiff::tz::TimeZone::UTC).days_in_month());
+        let all = i64::from(overview.at.to_zoned(jiff::tz::TimeZone::UTC).days_in_month());
         let ratio = Decimal::from(month.days) / Decimal::from(all);
         board.set("meter_usage_month_booked_ratio", &[&month.meter], ratio)?;
     }
-    for day in &standing.books.days {
+    for day in &overview.books.days {
         attributed("meter_usage_day_units", &[&day.meter, &day.day], day.attributed, day.unattributed)?;
     }
     Ok(())
 }
 
-fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
-    let customers = &standing.customers;
+fn customers(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::Result<()> {
+    let customers = &overview.customers;
     for status in ["active", "past_due", "canceled"] {
         board.set("meter_customers", &[status], customers.by_status.get(status).unwrap_or(&0))?;
     }
-    let own = meters.iter().copied().chain([books::limits::plan::TURN]);
+    let own = meters.iter().map(String::as_str).chain([books::limits::plan::TURN]);
     let known = own.chain(customers.decisions.keys().map(String::as_str));
     for meter in known {
         let of = customers.decisions.get(meter).copied().unwrap_or_default();
@@ -221,22 +221,22 @@ fn customers(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus:
     }
     board.set("meter_turn_allocations_used", &[], customers.turn_used)?;
     board.set("meter_turn_allocations_refused", &[], customers.turn_refused)?;
-    board.age("meter_turn_oldest_overdue_seconds", &[], standing.books.turn_overdue_since, standing.at)
+    board.age("meter_turn_oldest_overdue_seconds", &[], overview.books.turn_overdue_since, overview.at)
 }
 
-fn stripe(board: &Board, standing: &Standing, meters: &[&str]) -> prometheus::Result<()> {
-    let (stripe, customers) = (&standing.books.stripe, &standing.customers);
-    for mode in ["off", "dry_run", "demo", "test", "live"] {
-        board.set("meter_stripe_mode", &[mode], u8::from(mode == standing.billing))?;
+fn stripe(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::Result<()> {
+    let (stripe, customers) = (&overview.books.stripe, &overview.customers);
+    for mode in BillingMode::ALL {
+        board.set("meter_stripe_mode", &[mode.name()], u8::from(mode == overview.billing))?;
     }
     for (state, count) in &stripe.events {
         board.set("meter_stripe_events", &[state], count)?;
     }
-    board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, standing.at)?;
-    board.age("meter_stripe_oldest_unconfirmed_seconds", &[], stripe.oldest_unconfirmed_at, standing.at)?;
-    board.age("meter_stripe_oldest_deferred_seconds", &[], customers.oldest_deferred_at, standing.at)?;
+    board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, overview.at)?;
+    board.age("meter_stripe_oldest_unconfirmed_seconds", &[], stripe.oldest_unconfirmed_at, overview.at)?;
+    board.age("meter_stripe_oldest_deferred_seconds", &[], customers.oldest_deferred_at, overview.at)?;
     board.set("meter_stripe_alarms", &[], stripe.alarms)?;
-    for meter in meters.iter().copied().chain(customers.drift.keys().map(String::as_str)) {
+    for meter in meters.iter().map(String::as_str).chain(customers.drift.keys().map(String::as_str)) {
         board.set("meter_stripe_drift_units", &[meter], customers.drift.get(meter).copied().unwrap_or_default())?;
         board.set(
             "meter_stripe_deferred_units",

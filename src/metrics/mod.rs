@@ -14,14 +14,12 @@ use books::Database;
 use jobs::ingest_cur::source::Source;
 use jobs::stripe::SendCounters;
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-pub use self::reports::Told;
-use crate::queue::outcome::RunOutcome;
-use crate::standing::Standing;
+pub use self::reports::RecordMetrics;
+use crate::health::Overview;
 
 /// Upper bounds of how long runs take, in seconds: from a tick that finds nothing to a bill of an
 /// hour.
@@ -192,18 +190,7 @@ impl Metrics {
     }
 
     /// Notes how a run ended, how long it took, and how long its job had waited.
-    pub(crate) fn ran(&self, kind: &str, ended: &RunOutcome, spent: bool, took: Duration, waited: Duration) {
-        use jobs::job::Failure;
-        let outcome = match ended {
-            RunOutcome::Report { attention: false, .. } => "done",
-            RunOutcome::Report { attention: true, .. } => "attention",
-            RunOutcome::Failed(Failure::WaitFor(..)) => "waiting",
-            RunOutcome::Failed(failure) if failure.is_retryable() && !spent => "retry",
-            RunOutcome::Failed(_) => "dead",
-            RunOutcome::Cancelled => "cancelled",
-            RunOutcome::HandedBack => "handed_back",
-            RunOutcome::Lost => "lost",
-        };
+    pub(crate) fn ran(&self, kind: &str, outcome: &str, took: Duration, waited: Duration) {
         self.0.runs.with_label_values(&[kind, outcome]).inc();
         self.0.run_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
         self.0.wait_duration.with_label_values(&[kind]).observe(waited.as_secs_f64());
@@ -231,10 +218,17 @@ impl Metrics {
 
     /// All metrics, in Prometheus' text format 0.0.4: those of the process, and the gauges of a
     /// snapshot, if there is one yet.
-    pub fn text(&self, sources: &Sources, snapshot: &[MetricFamily]) -> prometheus::Result<String> {
+    pub fn text(
+        &self,
+        sources: &Sources,
+        overview: Option<&Overview>,
+        meters: &[String],
+    ) -> prometheus::Result<String> {
         self.catch_up(sources);
         let mut families = self.0.registry.gather();
-        families.extend(snapshot.iter().cloned());
+        if let Some(overview) = overview {
+            families.extend(gauges::of(overview, meters)?);
+        }
         let mut text = vec![];
         TextEncoder::new().encode(&families, &mut text)?;
         String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
@@ -281,9 +275,4 @@ pub struct Sources {
     pub exports: Vec<Arc<dyn Source>>,
     /// Attempts to send to Stripe, if there is an account.
     pub sends: Option<Arc<SendCounters>>,
-}
-
-/// The gauges of a snapshot. `meters` are told of even when nothing is known of them.
-pub fn gauges_of(standing: &Standing, meters: &[&str]) -> prometheus::Result<Vec<MetricFamily>> {
-    gauges::of(standing, meters)
 }

@@ -14,16 +14,16 @@ use jobs::verify_books::VerifyReport;
 use super::Metrics;
 
 /// A report that says what it adds.
-pub trait Told {
-    fn tell(&self, metrics: &Metrics);
+pub trait RecordMetrics {
+    fn record(&self, metrics: &Metrics);
 }
 
 fn rows(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-impl Told for IngestReport {
-    fn tell(&self, metrics: &Metrics) {
+impl RecordMetrics for IngestReport {
+    fn record(&self, metrics: &Metrics) {
         let outcome = match self.outcome {
             IngestOutcome::Applied => "applied",
             IngestOutcome::WouldApply => "would_apply",
@@ -41,16 +41,16 @@ impl Told for IngestReport {
     }
 }
 
-impl Told for RollPeriodsReport {
-    fn tell(&self, metrics: &Metrics) {
+impl RecordMetrics for RollPeriodsReport {
+    fn record(&self, metrics: &Metrics) {
         if !self.dry_run {
             metrics.0.rollovers.inc_by(self.closed);
         }
     }
 }
 
-impl Told for EnforceReport {
-    fn tell(&self, metrics: &Metrics) {
+impl RecordMetrics for EnforceReport {
+    fn record(&self, metrics: &Metrics) {
         if !self.dry_run {
             metrics.0.entitlement_changes.with_label_values(&["blocked"]).inc_by(self.blocked);
             metrics.0.entitlement_changes.with_label_values(&["unblocked"]).inc_by(self.unblocked);
@@ -58,8 +58,8 @@ impl Told for EnforceReport {
     }
 }
 
-impl Told for DeliverReport {
-    fn tell(&self, metrics: &Metrics) {
+impl RecordMetrics for DeliverReport {
+    fn record(&self, metrics: &Metrics) {
         let Self { delivered, again, dead, set_aside: _ } = self;
         for (outcome, count) in [("delivered", delivered), ("again", again), ("dead", dead)] {
             metrics.0.deliveries.with_label_values(&[outcome]).inc_by(*count);
@@ -67,8 +67,8 @@ impl Told for DeliverReport {
     }
 }
 
-impl Told for ReconcileReport {
-    fn tell(&self, metrics: &Metrics) {
+impl RecordMetrics for ReconcileReport {
+    fn record(&self, metrics: &Metrics) {
         metrics.0.totals_read.inc_by(self.read);
     }
 }
@@ -76,8 +76,8 @@ impl Told for ReconcileReport {
 /// Nothing that is not a gauge of the books already.
 macro_rules! tells_nothing {
     ($($report:ty),*) => {
-        $(impl Told for $report {
-            fn tell(&self, _metrics: &Metrics) {}
+        $(impl RecordMetrics for $report {
+            fn record(&self, _metrics: &Metrics) {}
         })*
     };
 }

@@ -1,13 +1,13 @@
 //! A job that this process holds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-/// StopReason a run is to stop.
+/// Why a run is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StopReason {
+pub(crate) enum StopReason {
     /// Another worker has the job now.
     Lost,
     /// A person asked for it.
@@ -18,14 +18,14 @@ pub(super) enum StopReason {
 
 /// By which a run is told to stop.
 #[derive(Debug, Default)]
-pub(super) struct StopSignal {
+pub(crate) struct StopSignal {
     why: AtomicU8,
     told: Notify,
 }
 
 impl StopSignal {
     /// Tells the run to stop; the first reason counts.
-    pub(super) fn tell(&self, why: StopReason) {
+    pub(crate) fn tell(&self, why: StopReason) {
         let number = match why {
             StopReason::Lost => 1,
             StopReason::Cancelled => 2,
@@ -36,7 +36,7 @@ impl StopSignal {
     }
 
     /// Resolves when the run is to stop.
-    pub(super) async fn wait(&self) -> StopReason {
+    pub(crate) async fn wait(&self) -> StopReason {
         loop {
             match self.why.load(Ordering::Acquire) {
                 0 => self.told.notified().await,
@@ -51,22 +51,22 @@ impl StopSignal {
 /// A claimed job: what apalis carries from the backend to the handler.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    pub(super) seq: i64,
-    pub(super) id: String,
-    pub(super) kind: String,
-    pub(super) payload: String,
-    pub(super) attempt: u32,
-    pub(super) max_attempts: u32,
-    pub(super) lease: i64,
-    pub(super) priority: i64,
-    pub(super) parent: Option<i64>,
-    pub(super) waited_ms: i64,
-    pub(super) stop: Arc<StopSignal>,
+    pub(crate) seq: i64,
+    pub(crate) id: String,
+    pub(crate) kind: String,
+    pub(crate) payload: String,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: u32,
+    pub(crate) lease: i64,
+    pub(crate) priority: i64,
+    pub(crate) parent: Option<i64>,
+    pub(crate) waited_ms: i64,
+    pub(crate) stop: Arc<StopSignal>,
 }
 
 #[cfg(test)]
 impl Claim {
-    pub(super) fn of(kind: &str, payload: &str) -> Self {
+    pub(crate) fn of(kind: &str, payload: &str) -> Self {
         Self {
             seq: 1,
             id: String::new(),
@@ -80,44 +80,5 @@ impl Claim {
             waited_ms: 0,
             stop: Arc::default(),
         }
-    }
-}
-
-/// What one process holds; shared by those who claim, run and keep leases.
-#[derive(Clone, Debug, Default)]
-pub(super) struct InFlight(Arc<Mutex<Vec<Claim>>>);
-
-impl InFlight {
-    fn with<T>(&self, f: impl FnOnce(&mut Vec<Claim>) -> T) -> T {
-        // a panic while the list is held cannot leave it half changed: every change is one call
-        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-
-    pub(super) fn add(&self, claim: Claim) {
-        self.with(|held| held.push(claim));
-    }
-
-    /// Lets go of a job; true when it was held under that lease.
-    pub(super) fn remove(&self, seq: i64, lease: i64) -> bool {
-        self.with(|held| {
-            let place = held.iter().position(|c| c.seq == seq && c.lease == lease);
-            place.map(|i| held.swap_remove(i)).is_some()
-        })
-    }
-
-    pub(super) fn all(&self) -> Vec<Claim> {
-        self.with(|held| held.clone())
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.with(|held| held.len())
-    }
-
-    pub(super) fn of_kind(&self, kind: &str) -> usize {
-        self.with(|held| held.iter().filter(|c| c.kind == kind).count())
-    }
-
-    pub(super) fn tell_all(&self, why: StopReason) {
-        self.with(|held| held.iter().for_each(|c| c.stop.tell(why)));
     }
 }

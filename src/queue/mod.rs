@@ -1,39 +1,32 @@
-//! The durable queue: jobs in a table of the books' own database, and the workers that run them.
+//! The durable queue: jobs in a table of the books' own database. The processes that run them are in
+//! [`crate::worker`].
 //!
-//! apalis drives the work (its worker polls, runs and drains); everything that must survive a crash
-//! is here, because no backend that exists fits libSQL and what it has to promise:
+//! One file for each table: [`jobs_table`] (enqueue, list, retry, cancel, purge: what people, schedules and jobs
+//! do), [`leases`] (claim, heartbeat, rescue, finish: what workers do with the same table), [`workers_table`],
+//! [`schedules_table`]; [`stats`] reads all of them for operators. Over a remote database each step is one
+//! statement that commits by itself; after an unclear reply the next step first asks what became of the last one.
 //!
-//! * **A job has one holder.** A claim is one statement under the write lock. It raises the job's
-//!   `lease`, the fencing token: a run that lost its lease cannot commit, because every writing
-//!   transaction of a job first checks the token inside the transaction ([`Queue::fence`]). So a
-//!   worker that was thought dead and was not changes nothing.
-//! * **Only free slots are claimed.** There is no buffer of claimed jobs that wait and whose leases
-//!   run out meanwhile.
-//! * **Leases are kept by a task of their own**, not by the loop that runs jobs ([`keeper`]).
-//! * **A lapse is seen, not computed.** A holder raises the job's `heartbeat`; who takes a job away
-//!   has watched the heartbeat stand still on its own monotonic clock, as Kubernetes' leader
-//!   election does. Wall clocks may jump: nobody's lease ends by that.
-//! * **No error of the database ends a worker.** It is logged once, and tried again until it works.
+//! * **A job has one holder.** A claim is one statement under the write lock. It raises the job's `lease`, the fencing
+//!   token: a run that lost its lease cannot commit, because every writing transaction of a job first checks the token
+//!   inside the transaction ([`Queue::fence`]). So a worker that was thought dead and was not changes nothing.
 //! * **A retry is a row, not a sleep**: it survives the process, holds no slot, and backs off.
-//!
-//! [`outcome`] is the one place where the ways in which a job may end become states. The SQL is in
-//! [`store`] (what people and schedules do) and [`lease`] (what workers do). Over a remote database
-//! each step is one statement that commits by itself; after an unclear reply the next step first
-//! asks what became of the last one.
 
-mod backend;
 mod claim;
-pub mod keeper;
-pub mod kinds;
-pub mod lease;
-pub mod outcome;
-mod row;
-mod standing;
-pub mod store;
-pub mod worker;
+mod jobs_table;
+mod leases;
+mod schedules_table;
+mod stats;
+mod types;
+mod update;
+mod workers_table;
 
-pub use kinds::{Kind, Kinds};
-pub use outcome::Backoff;
-pub use row::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
-pub(crate) use standing::Counts;
-pub use store::{Queue, enqueue_in};
+pub use claim::Claim;
+pub(crate) use claim::StopReason;
+pub use jobs_table::{Queue, count, enqueue_in};
+pub(crate) use jobs_table::{data_version, new_id};
+pub(crate) use leases::{ClaimRequest, Claimer, Lease, PollResult};
+pub(crate) use stats::Counts;
+pub use stats::{KindStats, QueueStats, WorkerState};
+pub use types::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
+pub use update::{Backoff, JobUpdate};
+pub use workers_table::Identity;

@@ -44,7 +44,7 @@ impl Ran {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in: {}\n{}", self.out, self.err))
     }
 
-    /// RunOutcome with this code; prints everything otherwise.
+    /// Ended with this code; prints everything otherwise.
     #[track_caller]
     pub fn ends(self, code: i32) -> Self {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out, self.err);

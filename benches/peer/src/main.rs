@@ -45,7 +45,7 @@ enum What {
         #[arg(long)]
         batch: u64,
     },
-    /// JobUpdate queued jobs with worker processes.
+    /// Finish queued jobs with worker processes.
     Work {
         #[command(flatten)]
         tune: Tune,

@@ -4,34 +4,7 @@ use std::time::Duration;
 
 use jobs::job::{Failure, Request};
 
-use super::claim::Claim;
-use super::row::State;
-
-/// How long a job waits after its n-th failure: `base` doubled each time, at most `cap`, and a
-/// random share of up to half taken off, so that what failed together does not come back together
-/// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
-    pub base: Duration,
-    pub cap: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { base: Duration::from_secs(4), cap: Duration::from_secs(900) }
-    }
-}
-
-impl Backoff {
-    /// The wait after failure number `attempt` (from 1); `chance` is 0 to 1000 and decides how much
-    /// is taken off.
-    pub fn after(self, attempt: u32, chance: u32) -> Duration {
-        let doublings = attempt.saturating_sub(1).min(30);
-        let whole = self.base.saturating_mul(1 << doublings).min(self.cap);
-        let off = whole.saturating_mul(chance.min(1000)) / 2000;
-        whole.saturating_sub(off)
-    }
-}
+use crate::queue::{Backoff, Claim, JobUpdate, State};
 
 /// How a run ended, seen from the queue.
 #[derive(Debug)]
@@ -50,34 +23,30 @@ pub enum RunOutcome {
     Lost,
 }
 
-/// What a job becomes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobUpdate {
-    pub(super) seq: i64,
-    pub(super) lease: i64,
-    pub(super) state: State,
-    /// For a job that waits: how long.
-    pub(super) wait: Duration,
-    pub(super) reason: Option<String>,
-    pub(super) report: Option<String>,
-    pub(super) attention: bool,
-    pub(super) handed_back: bool,
-    pub(super) awaits: bool,
-    pub(super) parent: Option<i64>,
-}
-
-impl JobUpdate {
-    /// What becomes of a job whose outcome the database refuses.
-    pub(super) fn refused(&self, why: &str) -> Self {
-        let reason = Some(format!("its outcome ({}) could not be written: {why}", self.state));
-        let (report, attention, awaits) = (None, false, false);
-        Self { state: State::Dead, reason, report, attention, awaits, wait: Duration::ZERO, ..self.clone() }
+impl RunOutcome {
+    /// The label of `meter_job_runs_total`; `spent`: this was the last attempt.
+    pub(super) fn label(&self, spent: bool) -> &'static str {
+        match self {
+            Self::Report { attention: false, .. } => "done",
+            Self::Report { attention: true, .. } => "attention",
+            Self::Failed(Failure::WaitFor(..)) => "waiting",
+            Self::Failed(failure) if failure.is_retryable() && !spent => "retry",
+            Self::Failed(_) => "dead",
+            Self::Cancelled => "cancelled",
+            Self::HandedBack => "handed_back",
+            Self::Lost => "lost",
+        }
     }
 }
 
 /// Decides what becomes of a job, and which jobs it asks for first. `None` when it is no longer
 /// ours to say. Pure.
-pub(super) fn transition(claim: &Claim, ended: RunOutcome, backoff: Backoff, chance: u32) -> (Option<JobUpdate>, Vec<Request>) {
+pub(super) fn transition(
+    claim: &Claim,
+    ended: RunOutcome,
+    backoff: Backoff,
+    chance: u32,
+) -> (Option<JobUpdate>, Vec<Request>) {
     let finish = |state| JobUpdate {
         seq: claim.seq,
         lease: claim.lease,
@@ -101,10 +70,14 @@ pub(super) fn transition(claim: &Claim, ended: RunOutcome, backoff: Backoff, cha
     };
     let mut first = vec![];
     let finish = match ended {
-        RunOutcome::Report { report, attention } => JobUpdate { report: Some(report), attention, ..finish(State::Done) },
+        RunOutcome::Report { report, attention } => {
+            JobUpdate { report: Some(report), attention, ..finish(State::Done) }
+        }
         RunOutcome::Failed(Failure::Retry(why)) => again(backoff.after(claim.attempt, chance), format!("{why:#}")),
         RunOutcome::Failed(Failure::RetryAfter(wait, why)) => again(wait, format!("{why:#}")),
-        RunOutcome::Failed(Failure::GiveUp(why)) => JobUpdate { reason: Some(format!("{why:#}")), ..finish(State::Dead) },
+        RunOutcome::Failed(Failure::GiveUp(why)) => {
+            JobUpdate { reason: Some(format!("{why:#}")), ..finish(State::Dead) }
+        }
         RunOutcome::Failed(Failure::WaitFor(requests, wait, why)) => {
             first = requests;
             // waiting is no failure: it costs no attempt
@@ -112,7 +85,9 @@ pub(super) fn transition(claim: &Claim, ended: RunOutcome, backoff: Backoff, cha
             JobUpdate { wait, reason, awaits: true, handed_back: true, ..finish(State::Scheduled) }
         }
         RunOutcome::HandedBack => JobUpdate { handed_back: true, ..finish(State::Pending) },
-        RunOutcome::Cancelled => JobUpdate { reason: Some("cancelled while it ran".into()), ..finish(State::Cancelled) },
+        RunOutcome::Cancelled => {
+            JobUpdate { reason: Some("cancelled while it ran".into()), ..finish(State::Cancelled) }
+        }
         RunOutcome::Lost => return (None, first),
     };
     (Some(finish), first)

@@ -6,14 +6,14 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 
+use super::format::{ago, count, instant, prose, took};
 use super::layout::{Here, document, scroll, state};
-use super::words::{ago, count, instant, prose, took};
 use super::{JobList, Run};
 use crate::queue::State;
 
 /// The page at `/jobs`.
 pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
-    let can_act = list.acting && list.runs.iter().any(|run| run.can_retry || run.can_cancel);
+    let can_act = list.can_act && list.runs.iter().any(|run| run.can_retry || run.can_cancel);
     let table = scroll("Jobs", table(list.runs, can_act, now));
     let body = html! {
         h1.above { "Jobs" }
@@ -26,7 +26,7 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
         } @else {
             (table)
         }
-        @if !list.acting { (how_to_act()) }
+        @if !list.can_act { (how_to_act()) }
         p.soft.block { "Finished jobs are removed after a while. In a terminal, " code { "meter jobs" } " lists, retries and cancels them." }
     };
     document("Jobs", Here::Jobs, 0, body, html! {})
@@ -34,14 +34,14 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
 
 /// The page at `/jobs/{seq}`: the job in short, and `details` as labels and texts; JSON among them
 /// stays as it is laid out.
-pub fn job(run: &Run, details: &[(String, String)], acting: bool, now: Timestamp) -> String {
+pub fn job(run: &Run, details: &[(String, String)], can_act: bool, now: Timestamp) -> String {
     let title = format!("Job {}: {}", run.seq, run.kind);
     let body = html! {
         p.above { a href="/jobs" { "All jobs" } }
         h1.id { (title) }
         @if !run.what.is_empty() { p.lead { (run.what) } }
         div.card.block {
-            dl.facts {
+            dl.view {
                 dt { "State" } dd { (state(&run.state, run.attention)) }
                 dt { "When" } dd { (instant(run.at)) " (" (ago(run.at, now)) ")" }
                 dt { "Attempts" } dd { (count(run.attempts)) }
@@ -53,9 +53,9 @@ pub fn job(run: &Run, details: &[(String, String)], acting: bool, now: Timestamp
                 }
             }
         }
-        @if acting && (run.can_retry || run.can_cancel) {
+        @if can_act && (run.can_retry || run.can_cancel) {
             form.block method="post" action={ "/jobs/" (run.seq) } { (no_default()) (token()) (buttons(run)) }
-        } @else if acting {
+        } @else if can_act {
             p.soft.block { "Nothing can be done with this job: only a dead, cancelled or waiting one can be retried, and a finished one cannot be cancelled." }
         } @else {
             (how_to_act())

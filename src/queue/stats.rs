@@ -1,15 +1,67 @@
 //! How the queue stands, for metrics, the status page and `meter status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use books::BooksError;
 use books::store::rows::first_row;
+use jiff::Timestamp;
 use libsql::params;
+use serde::Serialize;
 
-use super::row::State;
-use super::store::{Queue, instant};
-use crate::standing::{KindStanding, QueueStanding};
+use super::jobs_table::{Queue, instant};
+use super::types::State;
+
+/// The queue.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QueueStats {
+    /// Kinds of jobs, by name.
+    pub kinds: BTreeMap<String, KindStats>,
+    /// Worker processes: `working`, `stopping`, `silent`.
+    pub workers: BTreeMap<WorkerState, i64>,
+    /// Since when the working one works that began first.
+    pub working_since: Option<Timestamp>,
+    /// Kinds that the schedule enqueues; without a success of theirs for long something is wrong.
+    pub scheduled: BTreeSet<String>,
+    /// The newest tick of each schedule.
+    pub ticks: BTreeMap<String, Timestamp>,
+}
+
+/// The jobs of a kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KindStats {
+    pub states: BTreeMap<State, i64>,
+    /// Since when the job is due that waits longest and that nothing but a free worker holds back.
+    pub waiting_since: Option<Timestamp>,
+    /// When one was last done.
+    pub last_done: Option<Timestamp>,
+    pub last_done_job: Option<i64>,
+    /// Whether that one called for a person, or, of kinds that look at a thing only once, one of
+    /// the last day.
+    pub attention: bool,
+}
+
+/// What a worker process is doing, as others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    Working,
+    Stopping,
+    /// Not seen for longer than a lease, and than clocks may differ.
+    Silent,
+}
+
+impl WorkerState {
+    pub const ALL: [Self; 3] = [Self::Working, Self::Stopping, Self::Silent];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Stopping => "stopping",
+            Self::Silent => "silent",
+        }
+    }
+}
 
 /// Clocks of several hosts differ by less than this.
 const SKEW: Duration = Duration::from_secs(300);
@@ -55,30 +107,30 @@ impl Queue {
 
     /// How the queue stands. `kinds` are told of even when they have no job, `over` says what is
     /// done. A worker that was silent for longer than `lease`, and than clocks may differ, is lost.
-    pub async fn standing(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStanding, BooksError> {
-        let mut found = QueueStanding { ticks: self.last_ticks().await?, ..QueueStanding::default() };
-        let none: BTreeMap<&'static str, i64> = State::ALL.iter().map(|s| (s.as_str(), 0)).collect();
+    pub async fn stats(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
+        let mut found = QueueStats { ticks: self.last_ticks().await?, ..QueueStats::default() };
+        let none: BTreeMap<State, i64> = State::ALL.iter().map(|s| (*s, 0)).collect();
         for kind in kinds {
-            found.kinds.insert((*kind).to_owned(), KindStanding { states: none.clone(), ..KindStanding::default() });
+            found.kinds.insert((*kind).to_owned(), KindStats { states: none.clone(), ..KindStats::default() });
         }
         let open = self.counted(OPEN).await?;
         for ((kind, state), count) in open.into_iter().chain(over.clone()) {
             let of = found.kinds.entry(kind);
-            let of = of.or_insert_with(|| KindStanding { states: none.clone(), ..KindStanding::default() });
-            of.states.insert(state.as_str(), count);
+            let of = of.or_insert_with(|| KindStats { states: none.clone(), ..KindStats::default() });
+            of.states.insert(state, count);
         }
         let now = self.now();
-        found.workers = BTreeMap::from([("working", 0), ("stopping", 0), ("silent", 0)]);
+        found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();
         for worker in self.workers().await? {
             let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default() > lease + SKEW;
             let state = match worker.state.as_str() {
                 "stopped" => continue,
-                _ if silent => "silent",
-                "stopping" => "stopping",
-                _ => "working",
+                _ if silent => WorkerState::Silent,
+                "stopping" => WorkerState::Stopping,
+                _ => WorkerState::Working,
             };
             *found.workers.entry(state).or_default() += 1;
-            if state == "working" {
+            if state == WorkerState::Working {
                 found.working_since =
                     Some(found.working_since.map_or(worker.started_at, |at| at.min(worker.started_at)));
             }
@@ -87,7 +139,7 @@ impl Queue {
     }
 
     /// What waits longest, and what was done last, of each kind.
-    async fn waiting_and_done(&self, mut found: QueueStanding) -> Result<QueueStanding, BooksError> {
+    async fn waiting_and_done(&self, mut found: QueueStats) -> Result<QueueStats, BooksError> {
         let now = self.clock.millis();
         self.db
             .with_connection(async move |c| {
@@ -106,7 +158,7 @@ impl Queue {
                 for (name, kind) in &mut found.kinds {
                     let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
                                AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
-                    if kind.states.get("done").is_some_and(|n| *n > 0)
+                    if kind.states.get(&State::Done).is_some_and(|n| *n > 0)
                         && let Some(row) = first_row(c, sql, params![name.clone()]).await?
                     {
                         kind.last_done = Some(instant(row.get(0)?)?);

@@ -3,9 +3,9 @@
 
 use jiff::SignedDuration;
 
-use super::{Finding, Level, Standing};
-use crate::cli::{ago, span};
-use crate::words::quantity;
+use super::overview::{BillingMode, Finding, Overview, Severity};
+use crate::format::{ago, quantity, span};
+use crate::queue::{State, WorkerState};
 
 /// A version of a bill comes up to three times a day; this long without one is no accident.
 pub(crate) const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
@@ -19,7 +19,7 @@ const STUCK_BILL: SignedDuration = SignedDuration::from_hours(2);
 /// TURN periods are closed every five minutes.
 const TURN_LATE: SignedDuration = SignedDuration::from_mins(30);
 /// Longer unconfirmed than any hiccup takes.
-const DOUBTFUL: SignedDuration = SignedDuration::from_hours(1);
+const UNCONFIRMED_LONG: SignedDuration = SignedDuration::from_hours(1);
 /// Totals decide within three days.
 const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
 /// Stripe takes events of the last 35 days
@@ -42,46 +42,76 @@ const OFTEN: [(&str, SignedDuration); 4] = [
 const HOURLY: [&str; 3] = ["sync_stripe", "reconcile_stripe", "roll_counters"];
 const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
-/// Looks through a standing. Pure.
-pub(super) fn of(s: &Standing) -> Vec<Finding> {
+/// The alerts that a check can raise, each as bad as in `dashboards/prometheus/rules/alerts.yml`; a test compares.
+pub const ALERTS: [(&str, Severity); 23] = [
+    ("MeterAttention", Severity::Warning),
+    ("MeterBillStale", Severity::Warning),
+    ("MeterBooksNotVerified", Severity::Warning),
+    ("MeterBooksViolated", Severity::Critical),
+    ("MeterDatabaseNearlyFull", Severity::Critical),
+    ("MeterDeadJobs", Severity::Warning),
+    ("MeterDown", Severity::Critical),
+    ("MeterEventRefused", Severity::Warning),
+    ("MeterEventUnconfirmed", Severity::Warning),
+    ("MeterEventUndecided", Severity::Critical),
+    ("MeterJobLate", Severity::Warning),
+    ("MeterJobOverdue", Severity::Critical),
+    ("MeterNotificationsFailing", Severity::Warning),
+    ("MeterQueueStuck", Severity::Warning),
+    ("MeterStripeAlarm", Severity::Critical),
+    ("MeterStripeDeferred", Severity::Warning),
+    ("MeterStripeDryRun", Severity::Critical),
+    ("MeterTurnPeriodsOverdue", Severity::Warning),
+    ("MeterUnrecognisedLines", Severity::Warning),
+    ("MeterUsageNearStripeLimit", Severity::Critical),
+    ("MeterUsageOfUnknownCustomers", Severity::Warning),
+    ("MeterUsageStale", Severity::Warning),
+    ("MeterVersionOnHold", Severity::Warning),
+];
+
+/// Looks through an overview. Pure.
+pub(super) fn run(s: &Overview) -> Vec<Finding> {
     let mut found = vec![];
-    let mut add =
-        |level, alert, what: String, act: &str| found.push(Finding { level, alert, what, act: act.to_owned() });
+    let mut add = |alert, what: String, act: &str| {
+        let severity =
+            ALERTS.iter().find(|(name, _)| *name == alert).map_or(Severity::Critical, |(_, severity)| *severity);
+        found.push(Finding { severity, alert, what, act: act.to_owned() });
+    };
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
     for (check, count) in s.audit.violations.iter().filter(|(_, n)| **n > 0) {
         let what = format!("the books break the rule `{check}` in {count} place(s)");
-        add(Level::Wrong, "MeterBooksViolated", what, "meter verify");
+        add("MeterBooksViolated", what, "meter verify");
     }
     if s.audit.at.is_some_and(|at| since(at) > AUDIT_LATE) {
         let what = format!("the books were last audited {}", s.audit.at.map_or(String::new(), |at| ago(at, s.at)));
-        add(Level::Look, "MeterBooksNotVerified", what, "meter enqueue verify_books --wait");
+        add("MeterBooksNotVerified", what, "meter enqueue verify_books --wait");
     }
-    let workers = |state| s.queue.workers.get(state).copied().unwrap_or(0);
-    if workers("working") == 0 && !s.queue.ticks.is_empty() {
-        add(Level::Wrong, "MeterDown", "no worker is running".into(), "meter work");
+    let workers = |state| s.queue.workers.get(&state).copied().unwrap_or(0);
+    if workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
+        add("MeterDown", "no worker is running".into(), "meter work");
     }
     bills(s, &mut add);
     for (kind, of) in &s.queue.kinds {
-        if let Some(dead) = of.states.get("dead").filter(|n| **n > 0) {
+        if let Some(dead) = of.states.get(&State::Dead).filter(|n| **n > 0) {
             let what = format!("{dead} job(s) of {kind} are dead");
-            add(Level::Look, "MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
+            add("MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
         }
         // bills wait for each other
         let most = if kind.starts_with("ingest_") { STUCK_BILL } else { STUCK };
         if let Some(at) = of.waiting_since.filter(|at| since(*at) > most) {
             let what = format!("a job of {kind} has waited for a worker for {}", span(since(at)));
-            add(Level::Look, "MeterQueueStuck", what, &format!("meter jobs list --kind {kind}; meter workers"));
+            add("MeterQueueStuck", what, &format!("meter jobs list --kind {kind}; meter workers"));
         }
     }
     overdue(s, &mut add);
     if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
         let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
-        add(Level::Look, "MeterTurnPeriodsOverdue", what, "meter run roll-periods");
+        add("MeterTurnPeriodsOverdue", what, "meter run roll-periods");
     }
     let attention = s.queue.kinds.iter().filter(|(_, of)| of.attention);
     for (kind, _) in attention {
         let what = format!("the newest run of {kind} that was done found something for a person");
-        add(Level::Look, "MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
+        add("MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
     }
     let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
     let unknown: Vec<String> = unknown.map(|(meter, used)| format!("{} of {meter}", quantity(*used))).collect();
@@ -90,7 +120,7 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
             "{} of this month and the last belong to ids that no customer has: they are billed nowhere",
             unknown.join(", ")
         );
-        add(Level::Look, "MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
+        add("MeterUsageOfUnknownCustomers", what, "meter usage; meter customer add ID");
     }
     stripe(s, &mut add);
     let notifications = &s.books.notifications;
@@ -98,104 +128,106 @@ pub(super) fn of(s: &Standing) -> Vec<Finding> {
         // kept until somebody names a receiver
     } else if notifications.dead > 0 {
         let what = format!("{} notification(s) to the web backend were given up", notifications.dead);
-        add(Level::Look, "MeterNotificationsFailing", what, "meter notifications list --state dead");
+        add("MeterNotificationsFailing", what, "meter notifications list --state dead");
     } else if let Some(at) = notifications.oldest_pending_at.filter(|at| since(*at) > NOTIFICATION_LATE) {
         let what = format!("a notification has not reached the web backend for {}", span(since(at)));
-        add(Level::Look, "MeterNotificationsFailing", what, "meter notifications list");
+        add("MeterNotificationsFailing", what, "meter notifications list");
     }
     if let Some(free) = s.free_bytes.filter(|free| *free < LITTLE_SPACE) {
         let what = format!("only {} MiB are free where the database lies", free >> 20);
-        add(Level::Wrong, "MeterDatabaseNearlyFull", what, "free space there");
+        add("MeterDatabaseNearlyFull", what, "free space there");
     }
-    found.sort_by_key(|f| f.level);
+    found.sort_by_key(|f| f.severity);
     found
 }
 
 /// Kinds of which none was done for too long; of one that never was, the oldest worker's age
 /// counts, as in the alerts.
-fn overdue(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
-    let often = OFTEN.map(|(kind, late)| (kind, late, Level::Wrong, "MeterJobOverdue"));
-    let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, Level::Look, "MeterJobLate"));
+fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+    let often = OFTEN.map(|(kind, late)| (kind, late, "MeterJobOverdue"));
+    let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, "MeterJobLate"));
     // without a worker that is the finding
     let Some(working_since) = s.queue.working_since else { return };
-    for (kind, late, level, alert) in often.into_iter().chain(hourly) {
+    for (kind, late, alert) in often.into_iter().chain(hourly) {
         let Some(of) = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind)) else { continue };
         // the first push of a large account, or a large bill, takes its time
-        let runs = of.states.get("running").is_some_and(|n| *n > 0);
+        let runs = of.states.get(&State::Running).is_some_and(|n| *n > 0);
         let late = if runs { late.max(LONG_RUN) } else { late };
         if s.at.duration_since(of.last_done.unwrap_or(working_since)) > late {
             let what = match of.last_done {
                 Some(at) => format!("{kind} was last done {}", ago(at, s.at)),
                 None => format!("{kind} was never done since a worker began {}", ago(working_since, s.at)),
             };
-            add(level, alert, what, &format!("meter jobs list --kind {kind}; meter schedule"));
+            add(alert, what, &format!("meter jobs list --kind {kind}; meter schedule"));
         }
     }
 }
 
-fn bills(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
+fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     for bill in &s.books.bills {
         let payer = &bill.payer;
         if let Some(age) = bill.delivered_at.map(|at| s.at.duration_since(at)).filter(|age| *age > BILL_STALE) {
             let what = format!("the newest bill of payer {payer} that is booked is {} old", span(age));
-            add(Level::Look, "MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
+            add("MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
         }
         if let Some(age) = bill.usage_through.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
             let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
-            add(Level::Look, "MeterUsageStale", what, "meter versions; meter usage");
+            add("MeterUsageStale", what, "meter versions; meter usage");
         }
         if bill.on_hold > 0 {
             let because = bill.hold_reason.as_deref().unwrap_or_default();
             let what = format!("{} version(s) of payer {payer}'s bill wait for a person: {because}", bill.on_hold);
-            add(Level::Look, "MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
+            add("MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
             let what = format!("{lines} line(s) of payer {payer}'s bill are recognised by no meter and no ignore rule");
-            add(Level::Look, "MeterUnrecognisedLines", what, "meter discover");
+            add("MeterUnrecognisedLines", what, "meter discover");
         }
     }
 }
 
-fn stripe(s: &Standing, add: &mut impl FnMut(Level, &'static str, String, &str)) {
+fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     let (stripe, customers) = (&s.books.stripe, &s.customers);
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
     if stripe.alarms > 0 {
         let what = format!("{} of Stripe's totals are not what was sent", stripe.alarms);
-        add(Level::Wrong, "MeterStripeAlarm", what, "meter reconcile");
+        add("MeterStripeAlarm", what, "meter reconcile");
     }
     if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNDECIDED) {
         let what = format!(
             "an event has been unconfirmed for {}, longer than Stripe's totals take to decide",
             span(since(at))
         );
-        add(Level::Wrong, "MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
-    } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > DOUBTFUL) {
+        add("MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
+    } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNCONFIRMED_LONG) {
         let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
-        add(Level::Look, "MeterEventUnconfirmed", what, "meter events list --state unconfirmed");
+        add("MeterEventUnconfirmed", what, "meter events list --state unconfirmed");
     }
     let lacks = match s.billing {
-        "dry_run" => Some(("there is no key now", "set METER_STRIPE__KEY")),
-        "off" => Some(("the configuration bills no meter now", "put [stripe.meters] back into the configuration")),
+        BillingMode::DryRun => Some(("there is no key now", "set METER_STRIPE__KEY")),
+        BillingMode::Off => {
+            Some(("the configuration bills no meter now", "put [stripe.meters] back into the configuration"))
+        }
         _ => None,
     };
     if let Some((why, act)) = lacks.filter(|_| stripe.events.get("settled").is_some_and(|n| *n > 0)) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
-        add(Level::Wrong, "MeterStripeDryRun", what, act);
+        add("MeterStripeDryRun", what, act);
     }
     for reason in ["currency", "too_large", "no_meter"] {
         if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
             let what = format!("{deferred} amount(s) are deferred until somebody acts: {reason}");
-            add(Level::Look, "MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
+            add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
     if let Some(refused) = stripe.events.get("refused").filter(|n| **n > 0) {
         let what = format!("Stripe refused {refused} event(s)");
-        add(Level::Look, "MeterEventRefused", what, "meter events list --state refused");
+        add("MeterEventRefused", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();
     if let Some(at) = oldest.filter(|at| since(*at) > NEAR_LIMIT) {
         let what = format!("usage has waited for {} to be sent to Stripe, which takes 35 days back", span(since(at)));
-        add(Level::Wrong, "MeterUsageNearStripeLimit", what, "meter reconcile");
+        add("MeterUsageNearStripeLimit", what, "meter reconcile");
     }
 }
 
@@ -208,7 +240,8 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
-    use crate::standing::{Audit, KindStanding, QueueStanding};
+    use crate::health::LastAudit;
+    use crate::queue::{KindStats, QueueStats};
 
     fn now() -> Timestamp {
         "2026-03-15T12:00:00Z".parse().unwrap()
@@ -219,8 +252,8 @@ mod tests {
     }
 
     /// A system on a good day.
-    fn calm() -> Standing {
-        let kind = || KindStanding { last_done: hours(0), ..KindStanding::default() };
+    fn calm() -> Overview {
+        let kind = || KindStats { last_done: hours(0), ..KindStats::default() };
         let kinds = [
             "roll_periods",
             "enforce_budgets",
@@ -241,31 +274,31 @@ mod tests {
             on_hold: 0,
             hold_reason: None,
         };
-        Standing {
+        Overview {
             at: now(),
             took: SignedDuration::ZERO,
             database: "meter.db".into(),
             free_bytes: Some(LITTLE_SPACE),
-            billing: "live",
+            billing: BillingMode::Live,
             notifications_go_out: true,
             books: BooksStanding { bills: vec![bill], ..BooksStanding::default() },
             customers: CustomersStanding::default(),
             customers_at: now(),
-            queue: QueueStanding {
+            queue: QueueStats {
                 kinds: kinds.map(|k| (k.to_owned(), kind())).into(),
-                workers: BTreeMap::from([("working", 1)]),
+                workers: BTreeMap::from([(WorkerState::Working, 1)]),
                 working_since: hours(24),
                 scheduled: kinds.map(str::to_owned).into(),
                 ticks: BTreeMap::from([("ingest".into(), now())]),
             },
-            audit: Audit { at: hours(47), violations: BTreeMap::from([("conservation".into(), 0)]) },
+            audit: LastAudit { at: hours(47), violations: BTreeMap::from([("conservation".into(), 0)]) },
             findings: vec![],
         }
     }
 
-    type Change = fn(&mut Standing);
+    type Change = fn(&mut Overview);
 
-    fn kind<'a>(s: &'a mut Standing, name: &str) -> &'a mut KindStanding {
+    fn kind<'a>(s: &'a mut Overview, name: &str) -> &'a mut KindStats {
         s.queue.kinds.get_mut(name).unwrap()
     }
 
@@ -284,18 +317,18 @@ mod tests {
         (
             "MeterStripeDryRun",
             |s| {
-                s.billing = "dry_run";
+                s.billing = BillingMode::DryRun;
                 s.books.stripe.events.insert("settled", 1);
             },
-            |s| s.billing = "dry_run",
+            |s| s.billing = BillingMode::DryRun,
         ),
         (
             "MeterStripeDryRun",
             |s| {
-                s.billing = "off";
+                s.billing = BillingMode::Off;
                 s.books.stripe.events.insert("settled", 1);
             },
-            |s| s.billing = "off",
+            |s| s.billing = BillingMode::Off,
         ),
         (
             "MeterJobLate",
@@ -340,10 +373,10 @@ mod tests {
         (
             "MeterDown",
             |s| {
-                s.queue.workers = BTreeMap::from([("silent", 1)]);
+                s.queue.workers = BTreeMap::from([(WorkerState::Silent, 1)]);
                 s.queue.working_since = None;
             },
-            |s| s.queue.workers = BTreeMap::from([("silent", 1), ("working", 1)]),
+            |s| s.queue.workers = BTreeMap::from([(WorkerState::Silent, 1), (WorkerState::Working, 1)]),
         ),
         ("MeterBillStale", |s| s.books.bills[0].delivered_at = hours(37), |s| s.books.bills[0].delivered_at = None),
         (
@@ -364,10 +397,10 @@ mod tests {
         (
             "MeterDeadJobs",
             |s| {
-                kind(s, "push_stripe").states.insert("dead", 1);
+                kind(s, "push_stripe").states.insert(State::Dead, 1);
             },
             |s| {
-                kind(s, "push_stripe").states.insert("retrying", 1);
+                kind(s, "push_stripe").states.insert(State::Retrying, 1);
             },
         ),
         (
@@ -380,7 +413,7 @@ mod tests {
             |s| kind(s, "roll_periods").last_done = hours(1),
             |s| {
                 kind(s, "push_stripe").last_done = hours(2);
-                kind(s, "push_stripe").states.insert("running", 1);
+                kind(s, "push_stripe").states.insert(State::Running, 1);
             },
         ),
         (
@@ -432,7 +465,7 @@ mod tests {
 
     #[test]
     fn a_good_day_needs_nobody() {
-        assert_eq!(of(&calm()), []);
+        assert_eq!(run(&calm()), []);
     }
 
     #[test]
@@ -440,12 +473,12 @@ mod tests {
         for (alert, cause, not_enough) in CASES {
             let mut bad = calm();
             cause(&mut bad);
-            let found = of(&bad);
+            let found = run(&bad);
             assert_eq!(found.iter().map(|f| f.alert).collect::<Vec<_>>(), [alert], "{found:?}");
             assert!(found.iter().all(|f| !f.what.is_empty() && !f.act.is_empty()), "{found:?}");
             let mut good = calm();
             not_enough(&mut good);
-            assert_eq!(of(&good), [], "{alert}");
+            assert_eq!(run(&good), [], "{alert}");
         }
     }
 
@@ -454,6 +487,6 @@ mod tests {
         let mut both = calm();
         both.books.bills[0].on_hold = 1;
         both.books.stripe.alarms = 1;
-        assert_eq!(of(&both).iter().map(|f| f.level).collect::<Vec<_>>(), [Level::Wrong, Level::Look]);
+        assert_eq!(run(&both).iter().map(|f| f.severity).collect::<Vec<_>>(), [Severity::Critical, Severity::Warning]);
     }
 }

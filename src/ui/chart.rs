@@ -10,7 +10,7 @@ use maud::{Markup, PreEscaped, html};
 use plotters::coord::combinators::BindKeyPoints;
 use plotters::prelude::*;
 
-use super::words;
+use super::format;
 
 /// Colours that `page.css` replaces; they show only where it is missing.
 const FIRST: RGBColor = RGBColor(0x1F, 0x77, 0xB4);
@@ -59,13 +59,13 @@ pub(super) fn days(id: &str, title: &str, unit: &str, bars: &[Bar]) -> Markup {
 fn description(unit: &str, bars: &[Bar]) -> String {
     let (Some(first), Some(last)) = (bars.first(), bars.last()) else { return "No days.".into() };
     let sum: Quantity = bars.iter().map(|b| b.sum()).sum();
-    let range = format!("From {} to {}", words::long_day(first.day), words::long_day(last.day));
+    let range = format!("From {} to {}", format::long_day(first.day), format::long_day(last.day));
     match bars.iter().max_by_key(|b| b.sum()).filter(|b| !b.sum().is_zero()) {
         Some(top) => format!(
             "{range}: {} {unit} in all; most on {}, with {} {unit}.",
-            words::quantity(sum),
-            words::long_day(top.day),
-            words::quantity(top.sum())
+            format::quantity(sum),
+            format::long_day(top.day),
+            format::quantity(top.sum())
         ),
         None => format!("{range}: nothing."),
     }
@@ -97,7 +97,7 @@ fn draw(bars: &[Bar]) -> Option<Shapes> {
             .build_cartesian_2d((0..end).with_key_points(mondays), (low..high).with_key_points(ticks))?;
         let day_at = |at: &i32| {
             let bar = usize::try_from(at / SLOT).ok().and_then(|i| bars.get(i));
-            bar.map_or_else(String::new, |bar| words::short_day(bar.day))
+            bar.map_or_else(String::new, |bar| format::short_day(bar.day))
         };
         chart
             .configure_mesh()
@@ -159,11 +159,11 @@ fn scale(bars: &[Bar]) -> (i128, i128, Vec<i128>) {
 
 /// A tick in as few signs as it takes: `1,500`, `20k`, `3M`.
 fn label(tick: i128) -> String {
-    let short = |unit: i128, name: &str| format!("{}{name}", words::quantity(Quantity::from_scaled(tick / unit)));
+    let short = |unit: i128, name: &str| format!("{}{name}", format::quantity(Quantity::from_scaled(tick / unit)));
     match tick.abs() / UNIT {
         1_000_000.. => short(1_000_000, "M"),
         10_000.. => short(1_000, "k"),
-        _ => words::quantity(Quantity::from_scaled(tick)),
+        _ => format::quantity(Quantity::from_scaled(tick)),
     }
 }
 

@@ -7,30 +7,30 @@
 //! plotting crate, where a quantity becomes a pixel.
 
 mod chart;
-mod glance;
+mod format;
+mod jobs;
 mod layout;
-mod list;
 mod report;
 mod runbook;
 mod status;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod usage;
-mod words;
 
 use std::collections::BTreeMap;
 
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::standing::Standing;
+use crate::health::Overview;
 
-pub use list::{job, jobs};
+pub(crate) use format::about;
+pub use jobs::{job, jobs};
 pub use report::report;
 pub use runbook::runbook;
 pub use status::{RUNS, status};
 pub(crate) use usage::forecast;
-pub(crate) use words::about;
 
 /// What a browser may do with these pages: show them, and send their own forms.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \
@@ -38,8 +38,8 @@ pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe
 
 /// What the status page tells.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
-    pub standing: &'a Standing,
+pub struct StatusView<'a> {
+    pub overview: &'a Overview,
     /// By meter, the unit in the plural: minutes.
     pub units: &'a BTreeMap<String, String>,
     /// The newest runs of jobs, newest first.
@@ -92,7 +92,7 @@ pub struct JobList<'a> {
     pub filter: &'a JobsFilter,
     pub kinds: &'a [String],
     /// Whether a token is configured, without which nobody can act.
-    pub acting: bool,
+    pub can_act: bool,
     /// What became of the last act.
     pub said: Option<&'a str>,
 }

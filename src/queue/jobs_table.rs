@@ -12,7 +12,7 @@ use libsql::{Connection, Row, Value, params, params_from_iter};
 use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::row::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
+use super::types::{Clock, Enqueued, Filter, JobRow, NewJob, State};
 
 /// Rows that one statement changes at most, where it has a choice: the write lock is never held for
 /// long.
@@ -25,14 +25,16 @@ const COLUMNS: &str = "seq, id, kind, payload, state, priority, key, lane, paren
 /// The queue; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    pub(super) db: Database,
-    pub(super) clock: Clock,
+    pub(crate) db: Database,
+    pub(crate) clock: Clock,
     /// Told when this process has enqueued something.
-    pub(super) wake: Arc<Notify>,
+    pub(crate) wake: Arc<Notify>,
 }
 
 /// Tries again what failed for a reason that passes by itself: a lock, a network.
-async fn with_retry<T, F: Future<Output = Result<T, BooksError>>>(call: impl FnMut() -> F) -> Result<T, BooksError> {
+pub(super) async fn with_retry<T, F: Future<Output = Result<T, BooksError>>>(
+    call: impl FnMut() -> F,
+) -> Result<T, BooksError> {
     let backoff = ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(2))
@@ -152,6 +154,20 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
 }
 
 impl Queue {
+    /// Whether a job of these kinds is due, and when the next waiting one is.
+    pub(crate) async fn peek(&self, kinds: &[&str]) -> Result<(bool, Option<i64>), BooksError> {
+        let kinds = serde_json::to_string(kinds).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        self.db
+            .with_connection(async move |c| {
+                let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \
+                           (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying'))";
+                let mut rows = c.query(sql, params![kinds]).await?;
+                let Some(row) = rows.next().await? else { return Ok((false, None)) };
+                Ok((row.get::<i64>(0)? == 1, row.get(1)?))
+            })
+            .await
+    }
+
     /// The queue in `db`, which must be migrated.
     pub fn new(db: Database, clock: Clock) -> Self {
         Self { db, clock, wake: Arc::default() }
@@ -196,52 +212,6 @@ impl Queue {
                 return Ok(rows.answer(&found));
             }
         }
-    }
-
-    /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by
-    /// another process, or by this one. `stuck` is a stored tick that lies in the future and does
-    /// not move: the clock that made it has been set back, so it does not count.
-    pub async fn enqueue_tick(
-        &self,
-        name: &str,
-        tick: Timestamp,
-        stuck: Option<Timestamp>,
-        jobs: &[NewJob],
-    ) -> Result<bool, BooksError> {
-        let (now, at, stuck) = (self.now(), tick.as_millisecond(), stuck.map(Timestamp::as_millisecond));
-        let won = with_retry(|| {
-            let (name, jobs) = (name.to_owned(), jobs.to_vec());
-            self.db.transaction(async move |c| {
-                let sql = "INSERT INTO schedules (name, last_tick, claimed_at) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO \
-                           UPDATE SET last_tick = excluded.last_tick, claimed_at = excluded.claimed_at \
-                           WHERE last_tick < excluded.last_tick OR last_tick = ?4";
-                let claimed = c.execute(sql, params![name, at, now.as_millisecond(), stuck]).await?;
-                if claimed == 1 && !jobs.is_empty() {
-                    enqueue_in(c, &jobs, now).await?;
-                }
-                Ok(claimed == 1)
-            })
-        })
-        .await?;
-        if won {
-            self.wake();
-        }
-        Ok(won)
-    }
-
-    /// The last tick of each schedule that was enqueued.
-    pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-        with_retry(|| {
-            self.db.with_connection(async |c| {
-                let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
-                let mut found = BTreeMap::new();
-                while let Some(row) = rows.next().await? {
-                    found.insert(row.get(0)?, instant(row.get(1)?)?);
-                }
-                Ok(found)
-            })
-        })
-        .await
     }
 
     /// The job with an id or number.
@@ -341,34 +311,6 @@ impl Queue {
         })
         .await
     }
-
-    /// The worker processes, newest first.
-    pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
-        with_retry(|| {
-            self.db.with_connection(async |c| {
-                let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
-                           FROM workers ORDER BY started_at DESC, id DESC";
-                let mut rows = c.query(sql, ()).await?;
-                let mut found = vec![];
-                while let Some(row) = rows.next().await? {
-                    found.push(WorkerRow {
-                        id: row.get(0)?,
-                        host: row.get(1)?,
-                        pid: row.get(2)?,
-                        version: row.get(3)?,
-                        kinds: serde_json::from_str(&row.get::<String>(4)?).unwrap_or_default(),
-                        concurrency: row.get(5)?,
-                        state: row.get(6)?,
-                        running: row.get(7)?,
-                        started_at: instant(row.get(8)?)?,
-                        seen_at: instant(row.get(9)?)?,
-                    });
-                }
-                Ok(found)
-            })
-        })
-        .await
-    }
 }
 
 /// A filter as SQL, whose parameters follow the given ones.
@@ -455,6 +397,13 @@ pub async fn count(db: &Database, sql: &'static str) -> Result<i64, BooksError> 
 }
 
 /// A new id, for whoever needs one that nobody else has.
-pub(super) fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     Ulid::generate().to_string()
+}
+
+/// Whether another connection has changed a local file since it was last asked: one look into
+/// shared memory, no statement.
+pub(crate) async fn data_version(db: &Database) -> Result<i64, BooksError> {
+    db.with_connection(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?))
+        .await
 }

@@ -29,7 +29,7 @@ impl Clock {
     }
 
     /// Now, in milliseconds since 1970.
-    pub(super) fn millis(&self) -> i64 {
+    pub(crate) fn millis(&self) -> i64 {
         self.now().as_millisecond()
     }
 }
@@ -111,7 +111,7 @@ pub struct NewJob {
     pub payload: String,
     /// The higher, the sooner; −100 to 100.
     pub priority: i64,
-    /// DeferReason by one unfinished job at a time: enqueueing a second one gives the first.
+    /// Held by one unfinished job at a time: enqueueing a second one gives the first.
     pub key: Option<String>,
     /// Jobs of one lane run one after another.
     pub lane: Option<String>,
@@ -180,7 +180,7 @@ pub struct JobRow {
     pub worker: Option<String>,
     /// True while it waits for other jobs.
     pub awaits: bool,
-    /// StopReason the last run did not end with a report.
+    /// Why the last run did not end with a report.
     pub reason: Option<String>,
     /// What the run that went through reported.
     pub report: Option<serde_json::Value>,

@@ -6,15 +6,15 @@ use jiff::civil::Date;
 use maud::{Markup, html};
 
 use super::chart::{self, Bar};
+use super::format::{self, instant, quantity};
 use super::layout::{Here, document, scroll};
-use super::words::{self, instant, quantity};
 use super::{MeterReport, Report};
 
 /// A whole document, which refers to nothing outside itself.
 pub fn report(report: &Report) -> String {
-    let month = words::month(&report.month);
+    let month = format::month(&report.month);
     let title = match &report.customer {
-        Some(customer) => format!("Usage of {} in {month}", words::customer(customer)),
+        Some(customer) => format!("Usage of {} in {month}", format::customer(customer)),
         None => format!("Usage in {month}"),
     };
     let body = html! {
@@ -49,11 +49,11 @@ fn section(i: usize, meter: &MeterReport, month: &str) -> Markup {
             p.figure { b { (quantity(meter.total)) } span { (meter.unit) } }
             @if let Some(without) = meter.unattributed.filter(|q| !q.is_zero()) {
                 p.soft {
-                    (quantity(without)) @if let Some(share) = words::share(without, meter.total) { " (" (share) ")" }
+                    (quantity(without)) @if let Some(share) = format::share(without, meter.total) { " (" (share) ")" }
                     " without a customer."
                 }
             }
-            @if !meter.notes.is_empty() { ul.notes { @for note in &meter.notes { li { (words::prose(note)) } } } }
+            @if !meter.notes.is_empty() { ul.notes { @for note in &meter.notes { li { (format::prose(note)) } } } }
             @if meter.days.is_empty() {
                 p.empty.block { "No day of it is booked." }
             } @else {
@@ -68,7 +68,7 @@ fn section(i: usize, meter: &MeterReport, month: &str) -> Markup {
             }
             @if !meter.customers.is_empty() {
                 h3 { "Customers with most of it" }
-                @let rows = meter.customers.iter().map(|(id, q)| (words::customer(id), *q, words::share(*q, meter.total)));
+                @let rows = meter.customers.iter().map(|(id, q)| (format::customer(id), *q, format::share(*q, meter.total)));
                 (scroll(&format!("{}: customers", meter.meter), amounts("Customer", &meter.unit, rows)))
             }
         }

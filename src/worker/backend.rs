@@ -2,7 +2,7 @@
 //! they ended.
 //!
 //! The source never fails and never sleeps over work: what is hard about the database happens in
-//! the keeper, which hands over only jobs for which this process has a free slot. When the keeper
+//! the dispatcher, which hands over only jobs for which this process has a free slot. When the dispatcher
 //! is done, the source is exhausted, and apalis' worker drains and ends by itself.
 
 use std::convert::Infallible;
@@ -21,8 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::claim::Claim;
-use super::outcome::JobUpdate;
+use crate::queue::{Claim, JobUpdate};
 
 /// How a run ended: which one it was, and what becomes of the job, if that is still ours to say.
 #[derive(Clone, Debug)]
@@ -80,7 +79,7 @@ impl BackendConfig for Claims {
     }
 }
 
-/// SendCounters each acknowledgement to the keeper.
+/// SendCounters each acknowledgement to the dispatcher.
 #[derive(Clone, Debug)]
 pub(super) struct AckLayer(UnboundedSender<Ack>);
 
@@ -118,7 +117,7 @@ where
         let running = self.inner.call(task);
         Box::pin(async move {
             let ack = running.await.map_err(Into::into)?;
-            // the keeper goes last; were it gone, the lease lapses and the job is run again
+            // the dispatcher goes last; were it gone, the lease lapses and the job is run again
             drop(acks.send(ack));
             Ok(())
         })

@@ -21,7 +21,7 @@ use jobs::sync_stripe::SyncStripe;
 use jobs::verify_books::VerifyBooks;
 
 use super::outcome::RunOutcome;
-use crate::metrics::{Metrics, Told};
+use crate::metrics::{Metrics, RecordMetrics};
 
 type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, RunOutcome> + Send + Sync>;
 
@@ -66,7 +66,7 @@ fn read<J: Job>(payload: &str) -> Result<J, String> {
 
 impl Kind {
     /// The kind of a job type.
-    pub fn of<J: Job<Report: Told>>() -> Self {
+    pub fn of<J: Job<Report: RecordMetrics>>() -> Self {
         Self {
             name: J::KIND,
             about: J::ABOUT,
@@ -100,7 +100,12 @@ impl Kind {
     }
 }
 
-async fn run<J: Job<Report: Told>>(payload: String, context: Context, now: Timestamp, metrics: Metrics) -> RunOutcome {
+async fn run<J: Job<Report: RecordMetrics>>(
+    payload: String,
+    context: Context,
+    now: Timestamp,
+    metrics: Metrics,
+) -> RunOutcome {
     let job = match read::<J>(&payload) {
         Ok(job) => job,
         Err(why) => {
@@ -112,7 +117,7 @@ async fn run<J: Job<Report: Told>>(payload: String, context: Context, now: Times
         Ok(report) => report,
         Err(failure) => return RunOutcome::Failed(failure),
     };
-    report.tell(&metrics);
+    report.record(&metrics);
     let attention = J::needs_a_person(&report);
     match serde_json::to_string(&report) {
         Ok(report) => RunOutcome::Report { report, attention },

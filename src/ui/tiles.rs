@@ -4,9 +4,10 @@ use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use super::Facts;
+use super::StatusView;
+use super::format::{ago, bytes, count, counted, date, long_day, span};
 use super::layout::{Tone, icon};
-use super::words::{ago, bytes, count, counted, date, long_day, span};
+use crate::queue::{State, WorkerState};
 
 /// A tile: what it is about, the figure, and lines below it, each with how bad it is.
 struct Tile {
@@ -34,18 +35,18 @@ impl Tile {
     }
 }
 
-pub(super) fn tiles(facts: &Facts<'_>, now: Timestamp) -> Markup {
+pub(super) fn tiles(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let tiles = [
-        bill(facts, now),
-        day(facts, now),
-        ledger(facts),
-        audit(facts, now),
-        workers(facts),
-        queue(facts, now),
-        stripe(facts, now),
-        turn(facts),
-        notifications(facts, now),
-        database(facts),
+        bill(view, now),
+        day(view, now),
+        ledger(view),
+        audit(view, now),
+        workers(view),
+        queue(view, now),
+        stripe(view, now),
+        turn(view),
+        notifications(view, now),
+        database(view),
     ];
     html! {
         dl.tiles {
@@ -70,8 +71,8 @@ fn none() -> Markup {
 }
 
 /// With several payers, the one that is farthest behind.
-fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
-    let bills = &facts.standing.books.bills;
+fn bill(view: &StatusView<'_>, now: Timestamp) -> Tile {
+    let bills = &view.overview.books.bills;
     let deferred = bills.iter().map(|b| b.on_hold).sum();
     // one of which nothing ever came has no month
     let come = bills.iter().filter(|b| !b.month.is_empty()).min_by_key(|b| b.delivered_at);
@@ -90,9 +91,9 @@ fn bill(facts: &Facts<'_>, now: Timestamp) -> Tile {
     tile.bad(Tone::Look, deferred, "deferred back")
 }
 
-fn day(facts: &Facts<'_>, now: Timestamp) -> Tile {
+fn day(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let label = "Newest booked day";
-    match facts.standing.books.bills.iter().map(|b| b.usage_through).min().flatten() {
+    match view.overview.books.bills.iter().map(|b| b.usage_through).min().flatten() {
         None => Tile::new(label, none()),
         Some(end) => {
             // the instant that ends a day belongs to the next one
@@ -103,10 +104,10 @@ fn day(facts: &Facts<'_>, now: Timestamp) -> Tile {
     }
 }
 
-fn ledger(facts: &Facts<'_>) -> Tile {
-    let standing = facts.standing;
-    let tile = Tile::new("Ledger entries", html! { (count(standing.books.entries)) });
-    let customers = &standing.customers.by_status;
+fn ledger(view: &StatusView<'_>) -> Tile {
+    let overview = view.overview;
+    let tile = Tile::new("Ledger entries", html! { (count(overview.books.entries)) });
+    let customers = &overview.customers.by_status;
     if customers.is_empty() {
         return tile.line(html! { "no customers" });
     }
@@ -115,8 +116,8 @@ fn ledger(facts: &Facts<'_>) -> Tile {
     tile.line(html! { "customers: " (each.join(", ")) })
 }
 
-fn audit(facts: &Facts<'_>, now: Timestamp) -> Tile {
-    let audit = &facts.standing.audit;
+fn audit(view: &StatusView<'_>, now: Timestamp) -> Tile {
+    let audit = &view.overview.audit;
     let Some(at) = audit.at else {
         return Tile::new("Books audited", html! { "never" }).line(html! { code { "meter verify" } " does it" });
     };
@@ -131,40 +132,44 @@ fn audit(facts: &Facts<'_>, now: Timestamp) -> Tile {
     tile
 }
 
-fn workers(facts: &Facts<'_>) -> Tile {
-    let of = |state| facts.standing.queue.workers.get(state).copied().unwrap_or(0);
-    let figure = match of("working") {
+fn workers(view: &StatusView<'_>) -> Tile {
+    let of = |state| view.overview.queue.workers.get(&state).copied().unwrap_or(0);
+    let figure = match of(WorkerState::Working) {
         0 => html! { "none works" },
         n => html! { (count(n)) " working" },
     };
     let tile = Tile::new("Workers", figure);
-    let tile = if of("stopping") > 0 { tile.line(html! { (count(of("stopping"))) " stopping" }) } else { tile };
-    tile.bad(Tone::Look, of("silent"), "silent")
+    let tile = if of(WorkerState::Stopping) > 0 {
+        tile.line(html! { (count(of(WorkerState::Stopping))) " stopping" })
+    } else {
+        tile
+    };
+    tile.bad(Tone::Look, of(WorkerState::Silent), "silent")
 }
 
-fn queue(facts: &Facts<'_>, now: Timestamp) -> Tile {
-    let kinds = &facts.standing.queue.kinds;
-    let of = |state| -> i64 { kinds.values().filter_map(|k| k.states.get(state)).sum() };
-    let tile = Tile::new("Queue", html! { (count(of("pending"))) " waiting" })
-        .line(html! { (count(of("running"))) " running, " (count(of("scheduled"))) " for later" });
+fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
+    let kinds = &view.overview.queue.kinds;
+    let of = |state| -> i64 { kinds.values().filter_map(|k| k.states.get(&state)).sum() };
+    let tile = Tile::new("Queue", html! { (count(of(State::Pending))) " waiting" })
+        .line(html! { (count(of(State::Running))) " running, " (count(of(State::Scheduled))) " for later" });
     let tile = match kinds.values().filter_map(|k| k.waiting_since).min() {
         Some(since) => tile.line(html! { "longest wait " (span(now.duration_since(since))) }),
         None => tile,
     };
-    tile.bad(Tone::Look, of("retrying"), "retrying").bad(Tone::Wrong, of("dead"), "dead")
+    tile.bad(Tone::Look, of(State::Retrying), "retrying").bad(Tone::Wrong, of(State::Dead), "dead")
 }
 
-fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
-    let stripe = &facts.standing.books.stripe;
+fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
+    let stripe = &view.overview.books.stripe;
     let of = |state| stripe.events.get(state).copied().unwrap_or(0);
     let tile = Tile::new("Stripe", html! { (count(of("pending") + of("sending"))) " to send" });
     let tile = match stripe.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { (counted(of("settled"), "amount", "amounts")) " settled" }),
     };
-    let deferred: i64 = facts.standing.customers.deferred.values().sum();
+    let deferred: i64 = view.overview.customers.deferred.values().sum();
     let tile = if deferred > 0 { tile.line(html! { (count(deferred)) " deferred" }) } else { tile };
-    let drifts = facts.standing.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
+    let drifts = view.overview.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
     tile.bad(Tone::Look, of("unconfirmed"), "unconfirmed")
         .bad(Tone::Wrong, of("refused"), "refused")
         .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
@@ -175,39 +180,39 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Tile {
         )
 }
 
-fn turn(facts: &Facts<'_>) -> Tile {
-    let standing = facts.standing;
-    let late = standing.findings.iter().any(|f| f.alert == "MeterTurnPeriodsOverdue");
-    Tile::new("TURN credentials", html! { (count(standing.customers.turn_used)) })
-        .line(html! { "in current periods, " (count(standing.customers.turn_refused)) " refused" })
+fn turn(view: &StatusView<'_>) -> Tile {
+    let overview = view.overview;
+    let late = overview.findings.iter().any(|f| f.alert == "MeterTurnPeriodsOverdue");
+    Tile::new("TURN credentials", html! { (count(overview.customers.turn_used)) })
+        .line(html! { "in current periods, " (count(overview.customers.turn_refused)) " refused" })
         .bad(Tone::Look, i64::from(late), "period not closed in time")
 }
 
-fn notifications(facts: &Facts<'_>, now: Timestamp) -> Tile {
-    let notifications = &facts.standing.books.notifications;
+fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
+    let notifications = &view.overview.books.notifications;
     let tile = Tile::new("Notifications", html! { (count(notifications.pending)) " waiting" });
     let tile = match notifications.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { "to the web backend" }),
     };
-    if !facts.standing.notifications_go_out {
+    if !view.overview.notifications_go_out {
         return Tile::new("Notifications", html! { (count(notifications.pending + notifications.dead)) " kept" })
             .line(html! { "notifications.url is not set" });
     }
     tile.bad(Tone::Wrong, notifications.dead, "given up")
 }
 
-fn database(facts: &Facts<'_>) -> Tile {
-    let size = facts.standing.books.size_bytes.and_then(|n| u64::try_from(n).ok());
+fn database(view: &StatusView<'_>) -> Tile {
+    let size = view.overview.books.size_bytes.and_then(|n| u64::try_from(n).ok());
     let tile = Tile::new("Database", html! { @if let Some(n) = size { (bytes(n)) } @else { "remote" } });
-    match facts.standing.free_bytes {
+    match view.overview.free_bytes {
         Some(free) => tile.line(html! { (bytes(free)) " free" }),
         None => tile,
     }
 }
 
 /// When the newest day of all ended, for who wants it in a sentence.
-pub(super) fn usage_through(facts: &Facts<'_>) -> Option<String> {
-    let end = facts.standing.books.bills.iter().map(|b| b.usage_through).min().flatten()?;
+pub(super) fn usage_through(view: &StatusView<'_>) -> Option<String> {
+    let end = view.overview.books.bills.iter().map(|b| b.usage_through).min().flatten()?;
     Some(long_day(date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end))))
 }

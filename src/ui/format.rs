@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
-use crate::words::group;
-pub(super) use crate::words::{customer, quantity, span};
+use crate::format::group;
+pub(super) use crate::format::{customer, quantity, span};
 
 /// A count with separators: `1,234,567`.
 pub(super) fn count(n: i64) -> String {

@@ -10,60 +10,21 @@ use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
 use books::BooksError;
 use jobs::job::{Context, Failure, Request};
-use libsql::params;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument;
 
 use super::backend::{Ack, Claims};
-use super::claim::{Claim, InFlight, StopReason};
-use super::keeper::{Dispatcher, Phase, Shared, keep_heartbeat, clean};
+use super::cleaner::clean;
+use super::dispatcher::Dispatcher;
+use super::heartbeat::keep_heartbeat;
+use super::in_flight::InFlight;
 use super::kinds::{Kind, Kinds};
-use super::lease::Claimer;
-use super::outcome::{Backoff, RunOutcome, transition};
-use super::row::NewJob;
-use super::store::{Queue, new_id};
+use super::outcome::{RunOutcome, transition};
+use super::process::{Phase, Shared, Stopper, WorkerSettings};
+use crate::format::{report_lists, report_summary};
 use crate::metrics::Metrics;
-
-/// How a worker works.
-#[derive(Clone, Debug)]
-pub struct WorkerSettings {
-    /// Jobs that run at once.
-    pub concurrency: usize,
-    /// How long a silent worker keeps its jobs.
-    pub lease: Duration,
-    /// How often the table is looked at for jobs that other processes enqueued.
-    pub poll: Duration,
-    /// How long runs may go on after the worker is told to stop.
-    pub grace: Duration,
-    pub backoff: Backoff,
-    /// How long done and cancelled jobs are kept.
-    pub keep_done: Duration,
-    /// How long dead jobs are kept.
-    pub keep_dead: Duration,
-}
-
-impl Default for WorkerSettings {
-    fn default() -> Self {
-        Self {
-            concurrency: 4,
-            lease: Duration::from_secs(30),
-            poll: Duration::from_millis(250),
-            grace: Duration::from_secs(30),
-            backoff: Backoff::default(),
-            keep_done: Duration::from_secs(7 * 86_400),
-            keep_dead: Duration::from_secs(90 * 86_400),
-        }
-    }
-}
-
-/// Who a worker process is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    pub host: String,
-    pub pid: u32,
-    pub version: String,
-}
+use crate::queue::{Claim, Claimer, Identity, NewJob, Queue, StopReason, new_id};
 
 /// What a worker has done when it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,23 +59,6 @@ impl std::fmt::Debug for Worker {
     }
 }
 
-/// By which a worker is told to stop.
-#[derive(Clone, Debug)]
-pub struct Stopper(watch::Sender<Phase>);
-
-impl Stopper {
-    /// Claim nothing more; run what is there for as long as the grace time lasts.
-    pub fn stop(&self) {
-        self.0.send_if_modified(|phase| {
-            let working = *phase == Phase::Working;
-            if working {
-                *phase = Phase::Stopping;
-            }
-            working
-        });
-    }
-}
-
 impl Worker {
     /// A worker for `kinds`. With `once` it ends as soon as nothing is due.
     pub fn new(
@@ -135,7 +79,7 @@ impl Worker {
 
     /// Writes down that this worker is there; safe to repeat.
     pub async fn register(&self) -> Result<(), BooksError> {
-        self.shared.queue.register(&self.shared).await
+        self.shared.register().await
     }
 
     pub fn id(&self) -> &str {
@@ -191,7 +135,9 @@ impl Worker {
         for task in [leases, tidy, grace] {
             task.abort();
         }
-        mark_stopped(&shared).await;
+        if let Err(error) = shared.queue.mark_stopped(&shared.by.worker).await {
+            tracing::debug!(%error, "the worker's row stays as it is");
+        }
         ran.map_err(|e| anyhow!("apalis' worker ended: {e}"))?;
         kept.context("the keeper of the queue ended")?;
         if let Phase::Outdated(found) = *shared.phase.borrow() {
@@ -220,17 +166,6 @@ async fn hand_back_after_grace(shared: Shared) {
     }
 }
 
-async fn mark_stopped(shared: &Shared) {
-    let (worker, now) = (shared.by.worker.clone(), shared.queue.clock.millis());
-    let said = shared.queue.db.with_connection(async move |c| {
-        let sql = "UPDATE workers SET state = 'stopped', running = 0, seen_at = ?2 WHERE id = ?1";
-        Ok(c.execute(sql, params![worker, now]).await?)
-    });
-    if let Err(error) = said.await {
-        tracing::debug!(%error, "the worker's row stays as it is");
-    }
-}
-
 /// Runs one claimed job. This is the function that apalis calls.
 async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> {
     let Runner { shared, context, tally } = &*runner;
@@ -242,10 +177,11 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     let took = began.elapsed();
     span.in_scope(|| log(&claim, &ended, took));
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
-    shared.metrics.ran(&claim.kind, &ended, claim.attempt >= claim.max_attempts, took, waited);
+    let label = ended.label(claim.attempt >= claim.max_attempts);
+    shared.metrics.ran(&claim.kind, label, took, waited);
     let (finish, first) = transition(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
-        use super::row::State;
+        use crate::queue::State;
         tally.send_modify(|t| match finish.state {
             State::Done => t.done += 1,
             State::Dead | State::Cancelled => t.dead += 1,
@@ -287,9 +223,6 @@ async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, spa
     }
 }
 
-/// Words of each list of a report that a line of the log has.
-const NAMED: usize = 3;
-
 /// In which the lines of a run stand: whose they are, and for a bill which export's and month's.
 fn span_of(claim: &Claim) -> tracing::Span {
     let payload: Value = serde_json::from_str(&claim.payload).unwrap_or_default();
@@ -327,10 +260,10 @@ fn log(claim: &Claim, ended: &RunOutcome, took: Duration) {
     let line = format!("job {job} {kind}, attempt {attempt} of {max_attempts}, {ms} ms");
     match ended {
         RunOutcome::Report { attention: false, report } => {
-            tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", summary(report));
+            tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", report_summary(report));
         }
         RunOutcome::Report { attention: true, report } => {
-            let (found, named) = (summary(report), named(report));
+            let (found, named) = (report_summary(report), report_lists(report));
             tracing::warn!(
                 job,
                 kind,
@@ -350,32 +283,8 @@ fn log(claim: &Claim, ended: &RunOutcome, took: Duration) {
         }
         RunOutcome::HandedBack => tracing::info!(job, kind, attempt, ms, "{line}: handed back"),
         RunOutcome::Cancelled => tracing::info!(job, kind, attempt, ms, "{line}: cancelled"),
-        RunOutcome::Lost => tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job"),
+        RunOutcome::Lost => {
+            tracing::warn!(job, kind, attempt, ms, "{line}: it lost its lease, another worker has the job")
+        }
     }
-}
-
-/// What a report names, such as why a version is held: its lists of words, a few of each.
-fn named(report: &str) -> String {
-    let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(report) else { return String::new() };
-    let words =
-        |value: &Value| value.as_array().map(|all| all.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect());
-    let lists = fields.iter().filter_map(|(name, value)| {
-        let words: Vec<String> = words(value).unwrap_or_default();
-        let more = words.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        (!words.is_empty()).then(|| format!(", {name} {}{more}", words[..words.len().min(NAMED)].join("; ")))
-    });
-    lists.collect()
-}
-
-/// The plain values of a report, in one line.
-pub fn summary(report: &str) -> String {
-    let Ok(Value::Object(fields)) = serde_json::from_str(report) else { return report.to_owned() };
-    let plain = fields.iter().filter_map(|(name, value)| match value {
-        Value::String(text) if !text.is_empty() => Some(format!("{name} {text}")),
-        Value::Number(number) => Some(format!("{name} {number}")),
-        Value::Bool(flag) => Some(format!("{name} {flag}")),
-        _ => None,
-    });
-    plain.collect::<Vec<_>>().join(", ")
 }

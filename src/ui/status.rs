@@ -4,10 +4,11 @@ use books::audit::stats::{BillStanding, Pressed};
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
+use super::format::{self, ago, count, counted, quantity, span};
 use super::layout::{Here, Tone, document, icon, scroll, state};
-use super::words::{self, ago, count, counted, quantity, span};
-use super::{Facts, Run, glance, usage};
-use crate::standing::{Finding, Level};
+use super::{Run, StatusView, tiles, usage};
+use crate::health::{Finding, Severity};
+use crate::queue::State;
 
 /// Runs that are shown.
 pub const RUNS: usize = 15;
@@ -15,66 +16,66 @@ pub const RUNS: usize = 15;
 const OLD: SignedDuration = SignedDuration::from_mins(15);
 
 /// The page at `/`.
-pub fn status(facts: &Facts<'_>, now: Timestamp) -> String {
-    let (tone, verdict) = verdict(facts, now);
-    let standing = facts.standing;
+pub fn status(view: &StatusView<'_>, now: Timestamp) -> String {
+    let (tone, verdict) = verdict(view, now);
+    let overview = view.overview;
     let body = html! {
         div class={ "verdict " (tone.class()) } {
             (icon(tone))
             div {
                 h1 { (verdict) }
                 p {
-                    @match glance::usage_through(facts) {
+                    @match tiles::usage_through(view) {
                         Some(day) => { "Usage is booked up to " (day) ". " }
                         None => "No usage is booked yet. ",
                     }
-                    "Billing: " (facts.billing) ". Read " (ago(standing.at, now)) "."
-                    @if facts.refresh_seconds > 0 {
-                        " Refreshes every " (span(SignedDuration::from_secs(facts.refresh_seconds.into())))
+                    "Billing: " (view.billing) ". Read " (ago(overview.at, now)) "."
+                    @if view.refresh_seconds > 0 {
+                        " Refreshes every " (span(SignedDuration::from_secs(view.refresh_seconds.into())))
                         " (" a href="/?refresh=0" { "stop" } ")."
                     }
                 }
             }
         }
-        @if is_old(facts, now) {
+        @if is_old(view, now) {
             p.card.block { (icon(Tone::Look)) " These figures are old: the reading that should have replaced them failed or hangs. The log says why." }
         }
         h2 #needs { "What needs a person" }
-        (findings(&standing.findings))
+        (findings(&overview.findings))
         h2 { "At a glance" }
-        (glance::tiles(facts, now))
+        (tiles::tiles(view, now))
         h2 { "Usage" }
-        (usage::cards(facts))
+        (usage::cards(view))
         h2 { "Customers at their limit" }
-        (pressed(facts))
+        (pressed(view))
         h2 { "Entitlements" }
-        (entitlements(facts, now))
+        (entitlements(view, now))
         h2 { "Stripe" }
-        (stripe(facts, now))
+        (stripe(view, now))
         h2 { "Bills" }
-        (bills(&standing.books.bills, now))
+        (bills(&overview.books.bills, now))
         h2 { "Last runs" }
-        @match facts.no_runs {
+        @match view.no_runs {
             Some(why) => { p.empty { "They cannot be read: " (why) } }
-            None => (runs(facts.runs, now)),
+            None => (runs(view.runs, now)),
         }
-        (kinds(facts, now))
+        (kinds(view, now))
     };
     let foot = html! {
-        p { "meter " (facts.version) " · books in " (standing.database) " · " a href="/metrics" { "metrics" } }
+        p { "meter " (view.version) " · books in " (overview.database) " · " a href="/metrics" { "metrics" } }
     };
-    document(&verdict, Here::Status, facts.refresh_seconds, body, foot)
+    document(&verdict, Here::Status, view.refresh_seconds, body, foot)
 }
 
-fn is_old(facts: &Facts<'_>, now: Timestamp) -> bool {
-    now.duration_since(facts.standing.at) > OLD
+fn is_old(view: &StatusView<'_>, now: Timestamp) -> bool {
+    now.duration_since(view.overview.at) > OLD
 }
 
 /// How it all stands, in a few words.
-fn verdict(facts: &Facts<'_>, now: Timestamp) -> (Tone, String) {
-    let of = |level| facts.standing.findings.iter().filter(|f| f.level == level).count();
-    match (of(Level::Wrong), of(Level::Look)) {
-        (0, 0) if is_old(facts, now) => (Tone::Look, "How things stand is not known".into()),
+fn verdict(view: &StatusView<'_>, now: Timestamp) -> (Tone, String) {
+    let of = |level| view.overview.findings.iter().filter(|f| f.severity == level).count();
+    match (of(Severity::Critical), of(Severity::Warning)) {
+        (0, 0) if is_old(view, now) => (Tone::Look, "How things stand is not known".into()),
         (0, 0) => (Tone::Well, "All is well".into()),
         (0, 1) => (Tone::Look, "1 thing needs a person".into()),
         (0, look) => (Tone::Look, format!("{look} things need a person")),
@@ -92,16 +93,16 @@ fn findings(findings: &[Finding]) -> Markup {
     html! {
         ul.findings {
             @for finding in findings {
-                @let (tone, word) = match finding.level {
-                    Level::Wrong => (Tone::Wrong, "Wrong: "),
-                    Level::Look => (Tone::Look, "To look at: "),
+                @let (tone, word) = match finding.severity {
+                    Severity::Critical => (Tone::Wrong, "Wrong: "),
+                    Severity::Warning => (Tone::Look, "To look at: "),
                 };
                 li {
                     span class=(tone.class()) { (icon(tone)) }
                     div {
-                        p { strong class=(tone.class()) { (word) } (words::prose(&finding.what)) }
+                        p { strong class=(tone.class()) { (word) } (format::prose(&finding.what)) }
                         p.soft {
-                            (words::prose(&finding.act)) " "
+                            (format::prose(&finding.act)) " "
                             a href={ "/runbook#" (finding.alert.to_lowercase()) } { "Runbook: " (finding.alert) }
                         }
                     }
@@ -111,18 +112,18 @@ fn findings(findings: &[Finding]) -> Markup {
     }
 }
 
-fn pressed(facts: &Facts<'_>) -> Markup {
-    let customers = &facts.standing.customers;
+fn pressed(view: &StatusView<'_>) -> Markup {
+    let customers = &view.overview.customers;
     if customers.pressed.is_empty() {
         return html! { p.empty { "No customer has reached a limit or is near one." } };
     }
     let all: i64 = customers.decisions.values().map(|d| d.near + d.blocked).sum();
     let shown = i64::try_from(customers.pressed.len()).unwrap_or(i64::MAX);
     let row = |p: &Pressed| {
-        let unit = usage::unit(facts.units, &p.meter);
+        let unit = usage::unit(view.units, &p.meter);
         html! {
             tr {
-                th.id scope="row" { (words::customer(&p.customer)) }
+                th.id scope="row" { (format::customer(&p.customer)) }
                 td.whole { (p.meter) }
                 td {
                     @if p.allowed { span.state.look { (icon(Tone::Look)) span { "near" } } }
@@ -132,8 +133,8 @@ fn pressed(facts: &Facts<'_>) -> Markup {
                 td.n {
                     @if let Some(limit) = p.limit { (quantity(limit)) " " (unit) } @else { "none" }
                 }
-                td.n { @if let Some(share) = p.limit.and_then(|limit| words::share(p.used, limit)) { (share) } }
-                td.text { (words::reason(&p.reason)) }
+                td.n { @if let Some(share) = p.limit.and_then(|limit| format::share(p.used, limit)) { (share) } }
+                td.text { (format::reason(&p.reason)) }
             }
         }
     };
@@ -158,8 +159,8 @@ fn table(titles: Markup, rows: Markup) -> Markup {
     html! { table { thead { tr { (titles) } } tbody { (rows) } } }
 }
 
-fn entitlements(facts: &Facts<'_>, now: Timestamp) -> Markup {
-    let customers = &facts.standing.customers;
+fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
+    let customers = &view.overview.customers;
     if customers.decisions.is_empty() {
         return html! { p.empty { "Nothing is decided yet: there are no customers, or " code { "meter work" } " has not looked at them." } };
     }
@@ -182,20 +183,20 @@ fn entitlements(facts: &Facts<'_>, now: Timestamp) -> Markup {
     html! {
         (scroll("Customers by meter and decision", table(titles, rows)))
         p.soft.block {
-            "Customers, counted " (ago(facts.standing.customers_at, now))
+            "Customers, counted " (ago(view.overview.customers_at, now))
             ". Overage is allowed beyond what the plan includes; blocked is at the limit; denied has another reason, such as the plan."
         }
     }
 }
 
-fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
-    let (stripe, customers) = (&facts.standing.books.stripe, &facts.standing.customers);
+fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
+    let (stripe, customers) = (&view.overview.books.stripe, &view.overview.customers);
     let of = |state: &str| stripe.events.get(state).copied().unwrap_or(0);
     let meters: std::collections::BTreeSet<&String> =
         customers.drift.keys().chain(customers.deferred_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };
     html! {
-        dl.facts.card {
+        dl.view.card {
             dt { "Settled" }
             dd { (count(of("settled"))) }
             dt { "To send" }
@@ -231,7 +232,7 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
                                 th.whole scope="row" { (meter) }
                                 td.n.look[!drift.is_zero()] { (quantity(drift)) @if !drift.is_zero() { " " (icon(Tone::Look)) } }
                                 td.n { (quantity(customers.deferred_units.get(meter).copied().unwrap_or_default())) }
-                                td { (usage::unit(facts.units, meter)) }
+                                td { (usage::unit(view.units, meter)) }
                             }
                         }
                     },
@@ -249,9 +250,9 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
                     html! {
                         @for (customer, meter, what) in &stripe.some_alarms {
                             tr {
-                                th.id scope="row" { (words::customer(customer)) }
+                                th.id scope="row" { (format::customer(customer)) }
                                 td.whole { (meter) }
-                                td.text { (words::prose(what)) }
+                                td.text { (format::prose(what)) }
                             }
                         }
                     },
@@ -281,7 +282,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
                 td.text {
                     @if b.on_hold == 0 { "none" } @else {
                         span.look { (icon(Tone::Look)) " " (counted(b.on_hold, "version", "versions")) }
-                        @if let Some(why) = &b.hold_reason { ": " (words::prose(why)) }
+                        @if let Some(why) = &b.hold_reason { ": " (format::prose(why)) }
                     }
                 }
             }
@@ -319,8 +320,8 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
                 th.whole scope="row" { (run.kind) }
                 td { (state(&run.state, run.attention)) }
                 td { (ago(run.at, now)) }
-                td.n { @if let Some(took) = run.took { (words::took(took)) } }
-                td.text { span.clip { (words::prose(&run.said)) } }
+                td.n { @if let Some(took) = run.took { (format::took(took)) } }
+                td.text { span.clip { (format::prose(&run.said)) } }
             }
         }
     };
@@ -331,15 +332,15 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
 }
 
 /// Every kind of job and every schedule: seldom needed, so collapsed.
-fn kinds(facts: &Facts<'_>, now: Timestamp) -> Markup {
-    let queue = &facts.standing.queue;
+fn kinds(view: &StatusView<'_>, now: Timestamp) -> Markup {
+    let queue = &view.overview.queue;
     if queue.kinds.is_empty() && queue.ticks.is_empty() {
         return html! {};
     }
-    let states = ["pending", "scheduled", "running", "retrying", "dead"];
+    let states = [State::Pending, State::Scheduled, State::Running, State::Retrying, State::Dead];
     let titles = html! {
         th scope="col" { "Kind" }
-        @for state in states { th.n scope="col" { (state) } }
+        @for state in states { th.n scope="col" { (state.as_str()) } }
         th scope="col" { "Waits since" }
         th scope="col" { "Last done" }
     };
@@ -347,7 +348,7 @@ fn kinds(facts: &Facts<'_>, now: Timestamp) -> Markup {
         @for (kind, of) in &queue.kinds {
             tr {
                 th.whole scope="row" { (kind) }
-                @for state in states { td.n { (count(of.states.get(state).copied().unwrap_or(0))) } }
+                @for state in states { td.n { (count(of.states.get(&state).copied().unwrap_or(0))) } }
                 td { @if let Some(at) = of.waiting_since { (ago(at, now)) } }
                 td {
                     @if let Some(at) = of.last_done { (ago(at, now)) } @else { "not lately" }
@@ -361,7 +362,7 @@ fn kinds(facts: &Facts<'_>, now: Timestamp) -> Markup {
             summary { "By kind and schedule" }
             @if !queue.kinds.is_empty() { (scroll("Jobs by kind", table(titles, rows))) }
             @if !queue.ticks.is_empty() {
-                dl.facts.card.block {
+                dl.view.card.block {
                     @for (schedule, at) in &queue.ticks { dt { (schedule) } dd { "enqueued " (ago(*at, now)) } }
                 }
             }

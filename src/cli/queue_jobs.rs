@@ -2,12 +2,13 @@
 
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, Timestamp};
+use jiff::{Span, Timestamp};
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::queue::{Filter, JobRow, Kinds, Queue, State};
+use crate::queue::{Filter, JobRow, Queue, State};
 use crate::wiring;
+use crate::worker::Kinds;
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -279,10 +280,4 @@ async fn purge(queue: &Queue, args: &Purge, now: Timestamp) -> anyhow::Result<Ex
     }
     let removed = queue.purge(&filter).await?;
     acted(&args.which, removed, "removed", "only finished jobs can be removed")
-}
-
-/// For people: how long ago something is.
-pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
-    let passed: SignedDuration = now.duration_since(then);
-    format!("{} ago", print::span(passed))
 }

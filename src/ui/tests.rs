@@ -7,7 +7,8 @@ use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::standing::{Audit, Finding, Level, QueueStanding};
+use crate::health::{BillingMode, Finding, LastAudit, Overview, Severity};
+use crate::queue::QueueStats;
 
 const EVIL: &str = "<script>alert('1')</script>\"'&";
 
@@ -19,9 +20,9 @@ fn q(text: &str) -> Quantity {
     text.parse().unwrap()
 }
 
-fn empty() -> Standing {
-    Standing {
-        billing: "live",
+fn empty() -> Overview {
+    Overview {
+        billing: BillingMode::Live,
         notifications_go_out: true,
         at: now(),
         took: SignedDuration::ZERO,
@@ -30,14 +31,14 @@ fn empty() -> Standing {
         books: BooksStanding::default(),
         customers: CustomersStanding::default(),
         customers_at: now(),
-        queue: QueueStanding::default(),
-        audit: Audit::default(),
+        queue: QueueStats::default(),
+        audit: LastAudit::default(),
         findings: vec![],
     }
 }
 
-/// A standing in which every text that comes from outside is hostile.
-fn hostile() -> Standing {
+/// An overview in which every text that comes from outside is hostile.
+fn hostile() -> Overview {
     let mut s = empty();
     let text = || EVIL.to_owned();
     s.database = text();
@@ -68,11 +69,11 @@ fn hostile() -> Standing {
     });
     s.queue.kinds.insert(text(), Default::default());
     s.queue.ticks.insert(text(), now());
-    s.audit = Audit { at: Some(now()), violations: [(text(), 2)].into() };
+    s.audit = LastAudit { at: Some(now()), violations: [(text(), 2)].into() };
     s.findings = vec![
-        Finding { level: Level::Wrong, alert: "MeterBooksBroken", what: text(), act: text() },
+        Finding { severity: Severity::Critical, alert: "MeterBooksBroken", what: text(), act: text() },
         Finding {
-            level: Level::Look,
+            severity: Severity::Warning,
             alert: "MeterBillStale",
             what: "no bill since 3 d".into(),
             act: "ask AWS".into(),
@@ -97,17 +98,25 @@ fn run() -> Run {
     }
 }
 
-fn status_of(standing: &Standing, runs: &[Run], refresh_seconds: u32) -> String {
+fn status_of(overview: &Overview, runs: &[Run], refresh_seconds: u32) -> String {
     let units = BTreeMap::from([("chime_minutes".to_owned(), "minutes".to_owned())]);
     status(
-        &Facts { standing, units: &units, runs, no_runs: None, version: "0.1.0", billing: "dry run", refresh_seconds },
+        &StatusView {
+            overview,
+            units: &units,
+            runs,
+            no_runs: None,
+            version: "0.1.0",
+            billing: "dry run",
+            refresh_seconds,
+        },
         now(),
     )
 }
 
-fn list_of(runs: &[Run], acting: bool) -> String {
+fn list_of(runs: &[Run], can_act: bool) -> String {
     let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()) };
-    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], acting, said: Some(EVIL) }, now())
+    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, said: Some(EVIL) }, now())
 }
 
 fn a_report(customer: Option<&str>) -> Report {
@@ -184,18 +193,18 @@ fn every_finding_is_shown_and_leads_to_its_place_in_the_runbook() {
 
 #[test]
 fn a_status_without_findings_says_that_all_is_well_unless_it_is_old() {
-    let mut standing = empty();
-    assert!(status_of(&standing, &[], 0).contains("<h1>All is well</h1>"));
-    standing.at = now() - SignedDuration::from_hours(1);
-    let old = status_of(&standing, &[], 0);
+    let mut overview = empty();
+    assert!(status_of(&overview, &[], 0).contains("<h1>All is well</h1>"));
+    overview.at = now() - SignedDuration::from_hours(1);
+    let old = status_of(&overview, &[], 0);
     assert!(!old.contains("All is well") && old.contains("These figures are old"));
 }
 
 #[test]
 fn figures_are_shown_though_the_runs_cannot_be_read() {
-    let (standing, units) = (hostile(), BTreeMap::new());
-    let facts = Facts {
-        standing: &standing,
+    let (overview, units) = (hostile(), BTreeMap::new());
+    let view = StatusView {
+        overview: &overview,
         units: &units,
         runs: &[],
         no_runs: Some("the database does not answer <"),
@@ -203,7 +212,7 @@ fn figures_are_shown_though_the_runs_cannot_be_read() {
         billing: "dry run",
         refresh_seconds: 0,
     };
-    let page = status(&facts, now());
+    let page = status(&view, now());
     assert!(
         page.contains("Something is wrong") && page.contains("They cannot be read: the database does not answer &lt;")
     );
@@ -222,12 +231,12 @@ fn an_empty_status_says_what_to_do() {
 
 #[test]
 fn figures_are_exact_and_the_forecast_is_the_average_of_booked_days() {
-    let mut standing = empty();
+    let mut overview = empty();
     let (meter, day) = ("chime_minutes".to_owned(), "2026-03-09".to_owned());
     let (attributed, unattributed) = (q("1234.0000000001"), q("5.5"));
-    standing.books.month.push(MonthUsage { meter: meter.clone(), attributed, unattributed, days: 10 });
-    standing.books.days.push(DayUsage { day, meter, attributed, unattributed });
-    let page = status_of(&standing, &[], 0);
+    overview.books.month.push(MonthUsage { meter: meter.clone(), attributed, unattributed, days: 10 });
+    overview.books.days.push(DayUsage { day, meter, attributed, unattributed });
+    let page = status_of(&overview, &[], 0);
     for text in [
         "1,239.5000000001",
         "1,234.0000000001",
@@ -245,10 +254,10 @@ fn figures_are_exact_and_the_forecast_is_the_average_of_booked_days() {
 
 #[test]
 fn buttons_are_there_only_when_one_may_act() {
-    let acting = list_of(&[run()], true);
-    assert!(acting.contains("formaction=\"/jobs/12/retry\"") && acting.contains("formaction=\"/jobs/12/cancel\""));
-    assert_eq!(acting.matches("type=\"password\"").count(), 1);
-    let first_button = acting.split("method=\"post\"").nth(1).and_then(|form| form.split("<button").nth(1)).unwrap();
+    let can_act = list_of(&[run()], true);
+    assert!(can_act.contains("formaction=\"/jobs/12/retry\"") && can_act.contains("formaction=\"/jobs/12/cancel\""));
+    assert_eq!(can_act.matches("type=\"password\"").count(), 1);
+    let first_button = can_act.split("method=\"post\"").nth(1).and_then(|form| form.split("<button").nth(1)).unwrap();
     assert!(first_button.split('>').next().unwrap().contains("disabled"), "the Enter key would act on a job");
     let looking = list_of(&[run()], false);
     assert!(!looking.contains("formaction") && looking.contains("METER_HTTP__TOKEN"));
@@ -290,16 +299,16 @@ fn a_report_shows_its_figures_and_stands_alone() {
 
 #[test]
 fn words_are_those_of_the_command_line() {
-    assert_eq!(words::count(1_234_567), "1,234,567");
-    assert_eq!(words::quantity(q("-1234.5")), "-1,234.5");
-    assert_eq!(words::bytes(1_450_000_000), "1.4 GB");
-    assert_eq!(words::share(q("999.9"), q("1000")), Some("99.9\u{a0}%".into()));
-    assert_eq!(words::share(q("0.0001"), q("1000")), Some("below 0.1\u{a0}%".into()));
-    assert_eq!(words::share(q("1"), q("0")), None);
-    assert_eq!(words::about(q("1234.56")), "1,235");
-    assert_eq!(words::about(q("12.34")), "12.3");
-    assert_eq!(words::about(q("0.123456")), "0.1235");
-    assert_eq!(words::span(SignedDuration::from_hours(5)), "5 h");
-    assert_eq!(words::took(SignedDuration::from_millis(4340)), "4.3 s");
-    assert_eq!(words::prose("run `a < b`, then `c").into_string(), "run <code>a &lt; b</code>, then `c");
+    assert_eq!(format::count(1_234_567), "1,234,567");
+    assert_eq!(format::quantity(q("-1234.5")), "-1,234.5");
+    assert_eq!(format::bytes(1_450_000_000), "1.4 GB");
+    assert_eq!(format::share(q("999.9"), q("1000")), Some("99.9\u{a0}%".into()));
+    assert_eq!(format::share(q("0.0001"), q("1000")), Some("below 0.1\u{a0}%".into()));
+    assert_eq!(format::share(q("1"), q("0")), None);
+    assert_eq!(format::about(q("1234.56")), "1,235");
+    assert_eq!(format::about(q("12.34")), "12.3");
+    assert_eq!(format::about(q("0.123456")), "0.1235");
+    assert_eq!(format::span(SignedDuration::from_hours(5)), "5 h");
+    assert_eq!(format::took(SignedDuration::from_millis(4340)), "4.3 s");
+    assert_eq!(format::prose("run `a < b`, then `c").into_string(), "run <code>a &lt; b</code>, then `c");
 }

@@ -9,15 +9,15 @@ use jiff::ToSpan;
 use jiff::civil::Date;
 use maud::{Markup, html};
 
-use super::Facts;
+use super::StatusView;
 use super::chart::{self, Bar};
+use super::format;
 use super::layout::scroll;
-use super::words;
 
 /// All meters of which something is booked.
-pub(super) fn cards(facts: &Facts<'_>) -> Markup {
-    let books = &facts.standing.books;
-    let today = words::date(facts.standing.at);
+pub(super) fn cards(view: &StatusView<'_>) -> Markup {
+    let books = &view.overview.books;
+    let today = format::date(view.overview.at);
     let meters: BTreeSet<&str> =
         books.month.iter().map(|m| m.meter.as_str()).chain(books.days.iter().map(|d| d.meter.as_str())).collect();
     if meters.is_empty() {
@@ -31,7 +31,7 @@ pub(super) fn cards(facts: &Facts<'_>) -> Markup {
     html! {
         div.cards {
             @for (i, meter) in meters.into_iter().enumerate() {
-                (card(&format!("usage-{i}"), meter, unit(facts.units, meter), facts, today))
+                (card(&format!("usage-{i}"), meter, unit(view.units, meter), view, today))
             }
         }
     }
@@ -42,8 +42,8 @@ pub(super) fn unit<'a>(units: &'a BTreeMap<String, String>, meter: &str) -> &'a 
     units.get(meter).map_or("units", String::as_str)
 }
 
-fn card(id: &str, meter: &str, unit: &str, facts: &Facts<'_>, today: Date) -> Markup {
-    let books = &facts.standing.books;
+fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -> Markup {
+    let books = &view.overview.books;
     let month = books.month.iter().find(|m| m.meter == meter);
     let booked: Vec<&DayUsage> = books.days.iter().filter(|d| d.meter == meter).collect();
     let bars = bars(&booked, today);
@@ -77,20 +77,20 @@ fn card(id: &str, meter: &str, unit: &str, facts: &Facts<'_>, today: Date) -> Ma
 fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
     let total = month.attributed + month.unattributed;
     let name = today.strftime("%B").to_string();
-    let share = words::share(month.unattributed, total);
+    let share = format::share(month.unattributed, total);
     html! {
         p.figure {
-            b { (words::quantity(total)) }
-            span { (unit) " in " (words::counted(month.days, "day", "days")) " of " (name) }
+            b { (format::quantity(total)) }
+            span { (unit) " in " (format::counted(month.days, "day", "days")) " of " (name) }
         }
         p.soft {
             @if let Some(forecast) = forecast(total, month.days, today) {
-                "About " (words::about(forecast)) " by the end of " (name) ", if its other days are like these. "
+                "About " (format::about(forecast)) " by the end of " (name) ", if its other days are like these. "
             }
             @if month.unattributed.is_zero() {
                 "All of it belongs to customers."
             } @else {
-                (words::quantity(month.unattributed)) @if let Some(share) = share { " (" (share) ")" } " without a customer."
+                (format::quantity(month.unattributed)) @if let Some(share) = share { " (" (share) ")" } " without a customer."
             }
         }
     }
@@ -136,9 +136,9 @@ fn table(booked: &[&DayUsage]) -> Markup {
                 @for d in booked.iter().rev() {
                     tr {
                         th scope="row" { time datetime=(d.day) { (d.day) } }
-                        td.n { (words::quantity(d.attributed)) }
-                        td.n { (words::quantity(d.unattributed)) }
-                        td.n { (words::quantity(d.attributed + d.unattributed)) }
+                        td.n { (format::quantity(d.attributed)) }
+                        td.n { (format::quantity(d.unattributed)) }
+                        td.n { (format::quantity(d.attributed + d.unattributed)) }
                     }
                 }
             }

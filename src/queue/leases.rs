@@ -2,17 +2,17 @@
 //! function is one statement, and each is safe to repeat.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use books::BooksError;
 use books::store::database::Fence;
 use books::store::rows::first_row;
-use books::{BooksError, Database};
 use libsql::{Connection, Row, Value, params, params_from_iter};
 
 use super::claim::Claim;
-use super::outcome::{Backoff, JobUpdate};
-use super::row::State;
-use super::store::{OPEN, Queue};
+use super::jobs_table::{OPEN, Queue};
+use super::types::State;
+use super::update::{Backoff, JobUpdate};
 
 /// Waiting jobs that become due in one statement.
 const DUE_AT_ONCE: i64 = 1000;
@@ -24,26 +24,26 @@ const LOOK_AGAIN_MS: i64 = 15_000;
 
 /// How many jobs of a kind may be claimed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ClaimRequest {
-    pub(super) kind: String,
-    pub(super) slots: usize,
+pub(crate) struct ClaimRequest {
+    pub(crate) kind: String,
+    pub(crate) slots: usize,
 }
 
 /// Who claims, and for how long.
 #[derive(Clone, Debug)]
-pub(super) struct Claimer {
-    pub(super) worker: String,
-    pub(super) lease: Duration,
+pub(crate) struct Claimer {
+    pub(crate) worker: String,
+    pub(crate) lease: Duration,
 }
 
 /// What one look at the queue brought.
 #[derive(Debug, Default)]
-pub(super) struct PollResult {
-    pub(super) claimed: Vec<Claim>,
+pub(crate) struct PollResult {
+    pub(crate) claimed: Vec<Claim>,
     /// When the next waiting job is due.
-    pub(super) next_due: Option<i64>,
+    pub(crate) next_due: Option<i64>,
     /// Jobs of the kinds that were asked for and are still due, as far as slots did not suffice.
-    pub(super) more: bool,
+    pub(crate) more: bool,
 }
 
 fn millis(duration: Duration) -> i64 {
@@ -62,7 +62,7 @@ impl Queue {
     /// Writes what became of finished jobs, and claims others for the slots that are free. On a
     /// local file all of it is one transaction; on a remote database each statement commits by
     /// itself, because the same statements one by one are right too.
-    pub(super) async fn poll(
+    pub(crate) async fn poll(
         &self,
         by: &Claimer,
         finished: Vec<JobUpdate>,
@@ -90,8 +90,8 @@ impl Queue {
     }
 
     /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its
-    /// own, each with whether somebody requests it cancelled.
-    pub(super) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
+    /// own, each with whether somebody wants it cancelled.
+    pub(crate) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
         let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
         self.db
@@ -111,7 +111,7 @@ impl Queue {
     }
 
     /// The jobs that the database says this worker holds: after an unclear answer, what it said.
-    pub(super) async fn held_by(&self, worker: &str) -> Result<Vec<Claim>, BooksError> {
+    pub(crate) async fn held_by(&self, worker: &str) -> Result<Vec<Claim>, BooksError> {
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db
             .with_connection(async move |c| {
@@ -122,7 +122,7 @@ impl Queue {
     }
 
     /// All jobs that anybody holds, as far as a lapse can be seen in them.
-    pub(super) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
+    pub(crate) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
         self.db
             .with_connection(async |c| {
                 let sql = "SELECT seq, lease, heartbeat, lease_until, worker FROM jobs WHERE state = 'running'";
@@ -139,7 +139,7 @@ impl Queue {
 
     /// Takes jobs away whose heartbeat stood still: they are due again, or dead when that was their
     /// last attempt. Returns how many.
-    pub(super) async fn rescue(&self, expired: &[Lease]) -> Result<u64, BooksError> {
+    pub(crate) async fn rescue(&self, expired: &[Lease]) -> Result<u64, BooksError> {
         let rows = json(&expired.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
         let now = self.clock.millis();
         self.db
@@ -157,7 +157,7 @@ impl Queue {
 
     /// Makes jobs due whose waiting time was set by a clock that has been set back since, and wakes
     /// those whose last child was finished by no run (cancelled, or lost with its worker).
-    pub(super) async fn requeue_stuck(&self) -> Result<u64, BooksError> {
+    pub(crate) async fn requeue_stuck(&self) -> Result<u64, BooksError> {
         let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
         self.db
             .with_connection(async move |c| {
@@ -206,7 +206,13 @@ async fn promote_due(c: &Connection, now: i64) -> Result<(), BooksError> {
 
 /// One statement: the first due jobs of each kind, by priority and age, that no earlier job of
 /// their lane keeps back.
-async fn claim(c: &Connection, by: &Claimer, requests: &[ClaimRequest], total: usize, now: i64) -> Result<Vec<Claim>, BooksError> {
+async fn claim(
+    c: &Connection,
+    by: &Claimer,
+    requests: &[ClaimRequest],
+    total: usize,
+    now: i64,
+) -> Result<Vec<Claim>, BooksError> {
     let mut values = vec![
         Value::Text(by.worker.clone()),
         Value::Integer(now + millis(by.lease)),
@@ -314,106 +320,10 @@ async fn wake_parents(c: &Connection, which: &str, seqs: Option<String>, now: i6
 
 /// A lease as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub(super) seq: i64,
-    pub(super) lease: i64,
-    pub(super) heartbeat: i64,
-    pub(super) until: i64,
-    pub(super) worker: String,
-}
-
-/// Watches the heartbeats of leases on the monotonic clock of this process.
-#[derive(Debug, Default)]
-pub(super) struct LeaseWatch {
-    heartbeats: HashMap<(i64, i64), (i64, Instant)>,
-    looked: Option<Instant>,
-}
-
-impl LeaseWatch {
-    /// The leases that have expired: whose heartbeat stood still before our eyes for the length of a
-    /// lease, or for half of it when the wall clock says too that it is over. What stood still
-    /// while nobody could look (the database was away, this process slept) is looked at anew: its
-    /// holder could not heartbeat either. Pure but for what it remembers.
-    pub(super) fn expired(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
-        let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
-        if away {
-            self.heartbeats.clear();
-        }
-        self.looked = Some(seen);
-        let mut known = HashMap::new();
-        let mut expired = vec![];
-        for lease in leases {
-            let key = (lease.seq, lease.lease);
-            let since = match self.heartbeats.get(&key) {
-                Some((heartbeat, since)) if *heartbeat == lease.heartbeat => *since,
-                _ => seen,
-            };
-            known.insert(key, (lease.heartbeat, since));
-            let still = seen.saturating_duration_since(since);
-            if still >= length || (still >= length / 2 && lease.until < now_ms) {
-                expired.push(lease.clone());
-            }
-        }
-        self.heartbeats = known;
-        expired
-    }
-}
-
-/// Whether another connection has changed a local file since it was last asked: one look into
-/// shared memory, no statement.
-pub(super) async fn data_version(db: &Database) -> Result<i64, BooksError> {
-    db.with_connection(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?))
-        .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LENGTH: Duration = Duration::from_secs(30);
-
-    fn lease(heartbeat: i64, until: i64) -> Lease {
-        Lease { seq: 7, lease: 1, heartbeat, until, worker: "w".into() }
-    }
-
-    /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still,
-    /// at a wall clock of `now_ms`.
-    fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
-        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
-        let looks = (0..seconds).step_by(5).chain([seconds]);
-        let found = looks.map(|s| watch.expired(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
-        found.last().is_some_and(|last| !last.is_empty())
-    }
-
-    #[test]
-    fn a_wall_clock_alone_ends_no_lease() {
-        let hour = 3_600_000;
-        assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first look");
-        assert!(
-            !after(14, 1000, 1000 + hour),
-            "an hour forward, but the heartbeat was watched for less than half a lease"
-        );
-        assert!(after(15, 1000, 1001), "over by the clock, and still for half a lease");
-        assert!(!after(29, 1000 + hour, 1000), "an hour back: not yet");
-        assert!(after(30, 1000 + hour, 1000), "an hour back: still for a whole lease all the same");
-    }
-
-    #[test]
-    fn a_beat_that_goes_on_never_lapses() {
-        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
-        for heartbeat in 0..20_u32 {
-            let at = start + Duration::from_secs(u64::from(heartbeat) * 10);
-            let found = watch.expired(&[lease(i64::from(heartbeat), 0)], LENGTH, i64::MAX, at);
-            assert!(found.is_empty(), "heartbeat {heartbeat}");
-        }
-    }
-    #[test]
-    fn a_beat_that_nobody_could_see_is_watched_anew() {
-        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
-        let at = |s| start + Duration::from_secs(s);
-        watch.expired(&[lease(3, 0)], LENGTH, 1, at(0));
-        assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(70)).is_empty(), "the database was away for a minute");
-        assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(80)).is_empty());
-        assert!(!watch.expired(&[lease(3, 0)], LENGTH, 1, at(90)).is_empty());
-    }
+pub(crate) struct Lease {
+    pub(crate) seq: i64,
+    pub(crate) lease: i64,
+    pub(crate) heartbeat: i64,
+    pub(crate) until: i64,
+    pub(crate) worker: String,
 }

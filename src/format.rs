@@ -1,0 +1,79 @@
+//! How amounts, spans and customers are said to people, in a terminal and in a browser.
+
+use books::units::quantity::Quantity;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+/// Words of each list of a report that a line of the log has.
+const NAMED: usize = 3;
+
+/// Digits with separators between thousands.
+pub(crate) fn group(digits: &str) -> String {
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A quantity with separators in its whole part: `-1,234.5`.
+pub(crate) fn quantity(q: Quantity) -> String {
+    let text = q.abs().to_string();
+    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let sign = if q < Quantity::ZERO { "-" } else { "" };
+    match fraction {
+        Some(fraction) => format!("{sign}{}.{fraction}", group(whole)),
+        None => format!("{sign}{}", group(whole)),
+    }
+}
+
+/// A customer for people: usage without a tag has a name too.
+pub(crate) fn customer(id: &str) -> &str {
+    if id.is_empty() { "(no customer tag)" } else { id }
+}
+
+/// A span of time for people: `45 s`, `12 min`, `5 h`, `3 d`.
+pub(crate) fn span(duration: SignedDuration) -> String {
+    let seconds = duration.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// What a report names, such as why a version is held: its lists of words, a few of each.
+pub(crate) fn report_lists(report: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(report) else { return String::new() };
+    let words =
+        |value: &Value| value.as_array().map(|all| all.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect());
+    let lists = fields.iter().filter_map(|(name, value)| {
+        let words: Vec<String> = words(value).unwrap_or_default();
+        let more = words.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        (!words.is_empty()).then(|| format!(", {name} {}{more}", words[..words.len().min(NAMED)].join("; ")))
+    });
+    lists.collect()
+}
+
+/// The plain values of a report, in one line.
+pub(crate) fn report_summary(report: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str(report) else { return report.to_owned() };
+    let plain = fields.iter().filter_map(|(name, value)| match value {
+        Value::String(text) if !text.is_empty() => Some(format!("{name} {text}")),
+        Value::Number(number) => Some(format!("{name} {number}")),
+        Value::Bool(flag) => Some(format!("{name} {flag}")),
+        _ => None,
+    });
+    plain.collect::<Vec<_>>().join(", ")
+}
+
+/// For people: how long ago something is.
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
+    let passed: SignedDuration = now.duration_since(then);
+    format!("{} ago", span(passed))
+}

@@ -1,0 +1,110 @@
+//! The table `workers`: the processes that run jobs, by what they last said of themselves.
+
+use books::BooksError;
+use libsql::params;
+
+use super::jobs_table::{Queue, instant, with_retry};
+use super::types::WorkerRow;
+
+/// Who a worker process is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub host: String,
+    pub pid: u32,
+    pub version: String,
+}
+
+impl Queue {
+    /// The worker processes, newest first.
+    pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
+        with_retry(|| {
+            self.db.with_connection(async |c| {
+                let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
+                           FROM workers ORDER BY started_at DESC, id DESC";
+                let mut rows = c.query(sql, ()).await?;
+                let mut found = vec![];
+                while let Some(row) = rows.next().await? {
+                    found.push(WorkerRow {
+                        id: row.get(0)?,
+                        host: row.get(1)?,
+                        pid: row.get(2)?,
+                        version: row.get(3)?,
+                        kinds: serde_json::from_str(&row.get::<String>(4)?).unwrap_or_default(),
+                        concurrency: row.get(5)?,
+                        state: row.get(6)?,
+                        running: row.get(7)?,
+                        started_at: instant(row.get(8)?)?,
+                        seen_at: instant(row.get(9)?)?,
+                    });
+                }
+                Ok(found)
+            })
+        })
+        .await
+    }
+
+    /// Says that this process is alive and what it does; returns the schema version of the
+    /// database, or nothing when its row is gone.
+    pub(crate) async fn report_alive(
+        &self,
+        worker: &str,
+        running: usize,
+        stopping: bool,
+    ) -> Result<Option<i64>, BooksError> {
+        let state = if stopping { "stopping" } else { "working" };
+        let running = i64::try_from(running).unwrap_or(i64::MAX);
+        let (worker, now) = (worker.to_owned(), self.clock.millis());
+        self.db
+            .with_connection(async move |c| {
+                let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
+                           RETURNING (SELECT max(version) FROM schema_versions)";
+                let mut rows = c.query(sql, params![worker, now, running, state]).await?;
+                Ok(rows.next().await?.map(|row| row.get(0)).transpose()?)
+            })
+            .await
+    }
+
+    /// Writes down that this process is there; safe to repeat.
+    pub(crate) async fn register(
+        &self,
+        worker: &str,
+        who: &Identity,
+        kinds: &[&str],
+        concurrency: usize,
+    ) -> Result<(), BooksError> {
+        let names = serde_json::to_string(kinds).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let slots = i64::try_from(concurrency).unwrap_or(i64::MAX);
+        let (id, now, who) = (worker.to_owned(), self.clock.millis(), who.clone());
+        self.db
+            .with_connection(async move |c| {
+                let sql = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
+                           VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'working', ?7, ?7) ON CONFLICT DO NOTHING";
+                c.execute(sql, params![id, who.host, who.pid, who.version, names, slots, now]).await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Removes the rows of workers that have not been seen for `kept_ms` milliseconds.
+    pub(crate) async fn forget_workers(&self, kept_ms: i64) -> Result<(), BooksError> {
+        let before = self.clock.millis() - kept_ms;
+        self.db
+            .with_connection(async move |c| {
+                c.execute("DELETE FROM workers WHERE seen_at < ?1", params![before]).await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Writes down that this process has stopped.
+    pub(crate) async fn mark_stopped(&self, worker: &str) -> Result<(), BooksError> {
+        let (worker, now) = (worker.to_owned(), self.clock.millis());
+        self.db
+            .with_connection(async move |c| {
+                let sql = "UPDATE workers SET state = 'stopped', running = 0, seen_at = ?2 WHERE id = ?1";
+                c.execute(sql, params![worker, now]).await?;
+                Ok(())
+            })
+            .await
+    }
+}

@@ -1,0 +1,36 @@
+//! The cleaner: removes jobs and workers that are finished for long.
+
+use std::time::Duration;
+
+use super::outage::OutageLog;
+use super::process::Shared;
+use crate::queue::{Filter, State};
+
+/// How often finished rows are looked through.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// Rows of workers that have not been seen for so long are removed.
+const WORKERS_KEPT_MS: i64 = 86_400_000;
+
+/// Removes what is finished for long, now and then.
+pub(super) async fn clean(shared: Shared) {
+    let mut outage = OutageLog::default();
+    loop {
+        tokio::time::sleep(UPKEEP * fastrand::u32(500..1500) / 1000).await;
+        let Shared { queue, policy, .. } = &shared;
+        let before = |kept: Duration| queue.now().checked_sub(kept).ok();
+        let filter = |states: &[State], kept| Filter {
+            states: states.to_vec(),
+            finished_before: before(kept),
+            ..Filter::default()
+        };
+        let tidied = async {
+            queue.purge(&filter(&[State::Done, State::Cancelled], policy.keep_done)).await?;
+            queue.purge(&filter(&[State::Dead], policy.keep_dead)).await?;
+            queue.forget_workers(WORKERS_KEPT_MS).await
+        };
+        match tidied.await {
+            Ok(()) => outage.over("remove finished jobs"),
+            Err(error) => drop(outage.note("remove finished jobs", &error)),
+        }
+    }
+}

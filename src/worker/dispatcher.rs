@@ -1,0 +1,230 @@
+//! The dispatcher: claims jobs for free slots and records how runs ended.
+//!
+//! It never ends because of the database: an outage is logged when it begins and when it is over, and in between each
+//! step is tried again.
+
+use std::time::{Duration, Instant};
+
+use books::BooksError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+
+use super::backend::Ack;
+use super::outage::OutageLog;
+use super::process::{Phase, Shared};
+use crate::queue::{Claim, ClaimRequest, JobUpdate, PollResult, data_version};
+
+/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share
+/// its commit: as long as others come, and at most so many turns of the runtime.
+const WORTH_LINGERING: usize = 16;
+const TURNS: usize = 200;
+const IDLE_TURNS: usize = 8;
+
+/// Claims jobs for free slots and writes down how runs ended, until it is told to stop and all is
+/// written.
+pub(super) struct Dispatcher {
+    pub(super) shared: Shared,
+    pub(super) acks: UnboundedReceiver<Ack>,
+    pub(super) claims: UnboundedSender<Claim>,
+    finished: Vec<JobUpdate>,
+    look: bool,
+    next_due: Option<i64>,
+    /// The last answer was unclear: jobs may be ours without our knowing.
+    unsure: bool,
+    version: i64,
+    phase: watch::Receiver<Phase>,
+    /// When it was noticed that the worker is to stop.
+    stopping: Option<Instant>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(shared: Shared, acks: UnboundedReceiver<Ack>, claims: UnboundedSender<Claim>) -> Self {
+        let phase = shared.phase.subscribe();
+        let (finished, look, next_due, unsure, version, stopping) = (vec![], true, None, false, -1, None);
+        Self { shared, acks, claims, finished, look, next_due, unsure, version, phase, stopping }
+    }
+
+    pub(super) async fn run(mut self) {
+        let mut outage = OutageLog::default();
+        loop {
+            while let Ok(ack) = self.acks.try_recv() {
+                self.take(ack);
+            }
+            if self.shared.stopping() && self.stopping.is_none() {
+                self.stopping = Some(Instant::now());
+            }
+            if outage.since.is_some() && self.out_of_time() {
+                let unwritten = self.finished.len();
+                tracing::warn!(
+                    unwritten,
+                    "stopped without the database: {unwritten} outcomes are not written, their jobs run again"
+                );
+                return;
+            }
+            let (requests, total) = self.shared.requests();
+            let idle = self.finished.is_empty() && self.shared.in_flight.len() == 0;
+            if idle && !self.unsure && (self.shared.stopping() || (self.shared.once && !self.look)) {
+                return;
+            }
+            if self.finished.is_empty() && !self.unsure && (!self.look || requests.is_empty()) {
+                self.wait(&mut outage).await;
+                continue;
+            }
+            if self.unsure {
+                match self.ask_what_became().await {
+                    // not yet out of outage: that shows when the next round goes through
+                    Ok(()) => self.unsure = false,
+                    Err(error) => tokio::time::sleep(outage.note("reach the queue", &error)).await,
+                }
+                continue;
+            }
+            match self.step(requests, total).await {
+                Ok(()) => outage.over("reach the queue"),
+                Err(error) => {
+                    self.unsure = true;
+                    let wait = outage.note("reach the queue", &error);
+                    if refuses_the_row(&error) && !self.finished.is_empty() {
+                        self.write_one_by_one().await;
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Past the grace time, and a little more for the last word.
+    fn out_of_time(&self) -> bool {
+        let most = self.shared.policy.grace + self.shared.policy.lease / 3;
+        self.stopping.is_some_and(|since| since.elapsed() > most)
+    }
+
+    fn take(&mut self, ack: Ack) {
+        self.shared.in_flight.remove(ack.seq, ack.lease);
+        self.finished.extend(ack.finish);
+    }
+
+    /// One round with the table.
+    async fn step(&mut self, requests: Vec<ClaimRequest>, total: usize) -> Result<(), BooksError> {
+        let Shared { queue, by, .. } = &self.shared;
+        let PollResult { claimed, next_due, more } = queue.poll(by, self.finished.clone(), requests, total).await?;
+        self.finished.clear();
+        if total > 0 {
+            self.next_due = next_due;
+            self.look = more;
+        }
+        claimed.into_iter().for_each(|claim| self.start(claim));
+        Ok(())
+    }
+
+    /// After an unclear answer: a claim may have gone through though its answer did not arrive.
+    async fn ask_what_became(&self) -> Result<(), BooksError> {
+        let Shared { queue, by, in_flight, .. } = &self.shared;
+        for claim in queue.held_by(&by.worker).await? {
+            let same = |seq, lease| seq == claim.seq && lease == claim.lease;
+            let finished = self.finished.iter().any(|f| same(f.seq, f.lease));
+            if !finished && !in_flight.all().iter().any(|c| same(c.seq, c.lease)) {
+                self.start(claim);
+            }
+        }
+        Ok(())
+    }
+
+    /// One outcome that the table refuses must not keep back the others: it becomes a dead job that
+    /// says so.
+    async fn write_one_by_one(&mut self) {
+        let Shared { queue, by, .. } = &self.shared;
+        for finish in std::mem::take(&mut self.finished) {
+            let Err(error) = queue.poll(by, vec![finish.clone()], vec![], 0).await else { continue };
+            if !refuses_the_row(&error) {
+                self.finished.push(finish);
+                continue;
+            }
+            tracing::error!(job = finish.seq, %error, "job {}: its outcome cannot be written: {error}", finish.seq);
+            let dead = finish.refused(&error.to_string());
+            if let Err(error) = queue.poll(by, vec![dead], vec![], 0).await {
+                tracing::error!(job = finish.seq, %error, "job {} is left to lapse: {error}", finish.seq);
+            }
+        }
+    }
+
+    fn start(&self, claim: Claim) {
+        self.shared.in_flight.add(claim.clone());
+        // apalis' worker ends only after this sender is gone
+        drop(self.claims.send(claim));
+    }
+
+    /// Waits until there may be something to do. Nothing here looks at the table more often than
+    /// the poll interval.
+    async fn wait(&mut self, outage: &mut OutageLog) {
+        let Shared { queue, policy, in_flight, .. } = &self.shared;
+        let free = in_flight.len() < policy.concurrency;
+        let until_due = match self.next_due {
+            Some(due) if free && !self.look => {
+                let ms = due.saturating_sub(queue.clock.millis()).clamp(0, 60_000);
+                Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+            }
+            _ => Duration::from_secs(60),
+        };
+        tokio::select! {
+            ack = self.acks.recv() => {
+                if let Some(ack) = ack {
+                    self.take(ack);
+                    if self.shared.in_flight.len() >= WORTH_LINGERING {
+                        self.linger().await;
+                    }
+                }
+            }
+            () = queue.wake.notified() => self.look = true,
+            _ = self.phase.changed() => {}
+            () = tokio::time::sleep(until_due) => self.look = true,
+            () = tokio::time::sleep(policy.poll), if free && !self.look => match self.something_due().await {
+                Ok(look) => {
+                    self.look = look;
+                    outage.over("look into the queue");
+                }
+                Err(error) => {
+                    let wait = outage.note("look into the queue", &error);
+                    tokio::time::sleep(wait).await;
+                }
+            },
+        }
+    }
+
+    /// Takes in acknowledgements for as long as they come one upon the other.
+    async fn linger(&mut self) {
+        let mut idle = 0;
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+            idle += 1;
+            while let Ok(ack) = self.acks.try_recv() {
+                self.take(ack);
+                idle = 0;
+            }
+            if idle > IDLE_TURNS || self.shared.in_flight.len() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Whether a claim could bring something: on a local file, only asked when another connection
+    /// has written.
+    async fn something_due(&mut self) -> Result<bool, BooksError> {
+        let queue = &self.shared.queue;
+        if queue.db.is_local() {
+            let version = data_version(&queue.db).await?;
+            if std::mem::replace(&mut self.version, version) == version {
+                return Ok(false);
+            }
+        }
+        let (due, next) = queue.peek(&self.shared.kinds.names()).await?;
+        self.next_due = next;
+        Ok(due || next.is_some_and(|next| next <= queue.clock.millis()))
+    }
+}
+
+/// Whether the database will never take these very rows, whatever else is right with it.
+fn refuses_the_row(error: &BooksError) -> bool {
+    let signs = ["constraint", "too big", "datatype mismatch", "malformed JSON", "cannot store"];
+    matches!(error, BooksError::Integrity(_))
+        || matches!(error, BooksError::Sql(text) if signs.iter().any(|sign| text.contains(sign)))
+}

@@ -1,0 +1,44 @@
+//! The jobs that this process holds now.
+
+use std::sync::{Arc, Mutex};
+
+use crate::queue::{Claim, StopReason};
+
+/// What one process holds; shared by those who claim, run and keep leases.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InFlight(Arc<Mutex<Vec<Claim>>>);
+
+impl InFlight {
+    fn with<T>(&self, f: impl FnOnce(&mut Vec<Claim>) -> T) -> T {
+        // a panic while the list is held cannot leave it half changed: every change is one call
+        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    pub(super) fn add(&self, claim: Claim) {
+        self.with(|held| held.push(claim));
+    }
+
+    /// Lets go of a job; true when it was held under that lease.
+    pub(super) fn remove(&self, seq: i64, lease: i64) -> bool {
+        self.with(|held| {
+            let place = held.iter().position(|c| c.seq == seq && c.lease == lease);
+            place.map(|i| held.swap_remove(i)).is_some()
+        })
+    }
+
+    pub(super) fn all(&self) -> Vec<Claim> {
+        self.with(|held| held.clone())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.with(|held| held.len())
+    }
+
+    pub(super) fn of_kind(&self, kind: &str) -> usize {
+        self.with(|held| held.iter().filter(|c| c.kind == kind).count())
+    }
+
+    pub(super) fn tell_all(&self, why: StopReason) {
+        self.with(|held| held.iter().for_each(|c| c.stop.tell(why)));
+    }
+}

@@ -1,0 +1,38 @@
+//! One log line when the database stops working, one when it works again, and the waits between tries.
+
+use std::time::{Duration, Instant};
+
+use books::BooksError;
+
+/// Waits between tries while the database does not work.
+const OUTAGE_WAITS: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
+
+/// Says once that the database does not work, and once that it works again.
+#[derive(Debug, Default)]
+pub(super) struct OutageLog {
+    pub(super) since: Option<Instant>,
+    tries: usize,
+}
+
+impl OutageLog {
+    /// Notes a failure; returns how long to wait before the next try.
+    pub(super) fn note(&mut self, what: &str, error: &BooksError) -> Duration {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+            tracing::warn!(%error, "cannot {what}, trying until it works: {error}");
+        }
+        let wait = OUTAGE_WAITS[self.tries.min(OUTAGE_WAITS.len() - 1)];
+        self.tries += 1;
+        let permille = fastrand::u32(500..1000);
+        wait * permille / 1000
+    }
+
+    pub(super) fn over(&mut self, what: &str) {
+        if let Some(since) = self.since.take() {
+            let seconds = since.elapsed().as_secs();
+            tracing::info!(seconds, tries = self.tries, "can {what} again, after {seconds} s and {} tries", self.tries);
+            self.tries = 0;
+        }
+    }
+}

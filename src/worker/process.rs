@@ -1,0 +1,126 @@
+//! What all tasks of a worker process share: its settings, its phase, and the jobs that it holds.
+
+use std::time::Duration;
+
+use books::BooksError;
+use tokio::sync::watch;
+
+use super::in_flight::InFlight;
+use super::kinds::{Kind, Kinds};
+use crate::config::QueueConfig;
+use crate::metrics::Metrics;
+use crate::queue::{Backoff, ClaimRequest, Claimer, Identity, Queue};
+
+/// How a worker works.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Jobs that run at once.
+    pub concurrency: usize,
+    /// How long a silent worker keeps its jobs.
+    pub lease: Duration,
+    /// How often the table is looked at for jobs that other processes enqueued.
+    pub poll: Duration,
+    /// How long runs may go on after the worker is told to stop.
+    pub grace: Duration,
+    pub backoff: Backoff,
+    /// How long done and cancelled jobs are kept.
+    pub keep_done: Duration,
+    /// How long dead jobs are kept.
+    pub keep_dead: Duration,
+}
+
+impl WorkerSettings {
+    /// The settings of the configuration; `concurrency` stands over its own.
+    pub fn new(config: &QueueConfig, concurrency: Option<u16>) -> Self {
+        let days = |days: u16| Duration::from_secs(u64::from(days) * 86_400);
+        let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
+        Self {
+            concurrency: usize::from(concurrency.unwrap_or(config.concurrency)),
+            lease: seconds(config.lease_seconds),
+            poll: Duration::from_millis(u64::from(config.poll_millis)),
+            grace: seconds(config.grace_seconds),
+            backoff: Backoff::default(),
+            keep_done: days(config.keep_done_days),
+            keep_dead: days(config.keep_dead_days),
+        }
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            concurrency: 4,
+            lease: Duration::from_secs(30),
+            poll: Duration::from_millis(250),
+            grace: Duration::from_secs(30),
+            backoff: Backoff::default(),
+            keep_done: Duration::from_secs(7 * 86_400),
+            keep_dead: Duration::from_secs(90 * 86_400),
+        }
+    }
+}
+
+/// By which a worker is told to stop.
+#[derive(Clone, Debug)]
+pub struct Stopper(pub(super) watch::Sender<Phase>);
+
+impl Stopper {
+    /// Claim nothing more; run what is there for as long as the grace time lasts.
+    pub fn stop(&self) {
+        self.0.send_if_modified(|phase| {
+            let working = *phase == Phase::Working;
+            if working {
+                *phase = Phase::Stopping;
+            }
+            working
+        });
+    }
+}
+
+/// What a worker process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Working,
+    /// Running what it has, claiming nothing.
+    Stopping,
+    /// Told to stop because the database belongs to a newer build now.
+    Outdated(i64),
+}
+
+/// What all tasks of a worker process share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) queue: Queue,
+    pub(super) by: Claimer,
+    pub(super) kinds: Kinds,
+    pub(super) policy: WorkerSettings,
+    pub(super) in_flight: InFlight,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) who: Identity,
+    pub(super) metrics: Metrics,
+    /// End as soon as nothing is due.
+    pub(super) once: bool,
+}
+
+impl Shared {
+    /// Writes down that this process is there; safe to repeat.
+    pub(super) async fn register(&self) -> Result<(), BooksError> {
+        let Self { queue, by, who, kinds, policy, .. } = self;
+        queue.register(&by.worker, who, &kinds.names(), policy.concurrency).await
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        *self.phase.borrow() != Phase::Working
+    }
+
+    /// What may be claimed now, by kind and in all.
+    pub(super) fn requests(&self) -> (Vec<ClaimRequest>, usize) {
+        let free = self.policy.concurrency.saturating_sub(self.in_flight.len());
+        if self.stopping() || free == 0 {
+            return (vec![], 0);
+        }
+        let slots = |k: &Kind| k.max_concurrent.saturating_sub(self.in_flight.of_kind(k.name));
+        let requests = self.kinds.iter().map(|k| ClaimRequest { kind: k.name.to_owned(), slots: slots(k) });
+        (requests.filter(|w| w.slots > 0).collect(), free)
+    }
+}

@@ -1,0 +1,120 @@
+//! The rescuer: takes jobs away from workers whose heartbeat stands still.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use books::BooksError;
+
+use super::process::Shared;
+use crate::queue::Lease;
+
+pub(super) async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> Result<(), BooksError> {
+    let queue = &shared.queue;
+    let leases = queue.leases().await?;
+    let held = shared.in_flight.all();
+    let expired = watch.expired(&leases, shared.by.lease, queue.clock.millis(), Instant::now());
+    let expired: Vec<_> =
+        expired.into_iter().filter(|l| !held.iter().any(|c| c.seq == l.seq && c.lease == l.lease)).collect();
+    let mut due = queue.requeue_stuck().await?;
+    if !expired.is_empty() {
+        for lease in &expired {
+            tracing::warn!(job = lease.seq, worker = %lease.worker, "job {}: its worker {} is lost", lease.seq, lease.worker);
+        }
+        let taken = queue.rescue(&expired).await?;
+        shared.metrics.leases_expired(taken);
+        due += taken;
+    }
+    if due > 0 {
+        queue.wake();
+    }
+    Ok(())
+}
+
+/// Watches the heartbeats of leases on the monotonic clock of this process.
+#[derive(Debug, Default)]
+pub(super) struct LeaseWatch {
+    heartbeats: HashMap<(i64, i64), (i64, Instant)>,
+    looked: Option<Instant>,
+}
+
+impl LeaseWatch {
+    /// The leases that have expired: whose heartbeat stood still before our eyes for the length of a
+    /// lease, or for half of it when the wall clock says too that it is over. What stood still
+    /// while nobody could look (the database was away, this process slept) is looked at anew: its
+    /// holder could not heartbeat either. Pure but for what it remembers.
+    pub(super) fn expired(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
+        let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
+        if away {
+            self.heartbeats.clear();
+        }
+        self.looked = Some(seen);
+        let mut known = HashMap::new();
+        let mut expired = vec![];
+        for lease in leases {
+            let key = (lease.seq, lease.lease);
+            let since = match self.heartbeats.get(&key) {
+                Some((heartbeat, since)) if *heartbeat == lease.heartbeat => *since,
+                _ => seen,
+            };
+            known.insert(key, (lease.heartbeat, since));
+            let still = seen.saturating_duration_since(since);
+            if still >= length || (still >= length / 2 && lease.until < now_ms) {
+                expired.push(lease.clone());
+            }
+        }
+        self.heartbeats = known;
+        expired
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(30);
+
+    fn lease(heartbeat: i64, until: i64) -> Lease {
+        Lease { seq: 7, lease: 1, heartbeat, until, worker: "w".into() }
+    }
+
+    /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still,
+    /// at a wall clock of `now_ms`.
+    fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
+        let looks = (0..seconds).step_by(5).chain([seconds]);
+        let found = looks.map(|s| watch.expired(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
+        found.last().is_some_and(|last| !last.is_empty())
+    }
+
+    #[test]
+    fn a_wall_clock_alone_ends_no_lease() {
+        let hour = 3_600_000;
+        assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first look");
+        assert!(
+            !after(14, 1000, 1000 + hour),
+            "an hour forward, but the heartbeat was watched for less than half a lease"
+        );
+        assert!(after(15, 1000, 1001), "over by the clock, and still for half a lease");
+        assert!(!after(29, 1000 + hour, 1000), "an hour back: not yet");
+        assert!(after(30, 1000 + hour, 1000), "an hour back: still for a whole lease all the same");
+    }
+
+    #[test]
+    fn a_beat_that_goes_on_never_lapses() {
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
+        for heartbeat in 0..20_u32 {
+            let at = start + Duration::from_secs(u64::from(heartbeat) * 10);
+            let found = watch.expired(&[lease(i64::from(heartbeat), 0)], LENGTH, i64::MAX, at);
+            assert!(found.is_empty(), "heartbeat {heartbeat}");
+        }
+    }
+    #[test]
+    fn a_beat_that_nobody_could_see_is_watched_anew() {
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        watch.expired(&[lease(3, 0)], LENGTH, 1, at(0));
+        assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(70)).is_empty(), "the database was away for a minute");
+        assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(80)).is_empty());
+        assert!(!watch.expired(&[lease(3, 0)], LENGTH, 1, at(90)).is_empty());
+    }
+}
