@@ -39,32 +39,85 @@ pub(crate) fn may_exist(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }
 
-/// Opens the books; a local file is made if it is not there.
-pub async fn open_books(config: &Config) -> anyhow::Result<Database> {
-    open(config, REMOTE_WAIT).await
+/// What is done when there are no books yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IfMissing {
+    Fail,
+    Create,
+    /// Empty books in memory, so that a dry run leaves nothing behind.
+    InMemory,
 }
 
-/// As [`open_books`]; work on a remote database is given up after `wait`.
-pub async fn open_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
-    open(config, wait).await
+/// Which schema versions will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Schema {
+    /// Not looked at: the caller migrates or asks.
+    Unchecked,
+    /// This build's or an earlier one's.
+    NotNewer,
+    /// This build's.
+    Current,
 }
 
-/// The queue, on a connection of its own: its short steps never wait behind a booking of this
-/// process.
-pub async fn open_queue(config: &Config) -> anyhow::Result<Queue> {
+/// How [`open_books`] opens the books.
+#[derive(Clone, Copy, Debug)]
+pub struct Open {
+    if_missing: IfMissing,
+    schema: Schema,
+    /// Work on a remote database is given up after this time.
+    wait: Duration,
+}
+
+impl Open {
+    /// Makes a local file that is not there; the schema is the caller's affair.
+    pub const CREATE: Self = Self { if_missing: IfMissing::Create, schema: Schema::Unchecked, wait: REMOTE_WAIT };
+    /// Books that must be there and up to date.
+    pub const EXISTING: Self = Self { if_missing: IfMissing::Fail, schema: Schema::Current, wait: REMOTE_WAIT };
+    /// Books that must be there, of this schema version or an earlier one.
+    pub const NOT_NEWER: Self = Self { schema: Schema::NotNewer, ..Self::EXISTING };
+    /// Books that are up to date, or empty ones in memory.
+    pub const DRY_RUN: Self = Self { if_missing: IfMissing::InMemory, ..Self::EXISTING };
+
+    /// The same, but work on a remote database is given up after `wait`.
+    pub const fn within(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+}
+
+/// Opens the books.
+///
+/// # Errors
+/// When they are not there or of another schema version than `open` asks for, and when they cannot be opened.
+pub async fn open_books(config: &Config, open: Open) -> anyhow::Result<Database> {
+    if let Some(path) = local_path(config).filter(|path| !may_exist(path)) {
+        match open.if_missing {
+            IfMissing::Fail => bail!("there are no books at {} yet; `meter ingest` makes them", path.display()),
+            IfMissing::Create => {}
+            IfMissing::InMemory => {
+                let books = Database::open_local(Path::new(":memory:")).await?;
+                books.migrate(Timestamp::now()).await?;
+                return Ok(books);
+            }
+        }
+    }
+    let books = connect(config, open.wait).await?;
+    match open.schema {
+        Schema::Unchecked => {}
+        Schema::NotNewer => drop(books.schema_version().await?),
+        Schema::Current => books.require_migrated().await?,
+    }
+    Ok(books)
+}
+
+/// The queue, on a connection of its own: its short steps never wait behind a booking of this process.
+pub async fn open_queue(config: &Config, open: Open) -> anyhow::Result<Queue> {
     // a step that takes longer than this is tried again, well before leases end
     let wait = Duration::from_secs(u64::from(config.queue.lease_seconds)) / 3;
     let wait = wait.clamp(Duration::from_secs(1), Duration::from_secs(10));
-    Ok(Queue::new(open(config, wait).await?, Clock::system()))
+    Ok(Queue::new(open_books(config, open.within(wait)).await?, Clock::system()))
 }
 
-/// The queue of books that must be there and up to date.
-pub async fn existing_queue(config: &Config) -> anyhow::Result<Queue> {
-    drop(existing_books(config).await?);
-    open_queue(config).await
-}
-
-async fn open(config: &Config, wait: Duration) -> anyhow::Result<Database> {
+async fn connect(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     if let Some(path) = local_path(config) {
         return Ok(Database::open_local(path).await?);
     }
@@ -73,53 +126,6 @@ async fn open(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     let remote = libsql::Builder::new_remote(url.clone(), token).connector(Connector::new()?).build().await;
     let remote = remote.with_context(|| format!("database {url}"))?;
     Ok(Database::open_remote(url.clone(), remote, wait).await?)
-}
-
-/// Opens books that must be there and up to date, for a command that only reads.
-pub async fn existing_books(config: &Config) -> anyhow::Result<Database> {
-    existing_books_within(config, REMOTE_WAIT).await
-}
-
-/// As [`existing_books`], for who would rather hear that there is no answer: work on a remote
-/// database is given up after `wait`.
-pub async fn existing_books_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
-    require_there(config)?;
-    let books = open_books_within(config, wait).await?;
-    books.require_migrated().await?;
-    Ok(books)
-}
-
-fn require_there(config: &Config) -> anyhow::Result<()> {
-    if let Some(path) = local_path(config).filter(|p| !may_exist(p)) {
-        bail!("there are no books at {} yet; `meter ingest` makes them", path.display());
-    }
-    Ok(())
-}
-
-/// Opens books that must be there, of this schema version or an earlier one.
-///
-/// # Errors
-/// When there are none yet, when they are a newer build's, and as [`open_books`].
-pub async fn books_as_they_are(config: &Config) -> anyhow::Result<Database> {
-    books_as_they_are_within(config, REMOTE_WAIT).await
-}
-
-/// As [`books_as_they_are`]; work on a remote database is given up after `wait`.
-pub async fn books_as_they_are_within(config: &Config, wait: Duration) -> anyhow::Result<Database> {
-    require_there(config)?;
-    let books = open_books_within(config, wait).await?;
-    books.schema_version().await?;
-    Ok(books)
-}
-
-/// Opens books for a dry run: those that are there, or empty ones in memory.
-pub async fn books_for_dry_run(config: &Config, now: Timestamp) -> anyhow::Result<Database> {
-    if local_path(config).is_none_or(may_exist) {
-        return existing_books(config).await;
-    }
-    let books = Database::open_local(Path::new(":memory:")).await?;
-    books.migrate(now).await?;
-    Ok(books)
 }
 
 /// Connects what is configured; nothing is asked over the network yet, but of the credential chain.

@@ -337,7 +337,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     assert!(books.books_standing(late).await.unwrap().turn_overdue_since.is_some());
     let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
     let stats = queue.stats(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
-    assert_eq!(stats.kinds["probe"].states["pending"], 0);
+    assert_eq!(stats.kinds["probe"].states[&meter::queue::State::Pending], 0);
     assert_eq!(books.last_audit().await.unwrap().0, None);
     let report = jobs::verify_books::VerifyBooks {}.run(&shop.context, now).await.unwrap();
     let (at, audit) = books.last_audit().await.unwrap();
@@ -431,6 +431,6 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: Ground) {
     let filter = meter::queue::Filter { ids: vec![newest.to_string()], ..Default::default() };
     let listed = queue.list(&filter, 1).await.unwrap();
     assert_eq!(listed[0].id.trim_start_matches('A'), "push_stripe1");
-    assert_eq!(standing.working_since, None);
+    assert_eq!(stats.working_since, None);
     shop.judge();
 }

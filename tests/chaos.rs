@@ -129,9 +129,9 @@ async fn check(queue: &Queue, books: &books::Database, kills: usize, how: &str) 
 async fn open(url: &str) -> (Queue, books::Database) {
     let mut config = Config::default();
     config.database.url = url.to_owned();
-    let books = meter::wiring::open_books(&config).await.unwrap();
+    let books = meter::wiring::open_books(&config, meter::wiring::Open::CREATE).await.unwrap();
     books.migrate(Timestamp::now()).await.unwrap();
-    (Queue::new(meter::wiring::open_books(&config).await.unwrap(), Clock::system()), books)
+    (Queue::new(meter::wiring::open_books(&config, meter::wiring::Open::CREATE).await.unwrap(), Clock::system()), books)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

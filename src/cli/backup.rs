@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Where to.
 #[derive(Debug, ClapArgs)]
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let partial = file.with_added_extension(format!("{}.partial", std::process::id()));
     let made = async {
-        wiring::books_as_they_are(config).await?.copy_to(&partial, now).await?;
+        wiring::open_books(config, Open::NOT_NEWER).await?.copy_to(&partial, now).await?;
         let copy = File::options().read(true).write(true).open(&partial)?;
         copy.sync_all()?;
         if file.symlink_metadata().is_ok() {

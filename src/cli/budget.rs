@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// What to do with budgets.
 #[derive(Debug, Subcommand)]
@@ -61,7 +61,7 @@ pub(crate) enum Action {
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
         Action::Set { customer, amount, meter, currency, by } => {
             let meter = known(config, meter)?;

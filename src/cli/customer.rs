@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{Exit, budget, entitlements, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Columns that a CSV file may have.
 const COLUMNS: [&str; 4] = ["id", "plan", "stripe_customer_id", "status"];
@@ -69,7 +69,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
 }
 
 async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let customers = books.customers(plan, None).await?;
     if json {
         print::json(&customers)?;
@@ -86,7 +86,7 @@ async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Resu
 }
 
 async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let found = books.customers(None, Some(customer.to_owned())).await?;
     let [one] = &found[..] else { anyhow::bail!("there is no customer `{customer}`; `meter customer list` shows all") };
     let budgets = books.budgets(customer, false).await?;
@@ -123,7 +123,7 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
 }
 
 async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config).await?;
+    let books = wiring::open_books(config, Open::CREATE).await?;
     books.migrate(now).await?;
     let count = u64::try_from(customers.len())?;
     let added = books.add_customers(customers).await?;

@@ -19,7 +19,7 @@ use libsql::params;
 use super::run::show_enforce;
 use super::{BadUsage, Exit, demo_stripe, entitlements, ingest, notifications, print, verify};
 use crate::config::{Config, ExportConfig, FormatConfig};
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Customers of the demo that have no row, to show what becomes of their usage.
 const STRANGERS: usize = 2;
@@ -175,7 +175,7 @@ async fn show(folder: &Path, now: Timestamp, kept: bool) -> anyhow::Result<Exit>
         ..Config::default()
     };
     let spec = spec_of(month, now)?;
-    let books = wiring::open_books(&config).await?;
+    let books = wiring::open_books(&config, Open::CREATE).await?;
     books.migrate(now).await?;
     // the account that it will bill in ends with it
     books.remember(OF_A_DEMO, "1".into()).await?;

@@ -126,7 +126,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         return None;
     }
     let opened = async {
-        let books = wiring::open_books_within(config, ANSWER).await?;
+        let books = wiring::open_books(config, wiring::Open::CREATE.within(ANSWER)).await?;
         let version = books.schema_version().await?;
         anyhow::Ok((books, version))
     };

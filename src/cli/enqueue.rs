@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{BadUsage, Exit, print, wait};
 use crate::config::Config;
 use crate::queue::NewJob;
-use crate::wiring;
+use crate::wiring::{self, Open};
 use crate::worker::{Kind, Kinds, ValidatedPayload};
 
 /// Which job.
@@ -109,8 +109,8 @@ pub(super) async fn hand_in(
     now: Timestamp,
     (wait, json): (bool, bool),
 ) -> anyhow::Result<Exit> {
-    wiring::open_books(config).await?.migrate(now).await?;
-    let queue = wiring::open_queue(config).await?;
+    wiring::open_books(config, Open::CREATE).await?.migrate(now).await?;
+    let queue = wiring::open_queue(config, Open::CREATE).await?;
     let enqueued = queue.enqueue(jobs).await?;
     if wait {
         return wait::wait_for(&queue, &enqueued, json).await;

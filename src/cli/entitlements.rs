@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Whose.
 #[derive(Debug, ClapArgs)]
@@ -35,7 +35,7 @@ pub(crate) struct ExplainArgs {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let mut decided = books.entitlements(args.customer).await?;
     decided.retain(|e| !args.blocked || !e.allowed);
     if args.json {
@@ -102,7 +102,7 @@ pub(super) fn unit<'a>(config: &'a Config, meter: &str) -> &'a str {
 }
 
 pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     explain_from(&books, args, config, now).await
 }
 

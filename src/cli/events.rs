@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::format::ago;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// What to do with events.
 #[derive(Debug, Subcommand)]
@@ -80,7 +80,7 @@ impl Which {
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
         Action::List { state, customer, limit, json } => {
             let events = books.meter_events(state.map(Which::state), customer, limit).await?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{BadUsage, Exit, months, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Which bills to read, and what to let pass.
 #[derive(Debug, ClapArgs)]
@@ -57,9 +57,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let months = months(args.month, args.from, args.to, config.lookback_months, now)?;
     let exports = chosen(config, args.export.as_deref())?;
     let books = if args.dry_run {
-        wiring::books_for_dry_run(config, now).await?
+        wiring::open_books(config, Open::DRY_RUN).await?
     } else {
-        let books = wiring::open_books(config).await?;
+        let books = wiring::open_books(config, Open::CREATE).await?;
         books.migrate(now).await?;
         books
     };

@@ -44,7 +44,7 @@ use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 const EXIT_CODES: &str =
     "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention: a person should look.";
@@ -256,7 +256,7 @@ fn start_log(config: &LogConfig, level: Option<String>, service: bool) -> anyhow
 }
 
 async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config).await?;
+    let books = wiring::open_books(config, Open::CREATE).await?;
     let applied = books.migrate(now).await?;
     let version = books::newest_schema_version();
     match applied.len() {

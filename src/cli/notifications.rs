@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{Exit, print};
 use crate::config::Config;
 use crate::format::ago;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// What to do with notifications.
 #[derive(Debug, Subcommand)]
@@ -58,7 +58,7 @@ impl State {
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
         Action::List { state, customer, limit, json } => {
             let notifications = books.notifications(state.map(|s| s.name().to_owned()), customer, limit).await?;

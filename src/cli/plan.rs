@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// What to do with plans.
 #[derive(Debug, Subcommand)]
@@ -57,9 +57,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             })?;
             let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
             let books = if dry_run {
-                wiring::books_for_dry_run(config, now).await?
+                wiring::open_books(config, Open::DRY_RUN).await?
             } else {
-                wiring::open_books(config).await?
+                wiring::open_books(config, Open::CREATE).await?
             };
             if !dry_run {
                 books.migrate(now).await?;
@@ -86,7 +86,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
 }
 
 async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let all = books.plans().await?;
     let chosen: Vec<&Plan> = all.iter().filter(|p| plan.is_none_or(|name| p.name == name)).collect();
     if let (Some(name), true) = (plan, chosen.is_empty()) {

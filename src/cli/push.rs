@@ -9,7 +9,7 @@ use jobs::push_stripe::{PlannedEvent, PushReport, PushStripe, RestoreProgress, p
 
 use super::{Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// How.
 #[derive(Debug, ClapArgs)]
@@ -44,9 +44,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 /// Books for a run that writes, or that does not.
 pub(super) async fn books(config: &Config, dry: bool, now: Timestamp) -> anyhow::Result<Database> {
     if dry {
-        return wiring::books_for_dry_run(config, now).await;
+        return wiring::open_books(config, Open::DRY_RUN).await;
     }
-    let books = wiring::open_books(config).await?;
+    let books = wiring::open_books(config, Open::CREATE).await?;
     books.migrate(now).await?;
     Ok(books)
 }

@@ -7,7 +7,7 @@ use jiff::{Span, Timestamp};
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::queue::{Filter, JobRow, Queue, State};
-use crate::wiring;
+use crate::wiring::{self, Open};
 use crate::worker::Kinds;
 
 /// What to do.
@@ -120,7 +120,7 @@ fn no_job(job: &str) -> BadUsage {
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let queue = wiring::existing_queue(config).await?;
+    let queue = wiring::open_queue(config, Open::EXISTING).await?;
     match &action {
         Action::List(List { which, .. }) | Action::Retry(which) | Action::Cancel(which) => check(&queue, which).await?,
         Action::Purge(Purge { which, .. }) => check(&queue, which).await?,

@@ -20,7 +20,7 @@ use super::push::said;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::format::ago;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Periods that are compared at once.
 const MOST: u32 = 1_000_000;
@@ -50,7 +50,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let context = wiring::context(config, books).await?;
     let books = &context.books;
     if let Some(customer) = &args.customer {

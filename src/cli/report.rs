@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::ui::{self, MeterReport, Report};
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Customers that a report of all names for each meter.
 const NAMED: usize = 25;
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     if month > Month::of(now) {
         return Err(BadUsage(format!("--month {month} has not begun")).into());

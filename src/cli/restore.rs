@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::events::who;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// From when.
 #[derive(Debug, ClapArgs)]
@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if at > now {
         return Err(BadUsage(format!("--backup-at {at} is in the future")).into());
     }
-    let books = wiring::books_as_they_are(config).await?;
+    let books = wiring::open_books(config, Open::NOT_NEWER).await?;
     books.migrate(now).await?;
     let act = AuditEntry {
         actor: who(),
@@ -57,7 +57,7 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
     let Some((export, month)) = parsed else {
         return Err(BadUsage(format!("--without {which}: write EXPORT/YYYY-MM")).into());
     };
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let waits = match books.restoration(now).await?.filter(|r| r.seen) {
         Some(found) => books.bills_missing(found, vec![export.to_owned()]).await?.contains(&(export.to_owned(), month)),
         None => false,

@@ -13,7 +13,7 @@ use super::entitlements::money;
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::wiring;
+use crate::wiring::{self, Open};
 use crate::worker::{Kind, Kinds, RunOutcome, ValidatedPayload};
 
 /// Which job.
@@ -52,7 +52,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let ValidatedPayload { payload, .. } = enqueue::payload(&kind, &what)?;
     let now = as_of.unwrap_or(now);
     let dry = serde_json::from_str::<Value>(&payload)?.get("dry_run") == Some(&Value::Bool(true));
-    let books = if dry { wiring::books_for_dry_run(config, now).await? } else { wiring::open_books(config).await? };
+    let books = if dry {
+        wiring::open_books(config, Open::DRY_RUN).await?
+    } else {
+        wiring::open_books(config, Open::CREATE).await?
+    };
     if !dry {
         books.migrate(now).await?;
     }

@@ -8,7 +8,7 @@ use super::{Exit, print};
 use crate::config::Config;
 use crate::format::ago;
 use crate::queue::{Filter, State};
-use crate::wiring;
+use crate::wiring::{self, Open};
 use crate::worker::schedule;
 
 /// How to show it.
@@ -31,7 +31,7 @@ struct Row {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let queue = wiring::existing_queue(config).await?;
+    let queue = wiring::open_queue(config, Open::EXISTING).await?;
     let last = queue.last_ticks().await?;
     let mut rows = vec![];
     for schedule in schedule::table(config) {

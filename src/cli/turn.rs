@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Whose.
 #[derive(Debug, ClapArgs)]
@@ -19,7 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let periods = books.turn_periods(args.customer.clone(), now).await?;
     if args.json {
         print::json(&periods)?;

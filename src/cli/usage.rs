@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Whose usage, and when.
 #[derive(Debug, ClapArgs)]
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();
     let usage = books.usage(month, args.customer.clone()).await?;

@@ -8,7 +8,7 @@ use clap::Args as ClapArgs;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// How to show it.
 #[derive(Debug, ClapArgs)]
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let books = match args.database {
-        None => wiring::existing_books(config).await?,
+        None => wiring::open_books(config, Open::EXISTING).await?,
         Some(file) => {
             let fault = || format!("--database {}", file.display());
             if !wiring::may_exist(&file) {

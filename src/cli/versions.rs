@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 
 use super::{Exit, print};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// Which versions.
 #[derive(Debug, ClapArgs)]
@@ -19,7 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
-    let books = wiring::existing_books(config).await?;
+    let books = wiring::open_books(config, Open::EXISTING).await?;
     let versions = books.versions(args.month).await?;
     let on_hold = versions.iter().any(|v| v.state == "on_hold");
     let done = if on_hold { Exit::NeedsAttention } else { Exit::Ok };

@@ -21,7 +21,7 @@ use crate::health::StatsCollector;
 use crate::http::{self, ReadinessProbe, Running, Server};
 use crate::metrics::{Metrics, Sources};
 use crate::queue::{Identity, Queue};
-use crate::wiring;
+use crate::wiring::{self, Open};
 use crate::worker::{Kinds, Stopper, Tally, Worker, WorkerSettings, schedule};
 
 /// Some supervisors signal the process and then its whole group: that is one signal.
@@ -145,11 +145,11 @@ async fn start(
     kinds: Kinds,
     metrics: Metrics,
 ) -> anyhow::Result<(Worker, Queue, Sources)> {
-    let books = in_spite_of_a_full_disk(|| wiring::open_books(config)).await?;
+    let books = in_spite_of_a_full_disk(|| wiring::open_books(config, Open::CREATE)).await?;
     if !books.is_local() {
         // a server that takes a connection and says nothing would be waited for as a booking is:
         // for minutes, each time
-        let readiness = wiring::open_books_within(config, ANSWER).await?;
+        let readiness = wiring::open_books(config, Open::CREATE.within(ANSWER)).await?;
         let answers = tokio::time::timeout(START, retry_until_up(|| readiness.schema_version()));
         answers.await.map_err(|_| anyhow!("the database {} gives no answer", config.database.url))??;
     }
@@ -157,7 +157,7 @@ async fn start(
     if !applied.is_empty() {
         tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
     }
-    let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config)).await?;
+    let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config, Open::CREATE)).await?;
     let context = wiring::worker_context(config, books).await?;
     let who = Identity {
         host: gethostname::gethostname().to_string_lossy().into_owned(),

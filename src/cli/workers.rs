@@ -9,7 +9,7 @@ use super::{Exit, print};
 use crate::config::Config;
 use crate::format::ago;
 use crate::queue::WorkerRow;
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// How to show it.
 #[derive(Debug, ClapArgs)]
@@ -23,7 +23,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let queue = wiring::existing_queue(config).await?;
+    let queue = wiring::open_queue(config, Open::EXISTING).await?;
     let mut workers = queue.workers().await?;
     workers.retain(|w| args.all || w.state != "stopped");
     if args.json {

@@ -20,7 +20,7 @@ use super::checks;
 use super::overview::{BillingMode, LastAudit, Overview};
 use crate::config::Config;
 use crate::queue::{Clock, Counts, Queue, QueueStats};
-use crate::wiring;
+use crate::wiring::{self, Open};
 
 /// A half is read again after so many times as long as reading it took.
 const IDLE_FACTOR: u32 = 50;
@@ -88,7 +88,10 @@ impl StatsCollector {
     }
 
     async fn books(&self) -> anyhow::Result<&Database> {
-        self.0.books.get_or_try_init(async || wiring::existing_books_within(&self.0.config, WAIT).await).await
+        self.0
+            .books
+            .get_or_try_init(async || wiring::open_books(&self.0.config, Open::EXISTING.within(WAIT)).await)
+            .await
     }
 
     pub async fn read(&self, now: Timestamp) -> anyhow::Result<Overview> {

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use super::{Shared, books_id};
 use crate::config::Config;
-use crate::wiring;
+use crate::wiring::{self, Open};
 use crate::worker::Phase;
 
 /// The database has so long to answer whether it is there.
@@ -41,7 +41,7 @@ impl ReadinessProbe {
     }
 
     async fn schema_version(&self) -> anyhow::Result<i64> {
-        let open = async || wiring::books_as_they_are_within(&self.config, READY_WAIT).await;
+        let open = async || wiring::open_books(&self.config, Open::NOT_NEWER.within(READY_WAIT)).await;
         Ok(self.books.get_or_try_init(open).await?.schema_version().await?)
     }
 }

@@ -259,7 +259,7 @@ impl Ground {
     }
 
     pub async fn books(&self) -> Database {
-        meter::wiring::open_books(&self.config()).await.unwrap()
+        meter::wiring::open_books(&self.config(), meter::wiring::Open::CREATE).await.unwrap()
     }
 
     /// The queue as another process sees it.
@@ -268,7 +268,7 @@ impl Ground {
     }
 
     pub async fn queue_at(&self, clock: Clock) -> Queue {
-        let books = meter::wiring::open_books(&self.config()).await.unwrap();
+        let books = meter::wiring::open_books(&self.config(), meter::wiring::Open::CREATE).await.unwrap();
         Queue::new(books, clock)
     }
 
