@@ -36,13 +36,13 @@ pub struct StripeConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<u32>,
     /// Requests under way at once.
-    pub at_once: u16,
+    pub max_concurrent: u16,
     /// How long a request may take.
     pub timeout_seconds: u16,
     /// Totals that are read on one day.
     pub reads_per_day: u32,
     /// How many hours after books were restored from a backup Stripe's totals are believed.
-    pub quiet_hours: u16,
+    pub settle_delay_hours: u16,
     pub meters: BTreeMap<String, StripeMeterConfig>,
     /// Stripe's secret key; from the environment only.
     #[serde(skip)]
@@ -74,10 +74,10 @@ impl Default for StripeConfig {
             url: API.into(),
             grace_hours: 1,
             per_second: None,
-            at_once: 16,
+            max_concurrent: 16,
             timeout_seconds: 30,
             reads_per_day: 300,
-            quiet_hours: 24,
+            settle_delay_hours: 24,
             meters: BTreeMap::new(),
             key: Secret::default(),
         }
@@ -96,7 +96,7 @@ impl StripeConfig {
             meters: self.meters.iter().map(mapping).collect(),
             grace: i64::from(self.grace_hours) * 3600,
             reads_per_day: self.reads_per_day,
-            quiet: i64::from(self.quiet_hours) * 3600,
+            quiet: i64::from(self.settle_delay_hours) * 3600,
             mode,
         })
     }
@@ -109,13 +109,13 @@ impl StripeConfig {
             .timeout(timeout)
             .connect_timeout(timeout.min(Duration::from_secs(10)))
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(usize::from(self.at_once))
+            .pool_max_idle_per_host(usize::from(self.max_concurrent))
             .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
             .build()?;
         let transport = Transport::new(client, reqwest::Url::parse(&self.base())?, self.key.expose().to_owned());
         let rate = self.per_second.unwrap_or(if self.live { RATES[0] } else { RATES[1] });
         let rate = NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
-        Ok(StripeAccount::new(transport, rate, usize::from(self.at_once), timeout))
+        Ok(StripeAccount::new(transport, rate, usize::from(self.max_concurrent), timeout))
     }
 
     /// The address, with the `/` at its end that makes it a folder.
@@ -169,14 +169,14 @@ impl StripeConfig {
         if !(1..=72).contains(&self.grace_hours) {
             fault(&["grace_hours"], "Stripe finalises an invoice 1 to 72 hours after its period".into());
         }
-        if self.quiet_hours > 72 {
-            fault(&["quiet_hours"], "it is 0 to 72".into());
+        if self.settle_delay_hours > 72 {
+            fault(&["settle_delay_hours"], "it is 0 to 72".into());
         }
         if self.per_second.is_some_and(|n| !(1..=1000).contains(&n)) {
             fault(&["per_second"], "Stripe takes 1 to 1000 requests a second".into());
         }
-        if !(1..=256).contains(&self.at_once) {
-            fault(&["at_once"], "it is 1 to 256".into());
+        if !(1..=256).contains(&self.max_concurrent) {
+            fault(&["max_concurrent"], "it is 1 to 256".into());
         }
         if !(1..=80).contains(&self.timeout_seconds) {
             fault(&["timeout_seconds"], "it is 1 to 80 seconds".into());
