@@ -8,10 +8,10 @@ mod enforce;
 mod http;
 mod queue;
 mod raw;
+mod secret;
 mod stripe;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use books::limits::plan::TURN;
@@ -25,33 +25,18 @@ use serde::{Deserialize, Serialize};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
-use self::raw::{Raw, Step};
+pub use self::raw::{ConfigError, DEFAULT_FILE};
+use self::raw::{Raw, SecretKey, Step};
+pub use self::secret::Secret;
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
-/// The file that is read when none is named.
-pub const DEFAULT_FILE: &str = "meter.toml";
-
-/// A value that is shown to nobody.
-#[derive(Clone, Default)]
-pub struct Secret(String);
-
-impl Secret {
-    /// One that no variable gave, for the demo.
-    pub(crate) fn new(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-
-    /// The value, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"********\"" })
-    }
-}
+/// Secrets come from the environment only.
+const SECRETS: [SecretKey; 4] = [
+    ("database", "token", "METER_DATABASE__TOKEN"),
+    ("notifications", "secret", enforce::SECRET_VARIABLE),
+    ("stripe", "key", stripe::KEY_VARIABLE),
+    ("http", "token", http::TOKEN_VARIABLE),
+];
 
 /// The whole configuration.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -288,17 +273,6 @@ impl Default for ReadConfig {
     }
 }
 
-/// What is wrong with the configuration, one line for each fault.
-#[derive(Debug, thiserror::Error)]
-pub struct ConfigError(pub Vec<String>);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} fault(s):", self.0.len())?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
-    }
-}
-
 impl Config {
     /// Reads `file` (or `meter.toml`, if it is there) and `variables` over it.
     ///
@@ -306,12 +280,12 @@ impl Config {
     /// All faults.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, &mut faults)?;
-        let mut config = raw.extract(&mut faults);
-        config.database.token = Secret(token);
-        config.notifications.secret = Secret(secret);
-        config.stripe.key = Secret(key);
-        config.http.token = Secret(acting);
+        let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
+        let mut config: Self = raw.extract(&mut faults);
+        config.database.token = Secret::new(token);
+        config.notifications.secret = Secret::new(secret);
+        config.stripe.key = Secret::new(key);
+        config.http.token = Secret::new(acting);
         config.check(&raw, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }

@@ -5,8 +5,8 @@ use jobs::enforce_budgets::{EnforcementSettings, OnStale};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::Webhook;
 
-use super::Secret;
 use super::raw::Step;
+use super::secret::Secret;
 
 /// The variable of the secret that signs notifications.
 pub(super) const SECRET_VARIABLE: &str = "METER_NOTIFICATIONS__SECRET";

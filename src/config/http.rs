@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
 use super::raw::Step;
+use super::secret::Secret;
 
 /// The variable of the token that acting on jobs over HTTP needs.
 pub(super) const TOKEN_VARIABLE: &str = "METER_HTTP__TOKEN";

@@ -2,22 +2,30 @@
 //! a fault can be named with its place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::enforce::SECRET_VARIABLE;
-use super::http::TOKEN_VARIABLE;
-use super::stripe::KEY_VARIABLE;
-use super::{Config, ConfigError, DEFAULT_FILE};
+use serde::de::DeserializeOwned;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "meter.toml";
 
 /// Environment variables that start so are configuration.
 const PREFIX: &str = "METER_";
-/// The secrets: section, key, and the variable that is the only place for it.
-const SECRETS: [(&str, &str, &str); 4] = [
-    ("database", "token", "METER_DATABASE__TOKEN"),
-    ("notifications", "secret", SECRET_VARIABLE),
-    ("stripe", "key", KEY_VARIABLE),
-    ("http", "token", TOKEN_VARIABLE),
-];
+/// A secret: its section, its key, and the variable that is the only place for it.
+pub(super) type SecretKey = (&'static str, &'static str, &'static str);
+
+/// What is wrong with the configuration, one line for each fault.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError(pub Vec<String>);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} fault(s):", self.0.len())?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
 /// Variables with the prefix that are not configuration of the worker.
 fn is_foreign(name: &str) -> bool {
     matches!(name, "METER_CONFIG" | "METER_LOG") || name.starts_with("METER_TEST_")
@@ -64,11 +72,12 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    pub(super) fn read(
+    pub(super) fn read<const N: usize>(
         file: Option<&Path>,
         variables: impl Iterator<Item = (String, String)>,
+        secret_keys: [SecretKey; N],
         faults: &mut Vec<String>,
-    ) -> Result<(Self, [String; SECRETS.len()]), ConfigError> {
+    ) -> Result<(Self, [String; N]), ConfigError> {
         let default = Path::new(DEFAULT_FILE);
         let found = file.or_else(|| default.exists().then_some(default)).map(Path::to_owned);
         let text = match &found {
@@ -82,7 +91,7 @@ impl Raw {
             let at = e.span().map_or(0, |s| s.start);
             ConfigError(vec![format!("{}: {}", raw.line(at), e.message())])
         })?;
-        for (section, key, variable) in SECRETS {
+        for (section, key, variable) in secret_keys {
             if raw.table.get(section).and_then(|d| d.get(key)).is_some() {
                 let path = [Step::Key(section.into()), Step::Key(key.into())];
                 let why = format!("secrets come from the environment only: set {variable} and remove it here");
@@ -90,10 +99,10 @@ impl Raw {
                 remove(&mut raw.table, &path);
             }
         }
-        let mut secrets = [const { String::new() }; SECRETS.len()];
+        let mut secrets = [const { String::new() }; N];
         let own = variables.filter(|(name, _)| name.starts_with(PREFIX) && !is_foreign(name));
         for (name, value) in own {
-            if let Some(at) = SECRETS.iter().position(|(.., variable)| *variable == name) {
+            if let Some(at) = secret_keys.iter().position(|(.., variable)| *variable == name) {
                 secrets[at] = value;
                 continue;
             }
@@ -124,11 +133,11 @@ impl Raw {
 
     /// The typed configuration; a value that does not fit is noted, taken out, and the rest tried
     /// again.
-    pub(super) fn extract(&mut self, faults: &mut Vec<String>) -> Config {
+    pub(super) fn extract<T: DeserializeOwned + Default>(&mut self, faults: &mut Vec<String>) -> T {
         let mut table = self.table.clone();
         let mut taken = std::mem::take(&mut self.taken);
         loop {
-            let error = match serde_path_to_error::deserialize::<_, Config>(toml::Value::Table(table.clone())) {
+            let error = match serde_path_to_error::deserialize::<_, T>(toml::Value::Table(table.clone())) {
                 Ok(config) => {
                     self.taken = taken;
                     return config;
@@ -153,7 +162,7 @@ impl Raw {
                 path.pop();
             }
             if path.is_empty() {
-                return Config::default();
+                return T::default();
             }
             taken.note(taken.original(&path));
         }

@@ -9,8 +9,8 @@ use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::Secret;
 use super::raw::Step;
+use super::secret::Secret;
 use crate::tls::client_config;
 
 /// The variable of Stripe's secret key.
