@@ -1,15 +1,14 @@
--- Who uses the product, and the counters that the web backend reads before it hands out
--- credentials.
+-- Customers, and the counters that the web backend reads before it hands out credentials.
 --
--- The row is created by the web backend on sign-up. `id` is the value of the cost allocation tag on
+-- The web backend creates the row on sign-up. `id` is the value of the cost allocation tag on
 -- everything that the customer uses in AWS (the Cognito user id), compared byte for byte. Usage
--- under a tag that has no row here is booked all the same; it becomes the customer's when the row
--- appears.
+-- under a tag without a row here is booked all the same; it belongs to the customer once the row
+-- exists.
 --
--- The three AWS counters are derived: always the sum of ledger entries of the days of
--- `counters_period`, written in the transaction that books the entries. They are plain numbers
--- because JavaScript reads them; nothing is ever computed from them. `counters_period` is null
--- until the first computation. `turn_allocations_used` is the backend's own.
+-- The three AWS counters are derived: each is the sum of the ledger entries for the days of
+-- `counters_period`, written in the transaction that books the entries. They are floats because
+-- JavaScript reads them; nothing is computed from them. `counters_period` is null until the first
+-- computation. The backend alone writes `turn_allocations_used`.
 CREATE TABLE customers (
     id                    TEXT    NOT NULL PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 256),
     instance_id           TEXT    UNIQUE,

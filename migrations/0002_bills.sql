@@ -1,10 +1,11 @@
--- What AWS told us, version by version.
+-- Bills and their versions.
 --
 -- A bill is one payer's month. AWS delivers it again and again, each time whole; each delivery is a
 -- version (assemblyId of a legacy report, executionId of CUR 2.0). The applied versions of a bill
--- form a chain through `supersedes`: the first has none, each version can be superseded once. So
--- two workers that apply at the same moment cannot both succeed. A on_hold version waits for a
--- person; it is released when any version of its bill is applied after it.
+-- form a chain through `supersedes`: it is null for the first, and each version can be superseded
+-- once. So of two workers that apply at the same moment, only one succeeds. A version that is on
+-- hold waits until a person accepts it; it is released when any version of its bill is applied
+-- after it.
 CREATE TABLE bill_versions (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     payer           TEXT    NOT NULL CHECK (payer <> ''),
@@ -15,15 +16,15 @@ CREATE TABLE bill_versions (
     manifest_key    TEXT    NOT NULL,
     manifest_digest TEXT    NOT NULL,
     rules_digest    TEXT    NOT NULL,
-    account         TEXT    NOT NULL,           -- payer account in the manifest, '' where it names none
+    account         TEXT    NOT NULL,           -- payer account in the manifest, '' if it has none
     delivered_at    TEXT    NOT NULL,           -- instant that orders versions, fixed-width UTC
     state           TEXT    NOT NULL CHECK (state IN ('applied', 'on_hold', 'released')),
     hold_reason    TEXT    NOT NULL DEFAULT '' CHECK ((state = 'applied') = (hold_reason = '')),
-    accepted        TEXT    NOT NULL DEFAULT '', -- what a person accepted to let it through
+    accepted        TEXT    NOT NULL DEFAULT '', -- what a person accepted, so that it was applied
     supersedes      INTEGER UNIQUE REFERENCES bill_versions (id),
     rows            INTEGER NOT NULL,
     matched_rows    INTEGER NOT NULL,
-    rounded_amounts INTEGER NOT NULL,           -- amounts that came with more than ten decimals
+    rounded_amounts INTEGER NOT NULL,           -- amounts with more than ten decimals in the file
     newest_day      TEXT,                       -- newest day with counted usage
     decided_at      TEXT    NOT NULL
 ) STRICT;
@@ -45,9 +46,8 @@ CREATE TABLE bill_files (
     PRIMARY KEY (version_id, key)
 ) STRICT, WITHOUT ROWID;
 
--- Every kind of line of the watched products in that version, and what it was taken for. Amounts
--- are exact decimal text in the unit of the bill, because a sum over a whole bill need not fit an
--- INTEGER.
+-- Every kind of line of the watched products in that version, and what claims it. Amounts are exact
+-- decimal text in the unit of the bill, because a sum over a whole bill may not fit an INTEGER.
 CREATE TABLE bill_lines (
     version_id   INTEGER NOT NULL REFERENCES bill_versions (id),
     product      TEXT    NOT NULL,
@@ -63,8 +63,8 @@ CREATE TABLE bill_lines (
 ) STRICT, WITHOUT ROWID;
 
 -- The proof of conservation, meter by meter: attributed + unattributed + excluded = total, in the
--- unit of the bill; `booked` is what the ledger holds for the bill after this version, in the unit
--- of the meter.
+-- unit of the bill. `booked` is the ledger's sum for the bill after this version, in the unit of
+-- the meter.
 CREATE TABLE bill_totals (
     version_id   INTEGER NOT NULL REFERENCES bill_versions (id),
     meter        TEXT    NOT NULL,

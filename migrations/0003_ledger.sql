@@ -1,11 +1,11 @@
--- The books. Entries are appended and never changed: a restated bill becomes entries of kind
--- 'adjustment' (what is observed minus what was booked), and `version_id` names the version that
--- caused them.
+-- The ledger. Entries are appended and never changed: a restated bill becomes entries of kind
+-- 'adjustment' (new quantity minus booked quantity), and `version_id` names the version that caused
+-- them.
 --
--- `quantity` counts 10⁻¹⁰ units of the meter, so sums are exact. The CHECK keeps every cell well
--- inside 64 bits (SQLite would silently turn an overflowing sum into a float): 900 million units
--- for one customer, meter and day. `customer` is the tag value; '' stands for lines without a tag,
--- which are booked too, so that nothing can vanish.
+-- `quantity` counts 10⁻¹⁰ units of the meter, so sums are exact. The CHECK keeps every quantity
+-- well inside 64 bits: 900 million units for one customer, meter and day. (SQLite would silently
+-- turn an overflowing sum into a float.) `customer` is the tag value; '' stands for lines without a
+-- tag, which are booked too, so that no usage can vanish.
 CREATE TABLE ledger_entries (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     version_id INTEGER NOT NULL REFERENCES bill_versions (id),

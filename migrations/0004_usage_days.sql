@@ -1,5 +1,5 @@
--- What is booked now: the sum of ledger entries for each bill, customer, meter and day. A trigger
--- keeps it, so that it equals the ledger in every transaction, whoever writes the entry.
+-- Booked usage: the sum of the ledger entries for each bill, customer, meter and day. A trigger
+-- maintains it, so it equals the ledger in every transaction, whatever program writes the entry.
 CREATE TABLE usage_days (
     payer    TEXT    NOT NULL,
     month    TEXT    NOT NULL,

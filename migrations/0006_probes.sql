@@ -1,6 +1,6 @@
--- Effects of `probe` jobs, by which the queue is tried: the first run of a name makes the row and
--- counts one effect; every other run of it finds the row and counts as a repeat. `effects` can
--- never be anything but 1, whatever happens to the worker.
+-- Effects of `probe` jobs, which test the queue. The first run of a name makes the row and counts
+-- one effect; every further run finds the row and counts as a repeat. `effects` is always 1,
+-- whatever happens to the worker.
 CREATE TABLE probes (
     name    TEXT    NOT NULL PRIMARY KEY,
     effects INTEGER NOT NULL CHECK (effects = 1),
@@ -10,7 +10,7 @@ CREATE TABLE probes (
 
 CREATE INDEX probes_by_age ON probes (done_at);
 
--- A new probe sweeps up some that are a week old.
+-- A new probe removes some that are a week old.
 CREATE TRIGGER probes_are_forgotten AFTER INSERT ON probes
 BEGIN
     DELETE FROM probes WHERE name IN

@@ -1,21 +1,21 @@
--- What a customer gets for the subscription, and what more costs.
+-- Plans: what a subscription includes, and what usage beyond it costs.
 --
--- A plan has versions by the instant from which they hold. A billing period has the terms that were
--- in force when it began, so nobody's terms change in mid-period; a plan that began later than the
--- period counts with its first version. Versions are never edited once they hold: `meter plan
--- apply` adds the next one.
+-- A plan has versions, each with the instant from which it holds (seconds since 1970, UTC). A
+-- billing period has the version that held when it began, so terms never change in mid-period. If
+-- the plan itself is younger than the period, its first version counts. A version that holds
+-- already is never edited: `meter plan apply` adds the next one.
 CREATE TABLE plans (
     name           TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
-    effective_from INTEGER NOT NULL CHECK (effective_from >= 0),            -- seconds since 1970, UTC
-    currency       TEXT    NOT NULL CHECK (currency GLOB '[A-Z][A-Z][A-Z]'), -- ISO 4217
+    effective_from INTEGER NOT NULL CHECK (effective_from >= 0),
+    currency       TEXT    NOT NULL CHECK (currency GLOB '[A-Z][A-Z][A-Z]'),
     applied_at     INTEGER NOT NULL,
     PRIMARY KEY (name, effective_from)
 ) STRICT, WITHOUT ROWID;
 
--- `included` counts 10⁻¹⁰ units a billing period, like the ledger. `price` is exact decimal text in
--- the plan's currency for each unit beyond it; null = nothing beyond it can be had. A meter without
--- a row is not part of the plan. `report` says what goes to Stripe: all usage, what is beyond the
--- included amount, or nothing.
+-- `included` counts 10⁻¹⁰ units in each billing period. `price` is exact decimal text in the plan's
+-- currency (ISO 4217), for each unit beyond the included amount; null = none can be used. A meter
+-- without a row is not part of the plan. `report` selects what goes to Stripe: all usage, usage
+-- beyond the included amount, or nothing.
 CREATE TABLE plan_meters (
     plan           TEXT    NOT NULL,
     effective_from INTEGER NOT NULL,

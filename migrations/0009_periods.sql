@@ -1,24 +1,25 @@
--- Who is billed from when to when, and how many TURN credentials were handed out in each period.
+-- Subscriptions, billing periods, and the TURN credentials of each period.
 --
 -- Instants are seconds since 1970, UTC; a period begins with `starts_at` and ends before `ends_at`.
--- A customer's periods follow each other without a gap. They come from the subscription (its
--- anchor, month by month); without one they are calendar months. The current period and the next
--- two stand open in advance, so that a period begins when its time comes and not when a job runs.
+-- A customer's periods follow each other without a gap. They come from the subscription, month by
+-- month from its anchor; without one they are calendar months. The current period and the next two
+-- are open in advance, so that a period begins on time even if no job runs.
 
--- When the periods of a customer are known to run out; null = they must be looked at (new customer,
--- changed subscription).
+-- When the customer's open periods end; null = they must be computed anew (new customer, changed
+-- subscription).
 ALTER TABLE customers ADD COLUMN periods_until INTEGER;
 
 CREATE INDEX customers_by_periods_until ON customers (periods_until);
 
--- A customer's subscriptions, as Stripe has them; written by the web backend from Stripe's
--- webhooks. `status` is Stripe's own word.
+-- A customer's subscriptions, as Stripe has them, written by the web backend from Stripe's
+-- webhooks. `status` is Stripe's. `anchor_at` is Stripe's `billing_cycle_anchor`, in seconds, not
+-- milliseconds.
 CREATE TABLE subscriptions (
     id         TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
     customer   TEXT    NOT NULL CHECK (customer <> ''),
     status     TEXT    NOT NULL CHECK (status IN ('trialing', 'active', 'past_due', 'unpaid', 'canceled', 'incomplete',
                                                   'incomplete_expired', 'paused')),
-    anchor_at  INTEGER NOT NULL CHECK (anchor_at BETWEEN 0 AND 32503680000),    -- billing_cycle_anchor; seconds, not milliseconds
+    anchor_at  INTEGER NOT NULL CHECK (anchor_at BETWEEN 0 AND 32503680000),
     started_at INTEGER NOT NULL CHECK (started_at BETWEEN 0 AND 32503680000),
     ended_at   INTEGER CHECK (ended_at IS NULL OR ended_at BETWEEN started_at AND 32503680000),
     updated_at INTEGER NOT NULL DEFAULT (unixepoch())
@@ -38,9 +39,9 @@ BEGIN
     UPDATE customers SET periods_until = NULL WHERE id IN (OLD.customer, NEW.customer);
 END;
 
--- `first_day` to `last_day`, both included, are the days of usage that belong to the period: none
--- when the first is after the last. A subscription's period takes the days that it shares with a
--- calendar month.
+-- `first_day` to `last_day`, both included, are the days of usage in the period; it has none if the
+-- first is after the last. A day that a subscription's period shares with a calendar month belongs
+-- to the subscription's period.
 CREATE TABLE billing_periods (
     customer     TEXT    NOT NULL CHECK (customer <> ''),
     starts_at    INTEGER NOT NULL,
@@ -53,16 +54,16 @@ CREATE TABLE billing_periods (
     PRIMARY KEY (customer, starts_at)
 ) STRICT, WITHOUT ROWID;
 
--- The TURN counter of each period. The web backend counts `used` up, on the one row whose time it
--- is; `allowed_until` is where it must stop, and `reason` why, both written by `enforce_budgets`. A
--- closed count is history and never changes.
+-- The TURN counter of each period. The web backend counts `used` up in the row of the current
+-- period, until `allowed_until`; `reason` says why it must stop there. `enforce_budgets` writes
+-- both. A closed count is history and never changes. `granted` is the answer to the last request.
 CREATE TABLE turn_periods (
     customer      TEXT    NOT NULL CHECK (customer <> ''),
     starts_at     INTEGER NOT NULL,
     ends_at       INTEGER NOT NULL CHECK (ends_at > starts_at),
     used          INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0),
     refused       INTEGER NOT NULL DEFAULT 0 CHECK (refused >= 0),
-    granted       INTEGER NOT NULL DEFAULT 0 CHECK (granted IN (0, 1)), -- the answer to the last who asked
+    granted       INTEGER NOT NULL DEFAULT 0 CHECK (granted IN (0, 1)),
     allowed_until INTEGER CHECK (allowed_until >= 0),                   -- null: no limit
     reason        TEXT    NOT NULL CHECK (reason <> ''),
     closed_at     INTEGER CHECK (closed_at IS NULL OR closed_at >= ends_at),
@@ -92,18 +93,18 @@ BEGIN
     SELECT RAISE(ABORT, 'a closed row of billing_periods is history and never changes');
 END;
 
--- The customer's row shows the counter that changed last; a rollover makes it that of the current
--- period.
+-- The customer's row shows the counter that changed last; after a rollover, the counter of the
+-- current period.
 CREATE TRIGGER turn_periods_show_on_customers AFTER UPDATE OF used ON turn_periods WHEN NEW.used <> OLD.used
 BEGIN
     UPDATE customers SET turn_allocations_used = NEW.used WHERE id = NEW.customer;
 END;
 
--- Who signs up has calendar months at once, the current one and two to come, with the included
--- amount of the plan as limit of the TURN counters; one who comes back under an id that was deleted
--- goes on with the open ones. The terms are those of the version that held when the period began,
--- else of the plan's first one, and who had subscriptions of which none is good gets nothing; as
--- `enforce_budgets` has it.
+-- A new customer gets calendar months at once, the current one and the next two. The plan's
+-- included amount limits the TURN counters. A customer who signs up again under a deleted id
+-- continues with the open periods. The rules are those of `enforce_budgets`: the plan version that
+-- held when the period began counts, else the plan's first one; a customer with subscriptions of
+-- which none is good gets nothing.
 CREATE TRIGGER customers_have_periods AFTER INSERT ON customers
 BEGIN
     INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
@@ -139,14 +140,14 @@ BEGIN
     WHERE id = NEW.id;
 END;
 
--- Who is cancelled gets no credential from that moment on; whoever comes back waits for the next
+-- A canceled customer gets no credential from that moment on; a reactivated one waits for the next
 -- enforcement.
 CREATE TRIGGER customers_canceled_get_nothing AFTER UPDATE OF status ON customers WHEN NEW.status = 'canceled'
 BEGIN
     UPDATE turn_periods SET allowed_until = 0, reason = 'canceled' WHERE customer = NEW.id AND closed_at IS NULL;
 END;
 
--- Those who signed up before there were periods; what the backend has counted so far counts on.
+-- Customers from before this migration get periods; their TURN counts go on.
 INSERT INTO billing_periods (customer, starts_at, ends_at, first_day, last_day, opened_at)
 SELECT customers.id, unixepoch('now', 'start of month', n.value || ' months'), unixepoch('now', 'start of month', (n.value + 1) || ' months'),
        date('now', 'start of month', n.value || ' months'), date('now', 'start of month', (n.value + 1) || ' months', '-1 day'), unixepoch()

@@ -1,10 +1,10 @@
--- How much a customer is willing to pay beyond the plan, for each billing period. Without a row:
--- nothing.
+-- Overage budgets: how much a customer is willing to pay beyond the plan in each billing period.
+-- Without a row, nothing.
 --
--- The row with meter '' is for all meters together; one with a meter's name caps that meter. Where
--- only meters have one, each may use its own. `amount_minor` counts the currency's minor unit
--- (cents). Whoever writes the row, the backend or `meter budget set`, says who changed it; triggers
--- keep every change.
+-- The row with meter '' is for all meters together; a row with a meter's name caps that meter. If
+-- there is no row for all meters, each meter may use its own. `amount_minor` counts the currency's
+-- minor unit (cents). The backend and `meter budget set` write the row, and put the person who
+-- changed it into `set_by`; triggers keep every change.
 CREATE TABLE overage_budgets (
     customer     TEXT    NOT NULL CHECK (customer <> ''),
     meter        TEXT    NOT NULL DEFAULT '',
@@ -19,7 +19,7 @@ CREATE TABLE overage_budget_changes (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     customer     TEXT    NOT NULL,
     meter        TEXT    NOT NULL,
-    amount_minor INTEGER,                                   -- null: taken away
+    amount_minor INTEGER,                                   -- null: removed
     currency     TEXT    NOT NULL,
     set_by       TEXT    NOT NULL,
     set_at       INTEGER NOT NULL

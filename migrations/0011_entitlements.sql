@@ -1,14 +1,14 @@
--- Who may go on using what, and what that decision rests on. One row for each customer and meter,
--- of the current billing period.
+-- Entitlements: whether a customer may use a meter now, and what that decision rests on. One row
+-- for each customer and meter, for the current billing period.
 --
--- `used`, `included` and `effective_limit` count 10⁻¹⁰ units; `effective_limit` is where the meter
--- must stop, given what the others have cost (null: nowhere). Allowed means used < effective_limit.
--- `overage_cost_minor` is what all meters of the customer have cost beyond the plan, rounded once;
--- `meter_cost_minor` what this one has; `budget_minor` and `meter_budget_minor` what they may cost.
--- `as_of` is up to when AWS has told: the end of the bill's newest day, or when the bill was
--- delivered, if that was before (null: none yet, or the live TURN counter); `freshness` says what
--- that means. A row is written when something in it changes, so `decided_at` is the time of the
--- last change.
+-- `used`, `included` and `effective_limit` count 10⁻¹⁰ units. `effective_limit` is the quantity at
+-- which the meter must stop, given the cost of the other meters (null: no limit); allowed means
+-- used < effective_limit. `overage_cost_minor` is the cost of all the customer's meters beyond the
+-- plan, rounded once, `meter_cost_minor` that of this meter; `budget_minor` and
+-- `meter_budget_minor` are the budgets for them. `as_of` is the end of the bill's newest day with
+-- usage, or the delivery of the bill if that was earlier (null: no bill yet, or the live TURN
+-- counter); `freshness` says how old that is. A row is written when something in it changes, so
+-- `decided_at` is the time of the last change.
 CREATE TABLE entitlements (
     customer           TEXT    NOT NULL,
     meter              TEXT    NOT NULL,
@@ -30,8 +30,8 @@ CREATE TABLE entitlements (
     PRIMARY KEY (customer, meter)
 ) STRICT, WITHOUT ROWID;
 
--- Every decision that was different from the one before: other answer, reason, included amount,
--- budget or period. Appended only.
+-- Every decision that differs from the one before: another answer, reason, included amount, budget
+-- or period. Append-only.
 CREATE TABLE entitlement_changes (
     seq                INTEGER PRIMARY KEY AUTOINCREMENT,
     customer           TEXT    NOT NULL,
@@ -65,7 +65,7 @@ BEGIN
     SELECT RAISE(ABORT, 'entitlement_changes is history and never changes');
 END;
 
--- Who has no row any more is entitled to nothing; counts and history stay under the id.
+-- A deleted customer is entitled to nothing; counts and history stay under the id.
 CREATE TRIGGER customers_leave AFTER DELETE ON customers
 BEGIN
     DELETE FROM entitlements WHERE customer = OLD.id;

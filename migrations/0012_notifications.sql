@@ -1,10 +1,10 @@
--- What the web backend is told: a share of an included amount or of a budget is used up, a meter
--- was blocked or unblocked.
+-- Notifications to the web backend (outbox): a share of an included amount or of a budget is used
+-- up, or a meter was blocked or unblocked.
 --
--- A row is made in the transaction that makes the decision, once for each crossing: `base` is the
--- amount that was crossed (of an included amount in 10⁻¹⁰ units, of a budget in minor units), so
--- that a raised budget can be crossed again; of a block it is the place in `entitlement_changes`.
--- `deliver_notifications` sends `body` as it stands here, under `id`, until the backend says yes or
+-- The transaction of the decision inserts the row, once for each crossing. `base` is the amount
+-- that was crossed (an included amount in 10⁻¹⁰ units, a budget in minor units), so that a raised
+-- budget can be crossed again; for a block or unblock it is the `seq` of `entitlement_changes`.
+-- `deliver_notifications` sends `body` unchanged, under `id`, until the backend answers with 2xx or
 -- a day has passed. Instants are seconds.
 CREATE TABLE notifications (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -1,10 +1,9 @@
 -- The sum of all customers' usage by meter and day, so that dashboards need not add up every
--- customer each time they look.
+-- customer at each reading. `attributed` says whether the entries have a customer.
 --
--- A trigger keeps it, as `usage_days`, by whether entries have a customer, so that a worker of an
--- older build that still books while this is applied cannot leave it behind; the audit compares it
--- with the ledger. A sum may be larger than what one 64-bit number of 10^-10 units holds, so it is
--- kept as whole units and the rest.
+-- A trigger maintains it, as it does `usage_days`, so it stays complete even if a worker of an
+-- older build still books while this is applied; the audit compares it with the ledger. A sum may
+-- exceed a 64-bit number of 10^-10 units, so it is stored as whole units and the rest.
 CREATE TABLE usage_totals (
     meter      TEXT    NOT NULL,
     day        TEXT    NOT NULL,

@@ -1,8 +1,8 @@
--- What an operator is told of the queue and of the audit.
+-- Figures of the queue and of the audit for operators.
 --
--- `due_at`: since when a job that waited, failed or was taken back is due again, in milliseconds
--- since 1970; null: since it was enqueued. Only people and dashboards ask, so the database's clock
--- will do.
+-- `due_at`: the instant at which a job that waited, failed, or was handed back or taken away became
+-- due again, in milliseconds since 1970; null: when it was enqueued. It is only for people and
+-- dashboards, so the database's clock is good enough.
 ALTER TABLE jobs ADD COLUMN due_at INTEGER;
 
 CREATE TRIGGER jobs_become_due AFTER UPDATE OF state ON jobs WHEN NEW.state = 'pending' AND OLD.state <> 'pending'
@@ -10,8 +10,8 @@ BEGIN
     UPDATE jobs SET due_at = CAST(unixepoch('subsec') * 1000 AS INTEGER) WHERE seq = NEW.seq;
 END;
 
--- The newest audit by `verify_books`: how often each rule was broken. Jobs and their reports are
--- removed after some days; this stays.
+-- The newest audit by `verify_books`: the violations of each rule. Jobs and their reports are
+-- removed after some days; these rows stay.
 CREATE TABLE audits (
     name       TEXT    NOT NULL PRIMARY KEY CHECK (name <> ''),
     violations INTEGER NOT NULL CHECK (violations >= 0),
