@@ -93,7 +93,7 @@ fn context(books: Database, url: &str) -> Context {
         ("METER_STRIPE__URL".to_owned(), url.to_owned()),
         ("METER_STRIPE__KEY".to_owned(), "sk_test_bench".to_owned()),
         ("METER_STRIPE__PER_SECOND".to_owned(), RATE.to_string()),
-        ("METER_STRIPE__AT_ONCE".to_owned(), "32".to_owned()),
+        ("METER_STRIPE__MAX_CONCURRENT".to_owned(), "32".to_owned()),
     ];
     for meter in METERS {
         let name = format!("METER_STRIPE__METERS__{}", meter.to_uppercase());

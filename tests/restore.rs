@@ -43,7 +43,7 @@ impl Drill {
 
     /// With totals that are believed at once: the fake's do not lag.
     fn run(&self, line: &str) -> Ran {
-        self.shop.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_STRIPE__QUIET_HOURS", "0")])
+        self.shop.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")])
     }
 
     /// Bills of all customers, some of them less than before.
@@ -70,7 +70,7 @@ impl Drill {
         // so that a kill finds requests under way
         self.shop.stripe.world().set_latency(Duration::from_millis(25));
         let mut command = support::meter(self.shop.place.folder.path());
-        command.arg("push").env("METER_STRIPE__KEY", KEY).env("METER_STRIPE__AT_ONCE", "4");
+        command.arg("push").env("METER_STRIPE__KEY", KEY).env("METER_STRIPE__MAX_CONCURRENT", "4");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while self.shop.stripe.world().events().len() < sent + enough && Instant::now() < deadline {
@@ -275,7 +275,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
         let mut command = support::meter(shop.place.folder.path());
         let log = std::fs::File::options().create(true).append(true).open(shop.place.path("worker.log")).unwrap();
         let variables =
-            [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__QUIET_HOURS", "0"), ("METER_STRIPE__AT_ONCE", "4")];
+            [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0"), ("METER_STRIPE__MAX_CONCURRENT", "4")];
         command.arg("work").envs(variables).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     };
     let said = || std::fs::read_to_string(shop.place.path("worker.log")).unwrap();

@@ -296,7 +296,7 @@ fn bad_input_says_what_and_where() {
     for (name, value, words) in [
         ("METER_SCHEDULE__INGEST", "['0 0 30 2 *']", &["schedule.ingest", "never fires"][..]),
         ("METER_SCHEDULE__INGEST", "['hourly']", &["no cron line"]),
-        ("METER_QUEUE__AT_ONCE__NOTHING", "3", &["no kind of job `nothing`"]),
+        ("METER_QUEUE__MAX_CONCURRENT__NOTHING", "3", &["no kind of job `nothing`"]),
         ("METER_QUEUE__LEASE_SECONDS", "0", &["queue.lease_seconds"]),
         ("METER_QUEUE__KEEP_DONE_DAYS", "0", &["queue.keep_done_days", "at least 1"]),
         ("METER_QUEUE__CONCURRENCY", "0", &["queue.concurrency"]),
