@@ -3,26 +3,24 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-#[path = "../jobs/tests/stripe_world/judge.rs"]
-mod judge;
-#[path = "support/shop.rs"]
-mod shop;
+#[path = "support/billing_fixture.rs"]
+mod billing_fixture;
 mod support;
 
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use billing_fixture::{BillingFixture, DAY, KEY, PLANS, config};
 use books::stripe::meter_event::{EventState, MeterEvent};
 use fake_stripe::{Fault, Subscription};
 use jiff::Timestamp;
 use jobs::stripe::StripeMode;
-use shop::{DAY, KEY, PLANS, Shop, config};
-use support::Place;
+use support::Workspace;
 
 #[test]
 fn from_an_empty_account_to_invoices_that_equal_the_books() {
-    let shop = Shop::new();
+    let shop = BillingFixture::new();
     shop.run("migrate").ends(0);
     shop.run("plan apply plans.toml").ends(0);
     shop.run("stripe check").ends(3).says(&["chime_milliminutes", "missing", "meter stripe setup"]);
@@ -94,7 +92,7 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
 
 #[test]
 fn a_refused_event_is_kept_until_a_person_decides() {
-    let shop = Shop::open(&["ann", "bob"]);
+    let shop = BillingFixture::open(&["ann", "bob"]);
     shop.book("ann", "storage_gb", "2");
     shop.book("bob", "storage_gb", "3");
     shop.stripe.world().delete_customer("cus_bob");
@@ -138,7 +136,7 @@ fn a_refused_event_is_kept_until_a_person_decides() {
 
 #[test]
 fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
-    let shop = Shop::open(&["ann", "bob"]);
+    let shop = BillingFixture::open(&["ann", "bob"]);
     for name in ["ann", "bob"] {
         shop.book(name, "storage_gb", "3");
     }
@@ -212,7 +210,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
 
 #[test]
 fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
-    let shop = Shop::open(&["ann"]);
+    let shop = BillingFixture::open(&["ann"]);
     shop.book("ann", "storage_gb", "2");
     let with = |line: &str, variables: &[(&str, &str)]| shop.place.run_with(line, variables);
     // without a key: a dry run
@@ -241,7 +239,7 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
     shop.run("push").ends(1).says(&["no connection", "the next run may succeed"]);
     shop.runtime.block_on(shop.stripe.resume()).unwrap();
     // another account has other meters
-    let other = Shop::new();
+    let other = BillingFixture::new();
     let elsewhere = other.stripe.url();
     let variables = [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__URL", elsewhere.as_str())];
     with("push", &variables).ends(1).says(&["another account"]);
@@ -264,7 +262,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
         assert!(std::env::var_os("CI").is_none(), "CI must set METER_TEST_PRISM");
         return eprintln!("SKIPPED: METER_TEST_PRISM names no prism");
     };
-    let Some(description) = judge::shared("data/stripe/stripe-billing-openapi-prism.json") else { return };
+    let Some(description) = testkit::judge::shared("data/stripe/stripe-billing-openapi-prism.json") else { return };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     struct Server(Child);
     impl Drop for Server {
@@ -284,7 +282,7 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     }
     // its answers are examples that fit nothing here; what counts is that no request is refused
     let url = format!("http://127.0.0.1:{port}");
-    let place = Place::with(&config(&url).replace("timeout_seconds = 1", "timeout_seconds = 30"));
+    let place = Workspace::with(&config(&url).replace("timeout_seconds = 1", "timeout_seconds = 30"));
     std::fs::write(place.path("plans.toml"), PLANS).unwrap();
     let run = |line: &str| place.run_with(line, &[("METER_STRIPE__KEY", KEY)]);
     run("migrate").ends(0);

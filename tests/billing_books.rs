@@ -3,13 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-#[path = "../jobs/tests/stripe_world/judge.rs"]
-mod judge;
 #[macro_use]
-#[path = "support/ground.rs"]
-mod ground;
-#[path = "support/hrana.rs"]
-mod hrana;
+#[path = "support/test_store.rs"]
+mod test_store;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +13,6 @@ use std::sync::Arc;
 use books::audit::log::AuditEntry;
 use books::stripe::meter_event::{EventState, ManualAction};
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
-use ground::Ground;
 use jiff::Timestamp;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Context, Failure, Job};
@@ -28,6 +23,7 @@ use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
 use libsql::params;
 use meter::config::Config;
+use test_store::TestStore;
 
 const DAY: i64 = 86_400;
 const KEY: &str = "sk_test_books";
@@ -43,13 +39,13 @@ suite![
 ];
 
 /// A shop with customers whose subscriptions began ten days ago.
-struct Shop {
+struct StripeOnStore {
     context: Context,
     stripe: FakeStripe,
 }
 
-impl Shop {
-    async fn open(ground: &Ground, customers: &[&str]) -> Self {
+impl StripeOnStore {
+    async fn open(ground: &TestStore, customers: &[&str]) -> Self {
         let stripe = FakeStripe::start(Options { key: KEY.into(), ..Options::default() }).await.unwrap();
         let variables = [
             ("METER_STRIPE__URL", stripe.url()),
@@ -112,12 +108,12 @@ impl Shop {
     }
 
     fn judge(&self) {
-        judge::judge(self.stripe.world().requests());
+        testkit::judge::judge(self.stripe.world().requests());
     }
 }
 
-async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: Ground) {
-    let shop = Shop::open(&ground, &["ann", "bob"]).await;
+async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: TestStore) {
+    let shop = StripeOnStore::open(&ground, &["ann", "bob"]).await;
     shop.book("ann", 20).await;
     shop.book("bob", 3).await;
     let report = shop.push().await;
@@ -145,8 +141,8 @@ async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: Ground) {
     shop.judge();
 }
 
-async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(ground: Ground) {
-    let shop = Shop::open(&ground, &["ann"]).await;
+async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(ground: TestStore) {
+    let shop = StripeOnStore::open(&ground, &["ann"]).await;
     shop.book("ann", 7).await;
     shop.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::LateReject));
     let sent = shop.push().await;
@@ -204,10 +200,10 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
     shop.judge();
 }
 
-async fn two_pushes_beside_each_other_send_everything_once(ground: Ground) {
+async fn two_pushes_beside_each_other_send_everything_once(ground: TestStore) {
     let names: Vec<String> = (0..30).map(|n| format!("c{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let shop = Shop::open(&ground, &names).await;
+    let shop = StripeOnStore::open(&ground, &names).await;
     for name in &names {
         shop.book(name, 5).await;
     }
@@ -225,8 +221,8 @@ async fn two_pushes_beside_each_other_send_everything_once(ground: Ground) {
     shop.judge();
 }
 
-async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
-    let shop = Shop::open(&ground, &["ann", "bob", "cyd", "dan", "eve"]).await;
+async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
+    let shop = StripeOnStore::open(&ground, &["ann", "bob", "cyd", "dan", "eve"]).await;
     for name in ["ann", "bob", "cyd", "dan", "eve"] {
         shop.book(name, 2).await;
     }
@@ -286,8 +282,8 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.judge();
 }
 
-async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
-    let shop = Shop::open(&ground, &["ann", "bob", "eve"]).await;
+async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
+    let shop = StripeOnStore::open(&ground, &["ann", "bob", "eve"]).await;
     let (books, now) = (&shop.context.books, Timestamp::now());
     let empty = books.books_standing(now).await.unwrap();
     assert_eq!((empty.entries, empty.days.len(), empty.stripe.events["pending"]), (0, 0, 0), "{empty:?}");
@@ -348,8 +344,8 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
 
 /// A month's last days come with the next month's first bills, and what nobody understood in it is
 /// billed to nobody.
-async fn what_a_month_left_is_still_told_in_the_next(ground: Ground) {
-    let shop = Shop::open(&ground, &["ann"]).await;
+async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
+    let shop = StripeOnStore::open(&ground, &["ann"]).await;
     let books = &shop.context.books;
     let columns = "payer, export, format, manifest_key, rules_digest, account, state, rows, matched_rows, rounded_amounts, decided_at, \
                    id, month, version, manifest_digest, delivered_at, newest_day, supersedes";
@@ -404,8 +400,8 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: Ground) {
     shop.judge();
 }
 
-async fn what_a_kind_looks_at_once_stays_for_a_day(ground: Ground) {
-    let shop = Shop::open(&ground, &["ann"]).await;
+async fn what_a_kind_looks_at_once_stays_for_a_day(ground: TestStore) {
+    let shop = StripeOnStore::open(&ground, &["ann"]).await;
     let queue = meter::queue::Queue::new(shop.context.books.clone(), meter::queue::Clock::system());
     let now = Timestamp::now().as_millisecond();
     let done = |kind: &str, hours: i64, attention: u8| {

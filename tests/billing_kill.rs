@@ -3,17 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-#[path = "../jobs/tests/stripe_world/judge.rs"]
-mod judge;
-#[path = "support/shop.rs"]
-mod shop;
+#[path = "support/billing_fixture.rs"]
+mod billing_fixture;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use shop::{KEY, Shop};
+use billing_fixture::{BillingFixture, KEY};
 
 const ROUNDS: u32 = 200;
 const CUSTOMERS: usize = 120;
@@ -22,7 +20,7 @@ const CUSTOMERS: usize = 120;
 fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
     let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let shop = Shop::open(&names);
+    let shop = BillingFixture::open(&names);
     // so that a kill finds requests under way
     shop.stripe.world().set_latency(Duration::from_millis(4));
     let mut rng = fastrand::Rng::with_seed(7);

@@ -6,8 +6,6 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-#[path = "support/hrana.rs"]
-mod hrana;
 mod support;
 
 use std::collections::BTreeMap;
@@ -16,13 +14,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use hrana::Server;
 use jiff::Timestamp;
 use jobs::probe::Probe;
 use meter::config::Config;
 use meter::queue::store::count;
 use meter::queue::{Clock, NewJob, Queue, State};
-use support::{Place, meter};
+use support::{Workspace, meter};
+use testkit::hrana::HranaServer;
 
 const JOBS: usize = 10_000;
 const WORKERS: usize = 4;
@@ -138,7 +136,7 @@ async fn open(url: &str) -> (Queue, books::Database) {
 #[allow(clippy::await_holding_lock, reason = "one test at a time is the point")]
 async fn every_job_takes_effect_once_whatever_is_killed() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let place = Place::new();
+    let place = Workspace::new();
     let url = place.path("meter.db").display().to_string();
     let (queue, books) = open(&url).await;
     let kills = chaos(&queue, place.folder.path(), &url, "2", |_| {}).await;
@@ -151,8 +149,8 @@ async fn every_job_takes_effect_once_whatever_is_killed() {
 #[allow(clippy::await_holding_lock, reason = "one test at a time is the point")]
 async fn every_job_takes_effect_once_over_a_bad_network() {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let place = Place::new();
-    let server = Server::start(&place.path("served.db"));
+    let place = Workspace::new();
+    let server = HranaServer::start(&place.path("served.db"));
     let (queue, books) = open(&server.url()).await;
     server.faults().at_random(10, 7);
     let mut away = 0;

@@ -7,19 +7,17 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 #[macro_use]
-#[path = "support/ground.rs"]
-mod ground;
-#[path = "support/hrana.rs"]
-mod hrana;
+#[path = "support/test_store.rs"]
+mod test_store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use ground::{Act, Do, Doomed, Ground, Hasty, Paired, all, policy, row, until};
 use jiff::{SignedDuration, Timestamp};
 use meter::queue::worker::WorkerSettings;
 use meter::queue::{Clock, Filter, Kinds, NewJob, State};
+use test_store::{Act, Do, Hasty, KillableWorker, Paired, TestStore, all, policy, row, until};
 
 const HOUR: i64 = 3_600_000;
 
@@ -51,7 +49,7 @@ suite![
     jobs_of_other_processes_are_picked_up_soon,
 ];
 
-async fn jobs_run_once_and_keep_their_reports(ground: Ground) {
+async fn jobs_run_once_and_keep_their_reports(ground: TestStore) {
     let queue = ground.queue().await;
     let jobs: Vec<NewJob> = (0..120).map(|i| ground.job(&format!("{i}"), &[Do::Report])).collect();
     let enqueued = queue.enqueue(&jobs).await.unwrap();
@@ -72,7 +70,7 @@ async fn jobs_run_once_and_keep_their_reports(ground: Ground) {
     assert!(queue.workers().await.unwrap().iter().all(|w| w.state == "stopped" && w.running == 0));
 }
 
-async fn a_key_is_held_by_one_unfinished_job(ground: Ground) {
+async fn a_key_is_held_by_one_unfinished_job(ground: TestStore) {
     let queue = ground.queue().await;
     let keyed = |name: &str| NewJob { key: Some("k".into()), ..ground.job(name, &[Do::Sleep(600)]) };
     let first = queue.enqueue(&[keyed("1"), ground.job("beside", &[Do::Report]), keyed("2")]).await.unwrap();
@@ -89,7 +87,7 @@ async fn a_key_is_held_by_one_unfinished_job(ground: Ground) {
     worker.stop().await;
 }
 
-async fn a_repeated_send_enqueues_once(ground: Ground) {
+async fn a_repeated_send_enqueues_once(ground: TestStore) {
     let queue = ground.queue().await;
     let jobs = [ground.job("a", &[]), ground.job("b", &[])];
     let first = queue.enqueue(&jobs).await.unwrap();
@@ -98,7 +96,7 @@ async fn a_repeated_send_enqueues_once(ground: Ground) {
     assert_eq!(queue.list(&Filter::default(), 10).await.unwrap().len(), 2);
 }
 
-async fn jobs_run_by_priority_then_age(ground: Ground) {
+async fn jobs_run_by_priority_then_age(ground: TestStore) {
     let queue = ground.queue().await;
     let job = |name: &str, priority| NewJob { priority, ..ground.job(name, &[Do::Report]) };
     queue.enqueue(&[job("c", 0), job("d", 0), job("e", -10), job("a", 7), job("b", 7)]).await.unwrap();
@@ -110,7 +108,7 @@ async fn jobs_run_by_priority_then_age(ground: Ground) {
     worker.stop().await;
 }
 
-async fn a_job_waits_for_its_time(ground: Ground) {
+async fn a_job_waits_for_its_time(ground: TestStore) {
     let queue = ground.queue().await;
     let at = Timestamp::now() + SignedDuration::from_millis(900);
     let late = NewJob { run_at: Some(at), ..ground.job("late", &[Do::Report]) };
@@ -129,7 +127,7 @@ async fn a_job_waits_for_its_time(ground: Ground) {
 
 /// Guards against: a failed job that is fetched again at once, so that 25 attempts are gone within
 /// a second.
-async fn failures_back_off_instead_of_burning_up(ground: Ground) {
+async fn failures_back_off_instead_of_burning_up(ground: TestStore) {
     let queue = ground.queue().await;
     let ids = queue.enqueue(&[NewJob { max_attempts: 3, ..ground.job("f", &[Do::Fail]) }]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
@@ -149,7 +147,7 @@ async fn failures_back_off_instead_of_burning_up(ground: Ground) {
 
 /// Guards against: "retry after" leaves the lock of the first run on the row, and the job is
 /// stranded for ever.
-async fn retry_after_comes_back(ground: Ground) {
+async fn retry_after_comes_back(ground: TestStore) {
     let queue = ground.queue().await;
     let jobs: Vec<_> = (0..5).map(|i| ground.job(&format!("{i}"), &[Do::After(700), Do::Report])).collect();
     queue.enqueue(&jobs).await.unwrap();
@@ -163,7 +161,7 @@ async fn retry_after_comes_back(ground: Ground) {
     worker.stop().await;
 }
 
-async fn given_up_is_dead_and_can_be_retried(ground: Ground) {
+async fn given_up_is_dead_and_can_be_retried(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("g", &[Do::GiveUp, Do::Report])]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
@@ -177,7 +175,7 @@ async fn given_up_is_dead_and_can_be_retried(ground: Ground) {
     worker.stop().await;
 }
 
-async fn a_panic_is_a_failed_attempt(ground: Ground) {
+async fn a_panic_is_a_failed_attempt(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("p", &[Do::Panic, Do::Report]), ground.job("other", &[Do::Sleep(300)])]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
@@ -188,7 +186,7 @@ async fn a_panic_is_a_failed_attempt(ground: Ground) {
     worker.stop().await;
 }
 
-async fn a_run_that_takes_too_long_is_a_failed_attempt(ground: Ground) {
+async fn a_run_that_takes_too_long_is_a_failed_attempt(ground: TestStore) {
     let queue = ground.queue().await;
     let act = Act { name: ground.name("slow"), does: vec![Do::Sleep(60_000), Do::Report] };
     queue.enqueue(&[NewJob::of(&Hasty(act), "test").unwrap()]).await.unwrap();
@@ -201,7 +199,7 @@ async fn a_run_that_takes_too_long_is_a_failed_attempt(ground: Ground) {
 
 /// Guards against: jobs that wait in a worker's buffer keep it from beating, their locks lapse, and
 /// every long job runs twice.
-async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
+async fn long_jobs_run_once_beside_an_idle_worker(ground: TestStore) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);
     let busy = ground.worker(&queue, WorkerSettings { concurrency: 2, lease, ..policy() }).await;
@@ -221,7 +219,7 @@ async fn long_jobs_run_once_beside_an_idle_worker(ground: Ground) {
 
 /// A job that blocks its thread holds up neither the heartbeats nor the other jobs, as long as
 /// there is another thread.
-async fn a_blocked_thread_costs_no_lease(ground: Ground) {
+async fn a_blocked_thread_costs_no_lease(ground: TestStore) {
     let queue = ground.queue().await;
     let lease = Duration::from_secs(1);
     let worker = ground.worker(&queue, WorkerSettings { lease, ..policy() }).await;
@@ -235,11 +233,11 @@ async fn a_blocked_thread_costs_no_lease(ground: Ground) {
 
 /// Guards against: only jobs that were already running are recovered, and those that were claimed
 /// stay locked for ever.
-async fn a_lost_worker_s_jobs_are_taken_over(ground: Ground) {
+async fn a_lost_worker_s_jobs_are_taken_over(ground: TestStore) {
     let queue = ground.queue().await;
     let jobs: Vec<_> = (0..8).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(60_000), Do::Report])).collect();
     queue.enqueue(&jobs).await.unwrap();
-    let doomed = Doomed::start(&ground, policy()).await;
+    let doomed = KillableWorker::start(&ground, policy()).await;
     until(&queue, "all claimed", all(State::Running)).await;
     doomed.kill();
     let survivor = ground.worker(&queue, policy()).await;
@@ -251,12 +249,12 @@ async fn a_lost_worker_s_jobs_are_taken_over(ground: Ground) {
     survivor.stop().await;
 }
 
-async fn a_job_that_kills_its_workers_dies(ground: Ground) {
+async fn a_job_that_kills_its_workers_dies(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[NewJob { max_attempts: 2, ..ground.job("poison", &[Do::Sleep(60_000)]) }]).await.unwrap();
     for _ in 0..2 {
         let short = WorkerSettings { lease: Duration::from_secs(1), ..policy() };
-        let doomed = Doomed::start(&ground, short.clone()).await;
+        let doomed = KillableWorker::start(&ground, short.clone()).await;
         until(&queue, "claimed", all(State::Running)).await;
         doomed.kill();
         let watcher = ground.worker_of(&queue, short, Kinds::of([])).await;
@@ -267,7 +265,7 @@ async fn a_job_that_kills_its_workers_dies(ground: Ground) {
     assert!(dead.reason.as_deref().is_some_and(|r| r.contains("was lost in attempt 2 of 2")), "{:?}", dead.reason);
 }
 
-async fn never_more_at_once_than_there_are_slots(ground: Ground) {
+async fn never_more_at_once_than_there_are_slots(ground: TestStore) {
     let queue = ground.queue().await;
     let paired = |i| Paired(Act { name: ground.name(&format!("{i}")), does: vec![Do::Sleep(60)] });
     let jobs: Vec<_> = (0..20).map(|i| NewJob::of(&paired(i), "test").unwrap()).collect();
@@ -279,7 +277,7 @@ async fn never_more_at_once_than_there_are_slots(ground: Ground) {
     worker.stop().await;
 }
 
-async fn one_lane_one_job_at_a_time(ground: Ground) {
+async fn one_lane_one_job_at_a_time(ground: TestStore) {
     let queue = ground.queue().await;
     let lane = |name: &str, lane: &str| NewJob { lane: Some(lane.into()), ..ground.job(name, &[Do::Sleep(150)]) };
     queue.enqueue(&[lane("a1", "a"), lane("a2", "a"), lane("b1", "b"), lane("a3", "a")]).await.unwrap();
@@ -297,7 +295,7 @@ async fn one_lane_one_job_at_a_time(ground: Ground) {
     }
 }
 
-async fn waiting_and_running_jobs_can_be_cancelled(ground: Ground) {
+async fn waiting_and_running_jobs_can_be_cancelled(ground: TestStore) {
     let queue = ground.queue().await;
     let later = Timestamp::now() + SignedDuration::from_hours(1);
     let jobs = [
@@ -314,7 +312,7 @@ async fn waiting_and_running_jobs_can_be_cancelled(ground: Ground) {
     worker.stop().await;
 }
 
-async fn what_is_not_finished_in_the_grace_time_is_handed_back(ground: Ground) {
+async fn what_is_not_finished_in_the_grace_time_is_handed_back(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("short", &[Do::Sleep(400)]), ground.job("long", &[Do::Sleep(60_000)])]).await.unwrap();
     let worker = ground.worker(&queue, WorkerSettings { grace: Duration::from_secs(1), ..policy() }).await;
@@ -331,7 +329,7 @@ async fn what_is_not_finished_in_the_grace_time_is_handed_back(ground: Ground) {
     assert_eq!(states, expected, "handed back without counting an attempt; nothing is claimed after the stop");
 }
 
-async fn a_job_waits_for_those_it_asked_for(ground: Ground) {
+async fn a_job_waits_for_those_it_asked_for(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[NewJob { priority: -7, ..ground.job("parent", &[Do::Await(5), Do::Report]) }]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
@@ -343,7 +341,7 @@ async fn a_job_waits_for_those_it_asked_for(ground: Ground) {
     worker.stop().await;
 }
 
-async fn a_job_whose_child_was_given_up_backs_off(ground: Ground) {
+async fn a_job_whose_child_was_given_up_backs_off(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("parent", &[Do::AwaitHopeless])]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
@@ -355,7 +353,7 @@ async fn a_job_whose_child_was_given_up_backs_off(ground: Ground) {
     worker.stop().await;
 }
 
-async fn unknown_kinds_are_left_alone_and_unfit_payloads_die(ground: Ground) {
+async fn unknown_kinds_are_left_alone_and_unfit_payloads_die(ground: TestStore) {
     let queue = ground.queue().await;
     let unknown = NewJob::new("of_tomorrow", "{}".into(), 3, "test");
     let unfit = NewJob::new("act", r#"{"name": "n", "does": [{"Sleep": "long"}]}"#.into(), 3, "test");
@@ -371,7 +369,7 @@ async fn unknown_kinds_are_left_alone_and_unfit_payloads_die(ground: Ground) {
     worker.stop().await;
 }
 
-async fn a_tick_is_enqueued_once(ground: Ground) {
+async fn a_tick_is_enqueued_once(ground: TestStore) {
     let tick: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
     let at = |text: &str| {
         let now: Timestamp = text.parse().unwrap();
@@ -398,7 +396,7 @@ async fn a_tick_is_enqueued_once(ground: Ground) {
     assert!(!back.enqueue_tick("s", tick, Some(later), &job).await.unwrap());
 }
 
-async fn clocks_that_jump_run_nothing_twice(ground: Ground) {
+async fn clocks_that_jump_run_nothing_twice(ground: TestStore) {
     let shift = Arc::new(AtomicI64::new(0));
     let clock = || {
         let shift = Arc::clone(&shift);
@@ -428,7 +426,7 @@ async fn clocks_that_jump_run_nothing_twice(ground: Ground) {
     }
 }
 
-async fn finished_jobs_are_removed_in_time(ground: Ground) {
+async fn finished_jobs_are_removed_in_time(ground: TestStore) {
     let queue = ground.queue().await;
     let jobs: Vec<_> =
         (0..1200).map(|i| NewJob { max_attempts: 1, ..ground.job(&format!("{i}"), &[Do::GiveUp]) }).collect();
@@ -444,7 +442,7 @@ async fn finished_jobs_are_removed_in_time(ground: Ground) {
 
 /// Guards against: after an empty fetch, jobs of other processes wait for the next heartbeat (30
 /// s).
-async fn jobs_of_other_processes_are_picked_up_soon(ground: Ground) {
+async fn jobs_of_other_processes_are_picked_up_soon(ground: TestStore) {
     let queue = ground.queue().await;
     let worker = ground.worker(&queue, WorkerSettings { poll: Duration::from_millis(250), ..policy() }).await;
     let other = ground.queue().await;

@@ -4,10 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 #[macro_use]
-#[path = "support/ground.rs"]
-mod ground;
-#[path = "support/hrana.rs"]
-mod hrana;
+#[path = "support/test_store.rs"]
+mod test_store;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use books::Database;
 use books::store::error::BooksError;
-use ground::Ground;
 use jiff::Timestamp;
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
 use jobs::job::{Context, Job};
 use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
 use libsql::Value;
+use test_store::TestStore;
 
 /// The statements of the page, by name.
 fn page() -> BTreeMap<String, String> {
@@ -44,7 +42,7 @@ struct Backend {
 type Row = BTreeMap<String, Value>;
 
 impl Backend {
-    async fn new(ground: &Ground) -> Self {
+    async fn new(ground: &TestStore) -> Self {
         Self { database: ground.books().await, page: page() }
     }
 
@@ -123,7 +121,7 @@ suite![
 const CHIME: &str = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) \
      VALUES ('core', 0, 'chime_minutes', 10000000000000, '0.01', 'overage')";
 
-async fn who_signs_up_has_what_the_plan_gives(ground: Ground) {
+async fn who_signs_up_has_what_the_plan_gives(ground: TestStore) {
     let backend = Backend::new(&ground).await;
     assert_eq!(backend.take("ann", None).await, None, "nobody of that name");
     assert_eq!(backend.may_use("ann", "chime_minutes").await, None);
@@ -150,7 +148,7 @@ async fn who_signs_up_has_what_the_plan_gives(ground: Ground) {
     assert_eq!(open, 3, "the current one and two to come");
 }
 
-async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: Ground) {
+async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: TestStore) {
     let backend = Backend::new(&ground).await;
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
     backend.execute("UPDATE turn_periods SET used = 498 WHERE starts_at <= unixepoch()").await.unwrap();
@@ -176,7 +174,7 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: Ground) {
     assert_eq!(backend.number("SELECT turn_allocations_used FROM customers").await, 1);
 }
 
-async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: Ground) {
+async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: TestStore) {
     let backend = Backend::new(&ground).await;
     backend
         .execute("UPDATE plan_meters SET included = 20000000000, price = '0.5' WHERE meter = 'turn_allocations'")
@@ -220,7 +218,7 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: Ground) {
     assert_eq!((nothing.changed, nothing.notifications), (0, 0));
 }
 
-async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: Ground) {
+async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: TestStore) {
     let backend = Backend::new(&ground).await;
     let context = ground.context().await;
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
@@ -261,7 +259,7 @@ async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: Ground) {
     assert_eq!(backend.may_use("ann", "chime_minutes").await, Some((false, "canceled".into())));
 }
 
-async fn wrong_values_are_refused_and_change_nothing(ground: Ground) {
+async fn wrong_values_are_refused_and_change_nothing(ground: TestStore) {
     let backend = Backend::new(&ground).await;
     backend.run("sign_up", &[text("ann"), text("cus_1"), Value::Null]).await.unwrap();
     let budget =
@@ -311,7 +309,7 @@ async fn wrong_values_are_refused_and_change_nothing(ground: Ground) {
 }
 
 /// What rested on the usage of a period ends with it; what rests on who pays does not.
-async fn a_decision_lets_go_when_its_period_is_over(ground: Ground) {
+async fn a_decision_lets_go_when_its_period_is_over(ground: TestStore) {
     let backend = Backend::new(&ground).await;
     backend.execute(CHIME).await.unwrap();
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
@@ -360,7 +358,7 @@ async fn a_decision_lets_go_when_its_period_is_over(ground: Ground) {
 /// Eight backends take, give back and ask, a ninth changes budgets and subscriptions, and both jobs
 /// run all the while. Some customers' periods end in the midst of it. What was granted is what is
 /// counted, and no limit that ever held was passed.
-async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: Ground) {
+async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: TestStore) {
     const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
     const LIMIT: i64 = 60;
     let backend = Backend::new(&ground).await;

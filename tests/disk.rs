@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{LEDGER, Place};
+use support::{LEDGER, Workspace};
 
 /// A mounted tmpfs; none where this user may not mount.
 struct Disk(PathBuf);
@@ -39,9 +39,9 @@ impl Drop for Disk {
     }
 }
 
-fn prepared() -> Option<(Place, Disk)> {
+fn prepared() -> Option<(Workspace, Disk)> {
     let place =
-        Place::with("[database]\nurl = \"disk/meter.db\"\n[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n");
+        Workspace::with("[database]\nurl = \"disk/meter.db\"\n[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n");
     let disk = Disk::new(&place.path("disk"), "20m")?;
     place.run("demo generate bucket --month 2026-10 --rows 15000 --customers 900").ends(0);
     place.run("migrate").ends(0);

@@ -8,9 +8,9 @@ mod support;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::{Place, meter};
+use support::{Workspace, meter};
 
-fn write(place: &Place, name: &str, text: &str) {
+fn write(place: &Workspace, name: &str, text: &str) {
     std::fs::write(place.path(name), text).unwrap();
 }
 
@@ -20,7 +20,7 @@ const PRO: &str = "[[plans]]\nname = \"pro\"\ncurrency = \"EUR\"\neffective_from
 
 #[test]
 fn a_customer_from_sign_up_to_block_and_back() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("migrate").ends(0);
     place.run("plan list").ends(0).says(&["core", "turn_allocations", "500", "no more"]);
     write(&place, "plans.toml", PRO);
@@ -65,7 +65,7 @@ fn a_customer_from_sign_up_to_block_and_back() {
 
 #[test]
 fn wrong_input_is_refused_with_what_where_and_why() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("migrate").ends(0);
     place.run("customer add ann").ends(0);
     for (text, why) in [
@@ -156,7 +156,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
 
 #[test]
 fn as_of_looks_into_the_future_without_touching_it() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 499");
     place.run("run roll-periods").ends(0);
@@ -170,7 +170,7 @@ fn as_of_looks_into_the_future_without_touching_it() {
 
 /// Kills a command at moments spread over its whole run, on a fresh copy of the books each time;
 /// afterwards they must verify, and the next run must end with what an undisturbed one gives.
-fn kill_everywhere(place: &Place, line: &str, state: &str) {
+fn kill_everywhere(place: &Workspace, line: &str, state: &str) {
     let copy = |from: &str, to: &str| {
         for ending in ["", "-wal", "-shm"] {
             drop(std::fs::remove_file(place.path(&format!("{to}{ending}"))));
@@ -205,7 +205,7 @@ fn kill_everywhere(place: &Place, line: &str, state: &str) {
 
 #[test]
 fn kill_9_at_any_moment_of_both_jobs_loses_and_doubles_nothing() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("migrate").ends(0);
     place.execute(
         "INSERT INTO customers (id) WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 3999) \

@@ -2,26 +2,24 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-#[path = "support/ground.rs"]
-mod ground;
-#[path = "support/hrana.rs"]
-mod hrana;
 mod support;
+#[path = "support/test_store.rs"]
+mod test_store;
 
 use std::time::Duration;
 
 use books::BooksError;
-use ground::{Do, Ground, all, policy, until};
-use hrana::Server;
 use meter::queue::worker::WorkerSettings;
 use meter::queue::{Filter, State, enqueue_in};
-use support::{LEDGER, Place};
+use support::{LEDGER, Workspace};
+use test_store::{Do, TestStore, all, policy, until};
+use testkit::hrana::HranaServer;
 
 /// Jobs that a caller enqueues in a transaction of its own are there if and only if the rest of it
 /// is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_enqueued_in_a_transaction_share_its_fate() {
-    for ground in [Ground::local("in").await, Ground::remote("in").await] {
+    for ground in [TestStore::local("in").await, TestStore::remote("in").await] {
         let (queue, books) = (ground.queue().await, ground.books().await);
         let job = |name: &str| [ground.job(name, &[Do::Report])];
         let (undone, kept) = (job("undone"), job("kept"));
@@ -44,7 +42,7 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
 /// could not heartbeat either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_goes_away_costs_time_only() {
-    let ground = Ground::remote("away").await;
+    let ground = TestStore::remote("away").await;
     let Some(server) = ground.server() else { return };
     let queue = ground.queue().await;
     let lease = Duration::from_secs(2);
@@ -72,7 +70,7 @@ async fn a_database_that_goes_away_costs_time_only() {
 /// A worker that is told to stop while the database is away ends when its time is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_can_stop_without_the_database() {
-    let ground = Ground::remote("stop").await;
+    let ground = TestStore::remote("stop").await;
     let Some(server) = ground.server() else { return };
     let queue = ground.queue().await;
     let short = WorkerSettings { grace: Duration::from_secs(1), lease: Duration::from_secs(1), ..policy() };
@@ -89,7 +87,7 @@ async fn a_worker_can_stop_without_the_database() {
 /// Guards against: one SQLITE_BUSY ends a worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_file_costs_time_only() {
-    let ground = Ground::local("locked").await;
+    let ground = TestStore::local("locked").await;
     let (queue, books) = (ground.queue().await, ground.books().await);
     let worker = ground.worker(&queue, policy()).await;
     queue.enqueue(&[ground.job("long", &[Do::Sleep(1500)])]).await.unwrap();
@@ -108,8 +106,8 @@ async fn a_locked_file_costs_time_only() {
 /// Bills over the remote protocol: whatever is lost on the way, the books end as on a local file.
 #[test]
 fn bills_are_booked_once_over_a_bad_network() {
-    let (local, remote) = (Place::new(), Place::new());
-    let server = Server::start(&remote.path("served.db"));
+    let (local, remote) = (Workspace::new(), Workspace::new());
+    let server = HranaServer::start(&remote.path("served.db"));
     let url = server.url();
     let with = |line: &str| remote.run_with(line, &[("METER_DATABASE__URL", &url)]);
     let deliver = |restated: u32| {

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use parquet::file::metadata::ParquetMetaDataReader;
-use support::Place;
+use support::Workspace;
 
 const NEEDED: [&str; 7] = [
     "line_item_product_code",
@@ -40,7 +40,7 @@ fn sizes(file: &Path) -> (u64, u64) {
 #[test]
 fn little_more_than_the_needed_chunks_and_footers_is_fetched() {
     for layout in ["legacy", "cur2"] {
-        let place = Place::new();
+        let place = Workspace::new();
         place.run(&format!("demo generate bucket --month 2026-10 --rows 60000 --files 2 --format {layout}")).ends(0);
         let report = place.run("ingest --month 2026-10 --json").ends(0).json();
         let fetched = report[0]["fetched_bytes"].as_u64().unwrap();

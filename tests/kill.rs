@@ -7,7 +7,7 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{LEDGER, Place, meter, query, tool};
+use support::{LEDGER, Workspace, meter, query, tool};
 
 const BOOKS: &str = "SELECT payer, month, customer, meter, day, quantity FROM usage_days WHERE quantity <> 0 \
                      UNION ALL SELECT id, status, chime_minutes_used, storage_gb_used, transfer_gb_used, counters_period FROM customers";
@@ -16,16 +16,16 @@ const INGEST: &str = "ingest --month 2026-10";
 /// Books that hold the first version of a bill, whose second version has been delivered; and how
 /// both states look.
 struct Scene {
-    place: Place,
+    place: Workspace,
     before: (Vec<String>, Vec<String>),
     after: (Vec<String>, Vec<String>),
 }
 
-fn state(place: &Place) -> (Vec<String>, Vec<String>) {
+fn state(place: &Workspace) -> (Vec<String>, Vec<String>) {
     (place.query(LEDGER), place.query(BOOKS))
 }
 
-fn copy(place: &Place, from: &str, to: &str) {
+fn copy(place: &Workspace, from: &str, to: &str) {
     for ending in ["", "-wal", "-shm"] {
         let (from, to) = (place.path(&format!("{from}{ending}")), place.path(&format!("{to}{ending}")));
         drop(std::fs::remove_file(&to));
@@ -37,7 +37,7 @@ fn copy(place: &Place, from: &str, to: &str) {
 
 impl Scene {
     fn new() -> Self {
-        let place = Place::new();
+        let place = Workspace::new();
         place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200").ends(0);
         place.run(INGEST).ends(0);
         let first = place.query("SELECT DISTINCT customer FROM ledger_entries WHERE customer <> '' LIMIT 1");

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use standardwebhooks::Webhook;
-use support::{Place, Ran};
+use support::{Ran, Workspace};
 
 /// The example of the specification is of this form.
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -101,9 +101,9 @@ fn serve(mut stream: TcpStream, does: &Mutex<Does>, got: &Mutex<Vec<Request>>) {
 }
 
 /// Books in which one customer was just blocked: four notifications are pending.
-fn place(receiver: &Receiver) -> Place {
+fn place(receiver: &Receiver) -> Workspace {
     let place =
-        Place::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
+        Workspace::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
     run(&place, "run enforce-budgets").ends(0).says(&["BLOCKED", "included_used"]);
@@ -111,7 +111,7 @@ fn place(receiver: &Receiver) -> Place {
     place
 }
 
-fn run(place: &Place, line: &str) -> Ran {
+fn run(place: &Workspace, line: &str) -> Ran {
     let ran = place.run_with(line, &[("METER_NOTIFICATIONS__SECRET", SECRET), ("METER_LOG", "trace")]);
     let said = format!("{}{}", ran.out, ran.err);
     assert!(!said.contains(&SECRET[6..]) && !said.contains("key=hidden"), "a secret was printed: {said}");
@@ -173,7 +173,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
     ] {
         let place = if attempts == 1 { Some(place(&receiver)) } else { None };
         // the same books all along
-        static BOOKS: Mutex<Option<Place>> = Mutex::new(None);
+        static BOOKS: Mutex<Option<Workspace>> = Mutex::new(None);
         let mut books = BOOKS.lock().unwrap();
         let place = books.get_or_insert_with(|| place.unwrap());
         place.execute("UPDATE notifications SET next_at = 0");
@@ -233,7 +233,7 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
 
 #[test]
 fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
-    let place = Place::with("");
+    let place = Workspace::with("");
     place.run("customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
     place.run("run enforce-budgets").ends(0);

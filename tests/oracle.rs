@@ -7,7 +7,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{Place, python};
+use support::{Workspace, python};
 
 /// Prints `customer|meter|day|quantity` for each cell, sorted.
 const ORACLE: &str = "
@@ -37,7 +37,7 @@ for row in rows:
 fn duckdb_finds_the_same_in_generated_bills() {
     let Some(python) = python() else { return };
     for (layout, seed) in [("legacy", 1), ("legacy", 2), ("cur2", 1), ("cur2", 3)] {
-        let place = Place::new();
+        let place = Workspace::new();
         place
             .run(&format!(
                 "demo generate bucket --month 2026-10 --rows 20000 --files 3 --format {layout} --seed {seed}"

@@ -3,19 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-#[path = "../jobs/tests/stripe_world/judge.rs"]
-mod judge;
-#[path = "support/shop.rs"]
-mod shop;
+#[path = "support/billing_fixture.rs"]
+mod billing_fixture;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use billing_fixture::{BillingFixture, KEY};
 use jiff::Timestamp;
-use shop::{KEY, Shop};
-use support::{LEDGER, Place, Ran, query};
+use support::{LEDGER, Ran, Workspace, query};
 
 const CUSTOMERS: usize = 60;
 const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
@@ -24,7 +22,7 @@ const STATES: &str = "SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER 
 /// A shop whose bills are known to the test: what was booked so far, as statements, and what each
 /// invoice should say.
 struct Drill {
-    shop: Shop,
+    shop: BillingFixture,
     names: Vec<String>,
     rng: fastrand::Rng,
     bills: Vec<String>,
@@ -34,7 +32,7 @@ struct Drill {
 impl Drill {
     fn new(seed: u64) -> Self {
         let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
-        let shop = Shop::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let shop = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
         shop.book_nothing();
         // a bill of others, so that there is one to be read
         shop.place.run("demo generate bucket --rows 50 --customers 2").ends(0);
@@ -253,13 +251,13 @@ fn new_books_take_over_what_an_account_has() {
 #[test]
 fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itself() {
     const RATE: &str = "SELECT count(*) FROM meter_events WHERE state = 'accepted'";
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("demo generate bucket --rows 3000 --customers 30 --seed 3").ends(0);
     place.run("ingest").ends(0);
     let ids = "SELECT DISTINCT customer FROM ledger_entries WHERE customer <> '' ORDER BY 1";
     let names = place.query(ids);
     assert!(names.len() > 20, "{names:?}");
-    let shop = Shop::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let shop = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let each_minute = ["ingest", "roll_periods", "sync_stripe", "push_stripe", "reconcile_stripe"]
         .map(|name| format!("{name} = [\"* * * * *\"]\n"))
         .concat();
@@ -333,7 +331,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     shop.run("verify --database meter.db.damaged").ends(0);
     // what is on the invoices is what the newest bill says, of each customer and meter, computed
     // from the bill anew
-    let fresh = Place::new();
+    let fresh = Workspace::new();
     std::fs::remove_dir_all(fresh.path("bucket")).unwrap();
     std::os::unix::fs::symlink(shop.place.path("bucket"), fresh.path("bucket")).unwrap();
     fresh.run("ingest").ends(0);
@@ -392,7 +390,7 @@ fn totals_are_not_believed_before_their_time() {
 
 #[test]
 fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("backup copy.db").ends(1).says(&["no books at meter.db yet"]);
     assert!(!place.path("meter.db").exists());
     place.run("restored --backup-at 2026-01-01T00:00:00Z").ends(1).says(&["no books at meter.db yet"]);
@@ -430,7 +428,7 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
 /// between.
 #[test]
 fn a_backup_beside_a_worker_is_whole() {
-    let place = Place::new();
+    let place = Workspace::new();
     let books = |file: &str| query(&place.path(file), LEDGER);
     place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200").ends(0);
     place.run("ingest --month 2026-10").ends(0);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{LEDGER, Place, Ran, python};
+use support::{LEDGER, Ran, Workspace, python};
 
 const INGEST: &str = "ingest --month 2026-10";
 
@@ -136,20 +136,20 @@ fn proxy(to: u16, cuts: usize) -> (u16, Arc<AtomicUsize>) {
     (port, left)
 }
 
-fn place(bucket: &str, endpoint: &str) -> Place {
-    Place::with(&format!(
+fn place(bucket: &str, endpoint: &str) -> Workspace {
+    Workspace::with(&format!(
         "[[exports]]\nname = \"main\"\nlocation = \"s3://{bucket}\"\nendpoint = \"{endpoint}\"\nregion = \"us-east-1\"\n"
     ))
 }
 
-fn run(place: &Place, line: &str, key: &str, secret: &str) -> Ran {
+fn run(place: &Workspace, line: &str, key: &str, secret: &str) -> Ran {
     place.run_with(line, &[("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)])
 }
 
 #[test]
 fn a_bucket_is_read_as_a_folder_is() {
     let Some(python) = python() else { return };
-    let local = Place::new();
+    let local = Workspace::new();
     local.run("demo generate bucket --month 2026-10 --rows 3000").ends(0);
     local.run(INGEST).ends(0);
     let ledger = local.query(LEDGER);
@@ -184,7 +184,7 @@ fn a_bucket_is_read_as_a_folder_is() {
 
     // written over while it lies there: the manifest is older than one of its files, so a delivery
     // is under way
-    let local = Place::new();
+    let local = Workspace::new();
     local.run("demo generate bucket --month 2026-10 --rows 1000 --overwrite").ends(0);
     server.upload(&python, &local.path("bucket"), "overwritten");
     let remote = place("overwritten", &server.url());

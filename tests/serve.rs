@@ -14,13 +14,13 @@ use meter::metrics::Metrics;
 use meter::queue::Kinds;
 use nix::sys::signal::Signal;
 use served::{Served, demo, free_port, request};
-use support::{Place, meter, query};
+use support::{Workspace, meter, query};
 
 const TOKEN: &str = "a-token-of-this-test";
 
 #[test]
 fn health_says_what_is_not_well() {
-    let place = Place::new();
+    let place = Workspace::new();
     let worker = Served::start(place.folder.path(), "", &[]);
     let ready = worker.until("/readyz", |a| a.status == 200);
     for line in ["ok  database: there, schema version", "ok  schedule: last looked at", "ok  worker: working"] {
@@ -48,7 +48,7 @@ fn health_says_what_is_not_well() {
 /// The commonest time at which something is missing is the start.
 #[test]
 fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
-    let place = Place::new();
+    let place = Workspace::new();
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let worker = Served::start(place.folder.path(), "", &[("METER_DATABASE__URL", &nobody)]);
     let ready = worker.until("/readyz", |a| a.status == 503);
@@ -73,7 +73,7 @@ fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
 
 #[test]
 fn a_worker_that_is_told_to_stop_says_so_while_it_finishes() {
-    let place = Place::new();
+    let place = Workspace::new();
     let worker = Served::start(place.folder.path(), "--no-schedule", &[]);
     let ready = worker.until("/readyz", |a| a.status == 200);
     assert!(ready.body.contains("schedule: left to other workers"), "{}", ready.body);
@@ -189,7 +189,7 @@ fn a_scrape_shows_the_demo() {
 
 #[test]
 fn pages_are_for_this_machine_unless_they_are_for_anyone() {
-    let place = Place::new();
+    let place = Workspace::new();
     let worker = Served::start(place.folder.path(), "", &[]);
     worker.until("/", |a| a.status == 200);
     for host in ["meter.example.com", "192.0.2.7:9464"] {
@@ -218,7 +218,7 @@ fn pages_are_for_this_machine_unless_they_are_for_anyone() {
 
 #[test]
 fn acting_on_jobs_needs_the_token() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("migrate").ends(0);
     place.run("enqueue probe name=later --at 2099-01-01T00:00:00Z").ends(0);
     let state = || place.query("SELECT state FROM jobs WHERE kind = 'probe'").remove(0);
@@ -258,7 +258,7 @@ fn acting_on_jobs_needs_the_token() {
 
 #[test]
 fn a_second_worker_takes_the_port_over_when_the_first_one_ends() {
-    let place = Place::new();
+    let place = Workspace::new();
     let first = Served::start(place.folder.path(), "", &[]);
     first.until("/readyz", |a| a.status == 200);
     let second = Served::start_on(first.port, place.folder.path(), "", &[]);
@@ -274,7 +274,7 @@ fn a_second_worker_takes_the_port_over_when_the_first_one_ends() {
 
 #[test]
 fn an_address_that_cannot_be_is_a_fault() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("work --listen nonsense").ends(2).says(&["--listen nonsense: write ADDRESS:PORT"]);
     place.run("work --listen 192.0.2.7:1").ends(1).says(&["cannot listen on 192.0.2.7:1"]);
     let faults = [
@@ -294,7 +294,7 @@ fn an_address_that_cannot_be_is_a_fault() {
     // nothing is served where nothing is asked for
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let off = Place::new();
+    let off = Workspace::new();
     let mut worker =
         meter(off.folder.path()).args(["work", "--listen", "off"]).env("METER_HTTP__LISTEN", &listen).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(2));
@@ -306,7 +306,7 @@ fn an_address_that_cannot_be_is_a_fault() {
 /// Whoever sends half a request and waits takes no file descriptors from the work.
 #[test]
 fn half_requests_do_not_use_up_the_process() {
-    let place = Place::new();
+    let place = Workspace::new();
     let worker = Served::start(place.folder.path(), "", &[]);
     worker.until("/readyz", |a| a.status == 200);
     let open = || std::fs::read_dir(format!("/proc/{}/fd", worker.pid())).unwrap().count();

@@ -4,7 +4,7 @@
 
 mod support;
 
-use support::{LEDGER, Place, meter};
+use support::{LEDGER, Workspace, meter};
 
 const OCTOBER: &str = "--month 2026-10";
 
@@ -32,7 +32,7 @@ fn the_demo_shows_the_books_and_their_proof() {
 
 #[test]
 fn a_kept_demo_can_be_looked_around_in() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("demo --keep here").ends(0).says(&["Go on with: meter --config /", "here/meter.toml work|status|usage"]);
     place.run("demo --keep here").ends(2).says(&["is not empty"]);
     place.run("--config here/meter.toml usage").ends(0).says(&["chime_minutes", "total"]);
@@ -61,7 +61,7 @@ fn every_form_of_a_bill_makes_the_same_ledger() {
         "--format legacy --overwrite",
         "--format legacy --files-as csv --overwrite",
     ] {
-        let place = Place::new();
+        let place = Workspace::new();
         place.run(&format!("demo generate bucket {OCTOBER} --rows 4000 {form}")).ends(0);
         place.run(&format!("ingest {OCTOBER}")).ends(0).says(&["booked"]);
         let ledger = place.query(LEDGER);
@@ -78,7 +78,7 @@ fn every_form_of_a_bill_makes_the_same_ledger() {
 
 #[test]
 fn a_dry_run_writes_nothing_and_says_what_it_would() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run(&format!("demo generate bucket {OCTOBER} --rows 2000")).ends(0);
     place.run(&format!("ingest {OCTOBER} --dry-run")).ends(0).says(&["would be booked"]);
     assert!(!place.path("meter.db").exists(), "not even an empty database");
@@ -93,7 +93,7 @@ fn a_dry_run_writes_nothing_and_says_what_it_would() {
 
 #[test]
 fn a_version_that_takes_back_much_waits_for_a_person() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run(&format!("demo generate bucket {OCTOBER} --rows 4000")).ends(0);
     place.run(&format!("ingest {OCTOBER}")).ends(0);
     let ledger = place.query(LEDGER);
@@ -114,7 +114,7 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
 
 #[test]
 fn usage_is_shown_by_customer_and_by_day() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("usage").ends(1).says(&["no books at meter.db yet", "meter ingest"]);
     assert!(!place.path("meter.db").exists(), "a query makes no database");
     place.run(&format!("demo generate bucket {OCTOBER} --rows 2000 --customers 3")).ends(0);
@@ -129,7 +129,7 @@ fn usage_is_shown_by_customer_and_by_day() {
 
 #[test]
 fn several_months_are_read_in_one_go() {
-    let place = Place::new();
+    let place = Workspace::new();
     for month in ["2026-08", "2026-10"] {
         place.run(&format!("demo generate bucket --month {month} --rows 1000")).ends(0);
     }
@@ -145,7 +145,7 @@ fn several_months_are_read_in_one_go() {
 /// One month's trouble does not keep the others from being booked, and the exit code tells.
 #[test]
 fn a_broken_month_fails_alone() {
-    let place = Place::new();
+    let place = Workspace::new();
     for month in ["2026-09", "2026-10"] {
         place.run(&format!("demo generate bucket --month {month} --rows 1000 --files 1")).ends(0);
     }
@@ -165,7 +165,7 @@ fn a_broken_month_fails_alone() {
 
 #[test]
 fn every_fault_of_the_configuration_is_named_with_its_place() {
-    let place = Place::with(
+    let place = Workspace::with(
         "tag_kay = \"x\"\nlookback_months = 99\n\n[database]\nurl = \"meter.db\"\ntoken = \"s3cret\"\n\n[[exports]]\nlocation = \"bucket\"\n\n[[exports]]\nname = \"two\"\nlocation = \"ftp://x\"\nformat = \"cur3\"\n\n[guard]\nmonth_fall_percent = \"many\"\n",
     );
     let ran = place
@@ -189,8 +189,8 @@ fn every_fault_of_the_configuration_is_named_with_its_place() {
         assert!(ran.err.contains(fault), "`{fault}` is not in:\n{}", ran.err);
     }
     assert!(!ran.err.contains("s3cret"), "{}", ran.err);
-    Place::with("a = [1\n").run("ingest").ends(2).says(&["meter.toml:1"]);
-    Place::new().run("--config nowhere.toml ingest").ends(2).says(&["nowhere.toml: it cannot be read"]);
+    Workspace::with("a = [1\n").run("ingest").ends(2).says(&["meter.toml:1"]);
+    Workspace::new().run("--config nowhere.toml ingest").ends(2).says(&["nowhere.toml: it cannot be read"]);
 }
 
 #[test]
@@ -200,15 +200,15 @@ fn two_meters_that_claim_one_line_are_a_fault() {
             "[[meters]]\nname = \"{name}\"\nunit = \"GB\"\nproducts = [\"AmazonS3\"]\nusage_types = [\"{usage_type}\"]\n"
         )
     };
-    let place = Place::with(&format!("{}{}", meter("all", "TimedStorage-*"), meter("cold", "*-GlacierByteHrs")));
+    let place = Workspace::with(&format!("{}{}", meter("all", "TimedStorage-*"), meter("cold", "*-GlacierByteHrs")));
     place
         .run("config check")
         .ends(2)
         .says(&["meters `all` and `cold` both claim usage type `TimedStorage-GlacierByteHrs` of product `AmazonS3`"]);
-    let place = Place::with(&format!("{}{}", meter("a", "X*"), meter("a", "Y")));
+    let place = Workspace::with(&format!("{}{}", meter("a", "X*"), meter("a", "Y")));
     place.run("config check").ends(2).says(&["two meters named `a`"]);
     let same = "[[exports]]\nname = \"a\"\nlocation = \"x\"\n[[exports]]\nname = \"b\"\nlocation = \"y\"\n";
-    Place::with(same)
+    Workspace::with(same)
         .run("config check")
         .ends(2)
         .says(&["meter.toml:4: exports[1].payer", "would count everything twice"]);
@@ -225,7 +225,7 @@ fn a_database_must_be_a_file_or_a_server() {
         ("libsql://host?authToken=s3cret", "METER_DATABASE__TOKEN"),
         ("https://user:s3cret@host", "METER_DATABASE__TOKEN"),
     ] {
-        let ran = Place::new()
+        let ran = Workspace::new()
             .run_with("ingest", &[("METER_DATABASE__URL", url)])
             .ends(2)
             .says(&["METER_DATABASE__URL", why]);
@@ -235,7 +235,7 @@ fn a_database_must_be_a_file_or_a_server() {
 
 #[test]
 fn variables_stand_over_the_file_and_secrets_are_masked() {
-    let place = Place::with("tag_key = \"from-file\"\n");
+    let place = Workspace::with("tag_key = \"from-file\"\n");
     place.run("config show").ends(0).says(&["tag_key = \"from-file\""]);
     let variables =
         [("METER_TAG_KEY", "from-variable"), ("METER_DATABASE__TOKEN", "s3cret"), ("METER_LOOKBACK_MONTHS", "3")];
@@ -253,7 +253,7 @@ fn variables_stand_over_the_file_and_secrets_are_masked() {
 
 #[test]
 fn a_remote_database_that_does_not_answer_is_named_without_its_token() {
-    let place = Place::with("[database]\nurl = \"http://127.0.0.1:9\"\n");
+    let place = Workspace::with("[database]\nurl = \"http://127.0.0.1:9\"\n");
     let ran = place.run_with("--log trace versions", &[("METER_DATABASE__TOKEN", "s3cret-token")]).ends(1);
     assert!(!ran.err.contains("s3cret") && !ran.out.contains("s3cret"), "{}", ran.err);
     assert!(ran.err.contains("database"), "{}", ran.err);
@@ -261,7 +261,7 @@ fn a_remote_database_that_does_not_answer_is_named_without_its_token() {
 
 #[test]
 fn help_tells_commands_and_exit_codes() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("--help").ends(0).says(&["ingest", "discover", "verify", "3 needs attention"]);
     place.run("ingest --help").ends(0).says(&["--dry-run", "--accept-restatement", "--allow-unknown-line-types"]);
     place.run("nonsense").ends(2);
@@ -271,7 +271,7 @@ fn help_tells_commands_and_exit_codes() {
 
 #[test]
 fn a_database_that_cannot_be_written_is_said_to_be() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run(&format!("demo generate bucket {OCTOBER} --rows 500")).ends(0);
     // a folder that is a file in the way stands for every place that cannot be opened
     std::fs::write(place.path("file"), "").unwrap();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{LEDGER, Place, Ran, meter};
+use support::{LEDGER, Ran, Workspace, meter};
 
 const USAGE: &str = "SELECT customer, meter, day, quantity FROM usage_days WHERE quantity <> 0 ORDER BY 1, 2, 3";
 
@@ -18,7 +18,7 @@ const USAGE: &str = "SELECT customer, meter, day, quantity FROM usage_days WHERE
 struct Work(Option<Child>);
 
 impl Work {
-    fn start(place: &Place, line: &str, variables: &[(&str, &str)]) -> Self {
+    fn start(place: &Workspace, line: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = meter(place.folder.path());
         command.arg("work").args(line.split_whitespace()).envs(variables.iter().copied());
         Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
@@ -54,7 +54,7 @@ impl Drop for Work {
 
 /// Waits until a query on the books says so.
 #[track_caller]
-fn until(place: &Place, sql: &str, says: &str) {
+fn until(place: &Workspace, sql: &str, says: &str) {
     let start = Instant::now();
     while !place.path("meter.db").exists() {
         std::thread::sleep(Duration::from_millis(20));
@@ -75,7 +75,7 @@ fn months() -> [&'static str; 3] {
     ["2026-03", "2026-04", "2026-05"]
 }
 
-fn deliver(place: &Place) {
+fn deliver(place: &Workspace) {
     for month in months() {
         place.run(&format!("demo generate bucket --month {month} --rows 4000 --customers 30 --files 6")).ends(0);
     }
@@ -84,7 +84,7 @@ fn deliver(place: &Place) {
 #[test]
 fn the_schedule_runs_and_ctrl_c_is_clean() {
     // what runs every few minutes runs once a day here, so that no tick falls into the test
-    let place = Place::with(
+    let place = Workspace::with(
         "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
          [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notifications = []\nsync_stripe = []\npush_stripe = []\nreconcile_stripe = []\n",
     );
@@ -106,7 +106,7 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
 
 #[test]
 fn a_backfill_gives_the_books_that_ingest_gives() {
-    let (one, other) = (Place::new(), Place::new());
+    let (one, other) = (Workspace::new(), Workspace::new());
     for place in [&one, &other] {
         deliver(place);
     }
@@ -129,7 +129,7 @@ fn a_backfill_gives_the_books_that_ingest_gives() {
 /// Large bills are read in parts by several processes: the same books, however the parts fall.
 #[test]
 fn a_bill_read_in_parts_gives_the_same_books() {
-    let (one, other) = (Place::new(), Place::new());
+    let (one, other) = (Workspace::new(), Workspace::new());
     for place in [&one, &other] {
         deliver(place);
     }
@@ -165,7 +165,7 @@ fn a_bill_read_in_parts_gives_the_same_books() {
     let files = "SELECT key, size, rows, matched_rows FROM bill_files ORDER BY 1";
     let totals =
         "SELECT meter, lines, total, attributed, unattributed, excluded, booked FROM bill_totals ORDER BY 1, 3";
-    let last = |sql: &str, place: &Place| {
+    let last = |sql: &str, place: &Workspace| {
         place.query(
             &sql.replace(" ORDER", " WHERE version_id IN (SELECT max(id) FROM bill_versions GROUP BY month) ORDER"),
         )
@@ -179,7 +179,7 @@ fn a_bill_read_in_parts_gives_the_same_books() {
 /// begun.
 #[test]
 fn a_run_that_lost_its_lease_does_not_commit() {
-    let place = Place::new();
+    let place = Workspace::new();
     let short = [("METER_QUEUE__LEASE_SECONDS", "1")];
     place.run("migrate").ends(0);
     let sleeper = Work::start(&place, "--no-schedule --kinds probe", &short);
@@ -198,7 +198,7 @@ fn a_run_that_lost_its_lease_does_not_commit() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("migrate").ends(0);
     let work = Work::start(&place, "--no-schedule", &[]);
     place.run("enqueue probe name=long millis=60000").ends(0);
@@ -214,7 +214,7 @@ fn a_second_signal_stops_at_once() {
 #[test]
 fn workers_that_start_together_migrate_once() {
     for _ in 0..5 {
-        let place = Place::with("");
+        let place = Workspace::with("");
         let workers: Vec<Work> = (0..5).map(|_| Work::start(&place, "--once", &[])).collect();
         for work in workers {
             work.ended().ends(0);
@@ -240,7 +240,7 @@ fn workers_that_start_together_migrate_once() {
 /// Two versions on one database: the older one stops in order when the newer one has migrated.
 #[test]
 fn an_older_worker_stops_when_the_schema_is_newer() {
-    let place = Place::new();
+    let place = Workspace::new();
     let work = Work::start(&place, "--no-schedule", &[("METER_QUEUE__LEASE_SECONDS", "1")]);
     until(&place, "SELECT count(*) FROM workers", "1");
     place.query("INSERT INTO schema_versions VALUES (9999, 'of tomorrow', '', '') RETURNING 1");
@@ -250,7 +250,7 @@ fn an_older_worker_stops_when_the_schema_is_newer() {
 
 #[test]
 fn dead_jobs_say_why_and_can_be_retried() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("demo generate bucket --month 2026-03 --rows 500").ends(0);
     place.run("enqueue ingest_cur export=elsewhere month=2026-03").ends(0);
     place.run("work --once --no-schedule").ends(1).says(&["failed for good", "no export named `elsewhere`", "1 dead"]);
@@ -267,7 +267,7 @@ fn dead_jobs_say_why_and_can_be_retried() {
 
 #[test]
 fn bad_input_says_what_and_where() {
-    let place = Place::new();
+    let place = Workspace::new();
     place.run("jobs list").ends(1).says(&["there are no books", "meter.db"]);
     place.run("migrate").ends(0);
     for (line, words) in [

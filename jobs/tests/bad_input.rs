@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,12 +12,14 @@ use arrow::datatypes::{Decimal256Type, i256};
 use books::{BooksError, Database};
 use jobs::ingest_cur::IngestOutcome;
 use jobs::job::Failure;
-use support::{Line, World, chime, columns, deliver, deliver_lines, manifest, now, parquet_bytes};
+use testkit::ingest_fixture::{
+    self, IngestFixture, Line, chime, columns, deliver, deliver_lines, manifest, now, parquet_bytes,
+};
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 
 /// Ingests and expects a failure that names all of `words`; nothing is booked.
-async fn refused(world: &World, words: &[&str]) -> Failure {
+async fn refused(world: &IngestFixture, words: &[&str]) -> Failure {
     let failure = world.ingest().await.expect_err(&format!("{words:?}"));
     let text = format!("{:#}", failure.error());
     for word in words {
@@ -31,7 +31,7 @@ async fn refused(world: &World, words: &[&str]) -> Failure {
 }
 
 async fn refused_file(name: &str, bytes: Vec<u8>, words: &[&str]) {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver(&world.bucket(), V1, &[(name, bytes)]);
     let failure = refused(&world, &[words, &[name]].concat()).await;
     assert!(!failure.is_retryable(), "{failure:?}");
@@ -81,7 +81,7 @@ async fn a_flipped_byte_never_books_half() {
     for at in (0..whole.len()).step_by(17) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", bytes)]);
         match world.ingest().await {
             Err(failure) => {
@@ -151,7 +151,7 @@ async fn amounts_that_cannot_be_are_named() {
         [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (-0.5, "negative"), (1e300, "too large"), (2e9, "too large")]
     {
         let amounts: ArrayRef = Arc::new(Float64Array::from(vec![1.5, amount]));
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", with("line_item_usage_amount", amounts))]);
         let words: &[&str] = if amount == 2e9 {
             &[word]
@@ -164,7 +164,7 @@ async fn amounts_that_cannot_be_are_named() {
 
 #[tokio::test]
 async fn lines_that_give_back_may_be_negative() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let refund = Line { line_type: "Refund".into(), ..chime("alice", 1, -3.0) };
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 5.0), refund]);
     let report = world.ingest().await.unwrap();
@@ -176,7 +176,7 @@ async fn lines_that_give_back_may_be_negative() {
 
 #[tokio::test]
 async fn more_than_ten_decimals_are_rounded_half_even_and_counted() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(
         &world.bucket(),
         V1,
@@ -191,11 +191,11 @@ async fn more_than_ten_decimals_are_rounded_half_even_and_counted() {
 #[tokio::test]
 async fn tag_values_that_cannot_be_are_named() {
     for (tag, word) in [("x".repeat(257), "257 characters"), ("a\u{7}b".into(), "control character")] {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver_lines(&world.bucket(), V1, &[chime(&tag, 1, 5.0)]);
         refused(&world, &["row group 0, column resource_tags_user_chitchatter_customer_id", word]).await;
     }
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let odd = format!("{}é 'quoted' \"x\" \\", "é".repeat(200));
     deliver_lines(&world.bucket(), V1, &[chime(&odd, 1, 5.0)]);
     world.ingest().await.unwrap();
@@ -212,13 +212,13 @@ async fn manifests_that_cannot_be_are_named() {
         (vec!["s3://b/e/data/BILLING_PERIOD=2026-09/1.parquet".to_owned()], "a file of 2026-09"),
         (vec![key("1.parquet"), key("1.parquet")], "lists a data file twice"),
     ] {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", good())]);
         manifest(&world.bucket(), V1, &keys);
         refused(&world, &["e-Manifest.json", word]).await;
     }
     for text in ["", "{", "[]", "not json", "{\"executionId\": 5}", "{\"executionId\": \"\", \"dataFiles\": [\"x\"]}"] {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", good())]);
         std::fs::write(world.bucket().join("e/metadata/BILLING_PERIOD=2026-10/e-Manifest.json"), text).unwrap();
         refused(&world, &["e-Manifest.json"]).await;
@@ -227,14 +227,14 @@ async fn manifests_that_cannot_be_are_named() {
 
 #[tokio::test]
 async fn a_bill_of_another_month_is_not_booked() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let mut all = columns(&[chime("alice", 1, 1.5)]);
-    let september = support::instant(1) - 30 * 86_400_000;
+    let september = ingest_fixture::instant(1) - 30 * 86_400_000;
     all.push(("bill_billing_period_start_date", Arc::new(TimestampMillisecondArray::from(vec![september]))));
     deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(all))]);
     refused(&world, &["column bill_billing_period_start_date", "starts 2026-09-01", "that of 2026-10"]).await;
 
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let folder = world.bucket().join("bill/20261001-20261101");
     std::fs::create_dir_all(&folder).unwrap();
     let json = serde_json::json!({ "assemblyId": "a", "reportKeys": ["bill/20261001-20261101/a/bill-1.csv.gz"],
@@ -245,7 +245,7 @@ async fn a_bill_of_another_month_is_not_booked() {
 
 #[tokio::test]
 async fn a_location_without_an_export_or_with_two_is_named() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     refused(&world, &["no legacy or CUR 2.0 export below"]).await;
     for root in ["one", "two"] {
         std::fs::create_dir_all(world.bucket().join(root).join("20261001-20261101")).unwrap();
@@ -281,7 +281,7 @@ async fn every_type_that_a_column_may_have_makes_the_same_books() {
             ),
         ),
     ];
-    let millis = vec![support::instant(1), support::instant(2)];
+    let millis = vec![ingest_fixture::instant(1), ingest_fixture::instant(2)];
     let scaled = |n: i64| millis.iter().map(|t| t * n).collect::<Vec<_>>();
     let days: Vec<(&str, ArrayRef)> = vec![
         ("ms", Arc::new(TimestampMillisecondArray::from(millis.clone()))),
@@ -301,7 +301,7 @@ async fn every_type_that_a_column_may_have_makes_the_same_books() {
         .map(|f| ("line_item_usage_amount", f))
         .chain(days.into_iter().map(|f| ("line_item_usage_start_date", f)));
     for (column, (name, array)) in forms {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", with(column, array))]);
         let report = world.ingest().await.unwrap_or_else(|f| panic!("{name}: {:#}", f.error()));
         assert_eq!(report.rounded_amounts, 0, "{name}");
@@ -315,13 +315,13 @@ async fn every_type_that_a_column_may_have_makes_the_same_books() {
 
 #[tokio::test]
 async fn whole_numbers_and_int96_are_read_too() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let whole: ArrayRef = Arc::new(Int64Array::from(vec![3, 4]));
     deliver(&world.bucket(), V1, &[("1.parquet", with("line_item_usage_amount", whole))]);
     world.ingest().await.unwrap();
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "3");
 
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver(&world.bucket(), V1, &[("1.parquet", int96())]);
     world.ingest().await.unwrap();
     let days = world.dump("SELECT day || '|' || quantity FROM ledger_entries").await;
@@ -372,7 +372,7 @@ fn int96() -> Vec<u8> {
 
 #[tokio::test]
 async fn nulls_and_empty_texts_are_one() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let mut all = columns(&[chime("", 1, 1.5), chime("", 1, 2.5), chime("bob", 1, 1.0)]);
     for (name, array) in &mut all {
         match *name {
@@ -411,7 +411,7 @@ async fn csv_that_cannot_be_read_is_named() {
 
 #[tokio::test]
 async fn a_locked_database_is_said_to_be_locked() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 5.0)]);
     let other = libsql::Builder::new_local(world.database()).build().await.unwrap();
     let other = other.connect().unwrap();
@@ -426,7 +426,7 @@ async fn a_locked_database_is_said_to_be_locked() {
 
 #[tokio::test]
 async fn a_database_of_a_newer_meter_is_refused() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let sql = "INSERT INTO schema_versions VALUES (99, '0099_future', 'x', 'now')";
     world.context.books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 5.0)]);

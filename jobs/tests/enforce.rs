@@ -3,8 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-mod support;
-
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
@@ -13,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, EnforcementSettings, OnStale, enforce};
 use jobs::job::{Context, Job};
 use jobs::roll_periods::roll;
-use support::{World, chime, deliver_lines, now};
+use testkit::ingest_fixture::{self, IngestFixture, chime, deliver_lines, now};
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -44,7 +43,28 @@ fn plan(name: &str, from: &str, chime: (&str, Option<&str>)) -> Plan {
 
 const METERS: [&str; 3] = ["chime_minutes", "storage_gb", "transfer_gb"];
 
-impl World {
+/// An [`IngestFixture`] with customers, plans and budgets.
+struct BudgetFixture(IngestFixture);
+
+impl Deref for BudgetFixture {
+    type Target = IngestFixture;
+
+    fn deref(&self) -> &IngestFixture {
+        &self.0
+    }
+}
+
+impl DerefMut for BudgetFixture {
+    fn deref_mut(&mut self) -> &mut IngestFixture {
+        &mut self.0
+    }
+}
+
+impl BudgetFixture {
+    async fn new() -> Self {
+        Self(IngestFixture::new().await)
+    }
+
     async fn apply(&self, plans: Vec<Plan>) -> Vec<Applied> {
         let meters = METERS.map(str::to_owned);
         self.context.books.apply_plans(plans, &meters, false, now()).await.unwrap()
@@ -104,7 +124,7 @@ impl World {
 
 #[tokio::test]
 async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
-    let world = World::with_ann(300.0).await;
+    let world = BudgetFixture::with_ann(300.0).await;
     let report = world.enforce().await;
     assert_eq!((report.customers, report.changed, report.blocked), (1, 1, 0), "the first decision blocks nobody anew");
     let e = world.chime_of("ann").await;
@@ -147,7 +167,7 @@ async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
 
 #[tokio::test]
 async fn usage_that_is_taken_back_unblocks_and_crossings_are_told_once() {
-    let world = World::with_ann(100.0).await;
+    let world = BudgetFixture::with_ann(100.0).await;
     world.enforce().await;
     assert!(!world.chime_of("ann").await.allowed);
     for (version, minutes, allowed) in [("v2", 90.0, true), ("v3", 100.0, false), ("v4", 99.9999999999, true)] {
@@ -166,7 +186,7 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
     for (policy, allowed, attention) in
         [(OnStale::Keep, true, false), (OnStale::Warn, true, true), (OnStale::BlockOverage, false, true)]
     {
-        let mut world = World::with_ann(150.0).await;
+        let mut world = BudgetFixture::with_ann(150.0).await;
         world.budget(1000).await;
         world.context.enforcement =
             Arc::new(EnforcementSettings { on_stale: policy, ..EnforcementSettings::default() });
@@ -190,7 +210,7 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
 
 #[tokio::test]
 async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
-    let world = World::new().await;
+    let world = BudgetFixture::new().await;
     world.apply(vec![plan("pro", "2020-01-01T00:00:00Z", ("100", None))]).await;
     let lines: Vec<_> = (1..=28).map(|day| chime("ann", day, f64::from(i32::from(day)))).collect();
     deliver_lines(&world.bucket(), "v1", &lines);
@@ -217,7 +237,7 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
 
 #[tokio::test]
 async fn a_period_has_the_terms_that_held_when_it_began() {
-    let world = World::with_ann(150.0).await;
+    let world = BudgetFixture::with_ann(150.0).await;
     let meters = METERS.map(str::to_owned);
     let later = vec![plan("pro", "2026-10-15T00:00:00Z", ("1000", None))];
     let before = at("2026-10-14T00:00:00Z");
@@ -253,7 +273,7 @@ async fn a_period_has_the_terms_that_held_when_it_began() {
 
 #[tokio::test]
 async fn odd_customers_have_stated_outcomes() {
-    let world = World::with_ann(150.0).await;
+    let world = BudgetFixture::with_ann(150.0).await;
     // an unknown plan: everything is blocked, and a person is called for
     world.execute("UPDATE customers SET plan = 'platinum' WHERE id = 'ann'".into()).await;
     let report = world.enforce().await;
@@ -295,9 +315,9 @@ async fn odd_customers_have_stated_outcomes() {
     world.context.books.add_customer("ann").await.unwrap();
     world.enforce().await;
     let mut fewer = world;
-    let mut rules = support::rules(support::TAG);
+    let mut rules = ingest_fixture::rules(ingest_fixture::TAG);
     rules.meters.retain(|m| m.name != "transfer_gb");
-    fewer.context = Context { read_settings: support::read_settings(rules), ..fewer.context.clone() };
+    fewer.context = Context { read_settings: ingest_fixture::read_settings(rules), ..fewer.context.clone() };
     fewer.enforce().await;
     let left = fewer.dump("SELECT meter FROM entitlements ORDER BY meter").await;
     assert_eq!(left, ["chime_minutes", "storage_gb", "turn_allocations"]);
@@ -305,7 +325,7 @@ async fn odd_customers_have_stated_outcomes() {
 
 #[tokio::test]
 async fn a_clock_that_is_set_back_decides_nothing() {
-    let world = World::with_ann(300.0).await;
+    let world = BudgetFixture::with_ann(300.0).await;
     world.enforce_at(at("2026-10-29T12:00:00Z")).await;
     let back = enforce(&world.context, at("2026-10-28T12:00:00Z"), false, 5).await.unwrap();
     assert_eq!((back.from_the_future, back.changed), (1, 0));
@@ -315,7 +335,7 @@ async fn a_clock_that_is_set_back_decides_nothing() {
 
 #[tokio::test]
 async fn a_dry_run_tells_and_writes_nothing() {
-    let world = World::with_ann(300.0).await;
+    let world = BudgetFixture::with_ann(300.0).await;
     let dry = enforce(&world.context, now(), true, 100).await.unwrap();
     assert_eq!((dry.changed, dry.changes.len(), dry.not_allowed), (1, 4, 2));
     assert!(world.context.books.entitlements(None).await.unwrap().is_empty() && world.notifications().await.is_empty());
@@ -327,7 +347,7 @@ async fn a_dry_run_tells_and_writes_nothing() {
 /// Two workers at the same work: whoever comes second finds it done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn runs_beside_each_other_make_each_decision_and_notification_once() {
-    let world = World::with_ann(300.0).await;
+    let world = BudgetFixture::with_ann(300.0).await;
     for i in 0..300 {
         world.context.books.add_customer(&format!("c{i:03}")).await.unwrap();
     }

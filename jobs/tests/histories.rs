@@ -10,8 +10,6 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-mod stripe_world;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -19,9 +17,9 @@ use fake_stripe::Recorded;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
-use stripe_world::judge::{judge, shape};
-use stripe_world::run::{check, each, push, seeds, settle, use_some};
-use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
+use testkit::billing_world::run::{check, each, push, seeds, settle, use_some};
+use testkit::billing_world::{BillingWorld, CUSTOMERS, DAY, HOUR, Template, at};
+use testkit::judge::{judge, shape};
 
 /// What happened over all worlds.
 #[derive(Debug, Default)]
@@ -37,7 +35,7 @@ struct Seen {
 async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
-    let world = World::new(template, &mut rng, begin).await;
+    let world = BillingWorld::new(template, &mut rng, begin).await;
     let mut now = begin + HOUR;
     let end = now + rng.i64(7..36) * DAY;
     let mut cancels = CUSTOMERS.map(|_| (rng.u8(0..7) == 0).then(|| now + rng.i64(2..30) * DAY));

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::sync::Arc;
 
 use books::units::calendar::Month;
@@ -12,7 +10,9 @@ use jobs::ingest_cur::source::Folder;
 use jobs::ingest_cur::{IngestCur, IngestOutcome};
 use jobs::job::{Failure, Job};
 use proptest::prelude::*;
-use support::{Line, World, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes};
+use testkit::ingest_fixture::{
+    self, IngestFixture, Line, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,
+};
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
@@ -33,7 +33,7 @@ fn some() -> Vec<Line> {
 
 #[tokio::test]
 async fn replaying_a_report_books_nothing() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     let report = world.ingest().await.unwrap();
     assert_eq!(report.outcome, IngestOutcome::Applied);
@@ -54,7 +54,7 @@ async fn replaying_a_report_books_nothing() {
 
 #[tokio::test]
 async fn a_restated_bill_becomes_adjustments_and_history_stays() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let mut lines = some();
     lines.push(chime("dave", 9, 60.0));
     deliver_lines(&world.bucket(), V1, &lines);
@@ -87,7 +87,7 @@ async fn a_restated_bill_becomes_adjustments_and_history_stays() {
 
 #[tokio::test]
 async fn an_older_or_superseded_version_is_ignored() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     for (version, amount) in [(V2, 5.0), (V3, 6.0)] {
         deliver_lines(&world.bucket(), version, &[chime("alice", 1, amount)]);
         assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
@@ -102,15 +102,15 @@ async fn an_older_or_superseded_version_is_ignored() {
 
 #[tokio::test]
 async fn other_rules_read_the_same_version_anew() {
-    let mut world = World::new().await;
+    let mut world = IngestFixture::new().await;
     let lines = [chime("alice", 1, 5.0), Line { usage_type: "USE1-HD-Minutes".into(), ..chime("alice", 1, 3.0) }];
     deliver_lines(&world.bucket(), V1, &lines);
     let first = world.ingest().await.unwrap();
     assert_eq!(first.unrecognised.len(), 1, "{:?}", first.unrecognised);
     assert_eq!(first.unrecognised[0].usage_type, "USE1-HD-Minutes");
-    let mut rules = support::rules(support::TAG);
+    let mut rules = ingest_fixture::rules(ingest_fixture::TAG);
     rules.meters[0].usage_types.push(books::usage::meter::Pattern::usage_type("HD-Minutes").unwrap());
-    world.context.read_settings = support::read_settings(rules);
+    world.context.read_settings = ingest_fixture::read_settings(rules);
     let second = world.ingest().await.unwrap();
     assert_eq!((second.outcome, second.entries), (IngestOutcome::Applied, 1));
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "8");
@@ -120,10 +120,10 @@ async fn other_rules_read_the_same_version_anew() {
 
 #[tokio::test]
 async fn usage_of_an_unknown_customer_is_kept_for_it() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
-    let usage = world.context.books.usage(support::month(), None).await.unwrap();
+    let usage = world.context.books.usage(ingest_fixture::month(), None).await.unwrap();
     assert!(usage.iter().all(|u| !u.known));
     world.context.books.add_customer("alice").await.unwrap();
     // the next run, though nothing else is new, fills in the counters of the row
@@ -135,7 +135,7 @@ async fn usage_of_an_unknown_customer_is_kept_for_it() {
 
 #[tokio::test]
 async fn counters_hold_the_current_month_and_roll_over() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     world.context.books.add_customer("alice").await.unwrap();
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
@@ -155,7 +155,7 @@ async fn counters_hold_the_current_month_and_roll_over() {
 /// The month rolls over whatever becomes of the bills: not delivered yet, on hold, or out of reach.
 #[tokio::test]
 async fn counters_roll_over_without_a_new_bill() {
-    let mut world = World::new().await;
+    let mut world = IngestFixture::new().await;
     world.context.books.add_customer("alice").await.unwrap();
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
@@ -170,7 +170,7 @@ async fn counters_roll_over_without_a_new_bill() {
             "out of reach" => world.source(Arc::new(Folder::new("/nowhere"))),
             _ => {}
         }
-        let asked = if what == "no bill" { month } else { support::month() };
+        let asked = if what == "no bill" { month } else { ingest_fixture::month() };
         let result = IngestCur { month: asked, ..job() }.run(&world.context, now).await;
         assert_eq!(result.is_err(), what == "out of reach", "{what}");
         assert_eq!(world.dump(counters).await, [format!("0.0|{month}")], "{what}");
@@ -182,9 +182,9 @@ async fn counters_roll_over_without_a_new_bill() {
 #[tokio::test]
 async fn a_factor_is_applied_to_the_days_sum() {
     for (factor, want) in [("60", "6"), ("0.001", "0.0001"), ("0.0000000001", "0")] {
-        let mut rules = support::rules(support::TAG);
+        let mut rules = ingest_fixture::rules(ingest_fixture::TAG);
         rules.meters[0].factor = factor.parse().unwrap();
-        let world = World::with(rules).await;
+        let world = IngestFixture::with(rules).await;
         let lines: Vec<Line> = (0..10).map(|_| chime("alice", 1, 0.01)).collect();
         deliver_lines(&world.bucket(), V1, &lines);
         let report = world.ingest().await.unwrap();
@@ -196,7 +196,7 @@ async fn a_factor_is_applied_to_the_days_sum() {
 
 #[tokio::test]
 async fn a_line_type_that_nobody_knows_holds_the_version() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let lines = [chime("alice", 1, 5.0), Line { line_type: "Usagé".into(), ..chime("alice", 1, 3.0) }];
     deliver_lines(&world.bucket(), V1, &lines);
     for _ in 0..2 {
@@ -217,7 +217,7 @@ async fn a_line_type_that_nobody_knows_holds_the_version() {
 
 #[tokio::test]
 async fn a_version_that_takes_back_much_is_on_hold_until_it_is_accepted() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0)]);
     world.ingest().await.unwrap();
     let books = world.ledger().await;
@@ -242,7 +242,7 @@ async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_
     for (others, on_hold) in
         [(["", ""], true), (["bob", "alice"], true), (["alice", ""], false), (["alice", "bob"], false)]
     {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver_lines(&world.bucket(), V1, &tagged);
         world.ingest().await.unwrap();
         let lines = [chime(others[0], 1, 100.0), chime(others[1], 1, 20.0)];
@@ -255,7 +255,7 @@ async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_
         );
     }
     // the other way round: a tag that was activated later
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &[chime("", 1, 100.0)]);
     world.ingest().await.unwrap();
     deliver_lines(&world.bucket(), V2, &[chime("alice", 1, 100.0)]);
@@ -265,12 +265,12 @@ async fn usage_that_customers_lose_is_on_hold_and_usage_that_finds_its_customer_
 
 #[tokio::test]
 async fn a_hold_that_has_lost_its_reason_is_released() {
-    let mut world = World::new().await;
+    let mut world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0)]);
     world.ingest().await.unwrap();
-    let mut renamed = support::rules(support::TAG);
+    let mut renamed = ingest_fixture::rules(ingest_fixture::TAG);
     renamed.meters[0].name = "minutes".into();
-    let right = std::mem::replace(&mut world.context.read_settings, support::read_settings(renamed));
+    let right = std::mem::replace(&mut world.context.read_settings, ingest_fixture::read_settings(renamed));
     assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::OnHold);
     world.context.read_settings = right;
     assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Unchanged);
@@ -279,7 +279,7 @@ async fn a_hold_that_has_lost_its_reason_is_released() {
 
 #[tokio::test]
 async fn a_manifest_that_is_gone_is_told() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
     std::fs::remove_file(world.bucket().join("e/metadata/BILLING_PERIOD=2026-10/e-Manifest.json")).unwrap();
@@ -292,7 +292,7 @@ async fn a_manifest_that_is_gone_is_told() {
 /// that of the copy.
 #[tokio::test]
 async fn of_kept_manifests_the_newest_delivery_counts() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let folder = world.bucket().join("e/metadata/BILLING_PERIOD=2026-10");
     for (version, amount) in [(V2, 2.0), (V1, 1.0)] {
         deliver_lines(&world.bucket(), version, &[chime("alice", 1, amount)]);
@@ -306,7 +306,7 @@ async fn of_kept_manifests_the_newest_delivery_counts() {
 /// In overwrite mode the time of the manifest orders versions.
 #[tokio::test]
 async fn overwritten_deliveries_are_ordered_by_their_manifests_time() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let data = world.bucket().join("e/data/BILLING_PERIOD=2026-10");
     std::fs::create_dir_all(&data).unwrap();
     let keys = ["s3://b/e/data/BILLING_PERIOD=2026-10/e-00001.snappy.parquet".to_owned()];
@@ -333,7 +333,7 @@ async fn overwritten_deliveries_are_ordered_by_their_manifests_time() {
 
 #[tokio::test]
 async fn one_account_is_not_booked_under_two_payers() {
-    let mut world = World::new().await;
+    let mut world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0)]);
     world.ingest().await.unwrap();
     let mut exports = (*world.context.exports).clone();
@@ -346,7 +346,7 @@ async fn one_account_is_not_booked_under_two_payers() {
 
 #[tokio::test]
 async fn a_month_without_a_bill_is_no_failure() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     let november: Month = "2026-11".parse().unwrap();
     let report = IngestCur { month: november, ..job() }.run(&world.context, now()).await.unwrap();
@@ -355,7 +355,7 @@ async fn a_month_without_a_bill_is_no_failure() {
 
 #[tokio::test]
 async fn empty_files_and_files_without_row_groups_are_nothing() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let empty = parquet_bytes(columns(&[]));
     let whole = parquet_bytes(columns(&some()));
     let nothing: arrow::array::ArrayRef = Arc::new(arrow::array::Int32Array::from(Vec::<i32>::new()));
@@ -368,7 +368,7 @@ async fn empty_files_and_files_without_row_groups_are_nothing() {
 #[tokio::test]
 async fn two_spellings_that_agree_are_one_and_that_disagree_are_an_error() {
     for (second, fails) in [("alice", false), ("", false), ("mallory", true)] {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         let mut found = columns(&[chime("alice", 1, 5.0)]);
         let mut map =
             arrow::array::MapBuilder::new(None, arrow::array::StringBuilder::new(), arrow::array::StringBuilder::new());
@@ -394,7 +394,7 @@ async fn two_spellings_that_agree_are_one_and_that_disagree_are_an_error() {
 
 #[tokio::test]
 async fn a_lost_tag_column_leaves_usage_unattributed_and_says_so() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     let mut found = columns(&some());
     found.retain(|(name, _)| !name.starts_with("resource_tags"));
     deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(found))]);
@@ -406,7 +406,7 @@ async fn a_lost_tag_column_leaves_usage_unattributed_and_says_so() {
 
 #[tokio::test]
 async fn a_listed_file_that_is_missing_can_be_waited_for() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     let keys = ["e-00001.snappy.parquet", "e-00002.snappy.parquet"];
     let keys = keys.map(|k| format!("s3://b/e/data/BILLING_PERIOD=2026-10/{V1}/{k}"));
@@ -419,7 +419,7 @@ async fn a_listed_file_that_is_missing_can_be_waited_for() {
 
 #[tokio::test]
 async fn the_ledger_refuses_to_be_changed() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
     let replace = "REPLACE INTO ledger_entries SELECT seq, version_id, payer, month, customer, meter, day, 1, kind, booked_at FROM ledger_entries";
@@ -432,7 +432,7 @@ async fn the_ledger_refuses_to_be_changed() {
 
 #[tokio::test]
 async fn an_audit_finds_what_was_tampered_with() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     world.context.books.add_customer("alice").await.unwrap();
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
@@ -480,11 +480,11 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let plain = World::new().await;
+            let plain = IngestFixture::new().await;
             deliver_lines(&plain.bucket(), V3, &lines);
             plain.ingest().await.unwrap();
 
-            let mut mixed = World::new().await;
+            let mut mixed = IngestFixture::new().await;
             mixed.context.read_settings.limits.parallel = parallel;
             let names = ["e.parquet", "b.parquet", "d.parquet", "a.parquet", "c.parquet"];
             let parts = shuffled.chunks(shuffled.len().div_ceil(files));
@@ -493,7 +493,7 @@ proptest! {
             mixed.ingest().await.unwrap();
             assert_eq!(plain.ledger().await, mixed.ledger().await);
 
-            let history = World::new().await;
+            let history = IngestFixture::new().await;
             deliver_lines(&history.bucket(), V1, &earlier);
             history.ingest().await.unwrap();
             deliver_lines(&history.bucket(), V3, &lines);

@@ -3,27 +3,25 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::sync::Arc;
 
 use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome, ReadLimits, ReadSettings};
 use jobs::job::{Context, Failure, Job, Request};
 use proptest::prelude::*;
-use support::{Line, World, chime, columns, deliver, job, now, parquet_bytes};
+use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
 const NAMES: [&str; 6] = ["1.parquet", "2.parquet", "3.parquet", "4.parquet", "5.parquet", "6.parquet"];
 
 /// Delivers each list of lines as a file.
-fn delivered(world: &World, version: &str, files: &[Vec<Line>]) {
+fn delivered(world: &IngestFixture, version: &str, files: &[Vec<Line>]) {
     let files: Vec<_> = files.iter().zip(NAMES).map(|(lines, name)| (name, parquet_bytes(columns(lines)))).collect();
     deliver(&world.bucket(), version, &files);
 }
 
 /// A bill of `limit` bytes or more is read in parts.
-fn large_from(world: &World, limit: u64) -> Context {
+fn large_from(world: &IngestFixture, limit: u64) -> Context {
     let limits = ReadLimits { fan_out_bytes: Some(limit), ..ReadLimits::default() };
     let read_settings = ReadSettings { limits, ..world.context.read_settings.clone() };
     Context { read_settings, ..world.context.clone() }
@@ -59,7 +57,7 @@ fn bill() -> Vec<Vec<Line>> {
 
 #[tokio::test]
 async fn parts_in_any_order_make_the_bill() {
-    let (whole, parted) = (World::new().await, World::new().await);
+    let (whole, parted) = (IngestFixture::new().await, IngestFixture::new().await);
     for world in [&whole, &parted] {
         delivered(world, V1, &bill());
     }
@@ -95,7 +93,7 @@ async fn parts_in_any_order_make_the_bill() {
 /// booked.
 #[tokio::test]
 async fn parts_of_another_grouping_are_another_plan() {
-    let (whole, parted) = (World::new().await, World::new().await);
+    let (whole, parted) = (IngestFixture::new().await, IngestFixture::new().await);
     for world in [&whole, &parted] {
         delivered(world, V1, &bill());
     }
@@ -116,7 +114,7 @@ async fn parts_of_another_grouping_are_another_plan() {
 
 #[tokio::test]
 async fn a_delivery_that_is_replaced_half_way_is_read_anew() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     delivered(&world, V1, &bill());
     let context = large_from(&world, 1);
     let old = asked(&context).await;
@@ -142,7 +140,7 @@ async fn a_delivery_that_is_replaced_half_way_is_read_anew() {
 
 #[tokio::test]
 async fn a_damaged_part_is_read_again() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     delivered(&world, V1, &bill());
     let context = large_from(&world, 1);
     for part in asked(&context).await {
@@ -160,11 +158,11 @@ async fn a_damaged_part_is_read_again() {
 
 #[tokio::test]
 async fn a_worker_with_other_rules_leaves_parts_alone() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     delivered(&world, V1, &bill());
     let context = large_from(&world, 1);
     let parts = asked(&context).await;
-    let rules = Arc::new(support::rules("another-tag"));
+    let rules = Arc::new(ingest_fixture::rules("another-tag"));
     let other = Context { read_settings: ReadSettings { rules, ..context.read_settings.clone() }, ..context.clone() };
     let refused = parts[0].clone().run(&other, now()).await.unwrap_err();
     assert!(refused.is_retryable() && refused.error().to_string().contains("other rules"), "{:?}", refused.error());
@@ -189,7 +187,7 @@ proptest! {
     #[test]
     fn parts_and_whole_agree(files in prop::collection::vec(prop::collection::vec(line(), 1..12), 2..6)) {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let (whole, parted) = (World::new().await, World::new().await);
+            let (whole, parted) = (IngestFixture::new().await, IngestFixture::new().await);
             for world in [&whole, &parted] {
                 delivered(world, V1, &files);
             }

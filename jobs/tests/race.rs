@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +11,9 @@ use futures::future::BoxFuture;
 use jobs::ingest_cur::IngestOutcome;
 use jobs::ingest_cur::source::{Fetched, Folder, Listing, Object, Source, SourceError};
 use jobs::job::Job;
-use support::{Line, World, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes};
+use testkit::ingest_fixture::{
+    IngestFixture, Line, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,
+};
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V3: &str = "2026-10-12T03:00:00.000Z-33333333-3333-4333-8333-333333333333";
@@ -81,7 +81,7 @@ async fn what_moves_while_it_is_read_books_nothing() {
     }
     for (name, deed) in deeds {
         for at_read in 1..4 {
-            let mut world = World::new().await;
+            let mut world = IngestFixture::new().await;
             let bucket = world.bucket();
             deliver(&bucket, V1, &[("1.parquet", other())]);
             // the deed must change the modification time, which some file systems keep coarsely
@@ -105,7 +105,7 @@ async fn what_moves_while_it_is_read_books_nothing() {
 #[tokio::test]
 async fn two_labels_at_the_same_moment_do_not_double_an_account() {
     for _ in 0..5 {
-        let world = World::new().await;
+        let world = IngestFixture::new().await;
         deliver_lines(&world.bucket(), V1, &some());
         let runs = ["one", "two"].map(|payer| {
             let mut context = world.context.clone();
@@ -125,7 +125,7 @@ async fn two_labels_at_the_same_moment_do_not_double_an_account() {
 
 #[tokio::test]
 async fn two_workers_that_apply_one_version_book_it_once() {
-    let world = World::new().await;
+    let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     let mut others = vec![];
     for _ in 0..4 {

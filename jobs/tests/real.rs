@@ -3,18 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::Write;
 use std::path::Path;
 
 use books::usage::bill::MeterTotals;
 use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
 use jobs::job::Job;
-use support::{World, job, now, real_files, rules};
+use testkit::ingest_fixture::{IngestFixture, job, now, real_files, rules};
 
 /// `cost_center` is a tag that both bills have.
-async fn ingest(world: &World, month: &str) -> IngestReport {
+async fn ingest(world: &IngestFixture, month: &str) -> IngestReport {
     let job = || IngestCur { month: month.parse().unwrap(), ..job() };
     let report = job().run(&world.context, now()).await.unwrap();
     assert_eq!(report.outcome, IngestOutcome::Applied);
@@ -74,7 +72,7 @@ fn lay_out_csv(data: &Path, bucket: &Path, gzip: bool) {
 #[tokio::test]
 async fn the_legacy_bill_has_the_storage_that_is_known_of_it() {
     let Some(data) = real_files() else { return };
-    let world = World::with(rules("cost_center")).await;
+    let world = IngestFixture::with(rules("cost_center")).await;
     lay_out_legacy(&data, &world.bucket());
     let report = ingest(&world, "2018-10").await;
     let storage = totals(&report, "storage_gb");
@@ -99,7 +97,7 @@ async fn parquet_csv_and_gzip_of_one_bill_make_the_same_books() {
     let Some(data) = real_files() else { return };
     let mut books = vec![];
     for form in ["parquet", "csv", "csv.gz"] {
-        let world = World::with(rules("cost_center")).await;
+        let world = IngestFixture::with(rules("cost_center")).await;
         match form {
             "parquet" => {
                 let root = data.join("cur2-2026-04/parquet");

@@ -10,8 +10,6 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
-mod stripe_world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -21,14 +19,14 @@ use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::{self, roll};
 use jobs::sync_stripe::sync;
-use stripe_world::run::{check, each, push, seeds, settle, use_some, well};
-use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
+use testkit::billing_world::run::{check, each, push, seeds, settle, use_some, well};
+use testkit::billing_world::{BillingWorld, CUSTOMERS, DAY, HOUR, Template, at};
 
 /// What happened over all worlds.
 type Seen = Mutex<BTreeMap<String, u64>>;
 
 struct Life<'a> {
-    world: World,
+    world: BillingWorld,
     rng: fastrand::Rng,
     now: i64,
     ran: i64,
@@ -124,7 +122,7 @@ impl Life<'_> {
 async fn history(template: &Template, seed: u64, seen: &Seen) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let begin = 1_767_225_600 + rng.i64(0..40) * DAY + rng.i64(0..DAY);
-    let world = World::new(template, &mut rng, begin).await;
+    let world = BillingWorld::new(template, &mut rng, begin).await;
     // whose periods a backup does not have gets them from the restoration on: these are customers
     // of before
     roll(&world.context.books, at(begin), false, 0).await.unwrap();
@@ -159,7 +157,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
 }
 
 /// What was taken over is no earlier than anything that it stands for, and its period has it all.
-async fn covers(world: &World, seed: u64) {
+async fn covers(world: &BillingWorld, seed: u64) {
     let sql = "SELECT stripe_customer, event_name, billed_start, billed_end / 60 * 60, max(timestamp), sum(value) FROM meter_events \
                WHERE imported = 1 GROUP BY 1, 2, 3, 4";
     let imported = world.rows(sql).await;
@@ -180,7 +178,7 @@ async fn covers(world: &World, seed: u64) {
 }
 
 /// One run of each job, without a fault.
-async fn run_all(world: &World, now: i64, synced: bool) {
+async fn run_all(world: &BillingWorld, now: i64, synced: bool) {
     world.stripe.world().set_now(now);
     if synced {
         well(sync(&world.context, at(now), true).await);
@@ -200,9 +198,9 @@ async fn ends_that_become_known_late_are_taken_over_as_they_are() {
         let template = Template::new().await;
         let begin = 1_770_000_000;
         let mut rng = fastrand::Rng::with_seed(1);
-        let mut world = World::new(&template, &mut rng, begin).await;
+        let mut world = BillingWorld::new(&template, &mut rng, begin).await;
         let days = |n: i64| begin + n * DAY + minutes * 60;
-        let use_more = async |world: &World, now: i64| {
+        let use_more = async |world: &BillingWorld, now: i64| {
             for who in 0..CUSTOMERS.len() {
                 world.book(who, "chime_minutes", now / DAY - 1, 5_000_000_000_000).await;
             }
@@ -237,25 +235,25 @@ async fn ends_that_become_known_late_are_taken_over_as_they_are() {
 }
 
 /// A world in which nothing goes wrong: each customer uses something, and it is sent.
-async fn calm(seed: u64) -> (World, fastrand::Rng, i64) {
+async fn calm(seed: u64) -> (BillingWorld, fastrand::Rng, i64) {
     let template = Template::new().await;
     let begin = 1_770_000_000;
     let mut rng = fastrand::Rng::with_seed(seed);
-    let world = World::new(&template, &mut rng, begin).await;
+    let world = BillingWorld::new(&template, &mut rng, begin).await;
     run_all(&world, begin, true).await;
     use_more(&world, begin + DAY).await;
     run_all(&world, begin + DAY, true).await;
     (world, rng, begin)
 }
 
-async fn use_more(world: &World, now: i64) {
+async fn use_more(world: &BillingWorld, now: i64) {
     for who in 0..CUSTOMERS.len() {
         world.book(who, "chime_minutes", now / DAY - 1, 5_000_000_000_000).await;
     }
 }
 
 /// Hours of all jobs, until `end`.
-async fn hours(world: &World, mut now: i64, end: i64) -> i64 {
+async fn hours(world: &BillingWorld, mut now: i64, end: i64) -> i64 {
     while now < end {
         run_all(world, now, true).await;
         now += HOUR;
@@ -344,7 +342,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     // the tenth of a month, far from its end
     let begin = 1_767_225_600 + 9 * DAY;
     let mut rng = fastrand::Rng::with_seed(5);
-    let mut world = World::new(&template, &mut rng, begin).await;
+    let mut world = BillingWorld::new(&template, &mut rng, begin).await;
     // nobody has told of ann's yet
     world.forget_subscription("sub_0").await;
     roll(&world.context.books, at(begin), false, 0).await.unwrap();

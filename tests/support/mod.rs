@@ -66,11 +66,11 @@ impl Ran {
 }
 
 /// A folder with a configuration, a bucket and books.
-pub struct Place {
+pub struct Workspace {
     pub folder: TempDir,
 }
 
-impl Place {
+impl Workspace {
     /// With one export in `bucket/`.
     pub fn new() -> Self {
         Self::with("[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n")
@@ -103,7 +103,7 @@ impl Place {
     }
 }
 
-impl Place {
+impl Workspace {
     /// Runs statements on the books, as somebody with a database shell would.
     pub fn execute(&self, sql: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

@@ -13,7 +13,7 @@ use std::process::Command;
 
 use meter::config::Config;
 use served::{Served, demo, free_port};
-use support::{Place, Ran, meter, python, query, tool};
+use support::{Ran, Workspace, meter, python, query, tool};
 
 fn run(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Ran {
     let mut command = meter(folder);
@@ -38,7 +38,7 @@ fn status_says_what_needs_a_person_and_ends_so() {
     assert_eq!(json["audit"]["violations"]["conservation"], 0);
 
     // books that do not add up are the worst that there is
-    let books = Place { folder: tempfile::TempDir::new().unwrap() };
+    let books = Workspace { folder: tempfile::TempDir::new().unwrap() };
     std::fs::copy(kept.join("meter.db"), books.path("meter.db")).unwrap();
     books.execute(
         "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = ''; UPDATE bill_totals SET attributed = '1'",
@@ -51,10 +51,10 @@ fn status_says_what_needs_a_person_and_ends_so() {
     run(&kept, "work --once", &[]).ends(0);
     run(&kept, "status", &[]).ends(1).says(&["MeterDown", "no worker is running"]);
 
-    let calm = Place::with("");
+    let calm = Workspace::with("");
     calm.run("migrate").ends(0);
     calm.run("status").ends(0).says(&["none is booked yet", "nothing needs a person"]);
-    Place::with("").run("status").ends(1).says(&["there are no books at meter.db yet"]);
+    Workspace::with("").run("status").ends(1).says(&["there are no books at meter.db yet"]);
 }
 
 #[test]
@@ -74,13 +74,13 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     ] {
         assert!(well.out.contains(line), "{line} is not in:\n{}", well.out);
     }
-    let other = Place::with("");
+    let other = Workspace::with("");
     other.run("migrate").ends(0);
     other.run_with("doctor", &[("METER_HTTP__LISTEN", &listen)]).says(&["works on other books"]);
     assert_eq!(worker.stop(), 0);
     run(&kept, "doctor", &[("METER_HTTP__LISTEN", &listen)]).ends(3).says(&["none answers at", "-> meter work"]);
 
-    let place = Place::with("[[exports]]\nname = \"main\"\nlocation = \"nowhere\"\n");
+    let place = Workspace::with("[[exports]]\nname = \"main\"\nlocation = \"nowhere\"\n");
     place.run("doctor").ends(1).says(&["WRONG  database: there is none at meter.db", "`meter migrate` makes it"]);
     place.run("migrate").ends(0);
     place.run("doctor").ends(1).says(&["WRONG  export main", "s3:ListBucket"]);
@@ -92,7 +92,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     );
 
     // a bill without the tag is what most often goes wrong at the beginning
-    let untagged = Place::new();
+    let untagged = Workspace::new();
     untagged.run_with("demo generate bucket --rows 500", &[("METER_TAG_KEY", "another-tag")]).ends(0);
     untagged.run("ingest").ends(0);
     untagged.run("doctor").says(&["look   tag on chime_minutes: 0 of", "activate the tag"]);
@@ -100,7 +100,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let port = free_port();
     let stripe = format!("http://127.0.0.1:{port}/");
     let toml = "[stripe.meters.chime_minutes]\nevent_name = \"demo_chime_milliminutes\"\nper_unit = \"1000\"\n";
-    let billed = Place::with(toml);
+    let billed = Workspace::with(toml);
     billed.run("migrate").ends(0);
     billed.run("doctor").ends(1).says(&["look   Stripe: there is no key", "WRONG  bills: no export is configured"]);
     let secret = [("METER_STRIPE__KEY", "sk_test_demo"), ("METER_STRIPE__URL", stripe.as_str())];
@@ -159,7 +159,7 @@ fn the_demo_of_the_containers_bills_somebody() {
     for file in ["deploy/demo/meter.toml", "deploy/meter.toml.example"] {
         Config::load(Some(&root().join(file)), std::iter::empty()).unwrap_or_else(|e| panic!("{file}: {e}"));
     }
-    let place = Place::with("");
+    let place = Workspace::with("");
     place.run("demo generate bucket").ends(0);
     let port = free_port();
     let mut account =

@@ -7,9 +7,6 @@
 //! This one does. Otherwise it answers as sqld does, in codes and texts too: what the client makes
 //! of an answer is part of what is tested. It knows only what libSQL's client sends.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
-
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -19,9 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use hyper1::body::{Bytes, Incoming};
-use hyper1::{Method, Request, Response, StatusCode};
 use libsql::params::Params;
 use libsql_hrana::proto::{BatchCond, BatchStreamReq, CursorReqBody, PipelineReqBody, Stmt, StreamRequest, Value};
 use serde_json::{Value as Json, json};
@@ -31,7 +28,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 /// The server; it ends when dropped.
-pub struct Server {
+pub struct HranaServer {
     shared: Arc<Shared>,
     /// Bound but never listening: it keeps the port while the server is paused.
     port: TcpSocket,
@@ -51,13 +48,13 @@ struct Shared {
     streams: Mutex<HashMap<u64, Slot>>,
 }
 
-impl Server {
+impl HranaServer {
     /// Serves `file` on a free port of 127.0.0.1.
-    pub fn start(file: &Path) -> Server {
+    pub fn start(file: &Path) -> HranaServer {
         let port = socket(SocketAddr::from(([127, 0, 0, 1], 0)));
         let idle = Mutex::new(Duration::from_secs(10));
         let shared = Shared { file: file.to_owned(), idle, ..Shared::default() };
-        let server = Server { shared: Arc::new(shared), port, session: Mutex::new(None) };
+        let server = HranaServer { shared: Arc::new(shared), port, session: Mutex::new(None) };
         server.resume();
         server
     }
@@ -107,7 +104,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for HranaServer {
     fn drop(&mut self) {
         self.pause();
     }
@@ -275,9 +272,9 @@ impl Shared {
             let shared = Arc::clone(&self);
             tokio::spawn(async move {
                 let _ = tcp.set_nodelay(true);
-                let service = hyper1::service::service_fn(|request| shared.serve(request));
+                let service = hyper::service::service_fn(|request| shared.serve(request));
                 // an error here is a client that went away, or a fault that was ordered
-                let _ = hyper1::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await;
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await;
             });
         }
     }

@@ -1,8 +1,6 @@
 //! The independent judge: every request that tests send to the fake, against Stripe's own
 //! description of its API, strictly.
 
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,9 +10,7 @@ use fake_stripe::Recorded;
 /// Files beside the checkout; a test that needs them fails in CI without them and says that it is
 /// skipped elsewhere.
 pub fn shared(name: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = if root.join("migrations").exists() { root } else { root.parent().unwrap() };
-    let path = root.join("../shared").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(name);
     if path.exists() {
         return Some(path);
     }

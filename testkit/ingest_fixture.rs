@@ -1,9 +1,6 @@
 //! What the rings of tests around the jobs share: books in a temporary file, a folder as the
 //! bucket, small bills by hand.
 
-#![allow(dead_code, unreachable_pub, reason = "each ring uses its part")]
-#![allow(missing_docs, reason = "test support")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,12 +73,12 @@ pub fn read_settings(rules: Rules) -> ReadSettings {
 }
 
 /// Books and one bucket in a temporary folder.
-pub struct World {
+pub struct IngestFixture {
     pub folder: TempDir,
     pub context: Context,
 }
 
-impl World {
+impl IngestFixture {
     pub async fn new() -> Self {
         Self::with(rules(TAG)).await
     }

@@ -1,4 +1,4 @@
-//! A place with a configuration that bills, and a fake Stripe.
+//! A workspace with a configuration that bills, and a fake Stripe.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each story uses its part")]
 
@@ -6,8 +6,7 @@ use fake_stripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
-use crate::judge;
-use crate::support::{Place, Ran};
+use crate::support::{Ran, Workspace};
 
 pub const DAY: i64 = 86_400;
 pub const KEY: &str = "sk_test_51NoSuchKeyAnywhere";
@@ -26,19 +25,19 @@ price = "0.05"
 report = "total"
 "#;
 
-/// A place with a configuration that bills, and a Stripe.
-pub struct Shop {
-    pub place: Place,
+/// A workspace with a configuration that bills, and a Stripe.
+pub struct BillingFixture {
+    pub place: Workspace,
     pub stripe: FakeStripe,
     pub runtime: Runtime,
 }
 
-impl Shop {
+impl BillingFixture {
     pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options = Options { key: KEY.into(), ..Options::default() };
         let stripe = runtime.block_on(FakeStripe::start(options)).unwrap();
-        let place = Place::with(&config(&stripe.url()));
+        let place = Workspace::with(&config(&stripe.url()));
         std::fs::write(place.path("plans.toml"), PLANS).unwrap();
         Self { place, stripe, runtime }
     }
@@ -98,7 +97,7 @@ impl Shop {
     }
 
     pub fn judge(self) {
-        judge::judge(self.stripe.world().requests());
+        testkit::judge::judge(self.stripe.world().requests());
         self.runtime.shutdown_background();
     }
 }

@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 
-use super::hrana::Server;
+use testkit::hrana::HranaServer;
 
 /// Each promise twice: on a local file, and over the remote protocol.
 #[allow(unused_macros, reason = "each test uses its part")]
@@ -33,13 +33,13 @@ macro_rules! suite {
         mod local {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(super::Ground::local(stringify!($name)).await).await;
+                super::$name(super::TestStore::local(stringify!($name)).await).await;
             })*
         }
         mod remote {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                super::$name(super::Ground::remote(stringify!($name)).await).await;
+                super::$name(super::TestStore::remote(stringify!($name)).await).await;
             })*
         }
     };
@@ -191,18 +191,18 @@ pub fn policy() -> WorkerSettings {
 
 enum Store {
     File(TempDir),
-    Served(TempDir, Server),
+    Served(TempDir, HranaServer),
     Real(String, OwnedMutexGuard<()>),
 }
 
 /// A store that is empty at first.
-pub struct Ground {
+pub struct TestStore {
     store: Store,
     /// In front of the names of its jobs, because runs are counted for the whole process.
     prefix: String,
 }
 
-impl Ground {
+impl TestStore {
     pub async fn local(test: &str) -> Self {
         Self::with(Store::File(TempDir::new().unwrap()), format!("local {test}")).await
     }
@@ -215,7 +215,7 @@ impl Ground {
             Ok(url) => Store::Real(url, Arc::clone(ONE_AT_A_TIME.get_or_init(Arc::default)).lock_owned().await),
             Err(_) => {
                 let folder = TempDir::new().unwrap();
-                let server = Server::start(&folder.path().join("served.db"));
+                let server = HranaServer::start(&folder.path().join("served.db"));
                 Store::Served(folder, server)
             }
         };
@@ -233,7 +233,7 @@ impl Ground {
     }
 
     /// The server in front of the store, when it is one of ours.
-    pub fn server(&self) -> Option<&Server> {
+    pub fn server(&self) -> Option<&HranaServer> {
         match &self.store {
             Store::Served(_, server) => Some(server),
             Store::File(_) | Store::Real(..) => None,
@@ -315,10 +315,10 @@ impl Ground {
 
 /// A worker process that can be killed: it lives in a runtime of its own, which goes with
 /// everything in it.
-pub struct Doomed(Option<tokio::runtime::Runtime>);
+pub struct KillableWorker(Option<tokio::runtime::Runtime>);
 
-impl Doomed {
-    pub async fn start(ground: &Ground, policy: WorkerSettings) -> Self {
+impl KillableWorker {
+    pub async fn start(ground: &TestStore, policy: WorkerSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (ground.queue().await, ground.context().await);
         let who = Identity { host: "gone".into(), pid: 2, version: "0".into() };

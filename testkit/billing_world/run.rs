@@ -9,10 +9,10 @@ use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
 use jobs::sync_stripe::sync;
 
-use super::{CUSTOMERS, DAY, HOUR, METERS, World, at};
+use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS, at};
 
 /// Bills of a customer's last weeks go up, and down by no more than there is.
-pub async fn use_some(world: &World, rng: &mut fastrand::Rng, who: usize, now: i64) {
+pub async fn use_some(world: &BillingWorld, rng: &mut fastrand::Rng, who: usize, now: i64) {
     for _ in 0..rng.u8(0..4) {
         let (meter, day) = (METERS[rng.usize(0..2)], now / DAY - 1 - rng.i64(0..40).min(rng.i64(0..40)));
         if day >= world.begins[who] / DAY {
@@ -50,7 +50,7 @@ fn fault(rng: &mut fastrand::Rng, seen: &fake_stripe::Seen) -> Option<Fault> {
 }
 
 /// A push that may be killed at a request.
-pub async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
+pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
     let mut dice = rng.fork();
     let share = if faulty { rng.u8(5..60) } else { 0 };
     let kill_at = (faulty && rng.u8(0..4) == 0).then(|| rng.u64(1..8));
@@ -94,7 +94,7 @@ pub fn well<T>(ended: Result<T, Failure>) {
 
 /// Time without faults, until nothing more can happen: a day and more for what is unconfirmed,
 /// twice.
-pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
+pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64) {
     let until = now + 9 * DAY;
     while now < until {
         world.stripe.world().set_now(now);
@@ -132,7 +132,7 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
 /// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what
 /// is deferred. Returns what lost books sent too late for its invoice, which nobody can see: it is
 /// billed to nobody.
-pub async fn check(world: &World, again: &str) -> i64 {
+pub async fn check(world: &BillingWorld, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM meter_events ORDER BY seq";
     let mut stored = world.rows(sql).await;
