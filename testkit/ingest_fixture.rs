@@ -21,19 +21,6 @@ use tempfile::TempDir;
 
 pub const TAG: &str = "chitchatter-customer-id";
 
-/// Real AWS files beside the checkout; a test that needs them fails in CI without them and says
-/// that it is skipped elsewhere.
-pub fn real_files() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let folder = std::env::var_os("METER_TEST_DATA").map_or(default, PathBuf::from);
-    if folder.exists() {
-        return Some(folder);
-    }
-    assert!(std::env::var_os("CI").is_none(), "CI needs the real AWS files at {}", folder.display());
-    eprintln!("SKIPPED: the real AWS files are not at {} (METER_TEST_DATA names another place)", folder.display());
-    None
-}
-
 pub fn now() -> Timestamp {
     "2026-10-29T12:00:00Z".parse().unwrap()
 }

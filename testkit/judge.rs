@@ -2,32 +2,18 @@
 //! description of its API, strictly.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fake_stripe::Recorded;
 
-/// Files beside the checkout; a test that needs them fails in CI without them and says that it is
-/// skipped elsewhere.
-pub fn shared(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(std::env::var_os("CI").is_none(), "CI needs {}", path.display());
-    eprintln!("SKIPPED: {} is not there", path.display());
-    None
-}
+use crate::needs;
 
 /// Judges what was recorded; each request must be one that Stripe describes, with no field or
 /// parameter that it does not know.
+#[track_caller]
 pub fn judge(requests: &[Recorded]) {
-    let python = std::env::var_os("METER_TEST_PYTHON").map(PathBuf::from).filter(|p| p.exists());
-    let Some(python) = python else {
-        assert!(std::env::var_os("CI").is_none(), "CI must set METER_TEST_PYTHON");
-        return eprintln!("SKIPPED: METER_TEST_PYTHON names no Python with the packages of .ci/requirements.txt");
-    };
-    let Some(checker) = shared("tools/check_stripe_requests.py") else { return };
+    let Some(python) = needs::python() else { return };
+    let Some(checker) = needs::shared("tools/check_stripe_requests.py") else { return };
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for request in requests {
         writeln!(file, "{}", request.to_json()).unwrap();

@@ -11,6 +11,7 @@ use books::stripe::meter_event::{EventState, MeterEvent};
 use fake_stripe::{Fault, Subscription};
 use jiff::Timestamp;
 use jobs::stripe::StripeMode;
+use testkit::needs;
 
 #[test]
 fn from_an_empty_account_to_invoices_that_equal_the_books() {
@@ -251,12 +252,8 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
 /// the description.
 #[test]
 fn an_independent_server_made_of_stripes_description_takes_every_request() {
-    let prism = std::env::var_os("METER_TEST_PRISM").filter(|p| std::path::Path::new(p).exists());
-    let Some(prism) = prism else {
-        assert!(std::env::var_os("CI").is_none(), "CI must set METER_TEST_PRISM");
-        return eprintln!("SKIPPED: METER_TEST_PRISM names no prism");
-    };
-    let Some(description) = testkit::judge::shared("data/stripe/stripe-billing-openapi-prism.json") else { return };
+    let Some(prism) = needs::named("METER_TEST_PRISM", "prism") else { return };
+    let Some(description) = needs::shared("data/stripe/stripe-billing-openapi-prism.json") else { return };
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     struct Server(Child);
     impl Drop for Server {

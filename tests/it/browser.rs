@@ -1,26 +1,16 @@
 //! The pages in a real browser: `tests/it/browser/check.mjs` looks at them in Chromium, on a desk and
 //! on a phone, in light and in dark.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::served::{Served, demo};
-use crate::support::{Ran, query, tool};
-
-/// `node_modules/playwright-core`: `METER_TEST_PLAYWRIGHT`, which `.ci/run` sets. Without it the
-/// test says that it is skipped; in CI that is a failure.
-fn playwright() -> Option<PathBuf> {
-    let found = std::env::var_os("METER_TEST_PLAYWRIGHT").map(PathBuf::from).filter(|p| p.exists());
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "CI must set METER_TEST_PLAYWRIGHT");
-        eprintln!("SKIPPED: METER_TEST_PLAYWRIGHT names no folder of playwright-core");
-    }
-    found
-}
+use crate::support::{Ran, query};
+use testkit::needs::{named, tool};
 
 #[test]
 fn pages_show_the_demo_in_a_browser() {
-    let Some(playwright) = playwright() else { return };
+    let Some(playwright) = named("METER_TEST_PLAYWRIGHT", "folder of playwright-core") else { return };
     if !tool("node") || !tool("chromium") {
         return;
     }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::served::{Served, demo, free_port};
-use crate::support::{Ran, Workspace, meter, python, query, tool};
+use crate::support::{Ran, Workspace, meter, query};
 use meter::config::Config;
+use testkit::needs::{python, tool};
 
 fn run(folder: &Path, line: &str, variables: &[(&str, &str)]) -> Ran {
     let mut command = meter(folder);

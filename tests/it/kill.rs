@@ -3,7 +3,8 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{LEDGER, Workspace, meter, query, tool};
+use crate::support::{LEDGER, Workspace, meter, query};
+use testkit::needs::tool;
 
 const BOOKS: &str = "SELECT payer, month, customer, meter, day, quantity FROM usage_days WHERE quantity <> 0 \
                      UNION ALL SELECT id, status, chime_minutes_used, storage_gb_used, transfer_gb_used, counters_period FROM customers";

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use crate::support::{Workspace, python};
+use crate::support::Workspace;
+use testkit::needs::python;
 
 /// Prints `customer|meter|day|quantity` for each cell, sorted.
 const ORACLE: &str = "

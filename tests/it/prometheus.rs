@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::served::{Served, demo, free_port, request};
-use crate::support::tool;
 use serde_json::Value;
 use tempfile::TempDir;
+use testkit::needs::tool;
 
 fn dashboards() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards")

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{LEDGER, Ran, Workspace, python};
+use crate::support::{LEDGER, Ran, Workspace};
+use testkit::needs::python;
 
 const INGEST: &str = "ingest --month 2026-10";
 

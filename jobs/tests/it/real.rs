@@ -7,7 +7,8 @@ use std::path::Path;
 use books::usage::bill::MeterTotals;
 use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
 use jobs::job::Job;
-use testkit::ingest_fixture::{IngestFixture, job, now, real_files, rules};
+use testkit::ingest_fixture::{IngestFixture, job, now, rules};
+use testkit::needs::real_files;
 
 /// `cost_center` is a tag that both bills have.
 async fn ingest(world: &IngestFixture, month: &str) -> IngestReport {

@@ -142,24 +142,3 @@ pub fn query(database: &Path, sql: &str) -> Vec<String> {
 
 pub const LEDGER: &str =
     "SELECT version_id, payer, month, customer, meter, day, quantity, kind FROM ledger_entries ORDER BY seq";
-
-/// A Python with the packages of `.ci/requirements.txt`: `METER_TEST_PYTHON`, which `.ci/run` sets.
-/// Without it a test says that it is skipped; in CI that is a failure.
-pub fn python() -> Option<PathBuf> {
-    let found = std::env::var_os("METER_TEST_PYTHON").map(PathBuf::from).filter(|p| p.exists());
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "CI must set METER_TEST_PYTHON");
-        eprintln!("SKIPPED: METER_TEST_PYTHON names no Python with the packages of .ci/requirements.txt");
-    }
-    found
-}
-
-/// A program that a test needs; as [`python`].
-pub fn tool(name: &str) -> bool {
-    let found = Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "CI must install {name}");
-        eprintln!("SKIPPED: there is no {name} on this machine");
-    }
-    found
-}
