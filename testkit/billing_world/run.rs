@@ -106,12 +106,40 @@ pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64)
     }
 }
 
-/// Seeds of the worlds to run: `METER_TEST_SEED`, or as many as `METER_TEST_WORLDS` says.
-pub fn seeds(worlds: u64) -> Range<u64> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    match number("METER_TEST_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("METER_TEST_WORLDS").unwrap_or(worlds),
+/// Histories of a test if `METER_TEST_HISTORIES` is not set.
+const HISTORIES: u64 = 600;
+
+/// The worlds that a test of random histories runs, by their seeds.
+///
+/// A world has a history for each of its customers. `METER_TEST_HISTORIES=n` says how many
+/// histories there are: 600 by default, 10,200 before billing is changed in earnest.
+/// `METER_TEST_SEED=n` runs one world again.
+pub struct Worlds {
+    pub seeds: Range<u64>,
+    /// Enough to expect that everything has happened.
+    are_many: bool,
+}
+
+impl Worlds {
+    /// As many as the environment says; a test of costly worlds takes one in `one_in` of them.
+    pub fn from_environment(one_in: u64) -> Self {
+        let number = |name: &str| {
+            let text = std::env::var(name).ok()?;
+            Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+        };
+        if let Some(seed) = number("METER_TEST_SEED") {
+            return Self { seeds: seed..seed + 1, are_many: false };
+        }
+        let histories = number("METER_TEST_HISTORIES").unwrap_or(HISTORIES);
+        let worlds = histories.div_ceil(3 * one_in);
+        Self { seeds: 0..worlds, are_many: histories >= HISTORIES }
+    }
+
+    /// `what` has happened, `n` times, at least once in `one_in` worlds: histories in which nothing
+    /// goes wrong would prove nothing. A few worlds need not have it.
+    pub fn assert_saw(&self, what: &str, n: u64, one_in: u64) {
+        let worlds = self.seeds.end - self.seeds.start;
+        assert!(!self.are_many || n * one_in >= worlds, "too few are {what}: {n} in {worlds} worlds");
     }
 }
 
