@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::support::{Workspace, meter};
@@ -23,9 +22,6 @@ const WORKERS: usize = 4;
 const CHAOS: Duration = Duration::from_secs(60);
 /// How long it may take after the last kill until nothing is left to do.
 const SETTLE: Duration = Duration::from_secs(180);
-
-/// Both tests want the whole machine.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A small generator of its own: the same seed gives the same kills, as far as the machine lets it.
 struct Dice(u64);
@@ -128,10 +124,15 @@ async fn open(url: &str) -> (Queue, books::Database) {
     (Queue::new(meter::wiring::open_books(&config).await.unwrap(), Clock::system()), books)
 }
 
+/// One after the other: each wants the whole machine, and a test that waits for another one holds a
+/// thread of the harness.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[allow(clippy::await_holding_lock, reason = "one test at a time is the point")]
 async fn every_job_takes_effect_once_whatever_is_killed() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    on_a_file().await;
+    over_a_bad_network().await;
+}
+
+async fn on_a_file() {
     let place = Workspace::new();
     let url = place.path("meter.db").display().to_string();
     let (queue, books) = open(&url).await;
@@ -141,10 +142,7 @@ async fn every_job_takes_effect_once_whatever_is_killed() {
 
 /// The same over the remote protocol: replies are lost, streams expire, connections drop, and the
 /// server goes away for seconds.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[allow(clippy::await_holding_lock, reason = "one test at a time is the point")]
-async fn every_job_takes_effect_once_over_a_bad_network() {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+async fn over_a_bad_network() {
     let place = Workspace::new();
     let server = HranaServer::start(&place.path("served.db"));
     let (queue, books) = open(&server.url()).await;
