@@ -101,7 +101,7 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     shop.run(&format!("events retry {id}")).ends(2);
     shop.run(&format!("events retry {id} --reason ")).ends(2);
     shop.run(&format!("events retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
-    shop.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not received"]);
+    shop.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not_received"]);
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
     shop.stripe.world().add_customer("cus_bob2");

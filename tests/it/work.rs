@@ -82,7 +82,7 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     // what runs every few minutes runs once a day here, so that no tick falls into the test
     let place = Workspace::with(
         "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
-         [schedule]\nreset_turn = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notifications = []\nsync_stripe = []\npush_stripe = []\nreconcile_stripe = []\n",
+         [schedule]\nroll_periods = [\"50 4 * * *\"]\nenforce_budgets = [\"51 4 * * *\"]\ndeliver_notifications = []\nsync_stripe = []\npush_stripe = []\nreconcile_stripe = []\n",
     );
     place.run("demo generate bucket --rows 2000").ends(0);
     let work = Work::start(&place, "", &[]);
@@ -224,8 +224,8 @@ fn workers_that_start_together_migrate_once() {
             "enforce_budgets|1",
             "push_stripe|1",
             "reconcile_stripe|1",
-            "roll_periods|1",
             "roll_counters|1",
+            "roll_periods|1",
             "sync_stripe|1",
             "verify_books|1",
         ];
