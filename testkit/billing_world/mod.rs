@@ -90,6 +90,7 @@ pub struct Period {
     pub days: (String, String),
 }
 
+/// Books and a Stripe of three customers; what they used is known apart from the books.
 pub struct BillingWorld {
     pub context: Context,
     pub stripe: FakeStripe,

@@ -1,5 +1,5 @@
-//! The pages in a real browser: `tests/it/browser/check.mjs` looks at them in Chromium, on a desk and
-//! on a phone, in light and in dark.
+//! The pages in a real browser: `tests/it/browser/check.mjs` looks at them in Chromium, on a desk
+//! and on a phone, in light and in dark.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! A queue is a wire format: what an older build has enqueued, a newer one must run. Each file in
-//! `tests/it/payloads` is a payload as some build wrote it; a change that breaks one needs a new kind,
-//! not a new file.
+//! `tests/it/payloads` is a payload as some build wrote it; a change that breaks one needs a new
+//! kind, not a new file.
 
 use std::collections::BTreeSet;
 use std::path::Path;

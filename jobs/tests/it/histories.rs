@@ -5,7 +5,8 @@
 //! A history is a customer's usage on two meters over weeks, restated up and down, while periods
 //! roll over, subscriptions end, runs are killed in the middle, answers are lost, broken or late,
 //! and workers are away for a week. Three customers share a world, which is made from its seed; the
-//! fake at the other end keeps Stripe's own books. How many there are: `billing_world::run::Worlds`.
+//! fake at the other end keeps Stripe's own books. `billing_world::run::Worlds` says how many there
+//! are.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
