@@ -1,0 +1,13 @@
+//! The tests of the package `jobs`, in one binary: each module is a subject.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
+
+mod bad_input;
+mod enforce;
+mod histories;
+mod ingest;
+mod parts;
+mod race;
+mod real;
+mod restore;
+mod year;

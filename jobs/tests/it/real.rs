@@ -1,0 +1,119 @@
+//! Real AWS bills give the sums that are known of them, in every form, and a second run changes
+//! nothing.
+
+use std::io::Write;
+use std::path::Path;
+
+use books::usage::bill::MeterTotals;
+use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
+use jobs::job::Job;
+use testkit::ingest_fixture::{IngestFixture, job, now, rules};
+use testkit::needs::real_files;
+
+/// `cost_center` is a tag that both bills have.
+async fn ingest(world: &IngestFixture, month: &str) -> IngestReport {
+    let job = || IngestCur { month: month.parse().unwrap(), ..job() };
+    let report = job().run(&world.context, now()).await.unwrap();
+    assert_eq!(report.outcome, IngestOutcome::Applied);
+    let again = job().run(&world.context, now()).await.unwrap();
+    assert_eq!(again.outcome, IngestOutcome::Unchanged);
+    world.sound().await;
+    report
+}
+
+fn totals<'r>(report: &'r IngestReport, meter: &str) -> &'r MeterTotals {
+    &report.meters.iter().find(|m| m.totals.meter == meter).unwrap().totals
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+    std::fs::copy(from, to).unwrap();
+}
+
+/// The one file of the legacy bill, laid out as AWS lays out a report for Athena.
+fn lay_out_legacy(data: &Path, bucket: &Path) {
+    let key = "cur/bill/bill/year=2018/month=10/bill-00001.snappy.parquet";
+    copy(&data.join("cur-legacy-2018-10/Oct2018-WorkshopCUR-00001.snappy.parquet"), &bucket.join(key));
+    let manifest = serde_json::json!({
+        "assemblyId": "a1", "account": "1", "reportKeys": [key],
+        "billingPeriod": { "start": "20181001T000000.000Z", "end": "20181101T000000.000Z" },
+    });
+    let folder = bucket.join("cur/bill/20181001-20181101");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("bill-Manifest.json"), manifest.to_string()).unwrap();
+}
+
+/// The CUR 2.0 bill as CSV, in the layout that its own manifest names.
+fn lay_out_csv(data: &Path, bucket: &Path, gzip: bool) {
+    let csv = std::fs::read(data.join("cur2-2026-04/csv/ha-project-CUR-daily-1-00001.csv")).unwrap();
+    let ending = if gzip { "csv.gz" } else { "csv" };
+    let key = format!(
+        "x/data/BILLING_PERIOD=2026-04/2026-04-16T15:24:15.653Z-04e9e487-79a7-42b1-a680-1de7c660dc8f/x-00001.{ending}"
+    );
+    let path = bucket.join(&key);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    if gzip {
+        let file = std::fs::File::create(path).unwrap();
+        let mut gz = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        gz.write_all(&csv).unwrap();
+        gz.finish().unwrap();
+    } else {
+        std::fs::write(path, csv).unwrap();
+    }
+    let real = std::fs::read(data.join("cur2-2026-04/csv/ha-project-CUR-daily-1-Manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&real).unwrap();
+    manifest["dataFiles"] = serde_json::json!([format!("s3://ha-s3-bucket-1/{key}")]);
+    let folder = bucket.join("x/metadata/BILLING_PERIOD=2026-04");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("x-Manifest.json"), manifest.to_string()).unwrap();
+}
+
+#[tokio::test]
+async fn the_legacy_bill_has_the_storage_that_is_known_of_it() {
+    let Some(data) = real_files() else { return };
+    let world = IngestFixture::with(rules("cost_center")).await;
+    lay_out_legacy(&data, &world.bucket());
+    let report = ingest(&world, "2018-10").await;
+    let storage = totals(&report, "storage_gb");
+    assert_eq!(storage.total.to_string(), "1.8106679759");
+    assert_eq!(storage.lines, 218);
+    assert_eq!(report.rows, 119_307);
+    assert_eq!(report.rounded_amounts, 0);
+}
+
+/// INDEX.md counts 22 untagged usage lines, 7 tagged ones and 15 credit lines with amount 0.
+fn assert_april(report: &IngestReport) {
+    let storage = totals(report, "storage_gb");
+    assert_eq!(storage.unattributed.to_string(), "0.0078172177");
+    assert_eq!(storage.attributed.to_string(), "0.0000068805");
+    assert_eq!(storage.excluded.to_string(), "0");
+    assert_eq!(storage.lines, 22 + 7 + 15);
+    assert_eq!(report.rows, 1882);
+}
+
+#[tokio::test]
+async fn parquet_csv_and_gzip_of_one_bill_make_the_same_books() {
+    let Some(data) = real_files() else { return };
+    let mut books = vec![];
+    for form in ["parquet", "csv", "csv.gz"] {
+        let world = IngestFixture::with(rules("cost_center")).await;
+        match form {
+            "parquet" => {
+                let root = data.join("cur2-2026-04/parquet");
+                let bucket = world.bucket();
+                let status = std::process::Command::new("cp").arg("-r").arg(&root).arg(bucket.join("x")).status();
+                assert!(status.unwrap().success());
+                // copies of read-only files are read-only; let the temporary folder be removed
+                std::process::Command::new("chmod").args(["-R", "u+w"]).arg(bucket).status().unwrap();
+            }
+            other => lay_out_csv(&data, &world.bucket(), other == "csv.gz"),
+        }
+        let report = ingest(&world, "2026-04").await;
+        assert_april(&report);
+        let lines = world.dump("SELECT product || usage_type || unit || line_type || claim || lines || '|' || tagged_lines || '|' || amount FROM bill_lines ORDER BY 1").await;
+        books.push((world.ledger().await, lines));
+    }
+    assert!(!books[0].0.is_empty());
+    assert_eq!(books[0], books[1]);
+    assert_eq!(books[0], books[2]);
+}

@@ -1,0 +1,298 @@
+//! Runs with faults, the settling afterwards, and the proof that invoices equal the books.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use fake_stripe::{Event, Fault};
+use jobs::job::Failure;
+use jobs::reconcile_stripe::reconcile;
+use jobs::roll_periods;
+use jobs::sync_stripe::sync;
+
+use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS, at};
+
+/// Bills of a customer's last weeks go up, and down by no more than there is.
+pub async fn use_some(world: &BillingWorld, rng: &mut fastrand::Rng, who: usize, now: i64) {
+    for _ in 0..rng.u8(0..4) {
+        let (meter, day) = (METERS[rng.usize(0..2)], now / DAY - 1 - rng.i64(0..40).min(rng.i64(0..40)));
+        if day >= world.begins[who] / DAY {
+            let there = world.usage(who, meter, day);
+            let down = there > 0 && rng.u8(0..3) == 0;
+            let amount = if down { -rng.i64(1..=there) } else { rng.i64(1..2_000_000_000_000) };
+            world.book(who, meter, day, amount).await;
+        }
+    }
+}
+
+/// Faults of a call, the network's and the server's, in equal parts.
+fn fault(rng: &mut fastrand::Rng, seen: &fake_stripe::Seen) -> Option<Fault> {
+    let is_event = seen.path.ends_with("meter_events");
+    let positive = seen.form.get("payload[value]").is_some_and(|v| !v.starts_with('-'));
+    Some(match rng.u8(0..16) {
+        0 => Fault::RateLimited { retry_after: rng.bool().then_some(7) },
+        1 => Fault::LockTimeout,
+        2 => Fault::KeyInUse,
+        3 => Fault::ErrorBefore(500),
+        4 => Fault::ErrorAfter(500),
+        5 => Fault::HtmlBefore,
+        6 => Fault::HtmlAfter,
+        7 if rng.u8(0..4) == 0 => Fault::HangBefore,
+        8 if rng.u8(0..4) == 0 => Fault::HangAfter,
+        9 => Fault::ResetBefore,
+        10 => Fault::ResetAfter,
+        11 => Fault::ResetInBody,
+        12 => Fault::OddBody,
+        13 if rng.u8(0..4) == 0 => Fault::Unauthorized,
+        14 => Fault::ErrorBefore(503),
+        15 if is_event && positive && rng.u8(0..4) == 0 => Fault::LateReject,
+        _ => return None,
+    })
+}
+
+/// A push that may be killed at a request.
+pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
+    let mut dice = rng.fork();
+    let share = if faulty { rng.u8(5..60) } else { 0 };
+    let kill_at = (faulty && rng.u8(0..4) == 0).then(|| rng.u64(1..8));
+    let (killer, killed) = tokio::sync::oneshot::channel::<()>();
+    let (mut killer, mut count) = (Some(killer), 0);
+    world.stripe.world().set_faults(move |seen| {
+        count += 1;
+        if kill_at.is_some_and(|n| count >= n) {
+            // the answer is on its way to nobody
+            drop(killer.take());
+            return Some(if dice.bool() { Fault::HangAfter } else { Fault::HangBefore });
+        }
+        (dice.u8(0..100) < share).then(|| fault(&mut dice, seen)).flatten()
+    });
+    let run = jobs::push_stripe::push(&world.context, at(now), false, 0);
+    tokio::select! {
+        biased;
+        _ = killed, if kill_at.is_some() => {}
+        // it may end in any way: what counts is where everything ends up
+        ended = run => {
+            if !faulty {
+                well(ended);
+            }
+        }
+    }
+    world.stripe.world().clear_faults();
+    if faulty {
+        // no request of this run arrives hours later, by the clock of the history
+        world.stripe.stop().await;
+        world.stripe.resume().await.unwrap();
+    }
+}
+
+/// It went well, or a busy machine was slower than the test's shortfall time-out, which the next
+/// run makes good.
+pub fn well<T>(ended: Result<T, Failure>) {
+    if let Err(failure) = ended {
+        assert!(failure.is_retryable(), "{:#}", failure.error());
+    }
+}
+
+/// Time without faults, until nothing more can happen: a day and more for what is unconfirmed,
+/// twice.
+pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64) {
+    let until = now + 9 * DAY;
+    while now < until {
+        world.stripe.world().set_now(now);
+        well(sync(&world.context, at(now), true).await);
+        roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
+        push(world, rng, now, false).await;
+        well(reconcile(&world.context, at(now), None).await);
+        now += 25 * HOUR;
+    }
+}
+
+/// Histories of a test if `METER_TEST_HISTORIES` is not set.
+const HISTORIES: u64 = 600;
+
+/// The worlds that a test of random histories runs, by their seeds.
+///
+/// A world has a history for each of its customers. `METER_TEST_HISTORIES=n` says how many
+/// histories there are: 600 by default, 10,200 before billing is changed in earnest.
+/// `METER_TEST_SEED=n` runs one world again.
+pub struct Worlds {
+    pub seeds: Range<u64>,
+    /// Enough to expect that everything has happened.
+    are_many: bool,
+}
+
+impl Worlds {
+    /// As many as the environment says; a test of costly worlds takes one in `one_in` of them.
+    pub fn from_environment(one_in: u64) -> Self {
+        let number = |name: &str| {
+            let text = std::env::var(name).ok()?;
+            Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+        };
+        if let Some(seed) = number("METER_TEST_SEED") {
+            return Self { seeds: seed..seed + 1, are_many: false };
+        }
+        let histories = number("METER_TEST_HISTORIES").unwrap_or(HISTORIES);
+        let worlds = histories.div_ceil(3 * one_in);
+        Self { seeds: 0..worlds, are_many: histories >= HISTORIES }
+    }
+
+    /// `what` has happened, `n` times, at least once in `one_in` worlds: histories in which nothing
+    /// goes wrong would prove nothing. A few worlds need not have it.
+    pub fn assert_saw(&self, what: &str, n: u64, one_in: u64) {
+        let worlds = self.seeds.end - self.seeds.start;
+        assert!(!self.are_many || n * one_in >= worlds, "too few are {what}: {n} in {worlds} worlds");
+    }
+}
+
+/// Runs a history for each seed, eight side by side.
+pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, history: impl Fn(u64) -> F) {
+    let mut running = tokio::task::JoinSet::new();
+    for seed in seeds {
+        if running.len() >= 8 {
+            running.join_next().await.unwrap().unwrap();
+        }
+        running.spawn(history(seed));
+    }
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+}
+
+/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what
+/// is deferred. Returns what lost books sent too late for its invoice, which nobody can see: it is
+/// billed to nobody.
+pub async fn check(world: &BillingWorld, again: &str) -> i64 {
+    let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
+               settled_at, error FROM meter_events ORDER BY seq";
+    let mut stored = world.rows(sql).await;
+    stored.extend(
+        world
+            .rows("SELECT 'subscription', id, status, anchor_at, started_at, ended_at, updated_at FROM subscriptions")
+            .await,
+    );
+    stored
+        .extend(world.rows("SELECT 'period', starts_at, ends_at, subscription, closed_at FROM billing_periods").await);
+    stored.extend(world.rows("SELECT 'total', * FROM billing_targets").await);
+    let stored = stored.join("\n");
+    let fail = |what: &str| -> ! {
+        let events = world.stripe.world().events().iter().map(|e| format!("{e:?}")).collect::<Vec<_>>().join("\n");
+        panic!("{what}\nagain with: {again}\n{stored}\n{events}");
+    };
+    let open = world.rows("SELECT seq, state, value, error FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed', 'refused')").await;
+    if !open.is_empty() {
+        fail(&format!("not settled: {open:?}"));
+    }
+    let alarms =
+        world.rows("SELECT customer, meter, period_start, alarm FROM billing_targets WHERE alarm IS NOT NULL").await;
+    if !alarms.is_empty() {
+        fail(&format!("alarms: {alarms:?}"));
+    }
+    let (lost, counts, invoices) = {
+        let stripe = world.stripe.world();
+        let mut identifiers = BTreeSet::new();
+        for event in stripe.events().to_vec() {
+            if !identifiers.insert(event.identifier.clone()) {
+                drop(stripe);
+                fail(&format!("{} was counted twice", event.identifier));
+            }
+        }
+        let invoices: Vec<_> = (0..CUSTOMERS.len()).map(|who| stripe.invoices(&format!("cus_{who}"))).collect();
+        (stripe.lost(), stripe.counts(), invoices)
+    };
+    // what was sent before it was known that the subscription had ended is on no invoice, and the
+    // books know
+    let sql = "SELECT identifier FROM meter_events i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
+               WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
+    let stray = world.rows(sql).await;
+    let known: BTreeSet<String> =
+        world.rows("SELECT identifier FROM meter_events WHERE state = 'accepted'").await.into_iter().collect();
+    // what lost books sent to an invoice that was final, because they did not know that its
+    // subscription had ended: Stripe's totals have it, and no invoice of attempts on both sides of
+    // an invoice's end that became known only later, nobody can tell which one Stripe took: it
+    // counts as billed, because the other guess could bill it twice
+    let sql = "SELECT i.identifier FROM meter_events i JOIN invoiced_periods p ON p.customer = i.customer AND p.starts_at <= i.timestamp \
+               AND p.ends_at > i.timestamp WHERE i.state = 'accepted' AND i.maybe_applied = 1 AND i.attempts > 1 \
+               AND i.taken_at < p.ends_at + 3600 AND i.last_attempt_at >= p.ends_at + 3600";
+    let either: BTreeSet<String> = world.rows(sql).await.into_iter().collect();
+    let unseen = |e: &&Event| !known.contains(&e.identifier) || either.contains(&e.identifier);
+    let late: Vec<Event> = lost.iter().filter(unseen).cloned().collect();
+    let mut lost: Vec<String> =
+        lost.into_iter().map(|e| e.identifier).filter(|identifier| !either.contains(identifier)).collect();
+    lost.sort();
+    // what lost books had sent there nobody need know
+    let restored = !world.rows("SELECT 1 FROM settings WHERE name = 'restored_at'").await.is_empty();
+    if lost != stray && !restored {
+        fail(&format!("on no invoice: {lost:?}, the books say {stray:?}"));
+    }
+    if counts.concurrent_refused > 0 {
+        fail("two calls of one customer and meter were under way at once");
+    }
+    let mut never_billed = 0;
+    for (who, meter) in (0..CUSTOMERS.len()).flat_map(|who| METERS.map(|meter| (who, meter))) {
+        let name = CUSTOMERS[who];
+        let (mut raw, mut billed): (BTreeMap<i64, i64>, i64) = (BTreeMap::new(), 0);
+        for line in invoices[who].iter().filter(|l| l.event_name == world.event_name(meter)) {
+            *raw.entry(line.start).or_default() += i64::try_from(line.sum).unwrap();
+            billed += i64::try_from(line.quantity).unwrap();
+        }
+        // each invoice has what the events say
+        let mut never = 0;
+        for (start, sum) in &raw {
+            let ours = world.accepted_on(who, meter, *start).await;
+            let end = invoices[who].iter().find(|l| l.start == *start).unwrap().end;
+            let is_late = |e: &&Event| {
+                e.customer == format!("cus_{who}")
+                    && e.event_name == world.event_name(meter)
+                    && (*start..end).contains(&e.timestamp)
+            };
+            let late: i64 = late.iter().filter(is_late).map(|e| i64::try_from(e.value).unwrap()).sum();
+            if ours != *sum + late {
+                fail(&format!(
+                    "{name} {meter}: the invoice from {start} has {sum} and {late} came late, events say {ours}"
+                ));
+            }
+            never += late;
+        }
+        let told: i64 = late
+            .iter()
+            .filter(|e| {
+                e.customer == format!("cus_{who}")
+                    && e.event_name == world.event_name(meter)
+                    && either.contains(&e.identifier)
+            })
+            .map(|e| i64::try_from(e.value).unwrap())
+            .sum();
+        // an invoice comes out below zero only when what Stripe had taken was not there later
+        let below = raw.values().any(|sum| *sum < 0);
+        let name_at_stripe = world.event_name(meter);
+        let by_stripe = world.stripe.world().late_rejected().iter().any(|e| e.event_name == name_at_stripe);
+        if below && world.rejected(who, meter).await == 0 && !(restored && by_stripe) {
+            fail(&format!("{name} {meter}: an invoice is below zero: {raw:?}"));
+        }
+        // each period's usage is billed or deferred, and all of it is on some invoice
+        let (mut targets, mut all_deferred) = (0, 0);
+        for period in world.periods(who).await {
+            let target = world.target(who, meter, &period);
+            let (accepted, deferred) = world.sent_for(who, meter, &period).await;
+            if !below && accepted + deferred != target {
+                fail(&format!(
+                    "{name} {meter}: {target} for {period:?}, and {accepted} accepted + {deferred} deferred"
+                ));
+            }
+            targets += target;
+            all_deferred += deferred;
+        }
+        never_billed += never - told;
+        if billed + all_deferred + never != targets {
+            fail(&format!(
+                "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_deferred} is deferred, {never} came late: {raw:?}"
+            ));
+        }
+    }
+    let deferred = world.rows("SELECT DISTINCT deferred_reason FROM billing_targets WHERE deferred <> 0").await;
+    if let Some(odd) =
+        deferred.iter().find(|why| !["below_zero", "no_subscription", "inactive"].contains(&why.as_str()))
+    {
+        fail(&format!("deferred because {odd}"));
+    }
+    never_billed
+}

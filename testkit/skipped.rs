@@ -1,0 +1,85 @@
+//! The list of tests that lacked what they need. Cargo shows no output of a test that passes, so
+//! each skip is written to a file under `target/tmp`, and the target `skipped` of each package,
+//! which cargo runs after `it`, prints the file.
+//!
+//! The file belongs to one run of cargo: its name is the process id and the start of the parent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::io::Write;
+use std::panic::Location;
+use std::path::PathBuf;
+use std::sync::Once;
+use std::time::{Duration, SystemTime};
+
+/// Says that the running test does not do all that it is for. In CI that is a failure.
+#[track_caller]
+pub fn skip(reason: impl Display) {
+    assert!(std::env::var_os("CI").is_none(), "no test is skipped in CI: {reason}");
+    eprintln!("SKIPPED: {reason}");
+    let thread = std::thread::current();
+    let caller = Location::caller();
+    // a thread of the harness has the name of its test
+    let test = match thread.name() {
+        Some(name) if name.contains("::") => name.to_owned(),
+        _ => format!("{}:{}", caller.file(), caller.line()),
+    };
+    let package = std::env::var("CARGO_PKG_NAME").unwrap_or_default();
+    let line = format!("{package}\t{test}\t{}\n", reason.to_string().replace(['\t', '\n'], " "));
+    let list = list();
+    static SWEPT: Once = Once::new();
+    SWEPT.call_once(|| sweep(&list));
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&list).unwrap();
+    file.write_all(line.as_bytes()).unwrap();
+}
+
+/// Prints what was skipped since cargo was started, and counts what `package` skipped as the test
+/// harness counts ignored tests: for a target without a harness.
+pub fn report(package: &str) {
+    if std::env::args().any(|argument| argument == "--list") {
+        return;
+    }
+    let text = std::fs::read_to_string(list()).unwrap_or_default();
+    let mut skipped: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for line in text.lines() {
+        let mut columns = line.splitn(3, '\t');
+        if let (Some(package), Some(test), Some(reason)) = (columns.next(), columns.next(), columns.next()) {
+            skipped.entry((package, test)).or_default().insert(reason);
+        }
+    }
+    let of_package = skipped.keys().filter(|(of, _)| *of == package).count();
+    println!("\n{} skipped", skipped.len());
+    for ((package, test), reasons) in &skipped {
+        let reasons: Vec<&str> = reasons.iter().copied().collect();
+        println!("test {package}: {test} ... ignored, {}", reasons.join("; "));
+    }
+    println!(
+        "\ntest result: ok. 0 passed; 0 failed; {of_package} ignored; 0 measured; 0 filtered out; finished in 0.00s\n"
+    );
+}
+
+/// The list of this run of cargo.
+fn list() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    // target/debug/deps/it-0123456789abcdef
+    let folder = program.ancestors().nth(3).unwrap().join("tmp/skipped");
+    std::fs::create_dir_all(&folder).unwrap();
+    let parent = std::os::unix::process::parent_id();
+    // a number of a process is given again, in containers soon; its start is of this process alone
+    let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let start = fields.split(' ').nth(19).unwrap_or("0");
+    folder.join(format!("{parent}-{start}.txt"))
+}
+
+/// Removes lists that are older than a day.
+fn sweep(list: &std::path::Path) {
+    let day = Duration::from_secs(86_400);
+    for entry in std::fs::read_dir(list.parent().unwrap()).unwrap().flatten() {
+        let modified = entry.metadata().and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        if modified.elapsed().is_ok_and(|age| age > day) {
+            // another process may have removed it
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
+}

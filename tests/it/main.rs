@@ -1,0 +1,30 @@
+//! The tests of the package `meter`, in one binary: each module is a subject.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
+
+#[macro_use]
+mod support;
+
+mod billing;
+mod billing_books;
+mod billing_kill;
+mod browser;
+mod chaos;
+mod cli_status;
+mod conformance;
+mod contract;
+mod disk;
+mod entitlements;
+mod faults;
+mod fetch;
+mod kill;
+mod notifications;
+mod oracle;
+mod payloads;
+mod prometheus;
+mod restore;
+mod s3;
+mod serve;
+mod stories;
+mod tidy;
+mod work;

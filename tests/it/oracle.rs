@@ -1,0 +1,62 @@
+//! DuckDB as the independent oracle: what it sums in DECIMAL(38,10) is what the ledger holds, cell
+//! by cell.
+
+use std::process::Command;
+
+use crate::support::Workspace;
+use testkit::needs::python;
+
+/// Prints `customer|meter|day|quantity` for each cell, sorted.
+const ORACLE: &str = "
+import duckdb, glob, sys
+layout, folder = sys.argv[1:]
+files = sorted(glob.glob(folder + '/**/*.parquet', recursive=True))
+if layout == 'legacy':
+    tag = 'resource_tags_user_chitchatter_customer_id'
+else:
+    tag = \"resource_tags['user_chitchatter_customer_id']\"
+rows = duckdb.execute(f'''
+  SELECT customer, meter, day, sum(amount)::VARCHAR FROM (
+    SELECT coalesce({tag}, '') AS customer,
+      CASE WHEN line_item_product_code = 'AmazonChime' AND line_item_usage_type LIKE '%Meetings-AttendeeMinutes' THEN 'chime_minutes'
+           WHEN line_item_product_code = 'AmazonS3' AND line_item_usage_type LIKE '%TimedStorage-%ByteHrs' THEN 'storage_gb'
+           WHEN line_item_product_code = 'AmazonS3' AND line_item_usage_type LIKE '%DataTransfer-Out-Bytes' THEN 'transfer_gb' END AS meter,
+      strftime(line_item_usage_start_date AT TIME ZONE 'UTC', '%Y-%m-%d') AS day,
+      line_item_usage_amount::DECIMAL(38,10) AS amount
+    FROM read_parquet(?)
+    WHERE line_item_line_item_type IN ('Usage', 'DiscountedUsage', 'SavingsPlanCoveredUsage'))
+  WHERE meter IS NOT NULL GROUP BY ALL HAVING sum(amount) <> 0 ORDER BY ALL''', [files]).fetchall()
+for row in rows:
+    print('|'.join(row))
+";
+
+#[test]
+fn duckdb_finds_the_same_in_generated_bills() {
+    let Some(python) = python() else { return };
+    for (layout, seed) in [("legacy", 1), ("legacy", 2), ("cur2", 1), ("cur2", 3)] {
+        let place = Workspace::new();
+        place
+            .run(&format!(
+                "demo generate bucket --month 2026-10 --rows 20000 --files 3 --format {layout} --seed {seed}"
+            ))
+            .ends(0);
+        place.run("ingest --month 2026-10").ends(0);
+        let asked = Command::new(&python)
+            .args(["-c", ORACLE, layout])
+            .arg(place.path("bucket"))
+            .env("TZ", "UTC")
+            .output()
+            .unwrap();
+        assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        let oracle: Vec<String> = String::from_utf8(asked.stdout).unwrap().lines().map(str::to_owned).collect();
+        // the ledger's cells with the oracle's ten decimals
+        let cells = "SELECT customer, meter, day, printf('%d.%010d', sum(quantity) / 10000000000, sum(quantity) % 10000000000) \
+                     FROM ledger_entries GROUP BY customer, meter, day ORDER BY customer, meter, day";
+        let ledger = place.query(cells);
+        assert!(ledger.len() > 1000, "{}", ledger.len());
+        for (ours, theirs) in ledger.iter().zip(&oracle) {
+            assert_eq!(ours, theirs, "{layout} {seed}");
+        }
+        assert_eq!(ledger.len(), oracle.len(), "{layout} {seed}");
+    }
+}

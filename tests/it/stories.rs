@@ -1,0 +1,278 @@
+//! Stories told through the binary: what a person types, reads and gets back.
+
+use crate::support::{LEDGER, Workspace, meter};
+
+const OCTOBER: &str = "--month 2026-10";
+
+#[test]
+fn the_demo_shows_the_books_and_their_proof() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = crate::support::Ran::from(meter(folder.path()).arg("demo").output().unwrap()).ends(0);
+    let ran = ran.says(&[
+        "booked already; no data file was read",
+        "dry run, nothing was written",
+        "no customer row yet",
+        "budget_spent",
+        "allowed -> BLOCKED",
+        "may not be used by",
+        "within_budget",
+        "unblocked",
+        "1 unconfirmed, 1 to be sent again",
+        "none of them twice",
+        "13. the proof",
+    ]);
+    assert_eq!(ran.out.matches("  ok ").count(), 8, "{}", ran.out);
+    assert_eq!(ran.err, "");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
+}
+
+#[test]
+fn a_kept_demo_can_be_looked_around_in() {
+    let place = Workspace::new();
+    place.run("demo --keep here").ends(0).says(&["Go on with: meter --config /", "here/meter.toml work|status|usage"]);
+    place.run("demo --keep here").ends(2).says(&["is not empty"]);
+    place.run("--config here/meter.toml usage").ends(0).says(&["chime_minutes", "total"]);
+    place.run("--config here/meter.toml versions").ends(0).says(&["current"]);
+    place
+        .run("--config here/meter.toml discover")
+        .ends(0)
+        .says(&["USE1-VoiceConnector-OutboundMinutes", "- (unrecognised)"]);
+    place.run("--config here/meter.toml verify").ends(0).says(&["ok "]);
+    place.run("--config here/meter.toml ingest").ends(0).says(&["is booked already", "no bill yet"]);
+}
+
+/// Legacy and CUR 2.0, Parquet and CSV, many files or one: one seed is one bill, and makes one
+/// ledger.
+#[test]
+fn every_form_of_a_bill_makes_the_same_ledger() {
+    let mut ledgers = vec![];
+    for form in [
+        "--format cur2",
+        "--format legacy",
+        "--format cur2 --files-as csv",
+        "--format legacy --files-as csv-gz",
+        "--format cur2 --files 1",
+        "--format legacy --files 7",
+        "--format cur2 --overwrite",
+        "--format legacy --overwrite",
+        "--format legacy --files-as csv --overwrite",
+    ] {
+        let place = Workspace::new();
+        place.run(&format!("demo generate bucket {OCTOBER} --rows 4000 {form}")).ends(0);
+        place.run(&format!("ingest {OCTOBER}")).ends(0).says(&["booked"]);
+        let ledger = place.query(LEDGER);
+        assert!(ledger.len() > 300, "{form}: {}", ledger.len());
+        place.run(&format!("ingest {OCTOBER}")).ends(0).says(&["booked already"]);
+        assert_eq!(place.query(LEDGER), ledger, "{form}");
+        place.run("verify").ends(0);
+        ledgers.push((form, ledger));
+    }
+    for (form, ledger) in &ledgers {
+        assert!(*ledger == ledgers[0].1, "{form} differs from {}", ledgers[0].0);
+    }
+}
+
+#[test]
+fn a_dry_run_writes_nothing_and_says_what_it_would() {
+    let place = Workspace::new();
+    place.run(&format!("demo generate bucket {OCTOBER} --rows 2000")).ends(0);
+    place.run(&format!("ingest {OCTOBER} --dry-run")).ends(0).says(&["would be booked"]);
+    assert!(!place.path("meter.db").exists(), "not even an empty database");
+    place.run("migrate").ends(0).says(&["applied 18"]);
+    place.run("migrate").ends(0).says(&["already"]);
+    place.run(&format!("ingest {OCTOBER} --dry-run")).ends(0).says(&["would be booked", "largest changes"]);
+    assert!(place.query(LEDGER).is_empty());
+    let json = place.run(&format!("ingest {OCTOBER} --dry-run --json")).ends(0).json();
+    assert_eq!(json[0]["outcome"], "would_apply");
+    assert!(json[0]["meters"][0]["attributed"].is_string(), "quantities are exact text");
+}
+
+#[test]
+fn a_version_that_takes_back_much_waits_for_a_person() {
+    let place = Workspace::new();
+    place.run(&format!("demo generate bucket {OCTOBER} --rows 4000")).ends(0);
+    place.run(&format!("ingest {OCTOBER}")).ends(0);
+    let ledger = place.query(LEDGER);
+    // another delivery, later by its restatement number, with a tenth of the lines
+    place.run(&format!("demo generate bucket {OCTOBER} --rows 400 --restated 2")).ends(0);
+    place.run(&format!("ingest {OCTOBER}")).ends(3).says(&[
+        "ON HOLD",
+        "chime_minutes of the month goes from",
+        "largest changes",
+        "--accept-restatement",
+    ]);
+    place.run("versions").ends(3).says(&["on hold:"]);
+    assert_eq!(place.query(LEDGER), ledger);
+    place.run(&format!("ingest {OCTOBER} --accept-restatement")).ends(0).says(&["booked"]);
+    place.run("versions").ends(0).says(&["released"]);
+    place.run("verify").ends(0);
+}
+
+#[test]
+fn usage_is_shown_by_customer_and_by_day() {
+    let place = Workspace::new();
+    place.run("usage").ends(1).says(&["no books at meter.db yet", "meter ingest"]);
+    assert!(!place.path("meter.db").exists(), "a query makes no database");
+    place.run(&format!("demo generate bucket {OCTOBER} --rows 2000 --customers 3")).ends(0);
+    place.run(&format!("ingest {OCTOBER}")).ends(0);
+    let all = place.run(&format!("usage {OCTOBER} --json")).ends(0).json();
+    let first = all.as_array().unwrap().iter().find(|u| u["customer"] != "").unwrap();
+    let customer = first["customer"].as_str().unwrap();
+    assert_eq!(first["known"], false);
+    place.run(&format!("usage {customer} {OCTOBER}")).ends(0).says(&["2026-10-01", "total"]);
+    place.run("usage nobody").ends(0).says(&["nothing is booked"]);
+}
+
+#[test]
+fn several_months_are_read_in_one_go() {
+    let place = Workspace::new();
+    for month in ["2026-08", "2026-10"] {
+        place.run(&format!("demo generate bucket --month {month} --rows 1000")).ends(0);
+    }
+    let ran = place.run("ingest --from 2026-08 --to 2026-10").ends(0);
+    assert_eq!(ran.out.matches("ledger entries").count(), 2, "{}", ran.out);
+    ran.says(&["2026-09  AWS has delivered no bill yet"]);
+    place.run("ingest --from 2026-10 --to 2026-08").ends(2).says(&["is after"]);
+    place.run("ingest --month 2026-13").ends(2).says(&["YYYY-MM"]);
+    place.run("ingest --to 2026-10").ends(2).says(&["--to needs --from"]);
+    place.run("ingest --export other").ends(2).says(&["no export named `other`", "main"]);
+}
+
+/// One month's trouble does not keep the others from being booked, and the exit code tells.
+#[test]
+fn a_broken_month_fails_alone() {
+    let place = Workspace::new();
+    for month in ["2026-09", "2026-10"] {
+        place.run(&format!("demo generate bucket --month {month} --rows 1000 --files 1")).ends(0);
+    }
+    let data = place.path("bucket/cur/bill/data/BILLING_PERIOD=2026-09");
+    let delivery = std::fs::read_dir(data).unwrap().next().unwrap().unwrap().path();
+    let file = std::fs::read_dir(delivery).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(&file, "no parquet").unwrap();
+    let ran = place.run("ingest --from 2026-09 --to 2026-10").ends(1);
+    assert!(
+        ran.err.contains("2026-09 failed, nothing was booked")
+            && ran.err.contains(file.file_name().unwrap().to_str().unwrap()),
+        "{}",
+        ran.err
+    );
+    assert_eq!(place.query("SELECT DISTINCT month FROM ledger_entries"), ["2026-10"]);
+}
+
+#[test]
+fn every_fault_of_the_configuration_is_named_with_its_place() {
+    let place = Workspace::with(
+        "tag_kay = \"x\"\nlookback_months = 99\n\n[database]\nurl = \"meter.db\"\ntoken = \"s3cret\"\n\n[[exports]]\nlocation = \"bucket\"\n\n[[exports]]\nname = \"two\"\nlocation = \"ftp://x\"\nformat = \"cur3\"\n\n[guard]\nmonth_fall_percent = \"many\"\n",
+    );
+    let ran = place
+        .run_with(
+            "config check",
+            &[("METER_READ__MEMORY_MIB", "1"), ("METER_GUARD__FLOOOR", "2"), ("METER_LOG__LEVEL", "=x=")],
+        )
+        .ends(2);
+    for fault in [
+        "meter.toml:1: tag_kay: unknown field",
+        "meter.toml:2: lookback_months: at most 36",
+        "meter.toml:6: database.token: secrets come from the environment only: set METER_DATABASE__TOKEN",
+        "meter.toml:8: exports[0]: missing field `name`",
+        "meter.toml:13: exports[1].location",
+        "meter.toml:14: exports[1].format: unknown variant `cur3`",
+        "meter.toml:17: guard.month_fall_percent: invalid type",
+        "variable METER_GUARD__FLOOOR: guard.flooor: unknown field",
+        "variable METER_READ__MEMORY_MIB: read.memory_mib: at least 8",
+        "variable METER_LOG__LEVEL",
+    ] {
+        assert!(ran.err.contains(fault), "`{fault}` is not in:\n{}", ran.err);
+    }
+    assert!(!ran.err.contains("s3cret"), "{}", ran.err);
+    Workspace::with("a = [1\n").run("ingest").ends(2).says(&["meter.toml:1"]);
+    Workspace::new().run("--config nowhere.toml ingest").ends(2).says(&["nowhere.toml: it cannot be read"]);
+}
+
+#[test]
+fn two_meters_that_claim_one_line_are_a_fault() {
+    let meter = |name: &str, usage_type: &str| {
+        format!(
+            "[[meters]]\nname = \"{name}\"\nunit = \"GB\"\nproducts = [\"AmazonS3\"]\nusage_types = [\"{usage_type}\"]\n"
+        )
+    };
+    let place = Workspace::with(&format!("{}{}", meter("all", "TimedStorage-*"), meter("cold", "*-GlacierByteHrs")));
+    place
+        .run("config check")
+        .ends(2)
+        .says(&["meters `all` and `cold` both claim usage type `TimedStorage-GlacierByteHrs` of product `AmazonS3`"]);
+    let place = Workspace::with(&format!("{}{}", meter("a", "X*"), meter("a", "Y")));
+    place.run("config check").ends(2).says(&["two meters named `a`"]);
+    let same = "[[exports]]\nname = \"a\"\nlocation = \"x\"\n[[exports]]\nname = \"b\"\nlocation = \"y\"\n";
+    Workspace::with(same)
+        .run("config check")
+        .ends(2)
+        .says(&["meter.toml:4: exports[1].payer", "would count everything twice"]);
+}
+
+/// Books that would be lost, and tokens where they would be shown.
+#[test]
+fn a_database_must_be_a_file_or_a_server() {
+    for (url, why) in [
+        ("", "names no file"),
+        ("file://", "names no file"),
+        (":memory:", "names no file"),
+        ("sqlite://x", "neither a path nor"),
+        ("libsql://host?authToken=s3cret", "METER_DATABASE__TOKEN"),
+        ("https://user:s3cret@host", "METER_DATABASE__TOKEN"),
+    ] {
+        let ran = Workspace::new()
+            .run_with("ingest", &[("METER_DATABASE__URL", url)])
+            .ends(2)
+            .says(&["METER_DATABASE__URL", why]);
+        assert!(!ran.err.contains("s3cret"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn variables_stand_over_the_file_and_secrets_are_masked() {
+    let place = Workspace::with("tag_key = \"from-file\"\n");
+    place.run("config show").ends(0).says(&["tag_key = \"from-file\""]);
+    let variables =
+        [("METER_TAG_KEY", "from-variable"), ("METER_DATABASE__TOKEN", "s3cret"), ("METER_LOOKBACK_MONTHS", "3")];
+    let ran = place.run_with("config show", &variables).ends(0).says(&[
+        "tag_key = \"from-variable\"",
+        "lookback_months = 3",
+        "********",
+    ]);
+    assert!(!ran.out.contains("s3cret"));
+    // what is shown is a configuration
+    std::fs::write(place.path("again.toml"), &ran.out).unwrap();
+    place.run("--config again.toml config check").ends(0);
+    place.run("ingest").ends(2).says(&["no export is configured", "[[exports]]"]);
+}
+
+#[test]
+fn a_remote_database_that_does_not_answer_is_named_without_its_token() {
+    let place = Workspace::with("[database]\nurl = \"http://127.0.0.1:9\"\n");
+    let ran = place.run_with("--log trace versions", &[("METER_DATABASE__TOKEN", "s3cret-token")]).ends(1);
+    assert!(!ran.err.contains("s3cret") && !ran.out.contains("s3cret"), "{}", ran.err);
+    assert!(ran.err.contains("database"), "{}", ran.err);
+}
+
+#[test]
+fn help_tells_commands_and_exit_codes() {
+    let place = Workspace::new();
+    place.run("--help").ends(0).says(&["ingest", "discover", "verify", "3 needs attention"]);
+    place.run("ingest --help").ends(0).says(&["--dry-run", "--accept-restatement", "--allow-unknown-line-types"]);
+    place.run("nonsense").ends(2);
+    place.run("--log =x= versions").ends(2).says(&["--log"]);
+    place.run("demo generate bucket --rows 0").ends(2);
+}
+
+#[test]
+fn a_database_that_cannot_be_written_is_said_to_be() {
+    let place = Workspace::new();
+    place.run(&format!("demo generate bucket {OCTOBER} --rows 500")).ends(0);
+    // a folder that is a file in the way stands for every place that cannot be opened
+    std::fs::write(place.path("file"), "").unwrap();
+    place
+        .run_with("migrate", &[("METER_DATABASE__URL", "file/meter.db")])
+        .ends(1)
+        .says(&["file/meter.db cannot be opened"]);
+}

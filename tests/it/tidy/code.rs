@@ -1,0 +1,252 @@
+//! The laws of the code: who may depend on whom, and what every file and every public type has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::{Kinds, files, read, root};
+
+/// Folders with code of ours, with everything below them.
+const FOLDERS: [&str; 7] = ["books", "jobs", "src", "fakes", "testkit", "tests", "benches"];
+
+/// The crates in which no two public types have one name, by the folder of each.
+const CRATES: [(&str, &str); 3] = [("books", "books"), ("jobs", "jobs"), ("meter", "src")];
+
+fn dependencies(manifest: &str) -> Vec<String> {
+    let table: toml::Table = toml::from_str(&read(&root().join(manifest))).unwrap();
+    table["dependencies"].as_table().unwrap().keys().cloned().collect()
+}
+
+fn sources() -> Vec<PathBuf> {
+    FOLDERS.iter().flat_map(|folder| files(&root().join(folder), ".rs")).collect()
+}
+
+/// A path as a report shows it.
+fn shown(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+/// A source without its tests: nothing of a file of tests.
+fn without_tests(path: &Path) -> String {
+    let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+    let is_test = name.starts_with("tests") || path.components().any(|part| part.as_os_str() == "tests");
+    if is_test {
+        return String::new();
+    }
+    read(path).split("#[cfg(test)]").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_work_knows_no_machine() {
+    for name in dependencies("jobs/Cargo.toml") {
+        let banned = [
+            "apalis",
+            "clap",
+            "axum",
+            "hyper",
+            "prometheus",
+            "metrics",
+            "maud",
+            "plotters",
+            "meter",
+            "fake-",
+            "testkit",
+            "indicatif",
+            "figment",
+            "toml",
+        ];
+        assert!(!banned.iter().any(|b| name.starts_with(b)), "jobs depends on {name}: law 1");
+    }
+    for (manifest, of) in [
+        ("books/Cargo.toml", "books know nothing of ours"),
+        ("fakes/aws/Cargo.toml", "a misreading would be made twice"),
+        ("fakes/stripe/Cargo.toml", "a misreading would be made twice"),
+    ] {
+        let ours = ["books", "jobs", "meter", "testkit", "fake-aws", "fake-stripe"];
+        let found = dependencies(manifest).into_iter().find(|name| ours.contains(&name.as_str()));
+        assert_eq!(found, None, "{manifest}: {of}");
+    }
+}
+
+/// Paths into the crate's root that a source names: `crate::NAME` and `crate::{NAME, …}`, with
+/// `super` as with `crate`.
+fn reached(text: &str) -> BTreeSet<&str> {
+    let word = |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    let mut found = BTreeSet::new();
+    for rest in text.split("crate::").skip(1).chain(text.split("super::").skip(1)) {
+        let Some(list) = rest.strip_prefix('{') else {
+            found.insert(&rest[..word(rest)]);
+            continue;
+        };
+        // the first word of each entry of the list, at its depth
+        let (mut depth, mut start) = (0, 0);
+        for (i, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    let entry = list[start..i].trim();
+                    found.insert(&entry[..word(entry)]);
+                    start = i + 1;
+                    if c == '}' {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn jobs_call_no_other_job() {
+    assert_eq!(
+        reached("use crate::{a::{x, y}, b};\nuse super::c::{d};\ncrate::e::f()"),
+        ["a", "b", "c", "e"].into(),
+        "what is looked for is found"
+    );
+    let jobs = root().join("jobs");
+    let kinds = Kinds::all().names();
+    let mut without_a_place = vec![];
+    for own in &kinds {
+        let (file, folder) = (jobs.join(format!("{own}.rs")), jobs.join(own));
+        let mut all = if folder.is_dir() { files(&folder, ".rs") } else { vec![] };
+        all.extend(Some(file).filter(|file| file.is_file()));
+        if all.is_empty() {
+            without_a_place.push(*own);
+        }
+        for path in all {
+            let text = read(&path);
+            let reached = reached(&text);
+            let other = kinds.iter().find(|kind| *kind != own && reached.contains(**kind));
+            assert_eq!(other, None, "{} calls another job: law 2", shown(&path));
+        }
+    }
+    // a part of a bill is read by what reads bills
+    assert_eq!(without_a_place, ["ingest_part"], "kinds that have neither a file nor a folder of their name");
+}
+
+#[test]
+fn floats_come_in_at_one_door_only() {
+    let all = ["books", "jobs"].iter().flat_map(|folder| files(&root().join(folder), ".rs"));
+    let doors: Vec<_> = all
+        .filter(|p| read(p).contains("clippy::float_arithmetic") || read(p).contains("clippy::as_conversions"))
+        .collect();
+    assert_eq!(doors, [root().join("jobs/ingest_cur/batch.rs")], "law 4");
+}
+
+#[test]
+fn files_stay_readable() {
+    for path in sources() {
+        let text = read(&path);
+        let lines = text.lines().count();
+        assert!(lines <= 600, "{} has {lines} lines", shown(&path));
+        assert!(text.starts_with("//!"), "{} does not say what it is for", shown(&path));
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        assert!(
+            !["utils", "common", "helpers", "misc"].contains(&name.as_str()),
+            "{}: a name that says nothing",
+            shown(&path)
+        );
+        let ignored = format!("#[{}", "ignore");
+        assert!(!text.contains(&ignored), "{} has a test that does not run", shown(&path));
+    }
+}
+
+/// The type that a line declares, and whether anybody may use it.
+fn declared(line: &str) -> Option<(&str, &str, bool)> {
+    let line = line.trim_start();
+    let (rest, public) = match line.strip_prefix("pub ") {
+        Some(rest) => (rest, true),
+        None => (line.strip_prefix("pub(")?.split_once(") ")?.1, false),
+    };
+    let (keyword, rest) = rest.strip_prefix("unsafe ").unwrap_or(rest).split_once(' ')?;
+    let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next()?;
+    matches!(keyword, "struct" | "enum" | "trait" | "type").then_some((keyword, name, public))
+}
+
+/// Pairs that are known to share a name and wait for another one; none may be added.
+const KNOWN: [(&str, &str); 0] = [];
+
+#[test]
+fn no_two_public_types_of_a_crate_share_a_name() {
+    let mut shared = vec![];
+    for (of, folder) in CRATES {
+        let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for path in files(&root().join(folder), ".rs") {
+            for line in without_tests(&path).lines() {
+                if let Some((_, name, true)) = declared(line) {
+                    places.entry(name.to_owned()).or_default().push(shown(&path));
+                }
+            }
+        }
+        assert!(places.len() > 50, "only {} public types were found in {of}", places.len());
+        let twice = places.into_iter().filter(|(name, at)| at.len() > 1 && !KNOWN.contains(&(of, name.as_str())));
+        shared.extend(twice.map(|(name, at)| format!("{of}: {name} in {}", at.join(" and "))));
+    }
+    assert!(shared.is_empty(), "types of one name: {shared:#?}");
+}
+
+#[test]
+fn every_public_type_says_what_it_is() {
+    let mut silent = vec![];
+    for path in FOLDERS.iter().flat_map(|folder| files(&root().join(folder), ".rs")) {
+        let text = without_tests(&path);
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let Some((keyword @ ("struct" | "enum" | "trait"), name, _)) = declared(line) else { continue };
+            // attributes may stand between, over several lines
+            let above = lines[..i].iter().rev().map(|above| above.trim());
+            let mut above = above.take_while(|above| !above.is_empty() && !above.ends_with(['}', ';', '{']));
+            if !above.any(|above| above.starts_with("///")) {
+                silent.push(format!("{}:{}: {keyword} {name}", shown(&path), i + 1));
+            }
+        }
+    }
+    assert!(silent.is_empty(), "types without a doc comment: {silent:#?}");
+}
+
+/// Cargo tests no documentation here (`doctest = false`), so there must be nothing to test.
+#[test]
+fn documentation_has_no_code_that_would_be_tested() {
+    for path in sources() {
+        let text = read(&path);
+        let docs = text.lines().filter_map(|line| {
+            let line = line.trim_start();
+            line.strip_prefix("///").or_else(|| line.strip_prefix("//!"))
+        });
+        let mut open = false;
+        for fence in docs.filter_map(|line| line.trim_start().strip_prefix("```")) {
+            open = !open;
+            let is_code = !["text", "sql", "sh", "toml", "json"].contains(&fence);
+            assert!(!open || !is_code, "{} has code in its documentation that nothing runs", shown(&path));
+        }
+    }
+}
+
+#[test]
+fn every_exception_to_a_lint_has_a_reason() {
+    for path in files(root(), ".rs") {
+        let text = read(&path);
+        for (i, _) in text.match_indices("allow(").chain(text.match_indices("expect(")) {
+            let before = text[..i].trim_end_matches(['!', '[']);
+            if !before.ends_with('#') {
+                continue;
+            }
+            let attribute = text[i..].split(']').next().unwrap();
+            assert!(attribute.contains("reason"), "{}: {attribute}", shown(&path));
+        }
+    }
+}
+
+#[test]
+fn migrations_are_numbered_and_say_why() {
+    let mut found = files(&root().join("migrations"), ".sql");
+    found.sort();
+    for (i, path) in found.iter().enumerate() {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(name.starts_with(&format!("{:04}_", i + 1)), "{name} is not number {}", i + 1);
+        assert!(read(path).starts_with("-- "), "{name} does not say what it is for");
+    }
+    assert_eq!(i64::try_from(found.len()).unwrap(), books::newest_schema_version(), "a migration is not listed");
+}
