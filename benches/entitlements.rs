@@ -21,9 +21,8 @@ use books::store::database::Durability;
 use books::units::calendar::Month;
 use books::usage::meter::{Meter, Rules};
 use jiff::Timestamp;
-use jobs::enforce_budgets::{EnforcementSettings, enforce};
-use jobs::ingest_cur::ReadSettings;
-use jobs::job::Context;
+use jobs::context::{Context, EnforcementSettings, ReadSettings};
+use jobs::enforce_budgets::enforce;
 use jobs::roll_periods::roll;
 use libsql::params;
 

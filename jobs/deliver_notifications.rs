@@ -9,48 +9,31 @@
 //! in between) is sent again under the same id, by which the receiver knows it. A notification that
 //! nobody takes for a day is dead until a person sends it again.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
-use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
 use tokio::time::Instant;
 
-use crate::job::{Context, Failure, Job};
+use crate::context::{Context, WebhookTarget};
+use crate::job::{Failure, Job};
 use crate::wire::said;
 use books::limits::notification::{DeliveryOutcome, Notification};
 
 /// Notifications that one run sends at most.
 const MOST: u32 = 200;
 /// Requests under way at once.
-const AT_ONCE: usize = 8;
+const IN_FLIGHT: usize = 8;
 /// Wait after the first failure, in seconds; doubled each time.
 const FIRST_WAIT: i64 = 30;
 /// Longest wait.
 const LONGEST_WAIT: i64 = 7200;
 /// Said of notifications that nobody ever tried to send.
 const NO_RECEIVER: &str = "no webhook was configured (notifications.url)";
-
-/// Where notifications go.
-#[derive(Clone)]
-pub struct WebhookTarget {
-    /// A client that follows no redirects and gives up in time.
-    pub client: Client,
-    pub url: Url,
-    /// Signs with the shared secret.
-    pub signer: Arc<Webhook>,
-}
-
-impl fmt::Debug for WebhookTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebhookTarget").field("host", &self.url.host_str()).finish_non_exhaustive()
-    }
-}
 
 /// Send what is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,14 +57,14 @@ fn is_none(count: &u64) -> bool {
 
 impl Job for DeliverNotifications {
     const KIND: &'static str = "deliver_notifications";
-    const ABOUT: &'static str = "send notifications to the web backend";
+    const DESCRIPTION: &'static str = "send notifications to the web backend";
     type Report = DeliverReport;
 
     fn key(&self) -> Option<String> {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_a_person(report: &DeliverReport) -> bool {
+    fn needs_attention(report: &DeliverReport) -> bool {
         report.dead > 0
     }
 
@@ -91,7 +74,7 @@ impl Job for DeliverNotifications {
         if let Some(receiver) = &context.webhook {
             let started = Instant::now();
             let due = context.books.due_notifications(now, MOST).await?;
-            for group in due.chunks(AT_ONCE) {
+            for group in due.chunks(IN_FLIGHT) {
                 // the receiver compares the time of signing with its own clock
                 let now = now + started.elapsed();
                 let sent = join_all(group.iter().map(|notification| send(receiver, notification, now))).await;

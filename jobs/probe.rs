@@ -12,7 +12,8 @@ use jiff::Timestamp;
 use libsql::params;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use books::store::error::BooksError;
 use books::store::rows::first_row;
 
@@ -37,8 +38,8 @@ pub struct ProbeReport {
 
 impl Job for Probe {
     const KIND: &'static str = "probe";
-    const ABOUT: &'static str = "do nothing, once: try whether the queue works";
-    const AT_ONCE: usize = 256;
+    const DESCRIPTION: &'static str = "do nothing, once: try whether the queue works";
+    const MAX_CONCURRENT: usize = 256;
     type Report = ProbeReport;
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<ProbeReport, Failure> {

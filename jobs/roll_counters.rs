@@ -8,7 +8,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use books::units::calendar::Month;
 
 /// Bring all counters into the current month.
@@ -27,7 +28,7 @@ pub struct RollCountersReport {
 
 impl Job for RollCounters {
     const KIND: &'static str = "roll_counters";
-    const ABOUT: &'static str = "bring the customers' counters into the current month";
+    const DESCRIPTION: &'static str = "bring the customers' counters into the current month";
     type Report = RollCountersReport;
 
     fn key(&self) -> Option<String> {

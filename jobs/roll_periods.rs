@@ -11,7 +11,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use crate::stripe::StripeMode;
 pub use books::customers::periods::ClosedTurnPeriod;
 use books::customers::periods::RolledPeriods;
@@ -73,14 +74,14 @@ impl RollPeriodsReport {
 
 impl Job for RollPeriods {
     const KIND: &'static str = "roll_periods";
-    const ABOUT: &'static str = "close the TURN counts of billing periods that are over, and open the next";
+    const DESCRIPTION: &'static str = "close the TURN counts of billing periods that are over, and open the next";
     type Report = RollPeriodsReport;
 
     fn key(&self) -> Option<String> {
         Some(if self.dry_run { "roll_periods dry run".to_owned() } else { Self::KIND.to_owned() })
     }
 
-    fn needs_a_person(report: &RollPeriodsReport) -> bool {
+    fn needs_attention(report: &RollPeriodsReport) -> bool {
         report.overlapping_subscriptions > 0
     }
 

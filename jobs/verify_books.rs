@@ -9,7 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use books::audit::checks::Check;
 
 /// Wait before a violation is believed.
@@ -30,7 +31,7 @@ pub struct VerifyReport {
 
 impl Job for VerifyBooks {
     const KIND: &'static str = "verify_books";
-    const ABOUT: &'static str = "check that the books add up";
+    const DESCRIPTION: &'static str = "check that the books add up";
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = VerifyReport;
 
@@ -38,7 +39,7 @@ impl Job for VerifyBooks {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_a_person(report: &VerifyReport) -> bool {
+    fn needs_attention(report: &VerifyReport) -> bool {
         !report.sound
     }
 

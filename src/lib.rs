@@ -2,7 +2,7 @@
 //! books is in `jobs`.
 //!
 //! In reading order: [`config`] (file and environment → typed values), [`wiring`] (values →
-//! database, buckets, `jobs::job::Context`), [`cli`] (one module for each command).
+//! database, buckets, `jobs::context::Context`), [`cli`] (one module for each command).
 
 pub mod cli;
 pub mod config;

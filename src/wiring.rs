@@ -13,10 +13,9 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use books::Database;
 use books::store::database::REMOTE_WAIT;
 use jiff::Timestamp;
-use jobs::deliver_notifications::{REQUEST_TIMEOUTS, WebhookTarget};
+use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
+use jobs::deliver_notifications::REQUEST_TIMEOUTS;
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
-use jobs::ingest_cur::{Export, Progress, ReadSettings};
-use jobs::job::Context;
 
 use crate::config::{Config, ExportConfig, Location};
 use crate::queue::{Clock, Queue};

@@ -19,8 +19,9 @@ use books::Database;
 use books::store::error::BooksError;
 use ground::Ground;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
-use jobs::job::{Context, Job};
+use jobs::job::Job;
 use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
 use libsql::Value;
 

@@ -17,7 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use self::decide::{CustomerCase, CustomerDecision, MeterCase, decide};
-use crate::job::{Context, Failure, Job};
+use crate::context::{Context, OnStale};
+use crate::job::{Failure, Job};
 use books::Database;
 use books::limits::entitlement::{
     self, CustomerFacts, Entitlement, Freshness, PaymentStatus, PeriodUsage, Reason, TurnRow, storable,
@@ -38,35 +39,6 @@ const REMOTE_CHUNK: usize = 100;
 const SHOWN: usize = 20;
 /// Clocks of several hosts differ by less than this.
 const SKEW: SignedDuration = SignedDuration::from_secs(300);
-
-/// What happens to overage when the bill is older than it should be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnStale {
-    /// Decide by what is booked.
-    Keep,
-    /// As `keep`, and call for a person.
-    #[default]
-    Warn,
-    /// Nothing beyond included amounts, until a newer bill is booked; and call for a person.
-    BlockOverage,
-}
-
-/// How entitlements are decided.
-#[derive(Clone, Debug)]
-pub struct EnforcementSettings {
-    /// A bill that tells of usage only up to longer ago than this is stale.
-    pub stale_after: SignedDuration,
-    pub on_stale: OnStale,
-    /// Shares in percent whose crossing is told to the backend.
-    pub thresholds: Vec<u32>,
-}
-
-impl Default for EnforcementSettings {
-    fn default() -> Self {
-        Self { stale_after: SignedDuration::from_hours(72), on_stale: OnStale::Warn, thresholds: vec![50, 80, 100] }
-    }
-}
 
 /// Decide for every customer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,14 +95,14 @@ pub struct EnforceReport {
 
 impl Job for EnforceBudgets {
     const KIND: &'static str = "enforce_budgets";
-    const ABOUT: &'static str = "decide for every customer what may go on being used";
+    const DESCRIPTION: &'static str = "decide for every customer what may go on being used";
     type Report = EnforceReport;
 
     fn key(&self) -> Option<String> {
         Some(if self.dry_run { "enforce_budgets dry run".to_owned() } else { Self::KIND.to_owned() })
     }
 
-    fn needs_a_person(report: &EnforceReport) -> bool {
+    fn needs_attention(report: &EnforceReport) -> bool {
         let stale = report.on_stale.is_some_and(|policy| policy != OnStale::Keep);
         stale
             || !report.unmetered.is_empty()

@@ -1,7 +1,8 @@
 //! A look at a bill, without booking it.
 
 use super::export::{self, Manifest};
-use super::{Export, ReadSettings, read_version};
+use super::read_version;
+use crate::context::{Export, ReadSettings};
 use crate::job::Failure;
 use books::units::calendar::Month;
 use books::usage::bill::BillLine;

@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::HoldPolicy;
+use crate::context::HoldPolicy;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::usage::ledger::{Cells, UNATTRIBUTED};

@@ -33,19 +33,18 @@ use serde::{Deserialize, Serialize};
 
 use self::aggregate::{Totals, UnknownLineType};
 pub use self::discover::discover;
-use self::export::{ExportError, Format, Manifest};
+use self::export::{ExportError, Manifest};
 pub use self::guard::{Restatement, Scope};
 use self::parquet_file::ReadError;
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
-pub use self::read::Progress;
 use self::read::{FileStats, read_files};
 use self::source::{Object, Source, SourceError};
-use crate::job::{Context, Failure, Job};
+use crate::context::{Context, Export, HoldPolicy, ReadSettings};
+use crate::job::{Failure, Job};
 use books::units::calendar::{Day, Month};
 use books::units::quantity::Quantity;
 use books::usage::bill::{BillId, BillLine, BookedVersions, MeterTotals, Version, VersionKey};
 use books::usage::ledger::{Adjustments, Booking, Cells, LedgerChange, adjustments};
-use books::usage::meter::Rules;
 
 /// Customers that a report names for each meter.
 const LARGEST_CHANGES: usize = 5;
@@ -65,91 +64,6 @@ pub struct IngestCur {
     /// Book a version even if it has line types that nobody knows (their lines are left out).
     #[serde(default)]
     pub allow_unknown_line_types: bool,
-}
-
-/// An export, ready to be read.
-#[derive(Clone, Debug)]
-pub struct Export {
-    /// Label of the payer account; books are kept by it.
-    pub payer: String,
-    pub source: Arc<dyn Source>,
-    /// Prefix at or below which the export lies; empty or ending with `/`.
-    pub prefix: String,
-    /// Its kind; none = find out.
-    pub format: Option<Format>,
-}
-
-/// When a version is put on hold.
-#[derive(Clone, Debug)]
-pub struct HoldPolicy {
-    /// Book versions with unknown line types, leaving those lines out.
-    pub allow_unknown_line_types: bool,
-    /// Book versions that take back usage.
-    pub accept_restatements: bool,
-    /// Hold when a meter's month falls by more than this share, in percent.
-    pub month_fall_percent: u32,
-    /// Hold when a past, booked day changes by more than this share, in percent; none = never.
-    pub day_change_percent: Option<u32>,
-    /// Changes of at most this many units never hold a version.
-    pub floor: Quantity,
-}
-
-/// How much of a bill is read at once.
-#[derive(Clone, Copy, Debug)]
-pub struct ReadLimits {
-    /// Row groups that are decoded at once.
-    pub parallel: usize,
-    /// Bytes of column chunks held at once.
-    pub memory_bytes: u64,
-    /// A bill of more bytes than this, in several files, is read in parts by several workers; none
-    /// = never.
-    pub fan_out_bytes: Option<u64>,
-}
-
-impl Default for HoldPolicy {
-    fn default() -> Self {
-        Self {
-            allow_unknown_line_types: false,
-            accept_restatements: false,
-            month_fall_percent: 20,
-            day_change_percent: None,
-            floor: Quantity::from_scaled(books::units::quantity::UNIT),
-        }
-    }
-}
-
-impl Default for ReadLimits {
-    fn default() -> Self {
-        Self {
-            parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_bytes: 24 << 20,
-            fan_out_bytes: None,
-        }
-    }
-}
-
-/// How bills are read: the rules, the caution, and a place to say how far it has come.
-#[derive(Clone, Debug)]
-pub struct ReadSettings {
-    pub rules: Arc<Rules>,
-    /// When a version is put on hold.
-    pub hold: HoldPolicy,
-    /// How much is read at once.
-    pub limits: ReadLimits,
-    /// For whoever wants to show it.
-    pub progress: Arc<Progress>,
-}
-
-impl ReadSettings {
-    /// The default policy and limits with these rules.
-    pub fn new(rules: Rules) -> Self {
-        Self {
-            rules: Arc::new(rules),
-            hold: HoldPolicy::default(),
-            limits: ReadLimits::default(),
-            progress: Arc::default(),
-        }
-    }
 }
 
 /// How a run ended.
@@ -174,7 +88,7 @@ pub enum IngestOutcome {
 
 impl IngestOutcome {
     /// True when a person has to look at it.
-    pub fn needs_a_person(self) -> bool {
+    pub fn needs_attention(self) -> bool {
         matches!(self, Self::OnHold | Self::WouldHold)
     }
 }
@@ -227,7 +141,7 @@ pub struct MeterChange {
 
 impl Job for IngestCur {
     const KIND: &'static str = "ingest_cur";
-    const ABOUT: &'static str = "read the newest bill of a month and book what it changes";
+    const DESCRIPTION: &'static str = "read the newest bill of a month and book what it changes";
     const TIMEOUT: Duration = Duration::from_secs(6 * 3600);
     type Report = IngestReport;
 
@@ -238,8 +152,8 @@ impl Job for IngestCur {
         Some(format!("{}/{export}/{month}{flags}", Self::KIND))
     }
 
-    fn needs_a_person(report: &IngestReport) -> bool {
-        report.outcome.needs_a_person()
+    fn needs_attention(report: &IngestReport) -> bool {
+        report.outcome.needs_attention()
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {

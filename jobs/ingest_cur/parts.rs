@@ -21,7 +21,8 @@ use super::aggregate::{PARTIAL_SUMS_VERSION, UsageAggregator};
 use super::read::{FileStats, read_files};
 use super::source::Object;
 use super::{Delivery, IngestCur, Reading, head_all, read_objects, snapshot, verify_unchanged};
-use crate::job::{Context, Failure, Job, Request};
+use crate::context::Context;
+use crate::job::{Failure, Job, Request};
 use books::units::calendar::Month;
 use books::usage::bill::BillId;
 use books::usage::partial_reads::{PartFacts, PartId, PlannedFile};
@@ -67,9 +68,9 @@ pub struct PartReport {
 
 impl Job for IngestPart {
     const KIND: &'static str = "ingest_part";
-    const ABOUT: &'static str = "read one part of a large bill (asked for by ingest_cur)";
+    const DESCRIPTION: &'static str = "read one part of a large bill (asked for by ingest_cur)";
     const TIMEOUT: Duration = Duration::from_secs(3600);
-    const AT_ONCE: usize = 2;
+    const MAX_CONCURRENT: usize = 2;
     type Report = PartReport;
 
     fn key(&self) -> Option<String> {

@@ -4,17 +4,16 @@
 //! decoding runs on blocking threads, as many as there are cores. Each worker aggregates into an
 //! aggregator of its own, taken from a pool, and the few aggregators are merged at the end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use super::ReadSettings;
 use super::aggregate::UsageAggregator;
 use super::csv;
 use super::parquet_file::{ParquetFile, ReadError, TagKey};
 use super::source::{Object, Source};
+use crate::context::ReadSettings;
 use books::units::calendar::Month;
 use books::usage::bill::BillFile;
 use books::usage::meter::Rules;
@@ -23,29 +22,6 @@ use books::usage::meter::Rules;
 const OPEN_AHEAD: usize = 4;
 /// Unit in which the memory budget is counted.
 const KIB: u64 = 1024;
-
-/// How far a reading has come, in bytes of data files.
-#[derive(Debug, Default)]
-pub struct Progress {
-    total: AtomicU64,
-    done: AtomicU64,
-}
-
-impl Progress {
-    /// Bytes of data files that are dealt with, and of all of them.
-    pub fn get(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    fn start(&self, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
-        self.done.store(0, Ordering::Relaxed);
-    }
-
-    fn add(&self, bytes: u64) {
-        self.done.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
 
 /// What the files of a version were.
 #[derive(Clone, Debug, Default)]

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::plan::{Applied, Plan, PlanError, Terms};
 use jiff::{SignedDuration, Timestamp};
-use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, EnforcementSettings, OnStale, enforce};
-use jobs::job::{Context, Job};
+use jobs::context::{Context, EnforcementSettings, OnStale};
+use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, enforce};
+use jobs::job::Job;
 use jobs::roll_periods::roll;
 use support::{World, chime, deliver_lines, now};
 
@@ -171,7 +172,7 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
         world.context.enforcement =
             Arc::new(EnforcementSettings { on_stale: policy, ..EnforcementSettings::default() });
         let fresh = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
-        assert!(!EnforceBudgets::needs_a_person(&fresh) && world.chime_of("ann").await.allowed);
+        assert!(!EnforceBudgets::needs_attention(&fresh) && world.chime_of("ann").await.allowed);
         // in the same period the bill grows too old: 72 hours after the end of the 28th
         world.context.enforcement = Arc::new(EnforcementSettings {
             on_stale: policy,
@@ -181,7 +182,7 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
         let stale = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
         let e = world.chime_of("ann").await;
         assert_eq!((e.allowed, e.freshness), (allowed, Freshness::Stale), "{policy:?}");
-        assert_eq!(EnforceBudgets::needs_a_person(&stale), attention, "{policy:?}");
+        assert_eq!(EnforceBudgets::needs_attention(&stale), attention, "{policy:?}");
         if !allowed {
             assert_eq!((e.reason, e.effective_limit), (Reason::DataTooOld, Some("100".parse().unwrap())));
         }
@@ -257,7 +258,7 @@ async fn odd_customers_have_stated_outcomes() {
     // an unknown plan: everything is blocked, and a person is called for
     world.execute("UPDATE customers SET plan = 'platinum' WHERE id = 'ann'".into()).await;
     let report = world.enforce().await;
-    assert!(report.unknown_plan == 1 && EnforceBudgets::needs_a_person(&report));
+    assert!(report.unknown_plan == 1 && EnforceBudgets::needs_attention(&report));
     assert_eq!(world.chime_of("ann").await.reason, Reason::UnknownPlan);
     assert_eq!(world.dump("SELECT reason || allowed_until FROM turn_periods LIMIT 1").await, ["unknown_plan0"]);
     world.execute("UPDATE customers SET plan = 'pro' WHERE id = 'ann'".into()).await;
@@ -269,7 +270,7 @@ async fn odd_customers_have_stated_outcomes() {
         )
         .await;
     let report = world.enforce().await;
-    assert!(report.budget_in_other_currency == 1 && EnforceBudgets::needs_a_person(&report));
+    assert!(report.budget_in_other_currency == 1 && EnforceBudgets::needs_attention(&report));
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason, e.budget_minor), (false, Reason::BudgetInOtherCurrency, 0));
     // two living subscriptions: the one that began last decides, and a person is called for
@@ -309,7 +310,7 @@ async fn a_clock_that_is_set_back_decides_nothing() {
     world.enforce_at(at("2026-10-29T12:00:00Z")).await;
     let back = enforce(&world.context, at("2026-10-28T12:00:00Z"), false, 5).await.unwrap();
     assert_eq!((back.from_the_future, back.changed), (1, 0));
-    assert!(EnforceBudgets::needs_a_person(&back));
+    assert!(EnforceBudgets::needs_attention(&back));
     assert_eq!(world.chime_of("ann").await.decided_at, at("2026-10-29T12:00:00Z"));
 }
 

@@ -307,7 +307,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     let folder = tempfile::TempDir::new().unwrap();
     let source: Arc<dyn jobs::ingest_cur::source::Source> =
         Arc::new(jobs::ingest_cur::source::Folder::new(folder.path()));
-    let export = jobs::ingest_cur::Export { payer: "p".into(), source, prefix: String::new(), format: None };
+    let export = jobs::context::Export { payer: "p".into(), source, prefix: String::new(), format: None };
     world.context.exports = Arc::new(BTreeMap::from([("main".to_owned(), export)]));
     world.restore_without_bills(backup).await;
     let restored = begin + 2 * DAY + HOUR;
@@ -317,7 +317,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     // February 2026 is the backup's month: AWS restates January for weeks
     assert_eq!(report.bills_missing, ["main 2026-01", "main 2026-02"]);
     assert!(report.not_yet.as_deref().unwrap().contains("meter backfill ingest --from 2026-01"), "{report:?}");
-    assert!(<jobs::reconcile_stripe::ReconcileStripe as jobs::job::Job>::needs_a_person(&report));
+    assert!(<jobs::reconcile_stripe::ReconcileStripe as jobs::job::Job>::needs_attention(&report));
     assert_eq!(world.stripe.world().events().len(), sent, "nothing is taken back");
     // one month waits for a person
     let noted = async |month: &str, waits: bool| {

@@ -11,8 +11,9 @@ use books::units::quantity::{Quantity, UNIT};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use fake_aws::{FileKind, Layout, Spec};
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::ingest_cur::IngestCur;
-use jobs::job::{Context, Job};
+use jobs::job::Job;
 use jobs::{enforce_budgets, roll_periods};
 use libsql::params;
 

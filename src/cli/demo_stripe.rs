@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use books::units::calendar::Month;
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
-use jobs::job::Context;
+use jobs::context::Context;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;

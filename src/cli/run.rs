@@ -3,8 +3,9 @@
 use books::limits::entitlement::Entitlement;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::enforce_budgets::{self, EnforceBudgets, EnforceReport};
-use jobs::job::{Context, Job};
+use jobs::job::Job;
 use jobs::roll_periods::{self, RollPeriods, RollPeriodsReport};
 use serde_json::Value;
 
@@ -84,7 +85,7 @@ async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) ->
 }
 
 fn done<J: Job>(report: &J::Report) -> Exit {
-    if J::needs_a_person(report) { Exit::NeedsAttention } else { Exit::Ok }
+    if J::needs_attention(report) { Exit::NeedsAttention } else { Exit::Ok }
 }
 
 async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
