@@ -55,7 +55,9 @@ impl Job for VerifyBooks {
         context.books.note_audit(&checks, now).await?;
         let sound = checks.iter().all(|c| c.violations.is_empty());
         if !sound {
-            tracing::error!("the books do not add up: run `meter verify`");
+            let broken = checks.iter().filter(|c| !c.violations.is_empty()).map(|c| c.name);
+            let broken = broken.collect::<Vec<_>>().join(", ");
+            tracing::error!(broken, "the books do not add up: {broken}");
         }
         Ok(VerifyReport { sound, checks })
     }

@@ -24,7 +24,7 @@ pub enum BooksError {
     /// Migrated by a newer build.
     #[error("the database has schema version {found}, this meter knows up to {known}; use the newer meter")]
     Newer { found: i64, known: i64 },
-    #[error("the database has schema version {found}, this meter needs {known}; run `meter migrate`")]
+    #[error("the database has schema version {found}, this meter needs {known}; migrate it first")]
     NotMigrated { found: i64, known: i64 },
     /// Somebody else applied a version of this bill since it was looked at.
     #[error("another worker changed this bill's books in the meantime; run again")]

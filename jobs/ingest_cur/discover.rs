@@ -1,7 +1,7 @@
 //! A look at a bill, without booking it.
 
+use super::delivery::read_version;
 use super::export::{self, Manifest};
-use super::read_version;
 use crate::context::{Export, ReadSettings};
 use crate::job::Failure;
 use books::units::calendar::Month;

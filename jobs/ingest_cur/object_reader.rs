@@ -13,7 +13,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::parquet_file::guarded;
+use super::decoder_guard::guarded;
 use super::source::{Object, Source, SourceError};
 
 /// Largest footer that is believed. That of a file with 200 columns and 1,000 row groups has about

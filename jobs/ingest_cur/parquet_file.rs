@@ -16,6 +16,7 @@ use parquet::errors::ParquetError;
 
 use super::aggregate::UsageAggregator;
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
+use super::decoder_guard::guarded;
 use super::object_reader::{Chunks, ObjectReader};
 use super::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
@@ -174,13 +175,6 @@ impl Wanted {
             period: self.period.map(days).transpose()?,
         })
     }
-}
-
-/// Runs code of the Parquet crate, which panics on some damaged footers: for us that is a damaged
-/// file, not a crash.
-pub(super) fn guarded<T>(f: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
-    let gave_up = |_| Err(ParquetError::General("the decoder gave up on it; it is damaged".into()));
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(gave_up)
 }
 
 /// A Parquet file whose footer is read and whose columns are found.

@@ -10,6 +10,7 @@
 //! A delivery that is replaced half-way leaves a plan that nobody asks for any more; the next plan
 //! for the bill removes it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -18,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::aggregate::{PARTIAL_SUMS_VERSION, UsageAggregator};
+use super::delivery::{Delivery, Reading, find_export, head_all, read_objects, snapshot, verify_unchanged};
 use super::read::{FileStats, read_files};
 use super::source::Object;
-use super::{Delivery, IngestCur, Reading, head_all, read_objects, snapshot, verify_unchanged};
 use crate::context::Context;
 use crate::job::{Failure, Job, Request};
 use books::units::calendar::Month;
@@ -79,7 +80,7 @@ impl Job for IngestPart {
 
     async fn run(self, context: &Context, _now: Timestamp) -> Result<PartReport, Failure> {
         let obsolete = PartReport { outcome: PartOutcome::Obsolete, files: 0, rows: 0, stored_bytes: 0 };
-        let export = super::find_export(context, &self.export)?;
+        let export = find_export(context, &self.export)?;
         let read_settings = &context.read_settings;
         if read_settings.rules.digest() != self.rules {
             return Err(Failure::Retry(anyhow!(
@@ -119,19 +120,18 @@ fn moved(planned: &[PlannedFile], now: &[Object]) -> bool {
 /// Reads a version: in one go, or merged from its parts when it is large. When parts are missing,
 /// the job has to wait for them.
 pub(super) async fn read_version(
-    job: &IngestCur,
     delivery: &Delivery<'_>,
     context: &Context,
     now: Timestamp,
 ) -> Result<Reading, Failure> {
-    let Delivery { export, manifest, bill, .. } = delivery;
+    let Delivery { name, export, manifest, bill, .. } = delivery;
     let (source, read_settings) = (&export.source, &context.read_settings);
     let objects = snapshot(source.as_ref(), manifest).await?;
     let bytes: u64 = objects.iter().map(|o| o.size).sum();
     let limit = read_settings.limits.fan_out_bytes.unwrap_or(u64::MAX);
     let groups = group(&objects, GROUP_BYTES.min(limit.max(1)));
     if bytes <= limit || groups.len() < 2 {
-        return read_objects(source, manifest, &objects, read_settings, job.month).await;
+        return read_objects(source, manifest, &objects, read_settings, bill.month).await;
     }
     let (identity, parts) = (identity(delivery, &groups), groups.len());
     let missing = context.books.plan_parts(bill, &identity, groups, now).await?;
@@ -139,8 +139,8 @@ pub(super) async fn read_version(
         let why = anyhow!("waits for {} of {parts} parts of the bill of {} MiB", missing.len(), bytes >> 20);
         let rules = read_settings.rules.digest();
         let part = |part| IngestPart {
-            export: job.export.clone(),
-            month: job.month,
+            export: (*name).to_owned(),
+            month: bill.month,
             identity: identity.clone(),
             rules: rules.clone(),
             part,
@@ -148,32 +148,33 @@ pub(super) async fn read_version(
         let requests: Result<Vec<_>, _> = missing.into_iter().map(|n| Request::of(&part(n))).collect();
         return Err(Failure::WaitFor(requests.map_err(|e| Failure::GiveUp(e.into()))?, WAIT_AT_MOST, why));
     }
-    let reading = merge(job, delivery, context, &identity, parts, &objects).await?;
+    let plan = Plan { bill, identity, parts };
+    let reading = merge(&plan, context, &objects).await?;
     verify_unchanged(source.as_ref(), manifest, &objects).await.map_err(Failure::Retry)?;
     Ok(reading)
 }
 
-/// Merges all parts, in order.
-async fn merge(
-    job: &IngestCur,
-    delivery: &Delivery<'_>,
-    context: &Context,
-    identity: &str,
+/// The plan by which a large bill is read.
+struct Plan<'a> {
+    bill: &'a BillId,
+    identity: String,
     parts: usize,
-    objects: &[Object],
-) -> Result<Reading, Failure> {
-    let rules = &context.read_settings.rules;
-    let mut whole = UsageAggregator::new(std::sync::Arc::clone(rules), job.month);
-    let mut facts = FileStats::default();
-    for part in (0_u32..).take(parts) {
-        let id = PartId { bill: delivery.bill.clone(), identity: identity.to_owned(), part };
+}
+
+/// Merges all parts, in order.
+async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result<Reading, Failure> {
+    let (rules, month) = (&context.read_settings.rules, plan.bill.month);
+    let mut whole = UsageAggregator::new(Arc::clone(rules), month);
+    let mut files = FileStats::default();
+    for part in (0_u32..).take(plan.parts) {
+        let id = PartId { bill: plan.bill.clone(), identity: plan.identity.clone(), part };
         let Some((part, sums)) = context.books.read_part(&id).await? else {
             return Err(Failure::Retry(anyhow!(
                 "part {} of the bill is gone; another worker decided the bill",
                 id.part
             )));
         };
-        let (rules, month) = (std::sync::Arc::clone(rules), job.month);
+        let rules = Arc::clone(rules);
         let unpacking = tokio::task::spawn_blocking(move || UsageAggregator::unpack(rules, month, &sums));
         let aggregator = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
         let aggregator = match aggregator {
@@ -187,17 +188,17 @@ async fn merge(
             }
         };
         whole.merge(&aggregator);
-        facts.files.extend(part.files);
-        facts.files_without_tag += part.files_without_tag;
+        files.files.extend(part.files);
+        files.files_without_tag += part.files_without_tag;
     }
     // the last proof that the parts are the bill: every file of the manifest, once, as it lies
     // there now
-    let read = facts.files.iter().map(|f| (&f.key, f.size, &f.etag));
+    let read = files.files.iter().map(|f| (&f.key, f.size, &f.etag));
     if !read.eq(objects.iter().map(|o| (&o.key, o.size, &o.etag))) {
         return Err(Failure::GiveUp(anyhow!("the parts of the bill are not its files; nothing was booked")));
     }
     let totals = whole.finish().map_err(|e| Failure::GiveUp(e.into()))?;
-    Ok(Reading { totals, facts })
+    Ok(Reading { totals, files })
 }
 
 /// Neighbouring files together, up to about `limit` bytes. Pure.

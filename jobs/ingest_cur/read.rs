@@ -23,11 +23,17 @@ const OPEN_AHEAD: usize = 4;
 /// Unit in which the memory budget is counted.
 const KIB: u64 = 1024;
 
-/// What the files of a version were.
+/// The files of a version, as they were read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileStats {
     pub(super) files: Vec<BillFile>,
     pub(super) files_without_tag: usize,
+}
+
+impl FileStats {
+    pub(super) fn rows(&self) -> u64 {
+        self.files.iter().map(|f| f.rows).sum()
+    }
 }
 
 /// A piece of work.
