@@ -117,7 +117,14 @@ impl Default for ReadLimits {
     }
 }
 
-/// How far a reading has come, in bytes of data files.
+/// Bytes of the data files that are being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadBytes {
+    pub done: u64,
+    pub total: u64,
+}
+
+/// How far a reading has come.
 #[derive(Debug, Default)]
 pub struct Progress {
     total: AtomicU64,
@@ -125,9 +132,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Bytes that are read, and bytes in all.
-    pub fn get(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    pub fn get(&self) -> ReadBytes {
+        ReadBytes { done: self.done.load(Ordering::Relaxed), total: self.total.load(Ordering::Relaxed) }
     }
 
     pub(crate) fn start(&self, total: u64) {

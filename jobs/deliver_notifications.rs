@@ -24,6 +24,11 @@ use crate::job::{Failure, Job};
 use crate::wire::said;
 use books::limits::notification::{DeliveryOutcome, Notification};
 
+/// How long a request may take in all.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take until it is connected.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Notifications that one run sends at most.
 const MOST: u32 = 200;
 /// Requests under way at once.
@@ -149,9 +154,6 @@ fn again(notification: &Notification, now: Timestamp, asked: Option<i64>, why: S
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).max(asked.unwrap_or(0).clamp(0, LONGEST_WAIT));
     DeliveryOutcome::Again((now + wait).min(notification.give_up_at), why)
 }
-
-/// How long a request may take in all, and how long until it is connected.
-pub const REQUEST_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 #[cfg(test)]
 mod tests {

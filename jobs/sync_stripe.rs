@@ -172,7 +172,8 @@ async fn keep(
             meter: i.meter,
             price: i.price,
             currency: i.currency,
-            period: i.period,
+            starts_at: i.period.0,
+            ends_at: i.period.1,
         });
         told.push(SubscriptionUpdate {
             id: s.id,
@@ -184,7 +185,7 @@ async fn keep(
             items: items.collect(),
         });
     }
-    let written = context.books.told_subscriptions(told, now).await?;
+    let written = context.books.upsert_subscriptions(told, now).await?;
     report.changed += written.subscriptions;
     report.items += written.items;
     Ok(())

@@ -339,11 +339,12 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
     let standing = queue.standing(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
     assert_eq!(standing.kinds["probe"].states["pending"], 0);
-    assert_eq!(books.last_audit().await.unwrap().0, None);
+    assert_eq!(books.last_audit().await.unwrap().at, None);
     let report = jobs::verify_books::VerifyBooks {}.run(&shop.context, now).await.unwrap();
-    let (at, audit) = books.last_audit().await.unwrap();
-    assert_eq!((at.map(|t| t.as_second()), audit.len()), (Some(now.as_second()), report.checks.len()));
-    assert_eq!(audit["conservation"], 0, "{audit:?}");
+    let audit = books.last_audit().await.unwrap();
+    let (at, checks) = (audit.at.map(|t| t.as_second()), audit.violations.len());
+    assert_eq!((at, checks), (Some(now.as_second()), report.checks.len()));
+    assert_eq!(audit.violations["conservation"], 0, "{audit:?}");
     shop.judge();
 }
 

@@ -68,12 +68,17 @@ pub struct NewCustomer {
     pub status: Option<String>,
 }
 
-/// Why customers cannot be added; which one is told by its place in the list.
+/// Why customers cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum CustomerError {
     /// Something about one of them is wrong.
-    #[error("customer `{1}`: {2}")]
-    Wrong(usize, String, String),
+    #[error("customer `{id}`: {why}")]
+    Wrong {
+        /// Place in the list.
+        at: usize,
+        id: String,
+        why: String,
+    },
     /// What the database says.
     #[error(transparent)]
     Books(#[from] BooksError),
@@ -125,7 +130,7 @@ impl Database {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();
         for (at, new) in customers.iter().enumerate() {
-            let wrong = |why: &str| Err(CustomerError::Wrong(at, new.id.clone(), why.to_owned()));
+            let wrong = |why: &str| Err(CustomerError::Wrong { at, id: new.id.clone(), why: why.to_owned() });
             if new.id.is_empty() || new.id.chars().count() > 256 {
                 return wrong("an id has 1 to 256 characters");
             }
@@ -177,23 +182,28 @@ async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerE
         let plan = plan_of(new);
         if !plans.names().contains(&plan.as_str()) {
             let why = format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "));
-            return Err(CustomerError::Wrong(at, new.id.clone(), why));
+            return Err(CustomerError::Wrong { at, id: new.id.clone(), why });
         }
     }
     let status = |new: &NewCustomer| new.status.clone().unwrap_or_else(|| "active".to_owned());
-    let rows: Vec<_> = customers.iter().map(|n| (&n.id, plan_of(n), &n.stripe_customer_id, status(n))).collect();
-    let rows = json(&rows)?;
-    let sql = "SELECT c.id, j.key, j.value ->> 2 FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value ->> 2 \
-               WHERE c.id <> j.value ->> 0 LIMIT 1";
+    let row = |n: &NewCustomer| {
+        let (plan, status) = (plan_of(n), status(n));
+        serde_json::json!({ "id": n.id, "plan": plan, "stripe": n.stripe_customer_id, "status": status })
+    };
+    let rows = json(&customers.iter().map(row).collect::<Vec<_>>())?;
+    let sql = "SELECT c.id, j.key, j.value ->> 'stripe' FROM json_each(?1) j \
+               JOIN customers c ON c.stripe_customer_id = j.value ->> 'stripe' \
+               WHERE c.id <> j.value ->> 'id' LIMIT 1";
     if let Some(row) = first_row(c, sql, params![rows.clone()]).await? {
         let taken = || -> Result<(String, i64, String), libsql::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
         let (other, key, stripe) = taken().map_err(BooksError::from)?;
         let at = usize::try_from(key).unwrap_or_default();
         let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
-        return Err(CustomerError::Wrong(at, id, format!("customer `{other}` has the Stripe id {stripe}")));
+        return Err(CustomerError::Wrong { at, id, why: format!("customer `{other}` has the Stripe id {stripe}") });
     }
     let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
-               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
+               SELECT value ->> 'id', value ->> 'plan', value ->> 'stripe', value ->> 'status' \
+               FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
     Ok(c.execute(sql, params![rows]).await.map_err(BooksError::from)?)
 }
 

@@ -31,7 +31,9 @@ pub struct SubscriptionItemUpdate {
     pub price: String,
     /// ISO 4217.
     pub currency: String,
-    pub period: (i64, i64),
+    /// First instant of the item's current period.
+    pub starts_at: i64,
+    pub ends_at: i64,
 }
 
 /// What was written.
@@ -55,7 +57,7 @@ const SUBSCRIPTIONS: &str = "INSERT INTO subscriptions (id, customer, status, an
 
 const ITEMS: &str = "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) \
     SELECT i.value ->> 'id', s.value ->> 'id', s.value ->> 'customer', i.value ->> 'meter', i.value ->> 'price', i.value ->> 'currency', \
-           i.value ->> '$.period[0]', i.value ->> '$.period[1]' \
+           i.value ->> 'starts_at', i.value ->> 'ends_at' \
     FROM json_each(?1) s, json_each(s.value, '$.items') i WHERE true \
     ON CONFLICT (id) DO UPDATE SET subscription = excluded.subscription, customer = excluded.customer, stripe_meter = excluded.stripe_meter, \
         price = excluded.price, currency = excluded.currency, starts_at = excluded.starts_at, ends_at = excluded.ends_at \
@@ -85,13 +87,13 @@ impl Database {
     ///
     /// # Errors
     /// What the database says; a status or an instant that cannot be is an error of the database.
-    pub async fn told_subscriptions(
+    pub async fn upsert_subscriptions(
         &self,
-        told: Vec<SubscriptionUpdate>,
+        updates: Vec<SubscriptionUpdate>,
         asked_at: Timestamp,
     ) -> Result<UpsertedSubscriptions, BooksError> {
         self.transaction(async move |c| {
-            let rows = json(&told)?;
+            let rows = json(&updates)?;
             let subscriptions = c.execute(SUBSCRIPTIONS, params![rows.clone(), asked_at.as_second()]).await?;
             let gone = c.execute(GONE, params![rows.clone()]).await?;
             let items = c.execute(ITEMS, params![rows]).await?;

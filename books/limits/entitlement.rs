@@ -51,7 +51,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, its name in the database, and the sentence for people.
-    pub const ALL: [(Self, &'static str, &'static str); 14] = [
+    const ALL: [(Self, &'static str, &'static str); 14] = [
         (Self::WithinIncluded, "within_included", "it is within what the plan includes"),
         (Self::WithinBudget, "within_budget", "what the plan includes is used up, and the overage budget is not spent"),
         (Self::IncludedUsed, "included_used", "what the plan includes is used up, and the plan has no price for more"),
@@ -85,11 +85,9 @@ impl Reason {
         self.entry().1
     }
 
-    fn named(name: &str) -> Result<Self, BooksError> {
-        let found = Self::ALL.iter().find(|(_, known, _)| *known == name);
-        found
-            .map(|(reason, ..)| *reason)
-            .ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
+    /// The reason that is stored under `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(reason, ..)| *reason)
     }
 }
 
@@ -205,6 +203,15 @@ impl Entitlement {
     }
 }
 
+/// A decision of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastDecision {
+    pub decided_at: Timestamp,
+    pub allowed: bool,
+    pub reason: Reason,
+    pub effective_limit: Option<Quantity>,
+}
+
 /// What is known of a customer when a decision is made.
 #[derive(Clone, Debug, Default)]
 pub struct CustomerFacts {
@@ -215,12 +222,19 @@ pub struct CustomerFacts {
     pub period: Option<CurrentPeriod>,
     /// TURN counters that are open, from the current one on.
     pub turn: Vec<TurnRow>,
-    /// Budgets by meter (`""` for all): amount and currency.
-    pub budgets: BTreeMap<String, (i64, String)>,
+    /// Overage budgets by meter; `""` for all meters together.
+    pub budgets: BTreeMap<String, OverageBudget>,
     /// What the bills say was used in the period, by meter.
     pub usage: BTreeMap<String, Quantity>,
     /// What was decided before, by meter.
     pub decided: BTreeMap<String, Entitlement>,
+}
+
+/// An overage budget as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverageBudget {
+    pub amount_minor: i64,
+    pub currency: String,
 }
 
 /// The billing period that runs, and the days of usage that belong to it.
@@ -275,7 +289,7 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
         period_start: instant(row.get(2)?),
         period_end: instant(row.get(3)?),
         allowed: row.get::<i64>(4)? == 1,
-        reason: Reason::named(&row.get::<String>(5)?)?,
+        reason: reason(row, 5)?,
         used: scaled(row.get(6)?),
         included: scaled(row.get(7)?),
         effective_limit: row.get::<Option<i64>>(8)?.map(scaled),
@@ -288,6 +302,11 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
         freshness: Freshness::named(&row.get::<String>(15)?),
         decided_at: instant(row.get(16)?),
     })
+}
+
+fn reason(row: &Row, column: i32) -> Result<Reason, BooksError> {
+    let name: String = row.get(column)?;
+    Reason::named(&name).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
 }
 
 async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
@@ -334,7 +353,7 @@ pub async fn load_facts(
     let mut rows = c.query(sql, params![ids.clone()]).await?;
     while let Some(row) = rows.next().await? {
         let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        facts.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+        facts.budgets.insert(row.get(1)?, OverageBudget { amount_minor: row.get(2)?, currency: row.get(3)? });
     }
     let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
     let mut rows = c.query(&sql, params![ids]).await?;
@@ -407,25 +426,43 @@ fn values(e: &Entitlement) -> [Value; 17] {
     ]
 }
 
-/// Removes decisions about meters that are no more: customer and meter.
-pub async fn remove(c: &Connection, gone: &[(&str, &str)]) -> Result<(), BooksError> {
+/// A decision about a meter that neither the configuration nor the customer's plan has any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ObsoleteEntitlement<'a> {
+    pub customer: &'a str,
+    pub meter: &'a str,
+}
+
+/// Removes decisions; their history stays.
+pub async fn remove(c: &Connection, gone: &[ObsoleteEntitlement<'_>]) -> Result<(), BooksError> {
     if gone.is_empty() {
         return Ok(());
     }
-    let sql =
-        "DELETE FROM entitlements WHERE (customer, meter) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
+    let sql = "DELETE FROM entitlements WHERE (customer, meter) IN \
+               (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
     c.execute(sql, params![json(&gone)?]).await?;
     Ok(())
 }
 
-/// Writes where TURN must stop: customer, start of the period, limit, reason.
-pub async fn store_turn_limits(c: &Connection, limits: &[(&str, i64, Option<i64>, &str)]) -> Result<(), BooksError> {
+/// Where the backend must stop to hand out TURN credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TurnLimit<'a> {
+    pub customer: &'a str,
+    /// First instant of the TURN period.
+    pub starts_at: i64,
+    /// None = nowhere.
+    pub allowed_until: Option<i64>,
+    pub reason: &'static str,
+}
+
+/// Writes the limits of open TURN periods.
+pub async fn store_turn_limits(c: &Connection, limits: &[TurnLimit<'_>]) -> Result<(), BooksError> {
     if limits.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE turn_periods SET allowed_until = json_extract(j.value, '$[2]'), reason = json_extract(j.value, '$[3]') \
-               FROM json_each(?1) j WHERE customer = json_extract(j.value, '$[0]') \
-               AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
+    let sql = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
+               FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
+               AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
     c.execute(sql, params![json(&limits)?]).await?;
     Ok(())
 }
@@ -484,14 +521,13 @@ impl Database {
         .await
     }
 
-    /// The newest decisions about a customer's meter that differed from the one before: instant,
-    /// allowed, reason, limit.
+    /// The newest decisions about a customer's meter that differ from the one before, newest first.
     pub async fn entitlement_history(
         &self,
         customer: &str,
         meter: &str,
         limit: u32,
-    ) -> Result<Vec<(Timestamp, bool, Reason, Option<Quantity>)>, BooksError> {
+    ) -> Result<Vec<PastDecision>, BooksError> {
         let (customer, meter) = (customer.to_owned(), meter.to_owned());
         self.with_connection(async move |c| {
             let sql = "SELECT decided_at, allowed, reason, effective_limit FROM entitlement_changes \
@@ -499,13 +535,12 @@ impl Database {
             let mut rows = c.query(sql, params![customer, meter, limit]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                let reason = Reason::named(&row.get::<String>(2)?)?;
-                found.push((
-                    instant(row.get(0)?),
-                    row.get::<i64>(1)? == 1,
-                    reason,
-                    row.get::<Option<i64>>(3)?.map(scaled),
-                ));
+                found.push(PastDecision {
+                    decided_at: instant(row.get(0)?),
+                    allowed: row.get::<i64>(1)? == 1,
+                    reason: reason(&row, 2)?,
+                    effective_limit: row.get::<Option<i64>>(3)?.map(scaled),
+                });
             }
             Ok(found)
         })

@@ -150,11 +150,16 @@ pub async fn record(c: &Connection, notifications: &[NewNotification], now: i64)
         return Ok(0);
     }
     let row = |n: &NewNotification| {
-        serde_json::json!([n.id(), n.customer, n.meter, n.kind.name(), n.period_start, n.percent, n.base, n.body(now)])
+        serde_json::json!({
+            "id": n.id(), "customer": n.customer, "meter": n.meter, "kind": n.kind.name(),
+            "period_start": n.period_start, "percent": n.percent, "base": n.base, "body": n.body(now),
+        })
     };
     let rows: Vec<_> = notifications.iter().map(row).collect();
-    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
-               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2, ?3, ?2 \
+    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, \
+                                          created_at, give_up_at, next_at) \
+               SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', \
+                      value ->> 'period_start', value ->> 'percent', value ->> 'base', value ->> 'body', ?2, ?3, ?2 \
                FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
     Ok(c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
 }

@@ -185,38 +185,50 @@ impl Database {
         self.with_connection(Plans::load).await
     }
 
-    /// Adds versions of plans, all or none; a dry run only says what it would do. `meters` are the
-    /// names that may be used beside [`TURN`].
+    /// Adds versions of plans, all or none. `meters` are the names that may be used beside
+    /// [`TURN`].
     ///
     /// # Errors
     /// [`PlanError::Wrong`] for a version that is wrong, that is given twice, or that holds already
-    /// and says something else.
+    /// with other terms.
     pub async fn apply_plans(
         &self,
         versions: Vec<Plan>,
         meters: &[String],
-        dry_run: bool,
         now: Timestamp,
     ) -> Result<Vec<Applied>, PlanError> {
-        for (i, plan) in versions.iter().enumerate() {
-            let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
-            if let Some(why) = plan.fault(meters) {
-                return wrong(why);
-            }
-            let same = |other: &&Plan| other.name == plan.name && other.effective_from == plan.effective_from;
-            if versions[..i].iter().any(|other| same(&other)) {
-                return wrong(format!("two versions hold from {} on", plan.effective_from));
-            }
-            if versions[..i].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
-                return wrong("its versions have two currencies; make a new plan for another currency".into());
-            }
-        }
-        if dry_run {
-            let known = self.plans().await?;
-            return judge(&known, &versions, now);
-        }
+        check(&versions, meters)?;
         self.transaction_with(async move |c| apply(c, &versions, now).await).await
     }
+
+    /// What [`Database::apply_plans`] would do.
+    pub async fn preview_plans(
+        &self,
+        versions: &[Plan],
+        meters: &[String],
+        now: Timestamp,
+    ) -> Result<Vec<Applied>, PlanError> {
+        check(versions, meters)?;
+        judge(&self.plans().await?, versions, now)
+    }
+}
+
+/// Refuses versions that are wrong whatever is stored. Pure.
+fn check(versions: &[Plan], meters: &[String]) -> Result<(), PlanError> {
+    for (i, plan) in versions.iter().enumerate() {
+        let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
+        if let Some(why) = plan.fault(meters) {
+            return wrong(why);
+        }
+        let same = |other: &&Plan| other.name == plan.name && other.effective_from == plan.effective_from;
+        if versions[..i].iter().any(|other| same(&other)) {
+            return wrong(format!("two versions hold from {} on", plan.effective_from));
+        }
+        if versions[..i].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
+            return wrong("its versions have two currencies; make a new plan for another currency".into());
+        }
+    }
+    Ok(())
 }
 
 /// What becomes of versions, given those that are there. Pure.

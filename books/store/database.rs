@@ -49,15 +49,32 @@ const NOTED_WAIT: Duration = Duration::from_millis(10);
 
 /// Waits for the write lock, as they are counted for the operator.
 #[derive(Debug, Default)]
-struct BusyWaits {
+struct BusyCounters {
     count: AtomicU64,
     micros: AtomicU64,
+}
+
+/// Long waits for the write lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BusyWaits {
+    pub count: u64,
+    /// In all of them together.
+    pub waited: Duration,
+}
+
+/// Customers that one transaction changes: few enough that other writers hardly wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkSizes {
+    /// On a local file.
+    pub local: usize,
+    /// Over a network, where servers end transactions after seconds.
+    pub remote: usize,
 }
 
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
-    busy: Arc<BusyWaits>,
+    busy: Arc<BusyCounters>,
     work: mpsc::Sender<Work>,
     local: bool,
     wait: Duration,
@@ -144,6 +161,11 @@ impl Database {
         self.local
     }
 
+    /// The size for this database.
+    pub fn chunk_size(&self, sizes: ChunkSizes) -> usize {
+        if self.local { sizes.local } else { sizes.remote }
+    }
+
     /// A handle whose every [`Database::transaction`] first asks `fence`, inside the transaction
     /// and under the write lock.
     #[must_use]
@@ -209,9 +231,9 @@ impl Database {
 
     /// Writing transactions of this handle and its clones that waited longer than 10 ms for the
     /// write lock of a local file, or that gave up on one; and how long they waited in all.
-    pub fn busy_waits(&self) -> (u64, Duration) {
+    pub fn busy_waits(&self) -> BusyWaits {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        (load(&self.busy.count), Duration::from_micros(load(&self.busy.micros)))
+        BusyWaits { count: load(&self.busy.count), waited: Duration::from_micros(load(&self.busy.micros)) }
     }
 
     /// Runs `f` on the connection, alone, outside of a transaction: each statement of it commits by

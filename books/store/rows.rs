@@ -50,6 +50,20 @@ pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Re
     Ok(c.query(sql, params).await?.next().await?)
 }
 
+/// The exact sum of a column of quantities, as an SQL expression that [`sum_of`] reads; null for no
+/// rows.
+///
+/// Whole units and the rest are summed apart, so that the sum of many cells cannot overflow. The
+/// number is [`UNIT`](crate::units::quantity::UNIT), which SQL cannot name. It also stands in the
+/// `.sql` files and triggers that sum quantities.
+macro_rules! exact_sum {
+    ($column:literal) => {
+        concat!("sum(", $column, " / 10000000000) || ' ' || sum(", $column, " % 10000000000)")
+    };
+}
+pub(crate) use exact_sum;
+
+/// Reads what `exact_sum` computes: `units rest`.
 pub fn sum_of(text: &str) -> Result<Quantity, BooksError> {
     let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
     let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;

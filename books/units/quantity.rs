@@ -82,8 +82,8 @@ impl Quantity {
         }
     }
 
-    /// Puts together what SQL sums apart so that a sum of many cells cannot overflow:
-    /// `sum(quantity / 10000000000)` and `sum(quantity % 10000000000)`.
+    /// Puts together whole units and the rest in 10⁻¹⁰ units, which SQL sums apart so that a sum of
+    /// many cells cannot overflow.
     pub fn from_parts(units: i64, rest: i64) -> Self {
         Self(i128::from(units) * UNIT + i128::from(rest))
     }

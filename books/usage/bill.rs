@@ -81,8 +81,7 @@ pub struct BillLine {
     pub unit: String,
     /// `line_item_line_item_type`.
     pub line_type: String,
-    /// `counted`, `excluded`, `ignored`, `unrecognised` or `not_usage`.
-    pub claim: &'static str,
+    pub claim: ClaimKind,
     /// The meter that claims it; empty for none.
     pub meter: String,
     pub lines: u64,
@@ -90,6 +89,22 @@ pub struct BillLine {
     pub tagged_lines: u64,
     /// Sum of the amounts, in the unit of the bill.
     pub amount: Quantity,
+}
+
+/// What the lines of a kind are to the meters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimKind {
+    /// Usage of a meter.
+    Counted,
+    /// Lines of a meter that carry no usage.
+    Excluded,
+    /// An ignore rule names them.
+    Ignored,
+    /// Usage that no rule names.
+    Unrecognised,
+    /// Lines without usage that no meter claims.
+    NotUsage,
 }
 
 /// A meter's totals in one version; the first four amounts are in the unit of the bill.
@@ -226,14 +241,14 @@ impl Database {
         &self,
         version: Version,
         against: Option<i64>,
-        because: String,
+        reason: String,
         now: Timestamp,
     ) -> Result<(), BooksError> {
         self.transaction(async move |c| {
             if current(c, &version.bill).await?.map(|v| v.id) != against {
                 return Err(BooksError::Raced);
             }
-            insert_version(c, &version, "on_hold", &because, None, now).await.map(drop)
+            insert_version(c, &version, Decision::OnHold { reason: &reason }, now).await.map(drop)
         })
         .await
     }
@@ -276,15 +291,29 @@ impl Database {
     }
 }
 
-/// Inserts a version and returns its id; for a version on hold that is recorded already, 0.
+/// What was decided about a version.
+#[derive(Clone, Copy, Debug)]
+pub enum Decision<'a> {
+    Applied {
+        /// The version that was current before it.
+        supersedes: Option<i64>,
+    },
+    OnHold {
+        reason: &'a str,
+    },
+}
+
+/// Inserts a version and returns its id; 0 for a version on hold that is recorded already.
 pub async fn insert_version(
     c: &Connection,
     v: &Version,
-    state: &str,
-    hold_reason: &str,
-    supersedes: Option<i64>,
+    decision: Decision<'_>,
     now: Timestamp,
 ) -> Result<i64, BooksError> {
+    let (state, hold_reason, supersedes) = match decision {
+        Decision::Applied { supersedes } => ("applied", "", supersedes),
+        Decision::OnHold { reason } => ("on_hold", reason, None),
+    };
     let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
                account, delivered_at, state, hold_reason, accepted, supersedes, rows, matched_rows, rounded_amounts, \
                newest_day, decided_at) \

@@ -15,11 +15,12 @@ use serde::Serialize;
 use crate::customers::customer::refresh_counters;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{exact_sum, first_row, sum_of};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{
-    BillFile, BillId, BillLine, MeterTotals, Version, booked_as, current, insert_parts, insert_version, release_on_hold,
+    BillFile, BillId, BillLine, Decision, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
+    release_on_hold,
 };
 
 /// Rows that go to the database in one statement: one parameter of JSON, which is fast on a file
@@ -64,13 +65,21 @@ pub enum EntryKind {
     Adjustment,
 }
 
+/// An entry to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjustment {
+    /// The difference: observed minus booked, never 0.
+    pub cell: Cell,
+    pub kind: EntryKind,
+}
+
 /// What is to be appended: the differences, over name tables of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adjustments {
     pub customers: Vec<String>,
     pub meters: Vec<String>,
-    /// The differences, ascending; quantities are observed minus booked and never 0.
-    pub entries: Vec<(Cell, EntryKind)>,
+    /// In the order of their cells.
+    pub entries: Vec<Adjustment>,
 }
 
 /// Place in a table; tables of 4 billion names do not occur (each name is a distinct tag value in
@@ -178,7 +187,7 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
         let delta = Quantity::from_scaled(quantity(seen) - quantity(known));
         if !delta.is_zero() {
             let kind = if known.is_some() { EntryKind::Adjustment } else { EntryKind::Usage };
-            entries.push((Cell { quantity: delta.to_cell()?, ..cell }, kind));
+            entries.push(Adjustment { cell: Cell { quantity: delta.to_cell()?, ..cell }, kind });
         }
     }
     Ok(Adjustments { customers, meters, entries })
@@ -197,7 +206,7 @@ impl Adjustments {
     /// The customers with the largest changes of each meter, at most `count` a meter.
     pub fn largest(&self, count: usize) -> Vec<LedgerChange> {
         let mut sums: BTreeMap<(u32, u32), i128> = BTreeMap::new();
-        for (cell, _) in &self.entries {
+        for Adjustment { cell, .. } in &self.entries {
             *sums.entry((cell.meter, cell.customer)).or_default() += i128::from(cell.quantity);
         }
         let mut found = vec![];
@@ -303,12 +312,18 @@ impl Database {
     /// Usage in the days of `month`: of all customers in sum, or of one customer by day.
     pub async fn usage(&self, month: Month, customer: Option<String>) -> Result<Vec<Usage>, BooksError> {
         self.with_connection(async move |c| {
-            let one = "SELECT customer, meter, day, sum(quantity / 10000000000), sum(quantity % 10000000000), \
-                       EXISTS (SELECT 1 FROM customers WHERE id = customer) \
-                       FROM usage_days WHERE customer = ?3 AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter, day";
-            let all = "SELECT customer, meter, NULL, sum(quantity / 10000000000), sum(quantity % 10000000000), \
-                       EXISTS (SELECT 1 FROM customers WHERE id = customer) \
-                       FROM usage_days WHERE ?3 IS NULL AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter";
+            let one = concat!(
+                "SELECT customer, meter, day, ",
+                exact_sum!("quantity"),
+                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM usage_days \
+                 WHERE customer = ?3 AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter, day"
+            );
+            let all = concat!(
+                "SELECT customer, meter, NULL, ",
+                exact_sum!("quantity"),
+                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM usage_days \
+                 WHERE ?3 IS NULL AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter"
+            );
             let days = (month.first_day().to_string(), month.last_day().to_string());
             let sql = if customer.is_some() { one } else { all };
             let mut rows = c.query(sql, params![days.0, days.1, customer]).await?;
@@ -318,8 +333,8 @@ impl Database {
                     customer: row.get(0)?,
                     meter: row.get(1)?,
                     day: row.get(2)?,
-                    quantity: Quantity::from_parts(row.get(3)?, row.get(4)?),
-                    known: row.get::<i64>(5)? == 1,
+                    quantity: sum_of(&row.get::<String>(3)?)?,
+                    known: row.get::<i64>(4)? == 1,
                 };
                 if !usage.quantity.is_zero() {
                     found.push(usage);
@@ -340,7 +355,8 @@ async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Resu
     if booked_as(c, bill, &booking.version.account).await?.is_some() {
         return Err(BooksError::Raced);
     }
-    let id = insert_version(c, &booking.version, "applied", "", booking.against, now).await?;
+    let decision = Decision::Applied { supersedes: booking.against };
+    let id = insert_version(c, &booking.version, decision, now).await?;
     insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
     append(c, id, bill, &booking.adjustments, now).await?;
     check_sums(c, bill, &booking.totals).await?;
@@ -362,7 +378,7 @@ async fn append(
     for chunk in adjustments.entries.chunks(ROWS_PER_STATEMENT) {
         let rows: Vec<_> = chunk
             .iter()
-            .map(|(cell, kind)| {
+            .map(|Adjustment { cell, kind }| {
                 let customer = &adjustments.customers[index(cell.customer)];
                 (customer, &adjustments.meters[index(cell.meter)], cell.day, cell.quantity, kind)
             })
@@ -377,12 +393,15 @@ async fn append(
 /// The always-on check: what the ledger now holds for the bill is what the version said, meter by
 /// meter.
 async fn check_sums(c: &Connection, bill: &BillId, totals: &[MeterTotals]) -> Result<(), BooksError> {
-    let sql = "SELECT meter, sum(quantity / 10000000000), sum(quantity % 10000000000) FROM usage_days \
-               WHERE payer = ?1 AND month = ?2 GROUP BY meter";
+    let sql = concat!(
+        "SELECT meter, ",
+        exact_sum!("quantity"),
+        " FROM usage_days WHERE payer = ?1 AND month = ?2 GROUP BY meter"
+    );
     let mut rows = c.query(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
     let mut booked = BTreeMap::new();
     while let Some(row) = rows.next().await? {
-        booked.insert(row.get::<String>(0)?, Quantity::from_parts(row.get(1)?, row.get(2)?));
+        booked.insert(row.get::<String>(0)?, sum_of(&row.get::<String>(1)?)?);
     }
     for t in totals {
         let found = booked.remove(&t.meter).unwrap_or_default();
@@ -440,7 +459,7 @@ mod tests {
         fn booked_plus_adjustments_is_observed(observed in map(), booked in map()) {
             let found = adjustments(&cells(&observed), &cells(&booked)).unwrap();
             let mut sum: Map = booked.clone();
-            for (cell, kind) in &found.entries {
+            for Adjustment { cell, kind } in &found.entries {
                 prop_assert_ne!(cell.quantity, 0);
                 let key = (
                     found.customers[index(cell.customer)].clone(),
@@ -453,7 +472,7 @@ mod tests {
             }
             let plain = |m: Map| m.into_iter().filter(|(_, q)| *q != 0).collect::<Map>();
             prop_assert_eq!(plain(sum), plain(observed.clone()));
-            prop_assert!(found.entries.windows(2).all(|w| w[0].0 < w[1].0));
+            prop_assert!(found.entries.windows(2).all(|w| w[0].cell < w[1].cell));
             prop_assert!(adjustments(&cells(&observed), &cells(&observed)).unwrap().entries.is_empty());
         }
     }

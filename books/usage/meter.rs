@@ -236,8 +236,10 @@ pub struct Rules {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
     /// One line would be counted twice.
-    #[error("meters `{0}` and `{1}` both claim usage type `{3}` of product `{2}`; narrow one of them")]
-    Overlap(String, String, String, String),
+    #[error(
+        "meters `{first}` and `{second}` both claim usage type `{usage_type}` of product `{product}`; narrow one of them"
+    )]
+    Overlap { first: String, second: String, product: String, usage_type: String },
     /// Two meters of one name.
     #[error("there are two meters named `{0}`")]
     Twice(String),
@@ -302,7 +304,8 @@ impl Rules {
                 if let (Some(product), Some(usage_type)) =
                     (common(&other.products, &meter.products), common(&other.usage_types, &meter.usage_types))
                 {
-                    faults.push(RulesError::Overlap(other.name.clone(), name.clone(), product, usage_type));
+                    let (first, second) = (other.name.clone(), name.clone());
+                    faults.push(RulesError::Overlap { first, second, product, usage_type });
                 }
             }
         }

@@ -2,12 +2,12 @@
 //! version is decided.
 
 use jiff::{SignedDuration, Timestamp};
-use libsql::{Connection, params};
+use libsql::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, json};
 use crate::usage::bill::{BillFile, BillId};
 
 /// A file as it was when its bill was planned.
@@ -35,8 +35,12 @@ pub struct PartFacts {
     pub files_without_tag: usize,
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, BooksError> {
-    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+/// A part that was read.
+#[derive(Clone, Debug)]
+pub struct StoredPart {
+    pub facts: PartFacts,
+    /// Its sums, packed by the job that read it.
+    pub sums: Vec<u8>,
 }
 
 fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BooksError> {
@@ -106,13 +110,14 @@ impl Database {
     }
 
     /// What a part came to, if it is read.
-    pub async fn read_part(&self, id: &PartId) -> Result<Option<(PartFacts, Vec<u8>)>, BooksError> {
+    pub async fn read_part(&self, id: &PartId) -> Result<Option<StoredPart>, BooksError> {
         let id = id.clone();
         self.with_connection(async move |c| {
             let sql = "SELECT facts, sums FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND part = ?4 \
                        AND sums IS NOT NULL";
             let row = first_row(c, sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
-            row.map(|row| Ok((from_json(&row.get::<String>(0)?)?, row.get(1)?))).transpose()
+            let part = |row: Row| Ok(StoredPart { facts: from_json(&row.get::<String>(0)?)?, sums: row.get(1)? });
+            row.map(part).transpose()
         })
         .await
     }

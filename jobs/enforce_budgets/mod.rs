@@ -21,7 +21,8 @@ use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job};
 use books::Database;
 use books::limits::entitlement::{
-    self, CustomerFacts, Entitlement, Freshness, PaymentStatus, PeriodUsage, Reason, TurnRow, storable,
+    self, CustomerFacts, Entitlement, Freshness, ObsoleteEntitlement, PaymentStatus, PeriodUsage, Reason, TurnLimit,
+    TurnRow, storable,
 };
 use books::limits::notification::{self, NewNotification, NotificationKind};
 use books::limits::plan::{Plan, Plans, TURN};
@@ -332,8 +333,13 @@ async fn write(
         rows.extend(
             judgement.entitlements.iter().filter(|e| before(e).is_none_or(|was| !was.same_except_time(e))).cloned(),
         );
-        gone.extend(judgement.gone.iter().map(|meter| (*customer, meter.as_str())));
-        limits.extend(judgement.turn.iter().map(|(start, limit, reason)| (*customer, *start, *limit, *reason)));
+        gone.extend(judgement.gone.iter().map(|meter| ObsoleteEntitlement { customer, meter }));
+        limits.extend(judgement.turn.iter().map(|(starts_at, allowed_until, reason)| TurnLimit {
+            customer,
+            starts_at: *starts_at,
+            allowed_until: *allowed_until,
+            reason,
+        }));
         for e in &judgement.entitlements {
             notifications.extend(notifications_of(before(e), e, &inputs.thresholds, change));
         }
@@ -411,12 +417,12 @@ fn case<'a>(
 ) -> CustomerCase<'a> {
     let currency: Option<Currency> = plan.map(|p| p.currency);
     let other = |code: &String| currency.is_some_and(|c| c.to_string() != *code);
-    let budget = |meter: &str| facts.budgets.get(meter).map(|(minor, _)| *minor);
+    let budget = |meter: &str| facts.budgets.get(meter).map(|b| b.amount_minor);
     CustomerCase {
         payment,
         currency,
         budget: budget(""),
-        budget_in_other_currency: facts.budgets.values().any(|(_, code)| other(code)),
+        budget_in_other_currency: facts.budgets.values().any(|b| other(&b.currency)),
         data_too_old,
         meters: names
             .iter()

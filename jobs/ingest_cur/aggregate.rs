@@ -20,10 +20,10 @@ use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
 use super::batch::{Batch, TagColumn, TextColumn};
-use super::sums::{Sums, id, idx};
+use super::sums::{Place, Shape, Sums, id, idx};
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
-use books::usage::bill::{BillLine, MeterTotals};
+use books::usage::bill::{BillLine, ClaimKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
 
@@ -125,6 +125,14 @@ struct LineGroup {
     sum: i128,
 }
 
+/// A line that a meter counts.
+#[derive(Clone, Copy)]
+struct CountedLine {
+    customer: u32,
+    meter: u8,
+    amount: Quantity,
+}
+
 /// Sums over rows of one bill.
 #[derive(Clone, Debug)]
 pub struct UsageAggregator {
@@ -210,6 +218,10 @@ impl UsageAggregator {
         }
     }
 
+    fn shape(&self) -> Shape {
+        Shape { meters: self.rules.meters.len(), first_day: self.first_day }
+    }
+
     /// Rows counted by a meter so far.
     pub fn matched(&self) -> u64 {
         self.matched
@@ -245,21 +257,15 @@ impl UsageAggregator {
                     let why = format!("the amount is {amount}, but a usage line cannot be negative");
                     return Err(LineFault { row, column: "line_item_usage_amount".into(), why });
                 }
-                self.count(batch, row, customer, meter, amount)?;
+                self.count(batch, row, CountedLine { customer, meter, amount })?;
             }
         }
         Ok(())
     }
 
     #[inline]
-    fn count(
-        &mut self,
-        batch: &Batch<'_>,
-        row: usize,
-        customer: u32,
-        meter: u8,
-        amount: Quantity,
-    ) -> Result<(), LineFault> {
+    fn count(&mut self, batch: &Batch<'_>, row: usize, line: CountedLine) -> Result<(), LineFault> {
+        let CountedLine { customer, meter, amount } = line;
         let fault = |column: &str, why: String| Err(LineFault { row, column: column.to_owned(), why });
         let Some(day) = batch.day.get(row) else {
             return fault("line_item_usage_start_date", "there is no readable instant for a usage line".into());
@@ -273,11 +279,10 @@ impl UsageAggregator {
             return fault("bill_billing_period_start_date", why);
         }
         self.matched += 1;
-        let meters = self.rules.meters.len();
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);
-            self.sums.add(meters, self.first_day, (customer, meter, day), amount.scaled());
+            self.sums.add(self.shape(), Place { customer, meter, day }, amount.scaled());
         } else if Day::from_epoch(day).is_some() {
             self.out_of_month_lines += 1;
             *self.sums.overflow.entry((customer, meter, day)).or_default() += amount.scaled();
@@ -387,14 +392,14 @@ impl UsageAggregator {
             own.tagged += line_group.tagged;
             own.sum += line_group.sum;
         }
-        let meters = self.rules.meters.len();
+        let (shape, meters) = (self.shape(), self.rules.meters.len());
         let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.intern(c)).collect();
         for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
             let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
             // makes the block even if all its days are 0: something may stand overflow it
-            self.sums.add(meters, self.first_day, (customer, meter, 0), 0);
+            self.sums.add(shape, Place { customer, meter, day: 0 }, 0);
             for (day, amount) in other.sums.blocks[idx(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
-                self.sums.add(meters, self.first_day, (customer, meter, day), i128::from(*amount));
+                self.sums.add(shape, Place { customer, meter, day }, i128::from(*amount));
             }
         }
         for ((customer, meter, day), amount) in &other.sums.overflow {
@@ -498,11 +503,11 @@ impl UsageAggregator {
             .iter()
             .map(|line_group| {
                 let (claim, meter) = match line_group.claim {
-                    LineClaim::Counted(m) => ("counted", Some(m)),
-                    LineClaim::Excluded(m) => ("excluded", Some(m)),
-                    LineClaim::Ignored => ("ignored", None),
-                    LineClaim::Unrecognised => ("unrecognised", None),
-                    LineClaim::NotUsage => ("not_usage", None),
+                    LineClaim::Counted(m) => (ClaimKind::Counted, Some(m)),
+                    LineClaim::Excluded(m) => (ClaimKind::Excluded, Some(m)),
+                    LineClaim::Ignored => (ClaimKind::Ignored, None),
+                    LineClaim::Unrecognised => (ClaimKind::Unrecognised, None),
+                    LineClaim::NotUsage => (ClaimKind::NotUsage, None),
                 };
                 BillLine {
                     product: name(line_group.key.product),

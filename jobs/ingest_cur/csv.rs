@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::aggregate::UsageAggregator;
-use super::parquet_file::{ReadError, TagKey, Wanted, is_tag_map};
+use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map};
 use super::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
 
@@ -214,7 +214,7 @@ fn aggregate_text(
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
             let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
-            let batch = wanted.batch(pending, array, tag, true);
+            let batch = wanted.batch(pending, array, tag, TagMaps::Resolved);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
             aggregator.add(&batch).map_err(|f| {

@@ -61,11 +61,11 @@ pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy
     let of_customers = kept_by_customers(observed, booked);
     for (meter, booked) in booked.by_meter() {
         let observed = now.get(&meter).copied().unwrap_or_default();
-        let (had, keep) = of_customers.get(&meter).copied().unwrap_or_default();
+        let Kept { had, has } = of_customers.get(&meter).copied().unwrap_or_default();
         if falls(booked, observed) {
             found.push(Restatement { meter, scope: Scope::Month, booked, observed });
-        } else if falls(had, keep) {
-            found.push(Restatement { meter, scope: Scope::Customers, booked: had, observed: keep });
+        } else if falls(had, has) {
+            found.push(Restatement { meter, scope: Scope::Customers, booked: had, observed: has });
         }
     }
     let Some(percent) = policy.day_change_percent else { return found };
@@ -82,16 +82,25 @@ pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy
     found
 }
 
-/// For each meter: what is booked to customers, and how much of that each of them still has.
-fn kept_by_customers(observed: &Cells, booked: &Cells) -> BTreeMap<String, (Quantity, Quantity)> {
+/// Usage of customers that are in the books.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    /// Booked to them.
+    had: Quantity,
+    /// How much of that the new version still gives to the same customers.
+    has: Quantity,
+}
+
+/// What customers keep of each meter.
+fn kept_by_customers(observed: &Cells, booked: &Cells) -> BTreeMap<String, Kept> {
     let now = observed.by_customer_and_meter();
-    let mut found: BTreeMap<String, (Quantity, Quantity)> = BTreeMap::new();
+    let mut found: BTreeMap<String, Kept> = BTreeMap::new();
     for ((customer, meter), had) in booked.by_customer_and_meter() {
         if customer != UNATTRIBUTED {
             let has = now.get(&(customer, meter)).copied().unwrap_or_default();
             let sums = found.entry(meter.to_owned()).or_default();
-            sums.0 += had;
-            sums.1 += had.min(has);
+            sums.had += had;
+            sums.has += had.min(has);
         }
     }
     found

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use self::aggregate::Totals;
 use self::delivery::{Delivery, Reading, already_booked, check_account, find_export, read_version};
-pub use self::discover::discover;
+pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
 pub use self::guard::{Restatement, Scope};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};

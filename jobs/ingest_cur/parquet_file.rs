@@ -59,6 +59,15 @@ pub(super) fn is_tag_map(canonical: &str) -> bool {
     matches!(canonical, "resource_tags" | "tags")
 }
 
+/// What the columns that hold all tags of a line contain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagMaps {
+    /// Maps, as the file has them.
+    AsRead,
+    /// The value of the customer tag, which the reader looked up in the map.
+    Resolved,
+}
+
 /// How the customer tag's key may be spelled.
 #[derive(Clone, Debug)]
 pub struct TagKey {
@@ -134,8 +143,7 @@ impl Wanted {
         self.tags.is_empty()
     }
 
-    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`;
-    /// `flat` when maps have been resolved to the customer's tag already.
+    /// The columns of a batch; `array` gives the array at a place of [`Wanted::find`].
     ///
     /// # Errors
     /// Name of the column whose type is not one that it can have, and that type.
@@ -144,7 +152,7 @@ impl Wanted {
         rows: usize,
         array: impl Fn(usize) -> (&'a str, &'a ArrayRef),
         tag: &TagKey,
-        flat: bool,
+        maps: TagMaps,
     ) -> Result<Batch<'a>, (String, DataType)> {
         let wrong = |place: usize| {
             let (name, array) = array(place);
@@ -156,9 +164,12 @@ impl Wanted {
             let (column, values) = array(*place);
             let found = match values.as_map_opt() {
                 Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
-                // text in a column of its own is the value; a map that was made text is none of
-                // that
-                None => TextColumn::from_array(values).filter(|_| flat || tag.is_column(column)).map(Tag::Flat),
+                // text in a column of tags is a map that was written as text, unless the reader
+                // resolved it
+                None => {
+                    let is_value = maps == TagMaps::Resolved || tag.is_column(column);
+                    TextColumn::from_array(values).filter(|_| is_value).map(Tag::Flat)
+                }
             };
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
         });
@@ -240,7 +251,7 @@ impl ParquetFile {
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
-        wanted.batch(0, array, &tag, false).map_err(|(column, data_type)| {
+        wanted.batch(0, array, &tag, TagMaps::AsRead).map_err(|(column, data_type)| {
             broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
         })?;
         Ok(Some(Self { source, object, name, metadata, wanted, tag }))
@@ -334,7 +345,7 @@ impl RowGroup {
                 let at = places.binary_search(&place).unwrap_or(0);
                 (names.field(place).name().as_str(), batch.column(at))
             };
-            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, false);
+            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, TagMaps::AsRead);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
             aggregator.add(&columns).map_err(|fault| {
                 self.broken(

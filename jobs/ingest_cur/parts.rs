@@ -26,7 +26,7 @@ use crate::context::Context;
 use crate::job::{Failure, Job, Request};
 use books::units::calendar::Month;
 use books::usage::bill::BillId;
-use books::usage::partial_reads::{PartFacts, PartId, PlannedFile};
+use books::usage::partial_reads::{PartFacts, PartId, PlannedFile, StoredPart};
 
 /// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a
 /// lost one costs little.
@@ -168,7 +168,7 @@ async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result
     let mut files = FileStats::default();
     for part in (0_u32..).take(plan.parts) {
         let id = PartId { bill: plan.bill.clone(), identity: plan.identity.clone(), part };
-        let Some((part, sums)) = context.books.read_part(&id).await? else {
+        let Some(StoredPart { facts, sums }) = context.books.read_part(&id).await? else {
             return Err(Failure::Retry(anyhow!(
                 "part {} of the bill is gone; another worker decided the bill",
                 id.part
@@ -188,8 +188,8 @@ async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result
             }
         };
         whole.merge(&aggregator);
-        files.files.extend(part.files);
-        files.files_without_tag += part.files_without_tag;
+        files.files.extend(facts.files);
+        files.files_without_tag += facts.files_without_tag;
     }
     // the last proof that the parts are the bill: every file of the manifest, once, as it lies
     // there now

@@ -9,7 +9,7 @@ use super::guard::Restatement;
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
-use books::usage::bill::{BillId, BillLine, MeterTotals};
+use books::usage::bill::{BillId, BillLine, ClaimKind, MeterTotals};
 use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 
 /// Customers that a report names for each meter.
@@ -126,7 +126,7 @@ impl IngestReport {
         self.rounded_amounts = totals.rounded_amounts;
         self.newest_day = totals.newest_day;
         self.unknown_line_types.clone_from(&totals.unknown_line_types);
-        self.unrecognised = totals.lines.iter().filter(|l| l.claim == "unrecognised").cloned().collect();
+        self.unrecognised = totals.lines.iter().filter(|l| l.claim == ClaimKind::Unrecognised).cloned().collect();
     }
 
     /// Adds what the version changes in the books.

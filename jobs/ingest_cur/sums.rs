@@ -15,6 +15,23 @@ pub(super) fn id(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
+/// What the tables of a bill are laid out by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) meters: usize,
+    /// First day of the month, since 1970.
+    pub(super) first_day: i32,
+}
+
+/// A cell of the tables.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) customer: u32,
+    pub(super) meter: u8,
+    /// Day of the month, from 0.
+    pub(super) day: usize,
+}
+
 /// Sums for each customer, meter and day of the month: a block of days where a customer used a
 /// meter at all.
 ///
@@ -31,16 +48,10 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Adds to a day of the month, counted from 0; `first_day` is its first.
+    /// Adds to a day of the month.
     #[inline]
-    pub(super) fn add(
-        &mut self,
-        meters: usize,
-        first_day: i32,
-        (customer, meter, day): (u32, u8, usize),
-        amount: i128,
-    ) {
-        let place = idx(customer) * meters + usize::from(meter);
+    pub(super) fn add(&mut self, shape: Shape, Place { customer, meter, day }: Place, amount: i128) {
+        let place = idx(customer) * shape.meters + usize::from(meter);
         if place >= self.blocks_of.len() {
             self.blocks_of.resize(place + 1, 0);
         }
@@ -52,7 +63,7 @@ impl Sums {
         match i64::try_from(amount).ok().and_then(|amount| cell.checked_add(amount)) {
             Some(sum) => *cell = sum,
             None => {
-                let day = first_day + i32::try_from(day).unwrap_or(0);
+                let day = shape.first_day + i32::try_from(day).unwrap_or(0);
                 *self.overflow.entry((customer, meter, day)).or_default() += amount;
             }
         }
@@ -68,7 +79,7 @@ mod tests {
         let mut sums = Sums::default();
         let large = i128::from(i64::MAX) - 5;
         for amount in [large, 3, large, i128::MAX / 4, -large, 7] {
-            sums.add(2, 100, (1, 1, 30), amount);
+            sums.add(Shape { meters: 2, first_day: 100 }, Place { customer: 1, meter: 1, day: 30 }, amount);
         }
         let kept = i128::from(sums.blocks[0][30]) + sums.overflow[&(1, 1, 130)];
         assert_eq!(kept, large + 10 + i128::MAX / 4);

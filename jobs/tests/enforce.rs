@@ -7,6 +7,7 @@ mod support;
 
 use std::sync::Arc;
 
+use books::limits::budget::BudgetChange;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::plan::{Applied, Plan, PlanError, Terms};
 use jiff::{SignedDuration, Timestamp};
@@ -48,7 +49,7 @@ const METERS: [&str; 3] = ["chime_minutes", "storage_gb", "transfer_gb"];
 impl World {
     async fn apply(&self, plans: Vec<Plan>) -> Vec<Applied> {
         let meters = METERS.map(str::to_owned);
-        self.context.books.apply_plans(plans, &meters, false, now()).await.unwrap()
+        self.context.books.apply_plans(plans, &meters, now()).await.unwrap()
     }
 
     /// Books where `ann` is a customer of a plan with 100 minutes and a cent for each more, and
@@ -95,7 +96,14 @@ impl World {
     }
 
     async fn budget(&self, minor: i64) {
-        self.context.books.set_budget("ann", "", Some(minor), usd(), "test", now()).await.unwrap();
+        let change = BudgetChange {
+            customer: "ann".into(),
+            meter: String::new(),
+            amount_minor: Some(minor),
+            currency: usd(),
+            set_by: "test".into(),
+        };
+        self.context.books.set_budget(change, now()).await.unwrap();
     }
 
     async fn notifications(&self) -> Vec<String> {
@@ -222,9 +230,9 @@ async fn a_period_has_the_terms_that_held_when_it_began() {
     let meters = METERS.map(str::to_owned);
     let later = vec![plan("pro", "2026-10-15T00:00:00Z", ("1000", None))];
     let before = at("2026-10-14T00:00:00Z");
-    let refused = world.context.books.apply_plans(later.clone(), &meters, false, now()).await.unwrap_err();
+    let refused = world.context.books.apply_plans(later.clone(), &meters, now()).await.unwrap_err();
     assert!(refused.to_string().contains("would change billing periods that have begun"), "{refused}");
-    let applied = world.context.books.apply_plans(later, &meters, false, before).await.unwrap();
+    let applied = world.context.books.apply_plans(later, &meters, before).await.unwrap();
     assert_eq!(applied, [Applied::New]);
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.included, "100".parse().unwrap(), "October began before the new version");
@@ -242,7 +250,7 @@ async fn a_period_has_the_terms_that_held_when_it_began() {
         ),
     ] {
         let good = plan("other", "2026-01-01T00:00:00Z", ("7", None));
-        let refused = books.apply_plans(vec![good, wrong], &meters, false, now()).await.unwrap_err();
+        let refused = books.apply_plans(vec![good, wrong], &meters, now()).await.unwrap_err();
         assert!(matches!(refused, PlanError::Wrong(..)) && refused.to_string().contains(why), "{refused}");
         assert!(!books.plans().await.unwrap().names().contains(&"other"), "all or none");
     }

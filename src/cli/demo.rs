@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use books::audit::stats::OF_A_DEMO;
+use books::limits::budget::BudgetChange;
 use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::{Quantity, UNIT};
@@ -253,7 +254,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     );
     print::out(&format!("{}\n", toml.trim_end()));
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
-    context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
+    context.books.apply_plans(super::plan::read(&toml)?, &meters, now).await?;
     context.books.transaction(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
     roll_periods::roll(&context.books, now, false, 0).await?;
     Ok(first.customer.clone())
@@ -264,7 +265,14 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     let books = &context.books;
     let usd: Currency = "USD".parse()?;
     let set = async |minor: i64| -> anyhow::Result<()> {
-        books.set_budget(who, "", Some(minor), usd, "demo", now).await?;
+        let change = BudgetChange {
+            customer: who.to_owned(),
+            meter: String::new(),
+            amount_minor: Some(minor),
+            currency: usd,
+            set_by: "demo".to_owned(),
+        };
+        books.set_budget(change, now).await?;
         print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
         enforce_budgets::enforce(context, now, false, 0).await?;
         entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);

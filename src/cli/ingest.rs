@@ -139,9 +139,9 @@ pub(super) async fn shown<T>(title: &str, progress: &Progress, work: impl Future
         tokio::select! {
             result = &mut work => break result,
             () = tokio::time::sleep(Duration::from_millis(100)) => {
-                let (done, total) = progress.get();
-                bar.set_length(total);
-                bar.set_position(done);
+                let bytes = progress.get();
+                bar.set_length(bytes.total);
+                bar.set_position(bytes.done);
             }
         }
     };

@@ -127,7 +127,7 @@ impl Observer {
         let began = Instant::now();
         let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
         let queue = self.queue().await?.standing(kinds, &heavy.over, lease).await?;
-        let (audited, violations) = self.books().await?.last_audit().await?;
+        let audit = self.books().await?.last_audit().await?;
         let mut standing = Standing {
             at: now,
             took: SignedDuration::ZERO,
@@ -139,7 +139,7 @@ impl Observer {
             customers: heavy.customers.clone(),
             customers_at: heavy.at,
             queue: QueueStanding { scheduled: scheduled.clone(), ..queue },
-            audit: Audit { at: audited, violations },
+            audit: Audit { at: audit.at, violations: audit.violations },
             findings: vec![],
         };
         standing.took = SignedDuration::try_from(began.elapsed() + heavy.took).unwrap_or_default();

@@ -14,7 +14,7 @@ use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::{GroupKey, UsageAggregator};
-use crate::ingest_cur::sums::{id, idx};
+use crate::ingest_cur::sums::{Place, id, idx};
 use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
@@ -101,7 +101,7 @@ impl UsageAggregator {
             line_group.tagged += tagged;
             line_group.sum += sum;
         }
-        let meters = aggregator.rules.meters.len();
+        let (shape, meters) = (aggregator.shape(), aggregator.rules.meters.len());
         let days = usize::try_from(aggregator.days).unwrap_or(0);
         for (of, meter, sums) in partial.blocks {
             let of = customer(of)?;
@@ -109,9 +109,9 @@ impl UsageAggregator {
                 return Err(format!("meter {meter} or a day of it does not exist"));
             }
             // makes the block even if all its days are 0: something may stand overflow it
-            aggregator.sums.add(meters, aggregator.first_day, (of, meter, 0), 0);
+            aggregator.sums.add(shape, Place { customer: of, meter, day: 0 }, 0);
             for (day, sum) in sums {
-                aggregator.sums.add(meters, aggregator.first_day, (of, meter, day), i128::from(sum));
+                aggregator.sums.add(shape, Place { customer: of, meter, day }, i128::from(sum));
             }
         }
         for (of, meter, day, sum) in partial.overflow {

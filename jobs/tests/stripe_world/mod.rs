@@ -189,7 +189,7 @@ impl World {
             ended: None,
             items: vec![],
         });
-        context.books.told_subscriptions(told.collect(), at(begin)).await.unwrap();
+        context.books.upsert_subscriptions(told.collect(), at(begin)).await.unwrap();
         Self { context, stripe, folder, file, usage: Mutex::default(), begins }
     }
 
