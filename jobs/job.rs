@@ -46,6 +46,21 @@ impl From<books::BooksError> for Failure {
     }
 }
 
+/// Whether a run writes what it decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Write,
+    /// The run only reports what it would write.
+    DryRun,
+}
+
+impl Mode {
+    /// The mode of a payload's or a command's flag.
+    pub fn of(dry_run: bool) -> Self {
+        if dry_run { Self::DryRun } else { Self::Write }
+    }
+}
+
 /// A job that another job asks for. Jobs know no queue: the machine enqueues it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {

@@ -21,7 +21,7 @@ use ground::Ground;
 use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::enforce_budgets::EnforceBudgets;
-use jobs::job::{Failure, Job};
+use jobs::job::{Failure, Job, Mode};
 use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
@@ -86,7 +86,7 @@ impl Shop {
         }
         sync(&shop.context, Timestamp::now(), true).await.unwrap();
         // what a meter is called at Stripe is known from the first push on; items are there before
-        roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+        roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
         shop
     }
 
@@ -235,7 +235,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
     shop.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
     shop.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
-    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     // 900,000,000 units a day, each of them 10,000,000 of Stripe's: more than 15 digits
     let mut billing = jobs::stripe::BillingSettings::clone(&shop.context.billing);
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
@@ -256,7 +256,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE customers SET stripe_customer_id = 'cus_ann' WHERE id = 'ann'").await;
     shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
     shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
-    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     sync(&shop.context, Timestamp::now(), true).await.unwrap();
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
@@ -275,7 +275,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
         .with_connection(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
     assert_eq!(due.await.unwrap(), "1");
     shop.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
-    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     // a clock that is an hour off sends nothing
     shop.book("ann", 1).await;
     for off in [-3600, 3600] {

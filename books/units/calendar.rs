@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::civil::Date;
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, ToSpan, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A calendar month in UTC, written `2026-10`.
@@ -29,6 +29,12 @@ pub struct PeriodError {
 }
 
 const EPOCH: Date = jiff::civil::date(1970, 1, 1);
+
+/// Clocks of several hosts differ by less than this.
+///
+/// Kerberos recommends to accept as much (<https://www.rfc-editor.org/rfc/rfc4120#section-8.2>), and
+/// Stripe accepts as much for a meter event (<https://docs.stripe.com/api/billing/meter-event/create>).
+pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 /// A stored instant: seconds since 1970. One beyond the years that can be written is the last or
 /// first that can.

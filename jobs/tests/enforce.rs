@@ -13,7 +13,7 @@ use books::limits::plan::{Applied, Plan, PlanError, Terms};
 use jiff::{SignedDuration, Timestamp};
 use jobs::context::{Context, EnforcementSettings, OnStale};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, enforce};
-use jobs::job::Job;
+use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
 use support::{World, chime, deliver_lines, now};
 
@@ -70,7 +70,7 @@ impl World {
         for table in ["turn_periods", "billing_periods"] {
             self.execute(format!("DELETE FROM {table} WHERE customer = '{id}'")).await;
         }
-        roll(&self.context.books, now(), false, 0).await.unwrap();
+        roll(&self.context.books, now(), Mode::Write).await.unwrap();
     }
 
     async fn execute(&self, sql: String) {
@@ -217,7 +217,7 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
     // it ends on the 20th at noon: that day is the subscription's, and what follows is nobody's to
     // allow
     world.execute(format!("UPDATE subscriptions SET ended_at = {}", noon + 10 * 86_400)).await;
-    roll(&world.context.books, now(), false, 0).await.unwrap();
+    roll(&world.context.books, now(), Mode::Write).await.unwrap();
     world.enforce().await;
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason), (false, Reason::Canceled));
@@ -290,7 +290,7 @@ async fn odd_customers_have_stated_outcomes() {
             ))
             .await;
     }
-    let report = roll(&world.context.books, now(), false, 5).await.unwrap();
+    let report = roll(&world.context.books, now(), Mode::Write).await.unwrap();
     assert_eq!((report.overlapping_subscriptions, report.overlapping_customers), (1, vec!["ann".to_owned()]));
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.period_start, at("2026-10-05T00:00:00Z"));
@@ -316,7 +316,7 @@ async fn odd_customers_have_stated_outcomes() {
 async fn a_clock_that_is_set_back_decides_nothing() {
     let world = World::with_ann(300.0).await;
     world.enforce_at(at("2026-10-29T12:00:00Z")).await;
-    let back = enforce(&world.context, at("2026-10-28T12:00:00Z"), false, 5).await.unwrap();
+    let back = enforce(&world.context, at("2026-10-28T12:00:00Z"), Mode::Write).await.unwrap();
     assert_eq!((back.from_the_future, back.changed), (1, 0));
     assert!(EnforceBudgets::needs_attention(&back));
     assert_eq!(world.chime_of("ann").await.decided_at, at("2026-10-29T12:00:00Z"));
@@ -325,10 +325,10 @@ async fn a_clock_that_is_set_back_decides_nothing() {
 #[tokio::test]
 async fn a_dry_run_tells_and_writes_nothing() {
     let world = World::with_ann(300.0).await;
-    let dry = enforce(&world.context, now(), true, 100).await.unwrap();
+    let dry = enforce(&world.context, now(), Mode::DryRun).await.unwrap();
     assert_eq!((dry.changed, dry.changes.len(), dry.not_allowed), (1, 4, 2));
     assert!(world.context.books.entitlements(None).await.unwrap().is_empty() && world.notifications().await.is_empty());
-    let dry = roll(&world.context.books, at("2026-12-03T00:00:00Z"), true, 100).await.unwrap();
+    let dry = roll(&world.context.books, at("2026-12-03T00:00:00Z"), Mode::DryRun).await.unwrap();
     assert_eq!((dry.closed, dry.counts.len(), dry.opened), (2, 2, 2), "October and November would be closed");
     assert_eq!(world.dump("SELECT count(*) || '' FROM turn_periods WHERE closed_at IS NOT NULL").await, ["0"]);
 }
@@ -344,7 +344,7 @@ async fn runs_beside_each_other_make_each_decision_and_notification_once() {
     let other = books::Database::open_local(&world.database()).await.unwrap();
     let beside = Context { books: other, ..world.context.clone() };
     let today = Timestamp::now();
-    let (a, b) = tokio::join!(enforce(&world.context, today, false, 0), enforce(&beside, today, false, 0));
+    let (a, b) = tokio::join!(enforce(&world.context, today, Mode::Write), enforce(&beside, today, Mode::Write));
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!(a.customers, b.customers);
     let changes =

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use books::audit::log::AuditEntry;
+use jobs::job::Mode;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::{self, roll};
@@ -56,7 +57,7 @@ impl Life<'_> {
             if rng.u8(0..3) > 0 {
                 drop(sync(&world.context, at(now), rng.bool()).await);
             }
-            drop(roll_periods::run(&world.context, at(now), false, 0).await);
+            drop(roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await);
             push(world, rng, now, true).await;
             self.ran = now;
             if rng.u8(0..3) == 0 {
@@ -98,7 +99,7 @@ impl Life<'_> {
             let (world, now) = (&self.world, self.now);
             world.stripe.world().set_now(now);
             well(sync(&world.context, at(now), false).await);
-            roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
+            roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
             let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
             if let Ok(report) = &report {
                 self.count(
@@ -127,7 +128,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     let world = World::new(template, &mut rng, begin).await;
     // whose periods a backup does not have gets them from the restoration on: these are customers
     // of before
-    roll(&world.context.books, at(begin), false, 0).await.unwrap();
+    roll(&world.context.books, at(begin), Mode::Write).await.unwrap();
     let now = begin + HOUR;
     let cancels = CUSTOMERS.map(|_| (rng.u8(0..5) == 0).then(|| now + rng.i64(2..40) * DAY));
     let mut life = Life { world, rng, now, ran: now, cancels, seen };
@@ -185,7 +186,7 @@ async fn run_all(world: &World, now: i64, synced: bool) {
     if synced {
         well(sync(&world.context, at(now), true).await);
     }
-    roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
+    roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
     well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
     if synced {
         well(reconcile(&world.context, at(now), None).await);
@@ -347,7 +348,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     let mut world = World::new(&template, &mut rng, begin).await;
     // nobody has told of ann's yet
     world.forget_subscription("sub_0").await;
-    roll(&world.context.books, at(begin), false, 0).await.unwrap();
+    roll(&world.context.books, at(begin), Mode::Write).await.unwrap();
     let backup = world.backup("backup.db", false, begin + 60).await;
     run_all(&world, begin + DAY, true).await;
     for day in 0..22 {
@@ -358,7 +359,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     world.restore(backup).await;
     // the next month has begun; what is due first is done first
     let restored = begin + 23 * DAY + HOUR;
-    let early = roll_periods::run(&world.context, at(restored), false, 0).await.unwrap();
+    let early = roll_periods::roll_unless_restored(&world.context, at(restored), Mode::Write).await.unwrap();
     assert!(early.awaits_subscriptions, "{early:?}");
     let closed = world.rows("SELECT count(*) FROM billing_periods WHERE closed_at IS NOT NULL").await;
     assert_eq!(closed, ["0"]);

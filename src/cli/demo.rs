@@ -14,7 +14,7 @@ use fake_aws::{FileKind, Layout, Spec};
 use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::ingest_cur::IngestCur;
-use jobs::job::Job;
+use jobs::job::{Job, Mode};
 use jobs::{enforce_budgets, roll_periods};
 use libsql::params;
 
@@ -256,7 +256,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
     context.books.apply_plans(super::plan::read(&toml)?, &meters, now).await?;
     context.books.transaction(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
-    roll_periods::roll(&context.books, now, false, 0).await?;
+    roll_periods::roll(&context.books, now, Mode::Write).await?;
     Ok(first.customer.clone())
 }
 
@@ -274,11 +274,11 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
         };
         books.set_budget(change, now).await?;
         print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
-        enforce_budgets::enforce(context, now, false, 0).await?;
+        enforce_budgets::enforce(context, now, Mode::Write).await?;
         entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
         Ok(())
     };
-    enforce_budgets::enforce(context, now, false, 0).await?;
+    enforce_budgets::enforce(context, now, Mode::Write).await?;
     let decided = books.entitlements(Some(who.to_owned())).await?;
     let spent = decided.first().map_or(0, |e| e.overage_cost_minor);
     set(spent + 100).await?;
@@ -302,7 +302,7 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     while take().await? {}
 
     step(7, "the next enforcement: the budget is spent, so whatever is beyond the plan is blocked");
-    let report = enforce_budgets::enforce(context, now, false, usize::MAX).await?;
+    let report = enforce_budgets::enforce(context, now, Mode::Write).await?;
     show_enforce(&report, now);
     print::out(&format!("\n$ meter explain-entitlement {who} chime_minutes"));
     let explained = entitlements::ExplainArgs { customer: who.to_owned(), meter: "chime_minutes".into() };

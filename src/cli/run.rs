@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::enforce_budgets::{self, EnforceBudgets, EnforceReport};
-use jobs::job::Job;
+use jobs::job::{Job, Mode};
 use jobs::roll_periods::{self, RollPeriods, RollPeriodsReport};
 use serde_json::Value;
 
@@ -89,7 +89,7 @@ fn done<J: Job>(report: &J::Report) -> Exit {
 }
 
 async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = roll_periods::run(context, now, dry_run, usize::MAX).await?;
+    let report = roll_periods::roll_unless_restored(context, now, Mode::of(dry_run)).await?;
     show_rolled(&report, now);
     Ok(done::<RollPeriods>(&report))
 }
@@ -129,7 +129,7 @@ pub(super) fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
 }
 
 async fn enforce(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = enforce_budgets::enforce(context, now, dry_run, usize::MAX).await?;
+    let report = enforce_budgets::enforce(context, now, Mode::of(dry_run)).await?;
     show_enforce(&report, now);
     Ok(done::<EnforceBudgets>(&report))
 }
