@@ -1,4 +1,4 @@
-//! The audit: does everything that is derived still equal what it is derived from?
+//! The audit: whether every derived row still equals what it is derived from.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ use crate::units::quantity::Quantity;
 pub struct Check {
     pub name: &'static str,
     pub rule: &'static str,
-    /// How many things were looked at.
+    /// Rows that were checked.
     pub checked: u64,
-    /// What breaks it; empty when it holds.
+    /// Rows that break the rule, described; at most 20 of a query.
     pub violations: Vec<String>,
 }
 
@@ -48,9 +48,9 @@ const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
 struct Query {
     name: &'static str,
     rule: &'static str,
-    /// How many rows are looked at.
+    /// Counts the rows that are checked.
     counted: &'static str,
-    /// What breaks the rule, one text a row.
+    /// Describes rows that break the rule, one text a row.
     broken: &'static str,
 }
 
@@ -100,7 +100,7 @@ const QUERIES: [Query; 5] = [
 ];
 
 impl Database {
-    /// Notes how an audit ended, in place of the one before.
+    /// Stores the result of an audit, in place of the one before.
     pub async fn note_audit(&self, checks: &[Check], now: jiff::Timestamp) -> Result<(), BooksError> {
         let row = |check: &Check| serde_json::json!({ "name": check.name, "violations": check.violations.len() });
         let found = json(&checks.iter().map(row).collect::<Vec<_>>())?;
@@ -128,10 +128,7 @@ impl Database {
         .await
     }
 
-    /// Runs every check over the whole books.
-    ///
-    /// # Errors
-    /// What the database says; violations are no error but part of the answer.
+    /// Runs every check over the whole books. Violations are part of the result and no error.
     pub async fn verify(&self) -> Result<Vec<Check>, BooksError> {
         self.with_connection(async |c| {
             let count = async |sql: &str| -> Result<u64, BooksError> {
@@ -181,8 +178,8 @@ impl Database {
     }
 }
 
-/// For the current version of each bill: the parts make the total, the lines make the total, and
-/// the ledger holds what the version said.
+/// For the current version of each bill: the parts sum up to the total, so do the lines, and the
+/// ledger holds what the version says.
 async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
     let exact = |text: String| text.parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()));
     let mut violations = vec![];

@@ -1,9 +1,9 @@
-//! Billing periods as they stand in the database, and the TURN counter of each.
+//! Billing periods as rows, and the TURN counter of each.
 //!
-//! Time itself begins a period: the current one and the next two stand open, and the web backend
-//! counts on the row whose time it is. So what is done here is bookkeeping that may come late:
-//! closed counts are kept, and more periods are opened. An increment is in exactly one row,
-//! whenever this runs, because a count is never copied: closing sets `closed_at` on the row itself.
+//! A period begins by itself: the current one and the next two stand open, and the web backend
+//! counts on the row of the current time. Closing and opening periods may therefore come late. A
+//! count is never copied, because closing sets `closed_at` on the row itself, so an increment is in
+//! exactly one row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,16 +28,15 @@ pub struct TurnPeriod {
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,
     pub used: i64,
-    /// How often one was refused.
+    /// Refused credentials.
     pub refused: i64,
     /// Where the backend must stop; none = nowhere.
     pub allowed_until: Option<i64>,
     pub reason: String,
-    /// When the count was closed.
     pub closed_at: Option<Timestamp>,
 }
 
-/// An open row, as it is in both tables.
+/// An open period, with its rows in both tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenPeriod {
     pub period: BillingPeriod,
@@ -73,9 +72,9 @@ pub struct ShownPeriods {
 /// What is known of one customer's periods.
 #[derive(Clone, Debug, Default)]
 pub struct KnownPeriods {
-    /// The customer's plan; none when there is no row any more.
+    /// None when the customer's row is gone.
     pub plan: Option<String>,
-    /// Why nothing at all may be used, if so.
+    /// The reason why nothing at all may be used, if there is one.
     pub stopped: Option<Reason>,
     pub subscriptions: Vec<Subscription>,
     /// The newest closed period.
@@ -86,7 +85,7 @@ pub struct KnownPeriods {
 /// What is to change for one customer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeriodChanges {
-    /// Periods to open, or to give other bounds.
+    /// Periods to open, or with new bounds.
     pub periods: Vec<BillingPeriod>,
     pub merged: Vec<Merge>,
     /// Starts of the periods to close.
@@ -95,8 +94,8 @@ pub struct PeriodChanges {
     pub shown: Option<ShownPeriods>,
 }
 
-/// What must change so that the periods are those of the subscriptions, and all that ended by `now`
-/// are closed. Pure.
+/// The changes after which the periods follow the subscriptions, and all that ended by `now` are
+/// closed. Pure.
 pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
     if known.plan.is_none() {
         let ended = known.open.iter().map(|o| &o.period.span).filter(|s| s.end <= now);
@@ -125,20 +124,19 @@ pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
     }
 }
 
-/// One count that was closed, or would be.
+/// A count that was closed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClosedTurnPeriod {
     pub customer: String,
-    /// First instant of the period.
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,
-    /// Credentials handed out in it.
+    /// Credentials that were handed out.
     pub used: i64,
-    /// Where the backend had to stop.
+    /// Where the backend had to stop; none = nowhere.
     pub allowed_until: Option<i64>,
 }
 
-/// What happened to some customers' periods.
+/// What changed, or would change.
 #[derive(Clone, Debug, Default)]
 pub struct RolledPeriods {
     pub closed: Vec<ClosedTurnPeriod>,
@@ -146,17 +144,17 @@ pub struct RolledPeriods {
     pub opened: u64,
     /// Open rows that a changed subscription removed; another row has their count.
     pub merged: u64,
-    /// Customers for whom more than one subscription lives.
+    /// Customers with more than one living subscription.
     pub overlapping_subscriptions: Vec<String>,
 }
 
 impl Database {
-    /// The customers whose periods have to be looked at, in order: one has ended, none was opened
-    /// yet, or a subscription changed.
+    /// Customers with a period that has ended, without periods, or with a changed subscription; in
+    /// order.
     pub async fn customers_to_roll(&self, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.with_connection(async move |c| {
-            // by name, for the planner would rather walk along all open rows in order of customers
-            // than sort the few that are due
+            // the index is named because the planner prefers to walk all open rows in order of
+            // customers
             let due = "SELECT customer FROM turn_periods INDEXED BY turn_periods_to_close WHERE closed_at IS NULL AND ends_at <= ?1";
             let new = "SELECT id FROM customers WHERE periods_until IS NULL";
             let mut found: BTreeSet<String> = BTreeSet::new();
@@ -173,9 +171,9 @@ impl Database {
         .await
     }
 
-    /// Brings the periods of `customers` up to `now`, all of them in one transaction. What is
-    /// closed must have ended by the database's own clock too, so that a worker whose clock is
-    /// ahead closes nothing early.
+    /// Closes and opens periods of `customers` as of `now`, in one transaction. A closed period has
+    /// ended by the database's clock too, so a worker with a clock that is ahead closes nothing
+    /// early.
     pub async fn roll_periods(
         &self,
         customers: Vec<String>,
@@ -199,7 +197,7 @@ impl Database {
         .await
     }
 
-    /// TURN periods, the newest first: of one customer, or the current and future ones of all.
+    /// TURN periods that have begun, newest first: all of one customer, or the open ones of all.
     pub async fn turn_periods(&self, customer: Option<String>, now: Timestamp) -> Result<Vec<TurnPeriod>, BooksError> {
         self.with_connection(async move |c| {
             let columns = "SELECT customer, starts_at, ends_at, used, refused, allowed_until, reason, closed_at FROM turn_periods";

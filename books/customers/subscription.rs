@@ -1,4 +1,4 @@
-//! Subscriptions as Stripe tells of them.
+//! Subscriptions, as Stripe lists them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::json;
 use crate::store::settings;
 
-/// A subscription to be written down.
+/// A subscription to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionUpdate {
     pub id: String,
@@ -36,7 +36,7 @@ pub struct SubscriptionItemUpdate {
     pub ends_at: i64,
 }
 
-/// What was written.
+/// How many rows changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpsertedSubscriptions {
     /// Subscriptions that are new, or changed.
@@ -45,7 +45,7 @@ pub struct UpsertedSubscriptions {
     pub items: u64,
 }
 
-/// What the web backend wrote since the list was asked for is newer than the list.
+/// A row that the web backend wrote after the list was read is newer than the list and stays.
 const SUBSCRIPTIONS: &str = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at, updated_at) \
     SELECT value ->> 'id', value ->> 'customer', value ->> 'status', value ->> 'anchor', value ->> 'started', value ->> 'ended', ?2 \
     FROM json_each(?1) WHERE true \
@@ -69,7 +69,7 @@ const GONE: &str = "DELETE FROM subscription_items WHERE subscription IN (SELECT
     AND id NOT IN (SELECT i.value ->> 'id' FROM json_each(?1) s, json_each(s.value, '$.items') i)";
 
 impl Database {
-    /// Our customers by Stripe's ids, of those that are asked for.
+    /// Customers by their Stripe ids, for those of `ids` that exist.
     pub async fn customers_by_stripe_id(&self, ids: Vec<String>) -> Result<BTreeMap<String, String>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT c.stripe_customer_id, c.id FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value";
@@ -83,10 +83,8 @@ impl Database {
         .await
     }
 
-    /// Writes down what Stripe told at `asked_at`; what says nothing new writes nothing.
-    ///
-    /// # Errors
-    /// What the database says; a status or an instant that cannot be is an error of the database.
+    /// Stores subscriptions and their items, as Stripe listed them at `asked_at`. Unchanged rows are
+    /// not written. A CHECK of the schema refuses an impossible status or instant.
     pub async fn upsert_subscriptions(
         &self,
         updates: Vec<SubscriptionUpdate>,
@@ -102,7 +100,7 @@ impl Database {
         .await
     }
 
-    /// Ids of subscriptions that live in the books.
+    /// Ids of stored subscriptions that have not ended.
     pub async fn living_subscriptions(&self) -> Result<Vec<String>, BooksError> {
         self.with_connection(async |c| {
             let sql = "SELECT id FROM subscriptions WHERE ended_at IS NULL AND status NOT IN ('canceled', 'incomplete_expired') ORDER BY id";
@@ -116,7 +114,7 @@ impl Database {
         .await
     }
 
-    /// Remembers when something was last done whole.
+    /// Stores a setting.
     pub async fn remember(&self, name: &'static str, value: String) -> Result<(), BooksError> {
         self.transaction(async move |c| settings::put(c, name, &value).await).await
     }

@@ -1,4 +1,4 @@
-//! Overage budgets: what a customer is willing to pay beyond the plan, for each billing period.
+//! Overage budgets: what a customer is willing to pay beyond the plan in each billing period.
 
 use jiff::Timestamp;
 use libsql::params;
@@ -16,7 +16,7 @@ use crate::units::money::{BUDGET_LIMIT, Currency};
 pub struct Budget {
     /// The meter that it caps; empty for all together.
     pub meter: String,
-    /// The amount, in minor units of the currency; none = the budget was taken away.
+    /// In minor units of the currency; none = the budget was taken away.
     pub amount_minor: Option<i64>,
     pub currency: String,
     pub set_by: String,
@@ -45,30 +45,22 @@ pub struct PlanCurrency {
 /// Why a budget cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum BudgetError {
-    /// Nobody of that name.
     #[error("there is no customer `{0}`; `meter customer list` shows all")]
     NoCustomer(String),
-    /// The customer's plan is not known.
     #[error(
         "the customer's plan `{0}` is not known, so nobody can say in which currency the budget is; apply the plan first"
     )]
     NoPlan(String),
-    /// Another currency than the plan's.
     #[error("the plan `{plan}` is in {currency}, so the budget must be too")]
     Currency { plan: String, currency: Currency },
-    /// Less than nothing, or absurd.
     #[error("a budget is 0 to {BUDGET_LIMIT} minor units")]
     Amount,
-    /// What the database says.
     #[error(transparent)]
     Books(#[from] BooksError),
 }
 
 impl Database {
-    /// The currency of a customer: that of the plan.
-    ///
-    /// # Errors
-    /// [`BudgetError::NoCustomer`], [`BudgetError::NoPlan`].
+    /// The currency of a customer's plan.
     pub async fn currency_of(&self, customer: &str) -> Result<PlanCurrency, BudgetError> {
         let id = customer.to_owned();
         let found = self.with_connection(async move |c| {
@@ -85,11 +77,8 @@ impl Database {
         }
     }
 
-    /// Sets a budget, or takes it away; it holds from the next enforcement on. The change is kept
-    /// by a trigger.
-    ///
-    /// # Errors
-    /// As the variants of [`BudgetError`] say; nothing is changed then.
+    /// Sets a budget, or takes it away, with effect from the next enforcement on. A trigger keeps
+    /// the change.
     pub async fn set_budget(&self, change: BudgetChange, now: Timestamp) -> Result<(), BudgetError> {
         let BudgetChange { customer, meter, amount_minor, currency, set_by: by } = change;
         let own = self.currency_of(&customer).await?;

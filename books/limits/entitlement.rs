@@ -1,4 +1,4 @@
-//! Entitlements: who may go on using what, and everything that such a decision rests on.
+//! Entitlements: which meters a customer may go on using, and the facts that decide it.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,17 @@ use crate::store::rows::{first_row, insert_rows, json, sum_of};
 use crate::units::calendar::{Day, PeriodError, instant};
 use crate::units::quantity::Quantity;
 
-/// Customers that are looked at in one go.
+/// Customers of one page of [`Database::customers_after`].
 pub const PAGE: u32 = 2000;
 
-/// Why a meter may or may not be used. The names are part of the contract with the web backend.
+/// Why a meter may or may not be used. The stored names are part of the contract with the web
+/// backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Within what the plan includes.
     WithinIncluded,
-    /// Beyond it, and within the budget.
+    /// Beyond what the plan includes, and within the budget.
     WithinBudget,
     /// The included amount is used up, and the plan has no price for more.
     IncludedUsed,
@@ -41,7 +42,7 @@ pub enum Reason {
     Canceled,
     /// The plan does not name the meter.
     NotInPlan,
-    /// No plan of the customer's plan name is known.
+    /// The customer's plan is unknown.
     UnknownPlan,
     /// The included amount is used up, and the bill is too old to allow more.
     DataTooOld,
@@ -50,7 +51,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, its name in the database, and the sentence for people.
+    /// Every reason, its stored name, and a sentence for people.
     const ALL: [(Self, &'static str, &'static str); 14] = [
         (Self::WithinIncluded, "within_included", "it is within what the plan includes"),
         (Self::WithinBudget, "within_budget", "what the plan includes is used up, and the overage budget is not spent"),
@@ -96,20 +97,19 @@ impl Reason {
 #[serde(rename_all = "snake_case")]
 pub enum PaymentStatus {
     Good,
-    /// A payment is late: what is included goes on, nothing beyond it.
+    /// A payment is late: only what is included may be used.
     PastDue,
-    /// Stripe has stopped trying to collect: nothing.
+    /// Stripe has stopped trying to collect: nothing may be used.
     Unpaid,
-    /// The subscription is paused: nothing.
+    /// The subscription is paused: nothing may be used.
     Paused,
-    /// The subscription is over, or the account is: nothing.
+    /// The subscription or the account is over: nothing may be used.
     Canceled,
 }
 
 impl PaymentStatus {
-    /// From the customer's own status and the status of the subscription that governs, in Stripe's
-    /// words (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The
-    /// worse of the two counts.
+    /// The worse of the customer's own status and the status of the governing subscription
+    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>).
     pub fn of(customer: &str, subscription: Option<&str>) -> Self {
         match (customer, subscription) {
             ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
@@ -120,7 +120,7 @@ impl PaymentStatus {
         }
     }
 
-    /// Why nothing at all may be used, if so.
+    /// The reason why nothing at all may be used, if there is one.
     pub fn stops(self) -> Option<Reason> {
         match self {
             Self::Good | Self::PastDue => None,
@@ -137,11 +137,11 @@ impl PaymentStatus {
 pub enum Freshness {
     /// Counted as it happens.
     Live,
-    /// From a bill that is as new as bills are.
+    /// From a bill that is new enough.
     Fresh,
-    /// From a bill that is older than the configured age.
+    /// From a bill that is older than the configuration allows.
     Stale,
-    /// No bill was booked yet.
+    /// No bill is booked yet.
     None,
 }
 
@@ -159,7 +159,7 @@ impl Freshness {
     }
 }
 
-/// A decision, and what it rests on. Money is in minor units of `currency`.
+/// A decision and its facts. Money is in minor units of `currency`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entitlement {
     pub customer: String,
@@ -171,31 +171,30 @@ pub struct Entitlement {
     pub reason: Reason,
     pub used: Quantity,
     pub included: Quantity,
-    /// Where it must stop; none = nowhere.
+    /// The quantity at which it must stop; none = nowhere.
     pub effective_limit: Option<Quantity>,
-    /// What all overage of the customer has cost.
+    /// Cost of all overage of the customer.
     pub overage_cost_minor: i64,
-    /// What this meter's has cost.
+    /// Cost of this meter's overage.
     pub meter_cost_minor: i64,
     /// What all overage may cost.
     pub budget_minor: i64,
-    /// What this meter's may cost, if that was said.
+    /// What this meter's overage may cost; none = it has no budget of its own.
     pub meter_budget_minor: Option<i64>,
     pub currency: String,
-    /// Up to when AWS has told of usage.
+    /// Until when usage is booked.
     pub as_of: Option<Timestamp>,
     pub freshness: Freshness,
     pub decided_at: Timestamp,
 }
 
 impl Entitlement {
-    /// True when nothing differs but the time of the decision.
+    /// True when only the time of the decision differs.
     pub fn same_except_time(&self, other: &Self) -> bool {
         Self { decided_at: other.decided_at, ..self.clone() } == *other
     }
 
-    /// True when the decision differs, and not only what was used, how new that is, or where it
-    /// leads.
+    /// True when the answer or its terms differ; usage, freshness and the limit may differ anyway.
     pub fn decision_differs(&self, other: &Self) -> bool {
         let decision =
             |e: &Self| (e.period_start, e.allowed, e.reason, e.included, e.budget_minor, e.meter_budget_minor);
@@ -212,21 +211,21 @@ pub struct PastDecision {
     pub effective_limit: Option<Quantity>,
 }
 
-/// What is known of a customer when a decision is made.
+/// The facts that a decision rests on.
 #[derive(Clone, Debug, Default)]
 pub struct CustomerFacts {
     pub status: String,
-    /// Status of the subscription that governs, in Stripe's words.
+    /// Status of the governing subscription, as Stripe names it.
     pub subscription: Option<String>,
     pub plan: String,
     pub period: Option<CurrentPeriod>,
-    /// TURN counters that are open, from the current one on.
+    /// Open TURN periods, from the current one on.
     pub turn: Vec<TurnRow>,
     /// Overage budgets by meter; `""` for all meters together.
     pub budgets: BTreeMap<String, OverageBudget>,
-    /// What the bills say was used in the period, by meter.
+    /// Booked usage of the period, by meter.
     pub usage: BTreeMap<String, Quantity>,
-    /// What was decided before, by meter.
+    /// The stored decisions, by meter.
     pub decided: BTreeMap<String, Entitlement>,
 }
 
@@ -237,7 +236,7 @@ pub struct OverageBudget {
     pub currency: String,
 }
 
-/// The billing period that runs, and the days of usage that belong to it.
+/// The current billing period and its days of usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentPeriod {
     pub start: i64,
@@ -246,25 +245,24 @@ pub struct CurrentPeriod {
     pub days: (String, String),
 }
 
-/// Usage by meter that was summed for a period.
+/// Usage of a period, by meter.
 #[derive(Clone, Debug)]
 pub struct PeriodUsage {
     pub period: Option<CurrentPeriod>,
     pub usage: BTreeMap<String, Quantity>,
 }
 
-/// A TURN counter that is open.
+/// An open TURN period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TurnRow {
-    /// First instant of its period.
     pub starts_at: i64,
     pub used: i64,
-    /// Where the backend must stop.
+    /// Where the backend must stop; none = nowhere.
     pub allowed_until: Option<i64>,
     pub reason: String,
 }
 
-/// A quantity as far as a cell can hold it, so that what is stored equals what was decided.
+/// A quantity that a cell can hold, so that the stored decision equals the computed one.
 pub fn storable(quantity: Quantity) -> Quantity {
     scaled(cell(quantity))
 }
@@ -273,8 +271,7 @@ fn scaled(cell: i64) -> Quantity {
     Quantity::from_scaled(i128::from(cell))
 }
 
-/// A quantity in a cell; what is larger than a cell can hold stays at its limit (only shown,
-/// nothing is computed from it).
+/// A quantity in a cell. A larger one becomes the largest; it is shown and not computed with.
 fn cell(quantity: Quantity) -> i64 {
     i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
 }
@@ -313,7 +310,7 @@ async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
     Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
-/// The newest entry of the ledger: while it is the same, every sum of usage is.
+/// The newest entry of the ledger. While it is the same, every sum of usage is the same.
 pub async fn newest_entry(c: &Connection) -> Result<i64, BooksError> {
     newest(c, "SELECT coalesce(max(seq), 0) FROM ledger_entries").await
 }
@@ -323,7 +320,7 @@ pub async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
     newest(c, "SELECT coalesce(max(seq), 0) FROM entitlement_changes").await
 }
 
-/// Everything that decisions about the customers `ids` rest on at `now`, but usage.
+/// The facts about the customers `ids` at `now`, without usage.
 pub async fn load_facts(
     c: &Connection,
     ids: &[String],
@@ -365,7 +362,7 @@ pub async fn load_facts(
     Ok(found)
 }
 
-/// Sums the usage of customers' current periods, of each of `meters`.
+/// Adds the usage of the customers' current periods, for each of `meters`.
 pub async fn add_usage(
     c: &Connection,
     facts: &mut BTreeMap<String, CustomerFacts>,
@@ -393,8 +390,7 @@ const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
     meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
     freshness = excluded.freshness, decided_at = excluded.decided_at";
 
-/// Writes decisions and their history. `changed` are those that decide otherwise than the ones
-/// before them.
+/// Stores decisions. `changed` are those that go into the history too.
 pub async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
     let all: Vec<&Entitlement> = decided.iter().collect();
     insert_rows(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all, |e| values(e)).await?;
@@ -477,8 +473,8 @@ pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>
     while let Some(row) = rows.next().await? {
         let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
         let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
-        let told = day.end().min(delivered);
-        found.entry(row.get(0)?).and_modify(|at| *at = told.max(*at)).or_insert(told);
+        let through = day.end().min(delivered);
+        found.entry(row.get(0)?).and_modify(|at| *at = through.max(*at)).or_insert(through);
     }
     Ok(found)
 }
@@ -498,13 +494,13 @@ impl Database {
         .await
     }
 
-    /// Up to when the applied bills of each payer tell of usage: the end of the newest day with
-    /// usage, or when the bill was delivered, if that was before the day was over.
+    /// Until when each payer's usage is booked: the end of the newest day with usage, or the time of
+    /// delivery, if the day was not over then.
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.with_connection(async |c| usage_through(c).await).await
     }
 
-    /// What is decided: of one customer, or of all.
+    /// The stored decisions of one customer, or of all.
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
         self.with_connection(async move |c| {
             let sql = match customer {

@@ -1,4 +1,4 @@
-//! Small helpers for statements: parameters as JSON, many rows at once, the first row, sums.
+//! What statements share: parameters as JSON, many rows at once, the first row, exact sums.
 
 use libsql::params::IntoParams;
 use libsql::{Connection, Row, Value};
@@ -16,11 +16,11 @@ pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksErro
     serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
 }
 
-/// Rows that go into one statement of [`insert_rows`].
+/// Rows in one statement of [`insert_rows`].
 const ROWS: usize = 100;
 
-/// Inserts rows, many in a statement that is parsed once, each value a parameter: `head` up to
-/// VALUES, `tail` after it.
+/// Inserts rows, many in one statement that is parsed once. `head` is the SQL before VALUES, `tail`
+/// the SQL after it, and each value is a parameter.
 pub async fn insert_rows<T, const N: usize>(
     c: &Connection,
     head: &str,

@@ -36,8 +36,8 @@ const EPOCH: Date = jiff::civil::date(1970, 1, 1);
 /// Stripe accepts as much for a meter event (<https://docs.stripe.com/api/billing/meter-event/create>).
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
-/// A stored instant: seconds since 1970. One beyond the years that can be written is the last or
-/// first that can.
+/// The instant of a stored second since 1970. A second outside the representable years becomes the
+/// first or last representable instant.
 pub fn instant(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap_or(if second < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
@@ -53,17 +53,14 @@ impl Month {
         (1..=9998).contains(&year).then(|| Date::new(year, month, 1).ok().map(Self)).flatten()
     }
 
-    /// The month in which `instant` lies.
     pub fn of(instant: Timestamp) -> Self {
         Self(instant.to_zoned(TimeZone::UTC).date().first_of_month())
     }
 
-    /// The month after this one.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1.month()))
     }
 
-    /// The month before this one.
     pub fn previous(self) -> Self {
         Self(self.0.saturating_sub(1.month()))
     }
@@ -116,7 +113,7 @@ impl FromStr for Month {
 }
 
 impl Day {
-    /// The day `days` after 1970-01-01; none for days beyond the years that can be written.
+    /// The day `days` after 1970-01-01; none outside the representable years.
     pub fn from_epoch(days: i32) -> Option<Self> {
         let span = jiff::Span::new().try_days(days).ok()?;
         EPOCH.checked_add(span).ok().map(|_| Self(days))
@@ -140,7 +137,6 @@ impl Day {
         EPOCH.saturating_add(self.0.days())
     }
 
-    /// The month that it lies in.
     pub fn month(self) -> Month {
         Month(self.date().first_of_month())
     }
