@@ -15,12 +15,13 @@
 //! 5. [`verify_books`] checks the invariants of the books, [`probe`] tries the queue.
 //!
 //! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line
-//! or the wall clock: `now` is an argument. A monotonic clock for pacing and the number of cores
-//! are allowed, because no result depends on them (law 3, `clippy.toml`).
+//! or the wall clock: `now` is an argument. A monotonic clock, for pacing and for the time that a
+//! run has taken, and the number of cores are allowed (law 3, `clippy.toml`).
 
 pub mod context;
 pub mod deliver_notifications;
 pub mod enforce_budgets;
+mod http_error;
 pub mod ingest_cur;
 pub mod job;
 pub mod probe;
@@ -31,7 +32,6 @@ pub mod roll_periods;
 pub mod stripe;
 pub mod sync_stripe;
 pub mod verify_books;
-mod wire;
 
 use job::Job;
 

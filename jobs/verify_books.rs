@@ -1,8 +1,8 @@
-//! `verify_books`: the audit of the books, run unasked.
+//! `verify_books`: the audit of the books, by schedule.
 //!
-//! Every booking proves itself before it commits; this looks at all of them again, so that damage
-//! from anywhere else (a person with a database shell, a disk) is noticed within a day. It changes
-//! nothing.
+//! Every booking is proved before it commits. This job checks all of them again, so that damage
+//! from elsewhere (a person with a database shell, a disk) is noticed within a day. It changes
+//! nothing but the stored result.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::context::Context;
 use crate::job::{Failure, Job};
 use books::audit::checks::Check;
 
-/// Wait before a violation is believed.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Violations are reported when they are still there after this time.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// Check all that must always be true.
+/// Check every invariant of the books.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyBooks {}
@@ -24,7 +24,7 @@ pub struct VerifyBooks {}
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
-    /// True when nothing is wrong.
+    /// True when there is no violation.
     pub sound: bool,
     pub checks: Vec<Check>,
 }
@@ -48,8 +48,8 @@ impl Job for VerifyBooks {
         let mut checks = context.books.verify().await?;
         if checks.iter().any(|c| !c.violations.is_empty()) {
             // the checks are several statements, and another process may have booked between two of
-            // them: what is wrong stays wrong
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // them; a real violation stays
+            tokio::time::sleep(CHECK_AGAIN_AFTER).await;
             checks = context.books.verify().await?;
         }
         context.books.note_audit(&checks, now).await?;

@@ -52,11 +52,10 @@ pub struct ClosedPeriod {
     pub last_day: Day,
 }
 
-/// An open row whose period is gone, by the starts of both.
+/// An open row without a period, and the period that takes its count; each by its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Merge {
     pub from: i64,
-    /// The period that takes its count.
     pub into: i64,
 }
 
@@ -90,7 +89,7 @@ pub struct PeriodChanges {
     pub merged: Vec<Merge>,
     /// Starts of the periods to close.
     pub closed: Vec<i64>,
-    /// None for a customer whose row is gone.
+    /// None when the customer's row is gone.
     pub shown: Option<ShownPeriods>,
 }
 

@@ -83,8 +83,8 @@ impl Database {
         .await
     }
 
-    /// Stores subscriptions and their items, as Stripe listed them at `asked_at`. Unchanged rows are
-    /// not written. A CHECK of the schema refuses an impossible status or instant.
+    /// Stores subscriptions and their items, as Stripe listed them at `asked_at`. Unchanged rows
+    /// are not written. A CHECK of the schema refuses an impossible status or instant.
     pub async fn upsert_subscriptions(
         &self,
         updates: Vec<SubscriptionUpdate>,

@@ -494,8 +494,8 @@ impl Database {
         .await
     }
 
-    /// Until when each payer's usage is booked: the end of the newest day with usage, or the time of
-    /// delivery, if the day was not over then.
+    /// Until when each payer's usage is booked: the end of the newest day with usage, or the time
+    /// of delivery, if the day was not over then.
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.with_connection(async |c| usage_through(c).await).await
     }

@@ -53,7 +53,8 @@ pub struct NewNotification {
     pub period_start: i64,
     /// The share that was crossed; 0 when a meter was blocked or unblocked.
     pub percent: u32,
-    /// The amount that `percent` is a share of; for a block, a number that tells it from others.
+    /// The amount that `percent` is a share of; for a block, a number that differs
+    /// from that of every other block.
     pub base: i64,
     /// The webhook's data.
     pub data: serde_json::Map<String, serde_json::Value>,

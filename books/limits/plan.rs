@@ -101,8 +101,8 @@ impl Plans {
         Self(plans)
     }
 
-    /// The version for a billing period that began at `start`: the one that was effective then, else
-    /// the plan's first.
+    /// The version for a billing period that began at `start`: the one that was effective then,
+    /// else the plan's first.
     pub fn at(&self, name: &str, start: i64) -> Option<&Plan> {
         let versions = self.0.get(name)?;
         versions.iter().rfind(|v| v.effective_from.as_second() <= start).or_else(|| versions.first())

@@ -144,8 +144,8 @@ impl Database {
         })
     }
 
-    /// Uses a remote database (`http(s)://`, `libsql://`) that the caller built; its server sets the
-    /// pragmas. A piece of work that takes longer than `wait` is given up.
+    /// Uses a remote database (`http(s)://`, `libsql://`) that the caller built; its server sets
+    /// the pragmas. A piece of work that takes longer than `wait` is given up.
     pub async fn open_remote(name: String, database: libsql::Database, wait: Duration) -> Result<Self, BooksError> {
         Self::start(name, wait, async move || Ok((database.connect()?, database))).await
     }
@@ -160,8 +160,8 @@ impl Database {
         if self.local { sizes.local } else { sizes.remote }
     }
 
-    /// A handle with a fence: every [`Database::transaction`] of it first checks `fence`, inside the
-    /// transaction and under the write lock.
+    /// A handle with a fence: every [`Database::transaction`] of it first checks `fence`, inside
+    /// the transaction and under the write lock.
     #[must_use]
     pub fn fenced(&self, fence: Fence) -> Self {
         Self { fence: Some(fence), ..self.clone() }

@@ -73,7 +73,8 @@ impl From<libsql::Error> for BooksError {
             libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
                 from_code(*code, text)
             }
-            // errors of the HTTP client, and errors of the server's SQLite with the code in the text
+            // errors of the HTTP client, and errors of the server's SQLite with the code in the
+            // text
             libsql::Error::Hrana(inner) => match inner.to_string() {
                 text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
                 text if text.contains("SQLITE_FULL") => Self::Full,

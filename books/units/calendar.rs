@@ -32,8 +32,9 @@ const EPOCH: Date = jiff::civil::date(1970, 1, 1);
 
 /// Clocks of several hosts differ by less than this.
 ///
-/// Kerberos recommends to accept as much (<https://www.rfc-editor.org/rfc/rfc4120#section-8.2>), and
-/// Stripe accepts as much for a meter event (<https://docs.stripe.com/api/billing/meter-event/create>).
+/// Kerberos recommends to accept as much (<https://www.rfc-editor.org/rfc/rfc4120#section-8.2>),
+/// and Stripe accepts as much for a meter event
+/// (<https://docs.stripe.com/api/billing/meter-event/create>).
 pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 /// The instant of a stored second since 1970. A second outside the representable years becomes the

@@ -129,7 +129,8 @@ impl Quantity {
             }
         } else if dropped.iter().any(|d| *d != 0) {
             fit = Rounding::Rounded;
-            // leading zeros were skipped, so the first dropped digit may be below the tenth half
+            // half-even compares the first dropped digit at its true place; skipped leading zeros
+            // may lie before it
             let places = usize::try_from(shift.unsigned_abs()).map_err(|_| bad())?;
             let half = if dropped.len() < places {
                 std::cmp::Ordering::Less

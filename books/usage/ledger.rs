@@ -449,8 +449,7 @@ mod tests {
     }
 
     proptest! {
-        /// Booked plus what is appended is what was observed, and nothing is appended that changes
-        /// nothing.
+        /// Booked plus adjustments is observed, and no adjustment is 0.
         #[test]
         fn booked_plus_adjustments_is_observed(observed in map(), booked in map()) {
             let found = adjustments(&cells(&observed), &cells(&booked)).unwrap();

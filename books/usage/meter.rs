@@ -62,7 +62,17 @@ pub enum PatternError {
 
 /// A state of a pattern's automaton: the next atom, and whether a character of that
 /// [`Atom::Region`] was read.
-type State = (usize, bool);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    atom: usize,
+    in_region: bool,
+}
+
+impl State {
+    fn before(atom: usize) -> Self {
+        Self { atom, in_region: false }
+    }
+}
 
 impl Pattern {
     /// A pattern for product codes: no region prefix.
@@ -94,38 +104,39 @@ impl Pattern {
         if !into.insert(state) {
             return;
         }
-        if let (Some(Atom::Run | Atom::Region), false) = (self.atoms.get(state.0), state.1) {
-            self.closure((state.0 + 1, false), into);
+        if let (Some(Atom::Run | Atom::Region), false) = (self.atoms.get(state.atom), state.in_region) {
+            self.closure(State::before(state.atom + 1), into);
         }
     }
 
-    /// The states after reading `c` in `state`.
-    fn step(&self, (at, inside): State, c: char) -> Vec<State> {
-        match self.atoms.get(at) {
-            Some(Atom::Is(own)) if *own == c => vec![(at + 1, false)],
-            Some(Atom::Run) => vec![(at, false)],
-            Some(Atom::Region) if c.is_ascii_uppercase() || c.is_ascii_digit() => vec![(at, true)],
-            Some(Atom::Region) if inside && c == '-' => vec![(at + 1, false)],
-            _ => vec![],
+    /// The state after reading `c` in `state`.
+    fn step(&self, state: State, c: char) -> Option<State> {
+        let State { atom, in_region } = state;
+        match self.atoms.get(atom)? {
+            Atom::Is(own) if *own == c => Some(State::before(atom + 1)),
+            Atom::Run => Some(State::before(atom)),
+            Atom::Region if c.is_ascii_uppercase() || c.is_ascii_digit() => Some(State { atom, in_region: true }),
+            Atom::Region if in_region && c == '-' => Some(State::before(atom + 1)),
+            _ => None,
         }
     }
 
     fn start(&self) -> BTreeSet<State> {
         let mut states = BTreeSet::new();
-        self.closure((0, false), &mut states);
+        self.closure(State::before(0), &mut states);
         states
     }
 
     fn after(&self, states: &BTreeSet<State>, c: char) -> BTreeSet<State> {
         let mut next = BTreeSet::new();
-        for state in states.iter().flat_map(|s| self.step(*s, c)) {
+        for state in states.iter().filter_map(|s| self.step(*s, c)) {
             self.closure(state, &mut next);
         }
         next
     }
 
     fn accepts(&self, states: &BTreeSet<State>) -> bool {
-        states.contains(&(self.atoms.len(), false))
+        states.contains(&State::before(self.atoms.len()))
     }
 
     /// True when the pattern matches the whole of `text`.

@@ -21,7 +21,7 @@ pub(super) struct RunInputs {
     plans: Plans,
     /// Meters of the configuration.
     metered: Vec<String>,
-    /// Meters whose usage is summed: those of the configuration and those of plans.
+    /// Meters to sum the usage of: those of the configuration and those of plans.
     pub(super) meters: Vec<String>,
     /// Meters that a current plan has and the configuration has not.
     pub(super) unmetered: BTreeSet<String>,
@@ -41,7 +41,7 @@ impl RunInputs {
         let latest = now.max(clock);
         let now = match mode {
             Mode::DryRun => now,
-            // a worker whose clock is ahead takes the database's time, so that no decision is from
+            // when the worker's clock is ahead, the database's time counts, so no decision is from
             // the future
             Mode::Write => now.min(clock),
         };

@@ -41,7 +41,7 @@ pub(super) fn find_export<'a>(context: &'a Context, name: &str) -> Result<&'a Ex
     })
 }
 
-/// How a run ends that need not read a data file; none when the version has to be read. Pure.
+/// The outcome when the version need not be read; none when it has to be. Pure.
 pub(super) fn already_booked(manifest: &Manifest, key: &VersionKey, booked: &BookedVersions) -> Option<IngestOutcome> {
     let current = booked.current.as_ref()?;
     if current.key == *key {
@@ -109,9 +109,9 @@ pub(super) async fn read_objects(
 /// The files of a version as they are now.
 pub(super) async fn snapshot(source: &dyn Source, manifest: &Manifest) -> Result<Vec<Object>, Failure> {
     let objects = head_all(source, &manifest.files).await?;
-    // AWS writes the manifest last. Where deliveries overwrite each other, a file that is newer than
-    // its manifest belongs to the next delivery. (Files of a folder were copied in any order, so
-    // their times mean nothing.)
+    // AWS writes the manifest last. Where deliveries overwrite each other, a file that is newer
+    // than its manifest belongs to the next delivery. (Files of a folder were copied in any order,
+    // so their times mean nothing.)
     let written = |o: &&Object| o.modified > manifest.object.modified;
     if let Some(file) = objects.iter().find(written).filter(|_| manifest.overwritten && source.bucket().is_some()) {
         let name = source.name(&file.key);

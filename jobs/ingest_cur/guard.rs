@@ -1,9 +1,9 @@
-//! Does a new version take back too much of what is booked? Pure.
+//! Finds versions that take back too much booked usage. Pure.
 //!
-//! AWS restates bills, mostly by little. A version in which a meter's month shrinks by a large
-//! share, or in which customers lose a large share of what is booked to them (to each other, or to
-//! nobody, because the export lost its tag), is more likely an accident than the truth, and a
-//! person should say which. Usage that gains a customer is no loss.
+//! AWS restates bills, mostly by little. When a meter's month shrinks by a large share, or when
+//! customers lose a large share of their booked usage (to each other, or to nobody because the
+//! export lost its tag), the version is more likely an accident than the truth, and a person should
+//! decide. Unattributed usage that is attributed to a customer later is no loss.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,12 +15,12 @@ use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::usage::ledger::{Cells, UNATTRIBUTED};
 
-/// What part of a bill changes too much.
+/// The part of a bill that changes too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     Month,
-    /// What the month holds for customers: the sum of what each of them keeps.
+    /// The month's usage of customers: the sum of what each of them keeps.
     Customers,
     Day(Day),
 }
@@ -29,7 +29,6 @@ pub enum Scope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Restatement {
     pub meter: String,
-    /// What part of the bill.
     pub scope: Scope,
     pub booked: Quantity,
     pub observed: Quantity,
@@ -51,7 +50,7 @@ fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
     change.scaled() * 100 > of.scaled().abs() * i128::from(percent)
 }
 
-/// What the policy would not let pass unseen.
+/// The changes that the policy puts a version on hold for.
 pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy) -> Vec<Restatement> {
     let mut found = vec![];
     let now = observed.by_meter();
@@ -71,7 +70,7 @@ pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy
     let Some(percent) = policy.day_change_percent else { return found };
     let (now, before) = (observed.by_meter_and_day(), booked.by_meter_and_day());
     for ((meter, day), booked) in &before {
-        // the newest booked day of a meter is not yet whole, so that it grows is no news
+        // the newest booked day of a meter is incomplete, so it may grow
         let past = before.range((meter.clone(), *day)..).nth(1).is_some_and(|((m, _), _)| m == meter);
         let observed = now.get(&(meter.clone(), *day)).copied().unwrap_or_default();
         let change = (observed - *booked).abs();

@@ -1,14 +1,13 @@
 //! Large bills, read in parts by several workers.
 //!
-//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and
-//! waits. A part aggregators its files and stores the sums. When all parts are there, the same
-//! `ingest_cur` job runs again, merges them and goes on exactly as if it had read the files itself:
-//! guard, booking and proof are one code path. A part that fails is tried again alone.
+//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job a group, and
+//! waits. A part aggregates its files and stores the sums. When all parts are stored, the same
+//! `ingest_cur` job runs again, merges them and goes on as if it had read the files itself: guard,
+//! booking and proof are one code path. A part that fails is tried again alone.
 //!
-//! What can never happen is that parts of different readings meet: the plan's identity is a digest
-//! over the version, the rules and each file's key, size and entity tag, and every step checks it.
-//! A delivery that is replaced half-way leaves a plan that nobody asks for any more; the next plan
-//! for the bill removes it.
+//! Parts of different readings cannot be mixed: the plan's identity is a digest over the version,
+//! the rules and each file's key, size and entity tag, and every step checks it. A delivery that is
+//! replaced meanwhile leaves an obsolete plan, which a later plan for the bill removes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,20 +27,20 @@ use books::units::calendar::Month;
 use books::usage::bill::BillId;
 use books::usage::partial_reads::{PartFacts, PartId, PlannedFile, StoredPart};
 
-/// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a
-/// lost one costs little.
+/// Bytes of a group of files, about: large enough to be worth a job, small enough that losing one
+/// costs little.
 const GROUP_BYTES: u64 = 64 << 20;
-/// A bill that waits for its parts looks again after this time, whatever became of them.
+/// A bill that waits for its parts runs again after this time at the latest.
 const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
 
-/// Read one part of a planned bill and store what it comes to.
+/// Read one part of a planned bill and store its sums.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestPart {
     pub export: String,
     pub month: Month,
     pub identity: String,
-    /// Digest of the rules by which it is read.
+    /// Digest of the rules that the plan was made with.
     pub rules: String,
     pub part: u32,
 }
@@ -52,12 +51,12 @@ pub struct IngestPart {
 pub enum PartOutcome {
     /// Its sums are stored.
     Stored,
-    /// Nobody needs it: it is stored already, its bill is decided, or another version is being
-    /// read.
+    /// Nothing was to be done: the part is stored already, its bill is booked, or another version
+    /// is being read.
     Obsolete,
 }
 
-/// What reading a part brought.
+/// What reading a part found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartReport {
     pub outcome: PartOutcome,
@@ -117,8 +116,8 @@ fn moved(planned: &[PlannedFile], now: &[Object]) -> bool {
     planned.iter().zip(now).any(|(was, is)| was.etag != is.etag || was.size != is.size)
 }
 
-/// Reads a version: in one go, or merged from its parts when it is large. When parts are missing,
-/// the job has to wait for them.
+/// Reads a version: directly, or merged from parts when it is large. While parts are missing, the
+/// job waits for them.
 pub(super) async fn read_version(
     delivery: &Delivery<'_>,
     context: &Context,
@@ -191,8 +190,7 @@ async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result
         files.files.extend(facts.files);
         files.files_without_tag += facts.files_without_tag;
     }
-    // the last proof that the parts are the bill: every file of the manifest, once, as it lies
-    // there now
+    // proves that the parts are the bill: every file of the manifest, once, as it is now
     let read = files.files.iter().map(|f| (&f.key, f.size, &f.etag));
     if !read.eq(objects.iter().map(|o| (&o.key, o.size, &o.etag))) {
         return Err(Failure::GiveUp(anyhow!("the parts of the bill are not its files; nothing was booked")));
@@ -201,7 +199,7 @@ async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result
     Ok(Reading { totals, files })
 }
 
-/// Neighbouring files together, up to about `limit` bytes. Pure.
+/// Groups neighbouring files, up to about `limit` bytes a group. Pure.
 fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     let mut groups: Vec<(u64, Vec<PlannedFile>)> = vec![];
     for Object { key, size, etag, .. } in objects {
@@ -217,8 +215,8 @@ fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     groups.into_iter().map(|(_, files)| files).collect()
 }
 
-/// Interner a reading: this version, these rules, these files as they are and as they are grouped,
-/// in this form of sums.
+/// The identity of a plan: a digest over the version, the rules, the groups of files and the form
+/// of stored sums. Pure.
 fn identity(delivery: &Delivery<'_>, groups: &[Vec<PlannedFile>]) -> String {
     let key = delivery.key;
     let mut digest = Sha256::new();

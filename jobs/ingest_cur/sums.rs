@@ -1,4 +1,4 @@
-//! Where the aggregator keeps its sums: for each customer, meter and day a cell.
+//! The tables of the aggregator's sums: a cell for each customer, meter and day.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ pub(super) fn idx(n: u32) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
-/// A place in a table as a number; tables of 4 billion entries do not fit any memory.
+/// A place in a table as a number. A table of 4 billion entries does not fit into memory.
 pub(super) fn id(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
@@ -32,18 +32,18 @@ pub(super) struct Place {
     pub(super) day: usize,
 }
 
-/// Sums for each customer, meter and day of the month: a block of days where a customer used a
-/// meter at all.
+/// Sums for each customer, meter and day of the month. A customer that used a meter has a block of
+/// days for it.
 ///
-/// Most of a big bill's time goes into waiting for these cells, so they are 64 bits wide; what does
-/// not fit goes overflow.
+/// Reading a large bill mostly waits for the memory of these cells, so they are 64 bits wide.
+/// Amounts that do not fit go to `overflow`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
     /// By customer × meters + meter: block number + 1, or 0.
     pub(super) blocks_of: Vec<u32>,
     pub(super) blocks: Vec<[i64; DAYS]>,
-    /// By customer, meter, day: usage of days outside the month (AWS bills a straggler with a later
-    /// month), and amounts that their cell has no room for.
+    /// By customer, meter, day: usage of days outside the month (AWS bills late usage with a later
+    /// month), and amounts that do not fit into their cell.
     pub(super) overflow: BTreeMap<(u32, u8, i32), i128>,
 }
 

@@ -132,7 +132,7 @@ fn a_cancelled_customer_with_negative_usage_may_use_nothing() {
 }
 
 #[test]
-fn standing_is_the_worse_of_customer_and_subscription() {
+fn payment_status_is_the_worse_of_customer_and_subscription() {
     for (customer, subscription, payment) in [
         ("active", None, PaymentStatus::Good),
         ("active", Some("active"), PaymentStatus::Good),
