@@ -20,9 +20,8 @@ use books::store::database::Durability;
 use books::usage::meter::Rules;
 use fake_stripe::{FakeStripe, Options};
 use jiff::Timestamp;
-use jobs::enforce_budgets::EnforcementSettings;
-use jobs::ingest_cur::ReadSettings;
-use jobs::job::Context;
+use jobs::context::{Context, EnforcementSettings, ReadSettings};
+use jobs::job::Mode;
 use jobs::push_stripe::push;
 use jobs::roll_periods::roll;
 use meter::config::Config;
@@ -84,7 +83,7 @@ async fn fill(file: &Path, customers: usize) {
     for sql in statements {
         books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
-    roll(&books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&books, Timestamp::now(), Mode::Write).await.unwrap();
     books.checkpoint().await.unwrap();
 }
 

@@ -21,9 +21,9 @@ use books::store::database::Durability;
 use books::units::calendar::Month;
 use books::usage::meter::{Meter, Rules};
 use jiff::Timestamp;
-use jobs::enforce_budgets::{EnforcementSettings, enforce};
-use jobs::ingest_cur::ReadSettings;
-use jobs::job::Context;
+use jobs::context::{Context, EnforcementSettings, ReadSettings};
+use jobs::enforce_budgets::EnforceBudgets;
+use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
 use libsql::params;
 
@@ -153,14 +153,14 @@ async fn child(what: &str, file: &Path, customers: i64) {
         }
         "first" | "same" | "day" => {
             let before = count(&books, "SELECT total_changes()").await;
-            let report = enforce(&context, noon(), false, 20).await.unwrap();
+            let report = EnforceBudgets::default().run(&context, noon()).await.unwrap();
             let rows = count(&books, "SELECT total_changes()").await - before;
             assert_eq!(report.customers as i64, customers);
             assert!(what != "same" || rows == 0, "a run in which nothing changed writes nothing");
             format!("{} customers changed, {rows} rows written, {} notifications", report.changed, report.notifications)
         }
         "open" | "roll" => {
-            let report = roll(&books, Timestamp::now(), false, 20).await.unwrap();
+            let report = roll(&books, Timestamp::now(), Mode::Write).await.unwrap();
             format!("{} closed, {} opened", report.closed, report.opened)
         }
         statement => {

@@ -20,8 +20,8 @@ use books::Database;
 use books::store::database::Durability;
 use books::usage::meter::Rules;
 use jiff::Timestamp;
-use jobs::ingest_cur::ReadSettings;
-use jobs::job::{Context, Failure, Job};
+use jobs::context::{Context, ReadSettings};
+use jobs::job::{Failure, Job};
 use meter::metrics::Metrics;
 use meter::queue::{Clock, Identity, NewJob, Queue, State};
 use meter::worker::{Kind, Kinds, Worker, WorkerSettings};
@@ -45,8 +45,8 @@ static LATE: Mutex<Vec<f64>> = Mutex::new(vec![]);
 
 impl Job for Nothing {
     const KIND: &'static str = "nothing";
-    const ABOUT: &'static str = "do nothing";
-    const AT_ONCE: usize = SLOTS;
+    const DESCRIPTION: &'static str = "do nothing";
+    const MAX_CONCURRENT: usize = SLOTS;
     type Report = ();
 
     async fn run(self, _: &Context, _: Timestamp) -> Result<(), Failure> {
@@ -74,7 +74,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
     let queue = Queue::new(open(file, synchronous).await, Clock::system());
     let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
     let read_settings = ReadSettings::new(rules);
-    let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
+    let enforcement = Arc::new(jobs::context::EnforcementSettings::default());
     let exports = Arc::new(BTreeMap::new());
     let context = Context {
         books: open(file, synchronous).await,

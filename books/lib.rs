@@ -5,7 +5,7 @@
 //! [`usage`], [`stripe`], [`audit`]. Each `mod.rs` says what its domain owns, what it does not own,
 //! and what is always true of it.
 //!
-//! Books know no job: whoever calls them says what time it is.
+//! Books know no job and no clock: `now` is an argument.
 
 pub mod audit;
 pub mod customers;

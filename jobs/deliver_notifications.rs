@@ -1,69 +1,57 @@
-//! `deliver_notifications`: sends notifications to the web backend as webhooks, signed as Standard
-//! Webhooks says
+//! `deliver_notifications`: sends notifications to the web backend as webhooks, signed as the
+//! Standard Webhooks specification demands
 //! (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
 //!
-//! Notifications are made in the transaction of a decision; sending them is this job's alone, so a
-//! receiver that is slow, away or hostile holds up nothing else: a request has ten seconds, no
-//! redirect is followed, no body of an answer is read, a few are under way at once, and when a
-//! whole group of them fails the rest waits for the next run. What was sent but not noted (a crash
-//! in between) is sent again under the same id, by which the receiver knows it. A notification that
-//! nobody takes for a day is dead until a person sends it again.
+//! Notifications are stored in the transaction of a decision and sent only by this job, so a
+//! receiver that is slow, down or hostile delays nothing else. A request has ten seconds, redirects
+//! are not followed, bodies of responses are not read, a few requests are in flight at once, and
+//! when a whole group fails, the rest waits for the next run. A notification that was sent but not
+//! recorded (a crash in between) is sent again with the same id, which the receiver recognises. One
+//! that is not delivered within a day is dead until a person retries it.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, StatusCode, Url};
 use serde::{Deserialize, Serialize};
-use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
 use tokio::time::Instant;
 
-use crate::job::{Context, Failure, Job};
-use crate::wire::said;
+use crate::context::{Context, WebhookTarget};
+use crate::http_error;
+use crate::job::{Failure, Job};
 use books::limits::notification::{DeliveryOutcome, Notification};
+
+/// How long a request may take in all.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take until it is connected.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Notifications that one run sends at most.
 const MOST: u32 = 200;
-/// Requests under way at once.
-const AT_ONCE: usize = 8;
+/// Requests at once.
+const IN_FLIGHT: usize = 8;
 /// Wait after the first failure, in seconds; doubled each time.
 const FIRST_WAIT: i64 = 30;
 /// Longest wait.
 const LONGEST_WAIT: i64 = 7200;
-/// Said of notifications that nobody ever tried to send.
+/// The stored error of notifications that were never sent.
 const NO_RECEIVER: &str = "no webhook was configured (notifications.url)";
-
-/// Where notifications go.
-#[derive(Clone)]
-pub struct WebhookTarget {
-    /// A client that follows no redirects and gives up in time.
-    pub client: Client,
-    pub url: Url,
-    /// Signs with the shared secret.
-    pub signer: Arc<Webhook>,
-}
-
-impl fmt::Debug for WebhookTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebhookTarget").field("host", &self.url.host_str()).finish_non_exhaustive()
-    }
-}
 
 /// Send what is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeliverNotifications {}
 
-/// What became of the notifications that were due.
+/// How many notifications were due, by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeliverReport {
     pub delivered: u64,
     pub again: u64,
     pub dead: u64,
-    /// Set aside after their day, because nobody is to be told: no receiver is configured.
+    /// Dead after a day without an attempt, because no webhook is configured.
     #[serde(skip_serializing_if = "is_none")]
     pub set_aside: u64,
 }
@@ -74,14 +62,14 @@ fn is_none(count: &u64) -> bool {
 
 impl Job for DeliverNotifications {
     const KIND: &'static str = "deliver_notifications";
-    const ABOUT: &'static str = "send notifications to the web backend";
+    const DESCRIPTION: &'static str = "send notifications to the web backend";
     type Report = DeliverReport;
 
     fn key(&self) -> Option<String> {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_a_person(report: &DeliverReport) -> bool {
+    fn needs_attention(report: &DeliverReport) -> bool {
         report.dead > 0
     }
 
@@ -91,8 +79,8 @@ impl Job for DeliverNotifications {
         if let Some(receiver) = &context.webhook {
             let started = Instant::now();
             let due = context.books.due_notifications(now, MOST).await?;
-            for group in due.chunks(AT_ONCE) {
-                // the receiver compares the time of signing with its own clock
+            for group in due.chunks(IN_FLIGHT) {
+                // the receiver compares the time of signing with its clock
                 let now = now + started.elapsed();
                 let sent = join_all(group.iter().map(|notification| send(receiver, notification, now))).await;
                 let fine = sent.contains(&DeliveryOutcome::Delivered);
@@ -129,7 +117,7 @@ impl Job for DeliverNotifications {
     }
 }
 
-/// SendCounters one notification; says what becomes of it.
+/// Sends one notification.
 async fn send(receiver: &WebhookTarget, notification: &Notification, now: Timestamp) -> DeliveryOutcome {
     let Ok(signature) = receiver.signer.sign(&notification.id, now.as_second(), notification.body.as_bytes()) else {
         return DeliveryOutcome::Dead("it could not be signed".into());
@@ -151,11 +139,11 @@ async fn send(receiver: &WebhookTarget, notification: &Notification, now: Timest
             let asked = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
             again(notification, now, asked, format!("the receiver answered {}", answer.status().as_u16()))
         }
-        Err(error) => again(notification, now, None, said(&error)),
+        Err(error) => again(notification, now, None, http_error::describe(&error)),
     }
 }
 
-/// When to try again, if there is time left. Pure.
+/// The outcome of a failed attempt: another one later, if there is time left. Pure.
 fn again(notification: &Notification, now: Timestamp, asked: Option<i64>, why: String) -> DeliveryOutcome {
     let now = now.as_second();
     if now >= notification.give_up_at {
@@ -166,9 +154,6 @@ fn again(notification: &Notification, now: Timestamp, asked: Option<i64>, why: S
         FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT).max(asked.unwrap_or(0).clamp(0, LONGEST_WAIT));
     DeliveryOutcome::Again((now + wait).min(notification.give_up_at), why)
 }
-
-/// How long a request may take in all, and how long until it is connected.
-pub const REQUEST_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 #[cfg(test)]
 mod tests {

@@ -1,48 +1,28 @@
-//! What a job is, what it is given, and the ways in which it may end: a report, or one of four
-//! [`Failure`]s.
+//! What a job is, and how it may end: with a report, or with one of four [`Failure`]s.
 //!
 //! A payload says where to look, never what changed: a tick of the schedule, a retry, a recovery
-//! after a crash and a backfill are one code path. `now` is an argument, so that a run can be
-//! repeated exactly.
+//! after a crash and a backfill are one code path. `now` is an argument, so a run can be repeated
+//! exactly.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::deliver_notifications::WebhookTarget;
-use crate::enforce_budgets::EnforcementSettings;
-use crate::ingest_cur::{Export, ReadSettings};
-use crate::stripe::BillingSettings;
-use books::Database;
-
-/// Everything that jobs are given by the machine around them.
-#[derive(Clone, Debug)]
-pub struct Context {
-    pub books: Database,
-    /// Where bills come from, by name.
-    pub exports: Arc<BTreeMap<String, Export>>,
-    pub read_settings: ReadSettings,
-    pub enforcement: Arc<EnforcementSettings>,
-    /// Where notifications go, if anywhere.
-    pub webhook: Option<WebhookTarget>,
-    pub billing: Arc<BillingSettings>,
-}
+pub use crate::context::Context;
 
 /// How a job ends when it does not end with a report.
 #[derive(Debug)]
 pub enum Failure {
-    /// Nothing was changed; the same job may well succeed soon.
+    /// Nothing was changed; the same job may succeed soon.
     Retry(anyhow::Error),
     /// As [`Failure::Retry`], but not before this much time has passed.
     RetryAfter(Duration, anyhow::Error),
-    /// Nothing was changed, and trying again will not help until a person has acted.
+    /// Nothing was changed, and a person has to act before another try can succeed.
     GiveUp(anyhow::Error),
-    /// Other jobs have to be done first: run this one again when they are finished, or after this
+    /// Other jobs have to be done first. The job runs again when they are finished, or after this
     /// much time.
     WaitFor(Vec<Request>, Duration, anyhow::Error),
 }
@@ -60,54 +40,68 @@ impl Failure {
     }
 }
 
-/// A job that another job asks for. Jobs know no queue: whoever runs them turns this into one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub kind: &'static str,
-    pub payload: String,
-    /// DeferReason by one unfinished job at a time.
-    pub key: Option<String>,
-}
-
-impl Request {
-    /// Asks for `job`.
-    pub fn of<J: Job>(job: &J) -> Result<Self, serde_json::Error> {
-        Ok(Self { kind: J::KIND, payload: serde_json::to_string(job)?, key: job.key() })
-    }
-}
-
 impl From<books::BooksError> for Failure {
     fn from(error: books::BooksError) -> Self {
         if error.is_retryable() { Self::Retry(error.into()) } else { Self::GiveUp(error.into()) }
     }
 }
 
-/// A kind of work; the type itself is the payload that is stored in a queue.
+/// Whether a run writes what it decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Write,
+    /// The run only reports what it would write.
+    DryRun,
+}
+
+impl Mode {
+    /// The mode of a payload's or a command's flag.
+    pub fn of(dry_run: bool) -> Self {
+        if dry_run { Self::DryRun } else { Self::Write }
+    }
+}
+
+/// A job that another job asks for. Jobs know no queue: the machine enqueues it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub kind: &'static str,
+    pub payload: String,
+    /// [`Job::key`] of the job.
+    pub key: Option<String>,
+}
+
+impl Request {
+    pub fn of<J: Job>(job: &J) -> Result<Self, serde_json::Error> {
+        Ok(Self { kind: J::KIND, payload: serde_json::to_string(job)?, key: job.key() })
+    }
+}
+
+/// A kind of work; the type itself is the payload that a queue stores.
 ///
 /// What belongs to the job stands here: how long it may take, how often it is tried, what makes two
-/// of it the same. When it runs and how many at once belongs to the deployment.
+/// of it the same. When it runs, and how many of it at once, belongs to the deployment.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
-    /// Name of the kind, stable for ever: it is part of a wire format.
+    /// Name of the kind. It is part of a wire format and never changes.
     const KIND: &'static str;
     /// One line for people.
-    const ABOUT: &'static str;
+    const DESCRIPTION: &'static str;
     /// A run that takes longer counts as failed.
     const TIMEOUT: Duration = Duration::from_secs(600);
-    /// Runs before it is given up.
+    /// Runs before the queue gives the job up.
     const MAX_ATTEMPTS: u32 = 20;
     /// Runs at once in one process, unless the configuration says otherwise.
-    const AT_ONCE: usize = 1;
-    /// What a run that went through has to say.
+    const MAX_CONCURRENT: usize = 1;
+    /// What a successful run found and did.
     type Report: Serialize + Send;
 
-    /// What makes two jobs the same: while one with this key waits or runs, a second is not
+    /// What makes two jobs the same: while a job with this key waits or runs, no second one is
     /// enqueued.
     fn key(&self) -> Option<String> {
         None
     }
 
     /// True when a person should look at what a run found.
-    fn needs_a_person(_report: &Self::Report) -> bool {
+    fn needs_attention(_report: &Self::Report) -> bool {
         false
     }
 

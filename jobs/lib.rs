@@ -1,11 +1,27 @@
-//! The work of `meter`: one module for each kind of job, and [`books`], the nouns that they share.
+//! The work of `meter`: one module for each kind of job.
 //!
-//! Read [`job`] first (what a job is and how it may end), then [`books`] (what must always be
-//! true), then a job. Jobs never call each other; they meet in the books. Nothing here knows a
-//! queue, a command line or a clock.
+//! A guided tour: [`job`] (what a job is and how it may end), [`context`] (what jobs are given),
+//! then the `books` (what must always be true), then the jobs in the order in which a bill becomes
+//! an invoice:
+//!
+//! 1. [`ingest_cur`] reads a bill of AWS and books what it changes; `ingest_part` reads one part
+//!    of a large bill for it.
+//! 2. [`roll_counters`] moves the customers' counters into the new month, [`roll_periods`] closes
+//!    billing periods and opens the next.
+//! 3. [`enforce_budgets`] decides what each customer may go on using;
+//!    [`deliver_notifications`] sends what it decided to the web backend.
+//! 4. [`sync_stripe`] reads subscriptions, [`push_stripe`] sends usage, [`reconcile_stripe`]
+//!    compares Stripe's totals with the books; they share the client in [`stripe`].
+//! 5. [`verify_books`] checks the invariants of the books, [`probe`] tries the queue.
+//!
+//! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line
+//! or the wall clock: `now` is an argument. A monotonic clock, for pacing and for the time that a
+//! run has taken, and the number of cores are allowed (law 3, `clippy.toml`).
 
+pub mod context;
 pub mod deliver_notifications;
 pub mod enforce_budgets;
+mod http_error;
 pub mod ingest_cur;
 pub mod job;
 pub mod probe;
@@ -16,22 +32,20 @@ pub mod roll_periods;
 pub mod stripe;
 pub mod sync_stripe;
 pub mod verify_books;
-mod wire;
 
-/// The kinds of job that there are.
-pub const KINDS: [&str; 11] = {
-    use job::Job;
-    [
-        ingest_cur::IngestCur::KIND,
-        ingest_cur::IngestPart::KIND,
-        roll_periods::RollPeriods::KIND,
-        enforce_budgets::EnforceBudgets::KIND,
-        deliver_notifications::DeliverNotifications::KIND,
-        sync_stripe::SyncStripe::KIND,
-        push_stripe::PushStripe::KIND,
-        reconcile_stripe::ReconcileStripe::KIND,
-        roll_counters::RollCounters::KIND,
-        verify_books::VerifyBooks::KIND,
-        probe::Probe::KIND,
-    ]
-};
+use job::Job;
+
+/// The names of all kinds of jobs.
+pub const KINDS: [&str; 11] = [
+    ingest_cur::IngestCur::KIND,
+    ingest_cur::IngestPart::KIND,
+    roll_counters::RollCounters::KIND,
+    roll_periods::RollPeriods::KIND,
+    enforce_budgets::EnforceBudgets::KIND,
+    deliver_notifications::DeliverNotifications::KIND,
+    sync_stripe::SyncStripe::KIND,
+    push_stripe::PushStripe::KIND,
+    reconcile_stripe::ReconcileStripe::KIND,
+    verify_books::VerifyBooks::KIND,
+    probe::Probe::KIND,
+];

@@ -1,10 +1,9 @@
-//! `probe`: a job that does next to nothing, by which the queue itself is tried: does a worker pick
-//! it up, how soon, exactly once?
+//! `probe`: a job that does almost nothing. It shows whether a worker runs it, how soon, and
+//! exactly once.
 //!
-//! Its effect goes through a claim, as every effect of every job must: the row of its name is made
-//! by the first run, in one statement; any other run of it finds the row and changes nothing but a
-//! count of repeats. So after the roughest hour of crashes, one look at the table says whether each
-//! probe took effect exactly once.
+//! Its effect goes through a claim, as every effect of every job: the first run inserts the row of
+//! its name, and every other run finds the row and only counts a repeat. So the table shows, after
+//! any number of crashes, whether each probe took effect exactly once.
 
 use std::time::Duration;
 
@@ -12,17 +11,18 @@ use jiff::Timestamp;
 use libsql::params;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use books::store::error::BooksError;
 use books::store::rows::first_row;
 
-/// Make the row of this name, once.
+/// Insert the row of this name, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
-    /// What it is known by; any text.
+    /// Any text.
     pub name: String,
-    /// How long it works, in milliseconds.
+    /// How long the run takes, in milliseconds.
     #[serde(default)]
     pub millis: u64,
 }
@@ -37,8 +37,8 @@ pub struct ProbeReport {
 
 impl Job for Probe {
     const KIND: &'static str = "probe";
-    const ABOUT: &'static str = "do nothing, once: try whether the queue works";
-    const AT_ONCE: usize = 256;
+    const DESCRIPTION: &'static str = "do nothing, once: try whether the queue works";
+    const MAX_CONCURRENT: usize = 256;
     type Report = ProbeReport;
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<ProbeReport, Failure> {

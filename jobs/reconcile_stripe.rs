@@ -80,7 +80,7 @@ pub struct ReconcileReport {
 
 impl Job for ReconcileStripe {
     const KIND: &'static str = "reconcile_stripe";
-    const ABOUT: &'static str = "compare Stripe's totals with the books, and settle what is unconfirmed";
+    const DESCRIPTION: &'static str = "compare Stripe's totals with the books, and settle what is unconfirmed";
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = ReconcileReport;
 
@@ -88,7 +88,7 @@ impl Job for ReconcileStripe {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_a_person(report: &ReconcileReport) -> bool {
+    fn needs_attention(report: &ReconcileReport) -> bool {
         report.alarms > 0 || !report.bills_missing.is_empty()
     }
 

@@ -1,14 +1,15 @@
-//! `roll_counters`: the counters on customers' rows enter the new month when it begins, not when
-//! the first bill of it arrives.
+//! `roll_counters`: moves the counters on customers' rows into the new month when it begins, before
+//! its first bill arrives.
 //!
-//! AWS delivers a month's first bill up to a day late. A counter that still says last month's
-//! minutes at five past midnight would block a customer who has used nothing yet. Counters are
-//! always recomputed from the books, so a late, early or doubled run changes nothing.
+//! AWS delivers a month's first bill up to a day late. Until then a counter with last month's
+//! minutes would block a customer who has used nothing yet. Counters are always recomputed from the
+//! books, so a late, early or doubled run changes nothing.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use books::units::calendar::Month;
 
 /// Bring all counters into the current month.
@@ -16,18 +17,18 @@ use books::units::calendar::Month;
 #[serde(deny_unknown_fields)]
 pub struct RollCounters {}
 
-/// What was moved.
+/// What a run changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RollCountersReport {
-    /// The month in which all counters now stand.
+    /// The month of all counters now.
     pub month: Month,
-    /// Customers whose counters were not there.
+    /// Customers with counters that were moved.
     pub customers: u64,
 }
 
 impl Job for RollCounters {
     const KIND: &'static str = "roll_counters";
-    const ABOUT: &'static str = "bring the customers' counters into the current month";
+    const DESCRIPTION: &'static str = "bring the customers' counters into the current month";
     type Report = RollCountersReport;
 
     fn key(&self) -> Option<String> {

@@ -2,28 +2,27 @@
 //! to come.
 //!
 //! The web backend counts each credential on the row of the period in which it is taken, so a
-//! period begins when its time comes; this job may run late, early, twice or beside itself and
-//! changes nothing but when a count is called closed. Periods that were missed while nothing ran
-//! are opened and closed one by one. A changed subscription moves the bounds of open periods; what
-//! was counted on a row that is no period any more goes to the one that takes its time.
-//! ClosedTurnPeriod counts are never touched.
+//! period begins by itself. This job may run late, early, twice or concurrently; only the time of
+//! closing differs. Periods that were missed while nothing ran are opened and closed one by one. A
+//! changed subscription moves the bounds of open periods; the count of a row that is no period any
+//! more goes to the period that takes its time. Closed counts never change.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job, Mode};
 use crate::stripe::StripeMode;
 pub use books::customers::periods::ClosedTurnPeriod;
 use books::customers::periods::RolledPeriods;
+use books::limits::plan::Plans;
+use books::store::database::ChunkSizes;
 use books::{BooksError, Database};
 
-/// Customers in one transaction on a local file: few enough that the web backend hardly waits for
-/// it.
-const CHUNK: usize = 1000;
-/// The same over a network, where servers end transactions after seconds.
-const REMOTE_CHUNK: usize = 200;
-/// ClosedTurnPeriod counts and names that a stored report lists.
-const SHOWN: usize = 20;
+/// Customers that are rolled in one transaction.
+const CHUNK: ChunkSizes = ChunkSizes { local: 1000, remote: 200 };
+/// Closed counts, and customers, that a stored report lists.
+const STORED: usize = 20;
 
 /// Close what is over, open what comes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,53 +38,57 @@ pub struct RollPeriods {
 pub struct RollPeriodsReport {
     /// True when nothing was changed.
     pub dry_run: bool,
-    /// True when nothing was done, because these books were restored and subscriptions are not read
-    /// again yet.
+    /// True when nothing was done, because the books were restored from a backup and the
+    /// subscriptions are not read again yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub awaits_subscriptions: bool,
-    /// Customers whose periods were looked at.
+    /// Customers with periods that are over, or not opened yet.
     pub customers: u64,
     pub closed: u64,
     /// Periods that were opened, or got other bounds.
     pub opened: u64,
-    /// Open rows that a changed subscription did away with; their counts are in another row.
+    /// Open rows that a changed subscription removed; their counts are in another row.
     pub merged: u64,
-    /// Customers for whom more than one subscription lives; the one that began last decides.
+    /// Customers with more than one living subscription. The one that began last governs.
     pub overlapping_subscriptions: u64,
     pub overlapping_customers: Vec<String>,
-    /// Some of the closed counts.
     pub counts: Vec<ClosedTurnPeriod>,
 }
 
 impl RollPeriodsReport {
-    fn add(&mut self, rolled: RolledPeriods, shown: usize) {
+    fn add(&mut self, rolled: RolledPeriods) {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.closed += count(rolled.closed.len());
         self.opened += rolled.opened;
         self.merged += rolled.merged;
         self.overlapping_subscriptions += count(rolled.overlapping_subscriptions.len());
-        let room = |len: usize| shown.saturating_sub(len);
-        self.overlapping_customers
-            .extend(rolled.overlapping_subscriptions.into_iter().take(room(self.overlapping_customers.len())));
-        self.counts.extend(rolled.closed.into_iter().take(room(self.counts.len())));
+        self.overlapping_customers.extend(rolled.overlapping_subscriptions);
+        self.counts.extend(rolled.closed);
+    }
+
+    /// Keeps the first `listed` counts and customers; the numbers stay.
+    pub fn truncate(&mut self, listed: usize) {
+        self.overlapping_customers.truncate(listed);
+        self.counts.truncate(listed);
     }
 }
 
 impl Job for RollPeriods {
     const KIND: &'static str = "roll_periods";
-    const ABOUT: &'static str = "close the TURN counts of billing periods that are over, and open the next";
+    const DESCRIPTION: &'static str = "close the TURN counts of billing periods that are over, and open the next";
     type Report = RollPeriodsReport;
 
     fn key(&self) -> Option<String> {
         Some(if self.dry_run { "roll_periods dry run".to_owned() } else { Self::KIND.to_owned() })
     }
 
-    fn needs_a_person(report: &RollPeriodsReport) -> bool {
+    fn needs_attention(report: &RollPeriodsReport) -> bool {
         report.overlapping_subscriptions > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<RollPeriodsReport, Failure> {
-        let report = run(context, now, self.dry_run, SHOWN).await?;
+        let mut report = roll_unless_restored(context, now, Mode::of(self.dry_run)).await?;
+        report.truncate(STORED);
         if report.overlapping_subscriptions > 0 {
             let names = report.overlapping_customers.join(", ");
             tracing::warn!(
@@ -97,49 +100,47 @@ impl Job for RollPeriods {
     }
 }
 
-/// As [`roll`]; nothing while books that were restored from a backup do not know yet which
-/// subscriptions there are. Two more periods stand open, so nobody misses them meanwhile.
-pub async fn run(
+/// As [`roll`], but does nothing while books that were restored from a backup wait for their
+/// subscriptions. Two more periods stand open, so the web backend goes on counting meanwhile.
+pub async fn roll_unless_restored(
     context: &Context,
     now: Timestamp,
-    dry_run: bool,
-    shown: usize,
+    mode: Mode,
 ) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
     if matches!(context.billing.mode, StripeMode::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
         tracing::info!(
-            "these books were restored from a backup: periods are closed when every subscription has been read (`sync_stripe`)"
+            "these books were restored from a backup: periods are closed when every subscription has been read \
+             (`sync_stripe`)"
         );
+        let dry_run = mode == Mode::DryRun;
         return Ok(RollPeriodsReport { dry_run, awaits_subscriptions: true, ..RollPeriodsReport::default() });
     }
-    roll(&context.books, now, dry_run, shown).await
+    roll(&context.books, now, mode).await
 }
 
-/// Closes and opens periods as of `now`; lists at most `shown` of what it closed.
+/// Closes and opens periods as of `now`, and lists every closed count.
 ///
 /// # Errors
-/// What the database says. Customers before the error are done whole, the others not at all.
-pub async fn roll(
-    books: &Database,
-    now: Timestamp,
-    dry_run: bool,
-    shown: usize,
-) -> Result<RollPeriodsReport, BooksError> {
+/// Of the database. Each customer is done whole or not at all.
+pub async fn roll(books: &Database, now: Timestamp, mode: Mode) -> Result<RollPeriodsReport, BooksError> {
     books.require_migrated().await?;
     let customers = books.customers_to_roll(now).await?;
-    let mut report = RollPeriodsReport { dry_run, ..RollPeriodsReport::default() };
-    report.customers = u64::try_from(customers.len()).unwrap_or(u64::MAX);
+    let mut report = RollPeriodsReport {
+        dry_run: mode == Mode::DryRun,
+        customers: u64::try_from(customers.len()).unwrap_or(u64::MAX),
+        ..RollPeriodsReport::default()
+    };
     if customers.is_empty() {
         return Ok(report);
     }
-    let plans = books.plans().await?;
-    for some in customers.chunks(if books.is_local() { CHUNK } else { REMOTE_CHUNK }) {
-        let rolled = if dry_run {
-            books.periods_to_roll(some.to_vec(), now).await?
-        } else {
-            books.roll_periods(some.to_vec(), plans.clone(), now).await?
+    let plans: Plans = books.plans().await?;
+    for some in customers.chunks(books.chunk_size(CHUNK)) {
+        let rolled = match mode {
+            Mode::DryRun => books.periods_to_roll(some.to_vec(), now).await?,
+            Mode::Write => books.roll_periods(some.to_vec(), plans.clone(), now).await?,
         };
-        report.add(rolled, shown);
+        report.add(rolled);
     }
     Ok(report)
 }

@@ -66,7 +66,7 @@ pub struct SyncReport {
 
 impl Job for SyncStripe {
     const KIND: &'static str = "sync_stripe";
-    const ABOUT: &'static str = "read customers' subscriptions from Stripe";
+    const DESCRIPTION: &'static str = "read customers' subscriptions from Stripe";
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = SyncReport;
 
@@ -74,13 +74,13 @@ impl Job for SyncStripe {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_a_person(report: &SyncReport) -> bool {
+    fn needs_attention(report: &SyncReport) -> bool {
         report.unknown_to_stripe + report.not_monthly + report.other_periods + report.unusable > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<SyncReport, Failure> {
         let report = sync(context, now, self.full).await?;
-        if Self::needs_a_person(&report) {
+        if Self::needs_attention(&report) {
             tracing::warn!("subscriptions at Stripe need a look: {}", report.names.join(", "));
         }
         Ok(report)
@@ -172,7 +172,8 @@ async fn keep(
             meter: i.meter,
             price: i.price,
             currency: i.currency,
-            period: i.period,
+            starts_at: i.period.0,
+            ends_at: i.period.1,
         });
         told.push(SubscriptionUpdate {
             id: s.id,
@@ -184,7 +185,7 @@ async fn keep(
             items: items.collect(),
         });
     }
-    let written = context.books.told_subscriptions(told, now).await?;
+    let written = context.books.upsert_subscriptions(told, now).await?;
     report.changed += written.subscriptions;
     report.items += written.items;
     Ok(())

@@ -1,21 +1,22 @@
-//! `verify_books`: the audit of the books, run unasked.
+//! `verify_books`: the audit of the books, by schedule.
 //!
-//! Every booking proves itself before it commits; this looks at all of them again, so that damage
-//! from anywhere else (a person with a database shell, a disk) is noticed within a day. It changes
-//! nothing.
+//! Every booking is proved before it commits. This job checks all of them again, so that damage
+//! from elsewhere (a person with a database shell, a disk) is noticed within a day. It changes
+//! nothing but the stored result.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::job::{Context, Failure, Job};
+use crate::context::Context;
+use crate::job::{Failure, Job};
 use books::audit::checks::Check;
 
-/// Wait before a violation is believed.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Violations are reported when they are still there after this time.
+const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// Check all that must always be true.
+/// Check every invariant of the books.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerifyBooks {}
@@ -23,14 +24,14 @@ pub struct VerifyBooks {}
 /// What was found.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
-    /// True when nothing is wrong.
+    /// True when there is no violation.
     pub sound: bool,
     pub checks: Vec<Check>,
 }
 
 impl Job for VerifyBooks {
     const KIND: &'static str = "verify_books";
-    const ABOUT: &'static str = "check that the books add up";
+    const DESCRIPTION: &'static str = "check that the books add up";
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = VerifyReport;
 
@@ -38,7 +39,7 @@ impl Job for VerifyBooks {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_a_person(report: &VerifyReport) -> bool {
+    fn needs_attention(report: &VerifyReport) -> bool {
         !report.sound
     }
 
@@ -47,14 +48,16 @@ impl Job for VerifyBooks {
         let mut checks = context.books.verify().await?;
         if checks.iter().any(|c| !c.violations.is_empty()) {
             // the checks are several statements, and another process may have booked between two of
-            // them: what is wrong stays wrong
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // them; a real violation stays
+            tokio::time::sleep(CHECK_AGAIN_AFTER).await;
             checks = context.books.verify().await?;
         }
         context.books.note_audit(&checks, now).await?;
         let sound = checks.iter().all(|c| c.violations.is_empty());
         if !sound {
-            tracing::error!("the books do not add up: run `meter verify`");
+            let broken = checks.iter().filter(|c| !c.violations.is_empty()).map(|c| c.name);
+            let broken = broken.collect::<Vec<_>>().join(", ");
+            tracing::error!(broken, "the books do not add up: {broken}");
         }
         Ok(VerifyReport { sound, checks })
     }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use books::limits::plan::TURN;
 use books::units::quantity::Quantity;
 use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
+use jobs::context::{HoldPolicy, ReadLimits};
 use jobs::ingest_cur::export::Format;
-use jobs::ingest_cur::{HoldPolicy, ReadLimits};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 

@@ -13,10 +13,9 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use books::Database;
 use books::store::database::REMOTE_WAIT;
 use jiff::Timestamp;
-use jobs::deliver_notifications::{REQUEST_TIMEOUTS, WebhookTarget};
+use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
+use jobs::deliver_notifications;
 use jobs::ingest_cur::source::{Bucket, Folder, Source};
-use jobs::ingest_cur::{Export, Progress, ReadSettings};
-use jobs::job::Context;
 
 use crate::config::{Config, ExportConfig, Location};
 use crate::queue::{Clock, Queue};
@@ -188,12 +187,11 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
 /// address), and gives up in time.
 fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     let Some(url) = &config.notifications.url else { return Ok(None) };
-    let (all, connect) = REQUEST_TIMEOUTS;
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(client_config()?)
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(all)
-        .connect_timeout(connect)
+        .timeout(deliver_notifications::REQUEST_TIMEOUT)
+        .connect_timeout(deliver_notifications::CONNECT_TIMEOUT)
         .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
         .build()?;
     let signer = standardwebhooks::Webhook::new(config.notifications.secret.expose())?;

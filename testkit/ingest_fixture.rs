@@ -12,10 +12,10 @@ use books::units::quantity::Quantity;
 use books::usage::ledger::Usage;
 use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jiff::Timestamp;
-use jobs::enforce_budgets::EnforcementSettings;
+use jobs::context::{Context, EnforcementSettings, Export, ReadSettings};
 use jobs::ingest_cur::source::{Folder, Source};
-use jobs::ingest_cur::{Export, IngestCur, IngestReport, ReadSettings};
-use jobs::job::{Context, Failure, Job};
+use jobs::ingest_cur::{IngestCur, IngestReport};
+use jobs::job::{Failure, Job};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 

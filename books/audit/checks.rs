@@ -1,4 +1,4 @@
-//! The audit: does everything that is derived still equal what it is derived from?
+//! The audit: whether every derived row still equals what it is derived from.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{exact_sum, first_row, json, sum_of};
 use crate::units::calendar::Month;
 use crate::units::quantity::Quantity;
 
@@ -16,10 +16,19 @@ use crate::units::quantity::Quantity;
 pub struct Check {
     pub name: &'static str,
     pub rule: &'static str,
-    /// How many things were looked at.
+    /// Rows that were checked.
     pub checked: u64,
-    /// What breaks it; empty when it holds.
+    /// Rows that break the rule, described; at most 20 of a query.
     pub violations: Vec<String>,
+}
+
+/// The newest audit by a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastAudit {
+    /// None = there was none yet.
+    pub at: Option<jiff::Timestamp>,
+    /// Violations of each check.
+    pub violations: BTreeMap<String, i64>,
 }
 
 const DERIVED: &str = "SELECT coalesce(l.customer, u.customer), coalesce(l.meter, u.meter), coalesce(l.day, u.day), l.q, u.quantity \
@@ -35,86 +44,91 @@ const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
     FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
     WHERE counted <> booked LIMIT 20";
 
-/// Checks that are one query: name, the rule, what is counted, and what breaks it, in one text
-/// each.
-const QUERIES: [(&str, &str, &str, &str); 5] = [
-    (
-        "usage_totals",
-        "sums of all customers by day = sum of ledger entries",
-        "SELECT count(*) FROM usage_totals",
-        "SELECT coalesce(l.meter, t.meter) || ' ' || coalesce(l.day, t.day) || ': ledger ' || coalesce(l.units, 0) || ' + ' || coalesce(l.rest, 0) \
+/// A check that is one query.
+struct Query {
+    name: &'static str,
+    rule: &'static str,
+    /// Counts the rows that are checked.
+    counted: &'static str,
+    /// Describes rows that break the rule, one text a row.
+    broken: &'static str,
+}
+
+const QUERIES: [Query; 5] = [
+    Query {
+        name: "usage_totals",
+        rule: "sums of all customers by day = sum of ledger entries",
+        counted: "SELECT count(*) FROM usage_totals",
+        broken: "SELECT coalesce(l.meter, t.meter) || ' ' || coalesce(l.day, t.day) || ': ledger ' || coalesce(l.units, 0) || ' + ' || coalesce(l.rest, 0) \
          || ', usage_totals ' || coalesce(t.units, 0) || ' + ' || coalesce(t.rest, 0) \
          FROM (SELECT meter, day, customer <> '' AS attributed, sum(quantity / 10000000000) AS units, sum(quantity % 10000000000) AS rest \
                FROM ledger_entries GROUP BY 1, 2, 3) l FULL OUTER JOIN usage_totals t USING (meter, day, attributed) \
          WHERE (coalesce(l.units, 0), coalesce(l.rest, 0)) <> (coalesce(t.units, 0), coalesce(t.rest, 0)) LIMIT 20",
-    ),
-    (
-        "billing_periods",
-        "billing periods of a customer follow each other without gap or overlap",
-        "SELECT count(*) FROM billing_periods",
-        "SELECT customer || ': ' || ends_at || ' is followed by ' || next FROM ( \
+    },
+    Query {
+        name: "billing_periods",
+        rule: "billing periods of a customer follow each other without gap or overlap",
+        counted: "SELECT count(*) FROM billing_periods",
+        broken: "SELECT customer || ': ' || ends_at || ' is followed by ' || next FROM ( \
          SELECT customer, ends_at, lead(starts_at) OVER (PARTITION BY customer ORDER BY starts_at) AS next FROM billing_periods) \
          WHERE next <> ends_at LIMIT 20",
-    ),
-    (
-        "turn_periods",
-        "TURN periods are billing periods, and closed with them",
-        "SELECT count(*) FROM turn_periods",
-        "SELECT coalesce(t.customer, b.customer) || ' from ' || coalesce(t.starts_at, b.starts_at) FROM turn_periods t \
+    },
+    Query {
+        name: "turn_periods",
+        rule: "TURN periods are billing periods, and closed with them",
+        counted: "SELECT count(*) FROM turn_periods",
+        broken: "SELECT coalesce(t.customer, b.customer) || ' from ' || coalesce(t.starts_at, b.starts_at) FROM turn_periods t \
          FULL OUTER JOIN billing_periods b ON b.customer = t.customer AND b.starts_at = t.starts_at \
          WHERE t.ends_at IS NOT b.ends_at OR (t.closed_at IS NULL) <> (b.closed_at IS NULL) LIMIT 20",
-    ),
-    (
-        "turn_counters",
-        "the TURN counter on a customer's row is that of one of its periods",
-        "SELECT count(*) FROM customers",
-        "SELECT id || ': ' || turn_allocations_used FROM customers c WHERE turn_allocations_used <> 0 \
+    },
+    Query {
+        name: "turn_counters",
+        rule: "the TURN counter on a customer's row is that of one of its periods",
+        counted: "SELECT count(*) FROM customers",
+        broken: "SELECT id || ': ' || turn_allocations_used FROM customers c WHERE turn_allocations_used <> 0 \
          AND NOT EXISTS (SELECT 1 FROM turn_periods WHERE customer = c.id AND used = turn_allocations_used) LIMIT 20",
-    ),
-    (
-        "entitlements",
-        "allowed means used < effective limit, and newest history = decision",
-        "SELECT count(*) FROM entitlements",
-        "SELECT customer || ' ' || meter FROM entitlements e \
+    },
+    Query {
+        name: "entitlements",
+        rule: "allowed means used < effective limit, and newest history = decision",
+        counted: "SELECT count(*) FROM entitlements",
+        broken: "SELECT customer || ' ' || meter FROM entitlements e \
          WHERE allowed <> (effective_limit IS NULL OR used < effective_limit) \
             OR (allowed, reason) IS NOT (SELECT allowed, reason FROM entitlement_changes h \
                                          WHERE h.customer = e.customer AND h.meter = e.meter ORDER BY seq DESC LIMIT 1) LIMIT 20",
-    ),
+    },
 ];
 
 impl Database {
-    /// Notes how an audit ended, in place of the one before.
+    /// Stores the result of an audit, in place of the one before.
     pub async fn note_audit(&self, checks: &[Check], now: jiff::Timestamp) -> Result<(), BooksError> {
-        let found: Vec<_> = checks.iter().map(|check| (check.name, check.violations.len())).collect();
-        let found = crate::store::rows::json(&found)?;
+        let row = |check: &Check| serde_json::json!({ "name": check.name, "violations": check.violations.len() });
+        let found = json(&checks.iter().map(row).collect::<Vec<_>>())?;
         self.transaction(async move |c| {
             c.execute("DELETE FROM audits", ()).await?;
-            let sql =
-                "INSERT INTO audits (name, violations, at) SELECT value ->> 0, value ->> 1, ?2 FROM json_each(?1)";
+            let sql = "INSERT INTO audits (name, violations, at) \
+                       SELECT value ->> 'name', value ->> 'violations', ?2 FROM json_each(?1)";
             c.execute(sql, params![found, now.as_second()]).await?;
             Ok(())
         })
         .await
     }
 
-    /// When the newest audit was, and how often each rule was broken.
-    pub async fn last_audit(&self) -> Result<(Option<jiff::Timestamp>, BTreeMap<String, i64>), BooksError> {
+    /// The newest audit.
+    pub async fn last_audit(&self) -> Result<LastAudit, BooksError> {
         self.with_connection(async |c| {
             let mut rows = c.query("SELECT name, violations, at FROM audits", ()).await?;
-            let (mut at, mut found) = (None, BTreeMap::new());
+            let mut audit = LastAudit::default();
             while let Some(row) = rows.next().await? {
-                found.insert(row.get(0)?, row.get(1)?);
-                at = Some(crate::units::calendar::instant(row.get(2)?));
+                audit.violations.insert(row.get(0)?, row.get(1)?);
+                audit.at = Some(crate::units::calendar::instant(row.get(2)?));
             }
-            Ok((at, found))
+            Ok(audit)
         })
         .await
     }
 
-    /// Runs every check over the whole books.
-    ///
-    /// # Errors
-    /// What the database says; violations are no error but part of the answer.
+    /// Runs every check over the whole books. Violations are part of the result and no error.
     pub async fn verify(&self) -> Result<Vec<Check>, BooksError> {
         self.with_connection(async |c| {
             let count = async |sql: &str| -> Result<u64, BooksError> {
@@ -150,7 +164,7 @@ impl Database {
                 checked,
                 violations,
             });
-            for (name, rule, counted, broken) in QUERIES {
+            for Query { name, rule, counted, broken } in QUERIES {
                 let mut rows = c.query(broken, ()).await?;
                 let mut violations = vec![];
                 while let Some(row) = rows.next().await? {
@@ -164,8 +178,8 @@ impl Database {
     }
 }
 
-/// For the current version of each bill: the parts make the total, the lines make the total, and
-/// the ledger holds what the version said.
+/// For the current version of each bill: the parts sum up to the total, so do the lines, and the
+/// ledger holds what the version says.
 async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
     let exact = |text: String| text.parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()));
     let mut violations = vec![];
@@ -197,13 +211,16 @@ async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
         if by_line != total {
             violations.push(format!("{name}: lines make {by_line}, the total is {total}"));
         }
-        let sql = "SELECT coalesce(sum(quantity / 10000000000), 0), coalesce(sum(quantity % 10000000000), 0) \
-                   FROM ledger_entries WHERE payer = ?1 AND month = ?2 AND meter = ?3";
-        let sums = first_row(c, sql, params![payer, month, meter]).await?;
-        let ledger = match sums {
-            Some(r) => Quantity::from_parts(r.get(0)?, r.get(1)?),
-            None => Quantity::ZERO,
+        let sql = concat!(
+            "SELECT ",
+            exact_sum!("quantity"),
+            " FROM ledger_entries WHERE payer = ?1 AND month = ?2 AND meter = ?3"
+        );
+        let sum = match first_row(c, sql, params![payer, month, meter]).await? {
+            Some(row) => row.get::<Option<String>>(0)?,
+            None => None,
         };
+        let ledger = sum.map_or(Ok(Quantity::ZERO), |sum| sum_of(&sum))?;
         if ledger != booked {
             violations.push(format!("{name}: the ledger holds {ledger}, the bill said {booked}"));
         }

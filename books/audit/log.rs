@@ -1,4 +1,4 @@
-//! What people did by hand, and why.
+//! The log of what people did by hand, and why.
 
 use jiff::Timestamp;
 use libsql::{Connection, params};
@@ -8,7 +8,7 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::units::calendar::instant;
 
-/// What somebody does.
+/// An action that is carried out now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {
     pub actor: String,
@@ -17,7 +17,7 @@ pub struct AuditEntry {
     pub reason: String,
 }
 
-/// What somebody did.
+/// An action of the past.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AuditRecord {
     pub at: Timestamp,
@@ -27,7 +27,7 @@ pub struct AuditRecord {
     pub reason: String,
 }
 
-/// Records an entry, in the transaction that carries it out.
+/// Stores an entry, in the transaction that carries the action out.
 pub async fn record(c: &Connection, entry: &AuditEntry, now: i64) -> Result<(), BooksError> {
     let values = params![now, entry.actor.clone(), entry.action.clone(), entry.target.clone(), entry.reason.clone()];
     c.execute("INSERT INTO audit_log (at, actor, action, target, reason) VALUES (?1, ?2, ?3, ?4, ?5)", values).await?;
@@ -35,7 +35,7 @@ pub async fn record(c: &Connection, entry: &AuditEntry, now: i64) -> Result<(), 
 }
 
 impl Database {
-    /// What was done to `target`, the oldest first.
+    /// The actions on `target`, oldest first.
     pub async fn audit(&self, target: String) -> Result<Vec<AuditRecord>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT at, actor, action, target, reason FROM audit_log WHERE target = ?1 ORDER BY seq";

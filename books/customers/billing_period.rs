@@ -1,5 +1,4 @@
-//! Billing periods: from when to when a customer is billed, and which days of usage belong to
-//! which. Pure.
+//! The bounds of billing periods, and the days of usage that belong to each. Pure.
 //!
 //! A subscription bills month by month from its anchor, an instant; an anchor on the 31st falls on
 //! the last day of shorter months and comes back to the 31st, because every boundary is counted
@@ -19,13 +18,12 @@ const DAY: i64 = 86_400;
 /// Periods that stand open beyond the current one.
 const AHEAD: usize = 2;
 
-/// A subscription, as far as periods go. Instants are seconds since 1970.
+/// What decides the periods of a subscription. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     pub id: String,
     pub anchor: i64,
     pub started: i64,
-    /// Until when, if it has ended.
     pub ended: Option<i64>,
 }
 
@@ -40,11 +38,12 @@ impl Subscription {
 pub struct Span {
     pub start: i64,
     pub end: i64,
-    /// The subscription; none for a calendar month.
+    /// None for a calendar month.
     pub subscription: Option<String>,
 }
 
-/// A period and its days of usage, both included; none when the first is after the last.
+/// A period and its days of usage, first and last included. It has no days when the first is after
+/// the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BillingPeriod {
     pub span: Span,
@@ -60,45 +59,45 @@ fn instant(at: DateTime) -> i64 {
     at.to_zoned(TimeZone::UTC).map_or(i64::MAX, |zoned| zoned.timestamp().as_second())
 }
 
-/// `anchor` and `n` months.
+/// The instant `n` months after `anchor`.
 fn boundary(anchor: DateTime, n: i32) -> i64 {
     instant(anchor.saturating_add(n.months()))
 }
 
-/// The boundaries around `t`: the last at or before it, and the first after it.
+/// The last boundary at or before `t`, and the first after it.
 fn around(anchor: i64, t: i64) -> (i64, i64) {
     let (anchor, now) = (civil(anchor), civil(t));
     let years = i32::from(now.year()) - i32::from(anchor.year());
     let mut n = years * 12 + i32::from(now.month()) - i32::from(anchor.month());
-    // the same month's boundary may lie after `t`
+    // the boundary of the same month may be after `t`
     if boundary(anchor, n) > t {
         n -= 1;
     }
     (boundary(anchor, n), boundary(anchor, n + 1))
 }
 
-/// Start of the calendar month in which `t` lies, and of the next.
+/// Start of the calendar month of `t`, and start of the next.
 pub fn calendar_month(t: i64) -> (i64, i64) {
     around(0, t)
 }
 
-/// Start of the month of a subscription with this anchor in which `t` lies, and of the next.
+/// Start of the month of `t`, counted from a subscription's anchor, and start of the next.
 pub fn month_of(anchor: i64, t: i64) -> (i64, i64) {
     around(anchor, t)
 }
 
-/// The subscription that governs at `t`: of several that live, the one that began last.
+/// The subscription that governs at `t`: of several living ones, the one that began last.
 fn governing(subscriptions: &[Subscription], t: i64) -> Option<&Subscription> {
     subscriptions.iter().filter(|s| s.lives_at(t)).max_by_key(|s| (s.started, &s.id))
 }
 
-/// More than one subscription lives at `t`.
+/// True when more than one subscription lives at `t`.
 pub fn overlap_at(subscriptions: &[Subscription], t: i64) -> bool {
     subscriptions.iter().filter(|s| s.lives_at(t)).count() > 1
 }
 
-/// Where the periods of a customer begin whose first period is not closed yet and would begin at
-/// `t`: with a subscription's own period, which may have begun earlier.
+/// The start of a customer's first period, when none is closed yet and `t` is the oldest known
+/// instant: the start of the period that `t` is in.
 pub fn first_start(subscriptions: &[Subscription], t: i64) -> i64 {
     match governing(subscriptions, t) {
         Some(s) => around(s.anchor, t).0.max(s.started).min(t),
@@ -106,7 +105,7 @@ pub fn first_start(subscriptions: &[Subscription], t: i64) -> i64 {
     }
 }
 
-/// The periods from `from` on, up to the one that holds `now` and two more.
+/// The periods from `from` to the current one, and two more.
 pub fn spans(subscriptions: &[Subscription], from: i64, now: i64) -> Vec<Span> {
     let mut found: Vec<Span> = vec![];
     let mut start = from;
@@ -116,13 +115,13 @@ pub fn spans(subscriptions: &[Subscription], from: i64, now: i64) -> Vec<Span> {
             Some(s) => around(s.anchor, start).1.min(s.ended.unwrap_or(i64::MAX)),
             None => calendar_month(start).1,
         };
-        // one that begins in between takes over; one that is over as it begins has no time to
+        // a subscription that begins in between cuts the period, unless it ends as it begins
         let later = subscriptions.iter().filter(|s| s.ended.is_none_or(|ended| ended > s.started));
         if let Some(cut) = later.map(|s| s.started).filter(|s| *s > start && *s < end).min() {
             end = cut;
         }
         if end <= start {
-            break; // beyond the years that can be written
+            break; // the end of representable time
         }
         found.push(Span { start, end, subscription: governs.map(|s| s.id.clone()) });
         start = end;
@@ -134,8 +133,8 @@ fn day_of(t: i64) -> i64 {
     t.div_euclid(DAY)
 }
 
-/// The period to which a day belongs: a subscription's that holds its last second, else one that
-/// holds its first; where there is none, a calendar month's, likewise.
+/// The period that a day belongs to: a subscription's that has its last second, else a
+/// subscription's that has its first, else a calendar month's in the same order.
 fn owner(spans: &[Span], day: i64) -> Option<usize> {
     let holds = |second: i64| move |s: &Span| s.start <= second && second < s.end;
     let (first, last) = (holds(day * DAY), holds(day * DAY + DAY - 1));
@@ -148,8 +147,7 @@ fn owner(spans: &[Span], day: i64) -> Option<usize> {
         .or_else(|| spans.iter().position(&first))
 }
 
-/// Gives each period its days. `before` is the closed period before the first one, whose days are
-/// settled.
+/// Gives each period its days. `before` is the last day of the closed period before the first.
 pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<BillingPeriod> {
     let mut next = before.map(|day| i64::from(day.epoch()) + 1);
     let mut found = vec![];
@@ -158,7 +156,7 @@ pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<BillingPeriod> {
         let first = next.unwrap_or_else(|| day_of(span.start));
         let end = day_of(span.end - 1);
         let last = if own(end) { end } else { end - 1 };
-        // a day that another period took already is not taken again
+        // a day belongs to one period only
         let last = last.max(first - 1);
         next = Some(last + 1);
         let day = |day: i64| i32::try_from(day).ok().and_then(Day::from_epoch);

@@ -15,21 +15,19 @@ use crate::units::calendar::{Month, instant};
 /// A customer's row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Customer {
-    /// The id: the value of the cost allocation tag.
+    /// The value of the cost allocation tag.
     pub id: String,
     pub plan: String,
     /// `active`, `past_due` or `canceled`.
     pub status: String,
     pub stripe_customer_id: Option<String>,
-    /// When the row was made.
     pub created_at: String,
-    /// Subscriptions: id, Stripe's status, start.
     pub subscriptions: Vec<SubscriptionRow>,
-    /// Billing periods, the newest first; those to come too.
+    /// Newest first, future ones included.
     pub periods: Vec<PeriodRow>,
 }
 
-/// A subscription, as the backend told of it.
+/// A stored subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionRow {
     pub id: String,
@@ -44,53 +42,54 @@ pub struct SubscriptionRow {
 pub struct PeriodRow {
     pub starts_at: Timestamp,
     pub ends_at: Timestamp,
-    /// The subscription; none for a calendar month.
+    /// None for a calendar month.
     pub subscription: Option<String>,
     /// First day of usage that belongs to it.
     pub first_day: String,
     pub last_day: String,
-    /// True when its bounds are history.
+    /// True when the period can no longer change.
     pub closed: bool,
 }
 
 /// A customer to be added.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct NewCustomer {
-    /// The id: the value of the cost allocation tag.
+    /// The value of the cost allocation tag.
     pub id: String,
-    /// The plan; [`DEFAULT_PLAN`] when none is named.
+    /// None = [`DEFAULT_PLAN`].
     #[serde(default)]
     pub plan: Option<String>,
     #[serde(default)]
     pub stripe_customer_id: Option<String>,
-    /// `active` when none is named.
+    /// None = `active`.
     #[serde(default)]
     pub status: Option<String>,
 }
 
-/// Why customers cannot be added; which one is told by its place in the list.
+/// Why customers cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum CustomerError {
-    /// Something about one of them is wrong.
-    #[error("customer `{1}`: {2}")]
-    Wrong(usize, String, String),
-    /// What the database says.
+    #[error("customer `{id}`: {why}")]
+    Wrong {
+        /// Place in the list.
+        at: usize,
+        id: String,
+        why: String,
+    },
     #[error(transparent)]
     Books(#[from] BooksError),
 }
 
-/// Brings the counters up to `month`: of customers whose counters stand in an earlier month or
-/// nowhere yet, and of those for whom version `of` booked something. Always recomputed from the
-/// books, never added to.
+/// Recomputes the counters for `month` of customers with counters of an earlier month or none, and
+/// of customers with entries of version `of`. Counters are never added to.
 pub async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> Result<u64, BooksError> {
     let values = params![month.to_string(), of];
     Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
 }
 
 impl Database {
-    /// Moves counters into `month` for customers whose counters are not there: a new month, or a
-    /// new customer with usage that was booked before the row appeared. Writes nothing when there
-    /// is none.
+    /// Moves the counters of all customers into `month`: in a new month, or for a new customer with
+    /// usage that was booked before the row was added. Returns how many were moved.
     pub async fn roll_counters(&self, month: Month) -> Result<u64, BooksError> {
         let name = month.to_string();
         let stale = self
@@ -105,8 +104,8 @@ impl Database {
         self.transaction(async move |c| refresh_counters(c, month, None).await).await
     }
 
-    /// Adds a customer with the default plan, as the web backend does on sign-up; one that exists
-    /// is left as it is.
+    /// Adds a customer with the default plan, as the web backend does on sign-up. An existing
+    /// customer is left as it is.
     pub async fn add_customer(&self, id: &str) -> Result<(), BooksError> {
         match self.add_customers(vec![NewCustomer { id: id.to_owned(), ..NewCustomer::default() }]).await {
             Ok(_) => Ok(()),
@@ -115,17 +114,17 @@ impl Database {
         }
     }
 
-    /// Adds customers, all or none; those that exist are left as they are. Returns how many are
-    /// new.
+    /// Adds customers, all or none, and returns how many are new. Existing customers are left as
+    /// they are.
     ///
     /// # Errors
     /// [`CustomerError::Wrong`] for an id that is empty, too long or given twice, an unknown plan
-    /// or status, and a Stripe id that another customer has.
+    /// or status, and a Stripe id of another customer.
     pub async fn add_customers(&self, customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();
         for (at, new) in customers.iter().enumerate() {
-            let wrong = |why: &str| Err(CustomerError::Wrong(at, new.id.clone(), why.to_owned()));
+            let wrong = |why: &str| Err(CustomerError::Wrong { at, id: new.id.clone(), why: why.to_owned() });
             if new.id.is_empty() || new.id.chars().count() > 256 {
                 return wrong("an id has 1 to 256 characters");
             }
@@ -142,7 +141,7 @@ impl Database {
         self.transaction_with(async move |c| add(c, &customers).await).await
     }
 
-    /// Customers in order of their ids: all, or those of one plan, or one.
+    /// Customers by id; of one plan, or with one id, when they are given.
     pub async fn customers(&self, plan: Option<String>, id: Option<String>) -> Result<Vec<Customer>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT id, plan, status, stripe_customer_id, created_at FROM customers \
@@ -177,23 +176,28 @@ async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerE
         let plan = plan_of(new);
         if !plans.names().contains(&plan.as_str()) {
             let why = format!("there is no plan `{plan}`; there are: {}", plans.names().join(", "));
-            return Err(CustomerError::Wrong(at, new.id.clone(), why));
+            return Err(CustomerError::Wrong { at, id: new.id.clone(), why });
         }
     }
     let status = |new: &NewCustomer| new.status.clone().unwrap_or_else(|| "active".to_owned());
-    let rows: Vec<_> = customers.iter().map(|n| (&n.id, plan_of(n), &n.stripe_customer_id, status(n))).collect();
-    let rows = json(&rows)?;
-    let sql = "SELECT c.id, j.key, j.value ->> 2 FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value ->> 2 \
-               WHERE c.id <> j.value ->> 0 LIMIT 1";
+    let row = |n: &NewCustomer| {
+        let (plan, status) = (plan_of(n), status(n));
+        serde_json::json!({ "id": n.id, "plan": plan, "stripe": n.stripe_customer_id, "status": status })
+    };
+    let rows = json(&customers.iter().map(row).collect::<Vec<_>>())?;
+    let sql = "SELECT c.id, j.key, j.value ->> 'stripe' FROM json_each(?1) j \
+               JOIN customers c ON c.stripe_customer_id = j.value ->> 'stripe' \
+               WHERE c.id <> j.value ->> 'id' LIMIT 1";
     if let Some(row) = first_row(c, sql, params![rows.clone()]).await? {
         let taken = || -> Result<(String, i64, String), libsql::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
         let (other, key, stripe) = taken().map_err(BooksError::from)?;
         let at = usize::try_from(key).unwrap_or_default();
         let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
-        return Err(CustomerError::Wrong(at, id, format!("customer `{other}` has the Stripe id {stripe}")));
+        return Err(CustomerError::Wrong { at, id, why: format!("customer `{other}` has the Stripe id {stripe}") });
     }
     let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
-               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
+               SELECT value ->> 'id', value ->> 'plan', value ->> 'stripe', value ->> 'status' \
+               FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
     Ok(c.execute(sql, params![rows]).await.map_err(BooksError::from)?)
 }
 

@@ -1,5 +1,5 @@
--- ?1 a JSON array of customers, ?2 now. A subscription that is over counts as cancelled; one that
--- lives stands before it.
+-- ?1 a JSON array of customers, ?2 now. The governing subscription is a living one if there is one;
+-- one that has ended counts as cancelled.
 SELECT c.id, c.status, c.plan,
        (SELECT CASE WHEN s.ended_at <= ?2 THEN 'canceled' ELSE s.status END FROM subscriptions s
         WHERE s.customer = c.id AND s.started_at <= ?2 AND s.status NOT IN ('incomplete', 'incomplete_expired')

@@ -1,5 +1,4 @@
-//! Who the customers are and when they are billed: rows, subscriptions, billing periods, TURN
-//! counters.
+//! Customers, their subscriptions, their billing periods and their TURN counters.
 //!
 //! **Owns** the tables `customers`, `subscriptions`, `subscription_items`, `billing_periods` and
 //! `turn_periods`. **Does not own** sign-up, which is the web backend's, nor payment, which is

@@ -1,6 +1,6 @@
--- ?1 the month, ?2 a version or null. A row's counters never go back to an earlier month: a long
--- run that began before midnight must not undo the roll-over. The division makes a plain number for
--- JavaScript; sum() over INTEGER is exact and fails, rather than drift, on overflow.
+-- ?1 the month, ?2 a version or null. Counters never go back to an earlier month: a long run that
+-- began before midnight must not undo the move into the new month. sum() over INTEGER is exact and
+-- fails on overflow; the division makes a plain number for JavaScript.
 UPDATE customers
 SET chime_minutes_used = (SELECT coalesce(sum(quantity), 0) FROM usage_days
                           WHERE customer = customers.id AND meter = 'chime_minutes'

@@ -1,4 +1,4 @@
-//! Subscriptions as Stripe tells of them.
+//! Subscriptions, as Stripe lists them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::json;
 use crate::store::settings;
 
-/// A subscription to be written down.
+/// A subscription to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SubscriptionUpdate {
     pub id: String,
@@ -31,10 +31,12 @@ pub struct SubscriptionItemUpdate {
     pub price: String,
     /// ISO 4217.
     pub currency: String,
-    pub period: (i64, i64),
+    /// First instant of the item's current period.
+    pub starts_at: i64,
+    pub ends_at: i64,
 }
 
-/// What was written.
+/// How many rows changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpsertedSubscriptions {
     /// Subscriptions that are new, or changed.
@@ -43,7 +45,7 @@ pub struct UpsertedSubscriptions {
     pub items: u64,
 }
 
-/// What the web backend wrote since the list was asked for is newer than the list.
+/// A row that the web backend wrote after the list was read is newer than the list and stays.
 const SUBSCRIPTIONS: &str = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at, updated_at) \
     SELECT value ->> 'id', value ->> 'customer', value ->> 'status', value ->> 'anchor', value ->> 'started', value ->> 'ended', ?2 \
     FROM json_each(?1) WHERE true \
@@ -55,7 +57,7 @@ const SUBSCRIPTIONS: &str = "INSERT INTO subscriptions (id, customer, status, an
 
 const ITEMS: &str = "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) \
     SELECT i.value ->> 'id', s.value ->> 'id', s.value ->> 'customer', i.value ->> 'meter', i.value ->> 'price', i.value ->> 'currency', \
-           i.value ->> '$.period[0]', i.value ->> '$.period[1]' \
+           i.value ->> 'starts_at', i.value ->> 'ends_at' \
     FROM json_each(?1) s, json_each(s.value, '$.items') i WHERE true \
     ON CONFLICT (id) DO UPDATE SET subscription = excluded.subscription, customer = excluded.customer, stripe_meter = excluded.stripe_meter, \
         price = excluded.price, currency = excluded.currency, starts_at = excluded.starts_at, ends_at = excluded.ends_at \
@@ -67,7 +69,7 @@ const GONE: &str = "DELETE FROM subscription_items WHERE subscription IN (SELECT
     AND id NOT IN (SELECT i.value ->> 'id' FROM json_each(?1) s, json_each(s.value, '$.items') i)";
 
 impl Database {
-    /// Our customers by Stripe's ids, of those that are asked for.
+    /// Customers by their Stripe ids, for those of `ids` that exist.
     pub async fn customers_by_stripe_id(&self, ids: Vec<String>) -> Result<BTreeMap<String, String>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT c.stripe_customer_id, c.id FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value";
@@ -81,17 +83,15 @@ impl Database {
         .await
     }
 
-    /// Writes down what Stripe told at `asked_at`; what says nothing new writes nothing.
-    ///
-    /// # Errors
-    /// What the database says; a status or an instant that cannot be is an error of the database.
-    pub async fn told_subscriptions(
+    /// Stores subscriptions and their items, as Stripe listed them at `asked_at`. Unchanged rows
+    /// are not written. A CHECK of the schema refuses an impossible status or instant.
+    pub async fn upsert_subscriptions(
         &self,
-        told: Vec<SubscriptionUpdate>,
+        updates: Vec<SubscriptionUpdate>,
         asked_at: Timestamp,
     ) -> Result<UpsertedSubscriptions, BooksError> {
         self.transaction(async move |c| {
-            let rows = json(&told)?;
+            let rows = json(&updates)?;
             let subscriptions = c.execute(SUBSCRIPTIONS, params![rows.clone(), asked_at.as_second()]).await?;
             let gone = c.execute(GONE, params![rows.clone()]).await?;
             let items = c.execute(ITEMS, params![rows]).await?;
@@ -100,7 +100,7 @@ impl Database {
         .await
     }
 
-    /// Ids of subscriptions that live in the books.
+    /// Ids of stored subscriptions that have not ended.
     pub async fn living_subscriptions(&self) -> Result<Vec<String>, BooksError> {
         self.with_connection(async |c| {
             let sql = "SELECT id FROM subscriptions WHERE ended_at IS NULL AND status NOT IN ('canceled', 'incomplete_expired') ORDER BY id";
@@ -114,7 +114,7 @@ impl Database {
         .await
     }
 
-    /// Remembers when something was last done whole.
+    /// Stores a setting.
     pub async fn remember(&self, name: &'static str, value: String) -> Result<(), BooksError> {
         self.transaction(async move |c| settings::put(c, name, &value).await).await
     }

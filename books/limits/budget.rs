@@ -1,4 +1,4 @@
-//! Overage budgets: what a customer is willing to pay beyond the plan, for each billing period.
+//! Overage budgets: what a customer is willing to pay beyond the plan in each billing period.
 
 use jiff::Timestamp;
 use libsql::params;
@@ -16,41 +16,52 @@ use crate::units::money::{BUDGET_LIMIT, Currency};
 pub struct Budget {
     /// The meter that it caps; empty for all together.
     pub meter: String,
-    /// The amount, in minor units of the currency; none = the budget was taken away.
+    /// In minor units of the currency; none = the budget was taken away.
     pub amount_minor: Option<i64>,
     pub currency: String,
     pub set_by: String,
     pub set_at: Timestamp,
 }
 
+/// A budget to be set, or taken away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetChange {
+    pub customer: String,
+    /// The meter that it caps; empty for all together.
+    pub meter: String,
+    /// In minor units of the currency; none takes the budget away.
+    pub amount_minor: Option<i64>,
+    pub currency: Currency,
+    pub set_by: String,
+}
+
+/// A customer's plan and its currency.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanCurrency {
+    pub plan: String,
+    pub currency: Currency,
+}
+
 /// Why a budget cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum BudgetError {
-    /// Nobody of that name.
     #[error("there is no customer `{0}`; `meter customer list` shows all")]
     NoCustomer(String),
-    /// The customer's plan is not known.
     #[error(
         "the customer's plan `{0}` is not known, so nobody can say in which currency the budget is; apply the plan first"
     )]
     NoPlan(String),
-    /// Another currency than the plan's.
     #[error("the plan `{plan}` is in {currency}, so the budget must be too")]
     Currency { plan: String, currency: Currency },
-    /// Less than nothing, or absurd.
     #[error("a budget is 0 to {BUDGET_LIMIT} minor units")]
     Amount,
-    /// What the database says.
     #[error(transparent)]
     Books(#[from] BooksError),
 }
 
 impl Database {
-    /// The currency of a customer: that of the plan.
-    ///
-    /// # Errors
-    /// [`BudgetError::NoCustomer`], [`BudgetError::NoPlan`].
-    pub async fn currency_of(&self, customer: &str) -> Result<(String, Currency), BudgetError> {
+    /// The currency of a customer's plan.
+    pub async fn currency_of(&self, customer: &str) -> Result<PlanCurrency, BudgetError> {
         let id = customer.to_owned();
         let found = self.with_connection(async move |c| {
             let row = first_row(c, "SELECT plan FROM customers WHERE id = ?1", params![id]).await?;
@@ -60,34 +71,26 @@ impl Database {
         let (plan, plans) = found.await?;
         let plan = plan.ok_or_else(|| BudgetError::NoCustomer(customer.to_owned()))?;
         let currency = plans.iter().find(|p| p.name == plan).map(|p| p.currency);
-        currency.map(|currency| (plan.clone(), currency)).ok_or(BudgetError::NoPlan(plan))
+        match currency {
+            Some(currency) => Ok(PlanCurrency { plan, currency }),
+            None => Err(BudgetError::NoPlan(plan)),
+        }
     }
 
-    /// Sets a budget, or takes it away; it holds from the next enforcement on. The change is kept
-    /// by a trigger.
-    ///
-    /// # Errors
-    /// As the variants of [`BudgetError`] say; nothing is changed then.
-    pub async fn set_budget(
-        &self,
-        customer: &str,
-        meter: &str,
-        amount: Option<i64>,
-        currency: Currency,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<(), BudgetError> {
-        let (plan, own) = self.currency_of(customer).await?;
-        if own != currency {
-            return Err(BudgetError::Currency { plan, currency: own });
+    /// Sets a budget, or takes it away, with effect from the next enforcement on. A trigger keeps
+    /// the change.
+    pub async fn set_budget(&self, change: BudgetChange, now: Timestamp) -> Result<(), BudgetError> {
+        let BudgetChange { customer, meter, amount_minor, currency, set_by: by } = change;
+        let own = self.currency_of(&customer).await?;
+        if own.currency != currency {
+            return Err(BudgetError::Currency { plan: own.plan, currency: own.currency });
         }
-        if amount.is_some_and(|minor| !(0..=BUDGET_LIMIT).contains(&minor)) {
+        if amount_minor.is_some_and(|minor| !(0..=BUDGET_LIMIT).contains(&minor)) {
             return Err(BudgetError::Amount);
         }
-        let (customer, meter, by) = (customer.to_owned(), meter.to_owned(), by.to_owned());
         let write = self.transaction(async move |c| {
-            let Some(minor) = amount else {
-                // who takes it away is kept, too
+            let Some(minor) = amount_minor else {
+                // the trigger that keeps the change reads who takes the budget away
                 let sql = "UPDATE overage_budgets SET set_by = ?3, amount_minor = 0, set_at = ?4 WHERE customer = ?1 AND meter = ?2";
                 c.execute(sql, params![customer.clone(), meter.clone(), by, now.as_second()]).await?;
                 let sql = "DELETE FROM overage_budgets WHERE customer = ?1 AND meter = ?2";
@@ -104,15 +107,23 @@ impl Database {
         Ok(write.await?)
     }
 
-    /// A customer's budgets as they stand, or every change of them, the oldest first.
-    pub async fn budgets(&self, customer: &str, history: bool) -> Result<Vec<Budget>, BooksError> {
+    /// A customer's budgets as they stand.
+    pub async fn budgets(&self, customer: &str) -> Result<Vec<Budget>, BooksError> {
+        let sql = "SELECT meter, amount_minor, currency, set_by, set_at FROM overage_budgets \
+                   WHERE customer = ?1 ORDER BY meter";
+        self.budgets_by(sql, customer).await
+    }
+
+    /// Every change of a customer's budgets, the oldest first.
+    pub async fn budget_history(&self, customer: &str) -> Result<Vec<Budget>, BooksError> {
+        let sql = "SELECT meter, amount_minor, currency, set_by, set_at FROM overage_budget_changes \
+                   WHERE customer = ?1 ORDER BY seq";
+        self.budgets_by(sql, customer).await
+    }
+
+    async fn budgets_by(&self, sql: &'static str, customer: &str) -> Result<Vec<Budget>, BooksError> {
         let customer = customer.to_owned();
         self.with_connection(async move |c| {
-            let sql = if history {
-                "SELECT meter, amount_minor, currency, set_by, set_at FROM overage_budget_changes WHERE customer = ?1 ORDER BY seq"
-            } else {
-                "SELECT meter, amount_minor, currency, set_by, set_at FROM overage_budgets WHERE customer = ?1 ORDER BY meter"
-            };
             let mut rows = c.query(sql, params![customer]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {

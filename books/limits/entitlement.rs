@@ -1,4 +1,4 @@
-//! Entitlements: who may go on using what, and everything that such a decision rests on.
+//! Entitlements: which meters a customer may go on using, and the facts that decide it.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,17 @@ use crate::store::rows::{first_row, insert_rows, json, sum_of};
 use crate::units::calendar::{Day, PeriodError, instant};
 use crate::units::quantity::Quantity;
 
-/// Customers that are looked at in one go.
+/// Customers of one page of [`Database::customers_after`].
 pub const PAGE: u32 = 2000;
 
-/// Why a meter may or may not be used. The names are part of the contract with the web backend.
+/// Why a meter may or may not be used. The stored names are part of the contract with the web
+/// backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Within what the plan includes.
     WithinIncluded,
-    /// Beyond it, and within the budget.
+    /// Beyond what the plan includes, and within the budget.
     WithinBudget,
     /// The included amount is used up, and the plan has no price for more.
     IncludedUsed,
@@ -41,7 +42,7 @@ pub enum Reason {
     Canceled,
     /// The plan does not name the meter.
     NotInPlan,
-    /// No plan of the customer's plan name is known.
+    /// The customer's plan is unknown.
     UnknownPlan,
     /// The included amount is used up, and the bill is too old to allow more.
     DataTooOld,
@@ -50,8 +51,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, its name in the database, and the sentence for people.
-    pub const ALL: [(Self, &'static str, &'static str); 14] = [
+    /// Every reason, its stored name, and a sentence for people.
+    const ALL: [(Self, &'static str, &'static str); 14] = [
         (Self::WithinIncluded, "within_included", "it is within what the plan includes"),
         (Self::WithinBudget, "within_budget", "what the plan includes is used up, and the overage budget is not spent"),
         (Self::IncludedUsed, "included_used", "what the plan includes is used up, and the plan has no price for more"),
@@ -85,11 +86,9 @@ impl Reason {
         self.entry().1
     }
 
-    fn named(name: &str) -> Result<Self, BooksError> {
-        let found = Self::ALL.iter().find(|(_, known, _)| *known == name);
-        found
-            .map(|(reason, ..)| *reason)
-            .ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
+    /// The reason that is stored under `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(reason, ..)| *reason)
     }
 }
 
@@ -98,20 +97,19 @@ impl Reason {
 #[serde(rename_all = "snake_case")]
 pub enum PaymentStatus {
     Good,
-    /// A payment is late: what is included goes on, nothing beyond it.
+    /// A payment is late: only what is included may be used.
     PastDue,
-    /// Stripe has stopped trying to collect: nothing.
+    /// Stripe has stopped trying to collect: nothing may be used.
     Unpaid,
-    /// The subscription is paused: nothing.
+    /// The subscription is paused: nothing may be used.
     Paused,
-    /// The subscription is over, or the account is: nothing.
+    /// The subscription or the account is over: nothing may be used.
     Canceled,
 }
 
 impl PaymentStatus {
-    /// From the customer's own status and the status of the subscription that governs, in Stripe's
-    /// words (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>). The
-    /// worse of the two counts.
+    /// The worse of the customer's own status and the status of the governing subscription
+    /// (<https://docs.stripe.com/api/subscriptions/object#subscription_object-status>).
     pub fn of(customer: &str, subscription: Option<&str>) -> Self {
         match (customer, subscription) {
             ("canceled", _) | (_, Some("canceled")) => Self::Canceled,
@@ -122,7 +120,7 @@ impl PaymentStatus {
         }
     }
 
-    /// Why nothing at all may be used, if so.
+    /// The reason why nothing at all may be used, if there is one.
     pub fn stops(self) -> Option<Reason> {
         match self {
             Self::Good | Self::PastDue => None,
@@ -139,11 +137,11 @@ impl PaymentStatus {
 pub enum Freshness {
     /// Counted as it happens.
     Live,
-    /// From a bill that is as new as bills are.
+    /// From a bill that is new enough.
     Fresh,
-    /// From a bill that is older than the configured age.
+    /// From a bill that is older than the configuration allows.
     Stale,
-    /// No bill was booked yet.
+    /// No bill is booked yet.
     None,
 }
 
@@ -161,7 +159,7 @@ impl Freshness {
     }
 }
 
-/// A decision, and what it rests on. Money is in minor units of `currency`.
+/// A decision and its facts. Money is in minor units of `currency`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entitlement {
     pub customer: String,
@@ -173,31 +171,30 @@ pub struct Entitlement {
     pub reason: Reason,
     pub used: Quantity,
     pub included: Quantity,
-    /// Where it must stop; none = nowhere.
+    /// The quantity at which it must stop; none = nowhere.
     pub effective_limit: Option<Quantity>,
-    /// What all overage of the customer has cost.
+    /// Cost of all overage of the customer.
     pub overage_cost_minor: i64,
-    /// What this meter's has cost.
+    /// Cost of this meter's overage.
     pub meter_cost_minor: i64,
     /// What all overage may cost.
     pub budget_minor: i64,
-    /// What this meter's may cost, if that was said.
+    /// What this meter's overage may cost; none = it has no budget of its own.
     pub meter_budget_minor: Option<i64>,
     pub currency: String,
-    /// Up to when AWS has told of usage.
+    /// Until when usage is booked.
     pub as_of: Option<Timestamp>,
     pub freshness: Freshness,
     pub decided_at: Timestamp,
 }
 
 impl Entitlement {
-    /// True when nothing differs but the time of the decision.
+    /// True when only the time of the decision differs.
     pub fn same_except_time(&self, other: &Self) -> bool {
         Self { decided_at: other.decided_at, ..self.clone() } == *other
     }
 
-    /// True when the decision differs, and not only what was used, how new that is, or where it
-    /// leads.
+    /// True when the answer or its terms differ; usage, freshness and the limit may differ anyway.
     pub fn decision_differs(&self, other: &Self) -> bool {
         let decision =
             |e: &Self| (e.period_start, e.allowed, e.reason, e.included, e.budget_minor, e.meter_budget_minor);
@@ -205,25 +202,41 @@ impl Entitlement {
     }
 }
 
-/// What is known of a customer when a decision is made.
+/// A decision of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastDecision {
+    pub decided_at: Timestamp,
+    pub allowed: bool,
+    pub reason: Reason,
+    pub effective_limit: Option<Quantity>,
+}
+
+/// The facts that a decision rests on.
 #[derive(Clone, Debug, Default)]
 pub struct CustomerFacts {
     pub status: String,
-    /// Status of the subscription that governs, in Stripe's words.
+    /// Status of the governing subscription, as Stripe names it.
     pub subscription: Option<String>,
     pub plan: String,
     pub period: Option<CurrentPeriod>,
-    /// TURN counters that are open, from the current one on.
+    /// Open TURN periods, from the current one on.
     pub turn: Vec<TurnRow>,
-    /// Budgets by meter (`""` for all): amount and currency.
-    pub budgets: BTreeMap<String, (i64, String)>,
-    /// What the bills say was used in the period, by meter.
+    /// Overage budgets by meter; `""` for all meters together.
+    pub budgets: BTreeMap<String, OverageBudget>,
+    /// Booked usage of the period, by meter.
     pub usage: BTreeMap<String, Quantity>,
-    /// What was decided before, by meter.
+    /// The stored decisions, by meter.
     pub decided: BTreeMap<String, Entitlement>,
 }
 
-/// The billing period that runs, and the days of usage that belong to it.
+/// An overage budget as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverageBudget {
+    pub amount_minor: i64,
+    pub currency: String,
+}
+
+/// The current billing period and its days of usage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CurrentPeriod {
     pub start: i64,
@@ -232,25 +245,24 @@ pub struct CurrentPeriod {
     pub days: (String, String),
 }
 
-/// Usage by meter that was summed for a period.
+/// Usage of a period, by meter.
 #[derive(Clone, Debug)]
 pub struct PeriodUsage {
     pub period: Option<CurrentPeriod>,
     pub usage: BTreeMap<String, Quantity>,
 }
 
-/// A TURN counter that is open.
+/// An open TURN period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TurnRow {
-    /// First instant of its period.
     pub starts_at: i64,
     pub used: i64,
-    /// Where the backend must stop.
+    /// Where the backend must stop; none = nowhere.
     pub allowed_until: Option<i64>,
     pub reason: String,
 }
 
-/// A quantity as far as a cell can hold it, so that what is stored equals what was decided.
+/// A quantity that a cell can hold, so that the stored decision equals the computed one.
 pub fn storable(quantity: Quantity) -> Quantity {
     scaled(cell(quantity))
 }
@@ -259,8 +271,7 @@ fn scaled(cell: i64) -> Quantity {
     Quantity::from_scaled(i128::from(cell))
 }
 
-/// A quantity in a cell; what is larger than a cell can hold stays at its limit (only shown,
-/// nothing is computed from it).
+/// A quantity in a cell. A larger one becomes the largest; it is shown and not computed with.
 fn cell(quantity: Quantity) -> i64 {
     i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
 }
@@ -275,7 +286,7 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
         period_start: instant(row.get(2)?),
         period_end: instant(row.get(3)?),
         allowed: row.get::<i64>(4)? == 1,
-        reason: Reason::named(&row.get::<String>(5)?)?,
+        reason: reason(row, 5)?,
         used: scaled(row.get(6)?),
         included: scaled(row.get(7)?),
         effective_limit: row.get::<Option<i64>>(8)?.map(scaled),
@@ -290,11 +301,16 @@ fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
     })
 }
 
+fn reason(row: &Row, column: i32) -> Result<Reason, BooksError> {
+    let name: String = row.get(column)?;
+    Reason::named(&name).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
+}
+
 async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
     Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
-/// The newest entry of the ledger: while it is the same, every sum of usage is.
+/// The newest entry of the ledger. While it is the same, every sum of usage is the same.
 pub async fn newest_entry(c: &Connection) -> Result<i64, BooksError> {
     newest(c, "SELECT coalesce(max(seq), 0) FROM ledger_entries").await
 }
@@ -304,7 +320,7 @@ pub async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
     newest(c, "SELECT coalesce(max(seq), 0) FROM entitlement_changes").await
 }
 
-/// Everything that decisions about the customers `ids` rest on at `now`, but usage.
+/// The facts about the customers `ids` at `now`, without usage.
 pub async fn load_facts(
     c: &Connection,
     ids: &[String],
@@ -334,7 +350,7 @@ pub async fn load_facts(
     let mut rows = c.query(sql, params![ids.clone()]).await?;
     while let Some(row) = rows.next().await? {
         let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        facts.budgets.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+        facts.budgets.insert(row.get(1)?, OverageBudget { amount_minor: row.get(2)?, currency: row.get(3)? });
     }
     let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
     let mut rows = c.query(&sql, params![ids]).await?;
@@ -346,7 +362,7 @@ pub async fn load_facts(
     Ok(found)
 }
 
-/// Sums the usage of customers' current periods, of each of `meters`.
+/// Adds the usage of the customers' current periods, for each of `meters`.
 pub async fn add_usage(
     c: &Connection,
     facts: &mut BTreeMap<String, CustomerFacts>,
@@ -374,8 +390,7 @@ const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
     meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
     freshness = excluded.freshness, decided_at = excluded.decided_at";
 
-/// Writes decisions and their history. `changed` are those that decide otherwise than the ones
-/// before them.
+/// Stores decisions. `changed` are those that go into the history too.
 pub async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
     let all: Vec<&Entitlement> = decided.iter().collect();
     insert_rows(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all, |e| values(e)).await?;
@@ -407,25 +422,43 @@ fn values(e: &Entitlement) -> [Value; 17] {
     ]
 }
 
-/// Removes decisions about meters that are no more: customer and meter.
-pub async fn remove(c: &Connection, gone: &[(&str, &str)]) -> Result<(), BooksError> {
+/// A decision about a meter that neither the configuration nor the customer's plan has any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ObsoleteEntitlement<'a> {
+    pub customer: &'a str,
+    pub meter: &'a str,
+}
+
+/// Removes decisions; their history stays.
+pub async fn remove(c: &Connection, gone: &[ObsoleteEntitlement<'_>]) -> Result<(), BooksError> {
     if gone.is_empty() {
         return Ok(());
     }
-    let sql =
-        "DELETE FROM entitlements WHERE (customer, meter) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
+    let sql = "DELETE FROM entitlements WHERE (customer, meter) IN \
+               (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
     c.execute(sql, params![json(&gone)?]).await?;
     Ok(())
 }
 
-/// Writes where TURN must stop: customer, start of the period, limit, reason.
-pub async fn store_turn_limits(c: &Connection, limits: &[(&str, i64, Option<i64>, &str)]) -> Result<(), BooksError> {
+/// Where the backend must stop to hand out TURN credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TurnLimit<'a> {
+    pub customer: &'a str,
+    /// First instant of the TURN period.
+    pub starts_at: i64,
+    /// None = nowhere.
+    pub allowed_until: Option<i64>,
+    pub reason: &'static str,
+}
+
+/// Writes the limits of open TURN periods.
+pub async fn store_turn_limits(c: &Connection, limits: &[TurnLimit<'_>]) -> Result<(), BooksError> {
     if limits.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE turn_periods SET allowed_until = json_extract(j.value, '$[2]'), reason = json_extract(j.value, '$[3]') \
-               FROM json_each(?1) j WHERE customer = json_extract(j.value, '$[0]') \
-               AND starts_at = json_extract(j.value, '$[1]') AND closed_at IS NULL";
+    let sql = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
+               FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
+               AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
     c.execute(sql, params![json(&limits)?]).await?;
     Ok(())
 }
@@ -440,8 +473,8 @@ pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>
     while let Some(row) = rows.next().await? {
         let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
         let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
-        let told = day.end().min(delivered);
-        found.entry(row.get(0)?).and_modify(|at| *at = told.max(*at)).or_insert(told);
+        let through = day.end().min(delivered);
+        found.entry(row.get(0)?).and_modify(|at| *at = through.max(*at)).or_insert(through);
     }
     Ok(found)
 }
@@ -461,13 +494,13 @@ impl Database {
         .await
     }
 
-    /// Up to when the applied bills of each payer tell of usage: the end of the newest day with
-    /// usage, or when the bill was delivered, if that was before the day was over.
+    /// Until when each payer's usage is booked: the end of the newest day with usage, or the time
+    /// of delivery, if the day was not over then.
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
         self.with_connection(async |c| usage_through(c).await).await
     }
 
-    /// What is decided: of one customer, or of all.
+    /// The stored decisions of one customer, or of all.
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
         self.with_connection(async move |c| {
             let sql = match customer {
@@ -484,14 +517,13 @@ impl Database {
         .await
     }
 
-    /// The newest decisions about a customer's meter that differed from the one before: instant,
-    /// allowed, reason, limit.
+    /// The newest decisions about a customer's meter that differ from the one before, newest first.
     pub async fn entitlement_history(
         &self,
         customer: &str,
         meter: &str,
         limit: u32,
-    ) -> Result<Vec<(Timestamp, bool, Reason, Option<Quantity>)>, BooksError> {
+    ) -> Result<Vec<PastDecision>, BooksError> {
         let (customer, meter) = (customer.to_owned(), meter.to_owned());
         self.with_connection(async move |c| {
             let sql = "SELECT decided_at, allowed, reason, effective_limit FROM entitlement_changes \
@@ -499,13 +531,12 @@ impl Database {
             let mut rows = c.query(sql, params![customer, meter, limit]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                let reason = Reason::named(&row.get::<String>(2)?)?;
-                found.push((
-                    instant(row.get(0)?),
-                    row.get::<i64>(1)? == 1,
-                    reason,
-                    row.get::<Option<i64>>(3)?.map(scaled),
-                ));
+                found.push(PastDecision {
+                    decided_at: instant(row.get(0)?),
+                    allowed: row.get::<i64>(1)? == 1,
+                    reason: reason(&row, 2)?,
+                    effective_limit: row.get::<Option<i64>>(3)?.map(scaled),
+                });
             }
             Ok(found)
         })

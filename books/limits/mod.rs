@@ -1,5 +1,5 @@
-//! What a customer may use: plans, overage budgets, the decisions made from them, and what the web
-//! backend is told of them.
+//! What a customer may use: plans, overage budgets, the decisions made from them, and the
+//! notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
 //! `entitlement_changes` and `notifications`. **Does not own** how a decision is made

@@ -1,5 +1,5 @@
-//! Notifications: what the web backend is told, each once. They are made in the transaction of the
-//! decision and sent by a job of its own.
+//! The outbox of notifications to the web backend. A notification is stored in the transaction of
+//! the decision that it reports, once, and sent by a job of its own.
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, params};
@@ -11,27 +11,27 @@ use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
 use crate::units::calendar::instant;
 
-/// A notification that nobody takes is dead after this many seconds.
+/// Seconds after which a notification that was not delivered is dead.
 pub const GIVE_UP_AFTER: i64 = 86_400;
-/// Settled notifications are kept for this many seconds: a year, and then some, so that none of a
-/// period that runs is forgotten.
+/// Seconds for which delivered and dead notifications are kept: longer than a yearly billing
+/// period, so that no notification of a current period is made twice.
 const KEPT: i64 = 400 * 86_400;
 
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotificationKind {
-    /// A share of an included amount is used.
+    /// Usage crossed a share of the included amount.
     IncludedUsed,
-    /// A share of a budget is spent.
+    /// Cost crossed a share of a budget.
     BudgetUsed,
-    /// A meter may not be used any more.
+    /// The meter may not be used any more.
     Blocked,
     Unblocked,
 }
 
 impl NotificationKind {
-    /// As it is stored, and sent as the event's type after `meter.`.
+    /// As it is stored. The webhook's type is `meter.` and this.
     pub fn name(self) -> &'static str {
         match self {
             Self::IncludedUsed => "included_used",
@@ -42,26 +42,26 @@ impl NotificationKind {
     }
 }
 
-/// A notification to be made, if it was not made before.
+/// A notification to be stored, unless it was stored before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNotification {
     pub customer: String,
-    /// Which meter; empty for the budget of all.
+    /// Empty for the budget of all meters.
     pub meter: String,
     pub kind: NotificationKind,
     /// First instant of the billing period.
     pub period_start: i64,
-    /// The share that was crossed; 0 for a block.
+    /// The share that was crossed; 0 when a meter was blocked or unblocked.
     pub percent: u32,
-    /// The amount of which it is a share; for a block, when it was decided, as `enforce_budgets`
-    /// makes it a number.
+    /// The amount that `percent` is a share of; for a block, a number that differs
+    /// from that of every other block.
     pub base: i64,
-    /// What the backend is told beside that.
+    /// The webhook's data.
     pub data: serde_json::Map<String, serde_json::Value>,
 }
 
 impl NewNotification {
-    /// The same notification has the same id, whoever makes it.
+    /// Equal notifications have equal ids.
     fn id(&self) -> String {
         let key = serde_json::json!([
             self.customer,
@@ -76,34 +76,32 @@ impl NewNotification {
         format!("ntc_{hex}")
     }
 
-    /// The body, in the shape that Standard Webhooks recommends: type, timestamp, data.
+    /// Type, timestamp and data, as Standard Webhooks recommends.
     fn body(&self, now: i64) -> String {
         let kind = format!("meter.{}", self.kind.name());
         serde_json::json!({ "type": kind, "timestamp": instant(now).to_string(), "data": self.data }).to_string()
     }
 }
 
-/// A notification, as it stands.
+/// A stored notification.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Notification {
-    /// Its id, which the backend sees as `webhook-id`.
+    /// The header `webhook-id`.
     pub id: String,
     pub customer: String,
-    /// Which meter; empty for the budget of all.
+    /// Empty for the budget of all meters.
     pub meter: String,
     pub kind: String,
     /// The share that was crossed.
     pub percent: i64,
     /// `pending`, `delivered` or `dead`.
     pub state: String,
-    /// How often it was sent.
     pub attempts: i64,
     pub created_at: Timestamp,
     /// When it is sent next.
     pub next_at: Option<Timestamp>,
-    /// When the backend took it.
     pub delivered_at: Option<Timestamp>,
-    /// Why it was not taken, the last time.
+    /// Why the last attempt failed.
     pub error: Option<String>,
     pub body: String,
     #[serde(skip)]
@@ -144,29 +142,33 @@ async fn all(
     Ok(found)
 }
 
-/// Makes those of `notifications` that were not made before; returns how many.
+/// Stores the notifications that were not stored before; returns how many.
 pub async fn record(c: &Connection, notifications: &[NewNotification], now: i64) -> Result<u64, BooksError> {
     if notifications.is_empty() {
         return Ok(0);
     }
     let row = |n: &NewNotification| {
-        serde_json::json!([n.id(), n.customer, n.meter, n.kind.name(), n.period_start, n.percent, n.base, n.body(now)])
+        serde_json::json!({
+            "id": n.id(), "customer": n.customer, "meter": n.meter, "kind": n.kind.name(),
+            "period_start": n.period_start, "percent": n.percent, "base": n.base, "body": n.body(now),
+        })
     };
     let rows: Vec<_> = notifications.iter().map(row).collect();
-    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, created_at, give_up_at, next_at) \
-               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2, ?3, ?2 \
+    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, \
+                                          created_at, give_up_at, next_at) \
+               SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', \
+                      value ->> 'period_start', value ->> 'percent', value ->> 'base', value ->> 'body', ?2, ?3, ?2 \
                FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
     Ok(c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
 }
 
-/// What became of an attempt to send.
+/// How an attempt to deliver ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeliveryOutcome {
-    /// The backend took it.
     Delivered,
-    /// Not yet: again at this second, for this reason.
+    /// Try again at this second, because of this.
     Again(i64, String),
-    /// Nobody will send it again.
+    /// No further attempt, because of this.
     Dead(String),
 }
 
@@ -182,7 +184,7 @@ impl Database {
         .await
     }
 
-    /// Writes what became of an attempt; nothing when somebody else has settled it meanwhile.
+    /// Stores how an attempt ended, unless another run settled the notification meanwhile.
     pub async fn settle_notification(
         &self,
         id: &str,
@@ -206,8 +208,7 @@ impl Database {
         .await
     }
 
-    /// Some of the notifications whose day is over become dead, tried or not; the next call takes
-    /// the next ones.
+    /// Marks up to 1,000 overdue notifications as dead, tried or not.
     pub async fn bury_notifications(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
         let why = why.to_owned();
         let overdue = self
@@ -227,7 +228,7 @@ impl Database {
         .await
     }
 
-    /// Removes some of the settled notifications that are older than anybody asks for.
+    /// Removes up to 1,000 delivered and dead notifications that are old enough.
     pub async fn forget_notifications(&self, now: Timestamp) -> Result<u64, BooksError> {
         let before = now.as_second().saturating_sub(KEPT);
         let old = self.with_connection(async move |c| {
@@ -245,7 +246,7 @@ impl Database {
         .await
     }
 
-    /// Notifications, the newest first: in one state or all, of one customer or all.
+    /// Notifications, newest first; of one state and one customer, when they are given.
     pub async fn notifications(
         &self,
         state: Option<String>,
@@ -262,8 +263,8 @@ impl Database {
         .await
     }
 
-    /// SendCounters notifications again that are dead or were delivered: by their ids, or the next
-    /// 1,000 dead ones when none is named. They have a new day. Returns the ids.
+    /// Makes notifications pending again for another day: those with these ids that are dead or
+    /// delivered, or up to 1,000 dead ones when no id is given. Returns the ids.
     pub async fn redeliver_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.transaction(async move |c| {
             let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";

@@ -1,6 +1,5 @@
 -- ?1 a JSON array of customers, ?2 of meters, ?3 now. Usage of each customer's current billing
--- period, as "units rest": whole units and 10⁻¹⁰ units summed apart, so that no sum can overflow.
--- Each is one short walk along an index that covers it.
+-- period, as `exact_sum!` of store/rows.rs writes it. Each sum is one range of a covering index.
 SELECT p.customer, m.value,
        (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM usage_days u
         WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day) AS used

@@ -1,5 +1,5 @@
-//! Plans: what is included for a billing period, and what more costs. Versions by the instant from
-//! which they hold.
+//! Plans: how much is included in a billing period, and what more costs. A plan has versions, each
+//! effective from an instant.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +12,17 @@ use crate::store::error::BooksError;
 use crate::units::money::{Currency, Price};
 use crate::units::quantity::Quantity;
 
-/// The meter of TURN credentials, which the web backend counts itself.
+/// The meter of TURN credentials, which the web backend counts.
 pub const TURN: &str = "turn_allocations";
-/// The plan of a customer for whom none is named.
+/// The plan of customers that name none.
 pub const DEFAULT_PLAN: &str = "core";
 
-/// What of a meter's usage goes to Stripe.
+/// Which part of a meter's usage is reported to Stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportMode {
     Total,
-    /// What is beyond the included amount.
+    /// Usage beyond the included amount.
     Overage,
     #[default]
     None,
@@ -41,13 +41,13 @@ impl ReportMode {
     }
 }
 
-/// What a plan says of a meter.
+/// The terms of a meter in a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
-    /// Units that are paid for already, in each billing period.
+    /// Units that the plan includes in each billing period.
     pub included: Quantity,
-    /// Price of each unit beyond; none = there is no beyond.
+    /// Price of each further unit; none = no further unit can be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
     #[serde(default)]
@@ -58,33 +58,31 @@ pub struct Terms {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// Its name, stable over its versions.
+    /// The same for all versions.
     pub name: String,
     /// Currency of its prices, and of its customers' budgets.
     pub currency: Currency,
     pub effective_from: Timestamp,
-    /// What it says of each meter; one that it does not name is not part of it.
+    /// A meter that is not here is not part of the plan.
     pub meters: BTreeMap<String, Terms>,
 }
 
-/// What becomes of a version that is applied.
+/// What applying a version did, or would do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Applied {
     New,
-    /// It was there as it is.
+    /// The same version is stored already.
     Unchanged,
-    /// It was there otherwise, but does not hold yet.
+    /// It replaces a stored version that is not effective yet.
     Replaced,
 }
 
 /// Why plans cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// Something in them is wrong.
     #[error("plan `{0}`: {1}")]
     Wrong(String, String),
-    /// What the database says.
     #[error(transparent)]
     Books(#[from] BooksError),
 }
@@ -103,8 +101,8 @@ impl Plans {
         Self(plans)
     }
 
-    /// The terms of a billing period that began at `start`: the version that held then, else the
-    /// plan's first one.
+    /// The version for a billing period that began at `start`: the one that was effective then,
+    /// else the plan's first.
     pub fn at(&self, name: &str, start: i64) -> Option<&Plan> {
         let versions = self.0.get(name)?;
         versions.iter().rfind(|v| v.effective_from.as_second() <= start).or_else(|| versions.first())
@@ -153,7 +151,7 @@ impl Plans {
 }
 
 impl Plan {
-    /// What is wrong with it, seen alone.
+    /// What is wrong with this version, whatever else is stored.
     fn fault(&self, meters: &[String]) -> Option<String> {
         if self.name.is_empty() || self.name.len() > 64 {
             return Some("a name has 1 to 64 bytes".into());
@@ -185,41 +183,53 @@ impl Database {
         self.with_connection(Plans::load).await
     }
 
-    /// Adds versions of plans, all or none; a dry run only says what it would do. `meters` are the
-    /// names that may be used beside [`TURN`].
+    /// Adds versions of plans, all or none. `meters` are the names that may be used beside
+    /// [`TURN`].
     ///
     /// # Errors
     /// [`PlanError::Wrong`] for a version that is wrong, that is given twice, or that holds already
-    /// and says something else.
+    /// with other terms.
     pub async fn apply_plans(
         &self,
         versions: Vec<Plan>,
         meters: &[String],
-        dry_run: bool,
         now: Timestamp,
     ) -> Result<Vec<Applied>, PlanError> {
-        for (i, plan) in versions.iter().enumerate() {
-            let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
-            if let Some(why) = plan.fault(meters) {
-                return wrong(why);
-            }
-            let same = |other: &&Plan| other.name == plan.name && other.effective_from == plan.effective_from;
-            if versions[..i].iter().any(|other| same(&other)) {
-                return wrong(format!("two versions hold from {} on", plan.effective_from));
-            }
-            if versions[..i].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
-                return wrong("its versions have two currencies; make a new plan for another currency".into());
-            }
-        }
-        if dry_run {
-            let known = self.plans().await?;
-            return judge(&known, &versions, now);
-        }
+        check(&versions, meters)?;
         self.transaction_with(async move |c| apply(c, &versions, now).await).await
+    }
+
+    /// What [`Database::apply_plans`] would do.
+    pub async fn preview_plans(
+        &self,
+        versions: &[Plan],
+        meters: &[String],
+        now: Timestamp,
+    ) -> Result<Vec<Applied>, PlanError> {
+        check(versions, meters)?;
+        judge(&self.plans().await?, versions, now)
     }
 }
 
-/// What becomes of versions, given those that are there. Pure.
+/// Refuses versions that are wrong whatever is stored. Pure.
+fn check(versions: &[Plan], meters: &[String]) -> Result<(), PlanError> {
+    for (i, plan) in versions.iter().enumerate() {
+        let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
+        if let Some(why) = plan.fault(meters) {
+            return wrong(why);
+        }
+        let same = |other: &&Plan| other.name == plan.name && other.effective_from == plan.effective_from;
+        if versions[..i].iter().any(|other| same(&other)) {
+            return wrong(format!("two versions hold from {} on", plan.effective_from));
+        }
+        if versions[..i].iter().any(|other| other.name == plan.name && other.currency != plan.currency) {
+            return wrong("its versions have two currencies; make a new plan for another currency".into());
+        }
+    }
+    Ok(())
+}
+
+/// What applying `versions` does, given those that are stored. Pure.
 fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
     let judge_one = |plan: &Plan| {
         let wrong = |why: String| Err(PlanError::Wrong(plan.name.clone(), why));
@@ -236,7 +246,7 @@ fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied
             None if !is_known && given().is_some_and(|first| first > now) => {
                 wrong("it is new, so one of its versions must hold now: a customer may be on it today".into())
             }
-            // periods that run, or are over, would get other terms
+            // it would change the terms of periods that have begun
             None if is_known && plan.effective_from <= now => wrong(format!(
                 "a version from {} on would change billing periods that have begun; let it hold from an instant to come",
                 plan.effective_from
@@ -253,7 +263,7 @@ fn judge(known: &Plans, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied
     versions.iter().map(judge_one).collect()
 }
 
-/// Everything is judged before anything is written: what is refused leaves no half behind.
+/// Judges everything before it writes anything, so a refusal leaves nothing behind.
 async fn apply(c: &Connection, versions: &[Plan], now: Timestamp) -> Result<Vec<Applied>, PlanError> {
     let applied = judge(&Plans::load(c).await?, versions, now)?;
     for (plan, applied) in versions.iter().zip(&applied) {

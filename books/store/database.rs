@@ -1,14 +1,14 @@
 //! The one door to libSQL, for a local file and for a remote server alike.
 //!
-//! libSQL's local calls are synchronous C code behind `async fn`, and a connection shares one
-//! transaction state among all its clones. So one thread of our own holds the connection and runs
-//! one piece of work after another: the async runtime is never blocked, and no statement of one
-//! piece can slip into the transaction of another.
+//! libSQL's local calls are synchronous C code behind `async fn`, and all clones of a connection
+//! share one transaction. So a thread of its own holds the connection and runs one piece of work
+//! after another: the async runtime is never blocked, and no statement of one piece can get into
+//! the transaction of another.
 //!
-//! Durability: WAL, so that readers never wait for the writer, and `synchronous = FULL`, so that a
-//! commit that was reported is on disk even after a power cut (WAL with NORMAL could lose the last
-//! commits: <https://www.sqlite.org/pragma.html#pragma_synchronous>). Books are written a few times
-//! an hour; the price of an fsync per commit is nothing.
+//! Durability: in WAL mode readers never wait for the writer, and with `synchronous = FULL` a
+//! reported commit survives a power cut (with NORMAL the last commits could be lost:
+//! <https://www.sqlite.org/pragma.html#pragma_synchronous>). Books are written a few times an hour,
+//! so an fsync a commit costs little.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ pub const REMOTE_WAIT: Duration = Duration::from_secs(300);
 
 type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
 
-/// Asked at the start of each writing transaction, inside it, whether this handle may still write
-/// ([`Database::fenced`]).
+/// Checks inside a writing transaction, before its first statement, whether this handle may still
+/// write ([`Database::fenced`]).
 pub type Fence = Arc<dyn Fn(Connection) -> LocalBoxFuture<'static, Result<(), BooksError>> + Send + Sync>;
 
 /// When a commit to a local file counts as done.
@@ -39,25 +39,42 @@ pub enum Durability {
     /// When it is on disk.
     #[default]
     Full,
-    /// When the operating system has it: a power cut may take back the last commits, a crash of
-    /// ours cannot.
+    /// When the operating system has it: a power cut may lose the last commits, a crash of the
+    /// process cannot.
     Normal,
 }
 
-/// A wait for the write lock that is longer than this is counted.
+/// A longer wait for the write lock is counted.
 const NOTED_WAIT: Duration = Duration::from_millis(10);
 
-/// Waits for the write lock, as they are counted for the operator.
+/// Counts long waits for the write lock.
 #[derive(Debug, Default)]
-struct BusyWaits {
+struct BusyCounters {
     count: AtomicU64,
     micros: AtomicU64,
+}
+
+/// Long waits for the write lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BusyWaits {
+    pub count: u64,
+    /// In all of them together.
+    pub waited: Duration,
+}
+
+/// Customers that one transaction changes: few enough that other writers hardly wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkSizes {
+    /// On a local file.
+    pub local: usize,
+    /// Over a network, where servers end transactions after seconds.
+    pub remote: usize,
 }
 
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
-    busy: Arc<BusyWaits>,
+    busy: Arc<BusyCounters>,
     work: mpsc::Sender<Work>,
     local: bool,
     wait: Duration,
@@ -71,7 +88,7 @@ impl std::fmt::Debug for Database {
 }
 
 impl Database {
-    /// Opens a local file, made if it is not there.
+    /// Opens a local file, and creates it if it does not exist.
     ///
     /// # Errors
     /// [`BooksError::Open`] when the folder is missing or not permitted, [`BooksError::ReadOnly`]
@@ -94,8 +111,8 @@ impl Database {
             };
             let pragmas = ["journal_mode = WAL", synchronous, "foreign_keys = ON"];
             for pragma in pragmas {
-                // SQLite does not ask the busy handler while it turns a new file to WAL, so several
-                // starting at once wait here
+                // SQLite calls no busy handler while it turns a new file to WAL, so processes that
+                // start at once wait here
                 let set = || set_pragma(&connection, pragma);
                 let waits =
                     ConstantBuilder::new().with_delay(Duration::from_millis(20)).with_jitter().with_max_times(200);
@@ -109,11 +126,8 @@ impl Database {
         })
     }
 
-    /// Opens a file that nobody is to change, such as a backup, and its folder need not be
-    /// writable; it must not be in use.
-    ///
-    /// # Errors
-    /// When there is none, or it cannot be read so.
+    /// Opens a file, such as a backup, only to read it. Its folder need not be writable. The file
+    /// must not be in use.
     pub async fn open_read_only(path: &Path) -> Result<Self, BooksError> {
         let path = path.to_owned();
         let name = path.display().to_string();
@@ -130,22 +144,24 @@ impl Database {
         })
     }
 
-    /// Uses a database that was built elsewhere: a remote one (`http(s)://`, `libsql://`), whose
-    /// server keeps the pragmas. A piece of work that takes longer than `wait` is given up.
-    ///
-    /// # Errors
-    /// When no connection object can be made.
+    /// Uses a remote database (`http(s)://`, `libsql://`) that the caller built; its server sets
+    /// the pragmas. A piece of work that takes longer than `wait` is given up.
     pub async fn open_remote(name: String, database: libsql::Database, wait: Duration) -> Result<Self, BooksError> {
         Self::start(name, wait, async move || Ok((database.connect()?, database))).await
     }
 
-    /// True for a file on this machine, where a transaction costs no round trips.
+    /// True for a local file, where a statement costs no round trip.
     pub fn is_local(&self) -> bool {
         self.local
     }
 
-    /// A handle whose every [`Database::transaction`] first asks `fence`, inside the transaction
-    /// and under the write lock.
+    /// The size for this database.
+    pub fn chunk_size(&self, sizes: ChunkSizes) -> usize {
+        if self.local { sizes.local } else { sizes.remote }
+    }
+
+    /// A handle with a fence: every [`Database::transaction`] of it first checks `fence`, inside
+    /// the transaction and under the write lock.
     #[must_use]
     pub fn fenced(&self, fence: Fence) -> Self {
         Self { fence: Some(fence), ..self.clone() }
@@ -173,16 +189,16 @@ impl Database {
                 let remote = wait < Duration::MAX;
                 while let Some(piece) = inbox.recv().await {
                     if remote {
-                        // a remote connection keeps a stream that the server ends after some idle
-                        // seconds, or when it restarts, and never recovers by itself; a new one
-                        // costs no round trip
+                        // the server ends a connection's stream after some idle seconds, or when it
+                        // restarts, and the connection never recovers; a new one costs no round
+                        // trip
                         match database.connect() {
                             Ok(fresh) => connection = fresh,
                             Err(error) => tracing::warn!(%error, "no new connection to the database: {error}"),
                         }
                     }
-                    // what takes too long is dropped, and its asker is told by the answer that
-                    // never comes
+                    // work that takes too long is dropped with its answer channel, which the caller
+                    // sees as an error
                     drop(tokio::time::timeout(wait, piece(connection.clone())).await);
                 }
             });
@@ -197,9 +213,8 @@ impl Database {
         self.with_connection(async |c| Ok(crate::units::calendar::instant(clock(c).await?))).await
     }
 
-    /// Folds the write-ahead log of a local file into the file, as far as nobody is reading it.
-    /// After a large change the next process would have to read all of the log before its first
-    /// statement.
+    /// Writes the write-ahead log of a local file into the file, as far as no reader uses it. After
+    /// a large change the next process would have to read the whole log before its first statement.
     pub async fn checkpoint(&self) -> Result<(), BooksError> {
         if self.local {
             self.with_connection(async |c| first_row(c, "PRAGMA wal_checkpoint(TRUNCATE)", ()).await.map(drop)).await?;
@@ -207,15 +222,14 @@ impl Database {
         Ok(())
     }
 
-    /// Writing transactions of this handle and its clones that waited longer than 10 ms for the
-    /// write lock of a local file, or that gave up on one; and how long they waited in all.
-    pub fn busy_waits(&self) -> (u64, Duration) {
+    /// Writing transactions of this handle and its clones that waited more than 10 ms for the write
+    /// lock of a local file, or gave up waiting.
+    pub fn busy_waits(&self) -> BusyWaits {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        (load(&self.busy.count), Duration::from_micros(load(&self.busy.micros)))
+        BusyWaits { count: load(&self.busy.count), waited: Duration::from_micros(load(&self.busy.micros)) }
     }
 
-    /// Runs `f` on the connection, alone, outside of a transaction: each statement of it commits by
-    /// itself.
+    /// Runs `f` on the connection without a transaction: each statement commits by itself.
     pub async fn with_connection<T, F>(&self, f: F) -> Result<T, BooksError>
     where
         T: Send + 'static,
@@ -225,7 +239,7 @@ impl Database {
         let (answer, answered) = oneshot::channel();
         let piece: Work = Box::new(move |connection| {
             Box::pin(async move {
-                // the asker may have gone away; then nobody wants the answer
+                // the caller may be gone
                 drop(answer.send(f(&connection).await));
             })
         });
@@ -243,7 +257,7 @@ impl Database {
         self.transaction_with(f).await
     }
 
-    /// As [`Database::transaction`], for work that can fail in ways of its own.
+    /// As [`Database::transaction`], for work with an error type of its own.
     pub async fn transaction_with<T, E, F>(&self, f: F) -> Result<T, E>
     where
         T: Send + 'static,
@@ -271,8 +285,7 @@ impl Database {
             };
             match &result {
                 Ok(_) => transaction.commit().await?,
-                // the first error is the one that tells why; SQLite may have rolled back already
-                // (disk full)
+                // the first error is reported; SQLite may have rolled back already (disk full)
                 Err(_) => {
                     if let Err(undo) = transaction.rollback().await {
                         tracing::debug!(%undo, "rollback after an error");
@@ -285,7 +298,7 @@ impl Database {
     }
 }
 
-/// Answers with a row or without one, so it is asked for rows and they are read.
+/// A pragma may return a row or none, so it is run as a query that is read to its end.
 async fn set_pragma(connection: &Connection, pragma: &str) -> Result<(), libsql::Error> {
     let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
     while rows.next().await?.is_some() {}

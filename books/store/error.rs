@@ -1,4 +1,4 @@
-//! What can go wrong with the books, and whether trying again helps.
+//! Errors of the books, and which of them pass by themselves.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::units::quantity::QuantityError;
 /// How long a statement waits for another process's write lock.
 pub const BUSY_WAIT: Duration = Duration::from_secs(10);
 
-/// What can go wrong with the books.
+/// An error of the books.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BooksError {
@@ -16,40 +16,37 @@ pub enum BooksError {
     Locked,
     #[error("the disk that holds the database is full; nothing was booked; free space and run again")]
     Full,
-    /// No permission to write.
     #[error(
         "the database cannot be written (read-only file, folder or user); nothing was booked; check its permissions"
     )]
     ReadOnly,
-    /// Migrated by a newer build.
     #[error("the database has schema version {found}, this meter knows up to {known}; use the newer meter")]
     Newer { found: i64, known: i64 },
-    #[error("the database has schema version {found}, this meter needs {known}; run `meter migrate`")]
+    #[error("the database has schema version {found}, this meter needs {known}; migrate it first")]
     NotMigrated { found: i64, known: i64 },
-    /// Somebody else applied a version of this bill since it was looked at.
+    /// Another worker applied a version of this bill since the books were compared with it.
     #[error("another worker changed this bill's books in the meantime; run again")]
     Raced,
-    /// The run that wanted to write is not the one that may.
+    /// The fence of the transaction did not hold.
     #[error("this run lost its lease, so nothing was written; the job is another worker's now")]
     Fenced,
-    /// The books contradict themselves or what was to be booked; nothing was written.
+    /// The books contradict themselves, or the change contradicts them.
     #[error("the books would not add up, so nothing was written: {0}")]
     Integrity(String),
-    /// The database cannot be reached or opened.
+    /// Name of the database, and why.
     #[error("the database {0} cannot be opened: {1}")]
     Open(String, String),
-    /// A remote database does not answer.
     #[error(
         "the remote database does not answer ({0}); whether it took the last change shows at the next run, which books nothing twice"
     )]
     Network(String),
-    /// Anything else that libSQL says.
+    /// Any other error of libSQL.
     #[error("the database said: {0}")]
     Sql(String),
 }
 
 impl BooksError {
-    /// True when the same call may well succeed later without anybody doing anything.
+    /// True when the same call may succeed later without anybody acting.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Locked | Self::Raced | Self::Fenced | Self::Full | Self::Open(..) | Self::Network(_))
     }
@@ -76,13 +73,13 @@ impl From<libsql::Error> for BooksError {
             libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
                 from_code(*code, text)
             }
-            // everything that the HTTP client says, and what the server's SQLite says through it,
-            // with its code in the text
+            // errors of the HTTP client, and errors of the server's SQLite with the code in the
+            // text
             libsql::Error::Hrana(inner) => match inner.to_string() {
                 text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
                 text if text.contains("SQLITE_FULL") => Self::Full,
                 text if text.contains("SQLITE_READONLY") => Self::ReadOnly,
-                // a batch tells the message without the code
+                // an error of a batch has the message without the code
                 text if ["SQLITE_", "SQLite error", "SQL input error", "ARGS_INVALID", "SQL_INPUT_ERROR"]
                     .iter()
                     .any(|sign| text.contains(sign)) =>

@@ -1,8 +1,8 @@
 //! Numbered schema changes, applied in order, each in a transaction of its own.
 //!
-//! Many processes may start at once: each change is decided under the write lock, so one applies it
-//! and the others find it applied. A database that was migrated by a newer `meter` is refused, and
-//! so is one whose applied change is not the text that this build knows under that number.
+//! Many processes may start at once. Each change is checked under the write lock, so one process
+//! applies it and the others find it applied. A database with a schema of a newer build is refused,
+//! and so is one with a change under a known number and another text.
 
 use jiff::Timestamp;
 use libsql::params;
@@ -59,9 +59,8 @@ fn checksum(sql: &str) -> String {
 /// The statements of a schema change, each with the comment before it. A statement ends with its
 /// line; a trigger with a line `END;`.
 ///
-/// They are sent one by one because a remote connection parses a text of several statements and
-/// writes it anew, and what it makes of `STRICT, WITHOUT ROWID` is no SQL; a single statement is
-/// sent as it is.
+/// They are sent one by one: a remote connection parses a text of several statements and writes it
+/// anew, which turns `STRICT, WITHOUT ROWID` into invalid SQL. A single statement is sent as it is.
 fn statements(sql: &str) -> Vec<&str> {
     let (mut found, mut start, mut at, mut in_trigger) = (vec![], 0, 0, false);
     for line in sql.split_inclusive('\n') {
@@ -77,11 +76,11 @@ fn statements(sql: &str) -> Vec<&str> {
 }
 
 impl Database {
-    /// Applies what is missing; returns the names of the changes applied now.
+    /// Applies the missing changes and returns their names.
     ///
     /// # Errors
-    /// [`BooksError::Newer`] for a database of a newer `meter`, [`BooksError::Integrity`] for one
-    /// whose history differs.
+    /// [`BooksError::Newer`] for a schema of a newer build, [`BooksError::Integrity`] for another
+    /// history of changes.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<&'static str>, BooksError> {
         if self.schema_version().await? == newest() {
             return Ok(vec![]);
@@ -121,8 +120,7 @@ impl Database {
         Ok(applied)
     }
 
-    /// The newest change that this database has; 0 for an empty one. Checks that its history is
-    /// ours.
+    /// The newest applied change; 0 for an empty database. Checks the history of changes.
     pub async fn schema_version(&self) -> Result<i64, BooksError> {
         let rows = self
             .with_connection(async |c| {

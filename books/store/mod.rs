@@ -1,4 +1,4 @@
-//! Where the books lie: a local libSQL file or a remote database.
+//! The database of the books: a local libSQL file or a remote server.
 //!
 //! **Owns** the connection and its thread, transactions and their fences, schema changes, and the
 //! table `settings`. **Does not own** the meaning of any other table.

@@ -1,4 +1,4 @@
-//! Small helpers for statements: parameters as JSON, many rows at once, the first row, sums.
+//! What statements share: parameters as JSON, many rows at once, the first row, exact sums.
 
 use libsql::params::IntoParams;
 use libsql::{Connection, Row, Value};
@@ -16,11 +16,11 @@ pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksErro
     serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
 }
 
-/// Rows that go into one statement of [`insert_rows`].
+/// Rows in one statement of [`insert_rows`].
 const ROWS: usize = 100;
 
-/// Inserts rows, many in a statement that is parsed once, each value a parameter: `head` up to
-/// VALUES, `tail` after it.
+/// Inserts rows, many in one statement that is parsed once. `head` is the SQL before VALUES, `tail`
+/// the SQL after it, and each value is a parameter.
 pub async fn insert_rows<T, const N: usize>(
     c: &Connection,
     head: &str,
@@ -50,6 +50,20 @@ pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Re
     Ok(c.query(sql, params).await?.next().await?)
 }
 
+/// The exact sum of a column of quantities, as an SQL expression that [`sum_of`] reads; null for no
+/// rows.
+///
+/// Whole units and the rest are summed apart, so that the sum of many cells cannot overflow. The
+/// number is [`UNIT`](crate::units::quantity::UNIT), which SQL cannot name. It also stands in the
+/// `.sql` files and triggers that sum quantities.
+macro_rules! exact_sum {
+    ($column:literal) => {
+        concat!("sum(", $column, " / 10000000000) || ' ' || sum(", $column, " % 10000000000)")
+    };
+}
+pub(crate) use exact_sum;
+
+/// Reads what `exact_sum` computes: `units rest`.
 pub fn sum_of(text: &str) -> Result<Quantity, BooksError> {
     let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
     let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;

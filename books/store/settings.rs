@@ -1,4 +1,4 @@
-//! The table `settings`: what is remembered between runs, by name.
+//! The table `settings`: values by name that outlive a run.
 
 use libsql::{Connection, params};
 
@@ -19,7 +19,7 @@ pub async fn put(c: &Connection, name: &str, value: &str) -> Result<(), BooksErr
 }
 
 impl Database {
-    /// The setting `name`, if it was ever set.
+    /// None when it was never set.
     pub async fn setting(&self, name: &'static str) -> Result<Option<String>, BooksError> {
         self.with_connection(async move |c| get(c, name).await).await
     }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::civil::Date;
-use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use jiff::{SignedDuration, Timestamp, ToSpan, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A calendar month in UTC, written `2026-10`.
@@ -30,8 +30,15 @@ pub struct PeriodError {
 
 const EPOCH: Date = jiff::civil::date(1970, 1, 1);
 
-/// A stored instant: seconds since 1970. One beyond the years that can be written is the last or
-/// first that can.
+/// Clocks of several hosts differ by less than this.
+///
+/// Kerberos recommends to accept as much (<https://www.rfc-editor.org/rfc/rfc4120#section-8.2>),
+/// and Stripe accepts as much for a meter event
+/// (<https://docs.stripe.com/api/billing/meter-event/create>).
+pub const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(300);
+
+/// The instant of a stored second since 1970. A second outside the representable years becomes the
+/// first or last representable instant.
 pub fn instant(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap_or(if second < 0 { Timestamp::MIN } else { Timestamp::MAX })
 }
@@ -47,17 +54,14 @@ impl Month {
         (1..=9998).contains(&year).then(|| Date::new(year, month, 1).ok().map(Self)).flatten()
     }
 
-    /// The month in which `instant` lies.
     pub fn of(instant: Timestamp) -> Self {
         Self(instant.to_zoned(TimeZone::UTC).date().first_of_month())
     }
 
-    /// The month after this one.
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1.month()))
     }
 
-    /// The month before this one.
     pub fn previous(self) -> Self {
         Self(self.0.saturating_sub(1.month()))
     }
@@ -110,7 +114,7 @@ impl FromStr for Month {
 }
 
 impl Day {
-    /// The day `days` after 1970-01-01; none for days beyond the years that can be written.
+    /// The day `days` after 1970-01-01; none outside the representable years.
     pub fn from_epoch(days: i32) -> Option<Self> {
         let span = jiff::Span::new().try_days(days).ok()?;
         EPOCH.checked_add(span).ok().map(|_| Self(days))
@@ -134,7 +138,6 @@ impl Day {
         EPOCH.saturating_add(self.0.days())
     }
 
-    /// The month that it lies in.
     pub fn month(self) -> Month {
         Month(self.date().first_of_month())
     }

@@ -1,8 +1,7 @@
 //! Money: prices, what usage costs, and amounts in a currency's minor unit.
 //!
 //! A [`Cost`] is exact: a quantity has ten decimals and a price at most twelve, so their product is
-//! a whole count of 10⁻²² units of the currency. Only [`Cost::to_minor`] rounds, half-even, and
-//! only at the end.
+//! an integer count of 10⁻²² units of the currency. Only [`Cost::to_minor`] rounds, half-even.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,10 +21,10 @@ pub const BUDGET_LIMIT: i64 = 100_000_000_000;
 /// Decimals of a [`Cost`].
 const COST_DECIMALS: u32 = DECIMALS + PRICE_DECIMALS;
 
-/// Why something is no money.
+/// Why a text is no currency, price or amount.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
-    /// Not in ISO 4217, or without a minor unit, as gold.
+    /// Unknown to ISO 4217, or without a minor unit (gold).
     #[error("`{0}` is no currency of ISO 4217; write three capital letters, e.g. USD")]
     Currency(String),
     #[error("`{0}` is no price: a decimal from 0 to 1,000,000 with at most {PRICE_DECIMALS} decimals")]
@@ -46,7 +45,7 @@ impl Currency {
         self.0.exponent().unwrap_or(0)
     }
 
-    /// An amount of minor units, written in the currency: `12.50`.
+    /// An amount of minor units as text: `12.50`.
     pub fn written(self, minor: i64) -> String {
         Decimal::from_i128_with_scale(i128::from(minor), u32::from(self.decimals())).to_string()
     }
@@ -93,7 +92,7 @@ impl<'de> Deserialize<'de> for Currency {
     }
 }
 
-/// What one unit costs: an exact decimal in the currency's major unit.
+/// The price of one unit: an exact decimal in the currency's major unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Price(Decimal);
 
@@ -103,7 +102,7 @@ impl Price {
         self.0.mantissa() * 10_i128.pow(PRICE_DECIMALS - self.0.scale())
     }
 
-    /// The smallest quantity that costs at least `cost`; none when nothing ever does.
+    /// The smallest quantity that costs at least `cost`; none when no quantity does.
     pub fn quantity_for(self, cost: Cost) -> Option<Quantity> {
         if cost.0 <= 0 {
             return Some(Quantity::ZERO);
@@ -141,16 +140,14 @@ impl<'de> Deserialize<'de> for Price {
     }
 }
 
-/// An exact amount of money, counted in 10⁻²² major units. What has no place in 128 bits (no bill
-/// comes near) stays at the largest value, so that an absurd quantity can never look cheap.
+/// An exact amount of money, in 10⁻²² major units. An amount that does not fit into 128 bits (no
+/// bill comes near) becomes the largest value, so an absurd quantity never looks cheap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cost(i128);
 
 impl Cost {
-    /// Nothing.
     pub const ZERO: Self = Self(0);
 
-    /// What `quantity` costs at `price`.
     pub fn of(quantity: Quantity, price: Price) -> Self {
         Self(quantity.scaled().saturating_mul(price.scaled()))
     }
@@ -165,13 +162,13 @@ impl Cost {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// What is left of it after `other`; nothing when that is more.
+    /// This minus `other`, at least 0.
     #[must_use]
     pub fn less(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0).max(0))
     }
 
-    /// In minor units, rounded half-even; at most what an `i64` holds.
+    /// In minor units, rounded half-even; at most `i64::MAX`.
     pub fn to_minor(self, currency: Currency) -> i64 {
         let (minor, _) = divide_half_even(self.0, minor_unit(currency));
         i64::try_from(minor).unwrap_or(i64::MAX)

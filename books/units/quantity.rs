@@ -1,10 +1,9 @@
 //! Exact amounts of usage.
 //!
-//! AWS writes usage as IEEE doubles or decimal text, and in every real bill seen so far no amount
-//! has more than ten decimals. So a quantity here is an integer count of 10⁻¹⁰ units (a declared
-//! scale, as ledgers do it): sums are exact in any order, which floats are not. An amount that does
-//! have more decimals is rounded half-even once, where it comes in, and the caller is told, so that
-//! it can be counted.
+//! AWS writes usage as IEEE doubles or decimal text. No amount of a real bill so far has more than
+//! ten decimals, so a quantity is an integer count of 10⁻¹⁰ units (a declared scale, as in other
+//! ledgers). Sums are exact in any order, which sums of floats are not. An amount with more
+//! decimals is rounded half-even once, where it is read, and counted ([`Rounding`]).
 
 use std::fmt;
 use std::iter::Sum;
@@ -16,18 +15,16 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Decimals that a [`Quantity`] keeps.
 pub const DECIMALS: u32 = 10;
-/// Scaled integer that stands for one unit.
+/// One unit, scaled.
 pub const UNIT: i128 = 10_000_000_000;
-/// Largest magnitude that one stored cell may have, in scaled units (see migration 0003): 900
-/// million units.
+/// Largest magnitude of a stored cell, in scaled units: 900 million units (migration 0003).
 pub const CELL_LIMIT: i64 = 9_000_000_000_000_000_000;
 
 /// A signed amount of usage in some meter's unit, exact to ten decimals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Quantity(i128);
 
-/// Whether a value went into a [`Quantity`] as it was, or had to be rounded half-even at the tenth
-/// decimal.
+/// Whether reading a value rounded it, half-even at the tenth decimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     Exact,
@@ -38,18 +35,15 @@ pub enum Rounding {
 /// Why a text or number is no quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
-    /// The text is no decimal number.
     #[error("`{0}` is not a decimal number")]
     NotANumber(String),
     #[error("the amount is {0}, not a finite number")]
     NotFinite(String),
-    /// Larger than can be booked.
     #[error("{0} is too large to be booked exactly (limit: 900,000,000 units for one customer, meter and day)")]
     TooLarge(String),
 }
 
 impl Quantity {
-    /// No usage.
     pub const ZERO: Self = Self(0);
 
     /// A quantity of `scaled` × 10⁻¹⁰ units.
@@ -62,7 +56,6 @@ impl Quantity {
         self.0
     }
 
-    /// True when there is nothing of it.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
@@ -82,8 +75,8 @@ impl Quantity {
         }
     }
 
-    /// Puts together what SQL sums apart so that a sum of many cells cannot overflow:
-    /// `sum(quantity / 10000000000)` and `sum(quantity % 10000000000)`.
+    /// Puts together whole units and the rest in 10⁻¹⁰ units, which SQL sums apart so that a sum of
+    /// many cells cannot overflow.
     pub fn from_parts(units: i64, rest: i64) -> Self {
         Self(i128::from(units) * UNIT + i128::from(rest))
     }
@@ -91,7 +84,7 @@ impl Quantity {
     /// Reads decimal text: `12`, `-0.5`, `5.79375E-5` (the Java notation that AWS writes into CSV).
     ///
     /// # Errors
-    /// When the text is no finite decimal number, or has no place in 128 bits.
+    /// When the text is no finite decimal number, or does not fit into 128 bits.
     pub fn parse(text: &str) -> Result<(Self, Rounding), QuantityError> {
         let bad = || QuantityError::NotANumber(text.chars().take(60).collect());
         let body = text.trim();
@@ -136,8 +129,8 @@ impl Quantity {
             }
         } else if dropped.iter().any(|d| *d != 0) {
             fit = Rounding::Rounded;
-            // half-even needs the first dropped digit in its true place: leading zeros may have
-            // been skipped
+            // half-even compares the first dropped digit at its true place; skipped leading zeros
+            // may lie before it
             let places = usize::try_from(shift.unsigned_abs()).map_err(|_| bad())?;
             let half = if dropped.len() < places {
                 std::cmp::Ordering::Less
@@ -155,10 +148,10 @@ impl Quantity {
         Ok((Self(if negative { -value } else { value }), fit))
     }
 
-    /// This quantity times an exact decimal, rounded half-even at the tenth decimal if need be.
+    /// This quantity times an exact decimal, rounded half-even at the tenth decimal if it has more.
     ///
     /// # Errors
-    /// When the product has no place in 128 bits.
+    /// When the product does not fit into 128 bits.
     pub fn times(self, factor: Decimal) -> Result<(Self, Rounding), QuantityError> {
         let product = self.0.checked_mul(factor.mantissa()).ok_or_else(|| QuantityError::TooLarge(self.to_string()))?;
         let (value, fit) = divide_half_even(product, 10_i128.pow(factor.scale()));

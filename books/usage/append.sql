@@ -1,4 +1,5 @@
--- ?5 is a JSON array of [customer, meter, day, quantity, kind] in ledger order.
+-- ?5 is a JSON array of [customer, meter, day, quantity, kind] in ledger order. Arrays and not
+-- objects: a first delivery appends a million entries, and their keys would double the text.
 INSERT INTO ledger_entries (version_id, payer, month, booked_at, customer, meter, day, quantity, kind)
 SELECT ?1, ?2, ?3, ?4,
        json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),

@@ -10,8 +10,8 @@ use crate::store::rows::first_row;
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
-/// Which bill: one payer account's month. Every export of that payer tells of the same usage, so
-/// books are kept by payer.
+/// A bill: one payer account's month. Every export of a payer reports the same usage, so books are
+/// kept by payer and not by export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BillId {
     /// Label of the payer account, from the configuration.
@@ -19,39 +19,39 @@ pub struct BillId {
     pub month: Month,
 }
 
-/// What identifies one reading of one delivery.
+/// Identifies one delivery, read by one set of rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VersionKey {
     /// `assemblyId` or `executionId`.
     pub version: String,
     /// SHA-256 of the manifest's bytes.
     pub manifest_digest: String,
-    /// Digest of the rules that it was read by ([`crate::usage::meter::Rules::digest`]).
+    /// [`Rules::digest`](crate::usage::meter::Rules::digest) of the rules.
     pub rules_digest: String,
 }
 
-/// A version as it goes into the books.
+/// A version to be stored.
 #[derive(Clone, Debug)]
 pub struct Version {
     pub bill: BillId,
     pub key: VersionKey,
-    /// Name of the export it came through.
+    /// Name of the export that delivered it.
     pub export: String,
     /// `legacy` or `cur2`.
     pub format: &'static str,
     pub manifest_key: String,
-    /// Payer account number in the manifest; empty when it names none.
+    /// Payer account number of the manifest; empty when it has none.
     pub account: String,
-    /// Instant that orders the versions of a bill.
+    /// Orders the versions of a bill.
     pub delivered_at: Timestamp,
     pub rows: u64,
     /// Rows that a meter counted.
     pub matched_rows: u64,
-    /// Amounts that had more than ten decimals.
+    /// Amounts with more than ten decimals.
     pub rounded_amounts: u64,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,
-    /// What a person accepted to let it through; empty as a rule.
+    /// What would have put it on hold and was accepted; empty as a rule.
     pub accepted: String,
 }
 
@@ -61,7 +61,7 @@ pub struct BillFile {
     /// Key in the bucket or path in the folder.
     pub key: String,
     pub size: u64,
-    /// ETag, or what stands for one in a folder.
+    /// ETag; in a folder, size and modification time.
     pub etag: String,
     pub rows: u64,
     /// Row groups; 0 for CSV.
@@ -81,15 +81,30 @@ pub struct BillLine {
     pub unit: String,
     /// `line_item_line_item_type`.
     pub line_type: String,
-    /// `counted`, `excluded`, `ignored`, `unrecognised` or `not_usage`.
-    pub claim: &'static str,
-    /// The meter that claims it; empty for none.
+    pub claim: ClaimKind,
+    /// The meter that claims the lines; empty for none.
     pub meter: String,
     pub lines: u64,
     /// Lines that carry the customer tag.
     pub tagged_lines: u64,
     /// Sum of the amounts, in the unit of the bill.
     pub amount: Quantity,
+}
+
+/// What the lines of a kind are to the meters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimKind {
+    /// Usage of a meter.
+    Counted,
+    /// Lines of a meter that carry no usage.
+    Excluded,
+    /// An ignore rule names them.
+    Ignored,
+    /// Usage that no rule names.
+    Unrecognised,
+    /// Lines without usage that no meter claims.
+    NotUsage,
 }
 
 /// A meter's totals in one version; the first four amounts are in the unit of the bill.
@@ -101,23 +116,24 @@ pub struct MeterTotals {
     pub lines: u64,
     /// Sum over all its lines.
     pub total: Quantity,
-    /// Counted, with a customer tag.
+    /// Counted lines with a customer tag.
     pub attributed: Quantity,
+    /// Counted lines without one.
     pub unattributed: Quantity,
     /// Lines of the meter that carry no usage.
     pub excluded: Quantity,
-    /// What the ledger is to hold for the bill, in the meter's unit.
+    /// What the ledger must hold for the bill, in the meter's unit.
     pub booked: Quantity,
 }
 
 impl MeterTotals {
-    /// True when nothing that matched the meter was lost.
+    /// True when every line of the meter is in one of the three parts.
     pub fn is_conserved(&self) -> bool {
         self.attributed + self.unattributed + self.excluded == self.total
     }
 }
 
-/// The version that the books of a bill rest on.
+/// The current version of a bill: the newest that was applied.
 #[derive(Clone, Debug)]
 pub struct CurrentVersion {
     pub id: i64,
@@ -126,7 +142,7 @@ pub struct CurrentVersion {
     pub account: String,
 }
 
-/// A stored version, for people.
+/// A stored version.
 #[derive(Clone, Debug, Serialize)]
 pub struct VersionRow {
     pub id: i64,
@@ -138,9 +154,8 @@ pub struct VersionRow {
     pub delivered_at: Timestamp,
     /// `applied`, `on_hold` or `released`.
     pub state: String,
-    /// Whether the books rest on it now.
+    /// True for the newest applied version of its bill.
     pub current: bool,
-    /// Why it is on hold.
     pub hold_reason: String,
     pub accepted: String,
     pub rows: i64,
@@ -151,7 +166,7 @@ pub struct VersionRow {
     pub newest_day: Option<String>,
     /// Usage lines of watched products that no meter claims.
     pub unrecognised_lines: i64,
-    /// Ledger entries that it caused.
+    /// Ledger entries that were appended with it.
     pub entries: i64,
     /// When it was applied or put on hold.
     pub decided_at: String,
@@ -182,21 +197,20 @@ pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVers
     Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
 }
 
-/// What must be known of the books before a version is looked at.
+/// What the books hold of a bill, as far as it decides whether a version has to be read.
 #[derive(Clone, Debug, Default)]
 pub struct BookedVersions {
-    /// The version that the books rest on.
     pub current: Option<CurrentVersion>,
-    /// Ids of all versions ever applied for the bill.
+    /// Names of all versions that were ever applied.
     pub applied: Vec<String>,
-    /// Another payer label under which the same account is booked for that month.
+    /// Another payer label under which the account is booked for that month.
     pub account_booked_as: Option<String>,
-    /// Whether a version of the bill is on hold.
+    /// True when a version of the bill is on hold.
     pub holds: bool,
 }
 
 impl Database {
-    /// Looks up where the books of a bill stand, seen from a version of `account`.
+    /// The versions of a bill that are booked or on hold, for a delivery of `account`.
     pub async fn booked_versions(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
         let (bill, account) = (bill.clone(), account.to_owned());
         self.with_connection(async move |c| {
@@ -216,29 +230,28 @@ impl Database {
         .await
     }
 
-    /// Records that a version, compared with version `against`, waits for a person. Recording it
-    /// again changes nothing.
+    /// Stores a version that waits for a person; `against` is the current version that it was
+    /// compared with. Storing it again changes nothing.
     ///
     /// # Errors
-    /// [`BooksError::Raced`] when the books rest on another version by now, and
-    /// What the database says.
+    /// [`BooksError::Raced`] when another version is current by now.
     pub async fn hold(
         &self,
         version: Version,
         against: Option<i64>,
-        because: String,
+        reason: String,
         now: Timestamp,
     ) -> Result<(), BooksError> {
         self.transaction(async move |c| {
             if current(c, &version.bill).await?.map(|v| v.id) != against {
                 return Err(BooksError::Raced);
             }
-            insert_version(c, &version, "on_hold", &because, None, now).await.map(drop)
+            insert_version(c, &version, Decision::OnHold { reason: &reason }, now).await.map(drop)
         })
         .await
     }
 
-    /// Releases the versions of a bill on hold: the books rest on what AWS says now.
+    /// Releases the versions of a bill that are on hold: AWS delivers the current version again.
     pub async fn release(&self, bill: &BillId) -> Result<(), BooksError> {
         let bill = bill.clone();
         self.transaction(async move |c| release_on_hold(c, &bill).await).await
@@ -276,15 +289,29 @@ impl Database {
     }
 }
 
-/// Inserts a version and returns its id; for a version on hold that is recorded already, 0.
+/// What was decided about a version.
+#[derive(Clone, Copy, Debug)]
+pub enum Decision<'a> {
+    Applied {
+        /// The version that was current before it.
+        supersedes: Option<i64>,
+    },
+    OnHold {
+        reason: &'a str,
+    },
+}
+
+/// Inserts a version and returns its id; 0 for a version on hold that is recorded already.
 pub async fn insert_version(
     c: &Connection,
     v: &Version,
-    state: &str,
-    hold_reason: &str,
-    supersedes: Option<i64>,
+    decision: Decision<'_>,
     now: Timestamp,
 ) -> Result<i64, BooksError> {
+    let (state, hold_reason, supersedes) = match decision {
+        Decision::Applied { supersedes } => ("applied", "", supersedes),
+        Decision::OnHold { reason } => ("on_hold", reason, None),
+    };
     let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
                account, delivered_at, state, hold_reason, accepted, supersedes, rows, matched_rows, rounded_amounts, \
                newest_day, decided_at) \
@@ -319,7 +346,7 @@ pub async fn insert_version(
     Ok(id.unwrap_or(0))
 }
 
-/// Another payer label under which `account` is booked for the bill's month.
+/// As [`BookedVersions::account_booked_as`].
 pub async fn booked_as(c: &Connection, bill: &BillId, account: &str) -> Result<Option<String>, BooksError> {
     if account.is_empty() {
         return Ok(None);
@@ -335,8 +362,8 @@ pub async fn release_on_hold(c: &Connection, bill: &BillId) -> Result<(), BooksE
     Ok(())
 }
 
-/// Writes the parts of a version, a statement for each table, so that a remote transaction stays
-/// short.
+/// Writes files, lines and totals of a version, one statement a table, so that a remote transaction
+/// stays short.
 pub async fn insert_parts(
     c: &Connection,
     id: i64,

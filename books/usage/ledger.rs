@@ -1,10 +1,9 @@
-//! The ledger: what every customer used of every meter on every day, as entries that are only ever
-//! appended.
+//! The ledger: the usage of every customer, meter and day, as entries that are only appended.
 //!
-//! A bill is always delivered whole, so booking it is a comparison: what the new version says for
-//! each (customer, meter, day) minus what is booked for the same bill. The difference becomes
-//! entries; where there is none, nothing is written. That one path serves a first delivery, a grown
-//! month, a restatement, a version that was applied before, and a change of the rules.
+//! AWS delivers a bill whole, so booking it is a comparison: for each customer, meter and day the
+//! quantity of the new version minus the quantity that is booked for the same bill. Each difference
+//! becomes an entry. That one path serves a first delivery, a grown month, a restatement, a version
+//! that was applied before, and a change of the rules.
 
 use std::collections::BTreeMap;
 
@@ -15,25 +14,26 @@ use serde::Serialize;
 use crate::customers::customer::refresh_counters;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{exact_sum, first_row, sum_of};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{
-    BillFile, BillId, BillLine, MeterTotals, Version, booked_as, current, insert_parts, insert_version, release_on_hold,
+    BillFile, BillId, BillLine, Decision, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
+    release_on_hold,
 };
 
-/// Rows that go to the database in one statement: one parameter of JSON, which is fast on a file
-/// and over the network.
+/// Entries in one statement. They are one parameter of JSON, which is fast on a file and over a
+/// network.
 const ROWS_PER_STATEMENT: usize = 4000;
 
-/// Entries from which on a booking leaves a long write-ahead log.
+/// A booking of more entries leaves a long write-ahead log, which is folded into the file.
 const LARGE: usize = 20_000;
 
-/// Stands for lines that carry no customer tag. AWS treats a blank tag as none, so no customer can
-/// have this id.
+/// The customer of lines without a customer tag. AWS treats a blank tag as none, so no real
+/// customer has this id.
 pub const UNATTRIBUTED: &str = "";
 
-/// Usage of one customer, meter and day; customer and meter are places in the tables of its
+/// Usage of one customer, meter and day. Customer and meter are places in the name tables of its
 /// [`Cells`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cell {
@@ -64,28 +64,35 @@ pub enum EntryKind {
     Adjustment,
 }
 
-/// What is to be appended: the differences, over name tables of their own.
+/// An entry to be appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjustment {
+    /// The difference: observed minus booked, never 0.
+    pub cell: Cell,
+    pub kind: EntryKind,
+}
+
+/// The entries to be appended, with name tables of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adjustments {
     pub customers: Vec<String>,
     pub meters: Vec<String>,
-    /// The differences, ascending; quantities are observed minus booked and never 0.
-    pub entries: Vec<(Cell, EntryKind)>,
+    /// In the order of their cells.
+    pub entries: Vec<Adjustment>,
 }
 
-/// Place in a table; tables of 4 billion names do not occur (each name is a distinct tag value in
-/// memory).
+/// A place in a name table. Names are distinct tag values in memory, so there are fewer than 4
+/// billion.
 fn place(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// Place as an index.
 fn index(n: u32) -> usize {
     usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 impl Cells {
-    /// Puts cells in any order, over names in any order, into the one form that equal usage has.
+    /// Brings names and cells into order, so that equal usage has one form.
     pub fn sorted(customers: &[String], meters: &[String], mut cells: Vec<Cell>) -> Self {
         let rank = |names: &[String]| -> (Vec<u32>, Vec<String>) {
             let mut order: Vec<usize> = (0..names.len()).collect();
@@ -137,7 +144,7 @@ impl Cells {
     }
 }
 
-/// The union of two ascending tables, and where each table's names stand in it.
+/// The union of two ascending name tables, and the places of each table's names in it.
 fn union(a: &[String], b: &[String]) -> (Vec<String>, Vec<u32>, Vec<u32>) {
     let mut all: Vec<String> = a.iter().chain(b).cloned().collect();
     all.sort_unstable();
@@ -147,10 +154,10 @@ fn union(a: &[String], b: &[String]) -> (Vec<String>, Vec<u32>, Vec<u32>) {
     (all, first, second)
 }
 
-/// What must be appended so that the books say `observed` where they now say `booked`. Pure.
+/// The entries that turn `booked` into `observed`. Pure.
 ///
 /// # Errors
-/// When a difference has no place in a cell.
+/// When a difference does not fit into a cell.
 pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, BooksError> {
     let (customers, observed_customers, booked_customers) = union(&observed.customers, &booked.customers);
     let (meters, observed_meters, booked_meters) = union(&observed.meters, &booked.meters);
@@ -178,13 +185,13 @@ pub fn adjustments(observed: &Cells, booked: &Cells) -> Result<Adjustments, Book
         let delta = Quantity::from_scaled(quantity(seen) - quantity(known));
         if !delta.is_zero() {
             let kind = if known.is_some() { EntryKind::Adjustment } else { EntryKind::Usage };
-            entries.push((Cell { quantity: delta.to_cell()?, ..cell }, kind));
+            entries.push(Adjustment { cell: Cell { quantity: delta.to_cell()?, ..cell }, kind });
         }
     }
     Ok(Adjustments { customers, meters, entries })
 }
 
-/// The difference of one customer or meter, for people.
+/// How much one customer's usage of a meter changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LedgerChange {
     /// Customer id; empty for usage without a tag.
@@ -197,7 +204,7 @@ impl Adjustments {
     /// The customers with the largest changes of each meter, at most `count` a meter.
     pub fn largest(&self, count: usize) -> Vec<LedgerChange> {
         let mut sums: BTreeMap<(u32, u32), i128> = BTreeMap::new();
-        for (cell, _) in &self.entries {
+        for Adjustment { cell, .. } in &self.entries {
             *sums.entry((cell.meter, cell.customer)).or_default() += i128::from(cell.quantity);
         }
         let mut found = vec![];
@@ -214,11 +221,11 @@ impl Adjustments {
     }
 }
 
-/// Everything that one applied version writes.
+/// Everything that applying a version writes.
 #[derive(Clone, Debug)]
 pub struct Booking {
     pub version: Version,
-    /// The applied version that the comparison was made against.
+    /// The version that was current when the difference was computed.
     pub against: Option<i64>,
     pub files: Vec<BillFile>,
     pub lines: Vec<BillLine>,
@@ -231,17 +238,17 @@ pub struct Booking {
 pub struct Usage {
     /// Customer id; empty for usage without a tag.
     pub customer: String,
-    /// Whether a customer row with that id exists.
+    /// True when a customer row with that id exists.
     pub known: bool,
     pub meter: String,
-    /// The day, when the question was by day.
+    /// None in sums over a month.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<String>,
     pub quantity: Quantity,
 }
 
 impl Database {
-    /// What is booked for a bill.
+    /// The booked usage of a bill.
     pub async fn booked(&self, bill: &BillId) -> Result<Cells, BooksError> {
         let bill = bill.clone();
         self.with_connection(async move |c| {
@@ -278,21 +285,20 @@ impl Database {
     /// Applies a version: claim, entries, derived tables and counters in one transaction. Returns
     /// the id of the version.
     ///
-    /// Two workers that apply the same or different versions at once: the second sees another
-    /// current version than the one it compared against and gets [`BooksError::Raced`]; were that
-    /// check missing, the UNIQUE chain of `supersedes` refuses it.
+    /// When two workers apply versions of a bill at once, the second finds another current version
+    /// than the one it compared with and gets [`BooksError::Raced`]. The UNIQUE chain of
+    /// `supersedes` would refuse it as well.
     ///
     /// # Errors
-    /// [`BooksError::Raced`], [`BooksError::Integrity`] when the books would not add up, and what
-    /// the database says.
+    /// [`BooksError::Raced`], and [`BooksError::Integrity`] when the books would not add up.
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
         let large = booking.adjustments.entries.len() > LARGE;
         let id = self.transaction(async move |c| book_version(c, &booking, now).await).await?;
         if large && let Err(error) = self.checkpoint().await {
             tracing::debug!(%error, "the write-ahead log stays as it is");
         }
-        // a remote server may have dropped the transaction without a word: what is reported as
-        // booked was seen to be there
+        // a remote server may drop a transaction silently, so the version is read back before it
+        // is reported as booked
         let sql = "SELECT 1 FROM bill_versions WHERE id = ?1 AND state = 'applied'";
         match self.with_connection(async move |c| first_row(c, sql, params![id]).await).await? {
             Some(_) => Ok(id),
@@ -300,15 +306,21 @@ impl Database {
         }
     }
 
-    /// Usage in the days of `month`: of all customers in sum, or of one customer by day.
+    /// Usage in the days of `month`: sums of all customers, or the days of one customer.
     pub async fn usage(&self, month: Month, customer: Option<String>) -> Result<Vec<Usage>, BooksError> {
         self.with_connection(async move |c| {
-            let one = "SELECT customer, meter, day, sum(quantity / 10000000000), sum(quantity % 10000000000), \
-                       EXISTS (SELECT 1 FROM customers WHERE id = customer) \
-                       FROM usage_days WHERE customer = ?3 AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter, day";
-            let all = "SELECT customer, meter, NULL, sum(quantity / 10000000000), sum(quantity % 10000000000), \
-                       EXISTS (SELECT 1 FROM customers WHERE id = customer) \
-                       FROM usage_days WHERE ?3 IS NULL AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter";
+            let one = concat!(
+                "SELECT customer, meter, day, ",
+                exact_sum!("quantity"),
+                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM usage_days \
+                 WHERE customer = ?3 AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter, day"
+            );
+            let all = concat!(
+                "SELECT customer, meter, NULL, ",
+                exact_sum!("quantity"),
+                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM usage_days \
+                 WHERE ?3 IS NULL AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter"
+            );
             let days = (month.first_day().to_string(), month.last_day().to_string());
             let sql = if customer.is_some() { one } else { all };
             let mut rows = c.query(sql, params![days.0, days.1, customer]).await?;
@@ -318,8 +330,8 @@ impl Database {
                     customer: row.get(0)?,
                     meter: row.get(1)?,
                     day: row.get(2)?,
-                    quantity: Quantity::from_parts(row.get(3)?, row.get(4)?),
-                    known: row.get::<i64>(5)? == 1,
+                    quantity: sum_of(&row.get::<String>(3)?)?,
+                    known: row.get::<i64>(4)? == 1,
                 };
                 if !usage.quantity.is_zero() {
                     found.push(usage);
@@ -336,11 +348,12 @@ async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Resu
     if current(c, bill).await?.map(|v| v.id) != booking.against {
         return Err(BooksError::Raced);
     }
-    // asked again under the lock: two labels for one account may have been looked at side by side
+    // checked again under the lock: two workers may read one account's bill under two payer labels
     if booked_as(c, bill, &booking.version.account).await?.is_some() {
         return Err(BooksError::Raced);
     }
-    let id = insert_version(c, &booking.version, "applied", "", booking.against, now).await?;
+    let decision = Decision::Applied { supersedes: booking.against };
+    let id = insert_version(c, &booking.version, decision, now).await?;
     insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
     append(c, id, bill, &booking.adjustments, now).await?;
     check_sums(c, bill, &booking.totals).await?;
@@ -362,7 +375,7 @@ async fn append(
     for chunk in adjustments.entries.chunks(ROWS_PER_STATEMENT) {
         let rows: Vec<_> = chunk
             .iter()
-            .map(|(cell, kind)| {
+            .map(|Adjustment { cell, kind }| {
                 let customer = &adjustments.customers[index(cell.customer)];
                 (customer, &adjustments.meters[index(cell.meter)], cell.day, cell.quantity, kind)
             })
@@ -374,15 +387,17 @@ async fn append(
     Ok(())
 }
 
-/// The always-on check: what the ledger now holds for the bill is what the version said, meter by
-/// meter.
+/// Proves the booking before it commits: for each meter, the ledger holds what the version says.
 async fn check_sums(c: &Connection, bill: &BillId, totals: &[MeterTotals]) -> Result<(), BooksError> {
-    let sql = "SELECT meter, sum(quantity / 10000000000), sum(quantity % 10000000000) FROM usage_days \
-               WHERE payer = ?1 AND month = ?2 GROUP BY meter";
+    let sql = concat!(
+        "SELECT meter, ",
+        exact_sum!("quantity"),
+        " FROM usage_days WHERE payer = ?1 AND month = ?2 GROUP BY meter"
+    );
     let mut rows = c.query(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
     let mut booked = BTreeMap::new();
     while let Some(row) = rows.next().await? {
-        booked.insert(row.get::<String>(0)?, Quantity::from_parts(row.get(1)?, row.get(2)?));
+        booked.insert(row.get::<String>(0)?, sum_of(&row.get::<String>(1)?)?);
     }
     for t in totals {
         let found = booked.remove(&t.meter).unwrap_or_default();
@@ -434,13 +449,12 @@ mod tests {
     }
 
     proptest! {
-        /// Booked plus what is appended is what was observed, and nothing is appended that changes
-        /// nothing.
+        /// Booked plus adjustments is observed, and no adjustment is 0.
         #[test]
         fn booked_plus_adjustments_is_observed(observed in map(), booked in map()) {
             let found = adjustments(&cells(&observed), &cells(&booked)).unwrap();
             let mut sum: Map = booked.clone();
-            for (cell, kind) in &found.entries {
+            for Adjustment { cell, kind } in &found.entries {
                 prop_assert_ne!(cell.quantity, 0);
                 let key = (
                     found.customers[index(cell.customer)].clone(),
@@ -453,7 +467,7 @@ mod tests {
             }
             let plain = |m: Map| m.into_iter().filter(|(_, q)| *q != 0).collect::<Map>();
             prop_assert_eq!(plain(sum), plain(observed.clone()));
-            prop_assert!(found.entries.windows(2).all(|w| w[0].0 < w[1].0));
+            prop_assert!(found.entries.windows(2).all(|w| w[0].cell < w[1].cell));
             prop_assert!(adjustments(&cells(&observed), &cells(&observed)).unwrap().entries.is_empty());
         }
     }

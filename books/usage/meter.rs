@@ -1,11 +1,11 @@
-//! Meters are data: which lines of a bill count for what, and in which unit.
+//! Meters are data: which lines of a bill count for which meter, and in which unit.
 //!
-//! A line belongs to a meter by its product code and its usage type. Both are matched by simple
-//! patterns: `*` stands for any run of characters, everything else for itself. Usage types carry a
+//! A line belongs to a meter by its product code and its usage type, which are matched by patterns:
+//! `*` stands for any run of characters, every other character for itself. A usage type has a
 //! region prefix (`EUC1-`, `EU-`), none in us-east-1, and two for traffic between regions
-//! (`USE1-EUW2-AWS-Out-Bytes`); so up to two prefixes are optional in front of every usage-type
-//! pattern.
-//! (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/aws-usage-report-understand.html>)
+//! (`USE1-EUW2-AWS-Out-Bytes`), so up to two prefixes are optional in front of every usage-type
+//! pattern
+//! (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/aws-usage-report-understand.html>).
 
 use std::collections::BTreeSet;
 
@@ -13,12 +13,11 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// Line types that carry usage by default.
-/// (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>)
+/// Line types that carry usage by default
+/// (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>).
 pub const USAGE_LINE_TYPES: [&str; 3] = ["Usage", "DiscountedUsage", "SavingsPlanCoveredUsage"];
 
-/// Line types that are known to carry no usage: money moved about, or usage that another line
-/// carries already.
+/// Known line types that carry no usage: they move money, or repeat the usage of another line.
 pub const OTHER_LINE_TYPES: [&str; 14] = [
     "BundledDiscount",
     "Credit",
@@ -41,7 +40,7 @@ enum Atom {
     Is(char),
     /// Any run of characters, also none.
     Run,
-    /// One or more of `A-Z0-9` and then `-`, or nothing.
+    /// An optional region prefix: one or more of `A-Z0-9`, then `-`.
     Region,
 }
 
@@ -57,20 +56,29 @@ pub struct Pattern {
 pub enum PatternError {
     #[error("the pattern is empty")]
     Empty,
-    /// A character that no product code or usage type has.
     #[error("the pattern has {0:?}, which no product code or usage type has")]
     Character(char),
 }
 
-/// A state of a pattern: the next atom, and for [`Atom::Region`] whether a character of it was
-/// taken.
-type State = (usize, bool);
+/// A state of a pattern's automaton: the next atom, and whether a character of that
+/// [`Atom::Region`] was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    atom: usize,
+    in_region: bool,
+}
+
+impl State {
+    fn before(atom: usize) -> Self {
+        Self { atom, in_region: false }
+    }
+}
 
 impl Pattern {
     /// A pattern for product codes: no region prefix.
     ///
     /// # Errors
-    /// When it is empty or has control characters or spaces at its ends.
+    /// When it is empty, or has white space or control characters.
     pub fn product(text: &str) -> Result<Self, PatternError> {
         Self::with_prefix(text, 0)
     }
@@ -91,46 +99,47 @@ impl Pattern {
         Ok(Self { text: text.to_owned(), atoms: std::iter::repeat_n(Atom::Region, prefixes).chain(own).collect() })
     }
 
-    /// The states reachable from `state` without reading a character, itself included.
+    /// Adds `state` and all states that are reachable from it without reading a character.
     fn closure(&self, state: State, into: &mut BTreeSet<State>) {
         if !into.insert(state) {
             return;
         }
-        if let (Some(Atom::Run | Atom::Region), false) = (self.atoms.get(state.0), state.1) {
-            self.closure((state.0 + 1, false), into);
+        if let (Some(Atom::Run | Atom::Region), false) = (self.atoms.get(state.atom), state.in_region) {
+            self.closure(State::before(state.atom + 1), into);
         }
     }
 
-    /// The states after reading `c` in `state`.
-    fn step(&self, (at, inside): State, c: char) -> Vec<State> {
-        match self.atoms.get(at) {
-            Some(Atom::Is(own)) if *own == c => vec![(at + 1, false)],
-            Some(Atom::Run) => vec![(at, false)],
-            Some(Atom::Region) if c.is_ascii_uppercase() || c.is_ascii_digit() => vec![(at, true)],
-            Some(Atom::Region) if inside && c == '-' => vec![(at + 1, false)],
-            _ => vec![],
+    /// The state after reading `c` in `state`.
+    fn step(&self, state: State, c: char) -> Option<State> {
+        let State { atom, in_region } = state;
+        match self.atoms.get(atom)? {
+            Atom::Is(own) if *own == c => Some(State::before(atom + 1)),
+            Atom::Run => Some(State::before(atom)),
+            Atom::Region if c.is_ascii_uppercase() || c.is_ascii_digit() => Some(State { atom, in_region: true }),
+            Atom::Region if in_region && c == '-' => Some(State::before(atom + 1)),
+            _ => None,
         }
     }
 
     fn start(&self) -> BTreeSet<State> {
         let mut states = BTreeSet::new();
-        self.closure((0, false), &mut states);
+        self.closure(State::before(0), &mut states);
         states
     }
 
     fn after(&self, states: &BTreeSet<State>, c: char) -> BTreeSet<State> {
         let mut next = BTreeSet::new();
-        for state in states.iter().flat_map(|s| self.step(*s, c)) {
+        for state in states.iter().filter_map(|s| self.step(*s, c)) {
             self.closure(state, &mut next);
         }
         next
     }
 
     fn accepts(&self, states: &BTreeSet<State>) -> bool {
-        states.contains(&(self.atoms.len(), false))
+        states.contains(&State::before(self.atoms.len()))
     }
 
-    /// True when the pattern stands for the whole of `text`.
+    /// True when the pattern matches the whole of `text`.
     pub fn matches(&self, text: &str) -> bool {
         let mut states = self.start();
         for c in text.chars() {
@@ -142,11 +151,10 @@ impl Pattern {
         self.accepts(&states)
     }
 
-    /// A text that both patterns stand for, if there is one. Decided exactly, by walking both at
-    /// once.
+    /// A text that both patterns match, if there is one. Exact: both automata are walked at once.
     pub fn common(&self, other: &Self) -> Option<String> {
-        // Characters that tell states apart: those written in either, one region character, one
-        // dash, one of neither.
+        // one character of each class that the automata tell apart: those written in a pattern, a
+        // region character, a dash, and one that is none of these
         let mut alphabet: BTreeSet<char> = ['A', '-', 'x'].into();
         for atom in self.atoms.iter().chain(&other.atoms) {
             if let Atom::Is(c) = atom {
@@ -177,82 +185,76 @@ impl Serialize for Pattern {
     }
 }
 
-/// What is counted: lines of these products and usage types, into this unit.
+/// A meter: lines of these products and usage types, counted in this unit.
 #[derive(Clone, Debug, Serialize)]
 pub struct Meter {
     /// Name in the books, e.g. `chime_minutes`.
     pub name: String,
     /// Unit of the booked quantity, e.g. `minutes`, `GB-months`.
     pub unit: String,
-    /// Product codes that carry it (`line_item_product_code`).
+    /// Product codes (`line_item_product_code`).
     pub products: Vec<Pattern>,
-    /// Usage types that carry it (`line_item_usage_type`), region prefixes left out.
+    /// Usage types (`line_item_usage_type`) without region prefixes.
     pub usage_types: Vec<Pattern>,
-    /// Line types that count (`line_item_line_item_type`).
+    /// Line types that carry usage (`line_item_line_item_type`).
     pub line_types: BTreeSet<String>,
     /// Booked quantity = billed amount × factor.
     pub factor: Decimal,
 }
 
-/// Lines of a watched product that are known and of no interest.
+/// Lines of a watched product that are known and not metered.
 #[derive(Clone, Debug, Serialize)]
 pub struct IgnoreRule {
     pub products: Vec<Pattern>,
-    /// Usage types, region prefixes left out.
+    /// Usage types without region prefixes.
     pub usage_types: Vec<Pattern>,
 }
 
-/// What a line is to us.
+/// What a line is to the meters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineClaim {
-    /// Usage of the meter with this index.
+    /// Usage of the meter at this place in [`Rules::meters`].
     Counted(u8),
-    /// A line of this meter whose type carries no usage (credit, tax, refund, …).
+    /// A line of that meter of a type without usage (credit, tax, refund, …).
     Excluded(u8),
     /// An ignore rule names it.
     Ignored,
-    /// Usage of a watched product that nothing names.
+    /// Usage of a watched product that no rule names.
     Unrecognised,
-    /// A watched product's line that no meter claims and that carries no usage.
+    /// A line of a watched product without usage that no meter claims.
     NotUsage,
 }
 
 /// All rules by which lines are read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rules {
-    /// Key of the cost allocation tag that holds the customer's id, as it is written on the
-    /// resource.
+    /// Key of the cost allocation tag with the customer's id, as it is written on resources.
     pub tag_key: String,
-    /// The meters; their index is what [`LineClaim`] names.
     pub meters: Vec<Meter>,
-    /// What may be passed over.
     pub ignore: Vec<IgnoreRule>,
-    /// Product codes whose lines must all be accounted for.
+    /// Product codes of which every line must be accounted for.
     pub watched: Vec<Pattern>,
 }
 
 /// Why a set of rules cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
-    /// One line would be counted twice.
-    #[error("meters `{0}` and `{1}` both claim usage type `{3}` of product `{2}`; narrow one of them")]
-    Overlap(String, String, String, String),
-    /// Two meters of one name.
+    /// A line could be counted twice.
+    #[error(
+        "meters `{first}` and `{second}` both claim usage type `{usage_type}` of product `{product}`; narrow one of them"
+    )]
+    Overlap { first: String, second: String, product: String, usage_type: String },
     #[error("there are two meters named `{0}`")]
     Twice(String),
-    /// The name cannot be used.
     #[error("`{0}` is no meter name; use a-z, 0-9 and _")]
     Name(String),
     #[error("meter `{0}` has no {1}")]
     Empty(String, &'static str),
-    /// A factor that makes no sense.
     #[error("meter `{0}` has the factor {1}; it must be above 0 with at most 10 decimals")]
     Factor(String, Decimal),
-    /// More meters than a bill is read for at once.
     #[error("there are {0} meters; at most 200 are possible")]
     TooMany(usize),
-    /// The tag key is not one that AWS accepts.
     #[error("`{0}` is no tag key: 1 to 128 characters, no control characters")]
     TagKey(String),
 }
@@ -266,11 +268,10 @@ fn common(a: &[Pattern], b: &[Pattern]) -> Option<String> {
 }
 
 impl Rules {
-    /// Checks what can be checked before a line is read; above all that no line can have two
-    /// meters.
+    /// Checks the rules before any line is read; above all, that no line can match two meters.
     ///
     /// # Errors
-    /// Every fault found, in order.
+    /// Every fault, in order.
     pub fn check(&self) -> Result<(), Vec<RulesError>> {
         let mut faults = Vec::new();
         if self.tag_key.is_empty() || self.tag_key.chars().count() > 128 || self.tag_key.chars().any(char::is_control) {
@@ -302,21 +303,21 @@ impl Rules {
                 if let (Some(product), Some(usage_type)) =
                     (common(&other.products, &meter.products), common(&other.usage_types, &meter.usage_types))
                 {
-                    faults.push(RulesError::Overlap(other.name.clone(), name.clone(), product, usage_type));
+                    let (first, second) = (other.name.clone(), name.clone());
+                    faults.push(RulesError::Overlap { first, second, product, usage_type });
                 }
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    /// True when lines of this product must all be accounted for: it is watched, or some meter
-    /// wants it.
+    /// True when every line of this product must be accounted for: it is watched, or a meter counts
+    /// it.
     pub fn watches(&self, product: &str) -> bool {
         any(&self.watched, product) || self.meters.iter().any(|m| any(&m.products, product))
     }
 
-    /// True when the line type is one that is understood: counted by some meter, or known to carry
-    /// no usage.
+    /// True when it is known whether lines of this type carry usage.
     pub fn knows_line_type(&self, line_type: &str) -> bool {
         self.is_usage(line_type) || OTHER_LINE_TYPES.contains(&line_type)
     }
@@ -325,7 +326,7 @@ impl Rules {
         USAGE_LINE_TYPES.contains(&line_type) || self.meters.iter().any(|m| m.line_types.contains(line_type))
     }
 
-    /// What a line of a watched product is.
+    /// Classifies a line of a watched product.
     pub fn claim(&self, product: &str, usage_type: &str, line_type: &str) -> LineClaim {
         let meter = self.meters.iter().position(|m| any(&m.products, product) && any(&m.usage_types, usage_type));
         if let Some(index) = meter {
@@ -343,19 +344,18 @@ impl Rules {
         }
     }
 
-    /// A digest of everything that decides how lines are read: a bill read under other rules is
-    /// read anew.
+    /// A digest of all rules. A bill that was read by other rules is read anew.
     pub fn digest(&self) -> String {
         let text = serde_json::to_vec(self).unwrap_or_default();
         Sha256::digest(&text).iter().map(|b| format!("{b:02x}")).collect()
     }
 }
 
-/// Turns a column or tag name of any export into the form that Athena-style Parquet uses: `_`
-/// before each upper-case letter, lower case, everything else `_`, repeats and ends trimmed. So
+/// A column or tag name of any export in the form of Athena-style Parquet: `_` before each
+/// upper-case letter, lower case, `_` for other characters, repeats and ends trimmed. So
 /// `lineItem/UsageAmount` is `line_item_usage_amount` and `resourceTags/user:Cost-Center` is
-/// `resource_tags_user_cost_center`.
-/// (<https://docs.aws.amazon.com/cur/latest/userguide/cur-ate-run.html>)
+/// `resource_tags_user_cost_center`
+/// (<https://docs.aws.amazon.com/cur/latest/userguide/cur-ate-run.html>).
 pub fn canonical_name(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 8);
     for c in name.chars() {
@@ -436,8 +436,7 @@ mod tests {
     }
 
     proptest! {
-        /// Two patterns of a tiny alphabet share a text exactly when trying all short texts finds
-        /// one.
+        /// A shared text is matched by both patterns, and it is found whenever a short one exists.
         #[test]
         fn common_agrees_with_trying_everything(a in "[Ab*-]{1,4}", b in "[Ab*-]{1,4}") {
             let (x, y) = (usage(&a), usage(&b));

@@ -1,4 +1,4 @@
-//! What AWS said was used, and what is booked of it.
+//! The usage that AWS bills, and the usage that is booked.
 //!
 //! **Owns** the tables `bill_versions`, `bill_files`, `bill_lines`, `bill_totals`, `bill_parts`,
 //! `ledger_entries`, `usage_days` and `usage_totals`, and the rules by which a bill line belongs to

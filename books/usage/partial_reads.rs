@@ -1,16 +1,16 @@
-//! Parts of a large bill: what is planned, and what was read so far. Rows live until their bill's
-//! version is decided.
+//! The parts of a large bill: planned files, and the sums that workers read from them. Rows live
+//! until a version of their bill is booked.
 
 use jiff::{SignedDuration, Timestamp};
-use libsql::{Connection, params};
+use libsql::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, json};
 use crate::usage::bill::{BillFile, BillId};
 
-/// A file as it was when its bill was planned.
+/// A file, as it was when the bill was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedFile {
     pub key: String,
@@ -18,25 +18,29 @@ pub struct PlannedFile {
     pub etag: String,
 }
 
-/// Which part of which reading.
+/// Identifies a part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartId {
     pub bill: BillId,
-    /// Names version, files and rules.
+    /// Digest over version, files and rules.
     pub identity: String,
     pub part: u32,
 }
 
-/// What is known of the files of a part after they were read.
+/// The files of a part, as they were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartFacts {
     pub files: Vec<BillFile>,
-    /// How many have no column for the customer tag.
+    /// Files without a column for the customer tag.
     pub files_without_tag: usize,
 }
 
-fn json<T: Serialize>(value: &T) -> Result<String, BooksError> {
-    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
+/// A part that was read.
+#[derive(Clone, Debug)]
+pub struct StoredPart {
+    pub facts: PartFacts,
+    /// Its sums, packed by the job that read it.
+    pub sums: Vec<u8>,
 }
 
 fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BooksError> {
@@ -44,10 +48,9 @@ fn from_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, BooksError> {
 }
 
 impl Database {
-    /// Plans the parts of a bill, unless this very plan is there; what is left of plans for the
-    /// bill that are older than a day is removed (a younger one may be somebody else's: another
-    /// export of the same payer, or a worker with other rules). Returns the parts that are not read
-    /// yet.
+    /// Plans the parts of a bill, unless they are planned already, and returns those that are not
+    /// read yet. Other plans for the bill are removed when they are older than a day; a younger one
+    /// may belong to another export of the payer, or to a worker with other rules.
     pub async fn plan_parts(
         &self,
         bill: &BillId,
@@ -79,7 +82,7 @@ impl Database {
         .await
     }
 
-    /// The files of a part that is planned and not read yet.
+    /// The files of a part; none when it is read already, or not planned any more.
     pub async fn planned_part(&self, id: &PartId) -> Result<Option<Vec<PlannedFile>>, BooksError> {
         let id = id.clone();
         self.with_connection(async move |c| {
@@ -92,8 +95,7 @@ impl Database {
         .await
     }
 
-    /// Stores what a part came to, once; a part that nobody plans any more is dropped. Returns
-    /// whether it was stored.
+    /// Stores the sums of a part once. False when it is stored already, or not planned any more.
     pub async fn store_part(&self, id: &PartId, facts: &PartFacts, sums: Vec<u8>) -> Result<bool, BooksError> {
         let (id, facts) = (id.clone(), json(facts)?);
         self.transaction(async move |c| {
@@ -105,21 +107,20 @@ impl Database {
         .await
     }
 
-    /// What a part came to, if it is read.
-    pub async fn read_part(&self, id: &PartId) -> Result<Option<(PartFacts, Vec<u8>)>, BooksError> {
+    /// A part, if it is read.
+    pub async fn read_part(&self, id: &PartId) -> Result<Option<StoredPart>, BooksError> {
         let id = id.clone();
         self.with_connection(async move |c| {
             let sql = "SELECT facts, sums FROM bill_parts WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND part = ?4 \
                        AND sums IS NOT NULL";
             let row = first_row(c, sql, params![id.bill.payer, id.bill.month.to_string(), id.identity, id.part]).await?;
-            row.map(|row| Ok((from_json(&row.get::<String>(0)?)?, row.get(1)?))).transpose()
+            let part = |row: Row| Ok(StoredPart { facts: from_json(&row.get::<String>(0)?)?, sums: row.get(1)? });
+            row.map(part).transpose()
         })
         .await
     }
-}
 
-impl Database {
-    /// Forgets what a part came to, so that it is read again.
+    /// Removes the sums of a part, so that it is read again.
     pub async fn forget_part(&self, id: &PartId) -> Result<(), BooksError> {
         let id = id.clone();
         self.transaction(async move |c| {
@@ -131,7 +132,7 @@ impl Database {
     }
 }
 
-/// Removes all parts of a bill; in the transaction that decides it.
+/// Removes all parts of a bill, in the transaction that books it.
 pub async fn clear(c: &Connection, bill: &BillId) -> Result<(), BooksError> {
     let sql = "DELETE FROM bill_parts WHERE payer = ?1 AND month = ?2";
     c.execute(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;

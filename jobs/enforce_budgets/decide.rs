@@ -1,27 +1,28 @@
-//! May a customer go on using a meter, and up to where? Pure, and exact: nothing is rounded here.
+//! Decides whether a customer may go on using each meter, and up to which limit. Pure and exact:
+//! nothing is rounded.
 //!
-//! A meter is allowed while it is within its included amount, or while what the customer's overage
-//! has cost is below the budget (and what this meter's has cost is below its own budget, if it has
-//! one). The two forms of the answer are one: *allowed* means that what is used is less than the
-//! effective limit, and the limit is the first quantity, to ten decimals, at which the cost reaches
-//! the budget.
+//! A meter is allowed while usage is within the included amount, or while the cost of the
+//! customer's overage is below the budget (and the cost of this meter's overage below its own
+//! budget, if it has one). The two forms of the answer agree: *allowed* means that usage is below
+//! the effective limit, and the limit is the first quantity, to ten decimals, at which the cost
+//! reaches the budget.
 
 use books::limits::entitlement::{PaymentStatus, Reason};
 use books::limits::plan::Terms;
 use books::units::money::{Cost, Currency};
 use books::units::quantity::Quantity;
 
-/// What is to be decided for one customer.
+/// The facts that decide for one customer.
 #[derive(Clone, Debug)]
 pub struct CustomerCase<'a> {
     pub payment: PaymentStatus,
-    /// The plan's currency; none when no plan of that name is known.
+    /// The plan's currency; none when the plan is unknown.
     pub currency: Option<Currency>,
-    /// What all overage together may cost, in minor units, if that was ever said.
+    /// What all overage may cost, in minor units; none = no such budget is set.
     pub budget: Option<i64>,
-    /// A budget is in another currency than the plan, so that nobody can say what it is worth.
+    /// True when a budget is in another currency than the plan. It cannot be compared with a cost.
     pub budget_in_other_currency: bool,
-    /// The bill is so old that the policy allows no overage.
+    /// True when usage is so old that the policy allows no overage.
     pub data_too_old: bool,
     pub meters: Vec<MeterCase<'a>>,
 }
@@ -30,11 +31,11 @@ pub struct CustomerCase<'a> {
 #[derive(Clone, Debug)]
 pub struct MeterCase<'a> {
     pub meter: &'a str,
-    /// What the plan says of it; none = it is not part of the plan.
+    /// None = the meter is not part of the plan.
     pub terms: Option<Terms>,
-    /// What was used in the period.
+    /// Usage of the period.
     pub used: Quantity,
-    /// What its own overage may cost, in minor units, if that was said.
+    /// What its own overage may cost, in minor units; none = no such budget is set.
     pub budget: Option<i64>,
 }
 
@@ -43,7 +44,8 @@ impl MeterCase<'_> {
         self.terms.map_or(Quantity::ZERO, |t| t.included)
     }
 
-    /// What counts as used: what AWS took back beyond what it gave in the period is no allowance.
+    /// Usage, at least 0: when AWS takes back more than it billed in the period, the rest is no
+    /// allowance.
     pub fn counted(&self) -> Quantity {
         self.used.max(Quantity::ZERO)
     }
@@ -59,20 +61,19 @@ impl MeterCase<'_> {
 pub struct MeterDecision {
     pub allowed: bool,
     pub reason: Reason,
-    /// Why not, once the limit is reached.
+    /// The reason once the limit is reached.
     pub stop: Reason,
-    /// Where it must stop; none = nowhere.
+    /// The quantity at which it must stop; none = nowhere.
     pub limit: Option<Quantity>,
-    /// Units that are paid for.
     pub included: Quantity,
-    /// What its overage has cost.
+    /// Cost of its overage.
     pub cost: Cost,
 }
 
 /// The answers for a customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CustomerDecision {
-    /// What all overage has cost.
+    /// Cost of all overage.
     pub cost: Cost,
     /// In the order of the case's meters.
     pub meters: Vec<MeterDecision>,
@@ -95,7 +96,7 @@ pub fn decide(case: &CustomerCase<'_>) -> CustomerDecision {
     CustomerDecision { cost: total, meters: case.meters.iter().enumerate().map(decide_one).collect() }
 }
 
-/// Where a meter must stop given what the others have cost, and why there.
+/// The limit of a meter, given the cost of the others, and the reason once it is reached.
 fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Option<Quantity>, Reason) {
     if let Some(reason) = case.payment.stops() {
         return (Some(Quantity::ZERO), reason);
@@ -114,7 +115,7 @@ fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Optio
         return included(Reason::BudgetInOtherCurrency);
     }
     let of = |minor| Cost::of_minor(minor, currency);
-    // what this meter's overage may cost, and which budget says so
+    // what this meter's overage may cost, and which budget limits it
     let room = match (case.budget, meter.budget) {
         (None | Some(0), None) => return included(Reason::NoBudget),
         (None, Some(own)) => (of(own), Reason::MeterBudgetSpent),

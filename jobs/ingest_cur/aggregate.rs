@@ -1,13 +1,12 @@
-//! The aggregator: rows of a bill → exact sums for each (customer, meter, day). Pure: no file, no
+//! The aggregator: rows of a bill → exact sums for each customer, meter and day. Pure: no file, no
 //! database, no clock.
 //!
-//! Every line of a watched product lands in exactly one *line group* (product, usage type, unit,
-//! line type), where it is counted and summed whatever it is; a line that a meter counts lands in a
-//! *cell* as well. The two sums are made apart from each other, which is what makes the proof of
-//! conservation a proof.
+//! Every line of a watched product is counted and summed in exactly one *line group* (product,
+//! usage type, unit, line type), whatever it is. A line that a meter counts is summed in a *cell*
+//! as well. The two sums are computed independently, so comparing them proves that nothing was
+//! lost.
 //!
-//! A aggregator of one part of a bill can be merged with that of another, in any order, with the
-//! same result.
+//! Aggregators of parts of a bill can be merged, in any order, with the same result.
 
 mod partial;
 
@@ -20,10 +19,10 @@ use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
 use super::batch::{Batch, TagColumn, TextColumn};
-use super::sums::{Sums, id, idx};
+use super::sums::{Place, Shape, Sums, id, idx};
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
-use books::usage::bill::{BillLine, MeterTotals};
+use books::usage::bill::{BillLine, ClaimKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
 
@@ -66,18 +65,18 @@ impl Interner {
     }
 }
 
-/// What the codes of the dictionary at hand mean; made anew when the dictionary changes, which is
-/// once for each row group.
+/// The meaning of each code of the current dictionary. It is rebuilt when the dictionary changes,
+/// which is once a row group.
 #[derive(Clone, Debug, Default)]
 struct DictionaryMap {
     of: Option<StringArray>,
-    /// By code + 1, so that blank is 0.
+    /// By code + 1; [`BLANK`](super::batch::BLANK) is at 0.
     table: Vec<u32>,
 }
 
 impl DictionaryMap {
-    /// True when the column goes on with the dictionary that the table was made for. The old one is
-    /// kept alive, so the same address is the same dictionary.
+    /// True when the column has the dictionary that the table was built for. That dictionary is
+    /// kept alive, so an equal address means the same dictionary.
     fn fits(&self, text: &TextColumn<'_>) -> bool {
         self.of.as_ref().is_some_and(|of| {
             std::ptr::eq(of.value_data().as_ptr(), text.values().value_data().as_ptr())
@@ -125,6 +124,14 @@ struct LineGroup {
     sum: i128,
 }
 
+/// A line that a meter counts.
+#[derive(Clone, Copy)]
+struct CountedLine {
+    customer: u32,
+    meter: u8,
+    amount: Quantity,
+}
+
 /// Sums over rows of one bill.
 #[derive(Clone, Debug)]
 pub struct UsageAggregator {
@@ -139,7 +146,7 @@ pub struct UsageAggregator {
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
     line_groups: Vec<LineGroup>,
-    /// By usage type number: the line groups of that usage type, which are few.
+    /// By number of the usage type: its line groups, which are few.
     slots_of: Vec<Vec<u32>>,
     customers: Interner,
     sums: Sums,
@@ -148,7 +155,7 @@ pub struct UsageAggregator {
     out_of_month_lines: u64,
 }
 
-/// What a bill says, ready to be compared with the books.
+/// The sums of a bill, ready to be compared with the books.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Usage by customer, meter and day, in the unit of each meter.
@@ -158,27 +165,25 @@ pub struct Totals {
     pub meters: Vec<MeterTotals>,
     /// Rows that a meter counted.
     pub matched_rows: u64,
-    /// Amounts that had more than ten decimals.
+    /// Amounts with more than ten decimals.
     pub rounded_amounts: u64,
-    /// Cells that had more than ten decimals after their meter's factor.
+    /// Cells with more than ten decimals after their meter's factor.
     pub rounded_cells: u64,
     /// Counted lines of days outside the month.
     pub out_of_month_lines: u64,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,
-    /// Line types that nobody knows, with their lines.
     pub unknown_line_types: Vec<UnknownLineType>,
 }
 
-/// A line type that is neither known to carry usage nor known to carry none.
+/// A line type of which it is unknown whether it carries usage.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnknownLineType {
     pub line_type: String,
-    /// Lines of watched products with it.
     pub lines: u64,
 }
 
-/// Marks the line type of a split-cost child, whose usage its parent line carries already.
+/// Marks the line type of a split-cost child. The parent line carries the usage already.
 const SPLIT: &str = " (split line item)";
 
 impl UsageAggregator {
@@ -210,15 +215,19 @@ impl UsageAggregator {
         }
     }
 
-    /// Rows counted by a meter so far.
+    fn shape(&self) -> Shape {
+        Shape { meters: self.rules.meters.len(), first_day: self.first_day }
+    }
+
+    /// Rows that a meter counted so far.
     pub fn matched(&self) -> u64 {
         self.matched
     }
 
-    /// Takes in a batch of rows.
+    /// Adds a batch of rows.
     ///
     /// # Errors
-    /// The first line that cannot be understood. The aggregator is of no use then.
+    /// The first invalid line. The aggregator must not be used after that.
     pub fn add(&mut self, batch: &Batch<'_>) -> Result<(), LineFault> {
         self.translate(batch);
         for row in 0..batch.rows {
@@ -245,21 +254,15 @@ impl UsageAggregator {
                     let why = format!("the amount is {amount}, but a usage line cannot be negative");
                     return Err(LineFault { row, column: "line_item_usage_amount".into(), why });
                 }
-                self.count(batch, row, customer, meter, amount)?;
+                self.count(batch, row, CountedLine { customer, meter, amount })?;
             }
         }
         Ok(())
     }
 
     #[inline]
-    fn count(
-        &mut self,
-        batch: &Batch<'_>,
-        row: usize,
-        customer: u32,
-        meter: u8,
-        amount: Quantity,
-    ) -> Result<(), LineFault> {
+    fn count(&mut self, batch: &Batch<'_>, row: usize, line: CountedLine) -> Result<(), LineFault> {
+        let CountedLine { customer, meter, amount } = line;
         let fault = |column: &str, why: String| Err(LineFault { row, column: column.to_owned(), why });
         let Some(day) = batch.day.get(row) else {
             return fault("line_item_usage_start_date", "there is no readable instant for a usage line".into());
@@ -273,11 +276,10 @@ impl UsageAggregator {
             return fault("bill_billing_period_start_date", why);
         }
         self.matched += 1;
-        let meters = self.rules.meters.len();
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);
-            self.sums.add(meters, self.first_day, (customer, meter, day), amount.scaled());
+            self.sums.add(self.shape(), Place { customer, meter, day }, amount.scaled());
         } else if Day::from_epoch(day).is_some() {
             self.out_of_month_lines += 1;
             *self.sums.overflow.entry((customer, meter, day)).or_default() += amount.scaled();
@@ -341,7 +343,7 @@ impl UsageAggregator {
         new
     }
 
-    /// The customer of a row: 0 for none. All places where the tag stands must agree.
+    /// The customer of a row; 0 for none. All columns with the customer tag must agree.
     #[inline]
     fn customer(&mut self, tags: &[TagColumn<'_>], row: usize) -> Result<u32, LineFault> {
         let mut found = 0;
@@ -371,7 +373,7 @@ impl UsageAggregator {
         }
     }
 
-    /// Takes in what another aggregator of the same bill found.
+    /// Adds the sums of another aggregator of the same bill.
     pub fn merge(&mut self, other: &Self) {
         for line_group in &other.line_groups {
             let mut name = |n| self.names.intern(other.names.text(n));
@@ -387,14 +389,14 @@ impl UsageAggregator {
             own.tagged += line_group.tagged;
             own.sum += line_group.sum;
         }
-        let meters = self.rules.meters.len();
+        let (shape, meters) = (self.shape(), self.rules.meters.len());
         let customers: Vec<u32> = other.customers.texts.iter().map(|c| self.customers.intern(c)).collect();
         for (place, block) in other.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0) {
             let (customer, meter) = (customers[place / meters], u8::try_from(place % meters).unwrap_or(u8::MAX));
-            // makes the block even if all its days are 0: something may stand overflow it
-            self.sums.add(meters, self.first_day, (customer, meter, 0), 0);
+            // creates the block even if all its days are 0: `overflow` may have amounts for it
+            self.sums.add(shape, Place { customer, meter, day: 0 }, 0);
             for (day, amount) in other.sums.blocks[idx(*block) - 1].iter().enumerate().filter(|(_, a)| **a != 0) {
-                self.sums.add(meters, self.first_day, (customer, meter, day), i128::from(*amount));
+                self.sums.add(shape, Place { customer, meter, day }, i128::from(*amount));
             }
         }
         for ((customer, meter, day), amount) in &other.sums.overflow {
@@ -405,7 +407,7 @@ impl UsageAggregator {
         self.out_of_month_lines += other.out_of_month_lines;
     }
 
-    /// The result.
+    /// The sums.
     ///
     /// # Errors
     /// When a sum is too large to be booked.
@@ -457,7 +459,7 @@ impl UsageAggregator {
                 (customer, meter, day, i128::from(*sum) + more.unwrap_or(&0))
             })
         });
-        // a day of the month that has something overflow has a block as well
+        // a day of the month that is in `overflow` has a block as well
         let month = self.first_day..self.first_day + self.days;
         let strays = overflow.iter().filter(move |((_, _, day), _)| !month.contains(day));
         let strays = strays.map(|((customer, meter, day), sum)| (*customer, *meter, *day, *sum));
@@ -465,8 +467,7 @@ impl UsageAggregator {
         all.filter_map(|(customer, meter, day, sum)| Some((customer, meter, Day::from_epoch(day)?, sum)))
     }
 
-    /// Totals of each meter from its line groups; what went to customers is added by the caller,
-    /// from the cells.
+    /// Totals of each meter from its line groups. The caller adds the sums of the cells.
     fn meter_totals(&self) -> Vec<MeterTotals> {
         let empty = self.rules.meters.iter().map(|meter| MeterTotals {
             meter: meter.name.clone(),
@@ -498,11 +499,11 @@ impl UsageAggregator {
             .iter()
             .map(|line_group| {
                 let (claim, meter) = match line_group.claim {
-                    LineClaim::Counted(m) => ("counted", Some(m)),
-                    LineClaim::Excluded(m) => ("excluded", Some(m)),
-                    LineClaim::Ignored => ("ignored", None),
-                    LineClaim::Unrecognised => ("unrecognised", None),
-                    LineClaim::NotUsage => ("not_usage", None),
+                    LineClaim::Counted(m) => (ClaimKind::Counted, Some(m)),
+                    LineClaim::Excluded(m) => (ClaimKind::Excluded, Some(m)),
+                    LineClaim::Ignored => (ClaimKind::Ignored, None),
+                    LineClaim::Unrecognised => (ClaimKind::Unrecognised, None),
+                    LineClaim::NotUsage => (ClaimKind::NotUsage, None),
                 };
                 BillLine {
                     product: name(line_group.key.product),

@@ -1,8 +1,8 @@
-//! The few columns of a bill that matter, as one batch of rows, whatever file they came from.
+//! The columns of a bill that matter, as batches of rows, for every kind of file.
 //!
-//! TextColumn stays dictionary codes: what a product code or a tag value means is worked out once
-//! for each distinct value, not for each row. Amounts and days are looked at only for rows that
-//! matter. This file is the one door where a float comes in.
+//! Text stays dictionary codes, so that a product code or a tag value is interpreted once for each
+//! distinct value instead of once a row. Amounts and days are read only for rows that matter.
+//! Floats enter the program only here ([`from_double`]).
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, In
 use books::units::calendar::Day;
 use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
 
-/// Code of a row that has no value.
+/// Code of a row without a value.
 pub const BLANK: i32 = -1;
 
-/// A text column: a code for each row, and what the codes stand for.
+/// A text column: a code for each row, and the text of each code.
 #[derive(Clone, Debug)]
 pub struct TextColumn<'a> {
     codes: Cow<'a, [i32]>,
@@ -26,12 +26,11 @@ pub struct TextColumn<'a> {
 }
 
 impl<'a> TextColumn<'a> {
-    /// From codes (or [`BLANK`]) and their values.
+    /// From codes, or [`BLANK`], and their texts.
     pub fn new(codes: Vec<i32>, values: StringArray) -> Self {
         Self { codes: Cow::Owned(codes), values }
     }
 
-    /// From a dictionary-encoded array.
     fn from_dictionary(array: &'a DictionaryArray<Int32Type>) -> Self {
         let keys = array.keys();
         let codes = if keys.null_count() == 0 {
@@ -42,12 +41,12 @@ impl<'a> TextColumn<'a> {
         Self { codes, values: array.values().as_string::<i32>().clone() }
     }
 
-    /// From any array that is text; none if it is not.
+    /// From a dictionary-encoded array of text; none for other arrays.
     pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
         let dictionary = array.as_dictionary_opt::<Int32Type>()?;
         match dictionary.values().data_type() {
             DataType::Utf8 => Some(Self::from_dictionary(dictionary)),
-            // old writers leave out that a column of bytes is text
+            // old writers do not mark a column of bytes as text
             DataType::Binary => {
                 let strict = CastOptions { safe: false, ..CastOptions::default() };
                 let texts = cast_with_options(dictionary.values(), &DataType::Utf8, &strict).ok()?;
@@ -58,12 +57,11 @@ impl<'a> TextColumn<'a> {
         }
     }
 
-    /// The code of a row.
     pub fn code(&self, row: usize) -> i32 {
         self.codes[row]
     }
 
-    /// What a code stands for; blank for none, and null is blank too.
+    /// The text of a code; empty for [`BLANK`] and null.
     pub fn value(&self, code: i32) -> &str {
         match usize::try_from(code) {
             Ok(at) if self.values.is_valid(at) => self.values.value(at),
@@ -76,41 +74,40 @@ impl<'a> TextColumn<'a> {
     }
 }
 
-/// Where a row's customer tag may stand.
+/// A column that may have the customer tag.
 #[derive(Clone, Debug)]
 pub enum Tag<'a> {
     /// A column of its own.
     Flat(TextColumn<'a>),
     /// A map of all tags.
     Map {
-        /// Where each row's entries start and end; one more than rows.
+        /// Where the entries of each row start; the last one is the end.
         offsets: &'a [i32],
         /// The keys of all entries.
         keys: TextColumn<'a>,
-        /// For each key code whether it is a spelling of the customer tag's key.
+        /// By key code: true for a spelling of the customer tag's key.
         is_customer: Vec<bool>,
         /// The values of all entries.
         values: TextColumn<'a>,
     },
 }
 
-/// A customer tag and the name of its column.
+/// A [`Tag`] with its name in the file.
 #[derive(Clone, Debug)]
 pub struct TagColumn<'a> {
-    /// Name of the column in the file.
     pub column: &'a str,
     pub tag: Tag<'a>,
 }
 
 impl<'a> Tag<'a> {
-    /// From a map array whose keys and values are text; `is_customer` tells spellings of the key.
+    /// From a map of texts; `is_customer` is true for spellings of the customer tag's key.
     pub fn from_map(array: &'a MapArray, is_customer: impl Fn(&str) -> bool) -> Option<Self> {
         let (keys, values) = (TextColumn::from_array(array.keys())?, TextColumn::from_array(array.values())?);
         let known = keys.values().iter().map(|k| k.is_some_and(&is_customer)).collect();
         Some(Self::Map { offsets: array.offsets().as_ref(), keys, is_customer: known, values })
     }
 
-    /// The text column that codes of this tag refer to.
+    /// The column that [`Tag::codes`] are codes of.
     pub fn text(&self) -> &TextColumn<'a> {
         match self {
             Self::Flat(text) => text,
@@ -118,8 +115,8 @@ impl<'a> Tag<'a> {
         }
     }
 
-    /// Codes of the customer tag on a row: none or one as a rule, more when a map spells the key in
-    /// several ways.
+    /// Codes of a row's customer tag: none or one as a rule, more when a map has several spellings
+    /// of the key.
     #[inline]
     pub fn codes(&self, row: usize, mut found: impl FnMut(i32)) {
         match self {
@@ -139,22 +136,21 @@ impl<'a> Tag<'a> {
 /// A column of amounts.
 #[derive(Clone, Debug)]
 pub enum Amounts<'a> {
-    /// DOUBLE, which is what AWS writes.
+    /// DOUBLE, as AWS writes it.
     Double(&'a Float64Array),
     /// Integers, and DECIMAL of at most ten decimals, widened to ten.
     Decimal(Decimal128Array),
     /// DECIMAL of more than 38 digits or with more than ten decimals.
     Wide(Decimal256Array),
-    /// Decimal text, and FLOAT as the shortest text that reads back as it.
+    /// Decimal text, and FLOAT as its shortest decimal text.
     TextColumn(TextColumn<'a>),
 }
 
-/// A double as AWS meant it: the shortest decimal that reads back as the same double, which is what
-/// was written there.
+/// The decimal that AWS wrote as a double: the shortest one that reads back as the same double.
 ///
-/// The quick way: `x` is the double nearest to n/10¹⁰ for the n found by rounding. Below 2⁵¹ no two
-/// such n share a double and the division is rounded correctly, so equality proves that n is the
-/// one. Everything else takes the long way.
+/// The quick way rounds `x` · 10¹⁰ to an integer n and compares n / 10¹⁰ with `x`. Below 2⁵¹ no two
+/// such n have the same double, and the division is rounded correctly, so equality proves that n is
+/// right. Every other double takes the long way, through text.
 #[expect(
     clippy::float_arithmetic,
     clippy::as_conversions,
@@ -175,12 +171,12 @@ pub fn from_double(x: f64) -> Result<(Quantity, Rounding), QuantityError> {
 }
 
 impl<'a> Amounts<'a> {
-    /// From any array that can hold amounts; none if it is of another type.
+    /// From an array of a type that can hold amounts; none for other types.
     pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
         let decimals = i8::try_from(DECIMALS).ok()?;
         match array.data_type() {
             DataType::Float64 => Some(Self::Double(array.as_primitive::<Float64Type>())),
-            // a FLOAT says what its shortest decimal says; its text is that
+            // a FLOAT stands for its shortest decimal, which is its text
             DataType::Float32 => {
                 let texts = cast(array, &DataType::Utf8).ok()?;
                 Some(Self::TextColumn(plain(texts.as_string::<i32>())))
@@ -203,10 +199,7 @@ impl<'a> Amounts<'a> {
         }
     }
 
-    /// The amount of a row; nothing written is 0, as in bills whose columns are all REQUIRED.
-    ///
-    /// # Errors
-    /// NaN, infinite, no number, too large.
+    /// The amount of a row. A missing amount is 0, as in bills that cannot leave a column empty.
     #[inline]
     pub fn get(&self, row: usize) -> Result<(Quantity, Rounding), QuantityError> {
         let none = Ok((Quantity::ZERO, Rounding::Exact));
@@ -225,24 +218,24 @@ impl<'a> Amounts<'a> {
     }
 }
 
-/// TextColumn of which every row is a value of its own.
+/// A text column with one code a row.
 fn plain(values: &StringArray) -> TextColumn<'static> {
     let rows = i32::try_from(values.len()).unwrap_or(0);
     let codes = (0..rows).zip(values.iter()).map(|(i, v)| if v.is_some() { i } else { BLANK }).collect();
     TextColumn::new(codes, values.clone())
 }
 
-/// A column of instants, of which only the UTC day matters.
+/// A column of instants, read as days in UTC.
 #[derive(Clone, Debug)]
 pub enum Days<'a> {
-    /// Counted in this unit since 1970.
+    /// Since 1970, in this unit.
     Instants(ArrayRef, TimeUnit),
-    /// ISO 8601 text, or an interval of two of them, of which the first counts.
+    /// ISO 8601 text, or an interval, of which the start counts.
     TextColumn(TextColumn<'a>),
 }
 
 impl<'a> Days<'a> {
-    /// From any array that can hold instants; none if it is of another type.
+    /// From an array of a type that can hold instants; none for other types.
     pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
         match array.data_type() {
             DataType::Timestamp(unit, _) => Some(Self::Instants(cast(array, &DataType::Int64).ok()?, *unit)),
@@ -254,8 +247,7 @@ impl<'a> Days<'a> {
         }
     }
 
-    /// The day of a row, in days since 1970; none when nothing is written there, or nothing
-    /// readable.
+    /// The day of a row, since 1970; none when it is missing or unreadable.
     #[inline]
     pub fn get(&self, row: usize) -> Option<i32> {
         match self {
@@ -265,7 +257,7 @@ impl<'a> Days<'a> {
                     return None;
                 }
                 let value = array.value(row);
-                // written out so that each division is by a constant
+                // spelled out so that each division is by a constant
                 let day = match unit {
                     TimeUnit::Second => value.div_euclid(86_400),
                     TimeUnit::Millisecond => value.div_euclid(86_400_000),
@@ -277,8 +269,7 @@ impl<'a> Days<'a> {
             Self::TextColumn(text) => {
                 let text = text.value(text.code(row));
                 let start = text.split('/').next().unwrap_or_default();
-                // an offset counts where one is written; without one it is UTC, as everywhere in a
-                // bill
+                // text without an offset is UTC, as everywhere in a bill
                 if let Ok(instant) = start.parse::<jiff::Timestamp>() {
                     return i32::try_from(instant.as_second().div_euclid(86_400)).ok();
                 }
@@ -303,7 +294,7 @@ pub struct Batch<'a> {
     pub unit: Option<TextColumn<'a>>,
     /// `split_line_item_parent_resource_id`, where the export has it.
     pub split_parent: Option<TextColumn<'a>>,
-    /// Every place where the customer tag may stand.
+    /// Every column that may have the customer tag.
     pub tags: Vec<TagColumn<'a>>,
     /// `line_item_usage_amount`.
     pub amount: Amounts<'a>,

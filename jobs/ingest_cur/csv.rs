@@ -1,7 +1,7 @@
-//! CSV bills, plain or gzipped: the same columns, the same aggregator, only slower.
+//! CSV bills, plain or gzipped: the same columns and the same aggregator as Parquet, but slower.
 //!
-//! Legacy CSV names its columns `lineItem/UsageAmount`; CUR 2.0 names them as in Parquet and writes
-//! its maps as JSON text.
+//! Legacy CSV names columns `lineItem/UsageAmount`. CUR 2.0 names them as in Parquet and writes
+//! maps as JSON text.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -15,25 +15,25 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::aggregate::UsageAggregator;
-use super::parquet_file::{ReadError, TagKey, Wanted, is_tag_map};
+use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map};
 use super::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
 
 /// Bytes that are fetched at once.
 const CHUNK: u64 = 4 << 20;
-/// Longest record that is believed, in bytes of text; far above any line of a bill.
+/// Longest record, in bytes of text; far above any line of a bill.
 const RECORD_LIMIT: u64 = 8 << 20;
 const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
 /// Rows that are aggregated at once.
 const BATCH_ROWS: usize = 4_096;
 
-/// What a CSV file held.
+/// What a CSV file contains.
 #[derive(Clone, Copy, Debug)]
 pub struct CsvStats {
     pub rows: u64,
     /// Rows that a meter counted.
     pub matched: u64,
-    /// True when the customer tag has no place in it.
+    /// True when the file has no column for the customer tag.
     pub lacks_tag: bool,
 }
 
@@ -60,7 +60,7 @@ impl Read for Streamed {
 /// Reads a whole CSV file into the aggregator.
 ///
 /// # Errors
-/// What the source says, and the first line that cannot be understood.
+/// Of the source, and the first invalid line.
 pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,
@@ -97,8 +97,8 @@ pub async fn aggregate(
     result.unwrap_or_else(|e| Err(ReadError::Broken { file: name, place: String::new(), why: e.to_string() }))
 }
 
-/// Refuses to go on when a record has no end: an unclosed quote would gather the rest of the file
-/// in memory.
+/// Fails on a record without an end: an unclosed quote would read the rest of the file into
+/// memory.
 struct Bounded<R> {
     text: R,
     left: Rc<Cell<u64>>,
@@ -113,7 +113,7 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// One text column of a batch, as it grows.
+/// A text column of the batch that is being read.
 #[derive(Default)]
 struct Growing {
     codes: Vec<i32>,
@@ -145,7 +145,7 @@ impl Growing {
     }
 }
 
-/// The customer in a map that is written as JSON text; all spellings must agree.
+/// The customer tag of a map that is written as JSON text. All spellings of its key must agree.
 fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
     if json.trim().is_empty() {
         return Ok(String::new());
@@ -214,7 +214,7 @@ fn aggregate_text(
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
             let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
-            let batch = wanted.batch(pending, array, tag, true);
+            let batch = wanted.batch(pending, array, tag, TagMaps::Resolved);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
             aggregator.add(&batch).map_err(|f| {

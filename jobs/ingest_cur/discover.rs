@@ -1,22 +1,27 @@
-//! A look at a bill, without booking it.
+//! Reading a bill without booking it: which kinds of lines does it have?
 
+use super::delivery::read_version;
 use super::export::{self, Manifest};
-use super::{Export, ReadSettings, read_version};
+use crate::context::{Export, ReadSettings};
 use crate::job::Failure;
 use books::units::calendar::Month;
 use books::usage::bill::BillLine;
 
-/// Reads the newest version of a month and says what is in it; touches no books.
-///
-/// # Errors
-/// As the job itself.
+/// A bill that was read and not booked.
+#[derive(Clone, Debug)]
+pub struct DiscoveredBill {
+    pub manifest: Manifest,
+    pub lines: Vec<BillLine>,
+}
+
+/// Reads the newest version of a month; touches no books.
 pub async fn discover(
     export: &Export,
     read_settings: &ReadSettings,
     month: Month,
-) -> Result<Option<(Manifest, Vec<BillLine>)>, Failure> {
+) -> Result<Option<DiscoveredBill>, Failure> {
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
     let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
     let read = read_version(&export.source, &manifest, read_settings, month).await?;
-    Ok(Some((manifest, read.totals.lines)))
+    Ok(Some(DiscoveredBill { manifest, lines: read.totals.lines }))
 }

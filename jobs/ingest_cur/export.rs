@@ -1,14 +1,17 @@
-//! Which months and versions an export holds: finding it in a bucket, and reading manifests.
+//! Finding an export in a bucket, and reading its manifests.
 //!
-//! Both kinds of export have one rule: the manifest decides. It is written when all data files are
-//! there, it lists them, and it carries the version. Layouts, with the month 2026-10 (`<…>` as
-//! named by the export's owner):
+//! In both kinds of export the manifest decides: AWS writes it after all data files, it lists them,
+//! and it has the version. Layouts for the month 2026-10 (`<…>` are names that the export's owner
+//! chose):
 //!
 //! ```text
-//! legacy CUR   <root>/20261001-20261101/[<assemblyId>/]<report>-Manifest.json
-//!              <root>/20261001-20261101/[<assemblyId>/]<report>-<n>.csv.gz, or <root>/<report>/year=2026/month=10/<report>-<n>.snappy.parquet
-//! CUR 2.0      <root>/metadata/BILLING_PERIOD=2026-10/<export>-Manifest.json
-//!              <root>/data/BILLING_PERIOD=2026-10/[<timestamp>-<executionId>/]<export>-<n>.snappy.parquet
+//! legacy CUR
+//!   <root>/20261001-20261101/[<assemblyId>/]<report>-Manifest.json
+//!   <root>/20261001-20261101/[<assemblyId>/]<report>-<n>.csv.gz, or
+//!   <root>/<report>/year=2026/month=10/<report>-<n>.snappy.parquet
+//! CUR 2.0
+//!   <root>/metadata/BILLING_PERIOD=2026-10/<export>-Manifest.json
+//!   <root>/data/BILLING_PERIOD=2026-10/[<timestamp>-<executionId>/]<export>-<n>.snappy.parquet
 //! ```
 //!
 //! Sources: <https://docs.aws.amazon.com/cur/latest/userguide/understanding-report-versions.html>,
@@ -23,16 +26,16 @@ use books::units::calendar::Month;
 
 /// Largest manifest that is read. A CUR 2.0 manifest of 1,000 files has about 250 KB.
 const MANIFEST_LIMIT: u64 = 16 << 20;
-/// How deep below the configured location an export is looked for.
+/// Levels of folders below the configured location that are searched for an export.
 const SEARCH_DEPTH: usize = 3;
-/// How many folders are looked into at most.
+/// Folders that are searched at most.
 const SEARCH_FOLDERS: usize = 200;
 
 /// The two kinds of export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Cost and Usage Report of the `cur` API.
+    /// Cost and Usage Report of the API `cur`.
     Legacy,
     /// Data Exports, table `COST_AND_USAGE_REPORT`.
     Cur2,
@@ -53,27 +56,25 @@ impl Format {
 pub enum ExportError {
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// Nothing that looks like an export.
     #[error(
         "no {wanted} export below {location}: looked for `metadata/BILLING_PERIOD=YYYY-MM/` and `YYYYMMDD-YYYYMMDD/` in {looked} folders; point the export's location at the folder of the export"
     )]
     NotFound {
         location: String,
         wanted: &'static str,
-        /// How many folders were looked into.
+        /// Folders that were searched.
         looked: usize,
     },
-    /// More than one.
     #[error(
         "several exports below {0}: {1}; name one of them as the location (two exports of one account must not both be booked)"
     )]
     Several(String, String),
-    /// The manifest cannot be parsed, perhaps not yet.
+    /// The manifest cannot be parsed; AWS may be writing it.
     #[error(
         "{0}: this is no manifest of a {1} export ({2}); if it is being written just now, the next run will read it"
     )]
     Unreadable(String, &'static str, String),
-    /// The manifest is not what a manifest is.
+    /// The manifest contradicts its export or its folder.
     #[error("{0}: {1}")]
     Manifest(String, String),
 }
@@ -86,7 +87,7 @@ pub struct Root {
     pub prefix: String,
 }
 
-/// A version of a month, as its manifest tells.
+/// A manifest: one version of a month.
 #[derive(Clone, Debug)]
 pub struct Manifest {
     pub format: Format,
@@ -95,12 +96,12 @@ pub struct Manifest {
     pub digest: String,
     /// `assemblyId` or `executionId`.
     pub version: String,
-    /// Account number; empty when it names none.
+    /// Account number; empty when the manifest has none.
     pub account: String,
     pub delivered_at: Timestamp,
-    /// Keys of the data files, in the manifest's order.
+    /// Keys of the data files, in the order of the manifest.
     pub files: Vec<String>,
-    /// Whether the next delivery will be written over these files.
+    /// True when the next delivery overwrites these files.
     pub overwritten: bool,
 }
 
@@ -132,7 +133,7 @@ fn last_part(prefix: &str) -> &str {
     prefix.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
-/// The month of `yyyymmdd-yyyymmdd`; its end is not relied on.
+/// The month of `yyyymmdd-yyyymmdd`, by its start.
 fn legacy_period(part: &str) -> Option<Month> {
     let digits = |s: &str| s.len() == 8 && s.bytes().all(|b| b.is_ascii_digit());
     let (start, end) = part.split_once('-')?;
@@ -140,16 +141,13 @@ fn legacy_period(part: &str) -> Option<Month> {
     Month::new(start[..4].parse().ok()?, start[4..6].parse().ok()?)
 }
 
-/// The month of `BILLING_PERIOD=2026-10`, in any case (FOCUS exports write it lower).
+/// The month of `BILLING_PERIOD=2026-10`, in any case (FOCUS exports write lower case).
 fn cur2_period(part: &str) -> Option<Month> {
     let (name, month) = part.split_once('=')?;
     name.eq_ignore_ascii_case("BILLING_PERIOD").then(|| month.parse().ok()).flatten()
 }
 
 /// Finds the one export at or below `prefix`.
-///
-/// # Errors
-/// When there is none or more than one, and what the source says.
 pub async fn find(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> Result<Root, ExportError> {
     let mut found = vec![];
     let mut level = vec![prefix.to_owned()];
@@ -191,9 +189,6 @@ pub async fn find(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> 
 }
 
 /// The newest manifest of a month; none when AWS has delivered none yet.
-///
-/// # Errors
-/// When it is no manifest, and what the source says.
 pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Option<Manifest>, ExportError> {
     let (parent, period): (String, fn(&str) -> Option<Month>) = match root.format {
         Format::Legacy => (root.prefix.clone(), legacy_period),
@@ -208,14 +203,14 @@ pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Op
         here.extend(listing.objects.into_iter().filter(is_manifest));
         below.extend(listing.folders);
     }
-    // the top one is overwritten with each delivery; only where it is missing are the kept copies
-    // looked at
+    // each delivery overwrites the top manifest; copies of older ones are searched only when it is
+    // missing
     if here.is_empty() {
         for folder in &below {
             let objects = source.list(folder).await?.objects;
             here.extend(objects.into_iter().filter(is_manifest));
         }
-        // a copied bucket keeps the time in the folder's name, not the one of the object
+        // a copy of a bucket keeps the time in the folder's name, and not that of the object
         here.sort_by_cached_key(|o| (delivery_time(&o.key).unwrap_or(o.modified), o.key.clone()));
         here = here.pop().into_iter().collect();
     }
@@ -234,11 +229,10 @@ fn is_manifest(object: &Object) -> bool {
     name.ends_with("Manifest.json") && !name.ends_with("RedshiftManifest.json")
 }
 
-/// Reads a manifest object as that of `month`.
+/// Reads a manifest of `month`.
 ///
 /// # Errors
-/// When it is no manifest of that month, lists no files or files that are not of this export, and
-/// what the source says.
+/// When it is no manifest of that month, or lists no files, or files outside this export.
 pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object) -> Result<Manifest, ExportError> {
     let name = source.name(&object.key);
     let bad = |why: String| ExportError::Manifest(name.clone(), why);
@@ -280,7 +274,8 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
     Ok(Manifest { format: root.format, object, digest, version, account, delivered_at, files, overwritten })
 }
 
-/// The instant in a create-new folder's name: `2026-04-16T15:24:15.653Z-04e9e487-…`.
+/// The time of delivery in the folder's name of an export that keeps its versions:
+/// `2026-04-16T15:24:15.653Z-04e9e487-…`.
 fn delivery_time(key: &str) -> Option<Timestamp> {
     key.split('/').find_map(|part| {
         let (time, rest) = part.split_at_checked(part.find("Z-")? + 1)?;
@@ -288,8 +283,8 @@ fn delivery_time(key: &str) -> Option<Timestamp> {
     })
 }
 
-/// Key of a listed file in this source. What counts is the part from the month on; it must lie in
-/// this export's folder, and in a bucket the rest must agree too.
+/// Key of a listed file in this source. The part from the month on is looked up in this export's
+/// folder; in a bucket, the part before it must be that folder.
 fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<String, String> {
     let key = match uri.strip_prefix("s3://") {
         Some(rest) => {
@@ -368,7 +363,7 @@ mod tests {
         }
     }
 
-    /// A folder that says it is a bucket.
+    /// A folder with the name of a bucket.
     #[derive(Debug)]
     struct Named(Folder);
 

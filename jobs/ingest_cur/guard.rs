@@ -1,26 +1,26 @@
-//! Does a new version take back too much of what is booked? Pure.
+//! Finds versions that take back too much booked usage. Pure.
 //!
-//! AWS restates bills, mostly by little. A version in which a meter's month shrinks by a large
-//! share, or in which customers lose a large share of what is booked to them (to each other, or to
-//! nobody, because the export lost its tag), is more likely an accident than the truth, and a
-//! person should say which. Usage that gains a customer is no loss.
+//! AWS restates bills, mostly by little. When a meter's month shrinks by a large share, or when
+//! customers lose a large share of their booked usage (to each other, or to nobody because the
+//! export lost its tag), the version is more likely an accident than the truth, and a person should
+//! decide. Unattributed usage that is attributed to a customer later is no loss.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::HoldPolicy;
+use crate::context::HoldPolicy;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
 use books::usage::ledger::{Cells, UNATTRIBUTED};
 
-/// What part of a bill changes too much.
+/// The part of a bill that changes too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     Month,
-    /// What the month holds for customers: the sum of what each of them keeps.
+    /// The month's usage of customers: the sum of what each of them keeps.
     Customers,
     Day(Day),
 }
@@ -29,7 +29,6 @@ pub enum Scope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Restatement {
     pub meter: String,
-    /// What part of the bill.
     pub scope: Scope,
     pub booked: Quantity,
     pub observed: Quantity,
@@ -51,7 +50,7 @@ fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
     change.scaled() * 100 > of.scaled().abs() * i128::from(percent)
 }
 
-/// What the policy would not let pass unseen.
+/// The changes that the policy puts a version on hold for.
 pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy) -> Vec<Restatement> {
     let mut found = vec![];
     let now = observed.by_meter();
@@ -61,17 +60,17 @@ pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy
     let of_customers = kept_by_customers(observed, booked);
     for (meter, booked) in booked.by_meter() {
         let observed = now.get(&meter).copied().unwrap_or_default();
-        let (had, keep) = of_customers.get(&meter).copied().unwrap_or_default();
+        let Kept { had, has } = of_customers.get(&meter).copied().unwrap_or_default();
         if falls(booked, observed) {
             found.push(Restatement { meter, scope: Scope::Month, booked, observed });
-        } else if falls(had, keep) {
-            found.push(Restatement { meter, scope: Scope::Customers, booked: had, observed: keep });
+        } else if falls(had, has) {
+            found.push(Restatement { meter, scope: Scope::Customers, booked: had, observed: has });
         }
     }
     let Some(percent) = policy.day_change_percent else { return found };
     let (now, before) = (observed.by_meter_and_day(), booked.by_meter_and_day());
     for ((meter, day), booked) in &before {
-        // the newest booked day of a meter is not yet whole, so that it grows is no news
+        // the newest booked day of a meter is incomplete, so it may grow
         let past = before.range((meter.clone(), *day)..).nth(1).is_some_and(|((m, _), _)| m == meter);
         let observed = now.get(&(meter.clone(), *day)).copied().unwrap_or_default();
         let change = (observed - *booked).abs();
@@ -82,16 +81,25 @@ pub(super) fn restatements(observed: &Cells, booked: &Cells, policy: &HoldPolicy
     found
 }
 
-/// For each meter: what is booked to customers, and how much of that each of them still has.
-fn kept_by_customers(observed: &Cells, booked: &Cells) -> BTreeMap<String, (Quantity, Quantity)> {
+/// Usage of customers that are in the books.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    /// Booked to them.
+    had: Quantity,
+    /// How much of that the new version still gives to the same customers.
+    has: Quantity,
+}
+
+/// What customers keep of each meter.
+fn kept_by_customers(observed: &Cells, booked: &Cells) -> BTreeMap<String, Kept> {
     let now = observed.by_customer_and_meter();
-    let mut found: BTreeMap<String, (Quantity, Quantity)> = BTreeMap::new();
+    let mut found: BTreeMap<String, Kept> = BTreeMap::new();
     for ((customer, meter), had) in booked.by_customer_and_meter() {
         if customer != UNATTRIBUTED {
             let has = now.get(&(customer, meter)).copied().unwrap_or_default();
             let sums = found.entry(meter.to_owned()).or_default();
-            sums.0 += had;
-            sums.1 += had.min(has);
+            sums.had += had;
+            sums.has += had.min(has);
         }
     }
     found

@@ -1,4 +1,5 @@
-//! Bytes of a Parquet file: footer and column chunks, as few ranges of one unchanging object.
+//! Reading a Parquet file over the network: footer and column chunks of one unchanging object, in
+//! few requests.
 
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -13,16 +14,15 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
-use super::parquet_file::guarded;
+use super::decoder_guard::guarded;
 use super::source::{Object, Source, SourceError};
 
-/// Largest footer that is believed. That of a file with 200 columns and 1,000 row groups has about
-/// 30 MB.
+/// Largest footer. A file with 200 columns and 1,000 row groups has one of about 30 MB.
 const FOOTER_LIMIT: u64 = 64 << 20;
 /// Length word and magic at the end of a Parquet file.
 const TAIL: u64 = 8;
 
-/// A data file as the Parquet crate wants to read it: ranges of one unchanging object.
+/// An object as the Parquet crate reads it.
 #[derive(Debug)]
 pub(super) struct ObjectReader {
     pub(super) source: Arc<dyn Source>,
@@ -65,8 +65,7 @@ impl AsyncFileReader for ObjectReader {
             if size < 2 * TAIL {
                 return bad(format!("it has {size} bytes, too few for a Parquet file"));
             }
-            // a little more than the tail, in proportion to the file, so that most footers come
-            // with it
+            // a little more than the tail, in proportion to the file, includes most footers
             let guess = (size / 512).clamp(TAIL, 64 << 10);
             let tail = self.get_bytes(size - guess..size).await?;
             let Some((rest, [l0, l1, l2, l3, b'P', b'A', b'R', b'1'])) = tail.split_last_chunk::<8>() else {
@@ -91,8 +90,8 @@ impl AsyncFileReader for ObjectReader {
     }
 }
 
-/// Fewer, larger reads: neighbours are joined, the smallest gaps first, as long as the gaps make up
-/// at most a twentieth of what is wanted.
+/// Joins neighbouring ranges into fewer, larger reads, the smallest gaps first. All gaps together
+/// are at most a twentieth of the wanted bytes.
 fn coalesce(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut sorted: Vec<_> = ranges.iter().filter(|r| !r.is_empty()).cloned().collect();
     sorted.sort_by_key(|r| r.start);

@@ -1,7 +1,7 @@
-//! Parquet bills: only the columns that matter, row group by row group.
+//! Parquet bills: the columns that matter, row group by row group.
 //!
-//! A bill has 120 columns and more; the few that matter are an eighth of the bytes. So the footer
-//! is read, then just the needed column chunks of one row group at a time; nothing is ever held
+//! A bill has 120 columns and more; those that matter are an eighth of the bytes. So the footer is
+//! read first, then the needed column chunks of one row group at a time. No file is in memory as a
 //! whole.
 
 use std::ops::Range;
@@ -16,6 +16,7 @@ use parquet::errors::ParquetError;
 
 use super::aggregate::UsageAggregator;
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
+use super::decoder_guard::guarded;
 use super::object_reader::{Chunks, ObjectReader};
 use super::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
@@ -26,10 +27,8 @@ const BATCH_ROWS: usize = 16_384;
 /// Why a data file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The source says so.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The file is not what it should be.
     #[error("{file}{place}: {why}")]
     Broken {
         file: String,
@@ -39,7 +38,7 @@ pub enum ReadError {
     },
 }
 
-/// The columns that are read, by what they are.
+/// The places of the columns that are read.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     product: usize,
@@ -53,12 +52,21 @@ pub struct Wanted {
     tags: Vec<usize>,
 }
 
-/// True for the canonical name of a column that holds all tags of a line.
+/// True for the canonical name of a column with all tags of a line.
 pub(super) fn is_tag_map(canonical: &str) -> bool {
     matches!(canonical, "resource_tags" | "tags")
 }
 
-/// How the customer tag's key may be spelled.
+/// What the columns that hold all tags of a line contain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagMaps {
+    /// Maps, as the file has them.
+    AsRead,
+    /// The value of the customer tag, which the reader looked up in the map.
+    Resolved,
+}
+
+/// The spellings of the customer tag's key.
 #[derive(Clone, Debug)]
 pub struct TagKey {
     raw: String,
@@ -71,15 +79,15 @@ impl TagKey {
         Self { raw: raw.to_owned(), flat: format!("resource_tags_user_{}", canonical_name(raw)) }
     }
 
-    /// True for a column of its own, as legacy Parquet (`resource_tags_user_…`) and legacy CSV
-    /// (`resourceTags/user:…`) have it.
+    /// True for the name of a column with only this tag, as in legacy Parquet
+    /// (`resource_tags_user_…`) and legacy CSV (`resourceTags/user:…`).
     pub fn is_column(&self, name: &str) -> bool {
         name == self.flat || name.strip_prefix("resourceTags/user:").is_some_and(|key| key == self.raw)
     }
 
-    /// True for a key in one of the maps `resource_tags` and `tags`. Other kinds of tag in `tags`
-    /// (`accountTag/…`, `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) are not about the
-    /// resource and never match.
+    /// True for this tag's key in one of the maps `resource_tags` and `tags`. Other kinds of tag in
+    /// `tags` (`accountTag/…`, `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) do not belong
+    /// to a resource and never match.
     pub fn is_key(&self, key: &str) -> bool {
         let key = key.strip_prefix("resourceTags/").unwrap_or(key);
         let user = key.strip_prefix("user:").is_some_and(|k| k == self.raw);
@@ -91,7 +99,7 @@ impl Wanted {
     /// Finds the columns by their canonical names.
     ///
     /// # Errors
-    /// Interner of the columns that no bill can be read without.
+    /// The names of required columns that are missing.
     pub fn find<'a>(names: impl Iterator<Item = &'a str>, tag: &TagKey) -> Result<Self, Vec<&'static str>> {
         let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
         let find = |name: &str| names.iter().position(|(n, _)| n == name);
@@ -128,22 +136,21 @@ impl Wanted {
         places
     }
 
-    /// True when the export has no place at all where the customer tag could stand.
+    /// True when no column can have the customer tag.
     pub fn lacks_tag(&self) -> bool {
         self.tags.is_empty()
     }
 
-    /// The columns of a batch whose arrays stand at the same places as in `find`, by `array`;
-    /// `flat` when maps have been resolved to the customer's tag already.
+    /// The columns of a batch; `array` gives the array at a place of [`Wanted::find`].
     ///
     /// # Errors
-    /// Name of the column whose type is not one that it can have, and that type.
+    /// Name and type of a column of a wrong type.
     pub fn batch<'a>(
         &self,
         rows: usize,
         array: impl Fn(usize) -> (&'a str, &'a ArrayRef),
         tag: &TagKey,
-        flat: bool,
+        maps: TagMaps,
     ) -> Result<Batch<'a>, (String, DataType)> {
         let wrong = |place: usize| {
             let (name, array) = array(place);
@@ -155,9 +162,12 @@ impl Wanted {
             let (column, values) = array(*place);
             let found = match values.as_map_opt() {
                 Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
-                // text in a column of its own is the value; a map that was made text is none of
-                // that
-                None => TextColumn::from_array(values).filter(|_| flat || tag.is_column(column)).map(Tag::Flat),
+                // text in a column of tags is a map that was written as text, unless the reader
+                // resolved it
+                None => {
+                    let is_value = maps == TagMaps::Resolved || tag.is_column(column);
+                    TextColumn::from_array(values).filter(|_| is_value).map(Tag::Flat)
+                }
             };
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
         });
@@ -176,14 +186,7 @@ impl Wanted {
     }
 }
 
-/// Runs code of the Parquet crate, which panics on some damaged footers: for us that is a damaged
-/// file, not a crash.
-pub(super) fn guarded<T>(f: impl FnOnce() -> parquet::errors::Result<T>) -> parquet::errors::Result<T> {
-    let gave_up = |_| Err(ParquetError::General("the decoder gave up on it; it is damaged".into()));
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).unwrap_or_else(gave_up)
-}
-
-/// A Parquet file whose footer is read and whose columns are found.
+/// A Parquet file with its footer read and its columns found.
 #[derive(Clone, Debug)]
 pub struct ParquetFile {
     source: Arc<dyn Source>,
@@ -213,12 +216,8 @@ fn with_codes(field: &FieldRef) -> FieldRef {
 }
 
 impl ParquetFile {
-    /// Reads the footer and finds the columns; none for a file without rows, which AWS leaves
+    /// Reads the footer and finds the columns. None for a file without rows: AWS leaves such files
     /// behind when a delivery needs fewer files than the one before.
-    ///
-    /// # Errors
-    /// When it is no Parquet file, lacks a column that no bill can be read without, or has one of a
-    /// type that cannot be.
     pub async fn open(source: Arc<dyn Source>, object: Object, tag: TagKey) -> Result<Option<Self>, ReadError> {
         let name = source.name(&object.key);
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
@@ -246,36 +245,33 @@ impl ParquetFile {
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
-        wanted.batch(0, array, &tag, false).map_err(|(column, data_type)| {
+        wanted.batch(0, array, &tag, TagMaps::AsRead).map_err(|(column, data_type)| {
             broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
         })?;
         Ok(Some(Self { source, object, name, metadata, wanted, tag }))
     }
 
-    /// Number of row groups.
     pub fn row_groups(&self) -> usize {
         self.metadata.metadata().num_row_groups()
     }
 
-    /// Rows in a row group.
     pub fn rows(&self, group: usize) -> u64 {
         u64::try_from(self.metadata.metadata().row_group(group).num_rows()).unwrap_or(0)
     }
 
-    /// True when the customer tag has no place in it.
     pub fn lacks_tag(&self) -> bool {
         self.wanted.lacks_tag()
     }
 
-    /// Where the needed column chunks of a row group lie; an impossible place is one beyond every
-    /// file.
+    /// The needed column chunks of a row group. An impossible range of a damaged footer becomes one
+    /// beyond every file.
     fn ranges(&self, group: usize, mask: &ProjectionMask) -> Vec<Range<u64>> {
         let columns = self.metadata.metadata().row_group(group).columns().iter().enumerate();
         let needed = columns.filter(|(leaf, _)| mask.leaf_included(*leaf));
         needed
             .map(|(_, column)| {
-                // `ColumnChunkMetaData::byte_range` says the same, but panics when a damaged footer
-                // has negative numbers
+                // `ColumnChunkMetaData::byte_range` panics when a damaged footer has negative
+                // numbers
                 let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
                 match (u64::try_from(start), u64::try_from(column.compressed_size())) {
                     (Ok(start), Ok(length)) => start..start.saturating_add(length),
@@ -289,7 +285,7 @@ impl ParquetFile {
         ProjectionMask::roots(self.metadata.parquet_schema(), places.iter().copied())
     }
 
-    /// Bytes that [`ParquetFile::fetch`] will hold for a row group.
+    /// Bytes that [`ParquetFile::fetch`] reads into memory for a row group.
     pub fn needed_bytes(&self, group: usize) -> u64 {
         self.ranges(group, &self.mask(&self.wanted.places()))
             .iter()
@@ -297,9 +293,6 @@ impl ParquetFile {
     }
 
     /// Fetches the needed column chunks of a row group.
-    ///
-    /// # Errors
-    /// When the footer points outside the file, and what the source says.
     pub async fn fetch(self: Arc<Self>, group: usize) -> Result<RowGroup, ReadError> {
         let place = format!(", row group {group}");
         let ranges = self.ranges(group, &self.mask(&self.wanted.places()));
@@ -315,7 +308,7 @@ impl ParquetFile {
     }
 }
 
-/// A row group whose needed bytes are at hand.
+/// A row group with its needed column chunks in memory.
 #[derive(Debug)]
 pub struct RowGroup {
     file: Arc<ParquetFile>,
@@ -324,11 +317,11 @@ pub struct RowGroup {
 }
 
 impl RowGroup {
-    /// Decodes it and takes it into the aggregator; returns how many rows a meter counted. Uses the
-    /// processor, waits for nothing.
+    /// Decodes the row group into the aggregator and returns how many rows a meter counted. CPU
+    /// work; it waits for nothing.
     ///
     /// # Errors
-    /// When a page cannot be decoded (named by its column) or a line cannot be understood.
+    /// The first column that cannot be decoded, or the first invalid line.
     pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.matched();
         let places = self.file.wanted.places();
@@ -340,7 +333,7 @@ impl RowGroup {
                 let at = places.binary_search(&place).unwrap_or(0);
                 (names.field(place).name().as_str(), batch.column(at))
             };
-            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, false);
+            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, TagMaps::AsRead);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
             aggregator.add(&columns).map_err(|fault| {
                 self.broken(
@@ -368,7 +361,7 @@ impl RowGroup {
             .build()
     }
 
-    /// Finds the column that cannot be decoded by decoding one after another.
+    /// Finds the column that cannot be decoded, by decoding one column after another.
     fn diagnose(&self, places: &[usize], error: &ParquetError) -> ReadError {
         let fails = |place: &&usize| match self.batches(&[**place]) {
             Ok(mut batches) => batches.any(|b| b.is_err()),
@@ -386,7 +379,7 @@ impl RowGroup {
     }
 }
 
-/// What the Parquet crate says, told apart from what the source said through it.
+/// An error of the Parquet crate, or of the source that it reads through.
 fn parquet_fault(file: &str, place: &str, error: ParquetError) -> ReadError {
     match error {
         ParquetError::External(inner) => match inner.downcast::<SourceError>() {

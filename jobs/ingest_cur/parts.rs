@@ -1,15 +1,15 @@
 //! Large bills, read in parts by several workers.
 //!
-//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job for each, and
-//! waits. A part aggregators its files and stores the sums. When all parts are there, the same
-//! `ingest_cur` job runs again, merges them and goes on exactly as if it had read the files itself:
-//! guard, booking and proof are one code path. A part that fails is tried again alone.
+//! `ingest_cur` of a large bill plans groups of files, asks for one `ingest_part` job a group, and
+//! waits. A part aggregates its files and stores the sums. When all parts are stored, the same
+//! `ingest_cur` job runs again, merges them and goes on as if it had read the files itself: guard,
+//! booking and proof are one code path. A part that fails is tried again alone.
 //!
-//! What can never happen is that parts of different readings meet: the plan's identity is a digest
-//! over the version, the rules and each file's key, size and entity tag, and every step checks it.
-//! A delivery that is replaced half-way leaves a plan that nobody asks for any more; the next plan
-//! for the bill removes it.
+//! Parts of different readings cannot be mixed: the plan's identity is a digest over the version,
+//! the rules and each file's key, size and entity tag, and every step checks it. A delivery that is
+//! replaced meanwhile leaves an obsolete plan, which a later plan for the bill removes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -18,28 +18,29 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::aggregate::{PARTIAL_SUMS_VERSION, UsageAggregator};
+use super::delivery::{Delivery, Reading, find_export, head_all, read_objects, snapshot, verify_unchanged};
 use super::read::{FileStats, read_files};
 use super::source::Object;
-use super::{Delivery, IngestCur, Reading, head_all, read_objects, snapshot, verify_unchanged};
-use crate::job::{Context, Failure, Job, Request};
+use crate::context::Context;
+use crate::job::{Failure, Job, Request};
 use books::units::calendar::Month;
 use books::usage::bill::BillId;
-use books::usage::partial_reads::{PartFacts, PartId, PlannedFile};
+use books::usage::partial_reads::{PartFacts, PartId, PlannedFile, StoredPart};
 
-/// Files are grouped to about so many bytes: large enough to be worth a job, small enough that a
-/// lost one costs little.
+/// Bytes of a group of files, about: large enough to be worth a job, small enough that losing one
+/// costs little.
 const GROUP_BYTES: u64 = 64 << 20;
-/// A bill that waits for its parts looks again after this time, whatever became of them.
+/// A bill that waits for its parts runs again after this time at the latest.
 const WAIT_AT_MOST: Duration = Duration::from_secs(3600);
 
-/// Read one part of a planned bill and store what it comes to.
+/// Read one part of a planned bill and store its sums.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IngestPart {
     pub export: String,
     pub month: Month,
     pub identity: String,
-    /// Digest of the rules by which it is read.
+    /// Digest of the rules that the plan was made with.
     pub rules: String,
     pub part: u32,
 }
@@ -50,12 +51,12 @@ pub struct IngestPart {
 pub enum PartOutcome {
     /// Its sums are stored.
     Stored,
-    /// Nobody needs it: it is stored already, its bill is decided, or another version is being
-    /// read.
+    /// Nothing was to be done: the part is stored already, its bill is booked, or another version
+    /// is being read.
     Obsolete,
 }
 
-/// What reading a part brought.
+/// What reading a part found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartReport {
     pub outcome: PartOutcome,
@@ -67,9 +68,9 @@ pub struct PartReport {
 
 impl Job for IngestPart {
     const KIND: &'static str = "ingest_part";
-    const ABOUT: &'static str = "read one part of a large bill (asked for by ingest_cur)";
+    const DESCRIPTION: &'static str = "read one part of a large bill (asked for by ingest_cur)";
     const TIMEOUT: Duration = Duration::from_secs(3600);
-    const AT_ONCE: usize = 2;
+    const MAX_CONCURRENT: usize = 2;
     type Report = PartReport;
 
     fn key(&self) -> Option<String> {
@@ -78,7 +79,7 @@ impl Job for IngestPart {
 
     async fn run(self, context: &Context, _now: Timestamp) -> Result<PartReport, Failure> {
         let obsolete = PartReport { outcome: PartOutcome::Obsolete, files: 0, rows: 0, stored_bytes: 0 };
-        let export = super::find_export(context, &self.export)?;
+        let export = find_export(context, &self.export)?;
         let read_settings = &context.read_settings;
         if read_settings.rules.digest() != self.rules {
             return Err(Failure::Retry(anyhow!(
@@ -115,22 +116,21 @@ fn moved(planned: &[PlannedFile], now: &[Object]) -> bool {
     planned.iter().zip(now).any(|(was, is)| was.etag != is.etag || was.size != is.size)
 }
 
-/// Reads a version: in one go, or merged from its parts when it is large. When parts are missing,
-/// the job has to wait for them.
+/// Reads a version: directly, or merged from parts when it is large. While parts are missing, the
+/// job waits for them.
 pub(super) async fn read_version(
-    job: &IngestCur,
     delivery: &Delivery<'_>,
     context: &Context,
     now: Timestamp,
 ) -> Result<Reading, Failure> {
-    let Delivery { export, manifest, bill, .. } = delivery;
+    let Delivery { name, export, manifest, bill, .. } = delivery;
     let (source, read_settings) = (&export.source, &context.read_settings);
     let objects = snapshot(source.as_ref(), manifest).await?;
     let bytes: u64 = objects.iter().map(|o| o.size).sum();
     let limit = read_settings.limits.fan_out_bytes.unwrap_or(u64::MAX);
     let groups = group(&objects, GROUP_BYTES.min(limit.max(1)));
     if bytes <= limit || groups.len() < 2 {
-        return read_objects(source, manifest, &objects, read_settings, job.month).await;
+        return read_objects(source, manifest, &objects, read_settings, bill.month).await;
     }
     let (identity, parts) = (identity(delivery, &groups), groups.len());
     let missing = context.books.plan_parts(bill, &identity, groups, now).await?;
@@ -138,8 +138,8 @@ pub(super) async fn read_version(
         let why = anyhow!("waits for {} of {parts} parts of the bill of {} MiB", missing.len(), bytes >> 20);
         let rules = read_settings.rules.digest();
         let part = |part| IngestPart {
-            export: job.export.clone(),
-            month: job.month,
+            export: (*name).to_owned(),
+            month: bill.month,
             identity: identity.clone(),
             rules: rules.clone(),
             part,
@@ -147,32 +147,33 @@ pub(super) async fn read_version(
         let requests: Result<Vec<_>, _> = missing.into_iter().map(|n| Request::of(&part(n))).collect();
         return Err(Failure::WaitFor(requests.map_err(|e| Failure::GiveUp(e.into()))?, WAIT_AT_MOST, why));
     }
-    let reading = merge(job, delivery, context, &identity, parts, &objects).await?;
+    let plan = Plan { bill, identity, parts };
+    let reading = merge(&plan, context, &objects).await?;
     verify_unchanged(source.as_ref(), manifest, &objects).await.map_err(Failure::Retry)?;
     Ok(reading)
 }
 
-/// Merges all parts, in order.
-async fn merge(
-    job: &IngestCur,
-    delivery: &Delivery<'_>,
-    context: &Context,
-    identity: &str,
+/// The plan by which a large bill is read.
+struct Plan<'a> {
+    bill: &'a BillId,
+    identity: String,
     parts: usize,
-    objects: &[Object],
-) -> Result<Reading, Failure> {
-    let rules = &context.read_settings.rules;
-    let mut whole = UsageAggregator::new(std::sync::Arc::clone(rules), job.month);
-    let mut facts = FileStats::default();
-    for part in (0_u32..).take(parts) {
-        let id = PartId { bill: delivery.bill.clone(), identity: identity.to_owned(), part };
-        let Some((part, sums)) = context.books.read_part(&id).await? else {
+}
+
+/// Merges all parts, in order.
+async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result<Reading, Failure> {
+    let (rules, month) = (&context.read_settings.rules, plan.bill.month);
+    let mut whole = UsageAggregator::new(Arc::clone(rules), month);
+    let mut files = FileStats::default();
+    for part in (0_u32..).take(plan.parts) {
+        let id = PartId { bill: plan.bill.clone(), identity: plan.identity.clone(), part };
+        let Some(StoredPart { facts, sums }) = context.books.read_part(&id).await? else {
             return Err(Failure::Retry(anyhow!(
                 "part {} of the bill is gone; another worker decided the bill",
                 id.part
             )));
         };
-        let (rules, month) = (std::sync::Arc::clone(rules), job.month);
+        let rules = Arc::clone(rules);
         let unpacking = tokio::task::spawn_blocking(move || UsageAggregator::unpack(rules, month, &sums));
         let aggregator = unpacking.await.map_err(|e| Failure::Retry(e.into()))?;
         let aggregator = match aggregator {
@@ -186,20 +187,19 @@ async fn merge(
             }
         };
         whole.merge(&aggregator);
-        facts.files.extend(part.files);
-        facts.files_without_tag += part.files_without_tag;
+        files.files.extend(facts.files);
+        files.files_without_tag += facts.files_without_tag;
     }
-    // the last proof that the parts are the bill: every file of the manifest, once, as it lies
-    // there now
-    let read = facts.files.iter().map(|f| (&f.key, f.size, &f.etag));
+    // proves that the parts are the bill: every file of the manifest, once, as it is now
+    let read = files.files.iter().map(|f| (&f.key, f.size, &f.etag));
     if !read.eq(objects.iter().map(|o| (&o.key, o.size, &o.etag))) {
         return Err(Failure::GiveUp(anyhow!("the parts of the bill are not its files; nothing was booked")));
     }
     let totals = whole.finish().map_err(|e| Failure::GiveUp(e.into()))?;
-    Ok(Reading { totals, facts })
+    Ok(Reading { totals, files })
 }
 
-/// Neighbouring files together, up to about `limit` bytes. Pure.
+/// Groups neighbouring files, up to about `limit` bytes a group. Pure.
 fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     let mut groups: Vec<(u64, Vec<PlannedFile>)> = vec![];
     for Object { key, size, etag, .. } in objects {
@@ -215,8 +215,8 @@ fn group(objects: &[Object], limit: u64) -> Vec<Vec<PlannedFile>> {
     groups.into_iter().map(|(_, files)| files).collect()
 }
 
-/// Interner a reading: this version, these rules, these files as they are and as they are grouped,
-/// in this form of sums.
+/// The identity of a plan: a digest over the version, the rules, the groups of files and the form
+/// of stored sums. Pure.
 fn identity(delivery: &Delivery<'_>, groups: &[Vec<PlannedFile>]) -> String {
     let key = delivery.key;
     let mut digest = Sha256::new();

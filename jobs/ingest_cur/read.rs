@@ -1,67 +1,49 @@
-//! Reading all files of a version: row groups in parallel, memory bounded.
+//! Reading all files of a version: row groups in parallel, in bounded memory.
 //!
-//! Footers of a few files are read ahead; column chunks are fetched under a budget of bytes;
-//! decoding runs on blocking threads, as many as there are cores. Each worker aggregates into an
-//! aggregator of its own, taken from a pool, and the few aggregators are merged at the end.
+//! The footers of a few files are read ahead, column chunks are fetched within a budget of bytes,
+//! and decoding runs on as many blocking threads as there are cores. Each thread takes an
+//! aggregator from a pool; the few aggregators are merged at the end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Semaphore;
 
-use super::ReadSettings;
 use super::aggregate::UsageAggregator;
 use super::csv;
 use super::parquet_file::{ParquetFile, ReadError, TagKey};
 use super::source::{Object, Source};
+use crate::context::ReadSettings;
 use books::units::calendar::Month;
 use books::usage::bill::BillFile;
 use books::usage::meter::Rules;
 
-/// Files whose footers are read ahead.
+/// Files that are opened ahead, with their footers.
 const OPEN_AHEAD: usize = 4;
-/// Unit in which the memory budget is counted.
+/// The memory budget is counted in this unit.
 const KIB: u64 = 1024;
 
-/// How far a reading has come, in bytes of data files.
-#[derive(Debug, Default)]
-pub struct Progress {
-    total: AtomicU64,
-    done: AtomicU64,
-}
-
-impl Progress {
-    /// Bytes of data files that are dealt with, and of all of them.
-    pub fn get(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    fn start(&self, total: u64) {
-        self.total.store(total, Ordering::Relaxed);
-        self.done.store(0, Ordering::Relaxed);
-    }
-
-    fn add(&self, bytes: u64) {
-        self.done.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-/// What the files of a version were.
+/// The files of a version, as they were read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileStats {
     pub(super) files: Vec<BillFile>,
     pub(super) files_without_tag: usize,
 }
 
-/// A piece of work.
+impl FileStats {
+    pub(super) fn rows(&self) -> u64 {
+        self.files.iter().map(|f| f.rows).sum()
+    }
+}
+
+/// A piece of a version that is read by itself.
 enum ReadUnit {
     Group { file: usize, parquet: Arc<ParquetFile>, group: usize },
     Csv { file: usize },
     Empty,
 }
 
-/// What a piece of work found.
+/// What a [`ReadUnit`] contains.
 #[derive(Default)]
 struct Found {
     file: usize,
@@ -69,11 +51,11 @@ struct Found {
     row_groups: u64,
     matched: u64,
     lacks_tag: bool,
-    /// Its share of the file's bytes.
+    /// The unit's share of the file's bytes.
     bytes: u64,
 }
 
-/// Everything that the pieces share.
+/// What all units share.
 struct Shared {
     source: Arc<dyn Source>,
     objects: Vec<Object>,
@@ -143,7 +125,7 @@ impl Shared {
                     fetched.aggregate(&mut aggregator).map(|matched| (aggregator, matched))
                 });
                 let (aggregator, matched) = aggregating.await.unwrap_or_else(|e| {
-                    // a decoder that panics on damaged bytes is a damaged file, not a crash of ours
+                    // a panic of the decoder means a damaged file and is no crash of the worker
                     let place = format!(", row group {group}");
                     let why = format!("the decoder gave up ({e}); the file is damaged");
                     Err(ReadError::Broken { file: name, place, why })

@@ -19,34 +19,33 @@ use jiff::Timestamp;
 /// Why something could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SourceError {
-    /// It is not there.
     #[error("{0} does not exist")]
     Missing(String),
-    /// It is not what it was when it was looked at.
+    /// The object was replaced since it was looked up.
     #[error("{0} changed while it was read")]
     Changed(String),
-    /// The configured place is not there.
+    /// The configured bucket or folder does not exist.
     #[error("{0}: there is no such {1}; check the export's location")]
     NoPlace(String, &'static str),
-    /// The credentials do not do.
+    /// The credentials lack a permission.
     #[error("{0}: access denied ({1}); check the credentials and their permission to list and get there")]
     Denied(String, String),
-    /// The key cannot be one of a bill's.
+    /// The key cannot be that of a bill's file.
     #[error("`{0}` is no usable key: {1}")]
     Key(String, &'static str),
-    /// Network, server or disk trouble.
+    /// An error of the network, the server or the disk.
     #[error("{0} cannot be read: {1}")]
     Unreachable(String, String),
 }
 
 impl SourceError {
-    /// True when trying again later may help by itself.
+    /// True when the same call may succeed later without anybody acting.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Missing(_) | Self::Changed(_) | Self::Unreachable(..))
     }
 }
 
-/// An object, as it was when it was looked at.
+/// An object, as it was when it was looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
     /// Key in the bucket, or path in the folder with `/`.
@@ -70,23 +69,22 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Name of a key for people: `s3://bucket/key` or a path.
     fn name(&self, key: &str) -> String;
 
-    /// The bucket that keys must lie in; none for a folder, which may hold a copy of any bucket.
+    /// The bucket of the keys; none for a folder, which may hold a copy of any bucket.
     fn bucket(&self) -> Option<&str>;
 
     /// Objects and folders directly below `prefix` (empty, or ending with `/`), all pages.
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing, SourceError>>;
 
-    /// Size, ETag and time of one object.
+    /// Looks up size, ETag and time of one object.
     fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>>;
 
-    /// These bytes of that very state of the object; [`SourceError::Changed`] when it moved.
+    /// Bytes of the object; [`SourceError::Changed`] when it was replaced since it was looked up.
     fn read<'a>(&'a self, object: &'a Object, range: Range<u64>) -> BoxFuture<'a, Result<Bytes, SourceError>>;
 
-    /// What was fetched so far.
     fn fetched(&self) -> &Fetched;
 }
 
-/// Counts requests for data and the bytes they brought.
+/// Counts requests for data, and fetched bytes.
 #[derive(Debug, Default)]
 pub struct Fetched {
     requests: AtomicU64,
@@ -108,9 +106,9 @@ impl Fetched {
     }
 }
 
-/// Tries again on trouble that passes: three times within a few seconds; the job's own retry takes
-/// over after that.
-async fn patiently<T, F: Future<Output = Result<T, SourceError>>>(call: impl FnMut() -> F) -> Result<T, SourceError> {
+/// Retries an unreachable source three times within a few seconds. After that the job's own retry
+/// takes over.
+async fn with_retry<T, F: Future<Output = Result<T, SourceError>>>(call: impl FnMut() -> F) -> Result<T, SourceError> {
     let pauses =
         ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3).with_jitter();
     call.retry(pauses)
@@ -119,7 +117,7 @@ async fn patiently<T, F: Future<Output = Result<T, SourceError>>>(call: impl FnM
         .await
 }
 
-/// A local folder laid out as a bucket is.
+/// A local folder with the layout of a bucket.
 #[derive(Debug)]
 pub struct Folder {
     root: PathBuf,
@@ -183,8 +181,7 @@ impl Source for Folder {
             let mut listing = Listing::default();
             let entries = match fs::read_dir(&path) {
                 Ok(entries) => entries,
-                // a bucket has no folders, so an absent one is an empty one; only the root must be
-                // there
+                // a missing folder is an empty one, as in a bucket; only the root must exist
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound && !prefix.is_empty() => return Ok(listing),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     return Err(SourceError::NoPlace(path.display().to_string(), "folder"));
@@ -309,7 +306,7 @@ impl Source for Bucket {
             let mut listing = Listing::default();
             let mut next: Option<String> = None;
             loop {
-                let page = patiently(async || {
+                let page = with_retry(async || {
                     let call = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix).delimiter("/");
                     let call = call.set_continuation_token(next.clone());
                     call.send().await.map_err(|e| self.fault(prefix, &e))
@@ -335,7 +332,7 @@ impl Source for Bucket {
 
     fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Object, SourceError>> {
         async move {
-            let head = patiently(async || {
+            let head = with_retry(async || {
                 self.client.head_object().bucket(&self.bucket).key(key).send().await.map_err(|e| self.fault(key, &e))
             })
             .await?;
@@ -356,11 +353,10 @@ impl Source for Bucket {
             }
             let name = self.name(&object.key);
             let span = format!("bytes={}-{}", range.start, range.end - 1);
-            let bytes = patiently(async || {
+            let bytes = with_retry(async || {
                 let call = self.client.get_object().bucket(&self.bucket).key(&object.key).if_match(&object.etag);
                 let answer = call.range(&span).send().await.map_err(|e| self.fault(&object.key, &e))?;
-                // the SDK retries a request but not a body that breaks off half-way, so that is
-                // done here
+                // the SDK retries a request, but not a body that breaks off
                 let body = answer.body.collect().await;
                 let bytes = body.map_err(|e| SourceError::Unreachable(name.clone(), e.to_string()))?.into_bytes();
                 if u64::try_from(bytes.len()).ok() != Some(range.end - range.start) {
@@ -379,7 +375,7 @@ impl Source for Bucket {
     }
 }
 
-/// A whole small object, refused when it is larger than `limit` bytes.
+/// Reads a whole object of at most `limit` bytes.
 pub async fn read_small(source: &dyn Source, object: &Object, limit: u64) -> Result<Bytes, SourceError> {
     if object.size > limit {
         return Err(SourceError::Key(object.key.clone(), "it is far too large for a manifest"));

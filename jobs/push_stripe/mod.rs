@@ -112,7 +112,7 @@ pub struct RestoreProgress {
 
 impl Job for PushStripe {
     const KIND: &'static str = "push_stripe";
-    const ABOUT: &'static str = "send metered usage to Stripe";
+    const DESCRIPTION: &'static str = "send metered usage to Stripe";
     const TIMEOUT: Duration = Duration::from_secs(3600);
     type Report = PushReport;
 
@@ -120,7 +120,7 @@ impl Job for PushStripe {
         Some(if self.dry_run { "push_stripe dry run".to_owned() } else { Self::KIND.to_owned() })
     }
 
-    fn needs_a_person(report: &PushReport) -> bool {
+    fn needs_attention(report: &PushReport) -> bool {
         let deferred = [DeferReason::Currency, DeferReason::TooLarge, DeferReason::Refused, DeferReason::NoMeter];
         report.refused + report.deferred_too_long + report.unknown_plan > 0
             || !report.strange.is_empty()

@@ -14,7 +14,7 @@ use stripe_client_core::{
     ApiVersion, CustomizedStripeRequest, RequestBuilder, StripeClient, StripeClientErr, StripeMethod, VERSION,
 };
 
-use crate::wire::said;
+use crate::http_error;
 
 /// Connections, an address and a key.
 #[derive(Clone)]
@@ -120,7 +120,7 @@ impl Transport {
             status: None,
             kind,
             code: None,
-            message: said(error),
+            message: http_error::describe(error),
             around: ResponseMeta::default(),
         };
         let mut url =

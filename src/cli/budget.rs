@@ -1,7 +1,7 @@
 //! `meter budget`: what customers are willing to pay beyond the plan.
 
 use books::Database;
-use books::limits::budget::{Budget, BudgetError};
+use books::limits::budget::{Budget, BudgetChange, BudgetError};
 use books::limits::plan::TURN;
 use books::units::money::Currency;
 use clap::Subcommand;
@@ -68,8 +68,10 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let own = own_currency(&books, &customer).await?;
             let minor = own.read(&amount).map_err(|e| BadUsage(e.to_string()))?;
             let currency = currency.unwrap_or(own);
-            set(&books, &customer, &meter, Some(minor), currency, &by, now).await?;
             let what = if meter.is_empty() { "all overage".to_owned() } else { format!("overage of {meter}") };
+            let amount_minor = Some(minor);
+            let change = BudgetChange { customer: customer.clone(), meter, amount_minor, currency, set_by: by };
+            set(&books, change, now).await?;
             print::out(&format!(
                 "{customer}: {what} may cost {} {own} in each billing period, from the next enforcement on",
                 own.written(minor)
@@ -78,19 +80,21 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Remove { customer, meter, by } => {
             let meter = known(config, meter)?;
             let own = own_currency(&books, &customer).await?;
-            if !books.budgets(&customer, false).await?.iter().any(|b| b.meter == meter) {
+            if !books.budgets(&customer).await?.iter().any(|b| b.meter == meter) {
                 anyhow::bail!("{customer} has no such budget; `meter budget show {customer}` shows all");
             }
-            set(&books, &customer, &meter, None, own, &by, now).await?;
+            let change =
+                BudgetChange { customer: customer.clone(), meter, amount_minor: None, currency: own, set_by: by };
+            set(&books, change, now).await?;
             print::out(&format!("{customer}: the budget is taken away, from the next enforcement on"));
         }
         Action::Show { customer, json } => {
             own_currency(&books, &customer).await?;
-            let budgets = books.budgets(&customer, false).await?;
+            let budgets = books.budgets(&customer).await?;
             if json { print::json(&budgets)? } else { show_all(&budgets, false) }
         }
         Action::History { customer, json } => {
-            let budgets = books.budgets(&customer, true).await?;
+            let budgets = books.budget_history(&customer).await?;
             if json { print::json(&budgets)? } else { show_all(&budgets, true) }
         }
     }
@@ -108,19 +112,11 @@ fn known(config: &Config, meter: Option<String>) -> Result<String, BadUsage> {
 }
 
 async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Currency> {
-    Ok(books.currency_of(customer).await?.1)
+    Ok(books.currency_of(customer).await?.currency)
 }
 
-async fn set(
-    books: &Database,
-    customer: &str,
-    meter: &str,
-    minor: Option<i64>,
-    currency: Currency,
-    by: &str,
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    match books.set_budget(customer, meter, minor, currency, by, now).await {
+async fn set(books: &Database, change: BudgetChange, now: Timestamp) -> anyhow::Result<()> {
+    match books.set_budget(change, now).await {
         Err(error @ (BudgetError::Currency { .. } | BudgetError::Amount)) => Err(BadUsage(error.to_string()).into()),
         other => Ok(other?),
     }

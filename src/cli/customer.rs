@@ -89,7 +89,7 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let found = books.customers(None, Some(customer.to_owned())).await?;
     let [one] = &found[..] else { anyhow::bail!("there is no customer `{customer}`; `meter customer list` shows all") };
-    let budgets = books.budgets(customer, false).await?;
+    let budgets = books.budgets(customer).await?;
     let decided = books.entitlements(Some(customer.to_owned())).await?;
     if json {
         print::json(&serde_json::json!({ "customer": one, "budgets": budgets, "entitlements": decided }))?;
@@ -142,7 +142,7 @@ async fn import(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> 
     }
     match add(config, customers, now).await {
         Err(error) => match error.downcast_ref::<CustomerError>() {
-            Some(CustomerError::Wrong(at, ..)) => {
+            Some(CustomerError::Wrong { at, .. }) => {
                 let line = lines.get(*at).copied().unwrap_or_default();
                 Err(error.context(format!("{}:{line}: nobody was added", file.display())))
             }

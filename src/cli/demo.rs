@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use books::audit::stats::OF_A_DEMO;
+use books::limits::budget::BudgetChange;
 use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::{Quantity, UNIT};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use fake_aws::{FileKind, Layout, Spec};
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::ingest_cur::IngestCur;
-use jobs::job::{Context, Job};
+use jobs::job::{Job, Mode};
 use jobs::{enforce_budgets, roll_periods};
 use libsql::params;
 
@@ -252,9 +254,9 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     );
     print::out(&format!("{}\n", toml.trim_end()));
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
-    context.books.apply_plans(super::plan::read(&toml)?, &meters, false, now).await?;
+    context.books.apply_plans(super::plan::read(&toml)?, &meters, now).await?;
     context.books.transaction(async |c| Ok(c.execute("UPDATE customers SET plan = 'demo'", ()).await?)).await?;
-    roll_periods::roll(&context.books, now, false, 0).await?;
+    roll_periods::roll(&context.books, now, Mode::Write).await?;
     Ok(first.customer.clone())
 }
 
@@ -263,13 +265,20 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     let books = &context.books;
     let usd: Currency = "USD".parse()?;
     let set = async |minor: i64| -> anyhow::Result<()> {
-        books.set_budget(who, "", Some(minor), usd, "demo", now).await?;
+        let change = BudgetChange {
+            customer: who.to_owned(),
+            meter: String::new(),
+            amount_minor: Some(minor),
+            currency: usd,
+            set_by: "demo".to_owned(),
+        };
+        books.set_budget(change, now).await?;
         print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
-        enforce_budgets::enforce(context, now, false, 0).await?;
+        enforce_budgets::enforce(context, now, Mode::Write).await?;
         entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
         Ok(())
     };
-    enforce_budgets::enforce(context, now, false, 0).await?;
+    enforce_budgets::enforce(context, now, Mode::Write).await?;
     let decided = books.entitlements(Some(who.to_owned())).await?;
     let spent = decided.first().map_or(0, |e| e.overage_cost_minor);
     set(spent + 100).await?;
@@ -293,7 +302,7 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     while take().await? {}
 
     step(7, "the next enforcement: the budget is spent, so whatever is beyond the plan is blocked");
-    let report = enforce_budgets::enforce(context, now, false, usize::MAX).await?;
+    let report = enforce_budgets::enforce(context, now, Mode::Write).await?;
     show_enforce(&report, now);
     print::out(&format!("\n$ meter explain-entitlement {who} chime_minutes"));
     let explained = entitlements::ExplainArgs { customer: who.to_owned(), meter: "chime_minutes".into() };

@@ -9,7 +9,8 @@ use anyhow::{Context as _, anyhow};
 use books::units::calendar::Month;
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
-use jobs::job::Context;
+use jobs::context::Context;
+use jobs::job::Mode;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
@@ -51,7 +52,7 @@ pub(super) async fn bill(
     step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
     account(&stripe, &context, &who, month).await?;
     sync(&context, now, true).await.map_err(failed)?;
-    roll(&context.books, now, false, 0).await?;
+    roll(&context.books, now, Mode::Write).await?;
     print::out("$ meter push");
     let mut nth = 0;
     stripe.world().set_faults(move |seen| {

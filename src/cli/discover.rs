@@ -2,6 +2,7 @@
 //! published.
 
 use books::units::calendar::Month;
+use books::usage::bill::ClaimKind;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -43,7 +44,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let reading = jobs::ingest_cur::discover(export, &read_settings, month);
         let read = ingest::shown(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
-            Some((manifest, lines)) => found.push(Found { export: name, month, version: manifest.version, lines }),
+            Some(bill) => {
+                let (version, lines) = (bill.manifest.version, bill.lines);
+                found.push(Found { export: name, month, version, lines });
+            }
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),
             None => {}
         }
@@ -56,10 +60,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         print::out(&format!("{} {}  version {}", f.export, f.month, f.version));
         let rows = f.lines.iter().map(|l| {
             let claim = match (l.claim, l.meter.as_str()) {
-                ("counted", meter) => meter.to_owned(),
-                ("excluded", meter) => format!("{meter} (excluded)"),
-                ("not_usage", _) => "- (no usage)".to_owned(),
-                (other, _) => format!("- ({other})"),
+                (ClaimKind::Counted, meter) => meter.to_owned(),
+                (ClaimKind::Excluded, meter) => format!("{meter} (excluded)"),
+                (ClaimKind::NotUsage, _) => "- (no usage)".to_owned(),
+                (ClaimKind::Ignored, _) => "- (ignored)".to_owned(),
+                (ClaimKind::Unrecognised, _) => "- (unrecognised)".to_owned(),
             };
             let share = (l.tagged_lines * 100).checked_div(l.lines).unwrap_or(0);
             vec![

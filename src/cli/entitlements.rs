@@ -157,10 +157,11 @@ pub(super) async fn explain_from(
     print::out(&format!("data      {}", data(e, now)));
     print::out(&format!("decided   {} ({} ago)", e.decided_at, print::span(now.duration_since(e.decided_at))));
     let history = books.entitlement_history(&customer, &meter, 5).await?;
-    for (i, (at, allowed, reason, stop)) in history.iter().enumerate() {
+    for (i, past) in history.iter().enumerate() {
         let head = if i == 0 { "history  " } else { "         " };
-        let answer = if *allowed { "allowed" } else { "blocked" };
-        print::out(&format!("{head} {at} {answer}, {}, up to {}", reason.name(), limit(*stop)));
+        let answer = if past.allowed { "allowed" } else { "blocked" };
+        let stop = limit(past.effective_limit);
+        print::out(&format!("{head} {} {answer}, {}, up to {stop}", past.decided_at, past.reason.name()));
     }
     if !e.allowed {
         print::out("");

@@ -8,8 +8,9 @@ use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
-use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport, Progress};
-use jobs::job::{Context, Failure, Job};
+use jobs::context::{Context, Progress};
+use jobs::ingest_cur::{IngestCur, IngestOutcome, IngestReport};
+use jobs::job::{Failure, Job};
 use serde::Serialize;
 
 use super::{BadUsage, Exit, months, print};
@@ -76,7 +77,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             };
             match with_progress(job, &context, now).await {
                 Ok(report) => {
-                    if report.outcome.needs_a_person() && done == Exit::Ok {
+                    if report.outcome.needs_attention() && done == Exit::Ok {
                         done = Exit::NeedsAttention;
                     }
                     if !args.json {
@@ -138,9 +139,9 @@ pub(super) async fn shown<T>(title: &str, progress: &Progress, work: impl Future
         tokio::select! {
             result = &mut work => break result,
             () = tokio::time::sleep(Duration::from_millis(100)) => {
-                let (done, total) = progress.get();
-                bar.set_length(total);
-                bar.set_position(done);
+                let bytes = progress.get();
+                bar.set_length(bytes.total);
+                bar.set_position(bytes.done);
             }
         }
     };

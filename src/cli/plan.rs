@@ -65,7 +65,11 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 books.migrate(now).await?;
             }
             let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
-            let applied = match books.apply_plans(plans, &meters, dry_run, now).await {
+            let applied = match dry_run {
+                true => books.preview_plans(&plans, &meters, now).await,
+                false => books.apply_plans(plans, &meters, now).await,
+            };
+            let applied = match applied {
                 Err(PlanError::Wrong(plan, why)) => {
                     return Err(BadUsage(format!("{name}: plan `{plan}`: {why}; nothing was applied")).into());
                 }
@@ -134,7 +138,7 @@ mod tests {
         books.migrate(Timestamp::UNIX_EPOCH).await.unwrap();
         let file = read(include_str!("../../plans.toml")).unwrap();
         assert_eq!(Plans::new(file.clone()), books.plans().await.unwrap());
-        let applied = books.apply_plans(file, &[], false, Timestamp::UNIX_EPOCH).await.unwrap();
+        let applied = books.apply_plans(file, &[], Timestamp::UNIX_EPOCH).await.unwrap();
         assert_eq!(applied, [Applied::Unchanged]);
         // what the comments show can be applied, too
         let shown = include_str!("../../plans.toml").replace("# [plans.", "[plans.").replace("# included", "included");

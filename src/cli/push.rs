@@ -38,7 +38,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         }
         show(&report, config);
     }
-    Ok(if PushStripe::needs_a_person(&report) { Exit::NeedsAttention } else { Exit::Ok })
+    Ok(if PushStripe::needs_attention(&report) { Exit::NeedsAttention } else { Exit::Ok })
 }
 
 /// Books for a run that writes, or that does not.

@@ -10,7 +10,7 @@ use books::units::calendar::Month;
 use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::job::Context;
+use jobs::context::Context;
 use jobs::push_stripe::{PlannedEvent, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;

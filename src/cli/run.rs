@@ -3,8 +3,9 @@
 use books::limits::entitlement::Entitlement;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::enforce_budgets::{self, EnforceBudgets, EnforceReport};
-use jobs::job::{Context, Job};
+use jobs::job::{Job, Mode};
 use jobs::roll_periods::{self, RollPeriods, RollPeriodsReport};
 use serde_json::Value;
 
@@ -86,11 +87,11 @@ async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) ->
 }
 
 fn done<J: Job>(report: &J::Report) -> Exit {
-    if J::needs_a_person(report) { Exit::NeedsAttention } else { Exit::Ok }
+    if J::needs_attention(report) { Exit::NeedsAttention } else { Exit::Ok }
 }
 
 async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = roll_periods::run(context, now, dry_run, usize::MAX).await?;
+    let report = roll_periods::roll_unless_restored(context, now, Mode::of(dry_run)).await?;
     show_rolled(&report, now);
     Ok(done::<RollPeriods>(&report))
 }
@@ -130,7 +131,7 @@ pub(super) fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
 }
 
 async fn enforce(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = enforce_budgets::enforce(context, now, dry_run, usize::MAX).await?;
+    let report = enforce_budgets::enforce(context, now, Mode::of(dry_run)).await?;
     show_enforce(&report, now);
     Ok(done::<EnforceBudgets>(&report))
 }

@@ -192,7 +192,7 @@ fn listen(said: Option<&str>, config: &Config) -> anyhow::Result<Option<SocketAd
 
 /// Readings of bills that one worker process may have under way.
 pub(super) fn reads_at_once(config: &Config) -> usize {
-    let kinds = [(IngestCur::KIND, IngestCur::AT_ONCE), (IngestPart::KIND, IngestPart::AT_ONCE)];
+    let kinds = [(IngestCur::KIND, IngestCur::MAX_CONCURRENT), (IngestPart::KIND, IngestPart::MAX_CONCURRENT)];
     kinds.iter().map(|(kind, own)| config.queue.max_concurrent.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
 }
 

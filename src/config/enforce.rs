@@ -1,7 +1,7 @@
 //! The sections `enforce` and `notifications`.
 
 use jiff::SignedDuration;
-use jobs::enforce_budgets::{EnforcementSettings, OnStale};
+use jobs::context::{EnforcementSettings, OnStale};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::Webhook;
 

@@ -123,7 +123,7 @@ impl StatsCollector {
         let began = Instant::now();
         let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
         let queue = self.queue().await?.stats(kinds, &slow.over, lease).await?;
-        let (audited, violations) = self.books().await?.last_audit().await?;
+        let audit = self.books().await?.last_audit().await?;
         let mut overview = Overview {
             at: now,
             took: SignedDuration::ZERO,
@@ -135,7 +135,7 @@ impl StatsCollector {
             customers: slow.customers.clone(),
             customers_at: slow.at,
             queue: QueueStats { scheduled: scheduled.clone(), ..queue },
-            audit: LastAudit { at: audited, violations },
+            audit: LastAudit { at: audit.at, violations: audit.violations },
             findings: vec![],
         };
         overview.took = SignedDuration::try_from(began.elapsed() + slow.took).unwrap_or_default();

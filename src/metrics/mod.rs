@@ -245,8 +245,8 @@ impl Metrics {
         };
         let (mut count, mut waited) = (0, Duration::ZERO);
         for database in &sources.books {
-            let (n, took) = database.busy_waits();
-            (count, waited) = (count + n, waited + took);
+            let waits = database.busy_waits();
+            (count, waited) = (count + waits.count, waited + waits.waited);
         }
         more(&self.0.busy_waits, count);
         longer(&self.0.busy_seconds, waited);

@@ -115,5 +115,5 @@ pub(super) fn month(text: &str) -> String {
 
 /// Why a meter may or may not be used: a sentence for a name of the books, anything else as it is.
 pub(super) fn reason(name: &str) -> &str {
-    Reason::ALL.iter().find(|(_, known, _)| *known == name).map_or(name, |(_, _, words)| words)
+    Reason::named(name).map_or(name, |reason| reason.words())
 }

@@ -8,10 +8,11 @@ use anyhow::anyhow;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::{IngestCur, IngestPart};
-use jobs::job::{Context, Failure, Job};
+use jobs::job::{Failure, Job};
 use jobs::probe::Probe;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
@@ -69,10 +70,10 @@ impl Kind {
     pub fn of<J: Job<Report: RecordMetrics>>() -> Self {
         Self {
             name: J::KIND,
-            about: J::ABOUT,
+            about: J::DESCRIPTION,
             timeout: J::TIMEOUT,
             max_attempts: J::MAX_ATTEMPTS,
-            max_concurrent: J::AT_ONCE,
+            max_concurrent: J::MAX_CONCURRENT,
             run: Arc::new(|payload, context, now, metrics| run::<J>(payload, context, now, metrics).boxed()),
             check: |payload| {
                 let job = read::<J>(payload)?;
@@ -118,7 +119,7 @@ async fn run<J: Job<Report: RecordMetrics>>(
         Err(failure) => return RunOutcome::Failed(failure),
     };
     report.record(&metrics);
-    let attention = J::needs_a_person(&report);
+    let attention = J::needs_attention(&report);
     match serde_json::to_string(&report) {
         Ok(report) => RunOutcome::Report { report, attention },
         Err(e) => RunOutcome::Failed(Failure::GiveUp(anyhow!("the report cannot be written: {e}"))),

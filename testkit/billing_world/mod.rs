@@ -13,9 +13,7 @@ use books::customers::subscription::SubscriptionUpdate;
 use books::store::database::Durability;
 use fake_stripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
-use jobs::enforce_budgets::EnforcementSettings;
-use jobs::ingest_cur::ReadSettings;
-use jobs::job::Context;
+use jobs::context::{Context, EnforcementSettings, ReadSettings};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 use libsql::params;
@@ -190,7 +188,7 @@ impl BillingWorld {
             ended: None,
             items: vec![],
         });
-        context.books.told_subscriptions(told.collect(), at(begin)).await.unwrap();
+        context.books.upsert_subscriptions(told.collect(), at(begin)).await.unwrap();
         Self { context, stripe, folder, file, usage: Mutex::default(), begins }
     }
 

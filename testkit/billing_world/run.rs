@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use fake_stripe::{Event, Fault};
-use jobs::job::Failure;
+use jobs::job::{Failure, Mode};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
 use jobs::sync_stripe::sync;
@@ -99,7 +99,7 @@ pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64)
     while now < until {
         world.stripe.world().set_now(now);
         well(sync(&world.context, at(now), true).await);
-        roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
+        roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
         now += 25 * HOUR;

@@ -9,8 +9,9 @@ use books::audit::log::AuditEntry;
 use books::stripe::meter_event::{EventState, ManualAction};
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::enforce_budgets::EnforceBudgets;
-use jobs::job::{Context, Failure, Job};
+use jobs::job::{Failure, Job, Mode};
 use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
@@ -75,7 +76,7 @@ impl StripeOnStore {
         }
         sync(&shop.context, Timestamp::now(), true).await.unwrap();
         // what a meter is called at Stripe is known from the first push on; items are there before
-        roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+        roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
         shop
     }
 
@@ -224,7 +225,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
     shop.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
     shop.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
     shop.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
-    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     // 900,000,000 units a day, each of them 10,000,000 of Stripe's: more than 15 digits
     let mut billing = jobs::stripe::BillingSettings::clone(&shop.context.billing);
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
@@ -245,7 +246,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
     shop.run("UPDATE customers SET stripe_customer_id = 'cus_ann' WHERE id = 'ann'").await;
     shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
     shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
-    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     sync(&shop.context, Timestamp::now(), true).await.unwrap();
     let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
@@ -264,7 +265,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
         .with_connection(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
     assert_eq!(due.await.unwrap(), "1");
     shop.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
-    roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
+    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     // a clock that is an hour off sends nothing
     shop.book("ann", 1).await;
     for off in [-3600, 3600] {
@@ -328,11 +329,12 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
     let stats = queue.stats(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
     assert_eq!(stats.kinds["probe"].states[&meter::queue::State::Pending], 0);
-    assert_eq!(books.last_audit().await.unwrap().0, None);
+    assert_eq!(books.last_audit().await.unwrap().at, None);
     let report = jobs::verify_books::VerifyBooks {}.run(&shop.context, now).await.unwrap();
-    let (at, audit) = books.last_audit().await.unwrap();
-    assert_eq!((at.map(|t| t.as_second()), audit.len()), (Some(now.as_second()), report.checks.len()));
-    assert_eq!(audit["conservation"], 0, "{audit:?}");
+    let audit = books.last_audit().await.unwrap();
+    let (at, checks) = (audit.at.map(|t| t.as_second()), audit.violations.len());
+    assert_eq!((at, checks), (Some(now.as_second()), report.checks.len()));
+    assert_eq!(audit.violations["conservation"], 0, "{audit:?}");
     shop.judge();
 }
 

@@ -11,8 +11,9 @@ use crate::support::test_store::TestStore;
 use books::Database;
 use books::store::error::BooksError;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
-use jobs::job::{Context, Job};
+use jobs::job::Job;
 use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
 use libsql::Value;
 

@@ -1,9 +1,9 @@
-//! A aggregator on its way through the database: what one worker found in some files, for the
-//! worker that merges all of it.
+//! An aggregator as bytes: the sums that one worker read from some files, for the worker that
+//! merges all of them.
 //!
-//! The form is JSON under zlib: texts by number, sums as whole numbers of 10⁻¹⁰. It never leaves
-//! the database and lives for hours, so it has a version number and nothing more; parts of another
-//! version are read anew.
+//! The form is JSON under zlib: texts by number, sums in 10⁻¹⁰ units. The bytes stay in the
+//! database for hours, so they have a version number and no compatibility: parts of another version
+//! are read anew. Rows are arrays, because a large part has a million of them.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::{GroupKey, UsageAggregator};
-use crate::ingest_cur::sums::{id, idx};
+use crate::ingest_cur::sums::{Place, id, idx};
 use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
-/// Changes whenever the form does.
+/// Must be changed whenever the form changes.
 pub(crate) const PARTIAL_SUMS_VERSION: u32 = 1;
-/// A part that unpacks to more than this is not one of ours.
+/// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 
 /// Product, usage type, line type, unit, lines, tagged lines, sum.
 type GroupRow = (u32, u32, u32, u32, u64, u64, i128);
 
-/// Customer, meter, and the days that are not 0.
+/// Customer, meter, and the days with a sum that is not 0.
 type BlockRow = (u32, u8, Vec<(usize, i64)>);
 
 #[derive(Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl UsageAggregator {
     /// Unpacks an aggregator of the same rules and month.
     ///
     /// # Errors
-    /// When the bytes are not what [`UsageAggregator::pack`] writes.
+    /// When the bytes are not those of [`UsageAggregator::pack`].
     pub(crate) fn unpack(rules: Arc<Rules>, month: Month, packed: &[u8]) -> Result<Self, String> {
         let mut text = vec![];
         ZlibDecoder::new(packed).take(LARGEST).read_to_end(&mut text).map_err(|e| e.to_string())?;
@@ -101,17 +101,17 @@ impl UsageAggregator {
             line_group.tagged += tagged;
             line_group.sum += sum;
         }
-        let meters = aggregator.rules.meters.len();
+        let (shape, meters) = (aggregator.shape(), aggregator.rules.meters.len());
         let days = usize::try_from(aggregator.days).unwrap_or(0);
         for (of, meter, sums) in partial.blocks {
             let of = customer(of)?;
             if usize::from(meter) >= meters || sums.iter().any(|(day, _)| *day >= days) {
                 return Err(format!("meter {meter} or a day of it does not exist"));
             }
-            // makes the block even if all its days are 0: something may stand overflow it
-            aggregator.sums.add(meters, aggregator.first_day, (of, meter, 0), 0);
+            // creates the block even if all its days are 0: `overflow` may have amounts for it
+            aggregator.sums.add(shape, Place { customer: of, meter, day: 0 }, 0);
             for (day, sum) in sums {
-                aggregator.sums.add(meters, aggregator.first_day, (of, meter, day), i128::from(sum));
+                aggregator.sums.add(shape, Place { customer: of, meter, day }, i128::from(sum));
             }
         }
         for (of, meter, day, sum) in partial.overflow {

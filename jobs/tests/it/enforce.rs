@@ -4,11 +4,13 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
+use books::limits::budget::BudgetChange;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::plan::{Applied, Plan, PlanError, Terms};
 use jiff::{SignedDuration, Timestamp};
-use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, EnforcementSettings, OnStale, enforce};
-use jobs::job::{Context, Job};
+use jobs::context::{Context, EnforcementSettings, OnStale};
+use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, enforce};
+use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
 use testkit::ingest_fixture::{self, IngestFixture, chime, deliver_lines, now};
 
@@ -65,7 +67,7 @@ impl BudgetFixture {
 
     async fn apply(&self, plans: Vec<Plan>) -> Vec<Applied> {
         let meters = METERS.map(str::to_owned);
-        self.context.books.apply_plans(plans, &meters, false, now()).await.unwrap()
+        self.context.books.apply_plans(plans, &meters, now()).await.unwrap()
     }
 
     /// Books where `ann` is a customer of a plan with 100 minutes and a cent for each more, and
@@ -86,7 +88,7 @@ impl BudgetFixture {
         for table in ["turn_periods", "billing_periods"] {
             self.execute(format!("DELETE FROM {table} WHERE customer = '{id}'")).await;
         }
-        roll(&self.context.books, now(), false, 0).await.unwrap();
+        roll(&self.context.books, now(), Mode::Write).await.unwrap();
     }
 
     async fn execute(&self, sql: String) {
@@ -112,7 +114,14 @@ impl BudgetFixture {
     }
 
     async fn budget(&self, minor: i64) {
-        self.context.books.set_budget("ann", "", Some(minor), usd(), "test", now()).await.unwrap();
+        let change = BudgetChange {
+            customer: "ann".into(),
+            meter: String::new(),
+            amount_minor: Some(minor),
+            currency: usd(),
+            set_by: "test".into(),
+        };
+        self.context.books.set_budget(change, now()).await.unwrap();
     }
 
     async fn notifications(&self) -> Vec<String> {
@@ -189,7 +198,7 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
         world.context.enforcement =
             Arc::new(EnforcementSettings { on_stale: policy, ..EnforcementSettings::default() });
         let fresh = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
-        assert!(!EnforceBudgets::needs_a_person(&fresh) && world.chime_of("ann").await.allowed);
+        assert!(!EnforceBudgets::needs_attention(&fresh) && world.chime_of("ann").await.allowed);
         // in the same period the bill grows too old: 72 hours after the end of the 28th
         world.context.enforcement = Arc::new(EnforcementSettings {
             on_stale: policy,
@@ -199,7 +208,7 @@ async fn an_old_bill_is_kept_warned_of_or_blocks_overage() {
         let stale = world.enforce_at(at("2026-10-31T23:00:00Z")).await;
         let e = world.chime_of("ann").await;
         assert_eq!((e.allowed, e.freshness), (allowed, Freshness::Stale), "{policy:?}");
-        assert_eq!(EnforceBudgets::needs_a_person(&stale), attention, "{policy:?}");
+        assert_eq!(EnforceBudgets::needs_attention(&stale), attention, "{policy:?}");
         if !allowed {
             assert_eq!((e.reason, e.effective_limit), (Reason::DataTooOld, Some("100".parse().unwrap())));
         }
@@ -226,7 +235,7 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
     // it ends on the 20th at noon: that day is the subscription's, and what follows is nobody's to
     // allow
     world.execute(format!("UPDATE subscriptions SET ended_at = {}", noon + 10 * 86_400)).await;
-    roll(&world.context.books, now(), false, 0).await.unwrap();
+    roll(&world.context.books, now(), Mode::Write).await.unwrap();
     world.enforce().await;
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason), (false, Reason::Canceled));
@@ -239,9 +248,9 @@ async fn a_period_has_the_terms_that_held_when_it_began() {
     let meters = METERS.map(str::to_owned);
     let later = vec![plan("pro", "2026-10-15T00:00:00Z", ("1000", None))];
     let before = at("2026-10-14T00:00:00Z");
-    let refused = world.context.books.apply_plans(later.clone(), &meters, false, now()).await.unwrap_err();
+    let refused = world.context.books.apply_plans(later.clone(), &meters, now()).await.unwrap_err();
     assert!(refused.to_string().contains("would change billing periods that have begun"), "{refused}");
-    let applied = world.context.books.apply_plans(later, &meters, false, before).await.unwrap();
+    let applied = world.context.books.apply_plans(later, &meters, before).await.unwrap();
     assert_eq!(applied, [Applied::New]);
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.included, "100".parse().unwrap(), "October began before the new version");
@@ -259,7 +268,7 @@ async fn a_period_has_the_terms_that_held_when_it_began() {
         ),
     ] {
         let good = plan("other", "2026-01-01T00:00:00Z", ("7", None));
-        let refused = books.apply_plans(vec![good, wrong], &meters, false, now()).await.unwrap_err();
+        let refused = books.apply_plans(vec![good, wrong], &meters, now()).await.unwrap_err();
         assert!(matches!(refused, PlanError::Wrong(..)) && refused.to_string().contains(why), "{refused}");
         assert!(!books.plans().await.unwrap().names().contains(&"other"), "all or none");
     }
@@ -275,7 +284,7 @@ async fn odd_customers_have_stated_outcomes() {
     // an unknown plan: everything is blocked, and a person is called for
     world.execute("UPDATE customers SET plan = 'platinum' WHERE id = 'ann'".into()).await;
     let report = world.enforce().await;
-    assert!(report.unknown_plan == 1 && EnforceBudgets::needs_a_person(&report));
+    assert!(report.unknown_plan == 1 && EnforceBudgets::needs_attention(&report));
     assert_eq!(world.chime_of("ann").await.reason, Reason::UnknownPlan);
     assert_eq!(world.dump("SELECT reason || allowed_until FROM turn_periods LIMIT 1").await, ["unknown_plan0"]);
     world.execute("UPDATE customers SET plan = 'pro' WHERE id = 'ann'".into()).await;
@@ -287,7 +296,7 @@ async fn odd_customers_have_stated_outcomes() {
         )
         .await;
     let report = world.enforce().await;
-    assert!(report.budget_in_other_currency == 1 && EnforceBudgets::needs_a_person(&report));
+    assert!(report.budget_in_other_currency == 1 && EnforceBudgets::needs_attention(&report));
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason, e.budget_minor), (false, Reason::BudgetInOtherCurrency, 0));
     // two living subscriptions: the one that began last decides, and a person is called for
@@ -299,7 +308,7 @@ async fn odd_customers_have_stated_outcomes() {
             ))
             .await;
     }
-    let report = roll(&world.context.books, now(), false, 5).await.unwrap();
+    let report = roll(&world.context.books, now(), Mode::Write).await.unwrap();
     assert_eq!((report.overlapping_subscriptions, report.overlapping_customers), (1, vec!["ann".to_owned()]));
     world.enforce().await;
     assert_eq!(world.chime_of("ann").await.period_start, at("2026-10-05T00:00:00Z"));
@@ -325,19 +334,19 @@ async fn odd_customers_have_stated_outcomes() {
 async fn a_clock_that_is_set_back_decides_nothing() {
     let world = BudgetFixture::with_ann(300.0).await;
     world.enforce_at(at("2026-10-29T12:00:00Z")).await;
-    let back = enforce(&world.context, at("2026-10-28T12:00:00Z"), false, 5).await.unwrap();
+    let back = enforce(&world.context, at("2026-10-28T12:00:00Z"), Mode::Write).await.unwrap();
     assert_eq!((back.from_the_future, back.changed), (1, 0));
-    assert!(EnforceBudgets::needs_a_person(&back));
+    assert!(EnforceBudgets::needs_attention(&back));
     assert_eq!(world.chime_of("ann").await.decided_at, at("2026-10-29T12:00:00Z"));
 }
 
 #[tokio::test]
 async fn a_dry_run_tells_and_writes_nothing() {
     let world = BudgetFixture::with_ann(300.0).await;
-    let dry = enforce(&world.context, now(), true, 100).await.unwrap();
+    let dry = enforce(&world.context, now(), Mode::DryRun).await.unwrap();
     assert_eq!((dry.changed, dry.changes.len(), dry.not_allowed), (1, 4, 2));
     assert!(world.context.books.entitlements(None).await.unwrap().is_empty() && world.notifications().await.is_empty());
-    let dry = roll(&world.context.books, at("2026-12-03T00:00:00Z"), true, 100).await.unwrap();
+    let dry = roll(&world.context.books, at("2026-12-03T00:00:00Z"), Mode::DryRun).await.unwrap();
     assert_eq!((dry.closed, dry.counts.len(), dry.opened), (2, 2, 2), "October and November would be closed");
     assert_eq!(world.dump("SELECT count(*) || '' FROM turn_periods WHERE closed_at IS NOT NULL").await, ["0"]);
 }
@@ -353,7 +362,7 @@ async fn runs_beside_each_other_make_each_decision_and_notification_once() {
     let other = books::Database::open_local(&world.database()).await.unwrap();
     let beside = Context { books: other, ..world.context.clone() };
     let today = Timestamp::now();
-    let (a, b) = tokio::join!(enforce(&world.context, today, false, 0), enforce(&beside, today, false, 0));
+    let (a, b) = tokio::join!(enforce(&world.context, today, Mode::Write), enforce(&beside, today, Mode::Write));
     let (a, b) = (a.unwrap(), b.unwrap());
     assert_eq!(a.customers, b.customers);
     let changes =

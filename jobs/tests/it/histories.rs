@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use fake_stripe::Recorded;
+use jobs::job::Mode;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
@@ -49,7 +50,7 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
         if rng.u8(0..3) > 0 {
             drop(sync(&world.context, at(now), rng.bool()).await);
         }
-        drop(roll(&world.context.books, at(now), false, 0).await);
+        drop(roll(&world.context.books, at(now), Mode::Write).await);
         push(&world, &mut rng, now, true).await;
         if rng.u8(0..3) == 0 {
             drop(reconcile(&world.context, at(now), None).await);

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome, ReadLimits, ReadSettings};
-use jobs::job::{Context, Failure, Job, Request};
+use jobs::context::{Context, ReadLimits, ReadSettings};
+use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome};
+use jobs::job::{Failure, Job, Request};
 use proptest::prelude::*;
 use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
 

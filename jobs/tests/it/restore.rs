@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use books::audit::log::AuditEntry;
+use jobs::job::Mode;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::{self, roll};
@@ -51,7 +52,7 @@ impl Life<'_> {
             if rng.u8(0..3) > 0 {
                 drop(sync(&world.context, at(now), rng.bool()).await);
             }
-            drop(roll_periods::run(&world.context, at(now), false, 0).await);
+            drop(roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await);
             push(world, rng, now, true).await;
             self.ran = now;
             if rng.u8(0..3) == 0 {
@@ -93,7 +94,7 @@ impl Life<'_> {
             let (world, now) = (&self.world, self.now);
             world.stripe.world().set_now(now);
             well(sync(&world.context, at(now), false).await);
-            roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
+            roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
             let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
             if let Ok(report) = &report {
                 self.count(
@@ -122,7 +123,7 @@ async fn history(template: &Template, seed: u64, seen: &Seen) {
     let world = BillingWorld::new(template, &mut rng, begin).await;
     // whose periods a backup does not have gets them from the restoration on: these are customers
     // of before
-    roll(&world.context.books, at(begin), false, 0).await.unwrap();
+    roll(&world.context.books, at(begin), Mode::Write).await.unwrap();
     let now = begin + HOUR;
     let cancels = CUSTOMERS.map(|_| (rng.u8(0..5) == 0).then(|| now + rng.i64(2..40) * DAY));
     let mut life = Life { world, rng, now, ran: now, cancels, seen };
@@ -180,7 +181,7 @@ async fn run_all(world: &BillingWorld, now: i64, synced: bool) {
     if synced {
         well(sync(&world.context, at(now), true).await);
     }
-    roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
+    roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
     well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
     if synced {
         well(reconcile(&world.context, at(now), None).await);
@@ -302,7 +303,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     let folder = tempfile::TempDir::new().unwrap();
     let source: Arc<dyn jobs::ingest_cur::source::Source> =
         Arc::new(jobs::ingest_cur::source::Folder::new(folder.path()));
-    let export = jobs::ingest_cur::Export { payer: "p".into(), source, prefix: String::new(), format: None };
+    let export = jobs::context::Export { payer: "p".into(), source, prefix: String::new(), format: None };
     world.context.exports = Arc::new(BTreeMap::from([("main".to_owned(), export)]));
     world.restore_without_bills(backup).await;
     let restored = begin + 2 * DAY + HOUR;
@@ -312,7 +313,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     // February 2026 is the backup's month: AWS restates January for weeks
     assert_eq!(report.bills_missing, ["main 2026-01", "main 2026-02"]);
     assert!(report.not_yet.as_deref().unwrap().contains("meter backfill ingest --from 2026-01"), "{report:?}");
-    assert!(<jobs::reconcile_stripe::ReconcileStripe as jobs::job::Job>::needs_a_person(&report));
+    assert!(<jobs::reconcile_stripe::ReconcileStripe as jobs::job::Job>::needs_attention(&report));
     assert_eq!(world.stripe.world().events().len(), sent, "nothing is taken back");
     // one month waits for a person
     let noted = async |month: &str, waits: bool| {
@@ -342,7 +343,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     let mut world = BillingWorld::new(&template, &mut rng, begin).await;
     // nobody has told of ann's yet
     world.forget_subscription("sub_0").await;
-    roll(&world.context.books, at(begin), false, 0).await.unwrap();
+    roll(&world.context.books, at(begin), Mode::Write).await.unwrap();
     let backup = world.backup("backup.db", false, begin + 60).await;
     run_all(&world, begin + DAY, true).await;
     for day in 0..22 {
@@ -353,7 +354,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     world.restore(backup).await;
     // the next month has begun; what is due first is done first
     let restored = begin + 23 * DAY + HOUR;
-    let early = roll_periods::run(&world.context, at(restored), false, 0).await.unwrap();
+    let early = roll_periods::roll_unless_restored(&world.context, at(restored), Mode::Write).await.unwrap();
     assert!(early.awaits_subscriptions, "{early:?}");
     let closed = world.rows("SELECT count(*) FROM billing_periods WHERE closed_at IS NOT NULL").await;
     assert_eq!(closed, ["0"]);

@@ -12,6 +12,7 @@ use std::path::Path;
 use books::Database;
 use books::store::database::Durability;
 use jiff::Timestamp;
+use jobs::job::Mode;
 use jobs::roll_periods::roll;
 use libsql::params;
 
@@ -241,7 +242,7 @@ async fn simulate(seed: u64) {
                 models[who].subs.push(sub);
             }
             Event::Reset => {
-                roll(&books, at(t), false, 0).await.unwrap();
+                roll(&books, at(t), Mode::Write).await.unwrap();
                 // limits are another test's: here everybody may take, the cancelled ones too
                 run("UPDATE turn_periods SET allowed_until = NULL WHERE closed_at IS NULL AND allowed_until IS NOT NULL")
                     .await;
@@ -249,7 +250,7 @@ async fn simulate(seed: u64) {
             }
             Event::ResetBefore => {
                 let before: i64 = count(&books).await;
-                roll(&books, at(t - DAY), false, 0).await.unwrap();
+                roll(&books, at(t - DAY), Mode::Write).await.unwrap();
                 assert_eq!(count(&books).await, before, "a clock that was set back closes and opens nothing");
                 wrong_clock += 1;
             }

@@ -10,8 +10,8 @@ use anyhow::anyhow;
 use books::Database;
 use books::usage::meter::Rules;
 use jiff::Timestamp;
-use jobs::ingest_cur::ReadSettings;
-use jobs::job::{Context, Failure, Job, Request};
+use jobs::context::{Context, ReadSettings};
+use jobs::job::{Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
 use meter::queue::{Backoff, Clock, Filter, Identity, JobRow, NewJob, Queue, State};
@@ -128,8 +128,8 @@ async fn act(act: Act) -> Result<String, Failure> {
 
 impl Job for Act {
     const KIND: &'static str = "act";
-    const ABOUT: &'static str = "do as told";
-    const AT_ONCE: usize = 1000;
+    const DESCRIPTION: &'static str = "do as told";
+    const MAX_CONCURRENT: usize = 1000;
     type Report = String;
 
     async fn run(self, _: &Context, _: Timestamp) -> Result<String, Failure> {
@@ -139,8 +139,8 @@ impl Job for Act {
 
 impl Job for Paired {
     const KIND: &'static str = "paired";
-    const ABOUT: &'static str = "do as told, two at once";
-    const AT_ONCE: usize = 2;
+    const DESCRIPTION: &'static str = "do as told, two at once";
+    const MAX_CONCURRENT: usize = 2;
     type Report = String;
 
     async fn run(self, _: &Context, _: Timestamp) -> Result<String, Failure> {
@@ -159,7 +159,7 @@ impl Job for Paired {
 
 impl Job for Hasty {
     const KIND: &'static str = "hasty";
-    const ABOUT: &'static str = "do as told, quickly";
+    const DESCRIPTION: &'static str = "do as told, quickly";
     const TIMEOUT: Duration = Duration::from_millis(300);
     type Report = String;
 
@@ -277,7 +277,7 @@ impl TestStore {
     pub async fn context(&self) -> Context {
         let rules = Rules { tag_key: "t".into(), meters: vec![], ignore: vec![], watched: vec![] };
         let read_settings = ReadSettings::new(rules);
-        let enforcement = Arc::new(jobs::enforce_budgets::EnforcementSettings::default());
+        let enforcement = Arc::new(jobs::context::EnforcementSettings::default());
         Context {
             books: self.books().await,
             exports: Arc::new(BTreeMap::new()),

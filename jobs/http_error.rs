@@ -1,8 +1,8 @@
-//! What an HTTP client's error says, for logs and stored rows: never the address, which may have a
-//! secret in it.
+//! Describing an HTTP client's error for logs and stored rows, without the address, which may contain
+//! a secret.
 
-/// Why no answer came.
-pub(crate) fn said(error: &reqwest::Error) -> String {
+/// Why there was no response.
+pub(crate) fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".into();
     }

@@ -1,0 +1,193 @@
+//! What jobs are given: the books, the places they read from and send to, and plain settings.
+//!
+//! Nothing here does anything. The machine around the jobs fills a [`Context`] from its
+//! configuration; tests and benches fill it by hand.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jiff::SignedDuration;
+use reqwest::{Client, Url};
+use serde::{Deserialize, Serialize};
+use standardwebhooks::Webhook;
+
+use crate::ingest_cur::export::Format;
+use crate::ingest_cur::source::Source;
+use crate::stripe::BillingSettings;
+use books::Database;
+use books::units::quantity::{Quantity, UNIT};
+use books::usage::meter::Rules;
+
+/// Everything that a job may use.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub books: Database,
+    /// The sources of bills, by name.
+    pub exports: Arc<BTreeMap<String, Export>>,
+    pub read_settings: ReadSettings,
+    pub enforcement: Arc<EnforcementSettings>,
+    /// The receiver of notifications, if one is configured.
+    pub webhook: Option<WebhookTarget>,
+    pub billing: Arc<BillingSettings>,
+}
+
+/// An export of AWS, ready to be read.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// Label of the payer account; books are kept by it.
+    pub payer: String,
+    pub source: Arc<dyn Source>,
+    /// Prefix at or below which the export lies; empty or ending with `/`.
+    pub prefix: String,
+    /// Its kind; none = `ingest_cur` finds out.
+    pub format: Option<Format>,
+}
+
+/// How bills are read.
+#[derive(Clone, Debug)]
+pub struct ReadSettings {
+    pub rules: Arc<Rules>,
+    pub hold: HoldPolicy,
+    pub limits: ReadLimits,
+    /// Written by a run, read by whoever shows it.
+    pub progress: Arc<Progress>,
+}
+
+impl ReadSettings {
+    /// The default policy and limits with these rules.
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules: Arc::new(rules),
+            hold: HoldPolicy::default(),
+            limits: ReadLimits::default(),
+            progress: Arc::default(),
+        }
+    }
+}
+
+/// When a version of a bill is put on hold.
+#[derive(Clone, Debug)]
+pub struct HoldPolicy {
+    /// Books versions with unknown line types, without those lines.
+    pub allow_unknown_line_types: bool,
+    /// Books versions that take back usage.
+    pub accept_restatements: bool,
+    /// A meter's month that falls by more than this share, in percent, is a reason to hold.
+    pub month_fall_percent: u32,
+    /// A past, booked day that changes by more than this share, in percent, is a reason to hold;
+    /// none = never.
+    pub day_change_percent: Option<u32>,
+    /// A change of at most this many units is never a reason to hold.
+    pub floor: Quantity,
+}
+
+impl Default for HoldPolicy {
+    fn default() -> Self {
+        Self {
+            allow_unknown_line_types: false,
+            accept_restatements: false,
+            month_fall_percent: 20,
+            day_change_percent: None,
+            floor: Quantity::from_scaled(UNIT),
+        }
+    }
+}
+
+/// How much of a bill is read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    /// Row groups that are decoded at once.
+    pub parallel: usize,
+    /// Bytes of column chunks in memory at once.
+    pub memory_bytes: u64,
+    /// A bill of more bytes than this, in several files, is read in parts by several workers; none
+    /// = never.
+    pub fan_out_bytes: Option<u64>,
+}
+
+impl Default for ReadLimits {
+    fn default() -> Self {
+        Self {
+            parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_bytes: 24 << 20,
+            fan_out_bytes: None,
+        }
+    }
+}
+
+/// Bytes of the data files that are being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadBytes {
+    pub done: u64,
+    pub total: u64,
+}
+
+/// How far a reading has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    total: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Progress {
+    pub fn get(&self) -> ReadBytes {
+        ReadBytes { done: self.done.load(Ordering::Relaxed), total: self.total.load(Ordering::Relaxed) }
+    }
+
+    pub(crate) fn start(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How entitlements are decided.
+#[derive(Clone, Debug)]
+pub struct EnforcementSettings {
+    /// Booked usage that ends longer ago than this is stale.
+    pub stale_after: SignedDuration,
+    pub on_stale: OnStale,
+    /// Shares in percent; the backend is notified when usage crosses one.
+    pub thresholds: Vec<u32>,
+}
+
+impl Default for EnforcementSettings {
+    fn default() -> Self {
+        Self { stale_after: SignedDuration::from_hours(72), on_stale: OnStale::Warn, thresholds: vec![50, 80, 100] }
+    }
+}
+
+/// What happens to overage when booked usage is stale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStale {
+    /// Decide by what is booked.
+    Keep,
+    /// As `keep`, and the report needs attention.
+    #[default]
+    Warn,
+    /// Nothing beyond included amounts until a newer bill is booked, and the report needs
+    /// attention.
+    BlockOverage,
+}
+
+/// The web backend's endpoint for notifications.
+#[derive(Clone)]
+pub struct WebhookTarget {
+    /// A client that follows no redirects and has timeouts.
+    pub client: Client,
+    pub url: Url,
+    /// Signs with the shared secret.
+    pub signer: Arc<Webhook>,
+}
+
+impl fmt::Debug for WebhookTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookTarget").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
+}

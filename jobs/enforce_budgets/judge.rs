@@ -1,0 +1,222 @@
+//! From the facts about a customer to a judgement: what may be used, and what differs from what is
+//! stored. Only [`RunInputs::load`] reads anything; [`judge`] is pure.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::decide::{CustomerCase, CustomerDecision, MeterCase, MeterDecision, decide};
+use crate::context::{Context, OnStale};
+use crate::job::Mode;
+use books::limits::entitlement::{CurrentPeriod, CustomerFacts, Entitlement, Freshness, PaymentStatus, storable};
+use books::limits::plan::{Plan, Plans, TURN};
+use books::store::error::BooksError;
+use books::units::calendar::instant;
+use books::units::money::Cost;
+use books::units::quantity::{Quantity, UNIT};
+
+/// What all decisions of a run share.
+#[derive(Debug)]
+pub(super) struct RunInputs {
+    plans: Plans,
+    /// Meters of the configuration.
+    metered: Vec<String>,
+    /// Meters to sum the usage of: those of the configuration and those of plans.
+    pub(super) meters: Vec<String>,
+    /// Meters that a current plan has and the configuration has not.
+    pub(super) unmetered: BTreeSet<String>,
+    pub(super) as_of: Option<Timestamp>,
+    pub(super) freshness: Freshness,
+    /// Usage is so old that the policy allows no overage.
+    pub(super) too_old: bool,
+    pub(super) thresholds: Vec<u32>,
+    pub(super) now: Timestamp,
+    /// The later one of the worker's clock and the database's.
+    pub(super) latest: Timestamp,
+}
+
+impl RunInputs {
+    pub(super) async fn load(context: &Context, now: Timestamp, mode: Mode) -> Result<Self, BooksError> {
+        let clock = context.books.clock().await?;
+        let latest = now.max(clock);
+        let now = match mode {
+            Mode::DryRun => now,
+            // when the worker's clock is ahead, the database's time counts, so no decision is from
+            // the future
+            Mode::Write => now.min(clock),
+        };
+        let policy = &context.enforcement;
+        let through = context.books.usage_through().await?;
+        let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
+        // the oldest payer counts; one that has no booked usage is left out
+        let as_of = payers.iter().filter_map(|p| through.get(*p).copied()).min();
+        let freshness = match as_of {
+            None => Freshness::None,
+            Some(at) if now.duration_since(at) > policy.stale_after => Freshness::Stale,
+            Some(_) => Freshness::Fresh,
+        };
+        let without_bill = payers.iter().any(|p| !through.contains_key(*p));
+        let blocks = policy.on_stale == OnStale::BlockOverage;
+        let plans = context.books.plans().await?;
+        let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
+        let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
+        let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
+        let unmetered = current.flat_map(|p| p.meters.keys()).filter(|m| *m != TURN && !metered.contains(*m));
+        Ok(Self {
+            unmetered: unmetered.cloned().collect(),
+            metered: metered.iter().cloned().collect(),
+            meters: metered.iter().cloned().chain(in_plans).collect::<BTreeSet<_>>().into_iter().collect(),
+            plans,
+            as_of,
+            freshness,
+            too_old: blocks && (freshness == Freshness::Stale || without_bill),
+            thresholds: policy.thresholds.clone(),
+            now,
+            latest,
+        })
+    }
+
+    /// Meters of the configuration and of the plan, and TURN.
+    fn meters_of<'a>(&'a self, plan: Option<&'a Plan>) -> Vec<&'a str> {
+        let configured = self.metered.iter().map(String::as_str);
+        let in_plan = plan.into_iter().flat_map(|p| p.meters.keys().map(String::as_str));
+        configured.chain([TURN]).chain(in_plan).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+/// A TURN period that gets another limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TurnLimitChange {
+    pub(super) starts_at: i64,
+    pub(super) allowed_until: Option<i64>,
+    pub(super) reason: &'static str,
+}
+
+/// What is decided for one customer.
+#[derive(Debug, Default)]
+pub(super) struct Judgement {
+    pub(super) entitlements: Vec<Entitlement>,
+    pub(super) turn: Vec<TurnLimitChange>,
+    /// Meters of stored decisions that the customer has no more.
+    pub(super) obsolete: Vec<String>,
+    pub(super) plan_is_unknown: bool,
+    pub(super) other_currency: bool,
+}
+
+impl Judgement {
+    /// True when everything is stored already, but for the time of the decisions.
+    pub(super) fn changes_nothing(&self, facts: &CustomerFacts) -> bool {
+        self.turn.is_empty()
+            && self.obsolete.is_empty()
+            && self.entitlements.iter().all(|e| facts.decided.get(&e.meter).is_some_and(|was| was.same_except_time(e)))
+    }
+}
+
+/// Judges one customer; none when there is no current billing period. Pure.
+pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -> Option<Judgement> {
+    let period = facts.period.as_ref()?;
+    let of = Subject { customer, facts, inputs, period };
+    let plan = inputs.plans.at(&facts.plan, period.start);
+    let current_turn = facts.turn.iter().find(|row| row.starts_at <= period.start);
+    let turn_used = current_turn.map_or(0, |row| row.used);
+    let used = |meter: &str| match meter {
+        TURN => Quantity::from_scaled(i128::from(turn_used) * UNIT),
+        meter => facts.usage.get(meter).copied().unwrap_or_default(),
+    };
+    let meters = inputs.meters_of(plan);
+    let case = of.case(plan, &meters, used);
+    let decided = decide(&case);
+    Some(Judgement {
+        entitlements: of.entitlements(&case, &decided),
+        turn: of.turn_limits(&case, &decided),
+        obsolete: facts.decided.keys().filter(|m| !meters.contains(&m.as_str())).cloned().collect(),
+        plan_is_unknown: plan.is_none(),
+        other_currency: case.budget_in_other_currency,
+    })
+}
+
+/// The customer that is judged.
+struct Subject<'a> {
+    customer: &'a str,
+    facts: &'a CustomerFacts,
+    inputs: &'a RunInputs,
+    period: &'a CurrentPeriod,
+}
+
+impl Subject<'_> {
+    fn case<'m>(&self, plan: Option<&Plan>, meters: &[&'m str], used: impl Fn(&str) -> Quantity) -> CustomerCase<'m> {
+        let facts = self.facts;
+        let currency = plan.map(|p| p.currency);
+        let other = |code: &String| currency.is_some_and(|c| c.to_string() != *code);
+        let budget = |meter: &str| facts.budgets.get(meter).map(|b| b.amount_minor);
+        let meter = |meter: &&'m str| MeterCase {
+            meter,
+            terms: plan.and_then(|p| p.meters.get(*meter).copied()),
+            used: used(meter),
+            budget: budget(meter),
+        };
+        CustomerCase {
+            payment: PaymentStatus::of(&facts.status, facts.subscription.as_deref()),
+            currency,
+            budget: budget(""),
+            budget_in_other_currency: facts.budgets.values().any(|b| other(&b.currency)),
+            data_too_old: self.inputs.too_old,
+            meters: meters.iter().map(meter).collect(),
+        }
+    }
+
+    fn entitlements(&self, case: &CustomerCase<'_>, decided: &CustomerDecision) -> Vec<Entitlement> {
+        let minor = |cost: Cost| case.currency.map_or(0, |currency| cost.to_minor(currency));
+        let budget_counts = !case.budget_in_other_currency;
+        let one = |(m, d): (&MeterCase<'_>, &MeterDecision)| {
+            let live = m.meter == TURN;
+            Entitlement {
+                customer: self.customer.to_owned(),
+                meter: m.meter.to_owned(),
+                period_start: instant(self.period.start),
+                period_end: instant(self.period.end),
+                allowed: d.allowed,
+                reason: d.reason,
+                used: storable(m.counted()),
+                included: d.included,
+                // a limit above every storable quantity is stored as none
+                effective_limit: d.limit.filter(|limit| !d.allowed || storable(*limit) == *limit).map(storable),
+                overage_cost_minor: minor(decided.cost),
+                meter_cost_minor: minor(d.cost),
+                budget_minor: case.budget.filter(|_| budget_counts).unwrap_or(0),
+                meter_budget_minor: m.budget.filter(|_| budget_counts),
+                currency: case.currency.map(|c| c.to_string()).unwrap_or_default(),
+                as_of: if live { None } else { self.inputs.as_of },
+                freshness: if live { Freshness::Live } else { self.inputs.freshness },
+                decided_at: self.inputs.now,
+            }
+        };
+        case.meters.iter().zip(&decided.meters).map(one).collect()
+    }
+
+    /// The open TURN periods with another limit than the stored one. The current period's follows
+    /// from the decision; a later one is decided with nothing used.
+    fn turn_limits(&self, case: &CustomerCase<'_>, decided: &CustomerDecision) -> Vec<TurnLimitChange> {
+        let mut changes = vec![];
+        for row in &self.facts.turn {
+            let decision = if row.starts_at <= self.period.start {
+                case.meters.iter().zip(&decided.meters).find(|(m, _)| m.meter == TURN).map(|(_, d)| d.clone())
+            } else {
+                let plan = self.inputs.plans.at(&self.facts.plan, row.starts_at);
+                decide(&self.case(plan, &[TURN], |_| Quantity::ZERO)).meters.into_iter().next()
+            };
+            let Some(MeterDecision { limit, stop, .. }) = decision else { continue };
+            let (allowed_until, reason) = (limit.map(whole_units), stop.name());
+            if (row.allowed_until, row.reason.as_str()) != (allowed_until, reason) {
+                changes.push(TurnLimitChange { starts_at: row.starts_at, allowed_until, reason });
+            }
+        }
+        changes
+    }
+}
+
+/// The number of whole units at which a count reaches a limit.
+fn whole_units(limit: Quantity) -> i64 {
+    let units = (limit.scaled() + UNIT - 1).div_euclid(UNIT);
+    i64::try_from(units).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,177 @@
+//! The report of a run: what was found, what was booked, and what a person should know.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::aggregate::{Totals, UnknownLineType};
+use super::export::Manifest;
+use super::guard::Restatement;
+use super::read::FileStats;
+use books::units::calendar::Day;
+use books::units::quantity::Quantity;
+use books::usage::bill::{BillId, BillLine, ClaimKind, MeterTotals};
+use books::usage::ledger::{Adjustments, Cells, LedgerChange};
+
+/// Customers that a report names for each meter.
+const LARGEST_CHANGES: usize = 5;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IngestOutcome {
+    /// The version is booked.
+    Applied,
+    /// The version would be booked; nothing was written.
+    WouldApply,
+    /// This version is the current one of the books.
+    Unchanged,
+    /// The version is older than the current one of the books.
+    Older,
+    /// AWS has delivered nothing for the month yet.
+    NoBill,
+    /// The version waits for a person.
+    OnHold,
+    /// The version would be put on hold; nothing was written.
+    WouldHold,
+}
+
+impl IngestOutcome {
+    /// True when the version waits for a person.
+    pub fn needs_attention(self) -> bool {
+        matches!(self, Self::OnHold | Self::WouldHold)
+    }
+}
+
+/// What a run found and did.
+#[derive(Clone, Debug, Serialize)]
+pub struct IngestReport {
+    pub export: String,
+    #[serde(flatten)]
+    pub bill: BillId,
+    pub outcome: IngestOutcome,
+    /// `assemblyId` or `executionId`; empty when there is no bill.
+    pub version: String,
+    pub delivered_at: Option<Timestamp>,
+    pub hold_reasons: Vec<String>,
+    /// Booked usage that the version takes back.
+    pub restatements: Vec<Restatement>,
+    pub unknown_line_types: Vec<UnknownLineType>,
+    /// Usage lines of watched products that no meter claims.
+    pub unrecognised: Vec<BillLine>,
+    pub warnings: Vec<String>,
+    pub meters: Vec<MeterChange>,
+    /// The customers with the largest changes.
+    pub largest_changes: Vec<LedgerChange>,
+    /// Ledger entries that were, or would be, appended.
+    pub entries: usize,
+    pub files: usize,
+    pub rows: u64,
+    /// Rows that a meter counted.
+    pub matched_rows: u64,
+    /// Amounts with more than ten decimals, rounded half-even.
+    pub rounded_amounts: u64,
+    /// Newest day with counted usage.
+    pub newest_day: Option<Day>,
+    /// Fetched bytes, manifest included.
+    pub fetched_bytes: u64,
+    pub fetch_requests: u64,
+}
+
+/// A meter in a report.
+#[derive(Clone, Debug, Serialize)]
+pub struct MeterChange {
+    #[serde(flatten)]
+    pub totals: MeterTotals,
+    pub booked_before: Quantity,
+}
+
+impl IngestReport {
+    /// The report of a run that has found nothing yet.
+    pub(super) fn empty(export: &str, bill: BillId) -> Self {
+        Self {
+            export: export.to_owned(),
+            bill,
+            outcome: IngestOutcome::NoBill,
+            version: String::new(),
+            delivered_at: None,
+            hold_reasons: vec![],
+            restatements: vec![],
+            unknown_line_types: vec![],
+            unrecognised: vec![],
+            warnings: vec![],
+            meters: vec![],
+            largest_changes: vec![],
+            entries: 0,
+            files: 0,
+            rows: 0,
+            matched_rows: 0,
+            rounded_amounts: 0,
+            newest_day: None,
+            fetched_bytes: 0,
+            fetch_requests: 0,
+        }
+    }
+
+    /// Adds the version that was found.
+    pub(super) fn describe_manifest(&mut self, manifest: &Manifest) {
+        self.version.clone_from(&manifest.version);
+        self.delivered_at = Some(manifest.delivered_at);
+        self.files = manifest.files.len();
+    }
+
+    /// Adds what the version holds.
+    pub(super) fn describe_bill(&mut self, totals: &Totals, files: &FileStats) {
+        self.rows = files.rows();
+        self.matched_rows = totals.matched_rows;
+        self.rounded_amounts = totals.rounded_amounts;
+        self.newest_day = totals.newest_day;
+        self.unknown_line_types.clone_from(&totals.unknown_line_types);
+        self.unrecognised = totals.lines.iter().filter(|l| l.claim == ClaimKind::Unrecognised).cloned().collect();
+    }
+
+    /// Adds what the version changes in the books.
+    pub(super) fn describe_change(&mut self, totals: &Totals, booked: &Cells, difference: &Adjustments) {
+        let before = booked.by_meter();
+        let change = |t: &MeterTotals| MeterChange {
+            totals: t.clone(),
+            booked_before: before.get(&t.meter).copied().unwrap_or_default(),
+        };
+        self.meters = totals.meters.iter().map(change).collect();
+        self.entries = difference.entries.len();
+        self.largest_changes = difference.largest(LARGEST_CHANGES);
+    }
+
+    /// Adds what a person should know of the way the version was read.
+    pub(super) fn warn(&mut self, account: &str, totals: &Totals, files: &FileStats) {
+        let mut warn = |text: String| self.warnings.push(text);
+        if account.is_empty() {
+            warn(
+                "the manifest names no account, so nothing can tell whether it is booked under another payer label"
+                    .into(),
+            );
+        }
+        if files.files_without_tag > 0 {
+            warn(format!(
+                "{} of {} files have no column for the customer tag, so their usage is unattributed; \
+                 is the tag activated as a cost allocation tag?",
+                files.files_without_tag,
+                files.files.len()
+            ));
+        }
+        if totals.out_of_month_lines > 0 {
+            warn(format!(
+                "{} usage lines are of days outside the month; they are booked on their own days",
+                totals.out_of_month_lines
+            ));
+        }
+        if totals.rounded_amounts > 0 {
+            warn(format!("{} amounts have more than 10 decimals; each was rounded half-even", totals.rounded_amounts));
+        }
+        if totals.rounded_cells > 0 {
+            warn(format!(
+                "{} sums have more than 10 decimals after their meter's factor; each was rounded half-even",
+                totals.rounded_cells
+            ));
+        }
+    }
+}
