@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job};
 use meter::metrics::Metrics;
-use meter::queue::{Clock, Identity, NewJob, Queue, State};
+use meter::queue::{Clock, Identity, JobState, NewJob, Queue};
 use meter::worker::{Kind, Kinds, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 
@@ -232,7 +232,7 @@ fn fill(file: &Path) {
                  INSERT INTO jobs (id, kind, payload, state, origin, max_attempts, attempts, lease, report, enqueued_at, \
                  started_at, finished_at) SELECT printf('%026d', i), 'nothing', '{{\"sent_ns\":0}}', '{}', 'bench', 20, 1, 1, \
                  'null', i, i, 4000000000000 + i FROM n",
-                State::Done
+                JobState::Done
             );
             Ok(c.execute(&sql, ()).await?)
         });

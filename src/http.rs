@@ -39,8 +39,8 @@ use crate::config::{Config, HttpConfig, Pages};
 use crate::format::report_summary;
 use crate::health::{Overview, StatsCollector};
 use crate::metrics::{Metrics, Sources};
-use crate::queue::{Filter, JobRow, Queue, State as JobState};
-use crate::ui::{self, JobList, JobsFilter, RUNS, Run, StatusView};
+use crate::queue::{JobFilter, JobRow, JobState, Queue};
+use crate::ui::{self, JobList, JobsFilter, RUNS, RunRow, StatusView};
 use crate::wiring;
 use crate::worker::{Kinds, Phase};
 
@@ -291,7 +291,7 @@ async fn metrics(State(server): Shared) -> Response {
 
 /// Jobs, read on the collector's connection: whoever looks never stands before the leases. A
 /// database that hangs is given up soon.
-async fn list(server: &Server, filter: Filter, limit: u32) -> anyhow::Result<Vec<JobRow>> {
+async fn list(server: &Server, filter: JobFilter, limit: u32) -> anyhow::Result<Vec<JobRow>> {
     let asked = async { anyhow::Ok(server.collector.queue().await?.list(&filter, limit).await?) };
     tokio::time::timeout(PAGE_WAIT, asked).await.unwrap_or_else(|_| bail!("nothing within {} s", PAGE_WAIT.as_secs()))
 }
@@ -299,12 +299,12 @@ async fn list(server: &Server, filter: Filter, limit: u32) -> anyhow::Result<Vec
 /// The newest job of each kind, and some more of those that run often: what runs every minute must
 /// not push out what runs once a day.
 async fn newest(server: &Server, overview: &Overview) -> anyhow::Result<Vec<JobRow>> {
-    let mut rows = list(server, Filter::default(), LOOKED_AT).await?;
+    let mut rows = list(server, JobFilter::default(), LOOKED_AT).await?;
     let known: BTreeSet<String> = rows.iter().map(|row| row.kind.clone()).collect();
     let rare = overview.queue.kinds.iter().filter(|(kind, _)| !known.contains(*kind));
     let ids: Vec<String> = rare.filter_map(|(_, of)| of.last_done_job).map(|seq| seq.to_string()).collect();
     if !ids.is_empty() {
-        rows.extend(list(server, Filter { ids, ..Filter::default() }, LISTED).await?);
+        rows.extend(list(server, JobFilter { ids, ..JobFilter::default() }, LISTED).await?);
     }
     let mut of_kind: BTreeMap<String, usize> = BTreeMap::new();
     let mut placed: Vec<(usize, JobRow)> = vec![];
@@ -334,7 +334,7 @@ async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page
     // the figures are there without them, and who looks because the database is away wants those
     let rows = newest(&server, &overview).await;
     let no_runs = rows.as_ref().err().map(|error| format!("{error:#}"));
-    let runs: Vec<Run> = rows.unwrap_or_default().iter().map(run).collect();
+    let runs: Vec<RunRow> = rows.unwrap_or_default().iter().map(run).collect();
     let view = StatusView {
         overview: &overview,
         units: &server.units,
@@ -363,7 +363,7 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
     if filter.state.is_some() && states.is_empty() {
         return Page(StatusCode::BAD_REQUEST, ui::refused("There is no such state of a job."));
     }
-    let wanted = Filter { kinds: filter.kind.iter().cloned().collect(), states, ..Filter::default() };
+    let wanted = JobFilter { kinds: filter.kind.iter().cloned().collect(), states, ..JobFilter::default() };
     let rows = match list(&server, wanted, LISTED).await {
         Ok(rows) => rows,
         Err(error) => return went_wrong(&error),
@@ -375,7 +375,7 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
         }
         _ => None,
     };
-    let runs: Vec<Run> = rows.iter().map(run).collect();
+    let runs: Vec<RunRow> = rows.iter().map(run).collect();
     let kinds: Vec<String> = Kinds::all().names().into_iter().map(str::to_owned).collect();
     let list =
         JobList { runs: &runs, filter: &filter, kinds: &kinds, can_act: server.can_act(), said: said.as_deref() };
@@ -383,7 +383,7 @@ async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) -> Page {
 }
 
 async fn job(State(server): Shared, Path(seq): Path<i64>) -> Page {
-    let wanted = Filter { ids: vec![seq.to_string()], ..Filter::default() };
+    let wanted = JobFilter { ids: vec![seq.to_string()], ..JobFilter::default() };
     match list(&server, wanted, 1).await.map(|mut rows| rows.pop()) {
         Ok(Some(row)) => Page(StatusCode::OK, ui::job(&run(&row), &details(&row), server.can_act(), Timestamp::now())),
         Ok(None) => Page(StatusCode::NOT_FOUND, ui::not_found()),
@@ -427,7 +427,7 @@ async fn act(
         tracing::warn!(job = seq, "somebody tried to {what} job {seq} over HTTP with a wrong token");
         return refused(StatusCode::UNAUTHORIZED, "The token is not the worker's METER_HTTP__TOKEN. Nothing was done.");
     }
-    let filter = Filter { ids: vec![seq.to_string()], ..Filter::default() };
+    let filter = JobFilter { ids: vec![seq.to_string()], ..JobFilter::default() };
     let Some(Running { queue, .. }) = server.running.get() else {
         return refused(StatusCode::SERVICE_UNAVAILABLE, "The worker is starting: it waits for the database.");
     };
@@ -461,10 +461,10 @@ fn telling(summary: &str) -> String {
 }
 
 /// A job as the pages tell it.
-fn run(row: &JobRow) -> Run {
+fn run(row: &JobRow) -> RunRow {
     let report = row.report.as_ref().map(|report| telling(&report_summary(&report.to_string())));
     let took = row.finished_at.zip(row.started_at).map(|(end, start)| end.duration_since(start));
-    Run {
+    RunRow {
         seq: row.seq,
         kind: row.kind.clone(),
         state: row.state.as_str().to_owned(),

@@ -6,7 +6,7 @@ use jiff::{Span, Timestamp};
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::queue::{Filter, JobRow, Queue, State};
+use crate::queue::{JobFilter, JobRow, JobState, Queue};
 use crate::wiring::{self, Open};
 use crate::worker::Kinds;
 
@@ -62,7 +62,7 @@ pub(crate) struct Which {
     kind: Vec<String>,
     /// In these states: pending, scheduled, running, retrying, done, dead, cancelled
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    state: Vec<State>,
+    state: Vec<JobState>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -82,12 +82,17 @@ pub(crate) struct Purge {
 }
 
 impl Which {
-    fn filter(&self) -> Filter {
-        Filter { ids: self.jobs.clone(), kinds: self.kind.clone(), states: self.state.clone(), ..Filter::default() }
+    fn filter(&self) -> JobFilter {
+        JobFilter {
+            ids: self.jobs.clone(),
+            kinds: self.kind.clone(),
+            states: self.state.clone(),
+            ..JobFilter::default()
+        }
     }
 
     /// A filter that means something: acting on everything must be said.
-    fn chosen(&self, verb: &str) -> anyhow::Result<Filter> {
+    fn chosen(&self, verb: &str) -> anyhow::Result<JobFilter> {
         if self.jobs.is_empty() && self.kind.is_empty() && self.state.is_empty() {
             let why =
                 format!("say which jobs to {verb}: their numbers, --kind or --state (`meter jobs list` shows them)");
@@ -101,7 +106,7 @@ impl Which {
 async fn check(queue: &Queue, which: &Which) -> anyhow::Result<()> {
     let kinds = Kinds::all();
     for kind in which.kind.iter().filter(|kind| kinds.get(kind).is_none()) {
-        let of_kind = Filter { kinds: vec![kind.clone()], ..Filter::default() };
+        let of_kind = JobFilter { kinds: vec![kind.clone()], ..JobFilter::default() };
         if queue.list(&of_kind, 1).await?.is_empty() {
             let names = kinds.names().join(", ");
             return Err(BadUsage(format!("there is no kind of job named `{kind}`; there are: {names}")).into());
@@ -168,14 +173,14 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit
         if args.which.json {
             print::json(&rows)?;
         } else {
-            let row = |(kind, state, n): &(&String, &State, &i64)| {
+            let row = |(kind, state, n): &(&String, &JobState, &i64)| {
                 vec![kind.to_string(), state.to_string(), print::count(**n)]
             };
             print::table(&["kind", "state", ">jobs"], rows.iter().map(row).collect());
         }
         return Ok(Exit::Ok);
     }
-    let filter = Filter { attention: args.attention, ..args.which.filter() };
+    let filter = JobFilter { attention: args.attention, ..args.which.filter() };
     let jobs = queue.list(&filter, args.limit).await?;
     if args.which.json {
         print::json(&jobs)?;
@@ -204,7 +209,7 @@ fn state(job: &JobRow) -> String {
 }
 
 fn first_line(job: &JobRow) -> String {
-    let reason = job.reason.as_deref().filter(|_| job.state != State::Done).unwrap_or_default();
+    let reason = job.reason.as_deref().filter(|_| job.state != JobState::Done).unwrap_or_default();
     let line = reason.lines().next().unwrap_or_default();
     let short: String = line.chars().take(100).collect();
     if short.len() < line.len() { format!("{short}…") } else { short }
@@ -212,7 +217,7 @@ fn first_line(job: &JobRow) -> String {
 
 /// When something last happened to a job, or next will.
 fn when(job: &JobRow, now: Timestamp) -> String {
-    match (job.run_at, job.finished_at, job.started_at.filter(|_| job.state == State::Running)) {
+    match (job.run_at, job.finished_at, job.started_at.filter(|_| job.state == JobState::Running)) {
         (Some(due), ..) if due > now => format!("in {}", print::span(due.duration_since(now))),
         (Some(_), ..) => "now".into(),
         (_, Some(finished), _) => format!("{} ago", print::span(now.duration_since(finished))),

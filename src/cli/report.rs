@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::ui::{self, MeterReport, Report};
+use crate::ui::{self, MeterReport, UsageReport};
 use crate::wiring::{self, Open};
 
 /// Customers that a report of all names for each meter.
@@ -69,7 +69,7 @@ async fn report(
     customer: Option<String>,
     month: Month,
     now: Timestamp,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<UsageReport> {
     let units = config.units();
     let usage = books.usage(month, customer.clone()).await?;
     if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
@@ -119,7 +119,7 @@ async fn report(
             notes,
         });
     }
-    Ok(Report {
+    Ok(UsageReport {
         customer,
         month: month.to_string(),
         made_at: now,

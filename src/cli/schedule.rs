@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Exit, print};
 use crate::config::Config;
 use crate::format::ago;
-use crate::queue::{Filter, State};
+use crate::queue::{JobFilter, JobState};
 use crate::wiring::{self, Open};
 use crate::worker::schedule;
 
@@ -27,7 +27,7 @@ struct Row {
     next: Option<Timestamp>,
     last: Option<Timestamp>,
     last_job: Option<i64>,
-    last_state: Option<State>,
+    last_state: Option<JobState>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let last = queue.last_ticks().await?;
     let mut rows = vec![];
     for schedule in schedule::table(config) {
-        let filter = Filter { origin: Some(format!("schedule {}", schedule.name)), ..Filter::default() };
+        let filter = JobFilter { origin: Some(format!("schedule {}", schedule.name)), ..JobFilter::default() };
         let job = queue.list(&filter, 1).await?.pop();
         rows.push(Row {
             name: schedule.name,

@@ -7,7 +7,7 @@ use super::{Exit, print};
 use crate::config::Config;
 use crate::format::{ago, span};
 use crate::health::{Overview, Severity, StatsCollector};
-use crate::queue::{State, WorkerState};
+use crate::queue::{JobState, WorkerState};
 use crate::ui::{about, forecast};
 use crate::worker::{Kinds, schedule};
 
@@ -132,7 +132,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             ),
         },
     );
-    let sum = |state: State| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(&state)).sum() };
+    let sum = |state: JobState| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(&state)).sum() };
     let workers = |state: WorkerState| s.queue.workers.get(&state).copied().unwrap_or(0);
     let silent = if workers(WorkerState::Silent) > 0 {
         format!(", {} silent", workers(WorkerState::Silent))
@@ -144,10 +144,10 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         format!(
             "{} worker(s){silent}; {} due, {} running, {} to be tried again, {} dead",
             workers(WorkerState::Working),
-            sum(State::Pending),
-            sum(State::Running),
-            sum(State::Retrying),
-            sum(State::Dead)
+            sum(JobState::Pending),
+            sum(JobState::Running),
+            sum(JobState::Retrying),
+            sum(JobState::Dead)
         ),
     );
     if s.findings.is_empty() {

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Exit, print};
 use crate::format::report_summary;
-use crate::queue::{Enqueued, Filter, JobRow, Queue, State, WorkerRow};
+use crate::queue::{Enqueued, JobFilter, JobRow, JobState, Queue, WorkerRow};
 
 const LOOK: Duration = Duration::from_millis(200);
 /// After so long without anybody who works, it is said.
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits until all jobs are finished; ends with the worst of their results. A retry is waited for
 /// too. Interrupting it changes nothing about the jobs.
 pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -> anyhow::Result<Exit> {
-    let filter = Filter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..Filter::default() };
+    let filter = JobFilter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..JobFilter::default() };
     let count = u32::try_from(enqueued.len())?;
     let bar = bar(enqueued.len());
     let mut waited = Duration::ZERO;
@@ -58,7 +58,7 @@ pub(super) async fn wait_for(queue: &Queue, enqueued: &[Enqueued], json: bool) -
     if rows.len() < enqueued.len() {
         eprintln!("meter: {} of the jobs were removed while they were waited for", enqueued.len() - rows.len());
     }
-    let wrong = rows.len() < enqueued.len() || rows.iter().any(|r| r.state != State::Done);
+    let wrong = rows.len() < enqueued.len() || rows.iter().any(|r| r.state != JobState::Done);
     let held = rows.iter().any(|r| r.attention);
     Ok(match (wrong, held) {
         (true, _) => Exit::Failed,
@@ -82,8 +82,8 @@ pub(super) fn said(row: &JobRow) -> String {
     let what = row.key.clone().unwrap_or_else(|| format!("{} {}", row.kind, row.payload));
     let head = format!("job {} {what}: {}", row.seq, row.state);
     match (row.state, &row.report, &row.reason) {
-        (State::Done, Some(report), _) => format!("{head}; {}", report_summary(&report.to_string())),
-        (State::Done, None, _) => head,
+        (JobState::Done, Some(report), _) => format!("{head}; {}", report_summary(&report.to_string())),
+        (JobState::Done, None, _) => head,
         (_, _, Some(reason)) => format!("{head}: {reason}"),
         _ => head,
     }

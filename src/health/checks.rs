@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 
 use super::overview::{BillingMode, Finding, Overview, Severity};
 use crate::format::{ago, quantity, span};
-use crate::queue::{State, WorkerState};
+use crate::queue::{JobState, WorkerState};
 
 /// A version of a bill comes up to three times a day; this long without one is no accident.
 pub(crate) const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
@@ -92,7 +92,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     }
     bills(s, &mut add);
     for (kind, of) in &s.queue.kinds {
-        if let Some(dead) = of.states.get(&State::Dead).filter(|n| **n > 0) {
+        if let Some(dead) = of.states.get(&JobState::Dead).filter(|n| **n > 0) {
             let what = format!("{dead} job(s) of {kind} are dead");
             add("MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
         }
@@ -151,7 +151,7 @@ fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     for (kind, late, alert) in often.into_iter().chain(hourly) {
         let Some(of) = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind)) else { continue };
         // the first push of a large account, or a large bill, takes its time
-        let runs = of.states.get(&State::Running).is_some_and(|n| *n > 0);
+        let runs = of.states.get(&JobState::Running).is_some_and(|n| *n > 0);
         let late = if runs { late.max(LONG_RUN) } else { late };
         if s.at.duration_since(of.last_done.unwrap_or(working_since)) > late {
             let what = match of.last_done {
@@ -397,10 +397,10 @@ mod tests {
         (
             "MeterDeadJobs",
             |s| {
-                kind(s, "push_stripe").states.insert(State::Dead, 1);
+                kind(s, "push_stripe").states.insert(JobState::Dead, 1);
             },
             |s| {
-                kind(s, "push_stripe").states.insert(State::Retrying, 1);
+                kind(s, "push_stripe").states.insert(JobState::Retrying, 1);
             },
         ),
         (
@@ -413,7 +413,7 @@ mod tests {
             |s| kind(s, "roll_periods").last_done = hours(1),
             |s| {
                 kind(s, "push_stripe").last_done = hours(2);
-                kind(s, "push_stripe").states.insert(State::Running, 1);
+                kind(s, "push_stripe").states.insert(JobState::Running, 1);
             },
         ),
         (

@@ -12,7 +12,7 @@ use libsql::{Connection, Row, Value, params, params_from_iter};
 use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::types::{Clock, Enqueued, Filter, JobRow, NewJob, State};
+use super::types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob};
 
 /// Rows that one statement changes at most, where it has a choice: the write lock is never held for
 /// long.
@@ -79,7 +79,7 @@ impl Rows {
             .iter()
             .map(|j| {
                 let run_at = j.run_at.map(Timestamp::as_millisecond).filter(|t| *t > at);
-                let state = if run_at.is_some() { State::Scheduled } else { State::Pending };
+                let state = if run_at.is_some() { JobState::Scheduled } else { JobState::Pending };
                 let spot = (j.priority, &j.key, &j.lane, j.parent.map(|p| p.0), &j.origin, j.parent.map(|p| p.1));
                 (j.id.to_string(), &j.kind, &j.payload, state.as_str(), spot, run_at, j.max_attempts, at)
             })
@@ -216,12 +216,12 @@ impl Queue {
 
     /// The job with an id or number.
     pub async fn get(&self, id: &str) -> Result<Option<JobRow>, BooksError> {
-        let filter = Filter { ids: vec![id.to_owned()], ..Filter::default() };
+        let filter = JobFilter { ids: vec![id.to_owned()], ..JobFilter::default() };
         Ok(self.list(&filter, 1).await?.pop())
     }
 
     /// The newest `limit` jobs that `filter` means, newest first.
-    pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
+    pub async fn list(&self, filter: &JobFilter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         with_retry(|| {
             let (condition, values) = (condition.clone(), values.clone());
@@ -239,14 +239,14 @@ impl Queue {
     }
 
     /// How many jobs there are of each kind in each state.
-    pub async fn counts(&self) -> Result<BTreeMap<(String, State), i64>, BooksError> {
+    pub async fn counts(&self) -> Result<BTreeMap<(String, JobState), i64>, BooksError> {
         with_retry(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
     /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A
     /// finished job whose key another unfinished job holds stays as it is: its work is being done.
     /// Returns how many.
-    pub async fn retry(&self, filter: &Filter) -> Result<u64, BooksError> {
+    pub async fn retry(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
         // one statement for each index; of given up jobs with one key the newest, and none if an
         // unfinished one holds the key
@@ -265,7 +265,7 @@ impl Queue {
 
     /// Takes back jobs that are not finished: those that wait at once, those that run when their
     /// worker next keeps its leases. Returns how many.
-    pub async fn cancel(&self, filter: &Filter) -> Result<u64, BooksError> {
+    pub async fn cancel(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let now = self.now();
         let waiting =
             "state = 'cancelled', finished_at = ?1, run_at = NULL, awaits = 0, reason = 'cancelled by a person'";
@@ -277,7 +277,7 @@ impl Queue {
 
     /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how
     /// many.
-    pub async fn purge(&self, filter: &Filter) -> Result<u64, BooksError> {
+    pub async fn purge(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         let mut removed = 0;
         loop {
@@ -301,7 +301,7 @@ impl Queue {
     }
 
     /// Changes all rows that `only` and the filter mean. `?1` is now.
-    async fn change(&self, set: &str, only: &str, filter: &Filter, now: Timestamp) -> Result<u64, BooksError> {
+    async fn change(&self, set: &str, only: &str, filter: &JobFilter, now: Timestamp) -> Result<u64, BooksError> {
         let (condition, values) = condition(filter, vec![Value::Integer(now.as_millisecond())]);
         // named once in any case: a remote server refuses parameters that are not
         let sql = format!("UPDATE jobs SET {set} WHERE {only} AND {condition} AND ?1 IS NOT NULL");
@@ -314,7 +314,7 @@ impl Queue {
 }
 
 /// A filter as SQL, whose parameters follow the given ones.
-fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
+fn condition(filter: &JobFilter, mut values: Vec<Value>) -> (String, Vec<Value>) {
     let mut bind = |value: Value| {
         values.push(value);
         format!("?{}", values.len())
@@ -354,7 +354,7 @@ fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
     (parts.join(" AND "), values)
 }
 
-fn state(text: &str) -> Result<State, BooksError> {
+fn state(text: &str) -> Result<JobState, BooksError> {
     text.parse().map_err(BooksError::Integrity)
 }
 

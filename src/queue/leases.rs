@@ -11,7 +11,7 @@ use libsql::{Connection, Row, Value, params, params_from_iter};
 
 use super::claim::Claim;
 use super::jobs_table::{OPEN, Queue};
-use super::types::State;
+use super::types::JobState;
 use super::update::{Backoff, JobUpdate};
 
 /// Waiting jobs that become due in one statement.
@@ -272,7 +272,7 @@ async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) 
     let rows: Vec<_> = finished
         .iter()
         .map(|f| {
-            let waits = matches!(f.state, State::Scheduled | State::Retrying);
+            let waits = matches!(f.state, JobState::Scheduled | JobState::Retrying);
             let run_at = waits.then(|| now.saturating_add(millis(f.wait)));
             let ended = f.state.is_final().then_some(now);
             let (attention, back, awaits) = (u8::from(f.attention), u8::from(f.handed_back), u8::from(f.awaits));

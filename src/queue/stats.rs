@@ -10,7 +10,7 @@ use libsql::params;
 use serde::Serialize;
 
 use super::jobs_table::{Queue, instant};
-use super::types::State;
+use super::types::JobState;
 
 /// The queue.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -30,7 +30,7 @@ pub struct QueueStats {
 /// The jobs of a kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct KindStats {
-    pub states: BTreeMap<State, i64>,
+    pub states: BTreeMap<JobState, i64>,
     /// Since when the job is due that waits longest and that nothing but a free worker holds back.
     pub waiting_since: Option<Timestamp>,
     /// When one was last done.
@@ -83,7 +83,7 @@ const SEES_ONCE: [&str; 2] = ["roll_periods", "sync_stripe"];
 const SEEN_MS: i64 = 25 * 3_600_000;
 
 /// Counts of jobs by kind and state.
-pub(crate) type Counts = BTreeMap<(String, State), i64>;
+pub(crate) type Counts = BTreeMap<(String, JobState), i64>;
 
 impl Queue {
     /// How many jobs are done or cancelled, by kind: each of them is looked at.
@@ -109,7 +109,7 @@ impl Queue {
     /// done. A worker that was silent for longer than `lease`, and than clocks may differ, is lost.
     pub async fn stats(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
         let mut found = QueueStats { ticks: self.last_ticks().await?, ..QueueStats::default() };
-        let none: BTreeMap<State, i64> = State::ALL.iter().map(|s| (*s, 0)).collect();
+        let none: BTreeMap<JobState, i64> = JobState::ALL.iter().map(|s| (*s, 0)).collect();
         for kind in kinds {
             found.kinds.insert((*kind).to_owned(), KindStats { states: none.clone(), ..KindStats::default() });
         }
@@ -158,7 +158,7 @@ impl Queue {
                 for (name, kind) in &mut found.kinds {
                     let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
                                AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
-                    if kind.states.get(&State::Done).is_some_and(|n| *n > 0)
+                    if kind.states.get(&JobState::Done).is_some_and(|n| *n > 0)
                         && let Some(row) = first_row(c, sql, params![name.clone()]).await?
                     {
                         kind.last_done = Some(instant(row.get(0)?)?);

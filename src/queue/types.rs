@@ -43,7 +43,7 @@ impl fmt::Debug for Clock {
 /// Where a job stands; the database knows the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     /// It may run now.
     Pending,
     /// It may not run before its time, or before what it waits for is done.
@@ -60,7 +60,7 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl JobState {
     /// All of them, in the order of a job's life.
     pub const ALL: [Self; 7] =
         [Self::Pending, Self::Scheduled, Self::Running, Self::Retrying, Self::Done, Self::Dead, Self::Cancelled];
@@ -84,13 +84,13 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl FromStr for State {
+impl FromStr for JobState {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -164,7 +164,7 @@ pub struct JobRow {
     pub id: String,
     pub kind: String,
     pub payload: serde_json::Value,
-    pub state: State,
+    pub state: JobState,
     pub priority: i64,
     pub key: Option<String>,
     pub lane: Option<String>,
@@ -194,13 +194,13 @@ pub struct JobRow {
 
 /// Which jobs are meant.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct JobFilter {
     /// Of these ids or numbers; empty = any.
     pub ids: Vec<String>,
     /// Of these kinds; empty = any.
     pub kinds: Vec<String>,
     /// In these states; empty = any.
-    pub states: Vec<State>,
+    pub states: Vec<JobState>,
     pub finished_before: Option<Timestamp>,
     pub origin: Option<String>,
     /// Only those whose report a person should look at.

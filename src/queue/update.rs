@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::types::State;
+use super::types::JobState;
 
 /// How long a job waits after its n-th failure: `base` doubled each time, at most `cap`, and a
 /// random share of up to half taken off, so that what failed together does not come back together
@@ -35,7 +35,7 @@ impl Backoff {
 pub struct JobUpdate {
     pub(crate) seq: i64,
     pub(crate) lease: i64,
-    pub(crate) state: State,
+    pub(crate) state: JobState,
     /// For a job that waits: how long.
     pub(crate) wait: Duration,
     pub(crate) reason: Option<String>,
@@ -51,6 +51,6 @@ impl JobUpdate {
     pub(crate) fn refused(&self, why: &str) -> Self {
         let reason = Some(format!("its outcome ({}) could not be written: {why}", self.state));
         let (report, attention, awaits) = (None, false, false);
-        Self { state: State::Dead, reason, report, attention, awaits, wait: Duration::ZERO, ..self.clone() }
+        Self { state: JobState::Dead, reason, report, attention, awaits, wait: Duration::ZERO, ..self.clone() }
     }
 }

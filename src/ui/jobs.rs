@@ -8,8 +8,8 @@ use maud::{Markup, html};
 
 use super::format::{ago, count, instant, prose, took};
 use super::layout::{Here, document, scroll, state};
-use super::{JobList, Run};
-use crate::queue::State;
+use super::{JobList, RunRow};
+use crate::queue::JobState;
 
 /// The page at `/jobs`.
 pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
@@ -34,7 +34,7 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
 
 /// The page at `/jobs/{seq}`: the job in short, and `details` as labels and texts; JSON among them
 /// stays as it is laid out.
-pub fn job(run: &Run, details: &[(String, String)], can_act: bool, now: Timestamp) -> String {
+pub fn job(run: &RunRow, details: &[(String, String)], can_act: bool, now: Timestamp) -> String {
     let title = format!("Job {}: {}", run.seq, run.kind);
     let body = html! {
         p.above { a href="/jobs" { "All jobs" } }
@@ -84,7 +84,7 @@ fn filter_form(list: &JobList<'_>) -> Markup {
                     label for="state" { "State" }
                     select #state name="state" {
                         option value="" { "any" }
-                        @for state in State::ALL { (choice(state.as_str(), &list.filter.state)) }
+                        @for state in JobState::ALL { (choice(state.as_str(), &list.filter.state)) }
                     }
                 }
                 div {
@@ -126,7 +126,7 @@ fn how_to_act() -> Markup {
     }
 }
 
-fn buttons(run: &Run) -> Markup {
+fn buttons(run: &RunRow) -> Markup {
     html! {
         @if run.can_retry {
             button type="submit" formaction={ "/jobs/" (run.seq) "/retry" } aria-label={ "Retry job " (run.seq) } { "Retry" }
@@ -137,8 +137,8 @@ fn buttons(run: &Run) -> Markup {
     }
 }
 
-fn table(runs: &[Run], can_act: bool, now: Timestamp) -> Markup {
-    let row = |run: &Run| {
+fn table(runs: &[RunRow], can_act: bool, now: Timestamp) -> Markup {
+    let row = |run: &RunRow| {
         html! {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }

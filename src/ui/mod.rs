@@ -43,7 +43,7 @@ pub struct StatusView<'a> {
     /// By meter, the unit in the plural: minutes.
     pub units: &'a BTreeMap<String, String>,
     /// The newest runs of jobs, newest first.
-    pub runs: &'a [Run],
+    pub runs: &'a [RunRow],
     /// Why these could not be read.
     pub no_runs: Option<&'a str>,
     pub version: &'a str,
@@ -56,7 +56,7 @@ pub struct StatusView<'a> {
 
 /// A job, as the pages tell it.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct RunRow {
     pub seq: i64,
     pub kind: String,
     /// Where it stands: `pending`, `scheduled`, `running`, `retrying`, `done`, `dead`, `cancelled`.
@@ -88,7 +88,7 @@ pub struct JobsFilter {
 /// What the page of jobs tells.
 #[derive(Clone, Copy, Debug)]
 pub struct JobList<'a> {
-    pub runs: &'a [Run],
+    pub runs: &'a [RunRow],
     pub filter: &'a JobsFilter,
     pub kinds: &'a [String],
     /// Whether a token is configured, without which nobody can act.
@@ -99,7 +99,7 @@ pub struct JobList<'a> {
 
 /// What `meter report` tells of a month.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct UsageReport {
     /// Of this customer; none: of all.
     pub customer: Option<String>,
     /// The month, as `2026-03`.

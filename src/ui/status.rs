@@ -6,9 +6,9 @@ use maud::{Markup, html};
 
 use super::format::{self, ago, count, counted, quantity, span};
 use super::layout::{Here, Tone, document, icon, scroll, state};
-use super::{Run, StatusView, tiles, usage};
+use super::{RunRow, StatusView, tiles, usage};
 use crate::health::{Finding, Severity};
-use crate::queue::State;
+use crate::queue::JobState;
 
 /// Runs that are shown.
 pub const RUNS: usize = 15;
@@ -301,7 +301,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
     scroll("Bills by payer", table(titles, html! { @for b in bills { (row(b)) } }))
 }
 
-fn runs(runs: &[Run], now: Timestamp) -> Markup {
+fn runs(runs: &[RunRow], now: Timestamp) -> Markup {
     if runs.is_empty() {
         return html! { p.empty { "No job has run yet: " code { "meter work" } " starts a worker." } };
     }
@@ -313,7 +313,7 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
         th.n scope="col" { "Took" }
         th scope="col" { "Said" }
     };
-    let row = |run: &Run| {
+    let row = |run: &RunRow| {
         html! {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
@@ -337,7 +337,7 @@ fn kinds(view: &StatusView<'_>, now: Timestamp) -> Markup {
     if queue.kinds.is_empty() && queue.ticks.is_empty() {
         return html! {};
     }
-    let states = [State::Pending, State::Scheduled, State::Running, State::Retrying, State::Dead];
+    let states = [JobState::Pending, JobState::Scheduled, JobState::Running, JobState::Retrying, JobState::Dead];
     let titles = html! {
         th scope="col" { "Kind" }
         @for state in states { th.n scope="col" { (state.as_str()) } }

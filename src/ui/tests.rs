@@ -82,8 +82,8 @@ fn hostile() -> Overview {
     s
 }
 
-fn run() -> Run {
-    Run {
+fn run() -> RunRow {
+    RunRow {
         seq: 12,
         kind: EVIL.into(),
         state: "dead".into(),
@@ -98,7 +98,7 @@ fn run() -> Run {
     }
 }
 
-fn status_of(overview: &Overview, runs: &[Run], refresh_seconds: u32) -> String {
+fn status_of(overview: &Overview, runs: &[RunRow], refresh_seconds: u32) -> String {
     let units = BTreeMap::from([("chime_minutes".to_owned(), "minutes".to_owned())]);
     status(
         &StatusView {
@@ -114,13 +114,13 @@ fn status_of(overview: &Overview, runs: &[Run], refresh_seconds: u32) -> String 
     )
 }
 
-fn list_of(runs: &[Run], can_act: bool) -> String {
+fn list_of(runs: &[RunRow], can_act: bool) -> String {
     let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()) };
     jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, said: Some(EVIL) }, now())
 }
 
-fn a_report(customer: Option<&str>) -> Report {
-    Report {
+fn a_report(customer: Option<&str>) -> UsageReport {
+    UsageReport {
         customer: customer.map(str::to_owned),
         month: "2026-03".into(),
         made_at: now(),
@@ -261,7 +261,7 @@ fn buttons_are_there_only_when_one_may_act() {
     assert!(first_button.split('>').next().unwrap().contains("disabled"), "the Enter key would act on a job");
     let looking = list_of(&[run()], false);
     assert!(!looking.contains("formaction") && looking.contains("METER_HTTP__TOKEN"));
-    let done = Run { can_retry: false, can_cancel: false, ..run() };
+    let done = RunRow { can_retry: false, can_cancel: false, ..run() };
     assert!(!job(&done, &[], true, now()).contains("password"));
 }
 
@@ -294,7 +294,9 @@ fn a_report_shows_its_figures_and_stands_alone() {
         assert!(all.contains(text), "{text}");
     }
     assert!(!all.contains("href=\"/"), "a saved report links to no server");
-    assert!(report(&Report { meters: vec![], ..a_report(Some("acme")) }).contains("Nothing is booked in March 2026"));
+    assert!(
+        report(&UsageReport { meters: vec![], ..a_report(Some("acme")) }).contains("Nothing is booked in March 2026")
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::StatusView;
 use super::format::{ago, bytes, count, counted, date, long_day, span};
 use super::layout::{Tone, icon};
-use crate::queue::{State, WorkerState};
+use crate::queue::{JobState, WorkerState};
 
 /// A tile: what it is about, the figure, and lines below it, each with how bad it is.
 struct Tile {
@@ -150,13 +150,13 @@ fn workers(view: &StatusView<'_>) -> Tile {
 fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let kinds = &view.overview.queue.kinds;
     let of = |state| -> i64 { kinds.values().filter_map(|k| k.states.get(&state)).sum() };
-    let tile = Tile::new("Queue", html! { (count(of(State::Pending))) " waiting" })
-        .line(html! { (count(of(State::Running))) " running, " (count(of(State::Scheduled))) " for later" });
+    let tile = Tile::new("Queue", html! { (count(of(JobState::Pending))) " waiting" })
+        .line(html! { (count(of(JobState::Running))) " running, " (count(of(JobState::Scheduled))) " for later" });
     let tile = match kinds.values().filter_map(|k| k.waiting_since).min() {
         Some(since) => tile.line(html! { "longest wait " (span(now.duration_since(since))) }),
         None => tile,
     };
-    tile.bad(Tone::Look, of(State::Retrying), "retrying").bad(Tone::Wrong, of(State::Dead), "dead")
+    tile.bad(Tone::Look, of(JobState::Retrying), "retrying").bad(Tone::Wrong, of(JobState::Dead), "dead")
 }
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::outage::OutageLog;
 use super::process::Shared;
-use crate::queue::{Filter, State};
+use crate::queue::{JobFilter, JobState};
 
 /// How often finished rows are looked through.
 const UPKEEP: Duration = Duration::from_secs(60);
@@ -18,14 +18,14 @@ pub(super) async fn clean(shared: Shared) {
         tokio::time::sleep(UPKEEP * fastrand::u32(500..1500) / 1000).await;
         let Shared { queue, policy, .. } = &shared;
         let before = |kept: Duration| queue.now().checked_sub(kept).ok();
-        let filter = |states: &[State], kept| Filter {
+        let filter = |states: &[JobState], kept| JobFilter {
             states: states.to_vec(),
             finished_before: before(kept),
-            ..Filter::default()
+            ..JobFilter::default()
         };
         let tidied = async {
-            queue.purge(&filter(&[State::Done, State::Cancelled], policy.keep_done)).await?;
-            queue.purge(&filter(&[State::Dead], policy.keep_dead)).await?;
+            queue.purge(&filter(&[JobState::Done, JobState::Cancelled], policy.keep_done)).await?;
+            queue.purge(&filter(&[JobState::Dead], policy.keep_dead)).await?;
             queue.forget_workers(WORKERS_KEPT_MS).await
         };
         match tidied.await {

@@ -181,12 +181,12 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     shared.metrics.ran(&claim.kind, label, took, waited);
     let (finish, first) = transition(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
-        use crate::queue::State;
+        use crate::queue::JobState;
         tally.send_modify(|t| match finish.state {
-            State::Done => t.done += 1,
-            State::Dead | State::Cancelled => t.dead += 1,
-            State::Pending => t.handed_back += 1,
-            State::Scheduled | State::Running | State::Retrying => t.retried += 1,
+            JobState::Done => t.done += 1,
+            JobState::Dead | JobState::Cancelled => t.dead += 1,
+            JobState::Pending => t.handed_back += 1,
+            JobState::Scheduled | JobState::Running | JobState::Retrying => t.retried += 1,
         });
     }
     // a parked job whose children cannot be enqueued looks again by itself

@@ -17,7 +17,7 @@ use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
-use meter::queue::{Backoff, Clock, Filter, Identity, JobRow, NewJob, Queue, State};
+use meter::queue::{Backoff, Clock, Identity, JobFilter, JobRow, JobState, NewJob, Queue};
 use meter::worker::{Kind, Kinds, Stopper, Tally, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -354,7 +354,7 @@ pub async fn row(queue: &Queue, id: &str) -> JobRow {
 pub async fn until(queue: &Queue, what: &str, holds: impl Fn(&[JobRow]) -> bool) -> Vec<JobRow> {
     let start = Instant::now();
     loop {
-        let mut rows = queue.list(&Filter::default(), 10_000).await.unwrap();
+        let mut rows = queue.list(&JobFilter::default(), 10_000).await.unwrap();
         rows.reverse();
         if holds(&rows) {
             return rows;
@@ -368,6 +368,6 @@ pub fn told(rows: &[JobRow]) -> Vec<String> {
     rows.iter().map(|r| format!("{} {} {} {:?} {}", r.seq, r.kind, r.state, r.reason, r.payload)).collect()
 }
 
-pub fn all(state: State) -> impl Fn(&[JobRow]) -> bool {
+pub fn all(state: JobState) -> impl Fn(&[JobRow]) -> bool {
     move |rows| !rows.is_empty() && rows.iter().all(|r| r.state == state)
 }
