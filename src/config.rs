@@ -36,7 +36,7 @@ pub const DEFAULT_FILE: &str = "meter.toml";
 pub struct Secret(String);
 
 impl Secret {
-    /// One that no variable gave, for the demo.
+    /// A secret of the demo, which no variable gave.
     pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }

@@ -1,5 +1,6 @@
 //! How amounts, spans and customers are said to people, in a terminal and in a browser.
 
+use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -76,4 +77,23 @@ pub(crate) fn report_summary(report: &str) -> String {
 pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     let passed: SignedDuration = now.duration_since(then);
     format!("{} ago", span(passed))
+}
+
+/// A count with separators: `1,234,567`.
+pub(crate) fn count(n: impl TryInto<u64>) -> String {
+    let digits = n.try_into().map_or_else(|_| "?".into(), |n: u64| n.to_string());
+    group(&digits)
+}
+
+/// As [`quantity`], with a sign always.
+pub(crate) fn change(q: Quantity) -> String {
+    if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }
+}
+
+/// An amount of money, as far as its currency is known.
+pub(crate) fn money(minor: i64, currency: &str) -> String {
+    match currency.parse::<Currency>() {
+        Ok(currency) => format!("{} {currency}", currency.written(minor)),
+        Err(_) => minor.to_string(),
+    }
 }

@@ -51,8 +51,10 @@ enum IfMissing {
 /// Which schema versions will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Schema {
-    /// Not looked at: the caller migrates or asks.
+    /// Any: the caller migrates or checks.
     Unchecked,
+    /// This build's, after migrating if need be.
+    Migrated,
     /// This build's or an earlier one's.
     NotNewer,
     /// This build's.
@@ -69,7 +71,9 @@ pub struct Open {
 }
 
 impl Open {
-    /// Makes a local file that is not there; the schema is the caller's affair.
+    /// Creates a missing local file; migrates an older schema.
+    pub const MIGRATED: Self = Self { schema: Schema::Migrated, ..Self::CREATE };
+    /// Creates a missing local file; the caller checks or migrates the schema.
     pub const CREATE: Self = Self { if_missing: IfMissing::Create, schema: Schema::Unchecked, wait: REMOTE_WAIT };
     /// Books that must be there and up to date.
     pub const EXISTING: Self = Self { if_missing: IfMissing::Fail, schema: Schema::Current, wait: REMOTE_WAIT };
@@ -103,6 +107,7 @@ pub async fn open_books(config: &Config, open: Open) -> anyhow::Result<Database>
     let books = connect(config, open.wait).await?;
     match open.schema {
         Schema::Unchecked => {}
+        Schema::Migrated => drop(books.migrate(Timestamp::now()).await?),
         Schema::NotNewer => drop(books.schema_version().await?),
         Schema::Current => books.require_migrated().await?,
     }

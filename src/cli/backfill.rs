@@ -5,8 +5,10 @@ use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
 use jobs::ingest_cur::IngestCur;
 
-use super::{Exit, enqueue, ingest, months};
+use super::select;
+use super::submit::{self, SubmitArgs};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::queue::NewJob;
 
 /// Live work has priority 0.
@@ -40,19 +42,15 @@ pub(crate) struct Args {
     /// Book a version even if it has line types that nobody knows; their lines are left out
     #[arg(long)]
     allow_unknown_line_types: bool,
-    /// Wait for the jobs, and end as they do
-    #[arg(long)]
-    wait: bool,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    submit: SubmitArgs,
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let Action::Ingest(args) = action;
-    let months = months(None, Some(args.from), args.to, 0, now)?;
+    let months = select::months(None, Some(args.from), args.to, 0, now)?;
     let mut jobs = vec![];
-    for export in ingest::chosen(config, args.export.as_deref())? {
+    for export in select::exports(config, args.export.as_deref())? {
         for month in &months {
             let job = IngestCur {
                 export: export.clone(),
@@ -65,5 +63,5 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             jobs.push(NewJob { lane, priority: PRIORITY, ..NewJob::of(&job, "backfill")? });
         }
     }
-    enqueue::hand_in(&jobs, |job| job.key.as_deref().unwrap_or_default(), config, now, (args.wait, args.json)).await
+    submit::submit(&jobs, |job| job.key.as_deref().unwrap_or_default(), &args.submit, config).await
 }

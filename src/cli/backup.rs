@@ -7,8 +7,9 @@ use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// Where to.

@@ -1,14 +1,15 @@
 //! `meter budget`: what customers are willing to pay beyond the plan.
 
 use books::Database;
-use books::limits::budget::{Budget, BudgetError};
+use books::limits::budget::BudgetError;
 use books::limits::plan::TURN;
 use books::units::money::Currency;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// What to do with budgets.
@@ -87,11 +88,11 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Show { customer, json } => {
             own_currency(&books, &customer).await?;
             let budgets = books.budgets(&customer, false).await?;
-            if json { print::json(&budgets)? } else { show_all(&budgets, false) }
+            if json { print::json(&budgets)? } else { print::budgets::current(&budgets) }
         }
         Action::History { customer, json } => {
             let budgets = books.budgets(&customer, true).await?;
-            if json { print::json(&budgets)? } else { show_all(&budgets, true) }
+            if json { print::json(&budgets)? } else { print::budgets::history(&budgets) }
         }
     }
     Ok(Exit::Ok)
@@ -124,23 +125,4 @@ async fn set(
         Err(error @ (BudgetError::Currency { .. } | BudgetError::Amount)) => Err(BadUsage(error.to_string()).into()),
         other => Ok(other?),
     }
-}
-
-/// Budgets, or changes of them, as a table.
-pub(super) fn show_all(budgets: &[Budget], history: bool) {
-    if budgets.is_empty() {
-        print::out("no overage budget was ever set: nothing beyond the plan may be used");
-        return;
-    }
-    let row = |b: &Budget| {
-        let meter = if b.meter.is_empty() { "all meters".to_owned() } else { b.meter.clone() };
-        let amount = match (b.amount_minor, b.currency.parse::<Currency>()) {
-            (None, _) => "taken away".to_owned(),
-            (Some(minor), Ok(currency)) => format!("{} {currency}", currency.written(minor)),
-            (Some(minor), Err(_)) => format!("{minor} minor units of {}", b.currency),
-        };
-        vec![meter, amount, b.set_by.clone(), b.set_at.to_string()]
-    };
-    let title = if history { "budget set for" } else { "budget for" };
-    print::table(&[title, ">amount", "by", "at"], budgets.iter().map(row).collect());
 }

@@ -2,8 +2,9 @@
 
 use clap::Subcommand;
 
-use super::{Exit, print};
 use crate::config::{Config, ConfigError};
+use crate::exit::Exit;
+use crate::print;
 
 /// What to do with the configuration.
 #[derive(Clone, Copy, Debug, Subcommand)]

@@ -7,8 +7,9 @@ use books::customers::customer::{Customer, CustomerError, NewCustomer};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{Exit, budget, entitlements, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// Columns that a CSV file may have.
@@ -62,9 +63,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Show { customer, json } => show(config, &customer, json, now).await,
         Action::Add { customer, plan, stripe_customer_id } => {
             let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None };
-            add(config, vec![new], now).await
+            add(config, vec![new]).await
         }
-        Action::Import { file, dry_run } => import(config, &file, dry_run, now).await,
+        Action::Import { file, dry_run } => import(config, &file, dry_run).await,
     }
 }
 
@@ -116,15 +117,14 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     let titles = ["billing period from", "to before", "of", "days of usage", ""];
     print::table(&titles, one.periods.iter().map(period).collect());
     print::out("");
-    budget::show_all(&budgets, false);
+    print::budgets::current(&budgets);
     print::out("");
-    entitlements::table(&decided, config, now);
+    print::entitlements::table(&decided, config, now);
     Ok(Exit::Ok)
 }
 
-async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config, Open::CREATE).await?;
-    books.migrate(now).await?;
+async fn add(config: &Config, customers: Vec<NewCustomer>) -> anyhow::Result<Exit> {
+    let books = wiring::open_books(config, Open::MIGRATED).await?;
     let count = u64::try_from(customers.len())?;
     let added = books.add_customers(customers).await?;
     let there = count - added;
@@ -134,13 +134,13 @@ async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> an
     Ok(Exit::Ok)
 }
 
-async fn import(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
+async fn import(config: &Config, file: &Path, dry_run: bool) -> anyhow::Result<Exit> {
     let (customers, lines) = read_csv(file)?;
     if dry_run {
         print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
         return Ok(Exit::Ok);
     }
-    match add(config, customers, now).await {
+    match add(config, customers).await {
         Err(error) => match error.downcast_ref::<CustomerError>() {
             Some(CustomerError::Wrong(at, ..)) => {
                 let line = lines.get(*at).copied().unwrap_or_default();

@@ -6,9 +6,10 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Exit, ingest, print};
+use super::{progress, select};
 use crate::config::Config;
-use crate::wiring;
+use crate::exit::Exit;
+use crate::{print, wiring};
 
 /// Which bill.
 #[derive(Debug, ClapArgs)]
@@ -34,14 +35,14 @@ struct Found {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let month = args.month.unwrap_or_else(|| Month::of(now));
-    let names = ingest::chosen(config, args.export.as_deref())?;
+    let names = select::exports(config, args.export.as_deref())?;
     let exports = wiring::exports(config).await?;
     let read_settings = wiring::read_settings(config)?;
     let mut found = vec![];
     for name in names {
         let Some(export) = exports.get(&name) else { continue };
         let reading = jobs::ingest_cur::discover(export, &read_settings, month);
-        let read = ingest::shown(&format!("{name} {month}"), &read_settings.progress, reading).await;
+        let read = progress::reading(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
             Some((manifest, lines)) => found.push(Found { export: name, month, version: manifest.version, lines }),
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),

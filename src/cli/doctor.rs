@@ -13,10 +13,11 @@ use jobs::stripe::check::check;
 use jobs::stripe::{StripeAccount, StripeMode};
 use serde::Serialize;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::{ago, span};
 use crate::health::{BILL_STALE, LITTLE_SPACE};
+use crate::print;
 use crate::{http, wiring};
 
 /// Clocks of this machine and of others may differ by this much.

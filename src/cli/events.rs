@@ -5,9 +5,11 @@ use books::stripe::meter_event::{EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
+use super::actor;
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::format::ago;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// What to do with events.
@@ -138,7 +140,7 @@ async fn act(
             continue;
         };
         let act = AuditEntry {
-            actor: who(),
+            actor: actor::current(),
             action: name.to_owned(),
             target: subject(&event),
             reason: which.reason.trim().to_owned(),
@@ -162,12 +164,6 @@ async fn act(
         }
     }
     Ok(done)
-}
-
-/// Who sits at this machine.
-pub(super) fn who() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
-    format!("{user}@{}", gethostname::gethostname().to_string_lossy())
 }
 
 /// Said of an event that the books of before a restoration had sent.

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::http;
+use crate::print;
 
 /// Whom to ask.
 #[derive(Debug, ClapArgs)]

@@ -1,22 +1,23 @@
 //! The command line: arguments → a payload or a query; and printing.
 
+mod actor;
 mod backfill;
 mod backup;
 mod budget;
 mod check_config;
 mod customer;
-mod demo;
-mod demo_stripe;
 mod discover;
 mod doctor;
 mod enqueue;
 mod entitlements;
 mod events;
+mod failure;
 mod health;
 mod ingest;
 mod notifications;
+mod payload;
 mod plan;
-mod print;
+mod progress;
 mod push;
 mod queue_jobs;
 mod reconcile;
@@ -24,13 +25,14 @@ mod report;
 mod restore;
 mod run;
 mod schedule;
+mod select;
 mod status;
 mod stripe;
+mod submit;
 mod turn;
 mod usage;
 mod verify;
 mod versions;
-mod wait;
 mod work;
 mod workers;
 
@@ -38,12 +40,12 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use books::units::calendar::Month;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
+use crate::exit::{BadUsage, Exit};
 use crate::wiring::{self, Open};
 
 const EXIT_CODES: &str =
@@ -139,34 +141,8 @@ enum Command {
     #[command(subcommand)]
     Config(check_config::Action),
     /// See it work on a made-up bill, or make one
-    Demo(demo::Args),
+    Demo(crate::demo::Args),
 }
-
-/// How a command ended, when it did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// All is well.
-    Ok,
-    /// Something waits for a person.
-    NeedsAttention,
-    /// It ran, but what it found is wrong; it has been printed.
-    Failed,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(done: Exit) -> Self {
-        match done {
-            Exit::Ok => Self::SUCCESS,
-            Exit::Failed => Self::from(1),
-            Exit::NeedsAttention => Self::from(3),
-        }
-    }
-}
-
-/// Bad usage that clap cannot see; exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct BadUsage(pub(crate) String);
 
 /// Runs a command; what went wrong is on standard error.
 pub fn run(cli: Cli) -> ExitCode {
@@ -208,7 +184,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Backup(args) => backup::run(args, &config, now).await,
             Command::Restored(args) => restore::run(args, &config, now).await,
             Command::Work(args) => work::run(args, &config, now).await,
-            Command::Enqueue(args) => enqueue::run(args, &config, now).await,
+            Command::Enqueue(args) => enqueue::run(args, &config).await,
             Command::Backfill(action) => backfill::run(action, &config, now).await,
             Command::Run(args) => run::run(args, &config, now).await,
             Command::Customer(action) => customer::run(action, &config, now).await,
@@ -230,7 +206,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,
             Command::Migrate => migrate(&config, now).await,
-            Command::Demo(args) => demo::run(args, &config, now).await,
+            Command::Demo(args) => crate::demo::run(args, &config, now).await,
             Command::Config(_) => Ok(Exit::Ok),
         }
     });
@@ -266,33 +242,4 @@ async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
-}
-
-/// The months from which `--month` or `--from --to` choose; none chosen = the current one and
-/// `lookback` before it.
-pub(crate) fn months(
-    month: Option<Month>,
-    from: Option<Month>,
-    to: Option<Month>,
-    lookback: u8,
-    now: Timestamp,
-) -> anyhow::Result<Vec<Month>> {
-    let current = Month::of(now);
-    if let Some(month) = month {
-        return Ok(vec![month]);
-    }
-    if from.is_none() && to.is_none() {
-        return Ok(Month::back_to(current, lookback));
-    }
-    let (Some(from), to) = (from, to.unwrap_or(current)) else {
-        return Err(BadUsage("--to needs --from".into()).into());
-    };
-    if to < from {
-        return Err(BadUsage(format!("--from {from} is after --to {to}")).into());
-    }
-    let months = Month::range(from, to);
-    if months.len() > 120 {
-        return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
-    }
-    Ok(months)
 }

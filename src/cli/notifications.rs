@@ -1,12 +1,11 @@
 //! `meter notifications`: what the web backend was told.
 
-use books::limits::notification::Notification;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
-use crate::format::ago;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// What to do with notifications.
@@ -68,7 +67,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if json {
                 print::json(&notifications)?;
             } else {
-                table(&notifications, now);
+                print::notifications::table(&notifications, now);
                 if config.notifications.url.is_none() {
                     print::out("notifications go nowhere: notifications.url is not set");
                 }
@@ -97,25 +96,4 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }
     }
-}
-
-/// Notifications as a table.
-pub(super) fn table(notifications: &[Notification], now: Timestamp) {
-    if notifications.is_empty() {
-        return print::out("no such notification was made");
-    }
-    let titles = ["notification", "made", "customer", "meter", "about", "state", ">sent", "why not"];
-    print::table(&titles, notifications.iter().map(|n| row(n, now)).collect());
-}
-
-fn row(n: &Notification, now: Timestamp) -> Vec<String> {
-    let meter = if n.meter.is_empty() { "all meters" } else { &n.meter };
-    let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
-    let state = match n.next_at {
-        Some(at) if at > now => format!("{}, again in {}", n.state, print::span(at.duration_since(now))),
-        _ => n.state.clone(),
-    };
-    let error = n.error.clone().unwrap_or_default();
-    let sent = n.attempts.to_string();
-    vec![n.id.clone(), ago(n.created_at, now), n.customer.clone(), meter.to_owned(), about, state, sent, error]
 }

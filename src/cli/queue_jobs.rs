@@ -4,8 +4,9 @@ use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::queue::{JobFilter, JobRow, JobState, Queue};
 use crate::wiring::{self, Open};
 use crate::worker::Kinds;

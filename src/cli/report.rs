@@ -12,8 +12,9 @@ use books::usage::ledger::Usage;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::ui::{self, MeterReport, UsageReport};
 use crate::wiring::{self, Open};
 

@@ -5,9 +5,10 @@ use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::events::who;
-use super::{BadUsage, Exit, print};
+use super::actor;
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// From when.
@@ -33,7 +34,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = wiring::open_books(config, Open::NOT_NEWER).await?;
     books.migrate(now).await?;
     let act = AuditEntry {
-        actor: who(),
+        actor: actor::current(),
         action: "restored".into(),
         target: "books".into(),
         reason: format!("said to be restored from a copy of {at}"),
@@ -66,7 +67,7 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
         return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` names those that are waited for")).into());
     }
     let act = AuditEntry {
-        actor: who(),
+        actor: actor::current(),
         action: "restored --without".into(),
         target: "books".into(),
         reason: which.to_owned(),

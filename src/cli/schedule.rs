@@ -4,9 +4,10 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::ago;
+use crate::print;
 use crate::queue::{JobFilter, JobState};
 use crate::wiring::{self, Open};
 use crate::worker::schedule;

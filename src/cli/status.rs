@@ -3,10 +3,11 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::{ago, span};
 use crate::health::{Overview, Severity, StatsCollector};
+use crate::print;
 use crate::queue::{JobState, WorkerState};
 use crate::ui::{about, forecast};
 use crate::worker::{Kinds, schedule};

@@ -9,9 +9,10 @@ use jobs::stripe::account::matched;
 use jobs::stripe::check::{CheckLine, check};
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 
-use super::push::books;
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
+use crate::wiring::{self, Open};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -36,8 +37,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     if billing.meters.is_empty() {
         return Err(BadUsage("stripe.meters names no meter, so there is nothing to compare".into()).into());
     }
-    let dry = !matches!(action, Action::Setup { dry_run: false });
-    let books = books(config, dry, now).await?;
+    let open = if matches!(action, Action::Setup { dry_run: false }) { Open::MIGRATED } else { Open::DRY_RUN };
+    let books = wiring::open_books(config, open).await?;
     let (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
     let remote = if let Action::Setup { dry_run } = action {
         set_up(&billing, account, &books, remote, dry_run, now).await?

@@ -4,8 +4,9 @@ use books::customers::periods::TurnPeriod;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// Whose.

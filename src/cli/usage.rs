@@ -5,8 +5,9 @@ use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// Whose usage, and when.

@@ -3,8 +3,9 @@
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// Which versions.

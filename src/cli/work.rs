@@ -15,8 +15,8 @@ use jobs::stripe::StripeMode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{BadUsage, Exit};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::health::StatsCollector;
 use crate::http::{self, ReadinessProbe, Running, Server};
 use crate::metrics::{Metrics, Sources};

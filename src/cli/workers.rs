@@ -5,9 +5,10 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::ago;
+use crate::print;
 use crate::queue::WorkerRow;
 use crate::wiring::{self, Open};
 
