@@ -37,6 +37,7 @@ pub struct Secret(String);
 
 impl Secret {
     /// A secret of the demo, which no variable gave.
+    #[cfg(feature = "demo")]
     pub(crate) fn new(text: &str) -> Self {
         Self(text.to_owned())
     }

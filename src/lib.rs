@@ -26,6 +26,7 @@ pub mod ui;
 
 mod print;
 
+#[cfg(feature = "demo")]
 mod demo;
 
 pub mod cli;

@@ -141,6 +141,7 @@ enum Command {
     #[command(subcommand)]
     Config(check_config::Action),
     /// See it work on a made-up bill, or make one
+    #[cfg(feature = "demo")]
     Demo(crate::demo::Args),
 }
 
@@ -206,6 +207,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,
             Command::Migrate => migrate(&config, now).await,
+            #[cfg(feature = "demo")]
             Command::Demo(args) => crate::demo::run(args, &config, now).await,
             Command::Config(_) => Ok(Exit::Ok),
         }
