@@ -24,7 +24,7 @@ use jobs::ingest_cur::ReadSettings;
 use jobs::job::{Context, Failure, Job};
 use meter::metrics::Metrics;
 use meter::queue::{Clock, Identity, JobState, NewJob, Queue};
-use meter::worker::{Kind, Kinds, Worker, WorkerSettings};
+use meter::worker::{Kind, Kinds, NewWorker, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 
 const JOBS: usize = 100_000;
@@ -84,17 +84,16 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
         webhook: None,
         billing: Arc::default(),
     };
-    let policy = WorkerSettings { concurrency: slots, ..WorkerSettings::default() };
-    let who = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
-    let worker = Worker::new(
-        queue.clone(),
-        Kinds::of([Kind::of::<Nothing>()]),
-        policy,
+    let settings = WorkerSettings { concurrency: slots, ..WorkerSettings::default() };
+    let identity = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
+    let worker = Worker::new(NewWorker {
+        queue: queue.clone(),
         context,
-        who,
-        Metrics::new(&[]).unwrap(),
-        false,
-    );
+        kinds: Kinds::of([Kind::of::<Nothing>()]),
+        settings,
+        identity,
+        metrics: Metrics::new(&[]).unwrap(),
+    });
     worker.register().await.unwrap();
     (queue, worker)
 }

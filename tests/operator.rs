@@ -53,7 +53,7 @@ fn status_says_what_needs_a_person_and_ends_so() {
 
     let calm = Place::with("");
     calm.run("migrate").ends(0);
-    calm.run("status").ends(0).says(&["none is booked yet", "nothing needs a person"]);
+    calm.run("status").ends(0).says(&["No bill is booked yet", "nothing needs a person"]);
     Place::with("").run("status").ends(1).says(&["there are no books at meter.db yet"]);
 }
 

@@ -69,7 +69,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let own = own_currency(&books, &customer).await?;
             let minor = own.read(&amount).map_err(|e| BadUsage(e.to_string()))?;
             let currency = currency.unwrap_or(own);
-            set(&books, &customer, &meter, Some(minor), currency, &by, now).await?;
+            books.set_budget(&customer, &meter, Some(minor), currency, &by, now).await.map_err(refused)?;
             let what = if meter.is_empty() { "all overage".to_owned() } else { format!("overage of {meter}") };
             print::out(&format!(
                 "{customer}: {what} may cost {} {own} in each billing period, from the next enforcement on",
@@ -82,7 +82,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if !books.budgets(&customer, false).await?.iter().any(|b| b.meter == meter) {
                 anyhow::bail!("{customer} has no such budget; `meter budget show {customer}` shows all");
             }
-            set(&books, &customer, &meter, None, own, &by, now).await?;
+            books.set_budget(&customer, &meter, None, own, &by, now).await.map_err(refused)?;
             print::out(&format!("{customer}: the budget is taken away, from the next enforcement on"));
         }
         Action::Show { customer, json } => {
@@ -112,17 +112,10 @@ async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Curren
     Ok(books.currency_of(customer).await?.1)
 }
 
-async fn set(
-    books: &Database,
-    customer: &str,
-    meter: &str,
-    minor: Option<i64>,
-    currency: Currency,
-    by: &str,
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    match books.set_budget(customer, meter, minor, currency, by, now).await {
-        Err(error @ (BudgetError::Currency { .. } | BudgetError::Amount)) => Err(BadUsage(error.to_string()).into()),
-        other => Ok(other?),
+/// A currency or an amount that the plan does not allow is bad usage.
+fn refused(error: BudgetError) -> anyhow::Error {
+    match error {
+        BudgetError::Currency { .. } | BudgetError::Amount => BadUsage(error.to_string()).into(),
+        other => other.into(),
     }
 }

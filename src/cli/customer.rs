@@ -65,7 +65,12 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None };
             add(config, vec![new]).await
         }
-        Action::Import { file, dry_run } => import(config, &file, dry_run).await,
+        Action::Import { file, dry_run: false } => import(config, &file).await,
+        Action::Import { file, dry_run: true } => {
+            let (customers, _) = read_csv(&file)?;
+            print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
+            Ok(Exit::Ok)
+        }
     }
 }
 
@@ -134,12 +139,9 @@ async fn add(config: &Config, customers: Vec<NewCustomer>) -> anyhow::Result<Exi
     Ok(Exit::Ok)
 }
 
-async fn import(config: &Config, file: &Path, dry_run: bool) -> anyhow::Result<Exit> {
+/// Adds the customers of a file.
+async fn import(config: &Config, file: &Path) -> anyhow::Result<Exit> {
     let (customers, lines) = read_csv(file)?;
-    if dry_run {
-        print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
-        return Ok(Exit::Ok);
-    }
     match add(config, customers).await {
         Err(error) => match error.downcast_ref::<CustomerError>() {
             Some(CustomerError::Wrong(at, ..)) => {

@@ -9,8 +9,8 @@ use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use jobs::ingest_cur::export::{find, newest};
 use jobs::stripe::account::skew;
-use jobs::stripe::check::check;
-use jobs::stripe::{StripeAccount, StripeMode};
+use jobs::stripe::check::{CheckLine, check};
+use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -298,37 +298,29 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
                 Err(failure) => checks.wrong("Stripe's clock", format!("{:#}", failure.error()), "set the clock (NTP)"),
             }
             if let Some(books) = books {
-                account_lines(account, &billing, books, &remote, now, checks).await;
+                match compared(account, &billing, books, &remote, now).await {
+                    Err(error) => checks.wrong("Stripe's prices", format!("{error:#}"), "check what the key may read"),
+                    Ok(lines) => lines.iter().for_each(|line| match &line.fault {
+                        None => checks.well(&line.what, line.found.clone()),
+                        Some(fault) => checks.look(&line.what, line.found.clone(), fault),
+                    }),
+                }
             }
         }
     }
 }
 
-/// What `meter stripe check` finds.
-async fn account_lines(
+/// The lines of `meter stripe check`.
+async fn compared(
     account: &StripeAccount,
-    billing: &jobs::stripe::BillingSettings,
+    billing: &BillingSettings,
     books: &Database,
-    remote: &[jobs::stripe::RemoteMeter],
+    remote: &[RemoteMeter],
     now: Timestamp,
-    checks: &mut Checks,
-) {
-    let compared = async {
-        let prices = account.prices().await.map_err(|e| anyhow::anyhow!(e))?;
-        let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
-        anyhow::Ok(check(billing, &known, remote, &prices, &plans, now))
-    };
-    match compared.await {
-        Err(error) => checks.wrong("Stripe's prices", format!("{error:#}"), "check what the key may read"),
-        Ok(lines) => {
-            for line in lines {
-                match &line.fault {
-                    None => checks.well(&line.what, line.found),
-                    Some(fault) => checks.look(&line.what, line.found.clone(), fault),
-                }
-            }
-        }
-    }
+) -> anyhow::Result<Vec<CheckLine>> {
+    let prices = account.prices().await.map_err(|e| anyhow::anyhow!(e))?;
+    let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
+    Ok(check(billing, &known, remote, &prices, &plans, now))
 }
 
 async fn worker(config: &Config, checks: &mut Checks) {

@@ -164,7 +164,8 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         return check_config::run(action, config);
     }
     let config = config?;
-    start_log(&config.log, cli.log, matches!(cli.command, Command::Work(_)))?;
+    let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };
+    start_log(&config.log, cli.log, severity)?;
     // blocking threads decode, and one more reads files; each keeps memory of its own, so there are
     // no more than are of use
     let mut blocking = config.read_limits().parallel + 1;
@@ -217,10 +218,9 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     done
 }
 
-fn start_log(config: &LogConfig, level: Option<String>, service: bool) -> anyhow::Result<()> {
+fn start_log(config: &LogConfig, level: Option<String>, auto: &str) -> anyhow::Result<()> {
     let level = match level.as_deref().unwrap_or(&config.level) {
-        "auto" if service => "info",
-        "auto" => "warn",
+        "auto" => auto,
         level => level,
     };
     let filter = EnvFilter::try_new(level).map_err(|e| BadUsage(format!("--log {level}: {e}")))?;

@@ -22,7 +22,7 @@ use crate::http::{self, ReadinessProbe, Running, Server};
 use crate::metrics::{Metrics, Sources};
 use crate::queue::{Identity, Queue};
 use crate::wiring::{self, Open};
-use crate::worker::{Kinds, Stopper, Tally, Worker, WorkerSettings, schedule};
+use crate::worker::{Kinds, NewWorker, RunUntil, Stopper, Tally, Worker, WorkerSettings, schedule};
 
 /// Some supervisors signal the process and then its whole group: that is one signal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
@@ -100,12 +100,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "worker {} runs {} from {url}, {} at once; Ctrl-C stops it",
         worker.id(),
         kinds.names().join(", "),
-        WorkerSettings::new(&config.queue, args.concurrency).concurrency
+        settings(&args, config).concurrency
     );
     if config.exports.is_empty() {
         tracing::warn!("no export is configured, so no bill will be read (see the README's \"Your own bills\")");
     }
-    let grace = WorkerSettings::new(&config.queue, args.concurrency).grace;
+    let grace = settings(&args, config).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::FutureTicks::default()).await?;
@@ -137,6 +137,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     Ok(if args.once && dead > 0 { Exit::Failed } else { Exit::Ok })
 }
 
+fn settings(args: &Args, config: &Config) -> WorkerSettings {
+    let until = if args.once { RunUntil::Idle } else { RunUntil::Stopped };
+    WorkerSettings { until, ..WorkerSettings::new(&config.queue, args.concurrency) }
+}
+
 /// Opens the books, brings them up to date, and makes the worker known to them.
 async fn start(
     args: &Args,
@@ -159,7 +164,7 @@ async fn start(
     }
     let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config, Open::CREATE)).await?;
     let context = wiring::worker_context(config, books).await?;
-    let who = Identity {
+    let identity = Identity {
         host: gethostname::gethostname().to_string_lossy().into_owned(),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -172,8 +177,8 @@ async fn start(
             StripeMode::DryRun => None,
         },
     };
-    let policy = WorkerSettings::new(&config.queue, args.concurrency);
-    let worker = Worker::new(queue.clone(), kinds, policy, context, who, metrics, args.once);
+    let settings = settings(args, config);
+    let worker = Worker::new(NewWorker { queue: queue.clone(), context, kinds, settings, identity, metrics });
     retry_until_up(|| worker.register()).await?;
     Ok((worker, queue, sources))
 }

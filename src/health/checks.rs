@@ -78,7 +78,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         found.push(Finding { severity, alert, what, act: act.to_owned() });
     };
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
-    for (check, count) in s.audit.violations.iter().filter(|(_, n)| **n > 0) {
+    for (check, count) in s.audit.broken() {
         let what = format!("the books break the rule `{check}` in {count} place(s)");
         add("MeterBooksViolated", what, "meter verify");
     }
@@ -86,8 +86,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         let what = format!("the books were last audited {}", s.audit.at.map_or(String::new(), |at| ago(at, s.at)));
         add("MeterBooksNotVerified", what, "meter enqueue verify_books --wait");
     }
-    let workers = |state| s.queue.workers.get(&state).copied().unwrap_or(0);
-    if workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
+    if s.workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
         add("MeterDown", "no worker is running".into(), "meter work");
     }
     bills(s, &mut add);
@@ -210,7 +209,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         }
         _ => None,
     };
-    if let Some((why, act)) = lacks.filter(|_| stripe.events.get("settled").is_some_and(|n| *n > 0)) {
+    if let Some((why, act)) = lacks.filter(|_| s.events("settled") > 0) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
         add("MeterStripeDryRun", what, act);
     }
@@ -220,8 +219,8 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
-    if let Some(refused) = stripe.events.get("refused").filter(|n| **n > 0) {
-        let what = format!("Stripe refused {refused} event(s)");
+    if s.events("refused") > 0 {
+        let what = format!("Stripe refused {} event(s)", s.events("refused"));
         add("MeterEventRefused", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();

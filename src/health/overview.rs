@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use books::audit::stats::{BooksStanding, CustomersStanding};
+use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::queue::QueueStats;
+use crate::queue::{JobState, QueueStats, WorkerState};
 
 /// One reading.
 #[derive(Clone, Debug, Serialize)]
@@ -30,6 +31,61 @@ pub struct Overview {
     pub audit: LastAudit,
     /// What needs a person, the worst first.
     pub findings: Vec<Finding>,
+}
+
+/// What `meter status` and the pages print before the first bill.
+pub(crate) const NO_BILL: &str = "No bill is booked yet: `meter ingest` reads the newest one.";
+/// What they print while nothing receives notifications.
+pub(crate) const NO_WEBHOOK: &str = "notifications.url is not set";
+
+impl Overview {
+    /// Payers of whom a bill is booked.
+    pub(crate) fn bills(&self) -> impl Iterator<Item = &BillStanding> {
+        // without a booked bill there is no month
+        self.books.bills.iter().filter(|bill| !bill.month.is_empty())
+    }
+
+    /// Versions of bills that are on hold.
+    pub(crate) fn versions_on_hold(&self) -> i64 {
+        self.books.bills.iter().map(|bill| bill.on_hold).sum()
+    }
+
+    /// Jobs of all kinds in a state.
+    pub(crate) fn jobs(&self, state: JobState) -> i64 {
+        self.queue.kinds.values().filter_map(|kind| kind.states.get(&state)).sum()
+    }
+
+    /// Worker processes in a state.
+    pub(crate) fn workers(&self, state: WorkerState) -> i64 {
+        self.queue.workers.get(&state).copied().unwrap_or(0)
+    }
+
+    /// Events for Stripe in a state, or in one of the group `settled`.
+    pub(crate) fn events(&self, state: &str) -> i64 {
+        self.books.stripe.events.get(state).copied().unwrap_or(0)
+    }
+
+    /// Amounts that wait in the books to be carried forward.
+    pub(crate) fn deferred(&self) -> i64 {
+        self.customers.deferred.values().sum()
+    }
+
+    /// Meters of which Stripe's totals differ, and by how much.
+    pub(crate) fn drifts(&self) -> impl Iterator<Item = (&String, Quantity)> {
+        self.customers.drift.iter().filter(|(_, drift)| !drift.is_zero()).map(|(meter, drift)| (meter, *drift))
+    }
+
+    /// Notifications that are kept because nothing receives them.
+    pub(crate) fn kept_notifications(&self) -> i64 {
+        self.books.notifications.pending + self.books.notifications.dead
+    }
+}
+
+impl LastAudit {
+    /// The rules that are broken, and in how many places.
+    pub(crate) fn broken(&self) -> impl Iterator<Item = (&String, i64)> {
+        self.violations.iter().filter(|(_, n)| **n > 0).map(|(rule, n)| (rule, *n))
+    }
 }
 
 /// Where what is billed goes.

@@ -1,50 +1,19 @@
 //! Whether a worker is alive and can work: what it says of itself, and how `meter health` asks it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use books::Database;
 use jiff::Timestamp;
-use tokio::sync::OnceCell;
 
-use super::{Shared, books_id};
-use crate::config::Config;
-use crate::wiring::{self, Open};
+use super::readiness::READY_WAIT;
+use super::server::Shared;
 use crate::worker::Phase;
 
-/// The database has so long to answer whether it is there.
-const READY_WAIT: Duration = Duration::from_secs(2);
 /// The schedule is looked at several times a minute.
 const SCHEDULE_LATE: i64 = 120;
-
-/// A connection on which nobody waits but who asks whether the database answers: leases and pages
-/// have others.
-#[derive(Debug)]
-pub struct ReadinessProbe {
-    config: Config,
-    books: OnceCell<Database>,
-}
-
-impl ReadinessProbe {
-    /// One that connects when it is first asked.
-    pub fn new(config: &Config) -> Self {
-        Self { config: config.clone(), books: OnceCell::new() }
-    }
-
-    /// Which books these are, as [`books_id`] says it: a file has its name once it is there.
-    fn books_id(&self) -> String {
-        books_id(&self.config)
-    }
-
-    async fn schema_version(&self) -> anyhow::Result<i64> {
-        let open = async || wiring::open_books(&self.config, Open::NOT_NEWER.within(READY_WAIT)).await;
-        Ok(self.books.get_or_try_init(open).await?.schema_version().await?)
-    }
-}
 
 /// Whether work can be done here, and what is in its way.
 pub(super) async fn ready(State(server): Shared) -> Response {

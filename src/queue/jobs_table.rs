@@ -27,8 +27,8 @@ const COLUMNS: &str = "seq, id, kind, payload, state, priority, key, lane, paren
 pub struct Queue {
     pub(crate) db: Database,
     pub(crate) clock: Clock,
-    /// Told when this process has enqueued something.
-    pub(crate) wake: Arc<Notify>,
+    /// Notified when this process has enqueued something.
+    pub(crate) new_work: Arc<Notify>,
 }
 
 /// Tries again what failed for a reason that passes by itself: a lock, a network.
@@ -44,8 +44,8 @@ pub(super) async fn with_retry<T, F: Future<Output = Result<T, BooksError>>>(
 }
 
 /// Enqueues inside a transaction of the caller, who commits: the jobs are there if and only if the
-/// rest is. Workers of other processes find them when they next look; [`Queue::wake`] tells those
-/// of this process.
+/// rest is. Workers of other processes find them when they next look; [`Queue::notify_new_work`] tells
+/// those of this process.
 ///
 /// # Errors
 /// What the database says; then the caller must not commit.
@@ -170,7 +170,7 @@ impl Queue {
 
     /// The queue in `db`, which must be migrated.
     pub fn new(db: Database, clock: Clock) -> Self {
-        Self { db, clock, wake: Arc::default() }
+        Self { db, clock, new_work: Arc::default() }
     }
 
     /// Now, by the queue's clock.
@@ -188,9 +188,9 @@ impl Queue {
         self.db.schema_version().await
     }
 
-    /// Tells the workers of this process that there is something to do.
-    pub fn wake(&self) {
-        self.wake.notify_one();
+    /// Tells the workers of this process that a job may be due.
+    pub fn notify_new_work(&self) {
+        self.new_work.notify_one();
     }
 
     /// Enqueues all or none. A job whose key an unfinished one holds is not enqueued again. Safe to
@@ -208,7 +208,7 @@ impl Queue {
             .await?;
             // the holder of a key may have finished between the two statements
             if rows.complete(&found) {
-                self.wake();
+                self.notify_new_work();
                 return Ok(rows.answer(&found));
             }
         }
@@ -259,7 +259,7 @@ impl Queue {
         for only in ["state IN ('scheduled', 'retrying')", &given_up] {
             changed += self.change(set, only, filter, self.now()).await?;
         }
-        self.wake();
+        self.notify_new_work();
         Ok(changed)
     }
 

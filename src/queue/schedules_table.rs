@@ -36,7 +36,7 @@ impl Queue {
         })
         .await?;
         if won {
-            self.wake();
+            self.notify_new_work();
         }
         Ok(won)
     }

@@ -4,6 +4,7 @@ use books::BooksError;
 use libsql::params;
 
 use super::jobs_table::{Queue, instant, with_retry};
+use super::stats::WorkerState;
 use super::types::WorkerRow;
 
 /// Who a worker process is.
@@ -49,16 +50,15 @@ impl Queue {
         &self,
         worker: &str,
         running: usize,
-        stopping: bool,
+        state: WorkerState,
     ) -> Result<Option<i64>, BooksError> {
-        let state = if stopping { "stopping" } else { "working" };
         let running = i64::try_from(running).unwrap_or(i64::MAX);
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db
             .with_connection(async move |c| {
                 let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                            RETURNING (SELECT max(version) FROM schema_versions)";
-                let mut rows = c.query(sql, params![worker, now, running, state]).await?;
+                let mut rows = c.query(sql, params![worker, now, running, state.name()]).await?;
                 Ok(rows.next().await?.map(|row| row.get(0)).transpose()?)
             })
             .await

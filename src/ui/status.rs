@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::format::{self, ago, count, counted, quantity, span};
 use super::layout::{Here, Tone, document, icon, scroll, state};
 use super::{RunRow, StatusView, tiles, usage};
-use crate::health::{Finding, Severity};
+use crate::health::{Finding, NO_BILL, Overview, Severity};
 use crate::queue::JobState;
 
 /// Runs that are shown.
@@ -53,7 +53,7 @@ pub fn status(view: &StatusView<'_>, now: Timestamp) -> String {
         h2 { "Stripe" }
         (stripe(view, now))
         h2 { "Bills" }
-        (bills(&overview.books.bills, now))
+        (bills(overview, now))
         h2 { "Last runs" }
         @match view.no_runs {
             Some(why) => { p.empty { "They cannot be read: " (why) } }
@@ -191,7 +191,7 @@ fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let (stripe, customers) = (&view.overview.books.stripe, &view.overview.customers);
-    let of = |state: &str| stripe.events.get(state).copied().unwrap_or(0);
+    let of = |state| view.overview.events(state);
     let meters: std::collections::BTreeSet<&String> =
         customers.drift.keys().chain(customers.deferred_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };
@@ -262,9 +262,9 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
     }
 }
 
-fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
-    if bills.iter().all(|bill| bill.month.is_empty()) {
-        return html! { p.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } };
+fn bills(overview: &Overview, now: Timestamp) -> Markup {
+    if overview.bills().next().is_none() {
+        return html! { p.empty { (format::prose(NO_BILL)) } };
     }
     let when = |at: Option<Timestamp>| html! { @if let Some(at) = at { (ago(at, now)) } @else { "unknown" } };
     let row = |b: &BillStanding| {
@@ -298,7 +298,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
         th scope="col" { "Lines of watched products" }
         th scope="col" { "On hold" }
     };
-    scroll("Bills by payer", table(titles, html! { @for b in bills { (row(b)) } }))
+    scroll("Bills by payer", table(titles, html! { @for b in &overview.books.bills { (row(b)) } }))
 }
 
 fn runs(runs: &[RunRow], now: Timestamp) -> Markup {

@@ -1,12 +1,12 @@
 //! The figures at a glance: one tile each.
 
-use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::StatusView;
 use super::format::{ago, bytes, count, counted, date, long_day, span};
 use super::layout::{Tone, icon};
+use crate::health::NO_WEBHOOK;
 use crate::queue::{JobState, WorkerState};
 
 /// A tile: what it is about, the figure, and lines below it, each with how bad it is.
@@ -72,23 +72,20 @@ fn none() -> Markup {
 
 /// With several payers, the one that is farthest behind.
 fn bill(view: &StatusView<'_>, now: Timestamp) -> Tile {
-    let bills = &view.overview.books.bills;
-    let deferred = bills.iter().map(|b| b.on_hold).sum();
-    // one of which nothing ever came has no month
-    let come = bills.iter().filter(|b| !b.month.is_empty()).min_by_key(|b| b.delivered_at);
-    let tile = match come {
+    let (overview, payers) = (view.overview, view.overview.books.bills.len());
+    let tile = match overview.bills().min_by_key(|b| b.delivered_at) {
         None => Tile::new("Newest bill", none()).line(html! { code { "meter ingest" } " reads one" }),
         Some(bill) => {
             let figure = html! { @if let Some(at) = bill.delivered_at { (ago(at, now)) } @else { "unknown" } };
             let tile = Tile::new("Newest bill", figure).line(html! { "made by AWS, for " (bill.month) });
-            if bills.len() > 1 {
-                tile.line(html! { "of " span.id { (bill.payer) } ", the last of " (bills.len()) })
+            if payers > 1 {
+                tile.line(html! { "of " span.id { (bill.payer) } ", the last of " (payers) })
             } else {
                 tile
             }
         }
     };
-    tile.bad(Tone::Look, deferred, "deferred back")
+    tile.bad(Tone::Look, overview.versions_on_hold(), "on hold")
 }
 
 fn day(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -122,18 +119,17 @@ fn audit(view: &StatusView<'_>, now: Timestamp) -> Tile {
         return Tile::new("Books audited", html! { "never" }).line(html! { code { "meter verify" } " does it" });
     };
     let mut tile = Tile::new("Books audited", ago(at, now));
-    let broken: Vec<_> = audit.violations.iter().filter(|(_, n)| **n > 0).collect();
-    if broken.is_empty() {
+    if audit.broken().next().is_none() {
         return tile.line(html! { "every rule holds" });
     }
-    for (rule, n) in broken {
-        tile = tile.bad(Tone::Wrong, *n, &format!("× {rule} broken"));
+    for (rule, n) in audit.broken() {
+        tile = tile.bad(Tone::Wrong, n, &format!("× {rule} broken"));
     }
     tile
 }
 
 fn workers(view: &StatusView<'_>) -> Tile {
-    let of = |state| view.overview.queue.workers.get(&state).copied().unwrap_or(0);
+    let of = |state| view.overview.workers(state);
     let figure = match of(WorkerState::Working) {
         0 => html! { "none works" },
         n => html! { (count(n)) " working" },
@@ -149,7 +145,7 @@ fn workers(view: &StatusView<'_>) -> Tile {
 
 fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let kinds = &view.overview.queue.kinds;
-    let of = |state| -> i64 { kinds.values().filter_map(|k| k.states.get(&state)).sum() };
+    let of = |state| view.overview.jobs(state);
     let tile = Tile::new("Queue", html! { (count(of(JobState::Pending))) " waiting" })
         .line(html! { (count(of(JobState::Running))) " running, " (count(of(JobState::Scheduled))) " for later" });
     let tile = match kinds.values().filter_map(|k| k.waiting_since).min() {
@@ -161,15 +157,17 @@ fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let stripe = &view.overview.books.stripe;
-    let of = |state| stripe.events.get(state).copied().unwrap_or(0);
+    let of = |state| view.overview.events(state);
     let tile = Tile::new("Stripe", html! { (count(of("pending") + of("sending"))) " to send" });
     let tile = match stripe.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { (counted(of("settled"), "amount", "amounts")) " settled" }),
     };
-    let deferred: i64 = view.overview.customers.deferred.values().sum();
-    let tile = if deferred > 0 { tile.line(html! { (count(deferred)) " deferred" }) } else { tile };
-    let drifts = view.overview.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
+    let tile = match view.overview.deferred() {
+        0 => tile,
+        n => tile.line(html! { (count(n)) " deferred" }),
+    };
+    let drifts = view.overview.drifts().count();
     tile.bad(Tone::Look, of("unconfirmed"), "unconfirmed")
         .bad(Tone::Wrong, of("refused"), "refused")
         .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
@@ -196,8 +194,8 @@ fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
         None => tile.line(html! { "to the web backend" }),
     };
     if !view.overview.notifications_go_out {
-        return Tile::new("Notifications", html! { (count(notifications.pending + notifications.dead)) " kept" })
-            .line(html! { "notifications.url is not set" });
+        return Tile::new("Notifications", html! { (count(view.overview.kept_notifications())) " kept" })
+            .line(html! { (NO_WEBHOOK) });
     }
     tile.bad(Tone::Wrong, notifications.dead, "given up")
 }

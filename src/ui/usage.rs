@@ -13,6 +13,7 @@ use super::StatusView;
 use super::chart::{self, Bar};
 use super::format;
 use super::layout::scroll;
+use crate::health::NO_BILL;
 
 /// All meters of which something is booked.
 pub(super) fn cards(view: &StatusView<'_>) -> Markup {
@@ -21,11 +22,9 @@ pub(super) fn cards(view: &StatusView<'_>) -> Markup {
     let meters: BTreeSet<&str> =
         books.month.iter().map(|m| m.meter.as_str()).chain(books.days.iter().map(|d| d.meter.as_str())).collect();
     if meters.is_empty() {
-        return match books.bills.iter().all(|bill| bill.month.is_empty()) {
-            true => {
-                html! { p.card.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } }
-            }
-            false => html! { p.card.empty { "No usage is booked in the last " (DAYS) " days." } },
+        return match view.overview.bills().next() {
+            None => html! { p.card.empty { (format::prose(NO_BILL)) } },
+            Some(_) => html! { p.card.empty { "No usage is booked in the last " (DAYS) " days." } },
         };
     }
     html! {

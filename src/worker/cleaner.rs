@@ -16,7 +16,7 @@ pub(super) async fn clean(shared: Shared) {
     let mut outage = OutageLog::default();
     loop {
         tokio::time::sleep(UPKEEP * fastrand::u32(500..1500) / 1000).await;
-        let Shared { queue, policy, .. } = &shared;
+        let Shared { queue, settings, .. } = &shared;
         let before = |kept: Duration| queue.now().checked_sub(kept).ok();
         let filter = |states: &[JobState], kept| JobFilter {
             states: states.to_vec(),
@@ -24,8 +24,8 @@ pub(super) async fn clean(shared: Shared) {
             ..JobFilter::default()
         };
         let tidied = async {
-            queue.purge(&filter(&[JobState::Done, JobState::Cancelled], policy.keep_done)).await?;
-            queue.purge(&filter(&[JobState::Dead], policy.keep_dead)).await?;
+            queue.purge(&filter(&[JobState::Done, JobState::Cancelled], settings.keep_done)).await?;
+            queue.purge(&filter(&[JobState::Dead], settings.keep_dead)).await?;
             queue.forget_workers(WORKERS_KEPT_MS).await
         };
         match tidied.await {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::backend::Ack;
 use super::outage::OutageLog;
-use super::process::{Phase, Shared};
+use super::process::{Phase, RunUntil, Shared};
 use crate::queue::{Claim, ClaimRequest, JobUpdate, PollResult, data_version};
 
 /// With so many jobs running, one acknowledgement is worth waiting a moment for others that share
@@ -63,7 +63,10 @@ impl Dispatcher {
             }
             let (requests, total) = self.shared.requests();
             let idle = self.finished.is_empty() && self.shared.in_flight.len() == 0;
-            if idle && !self.unsure && (self.shared.stopping() || (self.shared.once && !self.look)) {
+            if idle
+                && !self.unsure
+                && (self.shared.stopping() || (self.shared.settings.until == RunUntil::Idle && !self.look))
+            {
                 return;
             }
             if self.finished.is_empty() && !self.unsure && (!self.look || requests.is_empty()) {
@@ -94,7 +97,7 @@ impl Dispatcher {
 
     /// Past the grace time, and a little more for the last word.
     fn out_of_time(&self) -> bool {
-        let most = self.shared.policy.grace + self.shared.policy.lease / 3;
+        let most = self.shared.settings.grace + self.shared.settings.lease / 3;
         self.stopping.is_some_and(|since| since.elapsed() > most)
     }
 
@@ -156,8 +159,8 @@ impl Dispatcher {
     /// Waits until there may be something to do. Nothing here looks at the table more often than
     /// the poll interval.
     async fn wait(&mut self, outage: &mut OutageLog) {
-        let Shared { queue, policy, in_flight, .. } = &self.shared;
-        let free = in_flight.len() < policy.concurrency;
+        let Shared { queue, settings, in_flight, .. } = &self.shared;
+        let free = in_flight.len() < settings.concurrency;
         let until_due = match self.next_due {
             Some(due) if free && !self.look => {
                 let ms = due.saturating_sub(queue.clock.millis()).clamp(0, 60_000);
@@ -174,10 +177,10 @@ impl Dispatcher {
                     }
                 }
             }
-            () = queue.wake.notified() => self.look = true,
+            () = queue.new_work.notified() => self.look = true,
             _ = self.phase.changed() => {}
             () = tokio::time::sleep(until_due) => self.look = true,
-            () = tokio::time::sleep(policy.poll), if free && !self.look => match self.something_due().await {
+            () = tokio::time::sleep(settings.poll), if free && !self.look => match self.something_due().await {
                 Ok(look) => {
                     self.look = look;
                     outage.over("look into the queue");

@@ -47,6 +47,17 @@ struct Runner {
     tally: watch::Sender<Tally>,
 }
 
+/// What a worker is made of.
+pub struct NewWorker {
+    pub queue: Queue,
+    /// What its jobs are given.
+    pub context: Context,
+    pub kinds: Kinds,
+    pub settings: WorkerSettings,
+    pub identity: Identity,
+    pub metrics: Metrics,
+}
+
 /// A worker, ready to run.
 pub struct Worker {
     shared: Shared,
@@ -60,21 +71,13 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    /// A worker for `kinds`. With `once` it ends as soon as nothing is due.
-    pub fn new(
-        queue: Queue,
-        kinds: Kinds,
-        policy: WorkerSettings,
-        context: Context,
-        who: Identity,
-        metrics: Metrics,
-        once: bool,
-    ) -> Self {
-        let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
-        let by = Claimer { worker, lease: policy.lease };
+    pub fn new(new: NewWorker) -> Self {
+        let NewWorker { queue, context, kinds, settings, identity, metrics } = new;
+        let worker = format!("{}:{}:{}", identity.host, identity.pid, new_id().split_off(18));
+        let by = Claimer { worker, lease: settings.lease };
         let (phase, _) = watch::channel(Phase::Working);
-        let shared = Shared { queue, by, kinds, policy, in_flight: InFlight::default(), phase, who, metrics, once };
-        Self { shared, context }
+        let in_flight = InFlight::default();
+        Self { shared: Shared { queue, by, kinds, settings, in_flight, phase, identity, metrics }, context }
     }
 
     /// Writes down that this worker is there; safe to repeat.
@@ -96,7 +99,7 @@ impl Worker {
         self.shared.phase.subscribe()
     }
 
-    /// Runs jobs until it is told to stop, or with `once` until nothing is due.
+    /// Runs jobs until it is stopped, or until nothing is due ([`RunUntil`](super::RunUntil)).
     ///
     /// # Errors
     /// When the database was migrated by a newer build meanwhile.
@@ -158,7 +161,7 @@ fn self_stopper(shared: &Shared) -> Stopper {
 async fn hand_back_after_grace(shared: Shared) {
     let mut phase = shared.phase.subscribe();
     if phase.wait_for(|p| *p != Phase::Working).await.is_ok() {
-        tokio::time::sleep(shared.policy.grace).await;
+        tokio::time::sleep(shared.settings.grace).await;
         loop {
             shared.in_flight.tell_all(StopReason::HandBack);
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -177,9 +180,9 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     let took = began.elapsed();
     span.in_scope(|| log(&claim, &ended, took));
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
-    let label = ended.label(claim.attempt >= claim.max_attempts);
+    let label = ended.label(&claim);
     shared.metrics.ran(&claim.kind, label, took, waited);
-    let (finish, first) = transition(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
+    let (finish, first) = transition(&claim, ended, shared.settings.backoff, fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
         use crate::queue::JobState;
         tally.send_modify(|t| match finish.state {

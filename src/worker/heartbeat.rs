@@ -7,7 +7,7 @@ use books::{BooksError, newest_schema_version};
 use super::outage::OutageLog;
 use super::process::{Phase, Shared};
 use super::rescuer::{LeaseWatch, rescue_expired};
-use crate::queue::StopReason;
+use crate::queue::{StopReason, WorkerState};
 
 /// Keeps the leases of this process, and takes over the jobs of processes that no longer keep
 /// theirs.
@@ -43,7 +43,8 @@ async fn keep_own(shared: &Shared) -> Result<(), BooksError> {
             }
         }
     }
-    let Some(found) = queue.report_alive(&by.worker, in_flight.len(), shared.stopping()).await? else {
+    let state = if shared.stopping() { WorkerState::Stopping } else { WorkerState::Working };
+    let Some(found) = queue.report_alive(&by.worker, in_flight.len(), state).await? else {
         // another host, whose clock runs ahead, took the row for an old one
         return shared.register().await;
     };

@@ -28,7 +28,7 @@ mod process;
 mod rescuer;
 pub mod schedule;
 
-pub use executor::{Tally, Worker};
+pub use executor::{NewWorker, Tally, Worker};
 pub use kinds::{Kind, Kinds, ValidatedPayload};
 pub use outcome::RunOutcome;
-pub use process::{Phase, Stopper, WorkerSettings};
+pub use process::{Phase, RunUntil, Stopper, WorkerSettings};

@@ -24,8 +24,9 @@ pub enum RunOutcome {
 }
 
 impl RunOutcome {
-    /// The label of `meter_job_runs_total`; `spent`: this was the last attempt.
-    pub(super) fn label(&self, spent: bool) -> &'static str {
+    /// The label of `meter_job_runs_total`.
+    pub(super) fn label(&self, claim: &Claim) -> &'static str {
+        let spent = claim.attempt >= claim.max_attempts;
         match self {
             Self::Report { attention: false, .. } => "done",
             Self::Report { attention: true, .. } => "attention",

@@ -27,6 +27,16 @@ pub struct WorkerSettings {
     pub keep_done: Duration,
     /// How long dead jobs are kept.
     pub keep_dead: Duration,
+    pub until: RunUntil,
+}
+
+/// When a worker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunUntil {
+    /// When it is stopped.
+    Stopped,
+    /// As soon as nothing is due.
+    Idle,
 }
 
 impl WorkerSettings {
@@ -42,6 +52,7 @@ impl WorkerSettings {
             backoff: Backoff::default(),
             keep_done: days(config.keep_done_days),
             keep_dead: days(config.keep_dead_days),
+            until: RunUntil::Stopped,
         }
     }
 }
@@ -56,6 +67,7 @@ impl Default for WorkerSettings {
             backoff: Backoff::default(),
             keep_done: Duration::from_secs(7 * 86_400),
             keep_dead: Duration::from_secs(90 * 86_400),
+            until: RunUntil::Stopped,
         }
     }
 }
@@ -93,20 +105,18 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) by: Claimer,
     pub(super) kinds: Kinds,
-    pub(super) policy: WorkerSettings,
+    pub(super) settings: WorkerSettings,
     pub(super) in_flight: InFlight,
     pub(super) phase: watch::Sender<Phase>,
-    pub(super) who: Identity,
+    pub(super) identity: Identity,
     pub(super) metrics: Metrics,
-    /// End as soon as nothing is due.
-    pub(super) once: bool,
 }
 
 impl Shared {
     /// Writes down that this process is there; safe to repeat.
     pub(super) async fn register(&self) -> Result<(), BooksError> {
-        let Self { queue, by, who, kinds, policy, .. } = self;
-        queue.register(&by.worker, who, &kinds.names(), policy.concurrency).await
+        let Self { queue, by, identity, kinds, settings, .. } = self;
+        queue.register(&by.worker, identity, &kinds.names(), settings.concurrency).await
     }
 
     pub(super) fn stopping(&self) -> bool {
@@ -115,7 +125,7 @@ impl Shared {
 
     /// What may be claimed now, by kind and in all.
     pub(super) fn requests(&self) -> (Vec<ClaimRequest>, usize) {
-        let free = self.policy.concurrency.saturating_sub(self.in_flight.len());
+        let free = self.settings.concurrency.saturating_sub(self.in_flight.len());
         if self.stopping() || free == 0 {
             return (vec![], 0);
         }

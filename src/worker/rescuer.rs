@@ -25,7 +25,7 @@ pub(super) async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> R
         due += taken;
     }
     if due > 0 {
-        queue.wake();
+        queue.notify_new_work();
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use jobs::job::{Context, Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
 use meter::queue::{Backoff, Clock, Identity, JobFilter, JobRow, JobState, NewJob, Queue};
-use meter::worker::{Kind, Kinds, Stopper, Tally, Worker, WorkerSettings};
+use meter::worker::{Kind, Kinds, NewWorker, Stopper, Tally, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -304,9 +304,10 @@ impl Ground {
     }
 
     pub async fn worker_of(&self, queue: &Queue, policy: WorkerSettings, kinds: Kinds) -> Running {
-        let who = Identity { host: "here".into(), pid: 1, version: "0".into() };
+        let identity = Identity { host: "here".into(), pid: 1, version: "0".into() };
         let context = self.context().await;
-        let worker = Worker::new(queue.clone(), kinds, policy, context, who, Metrics::new(&[]).unwrap(), false);
+        let (queue, settings, metrics) = (queue.clone(), policy, Metrics::new(&[]).unwrap());
+        let worker = Worker::new(NewWorker { queue, context, kinds, settings, identity, metrics });
         worker.register().await.unwrap();
         let stopper = worker.stopper();
         Running { stopper, task: tokio::spawn(worker.run()) }
@@ -321,8 +322,9 @@ impl Doomed {
     pub async fn start(ground: &Ground, policy: WorkerSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (ground.queue().await, ground.context().await);
-        let who = Identity { host: "gone".into(), pid: 2, version: "0".into() };
-        let worker = Worker::new(queue, kinds(), policy, context, who, Metrics::new(&[]).unwrap(), false);
+        let identity = Identity { host: "gone".into(), pid: 2, version: "0".into() };
+        let (kinds, settings, metrics) = (kinds(), policy, Metrics::new(&[]).unwrap());
+        let worker = Worker::new(NewWorker { queue, context, kinds, settings, identity, metrics });
         worker.register().await.unwrap();
         runtime.spawn(worker.run());
         Self(Some(runtime))
