@@ -1,4 +1,4 @@
-//! Who sits at this machine, for the audit log.
+//! The actor for the audit log.
 
 /// The user and the machine: `ann@billing-1`.
 pub(super) fn current() -> String {

@@ -1,4 +1,4 @@
-//! `meter backfill`: past months through the queue, behind all live work.
+//! `meter backfill`: past months through the queue, after all live work.
 
 use books::units::calendar::Month;
 use clap::{Args as ClapArgs, Subcommand};
@@ -14,14 +14,12 @@ use crate::queue::NewJob;
 /// Live work has priority 0.
 const PRIORITY: i64 = -10;
 
-/// What to do again.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Read the bills of past months: one job for each month, one after another for one export
     Ingest(Args),
 }
 
-/// Which months, and what to let pass.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// From this month on
@@ -36,10 +34,10 @@ pub(crate) struct Args {
     /// Only report what would be booked
     #[arg(long)]
     dry_run: bool,
-    /// Book a version even if it takes back usage that is booked
+    /// Book a version even if it reduces booked usage
     #[arg(long)]
     accept_restatement: bool,
-    /// Book a version even if it has line types that nobody knows; their lines are left out
+    /// Book a version even if it has unknown line types; their lines are left out
     #[arg(long)]
     allow_unknown_line_types: bool,
     #[command(flatten)]

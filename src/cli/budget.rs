@@ -1,4 +1,4 @@
-//! `meter budget`: what customers are willing to pay beyond the plan.
+//! `meter budget`: the most that a customer pays for overage.
 
 use books::Database;
 use books::limits::budget::BudgetError;
@@ -12,11 +12,10 @@ use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// What to do with budgets.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Set what all overage of a customer may cost in each billing period, or that of one meter; it
-    /// holds from the next enforcement on
+    /// Limit the cost of a customer's overage in each billing period, of all meters or of one, from
+    /// the next enforcement on
     Set {
         /// The customer's id
         customer: String,
@@ -28,18 +27,18 @@ pub(crate) enum Action {
         /// Its currency; it must be the plan's [default: the plan's]
         #[arg(long, value_name = "CODE")]
         currency: Option<Currency>,
-        /// Who sets it; it is kept
+        /// Who sets it; kept in the history
         #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
         by: String,
     },
-    /// Take a budget away
+    /// Remove a budget
     Remove {
         /// The customer's id
         customer: String,
-        /// The one of this meter instead of the one for all
+        /// The budget of this meter instead of the one for all
         #[arg(long, value_name = "METER")]
         meter: Option<String>,
-        /// Who takes it away; it is kept
+        /// Who removes it; kept in the history
         #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
         by: String,
     },
@@ -51,7 +50,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show every change of a customer's budgets: when, and by whom
+    /// Show every change of a customer's budgets, with its time and author
     History {
         /// The customer's id
         customer: String,
@@ -98,7 +97,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     Ok(Exit::Ok)
 }
 
-/// The meter that was named, if there is one of that name; `""` for all.
+/// The named meter, or `""` for all.
 fn known(config: &Config, meter: Option<String>) -> Result<String, BadUsage> {
     let Some(meter) = meter else { return Ok(String::new()) };
     let names: Vec<&str> = config.meters.iter().map(|m| m.name.as_str()).chain([TURN]).collect();

@@ -1,4 +1,4 @@
-//! `meter customer`: who the customers are, and how they stand.
+//! `meter customer`: lists, shows, adds and imports customers.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,6 @@ use crate::wiring::{self, Open};
 /// Columns that a CSV file may have.
 const COLUMNS: [&str; 4] = ["id", "plan", "stripe_customer_id", "status"];
 
-/// What to do with customers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// List customers
@@ -35,7 +34,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Add a customer, as the web backend does on sign-up; one that exists is left as it is
+    /// Add a customer, as the web backend does on sign-up; an existing one stays unchanged
     Add {
         /// The customer's id: the value of the cost allocation tag
         customer: String,
@@ -46,12 +45,12 @@ pub(crate) enum Action {
         #[arg(long, value_name = "ID")]
         stripe_customer_id: Option<String>,
     },
-    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id, status (only id
-    /// is needed); all or none
+    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id and status; only
+    /// id is required; all or none
     Import {
         /// The file
         file: PathBuf,
-        /// Only read and check the file
+        /// Only check the file
         #[arg(long)]
         dry_run: bool,
     },
@@ -112,7 +111,7 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
         let state = match (p.closed, p.starts_at > now, p.ends_at <= now) {
             (true, ..) => "closed",
             (_, true, _) => "to come",
-            (_, _, true) => "over",
+            (_, _, true) => "ended",
             _ => "current",
         };
         let days = if p.first_day > p.last_day { "none".into() } else { format!("{} to {}", p.first_day, p.last_day) };
@@ -154,7 +153,7 @@ async fn import(config: &Config, file: &Path) -> anyhow::Result<Exit> {
     }
 }
 
-/// The customers of a file, and the line of each.
+/// The customers of a file, each with its line.
 fn read_csv(file: &Path) -> anyhow::Result<(Vec<NewCustomer>, Vec<u64>)> {
     let name = file.display();
     let mut reader = csv::Reader::from_path(file).with_context(|| format!("{name}: it cannot be read"))?;

@@ -1,5 +1,5 @@
-//! `meter discover`: what the bill really says. For finding Chime's usage types, which nobody has
-//! published.
+//! `meter discover`: the kinds of lines of a bill. AWS does not publish Chime's usage types; this
+//! command finds them.
 
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::exit::Exit;
 use crate::{print, wiring};
 
-/// Which bill.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Month [default: the current one]

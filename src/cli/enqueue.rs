@@ -1,4 +1,4 @@
-//! `meter enqueue`: one job, into the queue.
+//! `meter enqueue`: puts one job into the queue.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -10,7 +10,6 @@ use crate::exit::Exit;
 use crate::queue::NewJob;
 use crate::worker::{Kinds, ValidatedPayload};
 
-/// Which job, and when.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -18,11 +17,11 @@ pub(crate) struct Args {
     /// Not before this instant (2026-03-01T00:00:00Z)
     #[arg(long, value_name = "INSTANT")]
     at: Option<Timestamp>,
-    /// The higher, the sooner; -100 to 100
+    /// Priority, -100 to 100; a higher one runs sooner
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-100..=100))]
     priority: i64,
-    /// Unique key instead of the kind's own: while a job with it waits or runs, no second one is
-    /// enqueued
+    /// Unique key instead of the kind's own: while a job with this key waits or runs, no second one
+    /// is enqueued
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     #[command(flatten)]

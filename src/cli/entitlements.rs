@@ -1,4 +1,5 @@
-//! `meter entitlements` and `meter explain-entitlement`: who may use what, and why.
+//! `meter entitlements` and `meter explain-entitlement`: which customers may use which meters, and
+//! why.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -8,12 +9,11 @@ use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// Whose.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only this customer
     customer: Option<String>,
-    /// Only what is not allowed
+    /// Only blocked meters
     #[arg(long)]
     blocked: bool,
     /// Print as JSON
@@ -21,7 +21,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Which decision.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ExplainArgs {
     /// The customer's id

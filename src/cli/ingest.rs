@@ -1,4 +1,4 @@
-//! `meter ingest`: one payload for each export and month, run here and now.
+//! `meter ingest`: reads the bills of each export and month in this process.
 
 use books::BooksError;
 use books::units::calendar::Month;
@@ -13,7 +13,6 @@ use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// Which bills to read, and what to let pass.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only this month (YYYY-MM) [default: the current one and `lookback_months` before it]
@@ -31,10 +30,10 @@ pub(crate) struct Args {
     /// Print what would be booked, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Book a version even if it takes back usage that is booked
+    /// Book a version even if it reduces booked usage
     #[arg(long)]
     accept_restatement: bool,
-    /// Book a version even if it has line types that nobody knows; their lines are left out
+    /// Book a version even if it has unknown line types; their lines are left out
     #[arg(long)]
     allow_unknown_line_types: bool,
     /// Print the reports as JSON
@@ -42,7 +41,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// A run, for JSON.
+/// A run as JSON.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Run {

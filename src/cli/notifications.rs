@@ -1,4 +1,4 @@
-//! `meter notifications`: what the web backend was told.
+//! `meter notifications`: notifications to the web backend.
 
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -8,10 +8,9 @@ use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// What to do with notifications.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List notifications, the newest first; ends with 3 while any is dead
+    /// List notifications, the newest first; the exit code is 3 while any is dead
     List {
         /// Only those in this state
         #[arg(long, value_enum)]
@@ -19,15 +18,15 @@ pub(crate) enum Action {
         /// Only those about this customer
         #[arg(long, value_name = "ID")]
         customer: Option<String>,
-        /// At most so many
+        /// The most notifications listed
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
-        /// Print as JSON, with what is sent
+        /// Print as JSON, with the body that is sent
         #[arg(long)]
         json: bool,
     },
-    /// Send notifications again, dead or delivered; they have a new day. A running worker sends
-    /// them within a minute
+    /// Send dead or delivered notifications again: a running worker tries for another day, from the
+    /// next minute on
     Redeliver {
         /// Their ids
         #[arg(required_unless_present = "dead")]

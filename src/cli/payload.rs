@@ -1,4 +1,4 @@
-//! The kind and the payload that `meter run` and `meter enqueue` are given.
+//! Kind and payload of a job, from the arguments of `meter run` and `meter enqueue`.
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 use crate::exit::BadUsage;
 use crate::worker::{Kind, Kinds, ValidatedPayload};
 
-/// Which job.
 #[derive(Debug, Args)]
 pub(super) struct JobArgs {
     /// Kind of the job: ingest_cur, roll_periods, enforce_budgets, deliver_notifications,
@@ -20,7 +19,7 @@ pub(super) struct JobArgs {
     pub(super) payload: Option<String>,
 }
 
-/// The kind that a name means.
+/// The kind with this name.
 pub(super) fn kind(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
     let list = || {
         let line = |k: &Kind| format!("\n  {:<14} {}", k.name, k.about);
@@ -33,7 +32,7 @@ pub(super) fn kind(kinds: &Kinds, name: &str) -> anyhow::Result<Kind> {
     }
 }
 
-/// The payload that the command line describes, as the kind itself would write it.
+/// The payload of the arguments, as the kind itself would write it.
 pub(super) fn read(kind: &Kind, what: &JobArgs) -> anyhow::Result<ValidatedPayload> {
     let bad = |why: String| BadUsage(format!("{}: {why}", kind.name));
     if let Some(json) = &what.payload {

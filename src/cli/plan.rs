@@ -1,4 +1,4 @@
-//! `meter plan`: what customers get, and what more costs.
+//! `meter plan`: plans, their included amounts and their prices.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,6 @@ use crate::exit::{BadUsage, Exit};
 use crate::wiring::{self, Open};
 use crate::{plan_file, print};
 
-/// What to do with plans.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// List every version of every plan, or of one
@@ -23,12 +22,12 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Add the versions that a file describes (see plans.toml in the sources); all or none, and
-    /// again changes nothing
+    /// Add the plan versions of a file (see plans.toml in the sources); all or none; applying a file
+    /// twice changes nothing
     Apply {
         /// The file
         file: PathBuf,
-        /// Only say what would be done
+        /// Only print what would be done
         #[arg(long)]
         dry_run: bool,
     },

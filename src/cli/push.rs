@@ -1,4 +1,4 @@
-//! `meter push`: usage to Stripe, here and now.
+//! `meter push`: sends usage to Stripe from this process.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -11,10 +11,9 @@ use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// How.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only show what would be sent; without METER_STRIPE__KEY that is all that is done
+    /// Only show what would be sent; always so without METER_STRIPE__KEY
     #[arg(long)]
     dry_run: bool,
     /// Print the report as JSON

@@ -1,5 +1,4 @@
-//! `meter reconcile`: what AWS billed, what the ledger holds, and what Stripe has, beside each
-//! other.
+//! `meter reconcile`: compares AWS bills, the ledger and Stripe's totals.
 
 use books::Database;
 use books::audit::log::AuditEntry;
@@ -17,24 +16,23 @@ use crate::exit::{BadUsage, Exit};
 use crate::print::{self, reconcile as tables};
 use crate::wiring::{self, Open};
 
-/// Differences that are listed.
+/// The most differences listed.
 const SHOWN: usize = 50;
 
-/// Of whom, and when.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only this customer, period by period; Stripe is asked first, if there is a key [default:
-    /// sums of all]
+    /// Only this customer, by period, after reading its totals from Stripe if there is a key
+    /// [default: sums of all customers]
     customer: Option<String>,
     /// Billing periods that begin in this month [default: the last two months and the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Say that alarms and deferred amounts of this customer are dealt with outside of the books (a
-    /// credit note, an invoice by hand, written off): nobody is told of them again as they are. The
-    /// books stay as they are, and so does the difference that is shown here
+    /// Mark this customer's alarms and deferred amounts as handled outside meter (credit note, manual
+    /// invoice, write-off). They stop alerting until they change. The ledger is not modified; the
+    /// difference stays visible here
     #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
     acknowledge: bool,
-    /// Why; it is kept
+    /// The reason; kept in audit_log
     #[arg(long, value_name = "TEXT", requires = "acknowledge")]
     reason: Option<String>,
     /// Print as JSON
@@ -50,14 +48,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         if books.customers(None, Some(customer.clone())).await?.is_empty() {
             return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
         }
-        // what is acknowledged is what stood here, and nothing that is found only now
+        // an acknowledgement covers what was shown before, and nothing that Stripe is asked for now
         if let (StripeMode::Stripe(_), false) = (&context.billing.mode, args.acknowledge) {
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| failure::error(&f))?;
         }
     }
     let second = |month: Month| month.previous().last_day().end().as_second();
     if let (true, Some(customer)) = (args.acknowledge, &args.customer) {
-        // without --month whatever there is of the customer
+        // without --month every period of the customer
         let periods = args.month.map_or((i64::MIN, i64::MAX), |month| (second(month), second(month.next())));
         acknowledge(books, customer, periods, args.reason.as_deref().unwrap_or_default(), now).await?;
     }
@@ -73,7 +71,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let bills = books.bills_and_ledger(from, to).await?;
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
     let rows = books.compare(args.customer.clone(), meters, from, to, tables::MOST).await?;
-    // what is booked and not planned yet is in none of the columns
+    // usage that is booked and not planned yet is in no column
     let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| failure::error(&f))?;
     let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
@@ -107,7 +105,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     Ok(done)
 }
 
-/// Notes that a person has dealt with what is wrong or deferred of a customer.
+/// Records that alarms and deferred amounts of a customer are handled.
 async fn acknowledge(
     books: &Database,
     customer: &str,
@@ -131,7 +129,7 @@ async fn acknowledge(
         );
     }
     let rows = seen.into_iter().map(|(period, meter, what)| vec![period.to_string(), meter, what]).collect();
-    print::out("acknowledged; these call for somebody again when they change:\n");
+    print::out("acknowledged; these alert again when they change:\n");
     print::table(&["period from", "meter", ""], rows);
     print::out("");
     Ok(())

@@ -1,4 +1,4 @@
-//! `meter report`: a month of usage as a document to print or to send.
+//! `meter report`: a month of usage as an HTML document.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,9 @@ use crate::print;
 use crate::ui::{self, MeterReport, UsageReport};
 use crate::wiring::{self, Open};
 
-/// Customers that a report of all names for each meter.
+/// The most customers listed for each meter.
 const NAMED: usize = 25;
 
-/// Whose usage, and where to.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only of this customer
@@ -29,8 +28,8 @@ pub(crate) struct Args {
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Write an HTML document there, which is whole in itself; a file that is there is replaced;
-    /// `-` is standard output
+    /// Write a self-contained HTML document to this file, and replace an existing one; `-` is
+    /// standard output
     #[arg(long, value_name = "FILE")]
     html: PathBuf,
 }
@@ -51,7 +50,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     Ok(Exit::Ok)
 }
 
-/// Half a document is worse than none, so it is renamed into its place.
+/// Writes a file by renaming, so that it is never half written.
 fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
     let folder = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -136,7 +135,8 @@ async fn report(
     })
 }
 
-/// What was decided for a customer's meter, in its current billing period, if that is of the month.
+/// The decision about a customer's meter in its current billing period, if the month has a part of
+/// it.
 async fn notes(books: &Database, customer: &str, meter: &str, month: Month) -> anyhow::Result<Vec<String>> {
     let all = books.entitlements(Some(customer.to_owned())).await?;
     let (begins, ends) = (month.previous().last_day().end(), month.last_day().end());

@@ -1,4 +1,4 @@
-//! `meter run`: a job here and now, without the queue.
+//! `meter run`: runs a job in this process, without the queue.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -16,7 +16,6 @@ use crate::print;
 use crate::wiring::{self, Open};
 use crate::worker::{Kind, Kinds, RunOutcome, ValidatedPayload};
 
-/// Which job.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -24,8 +23,8 @@ pub(crate) struct Args {
     /// Only show what would change (ingest_cur, roll_periods, enforce_budgets)
     #[arg(long)]
     dry_run: bool,
-    /// As if it were this instant (2026-03-01T00:00:00Z); one to come, and any for enforce_budgets,
-    /// needs --dry-run
+    /// Run as of this instant (2026-03-01T00:00:00Z). A future one needs --dry-run, and so does any
+    /// for enforce_budgets
     #[arg(long, value_name = "INSTANT")]
     as_of: Option<Timestamp>,
     /// Print the report as JSON
@@ -36,10 +35,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let Args { mut job, dry_run, as_of, json } = args;
     let kind = payload::kind(&Kinds::all(), &job.kind)?;
-    // decisions of another time would stand as those of today
+    // decisions of another time would be stored as those of today
     if as_of.is_some_and(|at| at > now || kind.name == EnforceBudgets::KIND) && !dry_run {
-        let what = if kind.name == EnforceBudgets::KIND { "another time" } else { "what is still to come" };
-        return Err(BadUsage(format!("{what} can only be looked at: add --dry-run")).into());
+        let what = if kind.name == EnforceBudgets::KIND { "another time" } else { "the future" };
+        return Err(BadUsage(format!("{what} can only be shown: add --dry-run")).into());
     }
     if dry_run {
         match &job.payload {
@@ -88,7 +87,7 @@ async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyho
     Ok(done::<RollPeriods>(&report))
 }
 
-/// What was closed, or would be.
+/// Prints what was closed, or would be.
 fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
     let would = if report.dry_run { "would be " } else { "" };
     if !report.counts.is_empty() {
@@ -112,13 +111,13 @@ fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
     ));
     if report.merged > 0 {
         print::out(&format!(
-            "{} open period(s) {would}done away with by a changed subscription; their counts go to the period that takes their time",
+            "{} open period(s) {would}removed because the subscription changed; their counts {would}merged into the period that now covers that time",
             print::count(report.merged)
         ));
     }
     if report.overlapping_subscriptions > 0 {
         let names = report.overlapping_customers.join(", ");
-        print::out(&format!("more than one subscription lives for {names}; the one that began last decides"));
+        print::out(&format!("{names}: several subscriptions are active; the one that began last decides"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! `meter schedule`: what is done when.
+//! `meter schedule`: the cron lines, and the next and last run of each.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -12,7 +12,6 @@ use crate::queue::{JobFilter, JobState};
 use crate::wiring::{self, Open};
 use crate::worker::schedule;
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Print as JSON

@@ -1,4 +1,4 @@
-//! `meter status`: one screen that says whether money is right and work is moving.
+//! `meter status`: the state of books, money and work on one screen.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
@@ -12,7 +12,6 @@ use crate::queue::{JobState, WorkerState};
 use crate::ui::{about, forecast};
 use crate::worker::{Kinds, schedule};
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Print as JSON
@@ -46,7 +45,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         let made = bill.delivered_at.map_or("nothing booked yet".into(), |at| format!("made {}", ago(at, now)));
         let up_to = bill
             .usage_through
-            .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
+            .map_or(String::new(), |at| format!(", usage through {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
         let unrecognised = bill.lines.get("unrecognised").copied().unwrap_or(0);
         let on_hold = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
@@ -145,12 +144,12 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         ),
     );
     if s.findings.is_empty() {
-        print::out("\nnothing needs a person");
+        print::out("\nnothing needs attention");
         return;
     }
-    print::out("\nneeds a person:");
+    print::out("\nneeds attention:");
     for f in &s.findings {
-        let mark = if f.severity == Severity::Critical { "WRONG" } else { "look " };
+        let mark = if f.severity == Severity::Critical { "WRONG" } else { "warn " };
         print::out(&format!("  {mark}  {}: {}\n         {}", f.alert, f.what, f.act));
     }
     print::out("\nEach has a section of that name in docs/operations.md, and at /runbook of a worker.");

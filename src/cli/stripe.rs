@@ -1,4 +1,4 @@
-//! `meter stripe`: the account beside the configuration.
+//! `meter stripe`: sets up the account, and compares it with the configuration.
 
 use anyhow::anyhow;
 use books::Database;
@@ -14,18 +14,16 @@ use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Make the meters that the account does not have; done twice, it makes nothing twice. Prices
-    /// are checked, and said how to make
+    /// Create the meters that the account lacks; safe to repeat. Prices are only checked, with a
+    /// remedy for each problem
     Setup {
-        /// Only show what would be made
+        /// Only show what would be created
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare the account with the configuration and the plans, and name each difference; ends
-    /// with 3 when there is one
+    /// Compare the account with the configuration and the plans; the exit code is 3 when they differ
     Check,
 }
 

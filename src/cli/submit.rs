@@ -91,7 +91,7 @@ fn bar(jobs: usize) -> Option<ProgressBar> {
     Some(bar)
 }
 
-/// A job in one line.
+/// The line about a job.
 fn line(row: &JobRow) -> String {
     let what = row.key.clone().unwrap_or_else(|| format!("{} {}", row.kind, row.payload));
     let head = format!("job {} {what}: {}", row.seq, row.state);

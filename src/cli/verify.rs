@@ -11,7 +11,6 @@ use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Audit this local file instead of the configured books: a backup

@@ -1,4 +1,4 @@
-//! `meter workers`: the worker processes, as they last spoke.
+//! `meter workers`: the worker processes, as of their last heartbeat.
 
 use std::time::Duration;
 
@@ -12,10 +12,9 @@ use crate::print;
 use crate::queue::WorkerRow;
 use crate::wiring::{self, Open};
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Also those that have stopped
+    /// Also stopped workers
     #[arg(long)]
     all: bool,
     /// Print as JSON

@@ -11,10 +11,9 @@ use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
 
-/// A bill to make.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Generate {
-    /// Folder that stands for the bucket
+    /// Folder in the place of a bucket
     folder: PathBuf,
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
@@ -34,10 +33,10 @@ pub(super) struct Generate {
     /// Customers
     #[arg(long, default_value_t = 40)]
     customers: u32,
-    /// Seed; the same seed gives the same bill
+    /// Seed of the random numbers; the same seed makes the same bill
     #[arg(long, default_value_t = 7)]
     seed: u64,
-    /// Write over the last delivery, as AWS does for exports that are set to overwrite
+    /// Replace the last delivery, as AWS does for exports that are set to overwrite
     #[arg(long)]
     overwrite: bool,
     /// Deliver the n-th restatement of the bill instead of its first version
@@ -58,7 +57,7 @@ enum Files {
     CsvGz,
 }
 
-/// A bill of `month`; of the current month only the days that are over.
+/// A bill of `month`; of the current month only the past days.
 pub(super) fn spec_of(month: Month, now: Timestamp) -> anyhow::Result<Spec> {
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).day();
     let days = if month == Month::of(now) { u8::try_from(today - 1)?.max(1) } else { 31 };

@@ -17,7 +17,6 @@ use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
 
-/// Where the demo lives.
 #[derive(Debug, ClapArgs)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
@@ -30,12 +29,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Only make a bill, in AWS's own layout
+    /// Only make a bill in AWS's own layout
     Generate(generate::Generate),
-    /// Only run the made-up Stripe account, for a worker with the key sk_test_demo, until told to
-    /// stop
+    /// Only run the made-up Stripe account, for a worker with the key sk_test_demo, until a signal
     Stripe {
-        /// Where
+        /// Address of the account
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:12111")]
         listen: SocketAddr,
     },
@@ -48,7 +46,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         (None, None) => {
             let folder = tempfile::tempdir().context("a temporary folder is needed")?;
             let (_, exit) = tour::run(folder.path(), now).await?;
-            print::out("\n`meter demo --keep FOLDER` keeps the bills and the books, to look around in.");
+            print::out("\n`meter demo --keep FOLDER` keeps the bills and the books, for further commands.");
             Ok(exit)
         }
         (None, Some(folder)) => {

@@ -1,5 +1,5 @@
-//! What needs a person. The limits are those of the alert rules in `dashboards/prometheus/rules`,
-//! and the sections of the runbook are named after them.
+//! Finds what needs attention. The limits are those of the alert rules in
+//! `dashboards/prometheus/rules`; the sections of the runbook have the names of the alerts.
 
 use jiff::SignedDuration;
 
@@ -7,18 +7,18 @@ use super::overview::{BillingMode, Finding, Overview, Severity};
 use crate::format::{ago, quantity, span};
 use crate::queue::{JobState, WorkerState};
 
-/// A version of a bill comes up to three times a day; this long without one is no accident.
+/// AWS delivers a bill up to three times a day.
 pub(crate) const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
-/// Usage of a day shows within a day, or two.
+/// Usage of a day is in the bill after one or two days.
 const USAGE_STALE: SignedDuration = SignedDuration::from_hours(72);
 /// The audit runs daily.
 const AUDIT_LATE: SignedDuration = SignedDuration::from_hours(48);
-/// A due job should not wait so long for a worker.
+/// A due job should wait for a worker for less than this.
 const STUCK: SignedDuration = SignedDuration::from_mins(15);
 const STUCK_BILL: SignedDuration = SignedDuration::from_hours(2);
 /// TURN periods are closed every five minutes.
 const TURN_LATE: SignedDuration = SignedDuration::from_mins(30);
-/// Longer unconfirmed than any hiccup takes.
+/// Short outages end sooner.
 const UNCONFIRMED_LONG: SignedDuration = SignedDuration::from_hours(1);
 /// Totals decide within three days.
 const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
@@ -29,7 +29,7 @@ const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
 const NOTIFICATION_LATE: SignedDuration = SignedDuration::from_hours(1);
 /// Less free space than this is too little for a booking of a large bill.
 pub(crate) const LITTLE_SPACE: u64 = 1 << 30;
-/// A run that goes on may take so long.
+/// A kind with a running job is late only after this time.
 const LONG_RUN: SignedDuration = SignedDuration::from_hours(2);
 /// Kinds that the schedule runs every few minutes, and how late their last success may be.
 const OFTEN: [(&str, SignedDuration); 4] = [
@@ -42,7 +42,8 @@ const OFTEN: [(&str, SignedDuration); 4] = [
 const HOURLY: [&str; 3] = ["sync_stripe", "reconcile_stripe", "roll_counters"];
 const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
-/// The alerts that a check can raise, each as bad as in `dashboards/prometheus/rules/alerts.yml`; a test compares.
+/// The alerts that a check can raise, with the severities of
+/// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
 pub const ALERTS: [(&str, Severity); 23] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
@@ -69,7 +70,7 @@ pub const ALERTS: [(&str, Severity); 23] = [
     ("MeterVersionOnHold", Severity::Warning),
 ];
 
-/// Looks through an overview. Pure.
+/// Runs all checks on an overview. Pure.
 pub(super) fn run(s: &Overview) -> Vec<Finding> {
     let mut found = vec![];
     let mut add = |alert, what: String, act: &str| {
@@ -104,12 +105,12 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     }
     overdue(s, &mut add);
     if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
-        let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
+        let what = format!("a TURN period ended {} ago and is not closed", span(since(at)));
         add("MeterTurnPeriodsOverdue", what, "meter run roll-periods");
     }
     let attention = s.queue.kinds.iter().filter(|(_, of)| of.attention);
     for (kind, _) in attention {
-        let what = format!("the newest run of {kind} that was done found something for a person");
+        let what = format!("the report of the newest done run of {kind} needs attention");
         add("MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
     }
     let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
@@ -124,7 +125,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     stripe(s, &mut add);
     let notifications = &s.books.notifications;
     if !s.notifications_go_out {
-        // kept until somebody names a receiver
+        // they are kept until notifications.url is set
     } else if notifications.dead > 0 {
         let what = format!("{} notification(s) to the web backend were given up", notifications.dead);
         add("MeterNotificationsFailing", what, "meter notifications list --state dead");
@@ -140,16 +141,16 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     found
 }
 
-/// Kinds of which none was done for too long; of one that never was, the oldest worker's age
+/// Kinds without a success for too long. For a kind without any success the age of the oldest worker
 /// counts, as in the alerts.
 fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     let often = OFTEN.map(|(kind, late)| (kind, late, "MeterJobOverdue"));
     let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, "MeterJobLate"));
-    // without a worker that is the finding
+    // without a worker MeterDown is the finding
     let Some(working_since) = s.queue.working_since else { return };
     for (kind, late, alert) in often.into_iter().chain(hourly) {
         let Some(of) = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind)) else { continue };
-        // the first push of a large account, or a large bill, takes its time
+        // the first push of a large account and a large bill take long
         let runs = of.states.get(&JobState::Running).is_some_and(|n| *n > 0);
         let late = if runs { late.max(LONG_RUN) } else { late };
         if s.at.duration_since(of.last_done.unwrap_or(working_since)) > late {
@@ -170,12 +171,12 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             add("MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
         }
         if let Some(age) = bill.usage_through.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
-            let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
+            let what = format!("the bills of payer {payer} include usage only through {} ago", span(age));
             add("MeterUsageStale", what, "meter versions; meter usage");
         }
         if bill.on_hold > 0 {
             let because = bill.hold_reason.as_deref().unwrap_or_default();
-            let what = format!("{} version(s) of payer {payer}'s bill wait for a person: {because}", bill.on_hold);
+            let what = format!("{} version(s) of payer {payer}'s bill are on hold: {because}", bill.on_hold);
             add("MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
@@ -199,7 +200,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         );
         add("MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
     } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNCONFIRMED_LONG) {
-        let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
+        let what = format!("it has been unknown for {} whether Stripe took an event", span(since(at)));
         add("MeterEventUnconfirmed", what, "meter events list --state unconfirmed");
     }
     let lacks = match s.billing {
@@ -215,7 +216,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     }
     for reason in ["currency", "too_large", "no_meter"] {
         if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
-            let what = format!("{deferred} amount(s) are deferred until somebody acts: {reason}");
+            let what = format!("{deferred} amount(s) are deferred until a person acts: {reason}");
             add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }

@@ -1,7 +1,8 @@
-//! How everything stands, and what needs a person: read once, shown by the metrics, the status page and `meter status`.
+//! The figures of everything and what needs attention, for the metrics, the status page and
+//! `meter status`.
 //!
-//! [`overview`] has the types of one reading, [`checks`] says what of it needs a person (pure), [`collector`] reads it and keeps the
-//! last one.
+//! [`overview`] has the types of one reading, [`checks`] finds what of it needs attention (pure),
+//! and [`collector`] reads it and keeps the last one.
 
 mod checks;
 mod collector;

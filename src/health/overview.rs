@@ -9,27 +9,27 @@ use serde::Serialize;
 
 use crate::queue::{JobState, QueueStats, WorkerState};
 
-/// One reading.
+/// One reading of everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Overview {
     pub at: Timestamp,
     #[serde(skip)]
     pub took: SignedDuration,
-    /// Where the books are; never with a token.
+    /// The address of the books; never with a token.
     pub database: String,
-    /// Free bytes where a local database lies.
+    /// Free bytes on the disk of a local database.
     pub free_bytes: Option<u64>,
     pub billing: BillingMode,
-    /// Whether notifications to the web backend have somewhere to go.
+    /// Whether notifications are sent to the web backend.
     pub notifications_go_out: bool,
     pub books: BooksStanding,
-    /// What must look at every customer.
+    /// Figures of all customers, which are read less often.
     pub customers: CustomersStanding,
     pub customers_at: Timestamp,
     pub queue: QueueStats,
     /// The audit of the books.
     pub audit: LastAudit,
-    /// What needs a person, the worst first.
+    /// What needs attention, the worst first.
     pub findings: Vec<Finding>,
 }
 
@@ -88,13 +88,13 @@ impl LastAudit {
     }
 }
 
-/// Where what is billed goes.
+/// Where billed usage goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BillingMode {
     /// No meter is billed.
     Off,
-    /// There is no key: what would be sent is shown.
+    /// There is no key, so nothing is sent.
     DryRun,
     /// Books of `meter demo`, and no key.
     Demo,
@@ -115,7 +115,6 @@ impl BillingMode {
         }
     }
 
-    /// For people.
     pub fn words(self) -> &'static str {
         match self {
             Self::Off => "nothing is billed",
@@ -131,7 +130,7 @@ impl BillingMode {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LastAudit {
     pub at: Option<Timestamp>,
-    /// How often each rule was broken.
+    /// In how many places each rule is broken.
     pub violations: BTreeMap<String, i64>,
 }
 
@@ -139,17 +138,17 @@ pub struct LastAudit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Something is wrong with the books or nothing moves.
+    /// The books are wrong, or no work is done.
     Critical,
-    /// A person should decide or mend something.
+    /// A person should decide or repair something.
     Warning,
 }
 
-/// Something that needs a person.
+/// Something that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
-    /// The section of the runbook, which has the alert's name: `MeterBillStale`.
+    /// The name of the alert and of its section in the runbook: `MeterBillStale`.
     pub alert: &'static str,
     pub what: String,
     pub act: String,

@@ -46,9 +46,9 @@ pub(super) async fn check_token(server: &Server, headers: &HeaderMap, form: Toke
     Ok(())
 }
 
-/// Pages name customers. They are for this machine alone, unless the configuration says that
-/// something in front of the port knows who asks; and always by a name that is known, so that no
-/// name that a stranger owns can be pointed at the port (DNS rebinding).
+/// Pages name customers. Only this machine may read them, unless `http.pages` says that a proxy in
+/// front of the port checks its users. The Host header must always be a known name, so that no
+/// foreign name can be pointed at the port (DNS rebinding).
 pub(super) async fn only_for_readers(
     State(server): Shared,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
@@ -56,7 +56,7 @@ pub(super) async fn only_for_readers(
     next: Next,
 ) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // what a proxy on this machine hands on comes from elsewhere
+    // a proxy on this machine forwards requests from elsewhere
     let handed_on =
         ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| request.headers().contains_key(*name));
     let near = server.config.pages == Pages::Anyone || (peer.ip().to_canonical().is_loopback() && !handed_on);
@@ -72,7 +72,7 @@ pub(super) async fn only_for_readers(
     Page(StatusCode::FORBIDDEN, ui::refused(&format!("{why} Metrics are at /metrics."))).into_response()
 }
 
-/// The name in a Host header, without its port; empty for what is none.
+/// The name in a Host header without its port; empty when the header is malformed.
 fn host_name(host: &str) -> String {
     let Ok(authority) = host.parse::<Authority>() else { return String::new() };
     let rest = host.strip_prefix(authority.host()).unwrap_or(host);

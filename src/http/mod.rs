@@ -39,22 +39,21 @@ use self::server::Shared;
 pub use self::server::{Running, Server};
 use crate::ui;
 
-/// When another process has the port, it is asked for again so often: that process may end.
+/// While another process has the port, binding is retried this often.
 const BIND_AGAIN: Duration = Duration::from_secs(10);
-/// Requests under way have so long to finish when the worker has stopped.
+/// Open requests have this long to finish after the worker has stopped.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Connections at once; more wait to be accepted. Prometheus and a few people need few, and none
-/// may take the process's file descriptors.
+/// The most connections at once, so that file descriptors remain for the work.
 const CONNECTIONS: usize = 64;
-/// How long a request's head may take to come, and its answer to be made.
+/// The most time for a request's head, and for its answer.
 const REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// A form has a token and nothing else.
 const FORM_BYTES: usize = 4096;
 
-/// Takes the port. `None` when another process has it: it is asked for again by [`serve`].
+/// Binds the port. `None` while another process has it: [`serve`] retries.
 ///
 /// # Errors
-/// When nobody could ever listen there.
+/// When nothing could ever listen there.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
     match TcpListener::bind(address).await {
         Ok(listener) => {
@@ -71,7 +70,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
     }
 }
 
-/// Serves until `stop` says so; requests under way are finished.
+/// Serves until `stop` is true, and finishes open requests.
 pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: Server, stop: watch::Receiver<bool>) {
     let mut stopped = stop.clone();
     let listener = match listener {
@@ -97,7 +96,7 @@ pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: S
             _ = stopped.wait_for(|stop| *stop) => break,
         };
         let (Ok(permit), Ok((stream, peer))) = accepted else {
-            // no file descriptor is left, for one: others may be given back
+            // for example no file descriptor is left; some may be closed soon
             tokio::time::sleep(Duration::from_secs(1)).await;
             continue;
         };
@@ -112,7 +111,7 @@ pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: S
     drop(tokio::time::timeout(LAST_WORDS, graceful.shutdown()).await);
 }
 
-/// A request that takes longer is given up: whoever sends slowly keeps no connection.
+/// Gives up a request that takes too long, so that a slow sender keeps no connection.
 async fn in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(REQUEST_WAIT, next.run(request)).await {
         Ok(response) => response,
@@ -144,7 +143,7 @@ fn router(server: Server) -> Router {
 
 async fn metrics(State(server): Shared) -> Response {
     let overview = server.collector.last();
-    // a worker that waits for its database does not work: MeterDown is about that
+    // a worker that waits for its database counts as down: MeterDown
     let Some(Running { sources, .. }) = server.running.get() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "the worker is starting: it waits for the database\n")
             .into_response();
@@ -155,7 +154,7 @@ async fn metrics(State(server): Shared) -> Response {
     }
 }
 
-/// Pages that the runbook leads to.
+/// Documents that the runbook links to.
 const DOCUMENTS: [(&str, &str); 4] = [
     ("configuration", include_str!("../../docs/configuration.md")),
     ("enforcement", include_str!("../../docs/enforcement.md")),

@@ -35,8 +35,8 @@ async fn list(server: &Server, filter: JobFilter, limit: u32) -> anyhow::Result<
     tokio::time::timeout(PAGE_WAIT, asked).await.unwrap_or_else(|_| bail!("nothing within {} s", PAGE_WAIT.as_secs()))
 }
 
-/// The newest job of each kind, and some more of those that run often: what runs every minute must
-/// not push out what runs once a day.
+/// The newest job of each kind and second ones, so that a kind that runs every minute does not hide
+/// one that runs once a day.
 async fn newest(server: &Server, overview: &Overview) -> anyhow::Result<Vec<JobRow>> {
     let mut rows = list(server, JobFilter::default(), SEARCHED).await?;
     let known: BTreeSet<String> = rows.iter().map(|row| row.kind.clone()).collect();
@@ -90,7 +90,7 @@ pub(super) async fn status(State(server): Shared, Query(query): Query<StatusQuer
 pub(super) struct JobsQuery {
     kind: Option<String>,
     state: Option<String>,
-    /// What was done last, to which job.
+    /// The last action, and its job.
     did: Option<String>,
     job: Option<i64>,
 }
@@ -107,17 +107,17 @@ pub(super) async fn jobs(State(server): Shared, Query(query): Query<JobsQuery>) 
         Ok(rows) => rows,
         Err(error) => return unavailable(&error),
     };
-    let said = match (query.did.as_deref(), query.job) {
+    let done = match (query.did.as_deref(), query.job) {
         (Some("retry"), Some(seq)) => Some(format!("Job {seq} is due now.")),
         (Some("cancel"), Some(seq)) => {
-            Some(format!("Job {seq} is cancelled, or will be as soon as its worker hears of it."))
+            Some(format!("Job {seq} is cancelled, or will be at the next heartbeat of its worker."))
         }
         _ => None,
     };
     let runs: Vec<RunRow> = rows.iter().map(run).collect();
     let kinds: Vec<String> = Kinds::all().names().into_iter().map(str::to_owned).collect();
     let list =
-        JobList { runs: &runs, filter: &filter, kinds: &kinds, can_act: server.can_act(), said: said.as_deref() };
+        JobList { runs: &runs, filter: &filter, kinds: &kinds, can_act: server.can_act(), done: done.as_deref() };
     Page(StatusCode::OK, ui::jobs(&list, Timestamp::now()))
 }
 
@@ -219,7 +219,7 @@ fn run(row: &JobRow) -> RunRow {
         attempts: row.attempts,
         at: row.finished_at.or(row.run_at).or(row.started_at).unwrap_or(row.enqueued_at),
         took: took.map(|took| took.max(SignedDuration::ZERO)),
-        said: short(&report.or_else(|| row.reason.clone()).unwrap_or_default()),
+        result: short(&report.or_else(|| row.reason.clone()).unwrap_or_default()),
         attention: row.attention,
         can_retry: matches!(row.state, JobState::Dead | JobState::Cancelled | JobState::Scheduled | JobState::Retrying),
         can_cancel: !row.state.is_final(),

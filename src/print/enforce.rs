@@ -1,4 +1,4 @@
-//! The report of an enforcement.
+//! The report of an enforcement of budgets.
 
 use books::limits::entitlement::Entitlement;
 use jiff::Timestamp;
@@ -7,7 +7,7 @@ use jobs::enforce_budgets::{EnforceReport, EntitlementChange};
 use super::out;
 use crate::format::{count, money, quantity, span};
 
-/// Who is blocked or unblocked, and what each decision rests on.
+/// Prints who is blocked or unblocked, with the figures of each decision.
 pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
     let would = if report.dry_run { "would be " } else { "" };
     let answer = |e: &Entitlement| if e.allowed { "allowed" } else { "BLOCKED" };
@@ -32,14 +32,14 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
         super::table(&titles, report.changes.iter().map(row).collect());
     }
     out(&format!(
-        "as of {now:.0}: {} customer(s) looked at, {} {would}changed; {} meter(s) {would}blocked, {} {would}unblocked; {} not allowed in all",
+        "as of {now:.0}: {} customer(s) checked, {} {would}changed; {} meter(s) {would}blocked, {} {would}unblocked; {} not allowed in all",
         count(report.customers),
         count(report.changed),
         count(report.blocked),
         count(report.unblocked),
         count(report.not_allowed)
     ));
-    let age = report.as_of.map(|at| format!("AWS has told of usage up to {at}, {} ago", span(now.duration_since(at))));
+    let age = report.as_of.map(|at| format!("bills include usage through {at}, {} ago", span(now.duration_since(at))));
     out(&age.unwrap_or_else(|| "no bill with usage is booked: only TURN credentials are counted".to_owned()));
     let policy = |policy| serde_json::to_string(&policy).unwrap_or_default();
     let stale = report
@@ -63,9 +63,9 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
         ),
     ];
     if !report.unmetered.is_empty() {
-        out(&format!("look at it: a plan has meters that are not configured: {}", report.unmetered.join(", ")));
+        out(&format!("attention: a plan has meters that are not configured: {}", report.unmetered.join(", ")));
     }
     for (n, note) in notes.iter().filter(|(n, _)| *n > 0) {
-        out(&format!("look at it: {} {note}", count(*n)));
+        out(&format!("attention: {} {note}", count(*n)));
     }
 }

@@ -120,13 +120,13 @@ fn data(e: &Entitlement, now: Timestamp) -> String {
     match (e.freshness, e.as_of) {
         (Freshness::Live, _) => "counted as it happens; what the other meters have cost is from the bill".to_owned(),
         (freshness, Some(at)) => {
-            format!("AWS has told of usage up to {at}, {} ago ({})", span(now.duration_since(at)), freshness.name())
+            format!("bills include usage through {at}, {} ago ({})", span(now.duration_since(at)), freshness.name())
         }
         (_, None) => "no bill was booked yet".to_owned(),
     }
 }
 
-/// What a person can do about it.
+/// What would unblock the meter.
 fn remedy(e: &Entitlement) -> String {
     let (customer, end) = (&e.customer, e.period_end);
     match e.reason {

@@ -33,7 +33,7 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
         out(&format!("{} event(s) would be sent, for {} customer(s)", n(report.planned), n(report.customers)));
     } else {
         out(&format!(
-            "{} customer(s) looked at, {} event(s) planned; {} sent: {} accepted, {} refused, {} unconfirmed, {} to be sent again",
+            "{} customer(s) checked, {} event(s) planned; {} sent: {} accepted, {} refused, {} unconfirmed, {} to be sent again",
             n(report.customers),
             n(report.planned),
             n(report.attempts),
@@ -48,39 +48,39 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
     }
     if let Some(RestoreProgress { backup_at, believed_at, waiting }) = report.restored {
         out(&format!(
-            "these books were restored from a backup of {backup_at}: {} amount(s) wait until Stripe's totals are believed, from {believed_at} on, \
-             and `reconcile_stripe` has taken over from them what was sent since the backup",
+            "these books were restored from a backup of {backup_at}: {} amount(s) wait until `reconcile_stripe` has imported from \
+             Stripe's totals what was sent since the backup; they are reliable from {believed_at} on",
             n(waiting)
         ));
     }
     if report.deferred_too_long > 0 {
         let text = "amount(s) have been deferred for more than 25 days; `meter reconcile` shows them";
-        out(&format!("look at it: {} {text}", n(report.deferred_too_long)));
+        out(&format!("attention: {} {text}", n(report.deferred_too_long)));
     }
     if report.expired > 0 {
-        out(&format!("{} event(s) came too late for their invoice and were planned anew", n(report.expired)));
+        out(&format!("{} event(s) came too late for their invoice and were planned again", n(report.expired)));
     }
     if !report.missing_meters.is_empty() {
         let names = report.missing_meters.join(", ");
-        out(&format!("look at it: Stripe has no active meter for {names}; `meter stripe setup` makes them"));
+        out(&format!("attention: Stripe has no active meter for {names}; `meter stripe setup` makes them"));
     }
     if report.unknown_plan > 0 {
-        out(&format!("look at it: {} customer(s) of a plan that is not known", n(report.unknown_plan)));
+        out(&format!("attention: {} customer(s) have an unknown plan", n(report.unknown_plan)));
     }
     if !report.unmapped.is_empty() {
         let names = report.unmapped.join(", ");
-        out(&format!("look at it: plans report {names}, and stripe.meters does not say where to"));
+        out(&format!("attention: plans report {names}, and stripe.meters does not say where to"));
     }
     if !report.strange.is_empty() {
         let names = report.strange.join(", ");
-        out(&format!("look at it: Stripe had the identifiers of events that were never sent: {names}"));
+        out(&format!("attention: Stripe had the identifiers of events that were never sent: {names}"));
     }
     if let Some(why) = &report.stopped {
         out(&format!("sending stopped early; the next run goes on: {why}"));
     }
 }
 
-/// Why an amount waits, and what frees it.
+/// Why an amount is deferred, and what releases it.
 fn reason(deferred: DeferReason) -> &'static str {
     match deferred {
         DeferReason::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
@@ -98,6 +98,8 @@ fn reason(deferred: DeferReason) -> &'static str {
             "Stripe refused an event of this customer and meter: `meter events list --state refused`"
         }
         DeferReason::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
-        DeferReason::Restored => "the books were restored; Stripe's totals will tell what the lost ones had sent of it",
+        DeferReason::Restored => {
+            "the books were restored; Stripe's totals will show what the lost books had sent of it"
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Bill, ledger and Stripe beside each other.
+//! Bill, ledger and Stripe compared.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ fn ledger(c: &ComparedPeriod) -> Quantity {
     Quantity::from_parts(c.ledger.0, c.ledger.1)
 }
 
-/// Whether something of the period needs a look.
+/// Whether the period has a difference or an alarm.
 pub(crate) fn differs(c: &ComparedPeriod) -> bool {
     !rest(c).is_zero() || c.alarm.is_some()
 }
@@ -113,7 +113,7 @@ fn why(c: &ComparedPeriod, now: Timestamp) -> String {
     parts.join("; ")
 }
 
-/// Bills against the ledger, usage without a customer included.
+/// The table of bills and the ledger, usage without a customer included.
 pub(crate) fn bills(bills: &[(String, String, Quantity, Quantity)]) {
     let row = |(month, meter, bill, ledger): &(String, String, Quantity, Quantity)| {
         let apart = quantity(*bill - *ledger);

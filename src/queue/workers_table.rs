@@ -1,4 +1,4 @@
-//! The table `workers`: the processes that run jobs, by what they last said of themselves.
+//! The table `workers`: the processes that run jobs, as of their last heartbeat.
 
 use books::BooksError;
 use libsql::params;
@@ -7,7 +7,7 @@ use super::jobs_table::{Queue, instant, with_retry};
 use super::stats::WorkerState;
 use super::types::WorkerRow;
 
-/// Who a worker process is.
+/// Host, process id and version of a worker.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub host: String,
@@ -44,8 +44,8 @@ impl Queue {
         .await
     }
 
-    /// Says that this process is alive and what it does; returns the schema version of the
-    /// database, or nothing when its row is gone.
+    /// Records that this process is alive and what it does. Returns the schema version of the
+    /// database, or `None` when the row of the process is gone.
     pub(crate) async fn report_alive(
         &self,
         worker: &str,
@@ -64,7 +64,7 @@ impl Queue {
             .await
     }
 
-    /// Writes down that this process is there; safe to repeat.
+    /// Inserts the row of this process; safe to repeat.
     pub(crate) async fn register(
         &self,
         worker: &str,
@@ -96,7 +96,6 @@ impl Queue {
             .await
     }
 
-    /// Writes down that this process has stopped.
     pub(crate) async fn mark_stopped(&self, worker: &str) -> Result<(), BooksError> {
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db

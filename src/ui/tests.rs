@@ -1,4 +1,4 @@
-//! Promises about the pages, whatever they are told.
+//! Promises about the pages, for all values.
 
 use std::collections::BTreeMap;
 
@@ -91,7 +91,7 @@ fn run() -> RunRow {
         attempts: 3,
         at: now(),
         took: Some(SignedDuration::from_millis(1500)),
-        said: EVIL.into(),
+        result: EVIL.into(),
         attention: true,
         can_retry: true,
         can_cancel: true,
@@ -116,7 +116,7 @@ fn status_of(overview: &Overview, runs: &[RunRow], refresh_seconds: u32) -> Stri
 
 fn list_of(runs: &[RunRow], can_act: bool) -> String {
     let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()) };
-    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, said: Some(EVIL) }, now())
+    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, done: Some(EVIL) }, now())
 }
 
 fn a_report(customer: Option<&str>) -> UsageReport {
@@ -147,7 +147,7 @@ fn all_pages() -> Vec<(&'static str, String)> {
         ("jobs", list_of(&[run()], true)),
         ("no jobs", list_of(&[], false)),
         ("job", job(&run(), &details, true, now())),
-        ("job to look at", job(&run(), &details, false, now())),
+        ("read-only job", job(&run(), &details, false, now())),
         ("report", report(&a_report(Some(EVIL)))),
         ("report of all", report(&a_report(None))),
         ("runbook", runbook(&format!("# Runbook\n\n{EVIL}\n\n<img src=x>\n\n## {EVIL}\n"))),
@@ -186,7 +186,7 @@ fn no_id_is_given_twice() {
 #[test]
 fn every_finding_is_shown_and_leads_to_its_place_in_the_runbook() {
     let page = status_of(&hostile(), &[], 0);
-    assert!(page.contains("Something is wrong, and 1 more to look at"));
+    assert!(page.contains("Something is wrong, and 1 more needs attention"));
     assert!(page.contains("no bill since 3 d") && page.contains("ask AWS"));
     assert!(page.contains("href=\"/runbook#meterbillstale\"") && page.contains("href=\"/runbook#meterbooksbroken\""));
 }

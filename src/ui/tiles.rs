@@ -9,7 +9,7 @@ use super::layout::{Tone, icon};
 use crate::health::NO_WEBHOOK;
 use crate::queue::{JobState, WorkerState};
 
-/// A tile: what it is about, the figure, and lines below it, each with how bad it is.
+/// A tile: its label, the figure, and lines below it, each with a tone.
 struct Tile {
     label: &'static str,
     figure: Markup,
@@ -26,7 +26,7 @@ impl Tile {
         self
     }
 
-    /// A line that is there only when there is something to say.
+    /// A line that appears only when `n` is not 0.
     fn bad(mut self, tone: Tone, n: i64, what: &str) -> Self {
         if n > 0 {
             self.lines.push((tone, html! { (count(n)) " " (what) }));
@@ -70,7 +70,7 @@ fn none() -> Markup {
     html! { "none yet" }
 }
 
-/// With several payers, the one that is farthest behind.
+/// With several payers, the oldest of their newest bills.
 fn bill(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let (overview, payers) = (view.overview, view.overview.books.bills.len());
     let tile = match overview.bills().min_by_key(|b| b.delivered_at) {
@@ -85,7 +85,7 @@ fn bill(view: &StatusView<'_>, now: Timestamp) -> Tile {
             }
         }
     };
-    tile.bad(Tone::Look, overview.versions_on_hold(), "on hold")
+    tile.bad(Tone::Warning, overview.versions_on_hold(), "on hold")
 }
 
 fn day(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -93,10 +93,10 @@ fn day(view: &StatusView<'_>, now: Timestamp) -> Tile {
     match view.overview.books.bills.iter().map(|b| b.usage_through).min().flatten() {
         None => Tile::new(label, none()),
         Some(end) => {
-            // the instant that ends a day belongs to the next one
+            // the instant that ends a day belongs to the next day
             let day = date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end));
             Tile::new(label, html! { time datetime=(day) { (day) } })
-                .line(html! { "AWS has told of usage up to " (ago(end, now)) })
+                .line(html! { "bills include usage through " (ago(end, now)) })
         }
     }
 }
@@ -140,7 +140,7 @@ fn workers(view: &StatusView<'_>) -> Tile {
     } else {
         tile
     };
-    tile.bad(Tone::Look, of(WorkerState::Silent), "silent")
+    tile.bad(Tone::Warning, of(WorkerState::Silent), "silent")
 }
 
 fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -152,7 +152,7 @@ fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
         Some(since) => tile.line(html! { "longest wait " (span(now.duration_since(since))) }),
         None => tile,
     };
-    tile.bad(Tone::Look, of(JobState::Retrying), "retrying").bad(Tone::Wrong, of(JobState::Dead), "dead")
+    tile.bad(Tone::Warning, of(JobState::Retrying), "retrying").bad(Tone::Wrong, of(JobState::Dead), "dead")
 }
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -168,11 +168,11 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
         n => tile.line(html! { (count(n)) " deferred" }),
     };
     let drifts = view.overview.drifts().count();
-    tile.bad(Tone::Look, of("unconfirmed"), "unconfirmed")
+    tile.bad(Tone::Warning, of("unconfirmed"), "unconfirmed")
         .bad(Tone::Wrong, of("refused"), "refused")
         .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
         .bad(
-            Tone::Look,
+            Tone::Warning,
             i64::try_from(drifts).unwrap_or(i64::MAX),
             if drifts == 1 { "meter differs" } else { "meters differ" },
         )
@@ -183,7 +183,7 @@ fn turn(view: &StatusView<'_>) -> Tile {
     let late = overview.findings.iter().any(|f| f.alert == "MeterTurnPeriodsOverdue");
     Tile::new("TURN credentials", html! { (count(overview.customers.turn_used)) })
         .line(html! { "in current periods, " (count(overview.customers.turn_refused)) " refused" })
-        .bad(Tone::Look, i64::from(late), "period not closed in time")
+        .bad(Tone::Warning, i64::from(late), "period not closed in time")
 }
 
 fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -209,7 +209,7 @@ fn database(view: &StatusView<'_>) -> Tile {
     }
 }
 
-/// When the newest day of all ended, for who wants it in a sentence.
+/// The newest day with booked usage, for a sentence.
 pub(super) fn usage_through(view: &StatusView<'_>) -> Option<String> {
     let end = view.overview.books.bills.iter().map(|b| b.usage_through).min().flatten()?;
     Some(long_day(date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end))))

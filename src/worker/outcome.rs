@@ -1,4 +1,4 @@
-//! How a run ended → what becomes of the job. The one place where outcomes turn into states.
+//! Outcomes of runs become states of jobs here and nowhere else.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use jobs::job::{Failure, Request};
 
 use crate::queue::{Backoff, Claim, JobState, JobUpdate};
 
-/// How a run ended, seen from the queue.
+/// How a run ended.
 #[derive(Debug)]
 pub enum RunOutcome {
     Report {
         report: String,
-        /// Whether a person should look at it.
+        /// Whether the report needs attention.
         attention: bool,
     },
     Failed(Failure),
-    /// It was stopped so that another worker runs it; that counts as no attempt.
+    /// It was stopped so that another worker runs the job; that is no attempt.
     HandedBack,
-    /// It was stopped because a person asked for it.
+    /// A person cancelled the job.
     Cancelled,
-    /// Its lease is lost: the job is another worker's, and nothing is to be said about it.
+    /// Another worker has the job, so nothing is recorded.
     Lost,
 }
 
@@ -40,8 +40,8 @@ impl RunOutcome {
     }
 }
 
-/// Decides what becomes of a job, and which jobs it asks for first. `None` when it is no longer
-/// ours to say. Pure.
+/// The change of the job, and the jobs that it waits for. `None` when this process no longer holds
+/// it. Pure.
 pub(super) fn transition(
     claim: &Claim,
     ended: RunOutcome,

@@ -11,16 +11,16 @@ use crate::config::QueueConfig;
 use crate::metrics::Metrics;
 use crate::queue::{Backoff, ClaimRequest, Claimer, Identity, Queue};
 
-/// How a worker works.
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
     /// Jobs that run at once.
     pub concurrency: usize,
-    /// How long a silent worker keeps its jobs.
+    /// How long a worker keeps its jobs without a heartbeat.
     pub lease: Duration,
-    /// How often the table is looked at for jobs that other processes enqueued.
+    /// How often the table is polled for jobs that other processes enqueued.
     pub poll: Duration,
-    /// How long runs may go on after the worker is told to stop.
+    /// How long runs may go on after the worker is stopped.
     pub grace: Duration,
     pub backoff: Backoff,
     /// How long done and cancelled jobs are kept.
@@ -40,7 +40,7 @@ pub enum RunUntil {
 }
 
 impl WorkerSettings {
-    /// The settings of the configuration; `concurrency` stands over its own.
+    /// The settings of the configuration; `concurrency` overrides its value.
     pub fn new(config: &QueueConfig, concurrency: Option<u16>) -> Self {
         let days = |days: u16| Duration::from_secs(u64::from(days) * 86_400);
         let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
@@ -72,12 +72,12 @@ impl Default for WorkerSettings {
     }
 }
 
-/// By which a worker is told to stop.
+/// Stops a worker.
 #[derive(Clone, Debug)]
 pub struct Stopper(pub(super) watch::Sender<Phase>);
 
 impl Stopper {
-    /// Claim nothing more; run what is there for as long as the grace time lasts.
+    /// Ends claims; running jobs have the grace time to finish.
     pub fn stop(&self) {
         self.0.send_if_modified(|phase| {
             let working = *phase == Phase::Working;
@@ -95,7 +95,7 @@ pub enum Phase {
     Working,
     /// Running what it has, claiming nothing.
     Stopping,
-    /// Told to stop because the database belongs to a newer build now.
+    /// Stopping because a newer build has migrated the database to this version.
     Outdated(i64),
 }
 
@@ -113,7 +113,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Writes down that this process is there; safe to repeat.
+    /// Registers this process; safe to repeat.
     pub(super) async fn register(&self) -> Result<(), BooksError> {
         let Self { queue, by, identity, kinds, settings, .. } = self;
         queue.register(&by.worker, identity, &kinds.names(), settings.concurrency).await
