@@ -291,7 +291,7 @@ impl Default for ReadConfig {
     }
 }
 
-/// What is wrong with the configuration, one line for each fault.
+/// The faults of the configuration, one line for each.
 #[derive(Debug, thiserror::Error)]
 pub struct ConfigError(pub Vec<String>);
 

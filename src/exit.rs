@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-/// How a command ended, when it did not fail.
+/// The end of a command that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// All is well.
     Ok,
-    /// Something waits for a person.
+    /// Something needs attention.
     NeedsAttention,
-    /// It ran, but what it found is wrong; it has been printed.
+    /// It ran, and printed something that is wrong.
     Failed,
 }
 

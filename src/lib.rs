@@ -5,8 +5,8 @@
 //! exit codes for people ([`format`], [`exit`], [`plan_file`]), [`tls`], [`config`] (file and
 //! environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values → database,
 //! buckets, what jobs are given), [`health`] (what needs attention), [`metrics`], [`worker`] (one
-//! process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a terminal), the demo,
-//! [`cli`] (one file for each command). `tests/it/tidy.rs` checks it.
+//! process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a terminal), the
+//! demo, [`cli`] (one file for each command). `tests/it/tidy.rs` checks it.
 
 mod exit;
 mod format;

@@ -114,8 +114,8 @@ pub async fn open_books(config: &Config, open: Open) -> anyhow::Result<Database>
     Ok(books)
 }
 
-/// The queue, on a connection of its own, so that its short steps never wait behind a booking of this
-/// process.
+/// The queue, on a connection of its own, so that its short steps never wait behind a booking of
+/// this process.
 pub async fn open_queue(config: &Config, open: Open) -> anyhow::Result<Queue> {
     // a longer step is retried well before leases end
     let wait = Duration::from_secs(u64::from(config.queue.lease_seconds)) / 3;

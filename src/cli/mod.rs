@@ -57,7 +57,7 @@ pub struct Cli {
     /// Configuration file [default: meter.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log to standard error: error, warn, info, debug, trace [default: log.severity of the
+    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the
     /// configuration, else warn, and info for `work`]
     #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
     log: Option<String>,

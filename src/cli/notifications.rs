@@ -87,7 +87,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             let left: Vec<&String> = ids.iter().filter(|id| !again.contains(id)).collect();
             for id in &left {
-                eprintln!("meter: {id} is no notification that could be sent again: there is none, or it is pending");
+                eprintln!("meter: {id} cannot be sent again: there is no such notification, or it is pending");
             }
             if again.is_empty() && left.is_empty() {
                 print::out("no notification is dead");

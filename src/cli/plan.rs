@@ -22,8 +22,8 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Add the plan versions of a file (see plans.toml in the sources); all or none; applying a file
-    /// twice changes nothing
+    /// Add the plan versions of a file (see plans.toml in the sources); all or none; applying a
+    /// file twice changes nothing
     Apply {
         /// The file
         file: PathBuf,

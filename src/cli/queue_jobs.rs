@@ -86,7 +86,7 @@ impl Which {
         }
     }
 
-    /// The filter; an empty one is refused, so that nobody changes every job by mistake.
+    /// The filter; an empty one is refused, so that no command changes every job by mistake.
     fn chosen(&self, verb: &str) -> anyhow::Result<JobFilter> {
         if self.jobs.is_empty() && self.kind.is_empty() && self.state.is_empty() {
             let why =

@@ -27,9 +27,9 @@ pub(crate) struct Args {
     /// Billing periods that begin in this month [default: the last two months and the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Mark this customer's alarms and deferred amounts as handled outside meter (credit note, manual
-    /// invoice, write-off). They stop alerting until they change. The ledger is not modified; the
-    /// difference stays visible here
+    /// Mark this customer's alarms and deferred amounts as handled outside meter (credit note,
+    /// manual invoice, write-off). They stop alerting until they change. The ledger is not
+    /// modified; the difference stays visible here
     #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
     acknowledge: bool,
     /// The reason; kept in audit_log

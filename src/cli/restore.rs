@@ -16,8 +16,8 @@ pub(crate) struct Args {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
     #[arg(long, value_name = "INSTANT", required_unless_present = "without")]
     backup_at: Option<Timestamp>,
-    /// Import Stripe's totals without the bill of this export and month, because its files are gone:
-    /// `main/2026-01`. Usage of it that was booked after the backup is reversed
+    /// Import Stripe's totals without the bill of this export and month, because its files are
+    /// gone: `main/2026-01`. Usage of it that was booked after the backup is reversed
     #[arg(long, value_name = "EXPORT/MONTH", conflicts_with = "backup_at")]
     without: Option<String>,
 }

@@ -23,7 +23,8 @@ pub(crate) enum Action {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare the account with the configuration and the plans; the exit code is 3 when they differ
+    /// Compare the account with the configuration and the plans; the exit code is 3 when they
+    /// differ
     Check,
 }
 

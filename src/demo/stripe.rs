@@ -110,8 +110,8 @@ const SERVED_CUSTOMERS: u32 = 40;
 /// 2026-01-01T00:00:00Z.
 const SERVED_SINCE: i64 = 1_767_225_600;
 
-/// Runs a made-up account until a signal. It forgets everything at its end, so its worker should use
-/// books of its own.
+/// Runs a made-up account until a signal. It forgets everything at its end, so its worker should
+/// use books of its own.
 pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Exit> {
     let options = Options { key: KEY.into(), remember_requests: false, ..Options::default() };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

@@ -141,8 +141,8 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     found
 }
 
-/// Kinds without a success for too long. For a kind without any success the age of the oldest worker
-/// counts, as in the alerts.
+/// Kinds without a success for too long. For a kind without any success the age of the oldest
+/// worker counts, as in the alerts.
 fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     let often = OFTEN.map(|(kind, late)| (kind, late, "MeterJobOverdue"));
     let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, "MeterJobLate"));
@@ -302,7 +302,7 @@ mod tests {
         s.queue.kinds.get_mut(name).unwrap()
     }
 
-    /// Each finding, what brings it about, and what is just not enough to.
+    /// Each finding, a change that causes it, and a change that is just not enough.
     const CASES: [(&str, Change, Change); 26] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (

@@ -39,7 +39,7 @@ pub(crate) const NO_BILL: &str = "No bill is booked yet: `meter ingest` reads th
 pub(crate) const NO_WEBHOOK: &str = "notifications.url is not set";
 
 impl Overview {
-    /// Payers of whom a bill is booked.
+    /// The bills of payers that have a booked one.
     pub(crate) fn bills(&self) -> impl Iterator<Item = &BillStanding> {
         // without a booked bill there is no month
         self.books.bills.iter().filter(|bill| !bill.month.is_empty())

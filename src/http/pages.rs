@@ -130,7 +130,7 @@ pub(super) async fn job(State(server): Shared, Path(seq): Path<i64>) -> Page {
     }
 }
 
-/// What a person can do to a job here.
+/// An action on a job.
 #[derive(Clone, Copy, Debug)]
 enum JobAction {
     Retry,
@@ -165,7 +165,7 @@ async fn act(
     let refused = |status, why: &str| Page(status, ui::refused(why)).into_response();
     if let Err(page) = check_token(&server, headers, form).await {
         if page.0 == StatusCode::UNAUTHORIZED {
-            tracing::warn!(job = seq, "somebody tried to {what} job {seq} over HTTP with a wrong token");
+            tracing::warn!(job = seq, "a request to {what} job {seq} over HTTP had a wrong token");
         }
         return page.into_response();
     }

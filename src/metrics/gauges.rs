@@ -1,5 +1,5 @@
-//! The gauges of the books: one table of names, filled from one snapshot at each scrape, so that all
-//! gauges are of the same moment.
+//! The gauges of the books: one table of names, filled from one snapshot at each scrape, so that
+//! all gauges are of the same moment.
 
 use std::collections::BTreeMap;
 

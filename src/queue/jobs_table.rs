@@ -239,8 +239,8 @@ impl Queue {
         with_retry(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
-    /// Makes dead, cancelled and waiting jobs due now, with all their attempts. A finished job stays
-    /// as it is while an unfinished one has its key. Returns how many changed.
+    /// Makes dead, cancelled and waiting jobs due now, with all their attempts. A finished job
+    /// stays as it is while an unfinished one has its key. Returns how many changed.
     pub async fn retry(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
         // one statement for each index; of given up jobs with one key the newest, and none if an
@@ -258,8 +258,8 @@ impl Queue {
         Ok(changed)
     }
 
-    /// Cancels unfinished jobs: waiting ones at once, running ones at their worker's next heartbeat.
-    /// Returns how many.
+    /// Cancels unfinished jobs: waiting ones at once, running ones at their worker's next
+    /// heartbeat. Returns how many.
     pub async fn cancel(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let now = self.now();
         let waiting =

@@ -1,5 +1,5 @@
-//! The durable queue: jobs in a table of the books' own database. The processes that run them are in
-//! [`crate::worker`].
+//! The durable queue: jobs in a table of the books' own database. The processes that run them are
+//! in [`crate::worker`].
 //!
 //! One file for each table: [`jobs_table`] (enqueue, list, retry, cancel, purge: what people,
 //! schedules and jobs do), [`leases`] (claim, heartbeat, rescue, finish: what workers do with the
@@ -9,8 +9,8 @@
 //!
 //! * **A job has one holder.** A claim is one statement under the write lock. It raises the job's
 //!   `lease`, the fencing token: a run that lost its lease cannot commit, because every writing
-//!   transaction of a job first checks the token inside the transaction ([`Queue::fence`]). A worker
-//!   that was wrongly thought dead changes nothing.
+//!   transaction of a job first checks the token inside the transaction ([`Queue::fence`]). A
+//!   worker that was wrongly thought dead changes nothing.
 //! * **A retry is a row, not a sleep**: it survives the process, holds no slot, and backs off.
 
 mod claim;

@@ -104,9 +104,9 @@ impl Queue {
             .await
     }
 
-    /// The figures now. `kinds` are listed even without a job; `finished` has the numbers of finished
-    /// jobs. A worker counts as silent without a heartbeat for `lease` and the largest difference of
-    /// clocks.
+    /// The figures now. `kinds` are listed even without a job; `finished` has the numbers of
+    /// finished jobs. A worker counts as silent without a heartbeat for `lease` and the largest
+    /// difference of clocks.
     pub async fn stats(&self, kinds: &[&str], finished: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
         let mut found = QueueStats { ticks: self.last_ticks().await?, ..QueueStats::default() };
         let none: BTreeMap<JobState, i64> = JobState::ALL.iter().map(|s| (*s, 0)).collect();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::types::JobState;
 
-/// The wait after the n-th failure: `base` doubled each time, at most `cap`, minus a random share of
-/// up to half, so that jobs that failed together do not come back together
+/// The wait after the n-th failure: `base` doubled each time, at most `cap`, minus a random share
+/// of up to half, so that jobs that failed together do not come back together
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {

@@ -107,7 +107,7 @@ pub(super) fn long_day(day: Date) -> String {
     day.strftime("%-d %B %Y").to_string()
 }
 
-/// `March 2026` of `2026-03`; what is no month stays as it is.
+/// `March 2026` of `2026-03`; other texts stay unchanged.
 pub(super) fn month(text: &str) -> String {
     format!("{text}-01").parse::<Date>().map_or_else(|_| text.to_owned(), |day| day.strftime("%B %Y").to_string())
 }

@@ -99,8 +99,8 @@ fn filter_form(list: &JobList<'_>) -> Markup {
     }
 }
 
-/// The Enter key presses the first button of a form. This one does nothing, so that Enter changes no
-/// job.
+/// The Enter key presses the first button of a form. This one does nothing, so that Enter changes
+/// no job.
 fn no_default() -> Markup {
     html! { button type="submit" disabled hidden {} }
 }

@@ -1,9 +1,10 @@
 //! HTML: the status page, the jobs, the runbook, and the document of `meter report`.
 //!
-//! Each function is pure: it turns values into a whole HTML document. A document fetches nothing and
-//! has no script; one style sheet and the charts are inline, so that [`CONTENT_SECURITY_POLICY`]
-//! suffices and a saved page stays whole. Sums, shares and forecasts use [`Quantity`] and integers,
-//! like the books; only the plotting crate uses floats, to turn a quantity into a pixel.
+//! Each function is pure: it turns values into a whole HTML document. A document fetches nothing
+//! and has no script; one style sheet and the charts are inline, so that
+//! [`CONTENT_SECURITY_POLICY`] suffices and a saved page stays whole. Sums, shares and forecasts
+//! use [`Quantity`] and integers, like the books; only the plotting crate uses floats, to turn a
+//! quantity into a pixel.
 
 mod chart;
 mod format;

@@ -75,7 +75,7 @@ fn section(i: usize, meter: &MeterReport, month: &str) -> Markup {
     }
 }
 
-/// What is named, how much, and possibly its share.
+/// Rows of a name, a quantity, and possibly a share.
 fn amounts<'a>(what: &str, unit: &str, rows: impl Iterator<Item = (&'a str, Quantity, Option<String>)>) -> Markup {
     let rows: Vec<_> = rows.collect();
     let shares = rows.iter().any(|(.., share)| share.is_some());

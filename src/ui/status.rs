@@ -1,4 +1,4 @@
-//! The status page: is all well, what needs a person, and the figures behind it.
+//! The status page: the headline, what needs attention, and the figures.
 
 use books::audit::stats::{BillStanding, Pressed};
 use jiff::{SignedDuration, Timestamp};

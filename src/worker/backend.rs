@@ -1,8 +1,8 @@
 //! apalis' traits: a source of claimed jobs, and a layer that collects the outcomes.
 //!
-//! The source never fails: the dispatcher deals with the database, and passes on only jobs for which
-//! this process has a free slot. When the dispatcher ends, the source is exhausted, and apalis'
-//! worker drains and ends by itself.
+//! The source never fails: the dispatcher deals with the database, and passes on only jobs for
+//! which this process has a free slot. When the dispatcher ends, the source is exhausted, and
+//! apalis' worker drains and ends by itself.
 
 use std::convert::Infallible;
 use std::future::Future;

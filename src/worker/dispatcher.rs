@@ -1,7 +1,7 @@
 //! The dispatcher: claims jobs for free slots and records how runs ended.
 //!
-//! No error of the database ends it: an outage is logged at its beginning and its end, and meanwhile
-//! each step is retried.
+//! No error of the database ends it: an outage is logged at its beginning and its end, and
+//! meanwhile each step is retried.
 
 use std::time::{Duration, Instant};
 

@@ -126,8 +126,8 @@ impl Worker {
             .backend(Claims { claims, acks: ack })
             .data(runner)
             .build(handle);
-        // the dispatcher ends when every outcome is written; then apalis' worker has nothing left to
-        // drain
+        // the dispatcher ends when every outcome is written; then apalis' worker has nothing left
+        // to drain
         let (gone, dispatched) = oneshot::channel();
         let ran = worker.run_until(async move {
             drop(gone.send((&mut dispatcher).await));

@@ -1,5 +1,5 @@
-//! The heartbeat: renews the leases of the jobs that this process holds, and records that the process
-//! is alive.
+//! The heartbeat: renews the leases of the jobs that this process holds, and records that the
+//! process is alive.
 //!
 //! It is a task of its own, so that leases are renewed while claims are slow. No error of the
 //! database ends it.

@@ -82,8 +82,8 @@ impl Kind {
         }
     }
 
-    /// Runs a payload to its end, and counts its report in `metrics`. A payload that does not fit is
-    /// given up with a reason that names the field.
+    /// Runs a payload to its end, and counts its report in `metrics`. A payload that does not fit
+    /// is given up with a reason that names the field.
     pub fn run(
         &self,
         payload: String,

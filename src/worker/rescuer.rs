@@ -77,8 +77,8 @@ mod tests {
         Lease { seq: 7, lease: 1, heartbeat, until, worker: "w".into() }
     }
 
-    /// Whether the lease has expired after `seconds` of watching a heartbeat that stands still every
-    /// 5 s, at a wall clock of `now_ms`.
+    /// Whether the lease has expired after `seconds` of watching a heartbeat that stands still
+    /// every 5 s, at a wall clock of `now_ms`.
     fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
         let (mut watch, start) = (LeaseWatch::default(), Instant::now());
         let times = (0..seconds).step_by(5).chain([seconds]);

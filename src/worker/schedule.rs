@@ -1,7 +1,7 @@
 //! The schedule: the cron table, and the loop that turns ticks into jobs.
 //!
-//! Every worker process runs the loop. The process that first raises the schedule's row enqueues the
-//! tick's jobs in the same transaction, so each tick is enqueued once. Only the latest due tick
+//! Every worker process runs the loop. The process that first raises the schedule's row enqueues
+//! the tick's jobs in the same transaction, so each tick is enqueued once. Only the latest due tick
 //! counts: ticks that were missed while no worker ran become one run. A schedule without a stored
 //! tick is due at once.
 
@@ -157,8 +157,8 @@ pub struct FutureTicks(BTreeMap<&'static str, (Timestamp, Instant)>);
 
 impl FutureTicks {
     /// Whether a stored tick is stuck in the future: further ahead than clocks of several hosts
-    /// differ, and unchanged for as long. Otherwise a host with a clock that runs ahead made it, and
-    /// will move it on.
+    /// differ, and unchanged for as long. Otherwise a host with a clock that runs ahead made it,
+    /// and will move it on.
     fn is_stuck(&mut self, name: &'static str, last: Timestamp, now: Timestamp) -> bool {
         if last <= now + SKEW {
             self.0.remove(name);
