@@ -23,8 +23,8 @@ use jiff::Timestamp;
 use jobs::context::{Context, ReadSettings};
 use jobs::job::{Failure, Job};
 use meter::metrics::Metrics;
-use meter::queue::{Clock, Identity, NewJob, Queue, State};
-use meter::worker::{Kind, Kinds, Worker, WorkerSettings};
+use meter::queue::{Clock, Identity, JobState, NewJob, Queue};
+use meter::worker::{Kind, Kinds, NewWorker, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 
 const JOBS: usize = 100_000;
@@ -84,17 +84,16 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
         webhook: None,
         billing: Arc::default(),
     };
-    let policy = WorkerSettings { concurrency: slots, ..WorkerSettings::default() };
-    let who = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
-    let worker = Worker::new(
-        queue.clone(),
-        Kinds::of([Kind::of::<Nothing>()]),
-        policy,
+    let settings = WorkerSettings { concurrency: slots, ..WorkerSettings::default() };
+    let identity = Identity { host: "bench".into(), pid: std::process::id(), version: "0".into() };
+    let worker = Worker::new(NewWorker {
+        queue: queue.clone(),
         context,
-        who,
-        Metrics::new(&[]).unwrap(),
-        false,
-    );
+        kinds: Kinds::of([Kind::of::<Nothing>()]),
+        settings,
+        identity,
+        metrics: Metrics::new(&[]).unwrap(),
+    });
     worker.register().await.unwrap();
     (queue, worker)
 }
@@ -232,7 +231,7 @@ fn fill(file: &Path) {
                  INSERT INTO jobs (id, kind, payload, state, origin, max_attempts, attempts, lease, report, enqueued_at, \
                  started_at, finished_at) SELECT printf('%026d', i), 'nothing', '{{\"sent_ns\":0}}', '{}', 'bench', 20, 1, 1, \
                  'null', i, i, 4000000000000 + i FROM n",
-                State::Done
+                JobState::Done
             );
             Ok(c.execute(&sql, ()).await?)
         });

@@ -1,4 +1,5 @@
-//! The configuration: one TOML file, environment variables over it, read once, checked once.
+//! The configuration: one TOML file and environment variables, which override it; read and checked
+//! once.
 //!
 //! `METER_DATABASE__URL` stands for `database.url`: prefix, then the path with `__` between its
 //! parts. Secrets are taken from the environment only. Every fault is found in one go and named
@@ -47,18 +48,19 @@ pub struct Config {
     pub tag_key: String,
     /// How many months before the current one are read on each run.
     pub lookback_months: u8,
-    /// Product codes whose lines must all be accounted for; `*` stands for any run of characters.
+    /// Product codes: a meter or an ignore rule must claim each of their lines. `*` stands for any
+    /// characters.
     pub watched_products: Vec<String>,
     pub exports: Vec<ExportConfig>,
     pub meters: Vec<MeterConfig>,
-    /// Known lines of watched products that are of no interest.
+    /// Known lines of watched products that no meter needs.
     pub ignore: Vec<IgnoreConfig>,
     /// When a version is put on hold.
     pub guard: GuardConfig,
     /// How a bill is read.
     pub read: ReadConfig,
     pub enforce: EnforceConfig,
-    /// Where the web backend is told.
+    /// Notifications to the web backend.
     pub notifications: NotificationsConfig,
     pub stripe: StripeConfig,
     pub queue: QueueConfig,
@@ -79,7 +81,7 @@ pub struct DatabaseConfig {
     pub token: Secret,
 }
 
-/// Where bills come from.
+/// An export of bills.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportConfig {
@@ -114,7 +116,7 @@ pub enum FormatConfig {
 }
 
 impl FormatConfig {
-    /// The kind, if it is said.
+    /// The format; `None` = detect it.
     pub fn format(self) -> Option<Format> {
         match self {
             Self::Auto => None,
@@ -124,7 +126,7 @@ impl FormatConfig {
     }
 }
 
-/// What is counted.
+/// A meter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeterConfig {
@@ -142,7 +144,7 @@ pub struct MeterConfig {
     pub factor: Decimal,
 }
 
-/// Known lines that are of no interest.
+/// Known lines that no meter needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IgnoreConfig {
@@ -151,7 +153,7 @@ pub struct IgnoreConfig {
     pub usage_types: Vec<String>,
 }
 
-/// When a version is put on hold for a person.
+/// When a version is put on hold.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GuardConfig {
@@ -213,7 +215,7 @@ impl Default for Config {
             watched_products: texts(["AmazonChime*", "AmazonS3"]),
             exports: vec![],
             meters: vec![
-                // Nobody has published the real strings; anything else of Chime shows up as
+                // AWS does not publish the usage types; other lines of Chime are shown as
                 // unrecognised.
                 meter(
                     "chime_minutes",
@@ -274,10 +276,7 @@ impl Default for ReadConfig {
 }
 
 impl Config {
-    /// Reads `file` (or `meter.toml`, if it is there) and `variables` over it.
-    ///
-    /// # Errors
-    /// All faults.
+    /// Reads `file` (or `meter.toml`, if it exists) and `variables`, which override it.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
         let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
@@ -290,7 +289,7 @@ impl Config {
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
 
-    /// What only shows when values are seen together.
+    /// Checks that need several values.
     fn check(&self, raw: &Raw, faults: &mut Vec<String>) {
         let key = |text: &str| Step::Key(text.into());
         let mut names = BTreeMap::new();
@@ -352,7 +351,7 @@ impl Config {
             faults.push(raw.place(&[key("read"), key("memory_mib")], "at least 8 MiB are needed"));
         }
         if self.lookback_months > 36 {
-            faults.push(raw.place(&[key("lookback_months")], "at most 36 months can be looked back"));
+            faults.push(raw.place(&[key("lookback_months")], "at most 36 months"));
         }
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             faults.push(raw.place(&[key("log"), key("level")], "it is no log level: error, warn, info, debug, trace"));

@@ -1,10 +1,11 @@
-//! How amounts, spans and customers are said to people, in a terminal and in a browser.
+//! Amounts, spans and customers as text, for terminals and browsers.
 
+use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-/// Words of each list of a report that a line of the log has.
+/// A log line has this many items of each list of a report.
 const NAMED: usize = 3;
 
 /// Digits with separators between thousands.
@@ -30,12 +31,12 @@ pub(crate) fn quantity(q: Quantity) -> String {
     }
 }
 
-/// A customer for people: usage without a tag has a name too.
+/// A customer's id, or words for usage without a tag.
 pub(crate) fn customer(id: &str) -> &str {
     if id.is_empty() { "(no customer tag)" } else { id }
 }
 
-/// A span of time for people: `45 s`, `12 min`, `5 h`, `3 d`.
+/// A span of time: `45 s`, `12 min`, `5 h`, `3 d`.
 pub(crate) fn span(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().max(0);
     match seconds {
@@ -46,7 +47,7 @@ pub(crate) fn span(duration: SignedDuration) -> String {
     }
 }
 
-/// What a report names, such as why a version is held: its lists of words, a few of each.
+/// The lists of a report, a few items of each: for example why a version is on hold.
 pub(crate) fn report_lists(report: &str) -> String {
     let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(report) else { return String::new() };
     let words =
@@ -72,8 +73,27 @@ pub(crate) fn report_summary(report: &str) -> String {
     plain.collect::<Vec<_>>().join(", ")
 }
 
-/// For people: how long ago something is.
+/// The time since an instant: `5 h ago`.
 pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     let passed: SignedDuration = now.duration_since(then);
     format!("{} ago", span(passed))
+}
+
+/// A count with separators: `1,234,567`.
+pub(crate) fn count(n: impl TryInto<u64>) -> String {
+    let digits = n.try_into().map_or_else(|_| "?".into(), |n: u64| n.to_string());
+    group(&digits)
+}
+
+/// As [`quantity`], with a sign always.
+pub(crate) fn change(q: Quantity) -> String {
+    if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }
+}
+
+/// An amount of money; minor units, when the currency is unknown.
+pub(crate) fn money(minor: i64, currency: &str) -> String {
+    match currency.parse::<Currency>() {
+        Ok(currency) => format!("{} {currency}", currency.written(minor)),
+        Err(_) => minor.to_string(),
+    }
 }

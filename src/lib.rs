@@ -1,12 +1,16 @@
 //! The machine around the work: how jobs are started, watched and stopped. What happens to the
 //! books is in `jobs`.
 //!
-//! Each floor uses only those above it in this list, which is the reading order too: [`config`] (file and
-//! environment → typed values), [`queue`] (the tables of jobs), [`wiring`] (values → database, buckets, what jobs
-//! are given), [`health`] (what needs a person), [`metrics`], [`worker`] (one process), [`ui`] and [`http`] (what a
-//! worker serves), the demo, [`cli`] (one module for each command). `tests/it/tidy.rs` checks it.
+//! Each floor uses only those above it in this list, which is the reading order too: amounts and
+//! exit codes for people ([`format`], [`exit`], [`plan_file`]), [`tls`], [`config`] (file and
+//! environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values → database,
+//! buckets, what jobs are given), [`health`] (what needs attention), [`metrics`], [`worker`] (one
+//! process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a terminal), the
+//! demo, [`cli`] (one file for each command). `tests/it/tidy.rs` checks it.
 
+mod exit;
 mod format;
+mod plan_file;
 mod tls;
 
 pub mod config;
@@ -19,5 +23,10 @@ pub mod worker;
 
 pub mod http;
 pub mod ui;
+
+mod print;
+
+#[cfg(feature = "demo")]
+mod demo;
 
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The composition root: configuration → database, buckets, and the context that jobs are given.
+//! The composition root: makes database, buckets and the context of jobs from the configuration.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,24 +21,24 @@ use crate::config::{Config, ExportConfig, Location};
 use crate::queue::{Clock, Queue};
 use crate::tls::{Connector, client_config};
 
-/// A request to S3 that makes no progress for so long is given up and tried again.
+/// A request to S3 without progress for this time is retried.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Path of the books when they are a local file.
+/// The path of the books, when they are a local file.
 pub(crate) fn local_path(config: &Config) -> Option<&Path> {
     let url = &config.database.url;
     let path = url.strip_prefix("file://").unwrap_or(url);
     (!path.contains("://")).then(|| Path::new(path))
 }
 
-/// False only when nothing is there: a folder that may not be looked into is no reason to make
-/// other books.
+/// False only when nothing is there: a folder without read permission is no reason to create other
+/// books.
 pub(crate) fn may_exist(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }
 
-/// What is done when there are no books yet.
+/// What to do when there are no books yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum IfMissing {
     Fail,
@@ -47,11 +47,13 @@ enum IfMissing {
     InMemory,
 }
 
-/// Which schema versions will do.
+/// Which schema versions are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Schema {
-    /// Not looked at: the caller migrates or asks.
+    /// Any: the caller migrates or checks.
     Unchecked,
+    /// This build's, after migrating if need be.
+    Migrated,
     /// This build's or an earlier one's.
     NotNewer,
     /// This build's.
@@ -63,12 +65,14 @@ enum Schema {
 pub struct Open {
     if_missing: IfMissing,
     schema: Schema,
-    /// Work on a remote database is given up after this time.
+    /// A remote database has this long for each piece of work.
     wait: Duration,
 }
 
 impl Open {
-    /// Makes a local file that is not there; the schema is the caller's affair.
+    /// Creates a missing local file; migrates an older schema.
+    pub const MIGRATED: Self = Self { schema: Schema::Migrated, ..Self::CREATE };
+    /// Creates a missing local file; the caller checks or migrates the schema.
     pub const CREATE: Self = Self { if_missing: IfMissing::Create, schema: Schema::Unchecked, wait: REMOTE_WAIT };
     /// Books that must be there and up to date.
     pub const EXISTING: Self = Self { if_missing: IfMissing::Fail, schema: Schema::Current, wait: REMOTE_WAIT };
@@ -77,7 +81,7 @@ impl Open {
     /// Books that are up to date, or empty ones in memory.
     pub const DRY_RUN: Self = Self { if_missing: IfMissing::InMemory, ..Self::EXISTING };
 
-    /// The same, but work on a remote database is given up after `wait`.
+    /// The same, but a remote database has `wait` for each piece of work.
     pub const fn within(self, wait: Duration) -> Self {
         Self { wait, ..self }
     }
@@ -86,7 +90,7 @@ impl Open {
 /// Opens the books.
 ///
 /// # Errors
-/// When they are not there or of another schema version than `open` asks for, and when they cannot be opened.
+/// When they are missing or of another schema version than `open` accepts, and when opening fails.
 pub async fn open_books(config: &Config, open: Open) -> anyhow::Result<Database> {
     if let Some(path) = local_path(config).filter(|path| !may_exist(path)) {
         match open.if_missing {
@@ -102,15 +106,17 @@ pub async fn open_books(config: &Config, open: Open) -> anyhow::Result<Database>
     let books = connect(config, open.wait).await?;
     match open.schema {
         Schema::Unchecked => {}
+        Schema::Migrated => drop(books.migrate(Timestamp::now()).await?),
         Schema::NotNewer => drop(books.schema_version().await?),
         Schema::Current => books.require_migrated().await?,
     }
     Ok(books)
 }
 
-/// The queue, on a connection of its own: its short steps never wait behind a booking of this process.
+/// The queue, on a connection of its own, so that its short steps never wait behind a booking of
+/// this process.
 pub async fn open_queue(config: &Config, open: Open) -> anyhow::Result<Queue> {
-    // a step that takes longer than this is tried again, well before leases end
+    // a longer step is retried well before leases end
     let wait = Duration::from_secs(u64::from(config.queue.lease_seconds)) / 3;
     let wait = wait.clamp(Duration::from_secs(1), Duration::from_secs(10));
     Ok(Queue::new(open_books(config, open.within(wait)).await?, Clock::system()))
@@ -127,7 +133,7 @@ async fn connect(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     Ok(Database::open_remote(url.clone(), remote, wait).await?)
 }
 
-/// Connects what is configured; nothing is asked over the network yet, but of the credential chain.
+/// The configured exports. Only the credential chain uses the network here.
 pub async fn exports(config: &Config) -> anyhow::Result<BTreeMap<String, Export>> {
     let mut found = BTreeMap::new();
     for export in &config.exports {
@@ -155,13 +161,13 @@ async fn s3_client(export: &ExportConfig) -> aws_sdk_s3::Client {
         s3 = s3.region(Region::new("us-east-1"));
     }
     if let Some(endpoint) = &export.endpoint {
-        // other servers than AWS rarely answer under bucket names as host names
+        // other servers than AWS rarely support bucket names as host names
         s3 = s3.endpoint_url(endpoint).force_path_style(true);
     }
     aws_sdk_s3::Client::from_conf(s3.build())
 }
 
-/// How bills are read.
+/// The settings for reading bills.
 pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
     Ok(ReadSettings {
         rules: Arc::new(config.checked_rules()?),
@@ -171,7 +177,7 @@ pub fn read_settings(config: &Config) -> anyhow::Result<ReadSettings> {
     })
 }
 
-/// Everything that jobs are given.
+/// The context of jobs.
 pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context> {
     Ok(Context {
         books,
@@ -183,8 +189,8 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
     })
 }
 
-/// Where notifications go. The client follows no redirect (the secret's signature is for one
-/// address), and gives up in time.
+/// The receiver of notifications. Its client follows no redirect, because the signature is for one
+/// address, and has time-outs.
 fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     let Some(url) = &config.notifications.url else { return Ok(None) };
     let client = reqwest::Client::builder()
@@ -198,8 +204,7 @@ fn webhook_target(config: &Config) -> anyhow::Result<Option<WebhookTarget>> {
     Ok(Some(WebhookTarget { client, url: reqwest::Url::parse(url)?, signer: Arc::new(signer) }))
 }
 
-/// Everything that the jobs of a worker are given: as [`context`], but large bills are read in
-/// parts.
+/// The context of jobs in a worker: like [`context`], but large bills are read in parts.
 pub async fn worker_context(config: &Config, books: Database) -> anyhow::Result<Context> {
     let context = context(config, books).await?;
     Ok(Context {

@@ -8,6 +8,7 @@
 //! period never changes; an increment of a TURN counter is in exactly one period.
 
 pub mod billing_period;
+pub mod by_hand;
 pub mod customer;
 pub mod periods;
 pub mod subscription;

@@ -1,25 +1,25 @@
-//! `meter backfill`: past months through the queue, behind all live work.
+//! `meter backfill`: past months through the queue, after all live work.
 
 use books::units::calendar::Month;
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
 use jobs::ingest_cur::IngestCur;
 
-use super::{Exit, enqueue, ingest, months};
+use super::select;
+use super::submit::{self, SubmitArgs};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::queue::NewJob;
 
 /// Live work has priority 0.
 const PRIORITY: i64 = -10;
 
-/// What to do again.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// Read the bills of past months: one job for each month, one after another for one export
     Ingest(Args),
 }
 
-/// Which months, and what to let pass.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// From this month on
@@ -34,25 +34,21 @@ pub(crate) struct Args {
     /// Only report what would be booked
     #[arg(long)]
     dry_run: bool,
-    /// Book a version even if it takes back usage that is booked
+    /// Book a version even if it reduces booked usage
     #[arg(long)]
     accept_restatement: bool,
-    /// Book a version even if it has line types that nobody knows; their lines are left out
+    /// Book a version even if it has unknown line types; their lines are left out
     #[arg(long)]
     allow_unknown_line_types: bool,
-    /// Wait for the jobs, and end as they do
-    #[arg(long)]
-    wait: bool,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    submit: SubmitArgs,
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let Action::Ingest(args) = action;
-    let months = months(None, Some(args.from), args.to, 0, now)?;
+    let months = select::months(None, Some(args.from), args.to, 0, now)?;
     let mut jobs = vec![];
-    for export in ingest::chosen(config, args.export.as_deref())? {
+    for export in select::exports(config, args.export.as_deref())? {
         for month in &months {
             let job = IngestCur {
                 export: export.clone(),
@@ -65,5 +61,5 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             jobs.push(NewJob { lane, priority: PRIORITY, ..NewJob::of(&job, "backfill")? });
         }
     }
-    enqueue::hand_in(&jobs, |job| job.key.as_deref().unwrap_or_default(), config, now, (args.wait, args.json)).await
+    submit::submit(&jobs, |job| job.key.as_deref().unwrap_or_default(), &args.submit, config).await
 }

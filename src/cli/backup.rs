@@ -1,4 +1,4 @@
-//! `meter backup`: a copy of the books, made while workers run.
+//! `meter backup`: copies the books while workers run.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// Where to.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// The file to be made; it must not be there
+    /// The file to create; it must not exist
     file: PathBuf,
 }
 

@@ -1,21 +1,21 @@
-//! `meter budget`: what customers are willing to pay beyond the plan.
+//! `meter budget`: the most that a customer pays for overage.
 
 use books::Database;
-use books::limits::budget::{Budget, BudgetChange, BudgetError};
+use books::limits::budget::{BudgetChange, BudgetError};
 use books::limits::plan::TURN;
 use books::units::money::Currency;
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// What to do with budgets.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Set what all overage of a customer may cost in each billing period, or that of one meter; it
-    /// holds from the next enforcement on
+    /// Limit the cost of a customer's overage in each billing period, of all meters or of one, from
+    /// the next enforcement on
     Set {
         /// The customer's id
         customer: String,
@@ -27,18 +27,18 @@ pub(crate) enum Action {
         /// Its currency; it must be the plan's [default: the plan's]
         #[arg(long, value_name = "CODE")]
         currency: Option<Currency>,
-        /// Who sets it; it is kept
+        /// Who sets it; kept in the history
         #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
         by: String,
     },
-    /// Take a budget away
+    /// Remove a budget
     Remove {
         /// The customer's id
         customer: String,
-        /// The one of this meter instead of the one for all
+        /// The budget of this meter instead of the one for all
         #[arg(long, value_name = "METER")]
         meter: Option<String>,
-        /// Who takes it away; it is kept
+        /// Who removes it; kept in the history
         #[arg(long, value_name = "WHO", env = "USER", hide_env_values = true, default_value = "operator")]
         by: String,
     },
@@ -50,7 +50,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show every change of a customer's budgets: when, and by whom
+    /// Show every change of a customer's budgets, with its time and author
     History {
         /// The customer's id
         customer: String,
@@ -71,7 +71,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let what = if meter.is_empty() { "all overage".to_owned() } else { format!("overage of {meter}") };
             let amount_minor = Some(minor);
             let change = BudgetChange { customer: customer.clone(), meter, amount_minor, currency, set_by: by };
-            set(&books, change, now).await?;
+            books.set_budget(change, now).await.map_err(refused)?;
             print::out(&format!(
                 "{customer}: {what} may cost {} {own} in each billing period, from the next enforcement on",
                 own.written(minor)
@@ -85,23 +85,23 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             let change =
                 BudgetChange { customer: customer.clone(), meter, amount_minor: None, currency: own, set_by: by };
-            set(&books, change, now).await?;
+            books.set_budget(change, now).await.map_err(refused)?;
             print::out(&format!("{customer}: the budget is taken away, from the next enforcement on"));
         }
         Action::Show { customer, json } => {
             own_currency(&books, &customer).await?;
             let budgets = books.budgets(&customer).await?;
-            if json { print::json(&budgets)? } else { show_all(&budgets, false) }
+            if json { print::json(&budgets)? } else { print::budgets::current(&budgets) }
         }
         Action::History { customer, json } => {
             let budgets = books.budget_history(&customer).await?;
-            if json { print::json(&budgets)? } else { show_all(&budgets, true) }
+            if json { print::json(&budgets)? } else { print::budgets::history(&budgets) }
         }
     }
     Ok(Exit::Ok)
 }
 
-/// The meter that was named, if there is one of that name; `""` for all.
+/// The named meter, or `""` for all.
 fn known(config: &Config, meter: Option<String>) -> Result<String, BadUsage> {
     let Some(meter) = meter else { return Ok(String::new()) };
     let names: Vec<&str> = config.meters.iter().map(|m| m.name.as_str()).chain([TURN]).collect();
@@ -115,28 +115,10 @@ async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Curren
     Ok(books.currency_of(customer).await?.currency)
 }
 
-async fn set(books: &Database, change: BudgetChange, now: Timestamp) -> anyhow::Result<()> {
-    match books.set_budget(change, now).await {
-        Err(error @ (BudgetError::Currency { .. } | BudgetError::Amount)) => Err(BadUsage(error.to_string()).into()),
-        other => Ok(other?),
+/// A currency or an amount that the plan does not allow is bad usage.
+fn refused(error: BudgetError) -> anyhow::Error {
+    match error {
+        BudgetError::Currency { .. } | BudgetError::Amount => BadUsage(error.to_string()).into(),
+        other => other.into(),
     }
-}
-
-/// Budgets, or changes of them, as a table.
-pub(super) fn show_all(budgets: &[Budget], history: bool) {
-    if budgets.is_empty() {
-        print::out("no overage budget was ever set: nothing beyond the plan may be used");
-        return;
-    }
-    let row = |b: &Budget| {
-        let meter = if b.meter.is_empty() { "all meters".to_owned() } else { b.meter.clone() };
-        let amount = match (b.amount_minor, b.currency.parse::<Currency>()) {
-            (None, _) => "taken away".to_owned(),
-            (Some(minor), Ok(currency)) => format!("{} {currency}", currency.written(minor)),
-            (Some(minor), Err(_)) => format!("{minor} minor units of {}", b.currency),
-        };
-        vec![meter, amount, b.set_by.clone(), b.set_at.to_string()]
-    };
-    let title = if history { "budget set for" } else { "budget for" };
-    print::table(&[title, ">amount", "by", "at"], budgets.iter().map(row).collect());
 }

@@ -2,13 +2,13 @@
 
 use clap::Subcommand;
 
-use super::{Exit, print};
 use crate::config::{Config, ConfigError};
+use crate::exit::Exit;
+use crate::print;
 
-/// What to do with the configuration.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Name every fault of the file and the environment
+    /// List every fault of the file and the environment
     Check,
     /// Print the effective configuration, secrets masked
     Show,

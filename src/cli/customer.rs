@@ -1,4 +1,4 @@
-//! `meter customer`: who the customers are, and how they stand.
+//! `meter customer`: lists, shows, adds and imports customers.
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,14 @@ use books::customers::customer::{Customer, CustomerError, NewCustomer};
 use clap::Subcommand;
 use jiff::Timestamp;
 
-use super::{Exit, budget, entitlements, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
 /// Columns that a CSV file may have.
 const COLUMNS: [&str; 4] = ["id", "plan", "stripe_customer_id", "status"];
 
-/// What to do with customers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// List customers
@@ -34,7 +34,7 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Add a customer, as the web backend does on sign-up; one that exists is left as it is
+    /// Add a customer, as the web backend does on sign-up; an existing one stays unchanged
     Add {
         /// The customer's id: the value of the cost allocation tag
         customer: String,
@@ -45,12 +45,12 @@ pub(crate) enum Action {
         #[arg(long, value_name = "ID")]
         stripe_customer_id: Option<String>,
     },
-    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id, status (only id
-    /// is needed); all or none
+    /// Add customers from a CSV file with the columns id, plan, stripe_customer_id and status; only
+    /// id is required; all or none
     Import {
         /// The file
         file: PathBuf,
-        /// Only read and check the file
+        /// Only check the file
         #[arg(long)]
         dry_run: bool,
     },
@@ -62,9 +62,14 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Show { customer, json } => show(config, &customer, json, now).await,
         Action::Add { customer, plan, stripe_customer_id } => {
             let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None };
-            add(config, vec![new], now).await
+            add(config, vec![new]).await
         }
-        Action::Import { file, dry_run } => import(config, &file, dry_run, now).await,
+        Action::Import { file, dry_run: false } => import(config, &file).await,
+        Action::Import { file, dry_run: true } => {
+            let (customers, _) = read_csv(&file)?;
+            print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
+            Ok(Exit::Ok)
+        }
     }
 }
 
@@ -106,7 +111,7 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
         let state = match (p.closed, p.starts_at > now, p.ends_at <= now) {
             (true, ..) => "closed",
             (_, true, _) => "to come",
-            (_, _, true) => "over",
+            (_, _, true) => "ended",
             _ => "current",
         };
         let days = if p.first_day > p.last_day { "none".into() } else { format!("{} to {}", p.first_day, p.last_day) };
@@ -116,15 +121,14 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     let titles = ["billing period from", "to before", "of", "days of usage", ""];
     print::table(&titles, one.periods.iter().map(period).collect());
     print::out("");
-    budget::show_all(&budgets, false);
+    print::budgets::current(&budgets);
     print::out("");
-    entitlements::table(&decided, config, now);
+    print::entitlements::table(&decided, config, now);
     Ok(Exit::Ok)
 }
 
-async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> anyhow::Result<Exit> {
-    let books = wiring::open_books(config, Open::CREATE).await?;
-    books.migrate(now).await?;
+async fn add(config: &Config, customers: Vec<NewCustomer>) -> anyhow::Result<Exit> {
+    let books = wiring::open_books(config, Open::MIGRATED).await?;
     let count = u64::try_from(customers.len())?;
     let added = books.add_customers(customers).await?;
     let there = count - added;
@@ -134,13 +138,10 @@ async fn add(config: &Config, customers: Vec<NewCustomer>, now: Timestamp) -> an
     Ok(Exit::Ok)
 }
 
-async fn import(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
+/// Adds the customers of a file.
+async fn import(config: &Config, file: &Path) -> anyhow::Result<Exit> {
     let (customers, lines) = read_csv(file)?;
-    if dry_run {
-        print::out(&format!("{} customers could be read; nothing was added", print::count(customers.len())));
-        return Ok(Exit::Ok);
-    }
-    match add(config, customers, now).await {
+    match add(config, customers).await {
         Err(error) => match error.downcast_ref::<CustomerError>() {
             Some(CustomerError::Wrong { at, .. }) => {
                 let line = lines.get(*at).copied().unwrap_or_default();
@@ -152,7 +153,7 @@ async fn import(config: &Config, file: &Path, dry_run: bool, now: Timestamp) -> 
     }
 }
 
-/// The customers of a file, and the line of each.
+/// The customers of a file, each with its line.
 fn read_csv(file: &Path) -> anyhow::Result<(Vec<NewCustomer>, Vec<u64>)> {
     let name = file.display();
     let mut reader = csv::Reader::from_path(file).with_context(|| format!("{name}: it cannot be read"))?;

@@ -1,5 +1,5 @@
-//! `meter discover`: what the bill really says. For finding Chime's usage types, which nobody has
-//! published.
+//! `meter discover`: the kinds of lines of a bill. AWS does not publish Chime's usage types; this
+//! command finds them.
 
 use books::units::calendar::Month;
 use books::usage::bill::ClaimKind;
@@ -7,11 +7,11 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Exit, ingest, print};
+use super::{progress, select};
 use crate::config::Config;
-use crate::wiring;
+use crate::exit::Exit;
+use crate::{print, wiring};
 
-/// Which bill.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Month [default: the current one]
@@ -35,14 +35,14 @@ struct Found {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let month = args.month.unwrap_or_else(|| Month::of(now));
-    let names = ingest::chosen(config, args.export.as_deref())?;
+    let names = select::exports(config, args.export.as_deref())?;
     let exports = wiring::exports(config).await?;
     let read_settings = wiring::read_settings(config)?;
     let mut found = vec![];
     for name in names {
         let Some(export) = exports.get(&name) else { continue };
         let reading = jobs::ingest_cur::discover(export, &read_settings, month);
-        let read = ingest::shown(&format!("{name} {month}"), &read_settings.progress, reading).await;
+        let read = progress::reading(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
             Some(bill) => {
                 let (version, lines) = (bill.manifest.version, bill.lines);

@@ -1,5 +1,4 @@
-//! `meter doctor`: everything that a worker depends on, asked one by one, each with what to do when
-//! it is not well.
+//! `meter doctor`: checks everything that a worker depends on, with a remedy for each problem.
 
 use std::time::Duration;
 
@@ -9,22 +8,22 @@ use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use jobs::ingest_cur::export::{find, newest};
 use jobs::stripe::account::skew;
-use jobs::stripe::check::check;
-use jobs::stripe::{StripeAccount, StripeMode};
+use jobs::stripe::check::{CheckLine, check};
+use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 use serde::Serialize;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::{ago, span};
 use crate::health::{BILL_STALE, LITTLE_SPACE};
+use crate::print;
 use crate::{http, wiring};
 
-/// Clocks of this machine and of others may differ by this much.
+/// The largest tolerated difference to other clocks.
 const SKEW: SignedDuration = SignedDuration::from_secs(60);
-/// A remote database has so long to answer.
+/// A remote database has this long to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Print as JSON
@@ -32,13 +31,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// How one check ended.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Verdict {
-    Well,
-    /// Nothing breaks by it, but somebody should know.
-    Look,
+    Ok,
+    /// Nothing breaks, but a person should know.
+    Warning,
     Wrong,
 }
 
@@ -47,7 +46,7 @@ struct Check {
     what: String,
     verdict: Verdict,
     found: String,
-    /// What to do about it; empty when it is well.
+    /// The remedy; empty when the check is ok.
     act: String,
 }
 
@@ -59,12 +58,12 @@ impl Checks {
         self.0.push(Check { what: what.to_owned(), verdict, found, act: act.to_owned() });
     }
 
-    fn well(&mut self, what: &str, found: String) {
-        self.add(what, Verdict::Well, found, "");
+    fn ok(&mut self, what: &str, found: String) {
+        self.add(what, Verdict::Ok, found, "");
     }
 
-    fn look(&mut self, what: &str, found: String, act: &str) {
-        self.add(what, Verdict::Look, found, act);
+    fn warn(&mut self, what: &str, found: String, act: &str) {
+        self.add(what, Verdict::Warning, found, act);
     }
 
     fn wrong(&mut self, what: &str, found: String, act: &str) {
@@ -74,18 +73,18 @@ impl Checks {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let mut checks = Checks::default();
-    // it was read and checked before this command began
+    // the configuration was checked before this command began
     let (exports, meters) = (config.exports.len(), config.meters.len());
-    checks.well("configuration", format!("sound: {exports} export(s), {meters} meter(s)"));
+    checks.ok("configuration", format!("sound: {exports} export(s), {meters} meter(s)"));
     let books = database(config, now, &mut checks).await;
     disk(config, &mut checks);
     bills(config, books.as_ref(), now, &mut checks).await;
     stripe(config, books.as_ref(), now, &mut checks).await;
     match &config.notifications.url {
-        Some(_) => checks
-            .well("notifications", "a receiver is configured; `meter notifications list` shows how it answers".into()),
-        None => checks
-            .well("notifications", "notifications.url is not set, so nobody is told of crossings and blocks".into()),
+        Some(_) => {
+            checks.ok("notifications", "a receiver is configured; `meter notifications list` shows its answers".into())
+        }
+        None => checks.ok("notifications", "notifications.url is not set, so no notification is sent".into()),
     }
     worker(config, &mut checks).await;
     let Checks(found) = checks;
@@ -96,7 +95,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     Ok(if found.iter().any(|c| c.verdict == Verdict::Wrong) {
         Exit::Failed
-    } else if found.iter().any(|c| c.verdict == Verdict::Look) {
+    } else if found.iter().any(|c| c.verdict == Verdict::Warning) {
         Exit::NeedsAttention
     } else {
         Exit::Ok
@@ -106,8 +105,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 fn show(found: &[Check]) {
     for check in found {
         let mark = match check.verdict {
-            Verdict::Well => "ok   ",
-            Verdict::Look => "look ",
+            Verdict::Ok => "ok   ",
+            Verdict::Warning => "warn ",
             Verdict::Wrong => "WRONG",
         };
         print::out(&format!("{mark}  {}: {}", check.what, check.found));
@@ -147,10 +146,10 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         checks.wrong("database", found, "meter migrate");
         return None;
     }
-    checks.well("database", format!("{url}, schema version {version}"));
-    // an empty writing transaction: the file, the folder and the token may all forbid it
+    checks.ok("database", format!("{url}, schema version {version}"));
+    // a transaction that changes nothing: the file, the folder and the token may forbid writing
     match books.transaction(async |c| Ok(c.execute("DELETE FROM probes WHERE false", ()).await?)).await {
-        Ok(_) => checks.well("writing", "the database takes a transaction".into()),
+        Ok(_) => checks.ok("writing", "the database takes a transaction".into()),
         Err(error) => {
             checks.wrong(
                 "writing",
@@ -160,8 +159,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         }
     }
     if books.is_local() {
-        checks
-            .well("clock", "the database has no other clock to compare with; Stripe's is, when there is a key".into());
+        checks.ok("clock", "the database has no other clock to compare with; Stripe's is, when there is a key".into());
     } else if let Ok(clock) = books.clock().await {
         let apart = clock.duration_since(now).abs();
         if apart > SKEW {
@@ -172,7 +170,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
                 "set the clock (NTP): counts are closed by the later of the two, decisions carry its time",
             );
         } else {
-            checks.well("clock", format!("as the database's, within {}", span(SKEW)));
+            checks.ok("clock", format!("as the database's, within {}", span(SKEW)));
         }
     }
     Some(books)
@@ -188,12 +186,12 @@ fn disk(config: &Config, checks: &mut Checks) {
                 "free space: on a full disk nothing is booked",
             );
         }
-        Some(free) => checks.well("disk", format!("{} MiB free beside the database", print::count(free >> 20))),
-        None => checks.look("disk", "nobody can tell how much is free".into(), "look at it with df"),
+        Some(free) => checks.ok("disk", format!("{} MiB free beside the database", print::count(free >> 20))),
+        None => checks.warn("disk", "the free space is unknown".into(), "check it with df"),
     }
 }
 
-/// Access to each export, and whether the tag that makes customers of usage reaches the bill.
+/// Checks access to each export, and whether the tag of customers reaches the bill.
 async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
     if config.exports.is_empty() {
         checks.wrong("bills", "no export is configured".into(), "name one in [[exports]]: README, \"Your own bills\"");
@@ -207,14 +205,14 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
     for (name, export) in exports {
         let what = format!("export {name}");
         let source = export.source.as_ref();
-        let looked = async {
+        let read = async {
             let root = find(source, &export.prefix, export.format).await?;
             let current = newest(source, &root, month).await?;
             let before = if current.is_none() { newest(source, &root, month.previous()).await? } else { None };
             let found = current.map(|m| (month, m)).or(before.map(|m| (month.previous(), m)));
             Ok::<_, jobs::ingest_cur::export::ExportError>((root, found))
         };
-        match looked.await {
+        match read.await {
             Ok((root, Some((of, manifest)))) => {
                 let age = now.duration_since(manifest.delivered_at);
                 let format = root.format.as_str();
@@ -225,19 +223,18 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
                     ago(manifest.delivered_at, now)
                 );
                 if age > BILL_STALE {
-                    checks.look(
+                    checks.warn(
                         &what,
                         found,
-                        "AWS delivers up to three times a day: look at the export's status in the Billing console",
+                        "AWS delivers up to three times a day: check the export's status in the Billing console",
                     );
                 } else {
-                    checks.well(&what, found);
+                    checks.ok(&what, found);
                 }
             }
             Ok((_, None)) => {
-                let act =
-                    "wait a day after the export was made; then look at its status and path in the Billing console";
-                checks.look(&what, format!("no bill of {month} or the month before"), act);
+                let act = "wait a day after the export was made; then check its status and path in the Billing console";
+                checks.warn(&what, format!("no bill of {month} or the month before"), act);
             }
             Err(error) => {
                 let act = "check exports[].location, and s3:ListBucket and s3:GetObject of the credentials";
@@ -250,9 +247,9 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
     let key = &config.tag_key;
     match tagged {
         Ok(found) if found.is_empty() => {
-            checks.look(
+            checks.warn(
                 "tag",
-                "nothing is booked yet, so nobody can tell whether the tag reaches the bill".into(),
+                "nothing is booked yet, so it is unknown whether the tag reaches the bill".into(),
                 "meter ingest",
             );
         }
@@ -262,9 +259,9 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
                 let share = format!("{} of {} lines carry `{key}`", print::count(tagged), print::count(lines));
                 if tagged == 0 {
                     let act = "tag the resources and activate the tag in the payer account (Cost allocation tags); object tags of S3 never reach a bill";
-                    checks.look(&what, share, act);
+                    checks.warn(&what, share, act);
                 } else {
-                    checks.well(&what, share);
+                    checks.ok(&what, share);
                 }
             }
         }
@@ -274,7 +271,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
 
 async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
     if config.stripe.meters.is_empty() {
-        return checks.well("Stripe", "stripe.meters names nothing, so nothing is billed".into());
+        return checks.ok("Stripe", "stripe.meters names nothing, so nothing is billed".into());
     }
     let billing = match config.stripe.billing() {
         Ok(billing) => billing,
@@ -282,7 +279,7 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
     };
     let StripeMode::Stripe(account) = &billing.mode else {
         let act = "set METER_STRIPE__KEY, unless a dry run is what you want";
-        return checks.look("Stripe", "there is no key: nothing is sent".into(), act);
+        return checks.warn("Stripe", "there is no key: nothing is sent".into(), act);
     };
     match account.meters().await {
         Err(error) => {
@@ -291,65 +288,57 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
         }
         Ok((remote, date)) => {
             let mode = if config.stripe.live { "live" } else { "test" };
-            checks.well("Stripe", format!("the {mode} account answers; {} meter(s)", remote.len()));
+            checks.ok("Stripe", format!("the {mode} account answers; {} meter(s)", remote.len()));
             match skew(date, now) {
-                Ok(()) => checks.well("Stripe's clock", "agrees with this machine's".into()),
+                Ok(()) => checks.ok("Stripe's clock", "agrees with this machine's".into()),
                 Err(failure) => checks.wrong("Stripe's clock", format!("{:#}", failure.error()), "set the clock (NTP)"),
             }
             if let Some(books) = books {
-                account_lines(account, &billing, books, &remote, now, checks).await;
-            }
-        }
-    }
-}
-
-/// What `meter stripe check` finds.
-async fn account_lines(
-    account: &StripeAccount,
-    billing: &jobs::stripe::BillingSettings,
-    books: &Database,
-    remote: &[jobs::stripe::RemoteMeter],
-    now: Timestamp,
-    checks: &mut Checks,
-) {
-    let compared = async {
-        let prices = account.prices().await.map_err(|e| anyhow::anyhow!(e))?;
-        let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
-        anyhow::Ok(check(billing, &known, remote, &prices, &plans, now))
-    };
-    match compared.await {
-        Err(error) => checks.wrong("Stripe's prices", format!("{error:#}"), "check what the key may read"),
-        Ok(lines) => {
-            for line in lines {
-                match &line.fault {
-                    None => checks.well(&line.what, line.found),
-                    Some(fault) => checks.look(&line.what, line.found.clone(), fault),
+                match compared(account, &billing, books, &remote, now).await {
+                    Err(error) => checks.wrong("Stripe's prices", format!("{error:#}"), "check what the key may read"),
+                    Ok(lines) => lines.iter().for_each(|line| match &line.fault {
+                        None => checks.ok(&line.what, line.found.clone()),
+                        Some(fault) => checks.warn(&line.what, line.found.clone(), fault),
+                    }),
                 }
             }
         }
     }
 }
 
+/// The lines of `meter stripe check`.
+async fn compared(
+    account: &StripeAccount,
+    billing: &BillingSettings,
+    books: &Database,
+    remote: &[RemoteMeter],
+    now: Timestamp,
+) -> anyhow::Result<Vec<CheckLine>> {
+    let prices = account.prices().await.map_err(|e| anyhow::anyhow!(e))?;
+    let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
+    Ok(check(billing, &known, remote, &prices, &plans, now))
+}
+
 async fn worker(config: &Config, checks: &mut Checks) {
     let Some(address) = config.http.address() else {
-        return checks.look(
+        return checks.warn(
             "worker",
             "http.listen is empty: no metrics, no health".into(),
             "name an address, unless that is what you want",
         );
     };
     match http::ask(address).await {
-        Ok((true, said)) if !said.contains(&format!("books {}", http::books_id(config))) => {
+        Ok((true, answer)) if !answer.contains(&format!("books {}", http::books_id(config))) => {
             let act = "give each worker a port of its own (http.listen), or ask with the configuration of that one";
-            checks.look("worker", format!("the one at {address} works on other books"), act);
+            checks.warn("worker", format!("the one at {address} works on other books"), act);
         }
-        Ok((true, _)) => checks.well("worker", format!("the one at {address} is ready")),
-        Ok((false, said)) => {
-            let first = said.lines().find(|line| line.starts_with("NOT")).unwrap_or(&said).to_owned();
-            checks.wrong("worker", first, "look at its log");
+        Ok((true, _)) => checks.ok("worker", format!("the one at {address} is ready")),
+        Ok((false, answer)) => {
+            let first = answer.lines().find(|line| line.starts_with("NOT")).unwrap_or(&answer).to_owned();
+            checks.wrong("worker", first, "check its log");
         }
         Err(_) => {
-            checks.look("worker", format!("none answers at {address}"), "meter work; or it runs on another machine")
+            checks.warn("worker", format!("none answers at {address}"), "meter work; or it runs on another machine")
         }
     }
 }

@@ -1,19 +1,20 @@
-//! `meter events`: what was sent to Stripe, and what became of it.
+//! `meter events`: usage sent to Stripe, and the state of each event.
 
 use books::audit::log::AuditEntry;
 use books::stripe::meter_event::{EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
+use super::actor;
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::format::ago;
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// What to do with events.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List events, the newest first; ends with 3 while any is refused
+    /// List events, the newest first; the exit code is 3 while any is refused
     List {
         /// Only those in this state
         #[arg(long, value_enum)]
@@ -21,14 +22,14 @@ pub(crate) enum Action {
         /// Only those of this customer
         #[arg(long, value_name = "ID")]
         customer: Option<String>,
-        /// At most so many
+        /// The most events listed
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
         /// Print as JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show everything about one event, and what people did to it
+    /// Show one event in full, with the actions of people on it
     Show {
         /// Its number or identifier
         id: String,
@@ -36,19 +37,18 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Plan refused events anew, when what Stripe refused them for is mended
+    /// Plan refused events again, after the reason of their refusal is repaired
     Retry(Manually),
-    /// Never send these; their amounts are not billed
+    /// Never send these events; their amounts are not billed
     Discard(Manually),
 }
 
-/// Which, and why.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Manually {
     /// Their numbers or identifiers
     #[arg(required = true)]
     ids: Vec<String>,
-    /// Why; kept in audit_log
+    /// The reason; kept in audit_log
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -138,7 +138,7 @@ async fn act(
             continue;
         };
         let act = AuditEntry {
-            actor: who(),
+            actor: actor::current(),
             action: name.to_owned(),
             target: subject(&event),
             reason: which.reason.trim().to_owned(),
@@ -164,14 +164,8 @@ async fn act(
     Ok(done)
 }
 
-/// Who sits at this machine.
-pub(super) fn who() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into());
-    format!("{user}@{}", gethostname::gethostname().to_string_lossy())
-}
-
-/// Said of an event that the books of before a restoration had sent.
-const TAKEN_OVER: &str = "taken over from Stripe's total after a restoration";
+/// The note of an event that the lost books had sent before a restoration.
+const IMPORTED: &str = "imported from Stripe's total after a restoration";
 
 fn table(events: &[MeterEvent], now: Timestamp) {
     let row = |i: &MeterEvent| {
@@ -193,7 +187,7 @@ fn table(events: &[MeterEvent], now: Timestamp) {
             i.value.to_string(),
             format!("{}{next}", i.state.name()),
             i.attempts.to_string(),
-            if i.imported { TAKEN_OVER.to_owned() } else { i.error.clone().unwrap_or_default() },
+            if i.imported { IMPORTED.to_owned() } else { i.error.clone().unwrap_or_default() },
         ]
     };
     let titles = ["event", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
@@ -221,7 +215,7 @@ fn fields(i: &MeterEvent) -> Vec<(&'static str, String)> {
         ("made", i.created_at.to_string()),
         ("settled", at(i.settled_at)),
         ("request", i.request_id.clone().unwrap_or_else(|| "-".into())),
-        ("sent by", if i.imported { TAKEN_OVER } else { "these books" }.to_owned()),
+        ("sent by", if i.imported { IMPORTED } else { "these books" }.to_owned()),
         ("error", i.error.clone().unwrap_or_else(|| "-".into())),
     ]
 }

@@ -1,15 +1,15 @@
-//! `meter health`: asks the worker on this machine whether it lives and can work; for containers
-//! and supervisors.
+//! `meter health`: asks the worker on this machine whether it can work; for containers and
+//! supervisors.
 
 use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::http;
+use crate::print;
 
-/// Whom to ask.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Where the worker listens [default: http.listen]
@@ -20,7 +20,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let nowhere = || BadUsage("http.listen is empty, so no worker answers; name one with --listen".into());
     let address = args.listen.or(config.http.address()).ok_or_else(nowhere)?;
-    let (ready, said) = http::ask(address).await?;
-    print::out(&said);
+    let (ready, answer) = http::ask(address).await?;
+    print::out(&answer);
     Ok(if ready { Exit::Ok } else { Exit::Failed })
 }

@@ -1,22 +1,23 @@
-//! The command line: arguments → a payload or a query; and printing.
+//! The command line: one file for each command, and the few files that commands share.
 
+mod actor;
 mod backfill;
 mod backup;
 mod budget;
 mod check_config;
 mod customer;
-mod demo;
-mod demo_stripe;
 mod discover;
 mod doctor;
 mod enqueue;
 mod entitlements;
 mod events;
+mod failure;
 mod health;
 mod ingest;
 mod notifications;
+mod payload;
 mod plan;
-mod print;
+mod progress;
 mod push;
 mod queue_jobs;
 mod reconcile;
@@ -24,13 +25,14 @@ mod report;
 mod restore;
 mod run;
 mod schedule;
+mod select;
 mod status;
 mod stripe;
+mod submit;
 mod turn;
 mod usage;
 mod verify;
 mod versions;
-mod wait;
 mod work;
 mod workers;
 
@@ -38,16 +40,15 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use books::units::calendar::Month;
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
+use crate::exit::{BadUsage, Exit};
 use crate::wiring::{self, Open};
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention: a person should look.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
 
 /// Turns AWS bills into exact books of who used what.
 #[derive(Debug, Parser)]
@@ -56,7 +57,7 @@ pub struct Cli {
     /// Configuration file [default: meter.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "METER_CONFIG")]
     config: Option<PathBuf>,
-    /// What to log to standard error: error, warn, info, debug, trace [default: log.severity of the
+    /// What to log to standard error: error, warn, info, debug, trace [default: log.level of the
     /// configuration, else warn, and info for `work`]
     #[arg(long, global = true, value_name = "LEVEL", env = "METER_LOG")]
     log: Option<String>,
@@ -72,7 +73,7 @@ enum Command {
     Usage(usage::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
-    /// List every kind of line of the watched products, and which meter claims it
+    /// List every kind of line of the watched products, and the meter that claims it
     Discover(discover::Args),
     /// List, show, add or import customers
     #[command(subcommand)]
@@ -80,56 +81,56 @@ enum Command {
     /// List plans, or apply new versions of them
     #[command(subcommand)]
     Plan(plan::Action),
-    /// Show or set what customers are willing to pay beyond their plan
+    /// Show or set overage budgets of customers
     #[command(subcommand)]
     Budget(budget::Action),
-    /// Say on one screen whether money is right, work is moving, and what needs a person; ends with
-    /// 3 or 1 when something does
+    /// Show on one screen the state of books, money and work, and what needs attention; the exit
+    /// code is 3 or 1 when something does
     Status(status::Args),
-    /// Check everything that the worker depends on, and say what to do about each finding
+    /// Check everything that a worker depends on, and print a remedy for each problem
     Doctor(doctor::Args),
-    /// Ask the worker on this machine whether it can work; ends with 1 when not
+    /// Ask the worker on this machine whether it can work; the exit code is 1 when it cannot
     Health(health::Args),
     /// Write a month of usage as a document to print or to send
     Report(report::Args),
-    /// Show who may use what
+    /// Show which customers may use which meters
     Entitlements(entitlements::Args),
-    /// Say in words why a customer may use a meter, or may not
+    /// Explain why a customer may use a meter, or may not
     ExplainEntitlement(entitlements::ExplainArgs),
     /// Show how many TURN credentials were handed out
     Turn(turn::Args),
-    /// Look at what the web backend was told, and tell it again
+    /// List notifications to the web backend, and send them again
     #[command(subcommand)]
     Notifications(notifications::Action),
     /// Send metered usage to Stripe
     Push(push::Args),
-    /// Look at what was sent to Stripe, and decide about what was refused
+    /// List events for Stripe, and retry or discard refused ones
     #[command(subcommand)]
     Events(events::Action),
     /// Set up the Stripe account, or compare it with the configuration
     #[command(subcommand)]
     Stripe(stripe::Action),
-    /// Compare what AWS billed, what the ledger holds and what Stripe has
+    /// Compare AWS bills, the ledger and Stripe's totals
     Reconcile(reconcile::Args),
     /// Check that the books add up: conservation, derived tables, counters
     Verify(verify::Args),
     /// Copy the books into a new file while workers run
     Backup(backup::Args),
-    /// Say that these books were restored from a copy that `meter backup` did not make
+    /// Mark these books as restored from a copy that `meter backup` did not make
     Restored(restore::Args),
-    /// Run jobs from the queue, and keep the schedule, until told to stop
+    /// Run a worker: jobs from the queue and the schedule, until a signal stops it
     Work(work::Args),
     /// Put a job into the queue
     Enqueue(enqueue::Args),
     /// Put work on past months into the queue
     #[command(subcommand)]
     Backfill(backfill::Action),
-    /// Run a job here and now, without the queue
+    /// Run a job in this process, without the queue
     Run(run::Args),
-    /// Look at the jobs of the queue, and act on them
+    /// List, show, retry, cancel and remove jobs of the queue
     #[command(subcommand)]
     Jobs(queue_jobs::Action),
-    /// Show what is done when
+    /// Show the schedule: cron lines, next and last run
     Schedule(schedule::Args),
     /// Show the worker processes
     Workers(workers::Args),
@@ -138,37 +139,12 @@ enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(check_config::Action),
-    /// See it work on a made-up bill, or make one
-    Demo(demo::Args),
+    /// Run a demonstration on a made-up bill, or make one
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::Args),
 }
 
-/// How a command ended, when it did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exit {
-    /// All is well.
-    Ok,
-    /// Something waits for a person.
-    NeedsAttention,
-    /// It ran, but what it found is wrong; it has been printed.
-    Failed,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(done: Exit) -> Self {
-        match done {
-            Exit::Ok => Self::SUCCESS,
-            Exit::Failed => Self::from(1),
-            Exit::NeedsAttention => Self::from(3),
-        }
-    }
-}
-
-/// Bad usage that clap cannot see; exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct BadUsage(pub(crate) String);
-
-/// Runs a command; what went wrong is on standard error.
+/// Runs a command; errors go to standard error.
 pub fn run(cli: Cli) -> ExitCode {
     let result = execute(cli);
     match result {
@@ -187,13 +163,13 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         return check_config::run(action, config);
     }
     let config = config?;
-    start_log(&config.log, cli.log, matches!(cli.command, Command::Work(_)))?;
-    // blocking threads decode, and one more reads files; each keeps memory of its own, so there are
-    // no more than are of use
+    let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };
+    start_log(&config.log, cli.log, severity)?;
+    // blocking threads decode, and one more reads files; each has memory of its own, so there are
+    // only as many as are of use
     let mut blocking = config.read_limits().parallel + 1;
     if matches!(cli.command, Command::Work(_)) {
-        // several bills and parts may be read at once, and none may wait for a thread that another
-        // one keeps
+        // several bills and parts may be read at once, and none may wait for another's thread
         blocking = blocking * work::reads_at_once(&config) + 2;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build()?;
@@ -208,7 +184,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Backup(args) => backup::run(args, &config, now).await,
             Command::Restored(args) => restore::run(args, &config, now).await,
             Command::Work(args) => work::run(args, &config, now).await,
-            Command::Enqueue(args) => enqueue::run(args, &config, now).await,
+            Command::Enqueue(args) => enqueue::run(args, &config).await,
             Command::Backfill(action) => backfill::run(action, &config, now).await,
             Command::Run(args) => run::run(args, &config, now).await,
             Command::Customer(action) => customer::run(action, &config, now).await,
@@ -230,19 +206,19 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Schedule(args) => schedule::run(args, &config, now).await,
             Command::Workers(args) => workers::run(args, &config, now).await,
             Command::Migrate => migrate(&config, now).await,
-            Command::Demo(args) => demo::run(args, &config, now).await,
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => crate::demo::run(args, &config, now).await,
             Command::Config(_) => Ok(Exit::Ok),
         }
     });
-    // a run that was handed back may still be decoding on a blocking thread; nobody waits for it
+    // a run that was handed back may still be decoding on a blocking thread; it is abandoned
     runtime.shutdown_background();
     done
 }
 
-fn start_log(config: &LogConfig, level: Option<String>, service: bool) -> anyhow::Result<()> {
+fn start_log(config: &LogConfig, level: Option<String>, auto: &str) -> anyhow::Result<()> {
     let level = match level.as_deref().unwrap_or(&config.level) {
-        "auto" if service => "info",
-        "auto" => "warn",
+        "auto" => auto,
         level => level,
     };
     let filter = EnvFilter::try_new(level).map_err(|e| BadUsage(format!("--log {level}: {e}")))?;
@@ -266,33 +242,4 @@ async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
-}
-
-/// The months from which `--month` or `--from --to` choose; none chosen = the current one and
-/// `lookback` before it.
-pub(crate) fn months(
-    month: Option<Month>,
-    from: Option<Month>,
-    to: Option<Month>,
-    lookback: u8,
-    now: Timestamp,
-) -> anyhow::Result<Vec<Month>> {
-    let current = Month::of(now);
-    if let Some(month) = month {
-        return Ok(vec![month]);
-    }
-    if from.is_none() && to.is_none() {
-        return Ok(Month::back_to(current, lookback));
-    }
-    let (Some(from), to) = (from, to.unwrap_or(current)) else {
-        return Err(BadUsage("--to needs --from".into()).into());
-    };
-    if to < from {
-        return Err(BadUsage(format!("--from {from} is after --to {to}")).into());
-    }
-    let months = Month::range(from, to);
-    if months.len() > 120 {
-        return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
-    }
-    Ok(months)
 }

@@ -1,18 +1,16 @@
-//! `meter notifications`: what the web backend was told.
+//! `meter notifications`: notifications to the web backend.
 
-use books::limits::notification::Notification;
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
-use crate::format::ago;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// What to do with notifications.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List notifications, the newest first; ends with 3 while any is dead
+    /// List notifications, the newest first; the exit code is 3 while any is dead
     List {
         /// Only those in this state
         #[arg(long, value_enum)]
@@ -20,15 +18,15 @@ pub(crate) enum Action {
         /// Only those about this customer
         #[arg(long, value_name = "ID")]
         customer: Option<String>,
-        /// At most so many
+        /// The most notifications listed
         #[arg(long, value_name = "N", default_value_t = 50)]
         limit: u32,
-        /// Print as JSON, with what is sent
+        /// Print as JSON, with the body that is sent
         #[arg(long)]
         json: bool,
     },
-    /// Send notifications again, dead or delivered; they have a new day. A running worker sends
-    /// them within a minute
+    /// Send dead or delivered notifications again: a running worker tries for another day, from the
+    /// next minute on
     Redeliver {
         /// Their ids
         #[arg(required_unless_present = "dead")]
@@ -68,7 +66,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             if json {
                 print::json(&notifications)?;
             } else {
-                table(&notifications, now);
+                print::notifications::table(&notifications, now);
                 if config.notifications.url.is_none() {
                     print::out("notifications go nowhere: notifications.url is not set");
                 }
@@ -89,7 +87,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             let left: Vec<&String> = ids.iter().filter(|id| !again.contains(id)).collect();
             for id in &left {
-                eprintln!("meter: {id} is no notification that could be sent again: there is none, or it is pending");
+                eprintln!("meter: {id} cannot be sent again: there is no such notification, or it is pending");
             }
             if again.is_empty() && left.is_empty() {
                 print::out("no notification is dead");
@@ -97,25 +95,4 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }
     }
-}
-
-/// Notifications as a table.
-pub(super) fn table(notifications: &[Notification], now: Timestamp) {
-    if notifications.is_empty() {
-        return print::out("no such notification was made");
-    }
-    let titles = ["notification", "made", "customer", "meter", "about", "state", ">sent", "why not"];
-    print::table(&titles, notifications.iter().map(|n| row(n, now)).collect());
-}
-
-fn row(n: &Notification, now: Timestamp) -> Vec<String> {
-    let meter = if n.meter.is_empty() { "all meters" } else { &n.meter };
-    let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
-    let state = match n.next_at {
-        Some(at) if at > now => format!("{}, again in {}", n.state, print::span(at.duration_since(now))),
-        _ => n.state.clone(),
-    };
-    let error = n.error.clone().unwrap_or_default();
-    let sent = n.attempts.to_string();
-    vec![n.id.clone(), ago(n.created_at, now), n.customer.clone(), meter.to_owned(), about, state, sent, error]
 }

@@ -1,4 +1,4 @@
-//! `meter plan`: what customers get, and what more costs.
+//! `meter plan`: plans, their included amounts and their prices.
 
 use std::path::PathBuf;
 
@@ -6,13 +6,12 @@ use anyhow::Context as _;
 use books::limits::plan::{Applied, Plan, PlanError, Plans};
 use clap::Subcommand;
 use jiff::Timestamp;
-use serde::Deserialize;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::wiring::{self, Open};
+use crate::{plan_file, print};
 
-/// What to do with plans.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// List every version of every plan, or of one
@@ -23,26 +22,15 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Add the versions that a file describes (see plans.toml in the sources); all or none, and
-    /// again changes nothing
+    /// Add the plan versions of a file (see plans.toml in the sources); all or none; applying a
+    /// file twice changes nothing
     Apply {
         /// The file
         file: PathBuf,
-        /// Only say what would be done
+        /// Only print what would be done
         #[arg(long)]
         dry_run: bool,
     },
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    plans: Vec<Plan>,
-}
-
-/// Reads the text of a file of plans.
-pub(super) fn read(text: &str) -> Result<Vec<Plan>, toml::de::Error> {
-    Ok(toml::from_str::<File>(text)?.plans)
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -51,19 +39,13 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Apply { file, dry_run } => {
             let name = file.display();
             let text = std::fs::read_to_string(&file).with_context(|| format!("{name}: it cannot be read"))?;
-            let plans = read(&text).map_err(|e| {
+            let plans = plan_file::read(&text).map_err(|e| {
                 let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
                 BadUsage(format!("{name}:{line}: {}", e.message()))
             })?;
             let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
-            let books = if dry_run {
-                wiring::open_books(config, Open::DRY_RUN).await?
-            } else {
-                wiring::open_books(config, Open::CREATE).await?
-            };
-            if !dry_run {
-                books.migrate(now).await?;
-            }
+            let open = if dry_run { Open::DRY_RUN } else { Open::MIGRATED };
+            let books = wiring::open_books(config, open).await?;
             let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
             let applied = match dry_run {
                 true => books.preview_plans(&plans, &meters, now).await,
@@ -124,25 +106,5 @@ fn holds(all: &Plans, plan: &Plan, now: Timestamp) -> &'static str {
         "for billing periods that begin now"
     } else {
         "for periods that began before the next version"
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The commented file is what every new database has.
-    #[tokio::test]
-    async fn the_commented_file_is_the_default_plan() {
-        let books = books::Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
-        books.migrate(Timestamp::UNIX_EPOCH).await.unwrap();
-        let file = read(include_str!("../../plans.toml")).unwrap();
-        assert_eq!(Plans::new(file.clone()), books.plans().await.unwrap());
-        let applied = books.apply_plans(file, &[], Timestamp::UNIX_EPOCH).await.unwrap();
-        assert_eq!(applied, [Applied::Unchanged]);
-        // what the comments show can be applied, too
-        let shown = include_str!("../../plans.toml").replace("# [plans.", "[plans.").replace("# included", "included");
-        let shown = shown.replace("# price", "price").replace("# report = \"overage\"", "report = \"overage\"");
-        assert_eq!(read(&shown).unwrap()[0].meters.len(), 3);
     }
 }

@@ -1,48 +1,45 @@
-//! `meter jobs`: look at the jobs of the queue, and act on them.
+//! `meter jobs`: lists, shows, retries, cancels and removes jobs of the queue.
 
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::queue::{Filter, JobRow, Queue, State};
+use crate::exit::{BadUsage, Exit};
+use crate::print;
+use crate::queue::{JobFilter, JobRow, JobState, Queue};
 use crate::wiring::{self, Open};
 use crate::worker::Kinds;
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
     /// List jobs, newest first
     List(List),
     /// Show everything about one job
     Show(Show),
-    /// Make dead, cancelled or waiting jobs due now, with all their attempts before them
+    /// Make dead, cancelled or waiting jobs due now, with all their attempts
     Retry(Which),
-    /// Take back jobs that are not finished; a running one stops when its worker next keeps its
-    /// lease
+    /// Cancel unfinished jobs; a running one stops at the next heartbeat of its worker
     Cancel(Which),
     /// Remove finished jobs
     Purge(Purge),
 }
 
-/// Which jobs to list.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct List {
     #[command(flatten)]
     which: Which,
-    /// Only jobs whose report a person should look at
+    /// Only jobs with a report that needs attention
     #[arg(long)]
     attention: bool,
-    /// At most so many
+    /// The most jobs listed
     #[arg(long, value_name = "N", default_value_t = 30)]
     limit: u32,
-    /// Only how many there are of each kind in each state
+    /// Only the number of jobs of each kind in each state
     #[arg(long)]
     count: bool,
 }
 
-/// Which job.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Show {
     /// Its number or id
@@ -52,7 +49,6 @@ pub(crate) struct Show {
     json: bool,
 }
 
-/// Which jobs.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Which {
     /// Numbers or ids
@@ -62,13 +58,12 @@ pub(crate) struct Which {
     kind: Vec<String>,
     /// In these states: pending, scheduled, running, retrying, done, dead, cancelled
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    state: Vec<State>,
+    state: Vec<JobState>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Which finished jobs to remove.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Purge {
     #[command(flatten)]
@@ -82,12 +77,17 @@ pub(crate) struct Purge {
 }
 
 impl Which {
-    fn filter(&self) -> Filter {
-        Filter { ids: self.jobs.clone(), kinds: self.kind.clone(), states: self.state.clone(), ..Filter::default() }
+    fn filter(&self) -> JobFilter {
+        JobFilter {
+            ids: self.jobs.clone(),
+            kinds: self.kind.clone(),
+            states: self.state.clone(),
+            ..JobFilter::default()
+        }
     }
 
-    /// A filter that means something: acting on everything must be said.
-    fn chosen(&self, verb: &str) -> anyhow::Result<Filter> {
+    /// The filter; an empty one is refused, so that no command changes every job by mistake.
+    fn chosen(&self, verb: &str) -> anyhow::Result<JobFilter> {
         if self.jobs.is_empty() && self.kind.is_empty() && self.state.is_empty() {
             let why =
                 format!("say which jobs to {verb}: their numbers, --kind or --state (`meter jobs list` shows them)");
@@ -97,11 +97,11 @@ impl Which {
     }
 }
 
-/// A kind that nobody knows, or a job that is not there, is a mistake and no empty answer.
+/// An unknown kind and a missing job are errors, not empty results.
 async fn check(queue: &Queue, which: &Which) -> anyhow::Result<()> {
     let kinds = Kinds::all();
     for kind in which.kind.iter().filter(|kind| kinds.get(kind).is_none()) {
-        let of_kind = Filter { kinds: vec![kind.clone()], ..Filter::default() };
+        let of_kind = JobFilter { kinds: vec![kind.clone()], ..JobFilter::default() };
         if queue.list(&of_kind, 1).await?.is_empty() {
             let names = kinds.names().join(", ");
             return Err(BadUsage(format!("there is no kind of job named `{kind}`; there are: {names}")).into());
@@ -136,13 +136,13 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 &which,
                 changed,
                 "due now",
-                "only dead, cancelled and waiting jobs can be retried, and of those with the same key the newest, unless one is being done",
+                "only dead, cancelled and waiting jobs can be retried, and of those with the same key the newest, unless an unfinished job has that key",
             )
         }
         Action::Cancel(which) => {
             let filter = which.chosen("cancel")?;
             let changed = queue.cancel(&filter).await?;
-            acted(&which, changed, "cancelled, or told to stop", "finished jobs cannot be cancelled")
+            acted(&which, changed, "cancelled, or stopping", "finished jobs cannot be cancelled")
         }
         Action::Purge(args) => purge(&queue, &args, now).await,
     }
@@ -168,14 +168,14 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit
         if args.which.json {
             print::json(&rows)?;
         } else {
-            let row = |(kind, state, n): &(&String, &State, &i64)| {
+            let row = |(kind, state, n): &(&String, &JobState, &i64)| {
                 vec![kind.to_string(), state.to_string(), print::count(**n)]
             };
             print::table(&["kind", "state", ">jobs"], rows.iter().map(row).collect());
         }
         return Ok(Exit::Ok);
     }
-    let filter = Filter { attention: args.attention, ..args.which.filter() };
+    let filter = JobFilter { attention: args.attention, ..args.which.filter() };
     let jobs = queue.list(&filter, args.limit).await?;
     if args.which.json {
         print::json(&jobs)?;
@@ -194,25 +194,25 @@ async fn list(queue: &Queue, args: &List, now: Timestamp) -> anyhow::Result<Exit
     Ok(Exit::Ok)
 }
 
-/// What a job is about, in a few words.
+/// The key of a job, or its kind.
 fn what(job: &JobRow) -> String {
     job.key.clone().unwrap_or_else(|| job.kind.clone())
 }
 
 fn state(job: &JobRow) -> String {
-    if job.attention { format!("{}, look at it", job.state) } else { job.state.to_string() }
+    if job.attention { format!("{}, needs attention", job.state) } else { job.state.to_string() }
 }
 
 fn first_line(job: &JobRow) -> String {
-    let reason = job.reason.as_deref().filter(|_| job.state != State::Done).unwrap_or_default();
+    let reason = job.reason.as_deref().filter(|_| job.state != JobState::Done).unwrap_or_default();
     let line = reason.lines().next().unwrap_or_default();
     let short: String = line.chars().take(100).collect();
     if short.len() < line.len() { format!("{short}…") } else { short }
 }
 
-/// When something last happened to a job, or next will.
+/// The time of a job's last change, or of its next run.
 fn when(job: &JobRow, now: Timestamp) -> String {
-    match (job.run_at, job.finished_at, job.started_at.filter(|_| job.state == State::Running)) {
+    match (job.run_at, job.finished_at, job.started_at.filter(|_| job.state == JobState::Running)) {
         (Some(due), ..) if due > now => format!("in {}", print::span(due.duration_since(now))),
         (Some(_), ..) => "now".into(),
         (_, Some(finished), _) => format!("{} ago", print::span(now.duration_since(finished))),
@@ -250,7 +250,7 @@ async fn show(queue: &Queue, args: &Show, now: Timestamp) -> anyhow::Result<Exit
         ("priority", job.priority.to_string()),
         ("key", job.key.clone().unwrap_or_default()),
         ("lane", job.lane.clone().unwrap_or_default()),
-        ("waits", if job.awaits { "for the jobs that it asked for".into() } else { String::new() }),
+        ("waits", if job.awaits { "for its children".into() } else { String::new() }),
         ("payload", serde_json::to_string(&job.payload)?),
     ];
     for (name, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {

@@ -1,47 +1,38 @@
-//! `meter reconcile`: what AWS billed, what the ledger holds, and what Stripe has, beside each
-//! other.
-
-use std::collections::BTreeMap;
+//! `meter reconcile`: compares AWS bills, the ledger and Stripe's totals.
 
 use books::Database;
 use books::audit::log::AuditEntry;
 use books::stripe::reconciliation::ComparedPeriod;
 use books::units::calendar::Month;
-use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::context::Context;
 use jobs::push_stripe::{PlannedEvent, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
-use super::events::who;
-use super::push::said;
-use super::{BadUsage, Exit, print};
+use super::{actor, failure};
 use crate::config::Config;
-use crate::format::ago;
+use crate::exit::{BadUsage, Exit};
+use crate::print::{self, reconcile as tables};
 use crate::wiring::{self, Open};
 
-/// Periods that are compared at once.
-const MOST: u32 = 1_000_000;
-/// Differences that are listed.
+/// The most differences listed.
 const SHOWN: usize = 50;
 
-/// Of whom, and when.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only this customer, period by period; Stripe is asked first, if there is a key [default:
-    /// sums of all]
+    /// Only this customer, by period, after reading its totals from Stripe if there is a key
+    /// [default: sums of all customers]
     customer: Option<String>,
     /// Billing periods that begin in this month [default: the last two months and the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Say that alarms and deferred amounts of this customer are dealt with outside of the books (a
-    /// credit note, an invoice by hand, written off): nobody is told of them again as they are. The
-    /// books stay as they are, and so does the difference that is shown here
+    /// Mark this customer's alarms and deferred amounts as handled outside meter (credit note,
+    /// manual invoice, write-off). They stop alerting until they change. The ledger is not
+    /// modified; the difference stays visible here
     #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
     acknowledge: bool,
-    /// Why; it is kept
+    /// The reason; kept in audit_log
     #[arg(long, value_name = "TEXT", requires = "acknowledge")]
     reason: Option<String>,
     /// Print as JSON
@@ -57,14 +48,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         if books.customers(None, Some(customer.clone())).await?.is_empty() {
             return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
         }
-        // what is acknowledged is what stood here, and nothing that is found only now
+        // an acknowledgement covers what was shown before, and nothing that Stripe is asked for now
         if let (StripeMode::Stripe(_), false) = (&context.billing.mode, args.acknowledge) {
-            reconcile(&context, now, Some(customer.clone())).await.map_err(|f| said(&f))?;
+            reconcile(&context, now, Some(customer.clone())).await.map_err(|f| failure::error(&f))?;
         }
     }
     let second = |month: Month| month.previous().last_day().end().as_second();
     if let (true, Some(customer)) = (args.acknowledge, &args.customer) {
-        // without --month whatever there is of the customer
+        // without --month every period of the customer
         let periods = args.month.map_or((i64::MIN, i64::MAX), |month| (second(month), second(month.next())));
         acknowledge(books, customer, periods, args.reason.as_deref().unwrap_or_default(), now).await?;
     }
@@ -79,27 +70,27 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let bills = books.bills_and_ledger(from, to).await?;
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
-    let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
-    // what is booked and not planned yet is in none of the columns
-    let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
+    let rows = books.compare(args.customer.clone(), meters, from, to, tables::MOST).await?;
+    // usage that is booked and not planned yet is in no column
+    let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| failure::error(&f))?;
     let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
-    let differs = |c: &ComparedPeriod| !rest(c).is_zero() || c.alarm.is_some();
     let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
-    let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
+    let done =
+        if rows.iter().any(tables::differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
-        print::json(&rows.iter().map(json).collect::<Vec<_>>())?;
+        print::json(&rows.iter().map(tables::json).collect::<Vec<_>>())?;
         return Ok(done);
     }
     if args.customer.is_some() {
-        table(&rows, now);
+        tables::table(&rows, now);
     } else {
-        show_bills(&bills);
-        sums(&rows);
-        let differing: Vec<ComparedPeriod> = rows.iter().filter(|c| differs(c)).cloned().collect();
+        tables::bills(&bills);
+        tables::sums(&rows);
+        let differing: Vec<ComparedPeriod> = rows.iter().filter(|c| tables::differs(c)).cloned().collect();
         if !differing.is_empty() {
             print::out(&format!("\n{} period(s) where they are not the same:\n", print::count(differing.len())));
-            table(&differing[..differing.len().min(SHOWN)], now);
+            tables::table(&differing[..differing.len().min(SHOWN)], now);
         }
     }
     if !unsent.is_empty() {
@@ -114,7 +105,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     Ok(done)
 }
 
-/// Notes that a person has dealt with what is wrong or deferred of a customer.
+/// Records that alarms and deferred amounts of a customer are handled.
 async fn acknowledge(
     books: &Database,
     customer: &str,
@@ -126,7 +117,7 @@ async fn acknowledge(
         return Err(BadUsage("--reason: say what was done about it; it is kept".into()).into());
     }
     let act = AuditEntry {
-        actor: who(),
+        actor: actor::current(),
         action: "reconcile --acknowledge".into(),
         target: format!("customer {customer}"),
         reason: reason.trim().to_owned(),
@@ -138,159 +129,8 @@ async fn acknowledge(
         );
     }
     let rows = seen.into_iter().map(|(period, meter, what)| vec![period.to_string(), meter, what]).collect();
-    print::out("acknowledged; these call for somebody again when they change:\n");
+    print::out("acknowledged; these alert again when they change:\n");
     print::table(&["period from", "meter", ""], rows);
     print::out("");
     Ok(())
-}
-
-/// Some customers' periods that begin in a month.
-pub(super) async fn show_customers(
-    context: &Context,
-    customers: &[String],
-    month: Month,
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
-    let start = month.previous().last_day().end().as_second();
-    let mut rows = vec![];
-    for customer in customers {
-        rows.extend(context.books.compare(Some(customer.clone()), meters.clone(), start, now.as_second(), MOST).await?);
-    }
-    table(&rows, now);
-    Ok(())
-}
-
-/// What the bill and the ledger are apart, and what of it is not at Stripe.
-struct Rest {
-    ledger: Quantity,
-    stripe: i64,
-}
-
-impl Rest {
-    fn is_zero(&self) -> bool {
-        self.ledger.is_zero() && self.stripe == 0
-    }
-}
-
-fn bill(c: &ComparedPeriod) -> Quantity {
-    Quantity::from_parts(c.bill.0, c.bill.1)
-}
-
-fn ledger(c: &ComparedPeriod) -> Quantity {
-    Quantity::from_parts(c.ledger.0, c.ledger.1)
-}
-
-fn rest(c: &ComparedPeriod) -> Rest {
-    Rest { ledger: bill(c) - ledger(c), stripe: c.target - c.accepted }
-}
-
-fn difference(rest: &Rest) -> String {
-    match (rest.ledger.is_zero(), rest.stripe) {
-        (true, n) => n.to_string(),
-        (false, n) => format!("{n}, bill - ledger {}", print::quantity(rest.ledger)),
-    }
-}
-
-fn json(c: &ComparedPeriod) -> serde_json::Value {
-    let mut value = serde_json::to_value(c).unwrap_or_default();
-    value["aws_bill"] = bill(c).to_string().into();
-    value["ledger"] = ledger(c).to_string().into();
-    value["difference"] = rest(c).stripe.into();
-    value
-}
-
-fn table(rows: &[ComparedPeriod], now: Timestamp) {
-    let row = |c: &ComparedPeriod| {
-        vec![
-            c.customer.clone(),
-            c.meter.clone(),
-            c.period_start.to_string(),
-            print::quantity(bill(c)),
-            print::quantity(ledger(c)),
-            c.target.to_string(),
-            c.accepted.to_string(),
-            difference(&rest(c)),
-            why(c, now),
-        ]
-    };
-    let titles =
-        ["customer", "meter", "period from", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference", ""];
-    print::table(&titles, rows.iter().map(row).collect());
-}
-
-/// Why there is a difference, or how sure it is that there is none.
-fn why(c: &ComparedPeriod, now: Timestamp) -> String {
-    if let Some(alarm) = &c.alarm {
-        return format!("ALARM: {alarm}");
-    }
-    let mut parts = vec![];
-    match c.acknowledged {
-        0 => {}
-        short if short > 0 => parts.push(format!("Stripe has {short} less, acknowledged")),
-        over => parts.push(format!("Stripe has {} more, acknowledged", over.unsigned_abs())),
-    }
-    if !c.billed {
-        parts.push("no subscription: not billed".to_owned());
-    }
-    if let Some(because) = &c.deferred_reason {
-        let seen = if c.deferred_acknowledged { ", acknowledged" } else { "" };
-        parts.push(format!("deferred {}: {because}{seen}", c.deferred));
-    }
-    for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.discarded, "discarded by a person")] {
-        if amount != 0 {
-            parts.push(format!("{amount} {what}"));
-        }
-    }
-    match (c.read_at, c.seen) {
-        (Some(at), Some(seen)) if c.seen == c.expected => {
-            parts.push(format!("its invoice has {seen}, read {}", ago(at, now)));
-        }
-        (Some(at), Some(seen)) => {
-            parts.push(format!("its invoice had {seen} of {}, read {}", c.expected.unwrap_or_default(), ago(at, now)));
-        }
-        _ => {}
-    }
-    parts.join("; ")
-}
-
-/// Bills against the ledger, usage without a customer included.
-fn show_bills(bills: &[(String, String, Quantity, Quantity)]) {
-    let row = |(month, meter, bill, ledger): &(String, String, Quantity, Quantity)| {
-        let apart = print::quantity(*bill - *ledger);
-        vec![month.clone(), meter.clone(), print::quantity(*bill), print::quantity(*ledger), apart]
-    };
-    if !bills.is_empty() {
-        let titles = ["bill of", "meter", ">AWS bill", ">ledger", ">difference"];
-        print::table(&titles, bills.iter().map(row).collect());
-        print::out("");
-    }
-}
-
-fn sums(rows: &[ComparedPeriod]) {
-    /// Bill, ledger, billable, accepted, and how many periods.
-    type Sums = (Quantity, Quantity, i128, i128, u64);
-    let mut sums: BTreeMap<(String, &str), Sums> = BTreeMap::new();
-    for c in rows {
-        let sum = sums.entry((Month::of(c.period_start).to_string(), &c.meter)).or_default();
-        sum.0 += bill(c);
-        sum.1 += ledger(c);
-        sum.2 += i128::from(c.target);
-        sum.3 += i128::from(c.accepted);
-        sum.4 += 1;
-    }
-    let rows = sums.into_iter().map(|((month, meter), (bill, ledger, target, accepted, count))| {
-        vec![
-            month,
-            meter.to_owned(),
-            print::count(count),
-            print::quantity(bill),
-            print::quantity(ledger),
-            target.to_string(),
-            accepted.to_string(),
-            (target - accepted).to_string(),
-        ]
-    });
-    let titles = ["periods from", "meter", ">periods", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
-    print::table(&titles, rows.collect());
 }

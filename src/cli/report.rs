@@ -1,4 +1,4 @@
-//! `meter report`: a month of usage as a document to print or to send.
+//! `meter report`: a month of usage as an HTML document.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,15 +12,15 @@ use books::usage::ledger::Usage;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
-use crate::ui::{self, MeterReport, Report};
+use crate::exit::{BadUsage, Exit};
+use crate::print;
+use crate::ui::{self, MeterReport, UsageReport};
 use crate::wiring::{self, Open};
 
-/// Customers that a report of all names for each meter.
+/// The most customers listed for each meter.
 const NAMED: usize = 25;
 
-/// Whose usage, and where to.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only of this customer
@@ -28,8 +28,8 @@ pub(crate) struct Args {
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
     month: Option<Month>,
-    /// Write an HTML document there, which is whole in itself; a file that is there is replaced;
-    /// `-` is standard output
+    /// Write a self-contained HTML document to this file, and replace an existing one; `-` is
+    /// standard output
     #[arg(long, value_name = "FILE")]
     html: PathBuf,
 }
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     Ok(Exit::Ok)
 }
 
-/// Half a document is worse than none, so it is renamed into its place.
+/// Writes a file by renaming, so that it is never half written.
 fn write_whole(file: &Path, text: &str) -> anyhow::Result<()> {
     let folder = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -69,7 +69,7 @@ async fn report(
     customer: Option<String>,
     month: Month,
     now: Timestamp,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<UsageReport> {
     let units = config.units();
     let usage = books.usage(month, customer.clone()).await?;
     if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
@@ -119,7 +119,7 @@ async fn report(
             notes,
         });
     }
-    Ok(Report {
+    Ok(UsageReport {
         customer,
         month: month.to_string(),
         made_at: now,
@@ -135,7 +135,8 @@ async fn report(
     })
 }
 
-/// What was decided for a customer's meter, in its current billing period, if that is of the month.
+/// The decision about a customer's meter in its current billing period, if the month has a part of
+/// it.
 async fn notes(books: &Database, customer: &str, meter: &str, month: Month) -> anyhow::Result<Vec<String>> {
     let all = books.entitlements(Some(customer.to_owned())).await?;
     let (begins, ends) = (month.previous().last_day().end(), month.last_day().end());

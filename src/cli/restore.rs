@@ -1,23 +1,23 @@
-//! `meter restored`: for copies that carry no mark, because `meter backup` did not make them.
+//! `meter restored`: marks books as restored from a copy that `meter backup` did not make.
 
 use books::audit::log::AuditEntry;
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::events::who;
-use super::{BadUsage, Exit, print};
+use super::actor;
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// From when.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
     #[arg(long, value_name = "INSTANT", required_unless_present = "without")]
     backup_at: Option<Timestamp>,
-    /// Totals are taken over without the bill of this export and month, whose files are gone:
-    /// `main/2026-01`. What the lost books had booked of it after the backup is taken back
+    /// Import Stripe's totals without the bill of this export and month, because its files are
+    /// gone: `main/2026-01`. Usage of it that was booked after the backup is reversed
     #[arg(long, value_name = "EXPORT/MONTH", conflicts_with = "backup_at")]
     without: Option<String>,
 }
@@ -33,25 +33,23 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = wiring::open_books(config, Open::NOT_NEWER).await?;
     books.migrate(now).await?;
     let act = AuditEntry {
-        actor: who(),
+        actor: actor::current(),
         action: "restored".into(),
         target: "books".into(),
-        reason: format!("said to be restored from a copy of {at}"),
+        reason: format!("marked as restored from a copy of {at}"),
     };
     let taken = books.mark_restored(at, act, now).await?;
     if taken < at {
-        print::out(&format!(
-            "the newest thing in these books was done at {taken}, so that is taken for the time of the copy"
-        ));
+        print::out(&format!("the newest entry of these books is of {taken}, so the copy counts as made then"));
     }
     print::out(&format!(
-        "noted: these books are those of {taken}; the next push sends nothing for periods that were open then until Stripe's totals have told what was \
-         sent since"
+        "Marked as restored from a backup of {taken}. Billing for periods open at {taken} is paused until Stripe's \
+         totals have been imported."
     ));
     Ok(Exit::Ok)
 }
 
-/// Notes that nobody waits for a bill.
+/// Records that no total waits for a bill.
 async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let parsed = which.rsplit_once('/').and_then(|(export, month)| Some((export, month.parse::<Month>().ok()?)));
     let Some((export, month)) = parsed else {
@@ -63,15 +61,15 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
         None => false,
     };
     if !waits {
-        return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` names those that are waited for")).into());
+        return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` lists the bills that are missing")).into());
     }
     let act = AuditEntry {
-        actor: who(),
+        actor: actor::current(),
         action: "restored --without".into(),
         target: "books".into(),
         reason: which.to_owned(),
     };
     books.go_without_bill(export.to_owned(), month, act, now).await?;
-    print::out(&format!("noted: totals are taken over without the bill of {export} for {month}"));
+    print::out(&format!("Marked: totals are imported without the bill of {export} for {month}."));
     Ok(Exit::Ok)
 }

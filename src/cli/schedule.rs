@@ -1,17 +1,17 @@
-//! `meter schedule`: what is done when.
+//! `meter schedule`: the cron lines, and the next and last run of each.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::ago;
-use crate::queue::{Filter, State};
+use crate::print;
+use crate::queue::{JobFilter, JobState};
 use crate::wiring::{self, Open};
 use crate::worker::schedule;
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Print as JSON
@@ -27,7 +27,7 @@ struct Row {
     next: Option<Timestamp>,
     last: Option<Timestamp>,
     last_job: Option<i64>,
-    last_state: Option<State>,
+    last_state: Option<JobState>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let last = queue.last_ticks().await?;
     let mut rows = vec![];
     for schedule in schedule::table(config) {
-        let filter = Filter { origin: Some(format!("schedule {}", schedule.name)), ..Filter::default() };
+        let filter = JobFilter { origin: Some(format!("schedule {}", schedule.name)), ..JobFilter::default() };
         let job = queue.list(&filter, 1).await?.pop();
         rows.push(Row {
             name: schedule.name,

@@ -1,17 +1,17 @@
-//! `meter status`: one screen that says whether money is right and work is moving.
+//! `meter status`: the state of books, money and work on one screen.
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::{ago, span};
-use crate::health::{Overview, Severity, StatsCollector};
-use crate::queue::{State, WorkerState};
+use crate::health::{NO_BILL, NO_WEBHOOK, Overview, Severity, StatsCollector};
+use crate::print;
+use crate::queue::{JobState, WorkerState};
 use crate::ui::{about, forecast};
 use crate::worker::{Kinds, schedule};
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Print as JSON
@@ -38,31 +38,31 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
     let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
     print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
     let line = |name: &str, text: String| print::out(&format!("{name:<11} {text}"));
-    if s.books.bills.iter().all(|bill| bill.month.is_empty()) {
-        line("bill", "none is booked yet: `meter ingest`".into());
+    if s.bills().next().is_none() {
+        line("bill", NO_BILL.into());
     }
-    for bill in s.books.bills.iter().filter(|bill| !bill.month.is_empty()) {
+    for bill in s.bills() {
         let made = bill.delivered_at.map_or("nothing booked yet".into(), |at| format!("made {}", ago(at, now)));
         let up_to = bill
             .usage_through
-            .map_or(String::new(), |at| format!(", tells of usage up to {} ago", span(now.duration_since(at))));
+            .map_or(String::new(), |at| format!(", usage through {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
-        let strange = bill.lines.get("unrecognised").copied().unwrap_or(0);
-        let deferred = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
+        let unrecognised = bill.lines.get("unrecognised").copied().unwrap_or(0);
+        let on_hold = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
         line(
             "bill",
             format!(
-                "{} {}: {made}{up_to}; {rows}, {} unrecognised{deferred}",
+                "{} {}: {made}{up_to}; {rows}, {} unrecognised{on_hold}",
                 bill.payer,
                 bill.month,
-                print::count(strange)
+                print::count(unrecognised)
             ),
         );
     }
     let audit = match s.audit.at {
         None => "not audited yet".to_owned(),
         Some(at) => {
-            let broken: i64 = s.audit.violations.values().sum();
+            let broken: i64 = s.audit.broken().map(|(_, n)| n).sum();
             let found = if broken == 0 { "sound".into() } else { format!("{broken} VIOLATION(S)") };
             format!("audited {}: {found}", ago(at, now))
         }
@@ -100,8 +100,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         );
     }
     let stripe = &s.books.stripe;
-    let state = |name: &str| print::count(stripe.events.get(name).copied().unwrap_or(0));
-    let deferred: i64 = s.customers.deferred.values().sum();
+    let state = |name: &str| print::count(s.events(name));
     line(
         "Stripe",
         format!(
@@ -110,12 +109,12 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             state("pending"),
             state("unconfirmed"),
             state("refused"),
-            print::count(deferred),
+            print::count(s.deferred()),
             stripe.alarms
         ),
     );
-    for (meter, drift) in s.customers.drift.iter().filter(|(_, drift)| !drift.is_zero()) {
-        line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(*drift)));
+    for (meter, drift) in s.drifts() {
+        line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(drift)));
     }
     let notifications = &s.books.notifications;
     line(
@@ -126,37 +125,31 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
                 print::count(notifications.pending),
                 print::count(notifications.dead)
             ),
-            false => format!(
-                "{} kept; notifications.url is not set",
-                print::count(notifications.pending + notifications.dead)
-            ),
+            false => format!("{} kept; {NO_WEBHOOK}", print::count(s.kept_notifications())),
         },
     );
-    let sum = |state: State| -> i64 { s.queue.kinds.values().filter_map(|k| k.states.get(&state)).sum() };
-    let workers = |state: WorkerState| s.queue.workers.get(&state).copied().unwrap_or(0);
-    let silent = if workers(WorkerState::Silent) > 0 {
-        format!(", {} silent", workers(WorkerState::Silent))
-    } else {
-        String::new()
+    let silent = match s.workers(WorkerState::Silent) {
+        0 => String::new(),
+        n => format!(", {n} silent"),
     };
     line(
         "queue",
         format!(
             "{} worker(s){silent}; {} due, {} running, {} to be tried again, {} dead",
-            workers(WorkerState::Working),
-            sum(State::Pending),
-            sum(State::Running),
-            sum(State::Retrying),
-            sum(State::Dead)
+            s.workers(WorkerState::Working),
+            s.jobs(JobState::Pending),
+            s.jobs(JobState::Running),
+            s.jobs(JobState::Retrying),
+            s.jobs(JobState::Dead)
         ),
     );
     if s.findings.is_empty() {
-        print::out("\nnothing needs a person");
+        print::out("\nnothing needs attention");
         return;
     }
-    print::out("\nneeds a person:");
+    print::out("\nneeds attention:");
     for f in &s.findings {
-        let mark = if f.severity == Severity::Critical { "WRONG" } else { "look " };
+        let mark = if f.severity == Severity::Critical { "WRONG" } else { "warn " };
         print::out(&format!("  {mark}  {}: {}\n         {}", f.alert, f.what, f.act));
     }
     print::out("\nEach has a section of that name in docs/operations.md, and at /runbook of a worker.");

@@ -1,4 +1,4 @@
-//! `meter stripe`: the account beside the configuration.
+//! `meter stripe`: sets up the account, and compares it with the configuration.
 
 use anyhow::anyhow;
 use books::Database;
@@ -7,24 +7,24 @@ use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::account::matched;
 use jobs::stripe::check::{CheckLine, check};
-use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
+use jobs::stripe::{BillingSettings, Mapping, RemoteMeter, StripeAccount, StripeMode};
 
-use super::push::books;
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
+use crate::wiring::{self, Open};
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Make the meters that the account does not have; done twice, it makes nothing twice. Prices
-    /// are checked, and said how to make
+    /// Create the meters that the account lacks; safe to repeat. Prices are only checked, with a
+    /// remedy for each problem
     Setup {
-        /// Only show what would be made
+        /// Only show what would be created
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare the account with the configuration and the plans, and name each difference; ends
-    /// with 3 when there is one
+    /// Compare the account with the configuration and the plans; the exit code is 3 when they
+    /// differ
     Check,
 }
 
@@ -36,14 +36,18 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     if billing.meters.is_empty() {
         return Err(BadUsage("stripe.meters names no meter, so there is nothing to compare".into()).into());
     }
-    let dry = !matches!(action, Action::Setup { dry_run: false });
-    let books = books(config, dry, now).await?;
-    let (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
-    let remote = if let Action::Setup { dry_run } = action {
-        set_up(&billing, account, &books, remote, dry_run, now).await?
-    } else {
-        remote
-    };
+    let open = if matches!(action, Action::Setup { dry_run: false }) { Open::MIGRATED } else { Open::DRY_RUN };
+    let books = wiring::open_books(config, open).await?;
+    let (mut remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
+    match action {
+        Action::Check => {}
+        Action::Setup { dry_run: true } => {
+            for (name, mapping) in missing(&billing, &books, &remote).await? {
+                print::out(&format!("meter {name} would be made as {}", mapping.event_name));
+            }
+        }
+        Action::Setup { dry_run: false } => remote = set_up(&billing, account, &books, remote, now).await?,
+    }
     let prices = account.prices().await.map_err(|e| anyhow!(e))?;
     let known = books.stripe_meters().await?;
     let lines = check(&billing, &known, &remote, &prices, &books.plans().await?, now);
@@ -56,39 +60,40 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     Ok(if lines.iter().all(|l| l.fault.is_none()) { Exit::Ok } else { Exit::NeedsAttention })
 }
 
-/// Makes what is missing; returns what is there then.
+/// Configured meters that the account lacks. An inactive one counts as there: it is to be
+/// reactivated, because a new one would not have what was sent before.
+///
+/// # Errors
+/// When the account is not the one that was used before.
+async fn missing<'a>(
+    billing: &'a BillingSettings,
+    books: &Database,
+    remote: &[RemoteMeter],
+) -> anyhow::Result<Vec<(&'a String, &'a Mapping)>> {
+    matched(billing, &books.stripe_meters().await?, remote).map_err(|why| anyhow!(why))?;
+    let lacks = |mapping: &Mapping| !remote.iter().any(|m| m.event_name == mapping.event_name);
+    Ok(billing.meters.iter().filter(|(_, mapping)| lacks(mapping)).collect())
+}
+
+/// Creates the missing meters; returns the meters of the account.
 async fn set_up(
     billing: &BillingSettings,
     account: &StripeAccount,
     books: &Database,
     mut remote: Vec<RemoteMeter>,
-    dry_run: bool,
     now: Timestamp,
 ) -> anyhow::Result<Vec<RemoteMeter>> {
-    // nothing is made in an account that is not the one that was used before
-    let known = books.stripe_meters().await?;
-    matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
-    let mut made = 0;
-    for (name, mapping) in &billing.meters {
-        // one that was deactivated is to be reactivated: another would not have what was sent
-        if remote.iter().any(|m| m.event_name == mapping.event_name) {
-            continue;
-        }
-        if dry_run {
-            print::out(&format!("meter {name} would be made as {}", mapping.event_name));
-            continue;
-        }
+    let missing = missing(billing, books, &remote).await?;
+    for (name, mapping) in &missing {
         let id = account.create_meter(mapping).await.map_err(|e| anyhow!(e))?;
         print::out(&format!("meter {name} made as {}: {id}", mapping.event_name));
-        made += 1;
     }
-    if made > 0 {
+    if !missing.is_empty() {
         (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
     }
-    if !dry_run {
-        let mut found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
-        found.retain(|m| !known.contains(m));
-        books.keep_stripe_meters(found, now).await?;
-    }
+    let known = books.stripe_meters().await?;
+    let mut found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+    found.retain(|m| !known.contains(m));
+    books.keep_stripe_meters(found, now).await?;
     Ok(remote)
 }

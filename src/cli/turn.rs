@@ -1,14 +1,14 @@
-//! `meter turn`: how many TURN credentials were handed out.
+//! `meter turn`: numbers of TURN credentials.
 
 use books::customers::periods::TurnPeriod;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// Whose.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only this customer, with closed periods [default: the current period of all]
@@ -26,9 +26,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Ok(Exit::Ok);
     }
     if periods.is_empty() {
-        let whose =
+        let why =
             args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
-        print::out(&format!("{whose}; `meter customer list` shows all"));
+        print::out(&format!("{why}; `meter customer list` shows all"));
         return Ok(Exit::Ok);
     }
     print::table(
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 fn row(p: &TurnPeriod, now: Timestamp) -> Vec<String> {
     let state = match p.closed_at {
         Some(at) => format!("closed {at}"),
-        None if p.ends_at <= now => "over; `roll_periods` will close it".to_owned(),
+        None if p.ends_at <= now => "ended; `roll_periods` will close it".to_owned(),
         None => "current".to_owned(),
     };
     let limit = p.allowed_until.map_or("none".to_owned(), print::count);

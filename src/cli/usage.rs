@@ -1,15 +1,15 @@
-//! `meter usage`: what was used, of all customers or of one by day.
+//! `meter usage`: the usage of all customers, or of one by day.
 
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// Whose usage, and when.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only this customer, by day
@@ -32,8 +32,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Ok(Exit::Ok);
     }
     if usage.is_empty() {
-        let whose = args.customer.map(|c| format!(" for customer `{c}`")).unwrap_or_default();
-        print::out(&format!("nothing is booked in {month}{whose}"));
+        let customer = args.customer.map(|c| format!(" for customer `{c}`")).unwrap_or_default();
+        print::out(&format!("nothing is booked in {month}{customer}"));
         return Ok(Exit::Ok);
     }
     let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());

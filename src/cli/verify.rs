@@ -6,11 +6,11 @@ use anyhow::Context as _;
 use books::Database;
 use clap::Args as ClapArgs;
 
-use super::{BadUsage, Exit, print};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Audit this local file instead of the configured books: a backup
@@ -34,21 +34,11 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
             books
         }
     };
-    audit(&books, args.json).await
-}
-
-/// Runs and prints all checks.
-pub(super) async fn audit(books: &Database, json: bool) -> anyhow::Result<Exit> {
     let checks = books.verify().await?;
-    let sound = checks.iter().all(|c| c.violations.is_empty());
-    if json {
+    if args.json {
         print::json(&checks)?;
     } else {
-        for check in &checks {
-            let state = if check.violations.is_empty() { "ok    " } else { "BROKEN" };
-            print::out(&format!("  {state}  {} ({} checked)", check.rule, print::count(check.checked)));
-            check.violations.iter().for_each(|v| print::out(&format!("          {v}")));
-        }
+        print::audit::show(&checks);
     }
-    Ok(if sound { Exit::Ok } else { Exit::Failed })
+    Ok(print::audit::exit(&checks))
 }

@@ -1,13 +1,13 @@
-//! `meter versions`: which deliveries the books rest on, and which wait for a person.
+//! `meter versions`: the versions of bills that are booked or on hold.
 
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
+use crate::print;
 use crate::wiring::{self, Open};
 
-/// Which versions.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only this month

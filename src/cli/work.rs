@@ -15,38 +15,36 @@ use jobs::stripe::StripeMode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use super::{BadUsage, Exit};
 use crate::config::Config;
+use crate::exit::{BadUsage, Exit};
 use crate::health::StatsCollector;
 use crate::http::{self, ReadinessProbe, Running, Server};
 use crate::metrics::{Metrics, Sources};
 use crate::queue::{Identity, Queue};
 use crate::wiring::{self, Open};
-use crate::worker::{Kinds, Stopper, Tally, Worker, WorkerSettings, schedule};
+use crate::worker::{Kinds, NewWorker, RunUntil, Stopper, Tally, Worker, WorkerSettings, schedule};
 
-/// Some supervisors signal the process and then its whole group: that is one signal.
+/// Some supervisors signal the process and then its group: within this time that is one signal.
 const SAME_SIGNAL: Duration = Duration::from_millis(200);
-/// At the start a remote database has so long for an answer, and for one of several.
+/// A remote database has this long for an answer at the start, and for all retries.
 const ANSWER: Duration = Duration::from_secs(20);
 const START: Duration = Duration::from_secs(120);
 
-/// What to run, and how much of it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only jobs of these kinds [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<String>,
-    /// Jobs at once [default: queue.concurrency]
+    /// The most jobs at once [default: queue.concurrency]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: Option<u16>,
-    /// Run what is due, and end
+    /// Run the jobs that are due, and exit
     #[arg(long)]
     once: bool,
     /// Leave the schedule to other workers
     #[arg(long)]
     no_schedule: bool,
-    /// Serve status page, metrics and health there instead [default: http.listen]; `off` serves
-    /// nothing
+    /// Address of the status page, metrics and health [default: http.listen]; `off` serves nothing
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
 }
@@ -67,7 +65,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         Some(address) => http::bind(address).await?,
         None => None,
     };
-    // from here on signals are heeded, and whoever asks is told that it waits for the database
+    // from here on signals stop it, and `/readyz` answers that it waits for the database
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let running = Arc::new(OnceLock::new());
     let (stop_serving, stop) = watch::channel(false);
@@ -92,7 +90,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let Some((worker, queue, sources)) = started else {
         tracing::info!("stopped before the database was there");
-        // nothing of what is due was run
+        // no due job was run
         return Ok(if args.once { Exit::Failed } else { Exit::Ok });
     };
     let url = &config.database.url;
@@ -100,12 +98,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         "worker {} runs {} from {url}, {} at once; Ctrl-C stops it",
         worker.id(),
         kinds.names().join(", "),
-        WorkerSettings::new(&config.queue, args.concurrency).concurrency
+        settings(&args, config).concurrency
     );
     if config.exports.is_empty() {
         tracing::warn!("no export is configured, so no bill will be read (see the README's \"Your own bills\")");
     }
-    let grace = WorkerSettings::new(&config.queue, args.concurrency).grace;
+    let grace = settings(&args, config).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
         schedule::tick(&queue, &schedule::table(config), config, &mut schedule::FutureTicks::default()).await?;
@@ -132,12 +130,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     tracing::info!(
         "stopped: {done} done, {retried} to be tried again, {dead} dead or cancelled, {handed_back} handed back"
     );
-    // a worker that was told to stop has done what it should; one that was to run what is due says
-    // how that went
+    // a stopped worker ends well; with --once a dead job is a failure
     Ok(if args.once && dead > 0 { Exit::Failed } else { Exit::Ok })
 }
 
-/// Opens the books, brings them up to date, and makes the worker known to them.
+fn settings(args: &Args, config: &Config) -> WorkerSettings {
+    let until = if args.once { RunUntil::Idle } else { RunUntil::Stopped };
+    WorkerSettings { until, ..WorkerSettings::new(&config.queue, args.concurrency) }
+}
+
+/// Opens and migrates the books, and registers the worker.
 async fn start(
     args: &Args,
     config: &Config,
@@ -145,10 +147,10 @@ async fn start(
     kinds: Kinds,
     metrics: Metrics,
 ) -> anyhow::Result<(Worker, Queue, Sources)> {
-    let books = in_spite_of_a_full_disk(|| wiring::open_books(config, Open::CREATE)).await?;
+    let books = retry_while_full(|| wiring::open_books(config, Open::CREATE)).await?;
     if !books.is_local() {
-        // a server that takes a connection and says nothing would be waited for as a booking is:
-        // for minutes, each time
+        // a server that accepts a connection and never answers would otherwise block for minutes at
+        // each try
         let readiness = wiring::open_books(config, Open::CREATE.within(ANSWER)).await?;
         let answers = tokio::time::timeout(START, retry_until_up(|| readiness.schema_version()));
         answers.await.map_err(|_| anyhow!("the database {} gives no answer", config.database.url))??;
@@ -157,9 +159,9 @@ async fn start(
     if !applied.is_empty() {
         tracing::info!("the database's schema was brought up to date: {}", applied.join(", "));
     }
-    let queue = in_spite_of_a_full_disk(|| wiring::open_queue(config, Open::CREATE)).await?;
+    let queue = retry_while_full(|| wiring::open_queue(config, Open::CREATE)).await?;
     let context = wiring::worker_context(config, books).await?;
-    let who = Identity {
+    let identity = Identity {
         host: gethostname::gethostname().to_string_lossy().into_owned(),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -172,15 +174,15 @@ async fn start(
             StripeMode::DryRun => None,
         },
     };
-    let policy = WorkerSettings::new(&config.queue, args.concurrency);
-    let worker = Worker::new(queue.clone(), kinds, policy, context, who, metrics, args.once);
+    let settings = settings(args, config);
+    let worker = Worker::new(NewWorker { queue: queue.clone(), context, kinds, settings, identity, metrics });
     retry_until_up(|| worker.register()).await?;
     Ok((worker, queue, sources))
 }
 
-/// Where to serve, if anywhere.
-fn listen(said: Option<&str>, config: &Config) -> anyhow::Result<Option<SocketAddr>> {
-    match said {
+/// The address to serve at, if any.
+fn listen(argument: Option<&str>, config: &Config) -> anyhow::Result<Option<SocketAddr>> {
+    match argument {
         None => Ok(config.http.address()),
         Some("off") => Ok(None),
         Some(text) => {
@@ -190,29 +192,27 @@ fn listen(said: Option<&str>, config: &Config) -> anyhow::Result<Option<SocketAd
     }
 }
 
-/// Readings of bills that one worker process may have under way.
+/// The most bills and parts that one worker reads at once.
 pub(super) fn reads_at_once(config: &Config) -> usize {
     let kinds = [(IngestCur::KIND, IngestCur::MAX_CONCURRENT), (IngestPart::KIND, IngestPart::MAX_CONCURRENT)];
     kinds.iter().map(|(kind, own)| config.queue.max_concurrent.get(*kind).map_or(*own, |n| usize::from(*n))).sum()
 }
 
-/// Starts in spite of a database that is locked or not reachable for a while, as when the whole
-/// machine starts.
+/// Retries while the database is locked or unreachable, as when the whole machine starts.
 async fn retry_until_up<T, F>(step: impl FnMut() -> F) -> Result<T, BooksError>
 where
     F: Future<Output = Result<T, BooksError>>,
 {
-    step.retry(waits()).when(BooksError::is_retryable).notify(tell_once()).await
+    step.retry(waits()).when(BooksError::is_retryable).notify(warn_once()).await
 }
 
-/// Opens in spite of a disk that is full or a file that is locked for a while; a place that is none
-/// is a fault at once.
-async fn in_spite_of_a_full_disk<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
+/// Retries while the disk is full or the file is locked; other errors are final.
+async fn retry_while_full<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
     let passes = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(BooksError::Full | BooksError::Locked));
-    open.retry(waits()).when(passes).notify(tell_once()).await
+    open.retry(waits()).when(passes).notify(warn_once()).await
 }
 
 fn waits() -> ExponentialBuilder {
@@ -223,11 +223,11 @@ fn waits() -> ExponentialBuilder {
         .with_jitter()
 }
 
-/// Says once why the start takes longer.
-fn tell_once<E: std::fmt::Display>() -> impl FnMut(&E, Duration) {
-    let mut told = false;
+/// Logs once why the start takes longer.
+fn warn_once<E: std::fmt::Display>() -> impl FnMut(&E, Duration) {
+    let mut warned = false;
     move |error, _| {
-        if !std::mem::replace(&mut told, true) {
+        if !std::mem::replace(&mut warned, true) {
             tracing::warn!("cannot start yet, trying for some minutes: {error}");
         }
     }

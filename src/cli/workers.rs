@@ -1,20 +1,20 @@
-//! `meter workers`: the worker processes, as they last spoke.
+//! `meter workers`: the worker processes, as of their last heartbeat.
 
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::{Exit, print};
 use crate::config::Config;
+use crate::exit::Exit;
 use crate::format::ago;
+use crate::print;
 use crate::queue::WorkerRow;
 use crate::wiring::{self, Open};
 
-/// How to show it.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Also those that have stopped
+    /// Also stopped workers
     #[arg(long)]
     all: bool,
     /// Print as JSON

@@ -1,24 +1,24 @@
-//! What needs a person. The limits are those of the alert rules in `dashboards/prometheus/rules`,
-//! and the sections of the runbook are named after them.
+//! Finds what needs attention. The limits are those of the alert rules in
+//! `dashboards/prometheus/rules`; the sections of the runbook have the names of the alerts.
 
 use jiff::SignedDuration;
 
 use super::overview::{BillingMode, Finding, Overview, Severity};
 use crate::format::{ago, quantity, span};
-use crate::queue::{State, WorkerState};
+use crate::queue::{JobState, WorkerState};
 
-/// A version of a bill comes up to three times a day; this long without one is no accident.
+/// AWS delivers a bill up to three times a day.
 pub(crate) const BILL_STALE: SignedDuration = SignedDuration::from_hours(36);
-/// Usage of a day shows within a day, or two.
+/// Usage of a day is in the bill after one or two days.
 const USAGE_STALE: SignedDuration = SignedDuration::from_hours(72);
 /// The audit runs daily.
 const AUDIT_LATE: SignedDuration = SignedDuration::from_hours(48);
-/// A due job should not wait so long for a worker.
+/// A due job should wait for a worker for less than this.
 const STUCK: SignedDuration = SignedDuration::from_mins(15);
 const STUCK_BILL: SignedDuration = SignedDuration::from_hours(2);
 /// TURN periods are closed every five minutes.
 const TURN_LATE: SignedDuration = SignedDuration::from_mins(30);
-/// Longer unconfirmed than any hiccup takes.
+/// Short outages end sooner.
 const UNCONFIRMED_LONG: SignedDuration = SignedDuration::from_hours(1);
 /// Totals decide within three days.
 const UNDECIDED: SignedDuration = SignedDuration::from_hours(4 * 24);
@@ -29,7 +29,7 @@ const NEAR_LIMIT: SignedDuration = SignedDuration::from_hours(25 * 24);
 const NOTIFICATION_LATE: SignedDuration = SignedDuration::from_hours(1);
 /// Less free space than this is too little for a booking of a large bill.
 pub(crate) const LITTLE_SPACE: u64 = 1 << 30;
-/// A run that goes on may take so long.
+/// A kind with a running job is late only after this time.
 const LONG_RUN: SignedDuration = SignedDuration::from_hours(2);
 /// Kinds that the schedule runs every few minutes, and how late their last success may be.
 const OFTEN: [(&str, SignedDuration); 4] = [
@@ -42,7 +42,8 @@ const OFTEN: [(&str, SignedDuration); 4] = [
 const HOURLY: [&str; 3] = ["sync_stripe", "reconcile_stripe", "roll_counters"];
 const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
-/// The alerts that a check can raise, each as bad as in `dashboards/prometheus/rules/alerts.yml`; a test compares.
+/// The alerts that a check can raise, with the severities of
+/// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
 pub const ALERTS: [(&str, Severity); 23] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
@@ -69,7 +70,7 @@ pub const ALERTS: [(&str, Severity); 23] = [
     ("MeterVersionOnHold", Severity::Warning),
 ];
 
-/// Looks through an overview. Pure.
+/// Runs all checks on an overview. Pure.
 pub(super) fn run(s: &Overview) -> Vec<Finding> {
     let mut found = vec![];
     let mut add = |alert, what: String, act: &str| {
@@ -78,7 +79,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         found.push(Finding { severity, alert, what, act: act.to_owned() });
     };
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
-    for (check, count) in s.audit.violations.iter().filter(|(_, n)| **n > 0) {
+    for (check, count) in s.audit.broken() {
         let what = format!("the books break the rule `{check}` in {count} place(s)");
         add("MeterBooksViolated", what, "meter verify");
     }
@@ -86,13 +87,12 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
         let what = format!("the books were last audited {}", s.audit.at.map_or(String::new(), |at| ago(at, s.at)));
         add("MeterBooksNotVerified", what, "meter enqueue verify_books --wait");
     }
-    let workers = |state| s.queue.workers.get(&state).copied().unwrap_or(0);
-    if workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
+    if s.workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
         add("MeterDown", "no worker is running".into(), "meter work");
     }
     bills(s, &mut add);
     for (kind, of) in &s.queue.kinds {
-        if let Some(dead) = of.states.get(&State::Dead).filter(|n| **n > 0) {
+        if let Some(dead) = of.states.get(&JobState::Dead).filter(|n| **n > 0) {
             let what = format!("{dead} job(s) of {kind} are dead");
             add("MeterDeadJobs", what, &format!("meter jobs list --state dead --kind {kind}"));
         }
@@ -105,12 +105,12 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     }
     overdue(s, &mut add);
     if let Some(at) = s.books.turn_overdue_since.filter(|at| since(*at) > TURN_LATE) {
-        let what = format!("a TURN period has been over for {} and is not closed", span(since(at)));
+        let what = format!("a TURN period ended {} ago and is not closed", span(since(at)));
         add("MeterTurnPeriodsOverdue", what, "meter run roll-periods");
     }
     let attention = s.queue.kinds.iter().filter(|(_, of)| of.attention);
     for (kind, _) in attention {
-        let what = format!("the newest run of {kind} that was done found something for a person");
+        let what = format!("the report of the newest done run of {kind} needs attention");
         add("MeterAttention", what, &format!("meter jobs list --attention --kind {kind}"));
     }
     let unknown = s.customers.unknown.iter().filter(|(_, used)| !used.is_zero());
@@ -125,7 +125,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     stripe(s, &mut add);
     let notifications = &s.books.notifications;
     if !s.notifications_go_out {
-        // kept until somebody names a receiver
+        // they are kept until notifications.url is set
     } else if notifications.dead > 0 {
         let what = format!("{} notification(s) to the web backend were given up", notifications.dead);
         add("MeterNotificationsFailing", what, "meter notifications list --state dead");
@@ -141,17 +141,17 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     found
 }
 
-/// Kinds of which none was done for too long; of one that never was, the oldest worker's age
-/// counts, as in the alerts.
+/// Kinds without a success for too long. For a kind without any success the age of the oldest
+/// worker counts, as in the alerts.
 fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     let often = OFTEN.map(|(kind, late)| (kind, late, "MeterJobOverdue"));
     let hourly = HOURLY.map(|kind| (kind, HOURLY_LATE, "MeterJobLate"));
-    // without a worker that is the finding
+    // without a worker MeterDown is the finding
     let Some(working_since) = s.queue.working_since else { return };
     for (kind, late, alert) in often.into_iter().chain(hourly) {
         let Some(of) = s.queue.kinds.get(kind).filter(|_| s.queue.scheduled.contains(kind)) else { continue };
-        // the first push of a large account, or a large bill, takes its time
-        let runs = of.states.get(&State::Running).is_some_and(|n| *n > 0);
+        // the first push of a large account and a large bill take long
+        let runs = of.states.get(&JobState::Running).is_some_and(|n| *n > 0);
         let late = if runs { late.max(LONG_RUN) } else { late };
         if s.at.duration_since(of.last_done.unwrap_or(working_since)) > late {
             let what = match of.last_done {
@@ -171,12 +171,12 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             add("MeterBillStale", what, "meter jobs list --kind ingest_cur; meter versions");
         }
         if let Some(age) = bill.usage_through.map(|at| s.at.duration_since(at)).filter(|age| *age > USAGE_STALE) {
-            let what = format!("AWS has told of payer {payer}'s usage only up to {} ago", span(age));
+            let what = format!("the bills of payer {payer} include usage only through {} ago", span(age));
             add("MeterUsageStale", what, "meter versions; meter usage");
         }
         if bill.on_hold > 0 {
             let because = bill.hold_reason.as_deref().unwrap_or_default();
-            let what = format!("{} version(s) of payer {payer}'s bill wait for a person: {because}", bill.on_hold);
+            let what = format!("{} version(s) of payer {payer}'s bill are on hold: {because}", bill.on_hold);
             add("MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
@@ -200,7 +200,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         );
         add("MeterEventUndecided", what, "meter events list --state unconfirmed; meter reconcile");
     } else if let Some(at) = stripe.oldest_unconfirmed_at.filter(|at| since(*at) > UNCONFIRMED_LONG) {
-        let what = format!("nobody has known for {} whether Stripe took an event", span(since(at)));
+        let what = format!("it has been unknown for {} whether Stripe took an event", span(since(at)));
         add("MeterEventUnconfirmed", what, "meter events list --state unconfirmed");
     }
     let lacks = match s.billing {
@@ -210,18 +210,18 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         }
         _ => None,
     };
-    if let Some((why, act)) = lacks.filter(|_| stripe.events.get("settled").is_some_and(|n| *n > 0)) {
+    if let Some((why, act)) = lacks.filter(|_| s.events("settled") > 0) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
         add("MeterStripeDryRun", what, act);
     }
     for reason in ["currency", "too_large", "no_meter"] {
         if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
-            let what = format!("{deferred} amount(s) are deferred until somebody acts: {reason}");
+            let what = format!("{deferred} amount(s) are deferred until a person acts: {reason}");
             add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
-    if let Some(refused) = stripe.events.get("refused").filter(|n| **n > 0) {
-        let what = format!("Stripe refused {refused} event(s)");
+    if s.events("refused") > 0 {
+        let what = format!("Stripe refused {} event(s)", s.events("refused"));
         add("MeterEventRefused", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();
@@ -302,7 +302,7 @@ mod tests {
         s.queue.kinds.get_mut(name).unwrap()
     }
 
-    /// Each finding, what brings it about, and what is just not enough to.
+    /// Each finding, a change that causes it, and a change that is just not enough.
     const CASES: [(&str, Change, Change); 26] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (
@@ -397,10 +397,10 @@ mod tests {
         (
             "MeterDeadJobs",
             |s| {
-                kind(s, "push_stripe").states.insert(State::Dead, 1);
+                kind(s, "push_stripe").states.insert(JobState::Dead, 1);
             },
             |s| {
-                kind(s, "push_stripe").states.insert(State::Retrying, 1);
+                kind(s, "push_stripe").states.insert(JobState::Retrying, 1);
             },
         ),
         (
@@ -413,7 +413,7 @@ mod tests {
             |s| kind(s, "roll_periods").last_done = hours(1),
             |s| {
                 kind(s, "push_stripe").last_done = hours(2);
-                kind(s, "push_stripe").states.insert(State::Running, 1);
+                kind(s, "push_stripe").states.insert(JobState::Running, 1);
             },
         ),
         (

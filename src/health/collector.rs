@@ -1,10 +1,9 @@
-//! Reads an overview, and keeps the last reading, so that a scrape or a page never waits for a
-//! query.
+//! Reads overviews and keeps the last one, so that no scrape and no page waits for a query.
 //!
-//! What it may cost is bounded: a half is read again after `http.snapshot_seconds` at the soonest,
-//! and never before fifty times as long has passed as reading it took (2 % of the time). On a
-//! remote database, where each row that is read is paid for, what looks at every customer is read
-//! twenty times less often. It has a connection of its own, so that it holds up no booking.
+//! The cost is bounded: each half is read again after `http.snapshot_seconds` at the earliest, and
+//! after fifty times the duration of its last reading (2 % of the time). A remote database charges
+//! for each row that is read, so figures of all customers are read twenty times less often there.
+//! The collector has a connection of its own, so that it delays no booking.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -22,30 +21,30 @@ use crate::config::Config;
 use crate::queue::{Clock, Counts, Queue, QueueStats};
 use crate::wiring::{self, Open};
 
-/// A half is read again after so many times as long as reading it took.
+/// The pause after a reading, as a multiple of its duration.
 const IDLE_FACTOR: u32 = 50;
-/// How much less often every customer is looked at on a remote database.
+/// How much less often the slow figures of a remote database are read.
 const REMOTE_FACTOR: u32 = 20;
 
-/// Nobody asks for longer than this, and it is read all the same: the first who comes back finds no
-/// old figures.
+/// Without requests an overview is read after this time, so that the next request finds no old
+/// figures.
 const IDLE: Duration = Duration::from_secs(300);
-/// After a failure it is tried again so soon, whatever the failure took.
+/// The shortest pause after a failure.
 const AGAIN: Duration = Duration::from_secs(30);
-/// A remote database has so long to answer; figures are no booking.
+/// A remote database has this long to answer.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// What looks at every customer and every job that is over.
+/// Figures of every customer and every finished job.
 #[derive(Clone, Debug)]
 struct SlowStats {
     customers: CustomersStanding,
-    over: Counts,
+    finished: Counts,
     at: Timestamp,
     took: Duration,
     read: Instant,
 }
 
-/// Reads, and keeps what was read; cheap to clone.
+/// Reads overviews and keeps the last one; cheap to clone.
 #[derive(Clone)]
 pub struct StatsCollector(Arc<Inner>);
 
@@ -65,8 +64,8 @@ impl std::fmt::Debug for StatsCollector {
 }
 
 impl StatsCollector {
-    /// One that connects, with a connection of its own, when it first reads.
-    /// `kinds` are shown even when they have no job; `scheduled` are those that some schedule enqueues.
+    /// A collector that connects when it first reads. `kinds` are shown even without a job; some
+    /// schedule enqueues the `scheduled` ones.
     pub fn new(config: &Config, kinds: Vec<&'static str>, scheduled: BTreeSet<String>) -> Self {
         Self(Arc::new(Inner {
             config: config.clone(),
@@ -102,12 +101,12 @@ impl StatsCollector {
     async fn slow(&self, now: Timestamp) -> anyhow::Result<SlowStats> {
         let began = Instant::now();
         let customers = self.books().await?.customers_standing(now).await?;
-        let over = self.queue().await?.over().await?;
-        Ok(SlowStats { customers, over, at: now, took: began.elapsed(), read: Instant::now() })
+        let finished = self.queue().await?.finished().await?;
+        Ok(SlowStats { customers, finished, at: now, took: began.elapsed(), read: Instant::now() })
     }
 
-    /// The books, of the payers that bills are still read of: an account that was closed for good
-    /// is nobody's worry, and one of which nothing ever came is.
+    /// The figures of the books, with exactly the configured payers: a closed account is left out,
+    /// and a payer without any bill is there.
     async fn books_stats(&self, now: Timestamp) -> anyhow::Result<BooksStanding> {
         let mut found = self.books().await?.books_standing(now).await?;
         let payers: Vec<&String> = self.0.config.exports.iter().map(|e| &e.payer).collect();
@@ -122,7 +121,7 @@ impl StatsCollector {
         let Inner { config, kinds, scheduled, .. } = &*self.0;
         let began = Instant::now();
         let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
-        let queue = self.queue().await?.stats(kinds, &slow.over, lease).await?;
+        let queue = self.queue().await?.stats(kinds, &slow.finished, lease).await?;
         let audit = self.books().await?.last_audit().await?;
         let mut overview = Overview {
             at: now,
@@ -144,14 +143,14 @@ impl StatsCollector {
         Ok(overview)
     }
 
-    /// The last reading, if there is one; asks for a newer one, and does not wait for it.
+    /// The last reading, if there is one. Requests a newer one without waiting for it.
     pub fn last(&self) -> Option<Arc<Overview>> {
         self.0.asked.notify_one();
         self.0.last.read().ok().and_then(|last| last.clone())
     }
 
-    /// Reads whenever somebody asks, as often as is allowed, for as long as the process lives.
-    /// `on_failure` is called for each reading that fails.
+    /// Serves the requests of [`Self::last`], as often as the cost allows, and never ends. Calls
+    /// `on_failure` for each failed reading.
     pub async fn run(self, on_failure: impl Fn()) {
         let (mut slow, mut failing) = (None::<SlowStats>, false);
         loop {
@@ -200,7 +199,7 @@ fn billing_mode(config: &Config, of_a_demo: bool) -> BillingMode {
     }
 }
 
-/// Bytes that are free for us where a file lies or will lie.
+/// Free bytes on the disk of a file, which need not exist yet.
 pub(crate) fn free_bytes_beside(file: &Path) -> Option<u64> {
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let found = nix::sys::statvfs::statvfs(folder).ok()?;

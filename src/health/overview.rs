@@ -2,43 +2,99 @@
 
 use std::collections::BTreeMap;
 
-use books::audit::stats::{BooksStanding, CustomersStanding};
+use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
+use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::queue::QueueStats;
+use crate::queue::{JobState, QueueStats, WorkerState};
 
-/// One reading.
+/// One reading of everything.
 #[derive(Clone, Debug, Serialize)]
 pub struct Overview {
     pub at: Timestamp,
     #[serde(skip)]
     pub took: SignedDuration,
-    /// Where the books are; never with a token.
+    /// The address of the books; never with a token.
     pub database: String,
-    /// Free bytes where a local database lies.
+    /// Free bytes on the disk of a local database.
     pub free_bytes: Option<u64>,
     pub billing: BillingMode,
-    /// Whether notifications to the web backend have somewhere to go.
+    /// Whether notifications are sent to the web backend.
     pub notifications_go_out: bool,
     pub books: BooksStanding,
-    /// What must look at every customer.
+    /// Figures of all customers, which are read less often.
     pub customers: CustomersStanding,
     pub customers_at: Timestamp,
     pub queue: QueueStats,
     /// The audit of the books.
     pub audit: LastAudit,
-    /// What needs a person, the worst first.
+    /// What needs attention, the worst first.
     pub findings: Vec<Finding>,
 }
 
-/// Where what is billed goes.
+/// What `meter status` and the pages print before the first bill.
+pub(crate) const NO_BILL: &str = "No bill is booked yet: `meter ingest` reads the newest one.";
+/// What they print while nothing receives notifications.
+pub(crate) const NO_WEBHOOK: &str = "notifications.url is not set";
+
+impl Overview {
+    /// The bills of payers that have a booked one.
+    pub(crate) fn bills(&self) -> impl Iterator<Item = &BillStanding> {
+        // without a booked bill there is no month
+        self.books.bills.iter().filter(|bill| !bill.month.is_empty())
+    }
+
+    /// Versions of bills that are on hold.
+    pub(crate) fn versions_on_hold(&self) -> i64 {
+        self.books.bills.iter().map(|bill| bill.on_hold).sum()
+    }
+
+    /// Jobs of all kinds in a state.
+    pub(crate) fn jobs(&self, state: JobState) -> i64 {
+        self.queue.kinds.values().filter_map(|kind| kind.states.get(&state)).sum()
+    }
+
+    /// Worker processes in a state.
+    pub(crate) fn workers(&self, state: WorkerState) -> i64 {
+        self.queue.workers.get(&state).copied().unwrap_or(0)
+    }
+
+    /// Events for Stripe in a state, or in one of the group `settled`.
+    pub(crate) fn events(&self, state: &str) -> i64 {
+        self.books.stripe.events.get(state).copied().unwrap_or(0)
+    }
+
+    /// Amounts that wait in the books to be carried forward.
+    pub(crate) fn deferred(&self) -> i64 {
+        self.customers.deferred.values().sum()
+    }
+
+    /// Meters of which Stripe's totals differ, and by how much.
+    pub(crate) fn drifts(&self) -> impl Iterator<Item = (&String, Quantity)> {
+        self.customers.drift.iter().filter(|(_, drift)| !drift.is_zero()).map(|(meter, drift)| (meter, *drift))
+    }
+
+    /// Notifications that are kept because nothing receives them.
+    pub(crate) fn kept_notifications(&self) -> i64 {
+        self.books.notifications.pending + self.books.notifications.dead
+    }
+}
+
+impl LastAudit {
+    /// The rules that are broken, and in how many places.
+    pub(crate) fn broken(&self) -> impl Iterator<Item = (&String, i64)> {
+        self.violations.iter().filter(|(_, n)| **n > 0).map(|(rule, n)| (rule, *n))
+    }
+}
+
+/// Where billed usage goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BillingMode {
     /// No meter is billed.
     Off,
-    /// There is no key: what would be sent is shown.
+    /// There is no key, so nothing is sent.
     DryRun,
     /// Books of `meter demo`, and no key.
     Demo,
@@ -59,7 +115,6 @@ impl BillingMode {
         }
     }
 
-    /// For people.
     pub fn words(self) -> &'static str {
         match self {
             Self::Off => "nothing is billed",
@@ -75,7 +130,7 @@ impl BillingMode {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LastAudit {
     pub at: Option<Timestamp>,
-    /// How often each rule was broken.
+    /// In how many places each rule is broken.
     pub violations: BTreeMap<String, i64>,
 }
 
@@ -83,17 +138,17 @@ pub struct LastAudit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Something is wrong with the books or nothing moves.
+    /// The books are wrong, or no work is done.
     Critical,
-    /// A person should decide or mend something.
+    /// A person should decide or repair something.
     Warning,
 }
 
-/// Something that needs a person.
+/// Something that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
-    /// The section of the runbook, which has the alert's name: `MeterBillStale`.
+    /// The name of the alert and of its section in the runbook: `MeterBillStale`.
     pub alert: &'static str,
     pub what: String,
     pub act: String,

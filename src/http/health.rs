@@ -1,52 +1,21 @@
-//! Whether a worker is alive and can work: what it says of itself, and how `meter health` asks it.
+//! Health: what `/readyz` answers, and the client of `meter health`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use books::Database;
 use jiff::Timestamp;
-use tokio::sync::OnceCell;
 
-use super::{Shared, books_id};
-use crate::config::Config;
-use crate::wiring::{self, Open};
+use super::readiness::READY_WAIT;
+use super::server::Shared;
 use crate::worker::Phase;
 
-/// The database has so long to answer whether it is there.
-const READY_WAIT: Duration = Duration::from_secs(2);
-/// The schedule is looked at several times a minute.
+/// The schedule is checked several times a minute.
 const SCHEDULE_LATE: i64 = 120;
 
-/// A connection on which nobody waits but who asks whether the database answers: leases and pages
-/// have others.
-#[derive(Debug)]
-pub struct ReadinessProbe {
-    config: Config,
-    books: OnceCell<Database>,
-}
-
-impl ReadinessProbe {
-    /// One that connects when it is first asked.
-    pub fn new(config: &Config) -> Self {
-        Self { config: config.clone(), books: OnceCell::new() }
-    }
-
-    /// Which books these are, as [`books_id`] says it: a file has its name once it is there.
-    fn books_id(&self) -> String {
-        books_id(&self.config)
-    }
-
-    async fn schema_version(&self) -> anyhow::Result<i64> {
-        let open = async || wiring::open_books(&self.config, Open::NOT_NEWER.within(READY_WAIT)).await;
-        Ok(self.books.get_or_try_init(open).await?.schema_version().await?)
-    }
-}
-
-/// Whether work can be done here, and what is in its way.
+/// Whether this worker can work, and what prevents it.
 pub(super) async fn ready(State(server): Shared) -> Response {
     let mut lines = vec![];
     let database = tokio::time::timeout(READY_WAIT, server.readiness.schema_version()).await;
@@ -63,10 +32,10 @@ pub(super) async fn ready(State(server): Shared) -> Response {
     });
     lines.push(if server.keeps_schedule {
         let silent = Timestamp::now().as_second() - server.metrics.last_check();
-        let what = format!("schedule: last looked at {silent} s ago");
+        let what = format!("schedule: last checked {silent} s ago");
         (
             silent < SCHEDULE_LATE,
-            if server.metrics.last_check() == 0 { "schedule: not looked at yet".into() } else { what },
+            if server.metrics.last_check() == 0 { "schedule: not checked yet".into() } else { what },
         )
     } else {
         (true, "schedule: left to other workers".into())
@@ -85,10 +54,9 @@ pub(super) async fn ready(State(server): Shared) -> Response {
     (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
 }
 
-/// Asks a worker for its health, as `meter health` does. Returns what it said, and whether it is
-/// ready.
+/// Asks a worker whether it is ready. Returns that, and its answer.
 pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
-    // whoever listens everywhere is asked here
+    // a worker that listens on all addresses is asked at this machine's own
     let mut address = address;
     if address.ip().is_unspecified() {
         let here: std::net::IpAddr = match address {
@@ -98,7 +66,7 @@ pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
         address.set_ip(here);
     }
     let client = hyper::Client::builder().build_http::<hyper::Body>();
-    let mut said = String::new();
+    let mut answer_text = String::new();
     for path in ["healthz", "readyz"] {
         let uri: hyper::Uri = format!("http://{address}/{path}").parse()?;
         let asked = tokio::time::timeout(READY_WAIT * 2, async {
@@ -114,10 +82,10 @@ pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
                 cause.map_or(String::new(), ToString::to_string)
             )
         })?;
-        said = String::from_utf8_lossy(&body).trim_end().to_owned();
+        answer_text = String::from_utf8_lossy(&body).trim_end().to_owned();
         if !status.is_success() {
-            return Ok((false, said));
+            return Ok((false, answer_text));
         }
     }
-    Ok((true, said))
+    Ok((true, answer_text))
 }

@@ -1,5 +1,5 @@
-//! The gauges of the books: one table of names, filled anew from each snapshot, so that a scrape
-//! sees one moment and never half of two.
+//! The gauges of the books: one table of names, filled from one snapshot at each scrape, so that
+//! all gauges are of the same moment.
 
 use std::collections::BTreeMap;
 
@@ -15,42 +15,38 @@ use crate::health::{BillingMode, Overview};
 /// Name, help, labels.
 const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
-    (
-        "meter_snapshot_customers_timestamp_seconds",
-        "When those of them were read that rest on a look at every customer.",
-        &[],
-    ),
+    ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
     ("meter_jobs", "Jobs in the queue.", &["kind", "state"]),
-    ("meter_job_oldest_waiting_seconds", "For how long the job has been due that waits longest.", &["kind"]),
+    ("meter_job_oldest_waiting_seconds", "How long the longest waiting job has been due.", &["kind"]),
     ("meter_job_last_success_timestamp_seconds", "When a job of this kind was last done; 0: never.", &["kind"]),
-    ("meter_job_attention", "1: the newest done run of this kind found something for a person.", &["kind"]),
+    ("meter_job_attention", "1: the report of the newest done run of this kind needs attention.", &["kind"]),
     ("meter_workers", "Worker processes.", &["state"]),
     ("meter_schedule_last_tick_timestamp_seconds", "The newest tick that was enqueued.", &["schedule"]),
     ("meter_bill_delivered_timestamp_seconds", "When AWS made the newest version that is booked.", &["payer"]),
-    ("meter_bill_usage_through_timestamp_seconds", "Up to when the booked bills tell of usage.", &["payer"]),
+    ("meter_bill_usage_through_timestamp_seconds", "The booked bills include usage through this time.", &["payer"]),
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
     ("meter_bill_matched_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
-    ("meter_bill_versions_on_hold", "Versions of bills that wait for a person.", &["payer"]),
+    ("meter_bill_versions_on_hold", "Versions of bills that are on hold.", &["payer"]),
     ("meter_ledger_entries", "Entries of the ledger.", &[]),
-    ("meter_books_violations", "What broke a rule of the books at the last audit; must be 0.", &["check"]),
+    ("meter_books_violations", "Places that broke a rule of the books at the last audit; must be 0.", &["check"]),
     ("meter_books_verified_timestamp_seconds", "When the last audit was; 0: never.", &[]),
     ("meter_customers", "Customers.", &["status"]),
     ("meter_entitlements", "Customers by what was decided for the meter.", &["meter", "decision"]),
     ("meter_usage_month_units", "Usage booked for the current month.", &["meter", "attribution"]),
-    ("meter_usage_month_booked_ratio", "How much of the current month bills tell of.", &["meter"]),
+    ("meter_usage_month_booked_ratio", "The share of the current month that is booked.", &["meter"]),
     ("meter_usage_unknown_customer_units", "Usage of two months under ids that no customer has a row for.", &["meter"]),
     ("meter_usage_day_units", "Usage booked for each of the last 35 days.", &["meter", "day", "attribution"]),
     ("meter_turn_allocations_used", "TURN credentials handed out in current billing periods.", &[]),
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
-    ("meter_turn_oldest_overdue_seconds", "For how long the oldest TURN period is over that is not closed.", &[]),
-    ("meter_stripe_mode", "1 for where money goes: nowhere, a dry run, a test or the live account.", &["mode"]),
+    ("meter_turn_oldest_overdue_seconds", "How long ago the oldest TURN period ended that is not closed.", &[]),
+    ("meter_stripe_mode", "1 for the mode of billing: off, dry run, demo, test or live account.", &["mode"]),
     ("meter_stripe_events", "Amounts to be sent to Stripe.", &["state"]),
     ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
     ("meter_stripe_oldest_unconfirmed_seconds", "For how long the oldest unconfirmed one has been unconfirmed.", &[]),
     ("meter_stripe_drift_units", "How far Stripe's totals are from what they should be.", &["meter"]),
-    ("meter_stripe_alarms", "Totals that a person must look at.", &[]),
+    ("meter_stripe_alarms", "Totals that need attention.", &[]),
     ("meter_stripe_deferred", "Amounts that wait in the books to be carried forward.", &["reason"]),
     ("meter_stripe_deferred_units", "How much that is.", &["meter"]),
     ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
@@ -60,7 +56,7 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_database_free_bytes", "Free space where a local database lies.", &[]),
 ];
 
-/// The table, for whoever compares it.
+/// The table, for comparison with the documents.
 pub(super) fn described() -> impl Iterator<Item = Described> {
     TABLE.iter().map(|(name, _, labels)| {
         let mut labels: Vec<String> = labels.iter().map(|l| (*l).to_owned()).collect();
@@ -75,7 +71,7 @@ struct Board {
     gauges: BTreeMap<&'static str, GaugeVec>,
 }
 
-/// A number as Prometheus keeps it; what is exact is in the books.
+/// A number as Prometheus keeps it; the books have the exact one.
 fn number(value: impl std::fmt::Display) -> f64 {
     value.to_string().parse().unwrap_or(f64::NAN)
 }
@@ -122,7 +118,7 @@ pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<V
         board.set("meter_books_violations", &[check], count)?;
     }
     let notifications = &overview.books.notifications;
-    // without a receiver they only wait to be asked for
+    // without a receiver none is sent
     let (pending, dead, unsent) = match overview.notifications_go_out {
         true => (notifications.pending, notifications.dead, 0),
         false => (0, 0, notifications.pending + notifications.dead),
@@ -148,7 +144,7 @@ fn queue(board: &Board, overview: &Overview) -> prometheus::Result<()> {
         }
         board.age("meter_job_oldest_waiting_seconds", &[name], kind.waiting_since, overview.at)?;
         board.set("meter_job_attention", &[name], u8::from(kind.attention))?;
-        // of what nobody enqueues there is no success to wait for
+        // a kind without a schedule has no success to wait for
         if overview.queue.scheduled.contains(name) {
             board.at("meter_job_last_success_timestamp_seconds", &[name], kind.last_done)?;
         }

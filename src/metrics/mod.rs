@@ -1,5 +1,5 @@
-//! The Prometheus registry: what this process counts, and the gauges of the books. docs/metrics.md
-//! explains each; a test compares.
+//! The Prometheus registry: counters of this process, and gauges of the books. docs/metrics.md
+//! explains each; a test compares them.
 //!
 //! Labels are bounded: kinds, states, meters, payers, days. Never a customer, a tag's value or
 //! anything secret.
@@ -21,13 +21,12 @@ use prometheus::{
 pub use self::reports::RecordMetrics;
 use crate::health::Overview;
 
-/// Upper bounds of how long runs take, in seconds: from a tick that finds nothing to a bill of an
-/// hour.
+/// Buckets for durations of runs, in seconds: from a tick without work to a bill of an hour.
 const SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
-/// How a run may end, as `meter_job_runs_total` calls it.
+/// Outcomes of a run in `meter_job_runs_total`.
 const OUTCOMES: [&str; 8] = ["done", "attention", "retry", "waiting", "dead", "cancelled", "handed_back", "lost"];
 
-/// A metric, for whoever compares it with what is written about it.
+/// A metric, for comparison with the documents.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Described {
     pub name: String,
@@ -36,7 +35,7 @@ pub struct Described {
     pub labels: Vec<String>,
 }
 
-/// What this process counts; cheap to clone.
+/// The counters of this process; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Counters>);
 
@@ -70,7 +69,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// Registers, and keeps what was registered.
+/// Registers metrics, and remembers their descriptions.
 #[derive(Default)]
 struct Register {
     registry: Registry,
@@ -131,7 +130,7 @@ impl Metrics {
         let outcomes = ["applied", "on_hold", "unchanged", "older", "no_bill", "would_apply", "would_hold"];
         let last_check = IntGauge::new(
             "meter_scheduler_last_check_timestamp_seconds",
-            "When this process last looked whether something is due; 0: it leaves the schedule to others.",
+            "When this process last checked the schedule; 0: it leaves the schedule to other workers.",
         )?;
         let counters = Counters {
             runs,
@@ -181,7 +180,7 @@ impl Metrics {
         Ok(Self(Arc::new(counters)))
     }
 
-    /// Every metric of the product there is, but for `process_…`.
+    /// Every metric except `process_…`.
     pub fn described(&self) -> Vec<Described> {
         let mut all = self.0.described.clone();
         all.extend(gauges::described());
@@ -189,29 +188,27 @@ impl Metrics {
         all
     }
 
-    /// Notes how a run ended, how long it took, and how long its job had waited.
+    /// Counts a run, with its duration and the wait before it.
     pub(crate) fn ran(&self, kind: &str, outcome: &str, took: Duration, waited: Duration) {
         self.0.runs.with_label_values(&[kind, outcome]).inc();
         self.0.run_duration.with_label_values(&[kind]).observe(took.as_secs_f64());
         self.0.wait_duration.with_label_values(&[kind]).observe(waited.as_secs_f64());
     }
 
-    /// Notes jobs that were taken away from a silent worker.
     pub(crate) fn leases_expired(&self, jobs: u64) {
         self.0.lease_expiries.inc_by(jobs);
     }
 
-    /// Notes that the schedule was looked at.
+    /// Records a check of the schedule.
     pub(crate) fn schedule_checked(&self, now: jiff::Timestamp) {
         self.0.last_check.set(now.as_second());
     }
 
-    /// When the schedule was last looked at by this process, in seconds since 1970; 0: never.
+    /// When this process last checked the schedule, in seconds since 1970; 0 = never.
     pub(crate) fn last_check(&self) -> i64 {
         self.0.last_check.get()
     }
 
-    /// Notes that a snapshot failed.
     pub(crate) fn snapshot_failed(&self) {
         self.0.snapshot_failures.inc();
     }
@@ -234,7 +231,7 @@ impl Metrics {
         String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
     }
 
-    /// What is counted elsewhere is added as far as it is new.
+    /// Adds what was counted elsewhere since the last scrape.
     fn catch_up(&self, sources: &Sources) {
         // two scrapes at once must not add the same
         let Ok(_one) = self.0.catching_up.lock() else { return };
@@ -266,13 +263,13 @@ impl Metrics {
     }
 }
 
-/// Who counts beside the registry.
+/// Counters outside of the registry.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Handles whose waits for locks are counted.
+    /// Their waits for locks are counted.
     pub books: Vec<Database>,
     /// Where bills are fetched from.
     pub exports: Vec<Arc<dyn Source>>,
-    /// Attempts to send to Stripe, if there is an account.
+    /// Requests to Stripe, if there is an account.
     pub sends: Option<Arc<SendCounters>>,
 }

@@ -1,4 +1,4 @@
-//! What each kind's report adds to the counters; a kind without an answer does not compile.
+//! The counters of each kind's report; a kind without an implementation does not compile.
 
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
@@ -13,7 +13,7 @@ use jobs::verify_books::VerifyReport;
 
 use super::Metrics;
 
-/// A report that says what it adds.
+/// Adds a report to the counters.
 pub trait RecordMetrics {
     fn record(&self, metrics: &Metrics);
 }
@@ -73,8 +73,8 @@ impl RecordMetrics for ReconcileReport {
     }
 }
 
-/// Nothing that is not a gauge of the books already.
-macro_rules! tells_nothing {
+/// Reports without a counter of their own: gauges show what they did.
+macro_rules! counts_nothing {
     ($($report:ty),*) => {
         $(impl RecordMetrics for $report {
             fn record(&self, _metrics: &Metrics) {}
@@ -82,6 +82,6 @@ macro_rules! tells_nothing {
     };
 }
 
-// the job that asked for a part tells of its rows; what is sent and fetched is counted as that
-// happens ([`super::Sources`])
-tells_nothing!(PartReport, PushReport, SyncReport, RollCountersReport, VerifyReport, ProbeReport, String, ());
+// the parent of a part counts its rows; requests to Stripe and fetched bytes are counted as they
+// happen ([`super::Sources`])
+counts_nothing!(PartReport, PushReport, SyncReport, RollCountersReport, VerifyReport, ProbeReport, String, ());

@@ -1,45 +1,45 @@
-//! A job that this process holds.
+//! A claimed job, and the signal that stops its run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::Notify;
 
-/// Why a run is to stop.
+/// Why a run must stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopReason {
     /// Another worker has the job now.
     Lost,
-    /// A person asked for it.
+    /// A person cancelled the job.
     Cancelled,
-    /// The worker goes away.
+    /// The worker is stopping.
     HandBack,
 }
 
-/// By which a run is told to stop.
+/// The signal that stops a run.
 #[derive(Debug, Default)]
 pub(crate) struct StopSignal {
     why: AtomicU8,
-    told: Notify,
+    raised: Notify,
 }
 
 impl StopSignal {
-    /// Tells the run to stop; the first reason counts.
-    pub(crate) fn tell(&self, why: StopReason) {
+    /// Stops the run; the first reason counts.
+    pub(crate) fn raise(&self, why: StopReason) {
         let number = match why {
             StopReason::Lost => 1,
             StopReason::Cancelled => 2,
             StopReason::HandBack => 3,
         };
         let _first = self.why.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
-        self.told.notify_one();
+        self.raised.notify_one();
     }
 
-    /// Resolves when the run is to stop.
+    /// Resolves when the run must stop.
     pub(crate) async fn wait(&self) -> StopReason {
         loop {
             match self.why.load(Ordering::Acquire) {
-                0 => self.told.notified().await,
+                0 => self.raised.notified().await,
                 1 => return StopReason::Lost,
                 2 => return StopReason::Cancelled,
                 _ => return StopReason::HandBack,

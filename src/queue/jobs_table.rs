@@ -1,4 +1,4 @@
-//! What people, schedules and jobs do with the queue: enqueue, look, retry, cancel, purge.
+//! The table `jobs`, as people, schedules and jobs use it: enqueue, list, retry, cancel, purge.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,9 @@ use libsql::{Connection, Row, Value, params, params_from_iter};
 use tokio::sync::Notify;
 use ulid::Ulid;
 
-use super::types::{Clock, Enqueued, Filter, JobRow, NewJob, State};
+use super::types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob};
 
-/// Rows that one statement changes at most, where it has a choice: the write lock is never held for
-/// long.
+/// The most rows that one statement deletes, so that the write lock is short.
 const ROWS_AT_ONCE: i64 = 500;
 /// The states in which a job is not finished, as the partial indexes spell them.
 pub(super) const OPEN: &str = "state IN ('pending', 'scheduled', 'running', 'retrying')";
@@ -27,11 +26,11 @@ const COLUMNS: &str = "seq, id, kind, payload, state, priority, key, lane, paren
 pub struct Queue {
     pub(crate) db: Database,
     pub(crate) clock: Clock,
-    /// Told when this process has enqueued something.
-    pub(crate) wake: Arc<Notify>,
+    /// Notified when this process has enqueued a job.
+    pub(crate) new_work: Arc<Notify>,
 }
 
-/// Tries again what failed for a reason that passes by itself: a lock, a network.
+/// Retries after failures that pass by themselves: a lock, a network.
 pub(super) async fn with_retry<T, F: Future<Output = Result<T, BooksError>>>(
     call: impl FnMut() -> F,
 ) -> Result<T, BooksError> {
@@ -43,12 +42,12 @@ pub(super) async fn with_retry<T, F: Future<Output = Result<T, BooksError>>>(
     call.retry(backoff).when(BooksError::is_retryable).await
 }
 
-/// Enqueues inside a transaction of the caller, who commits: the jobs are there if and only if the
-/// rest is. Workers of other processes find them when they next look; [`Queue::wake`] tells those
+/// Enqueues inside a transaction of the caller, so that the jobs commit with everything else.
+/// Workers of other processes find them at their next poll; [`Queue::notify_new_work`] wakes those
 /// of this process.
 ///
 /// # Errors
-/// What the database says; then the caller must not commit.
+/// Then the caller must not commit.
 pub async fn enqueue_in(c: &Connection, jobs: &[NewJob], now: Timestamp) -> Result<Vec<Enqueued>, BooksError> {
     let rows = Rows::of(jobs, now)?;
     let mut found = insert(c, &rows).await?;
@@ -58,7 +57,7 @@ pub async fn enqueue_in(c: &Connection, jobs: &[NewJob], now: Timestamp) -> Resu
     Ok(rows.answer(&found))
 }
 
-/// Jobs on their way into the table.
+/// Jobs to be inserted.
 #[derive(Clone, Debug)]
 struct Rows {
     json: Arc<str>,
@@ -66,7 +65,7 @@ struct Rows {
     ids: Arc<[(String, Option<String>)]>,
 }
 
-/// What is in the table for them: all of them new, or for each id and key the job that is there.
+/// The result of an insert: every job is new, or the jobs that the table has for ids and keys.
 enum Found {
     AllNew,
     Some { ids: Vec<String>, holders: BTreeMap<String, String> },
@@ -79,7 +78,7 @@ impl Rows {
             .iter()
             .map(|j| {
                 let run_at = j.run_at.map(Timestamp::as_millisecond).filter(|t| *t > at);
-                let state = if run_at.is_some() { State::Scheduled } else { State::Pending };
+                let state = if run_at.is_some() { JobState::Scheduled } else { JobState::Pending };
                 let spot = (j.priority, &j.key, &j.lane, j.parent.map(|p| p.0), &j.origin, j.parent.map(|p| p.1));
                 (j.id.to_string(), &j.kind, &j.payload, state.as_str(), spot, run_at, j.max_attempts, at)
             })
@@ -89,7 +88,7 @@ impl Rows {
         Ok(Self { json: json.into(), ids })
     }
 
-    /// True when each job has its row, or its key another's.
+    /// True when each job, or another one with its key, is in the table.
     fn complete(&self, found: &Found) -> bool {
         let Found::Some { ids, holders } = found else { return true };
         self.ids.iter().all(|(id, key)| ids.contains(id) || key.as_ref().is_some_and(|k| holders.contains_key(k)))
@@ -107,8 +106,7 @@ impl Rows {
     }
 }
 
-/// One statement puts all rows in; a second one asks what is there, but only when some were not put
-/// in.
+/// One statement inserts all rows; only when it inserted fewer, others read which jobs are there.
 async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     let sql = "INSERT INTO jobs (id, kind, payload, state, priority, key, lane, parent, origin, parent_lease, run_at, max_attempts, enqueued_at) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> '$[4][0]', value ->> '$[4][1]', \
@@ -138,8 +136,8 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     Ok(Found::Some { ids, holders })
 }
 
-/// Who asks for a job that waits already gets it no later and no less urgently than a new one: a
-/// backfill or a job of next week that holds the key does not keep back the live work under it.
+/// A waiting job with the key of a new one becomes due as early and as urgent as the new one: a
+/// backfill or a job of next week does not delay live work.
 async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
     let sql = format!(
         "UPDATE jobs SET priority = max(jobs.priority, n.priority), lane = iif(n.lane IS NULL, NULL, jobs.lane), \
@@ -170,7 +168,7 @@ impl Queue {
 
     /// The queue in `db`, which must be migrated.
     pub fn new(db: Database, clock: Clock) -> Self {
-        Self { db, clock, wake: Arc::default() }
+        Self { db, clock, new_work: Arc::default() }
     }
 
     /// Now, by the queue's clock.
@@ -178,23 +176,21 @@ impl Queue {
         self.clock.now()
     }
 
-    /// The handle of its database.
     pub fn database(&self) -> &Database {
         &self.db
     }
 
-    /// The newest schema change of its database.
     pub async fn schema_version(&self) -> Result<i64, BooksError> {
         self.db.schema_version().await
     }
 
-    /// Tells the workers of this process that there is something to do.
-    pub fn wake(&self) {
-        self.wake.notify_one();
+    /// Tells the workers of this process that a job may be due.
+    pub fn notify_new_work(&self) {
+        self.new_work.notify_one();
     }
 
-    /// Enqueues all or none. A job whose key an unfinished one holds is not enqueued again. Safe to
-    /// repeat after an unclear answer: the ids are made before the first try.
+    /// Enqueues all or none. While an unfinished job has the same key, no second one is enqueued.
+    /// Safe to repeat after an unclear answer, because the ids exist before the first try.
     pub async fn enqueue(&self, jobs: &[NewJob]) -> Result<Vec<Enqueued>, BooksError> {
         if jobs.is_empty() {
             return Ok(vec![]);
@@ -208,7 +204,7 @@ impl Queue {
             .await?;
             // the holder of a key may have finished between the two statements
             if rows.complete(&found) {
-                self.wake();
+                self.notify_new_work();
                 return Ok(rows.answer(&found));
             }
         }
@@ -216,12 +212,12 @@ impl Queue {
 
     /// The job with an id or number.
     pub async fn get(&self, id: &str) -> Result<Option<JobRow>, BooksError> {
-        let filter = Filter { ids: vec![id.to_owned()], ..Filter::default() };
+        let filter = JobFilter { ids: vec![id.to_owned()], ..JobFilter::default() };
         Ok(self.list(&filter, 1).await?.pop())
     }
 
-    /// The newest `limit` jobs that `filter` means, newest first.
-    pub async fn list(&self, filter: &Filter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
+    /// The newest `limit` jobs that match, newest first.
+    pub async fn list(&self, filter: &JobFilter, limit: u32) -> Result<Vec<JobRow>, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         with_retry(|| {
             let (condition, values) = (condition.clone(), values.clone());
@@ -238,15 +234,14 @@ impl Queue {
         .await
     }
 
-    /// How many jobs there are of each kind in each state.
-    pub async fn counts(&self) -> Result<BTreeMap<(String, State), i64>, BooksError> {
+    /// Numbers of jobs by kind and state.
+    pub async fn counts(&self) -> Result<BTreeMap<(String, JobState), i64>, BooksError> {
         with_retry(|| self.counted("SELECT kind, state, count(*) FROM jobs GROUP BY kind, state")).await
     }
 
-    /// Makes dead, cancelled and waiting jobs due now, with all their attempts before them. A
-    /// finished job whose key another unfinished job holds stays as it is: its work is being done.
-    /// Returns how many.
-    pub async fn retry(&self, filter: &Filter) -> Result<u64, BooksError> {
+    /// Makes dead, cancelled and waiting jobs due now, with all their attempts. A finished job
+    /// stays as it is while an unfinished one has its key. Returns how many changed.
+    pub async fn retry(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let set = "state = 'pending', attempts = 0, run_at = NULL, finished_at = NULL, awaits = 0, cancel = 0";
         // one statement for each index; of given up jobs with one key the newest, and none if an
         // unfinished one holds the key
@@ -259,13 +254,13 @@ impl Queue {
         for only in ["state IN ('scheduled', 'retrying')", &given_up] {
             changed += self.change(set, only, filter, self.now()).await?;
         }
-        self.wake();
+        self.notify_new_work();
         Ok(changed)
     }
 
-    /// Takes back jobs that are not finished: those that wait at once, those that run when their
-    /// worker next keeps its leases. Returns how many.
-    pub async fn cancel(&self, filter: &Filter) -> Result<u64, BooksError> {
+    /// Cancels unfinished jobs: waiting ones at once, running ones at their worker's next
+    /// heartbeat. Returns how many.
+    pub async fn cancel(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let now = self.now();
         let waiting =
             "state = 'cancelled', finished_at = ?1, run_at = NULL, awaits = 0, reason = 'cancelled by a person'";
@@ -275,9 +270,8 @@ impl Queue {
         Ok(changed + running)
     }
 
-    /// Removes finished jobs, a few at a time, so that nobody waits long for the lock. Returns how
-    /// many.
-    pub async fn purge(&self, filter: &Filter) -> Result<u64, BooksError> {
+    /// Removes finished jobs, a few at a time, so that the write lock is short. Returns how many.
+    pub async fn purge(&self, filter: &JobFilter) -> Result<u64, BooksError> {
         let (condition, values) = condition(filter, vec![]);
         let mut removed = 0;
         loop {
@@ -300,10 +294,10 @@ impl Queue {
         }
     }
 
-    /// Changes all rows that `only` and the filter mean. `?1` is now.
-    async fn change(&self, set: &str, only: &str, filter: &Filter, now: Timestamp) -> Result<u64, BooksError> {
+    /// Updates all rows that match `only` and the filter. `?1` is now.
+    async fn change(&self, set: &str, only: &str, filter: &JobFilter, now: Timestamp) -> Result<u64, BooksError> {
         let (condition, values) = condition(filter, vec![Value::Integer(now.as_millisecond())]);
-        // named once in any case: a remote server refuses parameters that are not
+        // a remote server refuses parameters that no clause names
         let sql = format!("UPDATE jobs SET {set} WHERE {only} AND {condition} AND ?1 IS NOT NULL");
         with_retry(|| {
             let (sql, values) = (sql.clone(), values.clone());
@@ -313,8 +307,8 @@ impl Queue {
     }
 }
 
-/// A filter as SQL, whose parameters follow the given ones.
-fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
+/// A filter as SQL; its parameters follow the given ones.
+fn condition(filter: &JobFilter, mut values: Vec<Value>) -> (String, Vec<Value>) {
     let mut bind = |value: Value| {
         values.push(value);
         format!("?{}", values.len())
@@ -328,8 +322,7 @@ fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
                 Err(_) => ids.push(bind(Value::Text(id.to_ascii_uppercase()))),
             }
         }
-        // only what is asked for: an empty list beside the other would keep SQLite from using
-        // either index
+        // an empty list beside the other would keep SQLite from using either index
         let sides = [("seq", numbers), ("id", ids)].into_iter().filter(|(_, marks)| !marks.is_empty());
         let sides: Vec<_> = sides.map(|(column, marks)| format!("{column} IN ({})", marks.join(", "))).collect();
         parts.push(format!("({})", sides.join(" OR ")));
@@ -354,7 +347,7 @@ fn condition(filter: &Filter, mut values: Vec<Value>) -> (String, Vec<Value>) {
     (parts.join(" AND "), values)
 }
 
-fn state(text: &str) -> Result<State, BooksError> {
+fn state(text: &str) -> Result<JobState, BooksError> {
     text.parse().map_err(BooksError::Integrity)
 }
 
@@ -391,18 +384,17 @@ fn job(row: &Row) -> Result<JobRow, BooksError> {
     })
 }
 
-/// For tests and tools that look at one value.
+/// One number, for tests and tools.
 pub async fn count(db: &Database, sql: &'static str) -> Result<i64, BooksError> {
     db.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |r| r.get(0))?)).await
 }
 
-/// A new id, for whoever needs one that nobody else has.
 pub(crate) fn new_id() -> String {
     Ulid::generate().to_string()
 }
 
-/// Whether another connection has changed a local file since it was last asked: one look into
-/// shared memory, no statement.
+/// A number that changes when another connection has written to a local file. Reading it costs a
+/// read of shared memory and no statement.
 pub(crate) async fn data_version(db: &Database) -> Result<i64, BooksError> {
     db.with_connection(async |c| Ok(first_row(c, "PRAGMA data_version", ()).await?.map_or(Ok(0), |row| row.get(0))?))
         .await

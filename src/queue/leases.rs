@@ -1,5 +1,5 @@
-//! What workers do with the queue: claim, keep, finish, and take over what others left behind. Each
-//! function is one statement, and each is safe to repeat.
+//! The table `jobs`, as workers use it: claim, heartbeat, finish, rescue. Each function is one
+//! statement and safe to repeat.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,38 +11,38 @@ use libsql::{Connection, Row, Value, params, params_from_iter};
 
 use super::claim::Claim;
 use super::jobs_table::{OPEN, Queue};
-use super::types::State;
+use super::types::JobState;
 use super::update::{Backoff, JobUpdate};
 
-/// Waiting jobs that become due in one statement.
+/// The most waiting jobs that one statement makes due.
 const DUE_AT_ONCE: i64 = 1000;
 /// A clock that was set back by more than this is noticed; clocks of several hosts differ by less.
 const SET_BACK_MS: i64 = 300_000;
 
-/// How soon a job that waits for another job's children looks again.
-const LOOK_AGAIN_MS: i64 = 15_000;
+/// How soon a job that waits for another job's children runs again.
+const RUN_AGAIN_MS: i64 = 15_000;
 
-/// How many jobs of a kind may be claimed.
+/// A request for jobs of a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClaimRequest {
     pub(crate) kind: String,
     pub(crate) slots: usize,
 }
 
-/// Who claims, and for how long.
+/// The worker that claims, and the length of its leases.
 #[derive(Clone, Debug)]
 pub(crate) struct Claimer {
     pub(crate) worker: String,
     pub(crate) lease: Duration,
 }
 
-/// What one look at the queue brought.
+/// What one poll of the queue returned.
 #[derive(Debug, Default)]
 pub(crate) struct PollResult {
     pub(crate) claimed: Vec<Claim>,
     /// When the next waiting job is due.
     pub(crate) next_due: Option<i64>,
-    /// Jobs of the kinds that were asked for and are still due, as far as slots did not suffice.
+    /// True when more jobs may be due than there were slots.
     pub(crate) more: bool,
 }
 
@@ -59,9 +59,9 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, BooksError> {
 }
 
 impl Queue {
-    /// Writes what became of finished jobs, and claims others for the slots that are free. On a
-    /// local file all of it is one transaction; on a remote database each statement commits by
-    /// itself, because the same statements one by one are right too.
+    /// Records the outcomes of finished runs, and claims jobs for free slots. On a local file that
+    /// is one transaction. On a remote database each statement commits by itself, which is correct
+    /// too.
     pub(crate) async fn poll(
         &self,
         by: &Claimer,
@@ -89,8 +89,8 @@ impl Queue {
         if self.db.is_local() { self.db.transaction(work).await } else { self.db.with_connection(work).await }
     }
 
-    /// Raises the heartbeat of the jobs that this worker holds. Returns those that are still its
-    /// own, each with whether somebody wants it cancelled.
+    /// Raises the heartbeat of the jobs that this worker holds. Returns those that it still holds,
+    /// each with whether its cancellation was requested.
     pub(crate) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
         let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
@@ -110,7 +110,7 @@ impl Queue {
             .await
     }
 
-    /// The jobs that the database says this worker holds: after an unclear answer, what it said.
+    /// The jobs that this worker holds according to the table, for after an unclear answer.
     pub(crate) async fn held_by(&self, worker: &str) -> Result<Vec<Claim>, BooksError> {
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db
@@ -121,7 +121,7 @@ impl Queue {
             .await
     }
 
-    /// All jobs that anybody holds, as far as a lapse can be seen in them.
+    /// The leases of all running jobs.
     pub(crate) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
         self.db
             .with_connection(async |c| {
@@ -137,8 +137,8 @@ impl Queue {
             .await
     }
 
-    /// Takes jobs away whose heartbeat stood still: they are due again, or dead when that was their
-    /// last attempt. Returns how many.
+    /// Ends expired leases: the jobs are due again, or dead after their last attempt. Returns how
+    /// many.
     pub(crate) async fn rescue(&self, expired: &[Lease]) -> Result<u64, BooksError> {
         let rows = json(&expired.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
         let now = self.clock.millis();
@@ -155,8 +155,8 @@ impl Queue {
             .await
     }
 
-    /// Makes jobs due whose waiting time was set by a clock that has been set back since, and wakes
-    /// those whose last child was finished by no run (cancelled, or lost with its worker).
+    /// Makes two sorts of stuck jobs due: a clock that has been set back since chose their waiting
+    /// time, or their last child ended without a run (cancelled, or lost with its worker).
     pub(crate) async fn requeue_stuck(&self) -> Result<u64, BooksError> {
         let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
         self.db
@@ -164,7 +164,7 @@ impl Queue {
                 let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
                            AND (state = 'retrying' OR awaits = 1) AND started_at > ?1";
                 let due = c.execute(sql, params![late]).await?;
-                Ok(due + wake_parents(c, "state IN ('scheduled', 'retrying')", None, now).await?)
+                Ok(due + promote_parents(c, "state IN ('scheduled', 'retrying')", None, now).await?)
             })
             .await
     }
@@ -204,8 +204,8 @@ async fn promote_due(c: &Connection, now: i64) -> Result<(), BooksError> {
     Ok(())
 }
 
-/// One statement: the first due jobs of each kind, by priority and age, that no earlier job of
-/// their lane keeps back.
+/// Claims, in one statement, the first due jobs of each kind by priority and age. Jobs that an
+/// earlier job of their lane blocks are left out.
 async fn claim(
     c: &Connection,
     by: &Claimer,
@@ -266,20 +266,20 @@ fn claimed(row: &Row, now: i64) -> Result<Claim, BooksError> {
     })
 }
 
-/// Writes what became of jobs, as far as they are still this worker's, and wakes jobs that waited
-/// for the last of them.
+/// Records outcomes of jobs that this worker still holds, and promotes parents that waited for the
+/// last of them.
 async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) -> Result<(), BooksError> {
     let rows: Vec<_> = finished
         .iter()
         .map(|f| {
-            let waits = matches!(f.state, State::Scheduled | State::Retrying);
+            let waits = matches!(f.state, JobState::Scheduled | JobState::Retrying);
             let run_at = waits.then(|| now.saturating_add(millis(f.wait)));
             let ended = f.state.is_final().then_some(now);
             let (attention, back, awaits) = (u8::from(f.attention), u8::from(f.handed_back), u8::from(f.awaits));
             (f.seq, f.lease, f.state.as_str(), run_at, &f.reason, &f.report, ended, (attention, back, awaits))
         })
         .collect();
-    // a job that is to be cancelled does not come back
+    // a job with a requested cancellation does not come back
     let sql = "UPDATE jobs SET state = iif(f.finished_at IS NULL AND cancel = 1, 'cancelled', f.state), \
                run_at = iif(cancel = 1, NULL, f.run_at), reason = coalesce(f.reason, jobs.reason), report = f.report, \
                finished_at = iif(cancel = 1, ?3, f.finished_at), attention = f.attention, attempts = attempts - f.back, \
@@ -291,15 +291,15 @@ async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) 
     c.execute(sql, params![json(&rows)?, worker, now]).await?;
     let waiting: Vec<i64> = finished.iter().filter_map(|f| if f.awaits { Some(f.seq) } else { f.parent }).collect();
     if !waiting.is_empty() {
-        wake_parents(c, "seq IN (SELECT value FROM json_each(?5))", Some(json(&waiting)?), now).await?;
+        promote_parents(c, "seq IN (SELECT value FROM json_each(?5))", Some(json(&waiting)?), now).await?;
     }
     Ok(())
 }
 
-/// Makes parked jobs due of which every child is finished. A child that was given up costs its
-/// parent an attempt and a wait; a parent without a child of its own (all that it asked for is
-/// being done for another) looks again a little later.
-async fn wake_parents(c: &Connection, which: &str, seqs: Option<String>, now: i64) -> Result<u64, BooksError> {
+/// Makes parents due when all their children are finished. A dead child costs its parent an attempt
+/// and a wait. A parent without children of its own (all that it asked for run for another parent)
+/// runs again a little later.
+async fn promote_parents(c: &Connection, which: &str, seqs: Option<String>, now: i64) -> Result<u64, BooksError> {
     let child = "EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
                  AND o.parent_lease = jobs.lease";
     let given_up = format!("{child} AND o.state IN ('dead', 'cancelled'))");
@@ -313,12 +313,12 @@ async fn wake_parents(c: &Connection, which: &str, seqs: Option<String>, now: i6
          WHERE awaits = 1 AND {which} AND {CHILDREN_FINISHED}"
     );
     let Backoff { base, cap } = Backoff::default();
-    let mut values = [now, millis(base), millis(cap), LOOK_AGAIN_MS].map(Value::Integer).to_vec();
+    let mut values = [now, millis(base), millis(cap), RUN_AGAIN_MS].map(Value::Integer).to_vec();
     values.extend(seqs.map(Value::Text));
     Ok(c.execute(&sql, params_from_iter(values)).await?)
 }
 
-/// A lease as others see it.
+/// A lease, as the table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) seq: i64,

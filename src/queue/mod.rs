@@ -1,14 +1,16 @@
-//! The durable queue: jobs in a table of the books' own database. The processes that run them are in
-//! [`crate::worker`].
+//! The durable queue: jobs in a table of the books' own database. The processes that run them are
+//! in [`crate::worker`].
 //!
-//! One file for each table: [`jobs_table`] (enqueue, list, retry, cancel, purge: what people, schedules and jobs
-//! do), [`leases`] (claim, heartbeat, rescue, finish: what workers do with the same table), [`workers_table`],
-//! [`schedules_table`]; [`stats`] reads all of them for operators. Over a remote database each step is one
-//! statement that commits by itself; after an unclear reply the next step first asks what became of the last one.
+//! One file for each table: [`jobs_table`] (enqueue, list, retry, cancel, purge: what people,
+//! schedules and jobs do), [`leases`] (claim, heartbeat, rescue, finish: what workers do with the
+//! same table), [`workers_table`], [`schedules_table`]; [`stats`] reads all of them for operators.
+//! On a remote database each step is one statement that commits by itself; after an unclear reply
+//! the next step first reads what the last one did.
 //!
-//! * **A job has one holder.** A claim is one statement under the write lock. It raises the job's `lease`, the fencing
-//!   token: a run that lost its lease cannot commit, because every writing transaction of a job first checks the token
-//!   inside the transaction ([`Queue::fence`]). So a worker that was thought dead and was not changes nothing.
+//! * **A job has one holder.** A claim is one statement under the write lock. It raises the job's
+//!   `lease`, the fencing token: a run that lost its lease cannot commit, because every writing
+//!   transaction of a job first checks the token inside the transaction ([`Queue::fence`]). A
+//!   worker that was wrongly thought dead changes nothing.
 //! * **A retry is a row, not a sleep**: it survives the process, holds no slot, and backs off.
 
 mod claim;
@@ -27,6 +29,6 @@ pub(crate) use jobs_table::{data_version, new_id};
 pub(crate) use leases::{ClaimRequest, Claimer, Lease, PollResult};
 pub(crate) use stats::Counts;
 pub use stats::{KindStats, QueueStats, WorkerState};
-pub use types::{Clock, Enqueued, Filter, JobRow, NewJob, State, WorkerRow};
+pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, WorkerRow};
 pub use update::{Backoff, JobUpdate};
 pub use workers_table::Identity;

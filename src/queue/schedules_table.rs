@@ -10,9 +10,9 @@ use super::jobs_table::{Queue, enqueue_in, instant, with_retry};
 use super::types::NewJob;
 
 impl Queue {
-    /// Enqueues the jobs of a schedule's tick, unless a tick as late was enqueued before: by
-    /// another process, or by this one. `stuck` is a stored tick that lies in the future and does
-    /// not move: the clock that made it has been set back, so it does not count.
+    /// Enqueues the jobs of a schedule's tick, unless this tick or a later one was enqueued before.
+    /// `stuck` is a stored tick that lies in the future and does not move: the clock that made it
+    /// has been set back, so it does not count.
     pub async fn enqueue_tick(
         &self,
         name: &str,
@@ -36,7 +36,7 @@ impl Queue {
         })
         .await?;
         if won {
-            self.wake();
+            self.notify_new_work();
         }
         Ok(won)
     }

@@ -1,4 +1,4 @@
-//! How the queue stands, for metrics, the status page and `meter status`.
+//! Figures of the queue, for metrics, the status page and `meter status`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,18 +10,18 @@ use libsql::params;
 use serde::Serialize;
 
 use super::jobs_table::{Queue, instant};
-use super::types::State;
+use super::types::JobState;
 
-/// The queue.
+/// Figures of the whole queue.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct QueueStats {
     /// Kinds of jobs, by name.
     pub kinds: BTreeMap<String, KindStats>,
     /// Worker processes: `working`, `stopping`, `silent`.
     pub workers: BTreeMap<WorkerState, i64>,
-    /// Since when the working one works that began first.
+    /// When the oldest working one began.
     pub working_since: Option<Timestamp>,
-    /// Kinds that the schedule enqueues; without a success of theirs for long something is wrong.
+    /// Kinds that some schedule enqueues.
     pub scheduled: BTreeSet<String>,
     /// The newest tick of each schedule.
     pub ticks: BTreeMap<String, Timestamp>,
@@ -30,24 +30,24 @@ pub struct QueueStats {
 /// The jobs of a kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct KindStats {
-    pub states: BTreeMap<State, i64>,
-    /// Since when the job is due that waits longest and that nothing but a free worker holds back.
+    pub states: BTreeMap<JobState, i64>,
+    /// When the job became due that has waited longest for a free worker.
     pub waiting_since: Option<Timestamp>,
     /// When one was last done.
     pub last_done: Option<Timestamp>,
     pub last_done_job: Option<i64>,
-    /// Whether that one called for a person, or, of kinds that look at a thing only once, one of
-    /// the last day.
+    /// Whether that job's report needs attention; for kinds that check a customer only on a change,
+    /// whether one of the last day does.
     pub attention: bool,
 }
 
-/// What a worker process is doing, as others see it.
+/// What a worker process is doing, as its row shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
     Working,
     Stopping,
-    /// Not seen for longer than a lease, and than clocks may differ.
+    /// Without a heartbeat for longer than a lease and the largest difference of clocks.
     Silent,
 }
 
@@ -66,29 +66,28 @@ impl WorkerState {
 /// Clocks of several hosts differ by less than this.
 const SKEW: Duration = Duration::from_secs(300);
 
-/// Jobs by kind and state, of those that are not over and those that were given up: each state by
-/// its own partial index.
+/// Numbers of unfinished and dead jobs; each state is read by its own partial index.
 const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
       SELECT kind, state FROM jobs WHERE state = 'pending' \
       UNION ALL SELECT kind, state FROM jobs WHERE state IN ('scheduled', 'retrying') \
       UNION ALL SELECT kind, state FROM jobs WHERE state = 'running' \
       UNION ALL SELECT kind, state FROM jobs INDEXED BY jobs_finished WHERE state IN ('done', 'dead', 'cancelled') AND state = 'dead') GROUP BY kind, state";
-/// The others: as many rows as are kept.
-const OVER: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state <> 'dead' GROUP BY kind, state";
+/// Numbers of done and cancelled jobs: this reads as many rows as are kept.
+const FINISHED: &str = "SELECT kind, state, count(*) FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state <> 'dead' GROUP BY kind, state";
 
-/// Kinds that look at a customer when something has changed, or once a day: that the next run says
-/// nothing does not mean that it was mended.
-const SEES_ONCE: [&str; 2] = ["roll_periods", "sync_stripe"];
-/// So long what they found stands: until each has looked at everything again.
-const SEEN_MS: i64 = 25 * 3_600_000;
+/// These kinds check a customer only on a change or once a day, so one clean run does not clear a
+/// finding.
+const CHECKS_ON_CHANGE: [&str; 2] = ["roll_periods", "sync_stripe"];
+/// Their findings are kept this long, until every customer was checked again.
+const FINDING_KEPT_MS: i64 = 25 * 3_600_000;
 
 /// Counts of jobs by kind and state.
-pub(crate) type Counts = BTreeMap<(String, State), i64>;
+pub(crate) type Counts = BTreeMap<(String, JobState), i64>;
 
 impl Queue {
-    /// How many jobs are done or cancelled, by kind: each of them is looked at.
-    pub(crate) async fn over(&self) -> Result<Counts, BooksError> {
-        self.counted(OVER).await
+    /// Numbers of done and cancelled jobs by kind; slow, because it reads each of them.
+    pub(crate) async fn finished(&self) -> Result<Counts, BooksError> {
+        self.counted(FINISHED).await
     }
 
     pub(super) async fn counted(&self, sql: &'static str) -> Result<Counts, BooksError> {
@@ -105,16 +104,17 @@ impl Queue {
             .await
     }
 
-    /// How the queue stands. `kinds` are told of even when they have no job, `over` says what is
-    /// done. A worker that was silent for longer than `lease`, and than clocks may differ, is lost.
-    pub async fn stats(&self, kinds: &[&str], over: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
+    /// The figures now. `kinds` are listed even without a job; `finished` has the numbers of
+    /// finished jobs. A worker counts as silent without a heartbeat for `lease` and the largest
+    /// difference of clocks.
+    pub async fn stats(&self, kinds: &[&str], finished: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
         let mut found = QueueStats { ticks: self.last_ticks().await?, ..QueueStats::default() };
-        let none: BTreeMap<State, i64> = State::ALL.iter().map(|s| (*s, 0)).collect();
+        let none: BTreeMap<JobState, i64> = JobState::ALL.iter().map(|s| (*s, 0)).collect();
         for kind in kinds {
             found.kinds.insert((*kind).to_owned(), KindStats { states: none.clone(), ..KindStats::default() });
         }
         let open = self.counted(OPEN).await?;
-        for ((kind, state), count) in open.into_iter().chain(over.clone()) {
+        for ((kind, state), count) in open.into_iter().chain(finished.clone()) {
             let of = found.kinds.entry(kind);
             let of = of.or_insert_with(|| KindStats { states: none.clone(), ..KindStats::default() });
             of.states.insert(state, count);
@@ -138,7 +138,7 @@ impl Queue {
         self.waiting_and_done(found).await
     }
 
-    /// What waits longest, and what was done last, of each kind.
+    /// Adds, for each kind, the longest wait and the last success.
     async fn waiting_and_done(&self, mut found: QueueStats) -> Result<QueueStats, BooksError> {
         let now = self.clock.millis();
         self.db
@@ -158,17 +158,17 @@ impl Queue {
                 for (name, kind) in &mut found.kinds {
                     let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
                                AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
-                    if kind.states.get(&State::Done).is_some_and(|n| *n > 0)
+                    if kind.states.get(&JobState::Done).is_some_and(|n| *n > 0)
                         && let Some(row) = first_row(c, sql, params![name.clone()]).await?
                     {
                         kind.last_done = Some(instant(row.get(0)?)?);
                         kind.attention = row.get::<i64>(1)? == 1;
                         kind.last_done_job = Some(row.get(2)?);
                     }
-                    if !kind.attention && SEES_ONCE.contains(&name.as_str()) {
+                    if !kind.attention && CHECKS_ON_CHANGE.contains(&name.as_str()) {
                         let sql = "SELECT 1 FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state = 'done' \
                                    AND finished_at > ?2 AND kind = ?1 AND attention = 1 LIMIT 1";
-                        kind.attention = first_row(c, sql, params![name.clone(), now - SEEN_MS]).await?.is_some();
+                        kind.attention = first_row(c, sql, params![name.clone(), now - FINDING_KEPT_MS]).await?.is_some();
                     }
                 }
                 Ok(found)

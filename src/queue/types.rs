@@ -1,4 +1,4 @@
-//! What a row of the queue is, in Rust.
+//! The rows of the queue, and a job to be enqueued.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use jobs::job::{Job, Request};
 use serde::Serialize;
 use ulid::Ulid;
 
-/// Where the time comes from; tests let it jump.
+/// The source of the time; tests let it jump.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
@@ -19,7 +19,7 @@ impl Clock {
         Self(Arc::new(Timestamp::now))
     }
 
-    /// A clock of one's own.
+    /// A clock for tests.
     pub fn of(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
@@ -40,10 +40,10 @@ impl fmt::Debug for Clock {
     }
 }
 
-/// Where a job stands; the database knows the same words.
+/// The states of a job; the database has the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum JobState {
     /// It may run now.
     Pending,
     /// It may not run before its time, or before what it waits for is done.
@@ -54,13 +54,13 @@ pub enum State {
     Retrying,
     /// It ended with a report.
     Done,
-    /// It was given up: a person has to look.
+    /// It was given up and needs attention.
     Dead,
-    /// A person took it back.
+    /// A person cancelled it.
     Cancelled,
 }
 
-impl State {
+impl JobState {
     /// All of them, in the order of a job's life.
     pub const ALL: [Self; 7] =
         [Self::Pending, Self::Scheduled, Self::Running, Self::Retrying, Self::Done, Self::Dead, Self::Cancelled];
@@ -84,13 +84,13 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
+impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl FromStr for State {
+impl FromStr for JobState {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -111,11 +111,11 @@ pub struct NewJob {
     pub payload: String,
     /// The higher, the sooner; −100 to 100.
     pub priority: i64,
-    /// Held by one unfinished job at a time: enqueueing a second one gives the first.
+    /// Unique among unfinished jobs: enqueueing a second job with it returns the first.
     pub key: Option<String>,
     /// Jobs of one lane run one after another.
     pub lane: Option<String>,
-    /// The job that waits for this one, and which claim of it asked.
+    /// The job that waits for this one, and the lease under which it asked.
     pub parent: Option<(i64, i64)>,
     pub origin: String,
     pub run_at: Option<Timestamp>,
@@ -147,28 +147,27 @@ impl NewJob {
     }
 }
 
-/// What became of an enqueue.
+/// The answer to an enqueue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Enqueued {
-    /// The job: a new one, or the unfinished one that holds its key.
+    /// Of the new job, or of the unfinished one that has its key.
     pub id: String,
-    /// True when it is new.
     pub new: bool,
 }
 
-/// A job as it stands.
+/// A row of the table `jobs`.
 #[derive(Clone, Debug, Serialize)]
 pub struct JobRow {
-    /// Its number in the order of enqueueing.
+    /// Its number, in the order of enqueueing.
     pub seq: i64,
     pub id: String,
     pub kind: String,
     pub payload: serde_json::Value,
-    pub state: State,
+    pub state: JobState,
     pub priority: i64,
     pub key: Option<String>,
     pub lane: Option<String>,
-    /// Number of the job that waits for it.
+    /// The job that waits for it.
     pub parent: Option<i64>,
     pub origin: String,
     /// When it is due, while it waits for its time.
@@ -178,13 +177,13 @@ pub struct JobRow {
     pub max_attempts: i64,
     pub lease: i64,
     pub worker: Option<String>,
-    /// True while it waits for other jobs.
+    /// True while it waits for its children.
     pub awaits: bool,
     /// Why the last run did not end with a report.
     pub reason: Option<String>,
-    /// What the run that went through reported.
+    /// The report of the successful run.
     pub report: Option<serde_json::Value>,
-    /// True when a person should look at the report.
+    /// True when the report needs attention.
     pub attention: bool,
     pub enqueued_at: Timestamp,
     /// When its last run began.
@@ -192,22 +191,22 @@ pub struct JobRow {
     pub finished_at: Option<Timestamp>,
 }
 
-/// Which jobs are meant.
+/// Selects jobs.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct JobFilter {
     /// Of these ids or numbers; empty = any.
     pub ids: Vec<String>,
     /// Of these kinds; empty = any.
     pub kinds: Vec<String>,
     /// In these states; empty = any.
-    pub states: Vec<State>,
+    pub states: Vec<JobState>,
     pub finished_before: Option<Timestamp>,
     pub origin: Option<String>,
-    /// Only those whose report a person should look at.
+    /// Only jobs with a report that needs attention.
     pub attention: bool,
 }
 
-/// A worker process as it last spoke.
+/// A worker process, as of its last heartbeat.
 #[derive(Clone, Debug, Serialize)]
 pub struct WorkerRow {
     pub id: String,
@@ -220,7 +219,7 @@ pub struct WorkerRow {
     pub concurrency: i64,
     /// `working`, `stopping` or `stopped`.
     pub state: String,
-    /// Jobs that it had when it last spoke.
+    /// Jobs that it ran at its last heartbeat.
     pub running: i64,
     pub started_at: Timestamp,
     pub seen_at: Timestamp,

@@ -1,11 +1,11 @@
-//! What becomes of a job after a run, and how long it waits for the next one.
+//! The state of a job after a run, and the wait before the next run.
 
 use std::time::Duration;
 
-use super::types::State;
+use super::types::JobState;
 
-/// How long a job waits after its n-th failure: `base` doubled each time, at most `cap`, and a
-/// random share of up to half taken off, so that what failed together does not come back together
+/// The wait after the n-th failure: `base` doubled each time, at most `cap`, minus a random share
+/// of up to half, so that jobs that failed together do not come back together
 /// (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>).
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
@@ -20,8 +20,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after failure number `attempt` (from 1); `chance` is 0 to 1000 and decides how much
-    /// is taken off.
+    /// The wait after failure number `attempt` (from 1). `chance`, from 0 to 1000, is the random
+    /// share.
     pub fn after(self, attempt: u32, chance: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(30);
         let whole = self.base.saturating_mul(1 << doublings).min(self.cap);
@@ -30,13 +30,13 @@ impl Backoff {
     }
 }
 
-/// What a job becomes.
+/// The change of a job's row after a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobUpdate {
     pub(crate) seq: i64,
     pub(crate) lease: i64,
-    pub(crate) state: State,
-    /// For a job that waits: how long.
+    pub(crate) state: JobState,
+    /// The wait of a scheduled or retrying job.
     pub(crate) wait: Duration,
     pub(crate) reason: Option<String>,
     pub(crate) report: Option<String>,
@@ -47,10 +47,10 @@ pub struct JobUpdate {
 }
 
 impl JobUpdate {
-    /// What becomes of a job whose outcome the database refuses.
+    /// The update for a job when the database refuses this one.
     pub(crate) fn refused(&self, why: &str) -> Self {
         let reason = Some(format!("its outcome ({}) could not be written: {why}", self.state));
         let (report, attention, awaits) = (None, false, false);
-        Self { state: State::Dead, reason, report, attention, awaits, wait: Duration::ZERO, ..self.clone() }
+        Self { state: JobState::Dead, reason, report, attention, awaits, wait: Duration::ZERO, ..self.clone() }
     }
 }

@@ -1,12 +1,13 @@
-//! The table `workers`: the processes that run jobs, by what they last said of themselves.
+//! The table `workers`: the processes that run jobs, as of their last heartbeat.
 
 use books::BooksError;
 use libsql::params;
 
 use super::jobs_table::{Queue, instant, with_retry};
+use super::stats::WorkerState;
 use super::types::WorkerRow;
 
-/// Who a worker process is.
+/// Host, process id and version of a worker.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub host: String,
@@ -43,28 +44,27 @@ impl Queue {
         .await
     }
 
-    /// Says that this process is alive and what it does; returns the schema version of the
-    /// database, or nothing when its row is gone.
+    /// Records that this process is alive and what it does. Returns the schema version of the
+    /// database, or `None` when the row of the process is gone.
     pub(crate) async fn report_alive(
         &self,
         worker: &str,
         running: usize,
-        stopping: bool,
+        state: WorkerState,
     ) -> Result<Option<i64>, BooksError> {
-        let state = if stopping { "stopping" } else { "working" };
         let running = i64::try_from(running).unwrap_or(i64::MAX);
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db
             .with_connection(async move |c| {
                 let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                            RETURNING (SELECT max(version) FROM schema_versions)";
-                let mut rows = c.query(sql, params![worker, now, running, state]).await?;
+                let mut rows = c.query(sql, params![worker, now, running, state.name()]).await?;
                 Ok(rows.next().await?.map(|row| row.get(0)).transpose()?)
             })
             .await
     }
 
-    /// Writes down that this process is there; safe to repeat.
+    /// Inserts the row of this process; safe to repeat.
     pub(crate) async fn register(
         &self,
         worker: &str,
@@ -96,7 +96,6 @@ impl Queue {
             .await
     }
 
-    /// Writes down that this process has stopped.
     pub(crate) async fn mark_stopped(&self, worker: &str) -> Result<(), BooksError> {
         let (worker, now) = (worker.to_owned(), self.clock.millis());
         self.db

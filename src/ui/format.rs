@@ -1,4 +1,4 @@
-//! How amounts, times and names are said to people.
+//! Amounts, times and names in HTML.
 
 use books::limits::entitlement::Reason;
 use books::units::quantity::{Quantity, UNIT};
@@ -73,8 +73,7 @@ pub(super) fn instant(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// How long ago something was, or how soon it will be, with the instant for who points at it and
-/// for machines.
+/// The time since or until an instant; the instant itself is the tool tip.
 pub(super) fn ago(then: Timestamp, now: Timestamp) -> Markup {
     let text = if then > now {
         format!("in {}", span(then.duration_since(now)))
@@ -108,7 +107,7 @@ pub(super) fn long_day(day: Date) -> String {
     day.strftime("%-d %B %Y").to_string()
 }
 
-/// `March 2026` of `2026-03`; what is no month stays as it is.
+/// `March 2026` of `2026-03`; other texts stay unchanged.
 pub(super) fn month(text: &str) -> String {
     format!("{text}-01").parse::<Date>().map_or_else(|_| text.to_owned(), |day| day.strftime("%B %Y").to_string())
 }

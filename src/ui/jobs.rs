@@ -1,15 +1,15 @@
 //! The jobs: a list, one job, and buttons to retry and cancel.
 //!
-//! There is no script, so one form holds the whole list: a button says by `formaction` which job it
-//! acts on, and the token is typed once.
+//! Without a script, one form holds the whole list: the `formaction` of a button names its job, and
+//! the token is typed once.
 
 use jiff::Timestamp;
 use maud::{Markup, html};
 
 use super::format::{ago, count, instant, prose, took};
 use super::layout::{Here, document, scroll, state};
-use super::{JobList, Run};
-use crate::queue::State;
+use super::{JobList, RunRow};
+use crate::queue::JobState;
 
 /// The page at `/jobs`.
 pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
@@ -17,7 +17,7 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
     let table = scroll("Jobs", table(list.runs, can_act, now));
     let body = html! {
         h1.above { "Jobs" }
-        @if let Some(said) = list.said { p.said role="status" { (said) } }
+        @if let Some(done) = list.done { p.did role="status" { (done) } }
         (filter_form(list))
         @if list.runs.is_empty() {
             p.card.empty { "There are no such jobs." @if is_filtered(list) { " " a href="/jobs" { "Show all" } } }
@@ -32,9 +32,8 @@ pub fn jobs(list: &JobList<'_>, now: Timestamp) -> String {
     document("Jobs", Here::Jobs, 0, body, html! {})
 }
 
-/// The page at `/jobs/{seq}`: the job in short, and `details` as labels and texts; JSON among them
-/// stays as it is laid out.
-pub fn job(run: &Run, details: &[(String, String)], can_act: bool, now: Timestamp) -> String {
+/// The page at `/jobs/{seq}`: the job, and `details` as labels and texts. JSON keeps its lines.
+pub fn job(run: &RunRow, details: &[(String, String)], can_act: bool, now: Timestamp) -> String {
     let title = format!("Job {}: {}", run.seq, run.kind);
     let body = html! {
         p.above { a href="/jobs" { "All jobs" } }
@@ -46,7 +45,7 @@ pub fn job(run: &Run, details: &[(String, String)], can_act: bool, now: Timestam
                 dt { "When" } dd { (instant(run.at)) " (" (ago(run.at, now)) ")" }
                 dt { "Attempts" } dd { (count(run.attempts)) }
                 @if let Some(duration) = run.took { dt { "Took" } dd { (took(duration)) } }
-                @if !run.said.is_empty() { dt { "Said" } dd { (prose(&run.said)) } }
+                @if !run.result.is_empty() { dt { "Result" } dd { (prose(&run.result)) } }
                 @for (label, text) in details.iter().filter(|(_, text)| !text.is_empty()) {
                     dt { (label) }
                     dd { @if is_laid_out(text) { pre tabindex="0" role="region" aria-label=(label) { (text) } } @else { (text) } }
@@ -64,7 +63,7 @@ pub fn job(run: &Run, details: &[(String, String)], can_act: bool, now: Timestam
     document(&title, Here::Job, 0, body, html! {})
 }
 
-/// JSON and whatever else has lines of its own.
+/// Whether a text keeps its lines.
 fn is_laid_out(text: &str) -> bool {
     text.contains('\n') || text.starts_with(['{', '['])
 }
@@ -84,7 +83,7 @@ fn filter_form(list: &JobList<'_>) -> Markup {
                     label for="state" { "State" }
                     select #state name="state" {
                         option value="" { "any" }
-                        @for state in State::ALL { (choice(state.as_str(), &list.filter.state)) }
+                        @for state in JobState::ALL { (choice(state.as_str(), &list.filter.state)) }
                     }
                 }
                 div {
@@ -100,8 +99,8 @@ fn filter_form(list: &JobList<'_>) -> Markup {
     }
 }
 
-/// The Enter key presses the first button of a form; this one does nothing, so that no job is acted
-/// on by mistake.
+/// The Enter key presses the first button of a form. This one does nothing, so that Enter changes
+/// no job.
 fn no_default() -> Markup {
     html! { button type="submit" disabled hidden {} }
 }
@@ -120,13 +119,13 @@ fn token() -> Markup {
 fn how_to_act() -> Markup {
     html! {
         p.card.block {
-            "Jobs can only be looked at here. To retry or cancel them on this page, start the worker with a token in "
+            "Jobs are read-only here. To retry or cancel them on this page, start the worker with a token in "
             code { "METER_HTTP__TOKEN" } "."
         }
     }
 }
 
-fn buttons(run: &Run) -> Markup {
+fn buttons(run: &RunRow) -> Markup {
     html! {
         @if run.can_retry {
             button type="submit" formaction={ "/jobs/" (run.seq) "/retry" } aria-label={ "Retry job " (run.seq) } { "Retry" }
@@ -137,8 +136,8 @@ fn buttons(run: &Run) -> Markup {
     }
 }
 
-fn table(runs: &[Run], can_act: bool, now: Timestamp) -> Markup {
-    let row = |run: &Run| {
+fn table(runs: &[RunRow], can_act: bool, now: Timestamp) -> Markup {
+    let row = |run: &RunRow| {
         html! {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
@@ -148,7 +147,7 @@ fn table(runs: &[Run], can_act: bool, now: Timestamp) -> Markup {
                 td { (ago(run.at, now)) }
                 td.n { @if let Some(duration) = run.took { (took(duration)) } }
                 td.n { (count(run.attempts)) }
-                td.text { span.clip { (prose(&run.said)) } }
+                td.text { span.clip { (prose(&run.result)) } }
             }
         }
     };
@@ -163,7 +162,7 @@ fn table(runs: &[Run], can_act: bool, now: Timestamp) -> Markup {
                     th scope="col" { "When" }
                     th.n scope="col" { "Took" }
                     th.n scope="col" { "Runs" }
-                    th scope="col" { "Said" }
+                    th scope="col" { "Result" }
                 }
             }
             tbody { @for run in runs { (row(run)) } }

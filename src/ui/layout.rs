@@ -4,13 +4,13 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 /// The one style sheet.
 const STYLE: &str = include_str!("page.css");
-/// Three bars on blue, as an SVG in base64: without it a browser would ask the server for one.
+/// Three bars on blue, an inline SVG, so that no browser requests `/favicon.ico`.
 const FAVICON: &str = "data:image/svg+xml;base64,\
     PHN2ZyB4bWxucz0iaHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmciIHZpZXdCb3g9IjAgMCAxNiAxNiI+PHJlY3Qgd2lkdGg9IjE2IiBoZWlnaHQ9IjE2IiByeD0iMyIgZmls\
     bD0iIzFmNWZhZSIvPjxwYXRoIGQ9Ik00IDEyVjhNOCAxMlY0TTEyIDEyVjYiIHN0cm9rZT0iI2ZmZiIgc3Ryb2tlLXdpZHRoPSIyLjQiIHN0cm9rZS1saW5lY2FwPSJyb3VuZ\
     CIvPjwvc3ZnPg==";
 
-/// Which entry of the navigation a page is.
+/// The entry of the navigation that a page belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Here {
     Status,
@@ -18,15 +18,15 @@ pub(super) enum Here {
     Job,
     Runbook,
     Nowhere,
-    /// A document of its own: links to other pages would lead nowhere.
+    /// A document without navigation.
     Alone,
 }
 
-/// How something is; always said in words too.
+/// How good or bad something is. Words beside it always say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Well,
-    Look,
+    Warning,
     Wrong,
     Busy,
     Quiet,
@@ -36,7 +36,7 @@ impl Tone {
     pub(super) fn class(self) -> &'static str {
         match self {
             Self::Well => "well",
-            Self::Look => "look",
+            Self::Warning => "warning",
             Self::Wrong => "wrong",
             Self::Busy => "busy",
             Self::Quiet => "quiet",
@@ -44,7 +44,7 @@ impl Tone {
     }
 }
 
-/// A whole document; `refresh` seconds later it loads itself again, unless that is 0.
+/// A whole document. It reloads itself after `refresh` seconds; 0 = never.
 pub(super) fn document(title: &str, here: Here, refresh: u32, body: Markup, foot: Markup) -> String {
     let entry = |to: &str, name: &str, of: Here| {
         let current = match here {
@@ -91,10 +91,10 @@ pub(super) fn document(title: &str, here: Here, refresh: u32, body: Markup, foot
     page.into_string()
 }
 
-/// A page that says one thing.
+/// A page with one message.
 pub(super) fn message_page(title: &str, text: &str) -> String {
     let body = html! {
-        div.notification {
+        div.message {
             h1 { (title) }
             p { (text) }
             p { a href="/" { "Back to the status page" } }
@@ -108,11 +108,11 @@ fn mark() -> Markup {
     drawing("mark", "M4 13V9M8 13V3M12 13V6")
 }
 
-/// A sign beside words that say the same.
+/// The icon of a tone.
 pub(super) fn icon(tone: Tone) -> Markup {
     let (class, path) = match tone {
         Tone::Well => ("icon well", "M8 1.5a6.5 6.5 0 1 0 0 13a6.5 6.5 0 1 0 0-13M5 8.3l2.1 2.1L11 6.2"),
-        Tone::Look => ("icon look", "M8 2L14.5 13.5H1.5ZM8 6.3V9.3M8 11.2V11.6"),
+        Tone::Warning => ("icon warning", "M8 2L14.5 13.5H1.5ZM8 6.3V9.3M8 11.2V11.6"),
         Tone::Wrong => {
             ("icon wrong", "M5.4 1.5h5.2l3.9 3.9v5.2l-3.9 3.9H5.4L1.5 10.6V5.4ZM5.7 5.7l4.6 4.6M10.3 5.7L5.7 10.3")
         }
@@ -130,17 +130,17 @@ fn drawing(class: &str, path: &str) -> Markup {
 pub(super) fn state(state: &str, attention: bool) -> Markup {
     let tone = match (state, attention) {
         ("dead", _) => Tone::Wrong,
-        (_, true) | ("retrying", _) => Tone::Look,
+        (_, true) | ("retrying", _) => Tone::Warning,
         ("done", _) => Tone::Well,
         ("running", _) => Tone::Busy,
         _ => Tone::Quiet,
     };
     html! {
-        span class={ "state " (tone.class()) } { (icon(tone)) span { (state) @if attention { ", look at it" } } }
+        span class={ "state " (tone.class()) } { (icon(tone)) span { (state) @if attention { ", needs attention" } } }
     }
 }
 
-/// Something wide, which scrolls by itself on a narrow screen; the keyboard reaches it.
+/// Wide content, which scrolls by itself on a narrow screen and with the keyboard.
 pub(super) fn scroll(label: &str, inner: Markup) -> Markup {
     html! { div.scroll role="region" aria-label=(label) tabindex="0" { (inner) } }
 }

@@ -1,10 +1,10 @@
-//! Pages to look at: the status page, the jobs, the runbook, and the document of `meter report`.
+//! HTML: the status page, the jobs, the runbook, and the document of `meter report`.
 //!
-//! Each function takes what is known and gives a whole HTML document. Nothing is read here, nothing
-//! is fetched by what comes out, and no script is in it: one style sheet and the charts are inline,
-//! so that [`CONTENT_SECURITY_POLICY`] suffices and a saved page stays whole. Sums, shares and
-//! forecasts are made of [`Quantity`] and integers, like the books; a float is met only inside the
-//! plotting crate, where a quantity becomes a pixel.
+//! Each function is pure: it turns values into a whole HTML document. A document fetches nothing
+//! and has no script; one style sheet and the charts are inline, so that
+//! [`CONTENT_SECURITY_POLICY`] suffices and a saved page stays whole. Sums, shares and forecasts
+//! use [`Quantity`] and integers, like the books; only the plotting crate uses floats, to turn a
+//! quantity into a pixel.
 
 mod chart;
 mod format;
@@ -32,105 +32,101 @@ pub use runbook::runbook;
 pub use status::{RUNS, status};
 pub(crate) use usage::forecast;
 
-/// What a browser may do with these pages: show them, and send their own forms.
+/// A browser may only show these pages and send their own forms.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; \
     base-uri 'none'; frame-ancestors 'none'";
 
-/// What the status page tells.
+/// The content of the status page.
 #[derive(Clone, Copy, Debug)]
 pub struct StatusView<'a> {
     pub overview: &'a Overview,
-    /// By meter, the unit in the plural: minutes.
+    /// The unit of each meter in the plural: minutes.
     pub units: &'a BTreeMap<String, String>,
     /// The newest runs of jobs, newest first.
-    pub runs: &'a [Run],
-    /// Why these could not be read.
+    pub runs: &'a [RunRow],
+    /// Why the runs could not be read.
     pub no_runs: Option<&'a str>,
     pub version: &'a str,
-    /// Where money goes: `dry run`, `test account`, `live account`.
+    /// Where billed usage goes: `dry run`, `test account`, `live account`.
     pub billing: &'a str,
-    /// After how many seconds the page loads itself again; 0: never. With it comes a link to
-    /// `/?refresh=0`.
+    /// The page reloads itself after this time and links to `/?refresh=0`; 0 = never.
     pub refresh_seconds: u32,
 }
 
-/// A job, as the pages tell it.
+/// A job, as the pages show it.
 #[derive(Clone, Debug)]
-pub struct Run {
+pub struct RunRow {
     pub seq: i64,
     pub kind: String,
-    /// Where it stands: `pending`, `scheduled`, `running`, `retrying`, `done`, `dead`, `cancelled`.
+    /// `pending`, `scheduled`, `running`, `retrying`, `done`, `dead`, `cancelled`.
     pub state: String,
-    /// What it is about, in short.
+    /// Its payload in short.
     pub what: String,
     pub attempts: i64,
-    /// When something last happened to it, or next will.
+    /// The time of its last change, or of its next run.
     pub at: Timestamp,
-    /// How long its last run took.
+    /// The duration of its last run.
     pub took: Option<SignedDuration>,
-    /// What it reported, or why it did not.
-    pub said: String,
-    /// Whether a person should look at the report.
+    /// Its report, or the reason why there is none.
+    pub result: String,
+    /// Whether the report needs attention.
     pub attention: bool,
-    /// Whether it can be made due now.
     pub can_retry: bool,
-    /// Whether it can be taken back.
     pub can_cancel: bool,
 }
 
-/// Which jobs are listed.
+/// Selects the listed jobs.
 #[derive(Clone, Debug, Default)]
 pub struct JobsFilter {
     pub kind: Option<String>,
     pub state: Option<String>,
 }
 
-/// What the page of jobs tells.
+/// The content of the page of jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct JobList<'a> {
-    pub runs: &'a [Run],
+    pub runs: &'a [RunRow],
     pub filter: &'a JobsFilter,
     pub kinds: &'a [String],
-    /// Whether a token is configured, without which nobody can act.
+    /// Whether a token is configured; without one the page has no buttons.
     pub can_act: bool,
-    /// What became of the last act.
-    pub said: Option<&'a str>,
+    /// The result of the last action.
+    pub done: Option<&'a str>,
 }
 
-/// What `meter report` tells of a month.
+/// The document of `meter report`.
 #[derive(Clone, Debug)]
-pub struct Report {
-    /// Of this customer; none: of all.
+pub struct UsageReport {
+    /// `None` = all customers.
     pub customer: Option<String>,
     /// The month, as `2026-03`.
     pub month: String,
-    /// When the report was made.
     pub made_at: Timestamp,
     pub version: String,
-    /// When AWS made the newest bill that is in it.
+    /// When AWS made the newest bill in it.
     pub as_of: Option<Timestamp>,
     pub meters: Vec<MeterReport>,
 }
 
-/// What a report tells of a meter.
+/// One meter in a usage report.
 #[derive(Clone, Debug)]
 pub struct MeterReport {
     pub meter: String,
     /// Its unit in the plural: minutes.
     pub unit: String,
-    /// Usage of the month; of all customers, that with and without a customer.
+    /// Usage of the month, with and without a customer.
     pub total: Quantity,
-    /// What has no customer, of it.
+    /// The part without a customer.
     pub unattributed: Option<Quantity>,
     /// By day (`2026-03-01`), oldest first.
     pub days: Vec<(String, Quantity)>,
     /// The customers with most of it, the largest first; empty in the report of one.
     pub customers: Vec<(String, Quantity)>,
-    /// What else there is to say, as sentences.
+    /// More sentences.
     pub notes: Vec<String>,
 }
 
-/// The page for an address that there is not.
+/// The page for an unknown address.
 pub fn not_found() -> String {
     layout::message_page(
         "There is no such page",
@@ -138,7 +134,7 @@ pub fn not_found() -> String {
     )
 }
 
-/// The page for something that is not done.
+/// The page for a refused request.
 pub fn refused(why: &str) -> String {
     layout::message_page("That was refused", why)
 }

@@ -8,10 +8,10 @@ use maud::{Markup, html};
 use super::chart::{self, Bar};
 use super::format::{self, instant, quantity};
 use super::layout::{Here, document, scroll};
-use super::{MeterReport, Report};
+use super::{MeterReport, UsageReport};
 
 /// A whole document, which refers to nothing outside itself.
-pub fn report(report: &Report) -> String {
+pub fn report(report: &UsageReport) -> String {
     let month = format::month(&report.month);
     let title = match &report.customer {
         Some(customer) => format!("Usage of {} in {month}", format::customer(customer)),
@@ -75,7 +75,7 @@ fn section(i: usize, meter: &MeterReport, month: &str) -> Markup {
     }
 }
 
-/// What is named, how much, and possibly its share.
+/// Rows of a name, a quantity, and possibly a share.
 fn amounts<'a>(what: &str, unit: &str, rows: impl Iterator<Item = (&'a str, Quantity, Option<String>)>) -> Markup {
     let rows: Vec<_> = rows.collect();
     let shares = rows.iter().any(|(.., share)| share.is_some());

@@ -48,7 +48,7 @@ fn served(link: &str) -> Option<String> {
 /// Pages of the documents that are served.
 const SERVED: [&str; 5] = ["configuration", "enforcement", "metrics", "operations", "stripe"];
 
-/// What is to be shown.
+/// The parts of the page.
 #[derive(Default)]
 struct Read<'a> {
     events: Vec<Event<'a>>,

@@ -1,4 +1,4 @@
-//! The status page: is all well, what needs a person, and the figures behind it.
+//! The status page: the headline, what needs attention, and the figures.
 
 use books::audit::stats::{BillStanding, Pressed};
 use jiff::{SignedDuration, Timestamp};
@@ -6,13 +6,13 @@ use maud::{Markup, html};
 
 use super::format::{self, ago, count, counted, quantity, span};
 use super::layout::{Here, Tone, document, icon, scroll, state};
-use super::{Run, StatusView, tiles, usage};
-use crate::health::{Finding, Severity};
-use crate::queue::State;
+use super::{RunRow, StatusView, tiles, usage};
+use crate::health::{Finding, NO_BILL, Overview, Severity};
+use crate::queue::JobState;
 
-/// Runs that are shown.
+/// The most runs on the page.
 pub const RUNS: usize = 15;
-/// A reading that is older than this says little about now.
+/// An older reading is marked as old.
 const OLD: SignedDuration = SignedDuration::from_mins(15);
 
 /// The page at `/`.
@@ -38,22 +38,22 @@ pub fn status(view: &StatusView<'_>, now: Timestamp) -> String {
             }
         }
         @if is_old(view, now) {
-            p.card.block { (icon(Tone::Look)) " These figures are old: the reading that should have replaced them failed or hangs. The log says why." }
+            p.card.block { (icon(Tone::Warning)) " These figures are old: the next reading failed or hangs. The log says why." }
         }
-        h2 #needs { "What needs a person" }
+        h2 #needs { "What needs attention" }
         (findings(&overview.findings))
         h2 { "At a glance" }
         (tiles::tiles(view, now))
         h2 { "Usage" }
         (usage::cards(view))
         h2 { "Customers at their limit" }
-        (pressed(view))
+        (near_limit(view))
         h2 { "Entitlements" }
         (entitlements(view, now))
         h2 { "Stripe" }
         (stripe(view, now))
         h2 { "Bills" }
-        (bills(&overview.books.bills, now))
+        (bills(overview, now))
         h2 { "Last runs" }
         @match view.no_runs {
             Some(why) => { p.empty { "They cannot be read: " (why) } }
@@ -71,18 +71,19 @@ fn is_old(view: &StatusView<'_>, now: Timestamp) -> bool {
     now.duration_since(view.overview.at) > OLD
 }
 
-/// How it all stands, in a few words.
+/// The headline.
 fn verdict(view: &StatusView<'_>, now: Timestamp) -> (Tone, String) {
+    let needs = |n| if n == 1 { "needs attention" } else { "need attention" };
     let of = |level| view.overview.findings.iter().filter(|f| f.severity == level).count();
     match (of(Severity::Critical), of(Severity::Warning)) {
-        (0, 0) if is_old(view, now) => (Tone::Look, "How things stand is not known".into()),
+        (0, 0) if is_old(view, now) => (Tone::Warning, "The state is not known".into()),
         (0, 0) => (Tone::Well, "All is well".into()),
-        (0, 1) => (Tone::Look, "1 thing needs a person".into()),
-        (0, look) => (Tone::Look, format!("{look} things need a person")),
+        (0, 1) => (Tone::Warning, "1 thing needs attention".into()),
+        (0, n) => (Tone::Warning, format!("{n} things need attention")),
         (1, 0) => (Tone::Wrong, "Something is wrong".into()),
         (wrong, 0) => (Tone::Wrong, format!("{wrong} things are wrong")),
-        (1, look) => (Tone::Wrong, format!("Something is wrong, and {look} more to look at")),
-        (wrong, look) => (Tone::Wrong, format!("{wrong} things are wrong, and {look} more to look at")),
+        (1, n) => (Tone::Wrong, format!("Something is wrong, and {n} more {}", needs(n))),
+        (wrong, n) => (Tone::Wrong, format!("{wrong} things are wrong, and {n} more {}", needs(n))),
     }
 }
 
@@ -95,7 +96,7 @@ fn findings(findings: &[Finding]) -> Markup {
             @for finding in findings {
                 @let (tone, word) = match finding.severity {
                     Severity::Critical => (Tone::Wrong, "Wrong: "),
-                    Severity::Warning => (Tone::Look, "To look at: "),
+                    Severity::Warning => (Tone::Warning, "Attention: "),
                 };
                 li {
                     span class=(tone.class()) { (icon(tone)) }
@@ -112,7 +113,7 @@ fn findings(findings: &[Finding]) -> Markup {
     }
 }
 
-fn pressed(view: &StatusView<'_>) -> Markup {
+fn near_limit(view: &StatusView<'_>) -> Markup {
     let customers = &view.overview.customers;
     if customers.pressed.is_empty() {
         return html! { p.empty { "No customer has reached a limit or is near one." } };
@@ -126,7 +127,7 @@ fn pressed(view: &StatusView<'_>) -> Markup {
                 th.id scope="row" { (format::customer(&p.customer)) }
                 td.whole { (p.meter) }
                 td {
-                    @if p.allowed { span.state.look { (icon(Tone::Look)) span { "near" } } }
+                    @if p.allowed { span.state.warning { (icon(Tone::Warning)) span { "near" } } }
                     @else { span.state.wrong { (icon(Tone::Wrong)) span { "blocked" } } }
                 }
                 td.n { (quantity(p.used)) }
@@ -162,7 +163,7 @@ fn table(titles: Markup, rows: Markup) -> Markup {
 fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let customers = &view.overview.customers;
     if customers.decisions.is_empty() {
-        return html! { p.empty { "Nothing is decided yet: there are no customers, or " code { "meter work" } " has not looked at them." } };
+        return html! { p.empty { "Nothing is decided yet: there are no customers, or " code { "meter work" } " has not checked them." } };
     }
     let titles = html! {
         th scope="col" { "Meter" }
@@ -191,7 +192,7 @@ fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let (stripe, customers) = (&view.overview.books.stripe, &view.overview.customers);
-    let of = |state: &str| stripe.events.get(state).copied().unwrap_or(0);
+    let of = |state| view.overview.events(state);
     let meters: std::collections::BTreeSet<&String> =
         customers.drift.keys().chain(customers.deferred_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };
@@ -201,7 +202,7 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
             dd { (count(of("settled"))) }
             dt { "To send" }
             dd { (count(of("pending") + of("sending"))) (since(stripe.oldest_pending_at)) }
-            dt { "In doubt" }
+            dt { "Unconfirmed" }
             dd { (count(of("unconfirmed"))) (since(stripe.oldest_unconfirmed_at)) }
             dt { "Refused" }
             dd { (count(of("refused"))) }
@@ -230,7 +231,7 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
                             @let drift = customers.drift.get(meter).copied().unwrap_or_default();
                             tr {
                                 th.whole scope="row" { (meter) }
-                                td.n.look[!drift.is_zero()] { (quantity(drift)) @if !drift.is_zero() { " " (icon(Tone::Look)) } }
+                                td.n.warning[!drift.is_zero()] { (quantity(drift)) @if !drift.is_zero() { " " (icon(Tone::Warning)) } }
                                 td.n { (quantity(customers.deferred_units.get(meter).copied().unwrap_or_default())) }
                                 td { (usage::unit(view.units, meter)) }
                             }
@@ -262,9 +263,9 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
     }
 }
 
-fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
-    if bills.iter().all(|bill| bill.month.is_empty()) {
-        return html! { p.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } };
+fn bills(overview: &Overview, now: Timestamp) -> Markup {
+    if overview.bills().next().is_none() {
+        return html! { p.empty { (format::prose(NO_BILL)) } };
     }
     let when = |at: Option<Timestamp>| html! { @if let Some(at) = at { (ago(at, now)) } @else { "unknown" } };
     let row = |b: &BillStanding| {
@@ -281,7 +282,7 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
                 td.text { (lines.join(", ")) }
                 td.text {
                     @if b.on_hold == 0 { "none" } @else {
-                        span.look { (icon(Tone::Look)) " " (counted(b.on_hold, "version", "versions")) }
+                        span.warning { (icon(Tone::Warning)) " " (counted(b.on_hold, "version", "versions")) }
                         @if let Some(why) = &b.hold_reason { ": " (format::prose(why)) }
                     }
                 }
@@ -292,16 +293,16 @@ fn bills(bills: &[BillStanding], now: Timestamp) -> Markup {
         th scope="col" { "Payer" }
         th scope="col" { "Month" }
         th scope="col" { "Made by AWS" }
-        th scope="col" { "Tells of usage up to" }
+        th scope="col" { "Usage through" }
         th.n scope="col" { "Rows" }
         th.n scope="col" { "Counted" }
         th scope="col" { "Lines of watched products" }
         th scope="col" { "On hold" }
     };
-    scroll("Bills by payer", table(titles, html! { @for b in bills { (row(b)) } }))
+    scroll("Bills by payer", table(titles, html! { @for b in &overview.books.bills { (row(b)) } }))
 }
 
-fn runs(runs: &[Run], now: Timestamp) -> Markup {
+fn runs(runs: &[RunRow], now: Timestamp) -> Markup {
     if runs.is_empty() {
         return html! { p.empty { "No job has run yet: " code { "meter work" } " starts a worker." } };
     }
@@ -311,9 +312,9 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
         th scope="col" { "State" }
         th scope="col" { "When" }
         th.n scope="col" { "Took" }
-        th scope="col" { "Said" }
+        th scope="col" { "Result" }
     };
-    let row = |run: &Run| {
+    let row = |run: &RunRow| {
         html! {
             tr {
                 td.n { a href={ "/jobs/" (run.seq) } { (run.seq) } }
@@ -321,7 +322,7 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
                 td { (state(&run.state, run.attention)) }
                 td { (ago(run.at, now)) }
                 td.n { @if let Some(took) = run.took { (format::took(took)) } }
-                td.text { span.clip { (format::prose(&run.said)) } }
+                td.text { span.clip { (format::prose(&run.result)) } }
             }
         }
     };
@@ -331,13 +332,13 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
     }
 }
 
-/// Every kind of job and every schedule: seldom needed, so collapsed.
+/// Every kind of job and every schedule; collapsed, because it is seldom needed.
 fn kinds(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let queue = &view.overview.queue;
     if queue.kinds.is_empty() && queue.ticks.is_empty() {
         return html! {};
     }
-    let states = [State::Pending, State::Scheduled, State::Running, State::Retrying, State::Dead];
+    let states = [JobState::Pending, JobState::Scheduled, JobState::Running, JobState::Retrying, JobState::Dead];
     let titles = html! {
         th scope="col" { "Kind" }
         @for state in states { th.n scope="col" { (state.as_str()) } }
@@ -352,7 +353,7 @@ fn kinds(view: &StatusView<'_>, now: Timestamp) -> Markup {
                 td { @if let Some(at) = of.waiting_since { (ago(at, now)) } }
                 td {
                     @if let Some(at) = of.last_done { (ago(at, now)) } @else { "not lately" }
-                    @if of.attention { " " span.look { (icon(Tone::Look)) " look at it" } }
+                    @if of.attention { " " span.warning { (icon(Tone::Warning)) " needs attention" } }
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Promises about the pages, whatever they are told.
+//! Promises about the pages, for all values.
 
 use std::collections::BTreeMap;
 
@@ -82,8 +82,8 @@ fn hostile() -> Overview {
     s
 }
 
-fn run() -> Run {
-    Run {
+fn run() -> RunRow {
+    RunRow {
         seq: 12,
         kind: EVIL.into(),
         state: "dead".into(),
@@ -91,14 +91,14 @@ fn run() -> Run {
         attempts: 3,
         at: now(),
         took: Some(SignedDuration::from_millis(1500)),
-        said: EVIL.into(),
+        result: EVIL.into(),
         attention: true,
         can_retry: true,
         can_cancel: true,
     }
 }
 
-fn status_of(overview: &Overview, runs: &[Run], refresh_seconds: u32) -> String {
+fn status_of(overview: &Overview, runs: &[RunRow], refresh_seconds: u32) -> String {
     let units = BTreeMap::from([("chime_minutes".to_owned(), "minutes".to_owned())]);
     status(
         &StatusView {
@@ -114,13 +114,13 @@ fn status_of(overview: &Overview, runs: &[Run], refresh_seconds: u32) -> String 
     )
 }
 
-fn list_of(runs: &[Run], can_act: bool) -> String {
+fn list_of(runs: &[RunRow], can_act: bool) -> String {
     let filter = JobsFilter { kind: Some(EVIL.into()), state: Some("dead".into()) };
-    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, said: Some(EVIL) }, now())
+    jobs(&JobList { runs, filter: &filter, kinds: &[EVIL.into()], can_act, done: Some(EVIL) }, now())
 }
 
-fn a_report(customer: Option<&str>) -> Report {
-    Report {
+fn a_report(customer: Option<&str>) -> UsageReport {
+    UsageReport {
         customer: customer.map(str::to_owned),
         month: "2026-03".into(),
         made_at: now(),
@@ -147,7 +147,7 @@ fn all_pages() -> Vec<(&'static str, String)> {
         ("jobs", list_of(&[run()], true)),
         ("no jobs", list_of(&[], false)),
         ("job", job(&run(), &details, true, now())),
-        ("job to look at", job(&run(), &details, false, now())),
+        ("read-only job", job(&run(), &details, false, now())),
         ("report", report(&a_report(Some(EVIL)))),
         ("report of all", report(&a_report(None))),
         ("runbook", runbook(&format!("# Runbook\n\n{EVIL}\n\n<img src=x>\n\n## {EVIL}\n"))),
@@ -186,7 +186,7 @@ fn no_id_is_given_twice() {
 #[test]
 fn every_finding_is_shown_and_leads_to_its_place_in_the_runbook() {
     let page = status_of(&hostile(), &[], 0);
-    assert!(page.contains("Something is wrong, and 1 more to look at"));
+    assert!(page.contains("Something is wrong, and 1 more needs attention"));
     assert!(page.contains("no bill since 3 d") && page.contains("ask AWS"));
     assert!(page.contains("href=\"/runbook#meterbillstale\"") && page.contains("href=\"/runbook#meterbooksbroken\""));
 }
@@ -261,7 +261,7 @@ fn buttons_are_there_only_when_one_may_act() {
     assert!(first_button.split('>').next().unwrap().contains("disabled"), "the Enter key would act on a job");
     let looking = list_of(&[run()], false);
     assert!(!looking.contains("formaction") && looking.contains("METER_HTTP__TOKEN"));
-    let done = Run { can_retry: false, can_cancel: false, ..run() };
+    let done = RunRow { can_retry: false, can_cancel: false, ..run() };
     assert!(!job(&done, &[], true, now()).contains("password"));
 }
 
@@ -294,7 +294,9 @@ fn a_report_shows_its_figures_and_stands_alone() {
         assert!(all.contains(text), "{text}");
     }
     assert!(!all.contains("href=\"/"), "a saved report links to no server");
-    assert!(report(&Report { meters: vec![], ..a_report(Some("acme")) }).contains("Nothing is booked in March 2026"));
+    assert!(
+        report(&UsageReport { meters: vec![], ..a_report(Some("acme")) }).contains("Nothing is booked in March 2026")
+    );
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! The figures at a glance: one tile each.
 
-use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use super::StatusView;
 use super::format::{ago, bytes, count, counted, date, long_day, span};
 use super::layout::{Tone, icon};
-use crate::queue::{State, WorkerState};
+use crate::health::NO_WEBHOOK;
+use crate::queue::{JobState, WorkerState};
 
-/// A tile: what it is about, the figure, and lines below it, each with how bad it is.
+/// A tile: its label, the figure, and lines below it, each with a tone.
 struct Tile {
     label: &'static str,
     figure: Markup,
@@ -26,7 +26,7 @@ impl Tile {
         self
     }
 
-    /// A line that is there only when there is something to say.
+    /// A line that appears only when `n` is not 0.
     fn bad(mut self, tone: Tone, n: i64, what: &str) -> Self {
         if n > 0 {
             self.lines.push((tone, html! { (count(n)) " " (what) }));
@@ -70,25 +70,22 @@ fn none() -> Markup {
     html! { "none yet" }
 }
 
-/// With several payers, the one that is farthest behind.
+/// With several payers, the oldest of their newest bills.
 fn bill(view: &StatusView<'_>, now: Timestamp) -> Tile {
-    let bills = &view.overview.books.bills;
-    let deferred = bills.iter().map(|b| b.on_hold).sum();
-    // one of which nothing ever came has no month
-    let come = bills.iter().filter(|b| !b.month.is_empty()).min_by_key(|b| b.delivered_at);
-    let tile = match come {
+    let (overview, payers) = (view.overview, view.overview.books.bills.len());
+    let tile = match overview.bills().min_by_key(|b| b.delivered_at) {
         None => Tile::new("Newest bill", none()).line(html! { code { "meter ingest" } " reads one" }),
         Some(bill) => {
             let figure = html! { @if let Some(at) = bill.delivered_at { (ago(at, now)) } @else { "unknown" } };
             let tile = Tile::new("Newest bill", figure).line(html! { "made by AWS, for " (bill.month) });
-            if bills.len() > 1 {
-                tile.line(html! { "of " span.id { (bill.payer) } ", the last of " (bills.len()) })
+            if payers > 1 {
+                tile.line(html! { "of " span.id { (bill.payer) } ", the last of " (payers) })
             } else {
                 tile
             }
         }
     };
-    tile.bad(Tone::Look, deferred, "deferred back")
+    tile.bad(Tone::Warning, overview.versions_on_hold(), "on hold")
 }
 
 fn day(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -96,10 +93,10 @@ fn day(view: &StatusView<'_>, now: Timestamp) -> Tile {
     match view.overview.books.bills.iter().map(|b| b.usage_through).min().flatten() {
         None => Tile::new(label, none()),
         Some(end) => {
-            // the instant that ends a day belongs to the next one
+            // the instant that ends a day belongs to the next day
             let day = date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end));
             Tile::new(label, html! { time datetime=(day) { (day) } })
-                .line(html! { "AWS has told of usage up to " (ago(end, now)) })
+                .line(html! { "bills include usage through " (ago(end, now)) })
         }
     }
 }
@@ -122,18 +119,17 @@ fn audit(view: &StatusView<'_>, now: Timestamp) -> Tile {
         return Tile::new("Books audited", html! { "never" }).line(html! { code { "meter verify" } " does it" });
     };
     let mut tile = Tile::new("Books audited", ago(at, now));
-    let broken: Vec<_> = audit.violations.iter().filter(|(_, n)| **n > 0).collect();
-    if broken.is_empty() {
+    if audit.broken().next().is_none() {
         return tile.line(html! { "every rule holds" });
     }
-    for (rule, n) in broken {
-        tile = tile.bad(Tone::Wrong, *n, &format!("× {rule} broken"));
+    for (rule, n) in audit.broken() {
+        tile = tile.bad(Tone::Wrong, n, &format!("× {rule} broken"));
     }
     tile
 }
 
 fn workers(view: &StatusView<'_>) -> Tile {
-    let of = |state| view.overview.queue.workers.get(&state).copied().unwrap_or(0);
+    let of = |state| view.overview.workers(state);
     let figure = match of(WorkerState::Working) {
         0 => html! { "none works" },
         n => html! { (count(n)) " working" },
@@ -144,37 +140,39 @@ fn workers(view: &StatusView<'_>) -> Tile {
     } else {
         tile
     };
-    tile.bad(Tone::Look, of(WorkerState::Silent), "silent")
+    tile.bad(Tone::Warning, of(WorkerState::Silent), "silent")
 }
 
 fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let kinds = &view.overview.queue.kinds;
-    let of = |state| -> i64 { kinds.values().filter_map(|k| k.states.get(&state)).sum() };
-    let tile = Tile::new("Queue", html! { (count(of(State::Pending))) " waiting" })
-        .line(html! { (count(of(State::Running))) " running, " (count(of(State::Scheduled))) " for later" });
+    let of = |state| view.overview.jobs(state);
+    let tile = Tile::new("Queue", html! { (count(of(JobState::Pending))) " waiting" })
+        .line(html! { (count(of(JobState::Running))) " running, " (count(of(JobState::Scheduled))) " for later" });
     let tile = match kinds.values().filter_map(|k| k.waiting_since).min() {
         Some(since) => tile.line(html! { "longest wait " (span(now.duration_since(since))) }),
         None => tile,
     };
-    tile.bad(Tone::Look, of(State::Retrying), "retrying").bad(Tone::Wrong, of(State::Dead), "dead")
+    tile.bad(Tone::Warning, of(JobState::Retrying), "retrying").bad(Tone::Wrong, of(JobState::Dead), "dead")
 }
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let stripe = &view.overview.books.stripe;
-    let of = |state| stripe.events.get(state).copied().unwrap_or(0);
+    let of = |state| view.overview.events(state);
     let tile = Tile::new("Stripe", html! { (count(of("pending") + of("sending"))) " to send" });
     let tile = match stripe.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
         None => tile.line(html! { (counted(of("settled"), "amount", "amounts")) " settled" }),
     };
-    let deferred: i64 = view.overview.customers.deferred.values().sum();
-    let tile = if deferred > 0 { tile.line(html! { (count(deferred)) " deferred" }) } else { tile };
-    let drifts = view.overview.customers.drift.values().filter(|q| **q != Quantity::ZERO).count();
-    tile.bad(Tone::Look, of("unconfirmed"), "unconfirmed")
+    let tile = match view.overview.deferred() {
+        0 => tile,
+        n => tile.line(html! { (count(n)) " deferred" }),
+    };
+    let drifts = view.overview.drifts().count();
+    tile.bad(Tone::Warning, of("unconfirmed"), "unconfirmed")
         .bad(Tone::Wrong, of("refused"), "refused")
         .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
         .bad(
-            Tone::Look,
+            Tone::Warning,
             i64::try_from(drifts).unwrap_or(i64::MAX),
             if drifts == 1 { "meter differs" } else { "meters differ" },
         )
@@ -185,7 +183,7 @@ fn turn(view: &StatusView<'_>) -> Tile {
     let late = overview.findings.iter().any(|f| f.alert == "MeterTurnPeriodsOverdue");
     Tile::new("TURN credentials", html! { (count(overview.customers.turn_used)) })
         .line(html! { "in current periods, " (count(overview.customers.turn_refused)) " refused" })
-        .bad(Tone::Look, i64::from(late), "period not closed in time")
+        .bad(Tone::Warning, i64::from(late), "period not closed in time")
 }
 
 fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
@@ -196,8 +194,8 @@ fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
         None => tile.line(html! { "to the web backend" }),
     };
     if !view.overview.notifications_go_out {
-        return Tile::new("Notifications", html! { (count(notifications.pending + notifications.dead)) " kept" })
-            .line(html! { "notifications.url is not set" });
+        return Tile::new("Notifications", html! { (count(view.overview.kept_notifications())) " kept" })
+            .line(html! { (NO_WEBHOOK) });
     }
     tile.bad(Tone::Wrong, notifications.dead, "given up")
 }
@@ -211,7 +209,7 @@ fn database(view: &StatusView<'_>) -> Tile {
     }
 }
 
-/// When the newest day of all ended, for who wants it in a sentence.
+/// The newest day with booked usage, for a sentence.
 pub(super) fn usage_through(view: &StatusView<'_>) -> Option<String> {
     let end = view.overview.books.bills.iter().map(|b| b.usage_through).min().flatten()?;
     Some(long_day(date(end.saturating_sub(SignedDuration::from_secs(1)).unwrap_or(end))))

@@ -1,5 +1,4 @@
-//! What was used: a card for each meter, with the month so far, where it leads, and a chart of the
-//! last days.
+//! Usage: a card for each meter, with the month so far, its forecast, and a chart of the last days.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,19 +12,18 @@ use super::StatusView;
 use super::chart::{self, Bar};
 use super::format;
 use super::layout::scroll;
+use crate::health::NO_BILL;
 
-/// All meters of which something is booked.
+/// One card for each meter with booked usage.
 pub(super) fn cards(view: &StatusView<'_>) -> Markup {
     let books = &view.overview.books;
     let today = format::date(view.overview.at);
     let meters: BTreeSet<&str> =
         books.month.iter().map(|m| m.meter.as_str()).chain(books.days.iter().map(|d| d.meter.as_str())).collect();
     if meters.is_empty() {
-        return match books.bills.iter().all(|bill| bill.month.is_empty()) {
-            true => {
-                html! { p.card.empty { "No bill is booked yet: " code { "meter ingest" } " reads the newest one." } }
-            }
-            false => html! { p.card.empty { "No usage is booked in the last " (DAYS) " days." } },
+        return match view.overview.bills().next() {
+            None => html! { p.card.empty { (format::prose(NO_BILL)) } },
+            Some(_) => html! { p.card.empty { "No usage is booked in the last " (DAYS) " days." } },
         };
     }
     html! {
@@ -73,7 +71,7 @@ fn card(id: &str, meter: &str, unit: &str, view: &StatusView<'_>, today: Date) -
     }
 }
 
-/// The month so far, and where it leads.
+/// The month so far, and its forecast.
 fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
     let total = month.attributed + month.unattributed;
     let name = today.strftime("%B").to_string();
@@ -96,8 +94,8 @@ fn so_far(month: &MonthUsage, unit: &str, today: Date) -> Markup {
     }
 }
 
-/// The average of the days that are booked, times the days of the month; none without such days, or
-/// when all are booked.
+/// The average of the booked days, times the days of the month. `None` when no day or every day is
+/// booked.
 pub(crate) fn forecast(total: Quantity, booked: i64, today: Date) -> Option<Quantity> {
     let all = today.days_in_month();
     if booked <= 0 || booked >= i64::from(all) {
@@ -120,7 +118,7 @@ fn bars(booked: &[&DayUsage], today: Date) -> Vec<Bar> {
     first.series(1.day()).take_while(|day| *day <= last).map(bar).collect()
 }
 
-/// Newest first, because that is what one looks for.
+/// Newest first.
 fn table(booked: &[&DayUsage]) -> Markup {
     html! {
         table {

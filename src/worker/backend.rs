@@ -1,9 +1,8 @@
-//! The face that the queue shows to apalis: a source of claimed jobs, and a layer that takes in how
-//! they ended.
+//! apalis' traits: a source of claimed jobs, and a layer that collects the outcomes.
 //!
-//! The source never fails and never sleeps over work: what is hard about the database happens in
-//! the dispatcher, which hands over only jobs for which this process has a free slot. When the dispatcher
-//! is done, the source is exhausted, and apalis' worker drains and ends by itself.
+//! The source never fails: the dispatcher deals with the database, and passes on only jobs for
+//! which this process has a free slot. When the dispatcher ends, the source is exhausted, and
+//! apalis' worker drains and ends by itself.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,7 +22,7 @@ use tower_service::Service;
 
 use crate::queue::{Claim, JobUpdate};
 
-/// How a run ended: which one it was, and what becomes of the job, if that is still ours to say.
+/// The end of a run. `finish` is `None` when this process no longer holds the job.
 #[derive(Clone, Debug)]
 pub(super) struct Ack {
     pub(super) seq: i64,
@@ -79,7 +78,7 @@ impl BackendConfig for Claims {
     }
 }
 
-/// SendCounters each acknowledgement to the dispatcher.
+/// Sends each acknowledgement to the dispatcher.
 #[derive(Clone, Debug)]
 pub(super) struct AckLayer(UnboundedSender<Ack>);
 
@@ -117,7 +116,7 @@ where
         let running = self.inner.call(task);
         Box::pin(async move {
             let ack = running.await.map_err(Into::into)?;
-            // the dispatcher goes last; were it gone, the lease lapses and the job is run again
+            // the dispatcher ends last; without it the lease would expire and the job run again
             drop(acks.send(ack));
             Ok(())
         })

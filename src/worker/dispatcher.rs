@@ -1,7 +1,7 @@
 //! The dispatcher: claims jobs for free slots and records how runs ended.
 //!
-//! It never ends because of the database: an outage is logged when it begins and when it is over, and in between each
-//! step is tried again.
+//! No error of the database ends it: an outage is logged at its beginning and its end, and
+//! meanwhile each step is retried.
 
 use std::time::{Duration, Instant};
 
@@ -11,37 +11,37 @@ use tokio::sync::watch;
 
 use super::backend::Ack;
 use super::outage::OutageLog;
-use super::process::{Phase, Shared};
+use super::process::{Phase, RunUntil, Shared};
 use crate::queue::{Claim, ClaimRequest, JobUpdate, PollResult, data_version};
 
-/// With so many jobs running, one acknowledgement is worth waiting a moment for others that share
-/// its commit: as long as others come, and at most so many turns of the runtime.
+/// With this many jobs running, an acknowledgement waits a moment for others that share its commit,
+/// as long as others arrive, for at most `TURNS` turns of the runtime.
 const WORTH_LINGERING: usize = 16;
 const TURNS: usize = 200;
 const IDLE_TURNS: usize = 8;
 
-/// Claims jobs for free slots and writes down how runs ended, until it is told to stop and all is
-/// written.
+/// Claims jobs and records outcomes, until the worker is stopped and every outcome is written.
 pub(super) struct Dispatcher {
     pub(super) shared: Shared,
     pub(super) acks: UnboundedReceiver<Ack>,
     pub(super) claims: UnboundedSender<Claim>,
     finished: Vec<JobUpdate>,
-    look: bool,
+    /// A claim may return something.
+    may_be_due: bool,
     next_due: Option<i64>,
-    /// The last answer was unclear: jobs may be ours without our knowing.
+    /// The last answer was unclear: this process may hold jobs that it does not know of.
     unsure: bool,
     version: i64,
     phase: watch::Receiver<Phase>,
-    /// When it was noticed that the worker is to stop.
+    /// When the dispatcher noticed that the worker is stopping.
     stopping: Option<Instant>,
 }
 
 impl Dispatcher {
     pub(super) fn new(shared: Shared, acks: UnboundedReceiver<Ack>, claims: UnboundedSender<Claim>) -> Self {
         let phase = shared.phase.subscribe();
-        let (finished, look, next_due, unsure, version, stopping) = (vec![], true, None, false, -1, None);
-        Self { shared, acks, claims, finished, look, next_due, unsure, version, phase, stopping }
+        let (finished, may_be_due, next_due, unsure, version, stopping) = (vec![], true, None, false, -1, None);
+        Self { shared, acks, claims, finished, may_be_due, next_due, unsure, version, phase, stopping }
     }
 
     pub(super) async fn run(mut self) {
@@ -63,23 +63,26 @@ impl Dispatcher {
             }
             let (requests, total) = self.shared.requests();
             let idle = self.finished.is_empty() && self.shared.in_flight.len() == 0;
-            if idle && !self.unsure && (self.shared.stopping() || (self.shared.once && !self.look)) {
+            if idle
+                && !self.unsure
+                && (self.shared.stopping() || (self.shared.settings.until == RunUntil::Idle && !self.may_be_due))
+            {
                 return;
             }
-            if self.finished.is_empty() && !self.unsure && (!self.look || requests.is_empty()) {
+            if self.finished.is_empty() && !self.unsure && (!self.may_be_due || requests.is_empty()) {
                 self.wait(&mut outage).await;
                 continue;
             }
             if self.unsure {
-                match self.ask_what_became().await {
-                    // not yet out of outage: that shows when the next round goes through
+                match self.recover_claims().await {
+                    // the outage ends when the next step succeeds
                     Ok(()) => self.unsure = false,
                     Err(error) => tokio::time::sleep(outage.note("reach the queue", &error)).await,
                 }
                 continue;
             }
             match self.step(requests, total).await {
-                Ok(()) => outage.over("reach the queue"),
+                Ok(()) => outage.ended("reach the queue"),
                 Err(error) => {
                     self.unsure = true;
                     let wait = outage.note("reach the queue", &error);
@@ -92,9 +95,9 @@ impl Dispatcher {
         }
     }
 
-    /// Past the grace time, and a little more for the last word.
+    /// Past the grace time and a little more for the last outcomes.
     fn out_of_time(&self) -> bool {
-        let most = self.shared.policy.grace + self.shared.policy.lease / 3;
+        let most = self.shared.settings.grace + self.shared.settings.lease / 3;
         self.stopping.is_some_and(|since| since.elapsed() > most)
     }
 
@@ -103,21 +106,21 @@ impl Dispatcher {
         self.finished.extend(ack.finish);
     }
 
-    /// One round with the table.
+    /// Polls the table once.
     async fn step(&mut self, requests: Vec<ClaimRequest>, total: usize) -> Result<(), BooksError> {
         let Shared { queue, by, .. } = &self.shared;
         let PollResult { claimed, next_due, more } = queue.poll(by, self.finished.clone(), requests, total).await?;
         self.finished.clear();
         if total > 0 {
             self.next_due = next_due;
-            self.look = more;
+            self.may_be_due = more;
         }
         claimed.into_iter().for_each(|claim| self.start(claim));
         Ok(())
     }
 
-    /// After an unclear answer: a claim may have gone through though its answer did not arrive.
-    async fn ask_what_became(&self) -> Result<(), BooksError> {
+    /// Starts jobs of a claim that succeeded although its answer did not arrive.
+    async fn recover_claims(&self) -> Result<(), BooksError> {
         let Shared { queue, by, in_flight, .. } = &self.shared;
         for claim in queue.held_by(&by.worker).await? {
             let same = |seq, lease| seq == claim.seq && lease == claim.lease;
@@ -129,8 +132,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// One outcome that the table refuses must not keep back the others: it becomes a dead job that
-    /// says so.
+    /// Writes each outcome by itself, so that one that the table refuses does not block the others;
+    /// its job becomes dead with that reason.
     async fn write_one_by_one(&mut self) {
         let Shared { queue, by, .. } = &self.shared;
         for finish in std::mem::take(&mut self.finished) {
@@ -142,7 +145,7 @@ impl Dispatcher {
             tracing::error!(job = finish.seq, %error, "job {}: its outcome cannot be written: {error}", finish.seq);
             let dead = finish.refused(&error.to_string());
             if let Err(error) = queue.poll(by, vec![dead], vec![], 0).await {
-                tracing::error!(job = finish.seq, %error, "job {} is left to lapse: {error}", finish.seq);
+                tracing::error!(job = finish.seq, %error, "job {} is left until its lease expires: {error}", finish.seq);
             }
         }
     }
@@ -153,13 +156,12 @@ impl Dispatcher {
         drop(self.claims.send(claim));
     }
 
-    /// Waits until there may be something to do. Nothing here looks at the table more often than
-    /// the poll interval.
+    /// Waits until there may be something to do. The table is read at most once in a poll interval.
     async fn wait(&mut self, outage: &mut OutageLog) {
-        let Shared { queue, policy, in_flight, .. } = &self.shared;
-        let free = in_flight.len() < policy.concurrency;
+        let Shared { queue, settings, in_flight, .. } = &self.shared;
+        let free = in_flight.len() < settings.concurrency;
         let until_due = match self.next_due {
-            Some(due) if free && !self.look => {
+            Some(due) if free && !self.may_be_due => {
                 let ms = due.saturating_sub(queue.clock.millis()).clamp(0, 60_000);
                 Duration::from_millis(u64::try_from(ms).unwrap_or(0))
             }
@@ -174,23 +176,23 @@ impl Dispatcher {
                     }
                 }
             }
-            () = queue.wake.notified() => self.look = true,
+            () = queue.new_work.notified() => self.may_be_due = true,
             _ = self.phase.changed() => {}
-            () = tokio::time::sleep(until_due) => self.look = true,
-            () = tokio::time::sleep(policy.poll), if free && !self.look => match self.something_due().await {
-                Ok(look) => {
-                    self.look = look;
-                    outage.over("look into the queue");
+            () = tokio::time::sleep(until_due) => self.may_be_due = true,
+            () = tokio::time::sleep(settings.poll), if free && !self.may_be_due => match self.something_due().await {
+                Ok(due) => {
+                    self.may_be_due = due;
+                    outage.ended("read the queue");
                 }
                 Err(error) => {
-                    let wait = outage.note("look into the queue", &error);
+                    let wait = outage.note("read the queue", &error);
                     tokio::time::sleep(wait).await;
                 }
             },
         }
     }
 
-    /// Takes in acknowledgements for as long as they come one upon the other.
+    /// Collects acknowledgements as long as they arrive in quick succession.
     async fn linger(&mut self) {
         let mut idle = 0;
         for _ in 0..TURNS {
@@ -206,8 +208,8 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a claim could bring something: on a local file, only asked when another connection
-    /// has written.
+    /// Whether a claim may return something. On a local file the table is read only after another
+    /// connection has written.
     async fn something_due(&mut self) -> Result<bool, BooksError> {
         let queue = &self.shared.queue;
         if queue.db.is_local() {
@@ -222,7 +224,7 @@ impl Dispatcher {
     }
 }
 
-/// Whether the database will never take these very rows, whatever else is right with it.
+/// Whether the database will never accept these rows.
 fn refuses_the_row(error: &BooksError) -> bool {
     let signs = ["constraint", "too big", "datatype mismatch", "malformed JSON", "cannot store"];
     matches!(error, BooksError::Integrity(_))

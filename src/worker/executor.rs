@@ -1,5 +1,5 @@
-//! A worker process: it registers itself, runs jobs until it is told to stop, and hands back what
-//! it cannot finish.
+//! A worker process: it registers itself, runs jobs until it is stopped, and hands back what it
+//! cannot finish.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use tracing::Instrument;
 use super::backend::{Ack, Claims};
 use super::cleaner::clean;
 use super::dispatcher::Dispatcher;
-use super::heartbeat::keep_heartbeat;
+use super::heartbeat;
 use super::in_flight::InFlight;
 use super::kinds::{Kind, Kinds};
 use super::outcome::{RunOutcome, transition};
@@ -27,7 +27,7 @@ use crate::format::{report_lists, report_summary};
 use crate::metrics::Metrics;
 use crate::queue::{Claim, Claimer, Identity, NewJob, Queue, StopReason, new_id};
 
-/// What a worker has done when it ends.
+/// What a worker did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Runs that ended with a report.
@@ -40,12 +40,23 @@ pub struct Tally {
     pub handed_back: u64,
 }
 
-/// Everything that a run needs.
+/// What apalis hands to each run.
 #[derive(Clone)]
 struct Runner {
     shared: Shared,
     context: Context,
     tally: watch::Sender<Tally>,
+}
+
+/// What a worker is made of.
+pub struct NewWorker {
+    pub queue: Queue,
+    /// What its jobs are given.
+    pub context: Context,
+    pub kinds: Kinds,
+    pub settings: WorkerSettings,
+    pub identity: Identity,
+    pub metrics: Metrics,
 }
 
 /// A worker, ready to run.
@@ -61,24 +72,16 @@ impl std::fmt::Debug for Worker {
 }
 
 impl Worker {
-    /// A worker for `kinds`. With `once` it ends as soon as nothing is due.
-    pub fn new(
-        queue: Queue,
-        kinds: Kinds,
-        policy: WorkerSettings,
-        context: Context,
-        who: Identity,
-        metrics: Metrics,
-        once: bool,
-    ) -> Self {
-        let worker = format!("{}:{}:{}", who.host, who.pid, new_id().split_off(18));
-        let by = Claimer { worker, lease: policy.lease };
+    pub fn new(new: NewWorker) -> Self {
+        let NewWorker { queue, context, kinds, settings, identity, metrics } = new;
+        let worker = format!("{}:{}:{}", identity.host, identity.pid, new_id().split_off(18));
+        let by = Claimer { worker, lease: settings.lease };
         let (phase, _) = watch::channel(Phase::Working);
-        let shared = Shared { queue, by, kinds, policy, in_flight: InFlight::default(), phase, who, metrics, once };
-        Self { shared, context }
+        let in_flight = InFlight::default();
+        Self { shared: Shared { queue, by, kinds, settings, in_flight, phase, identity, metrics }, context }
     }
 
-    /// Writes down that this worker is there; safe to repeat.
+    /// Registers this worker; safe to repeat.
     pub async fn register(&self) -> Result<(), BooksError> {
         self.shared.register().await
     }
@@ -87,17 +90,17 @@ impl Worker {
         &self.shared.by.worker
     }
 
-    /// By which it is told to stop.
+    /// Stops this worker.
     pub fn stopper(&self) -> Stopper {
         self_stopper(&self.shared)
     }
 
-    /// By which one sees whether it was told to stop.
+    /// Whether this worker is stopping.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.shared.phase.subscribe()
     }
 
-    /// Runs jobs until it is told to stop, or with `once` until nothing is due.
+    /// Runs jobs until it is stopped, or until nothing is due ([`RunUntil`](super::RunUntil)).
     ///
     /// # Errors
     /// When the database was migrated by a newer build meanwhile.
@@ -106,41 +109,41 @@ impl Worker {
         let (ack, acks) = mpsc::unbounded_channel();
         let (claim, claims) = mpsc::unbounded_channel();
         let (tally, tallied) = watch::channel(Tally::default());
-        let mut keeper = tokio::spawn(Dispatcher::new(shared.clone(), acks, claim).run());
-        let keeping = tokio::spawn(keep_heartbeat(shared.clone()));
-        let leases = keeping.abort_handle();
+        let mut dispatcher = tokio::spawn(Dispatcher::new(shared.clone(), acks, claim).run());
+        let heart = tokio::spawn(heartbeat::run(shared.clone()));
+        let leases = heart.abort_handle();
         let stopper = self_stopper(&shared);
         tokio::spawn(async move {
-            // it never ends by itself: without it this worker would lose its jobs one after another
-            if keeping.await.is_err_and(|e| e.is_panic()) {
-                tracing::error!("the task that keeps leases panicked: this worker stops");
+            // without heartbeats this worker would lose its jobs one after another
+            if heart.await.is_err_and(|e| e.is_panic()) {
+                tracing::error!("the heartbeat task panicked: this worker stops");
                 stopper.stop();
             }
         });
-        let tidy = tokio::spawn(clean(shared.clone())).abort_handle();
+        let cleaner = tokio::spawn(clean(shared.clone())).abort_handle();
         let grace = tokio::spawn(hand_back_after_grace(shared.clone())).abort_handle();
         let runner = Runner { shared: shared.clone(), context, tally };
         let worker = WorkerBuilder::new(shared.by.worker.as_str())
             .backend(Claims { claims, acks: ack })
             .data(runner)
             .build(handle);
-        // the keeper goes when it is told to stop and every outcome is written; then apalis' worker
-        // has nothing left to drain
-        let (gone, kept) = oneshot::channel();
+        // the dispatcher ends when every outcome is written; then apalis' worker has nothing left
+        // to drain
+        let (gone, dispatched) = oneshot::channel();
         let ran = worker.run_until(async move {
-            drop(gone.send((&mut keeper).await));
+            drop(gone.send((&mut dispatcher).await));
             Ok::<(), WorkerError>(())
         });
         let ran = ran.await;
-        let kept = kept.await.context("apalis' worker ended before the keeper of the queue")?;
-        for task in [leases, tidy, grace] {
+        let dispatched = dispatched.await.context("apalis' worker ended before the dispatcher")?;
+        for task in [leases, cleaner, grace] {
             task.abort();
         }
         if let Err(error) = shared.queue.mark_stopped(&shared.by.worker).await {
             tracing::debug!(%error, "the worker's row stays as it is");
         }
         ran.map_err(|e| anyhow!("apalis' worker ended: {e}"))?;
-        kept.context("the keeper of the queue ended")?;
+        dispatched.context("the dispatcher ended")?;
         if let Phase::Outdated(found) = *shared.phase.borrow() {
             let known = books::newest_schema_version();
             bail!(
@@ -155,13 +158,13 @@ fn self_stopper(shared: &Shared) -> Stopper {
     Stopper(shared.phase.clone())
 }
 
-/// Once the worker is told to stop, what is not finished in the grace time is handed back.
+/// Hands back the jobs that are not finished in the grace time after the stop.
 async fn hand_back_after_grace(shared: Shared) {
     let mut phase = shared.phase.subscribe();
     if phase.wait_for(|p| *p != Phase::Working).await.is_ok() {
-        tokio::time::sleep(shared.policy.grace).await;
+        tokio::time::sleep(shared.settings.grace).await;
         loop {
-            shared.in_flight.tell_all(StopReason::HandBack);
+            shared.in_flight.stop_all(StopReason::HandBack);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -178,19 +181,19 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
     let took = began.elapsed();
     span.in_scope(|| log(&claim, &ended, took));
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
-    let label = ended.label(claim.attempt >= claim.max_attempts);
+    let label = ended.label(&claim);
     shared.metrics.ran(&claim.kind, label, took, waited);
-    let (finish, first) = transition(&claim, ended, shared.policy.backoff, fastrand::u32(0..=1000));
+    let (finish, first) = transition(&claim, ended, shared.settings.backoff, fastrand::u32(0..=1000));
     if let Some(finish) = &finish {
-        use crate::queue::State;
+        use crate::queue::JobState;
         tally.send_modify(|t| match finish.state {
-            State::Done => t.done += 1,
-            State::Dead | State::Cancelled => t.dead += 1,
-            State::Pending => t.handed_back += 1,
-            State::Scheduled | State::Running | State::Retrying => t.retried += 1,
+            JobState::Done => t.done += 1,
+            JobState::Dead | JobState::Cancelled => t.dead += 1,
+            JobState::Pending => t.handed_back += 1,
+            JobState::Scheduled | JobState::Running | JobState::Retrying => t.retried += 1,
         });
     }
-    // a parked job whose children cannot be enqueued looks again by itself
+    // a parent without enqueued children runs again by itself
     if !first.is_empty() {
         enqueue_children(shared, &claim, first).await;
     }
@@ -198,7 +201,7 @@ async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> 
 }
 
 /// Runs a job in a task of its own, so that a panic is caught, a time-out and a stop reach it, and
-/// others are not held up.
+/// other jobs go on.
 async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, span: &tracing::Span) -> RunOutcome {
     let fence = shared.queue.fence(claim, &shared.by.worker);
     let context = Context { books: context.books.fenced(fence), ..context.clone() };
@@ -206,7 +209,7 @@ async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, spa
     let mut task = tokio::spawn(job.instrument(span.clone()));
     tokio::select! {
         ended = &mut task => ended.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => RunOutcome::Failed(Failure::Retry(anyhow!("it panicked: {}", said(panic.as_ref())))),
+            Ok(panic) => RunOutcome::Failed(Failure::Retry(anyhow!("it panicked: {}", panic_message(panic.as_ref())))),
             Err(error) => RunOutcome::Failed(Failure::Retry(error.into())),
         }),
         () = tokio::time::sleep(kind.timeout) => {
@@ -224,21 +227,21 @@ async fn run(kind: &Kind, claim: &Claim, shared: &Shared, context: &Context, spa
     }
 }
 
-/// In which the lines of a run stand: whose they are, and for a bill which export's and month's.
+/// The span of a run's log lines: job and kind, and of a bill the export and the month.
 fn span_of(claim: &Claim) -> tracing::Span {
     let payload: Value = serde_json::from_str(&claim.payload).unwrap_or_default();
     let (export, month) = (payload["export"].as_str(), payload["month"].as_str());
-    // an error's, so that it is there whatever is logged
+    // of the level error, so that every log level includes it
     tracing::error_span!("run", job = claim.seq, kind = claim.kind, export, month)
 }
 
-fn said(panic: &(dyn Any + Send)) -> &str {
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }
 
-/// Enqueues the jobs that a job waits for, before it is parked: were they enqueued after, a crash
-/// in between would lose them.
+/// Enqueues the children of a job before its own outcome is recorded; the other order would lose
+/// them in a crash.
 async fn enqueue_children(shared: &Shared, claim: &Claim, first: Vec<Request>) {
     let jobs: Vec<NewJob> = first
         .into_iter()
@@ -271,7 +274,7 @@ fn log(claim: &Claim, ended: &RunOutcome, took: Duration) {
                 attempt,
                 ms,
                 waited_ms,
-                "{line}: done, and a person should look at it (`meter jobs show {job}`); {found}{named}"
+                "{line}: done, and needs attention (`meter jobs show {job}`); {found}{named}"
             );
         }
         RunOutcome::Failed(failure @ Failure::WaitFor(..)) => {

@@ -1,10 +1,10 @@
-//! The jobs that this process holds now.
+//! The jobs that this process holds.
 
 use std::sync::{Arc, Mutex};
 
 use crate::queue::{Claim, StopReason};
 
-/// What one process holds; shared by those who claim, run and keep leases.
+/// The claims of one process; its tasks share it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InFlight(Arc<Mutex<Vec<Claim>>>);
 
@@ -18,7 +18,7 @@ impl InFlight {
         self.with(|held| held.push(claim));
     }
 
-    /// Lets go of a job; true when it was held under that lease.
+    /// Removes a job; true when it was held under that lease.
     pub(super) fn remove(&self, seq: i64, lease: i64) -> bool {
         self.with(|held| {
             let place = held.iter().position(|c| c.seq == seq && c.lease == lease);
@@ -38,7 +38,7 @@ impl InFlight {
         self.with(|held| held.iter().filter(|c| c.kind == kind).count())
     }
 
-    pub(super) fn tell_all(&self, why: StopReason) {
-        self.with(|held| held.iter().for_each(|c| c.stop.tell(why)));
+    pub(super) fn stop_all(&self, why: StopReason) {
+        self.with(|held| held.iter().for_each(|c| c.stop.raise(why)));
     }
 }

@@ -1,4 +1,4 @@
-//! The kinds of work that a worker knows: name → how to run it.
+//! The kinds of jobs that a worker knows, by name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::metrics::{Metrics, RecordMetrics};
 
 type Run = Arc<dyn Fn(String, Context, Timestamp, Metrics) -> BoxFuture<'static, RunOutcome> + Send + Sync>;
 
-/// What a payload has to say before it is run.
+/// A payload that fits its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidatedPayload {
     /// The payload as the kind itself would write it.
@@ -34,7 +34,7 @@ pub struct ValidatedPayload {
     pub key: Option<String>,
 }
 
-/// A kind of work.
+/// A kind of job.
 #[derive(Clone)]
 pub struct Kind {
     pub name: &'static str,
@@ -83,8 +83,8 @@ impl Kind {
         }
     }
 
-    /// Runs a payload to its end. One that does not fit its type is given up: it is kept, and the
-    /// reason names the field. What it reports is told to `metrics`.
+    /// Runs a payload to its end, and counts its report in `metrics`. A payload that does not fit
+    /// is given up with a reason that names the field.
     pub fn run(
         &self,
         payload: String,
@@ -169,7 +169,7 @@ impl Kinds {
     /// Only the kinds of these names.
     ///
     /// # Errors
-    /// The first name that is none.
+    /// When a name is unknown.
     pub fn only(&self, names: &[String]) -> Result<Self, String> {
         let known = |name: &String| match self.get(name) {
             Some(kind) => Ok(kind.clone()),
@@ -178,7 +178,6 @@ impl Kinds {
         Ok(Self::of(names.iter().map(known).collect::<Result<Vec<_>, _>>()?))
     }
 
-    /// Changes how many of a kind run at once.
     pub fn set_max_concurrent(&mut self, name: &str, max_concurrent: usize) {
         if let Some(kind) = self.0.get_mut(name) {
             kind.max_concurrent = max_concurrent;

@@ -1,4 +1,5 @@
-//! One log line when the database stops working, one when it works again, and the waits between tries.
+//! One log line when the database stops working, one when it works again, and the waits between
+//! tries.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use books::BooksError;
 const OUTAGE_WAITS: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
-/// Says once that the database does not work, and once that it works again.
+/// Logs the beginning and the end of an outage, once each.
 #[derive(Debug, Default)]
 pub(super) struct OutageLog {
     pub(super) since: Option<Instant>,
@@ -28,7 +29,7 @@ impl OutageLog {
         wait * permille / 1000
     }
 
-    pub(super) fn over(&mut self, what: &str) {
+    pub(super) fn ended(&mut self, what: &str) {
         if let Some(since) = self.since.take() {
             let seconds = since.elapsed().as_secs();
             tracing::info!(seconds, tries = self.tries, "can {what} again, after {seconds} s and {} tries", self.tries);

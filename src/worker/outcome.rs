@@ -1,31 +1,32 @@
-//! How a run ended → what becomes of the job. The one place where outcomes turn into states.
+//! Outcomes of runs become states of jobs here and nowhere else.
 
 use std::time::Duration;
 
 use jobs::job::{Failure, Request};
 
-use crate::queue::{Backoff, Claim, JobUpdate, State};
+use crate::queue::{Backoff, Claim, JobState, JobUpdate};
 
-/// How a run ended, seen from the queue.
+/// How a run ended.
 #[derive(Debug)]
 pub enum RunOutcome {
     Report {
         report: String,
-        /// Whether a person should look at it.
+        /// Whether the report needs attention.
         attention: bool,
     },
     Failed(Failure),
-    /// It was stopped so that another worker runs it; that counts as no attempt.
+    /// It was stopped so that another worker runs the job; that is no attempt.
     HandedBack,
-    /// It was stopped because a person asked for it.
+    /// A person cancelled the job.
     Cancelled,
-    /// Its lease is lost: the job is another worker's, and nothing is to be said about it.
+    /// Another worker has the job, so nothing is recorded.
     Lost,
 }
 
 impl RunOutcome {
-    /// The label of `meter_job_runs_total`; `spent`: this was the last attempt.
-    pub(super) fn label(&self, spent: bool) -> &'static str {
+    /// The label of `meter_job_runs_total`.
+    pub(super) fn label(&self, claim: &Claim) -> &'static str {
+        let spent = claim.attempt >= claim.max_attempts;
         match self {
             Self::Report { attention: false, .. } => "done",
             Self::Report { attention: true, .. } => "attention",
@@ -39,8 +40,8 @@ impl RunOutcome {
     }
 }
 
-/// Decides what becomes of a job, and which jobs it asks for first. `None` when it is no longer
-/// ours to say. Pure.
+/// The change of the job, and the jobs that it waits for. `None` when this process no longer holds
+/// it. Pure.
 pub(super) fn transition(
     claim: &Claim,
     ended: RunOutcome,
@@ -63,30 +64,30 @@ pub(super) fn transition(
     let again = |wait: Duration, reason: String| {
         if spent {
             let reason = format!("failed {} of {} times, at last: {reason}", claim.attempt, claim.max_attempts);
-            JobUpdate { reason: Some(reason), ..finish(State::Dead) }
+            JobUpdate { reason: Some(reason), ..finish(JobState::Dead) }
         } else {
-            JobUpdate { wait, reason: Some(reason), ..finish(State::Retrying) }
+            JobUpdate { wait, reason: Some(reason), ..finish(JobState::Retrying) }
         }
     };
     let mut first = vec![];
     let finish = match ended {
         RunOutcome::Report { report, attention } => {
-            JobUpdate { report: Some(report), attention, ..finish(State::Done) }
+            JobUpdate { report: Some(report), attention, ..finish(JobState::Done) }
         }
         RunOutcome::Failed(Failure::Retry(why)) => again(backoff.after(claim.attempt, chance), format!("{why:#}")),
         RunOutcome::Failed(Failure::RetryAfter(wait, why)) => again(wait, format!("{why:#}")),
         RunOutcome::Failed(Failure::GiveUp(why)) => {
-            JobUpdate { reason: Some(format!("{why:#}")), ..finish(State::Dead) }
+            JobUpdate { reason: Some(format!("{why:#}")), ..finish(JobState::Dead) }
         }
         RunOutcome::Failed(Failure::WaitFor(requests, wait, why)) => {
             first = requests;
             // waiting is no failure: it costs no attempt
             let reason = Some(format!("{why:#}"));
-            JobUpdate { wait, reason, awaits: true, handed_back: true, ..finish(State::Scheduled) }
+            JobUpdate { wait, reason, awaits: true, handed_back: true, ..finish(JobState::Scheduled) }
         }
-        RunOutcome::HandedBack => JobUpdate { handed_back: true, ..finish(State::Pending) },
+        RunOutcome::HandedBack => JobUpdate { handed_back: true, ..finish(JobState::Pending) },
         RunOutcome::Cancelled => {
-            JobUpdate { reason: Some("cancelled while it ran".into()), ..finish(State::Cancelled) }
+            JobUpdate { reason: Some("cancelled while it ran".into()), ..finish(JobState::Cancelled) }
         }
         RunOutcome::Lost => return (None, first),
     };
@@ -103,7 +104,7 @@ mod tests {
         Claim { attempt, max_attempts: 3, ..Claim::of("k", "{}") }
     }
 
-    fn state(attempt: u32, ended: RunOutcome) -> (State, u64, bool) {
+    fn state(attempt: u32, ended: RunOutcome) -> (JobState, u64, bool) {
         let (finish, _) = transition(&claim(attempt), ended, Backoff::default(), 0);
         let finish = finish.unwrap();
         (finish.state, finish.wait.as_secs(), finish.handed_back)
@@ -115,17 +116,17 @@ mod tests {
         let why = || anyhow!("why");
         let five = Duration::from_secs(5);
         let report = RunOutcome::Report { report: "{}".into(), attention: false };
-        assert_eq!(state(3, report), (State::Done, 0, false));
-        assert_eq!(state(1, failed(Failure::Retry(why()))), (State::Retrying, 4, false));
-        assert_eq!(state(2, failed(Failure::Retry(why()))), (State::Retrying, 8, false));
-        assert_eq!(state(3, failed(Failure::Retry(why()))), (State::Dead, 0, false));
-        assert_eq!(state(1, failed(Failure::RetryAfter(five, why()))), (State::Retrying, 5, false));
-        assert_eq!(state(3, failed(Failure::RetryAfter(five, why()))), (State::Dead, 0, false));
-        assert_eq!(state(1, failed(Failure::GiveUp(why()))), (State::Dead, 0, false));
-        assert_eq!(state(1, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, true));
-        assert_eq!(state(3, failed(Failure::WaitFor(vec![], five, why()))), (State::Scheduled, 5, true));
-        assert_eq!(state(3, RunOutcome::HandedBack), (State::Pending, 0, true));
-        assert_eq!(state(1, RunOutcome::Cancelled), (State::Cancelled, 0, false));
+        assert_eq!(state(3, report), (JobState::Done, 0, false));
+        assert_eq!(state(1, failed(Failure::Retry(why()))), (JobState::Retrying, 4, false));
+        assert_eq!(state(2, failed(Failure::Retry(why()))), (JobState::Retrying, 8, false));
+        assert_eq!(state(3, failed(Failure::Retry(why()))), (JobState::Dead, 0, false));
+        assert_eq!(state(1, failed(Failure::RetryAfter(five, why()))), (JobState::Retrying, 5, false));
+        assert_eq!(state(3, failed(Failure::RetryAfter(five, why()))), (JobState::Dead, 0, false));
+        assert_eq!(state(1, failed(Failure::GiveUp(why()))), (JobState::Dead, 0, false));
+        assert_eq!(state(1, failed(Failure::WaitFor(vec![], five, why()))), (JobState::Scheduled, 5, true));
+        assert_eq!(state(3, failed(Failure::WaitFor(vec![], five, why()))), (JobState::Scheduled, 5, true));
+        assert_eq!(state(3, RunOutcome::HandedBack), (JobState::Pending, 0, true));
+        assert_eq!(state(1, RunOutcome::Cancelled), (JobState::Cancelled, 0, false));
         assert!(transition(&claim(1), RunOutcome::Lost, Backoff::default(), 0).0.is_none());
     }
 

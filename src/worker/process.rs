@@ -11,26 +11,36 @@ use crate::config::QueueConfig;
 use crate::metrics::Metrics;
 use crate::queue::{Backoff, ClaimRequest, Claimer, Identity, Queue};
 
-/// How a worker works.
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
     /// Jobs that run at once.
     pub concurrency: usize,
-    /// How long a silent worker keeps its jobs.
+    /// How long a worker keeps its jobs without a heartbeat.
     pub lease: Duration,
-    /// How often the table is looked at for jobs that other processes enqueued.
+    /// How often the table is polled for jobs that other processes enqueued.
     pub poll: Duration,
-    /// How long runs may go on after the worker is told to stop.
+    /// How long runs may go on after the worker is stopped.
     pub grace: Duration,
     pub backoff: Backoff,
     /// How long done and cancelled jobs are kept.
     pub keep_done: Duration,
     /// How long dead jobs are kept.
     pub keep_dead: Duration,
+    pub until: RunUntil,
+}
+
+/// When a worker ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunUntil {
+    /// When it is stopped.
+    Stopped,
+    /// As soon as nothing is due.
+    Idle,
 }
 
 impl WorkerSettings {
-    /// The settings of the configuration; `concurrency` stands over its own.
+    /// The settings of the configuration; `concurrency` overrides its value.
     pub fn new(config: &QueueConfig, concurrency: Option<u16>) -> Self {
         let days = |days: u16| Duration::from_secs(u64::from(days) * 86_400);
         let seconds = |seconds: u16| Duration::from_secs(u64::from(seconds));
@@ -42,6 +52,7 @@ impl WorkerSettings {
             backoff: Backoff::default(),
             keep_done: days(config.keep_done_days),
             keep_dead: days(config.keep_dead_days),
+            until: RunUntil::Stopped,
         }
     }
 }
@@ -56,16 +67,17 @@ impl Default for WorkerSettings {
             backoff: Backoff::default(),
             keep_done: Duration::from_secs(7 * 86_400),
             keep_dead: Duration::from_secs(90 * 86_400),
+            until: RunUntil::Stopped,
         }
     }
 }
 
-/// By which a worker is told to stop.
+/// Stops a worker.
 #[derive(Clone, Debug)]
 pub struct Stopper(pub(super) watch::Sender<Phase>);
 
 impl Stopper {
-    /// Claim nothing more; run what is there for as long as the grace time lasts.
+    /// Ends claims; running jobs have the grace time to finish.
     pub fn stop(&self) {
         self.0.send_if_modified(|phase| {
             let working = *phase == Phase::Working;
@@ -83,7 +95,7 @@ pub enum Phase {
     Working,
     /// Running what it has, claiming nothing.
     Stopping,
-    /// Told to stop because the database belongs to a newer build now.
+    /// Stopping because a newer build has migrated the database to this version.
     Outdated(i64),
 }
 
@@ -93,20 +105,18 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) by: Claimer,
     pub(super) kinds: Kinds,
-    pub(super) policy: WorkerSettings,
+    pub(super) settings: WorkerSettings,
     pub(super) in_flight: InFlight,
     pub(super) phase: watch::Sender<Phase>,
-    pub(super) who: Identity,
+    pub(super) identity: Identity,
     pub(super) metrics: Metrics,
-    /// End as soon as nothing is due.
-    pub(super) once: bool,
 }
 
 impl Shared {
-    /// Writes down that this process is there; safe to repeat.
+    /// Registers this process; safe to repeat.
     pub(super) async fn register(&self) -> Result<(), BooksError> {
-        let Self { queue, by, who, kinds, policy, .. } = self;
-        queue.register(&by.worker, who, &kinds.names(), policy.concurrency).await
+        let Self { queue, by, identity, kinds, settings, .. } = self;
+        queue.register(&by.worker, identity, &kinds.names(), settings.concurrency).await
     }
 
     pub(super) fn stopping(&self) -> bool {
@@ -115,7 +125,7 @@ impl Shared {
 
     /// What may be claimed now, by kind and in all.
     pub(super) fn requests(&self) -> (Vec<ClaimRequest>, usize) {
-        let free = self.policy.concurrency.saturating_sub(self.in_flight.len());
+        let free = self.settings.concurrency.saturating_sub(self.in_flight.len());
         if self.stopping() || free == 0 {
             return (vec![], 0);
         }

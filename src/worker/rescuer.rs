@@ -1,4 +1,4 @@
-//! The rescuer: takes jobs away from workers whose heartbeat stands still.
+//! The rescuer: makes jobs due again when their worker is lost.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ pub(super) async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> R
         due += taken;
     }
     if due > 0 {
-        queue.wake();
+        queue.notify_new_work();
     }
     Ok(())
 }
@@ -34,20 +34,20 @@ pub(super) async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> R
 #[derive(Debug, Default)]
 pub(super) struct LeaseWatch {
     heartbeats: HashMap<(i64, i64), (i64, Instant)>,
-    looked: Option<Instant>,
+    last_seen: Option<Instant>,
 }
 
 impl LeaseWatch {
-    /// The leases that have expired: whose heartbeat stood still before our eyes for the length of a
-    /// lease, or for half of it when the wall clock says too that it is over. What stood still
-    /// while nobody could look (the database was away, this process slept) is looked at anew: its
-    /// holder could not heartbeat either. Pure but for what it remembers.
+    /// Expired leases. A lease has expired when its heartbeat was watched not to change for a full
+    /// lease length, or for half of it if `lease_until` has passed as well. After a pause in which
+    /// this process could not watch (the database was away, the process slept), the watch begins
+    /// anew, because the holder could not renew its lease either.
     pub(super) fn expired(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
-        let away = self.looked.is_none_or(|looked| seen.saturating_duration_since(looked) > length / 2);
+        let away = self.last_seen.is_none_or(|last| seen.saturating_duration_since(last) > length / 2);
         if away {
             self.heartbeats.clear();
         }
-        self.looked = Some(seen);
+        self.last_seen = Some(seen);
         let mut known = HashMap::new();
         let mut expired = vec![];
         for lease in leases {
@@ -77,30 +77,30 @@ mod tests {
         Lease { seq: 7, lease: 1, heartbeat, until, worker: "w".into() }
     }
 
-    /// What the watch says after `seconds` of looking every 5 s at a heartbeat that stands still,
-    /// at a wall clock of `now_ms`.
+    /// Whether the lease has expired after `seconds` of watching a heartbeat that stands still
+    /// every 5 s, at a wall clock of `now_ms`.
     fn after(seconds: u64, until: i64, now_ms: i64) -> bool {
         let (mut watch, start) = (LeaseWatch::default(), Instant::now());
-        let looks = (0..seconds).step_by(5).chain([seconds]);
-        let found = looks.map(|s| watch.expired(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
+        let times = (0..seconds).step_by(5).chain([seconds]);
+        let found = times.map(|s| watch.expired(&[lease(3, until)], LENGTH, now_ms, start + Duration::from_secs(s)));
         found.last().is_some_and(|last| !last.is_empty())
     }
 
     #[test]
     fn a_wall_clock_alone_ends_no_lease() {
         let hour = 3_600_000;
-        assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first look");
+        assert!(!after(0, 1000, 1000 + hour), "an hour forward, at the first reading");
         assert!(
             !after(14, 1000, 1000 + hour),
             "an hour forward, but the heartbeat was watched for less than half a lease"
         );
-        assert!(after(15, 1000, 1001), "over by the clock, and still for half a lease");
+        assert!(after(15, 1000, 1001), "expired by the clock, and still for half a lease");
         assert!(!after(29, 1000 + hour, 1000), "an hour back: not yet");
         assert!(after(30, 1000 + hour, 1000), "an hour back: still for a whole lease all the same");
     }
 
     #[test]
-    fn a_beat_that_goes_on_never_lapses() {
+    fn a_heartbeat_that_goes_on_never_expires() {
         let (mut watch, start) = (LeaseWatch::default(), Instant::now());
         for heartbeat in 0..20_u32 {
             let at = start + Duration::from_secs(u64::from(heartbeat) * 10);
@@ -108,8 +108,9 @@ mod tests {
             assert!(found.is_empty(), "heartbeat {heartbeat}");
         }
     }
+
     #[test]
-    fn a_beat_that_nobody_could_see_is_watched_anew() {
+    fn a_heartbeat_that_could_not_be_seen_is_watched_anew() {
         let (mut watch, start) = (LeaseWatch::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
         watch.expired(&[lease(3, 0)], LENGTH, 1, at(0));

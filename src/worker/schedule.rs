@@ -1,9 +1,9 @@
-//! What is done when: the cron table, and the loop that turns ticks into jobs.
+//! The schedule: the cron table, and the loop that turns ticks into jobs.
 //!
-//! Every worker process runs the loop. A tick is enqueued by whoever first raises the schedule's
-//! row in the database, in the transaction that enqueues its jobs: once, however many processes
-//! there are. Only the latest tick that is due counts, so ticks that were missed while nothing ran
-//! come as one run. A schedule that was never seen is due at once.
+//! Every worker process runs the loop. The process that first raises the schedule's row enqueues
+//! the tick's jobs in the same transaction, so each tick is enqueued once. Only the latest due tick
+//! counts: ticks that were missed while no worker ran become one run. A schedule without a stored
+//! tick is due at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ use crate::config::{Config, ScheduleConfig, cron};
 use crate::metrics::Metrics;
 use crate::queue::{NewJob, Queue};
 
-/// The clock is looked at this often, so that one that jumps is noticed.
-const LOOK: Duration = Duration::from_secs(20);
+/// The clock is read this often, so that a jump is noticed.
+const CHECK: Duration = Duration::from_secs(20);
 
 /// The jobs of a tick.
 type Jobs = fn(&Config, Timestamp, &str) -> Result<Vec<NewJob>, serde_json::Error>;
@@ -36,11 +36,11 @@ type Jobs = fn(&Config, Timestamp, &str) -> Result<Vec<NewJob>, serde_json::Erro
 /// One schedule.
 #[derive(Clone)]
 pub struct Schedule {
-    /// Its name, stable for ever: its last tick is kept under it.
+    /// Must never change: the last tick is stored under it.
     pub name: &'static str,
-    /// What it enqueues, for people.
+    /// What it enqueues.
     pub about: &'static str,
-    /// Its cron lines as they are written.
+    /// The cron lines, as configured.
     pub lines: Vec<String>,
     crons: Vec<Cron>,
     jobs: Jobs,
@@ -52,8 +52,8 @@ impl std::fmt::Debug for Schedule {
     }
 }
 
-/// All schedules of a checked configuration. Taken apart without `..`, so that a forgotten one does
-/// not compile.
+/// All schedules of a checked configuration. The pattern has no `..`, so that a forgotten schedule
+/// does not compile.
 pub fn table(config: &Config) -> Vec<Schedule> {
     let ScheduleConfig {
         ingest,
@@ -107,8 +107,7 @@ fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>
     ingests_of(config, &Month::back_to(Month::of(tick), config.lookback_months), origin)
 }
 
-/// Months before those that books which were restored from a backup do not know as the lost ones
-/// did.
+/// Older months that restored books must read again.
 fn older(config: &Config, tick: Timestamp, from: Month) -> Vec<Month> {
     let known = Month::back_to(Month::of(tick), config.lookback_months);
     Month::range(from, Month::of(tick)).into_iter().filter(|month| !known.contains(month)).collect()
@@ -152,14 +151,14 @@ impl Schedule {
     }
 }
 
-/// Stored ticks that lie in the future, and since when this process has seen them there.
+/// Stored ticks in the future, and since when this process has seen each.
 #[derive(Debug, Default)]
 pub struct FutureTicks(BTreeMap<&'static str, (Timestamp, Instant)>);
 
 impl FutureTicks {
-    /// Whether a stored tick is stuck in the future: further than clocks of several hosts differ,
-    /// and unmoved for as long. A host whose clock is right moves it on; only when nobody does, the
-    /// clock that made it has been set back.
+    /// Whether a stored tick is stuck in the future: further ahead than clocks of several hosts
+    /// differ, and unchanged for as long. Otherwise a host with a clock that runs ahead made it,
+    /// and will move it on.
     fn is_stuck(&mut self, name: &'static str, last: Timestamp, now: Timestamp) -> bool {
         if last <= now + SKEW {
             self.0.remove(name);
@@ -173,8 +172,7 @@ impl FutureTicks {
     }
 }
 
-/// Enqueues the jobs of every schedule whose latest tick nobody has enqueued yet. Returns their
-/// names.
+/// Enqueues the latest ticks that are not enqueued yet. Returns the names of their schedules.
 pub async fn tick(
     queue: &Queue,
     table: &[Schedule],
@@ -186,7 +184,7 @@ pub async fn tick(
     let mut ticked = vec![];
     for schedule in table {
         let Some(tick) = schedule.latest(now) else { continue };
-        // asked without the write lock first
+        // checked without the write lock first
         let last = last.get(schedule.name).copied();
         let stuck = last.filter(|last| future.is_stuck(schedule.name, *last, now));
         if stuck.is_none() && last.is_some_and(|last| last >= tick) {
@@ -209,7 +207,7 @@ pub async fn tick(
 
 /// The schedule that reads bills.
 const INGEST: &str = "ingest";
-/// For so many seconds after a restoration was found bills are read back to the backup's.
+/// For this many seconds after a restoration, bills are read back to the month of the backup.
 const RESTORED: i64 = 14 * 86_400;
 /// Clocks of several hosts differ by less than this.
 const SKEW: SignedDuration = SignedDuration::from_secs(300);
@@ -232,8 +230,8 @@ pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
         }
         let now = queue.now();
         let next = table.iter().filter_map(|s| s.next(now)).min();
-        let wait = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok()).unwrap_or(LOOK);
-        tokio::time::sleep(wait.clamp(Duration::from_millis(100), LOOK)).await;
+        let wait = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok()).unwrap_or(CHECK);
+        tokio::time::sleep(wait.clamp(Duration::from_millis(100), CHECK)).await;
     }
 }
 

@@ -328,7 +328,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     assert!(books.books_standing(late).await.unwrap().turn_overdue_since.is_some());
     let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
     let stats = queue.stats(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
-    assert_eq!(stats.kinds["probe"].states[&meter::queue::State::Pending], 0);
+    assert_eq!(stats.kinds["probe"].states[&meter::queue::JobState::Pending], 0);
     assert_eq!(books.last_audit().await.unwrap().at, None);
     let report = jobs::verify_books::VerifyBooks {}.run(&shop.context, now).await.unwrap();
     let audit = books.last_audit().await.unwrap();
@@ -415,12 +415,12 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: TestStore) {
     shop.run(&done("roll_periods", 26, 1)).await;
     shop.run(&done("roll_periods", 0, 0)).await;
     let kinds = ["sync_stripe", "push_stripe", "roll_periods"];
-    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::State::Done), 2)).into();
+    let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::JobState::Done), 2)).into();
     let stats = queue.stats(&kinds, &over, std::time::Duration::from_secs(30)).await.unwrap();
     let found: Vec<bool> = kinds.iter().map(|kind| stats.kinds[*kind].attention).collect();
     assert_eq!(found, [true, false, false], "{stats:?}");
     let newest = stats.kinds["push_stripe"].last_done_job.unwrap();
-    let filter = meter::queue::Filter { ids: vec![newest.to_string()], ..Default::default() };
+    let filter = meter::queue::JobFilter { ids: vec![newest.to_string()], ..Default::default() };
     let listed = queue.list(&filter, 1).await.unwrap();
     assert_eq!(listed[0].id.trim_start_matches('A'), "push_stripe1");
     assert_eq!(stats.working_since, None);

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use jobs::probe::Probe;
 use meter::config::Config;
 use meter::queue::count;
-use meter::queue::{Clock, NewJob, Queue, State};
+use meter::queue::{Clock, JobState, NewJob, Queue};
 use testkit::hrana::HranaServer;
 
 const JOBS: usize = 10_000;
@@ -83,7 +83,7 @@ async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhi
     }
     let start = Instant::now();
     loop {
-        let counts: BTreeMap<(String, State), i64> = queue.counts().await.unwrap();
+        let counts: BTreeMap<(String, JobState), i64> = queue.counts().await.unwrap();
         if counts.iter().all(|((_, state), _)| state.is_final()) {
             break;
         }
@@ -103,7 +103,7 @@ async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhi
 /// Every job took effect exactly once.
 async fn check(queue: &Queue, books: &books::Database, kills: usize, how: &str) {
     let counts = queue.counts().await.unwrap();
-    let expected = BTreeMap::from([(("probe".to_owned(), State::Done), i64::try_from(JOBS).unwrap())]);
+    let expected = BTreeMap::from([(("probe".to_owned(), JobState::Done), i64::try_from(JOBS).unwrap())]);
     assert_eq!(counts, expected);
     let of = async |sql| count(books, sql).await.unwrap();
     assert_eq!(of("SELECT count(*) FROM probes").await, i64::try_from(JOBS).unwrap());

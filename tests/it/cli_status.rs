@@ -48,7 +48,7 @@ fn status_says_what_needs_a_person_and_ends_so() {
 
     let calm = Workspace::with("");
     calm.run("migrate").ends(0);
-    calm.run("status").ends(0).says(&["none is booked yet", "nothing needs a person"]);
+    calm.run("status").ends(0).says(&["No bill is booked yet", "nothing needs attention"]);
     Workspace::with("").run("status").ends(1).says(&["there are no books at meter.db yet"]);
 }
 
@@ -90,14 +90,14 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let untagged = Workspace::new();
     untagged.run_with("demo generate bucket --rows 500", &[("METER_TAG_KEY", "another-tag")]).ends(0);
     untagged.run("ingest").ends(0);
-    untagged.run("doctor").says(&["look   tag on chime_minutes: 0 of", "activate the tag"]);
+    untagged.run("doctor").says(&["warn   tag on chime_minutes: 0 of", "activate the tag"]);
 
     let port = free_port();
     let stripe = format!("http://127.0.0.1:{port}/");
     let toml = "[stripe.meters.chime_minutes]\nevent_name = \"demo_chime_milliminutes\"\nper_unit = \"1000\"\n";
     let billed = Workspace::with(toml);
     billed.run("migrate").ends(0);
-    billed.run("doctor").ends(1).says(&["look   Stripe: there is no key", "WRONG  bills: no export is configured"]);
+    billed.run("doctor").ends(1).says(&["warn   Stripe: there is no key", "WRONG  bills: no export is configured"]);
     let secret = [("METER_STRIPE__KEY", "sk_test_demo"), ("METER_STRIPE__URL", stripe.as_str())];
     let away = billed.run_with("doctor", &secret).ends(1).says(&["WRONG  Stripe", "check METER_STRIPE__KEY"]);
     assert!(!away.out.contains("sk_test_demo"), "{}", away.out);

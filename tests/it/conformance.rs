@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::test_store::{Act, Do, Hasty, KillableWorker, Paired, TestStore, all, policy, row, until};
 use jiff::{SignedDuration, Timestamp};
-use meter::queue::{Clock, Filter, NewJob, State};
+use meter::queue::{Clock, JobFilter, JobState, NewJob};
 use meter::worker::Kinds;
 use meter::worker::WorkerSettings;
 
@@ -50,7 +50,7 @@ async fn jobs_run_once_and_keep_their_reports(ground: TestStore) {
     let enqueued = queue.enqueue(&jobs).await.unwrap();
     assert!(enqueued.iter().all(|e| e.new));
     let workers = [ground.worker(&queue, policy()).await, ground.worker(&ground.queue().await, policy()).await];
-    let rows = until(&queue, "all done", all(State::Done)).await;
+    let rows = until(&queue, "all done", all(JobState::Done)).await;
     assert_eq!(rows.len(), 120);
     for (i, row) in rows.iter().enumerate() {
         assert_eq!(row.report, Some(serde_json::json!(ground.name(&format!("{i}")))));
@@ -72,13 +72,13 @@ async fn a_key_is_held_by_one_unfinished_job(ground: TestStore) {
     assert_eq!(first.iter().map(|e| e.new).collect::<Vec<_>>(), [true, true, false]);
     assert_eq!(first[0].id, first[2].id);
     let worker = ground.worker(&queue, policy()).await;
-    until(&queue, "it runs", |rows| rows[0].state == State::Running).await;
+    until(&queue, "it runs", |rows| rows[0].state == JobState::Running).await;
     let while_running = queue.enqueue(&[keyed("3")]).await.unwrap();
     assert_eq!((while_running[0].new, &while_running[0].id), (false, &first[0].id));
-    until(&queue, "done", all(State::Done)).await;
+    until(&queue, "done", all(JobState::Done)).await;
     let after = queue.enqueue(&[keyed("4")]).await.unwrap();
     assert!(after[0].new, "a finished job holds no key");
-    until(&queue, "done", all(State::Done)).await;
+    until(&queue, "done", all(JobState::Done)).await;
     worker.stop().await;
 }
 
@@ -88,7 +88,7 @@ async fn a_repeated_send_enqueues_once(ground: TestStore) {
     let first = queue.enqueue(&jobs).await.unwrap();
     let second = queue.enqueue(&jobs).await.unwrap();
     assert_eq!(first.iter().map(|e| &e.id).collect::<Vec<_>>(), second.iter().map(|e| &e.id).collect::<Vec<_>>());
-    assert_eq!(queue.list(&Filter::default(), 10).await.unwrap().len(), 2);
+    assert_eq!(queue.list(&JobFilter::default(), 10).await.unwrap().len(), 2);
 }
 
 async fn jobs_run_by_priority_then_age(ground: TestStore) {
@@ -96,7 +96,7 @@ async fn jobs_run_by_priority_then_age(ground: TestStore) {
     let job = |name: &str, priority| NewJob { priority, ..ground.job(name, &[Do::Report]) };
     queue.enqueue(&[job("c", 0), job("d", 0), job("e", -10), job("a", 7), job("b", 7)]).await.unwrap();
     let worker = ground.worker(&queue, WorkerSettings { concurrency: 1, ..policy() }).await;
-    until(&queue, "done", all(State::Done)).await;
+    until(&queue, "done", all(JobState::Done)).await;
     let mut order: Vec<_> = ["a", "b", "c", "d", "e"].map(|n| (ground.runs(n)[0], n)).into();
     order.sort();
     assert_eq!(order.iter().map(|(_, n)| *n).collect::<String>(), "abcde");
@@ -109,12 +109,12 @@ async fn a_job_waits_for_its_time(ground: TestStore) {
     let late = NewJob { run_at: Some(at), ..ground.job("late", &[Do::Report]) };
     let past = NewJob { run_at: Some(at - SignedDuration::from_hours(1)), ..ground.job("past", &[Do::Report]) };
     let ids = queue.enqueue(&[late, past]).await.unwrap();
-    assert_eq!(row(&queue, &ids[0].id).await.state, State::Scheduled);
-    assert_eq!(row(&queue, &ids[1].id).await.state, State::Pending);
+    assert_eq!(row(&queue, &ids[0].id).await.state, JobState::Scheduled);
+    assert_eq!(row(&queue, &ids[1].id).await.state, JobState::Pending);
     // polls so rarely that only the job's own time can wake it
     let worker = ground.worker(&queue, WorkerSettings { poll: Duration::from_secs(50), ..policy() }).await;
     let start = Instant::now();
-    until(&queue, "done", all(State::Done)).await;
+    until(&queue, "done", all(JobState::Done)).await;
     assert!(Timestamp::now() >= at, "it ran before its time");
     assert!(start.elapsed() < Duration::from_secs(20), "it was woken by its time");
     worker.stop().await;
@@ -126,11 +126,11 @@ async fn failures_back_off_instead_of_burning_up(ground: TestStore) {
     let queue = ground.queue().await;
     let ids = queue.enqueue(&[NewJob { max_attempts: 3, ..ground.job("f", &[Do::Fail]) }]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    until(&queue, "it failed", |rows| rows[0].state == State::Retrying).await;
+    until(&queue, "it failed", |rows| rows[0].state == JobState::Retrying).await;
     let failed = row(&queue, &ids[0].id).await;
     assert_eq!((failed.attempts, failed.reason.as_deref()), (1, Some("told to")));
     assert!(failed.run_at.is_some_and(|at| at > failed.started_at.unwrap()));
-    let dead = &until(&queue, "it died", all(State::Dead)).await[0];
+    let dead = &until(&queue, "it died", all(JobState::Dead)).await[0];
     assert_eq!(dead.reason.as_deref(), Some("failed 3 of 3 times, at last: told to"));
     let runs = ground.runs("f");
     assert_eq!(runs.len(), 3);
@@ -147,7 +147,7 @@ async fn retry_after_comes_back(ground: TestStore) {
     let jobs: Vec<_> = (0..5).map(|i| ground.job(&format!("{i}"), &[Do::After(700), Do::Report])).collect();
     queue.enqueue(&jobs).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "all came back", all(State::Done)).await;
+    let rows = until(&queue, "all came back", all(JobState::Done)).await;
     for (i, row) in rows.iter().enumerate() {
         let runs = ground.runs(&format!("{i}"));
         assert_eq!((runs.len(), row.attempts), (2, 2));
@@ -160,11 +160,11 @@ async fn given_up_is_dead_and_can_be_retried(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("g", &[Do::GiveUp, Do::Report])]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let dead = until(&queue, "dead", all(State::Dead)).await.remove(0);
+    let dead = until(&queue, "dead", all(JobState::Dead)).await.remove(0);
     assert_eq!((dead.attempts, dead.reason.as_deref()), (1, Some("told to")));
-    let it = Filter { ids: vec![dead.seq.to_string()], ..Filter::default() };
+    let it = JobFilter { ids: vec![dead.seq.to_string()], ..JobFilter::default() };
     assert_eq!(queue.retry(&it).await.unwrap(), 1);
-    let done = until(&queue, "done", all(State::Done)).await.remove(0);
+    let done = until(&queue, "done", all(JobState::Done)).await.remove(0);
     assert_eq!(done.attempts, 1, "all attempts are before it again");
     assert_eq!(queue.retry(&it).await.unwrap(), 0, "a job that is done is not run again");
     worker.stop().await;
@@ -174,9 +174,9 @@ async fn a_panic_is_a_failed_attempt(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("p", &[Do::Panic, Do::Report]), ground.job("other", &[Do::Sleep(300)])]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "it failed", |rows| rows[0].state == State::Retrying).await;
+    let rows = until(&queue, "it failed", |rows| rows[0].state == JobState::Retrying).await;
     assert_eq!(rows[0].reason.as_deref(), Some("it panicked: as told"));
-    until(&queue, "both done", all(State::Done)).await;
+    until(&queue, "both done", all(JobState::Done)).await;
     assert_eq!(ground.runs("other").len(), 1, "others are not disturbed");
     worker.stop().await;
 }
@@ -186,9 +186,9 @@ async fn a_run_that_takes_too_long_is_a_failed_attempt(ground: TestStore) {
     let act = Act { name: ground.name("slow"), does: vec![Do::Sleep(60_000), Do::Report] };
     queue.enqueue(&[NewJob::of(&Hasty(act), "test").unwrap()]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "it failed", |rows| rows[0].state == State::Retrying).await;
+    let rows = until(&queue, "it failed", |rows| rows[0].state == JobState::Retrying).await;
     assert!(rows[0].reason.as_deref().is_some_and(|r| r.starts_with("it took longer than")), "{:?}", rows[0].reason);
-    until(&queue, "done", all(State::Done)).await;
+    until(&queue, "done", all(JobState::Done)).await;
     worker.stop().await;
 }
 
@@ -200,11 +200,11 @@ async fn long_jobs_run_once_beside_an_idle_worker(ground: TestStore) {
     let busy = ground.worker(&queue, WorkerSettings { concurrency: 2, lease, ..policy() }).await;
     let jobs: Vec<_> = (0..6).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(2500)])).collect();
     queue.enqueue(&jobs).await.unwrap();
-    until(&queue, "two run", |rows| rows.iter().filter(|r| r.state == State::Running).count() == 2).await;
-    let rows = queue.list(&Filter::default(), 10).await.unwrap();
-    assert_eq!(rows.iter().filter(|r| r.state == State::Pending).count(), 4, "only free slots are claimed");
+    until(&queue, "two run", |rows| rows.iter().filter(|r| r.state == JobState::Running).count() == 2).await;
+    let rows = queue.list(&JobFilter::default(), 10).await.unwrap();
+    assert_eq!(rows.iter().filter(|r| r.state == JobState::Pending).count(), 4, "only free slots are claimed");
     let idle = ground.worker(&ground.queue().await, WorkerSettings { concurrency: 1, lease, ..policy() }).await;
-    let rows = until(&queue, "all done", all(State::Done)).await;
+    let rows = until(&queue, "all done", all(JobState::Done)).await;
     for (i, row) in rows.iter().enumerate() {
         assert_eq!((ground.runs(&format!("{i}")).len(), row.attempts), (1, 1), "job {i}");
     }
@@ -220,7 +220,7 @@ async fn a_blocked_thread_costs_no_lease(ground: TestStore) {
     let worker = ground.worker(&queue, WorkerSettings { lease, ..policy() }).await;
     let other = ground.worker(&ground.queue().await, WorkerSettings { lease, ..policy() }).await;
     queue.enqueue(&[ground.job("block", &[Do::Block(3000)])]).await.unwrap();
-    let rows = until(&queue, "done", all(State::Done)).await;
+    let rows = until(&queue, "done", all(JobState::Done)).await;
     assert_eq!((ground.runs("block").len(), rows[0].attempts), (1, 1));
     worker.stop().await;
     other.stop().await;
@@ -233,10 +233,10 @@ async fn a_lost_worker_s_jobs_are_taken_over(ground: TestStore) {
     let jobs: Vec<_> = (0..8).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(60_000), Do::Report])).collect();
     queue.enqueue(&jobs).await.unwrap();
     let doomed = KillableWorker::start(&ground, policy()).await;
-    until(&queue, "all claimed", all(State::Running)).await;
+    until(&queue, "all claimed", all(JobState::Running)).await;
     doomed.kill();
     let survivor = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "all taken over", all(State::Done)).await;
+    let rows = until(&queue, "all taken over", all(JobState::Done)).await;
     for row in rows {
         assert_eq!((row.attempts, row.lease), (2, 2));
         assert!(row.reason.as_deref().is_some_and(|r| r.contains("its worker gone:2:") && r.contains("was lost")));
@@ -250,13 +250,13 @@ async fn a_job_that_kills_its_workers_dies(ground: TestStore) {
     for _ in 0..2 {
         let short = WorkerSettings { lease: Duration::from_secs(1), ..policy() };
         let doomed = KillableWorker::start(&ground, short.clone()).await;
-        until(&queue, "claimed", all(State::Running)).await;
+        until(&queue, "claimed", all(JobState::Running)).await;
         doomed.kill();
         let watcher = ground.worker_of(&queue, short, Kinds::of([])).await;
-        until(&queue, "lost", |rows| rows[0].state != State::Running).await;
+        until(&queue, "lost", |rows| rows[0].state != JobState::Running).await;
         watcher.stop().await;
     }
-    let dead = until(&queue, "dead", all(State::Dead)).await.remove(0);
+    let dead = until(&queue, "dead", all(JobState::Dead)).await.remove(0);
     assert!(dead.reason.as_deref().is_some_and(|r| r.contains("was lost in attempt 2 of 2")), "{:?}", dead.reason);
 }
 
@@ -267,8 +267,8 @@ async fn never_more_at_once_than_there_are_slots(ground: TestStore) {
     queue.enqueue(&jobs).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
     let rows =
-        until(&queue, "done", |rows| rows.iter().all(|r| r.state.is_final() || r.state == State::Retrying)).await;
-    assert!(rows.iter().all(|r| r.state == State::Done), "a job that found three at once panicked: {rows:?}");
+        until(&queue, "done", |rows| rows.iter().all(|r| r.state.is_final() || r.state == JobState::Retrying)).await;
+    assert!(rows.iter().all(|r| r.state == JobState::Done), "a job that found three at once panicked: {rows:?}");
     worker.stop().await;
 }
 
@@ -278,9 +278,9 @@ async fn one_lane_one_job_at_a_time(ground: TestStore) {
     queue.enqueue(&[lane("a1", "a"), lane("a2", "a"), lane("b1", "b"), lane("a3", "a")]).await.unwrap();
     let workers = [ground.worker(&queue, policy()).await, ground.worker(&ground.queue().await, policy()).await];
     until(&queue, "done", |rows| {
-        let running = rows.iter().filter(|r| r.lane.as_deref() == Some("a") && r.state == State::Running).count();
+        let running = rows.iter().filter(|r| r.lane.as_deref() == Some("a") && r.state == JobState::Running).count();
         assert!(running <= 1, "{running} jobs of one lane at once");
-        all(State::Done)(rows)
+        all(JobState::Done)(rows)
     })
     .await;
     let starts = ["a1", "a2", "a3"].map(|n| ground.runs(n)[0]);
@@ -300,10 +300,13 @@ async fn waiting_and_running_jobs_can_be_cancelled(ground: TestStore) {
     ];
     queue.enqueue(&jobs).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    until(&queue, "started", |rows| rows[1].state == State::Running && rows[2].state == State::Done).await;
-    assert_eq!(queue.cancel(&Filter::default()).await.unwrap(), 2);
-    let rows = until(&queue, "cancelled", |rows| rows[1].state == State::Cancelled).await;
-    assert_eq!(rows.iter().map(|r| r.state).collect::<Vec<_>>(), [State::Cancelled, State::Cancelled, State::Done]);
+    until(&queue, "started", |rows| rows[1].state == JobState::Running && rows[2].state == JobState::Done).await;
+    assert_eq!(queue.cancel(&JobFilter::default()).await.unwrap(), 2);
+    let rows = until(&queue, "cancelled", |rows| rows[1].state == JobState::Cancelled).await;
+    assert_eq!(
+        rows.iter().map(|r| r.state).collect::<Vec<_>>(),
+        [JobState::Cancelled, JobState::Cancelled, JobState::Done]
+    );
     worker.stop().await;
 }
 
@@ -311,16 +314,17 @@ async fn what_is_not_finished_in_the_grace_time_is_handed_back(ground: TestStore
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("short", &[Do::Sleep(400)]), ground.job("long", &[Do::Sleep(60_000)])]).await.unwrap();
     let worker = ground.worker(&queue, WorkerSettings { grace: Duration::from_secs(1), ..policy() }).await;
-    until(&queue, "both run", all(State::Running)).await;
+    until(&queue, "both run", all(JobState::Running)).await;
     queue.enqueue(&[ground.job("new", &[Do::Report])]).await.unwrap();
-    until(&queue, "all run", |rows| rows[2].state == State::Done).await;
+    until(&queue, "all run", |rows| rows[2].state == JobState::Done).await;
     worker.stopper.stop();
     queue.enqueue(&[ground.job("too late", &[Do::Report])]).await.unwrap();
     let tally = worker.stop().await;
     assert_eq!((tally.done, tally.handed_back), (2, 1));
-    let rows = queue.list(&Filter::default(), 10).await.unwrap();
+    let rows = queue.list(&JobFilter::default(), 10).await.unwrap();
     let states: Vec<_> = rows.iter().rev().map(|r| (r.state, r.attempts, r.lease)).collect();
-    let expected = [(State::Done, 1, 1), (State::Pending, 0, 1), (State::Done, 1, 1), (State::Pending, 0, 0)];
+    let expected =
+        [(JobState::Done, 1, 1), (JobState::Pending, 0, 1), (JobState::Done, 1, 1), (JobState::Pending, 0, 0)];
     assert_eq!(states, expected, "handed back without counting an attempt; nothing is claimed after the stop");
 }
 
@@ -328,7 +332,7 @@ async fn a_job_waits_for_those_it_asked_for(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[NewJob { priority: -7, ..ground.job("parent", &[Do::Await(5), Do::Report]) }]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "all done", |rows| rows.len() == 6 && all(State::Done)(rows)).await;
+    let rows = until(&queue, "all done", |rows| rows.len() == 6 && all(JobState::Done)(rows)).await;
     assert!(rows[1..].iter().all(|r| r.parent == Some(rows[0].seq) && r.priority == -7));
     assert_eq!((rows[0].attempts, rows[0].lease), (1, 2), "waiting costs no attempt");
     let last = rows[1..].iter().filter_map(|r| r.finished_at).max().unwrap();
@@ -340,11 +344,11 @@ async fn a_job_whose_child_was_given_up_backs_off(ground: TestStore) {
     let queue = ground.queue().await;
     queue.enqueue(&[ground.job("parent", &[Do::AwaitHopeless])]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "it backs off", |rows| rows[0].state == State::Retrying).await;
+    let rows = until(&queue, "it backs off", |rows| rows[0].state == JobState::Retrying).await;
     assert_eq!(rows[0].reason.as_deref(), Some("a job that it waited for was given up"));
     assert_eq!(rows[0].attempts, 1, "that costs an attempt");
     assert!(rows[0].run_at.unwrap() > rows[0].started_at.unwrap() + SignedDuration::from_secs(3));
-    assert_eq!(rows[1].state, State::Dead);
+    assert_eq!(rows[1].state, JobState::Dead);
     worker.stop().await;
 }
 
@@ -355,8 +359,8 @@ async fn unknown_kinds_are_left_alone_and_unfit_payloads_die(ground: TestStore) 
     let extra = NewJob::new("act", r#"{"name": "n", "does": [], "more": 1}"#.into(), 3, "test");
     queue.enqueue(&[unknown, unfit, extra]).await.unwrap();
     let worker = ground.worker(&queue, policy()).await;
-    let rows = until(&queue, "dead", |rows| rows[1].state == State::Dead && rows[2].state == State::Dead).await;
-    assert_eq!((rows[0].state, rows[0].attempts), (State::Pending, 0));
+    let rows = until(&queue, "dead", |rows| rows[1].state == JobState::Dead && rows[2].state == JobState::Dead).await;
+    assert_eq!((rows[0].state, rows[0].attempts), (JobState::Pending, 0));
     let why = rows[1].reason.as_deref().unwrap();
     assert!(why.contains("does not fit the kind act") && why.contains("`does[0].Sleep`"), "{why}");
     assert_eq!(rows[1].payload["does"][0]["Sleep"], "long", "it is kept");
@@ -379,7 +383,7 @@ async fn a_tick_is_enqueued_once(ground: TestStore) {
     let won = processes.join_all().await;
     assert_eq!(won.iter().filter(|w| **w).count(), 1);
     let queue = ground.queue_at(at("2026-03-01T13:00:01Z")).await;
-    assert_eq!(queue.list(&Filter::default(), 10).await.unwrap().len(), 2);
+    assert_eq!(queue.list(&JobFilter::default(), 10).await.unwrap().len(), 2);
     let job = [ground.job("again", &[])];
     let later = tick + SignedDuration::from_hours(1);
     assert!(!queue.enqueue_tick("s", tick - SignedDuration::from_hours(1), None, &job).await.unwrap(), "an older tick");
@@ -409,11 +413,11 @@ async fn clocks_that_jump_run_nothing_twice(ground: TestStore) {
             .enqueue(&[ground.job(&long, &[Do::Sleep(2500)]), ground.job(&failing, &[Do::Fail, Do::Report])])
             .await
             .unwrap();
-        until(&queue, "it runs", |rows| rows.iter().any(|r| r.state == State::Running)).await;
+        until(&queue, "it runs", |rows| rows.iter().any(|r| r.state == JobState::Running)).await;
         until(&queue, "one failed", |_| ground.runs(&failing).len() == 1).await;
         shift.fetch_add(jump, Ordering::SeqCst);
         queue.enqueue(&[ground.job(&format!("after {i}"), &[Do::Report])]).await.unwrap();
-        let rows = until(&queue, "all done in spite of the clock", all(State::Done)).await;
+        let rows = until(&queue, "all done in spite of the clock", all(JobState::Done)).await;
         assert_eq!((ground.runs(&long).len(), ground.runs(&failing).len()), (1, 2), "jump {i}: {rows:?}");
     }
     for worker in workers {
@@ -426,9 +430,9 @@ async fn finished_jobs_are_removed_in_time(ground: TestStore) {
     let jobs: Vec<_> =
         (0..1200).map(|i| NewJob { max_attempts: 1, ..ground.job(&format!("{i}"), &[Do::GiveUp]) }).collect();
     queue.enqueue(&jobs[..1100]).await.unwrap();
-    queue.cancel(&Filter::default()).await.unwrap();
+    queue.cancel(&JobFilter::default()).await.unwrap();
     queue.enqueue(&jobs[1100..]).await.unwrap();
-    let old = |before: Timestamp| Filter { finished_before: Some(before), ..Filter::default() };
+    let old = |before: Timestamp| JobFilter { finished_before: Some(before), ..JobFilter::default() };
     let now = Timestamp::now();
     assert_eq!(queue.purge(&old(now - SignedDuration::from_hours(1))).await.unwrap(), 0);
     assert_eq!(queue.purge(&old(now + SignedDuration::from_hours(1))).await.unwrap(), 1100);
@@ -446,7 +450,7 @@ async fn jobs_of_other_processes_are_picked_up_soon(ground: TestStore) {
         let name = format!("{i}");
         let sent = Instant::now();
         other.enqueue(&[ground.job(&name, &[Do::Report])]).await.unwrap();
-        until(&queue, "done", all(State::Done)).await;
+        until(&queue, "done", all(JobState::Done)).await;
         // far below a heartbeat; what it takes on a quiet machine is measured in benches/
         assert!(ground.runs(&name)[0] - sent < Duration::from_secs(5));
     }

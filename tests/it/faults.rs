@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::test_store::{Do, TestStore, all, policy, until};
 use crate::support::{LEDGER, Workspace};
 use books::BooksError;
-use meter::queue::{Filter, State, enqueue_in};
+use meter::queue::{JobFilter, JobState, enqueue_in};
 use meter::worker::WorkerSettings;
 use testkit::hrana::HranaServer;
 
@@ -22,10 +22,10 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
             Err::<(), _>(BooksError::Integrity("the caller's own trouble".into()))
         });
         assert!(failed.await.is_err());
-        assert!(queue.list(&Filter::default(), 10).await.unwrap().is_empty());
+        assert!(queue.list(&JobFilter::default(), 10).await.unwrap().is_empty());
         let worker = ground.worker(&queue, policy()).await;
         books.transaction(async move |c| enqueue_in(c, &kept, jiff::Timestamp::now()).await).await.unwrap();
-        let rows = until(&queue, "done", all(State::Done)).await;
+        let rows = until(&queue, "done", all(JobState::Done)).await;
         assert_eq!((rows.len(), ground.runs("kept").len(), ground.runs("undone").len()), (1, 1, 0));
         worker.stop().await;
     }
@@ -46,16 +46,16 @@ async fn a_database_that_goes_away_costs_time_only() {
     ];
     let jobs: Vec<_> = (0..4).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(1000 + 2500 * i)])).collect();
     queue.enqueue(&jobs).await.unwrap();
-    until(&queue, "all run", all(State::Running)).await;
+    until(&queue, "all run", all(JobState::Running)).await;
     server.pause();
     tokio::time::sleep(Duration::from_secs(5)).await;
     server.resume();
-    let rows = until(&queue, "all done", all(State::Done)).await;
+    let rows = until(&queue, "all done", all(JobState::Done)).await;
     for (i, row) in rows.iter().enumerate() {
         assert_eq!((ground.runs(&format!("{i}")).len(), row.attempts), (1, 1), "job {i}: {:?}", row.reason);
     }
     queue.enqueue(&[ground.job("after", &[Do::Report])]).await.unwrap();
-    until(&queue, "it goes on", all(State::Done)).await;
+    until(&queue, "it goes on", all(JobState::Done)).await;
     for worker in workers {
         worker.stop().await;
     }
@@ -70,12 +70,12 @@ async fn a_worker_can_stop_without_the_database() {
     let short = WorkerSettings { grace: Duration::from_secs(1), lease: Duration::from_secs(1), ..policy() };
     let worker = ground.worker(&queue, short).await;
     queue.enqueue(&[ground.job("j", &[Do::Sleep(700)])]).await.unwrap();
-    until(&queue, "it runs", all(State::Running)).await;
+    until(&queue, "it runs", all(JobState::Running)).await;
     server.pause();
     tokio::time::sleep(Duration::from_secs(1)).await;
     worker.stop().await;
     server.resume();
-    assert_eq!(queue.list(&Filter::default(), 1).await.unwrap()[0].state, State::Running, "its lease will lapse");
+    assert_eq!(queue.list(&JobFilter::default(), 1).await.unwrap()[0].state, JobState::Running, "its lease will lapse");
 }
 
 /// Guards against: one SQLITE_BUSY ends a worker.
@@ -85,14 +85,14 @@ async fn a_locked_file_costs_time_only() {
     let (queue, books) = (ground.queue().await, ground.books().await);
     let worker = ground.worker(&queue, policy()).await;
     queue.enqueue(&[ground.job("long", &[Do::Sleep(1500)])]).await.unwrap();
-    until(&queue, "it runs", all(State::Running)).await;
+    until(&queue, "it runs", all(JobState::Running)).await;
     // longer than the ten seconds for which a statement waits
     let locked = books.transaction(async |_| {
         std::thread::sleep(Duration::from_secs(12));
         Ok(())
     });
     locked.await.unwrap();
-    let rows = until(&queue, "done", all(State::Done)).await;
+    let rows = until(&queue, "done", all(JobState::Done)).await;
     assert_eq!((ground.runs("long").len(), rows[0].attempts), (1, 1));
     worker.stop().await;
 }

@@ -17,7 +17,7 @@ fn health_says_what_is_not_well() {
     let place = Workspace::new();
     let worker = Served::start(place.folder.path(), "", &[]);
     let ready = worker.until("/readyz", |a| a.status == 200);
-    for line in ["ok  database: there, schema version", "ok  schedule: last looked at", "ok  worker: working"] {
+    for line in ["ok  database: there, schema version", "ok  schedule: last checked", "ok  worker: working"] {
         assert!(ready.body.contains(line), "{}", ready.body);
     }
     assert_eq!(worker.get("/healthz").body, "alive\n");
@@ -46,7 +46,7 @@ fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let worker = Served::start(place.folder.path(), "", &[("METER_DATABASE__URL", &nobody)]);
     let ready = worker.until("/readyz", |a| a.status == 503);
-    for line in ["NOT database: ", "NOT schedule: not looked at yet", "NOT worker: starting"] {
+    for line in ["NOT database: ", "NOT schedule: not checked yet", "NOT worker: starting"] {
         assert!(ready.body.contains(line), "{}", ready.body);
     }
     assert_eq!(worker.get("/healthz").body, "alive\n");

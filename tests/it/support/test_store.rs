@@ -14,8 +14,8 @@ use jobs::context::{Context, ReadSettings};
 use jobs::job::{Failure, Job, Request};
 use meter::config::Config;
 use meter::metrics::Metrics;
-use meter::queue::{Backoff, Clock, Filter, Identity, JobRow, NewJob, Queue, State};
-use meter::worker::{Kind, Kinds, Stopper, Tally, Worker, WorkerSettings};
+use meter::queue::{Backoff, Clock, Identity, JobFilter, JobRow, JobState, NewJob, Queue};
+use meter::worker::{Kind, Kinds, NewWorker, Stopper, Tally, Worker, WorkerSettings};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -306,9 +306,10 @@ impl TestStore {
     }
 
     pub async fn worker_of(&self, queue: &Queue, policy: WorkerSettings, kinds: Kinds) -> Running {
-        let who = Identity { host: "here".into(), pid: 1, version: "0".into() };
+        let identity = Identity { host: "here".into(), pid: 1, version: "0".into() };
         let context = self.context().await;
-        let worker = Worker::new(queue.clone(), kinds, policy, context, who, Metrics::new(&[]).unwrap(), false);
+        let (queue, settings, metrics) = (queue.clone(), policy, Metrics::new(&[]).unwrap());
+        let worker = Worker::new(NewWorker { queue, context, kinds, settings, identity, metrics });
         worker.register().await.unwrap();
         let stopper = worker.stopper();
         Running { stopper, task: tokio::spawn(worker.run()) }
@@ -323,8 +324,9 @@ impl KillableWorker {
     pub async fn start(ground: &TestStore, policy: WorkerSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (ground.queue().await, ground.context().await);
-        let who = Identity { host: "gone".into(), pid: 2, version: "0".into() };
-        let worker = Worker::new(queue, kinds(), policy, context, who, Metrics::new(&[]).unwrap(), false);
+        let identity = Identity { host: "gone".into(), pid: 2, version: "0".into() };
+        let (kinds, settings, metrics) = (kinds(), policy, Metrics::new(&[]).unwrap());
+        let worker = Worker::new(NewWorker { queue, context, kinds, settings, identity, metrics });
         worker.register().await.unwrap();
         runtime.spawn(worker.run());
         Self(Some(runtime))
@@ -356,7 +358,7 @@ pub async fn row(queue: &Queue, id: &str) -> JobRow {
 pub async fn until(queue: &Queue, what: &str, holds: impl Fn(&[JobRow]) -> bool) -> Vec<JobRow> {
     let start = Instant::now();
     loop {
-        let mut rows = queue.list(&Filter::default(), 10_000).await.unwrap();
+        let mut rows = queue.list(&JobFilter::default(), 10_000).await.unwrap();
         rows.reverse();
         if holds(&rows) {
             return rows;
@@ -370,6 +372,6 @@ pub fn told(rows: &[JobRow]) -> Vec<String> {
     rows.iter().map(|r| format!("{} {} {} {:?} {}", r.seq, r.kind, r.state, r.reason, r.payload)).collect()
 }
 
-pub fn all(state: State) -> impl Fn(&[JobRow]) -> bool {
+pub fn all(state: JobState) -> impl Fn(&[JobRow]) -> bool {
     move |rows| !rows.is_empty() && rows.iter().all(|r| r.state == state)
 }

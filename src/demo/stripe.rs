@@ -17,9 +17,11 @@ use jobs::roll_periods::roll;
 use jobs::sync_stripe::sync;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::demo::step;
-use super::{Exit, print, push as push_command, reconcile as reconcile_command};
+use super::step::step;
 use crate::config::{Config, Secret, StripeMeterConfig};
+use crate::exit::Exit;
+use crate::print;
+use crate::print::reconcile::MOST;
 
 /// The key of an account that does not exist.
 const KEY: &str = "sk_test_demo";
@@ -32,10 +34,10 @@ const SUBSCRIBERS: usize = 3;
 pub(super) async fn bill(
     context: &Context,
     config: &Config,
-    month: Month,
     now: Timestamp,
     restate: impl AsyncFnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let month = Month::of(now);
     let usage = context.books.usage(month, None).await?;
     let mut chime: Vec<_> = usage.iter().filter(|u| u.known && u.meter == "chime_minutes").collect();
     chime.sort_by_key(|u| std::cmp::Reverse(u.quantity));
@@ -63,25 +65,32 @@ pub(super) async fn bill(
             .copied()
             .flatten()
     });
-    push_command::show(&push(&context, now, false, 20).await.map_err(failed)?, &config);
+    print::push::show(&push(&context, now, false, 20).await.map_err(failed)?, &config);
     stripe.world().clear_faults();
 
     step(10, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
     let later = now + SignedDuration::from_secs(60);
     print::out("$ meter push");
-    push_command::show(&push(&context, later, false, 20).await.map_err(failed)?, &config);
+    print::push::show(&push(&context, later, false, 20).await.map_err(failed)?, &config);
 
     step(11, "AWS restates the bill; only the differences go to Stripe, up and down");
     restate().await?;
     print::out("$ meter push");
     let report: PushReport = push(&context, later, false, 20).await.map_err(failed)?;
-    push_command::show(&report, &config);
+    print::push::show(&report, &config);
 
     step(12, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");
     for customer in &who {
         reconcile(&context, later, Some(customer.clone())).await.map_err(failed)?;
     }
-    reconcile_command::show_customers(&context, &who, month, later).await?;
+    let start = month.previous().last_day().end().as_second();
+    let mut periods = vec![];
+    for customer in &who {
+        let meters = context.billing.meters.keys().cloned().collect();
+        let compared = context.books.compare(Some(customer.clone()), meters, start, later.as_second(), MOST);
+        periods.extend(compared.await?);
+    }
+    print::reconcile::table(&periods, later);
     let lines = who.iter().flat_map(|c| stripe.world().invoices(&format!("cus_{c}")));
     let row = |l: fake_stripe::InvoiceLine| vec![l.subscription, l.event_name, l.quantity.normalize().to_string()];
     print::out("");
@@ -102,8 +111,8 @@ const SERVED_CUSTOMERS: u32 = 40;
 /// 2026-01-01T00:00:00Z.
 const SERVED_SINCE: i64 = 1_767_225_600;
 
-/// Runs a made-up account until told to stop. It forgets everything at its end, so the books of its
-/// worker should, too.
+/// Runs a made-up account until a signal. It forgets everything at its end, so its worker should
+/// use books of its own.
 pub(super) async fn serve(listen: SocketAddr) -> anyhow::Result<Exit> {
     let options = Options { key: KEY.into(), remember_requests: false, ..Options::default() };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -145,16 +154,8 @@ async fn account(stripe: &FakeStripe, context: &Context, who: &[String], month: 
             world.add_subscription(Subscription::monthly(&format!("sub_{customer}"), &id, began, &["price_demo"]));
         }
     }
-    let ids: Vec<String> = who.to_vec();
-    context
-        .books
-        .transaction(async move |c| {
-            for id in ids {
-                let sql = "UPDATE customers SET stripe_customer_id = 'cus_' || id WHERE id = ?1";
-                c.execute(sql, libsql::params![id]).await?;
-            }
-            Ok(())
-        })
-        .await?;
+    for customer in who {
+        context.books.set_stripe_customer(customer, &format!("cus_{customer}")).await?;
+    }
     Ok(())
 }

@@ -1,13 +1,21 @@
-//! Tables that fit a terminal, and JSON.
+//! What the commands and the demo print: tables that fit a terminal, JSON, and one module for each
+//! thing that several of them show.
+
+pub(crate) mod audit;
+pub(crate) mod budgets;
+pub(crate) mod enforce;
+pub(crate) mod entitlements;
+pub(crate) mod ingest;
+pub(crate) mod notifications;
+pub(crate) mod push;
+pub(crate) mod reconcile;
 
 use std::io::{IsTerminal, Write};
 
-use books::units::quantity::Quantity;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde::Serialize;
 
-use crate::format::group;
-pub(crate) use crate::format::{customer, quantity, span};
+pub(crate) use crate::format::{count, customer, quantity, span};
 
 /// Prints a table; columns whose title starts with `>` are right-aligned.
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
@@ -34,7 +42,7 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
     out(&table.trim_fmt());
 }
 
-/// Prints a line; a reader that has gone away (`| head`) is no error.
+/// Prints a line; a reader that has gone (`| head`) is no error.
 pub(crate) fn out(line: &str) {
     drop(writeln!(std::io::stdout().lock(), "{line}"));
 }
@@ -43,15 +51,4 @@ pub(crate) fn out(line: &str) {
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     out(&serde_json::to_string_pretty(value)?);
     Ok(())
-}
-
-/// A count with separators: `1,234,567`.
-pub(crate) fn count(n: impl TryInto<u64>) -> String {
-    let digits = n.try_into().map_or_else(|_| "?".into(), |n: u64| n.to_string());
-    group(&digits)
-}
-
-/// As [`quantity`], with a sign always.
-pub(crate) fn change(q: Quantity) -> String {
-    if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }
 }

@@ -1,0 +1,13 @@
+//! Failures of jobs, for people.
+
+use jobs::job::Failure;
+
+/// Whether it is worth trying again, as an addition to a sentence.
+pub(super) fn advice(failure: &Failure) -> &'static str {
+    if failure.is_retryable() { " (the next run may succeed)" } else { "" }
+}
+
+/// The error that a command ends with.
+pub(super) fn error(failure: &Failure) -> anyhow::Error {
+    anyhow::anyhow!("{:#}{}", failure.error(), advice(failure))
+}

@@ -1,0 +1,39 @@
+//! Progress bars, on a terminal only.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use jobs::context::{Context, Progress};
+use jobs::ingest_cur::{IngestCur, IngestReport};
+use jobs::job::{Failure, Job};
+
+/// Reads a bill with a bar.
+pub(super) async fn ingest(job: IngestCur, context: &Context, now: Timestamp) -> Result<IngestReport, Failure> {
+    let title = format!("{} {}", job.export, job.month);
+    reading(&title, &context.read_settings.progress, job.run(context, now)).await
+}
+
+/// Awaits `work` while a bar shows how much of a bill is read.
+pub(super) async fn reading<T>(title: &str, progress: &Progress, work: impl Future<Output = T>) -> T {
+    if !std::io::stderr().is_terminal() {
+        return work.await;
+    }
+    let bar = ProgressBar::new(0).with_message(title.to_owned());
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes} of {total_bytes} {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut work = std::pin::pin!(work);
+    let result = loop {
+        tokio::select! {
+            result = &mut work => break result,
+            () = tokio::time::sleep(Duration::from_millis(100)) => {
+                let bytes = progress.get();
+                bar.set_length(bytes.total);
+                bar.set_position(bytes.done);
+            }
+        }
+    };
+    bar.finish_and_clear();
+    result
+}

@@ -1,0 +1,52 @@
+//! Which months and exports a command is about.
+
+use books::units::calendar::Month;
+use jiff::Timestamp;
+
+use crate::config::Config;
+use crate::exit::BadUsage;
+
+/// The months of `--month`, or of `--from --to`; without them the current one and `lookback` before
+/// it.
+pub(super) fn months(
+    month: Option<Month>,
+    from: Option<Month>,
+    to: Option<Month>,
+    lookback: u8,
+    now: Timestamp,
+) -> anyhow::Result<Vec<Month>> {
+    let current = Month::of(now);
+    if let Some(month) = month {
+        return Ok(vec![month]);
+    }
+    if from.is_none() && to.is_none() {
+        return Ok(Month::back_to(current, lookback));
+    }
+    let (Some(from), to) = (from, to.unwrap_or(current)) else {
+        return Err(BadUsage("--to needs --from".into()).into());
+    };
+    if to < from {
+        return Err(BadUsage(format!("--from {from} is after --to {to}")).into());
+    }
+    let months = Month::range(from, to);
+    if months.len() > 120 {
+        return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
+    }
+    Ok(months)
+}
+
+/// The names of the exports: all, or the one of `--export`.
+pub(super) fn exports(config: &Config, only: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let names: Vec<String> = config.exports.iter().map(|e| e.name.clone()).collect();
+    match only {
+        Some(name) if names.iter().any(|n| n == name) => Ok(vec![name.to_owned()]),
+        Some(name) => {
+            Err(BadUsage(format!("there is no export named `{name}`; configured: {}", names.join(", "))).into())
+        }
+        None if names.is_empty() => {
+            let why = "no export is configured; add one to meter.toml:\n\n  [[exports]]\n  name = \"main\"\n  location = \"s3://bucket/prefix\"   # or a local folder";
+            Err(BadUsage(why.into()).into())
+        }
+        None => Ok(names),
+    }
+}

@@ -1,0 +1,7 @@
+//! The headings of the demo.
+
+use crate::print;
+
+pub(super) fn step(number: u8, title: &str) {
+    print::out(&format!("\n{number}. {title}\n"));
+}

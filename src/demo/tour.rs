@@ -1,0 +1,193 @@
+//! The tour: a month of bills, booked, delivered again and restated; a budget that is overrun;
+//! billing; and the audit.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use books::audit::stats::OF_A_DEMO;
+use books::customers::by_hand::TurnAnswer;
+use books::limits::budget::BudgetChange;
+use books::units::calendar::Month;
+use books::units::money::Currency;
+use books::units::quantity::{Quantity, UNIT};
+use fake_aws::Spec;
+use jiff::Timestamp;
+use jobs::context::Context;
+use jobs::ingest_cur::IngestCur;
+use jobs::job::{Job, Mode};
+use jobs::{enforce_budgets, roll_periods};
+
+use super::generate::spec_of;
+use super::step::step;
+use super::stripe;
+use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig};
+use crate::exit::Exit;
+use crate::wiring::{self, Open};
+use crate::{plan_file, print};
+
+/// Customers of the bill that have no row, so that the tour shows what happens to their usage.
+const UNKNOWN_CUSTOMERS: usize = 2;
+
+/// Runs the tour in a folder.
+pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config, Exit)> {
+    let month = Month::of(now);
+    let bucket = folder.join("bucket");
+    let config = Config {
+        exports: vec![ExportConfig {
+            name: "demo".into(),
+            location: bucket.display().to_string(),
+            format: FormatConfig::Auto,
+            payer: "default".into(),
+            region: None,
+            endpoint: None,
+        }],
+        database: DatabaseConfig { url: folder.join("meter.db").display().to_string(), ..DatabaseConfig::default() },
+        ..Config::default()
+    };
+    let spec = spec_of(month, now)?;
+    let books = wiring::open_books(&config, Open::MIGRATED).await?;
+    // its Stripe account lives in this process only
+    books.remember(OF_A_DEMO, "1".into()).await?;
+    let context = wiring::context(&config, books).await?;
+    let job = || IngestCur {
+        export: "demo".into(),
+        month,
+        dry_run: false,
+        accept_restatement: false,
+        allow_unknown_line_types: false,
+    };
+
+    step(1, "AWS delivers the month so far, and meter books it");
+    let export = fake_aws::write(&bucket, &spec)?;
+    for customer in export.customers.iter().skip(UNKNOWN_CUSTOMERS) {
+        context.books.add_customer(customer).await?;
+    }
+    ingest_and_show(job(), &context, &config, now).await?;
+
+    step(2, "the same bill again: nothing changes, no data file is read");
+    ingest_and_show(job(), &context, &config, now).await?;
+
+    step(3, "AWS restates the bill; first a dry run, then the differences are appended to the ledger");
+    fake_aws::write(&bucket, &Spec { restated: 1, ..spec.clone() })?;
+    ingest_and_show(IngestCur { dry_run: true, ..job() }, &context, &config, now).await?;
+    let before = ledger_entries(&context).await?;
+    ingest_and_show(job(), &context, &config, now).await?;
+    let added = ledger_entries(&context).await? - before;
+    print::out(&format!(
+        "  {} entries stand as they were, {} were appended",
+        print::count(before),
+        print::count(added)
+    ));
+
+    step(4, "the books: the customers who used most of each meter");
+    show_usage(&context, &config, month).await?;
+
+    let who = plan_for_demo(&context, month, now).await?;
+    budget_and_block(&context, &config, &who, now).await?;
+
+    let restate = async || -> anyhow::Result<()> {
+        fake_aws::write(&bucket, &Spec { restated: 2, ..spec })?;
+        ingest_and_show(job(), &context, &config, now).await
+    };
+    stripe::bill(&context, &config, now, restate).await?;
+
+    step(13, "the proof");
+    let checks = context.books.verify().await?;
+    print::audit::show(&checks);
+    Ok((config, print::audit::exit(&checks)))
+}
+
+/// Minutes, credentials and prices of the demo's plan, made to fit its bill: half of what the first
+/// customer used is included.
+async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyhow::Result<String> {
+    let usage = context.books.usage(month, None).await?;
+    let chime = usage.iter().filter(|u| u.known && u.meter == "chime_minutes");
+    let first = chime.max_by_key(|u| u.quantity).context("the demo's bill has Chime minutes")?;
+    let half = Quantity::from_scaled(first.quantity.scaled() / UNIT / 2 * UNIT);
+    step(5, "a plan, and a budget for what is beyond it");
+    let toml = format!(
+        "[[plans]]\nname = \"demo\"\ncurrency = \"USD\"\neffective_from = \"2020-01-01T00:00:00Z\"\n\
+         [plans.meters]\nturn_allocations = {{ included = \"3\", price = \"0.45\" }}\n\
+         chime_minutes = {{ included = \"{half}\", price = \"0.01\", report = \"overage\" }}\n\
+         storage_gb = {{ included = \"5\" }}\ntransfer_gb = {{ included = \"100\" }}\n"
+    );
+    print::out(&format!("{}\n", toml.trim_end()));
+    let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
+    context.books.apply_plans(plan_file::read(&toml)?, &meters, now).await?;
+    context.books.put_all_on_plan("demo").await?;
+    roll_periods::roll(&context.books, now, Mode::Write).await?;
+    Ok(first.customer.clone())
+}
+
+/// A budget that is overrun, the block, the raise and the unblock.
+async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Timestamp) -> anyhow::Result<()> {
+    let books = &context.books;
+    let usd: Currency = "USD".parse()?;
+    let set = async |minor: i64| -> anyhow::Result<()> {
+        let change = BudgetChange {
+            customer: who.to_owned(),
+            meter: String::new(),
+            amount_minor: Some(minor),
+            currency: usd,
+            set_by: "demo".to_owned(),
+        };
+        books.set_budget(change, now).await?;
+        print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
+        enforce_budgets::enforce(context, now, Mode::Write).await?;
+        print::entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
+        Ok(())
+    };
+    enforce_budgets::enforce(context, now, Mode::Write).await?;
+    let decided = books.entitlements(Some(who.to_owned())).await?;
+    let spent = decided.first().map_or(0, |e| e.overage_cost_minor);
+    set(spent + 100).await?;
+
+    step(6, "TURN: the web backend asks before each credential; the limit holds at once, between two enforcements");
+    let take = async || -> anyhow::Result<bool> {
+        let TurnAnswer { granted, reason, used, limit } = books.take_turn(who).await?.context("no such customer")?;
+        print::out(&format!("  {} ({used} of {limit} used): {reason}", if granted { "yes" } else { "NO " }));
+        Ok(granted)
+    };
+    while take().await? {}
+
+    step(7, "the next enforcement: the budget is spent, so whatever is beyond the plan is blocked");
+    let report = enforce_budgets::enforce(context, now, Mode::Write).await?;
+    print::enforce::show(&report, now);
+    print::out(&format!("\n$ meter explain-entitlement {who} chime_minutes"));
+    print::entitlements::explain(books, who, "chime_minutes", config, now).await?;
+
+    step(8, "the customer raises the budget, and goes on");
+    set(spent + 1000).await?;
+    take().await?;
+    print::out("\n$ meter notifications list");
+    print::notifications::table(&books.notifications(None, Some(who.to_owned()), 20).await?, now);
+    Ok(())
+}
+
+async fn ingest_and_show(job: IngestCur, context: &Context, config: &Config, now: Timestamp) -> anyhow::Result<()> {
+    let report = job.run(context, now).await.map_err(|f| anyhow::anyhow!("{:#}", f.error()))?;
+    print::ingest::show(&report, config);
+    Ok(())
+}
+
+async fn ledger_entries(context: &Context) -> anyhow::Result<i64> {
+    Ok(context.books.versions(None).await?.iter().map(|v| v.entries).sum())
+}
+
+async fn show_usage(context: &Context, config: &Config, month: Month) -> anyhow::Result<()> {
+    let usage = context.books.usage(month, None).await?;
+    let mut rows = vec![];
+    for meter in &config.meters {
+        let mut of_meter: Vec<_> = usage.iter().filter(|u| u.meter == meter.name).collect();
+        of_meter.sort_by_key(|u| std::cmp::Reverse(u.quantity));
+        let unknown_customers = of_meter.iter().filter(|u| !u.known).copied();
+        let chosen = of_meter.iter().filter(|u| u.known).take(3).copied().chain(unknown_customers);
+        rows.extend(chosen.map(|u| {
+            let note = if u.known || u.customer.is_empty() { "" } else { "no customer row yet; kept for it" };
+            let customer = format!("  {}", print::customer(&u.customer));
+            vec![meter.name.clone(), customer, print::quantity(u.quantity), meter.unit.clone(), note.to_owned()]
+        }));
+    }
+    print::table(&["meter", "  customer", ">quantity", "unit", ""], rows);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The report of an enforcement of budgets.
+
+use books::limits::entitlement::Entitlement;
+use jiff::Timestamp;
+use jobs::enforce_budgets::{EnforceReport, EntitlementChange};
+
+use super::out;
+use crate::format::{count, money, quantity, span};
+
+/// Prints who is blocked or unblocked, with the figures of each decision.
+pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
+    let would = if report.dry_run { "would be " } else { "" };
+    let answer = |e: &Entitlement| if e.allowed { "allowed" } else { "BLOCKED" };
+    let row = |c: &EntitlementChange| {
+        let e = &c.is;
+        let was = c.was.as_ref().map_or("new", answer);
+        let limit = e.effective_limit.map_or("none".to_owned(), quantity);
+        let cost = format!("{} of {}", money(e.overage_cost_minor, &e.currency), money(e.budget_minor, &e.currency));
+        vec![
+            e.customer.clone(),
+            e.meter.clone(),
+            format!("{was} -> {}", answer(e)),
+            e.reason.name().to_owned(),
+            quantity(e.used),
+            quantity(e.included),
+            limit,
+            cost,
+        ]
+    };
+    if !report.changes.is_empty() {
+        let titles = ["customer", "meter", "decision", "reason", ">used", ">included", ">limit", ">overage of budget"];
+        super::table(&titles, report.changes.iter().map(row).collect());
+    }
+    out(&format!(
+        "as of {now:.0}: {} customer(s) checked, {} {would}changed; {} meter(s) {would}blocked, {} {would}unblocked; {} not allowed in all",
+        count(report.customers),
+        count(report.changed),
+        count(report.blocked),
+        count(report.unblocked),
+        count(report.not_allowed)
+    ));
+    let age = report.as_of.map(|at| format!("bills include usage through {at}, {} ago", span(now.duration_since(at))));
+    out(&age.unwrap_or_else(|| "no bill with usage is booked: only TURN credentials are counted".to_owned()));
+    let policy = |policy| serde_json::to_string(&policy).unwrap_or_default();
+    let stale = report
+        .on_stale
+        .map(|p| format!("the bill is older than enforce.stale_after_hours; policy: {}", policy(p).trim_matches('"')));
+    let notes = [
+        (u64::from(stale.is_some()), stale.unwrap_or_default()),
+        (
+            report.without_period,
+            "customer(s) without a current billing period: `meter run roll-periods` opens them".to_owned(),
+        ),
+        (report.unknown_plan, "customer(s) of a plan that is not known, for whom everything is blocked".to_owned()),
+        (
+            report.budget_in_other_currency,
+            "customer(s) with a budget in another currency than the plan; it counts as none".to_owned(),
+        ),
+        (
+            report.from_the_future,
+            "customer(s) with decisions later than this worker's clock, left as they are: it is behind the database's"
+                .to_owned(),
+        ),
+    ];
+    if !report.unmetered.is_empty() {
+        out(&format!("attention: a plan has meters that are not configured: {}", report.unmetered.join(", ")));
+    }
+    for (n, note) in notes.iter().filter(|(n, _)| *n > 0) {
+        out(&format!("attention: {} {note}", count(*n)));
+    }
+}

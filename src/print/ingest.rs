@@ -1,0 +1,76 @@
+//! The report of an ingest.
+
+use jobs::ingest_cur::{IngestOutcome, IngestReport};
+
+use super::out;
+use crate::config::Config;
+use crate::format::{change, count, customer, quantity};
+
+/// Prints a report.
+pub(crate) fn show(report: &IngestReport, config: &Config) {
+    let (export, month) = (&report.export, report.bill.month);
+    let version: String = report.version.chars().take(8).collect();
+    let delivered = report.delivered_at.map(|t| t.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default();
+    let head = format!("{export} {month}  version {version} delivered {delivered}");
+    let what = match report.outcome {
+        IngestOutcome::NoBill => {
+            out(&format!("{export} {month}  AWS has delivered no bill yet"));
+            return report.warnings.iter().for_each(|w| out(&format!("  note: {w}")));
+        }
+        IngestOutcome::Unchanged => return out(&format!("{head}  is booked already; no data file was read")),
+        IngestOutcome::Older => return out(&format!("{head}  is older than what is booked; ignored")),
+        IngestOutcome::Applied => "booked",
+        IngestOutcome::WouldApply => "would be booked (dry run, nothing was written)",
+        IngestOutcome::OnHold => "ON HOLD for a person, nothing was booked",
+        IngestOutcome::WouldHold => "would be ON HOLD for a person (dry run, nothing was written)",
+    };
+    out(&format!("{head}  {what}"));
+    for reason in &report.hold_reasons {
+        out(&format!("  on hold: {reason}"));
+    }
+    out(&format!(
+        "  {} rows in {} files, {} counted; {} ledger entries; {} KiB fetched in {} reads",
+        count(report.rows),
+        report.files,
+        count(report.matched_rows),
+        count(report.entries),
+        count(report.fetched_bytes / 1024),
+        count(report.fetch_requests),
+    ));
+    let rows = report.meters.iter().map(|m| {
+        let t = &m.totals;
+        let parts = [t.attributed, t.unattributed, t.excluded, t.total].map(quantity);
+        let [attributed, unattributed, excluded, total] = parts;
+        let booked = change(t.booked - m.booked_before);
+        vec![t.meter.clone(), t.unit.clone(), attributed, unattributed, excluded, total, booked]
+    });
+    super::table(
+        &["  meter", "unit", ">attributed", ">+ untagged", ">+ excluded", ">= in the bill", ">change of the books"],
+        rows.map(|mut r| {
+            r[0].insert_str(0, "  ");
+            r
+        })
+        .collect(),
+    );
+    for line in &report.unrecognised {
+        out(&format!(
+            "  unrecognised: {} {} {} {} in {} lines; no meter claims it and no rule ignores it",
+            line.product,
+            line.usage_type,
+            quantity(line.amount),
+            line.unit,
+            count(line.lines)
+        ));
+    }
+    for warning in &report.warnings {
+        out(&format!("  note: {warning}"));
+    }
+    if report.outcome != IngestOutcome::Applied && !report.largest_changes.is_empty() {
+        let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());
+        let rows = report.largest_changes.iter().map(|c| {
+            let name = format!("  {}", customer(&c.customer));
+            vec![name, c.meter.clone(), change(c.delta), unit(&c.meter).to_owned()]
+        });
+        super::table(&["  largest changes", "meter", ">change", "unit"], rows.collect());
+    }
+}

@@ -1,0 +1,28 @@
+//! Notifications to the web backend.
+
+use books::limits::notification::Notification;
+use jiff::Timestamp;
+
+use super::out;
+use crate::format::{ago, span};
+
+/// The table of notifications.
+pub(crate) fn table(notifications: &[Notification], now: Timestamp) {
+    if notifications.is_empty() {
+        return out("no such notification was made");
+    }
+    let titles = ["notification", "made", "customer", "meter", "about", "state", ">sent", "why not"];
+    super::table(&titles, notifications.iter().map(|n| row(n, now)).collect());
+}
+
+fn row(n: &Notification, now: Timestamp) -> Vec<String> {
+    let meter = if n.meter.is_empty() { "all meters" } else { &n.meter };
+    let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
+    let state = match n.next_at {
+        Some(at) if at > now => format!("{}, again in {}", n.state, span(at.duration_since(now))),
+        _ => n.state.clone(),
+    };
+    let error = n.error.clone().unwrap_or_default();
+    let sent = n.attempts.to_string();
+    vec![n.id.clone(), ago(n.created_at, now), n.customer.clone(), meter.to_owned(), about, state, sent, error]
+}

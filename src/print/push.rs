@@ -1,0 +1,105 @@
+//! The report of a push to Stripe, and why amounts are deferred.
+
+use jobs::push_stripe::decide::DeferReason;
+use jobs::push_stripe::{PlannedEvent, PushReport, RestoreProgress};
+
+use super::out;
+use crate::config::Config;
+use crate::format::count;
+
+/// Prints what was sent, or would be.
+pub(crate) fn show(report: &PushReport, config: &Config) {
+    if !report.events.is_empty() {
+        let row = |p: &PlannedEvent| {
+            let unit = config.stripe.meters.get(&p.meter).map_or("", |m| m.event_name.as_str());
+            let carried = if p.billed_start == p.period_start { "" } else { "carried forward" };
+            vec![
+                p.customer.clone(),
+                p.meter.clone(),
+                p.period_start.to_string(),
+                p.value.to_string(),
+                unit.to_owned(),
+                carried.to_owned(),
+            ]
+        };
+        let titles = ["customer", "meter", "period from", ">value", "event name", ""];
+        super::table(&titles, report.events.iter().map(row).collect());
+    }
+    if config.stripe.meters.is_empty() {
+        return out("nothing is billed: stripe.meters names no meter");
+    }
+    let n = |n: u64| count(n);
+    if report.dry_run {
+        out(&format!("{} event(s) would be sent, for {} customer(s)", n(report.planned), n(report.customers)));
+    } else {
+        out(&format!(
+            "{} customer(s) checked, {} event(s) planned; {} sent: {} accepted, {} refused, {} unconfirmed, {} to be sent again",
+            n(report.customers),
+            n(report.planned),
+            n(report.attempts),
+            n(report.accepted),
+            n(report.refused),
+            n(report.unconfirmed),
+            n(report.again)
+        ));
+    }
+    for (why, amounts) in &report.deferred {
+        out(&format!("deferred: {} amount(s): {}", n(*amounts), reason(*why)));
+    }
+    if let Some(RestoreProgress { backup_at, believed_at, waiting }) = report.restored {
+        out(&format!(
+            "these books were restored from a backup of {backup_at}: {} amount(s) wait until `reconcile_stripe` has imported from \
+             Stripe's totals what was sent since the backup; they are reliable from {believed_at} on",
+            n(waiting)
+        ));
+    }
+    if report.deferred_too_long > 0 {
+        let text = "amount(s) have been deferred for more than 25 days; `meter reconcile` shows them";
+        out(&format!("attention: {} {text}", n(report.deferred_too_long)));
+    }
+    if report.expired > 0 {
+        out(&format!("{} event(s) came too late for their invoice and were planned again", n(report.expired)));
+    }
+    if !report.missing_meters.is_empty() {
+        let names = report.missing_meters.join(", ");
+        out(&format!("attention: Stripe has no active meter for {names}; `meter stripe setup` makes them"));
+    }
+    if report.unknown_plan > 0 {
+        out(&format!("attention: {} customer(s) have an unknown plan", n(report.unknown_plan)));
+    }
+    if !report.unmapped.is_empty() {
+        let names = report.unmapped.join(", ");
+        out(&format!("attention: plans report {names}, and stripe.meters does not say where to"));
+    }
+    if !report.strange.is_empty() {
+        let names = report.strange.join(", ");
+        out(&format!("attention: Stripe had the identifiers of events that were never sent: {names}"));
+    }
+    if let Some(why) = &report.stopped {
+        out(&format!("sending stopped early; the next run goes on: {why}"));
+    }
+}
+
+/// Why an amount is deferred, and what releases it.
+fn reason(deferred: DeferReason) -> &'static str {
+    match deferred {
+        DeferReason::NoStripeCustomer => "the customer has no Stripe id (customers.stripe_customer_id)",
+        DeferReason::NoSubscription => "no subscription's invoice can take it; it goes on the next one there is",
+        DeferReason::NoItem => {
+            "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`"
+        }
+        DeferReason::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
+        DeferReason::Currency => "the item's price is in another currency than the plan: one of them must change",
+        DeferReason::TooLarge => "it has more than 15 digits: Stripe cannot take it",
+        DeferReason::BelowZero => {
+            "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
+        }
+        DeferReason::Refused => {
+            "Stripe refused an event of this customer and meter: `meter events list --state refused`"
+        }
+        DeferReason::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
+        DeferReason::Restored => {
+            "the books were restored; Stripe's totals will show what the lost books had sent of it"
+        }
+    }
+}
