@@ -5,14 +5,16 @@ ARG RUST=1.95
 FROM rust:${RUST}-slim-bookworm AS build
 WORKDIR /src
 COPY . .
-# Nothing but a C compiler is needed (libSQL is C), and the image has one. The caches live outside of the image.
+# Nothing but a C compiler is needed (libSQL is C), and the image has one. The caches live outside
+# of the image.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     cargo build --release --locked -p meter \
     && install -D target/release/meter /out/meter \
     && mkdir /out/data
 
-# Neither a shell nor a package manager: the C library and root certificates. The same Debian as above, so the same C library.
+# Neither a shell nor a package manager: the C library and root certificates. The same Debian as
+# above, so the same C library.
 FROM gcr.io/distroless/cc-debian12:nonroot
 ARG VERSION=unknown
 ARG REVISION=unknown

@@ -1,5 +1,5 @@
-//! Describing an HTTP client's error for logs and stored rows, without the address, which may contain
-//! a secret.
+//! Describing an HTTP client's error for logs and stored rows, without the address, which may
+//! contain a secret.
 
 /// Why there was no response.
 pub(crate) fn describe(error: &reqwest::Error) -> String {

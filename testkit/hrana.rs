@@ -123,8 +123,8 @@ fn run(shared: &Arc<Shared>, address: SocketAddr, ready: &mpsc::Sender<()>, stop
     runtime.block_on(async {
         // one connection stays open, so that the write-ahead log is not removed and made anew with
         // each stream
-        let keeper = Stream::open(&shared.file).await;
-        keeper.0.execute_batch("PRAGMA journal_mode=WAL").await.unwrap();
+        let watcher = Stream::open(&shared.file).await;
+        watcher.0.execute_batch("PRAGMA journal_mode=WAL").await.unwrap();
         let listener = socket(address).listen(1024).unwrap();
         ready.send(()).unwrap();
         tokio::spawn(Arc::clone(shared).listen(listener));

@@ -265,7 +265,7 @@ impl Database {
 
     /// Makes notifications pending again for another day: those with these ids that are dead or
     /// delivered, or up to 1,000 dead ones when no id is given. Returns the ids.
-    pub async fn redeliver_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
+    pub async fn retry_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.transaction(async move |c| {
             let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";
             let sql = match ids.is_empty() {

@@ -46,7 +46,7 @@ pub(super) async fn totals_to_import(
             // read it: it would be taken back
             report.not_yet = Some(format!(
                 "bills have to be read again and booked first ({}): `meter backfill ingest --from {first}`, `meter versions`; when the files of one are gone, \
-                 `meter restored --without EXPORT/MONTH`",
+                 `meter restore mark --without EXPORT/MONTH`",
                 report.bills_missing.join(", ")
             ));
         }

@@ -22,7 +22,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let (file, url) = (args.file, &config.database.url);
     let Some(books) = wiring::local_path(config) else {
         let text = "is on a server: make the copy there (a snapshot, a dump, a point in time), and after one was restored say \
-                    `meter restored --backup-at T` before anything else runs";
+                    `meter restore mark --backup-at T` before anything else runs";
         return Err(BadUsage(format!("the database {url} {text}")).into());
     };
     let taken = || format!("{} is there already; a backup takes no file's place", file.display());

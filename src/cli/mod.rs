@@ -116,8 +116,9 @@ enum Command {
     Verify(verify::Args),
     /// Copy the books into a new file while workers run
     Backup(backup::Args),
-    /// Mark these books as restored from a copy that `meter backup` did not make
-    Restored(restore::Args),
+    /// After a restore from a backup
+    #[command(subcommand)]
+    Restore(restore::Action),
     /// Run a worker: jobs from the queue and the schedule, until a signal stops it
     Work(work::Args),
     /// Put a job into the queue
@@ -182,7 +183,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,
             Command::Backup(args) => backup::run(args, &config, now).await,
-            Command::Restored(args) => restore::run(args, &config, now).await,
+            Command::Restore(action) => restore::run(action, &config, now).await,
             Command::Work(args) => work::run(args, &config, now).await,
             Command::Enqueue(args) => enqueue::run(args, &config).await,
             Command::Backfill(action) => backfill::run(action, &config, now).await,

@@ -27,7 +27,7 @@ pub(crate) enum Action {
     },
     /// Send dead or delivered notifications again: a running worker tries for another day, from the
     /// next minute on
-    Redeliver {
+    Retry {
         /// Their ids
         #[arg(required_unless_present = "dead")]
         ids: Vec<String>,
@@ -73,10 +73,10 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             Ok(done)
         }
-        Action::Redeliver { ids, dead: _ } => {
-            let mut again = books.redeliver_notifications(ids.clone(), now).await?;
+        Action::Retry { ids, dead: _ } => {
+            let mut again = books.retry_notifications(ids.clone(), now).await?;
             while ids.is_empty() {
-                let more = books.redeliver_notifications(vec![], now).await?;
+                let more = books.retry_notifications(vec![], now).await?;
                 if more.is_empty() {
                     break;
                 }

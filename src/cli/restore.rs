@@ -1,8 +1,8 @@
-//! `meter restored`: marks books as restored from a copy that `meter backup` did not make.
+//! `meter restore mark`: marks books as restored from a copy that `meter backup` did not make.
 
 use books::audit::log::AuditEntry;
 use books::units::calendar::Month;
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
 
 use super::actor;
@@ -11,8 +11,14 @@ use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Mark these books as restored from a copy that `meter backup` did not make
+    Mark(Mark),
+}
+
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Args {
+pub(crate) struct Mark {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
     #[arg(long, value_name = "INSTANT", required_unless_present = "without")]
     backup_at: Option<Timestamp>,
@@ -22,7 +28,7 @@ pub(crate) struct Args {
     without: Option<String>,
 }
 
-pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+pub(crate) async fn run(Action::Mark(args): Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     if let Some(which) = &args.without {
         return without(which, config, now).await;
     }
@@ -34,7 +40,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     books.migrate(now).await?;
     let act = AuditEntry {
         actor: actor::current(),
-        action: "restored".into(),
+        action: "restore mark".into(),
         target: "books".into(),
         reason: format!("marked as restored from a copy of {at}"),
     };
@@ -65,7 +71,7 @@ async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result
     }
     let act = AuditEntry {
         actor: actor::current(),
-        action: "restored --without".into(),
+        action: "restore mark --without".into(),
         target: "books".into(),
         reason: which.to_owned(),
     };

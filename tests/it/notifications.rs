@@ -147,11 +147,11 @@ fn notifications_arrive_signed_and_once() {
     run(&place, DELIVER).ends(0);
     assert!(receiver.took().is_empty());
     let id = &took[0].0["webhook-id"];
-    run(&place, &format!("notifications redeliver {id}")).ends(0).says(&["will be sent again"]);
+    run(&place, &format!("notifications retry {id}")).ends(0).says(&["will be sent again"]);
     run(&place, DELIVER).ends(0);
     let again = receiver.took();
     assert_eq!((again.len(), &again[0].0["webhook-id"], &again[0].1), (1, id, &took[0].1));
-    run(&place, "notifications redeliver ntc_nothing").ends(1).says(&["ntc_nothing is no notification"]);
+    run(&place, "notifications retry ntc_nothing").ends(1).says(&["ntc_nothing is no notification"]);
     run(&place, "notifications list").ends(0).says(&["delivered", "included_used 80 %", "blocked"]);
 }
 
@@ -219,7 +219,7 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
     receiver.does(Does::Answer("204 No Content"));
     run(&place, DELIVER).ends(0);
     assert_eq!(receiver.took().len(), 4, "the dead are left alone");
-    run(&place, "notifications redeliver --dead").ends(0);
+    run(&place, "notifications retry --dead").ends(0);
     run(&place, DELIVER).ends(0).says(&["\"delivered\": 4"]);
     // 410 means: never again
     place.execute("UPDATE notifications SET state = 'pending', next_at = 0, delivered_at = NULL");

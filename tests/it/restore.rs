@@ -112,10 +112,10 @@ impl Drill {
         for (bad, why) in
             [("main", "write EXPORT/YYYY-MM"), ("main/1999-01", "no total waits"), ("other/2026-01", "no total waits")]
         {
-            self.run(&format!("restored --without {bad}")).ends(2).says(&[why]);
+            self.run(&format!("restore mark --without {bad}")).ends(2).says(&[why]);
         }
-        self.run(&format!("restored --without main/{from}")).ends(0).says(&["noted"]);
-        self.run(&format!("restored --without main/{from}")).ends(2).says(&["no total waits"]);
+        self.run(&format!("restore mark --without main/{from}")).ends(0).says(&["Marked"]);
+        self.run(&format!("restore mark --without main/{from}")).ends(2).says(&["no total waits"]);
         let less = self.run("run reconcile-stripe").ends(3).json();
         let count = |report: &serde_json::Value| report["bills_missing"].as_array().unwrap().len();
         assert_eq!(count(&less) + 1, count(&early));
@@ -138,10 +138,9 @@ impl Drill {
         }
         self.run("run reconcile-stripe").ends(0);
         self.run("reconcile").ends(0);
-        let noted = self
-            .shop
-            .place
-            .query("SELECT actor, action FROM audit_log WHERE target = 'books' AND action = 'restored' ORDER BY seq");
+        let noted = self.shop.place.query(
+            "SELECT actor, action FROM audit_log WHERE target = 'books' AND action = 'restore mark' ORDER BY seq",
+        );
         assert_eq!(noted.last().map(String::as_str), Some("meter|restored"), "{noted:?}");
         self.shop.judge();
     }
@@ -202,9 +201,9 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     drill.use_some();
     drill.kill_a_push();
     drill.restore("snapshot.db", known);
-    drill.run("restored --backup-at 2999-01-01T00:00:00Z").ends(2).says(&["in the future"]);
-    drill.run("restored --backup-at yesterday").ends(2);
-    drill.run(&format!("restored --backup-at {at}")).ends(0).says(&["noted"]);
+    drill.run("restore mark --backup-at 2999-01-01T00:00:00Z").ends(2).says(&["in the future"]);
+    drill.run("restore mark --backup-at yesterday").ends(2);
+    drill.run(&format!("restore mark --backup-at {at}")).ends(0).says(&["Marked"]);
     drill.run("push --dry-run").ends(0).says(&["0 event(s) would be sent", "restored"]);
     let early = drill.run("run reconcile-stripe").ends(0).json();
     assert!(early["not_yet"].as_str().unwrap().contains("push_stripe"), "{early}");
@@ -234,7 +233,7 @@ fn new_books_take_over_what_an_account_has() {
     }
     drill.use_some();
     let month_ago = Timestamp::now() - jiff::SignedDuration::from_hours(24 * 30);
-    drill.run(&format!("restored --backup-at {month_ago}")).ends(0);
+    drill.run(&format!("restore mark --backup-at {month_ago}")).ends(0);
     drill.run("run sync-stripe").ends(0);
     drill.run("run roll-periods").ends(0);
     drill.converges(&prefix);
@@ -390,14 +389,14 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
     let place = Workspace::new();
     place.run("backup copy.db").ends(1).says(&["no books at meter.db yet"]);
     assert!(!place.path("meter.db").exists());
-    place.run("restored --backup-at 2026-01-01T00:00:00Z").ends(1).says(&["no books at meter.db yet"]);
+    place.run("restore mark --backup-at 2026-01-01T00:00:00Z").ends(1).says(&["no books at meter.db yet"]);
     place.run("migrate").ends(0);
     std::fs::write(place.path("copy.db"), "mine").unwrap();
     place.run("backup copy.db").ends(1).says(&["copy.db is there already"]);
     assert_eq!(std::fs::read_to_string(place.path("copy.db")).unwrap(), "mine");
     place.run("backup nowhere/copy.db").ends(1).says(&["nowhere/copy.db was not made"]);
     let there = ("METER_DATABASE__URL", "http://127.0.0.1:9");
-    place.run_with("backup other.db", &[there]).ends(2).says(&["is on a server", "meter restored"]);
+    place.run_with("backup other.db", &[there]).ends(2).says(&["is on a server", "meter restore mark"]);
     place.run("backup other.db").ends(0);
     // a copy is audited where it lies, and left as it is
     let bytes = std::fs::read(place.path("other.db")).unwrap();

@@ -11,16 +11,16 @@ use meter::config::Config;
 use meter::health::{ALERTS, Severity};
 use meter::worker::Kinds;
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// All files below a folder that end so, but for what is built.
-fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
+pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = vec![];
     let mut folders = vec![below.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -195,6 +195,10 @@ fn every_public_type_says_what_it_is() {
         let lines: Vec<&str> = text.lines().collect();
         for (i, line) in lines.iter().enumerate() {
             let Some((keyword @ ("struct" | "enum" | "trait"), name, _)) = declared(line) else { continue };
+            // what only this crate sees is said by its file, such as the arguments of a command
+            if !line.trim_start().starts_with("pub ") {
+                continue;
+            }
             // attributes may stand between, over several lines
             let above = lines[..i].iter().rev().map(|above| above.trim());
             let mut above = above.take_while(|above| !above.is_empty() && !above.ends_with(['}', ';', '{']));

@@ -1,0 +1,120 @@
+//! `docs/commands.md` is made from the command line's own definition, so that it cannot differ from
+//! it.
+
+use std::fmt::Write;
+
+use clap::{Arg, Command, CommandFactory};
+
+use crate::tidy::{read, root};
+
+/// Set, the test writes the page instead of comparing it.
+const WRITE: &str = "METER_TEST_WRITE_DOCS";
+
+fn sentence(text: Option<impl ToString>) -> String {
+    let text = text.map(|text| text.to_string()).unwrap_or_default();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.is_empty() || text.ends_with('.') { text } else { text + "." }
+}
+
+/// How an argument is written: `--month <YYYY-MM>`, `[CUSTOMER]`.
+fn written(arg: &Arg) -> String {
+    let values = arg.get_value_names().unwrap_or_default().iter().map(|name| format!("<{name}>"));
+    let takes = arg.get_action().takes_values();
+    let mut value = if takes { values.collect::<Vec<_>>().join(" ") } else { String::new() };
+    if takes && arg.get_num_args().is_some_and(|n| n.max_values() > 1) {
+        value.push('…');
+    }
+    match (arg.get_long(), value.is_empty()) {
+        (Some(long), true) => format!("--{long}"),
+        (Some(long), false) => format!("--{long} {value}"),
+        (None, _) if arg.is_required_set() => value,
+        (None, _) => format!("[{}]", value.trim_start_matches('<').trim_end_matches('>')),
+    }
+}
+
+fn meaning(arg: &Arg) -> String {
+    let mut text = sentence(arg.get_help()).replace('|', "\\|");
+    let values: Vec<String> = arg.get_possible_values().iter().map(|v| format!("`{}`", v.get_name())).collect();
+    if arg.get_action().takes_values() && !values.is_empty() {
+        let _ = write!(text, " One of {}.", values.join(", "));
+    }
+    let defaults: Vec<String> = arg.get_default_values().iter().map(|v| format!("`{}`", v.to_string_lossy())).collect();
+    if arg.get_action().takes_values() && !defaults.is_empty() {
+        let _ = write!(text, " Default: {}.", defaults.join(", "));
+    }
+    text
+}
+
+fn arguments<'a>(command: &'a Command, global: bool) -> Vec<&'a Arg> {
+    let shown = |arg: &&Arg| !arg.is_hide_set() && !matches!(arg.get_id().as_str(), "help" | "version");
+    command.get_arguments().filter(shown).filter(|arg| arg.is_global_set() == global).collect()
+}
+
+fn table(page: &mut String, arguments: &[&Arg]) {
+    if arguments.is_empty() {
+        return;
+    }
+    page.push_str("| argument | meaning |\n|---|---|\n");
+    for arg in arguments {
+        let _ = writeln!(page, "| `{}` | {} |", written(arg), meaning(arg));
+    }
+    page.push('\n');
+}
+
+fn section(page: &mut String, name: &str, command: &Command) {
+    let own = arguments(command, false);
+    let _ = writeln!(page, "## {name}\n");
+    let about = sentence(command.get_long_about().or_else(|| command.get_about()));
+    page.push_str(&wrapped(&about));
+    table(page, &own);
+    for below in command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set()) {
+        section(page, &format!("{name} {}", below.get_name()), below);
+    }
+}
+
+/// A paragraph of lines of at most 100 characters.
+fn wrapped(text: &str) -> String {
+    let (mut out, mut line) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if line > 0 && line + 1 + length > 100 {
+            out.push('\n');
+            line = 0;
+        }
+        if line > 0 {
+            out.push(' ');
+            line += 1;
+        }
+        out.push_str(word);
+        line += length;
+    }
+    if out.is_empty() { out } else { out + "\n\n" }
+}
+
+fn page() -> String {
+    let mut command = meter::cli::Cli::command();
+    command.build();
+    let mut page = String::from("# Commands\n\n");
+    page.push_str(&wrapped(
+        "Made from the command line's own definition: `METER_TEST_WRITE_DOCS=1 cargo test -p meter --test it commands` \
+         writes this page, and a test compares it. `meter COMMAND --help` says the same.",
+    ));
+    page.push_str(&wrapped(&sentence(command.get_after_help())));
+    page.push_str("These arguments go with every command:\n\n");
+    table(&mut page, &arguments(&command, true));
+    for below in command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set()) {
+        section(&mut page, &format!("meter {}", below.get_name()), below);
+    }
+    page.trim_end().to_owned() + "\n"
+}
+
+#[test]
+fn the_page_of_commands_is_the_command_line() {
+    let file = root().join("docs/commands.md");
+    let page = page();
+    assert!(page.contains("## meter ingest\n") && page.contains("`--dry-run`"), "{page}");
+    if std::env::var_os(WRITE).is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    assert!(read(&file) == page, "docs/commands.md is not what the command line says; set {WRITE}=1 to write it");
+}
