@@ -25,9 +25,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Context, Failure, Job};
-use crate::stripe::account::{failure, matched, skew};
+use crate::stripe::preconditions::{check_clock, failure, match_meters};
 use crate::stripe::transport::CallFailure::Unreadable;
-use crate::stripe::{StripeAccount, StripeMode};
+use crate::stripe::{LISTED, StripeAccount, StripeMode};
 use books::stripe::reconciliation::{
     AcceptedEvent, Comparison, InvoiceEvents, NO_TOTAL, TotalToCheck, TotalVerdict, UnconfirmedEvent,
 };
@@ -36,8 +36,6 @@ use books::units::calendar::{instant, minute};
 /// An event that a total does not have after so long, and then for as long again, will not be
 /// there: no lag that was ever reported is near it.
 const ABSENCE: i64 = 86_400;
-/// Names that a stored report lists.
-const SHOWN: usize = 20;
 /// The daily look at everybody takes usage of days before this many for settled.
 const SWEEP_DAYS: i64 = 45;
 /// Reads that one run makes at most, so that a day's are spread over it.
@@ -137,9 +135,9 @@ pub async fn reconcile(
     report.out_of_reads = granted < wanted;
     if granted > 0 || !totals_to_import.is_empty() {
         let (remote, date) = account.meters().await.map_err(failure)?;
-        skew(date, now)?;
+        check_clock(date, now)?;
         let known = books.stripe_meters().await?;
-        matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow::anyhow!(why)))?;
+        match_meters(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow::anyhow!(why)))?;
     }
     for of in totals_to_import {
         import::import_total(context, account, of, now, &mut report).await?;
@@ -150,7 +148,7 @@ pub async fn reconcile(
     let alarms = books.alarms().await?;
     report.alarms = u64::try_from(alarms.len()).unwrap_or(u64::MAX);
     report.names =
-        alarms.into_iter().take(SHOWN).map(|(customer, meter, why)| format!("{customer} {meter}: {why}")).collect();
+        alarms.into_iter().take(LISTED).map(|(customer, meter, why)| format!("{customer} {meter}: {why}")).collect();
     Ok(report)
 }
 

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::job::{Context, Failure, Job};
-use crate::stripe::account::{failure, skew};
-use crate::stripe::{RemoteSubscription, StripeMode};
+use crate::stripe::preconditions::{check_clock, failure};
+use crate::stripe::{LISTED, RemoteSubscription, StripeMode};
 use books::BooksError;
 use books::customers::billing_period;
 use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
@@ -24,8 +24,6 @@ use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate}
 const FULL: i64 = 86_400;
 /// Subscriptions that were made so long before the last run are asked for again, in seconds.
 const OVERLAP: i64 = 86_400;
-/// Names that a stored report lists.
-const SHOWN: usize = 20;
 /// Where the last full pass, and the last run, are remembered.
 const REMEMBERED: [&str; 2] = ["synced_full", "synced"];
 
@@ -111,7 +109,7 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
     let (mut after, started) = (None, Instant::now());
     loop {
         let page = account.subscriptions(since, after).await.map_err(failure)?;
-        skew(page.date, now + started.elapsed())?;
+        check_clock(page.date, now + started.elapsed())?;
         seen.extend(page.items.iter().map(|s| s.id.clone()));
         keep(context, page.items, now, &mut report).await?;
         after = page.next;
@@ -120,7 +118,7 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
         }
     }
     let name = |report: &mut SyncReport, id: &str| {
-        if report.names.len() < SHOWN {
+        if report.names.len() < LISTED {
             report.names.push(id.to_owned());
         }
     };
@@ -159,8 +157,8 @@ async fn keep(
         let ends = s.ended.is_some() || matches!(s.status.as_str(), "canceled" | "incomplete_expired");
         let month = billing_period::month_of(s.anchor, now.as_second());
         for item in s.items.iter().filter(|_| !ends) {
-            let is_now = item.period.0 <= now.as_second() && now.as_second() < item.period.1;
-            let differs = is_now && (item.period.0, item.period.1) != (month.0.max(s.started), month.1);
+            let is_now = item.period_start <= now.as_second() && now.as_second() < item.period_end;
+            let differs = is_now && (item.period_start, item.period_end) != (month.0.max(s.started), month.1);
             report.not_monthly += u64::from(!item.monthly);
             report.other_periods += u64::from(item.monthly && differs);
             if !item.monthly || differs {
@@ -172,7 +170,7 @@ async fn keep(
             meter: i.meter,
             price: i.price,
             currency: i.currency,
-            period: i.period,
+            period: (i.period_start, i.period_end),
         });
         told.push(SubscriptionUpdate {
             id: s.id,
@@ -191,7 +189,7 @@ async fn keep(
 }
 
 fn note(report: &mut SyncReport, id: &str) {
-    if report.names.len() < SHOWN && !report.names.iter().any(|n| n == id) {
+    if report.names.len() < LISTED && !report.names.iter().any(|n| n == id) {
         report.names.push(id.to_owned());
     }
 }

@@ -29,8 +29,8 @@ pub use self::plan::PlannedEvent;
 use self::plan::{MappedMeter, PlanInputs, SharedInputs};
 use self::send::{RunClock, SendStop, SendTally};
 use crate::job::{Context, Failure, Job};
-use crate::stripe::account::{failure, matched, skew};
-use crate::stripe::{BillingSettings, StripeAccount, StripeMode};
+use crate::stripe::preconditions::{check_clock, failure, match_meters};
+use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
 use books::limits::plan::ReportMode;
 use books::stripe::billing_target::StripeMeter;
 use books::units::calendar::instant;
@@ -40,8 +40,6 @@ use books::{BooksError, Database};
 const CHUNK: u32 = 1000;
 /// The same over a network.
 const REMOTE_CHUNK: u32 = 100;
-/// PlannedEvent events that a stored report lists.
-const SHOWN: usize = 20;
 /// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe
 /// takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
@@ -130,7 +128,7 @@ impl Job for PushStripe {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<PushReport, Failure> {
-        let report = push(context, now, self.dry_run, SHOWN).await?;
+        let report = push(context, now, self.dry_run, LISTED).await?;
         if !report.strange.is_empty() {
             let names = report.strange.join(", ");
             tracing::error!(
@@ -266,9 +264,9 @@ async fn inputs(context: &Context, account: &StripeAccount, clock: RunClock) -> 
     let billing = &context.billing;
     let (remote, date) = account.meters().await.map_err(failure)?;
     let now = clock.now();
-    skew(date, now)?;
+    check_clock(date, now)?;
     let known = context.books.stripe_meters().await?;
-    let found = matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
+    let found = match_meters(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
     let keep: Vec<StripeMeter> = found.iter().filter(|m| !known.contains(m)).cloned().collect();
     if !keep.is_empty() {
         context.books.keep_stripe_meters(keep, now).await?;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{ReconcileReport, expected, is_settled};
 use crate::job::{Context, Failure};
 use crate::stripe::StripeAccount;
-use crate::stripe::account::failure;
+use crate::stripe::preconditions::failure;
 use crate::stripe::transport::CallFailure::Unreadable;
 use books::stripe::reconciliation::{InvoiceEvents, NO_TOTAL};
 use books::stripe::restoration::Restoration;

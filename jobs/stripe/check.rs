@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::account::matched;
-use super::{BillingSettings, Mapping, RemoteMeter, RemotePrice};
+use super::objects::{RemoteMeter, RemotePrice};
+use super::preconditions::match_meters;
+use super::settings::{BillingSettings, Mapping};
 use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
 use books::stripe::billing_target::StripeMeter;
 
@@ -29,7 +30,7 @@ pub fn check(
     now: Timestamp,
 ) -> Vec<CheckLine> {
     let mut lines = vec![];
-    if let Err(why) = matched(billing, known, remote) {
+    if let Err(why) = match_meters(billing, known, remote) {
         lines.push(CheckLine { what: "the account".into(), found: "differs".into(), fault: Some(why) });
     }
     for (name, mapping) in &billing.meters {

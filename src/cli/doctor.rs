@@ -8,8 +8,8 @@ use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use jobs::ingest_cur::export::{find, newest};
-use jobs::stripe::account::skew;
 use jobs::stripe::check::check;
+use jobs::stripe::preconditions::check_clock;
 use jobs::stripe::{StripeAccount, StripeMode};
 use serde::Serialize;
 
@@ -291,7 +291,7 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
         Ok((remote, date)) => {
             let mode = if config.stripe.live { "live" } else { "test" };
             checks.well("Stripe", format!("the {mode} account answers; {} meter(s)", remote.len()));
-            match skew(date, now) {
+            match check_clock(date, now) {
                 Ok(()) => checks.well("Stripe's clock", "agrees with this machine's".into()),
                 Err(failure) => checks.wrong("Stripe's clock", format!("{:#}", failure.error()), "set the clock (NTP)"),
             }

@@ -5,8 +5,8 @@ use books::Database;
 use books::stripe::billing_target::StripeMeter;
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::stripe::account::matched;
 use jobs::stripe::check::{CheckLine, check};
+use jobs::stripe::preconditions::match_meters;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 
 use super::push::books;
@@ -67,7 +67,7 @@ async fn set_up(
 ) -> anyhow::Result<Vec<RemoteMeter>> {
     // nothing is made in an account that is not the one that was used before
     let known = books.stripe_meters().await?;
-    matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+    match_meters(billing, &known, &remote).map_err(|why| anyhow!(why))?;
     let mut made = 0;
     for (name, mapping) in &billing.meters {
         // one that was deactivated is to be reactivated: another would not have what was sent
@@ -86,7 +86,7 @@ async fn set_up(
         (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
     }
     if !dry_run {
-        let mut found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+        let mut found: Vec<StripeMeter> = match_meters(billing, &known, &remote).map_err(|why| anyhow!(why))?;
         found.retain(|m| !known.contains(m));
         books.keep_stripe_meters(found, now).await?;
     }
