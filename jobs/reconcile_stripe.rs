@@ -114,7 +114,7 @@ pub async fn reconcile(
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     if !billing.meters.is_empty() {
         let from = today.saturating_sub(SignedDuration::from_hours(24 * SWEEP_DAYS));
-        books.wake_all_when("swept", today.to_string(), from.to_string()).await?;
+        books.mark_all_due_when("swept", today.to_string(), from.to_string()).await?;
     }
     let StripeMode::Stripe(account) = &billing.mode else {
         report.without_key = true;

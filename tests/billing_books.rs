@@ -103,7 +103,7 @@ impl Shop {
     }
 
     async fn push(&self) -> PushReport {
-        jobs::push_stripe::push(&self.context, Timestamp::now(), false, 10).await.unwrap()
+        jobs::push_stripe::push(&self.context.books, &self.context.billing, Timestamp::now()).await.unwrap()
     }
 
     fn invoiced(&self, customer: &str) -> String {
@@ -212,7 +212,9 @@ async fn two_pushes_beside_each_other_send_everything_once(ground: Ground) {
         shop.book(name, 5).await;
     }
     let other = Context { books: ground.books().await, ..shop.context.clone() };
-    let push = |context: Context| async move { jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await };
+    let push = |context: Context| async move {
+        jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await
+    };
     let (one, two) = tokio::join!(push(shop.context.clone()), push(other));
     let lost_race = |f: &Failure| f.is_retryable();
     let accepted: u64 =
@@ -240,7 +242,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
     shop.book("eve", 899_000_000).await;
     let context = Context { billing: Arc::new(billing), ..shop.context.clone() };
-    let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     for why in [
         DeferReason::NoStripeCustomer,
         DeferReason::Currency,
@@ -257,12 +259,12 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
     roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
     sync(&shop.context, Timestamp::now(), true).await.unwrap();
-    let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
     assert_eq!(shop.invoiced("cyd"), "2000000000");
     // while nobody knows the plan, or the periods are not made yet, it stays noted what has changed
     shop.run("UPDATE customers SET plan = 'nobody' WHERE id = 'ann'").await;
-    let push = async || jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    let push = async || jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!(push().await.unknown_plan, 1);
     shop.run("UPDATE stripe_due SET due_at = 0").await;
     shop.run("UPDATE customers SET periods_until = NULL WHERE id = 'ann'").await;
@@ -279,10 +281,10 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.book("ann", 1).await;
     for off in [-3600, 3600] {
         let now = Timestamp::from_second(Timestamp::now().as_second() + off).unwrap();
-        let failure = jobs::push_stripe::push(&context, now, false, 0).await.unwrap_err();
+        let failure = jobs::push_stripe::push(&context.books, &context.billing, now).await.unwrap_err();
         assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
     }
-    assert_eq!(jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await.unwrap().accepted, 1);
+    assert_eq!(jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap().accepted, 1);
     shop.judge();
 }
 

@@ -99,7 +99,7 @@ impl Life<'_> {
             world.stripe.world().set_now(now);
             well(sync(&world.context, at(now), false).await);
             roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
-            let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
+            let report = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await;
             if let Ok(report) = &report {
                 self.count(
                     "deferred as restored",
@@ -186,7 +186,7 @@ async fn run_all(world: &World, now: i64, synced: bool) {
         well(sync(&world.context, at(now), true).await);
     }
     roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
-    well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
+    well(jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await);
     if synced {
         well(reconcile(&world.context, at(now), None).await);
     }

@@ -62,18 +62,18 @@ pub(super) async fn bill(
             .copied()
             .flatten()
     });
-    push_command::show(&push(&context, now, false, 20).await.map_err(failed)?, &config);
+    push_command::show(&push(&context.books, &context.billing, now).await.map_err(failed)?, &config);
     stripe.world().clear_faults();
 
     step(10, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
     let later = now + SignedDuration::from_secs(60);
     print::out("$ meter push");
-    push_command::show(&push(&context, later, false, 20).await.map_err(failed)?, &config);
+    push_command::show(&push(&context.books, &context.billing, later).await.map_err(failed)?, &config);
 
     step(11, "AWS restates the bill; only the differences go to Stripe, up and down");
     restate().await?;
     print::out("$ meter push");
-    let report: PushReport = push(&context, later, false, 20).await.map_err(failed)?;
+    let report: PushReport = push(&context.books, &context.billing, later).await.map_err(failed)?;
     push_command::show(&report, &config);
 
     step(12, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");

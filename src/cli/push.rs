@@ -5,7 +5,7 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::job::{Failure, Job};
 use jobs::push_stripe::decide::DeferReason;
-use jobs::push_stripe::{PlannedEvent, PushReport, PushStripe, RestoreProgress, push};
+use jobs::push_stripe::{PlannedEvent, PushReport, PushStripe, RestoreProgress, preview, push};
 
 use super::{Exit, print};
 use crate::config::Config;
@@ -26,10 +26,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let dry = args.dry_run || config.stripe.key.expose().is_empty();
     let books = books(config, dry, now).await?;
     let context = wiring::context(config, books).await?;
-    let report = match push(&context, now, dry, if dry { usize::MAX } else { 20 }).await {
-        Ok(report) => report,
-        Err(failure) => return Err(said(&failure)),
+    let report = if dry {
+        preview(&context.books, &context.billing, now).await
+    } else {
+        push(&context.books, &context.billing, now).await
     };
+    let report = report.map_err(|failure| said(&failure))?;
     if args.json {
         print::json(&report)?;
     } else {

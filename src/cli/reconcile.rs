@@ -11,7 +11,7 @@ use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::job::Context;
-use jobs::push_stripe::{PlannedEvent, push};
+use jobs::push_stripe::{PlannedEvent, preview};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
     let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
     // what is booked and not planned yet is in none of the columns
-    let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| said(&f))?;
+    let unsent = preview(books, &context.billing, now).await.map_err(|f| said(&f))?;
     let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
     let differs = |c: &ComparedPeriod| !rest(c).is_zero() || c.alarm.is_some();

@@ -65,7 +65,7 @@ pub async fn push(world: &World, rng: &mut fastrand::Rng, now: i64, faulty: bool
         }
         (dice.u8(0..100) < share).then(|| fault(&mut dice, seen)).flatten()
     });
-    let run = jobs::push_stripe::push(&world.context, at(now), false, 0);
+    let run = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now));
     tokio::select! {
         biased;
         _ = killed, if kill_at.is_some() => {}
