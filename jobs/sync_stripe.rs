@@ -15,10 +15,10 @@ use tokio::time::Instant;
 
 use crate::job::{Context, Failure, Job};
 use crate::stripe::preconditions::{check_clock, failure};
-use crate::stripe::{LISTED, RemoteSubscription, StripeMode};
-use books::BooksError;
+use crate::stripe::{BillingSettings, LISTED, RemoteSubscription, StripeMode};
 use books::customers::billing_period;
 use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
+use books::{BooksError, Database};
 
 /// A full pass is made when the last one is older than this, in seconds.
 const FULL: i64 = 86_400;
@@ -77,7 +77,8 @@ impl Job for SyncStripe {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<SyncReport, Failure> {
-        let report = sync(context, now, self.full).await?;
+        let scope = if self.full { SyncScope::All } else { SyncScope::Changed };
+        let report = sync(&context.books, &context.billing, now, scope).await?;
         if Self::needs_a_person(&report) {
             tracing::warn!("subscriptions at Stripe need a look: {}", report.names.join(", "));
         }
@@ -85,14 +86,23 @@ impl Job for SyncStripe {
     }
 }
 
-/// Reads subscriptions as of `now`.
-///
-/// # Errors
-/// What Stripe or the database says; pages before the error are kept.
-pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncReport, Failure> {
-    let books = &context.books;
+/// Which subscriptions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncScope {
+    /// Those that were made since the last run; all of them when the last full pass is a day old.
+    Changed,
+    All,
+}
+
+/// Reads subscriptions as of `now`; pages before an error are kept.
+pub async fn sync(
+    books: &Database,
+    billing: &BillingSettings,
+    now: Timestamp,
+    scope: SyncScope,
+) -> Result<SyncReport, Failure> {
     books.require_migrated().await?;
-    let StripeMode::Stripe(account) = &context.billing.mode else {
+    let StripeMode::Stripe(account) = &billing.mode else {
         return Ok(SyncReport { without_key: true, ..SyncReport::default() });
     };
     let last = async |name| -> Result<Option<i64>, BooksError> {
@@ -100,7 +110,7 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
     };
     let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
     // a pass that began before a restoration was found says nothing of what was lost
-    let full = full
+    let full = scope == SyncScope::All
         || books.awaits_subscriptions(now).await?
         || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
     let since = some.filter(|_| !full).map(|at| at - OVERLAP);
@@ -111,7 +121,7 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
         let page = account.subscriptions(since, after).await.map_err(failure)?;
         check_clock(page.date, now + started.elapsed())?;
         seen.extend(page.items.iter().map(|s| s.id.clone()));
-        keep(context, page.items, now, &mut report).await?;
+        keep(books, page.items, now, &mut report).await?;
         after = page.next;
         if after.is_none() {
             break;
@@ -134,13 +144,13 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
 }
 
 async fn keep(
-    context: &Context,
+    books: &Database,
     page: Vec<RemoteSubscription>,
     now: Timestamp,
     report: &mut SyncReport,
 ) -> Result<(), BooksError> {
     let ids: BTreeSet<String> = page.iter().map(|s| s.customer.clone()).collect();
-    let ours = context.books.customers_by_stripe_id(ids.into_iter().collect()).await?;
+    let ours = books.customers_by_stripe_id(ids.into_iter().collect()).await?;
     let mut told = vec![];
     for s in page {
         report.read += 1;
@@ -182,7 +192,7 @@ async fn keep(
             items: items.collect(),
         });
     }
-    let written = context.books.told_subscriptions(told, now).await?;
+    let written = books.told_subscriptions(told, now).await?;
     report.changed += written.subscriptions;
     report.items += written.items;
     Ok(())

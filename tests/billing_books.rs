@@ -25,7 +25,7 @@ use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use libsql::params;
 use meter::config::Config;
 
@@ -83,7 +83,7 @@ impl Shop {
             let sql = format!("INSERT INTO customers (id, stripe_customer_id) VALUES ('{name}', 'cus_{name}')");
             shop.run(&sql).await;
         }
-        sync(&shop.context, Timestamp::now(), true).await.unwrap();
+        sync(&shop.context.books, &shop.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
         // what a meter is called at Stripe is known from the first push on; items are there before
         roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
         shop
@@ -258,7 +258,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: Ground) {
     shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
     shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
     roll(&shop.context.books, Timestamp::now(), false, 0).await.unwrap();
-    sync(&shop.context, Timestamp::now(), true).await.unwrap();
+    sync(&shop.context.books, &shop.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
     let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
     assert_eq!(shop.invoiced("cyd"), "2000000000");

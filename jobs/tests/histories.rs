@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use fake_stripe::Recorded;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use stripe_world::judge::{judge, shape};
 use stripe_world::run::{check, each, push, seeds, settle, use_some};
 use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
@@ -51,7 +51,8 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
             }
         }
         if rng.u8(0..3) > 0 {
-            drop(sync(&world.context, at(now), rng.bool()).await);
+            let scope = if rng.bool() { SyncScope::All } else { SyncScope::Changed };
+            drop(sync(&world.context.books, &world.context.billing, at(now), scope).await);
         }
         drop(roll(&world.context.books, at(now), false, 0).await);
         push(&world, &mut rng, now, true).await;

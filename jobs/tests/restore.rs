@@ -20,7 +20,7 @@ use books::audit::log::AuditEntry;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::{self, roll};
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use stripe_world::run::{check, each, push, seeds, settle, use_some, well};
 use stripe_world::{CUSTOMERS, DAY, HOUR, Template, World, at};
 
@@ -54,7 +54,8 @@ impl Life<'_> {
                 }
             }
             if rng.u8(0..3) > 0 {
-                drop(sync(&world.context, at(now), rng.bool()).await);
+                let scope = if rng.bool() { SyncScope::All } else { SyncScope::Changed };
+                drop(sync(&world.context.books, &world.context.billing, at(now), scope).await);
             }
             drop(roll_periods::run(&world.context, at(now), false, 0).await);
             push(world, rng, now, true).await;
@@ -97,7 +98,7 @@ impl Life<'_> {
         loop {
             let (world, now) = (&self.world, self.now);
             world.stripe.world().set_now(now);
-            well(sync(&world.context, at(now), false).await);
+            well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::Changed).await);
             roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
             let report = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await;
             if let Ok(report) = &report {
@@ -183,7 +184,7 @@ async fn covers(world: &World, seed: u64) {
 async fn run_all(world: &World, now: i64, synced: bool) {
     world.stripe.world().set_now(now);
     if synced {
-        well(sync(&world.context, at(now), true).await);
+        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
     }
     roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
     well(jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await);

@@ -13,7 +13,7 @@ use jobs::job::Context;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::demo::step;
@@ -50,7 +50,7 @@ pub(super) async fn bill(
 
     step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
     account(&stripe, &context, &who, month).await?;
-    sync(&context, now, true).await.map_err(failed)?;
+    sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(failed)?;
     roll(&context.books, now, false, 0).await?;
     print::out("$ meter push");
     let mut nth = 0;

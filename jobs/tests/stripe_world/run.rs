@@ -7,7 +7,7 @@ use fake_stripe::{Event, Fault};
 use jobs::job::Failure;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 
 use super::{CUSTOMERS, DAY, HOUR, METERS, World, at};
 
@@ -98,7 +98,7 @@ pub async fn settle(world: &World, rng: &mut fastrand::Rng, mut now: i64) {
     let until = now + 9 * DAY;
     while now < until {
         world.stripe.world().set_now(now);
-        well(sync(&world.context, at(now), true).await);
+        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
         roll_periods::run(&world.context, at(now), false, 0).await.unwrap();
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
