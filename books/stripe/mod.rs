@@ -9,6 +9,7 @@
 //! target once nothing is open, refused or discarded.
 
 pub mod billing_target;
+pub mod difference;
 pub mod invoice;
 pub mod meter_event;
 pub mod reconciliation;

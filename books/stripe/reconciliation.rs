@@ -2,7 +2,7 @@
 //! events.
 
 use jiff::Timestamp;
-use libsql::{Connection, params};
+use libsql::{Connection, Row, params};
 use serde::Serialize;
 
 use super::invoice::RESEND;
@@ -10,6 +10,7 @@ use crate::audit::log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
+use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::meter_event::EventState;
 use crate::stripe::restoration;
 use crate::units::calendar::{Month, instant, minute};
@@ -27,8 +28,7 @@ pub struct TotalToCheck {
     pub stripe_meter: String,
     /// What the events of the period were when the total was asked for.
     pub events: InvoiceEvents,
-    /// By how much Stripe was short, and since when.
-    pub shortfall: Option<(i64, i64)>,
+    pub shortfall: Option<Shortfall>,
     /// By how much Stripe is short (below 0: over) as a person has acknowledged; 0: nothing is.
     pub acknowledged: i64,
 }
@@ -71,29 +71,13 @@ pub struct UnconfirmedEvent {
     pub resend_until: i64,
 }
 
-/// What follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TotalVerdict {
-    /// Stripe has what it should have.
-    Agrees,
-    /// This unconfirmed one is there, and these are not.
-    Settle(Option<i64>, Vec<i64>),
-    /// It is too early to say.
-    Wait,
-    /// A person must look.
-    Alarm(String),
-    /// Stripe has no such total; a person must look.
-    NoTotal(String),
-}
-
 /// What is noted of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
     pub seen: i64,
     pub expected: i64,
-    /// By how much it is short, and since when.
-    pub shortfall: Option<(i64, i64)>,
-    pub verdict: TotalVerdict,
+    pub shortfall: Option<Shortfall>,
+    pub difference: Difference,
     /// Nothing can change any more.
     pub is_final: bool,
 }
@@ -240,6 +224,12 @@ pub async fn events_between(
     Ok(found)
 }
 
+/// Two columns as a shortfall.
+pub(super) fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
+    let columns = row.get::<Option<i64>>(at)?.zip(row.get::<Option<i64>>(at + 1)?);
+    Ok(columns.map(|(amount, since)| Shortfall { amount, since }))
+}
+
 /// How alarms begin that tell of a customer whom Stripe does not know.
 pub const NO_TOTAL: &str = "Stripe has no total of ";
 
@@ -279,7 +269,6 @@ impl Database {
                 let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
                 while let Some(row) = rows.next().await? {
                     let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
-                    let (shortfall, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
                     let one = TotalToCheck {
                         customer: row.get(0)?,
                         meter: row.get(1)?,
@@ -288,7 +277,7 @@ impl Database {
                         stripe_customer,
                         stripe_meter: row.get(5)?,
                         events: InvoiceEvents::default(),
-                        shortfall: shortfall.zip(since),
+                        shortfall: shortfall(&row, 6)?,
                         acknowledged: row.get(8)?,
                     };
                     let same =
@@ -324,18 +313,23 @@ impl Database {
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
                 Ok::<(), BooksError>(())
             };
-            if let TotalVerdict::Settle(there, not_received) = &read.verdict {
-                change(EventState::Accepted, there.as_slice(), None).await?;
-                change(EventState::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
+            match &read.difference {
+                Difference::UnconfirmedArrived { seq } => change(EventState::Accepted, &[*seq], None).await?,
+                Difference::EventsMissing { missing, arrived } => {
+                    change(EventState::Accepted, arrived.as_slice(), None).await?;
+                    let why = "Stripe's total has been without it for a day";
+                    change(EventState::NotReceived, missing, Some(why)).await?;
+                }
+                _ => {}
             }
-            let agrees = read.verdict == TotalVerdict::Agrees;
-            let (shortfall, since) = read.shortfall.unzip();
-            let (alarm, unknown) = match &read.verdict {
-                TotalVerdict::Alarm(why) => (Some(why.as_str()), None),
-                TotalVerdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
-                _ => (None, None),
+            let agrees = read.difference == Difference::Agrees;
+            let (shortfall, since) = read.shortfall.map(|s| (s.amount, s.since)).unzip();
+            let alarm = read.difference.is_alarm().then(|| read.difference.to_string());
+            let unknown = match &read.difference {
+                Difference::NoTotal { stripe_customer, .. } => Some(stripe_customer.clone()),
+                _ => None,
             };
-            let alarm_shortfall = shortfall.filter(|_| matches!(read.verdict, TotalVerdict::Alarm(_)));
+            let alarm_shortfall = shortfall.filter(|_| alarm.is_some() && unknown.is_none());
             let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
                        alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_shortfall = iif(?12, alarm_shortfall, ?14), \
                        no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
@@ -352,7 +346,7 @@ impl Database {
                 alarm,
                 i64::from(agrees),
                 i64::from(agrees && read.is_final),
-                i64::from(read.verdict == TotalVerdict::Wait),
+                i64::from(read.difference == Difference::TooEarly),
                 unknown,
                 alarm_shortfall
             ];

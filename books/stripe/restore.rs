@@ -16,9 +16,10 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows, json};
 use crate::store::settings;
+use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::invoice::{LARGEST_VALUE, MARGIN};
 use crate::stripe::meter_event::last_seq;
-use crate::stripe::reconciliation::{InvoiceEvents, events_between};
+use crate::stripe::reconciliation::{InvoiceEvents, events_between, shortfall};
 use crate::stripe::restoration::{Restoration, WAITING, restoration};
 use crate::units::calendar::{Month, instant, minute};
 
@@ -38,7 +39,7 @@ pub struct TotalToImport {
     pub event_name: String,
     /// By how much Stripe was short of what the books know when the total was last read, and since
     /// when.
-    pub shortfall: Option<(i64, i64)>,
+    pub shortfall: Option<Shortfall>,
     /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt
     /// with, and not taken over.
     pub acknowledged: i64,
@@ -108,7 +109,7 @@ async fn totals_to_import(
             stripe_customer: row.get(5)?,
             stripe_meter: row.get(6)?,
             event_name: row.get(7)?,
-            shortfall: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+            shortfall: shortfall(&row, 8)?,
             acknowledged: row.get(10)?,
             events: [InvoiceEvents::default(), InvoiceEvents::default()],
         });
@@ -278,8 +279,8 @@ impl Database {
     pub async fn not_imported(
         &self,
         of: TotalToImport,
-        alarm: Option<String>,
-        shortfall: Option<(i64, i64)>,
+        alarm: Option<Difference>,
+        shortfall: Option<Shortfall>,
         now: Timestamp,
     ) -> Result<(), BooksError> {
         self.transaction(async move |c| note_read(c, &of, alarm, shortfall, now.as_second()).await).await
@@ -403,18 +404,18 @@ fn first_month(restoration: &Restoration) -> Month {
 async fn note_read(
     c: &Connection,
     of: &TotalToImport,
-    alarm: Option<String>,
-    shortfall: Option<(i64, i64)>,
+    alarm: Option<Difference>,
+    shortfall: Option<Shortfall>,
     now: i64,
 ) -> Result<(), BooksError> {
-    let (shortfall, since) = shortfall.unzip();
+    let (shortfall, since) = shortfall.map(|s| (s.amount, s.since)).unzip();
     let values = params![
         of.customer.clone(),
         of.meter.clone(),
         of.start,
         of.end,
         now,
-        alarm,
+        alarm.map(|difference| difference.to_string()),
         of.stripe_customer.clone(),
         shortfall,
         since
