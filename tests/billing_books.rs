@@ -302,7 +302,8 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     EnforceBudgets::default().run(&shop.context, now).await.unwrap();
     for sql in [
         "UPDATE meter_events SET state = 'refused', error = 'no' WHERE customer = 'ann'",
-        "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, alarm = 'too much' WHERE customer = 'ann'",
+        "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, \
+         alarm_kind = 'stripe_has_more', alarm_shortfall = -7, alarm_total = 22, alarm_until = 0 WHERE customer = 'ann'",
         "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
         "INSERT INTO notifications (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
          VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",
@@ -316,7 +317,9 @@ async fn how_the_books_stand_is_told_in_figures(ground: Ground) {
     assert_eq!((day.attributed.to_string(), day.unattributed.to_string()), ("18".into(), "2".into()), "{day:?}");
     assert_eq!(found.size_bytes.is_some(), books.is_local());
     assert_eq!((found.stripe.events["refused"], found.stripe.alarms, found.notifications.dead), (1, 1, 1), "{found:?}");
-    assert_eq!(found.stripe.some_alarms, [("ann".into(), "storage_gb".into(), "too much".into())]);
+    let alarm = &found.stripe.some_alarms[0];
+    assert_eq!((alarm.customer.as_str(), alarm.meter.as_str()), ("ann", "storage_gb"));
+    assert!(alarm.difference.to_string().contains("7 more than was sent"), "{alarm:?}");
     assert_eq!(found.turn_overdue_since, None);
     let customers = books.customers_standing(now).await.unwrap();
     assert_eq!(customers.by_status["active"], 3);

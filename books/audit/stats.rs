@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
 
 /// Under this name `settings` remembers that the account which these books billed in was made up,
@@ -114,8 +115,8 @@ pub struct StripeStanding {
     pub oldest_unconfirmed_at: Option<Timestamp>,
     /// Totals that a person must look at.
     pub alarms: i64,
-    /// Some of them: customer, meter and what is wrong.
-    pub some_alarms: Vec<(String, String, String)>,
+    /// Some of them.
+    pub some_alarms: Vec<TargetAlarm>,
     /// These books were made by `meter demo`.
     #[serde(skip)]
     pub of_a_demo: bool,

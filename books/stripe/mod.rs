@@ -8,6 +8,8 @@
 //! two events; one open event of a customer and meter is sent at a time; accepted + deferred =
 //! target once nothing is open, refused or discarded.
 
+pub mod acknowledgement;
+pub mod alarm;
 pub mod billing_target;
 pub mod difference;
 pub mod invoice;

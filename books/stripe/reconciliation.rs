@@ -3,13 +3,13 @@
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, params};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::invoice::RESEND;
-use crate::audit::log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
+use crate::stripe::alarm::{self, TargetKey};
 use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::meter_event::EventState;
 use crate::stripe::restoration;
@@ -117,11 +117,16 @@ pub struct ComparedPeriod {
     pub expected: Option<i64>,
     pub read_at: Option<Timestamp>,
     /// What a person must look at.
-    pub alarm: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    pub alarm: Option<Difference>,
     /// By how much Stripe may be short (below 0: over), because a person has made it good.
     pub acknowledged: i64,
     /// A person has acknowledged the amount that is deferred.
     pub deferred_acknowledged: bool,
+}
+
+fn as_text<S: Serializer>(alarm: &Option<Difference>, serializer: S) -> Result<S::Ok, S::Error> {
+    alarm.as_ref().map(ToString::to_string).serialize(serializer)
 }
 
 /// Columns of a total that is to be read. An unconfirmed event is looked for where it was sent,
@@ -173,8 +178,9 @@ const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.sub
        FROM meter_events i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
          AND EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq)), \
-      coalesce(t.deferred, 0), t.deferred_reason, t.seen, t.expected, t.read_at, t.alarm, \
-      coalesce(t.acknowledged, 0), t.deferred <> 0 AND coalesce(t.deferred_acknowledged = t.deferred, 0) \
+      coalesce(t.deferred, 0), t.deferred_reason, t.seen, t.expected, t.read_at, \
+      t.deferred <> 0 AND coalesce(t.deferred_acknowledged = t.deferred, 0), \
+      t.alarm_kind, t.alarm_shortfall, t.alarm_total, t.alarm_until, t.alarm_stripe_customer, t.alarm_answer, coalesce(t.acknowledged, 0) \
     FROM billing_periods p CROSS JOIN json_each(?5) m \
     LEFT JOIN billing_targets t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
     WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
@@ -228,21 +234,6 @@ pub async fn events_between(
 pub(super) fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
     let columns = row.get::<Option<i64>>(at)?.zip(row.get::<Option<i64>>(at + 1)?);
     Ok(columns.map(|(amount, since)| Shortfall { amount, since }))
-}
-
-/// How alarms begin that tell of a customer whom Stripe does not know.
-pub const NO_TOTAL: &str = "Stripe has no total of ";
-
-/// Totals with an alarm: customer, meter and what is wrong; at most `limit`.
-pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, String)>, BooksError> {
-    let sql =
-        "SELECT customer, meter, alarm FROM billing_targets WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
-    let mut rows = c.query(sql, params![limit]).await?;
-    let mut found = vec![];
-    while let Some(row) = rows.next().await? {
-        found.push((row.get(0)?, row.get(1)?, row.get(2)?));
-    }
-    Ok(found)
 }
 
 impl Database {
@@ -322,17 +313,15 @@ impl Database {
                 }
                 _ => {}
             }
+            let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
+            // until there is more to say, an alarm stays as it is
+            if read.difference != Difference::TooEarly {
+                alarm::set(c, key, &read.difference).await?;
+            }
             let agrees = read.difference == Difference::Agrees;
             let (shortfall, since) = read.shortfall.map(|s| (s.amount, s.since)).unzip();
-            let alarm = read.difference.is_alarm().then(|| read.difference.to_string());
-            let unknown = match &read.difference {
-                Difference::NoTotal { stripe_customer, .. } => Some(stripe_customer.clone()),
-                _ => None,
-            };
-            let alarm_shortfall = shortfall.filter(|_| alarm.is_some() && unknown.is_none());
             let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
-                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_shortfall = iif(?12, alarm_shortfall, ?14), \
-                       no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
+                       no_total_acknowledged = iif(?9, no_total_acknowledged, NULL), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
@@ -343,12 +332,9 @@ impl Database {
                 now,
                 shortfall,
                 since,
-                alarm,
+                i64::from(matches!(read.difference, Difference::NoTotal { .. })),
                 i64::from(agrees),
-                i64::from(agrees && read.is_final),
-                i64::from(read.difference == Difference::TooEarly),
-                unknown,
-                alarm_shortfall
+                i64::from(agrees && read.is_final)
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -366,61 +352,6 @@ impl Database {
             c.execute(sql, params![day.clone(), granted]).await?;
             c.execute("DELETE FROM stripe_reads WHERE day < ?1", params![day]).await?;
             Ok(granted)
-        })
-        .await
-    }
-
-    /// What a person must look at: totals with an alarm.
-    pub async fn alarms(&self) -> Result<Vec<(String, String, String)>, BooksError> {
-        self.with_connection(async |c| alarms(c, 100).await).await
-    }
-
-    /// Notes that a person has dealt with the alarms and the deferred amounts of a customer's
-    /// periods that begin from `from` to before `to`: nobody is told of them again as they are.
-    /// Returns them: the period's start, the meter and what it was, of those that were not
-    /// acknowledged before. What a restoration holds goes by itself, and an amount that is too
-    /// large says nothing of how large it is: these are left out.
-    pub async fn acknowledge(
-        &self,
-        customer: String,
-        (from, to): (i64, i64),
-        entry: AuditEntry,
-        now: Timestamp,
-    ) -> Result<Vec<(Timestamp, String, String)>, BooksError> {
-        self.transaction(async move |c| {
-            let unknown = format!("alarm LIKE '{NO_TOTAL}%'");
-            // the customer's id stands between that and a colon
-            let whose = format!("substr(alarm, {0}, instr(substr(alarm, {0}), ':') - 1)", NO_TOTAL.len() + 1);
-            let acts = [
-                (unknown.clone(), format!("no_total_acknowledged = {whose}, alarm = NULL"), "alarm"),
-                (
-                    format!("alarm IS NOT NULL AND alarm_shortfall IS NOT NULL AND NOT {unknown}"),
-                    "acknowledged = acknowledged + alarm_shortfall, shortfall = NULL, shortfall_since = NULL, alarm = NULL"
-                        .to_owned(),
-                    "alarm",
-                ),
-                (
-                    "deferred <> 0 AND deferred_acknowledged IS NOT deferred AND deferred_reason NOT IN ('restored', 'too_large')"
-                        .to_owned(),
-                    "deferred_acknowledged = deferred".to_owned(),
-                    "'deferred ' || deferred || ': ' || deferred_reason",
-                ),
-            ];
-            let mut found = vec![];
-            for (which, change, said) in acts {
-                let which = format!("customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND {which}");
-                let values = || params![customer.clone(), from, to];
-                let sql = format!("SELECT period_start, meter, {said} FROM billing_targets WHERE {which} ORDER BY 1, 2");
-                let mut rows = c.query(&sql, values()).await?;
-                while let Some(row) = rows.next().await? {
-                    found.push((instant(row.get(0)?), row.get(1)?, row.get(2)?));
-                }
-                c.execute(&format!("UPDATE billing_targets SET {change} WHERE {which}"), values()).await?;
-            }
-            if !found.is_empty() {
-                record(c, &entry, now.as_second()).await?;
-            }
-            Ok(found)
         })
         .await
     }
@@ -480,9 +411,9 @@ impl Database {
                     seen: row.get(13)?,
                     expected: row.get(14)?,
                     read_at: row.get::<Option<i64>>(15)?.map(instant),
-                    alarm: row.get(16)?,
-                    acknowledged: row.get(17)?,
-                    deferred_acknowledged: row.get::<Option<i64>>(18)? == Some(1),
+                    deferred_acknowledged: row.get::<Option<i64>>(16)? == Some(1),
+                    alarm: alarm::read(&row, 17)?,
+                    acknowledged: row.get(23)?,
                 });
             }
             Ok(found)

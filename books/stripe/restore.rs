@@ -16,6 +16,7 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows, json};
 use crate::store::settings;
+use crate::stripe::alarm::{self, TargetKey};
 use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::invoice::{LARGEST_VALUE, MARGIN};
 use crate::stripe::meter_event::last_seq;
@@ -66,7 +67,7 @@ const TO_IMPORT: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_unti
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
       AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND t.imported_until IS NOT min(b.covered_until, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
+      AND t.imported_until IS NOT min(b.covered_until, ?1) AND (?4 IS NOT NULL OR t.alarm_kind IS NULL OR t.read_at <= ?7) \
       AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
     ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
@@ -79,13 +80,12 @@ const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM met
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
 const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 
-/// Makes the total's row, if there is none, with what the next planning will correct; notes what
+/// Makes the target's row, if there is none, with what the next planning will correct; notes what
 /// was read.
-const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, shortfall, shortfall_since) \
-    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, shortfall_since = excluded.shortfall_since, \
-      alarm = iif(billing_targets.no_total_acknowledged = ?7, NULL, excluded.alarm), \
-      no_total_acknowledged = iif(excluded.alarm IS NULL, NULL, billing_targets.no_total_acknowledged)";
+const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, shortfall, shortfall_since) \
+    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7 FROM customers WHERE id = ?1 \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, \
+      shortfall_since = excluded.shortfall_since, no_total_acknowledged = iif(?8, billing_targets.no_total_acknowledged, NULL)";
 
 async fn totals_to_import(
     c: &Connection,
@@ -182,8 +182,10 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE billing_targets SET imported_until = NULL, alarm = NULL, shortfall = NULL, shortfall_since = NULL \
-                       WHERE imported_until IS NOT NULL OR alarm IS NOT NULL OR shortfall IS NOT NULL";
+            let sql = "UPDATE billing_targets SET imported_until = NULL, shortfall = NULL, shortfall_since = NULL, \
+                         alarm_kind = NULL, alarm_shortfall = NULL, alarm_total = NULL, alarm_until = NULL, \
+                         alarm_stripe_customer = NULL, alarm_answer = NULL \
+                       WHERE imported_until IS NOT NULL OR alarm_kind IS NOT NULL OR shortfall IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
                 "UPDATE settings SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
@@ -263,7 +265,7 @@ impl Database {
             for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
                 insert_imported(c, &of, (from, to), surplus, restoration.at, grace, now).await?;
             }
-            note_read(c, &of, None, None, now).await?;
+            note_read(c, &of, &Difference::Agrees, None, now).await?;
             let sql = "UPDATE billing_targets SET imported_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let until = of.until.min(restoration.at);
             c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
@@ -279,11 +281,11 @@ impl Database {
     pub async fn not_imported(
         &self,
         of: TotalToImport,
-        alarm: Option<Difference>,
+        difference: Difference,
         shortfall: Option<Shortfall>,
         now: Timestamp,
     ) -> Result<(), BooksError> {
-        self.transaction(async move |c| note_read(c, &of, alarm, shortfall, now.as_second()).await).await
+        self.transaction(async move |c| note_read(c, &of, &difference, shortfall, now.as_second()).await).await
     }
 
     /// The first month whose bills have to be read again before totals are taken over: AWS restates
@@ -404,23 +406,16 @@ fn first_month(restoration: &Restoration) -> Month {
 async fn note_read(
     c: &Connection,
     of: &TotalToImport,
-    alarm: Option<Difference>,
+    difference: &Difference,
     shortfall: Option<Shortfall>,
     now: i64,
 ) -> Result<(), BooksError> {
     let (shortfall, since) = shortfall.map(|s| (s.amount, s.since)).unzip();
-    let values = params![
-        of.customer.clone(),
-        of.meter.clone(),
-        of.start,
-        of.end,
-        now,
-        alarm.map(|difference| difference.to_string()),
-        of.stripe_customer.clone(),
-        shortfall,
-        since
-    ];
-    Ok(c.execute(NOTED, values).await.map(drop)?)
+    let no_total = i64::from(matches!(difference, Difference::NoTotal { .. }));
+    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, shortfall, since, no_total];
+    c.execute(NOTED, values).await?;
+    let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
+    alarm::set(c, key, difference).await
 }
 
 /// From when on totals of an earlier restoration are still to be taken over.

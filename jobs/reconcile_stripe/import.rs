@@ -7,7 +7,7 @@ use super::{ReconcileReport, has_no_total, no_total};
 use crate::job::{Context, Failure};
 use crate::stripe::StripeAccount;
 use crate::stripe::preconditions::failure;
-use books::stripe::difference::Shortfall;
+use books::stripe::difference::{Difference, Shortfall};
 use books::stripe::reconciliation::{AcceptedEvent, InvoiceEvents};
 use books::stripe::restoration::Restoration;
 use books::stripe::restore::TotalToImport;
@@ -112,7 +112,7 @@ pub(super) async fn import_total(
             Ok(seen) => surpluses[at] = surplus(&of.events[at], seen),
             Err(error) if has_no_total(&error) => {
                 let difference = no_total(&of.stripe_customer, &error);
-                return Ok(context.books.not_imported(of, Some(difference), None, now).await?);
+                return Ok(context.books.not_imported(of, difference, None, now).await?);
             }
             Err(error) => return Err(failure(error)),
         }
@@ -128,7 +128,7 @@ pub(super) async fn import_total(
                 "Stripe has {} less than these books had sent: {name}; it is believed when it stays so",
                 shortfall.amount
             );
-            return Ok(context.books.not_imported(of, None, Some(shortfall), now).await?);
+            return Ok(context.books.not_imported(of, Difference::TooEarly, Some(shortfall), now).await?);
         }
     }
     if context.books.import(of, surpluses, restoration, context.billing.grace, now).await? {

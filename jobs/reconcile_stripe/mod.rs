@@ -143,7 +143,7 @@ pub async fn reconcile(
     }
     let alarms = books.alarms().await?;
     report.alarms = u64::try_from(alarms.len()).unwrap_or(u64::MAX);
-    report.names = alarms.into_iter().map(|(customer, meter, why)| format!("{customer} {meter}: {why}")).collect();
+    report.names = alarms.into_iter().map(|a| format!("{} {}: {}", a.customer, a.meter, a.difference)).collect();
     Ok(report)
 }
 

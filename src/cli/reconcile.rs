@@ -2,6 +2,7 @@
 //! other.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use books::Database;
 use books::audit::log::AuditEntry;
@@ -65,7 +66,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let second = |month: Month| month.previous().last_day().end().as_second();
     if let (true, Some(customer)) = (args.acknowledge, &args.customer) {
         // without --month whatever there is of the customer
-        let periods = args.month.map_or((i64::MIN, i64::MAX), |month| (second(month), second(month.next())));
+        let periods = args.month.map_or(i64::MIN..i64::MAX, |month| second(month)..second(month.next()));
         acknowledge(books, customer, periods, args.reason.as_deref().unwrap_or_default(), now).await?;
     }
     let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
@@ -118,7 +119,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 async fn acknowledge(
     books: &Database,
     customer: &str,
-    periods: (i64, i64),
+    periods: Range<i64>,
     reason: &str,
     now: Timestamp,
 ) -> anyhow::Result<()> {
@@ -137,7 +138,7 @@ async fn acknowledge(
             BadUsage(format!("`{customer}` has no alarm and no deferred amount that is not acknowledged yet")).into()
         );
     }
-    let rows = seen.into_iter().map(|(period, meter, what)| vec![period.to_string(), meter, what]).collect();
+    let rows = seen.into_iter().map(|a| vec![a.period_start.to_string(), a.meter, a.matter.to_string()]).collect();
     print::out("acknowledged; these call for somebody again when they change:\n");
     print::table(&["period from", "meter", ""], rows);
     print::out("");

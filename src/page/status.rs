@@ -247,11 +247,11 @@ fn stripe(facts: &Facts<'_>, now: Timestamp) -> Markup {
                         th scope="col" { "Alarm" }
                     },
                     html! {
-                        @for (customer, meter, what) in &stripe.some_alarms {
+                        @for alarm in &stripe.some_alarms {
                             tr {
-                                th.id scope="row" { (words::customer(customer)) }
-                                td.whole { (meter) }
-                                td.text { (words::prose(what)) }
+                                th.id scope="row" { (words::customer(&alarm.customer)) }
+                                td.whole { (alarm.meter) }
+                                td.text { (words::prose(&alarm.difference.to_string())) }
                             }
                         }
                     },

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding, DayUsage, Decisions, MonthUsage, Pressed};
+use books::stripe::alarm::TargetAlarm;
+use books::stripe::difference::Difference;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
@@ -54,7 +56,11 @@ fn hostile() -> Standing {
     });
     s.books.month.push(MonthUsage { meter: text(), attributed: q("10"), unattributed: q("1"), days: 2 });
     s.books.days.push(DayUsage { day: "2026-03-09".into(), meter: text(), attributed: q("10"), unattributed: q("1") });
-    s.books.stripe.some_alarms.push((text(), text(), text()));
+    s.books.stripe.some_alarms.push(TargetAlarm {
+        customer: text(),
+        meter: text(),
+        difference: Difference::NoTotal { stripe_customer: text(), answer: text() },
+    });
     s.customers.decisions.insert(text(), Decisions::default());
     s.customers.drift.insert(text(), q("1"));
     s.customers.deferred.insert(text(), 1);

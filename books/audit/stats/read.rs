@@ -15,7 +15,7 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::first_row;
 use crate::store::settings;
-use crate::stripe::reconciliation::alarms;
+use crate::stripe::alarm;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
 
@@ -233,15 +233,14 @@ async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
             _ => {}
         }
     }
-    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events), \
-               (SELECT count(*) FROM billing_targets WHERE alarm IS NOT NULL)";
+    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events)";
     if let Some(row) = first_row(c, sql, ()).await? {
         found.events.insert("refused", row.get(0)?);
         let open: i64 = found.events.values().sum();
         found.events.insert("settled", row.get::<i64>(1)? - open);
-        found.alarms = row.get(2)?;
     }
-    found.some_alarms = alarms(c, NAMED).await?;
+    found.alarms = alarm::count(c).await?;
+    found.some_alarms = alarm::alarms(c, NAMED).await?;
     found.of_a_demo = settings::get(c, OF_A_DEMO).await?.is_some();
     Ok(found)
 }

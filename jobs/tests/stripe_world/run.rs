@@ -154,7 +154,7 @@ pub async fn check(world: &World, again: &str) -> i64 {
         fail(&format!("not settled: {open:?}"));
     }
     let alarms =
-        world.rows("SELECT customer, meter, period_start, alarm FROM billing_targets WHERE alarm IS NOT NULL").await;
+        world.rows("SELECT customer, meter, period_start, alarm_kind, alarm_shortfall FROM billing_targets WHERE alarm_kind IS NOT NULL").await;
     if !alarms.is_empty() {
         fail(&format!("alarms: {alarms:?}"));
     }
