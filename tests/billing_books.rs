@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use books::audit::log::AuditEntry;
+use books::stripe::comparison::ComparisonFilter;
 use books::stripe::meter_event::{EventState, ManualAction};
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use ground::Ground;
@@ -138,8 +139,9 @@ async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: Ground) {
     assert!(report.read == 1 && report.out_of_reads, "{report:?}");
     let meters = vec!["storage_gb".to_owned()];
     let now = Timestamp::now().as_second();
-    let rows = shop.context.books.compare(None, meters, now - 40 * DAY, now, 100).await.unwrap();
-    let rows: Vec<(i64, i64)> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.accepted)).collect();
+    let filter = ComparisonFilter { customer: None, meters, starts: now - 40 * DAY..now, limit: 100 };
+    let rows = shop.context.books.compare(filter).await.unwrap();
+    let rows: Vec<(i64, i64)> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.events.accepted)).collect();
     assert_eq!(rows, [(15, 15), (3, 3)]);
     // somebody else sends to the meter: an alarm, and nothing is taken back
     shop.judge();

@@ -187,8 +187,7 @@ impl Database {
     /// How many amounts that would be billed have been deferred since between two instants.
     pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.with_connection(async move |c| {
-            let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred > 0 AND deferred_acknowledged IS NOT deferred \
-                       AND deferred_since >= ?1 AND deferred_since < ?2";
+            let sql = "SELECT count(*) FROM deferred_amounts WHERE amount > 0 AND NOT acknowledged AND since >= ?1 AND since < ?2";
             Ok(first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await

@@ -11,6 +11,7 @@
 pub mod acknowledgement;
 pub mod alarm;
 pub mod billing_target;
+pub mod comparison;
 pub mod difference;
 pub mod invoice;
 pub mod meter_event;

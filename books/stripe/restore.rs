@@ -20,7 +20,7 @@ use crate::stripe::alarm::{self, TargetKey};
 use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::invoice::{LARGEST_VALUE, MARGIN};
 use crate::stripe::meter_event::last_seq;
-use crate::stripe::reconciliation::{InvoiceEvents, events_between, shortfall};
+use crate::stripe::reconciliation::{EventScope, InvoiceEvents, events_between, shortfall};
 use crate::stripe::restoration::{Restoration, WAITING, restoration};
 use crate::units::calendar::{Month, instant, minute};
 
@@ -119,7 +119,9 @@ async fn totals_to_import(
         for (at, (from, to)) in windows.into_iter().enumerate() {
             // a period's start may lie within a minute, and what is before it is another's
             let from = from.max(one.start);
-            one.events[at] = events_between(c, [&one.customer, &one.meter, &one.stripe_customer], from, to).await?;
+            let scope =
+                EventScope { customer: &one.customer, meter: &one.meter, stripe_customer: &one.stripe_customer };
+            one.events[at] = events_between(c, scope, from..to).await?;
         }
     }
     Ok(found)
@@ -215,7 +217,7 @@ impl Database {
     /// How many amounts wait for totals to be taken over.
     pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
         self.with_connection(async |c| {
-            let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred_reason = 'restored'";
+            let sql = "SELECT count(*) FROM deferred_amounts WHERE reason = 'restored'";
             Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await
@@ -424,7 +426,7 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
                CAST((SELECT value FROM settings WHERE name = 'restored_at') AS INTEGER)";
     let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
     let (Some(since), Some(at)) = (row.get::<Option<i64>>(0)?, row.get::<Option<i64>>(1)?) else { return Ok(None) };
-    let customers = "SELECT json_group_array(json_array(id)) FROM customers";
+    let customers = "SELECT json_group_array(json_object('customer', id)) FROM customers";
     let meters = "SELECT json_group_array(meter) FROM stripe_meters";
     let text = async |sql| {
         Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)

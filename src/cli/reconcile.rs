@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use books::Database;
 use books::audit::log::AuditEntry;
-use books::stripe::reconciliation::ComparedPeriod;
+use books::stripe::comparison::{ComparedBill, ComparedPeriod, ComparisonFilter};
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
@@ -80,13 +80,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let bills = books.bills_and_ledger(from, to).await?;
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
-    let rows = books.compare(args.customer.clone(), meters, from, to, MOST).await?;
+    let filter = ComparisonFilter { customer: args.customer.clone(), meters, starts: from..to, limit: MOST };
+    let rows = books.compare(filter).await?;
     // what is booked and not planned yet is in none of the columns
     let unsent = preview(books, &context.billing, now).await.map_err(|f| said(&f))?;
     let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
     let differs = |c: &ComparedPeriod| !rest(c).is_zero() || c.alarm.is_some();
-    let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
+    let apart = bills.iter().any(|b| b.bill != b.ledger);
     let done = if rows.iter().any(differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
         print::json(&rows.iter().map(json).collect::<Vec<_>>())?;
@@ -156,7 +157,9 @@ pub(super) async fn show_customers(
     let start = month.previous().last_day().end().as_second();
     let mut rows = vec![];
     for customer in customers {
-        rows.extend(context.books.compare(Some(customer.clone()), meters.clone(), start, now.as_second(), MOST).await?);
+        let starts = start..now.as_second();
+        let filter = ComparisonFilter { customer: Some(customer.clone()), meters: meters.clone(), starts, limit: MOST };
+        rows.extend(context.books.compare(filter).await?);
     }
     table(&rows, now);
     Ok(())
@@ -174,16 +177,8 @@ impl Rest {
     }
 }
 
-fn bill(c: &ComparedPeriod) -> Quantity {
-    Quantity::from_parts(c.bill.0, c.bill.1)
-}
-
-fn ledger(c: &ComparedPeriod) -> Quantity {
-    Quantity::from_parts(c.ledger.0, c.ledger.1)
-}
-
 fn rest(c: &ComparedPeriod) -> Rest {
-    Rest { ledger: bill(c) - ledger(c), stripe: c.target - c.accepted }
+    Rest { ledger: c.bill - c.ledger, stripe: c.target - c.events.accepted }
 }
 
 fn difference(rest: &Rest) -> String {
@@ -195,8 +190,8 @@ fn difference(rest: &Rest) -> String {
 
 fn json(c: &ComparedPeriod) -> serde_json::Value {
     let mut value = serde_json::to_value(c).unwrap_or_default();
-    value["aws_bill"] = bill(c).to_string().into();
-    value["ledger"] = ledger(c).to_string().into();
+    value["aws_bill"] = c.bill.to_string().into();
+    value["ledger"] = c.ledger.to_string().into();
     value["difference"] = rest(c).stripe.into();
     value
 }
@@ -207,10 +202,10 @@ fn table(rows: &[ComparedPeriod], now: Timestamp) {
             c.customer.clone(),
             c.meter.clone(),
             c.period_start.to_string(),
-            print::quantity(bill(c)),
-            print::quantity(ledger(c)),
+            print::quantity(c.bill),
+            print::quantity(c.ledger),
             c.target.to_string(),
-            c.accepted.to_string(),
+            c.events.accepted.to_string(),
             difference(&rest(c)),
             why(c, now),
         ]
@@ -238,7 +233,9 @@ fn why(c: &ComparedPeriod, now: Timestamp) -> String {
         let seen = if c.deferred_acknowledged { ", acknowledged" } else { "" };
         parts.push(format!("deferred {}: {because}{seen}", c.deferred));
     }
-    for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.discarded, "discarded by a person")] {
+    for (amount, what) in
+        [(c.events.open, "on its way"), (c.events.refused, "refused"), (c.events.discarded, "discarded by a person")]
+    {
         if amount != 0 {
             parts.push(format!("{amount} {what}"));
         }
@@ -256,10 +253,10 @@ fn why(c: &ComparedPeriod, now: Timestamp) -> String {
 }
 
 /// Bills against the ledger, usage without a customer included.
-fn show_bills(bills: &[(String, String, Quantity, Quantity)]) {
-    let row = |(month, meter, bill, ledger): &(String, String, Quantity, Quantity)| {
-        let apart = print::quantity(*bill - *ledger);
-        vec![month.clone(), meter.clone(), print::quantity(*bill), print::quantity(*ledger), apart]
+fn show_bills(bills: &[ComparedBill]) {
+    let row = |b: &ComparedBill| {
+        let apart = print::quantity(b.bill - b.ledger);
+        vec![b.month.clone(), b.meter.clone(), print::quantity(b.bill), print::quantity(b.ledger), apart]
     };
     if !bills.is_empty() {
         let titles = ["bill of", "meter", ">AWS bill", ">ledger", ">difference"];
@@ -274,10 +271,10 @@ fn sums(rows: &[ComparedPeriod]) {
     let mut sums: BTreeMap<(String, &str), Sums> = BTreeMap::new();
     for c in rows {
         let sum = sums.entry((Month::of(c.period_start).to_string(), &c.meter)).or_default();
-        sum.0 += bill(c);
-        sum.1 += ledger(c);
+        sum.0 += c.bill;
+        sum.1 += c.ledger;
         sum.2 += i128::from(c.target);
-        sum.3 += i128::from(c.accepted);
+        sum.3 += i128::from(c.events.accepted);
         sum.4 += 1;
     }
     let rows = sums.into_iter().map(|((month, meter), (bill, ledger, target, accepted, count))| {

@@ -29,9 +29,21 @@ const METERS_APART: i64 = 2;
 const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
                        'budget_in_other_currency')";
 
+/// By meter: lines that it counted in the newest booked version of each payer's newest month, and
+/// how many of them had the tag.
+const TAGGED_LINES: &str = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
+    WHERE claim = 'counted' AND version_id IN (SELECT max(id) FROM bill_versions b WHERE state = 'applied' \
+      AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) \
+    GROUP BY meter ORDER BY meter";
+
 /// The version on which each payer's newest month rests.
-const NEWEST: &str = "SELECT payer, max(id) AS id FROM bill_versions b WHERE state = 'applied' \
-    AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer";
+const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
+      (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
+      (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
+      (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
+    FROM (SELECT max(id) AS id FROM bill_versions b WHERE state = 'applied' \
+            AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) newest \
+    JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
 
 /// Sums of a meter: of customers, and without one.
 type Sums = (Quantity, Quantity);
@@ -84,10 +96,7 @@ impl Database {
     /// and how many of them had the tag.
     pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
         self.with_connection(async |c| {
-            let sql = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
-                       WHERE claim = 'counted' AND version_id IN (SELECT id FROM (NEWEST)) \
-                       GROUP BY meter ORDER BY meter";
-            let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
+            let mut rows = c.query(TAGGED_LINES, ()).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 found.push((row.get(0)?, row.get(1)?, row.get(2)?));
@@ -124,13 +133,7 @@ fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
 }
 
 async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
-    let sql = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
-          (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
-          (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
-          (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
-       FROM (NEWEST) newest \
-       JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
-    let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
+    let mut rows = c.query(NEWEST_BILLS, ()).await?;
     let (told, mut found) = (usage_through(c).await?, vec![]);
     while let Some(row) = rows.next().await? {
         let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
@@ -341,9 +344,8 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         found.drift.entry(meter.clone()).or_default();
         found.deferred_units.entry(meter.clone()).or_default();
     }
-    let sql = "SELECT meter, iif(deferred_acknowledged IS deferred, 'acknowledged', deferred_reason) AS reason, count(*), sum(deferred), \
-                 min(iif(deferred > 0 AND deferred_acknowledged IS NOT deferred, deferred_since, NULL)) FROM billing_targets \
-               WHERE deferred <> 0 GROUP BY meter, reason";
+    let sql = "SELECT meter, iif(acknowledged, 'acknowledged', reason) AS shown, count(*), sum(amount), \
+                 min(iif(amount > 0 AND NOT acknowledged, since, NULL)) FROM deferred_amounts GROUP BY meter, shown";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);
