@@ -134,7 +134,7 @@ async fn work(file: &Path, url: &str) {
             }
         }
     };
-    let (report, planned) = futures::join!(push(&context, Timestamp::now(), false, 0), planned);
+    let (report, planned) = futures::join!(push(&context.books, &context.billing, Timestamp::now()), planned);
     let (report, all) = (report.unwrap(), started.elapsed());
     let sending = all - planned;
     println!(
@@ -153,7 +153,7 @@ async fn work(file: &Path, url: &str) {
         rate / f64::from(RATE) * 100.0
     );
     let started = Instant::now();
-    let idle = push(&context, Timestamp::now(), false, 0).await.unwrap();
+    let idle = push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     println!("| nothing due: {} events | {:.4} s | |", idle.planned, started.elapsed().as_secs_f64());
     println!("| peak memory | {:.0} MiB | |", peak_mib());
 }

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use crate::context::Context;
+use crate::context::Context;
 
 /// How a job ends when it does not end with a report.
 #[derive(Debug)]

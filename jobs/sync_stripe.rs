@@ -13,19 +13,18 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::job::{Context, Failure, Job};
-use crate::stripe::account::{failure, skew};
-use crate::stripe::{RemoteSubscription, StripeMode};
-use books::BooksError;
+use crate::context::Context;
+use crate::job::{Failure, Job};
+use crate::stripe::preconditions::{check_clock, failure};
+use crate::stripe::{BillingSettings, LISTED, RemoteSubscription, StripeMode};
 use books::customers::billing_period;
 use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
+use books::{BooksError, Database};
 
 /// A full pass is made when the last one is older than this, in seconds.
 const FULL: i64 = 86_400;
 /// Subscriptions that were made so long before the last run are asked for again, in seconds.
 const OVERLAP: i64 = 86_400;
-/// Names that a stored report lists.
-const SHOWN: usize = 20;
 /// Where the last full pass, and the last run, are remembered.
 const REMEMBERED: [&str; 2] = ["synced_full", "synced"];
 
@@ -79,7 +78,8 @@ impl Job for SyncStripe {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<SyncReport, Failure> {
-        let report = sync(context, now, self.full).await?;
+        let scope = if self.full { SyncScope::All } else { SyncScope::Changed };
+        let report = sync(&context.books, &context.billing, now, scope).await?;
         if Self::needs_attention(&report) {
             tracing::warn!("subscriptions at Stripe need a look: {}", report.names.join(", "));
         }
@@ -87,14 +87,23 @@ impl Job for SyncStripe {
     }
 }
 
-/// Reads subscriptions as of `now`.
-///
-/// # Errors
-/// What Stripe or the database says; pages before the error are kept.
-pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncReport, Failure> {
-    let books = &context.books;
+/// Which subscriptions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncScope {
+    /// Those that were made since the last run; all of them when the last full pass is a day old.
+    Changed,
+    All,
+}
+
+/// Reads subscriptions as of `now`; pages before an error are kept.
+pub async fn sync(
+    books: &Database,
+    billing: &BillingSettings,
+    now: Timestamp,
+    scope: SyncScope,
+) -> Result<SyncReport, Failure> {
     books.require_migrated().await?;
-    let StripeMode::Stripe(account) = &context.billing.mode else {
+    let StripeMode::Stripe(account) = &billing.mode else {
         return Ok(SyncReport { without_key: true, ..SyncReport::default() });
     };
     let last = async |name| -> Result<Option<i64>, BooksError> {
@@ -102,7 +111,7 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
     };
     let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
     // a pass that began before a restoration was found says nothing of what was lost
-    let full = full
+    let full = scope == SyncScope::All
         || books.awaits_subscriptions(now).await?
         || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
     let since = some.filter(|_| !full).map(|at| at - OVERLAP);
@@ -111,16 +120,16 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
     let (mut after, started) = (None, Instant::now());
     loop {
         let page = account.subscriptions(since, after).await.map_err(failure)?;
-        skew(page.date, now + started.elapsed())?;
+        check_clock(page.date, now + started.elapsed())?;
         seen.extend(page.items.iter().map(|s| s.id.clone()));
-        keep(context, page.items, now, &mut report).await?;
+        keep(books, page.items, now, &mut report).await?;
         after = page.next;
         if after.is_none() {
             break;
         }
     }
     let name = |report: &mut SyncReport, id: &str| {
-        if report.names.len() < SHOWN {
+        if report.names.len() < LISTED {
             report.names.push(id.to_owned());
         }
     };
@@ -136,13 +145,13 @@ pub async fn sync(context: &Context, now: Timestamp, full: bool) -> Result<SyncR
 }
 
 async fn keep(
-    context: &Context,
+    books: &Database,
     page: Vec<RemoteSubscription>,
     now: Timestamp,
     report: &mut SyncReport,
 ) -> Result<(), BooksError> {
     let ids: BTreeSet<String> = page.iter().map(|s| s.customer.clone()).collect();
-    let ours = context.books.customers_by_stripe_id(ids.into_iter().collect()).await?;
+    let ours = books.customers_by_stripe_id(ids.into_iter().collect()).await?;
     let mut told = vec![];
     for s in page {
         report.read += 1;
@@ -159,8 +168,8 @@ async fn keep(
         let ends = s.ended.is_some() || matches!(s.status.as_str(), "canceled" | "incomplete_expired");
         let month = billing_period::month_of(s.anchor, now.as_second());
         for item in s.items.iter().filter(|_| !ends) {
-            let is_now = item.period.0 <= now.as_second() && now.as_second() < item.period.1;
-            let differs = is_now && (item.period.0, item.period.1) != (month.0.max(s.started), month.1);
+            let is_now = item.period_start <= now.as_second() && now.as_second() < item.period_end;
+            let differs = is_now && (item.period_start, item.period_end) != (month.0.max(s.started), month.1);
             report.not_monthly += u64::from(!item.monthly);
             report.other_periods += u64::from(item.monthly && differs);
             if !item.monthly || differs {
@@ -172,8 +181,8 @@ async fn keep(
             meter: i.meter,
             price: i.price,
             currency: i.currency,
-            starts_at: i.period.0,
-            ends_at: i.period.1,
+            starts_at: i.period_start,
+            ends_at: i.period_end,
         });
         told.push(SubscriptionUpdate {
             id: s.id,
@@ -185,14 +194,14 @@ async fn keep(
             items: items.collect(),
         });
     }
-    let written = context.books.upsert_subscriptions(told, now).await?;
+    let written = books.upsert_subscriptions(told, now).await?;
     report.changed += written.subscriptions;
     report.items += written.items;
     Ok(())
 }
 
 fn note(report: &mut SyncReport, id: &str) {
-    if report.names.len() < SHOWN && !report.names.iter().any(|n| n == id) {
+    if report.names.len() < LISTED && !report.names.iter().any(|n| n == id) {
         report.names.push(id.to_owned());
     }
 }

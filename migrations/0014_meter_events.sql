@@ -106,6 +106,11 @@ WHERE i.timestamp < b.ends_at AND coalesce(i.taken_at < b.ends_at + i.send_befor
 -- customer's, until the period is over. `seen` is Stripe's total of the events that go on this
 -- period's invoice, `expected` what it should have been when it was read. `shortfall` is by how
 -- much Stripe has had too little since `shortfall_since`.
+--
+-- The `alarm_*` columns say what a person must look at, as it was when the alarm was raised:
+-- `alarm_kind` is the case. `stripe_has_less` and `stripe_has_more`: of the events before
+-- `alarm_until` Stripe had `alarm_total`, which was `alarm_shortfall` too little (below 0: too
+-- much). `no_total`: Stripe gave no total of `alarm_stripe_customer`, and `alarm_answer` instead.
 CREATE TABLE billing_targets (
     customer      TEXT    NOT NULL,
     meter         TEXT    NOT NULL,
@@ -122,15 +127,22 @@ CREATE TABLE billing_targets (
     shortfall         INTEGER,
     shortfall_since   INTEGER CHECK ((shortfall IS NULL) = (shortfall_since IS NULL)),
     agreed_at     INTEGER,                                -- when Stripe's total was last seen to be what it should be
-    alarm         TEXT,                                   -- what a person must look at
+    alarm_kind            TEXT    CHECK (alarm_kind IN ('stripe_has_less', 'stripe_has_more', 'no_total')),
+    alarm_shortfall       INTEGER,
+    alarm_total           INTEGER CHECK ((alarm_total IS NULL) = (alarm_shortfall IS NULL)),
+    alarm_until           INTEGER CHECK ((alarm_until IS NULL) = (alarm_shortfall IS NULL)),
+    alarm_stripe_customer TEXT,
+    alarm_answer          TEXT    CHECK ((alarm_answer IS NULL) = (alarm_stripe_customer IS NULL)),
     final_at      INTEGER,                                -- agreed after the invoice was final: no more to be read
-    PRIMARY KEY (customer, meter, period_start)
+    PRIMARY KEY (customer, meter, period_start),
+    CHECK ((alarm_kind IS NOT NULL AND alarm_kind <> 'no_total') = (alarm_shortfall IS NOT NULL)),
+    CHECK ((alarm_kind IS NOT NULL AND alarm_kind = 'no_total') = (alarm_stripe_customer IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX billing_targets_deferred ON billing_targets (customer) WHERE deferred <> 0;
 CREATE INDEX billing_targets_to_read ON billing_targets (read_at) WHERE final_at IS NULL;
 CREATE INDEX billing_targets_shortfall ON billing_targets (read_at) WHERE shortfall IS NOT NULL;
-CREATE INDEX billing_targets_alarms ON billing_targets (customer) WHERE alarm IS NOT NULL;
+CREATE INDEX billing_targets_alarms ON billing_targets (customer) WHERE alarm_kind IS NOT NULL;
 
 -- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is
 -- known not to have changed.

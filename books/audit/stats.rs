@@ -1,9 +1,8 @@
-//! How the books stand: the few figures that tell an operator whether money is right and work is
-//! moving.
+//! Figures for operators. One reading serves the metrics, the status page and `meter status`, so
+//! that they agree.
 //!
-//! One reading serves the metrics, the status page and `meter status`, so that they can never tell
-//! different things. It comes in two halves: what indexes answer at once, and what must look at
-//! every customer and is therefore asked less often.
+//! It comes in two halves: [`BooksStats`], which indexes answer at once, and [`CustomerStats`],
+//! which reads every customer and is therefore asked less often.
 
 mod read;
 
@@ -12,60 +11,55 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
 
-/// Under this name `settings` remembers that the account which these books billed in was made up,
-/// and is gone.
-pub const OF_A_DEMO: &str = "demo";
-
-/// Days of which usage is told one by one.
+/// The days in [`BooksStats::days`].
 pub const DAYS: i32 = 35;
 
-/// What indexes answer.
+/// Figures that indexes answer.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct BooksStanding {
+pub struct BooksStats {
     pub entries: i64,
-    pub bills: Vec<BillStanding>,
+    pub bills: Vec<BillStats>,
     /// Usage of the current month, by meter.
     pub month: Vec<MonthUsage>,
     /// Usage of the last days, oldest first.
     pub days: Vec<DayUsage>,
-    /// Since when the oldest TURN period is over that is not closed.
+    /// End of the oldest TURN period that is over and not closed.
     pub turn_overdue_since: Option<Timestamp>,
-    /// What is sent to Stripe.
-    pub stripe: StripeStanding,
-    /// What the web backend is told.
+    pub stripe: StripeStats,
     pub notifications: NotificationStats,
-    /// Bytes of a local database.
+    /// Bytes of the database; none for a remote one.
     pub size_bytes: Option<i64>,
 }
 
 /// The bill of a payer.
 #[derive(Clone, Debug, Serialize)]
-pub struct BillStanding {
+pub struct BillStats {
     /// Label of the payer account.
     pub payer: String,
     /// Newest month of which a version is booked.
     pub month: String,
-    /// When AWS made the newest version that is booked.
+    /// When AWS delivered the newest booked version.
     pub delivered_at: Option<Timestamp>,
-    /// Up to when it tells of usage, by which budgets are decided: the end of the newest day, or
-    /// the delivery, if that was before.
+    /// End of the newest day with usage, or the delivery if that was earlier. Budgets are decided
+    /// by it.
     pub usage_through: Option<Timestamp>,
     /// Rows of the newest month's booked version.
     pub rows: i64,
-    /// Of these, the ones that a meter counted.
+    /// Those of `rows` that a meter counted.
     pub matched_rows: i64,
-    /// Lines of watched products in it, and in that of the month before, by who claims them.
+    /// Lines of watched products by claim, in the versions of this month and the one before.
     pub lines: BTreeMap<String, i64>,
-    /// Versions that wait for a person.
+    /// Versions on hold.
     pub on_hold: i64,
-    /// Why, of the newest of them.
+    /// Of the newest version on hold.
     pub hold_reason: Option<String>,
 }
 
-impl BillStanding {
-    /// That of a payer of whom nothing is booked.
+impl BillStats {
+    /// The stats of a payer without a booked version.
     pub fn none(payer: &str) -> Self {
         Self {
             payer: payer.to_owned(),
@@ -87,8 +81,8 @@ pub struct MonthUsage {
     pub meter: String,
     pub attributed: Quantity,
     pub unattributed: Quantity,
-    /// Days of the month of which usage is told: up to the newest with usage of the meter, or of
-    /// any other meter less two days, if that is later.
+    /// Days of the month that the bill covers: up to the newest day with usage of this meter, or
+    /// two days less than the newest of any meter, if that is later.
     pub days: i64,
 }
 
@@ -102,23 +96,43 @@ pub struct DayUsage {
     pub unattributed: Quantity,
 }
 
-/// What is sent to Stripe.
+/// Meter events, and alarms of their totals.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct StripeStanding {
-    /// Meter events in the states `pending`, `sending`, `unconfirmed`, `refused`, and `settled` for
-    /// all others.
-    pub events: BTreeMap<&'static str, i64>,
-    /// When the oldest one was made that was not sent yet.
+pub struct StripeStats {
+    pub events: EventCounts,
+    /// When the oldest pending event was made.
     pub oldest_pending_at: Option<Timestamp>,
-    /// Since when the oldest unconfirmed one is unconfirmed.
+    /// First attempt of the oldest unconfirmed event.
     pub oldest_unconfirmed_at: Option<Timestamp>,
-    /// Totals that a person must look at.
+    /// Billing targets with an alarm.
     pub alarms: i64,
-    /// Some of them: customer, meter and what is wrong.
-    pub some_alarms: Vec<(String, String, String)>,
-    /// These books were made by `meter demo`.
-    #[serde(skip)]
-    pub of_a_demo: bool,
+    /// The first of them.
+    pub some_alarms: Vec<TargetAlarm>,
+}
+
+/// Meter events by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EventCounts {
+    pub pending: i64,
+    pub sending: i64,
+    pub unconfirmed: i64,
+    pub refused: i64,
+    /// All other states.
+    pub settled: i64,
+}
+
+impl EventCounts {
+    /// Each count with its name, as the metrics and JSON call it.
+    pub fn named(&self) -> [(&'static str, i64); 5] {
+        let Self { pending, sending, unconfirmed, refused, settled } = *self;
+        [
+            ("pending", pending),
+            ("sending", sending),
+            ("unconfirmed", unconfirmed),
+            ("refused", refused),
+            ("settled", settled),
+        ]
+    }
 }
 
 /// Notifications to the web backend.
@@ -130,33 +144,32 @@ pub struct NotificationStats {
     pub oldest_pending_at: Option<Timestamp>,
 }
 
-/// What must look at every customer.
+/// Figures that need a reading of every customer.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct CustomersStanding {
+pub struct CustomerStats {
     pub by_status: BTreeMap<String, i64>,
     /// Customers by meter and decision.
     pub decisions: BTreeMap<String, Decisions>,
-    /// Some customers whose limit is reached or near, blocked ones first.
-    pub pressed: Vec<Pressed>,
-    /// Usage of the current month and the one before under ids that no customer has a row for, by
-    /// meter: it is billed nowhere.
+    /// The first customers that have reached a limit or are near it; blocked ones first.
+    pub near_limit: Vec<NearLimit>,
+    /// Usage of the current month and the one before by meter, under ids without a row in
+    /// `customers`: nobody is billed for it.
     pub unknown: BTreeMap<String, Quantity>,
-    /// TURN credentials handed out in current billing periods.
+    /// TURN credentials issued in the current billing periods.
     pub turn_used: i64,
     pub turn_refused: i64,
-    /// By meter: how far Stripe's totals are from what was sent, in units of the meter, of events
-    /// that have had a day to show; above and below both count.
+    /// By meter, in its units: the sum of differences between Stripe's totals and the events sent
+    /// more than a day ago. Surplus and shortfall both count.
     pub drift: BTreeMap<String, Quantity>,
-    /// Amounts that wait to be carried forward, by reason; `acknowledged` for those that a person
-    /// has dealt with.
+    /// Deferred amounts by reason; `acknowledged` for those that a person has acknowledged.
     pub deferred: BTreeMap<String, i64>,
-    /// By meter: how much that is, in its units; negative is to be taken back.
+    /// Sum of the deferred amounts by meter, in its units; below zero is to be credited.
     pub deferred_units: BTreeMap<String, Quantity>,
-    /// Since when the oldest amount waits that is to be billed and that nobody has acknowledged.
+    /// Since when the oldest deferred amount above zero is deferred that nobody has acknowledged.
     pub oldest_deferred_at: Option<Timestamp>,
 }
 
-/// How many customers were decided how, for one meter.
+/// Customers of a meter by decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Decisions {
     pub allowed: i64,
@@ -170,16 +183,16 @@ pub struct Decisions {
     pub denied: i64,
 }
 
-/// A customer whose limit is reached or near.
+/// A customer that has reached a limit or is near it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Pressed {
+pub struct NearLimit {
     pub customer: String,
     pub meter: String,
-    /// Whether it may still be used.
+    /// Whether the customer may still use the meter.
     pub allowed: bool,
     pub reason: String,
     /// Used in the billing period.
     pub used: Quantity,
-    /// Up to where it may be used; none: without end.
+    /// None without a limit.
     pub limit: Option<Quantity>,
 }

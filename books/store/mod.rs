@@ -1,11 +1,13 @@
 //! The database of the books: a local libSQL file or a remote server.
 //!
 //! **Owns** the connection and its thread, transactions and their fences, schema changes, and the
-//! table `settings`. **Does not own** the meaning of any other table.
+//! tables `settings` and `audit_log`. **Does not own** the meaning of any other table.
 //!
 //! **Invariants**: one transaction at a time; a transaction that began with a fence commits only
-//! while the fence holds; a schema of a newer build is refused; a reported commit is on disk.
+//! while the fence holds; a schema of a newer build is refused; a reported commit is on disk;
+//! the audit log is appended and never changed.
 
+pub mod audit_log;
 pub mod database;
 pub mod error;
 pub mod migrations;

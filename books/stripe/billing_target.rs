@@ -146,7 +146,7 @@ const STORED: &str = "ON CONFLICT (customer, meter, period_start) DO UPDATE SET 
     final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL)";
 
 /// Customers of new entries of the ledger, of the meters ?2, after number ?1 up to ?3.
-const WAKE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
+const MARK_DUE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
     SELECT customer, 0, min(day) FROM ledger_entries WHERE seq > ?1 AND seq <= ?3 AND customer <> '' \
       AND meter IN (SELECT value FROM json_each(?2)) GROUP BY customer \
     ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
@@ -175,11 +175,11 @@ impl Database {
     }
 
     /// Makes the customers of new ledger entries due.
-    pub async fn wake_for_entries(&self, waiting: UnseenEntries, meters: Vec<String>) -> Result<u64, BooksError> {
+    pub async fn mark_due_for_entries(&self, waiting: UnseenEntries, meters: Vec<String>) -> Result<u64, BooksError> {
         self.transaction(async move |c| {
-            let woken = c.execute(WAKE, params![waiting.looked_at, json(&meters)?, waiting.entry]).await?;
+            let marked = c.execute(MARK_DUE, params![waiting.looked_at, json(&meters)?, waiting.entry]).await?;
             settings::put(c, "entry", &waiting.entry.to_string()).await?;
-            Ok(woken)
+            Ok(marked)
         })
         .await
     }
@@ -187,8 +187,7 @@ impl Database {
     /// How many amounts that would be billed have been deferred since between two instants.
     pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.with_connection(async move |c| {
-            let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred > 0 AND deferred_acknowledged IS NOT deferred \
-                       AND deferred_since >= ?1 AND deferred_since < ?2";
+            let sql = "SELECT count(*) FROM deferred_amounts WHERE amount > 0 AND NOT acknowledged AND since >= ?1 AND since < ?2";
             Ok(first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await
@@ -196,7 +195,12 @@ impl Database {
 
     /// Makes every customer due when what is remembered under `name` is not `value`; remembers it.
     /// Usage of days before `from_day` is taken to be as it was.
-    pub async fn wake_all_when(&self, name: &'static str, value: String, from_day: String) -> Result<bool, BooksError> {
+    pub async fn mark_all_due_when(
+        &self,
+        name: &'static str,
+        value: String,
+        from_day: String,
+    ) -> Result<bool, BooksError> {
         if self.setting(name).await?.as_ref() == Some(&value) {
             return Ok(false);
         }
@@ -211,7 +215,7 @@ impl Database {
     }
 
     /// A short text that changes when a plan does.
-    pub async fn plans_mark(&self) -> Result<String, BooksError> {
+    pub async fn plans_fingerprint(&self) -> Result<String, BooksError> {
         self.with_connection(async |c| {
             let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
             Ok(row.map_or(Ok(String::new()), |row| row.get(0))?)

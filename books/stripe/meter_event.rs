@@ -6,7 +6,7 @@ use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
 use super::invoice::RESEND;
-use crate::audit::log::{AuditEntry, record};
+use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows, json};

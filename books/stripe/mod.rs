@@ -8,7 +8,11 @@
 //! two events; one open event of a customer and meter is sent at a time; accepted + deferred =
 //! target once nothing is open, refused or discarded.
 
+pub mod acknowledgement;
+pub mod alarm;
 pub mod billing_target;
+pub mod comparison;
+pub mod difference;
 pub mod invoice;
 pub mod meter_event;
 pub mod reconciliation;

@@ -1,19 +1,19 @@
-//! Stripe's totals beside ours: which are to be read, what was read, and what follows from it for
-//! events.
+//! Stripe's totals: which are to be read, and what was found for the events.
+
+use std::ops::Range;
 
 use jiff::Timestamp;
-use libsql::{Connection, params};
-use serde::Serialize;
+use libsql::{Connection, Row, params};
 
 use super::invoice::RESEND;
-use crate::audit::log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
+use crate::stripe::alarm::{self, TargetKey};
+use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::meter_event::EventState;
 use crate::stripe::restoration;
-use crate::units::calendar::{Month, instant, minute};
-use crate::units::quantity::Quantity;
+use crate::units::calendar::minute;
 
 /// A total that is to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,7 @@ pub struct TotalToCheck {
     pub stripe_meter: String,
     /// What the events of the period were when the total was asked for.
     pub events: InvoiceEvents,
-    /// By how much Stripe was short, and since when.
-    pub shortfall: Option<(i64, i64)>,
+    pub shortfall: Option<Shortfall>,
     /// By how much Stripe is short (below 0: over) as a person has acknowledged; 0: nothing is.
     pub acknowledged: i64,
 }
@@ -71,151 +70,94 @@ pub struct UnconfirmedEvent {
     pub resend_until: i64,
 }
 
-/// What follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TotalVerdict {
-    /// Stripe has what it should have.
-    Agrees,
-    /// This unconfirmed one is there, and these are not.
-    Settle(Option<i64>, Vec<i64>),
-    /// It is too early to say.
-    Wait,
-    /// A person must look.
-    Alarm(String),
-    /// Stripe has no such total; a person must look.
-    NoTotal(String),
-}
-
 /// What is noted of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
     pub seen: i64,
     pub expected: i64,
-    /// By how much it is short, and since when.
-    pub shortfall: Option<(i64, i64)>,
-    pub verdict: TotalVerdict,
+    pub shortfall: Option<Shortfall>,
+    pub difference: Difference,
     /// Nothing can change any more.
     pub is_final: bool,
 }
 
-/// A line of the comparison of a bill, the ledger, and Stripe.
-#[derive(Clone, Debug, Serialize)]
-pub struct ComparedPeriod {
-    /// Whose; none for all customers together.
-    pub customer: String,
-    pub meter: String,
-    /// First instant of the period.
-    pub period_start: Timestamp,
-    pub period_end: Timestamp,
-    /// Whether an invoice covers it.
-    pub billed: bool,
-    /// What the newest bills say was used on the period's days, from `usage_days`, in 10⁻¹⁰ units:
-    /// units, rest.
-    #[serde(skip)]
-    pub bill: (i64, i64),
-    /// The same from the entries of the ledger.
-    #[serde(skip)]
-    pub ledger: (i64, i64),
-    /// What the invoice of this period, or a later one, should say for it, in Stripe's unit.
-    pub target: i64,
-    /// Of it, accepted by Stripe on whatever invoice.
-    pub accepted: i64,
-    /// Of it, on its way or unconfirmed.
-    pub open: i64,
-    pub refused: i64,
-    /// Of it, discarded by a person.
-    pub discarded: i64,
-    pub deferred: i64,
-    pub deferred_reason: Option<String>,
-    /// Stripe's total of this period's invoice when it was last read.
-    pub seen: Option<i64>,
-    /// What it should have been.
-    pub expected: Option<i64>,
-    pub read_at: Option<Timestamp>,
-    /// What a person must look at.
-    pub alarm: Option<String>,
-    /// By how much Stripe may be short (below 0: over), because a person has made it good.
-    pub acknowledged: i64,
-    /// A person has acknowledged the amount that is deferred.
-    pub deferred_acknowledged: bool,
+/// Totals that are read for one reason.
+struct ReadQueue {
+    sql: &'static str,
+    /// One in so many of the reads that are left.
+    share: u32,
 }
 
-/// Columns of a total that is to be read. An unconfirmed event is looked for where it was sent,
-/// whatever the customer's Stripe id is now.
-const COLUMNS: &str = "t.customer, t.meter, t.period_start, t.period_end, \
-    coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
-              AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.state = 'unconfirmed' LIMIT 1), c.stripe_customer_id), \
-    m.stripe_id, t.shortfall, t.shortfall_since, t.acknowledged \
-    FROM billing_targets t JOIN stripe_meters m ON m.meter = t.meter LEFT JOIN customers c ON c.id = t.customer";
-
-/// Something was ever sent to the invoice.
-const WAS_SENT: &str = "EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = t.customer AND i.meter = t.meter \
-    AND i.timestamp >= t.period_start AND i.timestamp < t.period_end AND i.attempts > 0)";
-
-/// Which totals are read, the most urgent first, each with the share of the reads that it may take:
-/// those with an unconfirmed event, those that were short, then those that were read longest ago.
-/// ?1 now, ?2 how many, ?3 one customer or null, ?4 and ?5 as [`restoration::bounds`] gives them.
-const ASKED: [(&str, u32); 3] = [
-    (
-        "WHERE ?3 IS NULL AND (t.customer, t.meter, t.period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
-         WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'unconfirmed') AND t.period_start <= ?1 AND ALONE LIMIT ?2",
-        1,
-    ),
-    ("WHERE ?3 IS NULL AND t.shortfall IS NOT NULL AND t.period_start <= ?1 AND ALONE ORDER BY t.read_at LIMIT ?2", 2),
-    (
-        "WHERE ?3 IS NULL AND t.final_at IS NULL AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.read_at LIMIT ?2",
-        1,
-    ),
+/// Which totals are read, the most urgent first: those with an unconfirmed event, those with a
+/// shortfall, and those that were read longest ago. ?1 now, ?2 how many, ?4 and ?5
+/// [`restoration::bounds`]: a total that is still to be imported cannot be compared.
+const READ_QUEUES: [ReadQueue; 3] = [
+    ReadQueue {
+        sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
+              FROM readable_totals \
+              WHERE (customer, meter, period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
+                      WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'unconfirmed') \
+                AND period_start <= ?1 \
+                AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
+              LIMIT ?2",
+        share: 1,
+    },
+    ReadQueue {
+        sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
+              FROM readable_totals \
+              WHERE shortfall IS NOT NULL AND period_start <= ?1 \
+                AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
+              ORDER BY read_at LIMIT ?2",
+        share: 2,
+    },
+    ReadQueue {
+        sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
+              FROM readable_totals \
+              WHERE final_at IS NULL AND period_start <= ?1 AND was_sent \
+                AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
+              ORDER BY read_at LIMIT ?2",
+        share: 1,
+    },
 ];
 
-/// All of one customer.
-const ONE: &str =
-    "WHERE t.customer = ?3 AND t.period_start <= ?1 AND SENT AND ALONE ORDER BY t.period_start DESC LIMIT ?2";
+/// All totals of customer ?3.
+const OF_CUSTOMER: ReadQueue = ReadQueue {
+    sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
+          FROM readable_totals \
+          WHERE customer = ?3 AND period_start <= ?1 AND was_sent \
+            AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
+          ORDER BY period_start DESC LIMIT ?2",
+    share: 1,
+};
 
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, imported FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
-/// ?1 customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters.
-/// What was taken after its invoice was final, or lies in no subscription's period, is on no
-/// invoice.
-const COMPARE: &str = "SELECT p.customer, m.value, p.starts_at, p.ends_at, p.subscription IS NOT NULL, \
-      coalesce((SELECT sum(quantity / 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
-      coalesce((SELECT sum(quantity % 10000000000) FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
-      coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
-      coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day), 0), \
-      coalesce(t.target, 0), \
-      (SELECT coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'unconfirmed')), 0) \
-           || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0) || ' ' || coalesce(sum(i.value) FILTER (WHERE i.state = 'discarded'), 0) \
-       FROM meter_events i WHERE i.customer = p.customer AND i.meter = m.value AND i.timestamp >= p.starts_at \
-         AND i.period_start >= p.starts_at AND i.period_start < p.ends_at \
-         AND EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq)), \
-      coalesce(t.deferred, 0), t.deferred_reason, t.seen, t.expected, t.read_at, t.alarm, \
-      coalesce(t.acknowledged, 0), t.deferred <> 0 AND coalesce(t.deferred_acknowledged = t.deferred, 0) \
-    FROM billing_periods p CROSS JOIN json_each(?5) m \
-    LEFT JOIN billing_targets t ON t.customer = p.customer AND t.meter = m.value AND t.period_start = p.starts_at \
-    WHERE (?1 IS NULL OR p.customer = ?1) AND p.starts_at >= ?2 AND p.starts_at < ?3 ORDER BY p.customer, p.starts_at, m.value LIMIT ?4";
-
-/// ?1 and ?2 months.
-const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
-      coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0), \
-      coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0) \
-    FROM bill_versions v JOIN bill_totals t ON t.version_id = v.id \
-    WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
-    ORDER BY v.month, t.meter";
-
 async fn events(c: &Connection, of: &TotalToCheck) -> Result<InvoiceEvents, BooksError> {
     // totals are asked for by whole minutes
-    events_between(c, [&of.customer, &of.meter, &of.stripe_customer], of.start, minute(of.end)).await
+    events_between(
+        c,
+        EventScope { customer: &of.customer, meter: &of.meter, stripe_customer: &of.stripe_customer },
+        of.start..minute(of.end),
+    )
+    .await
 }
 
-/// Events for one Stripe customer from `start` to before `end`.
-pub async fn events_between(
+/// Events of one meter that were sent for one Stripe customer.
+#[derive(Clone, Copy)]
+pub(super) struct EventScope<'a> {
+    pub(super) customer: &'a str,
+    pub(super) meter: &'a str,
+    pub(super) stripe_customer: &'a str,
+}
+
+/// Events with a timestamp in `span`.
+pub(super) async fn events_between(
     c: &Connection,
-    [customer, meter, stripe_customer]: [&String; 3],
-    start: i64,
-    end: i64,
+    of: EventScope<'_>,
+    span: Range<i64>,
 ) -> Result<InvoiceEvents, BooksError> {
-    let values = params![customer.clone(), meter.clone(), start, end, stripe_customer.clone()];
+    let values = params![of.customer, of.meter, span.start, span.end, of.stripe_customer];
     let mut rows = c.query(EVENTS, values).await?;
     let mut found = InvoiceEvents::default();
     while let Some(row) = rows.next().await? {
@@ -240,19 +182,10 @@ pub async fn events_between(
     Ok(found)
 }
 
-/// How alarms begin that tell of a customer whom Stripe does not know.
-pub const NO_TOTAL: &str = "Stripe has no total of ";
-
-/// Totals with an alarm: customer, meter and what is wrong; at most `limit`.
-pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<(String, String, String)>, BooksError> {
-    let sql =
-        "SELECT customer, meter, alarm FROM billing_targets WHERE alarm IS NOT NULL ORDER BY customer, meter LIMIT ?1";
-    let mut rows = c.query(sql, params![limit]).await?;
-    let mut found = vec![];
-    while let Some(row) = rows.next().await? {
-        found.push((row.get(0)?, row.get(1)?, row.get(2)?));
-    }
-    Ok(found)
+/// Two columns as a shortfall.
+pub(super) fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
+    let columns = row.get::<Option<i64>>(at)?.zip(row.get::<Option<i64>>(at + 1)?);
+    Ok(columns.map(|(amount, since)| Shortfall { amount, since }))
 }
 
 impl Database {
@@ -266,20 +199,15 @@ impl Database {
         grace: i64,
     ) -> Result<Vec<TotalToCheck>, BooksError> {
         self.with_connection(async move |c| {
-            // what is still to be taken over after a restoration cannot be compared
             let (at, open) = restoration::bounds(c, now.as_second(), grace).await?;
-            let asked = if customer.is_some() { vec![(ONE, 1)] } else { ASKED.to_vec() };
+            let queues = if customer.is_some() { &[OF_CUSTOMER] } else { &READ_QUEUES[..] };
             let mut found: Vec<TotalToCheck> = vec![];
-            for (which, share) in asked {
-                let sql = format!(
-                    "SELECT {COLUMNS} {}",
-                    which.replace("SENT", WAS_SENT).replace("ALONE", restoration::IS_IMPORTED)
-                );
-                let room = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX)).div_ceil(share);
-                let mut rows = c.query(&sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
+            for ReadQueue { sql, share } in queues {
+                let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+                let room = left.div_ceil(*share);
+                let mut rows = c.query(sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
                 while let Some(row) = rows.next().await? {
                     let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
-                    let (shortfall, since): (Option<i64>, Option<i64>) = (row.get(6)?, row.get(7)?);
                     let one = TotalToCheck {
                         customer: row.get(0)?,
                         meter: row.get(1)?,
@@ -288,7 +216,7 @@ impl Database {
                         stripe_customer,
                         stripe_meter: row.get(5)?,
                         events: InvoiceEvents::default(),
-                        shortfall: shortfall.zip(since),
+                        shortfall: shortfall(&row, 6)?,
                         acknowledged: row.get(8)?,
                     };
                     let same =
@@ -324,21 +252,24 @@ impl Database {
                 c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
                 Ok::<(), BooksError>(())
             };
-            if let TotalVerdict::Settle(there, not_received) = &read.verdict {
-                change(EventState::Accepted, there.as_slice(), None).await?;
-                change(EventState::NotReceived, not_received, Some("Stripe's total has been without it for a day")).await?;
+            match &read.difference {
+                Difference::UnconfirmedArrived { seq } => change(EventState::Accepted, &[*seq], None).await?,
+                Difference::EventsMissing { missing, arrived } => {
+                    change(EventState::Accepted, arrived.as_slice(), None).await?;
+                    let why = "Stripe's total has been without it for a day";
+                    change(EventState::NotReceived, missing, Some(why)).await?;
+                }
+                _ => {}
             }
-            let agrees = read.verdict == TotalVerdict::Agrees;
-            let (shortfall, since) = read.shortfall.unzip();
-            let (alarm, unknown) = match &read.verdict {
-                TotalVerdict::Alarm(why) => (Some(why.as_str()), None),
-                TotalVerdict::NoTotal(why) => (Some(why.as_str()), Some(of.stripe_customer.clone())),
-                _ => (None, None),
-            };
-            let alarm_shortfall = shortfall.filter(|_| matches!(read.verdict, TotalVerdict::Alarm(_)));
+            let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
+            // until there is more to say, an alarm stays as it is
+            if read.difference != Difference::TooEarly {
+                alarm::set(c, key, &read.difference).await?;
+            }
+            let agrees = read.difference == Difference::Agrees;
+            let (shortfall, since) = read.shortfall.map(|s| (s.amount, s.since)).unzip();
             let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
-                       alarm = iif(?12, alarm, iif(no_total_acknowledged = ?13, NULL, ?9)), alarm_shortfall = iif(?12, alarm_shortfall, ?14), \
-                       no_total_acknowledged = iif(?13 IS NULL, NULL, no_total_acknowledged), \
+                       no_total_acknowledged = iif(?9, no_total_acknowledged, NULL), \
                        agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
@@ -349,12 +280,9 @@ impl Database {
                 now,
                 shortfall,
                 since,
-                alarm,
+                i64::from(matches!(read.difference, Difference::NoTotal { .. })),
                 i64::from(agrees),
-                i64::from(agrees && read.is_final),
-                i64::from(read.verdict == TotalVerdict::Wait),
-                unknown,
-                alarm_shortfall
+                i64::from(agrees && read.is_final)
             ];
             c.execute(sql, values).await?;
             Ok(true)
@@ -372,126 +300,6 @@ impl Database {
             c.execute(sql, params![day.clone(), granted]).await?;
             c.execute("DELETE FROM stripe_reads WHERE day < ?1", params![day]).await?;
             Ok(granted)
-        })
-        .await
-    }
-
-    /// What a person must look at: totals with an alarm.
-    pub async fn alarms(&self) -> Result<Vec<(String, String, String)>, BooksError> {
-        self.with_connection(async |c| alarms(c, 100).await).await
-    }
-
-    /// Notes that a person has dealt with the alarms and the deferred amounts of a customer's
-    /// periods that begin from `from` to before `to`: nobody is told of them again as they are.
-    /// Returns them: the period's start, the meter and what it was, of those that were not
-    /// acknowledged before. What a restoration holds goes by itself, and an amount that is too
-    /// large says nothing of how large it is: these are left out.
-    pub async fn acknowledge(
-        &self,
-        customer: String,
-        (from, to): (i64, i64),
-        entry: AuditEntry,
-        now: Timestamp,
-    ) -> Result<Vec<(Timestamp, String, String)>, BooksError> {
-        self.transaction(async move |c| {
-            let unknown = format!("alarm LIKE '{NO_TOTAL}%'");
-            // the customer's id stands between that and a colon
-            let whose = format!("substr(alarm, {0}, instr(substr(alarm, {0}), ':') - 1)", NO_TOTAL.len() + 1);
-            let acts = [
-                (unknown.clone(), format!("no_total_acknowledged = {whose}, alarm = NULL"), "alarm"),
-                (
-                    format!("alarm IS NOT NULL AND alarm_shortfall IS NOT NULL AND NOT {unknown}"),
-                    "acknowledged = acknowledged + alarm_shortfall, shortfall = NULL, shortfall_since = NULL, alarm = NULL"
-                        .to_owned(),
-                    "alarm",
-                ),
-                (
-                    "deferred <> 0 AND deferred_acknowledged IS NOT deferred AND deferred_reason NOT IN ('restored', 'too_large')"
-                        .to_owned(),
-                    "deferred_acknowledged = deferred".to_owned(),
-                    "'deferred ' || deferred || ': ' || deferred_reason",
-                ),
-            ];
-            let mut found = vec![];
-            for (which, change, said) in acts {
-                let which = format!("customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND {which}");
-                let values = || params![customer.clone(), from, to];
-                let sql = format!("SELECT period_start, meter, {said} FROM billing_targets WHERE {which} ORDER BY 1, 2");
-                let mut rows = c.query(&sql, values()).await?;
-                while let Some(row) = rows.next().await? {
-                    found.push((instant(row.get(0)?), row.get(1)?, row.get(2)?));
-                }
-                c.execute(&format!("UPDATE billing_targets SET {change} WHERE {which}"), values()).await?;
-            }
-            if !found.is_empty() {
-                record(c, &entry, now.as_second()).await?;
-            }
-            Ok(found)
-        })
-        .await
-    }
-
-    /// What the newest versions of the bills from month `from` to before month `to` say was used,
-    /// and what the ledger holds of them: month, meter, bill, ledger.
-    pub async fn bills_and_ledger(
-        &self,
-        from: Month,
-        to: Month,
-    ) -> Result<Vec<(String, String, Quantity, Quantity)>, BooksError> {
-        self.with_connection(async move |c| {
-            let mut rows = c.query(BILLS, params![from.to_string(), to.to_string()]).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                let booked: String = row.get(2)?;
-                let bill = booked.parse().map_err(|e| BooksError::Integrity(format!("bill_totals: {e}")))?;
-                found.push((row.get(0)?, row.get(1)?, bill, Quantity::from_parts(row.get(3)?, row.get(4)?)));
-            }
-            Ok(found)
-        })
-        .await
-    }
-
-    /// Bill, ledger and Stripe beside each other, for periods that begin from `from` to before
-    /// `to`.
-    pub async fn compare(
-        &self,
-        customer: Option<String>,
-        meters: Vec<String>,
-        from: i64,
-        to: i64,
-        limit: u32,
-    ) -> Result<Vec<ComparedPeriod>, BooksError> {
-        self.with_connection(async move |c| {
-            let mut rows = c.query(COMPARE, params![customer, from, to, limit, json(&meters)?]).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                let sums: String = row.get(10)?;
-                let mut sums = sums.split(' ').map(|n| n.parse::<i64>().unwrap_or_default());
-                let mut next = || sums.next().unwrap_or_default();
-                found.push(ComparedPeriod {
-                    customer: row.get(0)?,
-                    meter: row.get(1)?,
-                    period_start: instant(row.get(2)?),
-                    period_end: instant(row.get(3)?),
-                    billed: row.get::<i64>(4)? == 1,
-                    bill: (row.get(5)?, row.get(6)?),
-                    ledger: (row.get(7)?, row.get(8)?),
-                    target: row.get(9)?,
-                    accepted: next(),
-                    open: next(),
-                    refused: next(),
-                    discarded: next(),
-                    deferred: row.get(11)?,
-                    deferred_reason: row.get(12)?,
-                    seen: row.get(13)?,
-                    expected: row.get(14)?,
-                    read_at: row.get::<Option<i64>>(15)?.map(instant),
-                    alarm: row.get(16)?,
-                    acknowledged: row.get(17)?,
-                    deferred_acknowledged: row.get::<Option<i64>>(18)? == Some(1),
-                });
-            }
-            Ok(found)
         })
         .await
     }

@@ -21,14 +21,9 @@ pub struct Restoration {
     pub seen: bool,
 }
 
-/// Total `t` is not one that is still to be taken over. ?4 and ?5 are [`bounds`].
-pub const IS_IMPORTED: &str = "NOT EXISTS (SELECT 1 FROM covered_periods b \
-    WHERE b.customer = t.customer AND b.starts_at = t.period_start AND b.starts_at < ?4 AND b.ends_at > ?5 \
-      AND t.imported_until IS NOT min(b.covered_until, ?4))";
-
-/// Customers and meters of which an invoice is to be taken over. ?1 pairs of a customer and
-/// anything, ?2 meters, ?3 and ?4 [`bounds`].
-pub const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j CROSS JOIN covered_periods b ON b.customer = j.value ->> 0 CROSS JOIN json_each(?2) m \
+/// Customers and meters of which an invoice is to be taken over. ?1 objects with a
+/// customer, ?2 meters, ?3 and ?4 [`bounds`].
+pub const WAITING: &str = "SELECT DISTINCT b.customer, m.value FROM json_each(?1) j CROSS JOIN covered_periods b ON b.customer = j.value ->> 'customer' CROSS JOIN json_each(?2) m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.value AND t.period_start = b.starts_at \
     WHERE b.starts_at < ?3 AND b.ends_at > ?4 AND b.covered_until > b.starts_at AND t.imported_until IS NOT min(b.covered_until, ?3)";
 

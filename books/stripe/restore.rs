@@ -11,14 +11,16 @@ use std::path::Path;
 use jiff::Timestamp;
 use libsql::{Connection, Value, params};
 
-use crate::audit::log::{AuditEntry, record};
+use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows, json};
 use crate::store::settings;
+use crate::stripe::alarm::{self, TargetKey};
+use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::invoice::{LARGEST_VALUE, MARGIN};
 use crate::stripe::meter_event::last_seq;
-use crate::stripe::reconciliation::{InvoiceEvents, events_between};
+use crate::stripe::reconciliation::{EventScope, InvoiceEvents, events_between, shortfall};
 use crate::stripe::restoration::{Restoration, WAITING, restoration};
 use crate::units::calendar::{Month, instant, minute};
 
@@ -38,7 +40,7 @@ pub struct TotalToImport {
     pub event_name: String,
     /// By how much Stripe was short of what the books know when the total was last read, and since
     /// when.
-    pub shortfall: Option<(i64, i64)>,
+    pub shortfall: Option<Shortfall>,
     /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt
     /// with, and not taken over.
     pub acknowledged: i64,
@@ -65,7 +67,7 @@ const TO_IMPORT: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_unti
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
       AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND t.imported_until IS NOT min(b.covered_until, ?1) AND (?4 IS NOT NULL OR t.alarm IS NULL OR t.read_at <= ?7) \
+      AND t.imported_until IS NOT min(b.covered_until, ?1) AND (?4 IS NOT NULL OR t.alarm_kind IS NULL OR t.read_at <= ?7) \
       AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
     ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
@@ -78,13 +80,12 @@ const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM met
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
 const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 
-/// Makes the total's row, if there is none, with what the next planning will correct; notes what
+/// Makes the target's row, if there is none, with what the next planning will correct; notes what
 /// was read.
-const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, alarm, shortfall, shortfall_since) \
-    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?8, ?9 FROM customers WHERE id = ?1 \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, shortfall_since = excluded.shortfall_since, \
-      alarm = iif(billing_targets.no_total_acknowledged = ?7, NULL, excluded.alarm), \
-      no_total_acknowledged = iif(excluded.alarm IS NULL, NULL, billing_targets.no_total_acknowledged)";
+const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, shortfall, shortfall_since) \
+    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7 FROM customers WHERE id = ?1 \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, \
+      shortfall_since = excluded.shortfall_since, no_total_acknowledged = iif(?8, billing_targets.no_total_acknowledged, NULL)";
 
 async fn totals_to_import(
     c: &Connection,
@@ -108,7 +109,7 @@ async fn totals_to_import(
             stripe_customer: row.get(5)?,
             stripe_meter: row.get(6)?,
             event_name: row.get(7)?,
-            shortfall: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+            shortfall: shortfall(&row, 8)?,
             acknowledged: row.get(10)?,
             events: [InvoiceEvents::default(), InvoiceEvents::default()],
         });
@@ -118,7 +119,9 @@ async fn totals_to_import(
         for (at, (from, to)) in windows.into_iter().enumerate() {
             // a period's start may lie within a minute, and what is before it is another's
             let from = from.max(one.start);
-            one.events[at] = events_between(c, [&one.customer, &one.meter, &one.stripe_customer], from, to).await?;
+            let scope =
+                EventScope { customer: &one.customer, meter: &one.meter, stripe_customer: &one.stripe_customer };
+            one.events[at] = events_between(c, scope, from..to).await?;
         }
     }
     Ok(found)
@@ -181,8 +184,10 @@ impl Database {
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
             // what was compared is compared anew
-            let sql = "UPDATE billing_targets SET imported_until = NULL, alarm = NULL, shortfall = NULL, shortfall_since = NULL \
-                       WHERE imported_until IS NOT NULL OR alarm IS NOT NULL OR shortfall IS NOT NULL";
+            let sql = "UPDATE billing_targets SET imported_until = NULL, shortfall = NULL, shortfall_since = NULL, \
+                         alarm_kind = NULL, alarm_shortfall = NULL, alarm_total = NULL, alarm_until = NULL, \
+                         alarm_stripe_customer = NULL, alarm_answer = NULL \
+                       WHERE imported_until IS NOT NULL OR alarm_kind IS NOT NULL OR shortfall IS NOT NULL";
             c.execute(sql, ()).await?;
             for sql in [
                 "UPDATE settings SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
@@ -212,7 +217,7 @@ impl Database {
     /// How many amounts wait for totals to be taken over.
     pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
         self.with_connection(async |c| {
-            let sql = "SELECT count(*) FROM billing_targets INDEXED BY billing_targets_deferred WHERE deferred <> 0 AND deferred_reason = 'restored'";
+            let sql = "SELECT count(*) FROM deferred_amounts WHERE reason = 'restored'";
             Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
         })
         .await
@@ -260,9 +265,10 @@ impl Database {
             c.execute(sql, params![json(&unconfirmed)?, now]).await?;
             let bounds = [(of.start, of.until), (of.until, of.end)];
             for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
-                insert_imported(c, &of, (from, to), surplus, restoration.at, grace, now).await?;
+                let timestamp = restoration.at.min(minute(to) - 1).max(from);
+                insert_imported(c, &of, &Imported { from, to, surplus, timestamp, grace }, now).await?;
             }
-            note_read(c, &of, None, None, now).await?;
+            note_read(c, &of, &Difference::Agrees, None, now).await?;
             let sql = "UPDATE billing_targets SET imported_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let until = of.until.min(restoration.at);
             c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
@@ -278,11 +284,11 @@ impl Database {
     pub async fn not_imported(
         &self,
         of: TotalToImport,
-        alarm: Option<String>,
-        shortfall: Option<(i64, i64)>,
+        difference: Difference,
+        shortfall: Option<Shortfall>,
         now: Timestamp,
     ) -> Result<(), BooksError> {
-        self.transaction(async move |c| note_read(c, &of, alarm, shortfall, now.as_second()).await).await
+        self.transaction(async move |c| note_read(c, &of, &difference, shortfall, now.as_second()).await).await
     }
 
     /// The first month whose bills have to be read again before totals are taken over: AWS restates
@@ -403,23 +409,16 @@ fn first_month(restoration: &Restoration) -> Month {
 async fn note_read(
     c: &Connection,
     of: &TotalToImport,
-    alarm: Option<String>,
-    shortfall: Option<(i64, i64)>,
+    difference: &Difference,
+    shortfall: Option<Shortfall>,
     now: i64,
 ) -> Result<(), BooksError> {
-    let (shortfall, since) = shortfall.unzip();
-    let values = params![
-        of.customer.clone(),
-        of.meter.clone(),
-        of.start,
-        of.end,
-        now,
-        alarm,
-        of.stripe_customer.clone(),
-        shortfall,
-        since
-    ];
-    Ok(c.execute(NOTED, values).await.map(drop)?)
+    let (shortfall, since) = shortfall.map(|s| (s.amount, s.since)).unzip();
+    let no_total = i64::from(matches!(difference, Difference::NoTotal { .. }));
+    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, shortfall, since, no_total];
+    c.execute(NOTED, values).await?;
+    let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
+    alarm::set(c, key, difference).await
 }
 
 /// From when on totals of an earlier restoration are still to be taken over.
@@ -428,7 +427,7 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
                CAST((SELECT value FROM settings WHERE name = 'restored_at') AS INTEGER)";
     let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
     let (Some(since), Some(at)) = (row.get::<Option<i64>>(0)?, row.get::<Option<i64>>(1)?) else { return Ok(None) };
-    let customers = "SELECT json_group_array(json_array(id)) FROM customers";
+    let customers = "SELECT json_group_array(json_object('customer', id)) FROM customers";
     let meters = "SELECT json_group_array(meter) FROM stripe_meters";
     let text = async |sql| {
         Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
@@ -438,17 +437,21 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }
 
+/// What Stripe has more (or less) than the books know, of a part of a period.
+struct Imported {
+    from: i64,
+    to: i64,
+    surplus: i64,
+    /// No earlier than anything that it stands for: a total of part of the period has all of it, or
+    /// is asked for nothing.
+    timestamp: i64,
+    grace: i64,
+}
+
 /// Makes what the lost books had sent of a window an accepted event; more of them when it has too
 /// many digits for one.
-async fn insert_imported(
-    c: &Connection,
-    of: &TotalToImport,
-    (from, to): (i64, i64),
-    surplus: i64,
-    restored_at: i64,
-    grace: i64,
-    now: i64,
-) -> Result<(), BooksError> {
+async fn insert_imported(c: &Connection, of: &TotalToImport, imported: &Imported, now: i64) -> Result<(), BooksError> {
+    let Imported { from, to, surplus, timestamp, grace } = *imported;
     let prefix = settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
     let mut seq = last_seq(c).await?;
     let mut values = vec![];
@@ -458,9 +461,6 @@ async fn insert_imported(
         values.push(value);
         rest -= value;
     }
-    // no earlier than anything that it stands for: a total of part of the period has all of it, or
-    // is asked for nothing
-    let timestamp = restored_at.min(minute(to) - 1).max(from);
     let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
                 timestamp, send_before, state, attempts, created_at, settled_at, taken_at, imported)";
     let row = |value: &i64| {

@@ -107,6 +107,9 @@ pub struct PeriodCase {
     /// What the books say; none when it has too many digits.
     pub target: Option<i64>,
     pub currency: String,
+    pub used: Quantity,
+    /// The plan whose terms hold for the period.
+    pub plan: String,
 }
 
 /// An event that is not proven not received.

@@ -13,7 +13,7 @@
 //! not.
 
 pub mod decide;
-mod plan;
+mod planner;
 mod send;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,14 +25,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::decide::DeferReason;
-pub use self::plan::PlannedEvent;
-use self::plan::{MappedMeter, PlanInputs, SharedInputs};
+pub use self::planner::PlannedEvent;
+use self::planner::{MappedMeter, PlanInputs, PlanOutcome};
 use self::send::{RunClock, SendStop, SendTally};
-use crate::job::{Context, Failure, Job};
-use crate::stripe::account::{failure, matched, skew};
-use crate::stripe::{BillingSettings, StripeAccount, StripeMode};
+use crate::context::Context;
+use crate::job::{Failure, Job, Mode};
+use crate::stripe::preconditions::{check_clock, failure, match_meters};
+use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
 use books::limits::plan::ReportMode;
-use books::stripe::billing_target::StripeMeter;
+use books::stripe::billing_target::{self, StripeMeter};
 use books::units::calendar::instant;
 use books::{BooksError, Database};
 
@@ -40,8 +41,6 @@ use books::{BooksError, Database};
 const CHUNK: u32 = 1000;
 /// The same over a network.
 const REMOTE_CHUNK: u32 = 100;
-/// PlannedEvent events that a stored report lists.
-const SHOWN: usize = 20;
 /// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe
 /// takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
@@ -130,7 +129,11 @@ impl Job for PushStripe {
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<PushReport, Failure> {
-        let report = push(context, now, self.dry_run, SHOWN).await?;
+        let report = if self.dry_run {
+            preview(&context.books, &context.billing, now).await?.truncated(LISTED)
+        } else {
+            push(&context.books, &context.billing, now).await?
+        };
         if !report.strange.is_empty() {
             let names = report.strange.join(", ");
             tracing::error!(
@@ -147,28 +150,100 @@ impl Job for PushStripe {
     }
 }
 
-/// Plans and sends as of `now`; lists at most `shown` of what was planned.
-///
-/// # Errors
-/// What Stripe or the database says. What was written then stays, and the next run goes on.
-pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize) -> Result<PushReport, Failure> {
-    let (books, billing, clock) = (&context.books, &context.billing, RunClock::starts(now));
+impl PushReport {
+    /// With at most `most` of the planned events.
+    pub fn truncated(mut self, most: usize) -> Self {
+        self.events.truncate(most);
+        self
+    }
+
+    fn add_planned(&mut self, outcome: PlanOutcome) {
+        self.customers += outcome.customers;
+        self.planned += u64::try_from(outcome.events.len()).unwrap_or(u64::MAX);
+        self.unknown_plan += outcome.unknown_plan;
+        for (why, count) in outcome.deferred {
+            *self.deferred.entry(why).or_default() += count;
+        }
+        self.events.extend(outcome.events);
+    }
+}
+
+/// What a push as of `now` would plan, every event of it. Writes nothing and asks nobody.
+pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<PushReport, Failure> {
     books.require_migrated().await?;
-    let account = match &billing.mode {
-        StripeMode::Stripe(account) if !dry_run => account,
-        StripeMode::Stripe(_) | StripeMode::DryRun => return tell(context, now, shown).await,
-    };
-    let mut report = PushReport { unmapped: unmapped(context, now).await?, ..PushReport::default() };
+    let mut report = PushReport { dry_run: true, ..PushReport::default() };
     if billing.meters.is_empty() {
         return Ok(report);
     }
-    let mut begun = None;
-    if books.restoration(now).await?.is_some_and(|r| !r.seen) {
-        // by the right clock: the lost books are taken to have sent nothing later
-        inputs(context, account, clock).await?;
-        begun = books.begin_restored(billing.grace, now).await?;
+    report.unmapped = unmapped(books, billing, now).await?;
+    let known = books.stripe_meters().await?;
+    let inputs = plan_inputs(books, billing, &known, Mode::DryRun).await?;
+    let unseen = books.unseen_entries(now).await?;
+    let second = now.as_second();
+    let outcomes = books.with_connection(async move |c| {
+        let customers = billing_target::would_be_due(c, unseen, &inputs.meter_names(), second).await?;
+        let mut outcomes = vec![];
+        for some in customers.chunks(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
+            outcomes.push(planner::preview(c, &inputs, some, second).await?);
+        }
+        Ok(outcomes)
+    });
+    for outcome in outcomes.await? {
+        report.add_planned(outcome);
     }
-    if let Some((restoration, open)) = begun {
+    report.restored = restore_progress(books, billing, now, false).await?;
+    Ok(report)
+}
+
+/// Plans and sends as of `now`; without an account it is a [`preview`]. The report lists a few of
+/// the planned events: a first run may plan millions. What was written before an error stays, and
+/// the next run goes on.
+pub async fn push(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<PushReport, Failure> {
+    let StripeMode::Stripe(account) = &billing.mode else {
+        return Ok(preview(books, billing, now).await?.truncated(LISTED));
+    };
+    books.require_migrated().await?;
+    let mut report = PushReport { unmapped: unmapped(books, billing, now).await?, ..PushReport::default() };
+    if billing.meters.is_empty() {
+        return Ok(report);
+    }
+    let run = Push { books, billing, account, clock: RunClock::starts(now) };
+    let begun = run.begin_restored(now).await?;
+    mark_due(books, billing, now).await?;
+    run.recover(&mut report, now).await?;
+    let unseen = books.unseen_entries(now).await?;
+    if !unseen.customers && !unseen.events {
+        report.restored = restore_progress(books, billing, now, begun).await?;
+        return Ok(report);
+    }
+    let inputs = Arc::new(run.inputs().await?);
+    report.missing_meters = inputs.missing_meters();
+    run.plan_all(&inputs, &mut report).await?;
+    report.restored = restore_progress(books, billing, now, begun).await?;
+    let tally = send::send(books, account, run.clock).await?;
+    add(&mut report, tally)?;
+    Ok(report)
+}
+
+/// A run that plans and sends.
+struct Push<'a> {
+    books: &'a Database,
+    billing: &'a BillingSettings,
+    account: &'a StripeAccount,
+    clock: RunClock,
+}
+
+impl Push<'_> {
+    /// Acts on the mark of a backup, if these books carry one. Returns whether they do.
+    async fn begin_restored(&self, now: Timestamp) -> Result<bool, Failure> {
+        if self.books.restoration(now).await?.is_none_or(|r| r.seen) {
+            return Ok(false);
+        }
+        // checks the clock first: the lost books are taken to have sent nothing later than now
+        self.inputs().await?;
+        let Some((restoration, open)) = self.books.begin_restored(self.billing.grace, now).await? else {
+            return Ok(false);
+        };
         let backup_at = instant(restoration.backup_at);
         tracing::warn!(
             %backup_at,
@@ -176,138 +251,106 @@ pub async fn push(context: &Context, now: Timestamp, dry_run: bool, shown: usize
             "these books were restored from a backup of {backup_at}: what was sent since is taken over from Stripe's totals, \
              {open} open event(s) with it; nothing is sent for the periods that this concerns until then"
         );
+        Ok(true)
     }
-    wake(books, billing, now).await?;
-    let waiting = books.unseen_entries(now).await?;
-    if waiting.reports {
-        let (read, refused) = books.read_error_reports(now).await?;
-        report.error_reports += read;
-        report.refused += refused;
+
+    /// Reads error reports, and puts right what earlier runs left.
+    async fn recover(&self, report: &mut PushReport, now: Timestamp) -> Result<(), BooksError> {
+        if self.books.unseen_entries(now).await?.reports {
+            let (read, refused) = self.books.read_error_reports(now).await?;
+            report.error_reports += read;
+            report.refused += refused;
+        }
+        let stale = now.as_second() - send::stale_after(self.account);
+        report.expired = self.books.recover_events(stale, now).await?.expired;
+        let long_ago = now.as_second() - DEFERRED_TOO_LONG;
+        report.deferred_too_long = self.books.deferred_since(long_ago - DAY, long_ago).await?;
+        Ok(())
     }
-    let stale = now.as_second() - send::stale_after(account);
-    report.expired = books.recover_events(stale, now).await?.expired;
-    let long_ago = now.as_second() - DEFERRED_TOO_LONG;
-    report.deferred_too_long = books.deferred_since(long_ago - DAY, long_ago).await?;
-    let waiting = books.unseen_entries(now).await?;
-    if !waiting.customers && !waiting.events {
-        report.restored = restored(context, now, begun.is_some()).await?;
-        return Ok(report);
+
+    /// Asks the account what it has, and makes sure that it is the one that was used before and
+    /// that clocks agree.
+    async fn inputs(&self) -> Result<PlanInputs, Failure> {
+        let (remote, date) = self.account.meters().await.map_err(failure)?;
+        let now = self.clock.now();
+        check_clock(date, now)?;
+        let known = self.books.stripe_meters().await?;
+        let found = match_meters(self.billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
+        let new: Vec<StripeMeter> = found.iter().filter(|m| !known.contains(m)).cloned().collect();
+        if !new.is_empty() {
+            self.books.keep_stripe_meters(new, now).await?;
+        }
+        Ok(plan_inputs(self.books, self.billing, &found, Mode::Write).await?)
     }
-    let inputs = Arc::new(inputs(context, account, clock).await?);
-    report.missing_meters = plan::missing(&inputs).into_iter().collect();
-    plan_all(books, &inputs, clock, &mut report, shown).await?;
-    report.restored = restored(context, now, begun.is_some()).await?;
-    let tally = send::send(books, account, clock).await?;
-    add(&mut report, tally)?;
-    Ok(report)
-}
 
-/// What is to be told of a restoration: always when it has just been found, later while something
-/// waits.
-async fn restored(context: &Context, now: Timestamp, begun: bool) -> Result<Option<RestoreProgress>, BooksError> {
-    let Some(found) = context.books.restoration(now).await? else { return Ok(None) };
-    let waiting = context.books.restored_waiting().await?;
-    let told = RestoreProgress {
-        backup_at: instant(found.backup_at),
-        believed_at: instant(found.at.saturating_add(context.billing.quiet)),
-        waiting,
-    };
-    Ok((begun || waiting > 0).then_some(told))
-}
-
-/// Meters that a plan which holds now reports, and that are mapped to none of Stripe's.
-async fn unmapped(context: &Context, now: Timestamp) -> Result<Vec<String>, BooksError> {
-    let plans = context.books.plans().await?;
-    let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
-    let reported = current.flat_map(|p| p.meters.iter()).filter(|(_, t)| t.report != ReportMode::None).map(|(m, _)| m);
-    let missing: BTreeSet<&String> = reported.filter(|m| !context.billing.meters.contains_key(*m)).collect();
-    Ok(missing.into_iter().cloned().collect())
-}
-
-/// Everything that makes customers due, but what triggers see.
-async fn wake(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
-    let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
-    // another grace, other meters or other plans: everybody
-    let mark = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_mark().await?);
-    books.wake_all_when("planned_for", mark, String::new()).await?;
-    let waiting = books.unseen_entries(now).await?;
-    if waiting.entry > waiting.looked_at {
-        books.wake_for_entries(waiting, billing.meters.keys().cloned().collect()).await?;
-    }
-    Ok(())
-}
-
-/// What would be planned; nothing is written, and nobody is asked.
-async fn tell(context: &Context, now: Timestamp, shown: usize) -> Result<PushReport, Failure> {
-    let billing = &context.billing;
-    let unmapped = if billing.meters.is_empty() { vec![] } else { unmapped(context, now).await? };
-    let mut report = PushReport { dry_run: true, unmapped, ..PushReport::default() };
-    if billing.meters.is_empty() {
-        return Ok(report);
-    }
-    let known: BTreeMap<String, String> =
-        context.books.stripe_meters().await?.into_iter().map(|m| (m.meter, m.stripe_id)).collect();
-    let targets = billing.meters.iter().map(|(name, mapping)| {
-        (name.clone(), MappedMeter { mapping: mapping.clone(), stripe_id: known.get(name).cloned() })
-    });
-    let inputs =
-        PlanInputs { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: true };
-    let entries = context.books.unseen_entries(now).await?;
-    let inputs: SharedInputs = Arc::new(inputs);
-    let outcome = preview_plans(&context.books, inputs, entries, now.as_second()).await?;
-    take(&mut report, outcome, shown);
-    report.restored = restored(context, now, false).await?;
-    Ok(report)
-}
-
-/// Asks the account what it has, and makes sure that it is the one that was used before, and that
-/// clocks agree.
-async fn inputs(context: &Context, account: &StripeAccount, clock: RunClock) -> Result<PlanInputs, Failure> {
-    let billing = &context.billing;
-    let (remote, date) = account.meters().await.map_err(failure)?;
-    let now = clock.now();
-    skew(date, now)?;
-    let known = context.books.stripe_meters().await?;
-    let found = matched(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
-    let keep: Vec<StripeMeter> = found.iter().filter(|m| !known.contains(m)).cloned().collect();
-    if !keep.is_empty() {
-        context.books.keep_stripe_meters(keep, now).await?;
-    }
-    let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
-    let targets =
-        billing.meters.iter().map(|(name, m)| (name.clone(), MappedMeter { mapping: m.clone(), stripe_id: id(name) }));
-    Ok(PlanInputs { meters: targets.collect(), plans: context.books.plans().await?, grace: billing.grace, dry: false })
-}
-
-/// Plans for all who are due, some in each transaction.
-async fn plan_all(
-    books: &Database,
-    inputs: &SharedInputs,
-    clock: RunClock,
-    report: &mut PushReport,
-    shown: usize,
-) -> Result<(), BooksError> {
-    let limit = if books.is_local() { CHUNK } else { REMOTE_CHUNK };
-    loop {
-        let (inputs, now) = (Arc::clone(inputs), clock.now().as_second());
-        let outcome = books.transaction(async move |c| plan::plan(c, &inputs, limit, now).await).await?;
-        let more = outcome.more;
-        take(report, outcome, shown);
-        if !more {
-            return Ok(());
+    /// Plans all customers that are due, some in each transaction.
+    async fn plan_all(&self, inputs: &Arc<PlanInputs>, report: &mut PushReport) -> Result<(), BooksError> {
+        let limit = if self.books.is_local() { CHUNK } else { REMOTE_CHUNK };
+        loop {
+            let (inputs, now) = (Arc::clone(inputs), self.clock.now().as_second());
+            let outcome =
+                self.books.transaction(async move |c| planner::plan_due(c, &inputs, limit, now).await).await?;
+            let more = outcome.customers == u64::from(limit);
+            report.add_planned(outcome);
+            report.events.truncate(LISTED);
+            if !more {
+                return Ok(());
+            }
         }
     }
 }
 
-fn take(report: &mut PushReport, outcome: plan::PlanOutcome, shown: usize) {
-    report.customers += outcome.customers;
-    report.planned += u64::try_from(outcome.events.len()).unwrap_or(u64::MAX);
-    report.unknown_plan += outcome.unknown_plan;
-    for (why, count) in outcome.deferred {
-        *report.deferred.entry(why).or_default() += count;
+async fn plan_inputs(
+    books: &Database,
+    billing: &BillingSettings,
+    found: &[StripeMeter],
+    mode: Mode,
+) -> Result<PlanInputs, BooksError> {
+    let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
+    let meters = billing
+        .meters
+        .iter()
+        .map(|(name, mapping)| (name.clone(), MappedMeter { mapping: mapping.clone(), stripe_id: id(name) }));
+    Ok(PlanInputs { meters: meters.collect(), plans: books.plans().await?, grace: billing.grace, mode })
+}
+
+/// How far a restoration is: reported when it `begun` in this run, later while amounts wait for it.
+async fn restore_progress(
+    books: &Database,
+    billing: &BillingSettings,
+    now: Timestamp,
+    begun: bool,
+) -> Result<Option<RestoreProgress>, BooksError> {
+    let Some(found) = books.restoration(now).await? else { return Ok(None) };
+    let waiting = books.restored_waiting().await?;
+    let progress = RestoreProgress {
+        backup_at: instant(found.backup_at),
+        believed_at: instant(found.at.saturating_add(billing.quiet)),
+        waiting,
+    };
+    Ok((begun || waiting > 0).then_some(progress))
+}
+
+/// Meters that a current plan reports, and that are mapped to no meter of Stripe.
+async fn unmapped(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<Vec<String>, BooksError> {
+    let plans = books.plans().await?;
+    let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
+    let reported = current.flat_map(|p| p.meters.iter()).filter(|(_, t)| t.report != ReportMode::None).map(|(m, _)| m);
+    let missing: BTreeSet<&String> = reported.filter(|m| !billing.meters.contains_key(*m)).collect();
+    Ok(missing.into_iter().cloned().collect())
+}
+
+/// Marks customers due for what no trigger sees: new ledger entries, and another configuration.
+async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
+    let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
+    // another grace, other meters or other plans concern every customer
+    let fingerprint = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_fingerprint().await?);
+    books.mark_all_due_when("planned_for", fingerprint, String::new()).await?;
+    let unseen = books.unseen_entries(now).await?;
+    if unseen.entry > unseen.looked_at {
+        books.mark_due_for_entries(unseen, billing.meters.keys().cloned().collect()).await?;
     }
-    let room = shown.saturating_sub(report.events.len());
-    report.events.extend(outcome.events.into_iter().take(room));
+    Ok(())
 }
 
 fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
@@ -332,30 +375,4 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
             Ok(())
         }
     }
-}
-
-/// What would be planned for everybody who is due; writes nothing.
-async fn preview_plans(
-    books: &Database,
-    inputs: SharedInputs,
-    waiting: books::stripe::billing_target::UnseenEntries,
-    now: i64,
-) -> Result<plan::PlanOutcome, BooksError> {
-    books
-        .with_connection(async move |c| {
-            let meters: Vec<String> = inputs.meters.keys().cloned().collect();
-            let customers = books::stripe::billing_target::would_be_due(c, waiting, &meters, now).await?;
-            let mut told = plan::PlanOutcome::default();
-            for some in customers.chunks(1000) {
-                let outcome = plan::plan_for(c, &inputs, some, now).await?;
-                told.customers += outcome.customers;
-                told.unknown_plan += outcome.unknown_plan;
-                told.events.extend(outcome.events);
-                for (why, count) in outcome.deferred {
-                    *told.deferred.entry(why).or_default() += count;
-                }
-            }
-            Ok(told)
-        })
-        .await
 }

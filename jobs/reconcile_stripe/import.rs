@@ -2,12 +2,14 @@
 
 use jiff::Timestamp;
 
-use super::{ReconcileReport, expected, is_settled};
-use crate::job::{Context, Failure};
+use super::compare::{expected, is_settled};
+use super::{ReconcileReport, has_no_total, no_total};
+use crate::context::Context;
+use crate::job::Failure;
 use crate::stripe::StripeAccount;
-use crate::stripe::account::failure;
-use crate::stripe::transport::CallFailure::Unreadable;
-use books::stripe::reconciliation::{InvoiceEvents, NO_TOTAL};
+use crate::stripe::preconditions::failure;
+use books::stripe::difference::{Difference, Shortfall};
+use books::stripe::reconciliation::{AcceptedEvent, InvoiceEvents};
 use books::stripe::restoration::Restoration;
 use books::stripe::restore::TotalToImport;
 use books::units::calendar::instant;
@@ -64,7 +66,7 @@ pub(super) async fn totals_to_import(
 /// Whether nothing that these books sent themselves can be missing in a total, or come to be in it.
 /// Pure.
 pub(super) fn is_quiet(events: &InvoiceEvents, now: i64, quiet: i64) -> bool {
-    let shows = |e: &super::AcceptedEvent| e.imported || now - e.at >= quiet;
+    let shows = |e: &AcceptedEvent| e.imported || now - e.at >= quiet;
     !events.in_flight
         && !events.pending
         && events.unconfirmed.is_none_or(|d| is_settled(&d, now))
@@ -91,10 +93,10 @@ pub(super) fn without_known(surpluses: [i64; 2], shortfall: i64) -> [i64; 2] {
 
 /// By how much Stripe is short of what the books know, and since when it was seen to be by just as
 /// much; none when it is not shortfall. Pure.
-pub(super) fn too_little(surpluses: [i64; 2], before: Option<(i64, i64)>, now: i64) -> Option<(i64, i64)> {
-    let shortfall = -surpluses.into_iter().filter(|surplus| *surplus < 0).fold(0_i64, i64::saturating_add);
-    let since = before.filter(|(was, _)| *was == shortfall).map_or(now, |(_, since)| since);
-    (shortfall != 0).then_some((shortfall, since))
+pub(super) fn too_little(surpluses: [i64; 2], before: Option<Shortfall>, now: i64) -> Option<Shortfall> {
+    let amount = -surpluses.into_iter().filter(|surplus| *surplus < 0).fold(0_i64, i64::saturating_add);
+    let same = before.filter(|before| before.amount == amount);
+    (amount != 0).then(|| same.unwrap_or(Shortfall { amount, since: now }))
 }
 
 pub(super) async fn import_total(
@@ -109,24 +111,25 @@ pub(super) async fn import_total(
         report.read += 1;
         match account.total(&of.stripe_meter, &of.stripe_customer, from, to).await {
             Ok(seen) => surpluses[at] = surplus(&of.events[at], seen),
-            Err(error) if matches!(error.status, Some(400 | 404)) || error.kind == Unreadable => {
-                let why = format!("{NO_TOTAL}{}: {error}", of.stripe_customer);
-                return Ok(context.books.not_imported(of, Some(why), None, now).await?);
+            Err(error) if has_no_total(&error) => {
+                let difference = no_total(&of.stripe_customer, &error);
+                return Ok(context.books.not_imported(of, difference, None, now).await?);
             }
             Err(error) => return Err(failure(error)),
         }
     }
     let surpluses = without_known(surpluses, of.acknowledged);
     let name = format!("{} {}", of.customer, of.meter);
-    if let Some((shortfall, since)) = too_little(surpluses, of.shortfall, now.as_second()) {
+    if let Some(shortfall) = too_little(surpluses, of.shortfall, now.as_second()) {
         // that these books sent it is certain; that Stripe lost it is not, and to send it again by
         // mistake would bill it twice
-        if now.as_second() - since < context.billing.quiet {
+        if now.as_second() - shortfall.since < context.billing.quiet {
             tracing::info!(
-                shortfall,
-                "Stripe has {shortfall} less than these books had sent: {name}; it is believed when it stays so"
+                shortfall = shortfall.amount,
+                "Stripe has {} less than these books had sent: {name}; it is believed when it stays so",
+                shortfall.amount
             );
-            return Ok(context.books.not_imported(of, None, Some((shortfall, since)), now).await?);
+            return Ok(context.books.not_imported(of, Difference::TooEarly, Some(shortfall), now).await?);
         }
     }
     if context.books.import(of, surpluses, restoration, context.billing.grace, now).await? {

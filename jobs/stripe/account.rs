@@ -1,99 +1,213 @@
-//! Is it the account that was used before, does its clock agree, and what its refusals mean for a
-//! run.
+//! An account at Stripe, and the requests that are made of it: async-stripe's typed ones over
+//! [`super::transport`].
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use anyhow::anyhow;
-use jiff::{SignedDuration, Timestamp};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde_json::Value;
+use stripe_billing::billing_meter::{
+    CreateBillingMeter, CreateBillingMeterCustomerMapping, CreateBillingMeterCustomerMappingType,
+    CreateBillingMeterDefaultAggregation, CreateBillingMeterDefaultAggregationFormula, CreateBillingMeterValueSettings,
+    ListBillingMeter,
+};
+use stripe_billing::billing_meter_event::CreateBillingMeterEvent;
+use stripe_billing::billing_meter_event_summary::ListIdBillingMeterEventSummary;
+use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
+use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, StripeRequest};
+use stripe_product::price::ListPrice;
 
-use super::transport::CallError;
-use super::{BillingSettings, RemoteMeter};
-use crate::job;
-use books::stripe::billing_target::StripeMeter;
+use super::objects::{self, PAYLOAD, Page, RemoteMeter, RemotePrice, RemoteSubscription};
+use super::settings::Mapping;
+use super::transport::{CallError, CallFailure, ResponseMeta, Transport};
+use books::stripe::meter_event::MeterEvent;
 
-/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice:
-/// a clock that is further off sends nothing.
-const SKEW: SignedDuration = SignedDuration::from_secs(240);
-/// Turns what Stripe said into the end of a run.
-pub fn failure(error: CallError) -> job::Failure {
-    let retry_after = error.around.retry_after;
-    match error.status {
-        Some(401) => job::Failure::GiveUp(anyhow!("{error}; set METER_STRIPE__KEY to a key that is valid")),
-        Some(403) => job::Failure::GiveUp(anyhow!("{error}; the key may not do this, give it the permission")),
-        Some(400 | 404) => job::Failure::GiveUp(anyhow!(error)),
-        _ => match retry_after {
-            Some(wait) => job::Failure::RetryAfter(wait, anyhow!(error)),
-            None => job::Failure::Retry(anyhow!(error)),
-        },
+/// Objects that are asked for at once, the most that Stripe gives.
+const PAGE: i64 = 100;
+
+/// An account at Stripe; clones share its connections and its rate.
+#[derive(Clone)]
+pub struct StripeAccount {
+    transport: Transport,
+    rate: Arc<DefaultDirectRateLimiter>,
+    /// Requests under way at once.
+    pub at_once: usize,
+    /// Requests in a second.
+    pub per_second: u32,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// What became of attempts to send.
+    pub sends: Arc<SendCounters>,
+}
+
+/// Attempts to send, counted as they end, so that those of a run that fails count too; for the
+/// operator.
+#[derive(Debug, Default)]
+pub struct SendCounters {
+    pub accepted: AtomicU64,
+    /// Refused by Stripe at once.
+    pub refused: AtomicU64,
+    pub unconfirmed: AtomicU64,
+    /// Not taken; they are sent again.
+    pub again: AtomicU64,
+    /// Milliseconds for which attempts waited for the account's rate, added up.
+    pub throttled_ms: AtomicU64,
+}
+
+impl fmt::Debug for StripeAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StripeAccount").field("transport", &self.transport).finish_non_exhaustive()
     }
 }
 
-/// Refuses to work with a clock that is not Stripe's.
-///
-/// # Errors
-/// When it is further off than events may be.
-pub fn skew(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure> {
-    let Some(date) = date else { return Ok(()) };
-    let off = now.duration_since(date);
-    if off.abs() <= SKEW {
-        return Ok(());
+impl StripeAccount {
+    /// An account that is sent `per_second` requests at most, `at_once` at once.
+    pub fn new(transport: Transport, per_second: NonZeroU32, at_once: usize, timeout: Duration) -> Self {
+        // a tenth of a second's requests may come at once, so that a short wait of ours costs no
+        // rate
+        let burst = NonZeroU32::new(per_second.get() / 10).unwrap_or(NonZeroU32::MIN);
+        let rate = Arc::new(RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)));
+        Self { transport, rate, at_once, per_second: per_second.get(), timeout, sends: Arc::default() }
     }
-    Err(job::Failure::Retry(anyhow!(
-        "this machine's clock is {} s {} Stripe's, so nothing was sent: events would go on the wrong invoice; set the clock",
-        off.abs().as_secs(),
-        if off.is_positive() { "ahead of" } else { "behind" }
-    )))
-}
 
-/// The account's active meter of each that is mapped. Pure.
-///
-/// # Errors
-/// When the account is not the one that was used before, or a meter is mapped otherwise than
-/// before.
-pub fn matched(
-    billing: &BillingSettings,
-    known: &[StripeMeter],
-    remote: &[RemoteMeter],
-) -> Result<Vec<StripeMeter>, String> {
-    let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
-    if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
-        return Err(format!(
-            "this key belongs to another account: it does not have meter {} ({}), to which usage of `{}` was sent; set METER_STRIPE__KEY to the \
-             key of that account, or use other books",
-            gone.stripe_id, gone.event_name, gone.meter
-        ));
+    async fn get(&self, request: RequestBuilder) -> Result<(Value, ResponseMeta), CallError> {
+        self.rate.until_ready().await;
+        let (body, around) = self.transport.call(request, None).await?;
+        match serde_json::from_slice(&body) {
+            Ok(value) => Ok((value, around)),
+            Err(e) => Err(CallError {
+                status: None,
+                kind: CallFailure::Unreadable,
+                code: None,
+                message: format!("Stripe's answer cannot be read: {e}"),
+                around,
+            }),
+        }
     }
-    let mut found = vec![];
-    for (name, mapping) in &billing.meters {
-        if let Some(k) = known.iter().find(|k| k.meter == *name)
-            && (k.event_name != mapping.event_name || k.per_unit != mapping.per_unit)
-        {
-            return Err(format!(
-                "stripe.meters.{name}: usage was sent as `{}` with {} units for each; what was sent cannot be counted in other units, so the \
-                 mapping of a meter stays. Set it back, or book the usage under another meter",
-                k.event_name, k.per_unit
-            ));
-        }
-        let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };
-        if let Some(k) = known.iter().find(|k| k.meter == *name && k.stripe_id != meter.id) {
-            return Err(format!(
-                "usage of `{name}` was sent to meter {}, which is not active, and {} has its event name now: totals of two meters cannot be told \
-                 apart. Deactivate {} and reactivate {} in the dashboard",
-                k.stripe_id, meter.id, meter.id, k.stripe_id
-            ));
-        }
-        if let Some(why) = meter.fault() {
-            return Err(format!(
-                "meter {} ({}) at Stripe is not one that can be sent to: {why}",
-                meter.id, meter.event_name
-            ));
-        }
-        found.push(StripeMeter {
-            meter: name.clone(),
-            event_name: mapping.event_name.clone(),
-            per_unit: mapping.per_unit,
-            stripe_id: meter.id.clone(),
-        });
+
+    /// Waits for the account's rate.
+    pub async fn ready(&self) {
+        self.rate.until_ready().await;
     }
-    Ok(found)
+
+    /// SendCounters an event, whose turn by [`StripeAccount::ready`] has come. Errors that come
+    /// with a status of 2xx mean that Stripe has it.
+    pub async fn send(&self, event: &MeterEvent) -> Result<ResponseMeta, CallError> {
+        let [customer, value] = PAYLOAD.map(str::to_owned);
+        let payload = HashMap::from([(customer, event.stripe_customer.clone()), (value, event.value.to_string())]);
+        let request = CreateBillingMeterEvent::new(event.event_name.clone(), payload)
+            .identifier(event.identifier.clone())
+            .timestamp(event.timestamp.as_second());
+        let key = format!("{}:k{}", event.identifier, event.key_no);
+        let (_, around) = self.transport.call(request.build(), Some(&key)).await?;
+        Ok(around)
+    }
+
+    /// All meters of the account, active or not, and Stripe's clock.
+    pub async fn meters(&self) -> Result<(Vec<RemoteMeter>, Option<Timestamp>), CallError> {
+        let (mut found, mut after, mut clock) = (vec![], None::<String>, None);
+        loop {
+            let mut list = ListBillingMeter::new().limit(PAGE);
+            if let Some(after) = &after {
+                list = list.starting_after(after.clone());
+            }
+            let page = objects::page(self.get(list.build()).await?, objects::meter);
+            found.extend(page.items);
+            clock = page.date.or(clock);
+            after = page.next.filter(|next| Some(next) != after.as_ref());
+            if after.is_none() {
+                return Ok((found, clock));
+            }
+        }
+    }
+
+    /// Makes a meter that adds up what it is sent. Asked for twice, it is made once.
+    pub async fn create_meter(&self, mapping: &Mapping) -> Result<String, CallError> {
+        let [customer, value] = PAYLOAD;
+        let request = CreateBillingMeter::new(
+            CreateBillingMeterDefaultAggregation::new(CreateBillingMeterDefaultAggregationFormula::Sum),
+            mapping.display_name.clone(),
+            mapping.event_name.clone(),
+        )
+        .customer_mapping(CreateBillingMeterCustomerMapping::new(customer, CreateBillingMeterCustomerMappingType::ById))
+        .value_settings(CreateBillingMeterValueSettings::new(value));
+        let key = IdempotencyKey::new(format!("meter-setup:{}", mapping.event_name));
+        let key =
+            key.map_err(|e| <CallError as stripe_client_core::StripeClientErr>::deserialize_err(format!("{e:?}")))?;
+        self.rate.until_ready().await;
+        let made = request.customize().request_strategy(RequestStrategy::Idempotent(key)).send(&self.transport).await?;
+        Ok(made.id.to_string())
+    }
+
+    /// Active prices of the account that charge a meter.
+    pub async fn prices(&self) -> Result<Vec<RemotePrice>, CallError> {
+        let (mut found, mut after) = (vec![], None::<String>);
+        loop {
+            let mut list = ListPrice::new().active(true).limit(PAGE);
+            if let Some(after) = &after {
+                list = list.starting_after(after.clone());
+            }
+            let page = objects::page(self.get(list.build()).await?, objects::price);
+            found.extend(page.items.into_iter().filter(|p| !p.meter.is_empty()));
+            after = page.next.filter(|next| Some(next) != after.as_ref());
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// A page of subscriptions in every state, the newest first; `since` leaves out those that were
+    /// made before.
+    pub async fn subscriptions(
+        &self,
+        since: Option<i64>,
+        after: Option<String>,
+    ) -> Result<Page<RemoteSubscription>, CallError> {
+        let mut list = ListSubscription::new().limit(PAGE).status(ListSubscriptionStatus::All);
+        if let Some(since) = since {
+            list = list.created(stripe_types::RangeQueryTs::gte(since));
+        }
+        if let Some(after) = &after {
+            list = list.starting_after(after.clone());
+        }
+        let mut page = objects::page(self.get(list.build()).await?, objects::subscription);
+        // a page that leads to itself is the last one
+        page.next = page.next.filter(|next| Some(next) != after.as_ref());
+        Ok(page)
+    }
+
+    /// What a meter has of a customer from `start` to before `end`, both on the minute.
+    ///
+    /// # Errors
+    /// What Stripe says; an amount that is no whole number is unreadable.
+    pub async fn total(&self, meter: &str, customer: &str, start: i64, end: i64) -> Result<i64, CallError> {
+        let (mut total, mut after) = (Decimal::ZERO, None::<String>);
+        loop {
+            let mut list = ListIdBillingMeterEventSummary::new(meter, customer, end, start).limit(PAGE);
+            if let Some(after) = &after {
+                list = list.starting_after(after.clone());
+            }
+            let (body, around) = self.get(list.build()).await?;
+            let unreadable = |what: String| CallError {
+                message: format!("Stripe's total of {customer} cannot be read: {what}"),
+                ..<CallError as stripe_client_core::StripeClientErr>::deserialize_err("")
+            };
+            for summary in body["data"].as_array().ok_or_else(|| unreadable("no list".into()))? {
+                let value = &summary["aggregated_value"];
+                total += objects::decimal(value).ok_or_else(|| unreadable(value.to_string()))?;
+            }
+            let page: Page<()> = objects::page((body, around), |_| Some(()));
+            after = page.next.filter(|next| Some(next) != after.as_ref());
+            if after.is_none() {
+                let whole = (total.fract().is_zero()).then(|| total.normalize().to_string());
+                return whole.and_then(|w| w.parse().ok()).ok_or_else(|| unreadable(total.to_string()));
+            }
+        }
+    }
 }

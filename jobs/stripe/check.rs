@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::account::matched;
-use super::{BillingSettings, Mapping, RemoteMeter, RemotePrice};
+use super::objects::{RemoteMeter, RemotePrice};
+use super::preconditions::match_meters;
+use super::settings::{BillingSettings, Mapping};
 use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
 use books::stripe::billing_target::StripeMeter;
 
@@ -20,16 +21,19 @@ pub struct CheckLine {
     pub fault: Option<String>,
 }
 
-pub fn check(
-    billing: &BillingSettings,
-    known: &[StripeMeter],
-    remote: &[RemoteMeter],
-    prices: &[RemotePrice],
-    plans: &Plans,
-    now: Timestamp,
-) -> Vec<CheckLine> {
+/// What an account has.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountObjects<'a> {
+    pub meters: &'a [RemoteMeter],
+    pub prices: &'a [RemotePrice],
+    /// The meters to which usage of these books was sent before.
+    pub known: &'a [StripeMeter],
+}
+
+pub fn check(billing: &BillingSettings, account: AccountObjects<'_>, plans: &Plans, now: Timestamp) -> Vec<CheckLine> {
+    let AccountObjects { meters: remote, known, .. } = account;
     let mut lines = vec![];
-    if let Err(why) = matched(billing, known, remote) {
+    if let Err(why) = match_meters(billing, known, remote) {
         lines.push(CheckLine { what: "the account".into(), found: "differs".into(), fault: Some(why) });
     }
     for (name, mapping) in &billing.meters {
@@ -44,21 +48,14 @@ pub fn check(
     }
     for plan in plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second())) {
         for (meter, terms) in plan.meters.iter().filter(|(_, terms)| terms.report != ReportMode::None) {
-            lines.push(priced(billing, remote, prices, plan, meter, *terms));
+            lines.push(priced(billing, account, plan, meter, *terms));
         }
     }
     lines
 }
 
 /// The price of a plan's meter.
-fn priced(
-    billing: &BillingSettings,
-    remote: &[RemoteMeter],
-    prices: &[RemotePrice],
-    plan: &Plan,
-    meter: &str,
-    terms: Terms,
-) -> CheckLine {
+fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, meter: &str, terms: Terms) -> CheckLine {
     let what = format!("price of {meter} in plan {}", plan.name);
     let line = |found: String, fault: Option<String>| CheckLine { what: what.clone(), found, fault };
     let Some(mapping) = billing.meters.get(meter) else {
@@ -69,10 +66,10 @@ fn priced(
         };
         return line("not mapped".into(), Some(why));
     };
-    let Some(id) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name).map(|m| &m.id) else {
+    let Some(id) = account.meters.iter().find(|m| m.active && m.event_name == mapping.event_name).map(|m| &m.id) else {
         return line("no meter".into(), Some("the meter has to be there first".into()));
     };
-    let of_meter: Vec<&RemotePrice> = prices.iter().filter(|p| p.meter == *id).collect();
+    let of_meter: Vec<&RemotePrice> = account.prices.iter().filter(|p| p.meter == *id).collect();
     let currency = plan.currency.to_string();
     let wanted = terms.price.and_then(|price| unit_amount(&price.to_string(), plan.currency.decimals(), mapping));
     let amount = wanted.map_or("?".to_owned(), |w| w.to_string());

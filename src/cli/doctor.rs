@@ -7,8 +7,8 @@ use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use jobs::ingest_cur::export::{find, newest};
-use jobs::stripe::account::skew;
-use jobs::stripe::check::{CheckLine, check};
+use jobs::stripe::check::{AccountObjects, CheckLine, check};
+use jobs::stripe::preconditions::check_clock;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 use serde::Serialize;
 
@@ -289,7 +289,7 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
         Ok((remote, date)) => {
             let mode = if config.stripe.live { "live" } else { "test" };
             checks.ok("Stripe", format!("the {mode} account answers; {} meter(s)", remote.len()));
-            match skew(date, now) {
+            match check_clock(date, now) {
                 Ok(()) => checks.ok("Stripe's clock", "agrees with this machine's".into()),
                 Err(failure) => checks.wrong("Stripe's clock", format!("{:#}", failure.error()), "set the clock (NTP)"),
             }
@@ -316,7 +316,8 @@ async fn compared(
 ) -> anyhow::Result<Vec<CheckLine>> {
     let prices = account.prices().await.map_err(|e| anyhow::anyhow!(e))?;
     let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
-    Ok(check(billing, &known, remote, &prices, &plans, now))
+    let objects = AccountObjects { meters: remote, prices: &prices, known: &known };
+    Ok(check(billing, objects, &plans, now))
 }
 
 async fn worker(config: &Config, checks: &mut Checks) {

@@ -1,6 +1,6 @@
 //! `meter events`: usage sent to Stripe, and the state of each event.
 
-use books::audit::log::AuditEntry;
+use books::store::audit_log::AuditEntry;
 use books::stripe::meter_event::{EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;

@@ -3,7 +3,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::job::Job;
-use jobs::push_stripe::{PushStripe, push};
+use jobs::push_stripe::{PushStripe, preview, push};
 
 use super::failure;
 use crate::config::Config;
@@ -26,8 +26,12 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let open = if dry { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
     let context = wiring::context(config, books).await?;
-    let shown = if dry { usize::MAX } else { 20 };
-    let report = push(&context, now, dry, shown).await.map_err(|f| failure::error(&f))?;
+    let report = if dry {
+        preview(&context.books, &context.billing, now).await
+    } else {
+        push(&context.books, &context.billing, now).await
+    };
+    let report = report.map_err(|f| failure::error(&f))?;
     if args.json {
         print::json(&report)?;
     } else {

@@ -1,12 +1,14 @@
 //! `meter reconcile`: compares AWS bills, the ledger and Stripe's totals.
 
+use std::ops::Range;
+
 use books::Database;
-use books::audit::log::AuditEntry;
-use books::stripe::reconciliation::ComparedPeriod;
+use books::store::audit_log::AuditEntry;
+use books::stripe::comparison::{ComparedPeriod, ComparisonFilter};
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::push_stripe::{PlannedEvent, push};
+use jobs::push_stripe::{PlannedEvent, preview};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
@@ -56,7 +58,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let second = |month: Month| month.previous().last_day().end().as_second();
     if let (true, Some(customer)) = (args.acknowledge, &args.customer) {
         // without --month every period of the customer
-        let periods = args.month.map_or((i64::MIN, i64::MAX), |month| (second(month), second(month.next())));
+        let periods = args.month.map_or(i64::MIN..i64::MAX, |month| second(month)..second(month.next()));
         acknowledge(books, customer, periods, args.reason.as_deref().unwrap_or_default(), now).await?;
     }
     let meters: Vec<String> = context.billing.meters.keys().cloned().collect();
@@ -70,12 +72,13 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let bills = books.bills_and_ledger(from, to).await?;
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
-    let rows = books.compare(args.customer.clone(), meters, from, to, tables::MOST).await?;
+    let filter = ComparisonFilter { customer: args.customer.clone(), meters, starts: from..to, limit: tables::MOST };
+    let rows = books.compare(filter).await?;
     // usage that is booked and not planned yet is in no column
-    let unsent = push(&context, now, true, usize::MAX).await.map_err(|f| failure::error(&f))?;
+    let unsent = preview(books, &context.billing, now).await.map_err(|f| failure::error(&f))?;
     let unsent: Vec<PlannedEvent> =
         unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
-    let apart = bills.iter().any(|(_, _, bill, ledger)| bill != ledger);
+    let apart = bills.iter().any(|b| b.bill != b.ledger);
     let done =
         if rows.iter().any(tables::differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
     if args.json {
@@ -109,7 +112,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 async fn acknowledge(
     books: &Database,
     customer: &str,
-    periods: (i64, i64),
+    periods: Range<i64>,
     reason: &str,
     now: Timestamp,
 ) -> anyhow::Result<()> {
@@ -128,7 +131,7 @@ async fn acknowledge(
             BadUsage(format!("`{customer}` has no alarm and no deferred amount that is not acknowledged yet")).into()
         );
     }
-    let rows = seen.into_iter().map(|(period, meter, what)| vec![period.to_string(), meter, what]).collect();
+    let rows = seen.into_iter().map(|a| vec![a.period_start.to_string(), a.meter, a.matter.to_string()]).collect();
     print::out("acknowledged; these alert again when they change:\n");
     print::table(&["period from", "meter", ""], rows);
     print::out("");

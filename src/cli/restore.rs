@@ -1,6 +1,6 @@
 //! `meter restore mark`: marks books as restored from a copy that `meter backup` did not make.
 
-use books::audit::log::AuditEntry;
+use books::store::audit_log::AuditEntry;
 use books::units::calendar::Month;
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;

@@ -100,15 +100,15 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         );
     }
     let stripe = &s.books.stripe;
-    let state = |name: &str| print::count(s.events(name));
+    let events = &stripe.events;
     line(
         "Stripe",
         format!(
             "{} settled, {} pending, {} unconfirmed, {} refused; {} deferred; {} alarm(s)",
-            state("settled"),
-            state("pending"),
-            state("unconfirmed"),
-            state("refused"),
+            print::count(events.settled),
+            print::count(events.pending),
+            print::count(events.unconfirmed),
+            print::count(events.refused),
             print::count(s.deferred()),
             stripe.alarms
         ),

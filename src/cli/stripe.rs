@@ -5,8 +5,8 @@ use books::Database;
 use books::stripe::billing_target::StripeMeter;
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::stripe::account::matched;
-use jobs::stripe::check::{CheckLine, check};
+use jobs::stripe::check::{AccountObjects, CheckLine, check};
+use jobs::stripe::preconditions::match_meters;
 use jobs::stripe::{BillingSettings, Mapping, RemoteMeter, StripeAccount, StripeMode};
 
 use crate::config::Config;
@@ -50,7 +50,8 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
     let prices = account.prices().await.map_err(|e| anyhow!(e))?;
     let known = books.stripe_meters().await?;
-    let lines = check(&billing, &known, &remote, &prices, &books.plans().await?, now);
+    let objects = AccountObjects { meters: &remote, prices: &prices, known: &known };
+    let lines = check(&billing, objects, &books.plans().await?, now);
     let row =
         |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
     print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
@@ -70,7 +71,7 @@ async fn missing<'a>(
     books: &Database,
     remote: &[RemoteMeter],
 ) -> anyhow::Result<Vec<(&'a String, &'a Mapping)>> {
-    matched(billing, &books.stripe_meters().await?, remote).map_err(|why| anyhow!(why))?;
+    match_meters(billing, &books.stripe_meters().await?, remote).map_err(|why| anyhow!(why))?;
     let lacks = |mapping: &Mapping| !remote.iter().any(|m| m.event_name == mapping.event_name);
     Ok(billing.meters.iter().filter(|(_, mapping)| lacks(mapping)).collect())
 }
@@ -92,7 +93,7 @@ async fn set_up(
         (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
     }
     let known = books.stripe_meters().await?;
-    let mut found: Vec<StripeMeter> = matched(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+    let mut found: Vec<StripeMeter> = match_meters(billing, &known, &remote).map_err(|why| anyhow!(why))?;
     found.retain(|m| !known.contains(m));
     books.keep_stripe_meters(found, now).await?;
     Ok(remote)

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use books::stripe::comparison::ComparisonFilter;
 use books::units::calendar::Month;
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +15,7 @@ use jobs::job::Mode;
 use jobs::push_stripe::{PushReport, push};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::step::step;
@@ -53,7 +54,7 @@ pub(super) async fn bill(
 
     step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");
     account(&stripe, &context, &who, month).await?;
-    sync(&context, now, true).await.map_err(failed)?;
+    sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(failed)?;
     roll(&context.books, now, Mode::Write).await?;
     print::out("$ meter push");
     let mut nth = 0;
@@ -65,18 +66,18 @@ pub(super) async fn bill(
             .copied()
             .flatten()
     });
-    print::push::show(&push(&context, now, false, 20).await.map_err(failed)?, &config);
+    print::push::show(&push(&context.books, &context.billing, now).await.map_err(failed)?, &config);
     stripe.world().clear_faults();
 
     step(10, "a minute later: what was unconfirmed is sent again under its own name, and Stripe counts it once");
     let later = now + SignedDuration::from_secs(60);
     print::out("$ meter push");
-    print::push::show(&push(&context, later, false, 20).await.map_err(failed)?, &config);
+    print::push::show(&push(&context.books, &context.billing, later).await.map_err(failed)?, &config);
 
     step(11, "AWS restates the bill; only the differences go to Stripe, up and down");
     restate().await?;
     print::out("$ meter push");
-    let report: PushReport = push(&context, later, false, 20).await.map_err(failed)?;
+    let report: PushReport = push(&context.books, &context.billing, later).await.map_err(failed)?;
     print::push::show(&report, &config);
 
     step(12, "what AWS billed, what the ledger holds, what Stripe has; and what the invoices say");
@@ -87,7 +88,9 @@ pub(super) async fn bill(
     let mut periods = vec![];
     for customer in &who {
         let meters = context.billing.meters.keys().cloned().collect();
-        let compared = context.books.compare(Some(customer.clone()), meters, start, later.as_second(), MOST);
+        let starts = start..later.as_second();
+        let filter = ComparisonFilter { customer: Some(customer.clone()), meters, starts, limit: MOST };
+        let compared = context.books.compare(filter);
         periods.extend(compared.await?);
     }
     print::reconcile::table(&periods, later);

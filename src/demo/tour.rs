@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use books::audit::stats::OF_A_DEMO;
 use books::customers::by_hand::TurnAnswer;
 use books::limits::budget::BudgetChange;
 use books::units::calendar::Month;
@@ -22,6 +21,7 @@ use super::step::step;
 use super::stripe;
 use crate::config::{Config, DatabaseConfig, ExportConfig, FormatConfig};
 use crate::exit::Exit;
+use crate::health::MADE_BY_DEMO;
 use crate::wiring::{self, Open};
 use crate::{plan_file, print};
 
@@ -47,7 +47,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     let spec = spec_of(month, now)?;
     let books = wiring::open_books(&config, Open::MIGRATED).await?;
     // its Stripe account lives in this process only
-    books.remember(OF_A_DEMO, "1".into()).await?;
+    books.remember(MADE_BY_DEMO, "1".into()).await?;
     let context = wiring::context(&config, books).await?;
     let job = || IngestCur {
         export: "demo".into(),

@@ -210,7 +210,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         }
         _ => None,
     };
-    if let Some((why, act)) = lacks.filter(|_| s.events("settled") > 0) {
+    if let Some((why, act)) = lacks.filter(|_| s.books.stripe.events.settled > 0) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
         add("MeterStripeDryRun", what, act);
     }
@@ -220,8 +220,8 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");
         }
     }
-    if s.events("refused") > 0 {
-        let what = format!("Stripe refused {} event(s)", s.events("refused"));
+    if s.books.stripe.events.refused > 0 {
+        let what = format!("Stripe refused {} event(s)", s.books.stripe.events.refused);
         add("MeterEventRefused", what, "meter events list --state refused");
     }
     let oldest = [stripe.oldest_pending_at, customers.oldest_deferred_at].into_iter().flatten().min();
@@ -235,7 +235,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
+    use books::audit::stats::{BillStats, BooksStats, CustomerStats};
     use books::units::quantity::Quantity;
     use jiff::{SignedDuration, Timestamp};
 
@@ -263,7 +263,7 @@ mod tests {
             "sync_stripe",
             "roll_counters",
         ];
-        let bill = BillStanding {
+        let bill = BillStats {
             payer: "default".into(),
             month: "2026-03".into(),
             delivered_at: hours(35),
@@ -281,8 +281,8 @@ mod tests {
             free_bytes: Some(LITTLE_SPACE),
             billing: BillingMode::Live,
             notifications_go_out: true,
-            books: BooksStanding { bills: vec![bill], ..BooksStanding::default() },
-            customers: CustomersStanding::default(),
+            books: BooksStats { bills: vec![bill], ..BooksStats::default() },
+            customers: CustomerStats::default(),
             customers_at: now(),
             queue: QueueStats {
                 kinds: kinds.map(|k| (k.to_owned(), kind())).into(),
@@ -318,7 +318,7 @@ mod tests {
             "MeterStripeDryRun",
             |s| {
                 s.billing = BillingMode::DryRun;
-                s.books.stripe.events.insert("settled", 1);
+                s.books.stripe.events.settled = 1;
             },
             |s| s.billing = BillingMode::DryRun,
         ),
@@ -326,7 +326,7 @@ mod tests {
             "MeterStripeDryRun",
             |s| {
                 s.billing = BillingMode::Off;
-                s.books.stripe.events.insert("settled", 1);
+                s.books.stripe.events.settled = 1;
             },
             |s| s.billing = BillingMode::Off,
         ),
@@ -425,7 +425,7 @@ mod tests {
             "MeterStripeAlarm",
             |s| s.books.stripe.alarms = 1,
             |s| {
-                s.books.stripe.events.insert("settled", 1);
+                s.books.stripe.events.settled = 1;
             },
         ),
         (
@@ -441,10 +441,10 @@ mod tests {
         (
             "MeterEventRefused",
             |s| {
-                s.books.stripe.events.insert("refused", 1);
+                s.books.stripe.events.refused = 1;
             },
             |s| {
-                s.books.stripe.events.insert("pending", 1);
+                s.books.stripe.events.pending = 1;
             },
         ),
         (

@@ -11,7 +11,7 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use books::Database;
-use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
+use books::audit::stats::{BillStats, BooksStats, CustomerStats};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, OnceCell};
 
@@ -21,6 +21,8 @@ use crate::config::Config;
 use crate::queue::{Clock, Counts, Queue, QueueStats};
 use crate::wiring::{self, Open};
 
+/// The setting of books that `meter demo` made.
+pub(crate) const MADE_BY_DEMO: &str = "demo";
 /// The pause after a reading, as a multiple of its duration.
 const IDLE_FACTOR: u32 = 50;
 /// How much less often the slow figures of a remote database are read.
@@ -37,7 +39,7 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Figures of every customer and every finished job.
 #[derive(Clone, Debug)]
 struct SlowStats {
-    customers: CustomersStanding,
+    customers: CustomerStats,
     finished: Counts,
     at: Timestamp,
     took: Duration,
@@ -100,19 +102,19 @@ impl StatsCollector {
 
     async fn slow(&self, now: Timestamp) -> anyhow::Result<SlowStats> {
         let began = Instant::now();
-        let customers = self.books().await?.customers_standing(now).await?;
+        let customers = self.books().await?.customer_stats(now).await?;
         let finished = self.queue().await?.finished().await?;
         Ok(SlowStats { customers, finished, at: now, took: began.elapsed(), read: Instant::now() })
     }
 
     /// The figures of the books, with exactly the configured payers: a closed account is left out,
     /// and a payer without any bill is there.
-    async fn books_stats(&self, now: Timestamp) -> anyhow::Result<BooksStanding> {
-        let mut found = self.books().await?.books_standing(now).await?;
+    async fn books_stats(&self, now: Timestamp) -> anyhow::Result<BooksStats> {
+        let mut found = self.books().await?.books_stats(now).await?;
         let payers: Vec<&String> = self.0.config.exports.iter().map(|e| &e.payer).collect();
         found.bills.retain(|bill| payers.is_empty() || payers.contains(&&bill.payer));
         let silent = payers.iter().filter(|payer| !found.bills.iter().any(|bill| bill.payer == ***payer));
-        let silent: Vec<BillStanding> = silent.map(|payer| BillStanding::none(payer)).collect();
+        let silent: Vec<BillStats> = silent.map(|payer| BillStats::none(payer)).collect();
         found.bills.extend(silent);
         Ok(found)
     }
@@ -138,7 +140,8 @@ impl StatsCollector {
             findings: vec![],
         };
         overview.took = SignedDuration::try_from(began.elapsed() + slow.took).unwrap_or_default();
-        overview.billing = billing_mode(config, overview.books.stripe.of_a_demo);
+        let made_by_demo = self.books().await?.setting(MADE_BY_DEMO).await?.is_some();
+        overview.billing = billing_mode(config, made_by_demo);
         overview.findings = checks::run(&overview);
         Ok(overview)
     }
@@ -188,10 +191,10 @@ impl StatsCollector {
     }
 }
 
-fn billing_mode(config: &Config, of_a_demo: bool) -> BillingMode {
+fn billing_mode(config: &Config, made_by_demo: bool) -> BillingMode {
     let (no_meter, no_key) = (config.stripe.meters.is_empty(), config.stripe.key.expose().is_empty());
     match (no_meter, no_key, config.stripe.live) {
-        _ if of_a_demo && no_key => BillingMode::Demo,
+        _ if made_by_demo && no_key => BillingMode::Demo,
         (true, ..) => BillingMode::Off,
         (false, true, _) => BillingMode::DryRun,
         (false, false, true) => BillingMode::Live,

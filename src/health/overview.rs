@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding};
+use books::audit::stats::{BillStats, BooksStats, CustomerStats};
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -22,9 +22,9 @@ pub struct Overview {
     pub billing: BillingMode,
     /// Whether notifications are sent to the web backend.
     pub notifications_go_out: bool,
-    pub books: BooksStanding,
+    pub books: BooksStats,
     /// Figures of all customers, which are read less often.
-    pub customers: CustomersStanding,
+    pub customers: CustomerStats,
     pub customers_at: Timestamp,
     pub queue: QueueStats,
     /// The audit of the books.
@@ -40,7 +40,7 @@ pub(crate) const NO_WEBHOOK: &str = "notifications.url is not set";
 
 impl Overview {
     /// The bills of payers that have a booked one.
-    pub(crate) fn bills(&self) -> impl Iterator<Item = &BillStanding> {
+    pub(crate) fn bills(&self) -> impl Iterator<Item = &BillStats> {
         // without a booked bill there is no month
         self.books.bills.iter().filter(|bill| !bill.month.is_empty())
     }
@@ -60,12 +60,7 @@ impl Overview {
         self.queue.workers.get(&state).copied().unwrap_or(0)
     }
 
-    /// Events for Stripe in a state, or in one of the group `settled`.
-    pub(crate) fn events(&self, state: &str) -> i64 {
-        self.books.stripe.events.get(state).copied().unwrap_or(0)
-    }
-
-    /// Amounts that wait in the books to be carried forward.
+    /// The number of deferred amounts.
     pub(crate) fn deferred(&self) -> i64 {
         self.customers.deferred.values().sum()
     }

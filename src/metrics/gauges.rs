@@ -225,7 +225,7 @@ fn stripe(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::
     for mode in BillingMode::ALL {
         board.set("meter_stripe_mode", &[mode.name()], u8::from(mode == overview.billing))?;
     }
-    for (state, count) in &stripe.events {
+    for (state, count) in stripe.events.named() {
         board.set("meter_stripe_events", &[state], count)?;
     }
     board.age("meter_stripe_oldest_pending_seconds", &[], stripe.oldest_pending_at, overview.at)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use books::stripe::reconciliation::ComparedPeriod;
+use books::stripe::comparison::{ComparedBill, ComparedPeriod};
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
@@ -25,21 +25,13 @@ impl Rest {
     }
 }
 
-fn bill(c: &ComparedPeriod) -> Quantity {
-    Quantity::from_parts(c.bill.0, c.bill.1)
-}
-
-fn ledger(c: &ComparedPeriod) -> Quantity {
-    Quantity::from_parts(c.ledger.0, c.ledger.1)
-}
-
 /// Whether the period has a difference or an alarm.
 pub(crate) fn differs(c: &ComparedPeriod) -> bool {
     !rest(c).is_zero() || c.alarm.is_some()
 }
 
 fn rest(c: &ComparedPeriod) -> Rest {
-    Rest { ledger: bill(c) - ledger(c), stripe: c.target - c.accepted }
+    Rest { ledger: c.bill - c.ledger, stripe: c.target - c.events.accepted }
 }
 
 fn difference(rest: &Rest) -> String {
@@ -52,8 +44,8 @@ fn difference(rest: &Rest) -> String {
 /// A period for JSON.
 pub(crate) fn json(c: &ComparedPeriod) -> serde_json::Value {
     let mut value = serde_json::to_value(c).unwrap_or_default();
-    value["aws_bill"] = bill(c).to_string().into();
-    value["ledger"] = ledger(c).to_string().into();
+    value["aws_bill"] = c.bill.to_string().into();
+    value["ledger"] = c.ledger.to_string().into();
     value["difference"] = rest(c).stripe.into();
     value
 }
@@ -65,10 +57,10 @@ pub(crate) fn table(rows: &[ComparedPeriod], now: Timestamp) {
             c.customer.clone(),
             c.meter.clone(),
             c.period_start.to_string(),
-            quantity(bill(c)),
-            quantity(ledger(c)),
+            quantity(c.bill),
+            quantity(c.ledger),
             c.target.to_string(),
-            c.accepted.to_string(),
+            c.events.accepted.to_string(),
             difference(&rest(c)),
             why(c, now),
         ]
@@ -96,7 +88,9 @@ fn why(c: &ComparedPeriod, now: Timestamp) -> String {
         let seen = if c.deferred_acknowledged { ", acknowledged" } else { "" };
         parts.push(format!("deferred {}: {because}{seen}", c.deferred));
     }
-    for (amount, what) in [(c.open, "on its way"), (c.refused, "refused"), (c.discarded, "discarded by a person")] {
+    for (amount, what) in
+        [(c.events.open, "on its way"), (c.events.refused, "refused"), (c.events.discarded, "discarded by a person")]
+    {
         if amount != 0 {
             parts.push(format!("{amount} {what}"));
         }
@@ -114,10 +108,9 @@ fn why(c: &ComparedPeriod, now: Timestamp) -> String {
 }
 
 /// The table of bills and the ledger, usage without a customer included.
-pub(crate) fn bills(bills: &[(String, String, Quantity, Quantity)]) {
-    let row = |(month, meter, bill, ledger): &(String, String, Quantity, Quantity)| {
-        let apart = quantity(*bill - *ledger);
-        vec![month.clone(), meter.clone(), quantity(*bill), quantity(*ledger), apart]
+pub(crate) fn bills(bills: &[ComparedBill]) {
+    let row = |b: &ComparedBill| {
+        vec![b.month.clone(), b.meter.clone(), quantity(b.bill), quantity(b.ledger), quantity(b.bill - b.ledger)]
     };
     if !bills.is_empty() {
         let titles = ["bill of", "meter", ">AWS bill", ">ledger", ">difference"];
@@ -133,10 +126,10 @@ pub(crate) fn sums(rows: &[ComparedPeriod]) {
     let mut sums: BTreeMap<(String, &str), Sums> = BTreeMap::new();
     for c in rows {
         let sum = sums.entry((Month::of(c.period_start).to_string(), &c.meter)).or_default();
-        sum.0 += bill(c);
-        sum.1 += ledger(c);
+        sum.0 += c.bill;
+        sum.1 += c.ledger;
         sum.2 += i128::from(c.target);
-        sum.3 += i128::from(c.accepted);
+        sum.3 += i128::from(c.events.accepted);
         sum.4 += 1;
     }
     let rows = sums.into_iter().map(|((month, meter), (bill, ledger, target, accepted, periods))| {

@@ -1,6 +1,6 @@
 //! The status page: the headline, what needs attention, and the figures.
 
-use books::audit::stats::{BillStanding, Pressed};
+use books::audit::stats::{BillStats, NearLimit};
 use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
@@ -115,12 +115,12 @@ fn findings(findings: &[Finding]) -> Markup {
 
 fn near_limit(view: &StatusView<'_>) -> Markup {
     let customers = &view.overview.customers;
-    if customers.pressed.is_empty() {
+    if customers.near_limit.is_empty() {
         return html! { p.empty { "No customer has reached a limit or is near one." } };
     }
     let all: i64 = customers.decisions.values().map(|d| d.near + d.blocked).sum();
-    let shown = i64::try_from(customers.pressed.len()).unwrap_or(i64::MAX);
-    let row = |p: &Pressed| {
+    let shown = i64::try_from(customers.near_limit.len()).unwrap_or(i64::MAX);
+    let row = |p: &NearLimit| {
         let unit = usage::unit(view.units, &p.meter);
         html! {
             tr {
@@ -149,7 +149,7 @@ fn near_limit(view: &StatusView<'_>) -> Markup {
         th scope="col" { "Why" }
     };
     html! {
-        (scroll("Customers at or near their limit", table(titles, html! { @for p in &customers.pressed { (row(p)) } })))
+        (scroll("Customers at or near their limit", table(titles, html! { @for p in &customers.near_limit { (row(p)) } })))
         @if all > shown {
             p.soft.block { (count(all - shown)) " more: " code { "meter entitlements" } " lists all." }
         }
@@ -192,20 +192,20 @@ fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
     let (stripe, customers) = (&view.overview.books.stripe, &view.overview.customers);
-    let of = |state| view.overview.events(state);
+    let events = &stripe.events;
     let meters: std::collections::BTreeSet<&String> =
         customers.drift.keys().chain(customers.deferred_units.keys()).collect();
     let since = |at: Option<Timestamp>| html! { @if let Some(at) = at { ", since " (ago(at, now)) } };
     html! {
         dl.view.card {
             dt { "Settled" }
-            dd { (count(of("settled"))) }
+            dd { (count(events.settled)) }
             dt { "To send" }
-            dd { (count(of("pending") + of("sending"))) (since(stripe.oldest_pending_at)) }
+            dd { (count(events.pending + events.sending)) (since(stripe.oldest_pending_at)) }
             dt { "Unconfirmed" }
-            dd { (count(of("unconfirmed"))) (since(stripe.oldest_unconfirmed_at)) }
+            dd { (count(events.unconfirmed)) (since(stripe.oldest_unconfirmed_at)) }
             dt { "Refused" }
-            dd { (count(of("refused"))) }
+            dd { (count(events.refused)) }
             dt { "Deferred" }
             dd {
                 @if customers.deferred.is_empty() { "0" }
@@ -249,11 +249,11 @@ fn stripe(view: &StatusView<'_>, now: Timestamp) -> Markup {
                         th scope="col" { "Alarm" }
                     },
                     html! {
-                        @for (customer, meter, what) in &stripe.some_alarms {
+                        @for alarm in &stripe.some_alarms {
                             tr {
-                                th.id scope="row" { (format::customer(customer)) }
-                                td.whole { (meter) }
-                                td.text { (format::prose(what)) }
+                                th.id scope="row" { (format::customer(&alarm.customer)) }
+                                td.whole { (alarm.meter) }
+                                td.text { (format::prose(&alarm.difference.to_string())) }
                             }
                         }
                     },
@@ -268,7 +268,7 @@ fn bills(overview: &Overview, now: Timestamp) -> Markup {
         return html! { p.empty { (format::prose(NO_BILL)) } };
     }
     let when = |at: Option<Timestamp>| html! { @if let Some(at) = at { (ago(at, now)) } @else { "unknown" } };
-    let row = |b: &BillStanding| {
+    let row = |b: &BillStats| {
         let lines: Vec<String> =
             b.lines.iter().map(|(claim, n)| format!("{} {}", count(*n), claim.replace('_', " "))).collect();
         html! {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use books::audit::stats::{BillStanding, BooksStanding, CustomersStanding, DayUsage, Decisions, MonthUsage, Pressed};
+use books::audit::stats::{BillStats, BooksStats, CustomerStats, DayUsage, Decisions, MonthUsage, NearLimit};
+use books::stripe::alarm::TargetAlarm;
+use books::stripe::difference::Difference;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
@@ -28,8 +30,8 @@ fn empty() -> Overview {
         took: SignedDuration::ZERO,
         database: "books.db".into(),
         free_bytes: None,
-        books: BooksStanding::default(),
-        customers: CustomersStanding::default(),
+        books: BooksStats::default(),
+        customers: CustomerStats::default(),
         customers_at: now(),
         queue: QueueStats::default(),
         audit: LastAudit::default(),
@@ -42,7 +44,7 @@ fn hostile() -> Overview {
     let mut s = empty();
     let text = || EVIL.to_owned();
     s.database = text();
-    s.books.bills.push(BillStanding {
+    s.books.bills.push(BillStats {
         payer: text(),
         month: text(),
         delivered_at: Some(now()),
@@ -55,11 +57,15 @@ fn hostile() -> Overview {
     });
     s.books.month.push(MonthUsage { meter: text(), attributed: q("10"), unattributed: q("1"), days: 2 });
     s.books.days.push(DayUsage { day: "2026-03-09".into(), meter: text(), attributed: q("10"), unattributed: q("1") });
-    s.books.stripe.some_alarms.push((text(), text(), text()));
+    s.books.stripe.some_alarms.push(TargetAlarm {
+        customer: text(),
+        meter: text(),
+        difference: Difference::NoTotal { stripe_customer: text(), answer: text() },
+    });
     s.customers.decisions.insert(text(), Decisions::default());
     s.customers.drift.insert(text(), q("1"));
     s.customers.deferred.insert(text(), 1);
-    s.customers.pressed.push(Pressed {
+    s.customers.near_limit.push(NearLimit {
         customer: text(),
         meter: text(),
         allowed: false,

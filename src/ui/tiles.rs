@@ -157,19 +157,19 @@ fn queue(view: &StatusView<'_>, now: Timestamp) -> Tile {
 
 fn stripe(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let stripe = &view.overview.books.stripe;
-    let of = |state| view.overview.events(state);
-    let tile = Tile::new("Stripe", html! { (count(of("pending") + of("sending"))) " to send" });
+    let events = &stripe.events;
+    let tile = Tile::new("Stripe", html! { (count(events.pending + events.sending)) " to send" });
     let tile = match stripe.oldest_pending_at {
         Some(at) => tile.line(html! { "oldest for " (span(now.duration_since(at))) }),
-        None => tile.line(html! { (counted(of("settled"), "amount", "amounts")) " settled" }),
+        None => tile.line(html! { (counted(events.settled, "amount", "amounts")) " settled" }),
     };
     let tile = match view.overview.deferred() {
         0 => tile,
         n => tile.line(html! { (count(n)) " deferred" }),
     };
     let drifts = view.overview.drifts().count();
-    tile.bad(Tone::Warning, of("unconfirmed"), "unconfirmed")
-        .bad(Tone::Wrong, of("refused"), "refused")
+    tile.bad(Tone::Warning, events.unconfirmed, "unconfirmed")
+        .bad(Tone::Wrong, events.refused, "refused")
         .bad(Tone::Wrong, stripe.alarms, if stripe.alarms == 1 { "alarm" } else { "alarms" })
         .bad(
             Tone::Warning,

@@ -7,7 +7,7 @@ use fake_stripe::{Event, Fault};
 use jobs::job::{Failure, Mode};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 
 use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS, at};
 
@@ -65,7 +65,7 @@ pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, fault
         }
         (dice.u8(0..100) < share).then(|| fault(&mut dice, seen)).flatten()
     });
-    let run = jobs::push_stripe::push(&world.context, at(now), false, 0);
+    let run = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now));
     tokio::select! {
         biased;
         _ = killed, if kill_at.is_some() => {}
@@ -98,7 +98,7 @@ pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64)
     let until = now + 9 * DAY;
     while now < until {
         world.stripe.world().set_now(now);
-        well(sync(&world.context, at(now), true).await);
+        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
         roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
@@ -182,7 +182,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
         fail(&format!("not settled: {open:?}"));
     }
     let alarms =
-        world.rows("SELECT customer, meter, period_start, alarm FROM billing_targets WHERE alarm IS NOT NULL").await;
+        world.rows("SELECT customer, meter, period_start, alarm_kind, alarm_shortfall FROM billing_targets WHERE alarm_kind IS NOT NULL").await;
     if !alarms.is_empty() {
         fail(&format!("alarms: {alarms:?}"));
     }

@@ -141,7 +141,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     shop.place.execute("UPDATE billing_targets SET deferred_since = deferred_since - 26 * 86400 WHERE deferred <> 0");
     // and a reading of ann's total that has too much
     shop.place.execute(
-        "UPDATE billing_targets SET alarm = '5 more than was sent', alarm_shortfall = -5, shortfall = -5, shortfall_since = 0, seen = 3005, expected = 3000 \
+        "UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -5, alarm_total = 3005, alarm_until = 0, shortfall = -5, shortfall_since = 0, seen = 3005, expected = 3000 \
          WHERE customer = 'ann' AND meter = 'storage_gb' AND target <> 0",
     );
     shop.run("status").ends(1).says(&[
@@ -188,12 +188,10 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     shop.run("reconcile bob").ends(3).says(&["deferred 4000: currency"]);
     assert!(!shop.run("reconcile bob").out.contains("acknowledged"));
     shop.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeDeferred"]);
-    shop.place.execute("UPDATE billing_targets SET alarm = '4 more than was sent and acknowledged', shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
+    shop.place.execute("UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -4, alarm_total = 3004, alarm_until = 0, shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
     shop.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.004 off"]);
     // an alarm is about what it said, whatever was read since
-    shop.place.execute(
-        "UPDATE billing_targets SET alarm_shortfall = -4, shortfall = -74 WHERE customer = 'ann' AND alarm IS NOT NULL",
-    );
+    shop.place.execute("UPDATE billing_targets SET shortfall = -74 WHERE customer = 'ann' AND alarm_kind IS NOT NULL");
     shop.run("reconcile ann --acknowledge --reason more")
         .says(&["4 more than was sent and acknowledged", "Stripe has 9 more, acknowledged"]);
     assert_eq!(shop.place.query("SELECT acknowledged FROM billing_targets WHERE acknowledged <> 0"), ["-9"]);

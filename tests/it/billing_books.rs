@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::support::test_store::TestStore;
-use books::audit::log::AuditEntry;
+use books::store::audit_log::AuditEntry;
+use books::stripe::comparison::ComparisonFilter;
 use books::stripe::meter_event::{EventState, ManualAction};
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::Timestamp;
@@ -16,7 +17,7 @@ use jobs::push_stripe::PushReport;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use libsql::params;
 use meter::config::Config;
 
@@ -74,7 +75,7 @@ impl StripeOnStore {
             let sql = format!("INSERT INTO customers (id, stripe_customer_id) VALUES ('{name}', 'cus_{name}')");
             shop.run(&sql).await;
         }
-        sync(&shop.context, Timestamp::now(), true).await.unwrap();
+        sync(&shop.context.books, &shop.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
         // what a meter is called at Stripe is known from the first push on; items are there before
         roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
         shop
@@ -94,7 +95,7 @@ impl StripeOnStore {
     }
 
     async fn push(&self) -> PushReport {
-        jobs::push_stripe::push(&self.context, Timestamp::now(), false, 10).await.unwrap()
+        jobs::push_stripe::push(&self.context.books, &self.context.billing, Timestamp::now()).await.unwrap()
     }
 
     fn invoiced(&self, customer: &str) -> String {
@@ -129,8 +130,9 @@ async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: TestStore) {
     assert!(report.read == 1 && report.out_of_reads, "{report:?}");
     let meters = vec!["storage_gb".to_owned()];
     let now = Timestamp::now().as_second();
-    let rows = shop.context.books.compare(None, meters, now - 40 * DAY, now, 100).await.unwrap();
-    let rows: Vec<(i64, i64)> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.accepted)).collect();
+    let filter = ComparisonFilter { customer: None, meters, starts: now - 40 * DAY..now, limit: 100 };
+    let rows = shop.context.books.compare(filter).await.unwrap();
+    let rows: Vec<(i64, i64)> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.events.accepted)).collect();
     assert_eq!(rows, [(15, 15), (3, 3)]);
     // somebody else sends to the meter: an alarm, and nothing is taken back
     shop.judge();
@@ -203,7 +205,9 @@ async fn two_pushes_beside_each_other_send_everything_once(ground: TestStore) {
         shop.book(name, 5).await;
     }
     let other = Context { books: ground.books().await, ..shop.context.clone() };
-    let push = |context: Context| async move { jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await };
+    let push = |context: Context| async move {
+        jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await
+    };
     let (one, two) = tokio::join!(push(shop.context.clone()), push(other));
     let lost_race = |f: &Failure| f.is_retryable();
     let accepted: u64 =
@@ -231,7 +235,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
     shop.book("eve", 899_000_000).await;
     let context = Context { billing: Arc::new(billing), ..shop.context.clone() };
-    let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     for why in [
         DeferReason::NoStripeCustomer,
         DeferReason::Currency,
@@ -247,13 +251,13 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
     shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
     shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
     roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
-    sync(&shop.context, Timestamp::now(), true).await.unwrap();
-    let report = jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    sync(&shop.context.books, &shop.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
+    let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
     assert_eq!(shop.invoiced("cyd"), "2000000000");
     // while nobody knows the plan, or the periods are not made yet, it stays noted what has changed
     shop.run("UPDATE customers SET plan = 'nobody' WHERE id = 'ann'").await;
-    let push = async || jobs::push_stripe::push(&context, Timestamp::now(), false, 10).await.unwrap();
+    let push = async || jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!(push().await.unknown_plan, 1);
     shop.run("UPDATE stripe_due SET due_at = 0").await;
     shop.run("UPDATE customers SET periods_until = NULL WHERE id = 'ann'").await;
@@ -270,18 +274,18 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
     shop.book("ann", 1).await;
     for off in [-3600, 3600] {
         let now = Timestamp::from_second(Timestamp::now().as_second() + off).unwrap();
-        let failure = jobs::push_stripe::push(&context, now, false, 0).await.unwrap_err();
+        let failure = jobs::push_stripe::push(&context.books, &context.billing, now).await.unwrap_err();
         assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
     }
-    assert_eq!(jobs::push_stripe::push(&context, Timestamp::now(), false, 0).await.unwrap().accepted, 1);
+    assert_eq!(jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap().accepted, 1);
     shop.judge();
 }
 
 async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     let shop = StripeOnStore::open(&ground, &["ann", "bob", "eve"]).await;
     let (books, now) = (&shop.context.books, Timestamp::now());
-    let empty = books.books_standing(now).await.unwrap();
-    assert_eq!((empty.entries, empty.days.len(), empty.stripe.events["pending"]), (0, 0, 0), "{empty:?}");
+    let empty = books.books_stats(now).await.unwrap();
+    assert_eq!((empty.entries, empty.days.len(), empty.stripe.events.pending), (0, 0, 0), "{empty:?}");
     shop.book("ann", 20).await;
     shop.book("bob", 3).await;
     shop.book("", 2).await;
@@ -291,7 +295,8 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     EnforceBudgets::default().run(&shop.context, now).await.unwrap();
     for sql in [
         "UPDATE meter_events SET state = 'refused', error = 'no' WHERE customer = 'ann'",
-        "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, alarm = 'too much' WHERE customer = 'ann'",
+        "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, \
+         alarm_kind = 'stripe_has_more', alarm_shortfall = -7, alarm_total = 22, alarm_until = 0 WHERE customer = 'ann'",
         "UPDATE turn_periods SET used = 4, refused = 1 WHERE customer = 'eve' AND starts_at <= unixepoch() AND ends_at > unixepoch()",
         "INSERT INTO notifications (id, customer, meter, kind, period_start, base, body, state, created_at, give_up_at, error) \
          VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",
@@ -299,15 +304,17 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     ] {
         shop.run(sql).await;
     }
-    let found = books.books_standing(now).await.unwrap();
+    let found = books.books_stats(now).await.unwrap();
     assert_eq!((found.entries, found.days.len()), (4, 1));
     let day = &found.days[0];
     assert_eq!((day.attributed.to_string(), day.unattributed.to_string()), ("18".into(), "2".into()), "{day:?}");
     assert_eq!(found.size_bytes.is_some(), books.is_local());
-    assert_eq!((found.stripe.events["refused"], found.stripe.alarms, found.notifications.dead), (1, 1, 1), "{found:?}");
-    assert_eq!(found.stripe.some_alarms, [("ann".into(), "storage_gb".into(), "too much".into())]);
+    assert_eq!((found.stripe.events.refused, found.stripe.alarms, found.notifications.dead), (1, 1, 1), "{found:?}");
+    let alarm = &found.stripe.some_alarms[0];
+    assert_eq!((alarm.customer.as_str(), alarm.meter.as_str()), ("ann", "storage_gb"));
+    assert!(alarm.difference.to_string().contains("7 more than was sent"), "{alarm:?}");
     assert_eq!(found.turn_overdue_since, None);
-    let customers = books.customers_standing(now).await.unwrap();
+    let customers = books.customer_stats(now).await.unwrap();
     assert_eq!(customers.by_status["active"], 3);
     assert_eq!((customers.turn_used, customers.turn_refused), (4, 1));
     assert_eq!(
@@ -318,14 +325,14 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     assert_eq!(customers.deferred_units["storage_gb"].to_string(), "3");
     assert!(customers.oldest_deferred_at.is_some());
     assert_eq!(customers.decisions["storage_gb"].blocked, 2, "{customers:?}");
-    assert_eq!(customers.pressed.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
+    assert_eq!(customers.near_limit.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
     let month = books::units::calendar::Month::of(now - jiff::SignedDuration::from_hours(24));
     let by_day = books.usage_by_day(month).await.unwrap();
     assert_eq!(by_day.iter().map(|(_, m, q)| format!("{m} {q}")).collect::<Vec<_>>(), ["storage_gb 20"]);
     assert_eq!(books.tagged_lines().await.unwrap(), []);
     // a period that is over for an hour, and stays open
     let late = now + jiff::SignedDuration::from_hours(24 * 40);
-    assert!(books.books_standing(late).await.unwrap().turn_overdue_since.is_some());
+    assert!(books.books_stats(late).await.unwrap().turn_overdue_since.is_some());
     let queue = meter::queue::Queue::new(books.clone(), meter::queue::Clock::system());
     let stats = queue.stats(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
     assert_eq!(stats.kinds["probe"].states[&meter::queue::JobState::Pending], 0);
@@ -373,7 +380,7 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
     }
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let now = at("2026-03-15T12:00:00Z");
-    let found = books.books_standing(now).await.unwrap();
+    let found = books.books_stats(now).await.unwrap();
     let bill = found.bills.iter().find(|b| b.payer == "q").unwrap();
     assert_eq!(
         bill.lines["unrecognised"],
@@ -390,7 +397,7 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
     for (now, units) in
         [("2026-02-28T12:00:00Z", Some("4")), ("2026-03-31T12:00:00Z", Some("4")), ("2026-04-01T00:00:00Z", None)]
     {
-        let unknown = books.customers_standing(at(now)).await.unwrap().unknown;
+        let unknown = books.customer_stats(at(now)).await.unwrap().unknown;
         assert_eq!(unknown.get("storage_gb").map(ToString::to_string).as_deref(), units, "{now}");
     }
     shop.judge();

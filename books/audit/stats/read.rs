@@ -1,4 +1,4 @@
-//! The queries behind how the books stand.
+//! The queries behind the figures.
 
 use std::collections::BTreeMap;
 
@@ -7,38 +7,46 @@ use libsql::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::{
-    BillStanding, BooksStanding, CustomersStanding, DAYS, DayUsage, Decisions, MonthUsage, NotificationStats,
-    OF_A_DEMO, Pressed, StripeStanding,
+    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MonthUsage, NearLimit, NotificationStats,
+    StripeStats,
 };
 use crate::limits::entitlement::usage_through;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::first_row;
-use crate::store::settings;
-use crate::stripe::reconciliation::alarms;
+use crate::stripe::alarm;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
-/// AWS tells of one meter's usage up to two days later than of another's: storage comes after
-/// calls.
+/// AWS bills one meter's usage up to two days later than another's: storage after calls.
 const METERS_APART: i64 = 2;
-/// A reason for a block that the customer can do away with by a budget or another plan: the limit
-/// is reached.
+/// Reasons for a block that mean a limit is reached: a budget or another plan ends the block.
 const REACHED: &str = "('included_used', 'no_budget', 'budget_spent', 'meter_budget_spent', 'past_due', 'data_too_old', \
                        'budget_in_other_currency')";
 
-/// The version on which each payer's newest month rests.
-const NEWEST: &str = "SELECT payer, max(id) AS id FROM bill_versions b WHERE state = 'applied' \
-    AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer";
+/// By meter: lines that it counted in the newest booked version of each payer's newest month, and
+/// how many of them had the tag.
+const TAGGED_LINES: &str = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
+    WHERE claim = 'counted' AND version_id IN (SELECT max(id) FROM bill_versions b WHERE state = 'applied' \
+      AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) \
+    GROUP BY meter ORDER BY meter";
+
+/// The booked version of each payer's newest month.
+const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
+      (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
+      (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
+      (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
+    FROM (SELECT max(id) AS id FROM bill_versions b WHERE state = 'applied' \
+            AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) newest \
+    JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
 
 /// Sums of a meter: of customers, and without one.
 type Sums = (Quantity, Quantity);
 
 impl Database {
-    /// How the books stand, as far as indexes tell.
-    pub async fn books_standing(&self, now: Timestamp) -> Result<BooksStanding, BooksError> {
+    pub async fn books_stats(&self, now: Timestamp) -> Result<BooksStats, BooksError> {
         let local = self.is_local();
         self.with_connection(async move |c| {
             let second = now.as_second();
@@ -49,7 +57,7 @@ impl Database {
             let overdue = first_row(c, overdue, params![second]).await?;
             let (month, days) = usage(c, now).await?;
             let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
-            Ok(BooksStanding {
+            Ok(BooksStats {
                 entries: number("SELECT coalesce(max(seq), 0) FROM ledger_entries").await?,
                 bills: bills(c).await?,
                 month,
@@ -84,10 +92,7 @@ impl Database {
     /// and how many of them had the tag.
     pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
         self.with_connection(async |c| {
-            let sql = "SELECT meter, sum(lines), sum(tagged_lines) FROM bill_lines \
-                       WHERE claim = 'counted' AND version_id IN (SELECT id FROM (NEWEST)) \
-                       GROUP BY meter ORDER BY meter";
-            let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
+            let mut rows = c.query(TAGGED_LINES, ()).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 found.push((row.get(0)?, row.get(1)?, row.get(2)?));
@@ -97,15 +102,15 @@ impl Database {
         .await
     }
 
-    /// How the customers stand: each of them is looked at.
-    pub async fn customers_standing(&self, now: Timestamp) -> Result<CustomersStanding, BooksError> {
+    /// Reads every customer.
+    pub async fn customer_stats(&self, now: Timestamp) -> Result<CustomerStats, BooksError> {
         self.with_connection(async move |c| {
-            let mut found = CustomersStanding { decisions: decisions(c).await?, ..CustomersStanding::default() };
+            let mut found = CustomerStats { decisions: decisions(c).await?, ..CustomerStats::default() };
             let mut rows = c.query("SELECT status, count(*) FROM customers GROUP BY status", ()).await?;
             while let Some(row) = rows.next().await? {
                 found.by_status.insert(row.get(0)?, row.get(1)?);
             }
-            found.pressed = pressed(c).await?;
+            found.near_limit = near_limit(c).await?;
             let sql = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
                        WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
             if let Some(row) = first_row(c, sql, params![now.as_second()]).await? {
@@ -123,21 +128,15 @@ fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
     Ok(row.get::<Option<i64>>(place)?.map(instant))
 }
 
-async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
-    let sql = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
-          (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
-          (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
-          (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
-       FROM (NEWEST) newest \
-       JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
-    let mut rows = c.query(&sql.replace("NEWEST", NEWEST), ()).await?;
-    let (told, mut found) = (usage_through(c).await?, vec![]);
+async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
+    let mut rows = c.query(NEWEST_BILLS, ()).await?;
+    let (through, mut found) = (usage_through(c).await?, vec![]);
     while let Some(row) = rows.next().await? {
         let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
-        found.push(BillStanding {
+        found.push(BillStats {
             month: row.get(1)?,
             delivered_at: delivered.and_then(|t| t.parse().ok()),
-            usage_through: told.get(&payer).copied(),
+            usage_through: through.get(&payer).copied(),
             rows: row.get(2)?,
             matched_rows: row.get(3)?,
             lines: BTreeMap::new(),
@@ -147,7 +146,7 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
         });
     }
     for bill in &mut found {
-        // what nobody understood in a month is billed to nobody, also when the next month has begun
+        // unclaimed lines of a month stay visible when the next month has begun
         let sql = "SELECT claim, sum(lines) FROM bill_lines WHERE version_id IN (SELECT id FROM bill_versions v \
                    WHERE payer = ?1 AND state = 'applied' AND month >= ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)) \
                    GROUP BY claim";
@@ -157,13 +156,13 @@ async fn bills(c: &Connection) -> Result<Vec<BillStanding>, BooksError> {
             bill.lines.insert(row.get(0)?, row.get(1)?);
         }
     }
-    // a payer of whom nothing was ever booked, because its first version is on hold
+    // a payer without a booked version, because the first one is on hold
     let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
                      AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
     let mut rows = c.query(only_on_hold, ()).await?;
     while let Some(row) = rows.next().await? {
-        let bill = BillStanding::none(&row.get::<String>(0)?);
-        found.push(BillStanding { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
+        let bill = BillStats::none(&row.get::<String>(0)?);
+        found.push(BillStats { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
     }
     Ok(found)
 }
@@ -214,35 +213,27 @@ async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<D
     Ok((months, days.map(day).collect()))
 }
 
-async fn stripe(c: &Connection) -> Result<StripeStanding, BooksError> {
-    let mut found = StripeStanding::default();
-    for state in ["pending", "sending", "unconfirmed", "refused", "settled"] {
-        found.events.insert(state, 0);
-    }
+async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
+    let mut found = StripeStats::default();
     let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM meter_events INDEXED BY meter_events_open \
                WHERE state IN ('pending', 'sending', 'unconfirmed') GROUP BY state";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
-        let state: String = row.get(0)?;
-        if let Some(count) = found.events.get_mut(state.as_str()) {
-            *count = row.get(1)?;
-        }
-        match state.as_str() {
-            "pending" => found.oldest_pending_at = at(&row, 2)?,
-            "unconfirmed" => found.oldest_unconfirmed_at = at(&row, 3)?,
-            _ => {}
+        let count = row.get(1)?;
+        match row.get::<String>(0)?.as_str() {
+            "pending" => (found.events.pending, found.oldest_pending_at) = (count, at(&row, 2)?),
+            "unconfirmed" => (found.events.unconfirmed, found.oldest_unconfirmed_at) = (count, at(&row, 3)?),
+            _ => found.events.sending = count,
         }
     }
-    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events), \
-               (SELECT count(*) FROM billing_targets WHERE alarm IS NOT NULL)";
+    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events)";
     if let Some(row) = first_row(c, sql, ()).await? {
-        found.events.insert("refused", row.get(0)?);
-        let open: i64 = found.events.values().sum();
-        found.events.insert("settled", row.get::<i64>(1)? - open);
-        found.alarms = row.get(2)?;
+        found.events.refused = row.get(0)?;
+        let open: i64 = found.events.named().iter().map(|(_, count)| count).sum();
+        found.events.settled = row.get::<i64>(1)? - open;
     }
-    found.some_alarms = alarms(c, NAMED).await?;
-    found.of_a_demo = settings::get(c, OF_A_DEMO).await?.is_some();
+    found.alarms = alarm::count(c).await?;
+    found.some_alarms = alarm::alarms(c, NAMED).await?;
     Ok(found)
 }
 
@@ -276,7 +267,7 @@ async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksE
     Ok(found)
 }
 
-async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
+async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
     let sql = format!(
         "SELECT customer, meter, allowed, reason, used, effective_limit FROM entitlements \
          WHERE iif(allowed = 0, used > 0 AND reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
@@ -286,7 +277,7 @@ async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
     let mut found = vec![];
     let quantity = |scaled: i64| Quantity::from_scaled(i128::from(scaled));
     while let Some(row) = rows.next().await? {
-        found.push(Pressed {
+        found.push(NearLimit {
             customer: row.get(0)?,
             meter: row.get(1)?,
             allowed: row.get::<i64>(2)? == 1,
@@ -298,9 +289,9 @@ async fn pressed(c: &Connection) -> Result<Vec<Pressed>, BooksError> {
     Ok(found)
 }
 
-/// Usage of the current month and the one before under ids without a row: a month's last days are
-/// told of in the next. From id to id along the index, which is as many steps as there are ids, and
-/// not days.
+/// Usage of the current month and the one before under ids without a row in `customers`; a bill of
+/// a month's last days comes in the next month. Steps through the index from id to id, and not from
+/// day to day.
 async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
     let sql = "WITH RECURSIVE ids (id) AS ( \
                  SELECT (SELECT min(customer) FROM usage_days WHERE customer > '') \
@@ -318,8 +309,8 @@ async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quan
     Ok(found)
 }
 
-/// What totals say, in units of the meters.
-async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(), BooksError> {
+/// Amounts of billing targets in units of the meters.
+async fn stripe_units(c: &Connection, found: &mut CustomerStats) -> Result<(), BooksError> {
     let mut per_unit: BTreeMap<String, Decimal> = BTreeMap::new();
     let mut rows = c.query("SELECT meter, per_unit FROM stripe_meters", ()).await?;
     while let Some(row) = rows.next().await? {
@@ -331,7 +322,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         let units = Decimal::from(events).checked_div(by).unwrap_or_default().round_dp(10);
         units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
     };
-    // what lags is no drift: `reconcile_stripe` judges only what has had a day to show
+    // no difference of a delay: `reconcile_stripe` compares what was sent more than a day ago
     let sql = "SELECT meter, sum(abs(shortfall)) FROM billing_targets WHERE shortfall IS NOT NULL GROUP BY meter";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
@@ -342,9 +333,8 @@ async fn stripe_units(c: &Connection, found: &mut CustomersStanding) -> Result<(
         found.drift.entry(meter.clone()).or_default();
         found.deferred_units.entry(meter.clone()).or_default();
     }
-    let sql = "SELECT meter, iif(deferred_acknowledged IS deferred, 'acknowledged', deferred_reason) AS reason, count(*), sum(deferred), \
-                 min(iif(deferred > 0 AND deferred_acknowledged IS NOT deferred, deferred_since, NULL)) FROM billing_targets \
-               WHERE deferred <> 0 GROUP BY meter, reason";
+    let sql = "SELECT meter, iif(acknowledged, 'acknowledged', reason) AS shown, count(*), sum(amount), \
+                 min(iif(amount > 0 AND NOT acknowledged, since, NULL)) FROM deferred_amounts GROUP BY meter, shown";
     let mut rows = c.query(sql, ()).await?;
     while let Some(row) = rows.next().await? {
         let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);

@@ -19,6 +19,8 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
         billing: Some(PeriodBilling { active: true, item: Some("USD".into()) }),
         target: Some(target),
         currency: "USD".into(),
+        used: Quantity::ZERO,
+        plan: "core".into(),
     }
 }
 

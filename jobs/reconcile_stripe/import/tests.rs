@@ -2,7 +2,7 @@
 
 use super::*;
 use books::stripe::invoice::RESEND;
-use books::stripe::reconciliation::{AcceptedEvent, UnconfirmedEvent};
+use books::stripe::reconciliation::UnconfirmedEvent;
 
 const DAY: i64 = 86_400;
 const T0: i64 = 1_800_000_000;
@@ -79,10 +79,14 @@ fn what_a_person_has_dealt_with_is_left_where_it_is() {
     }
 }
 
+fn short(amount: i64, since: i64) -> Option<Shortfall> {
+    Some(Shortfall { amount, since })
+}
+
 #[test]
 fn less_than_was_sent_is_the_same_only_when_it_is_as_much() {
     assert_eq!(too_little([5, 0], None, 100), None);
-    assert_eq!(too_little([-5, 2], None, 100), Some((5, 100)));
-    assert_eq!(too_little([-5, -1], Some((6, 40)), 100), Some((6, 40)));
-    assert_eq!(too_little([-5, 0], Some((6, 40)), 100), Some((5, 100)));
+    assert_eq!(too_little([-5, 2], None, 100), short(5, 100));
+    assert_eq!(too_little([-5, -1], short(6, 40), 100), short(6, 40));
+    assert_eq!(too_little([-5, 0], short(6, 40), 100), short(5, 100));
 }

@@ -70,7 +70,8 @@ fn world() -> World {
 
 fn lines(w: &World) -> Vec<CheckLine> {
     let now = "2026-11-22T00:00:00Z".parse().unwrap();
-    check(&w.billing, &w.known, &w.remote, &w.prices, &Plans::new(w.plans.clone()), now)
+    let objects = AccountObjects { meters: &w.remote, prices: &w.prices, known: &w.known };
+    check(&w.billing, objects, &Plans::new(w.plans.clone()), now)
 }
 
 /// The terms of the plan's meter.

@@ -15,7 +15,7 @@ use fake_stripe::Recorded;
 use jobs::job::Mode;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use testkit::billing_world::run::{Worlds, check, each, push, settle, use_some};
 use testkit::billing_world::{BillingWorld, CUSTOMERS, DAY, HOUR, Template, at};
 use testkit::judge::{judge, shape};
@@ -48,7 +48,8 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
             }
         }
         if rng.u8(0..3) > 0 {
-            drop(sync(&world.context, at(now), rng.bool()).await);
+            let scope = if rng.bool() { SyncScope::All } else { SyncScope::Changed };
+            drop(sync(&world.context.books, &world.context.billing, at(now), scope).await);
         }
         drop(roll(&world.context.books, at(now), Mode::Write).await);
         push(&world, &mut rng, now, true).await;

@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use books::audit::log::AuditEntry;
+use books::store::audit_log::AuditEntry;
 use jobs::job::Mode;
 use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::{self, roll};
-use jobs::sync_stripe::sync;
+use jobs::sync_stripe::{SyncScope, sync};
 use testkit::billing_world::run::{Worlds, check, each, push, settle, use_some, well};
 use testkit::billing_world::{BillingWorld, CUSTOMERS, DAY, HOUR, Template, at};
 
@@ -50,7 +50,8 @@ impl Life<'_> {
                 }
             }
             if rng.u8(0..3) > 0 {
-                drop(sync(&world.context, at(now), rng.bool()).await);
+                let scope = if rng.bool() { SyncScope::All } else { SyncScope::Changed };
+                drop(sync(&world.context.books, &world.context.billing, at(now), scope).await);
             }
             drop(roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await);
             push(world, rng, now, true).await;
@@ -93,9 +94,9 @@ impl Life<'_> {
         loop {
             let (world, now) = (&self.world, self.now);
             world.stripe.world().set_now(now);
-            well(sync(&world.context, at(now), false).await);
+            well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::Changed).await);
             roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
-            let report = jobs::push_stripe::push(&world.context, at(now), false, 100).await;
+            let report = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await;
             if let Ok(report) = &report {
                 self.count(
                     "deferred as restored",
@@ -179,10 +180,10 @@ async fn covers(world: &BillingWorld, seed: u64) {
 async fn run_all(world: &BillingWorld, now: i64, synced: bool) {
     world.stripe.world().set_now(now);
     if synced {
-        well(sync(&world.context, at(now), true).await);
+        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
     }
     roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
-    well(jobs::push_stripe::push(&world.context, at(now), false, 0).await);
+    well(jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await);
     if synced {
         well(reconcile(&world.context, at(now), None).await);
     }
@@ -411,7 +412,7 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     world.send_as_a_stranger("cus_0", "chime_minutes_events", 500, begin + DAY + HOUR).await;
     let now = hours(&world, begin + DAY + HOUR, begin + 5 * DAY).await;
     let alarms = world.context.books.alarms().await.unwrap();
-    assert!(alarms.len() == 1 && alarms[0].2.contains("500 more than was sent"), "{alarms:?}");
+    assert!(alarms.len() == 1 && alarms[0].difference.to_string().contains("500 more than was sent"), "{alarms:?}");
     let act = AuditEntry {
         actor: "ann".into(),
         action: "reconcile --acknowledge".into(),
@@ -419,16 +420,12 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
         reason: "credit note".into(),
     };
     let books = &world.context.books;
-    assert_eq!(books.acknowledge("ann".into(), (i64::MIN, i64::MAX), act.clone(), at(now)).await.unwrap().len(), 1);
+    assert_eq!(books.acknowledge("ann".into(), i64::MIN..i64::MAX, act.clone(), at(now)).await.unwrap().len(), 1);
     assert!(books.alarms().await.unwrap().is_empty());
-    let standing = books.customers_standing(at(now)).await.unwrap();
+    let standing = books.customer_stats(at(now)).await.unwrap();
     assert!(standing.drift["chime_minutes"].is_zero(), "{:?}", standing.drift);
-    assert_eq!(books.books_standing(at(now)).await.unwrap().stripe.alarms, 0);
-    assert_eq!(
-        books.acknowledge("ann".into(), (i64::MIN, i64::MAX), act, at(now)).await.unwrap(),
-        [],
-        "once is enough"
-    );
+    assert_eq!(books.books_stats(at(now)).await.unwrap().stripe.alarms, 0);
+    assert_eq!(books.acknowledge("ann".into(), i64::MIN..i64::MAX, act, at(now)).await.unwrap(), [], "once is enough");
     let noted = books.audit("customer ann".into()).await.unwrap();
     assert_eq!(noted.len(), 1);
     let backup = world.backup("backup.db", false, now).await;
@@ -449,7 +446,10 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     world.send_as_a_stranger("cus_0", "chime_minutes_events", 70, now).await;
     hours(&world, now, now + 4 * DAY).await;
     let alarms = world.context.books.alarms().await.unwrap();
-    assert!(alarms.len() == 1 && alarms[0].2.contains("70 more than was sent and acknowledged"), "{alarms:?}");
+    assert!(
+        alarms.len() == 1 && alarms[0].difference.to_string().contains("70 more than was sent and acknowledged"),
+        "{alarms:?}"
+    );
 }
 
 #[test]

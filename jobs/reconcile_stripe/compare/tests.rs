@@ -47,30 +47,44 @@ fn maybe_applied(seq: i64, value: i64) -> UnconfirmedEvent {
 /// What [`compare`] reads and does with it; `total` says what Stripe has before an instant.
 fn read(of: &TotalToCheck, total: impl Fn(i64) -> i64, now: i64) -> Comparison {
     let seen = total(minute(of.end));
-    at_once(of, seen, now, GRACE).unwrap_or_else(|| match settled_until(of, now) {
-        None => wait(of, seen),
-        Some(until) => judge(of, seen, until, total(until), now),
+    compare_whole(of, seen, now, GRACE).unwrap_or_else(|| match settled_until(of, now) {
+        None => too_early(of, seen),
+        Some(until) => compare_settled(of, seen, until, total(until), now),
     })
 }
 
-/// Verdicts of one read after the other, each at an instant counted from [`T0`], while Stripe's
+/// Differences of one read after the other, each at an instant counted from [`T0`], while Stripe's
 /// total is `total`.
-fn verdicts(mut of: TotalToCheck, total: i64, instants: &[i64]) -> Vec<TotalVerdict> {
+fn differences(mut of: TotalToCheck, total: i64, instants: &[i64]) -> Vec<Difference> {
     let mut found = vec![];
     for now in instants {
         let read = read(&of, |_| total, T0 + now);
         of.shortfall = read.shortfall;
-        found.push(read.verdict);
+        found.push(read.difference);
     }
     found
 }
 
-fn not_received(seqs: &[i64]) -> TotalVerdict {
-    TotalVerdict::Settle(None, seqs.to_vec())
+fn not_received(seqs: &[i64]) -> Difference {
+    Difference::EventsMissing { missing: seqs.to_vec(), arrived: None }
 }
 
-fn there(seq: i64) -> TotalVerdict {
-    TotalVerdict::Settle(Some(seq), vec![])
+/// The unconfirmed event arrived, and these are missing.
+fn missing_beside(arrived: i64, seqs: &[i64]) -> Difference {
+    Difference::EventsMissing { missing: seqs.to_vec(), arrived: Some(arrived) }
+}
+
+fn there(seq: i64) -> Difference {
+    Difference::UnconfirmedArrived { seq }
+}
+
+/// Whether a person must look, and reads this.
+fn is_alarm(difference: &Difference, says: &str) -> bool {
+    difference.is_alarm() && difference.to_string().contains(says)
+}
+
+fn short(amount: i64, since: i64) -> Option<Shortfall> {
+    Some(Shortfall { amount, since })
 }
 
 #[test]
@@ -91,19 +105,19 @@ fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
         (55, 50, false, last, None),
     ] {
         let events = InvoiceEvents { discarded, pending, ..first(&[10, 20]) };
-        let read = at_once(&of(events), seen, T0 + now, GRACE);
+        let read = compare_whole(&of(events), seen, T0 + now, GRACE);
         let agrees =
-            |is_final| Comparison { seen, expected: 30, shortfall: None, verdict: TotalVerdict::Agrees, is_final };
+            |is_final| Comparison { seen, expected: 30, shortfall: None, difference: Difference::Agrees, is_final };
         assert_eq!(read, expected.map(agrees), "{seen} {discarded} {pending} {now}");
     }
 }
 
 #[test]
 fn a_total_that_agrees_again_forgets_what_was_short() {
-    let shortfall = TotalToCheck { shortfall: Some((20, T0)), ..of(first(&[10, 20])) };
-    assert_eq!(at_once(&shortfall, 30, T0 + 2 * DAY, GRACE).unwrap().shortfall, None);
-    assert_eq!(judge(&shortfall, 99, shortfall.end, 30, T0 + 2 * DAY).shortfall, None);
-    assert_eq!(wait(&shortfall, 10).shortfall, Some((20, T0)), "what is too early to say changes nothing");
+    let shortfall = TotalToCheck { shortfall: short(20, T0), ..of(first(&[10, 20])) };
+    assert_eq!(compare_whole(&shortfall, 30, T0 + 2 * DAY, GRACE).unwrap().shortfall, None);
+    assert_eq!(compare_settled(&shortfall, 99, shortfall.end, 30, T0 + 2 * DAY).shortfall, None);
+    assert_eq!(too_early(&shortfall, 10).shortfall, short(20, T0), "what is too early to say changes nothing");
 }
 
 #[test]
@@ -119,8 +133,8 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
         (50, 80, DAY + 119, None),
     ] {
         let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
-        let found = at_once(&of(events), seen, T0 + now, GRACE);
-        assert_eq!(found.as_ref().map(|read| read.verdict.clone()), expected, "{value} {seen} {now}");
+        let found = compare_whole(&of(events), seen, T0 + now, GRACE);
+        assert_eq!(found.as_ref().map(|read| read.difference.clone()), expected, "{value} {seen} {now}");
         assert!(found.is_none_or(|read| !read.is_final));
     }
 }
@@ -165,8 +179,8 @@ fn an_unconfirmed_event_is_not_there_after_its_last_attempt_and_a_day_and_anothe
         assert_eq!(settled_until(&case, T0 + settled - 1), None, "{last_attempt} {resend_until}");
         assert_eq!(settled_until(&case, T0 + settled), Some(case.end), "{last_attempt} {resend_until}");
         let instants = [settled - 1, settled, settled + DAY - 1, settled + DAY];
-        let expected = [TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait, not_received(&[3])];
-        assert_eq!(verdicts(case, 0, &instants), expected, "{last_attempt} {resend_until}");
+        let expected = [Difference::TooEarly, Difference::TooEarly, Difference::TooEarly, not_received(&[3])];
+        assert_eq!(differences(case, 0, &instants), expected, "{last_attempt} {resend_until}");
     }
 }
 
@@ -175,19 +189,19 @@ fn what_is_in_doubt_and_what_was_accepted_are_told_apart() {
     let settled = HOUR + DAY;
     for (value, total, expected) in [
         (50, 30, not_received(&[3])),
-        (50, 60, TotalVerdict::Settle(Some(3), vec![2])),
-        (50, 70, TotalVerdict::Settle(Some(3), vec![1])),
-        (50, 50, TotalVerdict::Settle(Some(3), vec![2, 1])),
+        (50, 60, missing_beside(3, &[2])),
+        (50, 70, missing_beside(3, &[1])),
+        (50, 50, missing_beside(3, &[2, 1])),
         (50, 10, not_received(&[3, 2])),
         (50, 0, not_received(&[3, 2, 1])),
         // a correction that never came
         (-5, 30, not_received(&[3])),
-        (-5, 5, TotalVerdict::Settle(Some(3), vec![2])),
+        (-5, 5, missing_beside(3, &[2])),
         (-5, 10, not_received(&[3, 2])),
     ] {
         let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, value)), ..first(&[10, 20]) };
-        let found = verdicts(of(events), total, &[settled, settled + DAY - 1, settled + DAY]);
-        assert_eq!(found, [TotalVerdict::Wait, TotalVerdict::Wait, expected], "{value} {total}");
+        let found = differences(of(events), total, &[settled, settled + DAY - 1, settled + DAY]);
+        assert_eq!(found, [Difference::TooEarly, Difference::TooEarly, expected], "{value} {total}");
     }
 }
 
@@ -202,10 +216,10 @@ fn an_accepted_event_is_not_there_after_a_day_and_another() {
     for seqs in rows {
         let lost: i64 = seqs.iter().map(|seq| 1_i64 << (seq - 1)).sum();
         let instants = [DAY / 2, settled, settled + DAY / 2, settled + DAY - 1, settled + DAY];
-        let found = verdicts(of(first(&values)), all - lost, &instants);
+        let found = differences(of(first(&values)), all - lost, &instants);
         assert_eq!(
             found[..4],
-            [TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait, TotalVerdict::Wait],
+            [Difference::TooEarly, Difference::TooEarly, Difference::TooEarly, Difference::TooEarly],
             "{seqs:?}"
         );
         assert_eq!(found[4], not_received(seqs));
@@ -233,7 +247,8 @@ fn the_fewest_and_the_newest_events_explain_what_is_missing() {
         (&[(9, i64::MAX), (8, i64::MAX)], 1, None),
     ];
     for (events, missing, expected) in rows {
-        assert_eq!(lacking(events, *missing), *expected, "{missing} of {events:?}");
+        let events: Vec<_> = events.iter().map(|&(seq, value)| Candidate { seq, value }).collect();
+        assert_eq!(subset_summing_to(&events, *missing), *expected, "{missing} of {events:?}");
     }
 }
 
@@ -241,18 +256,18 @@ fn the_fewest_and_the_newest_events_explain_what_is_missing() {
 fn a_shortage_that_changes_begins_anew() {
     let mut case = of(first(&[10, 20, 40]));
     let until = case.end;
-    for (now, settled, verdict, shortfall) in [
-        (2 * DAY, 50, TotalVerdict::Wait, Some((20, T0 + 2 * DAY))),
-        (3 * DAY - 1, 50, TotalVerdict::Wait, Some((20, T0 + 2 * DAY))),
-        (3 * DAY, 10, TotalVerdict::Wait, Some((60, T0 + 3 * DAY))),
-        (4 * DAY - 1, 50, TotalVerdict::Wait, Some((20, T0 + 4 * DAY - 1))),
+    for (now, settled, difference, shortfall) in [
+        (2 * DAY, 50, Difference::TooEarly, short(20, T0 + 2 * DAY)),
+        (3 * DAY - 1, 50, Difference::TooEarly, short(20, T0 + 2 * DAY)),
+        (3 * DAY, 10, Difference::TooEarly, short(60, T0 + 3 * DAY)),
+        (4 * DAY - 1, 50, Difference::TooEarly, short(20, T0 + 4 * DAY - 1)),
         // it was only late
-        (4 * DAY, 70, TotalVerdict::Wait, None),
-        (5 * DAY, 50, TotalVerdict::Wait, Some((20, T0 + 5 * DAY))),
+        (4 * DAY, 70, Difference::TooEarly, None),
+        (5 * DAY, 50, Difference::TooEarly, short(20, T0 + 5 * DAY)),
         (6 * DAY, 50, not_received(&[2]), None),
     ] {
-        let read = judge(&case, settled, until, settled, T0 + now);
-        assert_eq!((read.verdict, read.shortfall), (verdict, shortfall), "{now}");
+        let read = compare_settled(&case, settled, until, settled, T0 + now);
+        assert_eq!((read.difference, read.shortfall), (difference, shortfall), "{now}");
         case.shortfall = shortfall;
     }
 }
@@ -262,16 +277,16 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
     let mut case = of(first(&[10, 20]));
     let until = case.end;
     let mut at = |now: i64, settled: i64| {
-        let read = judge(&case, settled, until, settled, T0 + now);
+        let read = compare_settled(&case, settled, until, settled, T0 + now);
         case.shortfall = read.shortfall;
-        read.verdict
+        read.difference
     };
-    assert_eq!(at(2 * DAY, 35), TotalVerdict::Wait);
-    assert_eq!(at(2 * DAY + 8 * HOUR, 40), TotalVerdict::Wait);
-    assert_eq!(at(3 * DAY - 1, 45), TotalVerdict::Wait);
-    assert!(matches!(at(3 * DAY, 50), TotalVerdict::Alarm(why) if why.contains("20 more than was sent")));
+    assert_eq!(at(2 * DAY, 35), Difference::TooEarly);
+    assert_eq!(at(2 * DAY + 8 * HOUR, 40), Difference::TooEarly);
+    assert_eq!(at(3 * DAY - 1, 45), Difference::TooEarly);
+    assert!(is_alarm(&at(3 * DAY, 50), "20 more than was sent"));
     // less of it is another case
-    assert_eq!(at(3 * DAY + HOUR, 45), TotalVerdict::Wait);
+    assert_eq!(at(3 * DAY + HOUR, 45), Difference::TooEarly);
 }
 
 #[test]
@@ -285,24 +300,24 @@ fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
     ] {
         let seq = i64::try_from(values.len()).unwrap() + 1;
         let events = InvoiceEvents { unconfirmed: Some(maybe_applied(seq, doubt)), ..first(values) };
-        let found = verdicts(of(events), total, &[settled + HOUR, settled + DAY + HOUR]);
+        let found = differences(of(events), total, &[settled + HOUR, settled + DAY + HOUR]);
         assert_eq!(found[1], not_received(not_received_ones), "{values:?} {doubt} {total}");
     }
     // somebody else's is still a person's
     let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, -5)), ..first(&[10, 20]) };
-    let found = verdicts(of(events), 37, &[settled + HOUR, settled + DAY + HOUR]);
-    assert!(matches!(&found[1], TotalVerdict::Alarm(_)), "{found:?}");
+    let found = differences(of(events), 37, &[settled + HOUR, settled + DAY + HOUR]);
+    assert!(found[1].is_alarm(), "{found:?}");
 }
 
-/// Reads of the whole period, days apart; the verdict of the last one.
-fn judged(case: &TotalToCheck, total: i64, days: i64) -> TotalVerdict {
+/// Reads of the whole period, days apart; the difference of the last one.
+fn judged(case: &TotalToCheck, total: i64, days: i64) -> Difference {
     let mut case = case.clone();
-    let mut verdict = TotalVerdict::Wait;
+    let mut difference = Difference::TooEarly;
     for day in 0..days {
-        let read = judge(&case, total, case.end, total, T0 + (10 + day) * DAY);
-        (case.shortfall, verdict) = (read.shortfall, read.verdict);
+        let read = compare_settled(&case, total, case.end, total, T0 + (10 + day) * DAY);
+        (case.shortfall, difference) = (read.shortfall, read.difference);
     }
-    verdict
+    difference
 }
 
 #[test]
@@ -315,30 +330,30 @@ fn what_a_person_has_made_good_explains_nothing_else() {
         ..InvoiceEvents::default()
     };
     for days in 1..4 {
-        assert_eq!(judged(&known(5, sent()), 70, days), TotalVerdict::Wait);
+        assert_eq!(judged(&known(5, sent()), 70, days), Difference::TooEarly);
     }
-    let whole = at_once(&known(5, sent()), 70, T0 + 10 * DAY, GRACE).unwrap();
-    assert_eq!((whole.verdict, whole.shortfall), (TotalVerdict::Agrees, None));
+    let whole = compare_whole(&known(5, sent()), 70, T0 + 10 * DAY, GRACE).unwrap();
+    assert_eq!((whole.difference, whole.shortfall), (Difference::Agrees, None));
     // it came after all, and is on two invoices now; somebody's "more" is gone, and was credited
     for (shortfall, total, says) in
         [(5, 75, "5 more than was sent and acknowledged"), (-10, 75, "10 less than was sent and acknowledged")]
     {
         let case = known(shortfall, sent());
-        assert_eq!(at_once(&case, total, T0 + 10 * DAY, GRACE), None);
-        assert_eq!(judged(&case, total, 1), TotalVerdict::Wait);
-        assert!(matches!(judged(&case, total, 3), TotalVerdict::Alarm(why) if why.contains(says)));
+        assert_eq!(compare_whole(&case, total, T0 + 10 * DAY, GRACE), None);
+        assert_eq!(judged(&case, total, 1), Difference::TooEarly);
+        assert!(is_alarm(&judged(&case, total, 3), says));
     }
     // nor without anybody's word: it was missing before they were sent
-    let unknown = TotalToCheck { shortfall: Some((5, T0 + 2 * DAY)), ..of(sent()) };
-    assert!(matches!(judged(&unknown, 70, 3), TotalVerdict::Alarm(why) if why.contains("5 less than was sent;")));
+    let unknown = TotalToCheck { shortfall: short(5, T0 + 2 * DAY), ..of(sent()) };
+    assert!(is_alarm(&judged(&unknown, 70, 3), "5 less than was sent;"));
     // one that is really lost is found beside it, and what else is wrong is an alarm
     assert_eq!(judged(&known(5, sent()), 50, 2), not_received(&[2]));
-    assert_eq!(judged(&known(5, sent()), 50, 1), TotalVerdict::Wait);
+    assert_eq!(judged(&known(5, sent()), 50, 1), Difference::TooEarly);
     let more = judged(&known(-500, first(&[10, 20])), 600, 2);
-    assert!(matches!(more, TotalVerdict::Alarm(why) if why.contains("70 more than was sent and acknowledged;")));
+    assert!(is_alarm(&more, "70 more than was sent and acknowledged;"));
     // it does not keep a doubt from being decided
     let doubt = |value| known(-5, InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
-    for (value, total, days, verdict) in [
+    for (value, total, days, difference) in [
         (7, 82, 1, there(4)),
         (7, 75, 2, not_received(&[4])),
         (-50, 25, 1, there(4)),
@@ -347,33 +362,33 @@ fn what_a_person_has_made_good_explains_nothing_else() {
         (5, 80, 1, there(4)),
         (5, 75, 2, not_received(&[4])),
     ] {
-        assert_eq!(judged(&doubt(value), total, days), verdict, "{value} {total}");
+        assert_eq!(judged(&doubt(value), total, days), difference, "{value} {total}");
     }
-    assert_eq!(at_once(&doubt(5), 75, T0 + 10 * DAY, GRACE), None, "it could be either");
+    assert_eq!(compare_whole(&doubt(5), 75, T0 + 10 * DAY, GRACE), None, "it could be either");
 }
 
 #[test]
 fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
     let (until, now) = (T0 + 20 * DAY, T0 + 21 * DAY);
-    let verdict = |events: InvoiceEvents, settled: i64| {
+    let difference = |events: InvoiceEvents, settled: i64| {
         let mut case = TotalToCheck { acknowledged: -5, ..of(events) };
-        let mut last = TotalVerdict::Wait;
+        let mut last = Difference::TooEarly;
         for day in 0..3 {
-            let read = judge(&case, 0, until, settled, now + day * DAY);
-            (case.shortfall, last) = (read.shortfall, read.verdict);
-            if matches!(last, TotalVerdict::Settle(..)) {
+            let read = compare_settled(&case, 0, until, settled, now + day * DAY);
+            (case.shortfall, last) = (read.shortfall, read.difference);
+            if matches!(last, Difference::UnconfirmedArrived { .. } | Difference::EventsMissing { .. }) {
                 break;
             }
         }
-        (last, case.shortfall.map(|(shortfall, _)| shortfall))
+        (last, case.shortfall.map(|shortfall| shortfall.amount))
     };
     let three = || first(&[10, 20, 40]);
-    assert_eq!(verdict(three(), 70), (TotalVerdict::Wait, None), "the stranger's comes later");
-    assert_eq!(verdict(three(), 75), (TotalVerdict::Wait, None));
+    assert_eq!(difference(three(), 70), (Difference::TooEarly, None), "the stranger's comes later");
+    assert_eq!(difference(three(), 75), (Difference::TooEarly, None));
     for (settled, shortfall) in [(80, -5), (65, 10)] {
         assert_eq!(
-            verdict(three(), settled),
-            (TotalVerdict::Wait, Some(shortfall)),
+            difference(three(), settled),
+            (Difference::TooEarly, Some(shortfall)),
             "told as drift, and judged with the whole"
         );
     }
@@ -384,10 +399,10 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
         (7, 70, not_received(&[4])),
         (7, 75, not_received(&[4])),
         // it is there, or it is not and the known one is in this part
-        (5, 75, TotalVerdict::Wait),
-        (7, 99, TotalVerdict::Wait),
+        (5, 75, Difference::TooEarly),
+        (7, 99, Difference::TooEarly),
     ] {
-        assert_eq!(verdict(doubt(value), settled).0, expected, "{value} {settled}");
+        assert_eq!(difference(doubt(value), settled).0, expected, "{value} {settled}");
     }
 }
 
@@ -396,17 +411,17 @@ fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     // five have been missing, unexplained, for days when five are sent and stay without an answer
     let late = UnconfirmedEvent { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
     let case = TotalToCheck {
-        shortfall: Some((5, T0 + 2 * DAY)),
+        shortfall: short(5, T0 + 2 * DAY),
         ..of(InvoiceEvents { unconfirmed: Some(late), ..first(&[10, 20]) })
     };
-    let read = judge(&case, 30, case.end, 30, T0 + 9 * DAY);
-    assert!(matches!(read.verdict, TotalVerdict::Alarm(_)), "{read:?}");
+    let read = compare_settled(&case, 30, case.end, 30, T0 + 9 * DAY);
+    assert!(read.difference.is_alarm(), "{read:?}");
     // one that was lost before explains what is missing, and then the unconfirmed one is there
     let doubt =
         InvoiceEvents { unconfirmed: Some(UnconfirmedEvent { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
-    let lost_before = TotalToCheck { shortfall: Some((20, T0 + 2 * DAY)), ..of(doubt) };
-    let read = judge(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
-    assert_eq!(read.verdict, TotalVerdict::Settle(Some(4), vec![2]), "{read:?}");
+    let lost_before = TotalToCheck { shortfall: short(20, T0 + 2 * DAY), ..of(doubt) };
+    let read = compare_settled(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
+    assert_eq!(read.difference, missing_beside(4, &[2]), "{read:?}");
     // when a person has made them good, the others are known to be there
     assert_eq!(judged(&TotalToCheck { acknowledged: 5, shortfall: None, ..case }, 30, 1), there(3));
 }
@@ -434,9 +449,9 @@ fn what_was_taken_lately_is_left_out() {
     assert_eq!(settled_until(&of(InvoiceEvents::default()), T0 + now), None, "nothing to judge");
     // those before it are judged without it
     let case = of(events(vec![took(3, 40, edge + 1)]));
-    let judged = |settled| judge(&case, 0, T0 + edge, settled, T0 + now);
-    assert_eq!((judged(30).verdict, judged(30).shortfall), (TotalVerdict::Wait, None));
-    assert_eq!((judged(10).verdict, judged(10).shortfall), (TotalVerdict::Wait, Some((20, T0 + now))));
+    let judged = |settled| compare_settled(&case, 0, T0 + edge, settled, T0 + now);
+    assert_eq!((judged(30).difference, judged(30).shortfall), (Difference::TooEarly, None));
+    assert_eq!((judged(10).difference, judged(10).shortfall), (Difference::TooEarly, short(20, T0 + now)));
     assert_eq!(judged(30).expected, 70);
 }
 
@@ -447,10 +462,10 @@ fn a_correction_that_does_not_show_yet_is_no_alarm() {
     for now in [3 * DAY, 3 * DAY + HOUR, 4 * DAY - 1] {
         let total = |until: i64| if until > T0 + 60 { 100 } else { 0 };
         let read = read(&case, total, T0 + now);
-        assert_eq!((read.verdict, read.shortfall), (TotalVerdict::Wait, None), "{now}");
+        assert_eq!((read.difference, read.shortfall), (Difference::TooEarly, None), "{now}");
         case.shortfall = read.shortfall;
     }
-    assert_eq!(read(&case, |_| 60, T0 + 4 * DAY).verdict, TotalVerdict::Agrees);
+    assert_eq!(read(&case, |_| 60, T0 + 4 * DAY).difference, Difference::Agrees);
 }
 
 #[test]
@@ -466,13 +481,10 @@ fn what_no_lost_event_explains_is_for_a_person() {
     ];
     for (values, total, said) in rows {
         let found =
-            verdicts(of(first(values)), *total, &[settled, settled + DAY - 1, settled + DAY, settled + 5 * DAY]);
-        assert_eq!(found[..2], [TotalVerdict::Wait, TotalVerdict::Wait], "{values:?} {total}");
-        for verdict in &found[2..] {
-            assert!(
-                matches!(verdict, TotalVerdict::Alarm(why) if why.contains(*said)),
-                "{values:?} {total}: {verdict:?}"
-            );
+            differences(of(first(values)), *total, &[settled, settled + DAY - 1, settled + DAY, settled + 5 * DAY]);
+        assert_eq!(found[..2], [Difference::TooEarly, Difference::TooEarly], "{values:?} {total}");
+        for difference in &found[2..] {
+            assert!(is_alarm(difference, said), "{values:?} {total}: {difference:?}");
         }
     }
 }
@@ -485,17 +497,17 @@ fn what_was_discarded_unconfirmed_may_be_there() {
     let recent = took(3, 7, 2 * DAY);
     let with_recent = InvoiceEvents { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
     let case = of(with_recent);
-    for (total, verdict, shortfall) in [
-        (30, TotalVerdict::Wait, None),
-        (80, TotalVerdict::Wait, None),
-        (60, TotalVerdict::Wait, Some((-30, T0 + 2 * DAY + HOUR))),
+    for (total, difference, shortfall) in [
+        (30, Difference::TooEarly, None),
+        (80, Difference::TooEarly, None),
+        (60, Difference::TooEarly, short(-30, T0 + 2 * DAY + HOUR)),
     ] {
-        let read = judge(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
-        assert_eq!((read.verdict, read.shortfall), (verdict, shortfall), "{total}");
+        let read = compare_settled(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
+        assert_eq!((read.difference, read.shortfall), (difference, shortfall), "{total}");
     }
     // another one that is unconfirmed is there, too
     let unconfirmed = InvoiceEvents { unconfirmed: Some(maybe_applied(3, 5)), ..events };
-    assert_eq!(verdicts(of(unconfirmed), 85, &[settled + HOUR]), [there(3)]);
+    assert_eq!(differences(of(unconfirmed), 85, &[settled + HOUR]), [there(3)]);
 }
 
 /// An event as Stripe has it.
@@ -568,8 +580,8 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
             account.take(*value, T0 + at, *lag);
         }
         let read = read(&account.of, |until| account.total(until, now), now);
-        match &read.verdict {
-            TotalVerdict::Settle(None, not_received) => {
+        match &read.difference {
+            Difference::EventsMissing { missing: not_received, arrived: None } => {
                 let not_received_ones = |e: &AcceptedEvent| not_received.contains(&e.seq);
                 let sum: i64 =
                     account.of.events.accepted.iter().filter(|e| not_received_ones(e)).map(|e| e.value).sum();
@@ -580,8 +592,12 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
                 account.take(sum, now, Some(HOUR));
                 sums.push(sum);
             }
-            TotalVerdict::Agrees | TotalVerdict::Wait => {}
-            TotalVerdict::Settle(Some(_), _) | TotalVerdict::Alarm(_) | TotalVerdict::NoTotal(_) => {
+            Difference::Agrees | Difference::TooEarly => {}
+            Difference::UnconfirmedArrived { .. }
+            | Difference::EventsMissing { .. }
+            | Difference::StripeHasLess(_)
+            | Difference::StripeHasMore(_)
+            | Difference::NoTotal { .. } => {
                 return Err(TestCaseError::fail(format!("{read:?} of {account:?}")));
             }
         }

@@ -1,0 +1,135 @@
+//! Alarms: what a person must look at in a billing target, kept in its `alarm_*` columns.
+
+use libsql::{Connection, Row, params};
+use serde::{Serialize, Serializer};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+use crate::stripe::difference::{Difference, Unexplained};
+
+/// Alarms that [`Database::alarms`] lists.
+const LISTED: u32 = 100;
+
+/// The columns that [`read`] reads, of `billing_targets`.
+pub(super) const COLUMNS: &str =
+    "alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged";
+
+/// A billing target with an alarm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetAlarm {
+    pub customer: String,
+    pub meter: String,
+    pub difference: Difference,
+}
+
+impl Serialize for TargetAlarm {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.customer, &self.meter, self.difference.to_string()).serialize(serializer)
+    }
+}
+
+/// The key of a billing target.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TargetKey<'a> {
+    pub(super) customer: &'a str,
+    pub(super) meter: &'a str,
+    pub(super) period_start: i64,
+}
+
+/// How a difference is stored as an alarm.
+#[derive(Debug, Default)]
+struct AlarmColumns<'a> {
+    kind: Option<&'static str>,
+    unexplained: Option<Unexplained>,
+    stripe_customer: Option<&'a str>,
+    answer: Option<&'a str>,
+}
+
+impl<'a> AlarmColumns<'a> {
+    fn of(difference: &'a Difference) -> Self {
+        let unexplained =
+            |kind, found: &Unexplained| Self { kind: Some(kind), unexplained: Some(*found), ..Self::default() };
+        match difference {
+            Difference::StripeHasLess(found) => unexplained("stripe_has_less", found),
+            Difference::StripeHasMore(found) => unexplained("stripe_has_more", found),
+            Difference::NoTotal { stripe_customer, answer } => Self {
+                kind: Some("no_total"),
+                stripe_customer: Some(stripe_customer),
+                answer: Some(answer),
+                ..Self::default()
+            },
+            Difference::Agrees
+            | Difference::UnconfirmedArrived { .. }
+            | Difference::EventsMissing { .. }
+            | Difference::TooEarly => Self::default(),
+        }
+    }
+}
+
+/// Stores a difference as the alarm of a target; one that is no alarm ends the alarm that there is.
+/// A Stripe customer without a total that a person has acknowledged raises none.
+pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Difference) -> Result<(), BooksError> {
+    let mut alarm = AlarmColumns::of(difference);
+    let sql = "SELECT 1 FROM billing_targets WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND no_total_acknowledged = ?4";
+    if first_row(c, sql, params![of.customer, of.meter, of.period_start, alarm.stripe_customer]).await?.is_some() {
+        alarm = AlarmColumns::default();
+    }
+    let sql = "UPDATE billing_targets SET \
+               (alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer) = (?4, ?5, ?6, ?7, ?8, ?9) \
+               WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+    let values = params![
+        of.customer,
+        of.meter,
+        of.period_start,
+        alarm.kind,
+        alarm.unexplained.map(|found| found.shortfall),
+        alarm.unexplained.map(|found| found.total),
+        alarm.unexplained.map(|found| found.until),
+        alarm.stripe_customer,
+        alarm.answer
+    ];
+    Ok(c.execute(sql, values).await.map(drop)?)
+}
+
+/// The alarm in [`COLUMNS`], of which the first is column `at`; none when there is none.
+pub(super) fn read(row: &Row, at: i32) -> Result<Option<Difference>, BooksError> {
+    let Some(kind) = row.get::<Option<String>>(at)? else { return Ok(None) };
+    if kind == "no_total" {
+        return Ok(Some(Difference::NoTotal { stripe_customer: row.get(at + 4)?, answer: row.get(at + 5)? }));
+    }
+    Ok(Some(Difference::unexplained(Unexplained {
+        shortfall: row.get(at + 1)?,
+        total: row.get(at + 2)?,
+        until: row.get(at + 3)?,
+        beside_acknowledged: row.get::<i64>(at + 6)? != 0,
+    })))
+}
+
+/// Targets with an alarm, at most `limit`.
+pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<TargetAlarm>, BooksError> {
+    let sql = format!(
+        "SELECT customer, meter, {COLUMNS} FROM billing_targets WHERE alarm_kind IS NOT NULL \
+         ORDER BY customer, meter LIMIT ?1"
+    );
+    let mut rows = c.query(&sql, params![limit]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        let Some(difference) = read(&row, 2)? else { continue };
+        found.push(TargetAlarm { customer: row.get(0)?, meter: row.get(1)?, difference });
+    }
+    Ok(found)
+}
+
+/// How many targets have an alarm.
+pub async fn count(c: &Connection) -> Result<i64, BooksError> {
+    let sql = "SELECT count(*) FROM billing_targets WHERE alarm_kind IS NOT NULL";
+    Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+}
+
+impl Database {
+    /// Some of the targets that a person must look at.
+    pub async fn alarms(&self) -> Result<Vec<TargetAlarm>, BooksError> {
+        self.with_connection(async |c| alarms(c, LISTED).await).await
+    }
+}

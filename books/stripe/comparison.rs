@@ -1,0 +1,168 @@
+//! AWS's bill, the ledger and Stripe beside each other, for people (the view `stripe_comparison`).
+
+use jiff::Timestamp;
+use libsql::params;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::json;
+use crate::stripe::alarm;
+use crate::stripe::difference::Difference;
+use crate::units::calendar::{Month, instant};
+use crate::units::quantity::Quantity;
+
+/// A meter in a billing period of a customer.
+#[derive(Clone, Debug, Serialize)]
+pub struct ComparedPeriod {
+    pub customer: String,
+    pub meter: String,
+    pub period_start: Timestamp,
+    pub period_end: Timestamp,
+    /// Whether the period belongs to a subscription.
+    pub billed: bool,
+    /// Usage of the period's days in the newest bills, from `usage_days`.
+    #[serde(skip)]
+    pub bill: Quantity,
+    /// The same from the entries of the ledger.
+    #[serde(skip)]
+    pub ledger: Quantity,
+    /// What this period's invoice, or a later one, should say for the period, in Stripe's unit.
+    pub target: i64,
+    /// Sums of the events for the period's usage, on whatever invoice.
+    #[serde(flatten)]
+    pub events: EventSums,
+    pub deferred: i64,
+    pub deferred_reason: Option<String>,
+    /// Stripe's total of this period's invoice when it was last read.
+    pub seen: Option<i64>,
+    /// What the total should have been.
+    pub expected: Option<i64>,
+    pub read_at: Option<Timestamp>,
+    #[serde(serialize_with = "as_text")]
+    pub alarm: Option<Difference>,
+    /// By how much Stripe may have less (below 0: more), because a person has acknowledged it.
+    pub acknowledged: i64,
+    /// Whether a person has acknowledged the deferred amount.
+    pub deferred_acknowledged: bool,
+}
+
+/// Sums of values of events, in Stripe's unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventSums {
+    pub accepted: i64,
+    /// Pending, being sent or unconfirmed.
+    pub open: i64,
+    pub refused: i64,
+    /// Discarded by a person.
+    pub discarded: i64,
+}
+
+/// A month of all payers' newest bills beside the ledger, usage without a customer included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ComparedBill {
+    pub month: String,
+    pub meter: String,
+    pub bill: Quantity,
+    pub ledger: Quantity,
+}
+
+/// Which periods are compared.
+#[derive(Clone, Debug)]
+pub struct ComparisonFilter {
+    pub customer: Option<String>,
+    pub meters: Vec<String>,
+    /// Instants at which a period begins.
+    pub starts: std::ops::Range<i64>,
+    pub limit: u32,
+}
+
+/// A sum of usage, as views give it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct UsageSum {
+    units: i64,
+    rest: i64,
+}
+
+/// ?1 and ?2 months.
+const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
+      coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0), \
+      coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0) \
+    FROM bill_versions v JOIN bill_totals t ON t.version_id = v.id \
+    WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
+    ORDER BY v.month, t.meter";
+
+/// ?1 a customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters.
+const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed, bill, ledger, target, events, \
+      deferred, deferred_reason, deferred_acknowledged, seen, expected, read_at, \
+      alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged \
+    FROM stripe_comparison \
+    WHERE (?1 IS NULL OR customer = ?1) AND period_start >= ?2 AND period_start < ?3 AND meter IN (SELECT value FROM json_each(?5)) \
+    ORDER BY customer, period_start, meter LIMIT ?4";
+
+impl Database {
+    /// The newest bills from month `from` to before month `to` beside the ledger.
+    pub async fn bills_and_ledger(&self, from: Month, to: Month) -> Result<Vec<ComparedBill>, BooksError> {
+        self.with_connection(async move |c| {
+            let mut rows = c.query(BILLS, params![from.to_string(), to.to_string()]).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let booked: String = row.get(2)?;
+                found.push(ComparedBill {
+                    month: row.get(0)?,
+                    meter: row.get(1)?,
+                    bill: booked.parse().map_err(|e| BooksError::Integrity(format!("bill_totals: {e}")))?,
+                    ledger: Quantity::from_parts(row.get(3)?, row.get(4)?),
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Bill, ledger and Stripe beside each other.
+    pub async fn compare(&self, filter: ComparisonFilter) -> Result<Vec<ComparedPeriod>, BooksError> {
+        self.with_connection(async move |c| {
+            let ComparisonFilter { customer, meters, starts, limit } = filter;
+            let values = params![customer, starts.start, starts.end, limit, json(&meters)?];
+            let mut rows = c.query(PERIODS, values).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push(ComparedPeriod {
+                    customer: row.get(0)?,
+                    meter: row.get(1)?,
+                    period_start: instant(row.get(2)?),
+                    period_end: instant(row.get(3)?),
+                    billed: row.get::<i64>(4)? == 1,
+                    bill: usage(&row.get::<String>(5)?)?,
+                    ledger: usage(&row.get::<String>(6)?)?,
+                    target: row.get(7)?,
+                    events: object(&row.get::<String>(8)?)?,
+                    deferred: row.get(9)?,
+                    deferred_reason: row.get(10)?,
+                    deferred_acknowledged: row.get::<i64>(11)? == 1,
+                    seen: row.get(12)?,
+                    expected: row.get(13)?,
+                    read_at: row.get::<Option<i64>>(14)?.map(instant),
+                    alarm: alarm::read(&row, 15)?,
+                    acknowledged: row.get(21)?,
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+fn usage(text: &str) -> Result<Quantity, BooksError> {
+    let UsageSum { units, rest } = object(text)?;
+    Ok(Quantity::from_parts(units, rest))
+}
+
+fn object<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, BooksError> {
+    serde_json::from_str(text).map_err(|e| BooksError::Integrity(format!("stripe_comparison: `{text}`: {e}")))
+}
+
+fn as_text<S: Serializer>(alarm: &Option<Difference>, serializer: S) -> Result<S::Ok, S::Error> {
+    alarm.as_ref().map(ToString::to_string).serialize(serializer)
+}

@@ -1,0 +1,411 @@
+//! Plans events from the difference between the books and what was sent.
+//!
+//! A [`Planner`] is given loaded customers one by one, asks [`decide`] about each of their meters,
+//! and collects what is to be written; [`plan_due`] loads, plans and writes in one transaction.
+
+use std::collections::BTreeMap;
+
+use libsql::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::decide::{
+    BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again, target,
+};
+use crate::job::Mode;
+use crate::stripe::Mapping;
+use books::limits::plan::{Plan, Plans};
+use books::store::error::BooksError;
+use books::store::settings;
+use books::stripe::billing_target::{self, DueCustomer, DuePeriod, NewTarget, SentEvent, StoredTarget};
+use books::stripe::invoice::{LARGEST_VALUE, closes};
+use books::stripe::meter_event::{self, EventState, NewMeterEvent};
+use books::units::calendar::instant;
+
+/// Seconds until a customer is planned again whose subscription has changed: its periods follow.
+const UNTIL_PERIODS_FOLLOW: i64 = 60;
+/// Seconds until a customer of an unknown plan is planned again; the report names it each time.
+const UNTIL_PLAN_IS_KNOWN: i64 = 86_400;
+
+/// A meter that is planned for.
+#[derive(Clone, Debug)]
+pub(super) struct MappedMeter {
+    pub(super) mapping: Mapping,
+    /// Stripe's id; none when the account has no active meter of that name.
+    pub(super) stripe_id: Option<String>,
+}
+
+/// What all transactions of a run share.
+#[derive(Debug)]
+pub(super) struct PlanInputs {
+    pub(super) meters: BTreeMap<String, MappedMeter>,
+    pub(super) plans: Plans,
+    pub(super) grace: i64,
+    /// A dry run asks no account: meters and items count as present.
+    pub(super) mode: Mode,
+}
+
+impl PlanInputs {
+    pub(super) fn meter_names(&self) -> Vec<String> {
+        self.meters.keys().cloned().collect()
+    }
+
+    /// Mapped meters for which the account has nothing active.
+    pub(super) fn missing_meters(&self) -> Vec<String> {
+        self.meters.iter().filter(|(_, m)| m.stripe_id.is_none()).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+/// An event that was planned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedEvent {
+    pub customer: String,
+    pub meter: String,
+    /// Start of the period in which the usage was.
+    pub period_start: jiff::Timestamp,
+    /// Start of the period on whose invoice the event goes.
+    pub billed_start: jiff::Timestamp,
+    pub value: i64,
+}
+
+/// What was planned for some customers.
+#[derive(Debug, Default)]
+pub(super) struct PlanOutcome {
+    pub(super) customers: u64,
+    pub(super) events: Vec<PlannedEvent>,
+    pub(super) deferred: BTreeMap<DeferReason, u64>,
+    /// Customers with an unknown plan: nothing is planned for them.
+    pub(super) unknown_plan: u64,
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Changes {
+    events: Vec<NewMeterEvent>,
+    targets: Vec<NewTarget>,
+    withdrawn: Vec<i64>,
+    not_resent: Vec<i64>,
+    looked_at: Vec<(String, Option<i64>)>,
+    put_off: Vec<(String, i64)>,
+}
+
+/// Plans at most `limit` customers that are due, and writes it.
+pub(super) async fn plan_due(
+    c: &Connection,
+    inputs: &PlanInputs,
+    limit: u32,
+    now: i64,
+) -> Result<PlanOutcome, BooksError> {
+    let asked = billing_target::due(c, limit, now).await?;
+    let planner = plan(c, inputs, &asked, now).await?;
+    planner.changes.store(c, now).await?;
+    Ok(planner.outcome)
+}
+
+/// What would be planned for these customers, each with the first day whose usage may have changed.
+pub(super) async fn preview(
+    c: &Connection,
+    inputs: &PlanInputs,
+    asked: &[(String, String)],
+    now: i64,
+) -> Result<PlanOutcome, BooksError> {
+    Ok(plan(c, inputs, asked, now).await?.outcome)
+}
+
+async fn plan<'a>(
+    c: &Connection,
+    inputs: &'a PlanInputs,
+    asked: &[(String, String)],
+    now: i64,
+) -> Result<Planner<'a>, BooksError> {
+    let due = billing_target::load(c, asked, &inputs.meter_names(), now, inputs.grace).await?;
+    let mut planner = Planner::new(inputs, now);
+    for (customer, due) in &due {
+        planner.plan_customer(customer, due);
+    }
+    Ok(planner)
+}
+
+/// Collects what is planned for customers, as of one instant. Pure.
+struct Planner<'a> {
+    inputs: &'a PlanInputs,
+    now: i64,
+    outcome: PlanOutcome,
+    changes: Changes,
+}
+
+/// One meter of one customer.
+#[derive(Clone, Copy)]
+struct CustomerMeter<'a> {
+    customer: &'a str,
+    due: &'a DueCustomer,
+    meter: &'a str,
+    mapped: &'a MappedMeter,
+}
+
+impl<'a> Planner<'a> {
+    fn new(inputs: &'a PlanInputs, now: i64) -> Self {
+        Self { inputs, now, outcome: PlanOutcome::default(), changes: Changes::default() }
+    }
+
+    fn plan_customer(&mut self, customer: &str, due: &DueCustomer) {
+        self.outcome.customers += 1;
+        // usage under a tag that no customer has, or that of a customer who is gone
+        if !due.known {
+            self.changes.looked_at.push((customer.to_owned(), None));
+            return;
+        }
+        // a changed subscription moves bounds of periods first
+        if !due.settled {
+            self.changes.put_off.push((customer.to_owned(), self.now + UNTIL_PERIODS_FOLLOW));
+            return;
+        }
+        let (mut again, mut unknown_plan) = (None, false);
+        for (meter, mapped) in &self.inputs.meters {
+            let of = CustomerMeter { customer, due, meter, mapped };
+            self.give_up_strays(of);
+            match self.case(of) {
+                Some(case) => again = [again, self.plan_meter(of, &case)].into_iter().flatten().min(),
+                None => unknown_plan = true,
+            }
+        }
+        if unknown_plan {
+            self.outcome.unknown_plan += 1;
+            self.changes.put_off.push((customer.to_owned(), self.now + UNTIL_PLAN_IS_KNOWN));
+        } else {
+            self.changes.looked_at.push((customer.to_owned(), again));
+        }
+    }
+
+    /// Withdraws strays, and leaves unconfirmed events of a final invoice to Stripe's totals.
+    fn give_up_strays(&mut self, of: CustomerMeter<'_>) {
+        for event in of.sent() {
+            if self.is_stray(of, event) {
+                self.changes.withdrawn.push(event.seq);
+            } else if event.state == EventState::Unconfirmed && self.is_final(of, event) {
+                self.changes.not_resent.push(event.seq);
+            }
+        }
+    }
+
+    /// Whether the invoice of an event takes nothing more.
+    fn is_final(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
+        let period = of.due.periods.iter().find(|p| p.start <= event.timestamp && event.timestamp < p.end);
+        period.is_some_and(|p| self.now >= closes(invoiced_until(p), self.inputs.grace))
+    }
+
+    /// A stray was never sent, and its invoice or Stripe customer is not what it was when the event
+    /// was planned: its value is planned anew.
+    fn is_stray(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
+        let other_customer = of.stripe_customer().is_some_and(|id| event.stripe_customer != id);
+        event.state == EventState::Pending && (event.invoice.is_none() || self.is_final(of, event) || other_customer)
+    }
+
+    /// Everything that a decision about a meter rests on; none when a plan is unknown.
+    fn case(&self, of: CustomerMeter<'_>) -> Option<BillingCase> {
+        let periods = of.due.periods.iter().map(|period| self.period_case(of, period));
+        // an event on no invoice bills nothing
+        let kept = of.sent().iter().filter(|event| !self.is_stray(of, event));
+        Some(BillingCase {
+            deferred: of.deferred(self.inputs.mode),
+            periods: periods.collect::<Option<_>>()?,
+            sent: kept.filter_map(|event| of.earlier_event(event)).collect(),
+        })
+    }
+
+    fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod) -> Option<PeriodCase> {
+        // the terms of a period that is over stay what they were
+        let name = match of.stored(period.start) {
+            Some(stored) if self.now >= period.end => &stored.plan,
+            _ => &of.due.plan,
+        };
+        let plan = self.inputs.plans.at(name, period.start)?;
+        let used = of.due.usage.get(&(of.meter.to_owned(), period.start)).copied().unwrap_or_default();
+        // a calendar month is on no invoice: everything that was sent for it is taken back
+        let terms = plan.meters.get(of.meter).filter(|_| period.subscription.is_some());
+        let until = invoiced_until(period);
+        Some(PeriodCase {
+            start: period.start,
+            end: period.end,
+            until: if until > period.start { until } else { period.end },
+            billing: of.billing(period, plan, self.inputs.mode),
+            target: terms.map_or(Some(0), |terms| target(used, *terms, of.mapped.mapping.per_unit)),
+            currency: plan.currency.to_string(),
+            used,
+            plan: name.clone(),
+        })
+    }
+
+    /// Decides about a meter; returns when something deferred may be free by time alone.
+    fn plan_meter(&mut self, of: CustomerMeter<'_>, case: &BillingCase) -> Option<i64> {
+        let decisions = decide(case, self.now, self.inputs.grace);
+        for (period, decision) in case.periods.iter().zip(&decisions) {
+            self.add_event(of, period, decision);
+            self.add_target(of, period, decision);
+        }
+        let waits = case.deferred.is_none() && decisions.iter().any(|d| d.deferred.is_some());
+        if waits { look_again(case, self.now, self.inputs.grace) } else { None }
+    }
+
+    fn add_event(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, decision: &PeriodDecision) {
+        if let Some((_, why)) = decision.deferred {
+            *self.outcome.deferred.entry(why).or_default() += 1;
+        }
+        let (Some(event), Some(stripe_customer)) = (decision.event, of.stripe_customer()) else { return };
+        self.outcome.events.push(PlannedEvent {
+            customer: of.customer.to_owned(),
+            meter: of.meter.to_owned(),
+            period_start: instant(period.start),
+            billed_start: instant(event.billed.0),
+            value: event.value,
+        });
+        self.changes.events.push(NewMeterEvent {
+            customer: of.customer.to_owned(),
+            meter: of.meter.to_owned(),
+            period_start: period.start,
+            billed: event.billed,
+            stripe_customer: stripe_customer.to_owned(),
+            event_name: of.mapped.mapping.event_name.clone(),
+            value: event.value,
+            timestamp: event.timestamp,
+            send_before: event.send_before,
+        });
+    }
+
+    /// Adds the target of a period, unless it is stored as it is.
+    fn add_target(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, decision: &PeriodDecision) {
+        let stored = of.stored(period.start);
+        let sent = of.sent().iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end);
+        let is_empty = period.used.is_zero() && !sent && *decision == PeriodDecision::default();
+        // kept for every period that an invoice covers, so that the plan of that time is known
+        if stored.is_none() && is_empty && period.billing.is_none() {
+            return;
+        }
+        let new = of.target(period, decision);
+        if !stored.is_some_and(|stored| says(stored, &new)) {
+            self.changes.targets.push(new);
+        }
+        if let Some(event) = decision.event.filter(|e| e.billed.0 != period.start) {
+            self.add_carrying_target(of, event.billed);
+        }
+    }
+
+    /// Makes the invoice that takes a carried amount one that is compared with Stripe's total.
+    fn add_carrying_target(&mut self, of: CustomerMeter<'_>, billed: (i64, i64)) {
+        let added = |t: &NewTarget| t.customer == of.customer && t.meter == of.meter && t.period_start == billed.0;
+        if of.stored(billed.0).is_some() || self.changes.targets.iter().any(added) {
+            return;
+        }
+        self.changes.targets.push(NewTarget {
+            customer: of.customer.to_owned(),
+            meter: of.meter.to_owned(),
+            period_start: billed.0,
+            period_end: billed.1,
+            plan: of.due.plan.clone(),
+            target: 0,
+            deferred: 0,
+            deferred_reason: None,
+        });
+    }
+}
+
+impl<'a> CustomerMeter<'a> {
+    fn stripe_customer(self) -> Option<&'a str> {
+        self.due.stripe_customer.as_deref()
+    }
+
+    fn sent(self) -> &'a [SentEvent] {
+        self.due.sent.get(self.meter).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn stored(self, period_start: i64) -> Option<&'a StoredTarget> {
+        self.due.totals.get(&(self.meter.to_owned(), period_start))
+    }
+
+    /// What defers everything of the meter, if anything does.
+    fn deferred(self, mode: Mode) -> Option<DeferReason> {
+        if self.due.stripe_customer.is_none() {
+            Some(DeferReason::NoStripeCustomer)
+        } else if self.due.refused.contains(self.meter) {
+            Some(DeferReason::Refused)
+        } else if self.mapped.stripe_id.is_none() && mode == Mode::Write {
+            Some(DeferReason::NoMeter)
+        } else if self.due.restored.contains(self.meter) {
+            Some(DeferReason::Restored)
+        } else {
+            None
+        }
+    }
+
+    fn earlier_event(self, event: &SentEvent) -> Option<EarlierEvent> {
+        let withheld = matches!(event.state, EventState::Refused | EventState::Discarded);
+        Some(EarlierEvent {
+            invoice: event.invoice?,
+            period_start: event.period_start,
+            timestamp: event.timestamp,
+            value: event.value,
+            // an invoice is of one Stripe customer
+            billed: !withheld && Some(event.stripe_customer.as_str()) == self.stripe_customer(),
+            accepted: event.state == EventState::Accepted,
+        })
+    }
+
+    /// The subscription that bills a period; none when no invoice covers any of it.
+    fn billing(self, period: &DuePeriod, plan: &Plan, mode: Mode) -> Option<PeriodBilling> {
+        let id = period.subscription.as_ref().filter(|_| invoiced_until(period) > period.start)?;
+        let status = self.due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
+        let stripe_id = self.mapped.stripe_id.as_ref();
+        let item = stripe_id.and_then(|meter| self.due.items.get(&(id.clone(), meter.clone())).cloned());
+        Some(PeriodBilling {
+            active: matches!(status, "trialing" | "active" | "past_due" | "unpaid"),
+            item: item.or_else(|| (mode == Mode::DryRun).then(|| plan.currency.to_string())),
+        })
+    }
+
+    fn target(self, period: &PeriodCase, decision: &PeriodDecision) -> NewTarget {
+        NewTarget {
+            customer: self.customer.to_owned(),
+            meter: self.meter.to_owned(),
+            period_start: period.start,
+            period_end: period.end,
+            plan: period.plan.clone(),
+            target: period.target.unwrap_or(LARGEST_VALUE),
+            deferred: decision.deferred.map_or(0, |(amount, _)| amount),
+            deferred_reason: decision.deferred.map(|(_, why)| why.name()),
+        }
+    }
+}
+
+fn says(stored: &StoredTarget, new: &NewTarget) -> bool {
+    stored.plan == new.plan
+        && stored.period_end == new.period_end
+        && stored.target == new.target
+        && stored.deferred == new.deferred
+        && stored.deferred_reason.as_deref() == new.deferred_reason
+}
+
+/// First instant that the period's invoice does not cover. A period without a subscription is on no
+/// invoice, and counts to its end.
+fn invoiced_until(period: &DuePeriod) -> i64 {
+    if period.subscription.is_some() { period.covered_until } else { period.end }
+}
+
+impl Changes {
+    async fn store(self, c: &Connection, now: i64) -> Result<(), BooksError> {
+        if !self.not_resent.is_empty() {
+            billing_target::stop_resending(c, &self.not_resent).await?;
+        }
+        if !self.events.is_empty() {
+            let prefix = settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
+            meter_event::insert(c, &self.events, &prefix, now).await?;
+        }
+        billing_target::store_targets(c, &self.targets, now).await?;
+        billing_target::looked_at(c, &self.looked_at).await?;
+        billing_target::put_off(c, &self.put_off).await?;
+        // last, because it makes the customer due again: the period of the usage may not be among
+        // those that were planned
+        if !self.withdrawn.is_empty() {
+            billing_target::withdraw(c, &self.withdrawn, now).await?;
+        }
+        Ok(())
+    }
+}

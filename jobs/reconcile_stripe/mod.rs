@@ -1,0 +1,232 @@
+//! `reconcile_stripe`: Stripe's totals against the books, customer by customer, meter by meter,
+//! invoice by invoice.
+//!
+//! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that
+//! is unconfirmed is there when the total has it, and is not when the total has been without it for
+//! a day. Totals lag, so only the events of before a day ago are judged; when their total has been
+//! too low for another day, events that Stripe took are not there; they are found and planned anew.
+//! One that is too high is an alarm and nothing else: taking back what a customer may rightly owe
+//! is for a person. Stripe's reads are not free (about 500 for each payment,
+//! <https://docs.stripe.com/rate-limits>), so a day has a number of them: unconfirmed events first,
+//! then what was short, then what was read longest ago.
+//!
+//! In books that were restored from a backup the totals of periods that the lost ones may have sent
+//! to are not compared but taken over, once: what Stripe has of them beyond what the books know was
+//! sent by the lost ones, and is written down as an accepted event.
+//!
+//! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger
+//! saw.
+
+mod compare;
+mod import;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use self::compare::{compare_settled, compare_whole, comparison, settled_until, too_early};
+use crate::context::Context;
+use crate::job::{Failure, Job};
+use crate::stripe::preconditions::{check_clock, failure, match_meters};
+use crate::stripe::transport::{CallError, CallFailure};
+use crate::stripe::{LISTED, StripeAccount, StripeMode};
+use books::stripe::difference::Difference;
+use books::stripe::reconciliation::TotalToCheck;
+use books::units::calendar::minute;
+
+/// Once a day all customers are planned again, for usage of the last so many days.
+const SWEEP_DAYS: i64 = 45;
+/// Totals that one run reads, so that a day's reads are spread over it.
+const MAX_READS: u32 = 100;
+
+/// Compare what is to be compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReconcileStripe {}
+
+/// What was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ReconcileReport {
+    /// True when there is no key, so nobody was asked.
+    pub without_key: bool,
+    pub read: u64,
+    /// They are what they should be.
+    pub agree: u64,
+    /// Unconfirmed events that are there.
+    pub accepted: u64,
+    /// Events that are not there, and are planned anew.
+    pub not_received: u64,
+    /// It is too early to say.
+    pub waiting: u64,
+    /// Totals that a person must look at, of all customers.
+    pub alarms: u64,
+    pub names: Vec<String>,
+    /// True when the day's reads are used up.
+    pub out_of_reads: bool,
+    /// After a restoration: totals that were taken over.
+    pub imported: u64,
+    /// After a restoration: totals that are still to be taken over, of those that were looked at.
+    pub totals_to_import: u64,
+    /// After a restoration: why none is taken over yet.
+    pub not_yet: Option<String>,
+    /// After a restoration: bills that have to be read again first, or that wait for a person, when
+    /// it is time for them.
+    pub bills_missing: Vec<String>,
+}
+
+impl Job for ReconcileStripe {
+    const KIND: &'static str = "reconcile_stripe";
+    const DESCRIPTION: &'static str = "compare Stripe's totals with the books, and settle what is unconfirmed";
+    const TIMEOUT: Duration = Duration::from_secs(3600);
+    type Report = ReconcileReport;
+
+    fn key(&self) -> Option<String> {
+        Some(Self::KIND.to_owned())
+    }
+
+    fn needs_attention(report: &ReconcileReport) -> bool {
+        report.alarms > 0 || !report.bills_missing.is_empty()
+    }
+
+    async fn run(self, context: &Context, now: Timestamp) -> Result<ReconcileReport, Failure> {
+        let report = reconcile(context, now, None).await?.truncated(LISTED);
+        for name in &report.names {
+            tracing::error!("Stripe and the books differ: {name}");
+        }
+        Ok(report)
+    }
+}
+
+/// Compares as of `now`: the most urgent totals, or all totals of one customer. What was compared
+/// before an error is noted.
+pub async fn reconcile(
+    context: &Context,
+    now: Timestamp,
+    customer: Option<String>,
+) -> Result<ReconcileReport, Failure> {
+    let (books, billing) = (&context.books, &context.billing);
+    books.require_migrated().await?;
+    let mut report = ReconcileReport::default();
+    let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+    if !billing.meters.is_empty() {
+        let from = today.saturating_sub(SignedDuration::from_hours(24 * SWEEP_DAYS));
+        books.mark_all_due_when("swept", today.to_string(), from.to_string()).await?;
+    }
+    let StripeMode::Stripe(account) = &billing.mode else {
+        report.without_key = true;
+        return Ok(report);
+    };
+    let restoration = books.restoration(now).await?;
+    if restoration.is_some_and(|r| !r.seen) {
+        report.not_yet = Some("these books were restored from a backup: `push_stripe` has to run first".into());
+        return Ok(report);
+    }
+    let totals_to_import = match restoration {
+        Some(restoration) => import::totals_to_import(context, restoration, customer.clone(), now, &mut report).await?,
+        None => vec![],
+    };
+    let to_read = books.totals_to_read(customer, MAX_READS, now, billing.grace).await?;
+    let wanted = u32::try_from(to_read.len()).unwrap_or(u32::MAX);
+    let granted = books.take_reads(today.to_string(), wanted, billing.reads_per_day).await?;
+    report.out_of_reads = granted < wanted;
+    if granted > 0 || !totals_to_import.is_empty() {
+        let (remote, date) = account.meters().await.map_err(failure)?;
+        check_clock(date, now)?;
+        let known = books.stripe_meters().await?;
+        match_meters(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow::anyhow!(why)))?;
+    }
+    for of in totals_to_import {
+        import::import_total(context, account, of, now, &mut report).await?;
+    }
+    for of in to_read.into_iter().take(usize::try_from(granted).unwrap_or(usize::MAX)) {
+        reconcile_total(context, account, of, now, &mut report).await?;
+    }
+    let alarms = books.alarms().await?;
+    report.alarms = u64::try_from(alarms.len()).unwrap_or(u64::MAX);
+    report.names = alarms.into_iter().map(|a| format!("{} {}: {}", a.customer, a.meter, a.difference)).collect();
+    Ok(report)
+}
+
+/// Reads one total, compares it, and notes what follows.
+async fn reconcile_total(
+    context: &Context,
+    account: &StripeAccount,
+    of: TotalToCheck,
+    now: Timestamp,
+    report: &mut ReconcileReport,
+) -> Result<(), Failure> {
+    if of.events.in_flight {
+        report.waiting += 1;
+        return Ok(());
+    }
+    let (start, end) = (minute(of.start), minute(of.end));
+    let total = async |until| account.total(&of.stripe_meter, &of.stripe_customer, start, until).await;
+    let seen = match total(end).await {
+        Ok(seen) => seen,
+        // a total that cannot be read must not hold up the others
+        Err(error) if has_no_total(&error) => {
+            let found = comparison(&of, 0, of.shortfall, no_total(&of.stripe_customer, &error));
+            context.books.note_read(of, found, now).await?;
+            return Ok(());
+        }
+        Err(error) => return Err(failure(error)),
+    };
+    report.read += 1;
+    let (second, grace) = (now.as_second(), context.billing.grace);
+    let found = match (compare_whole(&of, seen, second, grace), settled_until(&of, second)) {
+        (Some(found), _) => found,
+        (None, None) => too_early(&of, seen),
+        (None, Some(until)) => {
+            report.read += 1;
+            let settled = total(until).await.map_err(failure)?;
+            compare_settled(&of, seen, until, settled, second)
+        }
+    };
+    let (difference, customer) = (found.difference.clone(), of.customer.clone());
+    if !context.books.note_read(of, found, now).await? {
+        report.waiting += 1;
+        return Ok(());
+    }
+    report.count(&difference);
+    if let Difference::EventsMissing { missing, .. } = difference {
+        tracing::warn!(
+            customer,
+            ?missing,
+            "Stripe does not have events of {customer} that were sent; they are planned anew"
+        );
+    }
+    Ok(())
+}
+
+/// Whether Stripe says that there is no such total. A customer that was deleted has none.
+fn has_no_total(error: &CallError) -> bool {
+    matches!(error.status, Some(400 | 404)) || error.kind == CallFailure::Unreadable
+}
+
+fn no_total(stripe_customer: &str, error: &CallError) -> Difference {
+    Difference::NoTotal { stripe_customer: stripe_customer.to_owned(), answer: error.to_string() }
+}
+
+impl ReconcileReport {
+    fn count(&mut self, difference: &Difference) {
+        match difference {
+            Difference::Agrees => self.agree += 1,
+            Difference::UnconfirmedArrived { .. } => self.accepted += 1,
+            Difference::EventsMissing { missing, arrived } => {
+                self.accepted += u64::from(arrived.is_some());
+                self.not_received += u64::try_from(missing.len()).unwrap_or(u64::MAX);
+            }
+            Difference::TooEarly
+            | Difference::StripeHasLess(_)
+            | Difference::StripeHasMore(_)
+            | Difference::NoTotal { .. } => self.waiting += 1,
+        }
+    }
+
+    /// With at most `most` names.
+    fn truncated(mut self, most: usize) -> Self {
+        self.names.truncate(most);
+        self
+    }
+}

@@ -1,0 +1,95 @@
+//! What must hold before a run works with an account: it is the account that was used before, and
+//! its clock agrees with ours. Also what Stripe's refusals mean for a run.
+
+use std::collections::BTreeSet;
+
+use anyhow::anyhow;
+use jiff::{SignedDuration, Timestamp};
+
+use super::objects::RemoteMeter;
+use super::settings::BillingSettings;
+use super::transport::CallError;
+use crate::job;
+use books::stripe::billing_target::StripeMeter;
+
+/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice:
+/// with a clock that is further off nothing is sent.
+const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(240);
+
+/// Turns a failed call into the end of a run.
+pub fn failure(error: CallError) -> job::Failure {
+    let retry_after = error.around.retry_after;
+    match error.status {
+        Some(401) => job::Failure::GiveUp(anyhow!("{error}; set METER_STRIPE__KEY to a key that is valid")),
+        Some(403) => job::Failure::GiveUp(anyhow!("{error}; the key may not do this, give it the permission")),
+        Some(400 | 404) => job::Failure::GiveUp(anyhow!(error)),
+        _ => match retry_after {
+            Some(wait) => job::Failure::RetryAfter(wait, anyhow!(error)),
+            None => job::Failure::Retry(anyhow!(error)),
+        },
+    }
+}
+
+/// Refuses to work while this machine's clock and Stripe's `date` differ by more than events may.
+pub fn check_clock(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure> {
+    let Some(date) = date else { return Ok(()) };
+    let off = now.duration_since(date);
+    if off.abs() <= MAX_CLOCK_SKEW {
+        return Ok(());
+    }
+    Err(job::Failure::Retry(anyhow!(
+        "this machine's clock is {} s {} Stripe's, so nothing was sent: events would go on the wrong invoice; set the clock",
+        off.abs().as_secs(),
+        if off.is_positive() { "ahead of" } else { "behind" }
+    )))
+}
+
+/// The account's active meter for each mapped one. An error when the account is not the one that
+/// was used before, or a meter is mapped differently than before. Pure.
+pub fn match_meters(
+    billing: &BillingSettings,
+    known: &[StripeMeter],
+    remote: &[RemoteMeter],
+) -> Result<Vec<StripeMeter>, String> {
+    let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
+    if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
+        return Err(format!(
+            "this key belongs to another account: it does not have meter {} ({}), to which usage of `{}` was sent; set METER_STRIPE__KEY to the \
+             key of that account, or use other books",
+            gone.stripe_id, gone.event_name, gone.meter
+        ));
+    }
+    let mut found = vec![];
+    for (name, mapping) in &billing.meters {
+        if let Some(k) = known.iter().find(|k| k.meter == *name)
+            && (k.event_name != mapping.event_name || k.per_unit != mapping.per_unit)
+        {
+            return Err(format!(
+                "stripe.meters.{name}: usage was sent as `{}` with {} units for each; what was sent cannot be counted in other units, so the \
+                 mapping of a meter stays. Set it back, or book the usage under another meter",
+                k.event_name, k.per_unit
+            ));
+        }
+        let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };
+        if let Some(k) = known.iter().find(|k| k.meter == *name && k.stripe_id != meter.id) {
+            return Err(format!(
+                "usage of `{name}` was sent to meter {}, which is not active, and {} has its event name now: totals of two meters cannot be told \
+                 apart. Deactivate {} and reactivate {} in the dashboard",
+                k.stripe_id, meter.id, meter.id, k.stripe_id
+            ));
+        }
+        if let Some(why) = meter.fault() {
+            return Err(format!(
+                "meter {} ({}) at Stripe is not one that can be sent to: {why}",
+                meter.id, meter.event_name
+            ));
+        }
+        found.push(StripeMeter {
+            meter: name.clone(),
+            event_name: mapping.event_name.clone(),
+            per_unit: mapping.per_unit,
+            stripe_id: meter.id.clone(),
+        });
+    }
+    Ok(found)
+}
