@@ -19,7 +19,7 @@ CREATE TABLE bill_versions (
     account         TEXT    NOT NULL,           -- payer account in the manifest, '' if it has none
     delivered_at    TEXT    NOT NULL,           -- instant that orders versions, fixed-width UTC
     state           TEXT    NOT NULL CHECK (state IN ('applied', 'on_hold', 'released')),
-    hold_reason    TEXT    NOT NULL DEFAULT '' CHECK ((state = 'applied') = (hold_reason = '')),
+    hold_reason     TEXT    NOT NULL DEFAULT '' CHECK ((state = 'applied') = (hold_reason = '')),
     accepted        TEXT    NOT NULL DEFAULT '', -- what a person accepted, so that it was applied
     supersedes      INTEGER UNIQUE REFERENCES bill_versions (id),
     rows            INTEGER NOT NULL,

@@ -36,7 +36,7 @@ CREATE TABLE jobs (
     lease        INTEGER NOT NULL DEFAULT 0 CHECK (lease >= attempts),
     worker       TEXT    CHECK ((state = 'running') = (worker IS NOT NULL)),
     lease_until  INTEGER CHECK ((state = 'running') = (lease_until IS NOT NULL)),
-    heartbeat         INTEGER NOT NULL DEFAULT 0,
+    heartbeat    INTEGER NOT NULL DEFAULT 0,
     awaits       INTEGER NOT NULL DEFAULT 0 CHECK (awaits = 0 OR (awaits = 1 AND state = 'scheduled')),
     -- cancellation was requested while it runs
     cancel       INTEGER NOT NULL DEFAULT 0 CHECK (cancel IN (0, 1)),

@@ -45,6 +45,7 @@ const MIGRATIONS: &[Migration] = migrations![
     16 "0016_restored",
     17 "0017_due_at",
     18 "0018_acknowledged",
+    19 "0019_target_views",
 ];
 
 /// The schema version that this build works with.

@@ -325,7 +325,7 @@ async fn restore_progress(
     let waiting = books.restored_waiting().await?;
     let progress = RestoreProgress {
         backup_at: instant(found.backup_at),
-        believed_at: instant(found.at.saturating_add(billing.quiet)),
+        believed_at: instant(found.at.saturating_add(billing.settle_delay)),
         waiting,
     };
     Ok((begun || waiting > 0).then_some(progress))

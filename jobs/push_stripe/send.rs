@@ -229,8 +229,8 @@ pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunCl
         in_a_row: AtomicU32::new(0),
         stop: Mutex::new(None),
     };
-    let at_once = u32::try_from(account.at_once).unwrap_or(u32::MAX);
-    let limit = account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(at_once, 5000);
+    let max_concurrent = u32::try_from(account.max_concurrent).unwrap_or(u32::MAX);
+    let limit = account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(max_concurrent, 5000);
     let mut tally = SendTally::default();
     while !run.stopped() {
         let events = books.claim_events(limit, run.now()).await?;
@@ -254,7 +254,7 @@ async fn send_some(
     let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
     let sending = async move {
         let attempts = stream::iter(events).map(|event| run.attempt(event, claimed));
-        let mut attempts = attempts.buffer_unordered(run.account.at_once.max(1));
+        let mut attempts = attempts.buffer_unordered(run.account.max_concurrent.max(1));
         while let Some(outcome) = attempts.next().await {
             if done.send(outcome).await.is_err() {
                 break;

@@ -33,7 +33,7 @@ pub(super) async fn totals_to_import(
     if found.is_empty() {
         return Ok(vec![]);
     }
-    let believed_at = restoration.at.saturating_add(billing.quiet);
+    let believed_at = restoration.at.saturating_add(billing.settle_delay);
     let synced = books.setting("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
     if now.as_second() < believed_at {
         report.not_yet = Some(format!("Stripe's totals are believed from {} on", instant(believed_at)));
@@ -56,7 +56,7 @@ pub(super) async fn totals_to_import(
     if report.not_yet.is_some() {
         return Ok(vec![]);
     }
-    found.retain(|of| of.events.iter().all(|events| is_quiet(events, now.as_second(), billing.quiet)));
+    found.retain(|of| of.events.iter().all(|events| is_quiet(events, now.as_second(), billing.settle_delay)));
     let requests = found.iter().flat_map(TotalToImport::windows).filter(|(from, to)| from < to).count();
     let day = now.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
     books.take_reads(day, u32::try_from(requests).unwrap_or(u32::MAX), u32::MAX).await?;
@@ -123,7 +123,7 @@ pub(super) async fn import_total(
     if let Some(shortfall) = too_little(surpluses, of.shortfall, now.as_second()) {
         // that these books sent it is certain; that Stripe lost it is not, and to send it again by
         // mistake would bill it twice
-        if now.as_second() - shortfall.since < context.billing.quiet {
+        if now.as_second() - shortfall.since < context.billing.settle_delay {
             tracing::info!(
                 shortfall = shortfall.amount,
                 "Stripe has {} less than these books had sent: {name}; it is believed when it stays so",

@@ -37,7 +37,7 @@ pub struct StripeAccount {
     transport: Transport,
     rate: Arc<DefaultDirectRateLimiter>,
     /// Requests under way at once.
-    pub at_once: usize,
+    pub max_concurrent: usize,
     /// Requests in a second.
     pub per_second: u32,
     /// How long a request may take.
@@ -67,13 +67,13 @@ impl fmt::Debug for StripeAccount {
 }
 
 impl StripeAccount {
-    /// An account that is sent `per_second` requests at most, `at_once` at once.
-    pub fn new(transport: Transport, per_second: NonZeroU32, at_once: usize, timeout: Duration) -> Self {
+    /// An account that is sent `per_second` requests at most, `max_concurrent` at once.
+    pub fn new(transport: Transport, per_second: NonZeroU32, max_concurrent: usize, timeout: Duration) -> Self {
         // a tenth of a second's requests may come at once, so that a short wait of ours costs no
         // rate
         let burst = NonZeroU32::new(per_second.get() / 10).unwrap_or(NonZeroU32::MIN);
         let rate = Arc::new(RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)));
-        Self { transport, rate, at_once, per_second: per_second.get(), timeout, sends: Arc::default() }
+        Self { transport, rate, max_concurrent, per_second: per_second.get(), timeout, sends: Arc::default() }
     }
 
     async fn get(&self, request: RequestBuilder) -> Result<(Value, ResponseMeta), CallError> {

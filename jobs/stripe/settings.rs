@@ -17,7 +17,7 @@ pub struct BillingSettings {
     pub reads_per_day: u32,
     /// How long after books were restored from a backup Stripe's totals are believed to have all
     /// that the lost ones had sent, in seconds.
-    pub quiet: i64,
+    pub settle_delay: i64,
     pub mode: StripeMode,
 }
 
@@ -43,6 +43,6 @@ pub enum StripeMode {
 
 impl Default for BillingSettings {
     fn default() -> Self {
-        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, quiet: 86_400, mode: StripeMode::DryRun }
+        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, settle_delay: 86_400, mode: StripeMode::DryRun }
     }
 }

@@ -96,7 +96,7 @@ impl StripeConfig {
             meters: self.meters.iter().map(mapping).collect(),
             grace: i64::from(self.grace_hours) * 3600,
             reads_per_day: self.reads_per_day,
-            quiet: i64::from(self.settle_delay_hours) * 3600,
+            settle_delay: i64::from(self.settle_delay_hours) * 3600,
             mode,
         })
     }

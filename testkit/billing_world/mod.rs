@@ -102,7 +102,7 @@ pub struct BillingWorld {
 /// A busy machine must not look like a server that is silent.
 const TIMEOUT: Duration = Duration::from_millis(150);
 
-pub fn account(url: &str, key: &str, at_once: usize) -> StripeAccount {
+pub fn account(url: &str, key: &str, max_concurrent: usize) -> StripeAccount {
     /// One for all: to read the machine's certificates takes longer than a history.
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
         // it fails where another part of the process has installed one
@@ -110,7 +110,7 @@ pub fn account(url: &str, key: &str, at_once: usize) -> StripeAccount {
         reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().unwrap()
     });
     let transport = Transport::new(CLIENT.clone(), reqwest::Url::parse(url).unwrap(), key.into());
-    StripeAccount::new(transport, NonZeroU32::new(1_000_000).unwrap(), at_once, TIMEOUT)
+    StripeAccount::new(transport, NonZeroU32::new(1_000_000).unwrap(), max_concurrent, TIMEOUT)
 }
 
 pub fn billing(mode: StripeMode) -> BillingSettings {
@@ -126,7 +126,7 @@ pub fn billing(mode: StripeMode) -> BillingSettings {
         meters: [mapping(0), mapping(1)].into(),
         grace: HOUR,
         reads_per_day: 100_000,
-        quiet: 24 * HOUR,
+        settle_delay: 24 * HOUR,
         mode,
     }
 }
