@@ -275,6 +275,22 @@ fn every_command_that_a_person_is_told_to_run_exists() {
 }
 
 #[test]
+fn every_table_and_view_is_explained_and_no_other() {
+    // the table of applied migrations is made before the first of them
+    let mut there = BTreeSet::from(["schema_versions".to_owned()]);
+    for path in files(&root().join("migrations"), ".sql") {
+        for line in read(&path).lines() {
+            let name = ["CREATE TABLE ", "CREATE VIEW "].iter().find_map(|start| line.strip_prefix(start));
+            there.extend(name.and_then(|rest| rest.split([' ', '(']).next()).map(str::to_owned));
+        }
+    }
+    assert!(there.len() > 30, "{there:?}");
+    let page = read(&root().join("docs/database.md"));
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    assert_eq!(rows.map(str::to_owned).collect::<BTreeSet<_>>(), there);
+}
+
+#[test]
 fn ci_runs_the_test_command_of_the_readme() {
     let (readme, ci) = (read(&root().join("README.md")), read(&root().join(".ci/run")));
     let command = "cargo test --workspace";
