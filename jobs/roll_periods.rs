@@ -33,7 +33,7 @@ pub struct RollPeriods {
     pub dry_run: bool,
 }
 
-/// What was done, or would be.
+/// The report of a run, or of a dry run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RollPeriodsReport {
     /// True when nothing was changed.

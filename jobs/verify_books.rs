@@ -21,7 +21,7 @@ const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 #[serde(deny_unknown_fields)]
 pub struct VerifyBooks {}
 
-/// What was found.
+/// The report of an audit.
 #[derive(Clone, Debug, Serialize)]
 pub struct VerifyReport {
     /// True when there is no violation.

@@ -53,7 +53,7 @@ pub struct EntitlementChange {
     pub is: Entitlement,
 }
 
-/// What a run decided.
+/// The report of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct EnforceReport {
     /// True when nothing was written.

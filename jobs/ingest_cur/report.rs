@@ -42,7 +42,7 @@ impl IngestOutcome {
     }
 }
 
-/// What a run found and did.
+/// The report of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct IngestReport {
     pub export: String,
