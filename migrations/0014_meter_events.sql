@@ -6,7 +6,8 @@
 -- the period itself while its invoice is open or in grace. Otherwise it is the period that was
 -- open when the event was made: the amount is carried forward.
 --
---   pending     --> sending | not received (missed its invoice) | discarded
+--   pending     --> sending | discarded
+--   pending     --> not received (never sent, and its invoice is closed or has changed)
 --   sending     --> accepted | refused | unconfirmed
 --   sending     --> pending (Stripe certainly did not take it: 429, no connection)
 --   unconfirmed --> sending (same identifier, for 23 hours)
