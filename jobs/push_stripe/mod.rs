@@ -367,7 +367,7 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
     match tally.stopped {
         None => Ok(()),
         Some(SendStop::Key(why)) => {
-            Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: mend METER_STRIPE__KEY and run again")))
+            Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: correct METER_STRIPE__KEY and run again")))
         }
         Some(SendStop::Away(why, asked)) if report.accepted == 0 => {
             let why = anyhow!("Stripe cannot be reached, nothing is lost: {why}");
