@@ -79,10 +79,7 @@ pub fn match_meters(
             ));
         }
         if let Some(why) = meter.fault() {
-            return Err(format!(
-                "meter {} ({}) at Stripe is not one that can be sent to: {why}",
-                meter.id, meter.event_name
-            ));
+            return Err(format!("Stripe's meter {} ({}) cannot take events: {why}", meter.id, meter.event_name));
         }
         found.push(StripeMeter {
             meter: name.clone(),
