@@ -1,5 +1,5 @@
-//! The list of tests that lacked what they need. Cargo shows no output of a test that passes, so
-//! each skip is written to a file under `target/tmp`, and the target `skipped` of each package,
+//! The list of tests that lacked something they need. Cargo shows no output of a test that passes.
+//! So each skip is written to a file under `target/tmp`, and the target `skipped` of each package,
 //! which cargo runs after `it`, prints the file.
 //!
 //! The file belongs to one run of cargo: its name is the process id and the start of the parent.
