@@ -30,7 +30,7 @@ pub fn failure(error: CallError) -> job::Failure {
     }
 }
 
-/// Fails if this machine's clock and Stripe's `date` differ by more than [`MAX_CLOCK_SKEW`].
+/// Fails if this machine's clock and Stripe's `date` differ by more than `MAX_CLOCK_SKEW`.
 pub fn check_clock(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure> {
     let Some(date) = date else { return Ok(()) };
     let off = now.duration_since(date);
