@@ -26,7 +26,7 @@ const SETTLED_AT_ONCE: usize = 250;
 const FIRST_WAIT: i64 = 5;
 /// Longest wait, in seconds.
 const LONGEST_WAIT: i64 = 1800;
-/// After so many failed attempts in a row a run stops: Stripe is not reachable.
+/// After so many failed attempts in a row a run stops: Stripe is not available.
 const AWAY: u32 = 20;
 
 /// After so many refusals in a row a run stops: the cause is not a single customer.
@@ -55,7 +55,7 @@ pub(super) struct SendTally {
 pub(super) enum SendStop {
     /// Stripe does not accept the key, or the key lacks the permission.
     Key(String),
-    /// Stripe is not reachable or refuses everything. With Stripe's `Retry-After`.
+    /// Stripe is not available, or refuses every event. With Stripe's `Retry-After`.
     Away(String, Option<Duration>),
 }
 
@@ -131,8 +131,8 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
     match answer {
         SendAnswer::Taken(false) => taken(now),
         SendAnswer::Taken(true) => taken(first),
-        // if an attempt may have been applied, it was. Otherwise another program uses our
-        // identifier
+        // Stripe has our identifier. An attempt that may have been applied was applied; without
+        // such an attempt another program used the identifier
         SendAnswer::Exists(_) if doubt => taken(first),
         SendAnswer::Exists(why) => settled(EventState::Refused, None, Some(why)),
         // Stripe may have taken an earlier attempt: only its totals tell
@@ -225,7 +225,7 @@ impl Run {
     }
 }
 
-/// Sends all due events. Stops when none is left, or when Stripe is not reachable or refuses
+/// Sends all due events. Stops when none is left, or when Stripe is not available or refuses
 /// everything.
 pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunClock) -> Result<SendTally, BooksError> {
     let run = Run {
