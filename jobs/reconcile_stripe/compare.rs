@@ -99,8 +99,8 @@ pub(super) fn settled_until(of: &TotalToCheck, now: i64) -> Option<i64> {
     let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
     let open = events.unconfirmed.filter(|event| !is_settled(event, now)).map(|event| event.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
-    // the timestamp of an imported event is that of the last event that it replaces: a total up to
-    // an earlier minute may include a part of them
+    // an imported event replaces events with earlier timestamps: a total up to an earlier minute
+    // may include a part of them
     if events.accepted.iter().any(|e| e.imported && e.timestamp >= until) {
         return None;
     }

@@ -35,7 +35,7 @@ use books::stripe::difference::Difference;
 use books::stripe::reconciliation::TotalToCheck;
 use books::units::calendar::minute;
 
-/// Once a day all customers are planned again, for the usage of so many days.
+/// Once a day all customers are planned again, for the usage of the last so many days.
 const SWEEP_DAYS: i64 = 45;
 /// The most totals that one run reads, so that a day's reads are spread over the day.
 const MAX_READS: u32 = 100;

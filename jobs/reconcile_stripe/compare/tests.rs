@@ -143,8 +143,8 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
 fn what_was_taken_over_is_judged_whole_or_not_at_all() {
     let now = T0 + 20 * DAY;
     let imported = AcceptedEvent { imported: true, at: now, ..took(2, 100, 10 * DAY) };
-    // its timestamp is that of the last event that it replaces, so a total up to then may include
-    // a part of them
+    // the events that it replaces have earlier timestamps, so a total up to then may include a
+    // part of them
     for (own, expected) in [
         (None, Some(T0 + 30 * DAY)),
         (Some(12 * DAY), Some(T0 + 12 * DAY)),
