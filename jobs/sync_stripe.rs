@@ -1,10 +1,10 @@
-//! `sync_stripe`: Stripe's subscriptions → the books, so that billing periods and what can be
-//! billed do not hang on webhooks that were missed.
+//! `sync_stripe`: reads Stripe's subscriptions into the books, so that billing periods and
+//! subscription items do not depend on webhooks, which may be missed.
 //!
-//! A full pass reads every subscription, page by page, and is made once a day; the runs between ask
-//! for those that were made since the one before. A page is written as it comes, and writes only
-//! what differs, so a run that breaks off loses nothing and the next one starts anew. Periods are
-//! made of it by `roll_periods`.
+//! A full pass reads every subscription, page by page, once a day. The runs between read the
+//! subscriptions created since the run before. Each page is written at once, and only where it
+//! differs, so a run that breaks off loses nothing and the next one starts from the beginning.
+//! `roll_periods` makes billing periods from the subscriptions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,45 +21,46 @@ use books::customers::billing_period;
 use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
 use books::{BooksError, Database};
 
-/// A full pass is made when the last one is older than this, in seconds.
+/// Age in seconds at which the last full pass is too old, and another one is made.
 const FULL: i64 = 86_400;
-/// Subscriptions that were made so long before the last run are asked for again, in seconds.
+/// Seconds before the last run from which subscriptions are read again.
 const OVERLAP: i64 = 86_400;
-/// Where the last full pass, and the last run, are remembered.
+/// The settings that hold the instants of the last full pass and of the last run.
 const REMEMBERED: [&str; 2] = ["synced_full", "synced"];
 
-/// Read subscriptions.
+/// Read subscriptions from Stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncStripe {
-    /// Read all of them, however new the last full pass is.
+    /// Read all subscriptions, even if the last full pass is recent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
 }
 
-/// What was read.
+/// What a run read and wrote.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SyncReport {
-    /// True when there is no key, so nobody was asked.
+    /// True if there is no key, so no request was made to Stripe.
     pub without_key: bool,
-    /// True when every subscription was read.
+    /// True if every subscription was read.
     pub full: bool,
     pub read: u64,
-    /// Of them, those that were new or said something new.
+    /// Of these, the subscriptions that were new or had changed.
     pub changed: u64,
-    /// Metered items that were new, changed or gone.
+    /// Metered items that were new, had changed, or were removed.
     pub items: u64,
-    /// Subscriptions of Stripe customers that nobody here has.
+    /// Subscriptions of Stripe customers that belong to no customer in the books.
     pub unknown_customers: u64,
-    /// Subscriptions that live in the books and that Stripe does not know: another account?
+    /// Subscriptions that have not ended in the books and that Stripe does not have. The key may
+    /// be of another account.
     pub unknown_to_stripe: u64,
-    /// Metered items that are not billed by the month: their periods are not ours.
+    /// Metered items that are not billed monthly: the books' periods are months.
     pub not_monthly: u64,
-    /// Metered items whose current period is not the month that the anchor makes.
+    /// Metered items with a current period other than the month that starts at the anchor.
     pub other_periods: u64,
-    /// Subscriptions that cannot be kept: what is wrong with them is in the log.
+    /// Subscriptions that the books cannot store; the log has the reasons.
     pub unusable: u64,
-    /// Some names of the last four.
+    /// Some ids of the subscriptions counted in the last four fields.
     pub names: Vec<String>,
 }
 
@@ -81,7 +82,7 @@ impl Job for SyncStripe {
         let scope = if self.full { SyncScope::All } else { SyncScope::Changed };
         let report = sync(&context.books, &context.billing, now, scope).await?;
         if Self::needs_attention(&report) {
-            tracing::warn!("subscriptions at Stripe need a look: {}", report.names.join(", "));
+            tracing::warn!("subscriptions in Stripe need attention: {}", report.names.join(", "));
         }
         Ok(report)
     }
@@ -90,12 +91,12 @@ impl Job for SyncStripe {
 /// Which subscriptions are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncScope {
-    /// Those that were made since the last run; all of them when the last full pass is a day old.
+    /// Subscriptions created since the last run; all of them if the last full pass is a day old.
     Changed,
     All,
 }
 
-/// Reads subscriptions as of `now`; pages before an error are kept.
+/// Reads subscriptions as of `now`. Pages before an error stay written.
 pub async fn sync(
     books: &Database,
     billing: &BillingSettings,
@@ -110,7 +111,7 @@ pub async fn sync(
         Ok(books.setting(name).await?.and_then(|at| at.parse().ok()))
     };
     let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
-    // a pass that began before a restoration was found says nothing of what was lost
+    // a full pass that began before the restore was found does not cover what was lost
     let full = scope == SyncScope::All
         || books.awaits_subscriptions(now).await?
         || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
@@ -161,7 +162,7 @@ async fn keep(
         };
         if let Some(why) = fault(&s) {
             report.unusable += 1;
-            tracing::warn!(subscription = s.id, "subscription {} cannot be kept: {why}", s.id);
+            tracing::warn!(subscription = s.id, "subscription {} cannot be stored: {why}", s.id);
             note(report, &s.id);
             continue;
         }
@@ -206,7 +207,7 @@ fn note(report: &mut SyncReport, id: &str) {
     }
 }
 
-/// Why a subscription is none that the books can hold.
+/// Why the books cannot store a subscription; none if they can.
 fn fault(s: &RemoteSubscription) -> Option<String> {
     const STATUSES: [&str; 8] =
         ["trialing", "active", "past_due", "unpaid", "canceled", "incomplete", "incomplete_expired", "paused"];
@@ -215,7 +216,7 @@ fn fault(s: &RemoteSubscription) -> Option<String> {
         return Some(format!("its status `{}` is not known", s.status));
     }
     if !sane(s.anchor) || !sane(s.started) || s.ended.is_some_and(|e| !sane(e) || e < s.started) {
-        return Some("its instants cannot be".into());
+        return Some("its start, anchor or end is out of range".into());
     }
     None
 }

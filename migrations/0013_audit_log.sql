@@ -1,4 +1,4 @@
--- What people did by hand, and why: every action that changes what is sent to Stripe. Append-only.
+-- Manual actions and their reasons: every action that changes what is sent to Stripe. Append-only.
 CREATE TABLE audit_log (
     seq     INTEGER PRIMARY KEY AUTOINCREMENT,
     at      INTEGER NOT NULL,                            -- seconds since 1970, UTC

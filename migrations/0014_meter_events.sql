@@ -1,20 +1,26 @@
--- What is sent to Stripe as billing meter events, and what became of each. Instants are seconds
--- since 1970, UTC.
+-- Meter events for Stripe, and the state of each. Instants are seconds since 1970, UTC.
 --
--- An event is made in the transaction that finds a difference between what the books say of a
--- billing period (`period_start`) and what was sent for it. Everything that is sent is fixed before
--- the first attempt. `billed_start` to before `billed_end` is the period on whose invoice it goes:
--- its own while that is open or in grace, else the one that is open then (a correction that is
--- carried forward).
+-- `push_stripe` makes an event in the transaction that finds a difference between the billing
+-- target of a period (`period_start`) and what was sent for it. The contents of an event are fixed
+-- before its first attempt. `billed_start` to before `billed_end` is the invoiced period. It is
+-- the period itself while its invoice is open or in grace. Otherwise it is the period that was
+-- open when the event was made: the amount is carried forward.
 --
---   pending --> sending --> accepted | refused | unconfirmed        sending --> pending        (not taken for sure: 429, no connection)
---   unconfirmed --> sending (same identifier, for 23 hours) | accepted | not received (Stripe's totals decide)
---   accepted --> refused (Stripe said so later) | not received (Stripe's totals have been without it for a day)
---   refused --> not received (a person: send anew)                     pending | unconfirmed | refused --> discarded (a person: never send)
+--   pending     --> sending | discarded
+--   pending     --> not received (never sent, and its invoice is closed or has changed)
+--   sending     --> accepted | refused | unconfirmed
+--   sending     --> pending (Stripe certainly did not take it: 429, no connection)
+--   unconfirmed --> sending (same identifier, for 23 hours)
+--   unconfirmed --> accepted | not received (Stripe's totals decide) | discarded
+--   accepted    --> refused (Stripe's error report)
+--   accepted    --> not received (Stripe's totals have not included it for a day)
+--   refused     --> not received (a person: send again) | discarded
 --
--- `not received` is proven not to be in Stripe, so its value is planned anew. Every other state
--- counts as sent. `maybe_applied` says that an attempt may have been applied. `next_at` is when to
--- (re)send; an unconfirmed one without it is settled by Stripe's totals only.
+-- Only a person discards an event: it is never sent.
+--
+-- `not received` counts as not in Stripe, so its amount is planned again. Every other state counts
+-- as sent. `maybe_applied`: Stripe may have applied an attempt. `next_at`: when the next attempt
+-- is due; an unconfirmed event without it is decided by Stripe's totals only.
 CREATE TABLE meter_events (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     identifier       TEXT    NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100 AND identifier LIKE '%-' || seq),
@@ -32,14 +38,14 @@ CREATE TABLE meter_events (
                      CHECK (state IN ('pending', 'sending', 'accepted', 'unconfirmed', 'refused', 'not_received', 'discarded')),
     maybe_applied         INTEGER NOT NULL DEFAULT 0 CHECK (maybe_applied IN (0, 1) AND (state <> 'unconfirmed' OR maybe_applied = 1)),
     attempts         INTEGER NOT NULL DEFAULT 0,
-    key_no           INTEGER NOT NULL DEFAULT 0,         -- of the Idempotency-Key; another one after a stored 5xx
+    key_no           INTEGER NOT NULL DEFAULT 0,         -- in the Idempotency-Key; another one after a stored 5xx
     first_attempt_at INTEGER,
     last_attempt_at  INTEGER CHECK (state <> 'sending' OR last_attempt_at IS NOT NULL),
     next_at          INTEGER CHECK (CASE state WHEN 'pending' THEN next_at IS NOT NULL WHEN 'unconfirmed' THEN true ELSE next_at IS NULL END),
     created_at       INTEGER NOT NULL,
     settled_at       INTEGER,
     taken_at         INTEGER,                            -- when Stripe took it, as far as is known
-    request_id       TEXT,                                -- Stripe's name of the last request
+    request_id       TEXT,                                -- `Request-Id` of Stripe's last answer
     error            TEXT CHECK (state <> 'refused' OR error IS NOT NULL)
 ) STRICT;
 
@@ -73,9 +79,9 @@ BEGIN
     SELECT RAISE(ABORT, 'an event is history and is never deleted');
 END;
 
--- Until when an invoice covers a billing period, as far as is known now: to its end, or until the
--- subscription ended, if that became known after the period was closed. A period without a
--- subscription is covered until its start, which is not at all.
+-- Until when an invoice covers a billing period, as far as is known now: until the period's end,
+-- or until the subscription ended, if that became known after the period was closed. A period
+-- without a subscription has no invoice: its `covered_until` is its start.
 CREATE VIEW covered_periods AS
 SELECT p.customer, p.starts_at, p.ends_at, p.subscription,
        CASE WHEN p.subscription IS NULL THEN p.starts_at
@@ -83,14 +89,14 @@ SELECT p.customer, p.starts_at, p.ends_at, p.subscription,
        END AS covered_until
 FROM billing_periods p;
 
--- Periods that an invoice covers, with the end of what it covers.
+-- Billing periods with an invoice. `ends_at` is the end of the time that the invoice covers.
 CREATE VIEW invoiced_periods AS
 SELECT customer, starts_at, covered_until AS ends_at FROM covered_periods WHERE covered_until > starts_at;
 
--- Which invoice an event is on: that of the period of its time, if an invoice covers that time and
--- took the event before it was final, by the grace of the time when the event was made
--- (`send_before` - `billed_end`, and the margin of ten minutes that no event is sent in). An event
--- without a row here is on no invoice.
+-- The invoice that an event is on: the invoice of the period that contains `timestamp`, if it
+-- covers that instant and Stripe took the event before the invoice was final. The grace is the one
+-- that held when the event was made: `send_before` - `billed_end`, and the ten minutes before the
+-- end of the grace in which no event is sent. An event without a row here is on no invoice.
 CREATE VIEW event_invoices AS
 SELECT i.seq, b.starts_at, b.ends_at
 FROM meter_events i
@@ -98,19 +104,21 @@ JOIN invoiced_periods b ON b.customer = i.customer
  AND b.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp)
 WHERE i.timestamp < b.ends_at AND coalesce(i.taken_at < b.ends_at + i.send_before - i.billed_end + 600, true);
 
--- What the invoice line of a customer, meter and billing period should say, and what Stripe was
--- last seen to have.
+-- Billing targets: the quantity that Stripe should bill for a customer, meter and billing period,
+-- and what Stripe's total was when it was last read.
 --
--- `target` is what the books say in Stripe's unit; `deferred` is the part of it that cannot be sent
--- now, and `deferred_reason` says why. `plan` is the plan whose terms hold for the period: the
--- customer's, until the period is over. `seen` is Stripe's total of the events that go on this
--- period's invoice, `expected` what it should have been when it was read. `shortfall` is by how
--- much Stripe has had too little since `shortfall_since`.
+-- `target` is the quantity in Stripe's units. `deferred` is the part of it that cannot be sent
+-- now; `deferred_reason` says why. `plan` is the plan that sets the terms of the period: the
+-- customer's plan until the period is over, and then it stays. `seen` is Stripe's total of the
+-- events on this period's invoice, and `expected` what it should have been when it was read.
+-- `shortfall` is the amount by which Stripe has had too little since `shortfall_since` (below 0: a
+-- surplus).
 --
--- The `alarm_*` columns say what a person must look at, as it was when the alarm was raised:
+-- The `alarm_*` columns are the alarm that needs a person, as it was when it was raised.
 -- `alarm_kind` is the case. `stripe_has_less` and `stripe_has_more`: of the events before
 -- `alarm_until` Stripe had `alarm_total`, which was `alarm_shortfall` too little (below 0: too
--- much). `no_total`: Stripe gave no total of `alarm_stripe_customer`, and `alarm_answer` instead.
+-- much). `no_total`: Stripe gave no total of `alarm_stripe_customer`; `alarm_answer` is its
+-- answer.
 CREATE TABLE billing_targets (
     customer      TEXT    NOT NULL,
     meter         TEXT    NOT NULL,
@@ -126,14 +134,14 @@ CREATE TABLE billing_targets (
     read_at       INTEGER,
     shortfall         INTEGER,
     shortfall_since   INTEGER CHECK ((shortfall IS NULL) = (shortfall_since IS NULL)),
-    agreed_at     INTEGER,                                -- when Stripe's total was last seen to be what it should be
+    agreed_at     INTEGER,                                -- when Stripe's total last was as expected
     alarm_kind            TEXT    CHECK (alarm_kind IN ('stripe_has_less', 'stripe_has_more', 'no_total')),
     alarm_shortfall       INTEGER,
     alarm_total           INTEGER CHECK ((alarm_total IS NULL) = (alarm_shortfall IS NULL)),
     alarm_until           INTEGER CHECK ((alarm_until IS NULL) = (alarm_shortfall IS NULL)),
     alarm_stripe_customer TEXT,
     alarm_answer          TEXT    CHECK ((alarm_answer IS NULL) = (alarm_stripe_customer IS NULL)),
-    final_at      INTEGER,                                -- agreed after the invoice was final: no more to be read
+    final_at      INTEGER,                                -- the total agreed after the invoice was final: not read again
     PRIMARY KEY (customer, meter, period_start),
     CHECK ((alarm_kind IS NOT NULL AND alarm_kind <> 'no_total') = (alarm_shortfall IS NOT NULL)),
     CHECK ((alarm_kind IS NOT NULL AND alarm_kind = 'no_total') = (alarm_stripe_customer IS NOT NULL))
@@ -144,8 +152,8 @@ CREATE INDEX billing_targets_to_read ON billing_targets (read_at) WHERE final_at
 CREATE INDEX billing_targets_shortfall ON billing_targets (read_at) WHERE shortfall IS NOT NULL;
 CREATE INDEX billing_targets_alarms ON billing_targets (customer) WHERE alarm_kind IS NOT NULL;
 
--- Customers whose totals must be looked at again, from when on; usage of days before `from_day` is
--- known not to have changed.
+-- Customers that are due for planning from `due_at` on. Usage on days before `from_day` has not
+-- changed.
 CREATE TABLE stripe_due (
     customer TEXT    NOT NULL PRIMARY KEY,
     due_at   INTEGER NOT NULL,
@@ -154,29 +162,30 @@ CREATE TABLE stripe_due (
 
 CREATE INDEX stripe_due_by_time ON stripe_due (due_at);
 
--- Meters as they are in Stripe. Event name and unit of a meter are for ever: what was sent was sent
--- in them.
+-- Meters as they are in Stripe. Event name and unit of a meter never change, because the events
+-- that were sent cannot be counted in other units.
 CREATE TABLE stripe_meters (
     meter      TEXT    NOT NULL PRIMARY KEY,
     event_name TEXT    NOT NULL UNIQUE,
-    per_unit   TEXT    NOT NULL,                          -- Stripe's units for each unit of ours, exact decimal
+    per_unit   TEXT    NOT NULL,                          -- Stripe's units for each unit of the meter, exact decimal
     stripe_id  TEXT    NOT NULL,
     seen_at    INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What is remembered between runs, by name.
+-- Values that runs keep for later runs, by name.
 CREATE TABLE settings (
     name  TEXT NOT NULL PRIMARY KEY,
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Identifiers of these books begin with this, so that two books never send the same one.
+-- The prefix of these books' identifiers. It is random, so two books never send the same
+-- identifier.
 INSERT INTO settings (name, value) VALUES ('prefix', 'meter-' || lower(hex(randomblob(4))));
 
 INSERT INTO settings (name, value) VALUES ('entry', '0');
 
--- Metered items of subscriptions, as `sync_stripe` last saw them; without one for a meter nothing
--- can be billed.
+-- Metered items of subscriptions, as `sync_stripe` last read them. Without an item for a meter, a
+-- subscription cannot bill its usage.
 CREATE TABLE subscription_items (
     id           TEXT    NOT NULL PRIMARY KEY CHECK (id <> ''),
     subscription TEXT    NOT NULL,
@@ -191,7 +200,7 @@ CREATE TABLE subscription_items (
 CREATE INDEX subscription_items_by_customer ON subscription_items (customer);
 CREATE INDEX subscription_items_by_subscription ON subscription_items (subscription);
 
--- What Stripe said later about events that it had taken. The web backend inserts each
+-- Stripe's error reports about events that it had taken. The web backend inserts each
 -- `v1.billing.meter.error_report_triggered` and `v1.billing.meter.no_meter_found`, whole as it was
 -- fetched; `push_stripe` reads it.
 CREATE TABLE stripe_error_reports (
@@ -204,14 +213,15 @@ CREATE TABLE stripe_error_reports (
 
 CREATE INDEX stripe_error_reports_new ON stripe_error_reports (received_at) WHERE read_at IS NULL;
 
--- Requests for totals by UTC day: Stripe's read allowance is finite.
+-- Requests for totals by UTC day: Stripe limits the number of reads.
 CREATE TABLE stripe_reads (
     day   TEXT    NOT NULL PRIMARY KEY,
     reads INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Whatever a total rests on makes its customer due. New ledger entries are found by their number
--- instead: a bill books a million of them.
+-- Every change of the data that a billing target depends on makes the customer due. New ledger
+-- entries have no trigger, because a bill books a million of them: `push_stripe` finds them by
+-- their number.
 CREATE TRIGGER customers_are_due AFTER INSERT ON customers
 BEGIN
     INSERT INTO stripe_due (customer, due_at) VALUES (NEW.id, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = '';
@@ -268,8 +278,8 @@ BEGIN
     DELETE FROM billing_targets WHERE customer = OLD.customer AND period_start = OLD.starts_at;
 END;
 
--- What is not received is planned anew; what was accepted, refused or discarded may set free what
--- is deferred.
+-- The amount of an event that is not received is planned again. An event that was accepted,
+-- refused or discarded may make it possible to send a deferred amount.
 CREATE TRIGGER settled_events_make_due AFTER UPDATE OF state ON meter_events
 WHEN NEW.state <> OLD.state AND (NEW.state IN ('not_received', 'refused', 'discarded')
      OR NEW.state = 'accepted' AND EXISTS (SELECT 1 FROM billing_targets WHERE customer = NEW.customer AND deferred <> 0))

@@ -1,9 +1,10 @@
 -- The sum of all customers' usage by meter and day, so that dashboards need not add up every
--- customer at each reading. `attributed` says whether the entries have a customer.
+-- customer at each reading. `attributed`: whether the entries have a customer.
 --
--- A trigger maintains it, as it does `usage_days`, so it stays complete even if a worker of an
--- older build still books while this is applied; the audit compares it with the ledger. A sum may
--- exceed a 64-bit number of 10^-10 units, so it is stored as whole units and the rest.
+-- A trigger maintains the table, as it does `usage_days`, so the sums stay complete even if a
+-- worker of an older build still books while this migration is applied. The audit compares them
+-- with the ledger. A sum may exceed a 64-bit number of 10^-10 units, so it is stored as whole
+-- units and a rest.
 CREATE TABLE usage_totals (
     meter      TEXT    NOT NULL,
     day        TEXT    NOT NULL,

@@ -1,8 +1,8 @@
 -- Figures of the queue and of the audit for operators.
 --
--- `due_at`: the instant at which a job that waited, failed, or was handed back or taken away became
--- due again, in milliseconds since 1970; null: when it was enqueued. It is only for people and
--- dashboards, so the database's clock is good enough.
+-- `due_at`: when a job became due again after it waited, failed, was handed back or was taken
+-- away, in milliseconds since 1970. Null: it is due since it was enqueued. Only people and
+-- dashboards read it, so the database's clock is good enough.
 ALTER TABLE jobs ADD COLUMN due_at INTEGER;
 
 CREATE TRIGGER jobs_become_due AFTER UPDATE OF state ON jobs WHEN NEW.state = 'pending' AND OLD.state <> 'pending'

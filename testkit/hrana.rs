@@ -1,11 +1,12 @@
-//! A database server of the tests' own: libSQL's remote protocol (Hrana 3 over HTTP, in JSON) over
-//! a local libSQL file.
+//! A database server for the tests: libSQL's remote protocol (Hrana 3 over HTTP, in JSON) over a
+//! local libSQL file.
 //!
-//! Books on a server fail in ways that a file never does: a COMMIT is carried out and its reply is
-//! lost, a stream that was left alone takes its transaction with it, a connection ends before
-//! anything was asked. Money must survive all of them, and no real server deals them on demand.
-//! This one does. Otherwise it answers as sqld does, in codes and texts too: what the client makes
-//! of an answer is part of what is tested. It knows only what libSQL's client sends.
+//! Books on a server fail in ways in which a file never fails: a COMMIT is executed and its reply
+//! is lost, an idle stream expires and rolls back its transaction, a connection ends before a
+//! request. No money may be lost in these cases, and a real server does not produce them on
+//! demand. This one does. Otherwise it answers like sqld, with the same codes and texts, because
+//! the tests also cover how the client reads them. It implements only the requests that libSQL's
+//! client sends.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -27,13 +28,12 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-/// The server; it ends when dropped.
+/// The server. It stops when dropped.
 pub struct HranaServer {
     shared: Arc<Shared>,
-    /// Bound but never listening: it keeps the port while the server is paused.
+    /// A socket that is bound and never listens: it keeps the port while the server is paused.
     port: TcpSocket,
-    /// Between a start and a pause: a thread with a runtime, whose end drops all connections and
-    /// streams.
+    /// From start to pause: a thread with a runtime. Its end drops all connections and streams.
     session: Mutex<Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>>,
 }
 
@@ -43,7 +43,7 @@ struct Shared {
     faults: Faults,
     requests: AtomicU64,
     idle: Mutex<Duration>,
-    /// Streams so far: after a pause no earlier baton means anything.
+    /// Number of streams so far. After a pause, earlier batons are invalid.
     opened: AtomicU64,
     streams: Mutex<HashMap<u64, Slot>>,
 }
@@ -64,14 +64,13 @@ impl HranaServer {
         format!("http://{}", self.port.local_addr().unwrap())
     }
 
-    /// The faults to order.
+    /// The faults, to order some.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// Stops listening and drops all connections and streams (open transactions are rolled back);
-    /// the port stays reserved. A statement that is being executed is waited for; its reply is
-    /// lost.
+    /// Stops listening and drops all connections and streams; open transactions are rolled back.
+    /// The port stays reserved. A running statement is completed, and its reply is lost.
     pub fn pause(&self) {
         if let Some((stop, thread)) = self.session.lock().unwrap().take() {
             drop(stop);
@@ -79,7 +78,7 @@ impl HranaServer {
         }
     }
 
-    /// Listens again; nothing happens when it does already.
+    /// Listens again. Does nothing if it already listens.
     pub fn resume(&self) {
         self.session.lock().unwrap().get_or_insert_with(|| {
             let (stop, stopped) = oneshot::channel();
@@ -91,14 +90,14 @@ impl HranaServer {
         });
     }
 
-    /// Requests received so far, for tests that count round trips. Not among them, nor ever
-    /// befallen by a fault, is the farewell that a client sends for a dropped stream, as nobody
-    /// waits for the answer.
+    /// Number of requests received so far, for tests that count round trips. The request that
+    /// closes a dropped stream is not counted and gets no fault, because the client does not wait
+    /// for its answer.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(SeqCst)
     }
 
-    /// From now on streams expire when left alone for this long (10 seconds at first).
+    /// From now on streams expire after this idle time (10 seconds at first).
     pub fn expire_after(&self, idle: Duration) {
         *self.shared.idle.lock().unwrap() = idle;
     }
@@ -110,7 +109,7 @@ impl Drop for HranaServer {
     }
 }
 
-/// Several sockets may share the port, of which at most one listens.
+/// Several sockets may share the port. At most one of them listens.
 fn socket(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseport(true).unwrap();
@@ -121,7 +120,7 @@ fn socket(address: SocketAddr) -> TcpSocket {
 fn run(shared: &Arc<Shared>, address: SocketAddr, ready: &mpsc::Sender<()>, stopped: oneshot::Receiver<()>) {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        // one connection stays open, so that the write-ahead log is not removed and made anew with
+        // one connection stays open, so that the write-ahead log is not removed and recreated with
         // each stream
         let watcher = Stream::open(&shared.file).await;
         watcher.0.execute_batch("PRAGMA journal_mode=WAL").await.unwrap();
@@ -134,8 +133,8 @@ fn run(shared: &Arc<Shared>, address: SocketAddr, ready: &mpsc::Sender<()>, stop
     shared.streams.lock().unwrap().clear();
 }
 
-/// Faults to order, all thread-safe, all off at first. A lost reply is lost whether or not the
-/// statements succeeded.
+/// The faults to be ordered. All of them are thread-safe and off at first. A reply is lost whether
+/// its statements succeeded or failed.
 #[derive(Default)]
 pub struct Faults {
     commits: AtomicU32,
@@ -148,7 +147,7 @@ pub struct Faults {
     dealt: AtomicU64,
 }
 
-/// What befalls a request.
+/// What happens to a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Served,
@@ -158,25 +157,25 @@ enum Fate {
 }
 
 impl Faults {
-    /// The replies to the next `n` requests that contain a COMMIT (as a transactional batch does)
-    /// are never sent: it is executed, then the TCP connection is closed.
+    /// The next `n` requests with a COMMIT (also as a transactional batch) are executed. Then
+    /// their TCP connection is closed without a reply.
     pub fn lose_commit_replies(&self, n: u32) {
         self.commits.store(n, SeqCst);
     }
 
-    /// The same with the next `n` requests that contain an INSERT, UPDATE or DELETE outside of a
-    /// transaction.
+    /// Like [`Self::lose_commit_replies`], for the next `n` requests with an INSERT, UPDATE or
+    /// DELETE outside of a transaction.
     pub fn lose_write_replies(&self, n: u32) {
         self.writes.store(n, SeqCst);
     }
 
-    /// The next `n` requests that carry a baton find their stream expired (transaction rolled
-    /// back).
+    /// For the next `n` requests with a baton the stream has expired, and its transaction is
+    /// rolled back.
     pub fn expire_streams(&self, n: u32) {
         self.expiries.store(n, SeqCst);
     }
 
-    /// The next `n` requests get their TCP connection closed before anything is executed.
+    /// The TCP connection of the next `n` requests is closed before anything is executed.
     pub fn drop_requests(&self, n: u32) {
         self.drops.store(n, SeqCst);
     }
@@ -186,14 +185,14 @@ impl Faults {
         *self.slow.lock().unwrap() = each;
     }
 
-    /// From now on each request suffers one of the above faults that can befall it (never slowness)
-    /// with this probability in per mille (0 = off), chosen by a seeded generator.
+    /// From now on each request gets one of the faults above that can apply to it (never slowness)
+    /// with this probability in per mille (0 = off). A seeded generator chooses.
     pub fn at_random(&self, per_mille: u32, seed: u64) {
         *self.state.lock().unwrap() = seed;
         self.per_mille.store(per_mille, SeqCst);
     }
 
-    /// How many faults of any kind but slowness were dealt so far.
+    /// Number of faults so far, without slowness.
     pub fn dealt(&self) -> u64 {
         self.dealt.load(SeqCst)
     }
@@ -217,8 +216,7 @@ impl Faults {
         fate
     }
 
-    /// The next number of a linear congruential generator, of which the high bits are the better
-    /// ones.
+    /// The next number of a linear congruential generator. Its high bits are the better ones.
     fn draw(&self, below: usize) -> u64 {
         let mut state = self.state.lock().unwrap();
         *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -231,8 +229,8 @@ fn reply(status: StatusCode, body: impl Into<Bytes>) -> Reply {
     Response::builder().status(status).body(Full::new(body.into())).unwrap()
 }
 
-/// Reads a request; one for a cursor is a pipeline of a single batch, whose results are told in
-/// another form.
+/// Reads a request. A request for a cursor is treated as a pipeline of one batch with another form
+/// of answer.
 fn parse(cursor: bool, body: &[u8]) -> serde_json::Result<PipelineReqBody> {
     if !cursor {
         return serde_json::from_slice(body);
@@ -241,15 +239,15 @@ fn parse(cursor: bool, body: &[u8]) -> serde_json::Result<PipelineReqBody> {
     Ok(PipelineReqBody { baton, requests: vec![StreamRequest::Batch(BatchStreamReq { batch })] })
 }
 
-/// The stream and the turn that a baton stands for.
+/// The stream and the turn that a baton names.
 fn ticket(baton: Option<&String>) -> Option<(u64, u64)> {
     let (id, turn) = baton?.split_once('.')?;
     Some((id.parse().ok()?, turn.parse().ok()?))
 }
 
 const WRITES: [&str; 4] = ["INSERT", "REPLACE", "UPDATE", "DELETE"];
-/// The word that says what a statement does; a WITH statement with the word of a write in it is
-/// taken for that write.
+/// The verb of a statement. A WITH statement that contains the verb of a write counts as that
+/// write.
 fn verb(sql: &str) -> String {
     let words = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty());
     let mut words = words.map(str::to_ascii_uppercase);
@@ -257,12 +255,12 @@ fn verb(sql: &str) -> String {
     if first == "WITH" { words.find(|w| w != "REPLACE" && WRITES.contains(&&**w)).unwrap_or(first) } else { first }
 }
 
-/// A stream's place. A baton names the place and the turn, so that none is good twice.
+/// The place of a stream. A baton names the place and the turn, so each baton is valid once.
 struct Slot {
     turn: u64,
     expired: bool,
-    /// None while a request has it; should the client hang up meanwhile, the stream never comes
-    /// back.
+    /// None while a request uses the stream. If the client disconnects meanwhile, the stream does
+    /// not return.
     stream: Option<Stream>,
 }
 
@@ -273,13 +271,13 @@ impl Shared {
             tokio::spawn(async move {
                 let _ = tcp.set_nodelay(true);
                 let service = hyper::service::service_fn(|request| shared.serve(request));
-                // an error here is a client that went away, or a fault that was ordered
+                // an error here means that the client left, or that a fault was ordered
                 let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await;
             });
         }
     }
 
-    /// Does what a request asks; an error ends the TCP connection.
+    /// Executes a request. An error ends the TCP connection.
     async fn serve(self: &Arc<Self>, request: Request<Incoming>) -> Result<Reply, &'static str> {
         let cursor = match (request.method(), request.uri().path()) {
             (&Method::POST, "/v2/pipeline" | "/v3/pipeline") => false,
@@ -358,7 +356,7 @@ impl Shared {
         reply(StatusCode::OK, lines.iter().map(|line| format!("{line}\n")).collect::<String>())
     }
 
-    /// The stream of a baton, or the place of a new one that is still to be opened.
+    /// The stream of a baton, or the place for a new stream that is still to be opened.
     fn acquire(&self, work: &PipelineReqBody) -> Result<(u64, Option<Stream>), (StatusCode, String)> {
         let mut streams = self.streams.lock().unwrap();
         if work.baton.is_none() {
@@ -381,7 +379,7 @@ impl Shared {
         Ok((id, Some(stream)))
     }
 
-    /// Puts a stream back, if it was not closed; returns its next baton.
+    /// Puts a stream back unless it was closed. Returns its next baton.
     fn release(self: &Arc<Self>, id: u64, stream: Option<Stream>) -> Option<String> {
         let mut streams = self.streams.lock().unwrap();
         if stream.is_none() {
@@ -397,7 +395,7 @@ impl Shared {
         Some(format!("{id}.{turn}"))
     }
 
-    /// Drops the stream, and with it its transaction, unless it has had another turn.
+    /// Drops the stream and its transaction, unless it has had another turn.
     async fn expire(&self, ticket: Option<(u64, u64)>) {
         let stream = ticket.and_then(|(id, turn)| {
             let mut streams = self.streams.lock().unwrap();
@@ -413,7 +411,7 @@ fn error(code: &str, message: impl Into<String>) -> Json {
     json!({ "message": message.into(), "code": code })
 }
 
-/// By result code; sqld calls a plain error unknown.
+/// SQLite's result codes by number; sqld calls a plain error unknown.
 const CODES: &str = "OK UNKNOWN INTERNAL PERM ABORT BUSY LOCKED NOMEM READONLY INTERRUPT IOERR CORRUPT NOTFOUND FULL \
     CANTOPEN PROTOCOL EMPTY SCHEMA TOOBIG CONSTRAINT MISMATCH MISUSE NOLFS AUTH FORMAT RANGE NOTADB";
 
@@ -432,7 +430,7 @@ async fn handle(place: &mut Option<Stream>, request: StreamRequest) -> Result<Js
         StreamRequest::Execute(r) => json!({ "type": "execute", "result": stream.execute(&r.stmt).await? }),
         StreamRequest::Batch(r) => json!({ "type": "batch", "result": stream.batch(&r).await }),
         StreamRequest::Describe(r) => {
-            // the client reads nothing but the columns
+            // the client reads only the columns
             let (_, cols) = stream.prepare(&r.sql.unwrap_or_default()).await?;
             let result = json!({ "params": [], "cols": cols, "is_explain": false, "is_readonly": false });
             json!({ "type": "describe", "result": result })
@@ -448,7 +446,7 @@ async fn handle(place: &mut Option<Stream>, request: StreamRequest) -> Result<Js
     })
 }
 
-/// A connection to the file, whose calls block.
+/// A connection to the file, with blocking calls.
 struct Stream(libsql::Connection);
 
 impl Stream {
@@ -499,7 +497,7 @@ impl Stream {
     }
 }
 
-/// Whether a step's condition holds; to sqld a step that was passed over is one that failed.
+/// Whether the condition of a step holds. sqld treats a skipped step as a failed one.
 fn holds(condition: &BatchCond, results: &[Option<Json>]) -> bool {
     let ok = |step: u32| usize::try_from(step).is_ok_and(|s| results.get(s).is_some_and(Option::is_some));
     match condition {
@@ -551,7 +549,7 @@ fn sent(value: libsql::Value) -> Value {
     }
 }
 
-/// What a cursor tells of a batch.
+/// The entries of a cursor's answer for a batch.
 fn entries(batch: &Json) -> Vec<Json> {
     let list = |of: &Json| of.as_array().cloned().unwrap_or_default();
     let mut entries = Vec::new();

@@ -1,5 +1,5 @@
-//! What the rings of tests around the jobs share: books in a temporary file, a folder as the
-//! bucket, small bills by hand.
+//! Shared by the tests of the jobs: books in a temporary file, a folder as the bucket, and small
+//! handmade bills.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ impl IngestFixture {
         usage.into_iter().find(own).map(|u| u.quantity).unwrap_or_default()
     }
 
-    /// The ledger's bytes: every entry, in order.
+    /// The content of the ledger: every entry, in order.
     pub async fn ledger(&self) -> Vec<String> {
         self.dump("SELECT version_id || '|' || payer || '|' || month || '|' || customer || '|' || meter || '|' || day || '|' || quantity || '|' || kind FROM ledger_entries ORDER BY seq").await
     }
@@ -152,7 +152,7 @@ pub fn job() -> IngestCur {
     }
 }
 
-/// A line of a bill by hand.
+/// A line of a handmade bill.
 #[derive(Clone, Debug)]
 pub struct Line {
     pub product: &'static str,
@@ -183,7 +183,7 @@ fn text<T: Into<String>>(items: impl Iterator<Item = T>) -> ArrayRef {
     Arc::new(StringArray::from(items.map(Into::into).collect::<Vec<String>>()))
 }
 
-/// The columns of lines, by name, in the form that most bills have.
+/// The columns of lines by name, in the form of most bills.
 pub fn columns(lines: &[Line]) -> Vec<(&'static str, ArrayRef)> {
     let days = lines.iter().map(|l| instant(l.day)).collect::<Vec<_>>();
     vec![
@@ -206,7 +206,7 @@ pub fn parquet_bytes(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
     bytes
 }
 
-/// Writes a CUR 2.0 delivery by hand: data files and then the manifest.
+/// Writes a handmade CUR 2.0 delivery: data files, then the manifest.
 pub fn deliver(bucket: &Path, version: &str, files: &[(&str, Vec<u8>)]) {
     let data = "e/data/BILLING_PERIOD=2026-10";
     let keys: Vec<String> = files.iter().map(|(name, _)| format!("s3://b/{data}/{version}/{name}")).collect();

@@ -1,5 +1,5 @@
-//! The independent judge: every request that tests send to the fake, against Stripe's own
-//! description of its API, strictly.
+//! An independent check of every request that tests send to the fake, strictly against Stripe's
+//! own description of its API.
 
 use std::io::Write;
 use std::process::Command;
@@ -8,8 +8,8 @@ use fake_stripe::Recorded;
 
 use crate::needs;
 
-/// Judges what was recorded; each request must be one that Stripe describes, with no field or
-/// parameter that it does not know.
+/// Checks the recorded requests: Stripe's description must contain each request with all its
+/// fields and parameters.
 #[track_caller]
 pub fn judge(requests: &[Recorded]) {
     let Some(python) = needs::python() else { return };
@@ -24,8 +24,8 @@ pub fn judge(requests: &[Recorded]) {
     assert!(said.contains(&format!("{} requests, 0 bad", requests.len())), "{said}");
 }
 
-/// What a request looks like when its numbers and names are left out: the judge would say the same
-/// of two that look alike.
+/// A request without its numbers and names. Requests that are equal without these get the same
+/// result.
 pub fn shape(request: &Recorded) -> String {
     let plain = |text: &str| {
         let mut plain: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
@@ -38,7 +38,7 @@ pub fn shape(request: &Recorded) -> String {
     body.sort();
     let sign = request.body.contains("=-");
     let headers: Vec<&String> = request.headers.keys().collect();
-    // the books' own prefix is of random letters
+    // the prefix of the books has random letters
     let body: Vec<String> =
         body.into_iter().map(|f| if f.starts_with("identifier=") { "identifier".into() } else { f }).collect();
     format!("{} {} {headers:?} {} {sign}", request.method, plain(&request.target), body.join("&"))

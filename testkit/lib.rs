@@ -1,11 +1,11 @@
-//! What the tests of `jobs` and of `meter` share.
+//! Code that the tests of `jobs` and of `meter` share.
 //!
-//! Owns: the random histories of billing with their invariants (`billing_world`), books beside a
-//! bucket of small bills (`ingest_fixture`), the judge of requests to Stripe (`judge`), a database
-//! server that misbehaves on demand (`hrana`), what tests need (`needs`) and the list of those that
-//! were skipped (`skipped`).
+//! Owns: the random histories of billing with their invariants (`billing_world`), books and a
+//! bucket of small bills (`ingest_fixture`), the check of requests to Stripe (`judge`), a database
+//! server with faults on demand (`hrana`), the search for what tests need (`needs`) and the list
+//! of skipped tests (`skipped`).
 //!
-//! Does not own: what needs the program or the library `meter`, which stays in `tests/it/support`.
+//! Does not own: code that needs the program or the library `meter`. It is in `tests/it/support`.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test that cannot go on fails")]
 

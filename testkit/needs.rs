@@ -1,5 +1,5 @@
-//! What some tests need and a machine may lack: programs, a Python, files beside the checkout.
-//! Each function notes the test as skipped when there is none.
+//! Finds what some tests need and a machine may lack: programs, a Python, files beside the
+//! checkout. Each function lists the test as skipped if it finds nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ pub fn python() -> Option<PathBuf> {
     named("METER_TEST_PYTHON", "Python with the packages of .ci/requirements.txt")
 }
 
-/// The file or folder that a variable names; `.ci/run` sets each of them.
+/// The file or folder in a variable. `.ci/run` sets all of these variables.
 #[track_caller]
 pub fn named(variable: &str, what: &str) -> Option<PathBuf> {
     let found = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.exists());

@@ -1,5 +1,5 @@
-//! The list of tests that lacked what they need. Cargo shows no output of a test that passes, so
-//! each skip is written to a file under `target/tmp`, and the target `skipped` of each package,
+//! The list of tests that lacked something they need. Cargo shows no output of a test that passes.
+//! So each skip is written to a file under `target/tmp`, and the target `skipped` of each package,
 //! which cargo runs after `it`, prints the file.
 //!
 //! The file belongs to one run of cargo: its name is the process id and the start of the parent.
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::{Duration, SystemTime};
 
-/// Says that the running test does not do all that it is for. In CI that is a failure.
+/// Lists the running test as skipped, in part or whole. In CI it fails instead.
 #[track_caller]
 pub fn skip(reason: impl Display) {
     assert!(std::env::var_os("CI").is_none(), "no test is skipped in CI: {reason}");
@@ -33,8 +33,8 @@ pub fn skip(reason: impl Display) {
     file.write_all(line.as_bytes()).unwrap();
 }
 
-/// Prints what was skipped since cargo was started, and counts what `package` skipped as the test
-/// harness counts ignored tests: for a target without a harness.
+/// Prints the tests that were skipped since cargo was started. Counts those of `package` as
+/// ignored, like the test harness: the target has no harness of its own.
 pub fn report(package: &str) {
     if std::env::args().any(|argument| argument == "--list") {
         return;
@@ -58,14 +58,14 @@ pub fn report(package: &str) {
     );
 }
 
-/// The list of this run of cargo.
+/// The file of this run of cargo.
 fn list() -> PathBuf {
     let program = std::env::current_exe().unwrap();
     // target/debug/deps/it-0123456789abcdef
     let folder = program.ancestors().nth(3).unwrap().join("tmp/skipped");
     std::fs::create_dir_all(&folder).unwrap();
     let parent = std::os::unix::process::parent_id();
-    // a number of a process is given again, in containers soon; its start is of this process alone
+    // process ids are reused, soon in containers; id and start together are unique
     let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let start = fields.split(' ').nth(19).unwrap_or("0");

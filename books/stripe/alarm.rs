@@ -1,4 +1,4 @@
-//! Alarms: what a person must look at in a billing target, kept in its `alarm_*` columns.
+//! Alarms: differences that need a person, stored in the `alarm_*` columns of `billing_targets`.
 
 use libsql::{Connection, Row, params};
 use serde::{Serialize, Serializer};
@@ -8,10 +8,10 @@ use crate::store::error::BooksError;
 use crate::store::rows::first_row;
 use crate::stripe::difference::{Difference, Unexplained};
 
-/// Alarms that [`Database::alarms`] lists.
+/// The most alarms that [`Database::alarms`] returns.
 const LISTED: u32 = 100;
 
-/// The columns that [`read`] reads, of `billing_targets`.
+/// The columns of `billing_targets` that [`read`] expects, in this order.
 pub(super) const COLUMNS: &str =
     "alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged";
 
@@ -37,7 +37,7 @@ pub(super) struct TargetKey<'a> {
     pub(super) period_start: i64,
 }
 
-/// How a difference is stored as an alarm.
+/// The values of the `alarm_*` columns for a difference.
 #[derive(Debug, Default)]
 struct AlarmColumns<'a> {
     kind: Option<&'static str>,
@@ -67,8 +67,9 @@ impl<'a> AlarmColumns<'a> {
     }
 }
 
-/// Stores a difference as the alarm of a target; one that is no alarm ends the alarm that there is.
-/// A Stripe customer without a total that a person has acknowledged raises none.
+/// Stores a difference as the alarm of a billing target. A difference that is no alarm clears the
+/// stored alarm. `NoTotal` raises no alarm if a person has acknowledged it for the same Stripe
+/// customer.
 pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Difference) -> Result<(), BooksError> {
     let mut alarm = AlarmColumns::of(difference);
     let sql = "SELECT 1 FROM billing_targets WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND no_total_acknowledged = ?4";
@@ -92,7 +93,7 @@ pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Differen
     Ok(c.execute(sql, values).await.map(drop)?)
 }
 
-/// The alarm in [`COLUMNS`], of which the first is column `at`; none when there is none.
+/// Reads the alarm from [`COLUMNS`], which begin at column `at`; none if the target has no alarm.
 pub(super) fn read(row: &Row, at: i32) -> Result<Option<Difference>, BooksError> {
     let Some(kind) = row.get::<Option<String>>(at)? else { return Ok(None) };
     if kind == "no_total" {
@@ -106,7 +107,7 @@ pub(super) fn read(row: &Row, at: i32) -> Result<Option<Difference>, BooksError>
     })))
 }
 
-/// Targets with an alarm, at most `limit`.
+/// Billing targets with an alarm, at most `limit`, ordered by customer and meter.
 pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<TargetAlarm>, BooksError> {
     let sql = format!(
         "SELECT customer, meter, {COLUMNS} FROM billing_targets WHERE alarm_kind IS NOT NULL \
@@ -121,14 +122,14 @@ pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<TargetAlarm>, Book
     Ok(found)
 }
 
-/// How many targets have an alarm.
+/// The number of billing targets with an alarm.
 pub async fn count(c: &Connection) -> Result<i64, BooksError> {
     let sql = "SELECT count(*) FROM billing_targets WHERE alarm_kind IS NOT NULL";
     Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
 impl Database {
-    /// Some of the targets that a person must look at.
+    /// Billing targets with an alarm, at most 100.
     pub async fn alarms(&self) -> Result<Vec<TargetAlarm>, BooksError> {
         self.with_connection(async |c| alarms(c, LISTED).await).await
     }

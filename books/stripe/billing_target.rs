@@ -1,5 +1,5 @@
-//! What invoices should say: the totals that events are planned from, whose turn it is, and what is
-//! remembered between runs.
+//! Billing targets: the quantities that Stripe should bill, from which events are planned. Also
+//! the customers that are due for planning, the meters in Stripe, and Stripe's error reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,34 +16,34 @@ use crate::store::settings;
 use crate::stripe::meter_event::EventState;
 use crate::units::quantity::Quantity;
 
-/// A customer whose totals are to be looked at.
+/// A customer that is due for planning, with everything that planning reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DueCustomer {
-    /// Whether there is such a customer.
+    /// Whether `customers` has the customer. Usage may carry a tag without a customer.
     pub known: bool,
-    /// Whether the periods are those of the subscriptions.
+    /// False until `roll_periods` has made the billing periods of changed subscriptions.
     pub settled: bool,
     pub stripe_customer: Option<String>,
     pub plan: String,
-    /// Periods that have begun and may have changed, in order.
+    /// Periods that have begun and may have changed, ordered by start.
     pub periods: Vec<DuePeriod>,
     /// Status of each subscription, and when it ended.
     pub subscriptions: BTreeMap<String, (String, Option<i64>)>,
-    /// Currency of each subscription's item, by subscription and Stripe's meter.
+    /// Currency of each subscription item, by subscription and Stripe's id of the meter.
     pub items: BTreeMap<(String, String), String>,
     /// Usage by meter and start of the period.
     pub usage: BTreeMap<(String, i64), Quantity>,
-    /// What was stored, by meter and start.
+    /// Stored billing targets, by meter and start of the period.
     pub totals: BTreeMap<(String, i64), StoredTarget>,
-    /// Events that are not proven not received, by meter.
+    /// Events in any state but `not_received`, by meter.
     pub sent: BTreeMap<String, Vec<SentEvent>>,
-    /// Meters of which an event was refused, in whatever period.
+    /// Meters with a refused event, in any period.
     pub refused: BTreeSet<String>,
-    /// Meters of which an invoice is still to be taken over after a restoration.
+    /// Meters with an invoice that waits, after a restore, for the import of Stripe's total.
     pub restored: BTreeSet<String>,
 }
 
-/// A billing period.
+/// A billing period of a due customer. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DuePeriod {
     pub start: i64,
@@ -54,7 +54,7 @@ pub struct DuePeriod {
     pub days: (String, String),
 }
 
-/// What `billing_targets` says.
+/// A row of `billing_targets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTarget {
     pub plan: String,
@@ -64,7 +64,7 @@ pub struct StoredTarget {
     pub deferred_reason: Option<String>,
 }
 
-/// An event, as far as planning goes.
+/// A meter event, with the columns that planning reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SentEvent {
     pub seq: i64,
@@ -73,11 +73,11 @@ pub struct SentEvent {
     pub value: i64,
     pub state: EventState,
     pub stripe_customer: String,
-    /// The period on whose invoice it is, if it is on one.
+    /// Start and end of the time that the event's invoice covers, if the event is on an invoice.
     pub invoice: Option<(i64, i64)>,
 }
 
-/// A total to be stored.
+/// A row of `billing_targets` to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTarget {
     pub customer: String,
@@ -90,7 +90,7 @@ pub struct NewTarget {
     pub deferred_reason: Option<&'static str>,
 }
 
-/// Where a meter is in Stripe.
+/// A meter, and the meter in Stripe that it is mapped to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StripeMeter {
     pub meter: String,
@@ -100,22 +100,25 @@ pub struct StripeMeter {
     pub stripe_id: String,
 }
 
-/// What waits to be done.
+/// What waits for `push_stripe`: due customers, due events, unread error reports, new ledger
+/// entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnseenEntries {
     pub customers: bool,
     pub events: bool,
-    /// Error reports are not read.
+    /// Whether an error report of Stripe is unread.
     pub reports: bool,
+    /// Number of the newest ledger entry.
     pub entry: i64,
-    /// The newest one that was looked at.
+    /// Number of the newest ledger entry that an earlier run has processed.
     pub looked_at: i64,
 }
 
 /// Customers that are due at ?1, at most ?2.
 const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_due_by_time WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
 
-/// ?1 pairs of customer and day, ?2 now, ?3 the end from which on an invoice may still be open.
+/// ?1 pairs of customer and day; ?2 now; ?3 now less the grace: the invoice of a period that ends
+/// later may still be open.
 const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day, \
       (SELECT covered_until FROM covered_periods v WHERE v.customer = p.customer AND v.starts_at = p.starts_at) FROM json_each(?1) j \
     CROSS JOIN billing_periods p ON p.customer = j.value ->> 0 AND p.starts_at <= ?2 \
@@ -145,14 +148,15 @@ const STORED: &str = "ON CONFLICT (customer, meter, period_start) DO UPDATE SET 
     deferred_since = iif(billing_targets.deferred_reason IS excluded.deferred_reason, billing_targets.deferred_since, excluded.deferred_since), \
     final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL)";
 
-/// Customers of new entries of the ledger, of the meters ?2, after number ?1 up to ?3.
+/// Makes the customers of ledger entries due: entries of the meters ?2, numbered after ?1 up to
+/// ?3.
 const MARK_DUE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
     SELECT customer, 0, min(day) FROM ledger_entries WHERE seq > ?1 AND seq <= ?3 AND customer <> '' \
       AND meter IN (SELECT value FROM json_each(?2)) GROUP BY customer \
     ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
 
 impl Database {
-    /// What waits to be done. Reads a few rows, whatever there is.
+    /// What waits for `push_stripe`. Reads a few rows, however large the tables are.
     pub async fn unseen_entries(&self, now: Timestamp) -> Result<UnseenEntries, BooksError> {
         let now = now.as_second();
         self.with_connection(async move |c| {
@@ -174,7 +178,7 @@ impl Database {
         .await
     }
 
-    /// Makes the customers of new ledger entries due.
+    /// Makes the customers of new ledger entries due. Returns how many there are.
     pub async fn mark_due_for_entries(&self, waiting: UnseenEntries, meters: Vec<String>) -> Result<u64, BooksError> {
         self.transaction(async move |c| {
             let marked = c.execute(MARK_DUE, params![waiting.looked_at, json(&meters)?, waiting.entry]).await?;
@@ -184,7 +188,8 @@ impl Database {
         .await
     }
 
-    /// How many amounts that would be billed have been deferred since between two instants.
+    /// Counts the amounts above 0 that have been deferred since an instant from `from` to before
+    /// `to`. Acknowledged amounts do not count.
     pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT count(*) FROM deferred_amounts WHERE amount > 0 AND NOT acknowledged AND since >= ?1 AND since < ?2";
@@ -193,8 +198,8 @@ impl Database {
         .await
     }
 
-    /// Makes every customer due when what is remembered under `name` is not `value`; remembers it.
-    /// Usage of days before `from_day` is taken to be as it was.
+    /// Makes every customer due if the setting `name` is not `value`, and stores `value`. Usage on
+    /// days before `from_day` counts as unchanged. Returns whether the customers became due.
     pub async fn mark_all_due_when(
         &self,
         name: &'static str,
@@ -223,7 +228,7 @@ impl Database {
         .await
     }
 
-    /// Meters as they were first found in Stripe.
+    /// Meters, with the event name and unit with which they were first found in Stripe.
     pub async fn stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
         self.with_connection(async |c| {
             let mut rows =
@@ -245,11 +250,11 @@ impl Database {
         .await
     }
 
-    /// Keeps where meters are in Stripe. Event name and unit stay what they were first; only the id
-    /// may change.
+    /// Stores meters as they were found in Stripe. Event name and unit keep their first values;
+    /// only the id may change.
     pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
         self.transaction(async move |c| {
-            // what waited for a meter waits no longer
+            // amounts that were deferred because the meter was missing are planned again
             let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT id, 0, '9999' FROM customers WHERE ?1 \
                        ON CONFLICT (customer) DO UPDATE SET due_at = 0";
             c.execute(sql, params![i64::from(!meters.is_empty())]).await?;
@@ -264,8 +269,8 @@ impl Database {
         .await
     }
 
-    /// Looks for the refused ones among what Stripe's error reports name; returns how many reports
-    /// were read, and how many events are refused now.
+    /// Reads Stripe's error reports, and makes the accepted events that they name refused. Returns
+    /// how many reports were read, and how many events became refused.
     pub async fn read_error_reports(&self, now: Timestamp) -> Result<(u64, u64), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -281,7 +286,7 @@ impl Database {
                 for (identifier, why) in &named {
                     found.extend(crate::stripe::meter_event::find(c, identifier).await?.map(|event| (event, why)));
                 }
-                // what it names is not settled yet: it is read when it is
+                // an event of the report is not settled yet: a later run reads the report
                 if found.iter().any(|(i, _)| matches!(i.state, EventState::Sending | EventState::Unconfirmed)) {
                     continue;
                 }
@@ -302,9 +307,9 @@ impl Database {
     }
 }
 
-/// The identifiers that a report names, and what it says of each:
-/// `data.reason.error_types[].sample_errors[]`. What is named is an identifier or an
-/// Idempotency-Key; ours begins with the identifier.
+/// The identifiers that a report names, each with its error:
+/// `data.reason.error_types[].sample_errors[]`. A sample names an identifier or an
+/// Idempotency-Key; our keys begin with the identifier.
 fn samples(body: &str) -> Vec<(String, String)> {
     let list = |v: &Json, key: &str| v.get(key).and_then(Json::as_array).cloned().unwrap_or_default();
     let report: Json = serde_json::from_str(body).unwrap_or_default();
@@ -320,19 +325,19 @@ fn samples(body: &str) -> Vec<(String, String)> {
     found
 }
 
-/// At most `limit` customers that are due, and the first day whose usage may have changed.
+/// At most `limit` due customers, each with the first day on which usage may have changed.
 pub async fn due(c: &Connection, limit: u32, now: i64) -> Result<Vec<(String, String)>, BooksError> {
     pairs(c, DUE, params![now, limit]).await
 }
 
-/// As [`due`], with those whom the next run would find due; all of them.
+/// As [`due`], without a limit, and with the customers that the next run would make due.
 pub async fn would_be_due(
     c: &Connection,
     waiting: UnseenEntries,
     meters: &[String],
     now: i64,
 ) -> Result<Vec<(String, String)>, BooksError> {
-    // before the first run everybody is
+    // before the first run every customer is due
     let everybody = waiting.looked_at == 0;
     let sql = "SELECT customer, min(from_day) FROM ( \
                SELECT customer, from_day FROM stripe_due WHERE due_at <= ?1 \
@@ -355,7 +360,8 @@ async fn pairs(
     Ok(found)
 }
 
-/// Loads customers, each with the first day whose usage may have changed.
+/// Loads due customers. `asked` has each customer with the first day on which usage may have
+/// changed.
 pub async fn load(
     c: &Connection,
     asked: &[(String, String)],
@@ -496,7 +502,7 @@ pub async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Re
     insert_rows(c, head, STORED, totals, values).await
 }
 
-/// Takes customers off the list, or puts off when they are looked at again.
+/// Removes planned customers from `stripe_due`. A customer with an instant is due again then.
 pub async fn looked_at(c: &Connection, customers: &[(String, Option<i64>)]) -> Result<(), BooksError> {
     let rows = json(customers)?;
     let sql = "DELETE FROM stripe_due WHERE customer IN (SELECT value ->> 0 FROM json_each(?1))";
@@ -507,7 +513,7 @@ pub async fn looked_at(c: &Connection, customers: &[(String, Option<i64>)]) -> R
     Ok(())
 }
 
-/// Puts off when customers are looked at; what may have changed for them stays noted.
+/// Postpones customers. The first day on which usage may have changed stays stored.
 pub async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Result<(), BooksError> {
     if !customers.is_empty() {
         let sql = "UPDATE stripe_due SET due_at = j.value ->> 1 FROM json_each(?1) j WHERE customer = j.value ->> 0";
@@ -516,15 +522,16 @@ pub async fn put_off(c: &Connection, customers: &[(String, i64)]) -> Result<(), 
     Ok(())
 }
 
-/// Unconfirmed events whose invoice is final earlier than was known: they are not sent again,
-/// totals decide.
+/// Stops sending unconfirmed events again: their invoice was final earlier than expected. Stripe's
+/// totals decide about these events.
 pub async fn stop_resending(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
     let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'unconfirmed'";
     c.execute(sql, params![json(seqs)?]).await?;
     Ok(())
 }
 
-/// Meter events that were never sent, and whose Stripe customer or subscription is another one now.
+/// Makes pending events not received that were never sent: their invoice is closed, or their
+/// invoice, subscription or Stripe customer has changed since they were planned.
 pub async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
     let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
                WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND maybe_applied = 0";

@@ -1,4 +1,4 @@
-//! AWS's bill, the ledger and Stripe beside each other, for people (the view `stripe_comparison`).
+//! AWS's bill, the ledger and Stripe side by side, for people (the view `stripe_comparison`).
 
 use jiff::Timestamp;
 use libsql::params;
@@ -12,7 +12,7 @@ use crate::stripe::difference::Difference;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
 
-/// A meter in a billing period of a customer.
+/// One meter in one billing period of a customer.
 #[derive(Clone, Debug, Serialize)]
 pub struct ComparedPeriod {
     pub customer: String,
@@ -21,33 +21,34 @@ pub struct ComparedPeriod {
     pub period_end: Timestamp,
     /// Whether the period belongs to a subscription.
     pub billed: bool,
-    /// Usage of the period's days in the newest bills, from `usage_days`.
+    /// Usage on the period's days in the newest bills, from `usage_days`.
     #[serde(skip)]
     pub bill: Quantity,
-    /// The same from the entries of the ledger.
+    /// The same usage, summed from the entries of the ledger.
     #[serde(skip)]
     pub ledger: Quantity,
-    /// What this period's invoice, or a later one, should say for the period, in Stripe's unit.
+    /// The billing target, in Stripe's units: on this period's invoice, or carried forward to a
+    /// later one.
     pub target: i64,
-    /// Sums of the events for the period's usage, on whatever invoice.
+    /// Sums of the events for the period's usage, on any invoice.
     #[serde(flatten)]
     pub events: EventSums,
     pub deferred: i64,
     pub deferred_reason: Option<String>,
     /// Stripe's total of this period's invoice when it was last read.
     pub seen: Option<i64>,
-    /// What the total should have been.
+    /// What that total should have been.
     pub expected: Option<i64>,
     pub read_at: Option<Timestamp>,
     #[serde(serialize_with = "as_text")]
     pub alarm: Option<Difference>,
-    /// By how much Stripe may have less (below 0: more), because a person has acknowledged it.
+    /// The shortfall that a person has acknowledged (below 0: a surplus), in Stripe's units.
     pub acknowledged: i64,
     /// Whether a person has acknowledged the deferred amount.
     pub deferred_acknowledged: bool,
 }
 
-/// Sums of values of events, in Stripe's unit.
+/// Sums of the values of events, in Stripe's units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventSums {
     pub accepted: i64,
@@ -58,7 +59,8 @@ pub struct EventSums {
     pub discarded: i64,
 }
 
-/// A month of all payers' newest bills beside the ledger, usage without a customer included.
+/// A meter in a month: the sum of all payers' newest bills, and the sum of the ledger. Both
+/// include usage without a customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ComparedBill {
     pub month: String,
@@ -72,19 +74,19 @@ pub struct ComparedBill {
 pub struct ComparisonFilter {
     pub customer: Option<String>,
     pub meters: Vec<String>,
-    /// Instants at which a period begins.
+    /// The periods begin in this range, in seconds since 1970.
     pub starts: std::ops::Range<i64>,
     pub limit: u32,
 }
 
-/// A sum of usage, as views give it.
+/// A sum of usage as the views give it: whole units, and a rest of 10^-10 units.
 #[derive(Clone, Copy, Debug, Deserialize)]
 struct UsageSum {
     units: i64,
     rest: i64,
 }
 
-/// ?1 and ?2 months.
+/// ?1 the first month, ?2 the month after the last.
 const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
       coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0), \
       coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0) \
@@ -92,7 +94,7 @@ const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
     WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
     ORDER BY v.month, t.meter";
 
-/// ?1 a customer or null, ?2 and ?3 between which instants a period begins, ?4 how many, ?5 meters.
+/// ?1 a customer or null; periods begin from ?2 to before ?3; ?4 the most rows; ?5 meters.
 const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed, bill, ledger, target, events, \
       deferred, deferred_reason, deferred_acknowledged, seen, expected, read_at, \
       alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged \
@@ -101,7 +103,8 @@ const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed,
     ORDER BY customer, period_start, meter LIMIT ?4";
 
 impl Database {
-    /// The newest bills from month `from` to before month `to` beside the ledger.
+    /// The newest bills from month `from` to before month `to`, and the sums of the ledger for
+    /// them.
     pub async fn bills_and_ledger(&self, from: Month, to: Month) -> Result<Vec<ComparedBill>, BooksError> {
         self.with_connection(async move |c| {
             let mut rows = c.query(BILLS, params![from.to_string(), to.to_string()]).await?;
@@ -120,7 +123,7 @@ impl Database {
         .await
     }
 
-    /// Bill, ledger and Stripe beside each other.
+    /// Bill, ledger and Stripe side by side, for the periods that the filter selects.
     pub async fn compare(&self, filter: ComparisonFilter) -> Result<Vec<ComparedPeriod>, BooksError> {
         self.with_connection(async move |c| {
             let ComparisonFilter { customer, meters, starts, limit } = filter;

@@ -1,40 +1,42 @@
-//! What a comparison of Stripe's total with the accepted events comes to, and the sentences that
-//! people read about it. `jobs/reconcile_stripe/compare.rs` decides which case it is.
+//! The result of comparing Stripe's total with the accepted events, and the sentence that
+//! describes it to people. `jobs/reconcile_stripe/compare.rs` decides which case applies.
 
 use std::fmt;
 
 use crate::units::calendar::instant;
 
-/// An amount by which Stripe's total is below what was sent, in Stripe's units.
+/// The amount by which Stripe's total is below the sum of the events sent, in Stripe's units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shortfall {
-    /// Below 0 when the total is above what was sent.
+    /// Below 0 for a surplus: the total is above that sum.
     pub amount: i64,
     /// When this amount was first seen.
     pub since: i64,
 }
 
-/// How Stripe's total of an invoice differs from the accepted events, and what follows.
+/// How Stripe's total of an invoice compares with the accepted events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// The total is what was sent.
+    /// The total is the sum of the events sent, less what a person has acknowledged. It may
+    /// include events that were discarded while unconfirmed.
     Agrees,
-    /// The total has the unconfirmed event: Stripe accepted it.
+    /// The total includes the unconfirmed event: Stripe accepted it.
     UnconfirmedArrived { seq: i64 },
-    /// The total has been without these events for a day: they are not received, and planned anew.
-    /// The unconfirmed event `arrived` if the total has it.
+    /// The total has not included these events for a day: they become not received, and their
+    /// amounts are planned again. `arrived` is the unconfirmed event, if the total includes it.
     EventsMissing { missing: Vec<i64>, arrived: Option<i64> },
-    /// Events are younger than a day, or the shortfall is: nothing follows yet.
+    /// An event, or the shortfall, is younger than a day: nothing is decided yet.
     TooEarly,
-    /// The total has been too low for a day, and no missing events explain it.
+    /// The total has been too low for a day, and no missing events explain the shortfall.
     StripeHasLess(Unexplained),
-    /// The total has been too high for a day: somebody else sends to the meter.
+    /// The total has been too high for a day: another program sends to the meter.
     StripeHasMore(Unexplained),
-    /// Stripe refuses to give a total: the Stripe customer was deleted, or the meter is unknown.
+    /// Stripe gives no total: the Stripe customer was deleted, the meter is unknown, or the answer
+    /// cannot be read.
     NoTotal { stripe_customer: String, answer: String },
 }
 
-/// An amount that no missing events explain.
+/// A shortfall or surplus that no missing events explain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unexplained {
     /// Stripe's total of the events before `until`.
@@ -42,17 +44,17 @@ pub struct Unexplained {
     pub until: i64,
     /// As [`Shortfall::amount`].
     pub shortfall: i64,
-    /// The amount is beside another one that a person has acknowledged.
+    /// The amount comes on top of one that a person has acknowledged.
     pub beside_acknowledged: bool,
 }
 
 impl Difference {
-    /// Whether a person must look.
+    /// Whether the difference needs a person.
     pub fn is_alarm(&self) -> bool {
         matches!(self, Self::StripeHasLess(_) | Self::StripeHasMore(_) | Self::NoTotal { .. })
     }
 
-    /// The case of an amount that no missing events explain.
+    /// `StripeHasMore` for a surplus, `StripeHasLess` for a shortfall.
     pub fn unexplained(found: Unexplained) -> Self {
         if found.shortfall < 0 { Self::StripeHasMore(found) } else { Self::StripeHasLess(found) }
     }

@@ -1,5 +1,5 @@
-//! Meter events: events for Stripe, made before they are sent, and what became of each (migration
-//! 0014 tells the states).
+//! Meter events, which are stored before they are sent, and their states (migration 0014 has the
+//! diagram).
 
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
@@ -15,22 +15,22 @@ use crate::units::calendar::instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventState {
-    /// Not sent, or not taken for sure.
+    /// Not sent yet, or Stripe certainly did not take it.
     Pending,
-    /// An attempt is under way, or its process died.
+    /// An attempt is in progress, or its process died.
     Sending,
     Accepted,
-    /// Stripe may have taken it.
+    /// Stripe may or may not have it.
     Unconfirmed,
     Refused,
-    /// Proven not to be in Stripe; its value is planned anew.
+    /// Counts as not in Stripe; its amount is planned again.
     NotReceived,
-    /// A person said that it is never to be sent.
+    /// A person decided that it is never sent.
     Discarded,
 }
 
 impl EventState {
-    /// All of them.
+    /// All states, with their names in the database.
     pub const ALL: [(Self, &'static str); 7] = [
         (Self::Pending, "pending"),
         (Self::Sending, "sending"),
@@ -41,38 +41,39 @@ impl EventState {
         (Self::Discarded, "discarded"),
     ];
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(state, _)| *state == self).map_or("pending", |(_, name)| name)
     }
 
-    /// Reads what [`EventState::name`] writes.
+    /// The inverse of [`EventState::name`].
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
     }
 }
 
-/// An event.
+/// A row of `meter_events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MeterEvent {
     pub seq: i64,
     pub identifier: String,
     pub customer: String,
     pub meter: String,
-    /// Start of the period whose usage it is.
+    /// Start of the period in which the usage was.
     pub period_start: Timestamp,
-    /// Start of the period on whose invoice it goes.
+    /// Start of the invoiced period. It is later than `period_start` when the amount is carried
+    /// forward.
     pub billed_start: Timestamp,
     pub billed_end: Timestamp,
     pub stripe_customer: String,
-    /// Stripe's name of the meter.
+    /// `event_name` of the meter in Stripe.
     pub event_name: String,
     pub value: i64,
     pub timestamp: Timestamp,
-    /// Not sent from here on.
+    /// No attempt begins at or after this instant.
     pub send_before: Timestamp,
     pub state: EventState,
-    /// An attempt may have been applied.
+    /// Stripe may have applied an attempt.
     pub maybe_applied: bool,
     pub attempts: i64,
     pub key_no: i64,
@@ -80,12 +81,12 @@ pub struct MeterEvent {
     pub last_attempt_at: Option<Timestamp>,
     pub next_at: Option<Timestamp>,
     pub created_at: Timestamp,
-    /// When it came to its end.
+    /// When it became accepted, refused, not received or discarded.
     pub settled_at: Option<Timestamp>,
-    /// Stripe's name of the last request.
+    /// `Request-Id` of Stripe's last answer.
     pub request_id: Option<String>,
     pub error: Option<String>,
-    /// The books of before a restoration sent it; taken over from Stripe's total.
+    /// Sent by the books before a restore; the value comes from Stripe's total.
     pub imported: bool,
 }
 
@@ -137,7 +138,7 @@ async fn all(
     Ok(found)
 }
 
-/// An event to be made.
+/// An event to be stored. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewMeterEvent {
     pub customer: String,
@@ -151,7 +152,8 @@ pub struct NewMeterEvent {
     pub send_before: i64,
 }
 
-/// Makes events, numbered on from the newest; `prefix` begins their identifiers.
+/// Stores events as pending, numbered on from the newest. An identifier is `prefix`, a hyphen and
+/// the number.
 pub async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i64) -> Result<(), BooksError> {
     if new.is_empty() {
         return Ok(());
@@ -181,44 +183,45 @@ pub async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i6
     insert_rows(c, head, "", new, values).await
 }
 
-/// The number of the newest event.
+/// The number of the newest event; 0 if there is none.
 pub async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
     let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'meter_events'";
     Ok(first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
-/// What became of an attempt.
+/// The result of an attempt, as it is written to the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptOutcome {
     pub seq: i64,
     pub attempts: i64,
     pub state: EventState,
-    /// An attempt may have been applied.
+    /// Stripe may have applied an attempt.
     pub maybe_applied: bool,
-    /// When Stripe took it, as far as is known.
+    /// When Stripe took the event, as far as is known.
     pub taken_at: Option<i64>,
-    /// Which Idempotency-Key the next attempt uses.
+    /// The number that ends the Idempotency-Key of the next attempt.
     pub key_no: i64,
-    /// When the next attempt is due, if there is to be one.
+    /// When the next attempt is due; none if no attempt follows.
     pub next_at: Option<i64>,
-    /// Stripe's name of the request.
+    /// `Request-Id` of Stripe's answer.
     pub request_id: Option<String>,
     pub error: Option<String>,
 }
 
-/// What was put right before anything is sent.
+/// Events of earlier runs, counted by what [`Database::recover_events`] did with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredEvents {
-    /// Attempts whose process died: unconfirmed.
+    /// The process of the attempt died: now unconfirmed.
     pub interrupted: u64,
-    /// Not sent in time for their invoice: not received.
+    /// Not sent before the invoice closed: now not received.
     pub expired: u64,
-    /// Unconfirmed, and not to be sent any more: Stripe's totals decide.
+    /// Unconfirmed and not sent again: Stripe's totals decide.
     pub undecided: u64,
 }
 
-/// The oldest open event of each customer and meter that is due: nothing of the same customer and
-/// meter is under way.
+/// The oldest open event of each customer and meter, if it is due. While one event is unconfirmed,
+/// no further event is sent for that customer and meter: with a single unknown, Stripe's total
+/// tells whether it arrived.
 const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
     WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
       AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
@@ -226,8 +229,8 @@ const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_du
     ORDER BY i.next_at, i.seq LIMIT ?2";
 
 impl Database {
-    /// Takes at most `limit` events that are due, one of each customer and meter: they are
-    /// `sending` from now on.
+    /// Claims at most `limit` due events, at most one of each customer and meter, and makes them
+    /// `sending`.
     pub async fn claim_events(&self, limit: u32, now: Timestamp) -> Result<Vec<MeterEvent>, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -252,8 +255,8 @@ impl Database {
         .await
     }
 
-    /// Writes down what became of attempts. One that is not under way any more (another run took it
-    /// for dead, and may have begun the next attempt) stays as it is.
+    /// Writes the results of attempts. An event does not change if its attempt is not in progress
+    /// any more: another run took the attempt for dead, and may have begun the next one.
     pub async fn settle_events(&self, settled: Vec<AttemptOutcome>, now: Timestamp) -> Result<(), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -277,9 +280,10 @@ impl Database {
         .await
     }
 
-    /// Puts right what the last runs left: attempts from before `stale` whose process died are
-    /// unconfirmed; what was not sent in time for its invoice, and is in no doubt, is not received;
-    /// what is unconfirmed and may not be sent again waits for Stripe's totals.
+    /// Recovers events of earlier runs. An attempt from before `stale` is of a dead process: its
+    /// event becomes unconfirmed. A pending event that Stripe cannot have, and that was not sent
+    /// before its invoice closed, becomes not received. An unconfirmed event that may not be sent
+    /// again waits for Stripe's totals.
     pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<RecoveredEvents, BooksError> {
         let now = now.as_second();
         let anything = self
@@ -309,7 +313,7 @@ impl Database {
         .await
     }
 
-    /// Meter events, the newest first.
+    /// Meter events, the newest first, at most `limit`; of one state or one customer if given.
     pub async fn meter_events(
         &self,
         state: Option<EventState>,
@@ -326,14 +330,14 @@ impl Database {
         .await
     }
 
-    /// The event of this number or identifier.
+    /// The event with this number or identifier.
     pub async fn meter_event(&self, id: &str) -> Result<Option<MeterEvent>, BooksError> {
         let id = id.to_owned();
         self.with_connection(async move |c| find(c, &id).await).await
     }
 
-    /// Carries out what a person decided about an event, and notes it. Returns the event as it was;
-    /// none when there is no such event or it is in a state from which this cannot be.
+    /// Applies a person's decision to an event, and writes the audit log. Returns the event as it
+    /// was before; none if there is no such event, or its state does not allow the action.
     pub async fn decide_event(
         &self,
         id: &str,
@@ -363,13 +367,13 @@ impl Database {
 /// What a person can decide about an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManualAction {
-    /// It was refused, and the cause is mended: its value is planned anew.
+    /// The event was refused, and the cause is fixed: its amount is planned again.
     Retry,
-    /// It is never to be sent.
+    /// The event is never sent.
     Discard,
 }
 
-/// By number, or by identifier, which ends with the number.
+/// Finds an event by its number, or by its identifier, which ends with the number.
 pub async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksError> {
     let Some(seq) = id.rsplit('-').next().and_then(|n| n.parse::<i64>().ok()) else { return Ok(None) };
     let sql = format!("SELECT {COLUMNS} FROM meter_events i WHERE i.seq = ?1");

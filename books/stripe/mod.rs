@@ -1,12 +1,14 @@
-//! What Stripe was told, what it should have been told, and what its totals say.
+//! Meter events for Stripe, billing targets, and the comparison with Stripe's totals.
 //!
 //! **Owns** the tables `meter_events`, `billing_targets`, `stripe_due`, `stripe_meters`,
-//! `stripe_reads`, `stripe_error_reports` and `restored_bills`. **Does not own** what is to be sent
-//! (`jobs/push_stripe/decide.rs`), nor how a total is judged (`jobs/reconcile_stripe`).
+//! `stripe_reads`, `stripe_error_reports` and `restored_bills`. **Does not own** the decision how
+//! much is sent (`jobs/push_stripe/decide.rs`), nor the judgement of a total
+//! (`jobs/reconcile_stripe`).
 //!
-//! **Invariants**: what is sent is fixed before the first attempt; an identifier is never used for
-//! two events; one open event of a customer and meter is sent at a time; accepted + deferred =
-//! target once nothing is open, refused or discarded.
+//! **Invariants**: the contents of an event are fixed before its first attempt; no two events have
+//! the same identifier; of each customer and meter, one open event is sent at a time; accepted +
+//! deferred = target once no event is open, refused or discarded. An event is open while it is
+//! pending, being sent or unconfirmed.
 
 pub mod acknowledgement;
 pub mod alarm;

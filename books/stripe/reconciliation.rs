@@ -1,4 +1,4 @@
-//! Stripe's totals: which are to be read, and what was found for the events.
+//! Which of Stripe's totals are read next, and what a comparison changes in the books.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::stripe::meter_event::EventState;
 use crate::stripe::restoration;
 use crate::units::calendar::minute;
 
-/// A total that is to be read.
+/// A total to be read and compared. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TotalToCheck {
     pub customer: String,
@@ -25,40 +25,41 @@ pub struct TotalToCheck {
     pub end: i64,
     pub stripe_customer: String,
     pub stripe_meter: String,
-    /// What the events of the period were when the total was asked for.
+    /// The events of the invoice, loaded before the total was requested.
     pub events: InvoiceEvents,
     pub shortfall: Option<Shortfall>,
-    /// By how much Stripe is short (below 0: over) as a person has acknowledged; 0: nothing is.
+    /// The shortfall (below 0: surplus) that a person has acknowledged; 0 if there is none.
     pub acknowledged: i64,
 }
 
-/// Events that go on the invoice of a period.
+/// The events on the invoice of a period.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct InvoiceEvents {
-    /// Accepted ones, the newest first.
+    /// Accepted events, the newest first.
     pub accepted: Vec<AcceptedEvent>,
-    /// The one that is unconfirmed.
+    /// The unconfirmed event: there is at most one for each customer and meter.
     pub unconfirmed: Option<UnconfirmedEvent>,
+    /// Whether an attempt is in progress.
     pub in_flight: bool,
-    /// Discarded while unconfirmed, and what it comes to: Stripe may have it.
+    /// Sum of the events that were discarded while unconfirmed: Stripe may have them.
     pub discarded: i64,
-    /// Some are still to be sent.
+    /// Whether an event is pending.
     pub pending: bool,
 }
 
-/// An event that Stripe took.
+/// An accepted event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcceptedEvent {
     pub seq: i64,
     pub value: i64,
     pub timestamp: i64,
     pub at: i64,
-    /// Taken over from Stripe's total: the books of before a restoration sent it, at this time or
-    /// before.
+    /// Imported from Stripe's total after a restore: the books before it sent the event at
+    /// `timestamp` or earlier.
     pub imported: bool,
 }
 
-/// An event of which nobody knows whether Stripe has it.
+/// An event that Stripe may or may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnconfirmedEvent {
     pub seq: i64,
@@ -66,31 +67,31 @@ pub struct UnconfirmedEvent {
     pub timestamp: i64,
     /// When it was last sent.
     pub last_attempt: i64,
-    /// When it may last be sent again.
+    /// Until when it may be sent again.
     pub resend_until: i64,
 }
 
-/// What is noted of a read.
+/// The result of reading a total, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Comparison {
     pub seen: i64,
     pub expected: i64,
     pub shortfall: Option<Shortfall>,
     pub difference: Difference,
-    /// Nothing can change any more.
+    /// The invoice is final, and all its events are settled.
     pub is_final: bool,
 }
 
-/// Totals that are read for one reason.
+/// A query for the totals that are read for one reason.
 struct ReadQueue {
     sql: &'static str,
-    /// One in so many of the reads that are left.
+    /// The query gets at most one in `share` of the reads that are left.
     share: u32,
 }
 
-/// Which totals are read, the most urgent first: those with an unconfirmed event, those with a
-/// shortfall, and those that were read longest ago. ?1 now, ?2 how many, ?4 and ?5
-/// [`restoration::bounds`]: a total that is still to be imported cannot be compared.
+/// The queries for totals to read, the most urgent first: with an unconfirmed event, with a
+/// shortfall, and read longest ago. ?1 now, ?2 the most rows, ?4 and ?5 [`restoration::bounds`]: a
+/// total that is not imported yet cannot be compared.
 const READ_QUEUES: [ReadQueue; 3] = [
     ReadQueue {
         sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
@@ -120,7 +121,7 @@ const READ_QUEUES: [ReadQueue; 3] = [
     },
 ];
 
-/// All totals of customer ?3.
+/// All totals of customer ?3, final ones included.
 const OF_CUSTOMER: ReadQueue = ReadQueue {
     sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
           FROM readable_totals \
@@ -134,7 +135,7 @@ const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, fir
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
 async fn events(c: &Connection, of: &TotalToCheck) -> Result<InvoiceEvents, BooksError> {
-    // totals are asked for by whole minutes
+    // Stripe gives totals between whole minutes
     events_between(
         c,
         EventScope { customer: &of.customer, meter: &of.meter, stripe_customer: &of.stripe_customer },
@@ -143,7 +144,7 @@ async fn events(c: &Connection, of: &TotalToCheck) -> Result<InvoiceEvents, Book
     .await
 }
 
-/// Events of one meter that were sent for one Stripe customer.
+/// Selects the events of a customer and meter that were sent for one Stripe customer.
 #[derive(Clone, Copy)]
 pub(super) struct EventScope<'a> {
     pub(super) customer: &'a str,
@@ -182,15 +183,15 @@ pub(super) async fn events_between(
     Ok(found)
 }
 
-/// Two columns as a shortfall.
+/// Reads a shortfall from column `at` and the column after it.
 pub(super) fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
     let columns = row.get::<Option<i64>>(at)?.zip(row.get::<Option<i64>>(at + 1)?);
     Ok(columns.map(|(amount, since)| Shortfall { amount, since }))
 }
 
 impl Database {
-    /// At most `limit` totals that are to be read, the most urgent first; of one customer, final
-    /// ones too.
+    /// At most `limit` totals to read, the most urgent first. With a customer, the totals of that
+    /// customer, final ones included.
     pub async fn totals_to_read(
         &self,
         customer: Option<String>,
@@ -234,8 +235,9 @@ impl Database {
         .await
     }
 
-    /// Notes what was read and what follows; nothing when the events have changed since the total
-    /// was asked for. Returns whether it was noted.
+    /// Stores a comparison, and changes the events as it says. Does nothing if the events or the
+    /// acknowledged amount have changed since the total was requested. Returns whether it was
+    /// stored.
     pub async fn note_read(&self, of: TotalToCheck, read: Comparison, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
@@ -262,7 +264,7 @@ impl Database {
                 _ => {}
             }
             let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
-            // until there is more to say, an alarm stays as it is
+            // a comparison that is too early leaves the stored alarm as it is
             if read.difference != Difference::TooEarly {
                 alarm::set(c, key, &read.difference).await?;
             }
@@ -290,7 +292,7 @@ impl Database {
         .await
     }
 
-    /// Takes `wanted` reads out of a day's allowance; returns how many there are.
+    /// Takes `wanted` reads out of a day's allowance, or as many as are left. Returns how many.
     pub async fn take_reads(&self, day: String, wanted: u32, allowance: u32) -> Result<u32, BooksError> {
         self.transaction(async move |c| {
             let used = first_row(c, "SELECT reads FROM stripe_reads WHERE day = ?1", params![day.clone()]).await?;

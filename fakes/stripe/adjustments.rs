@@ -1,4 +1,4 @@
-//! Meter event adjustments: the cancelling of a single event.
+//! Meter event adjustments: each cancels a single event.
 
 use serde_json::{Value, json};
 
@@ -9,8 +9,8 @@ use crate::{DAY, World};
 impl World {
     /// POST /v1/billing/meter_event_adjustments
     ///
-    /// By belief: both refusals and their texts, that a second cancelling is refused, that the
-    /// status is `pending` though the fake cancels at once, and that the cancelled event's
+    /// By belief: both refusals and their texts; that a second cancellation is refused; that the
+    /// status is `pending`, although the fake cancels at once; and that the cancelled event's
     /// identifier stays used.
     pub(crate) fn create_adjustment(&mut self, mut params: Params) -> Result<Value, Answer> {
         let event_name = params.required("event_name", 100)?;

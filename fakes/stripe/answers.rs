@@ -1,13 +1,13 @@
-//! Answers, and Stripe's errors in Stripe's words.
+//! Answers, and errors in Stripe's own texts.
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-/// What a request is answered with.
+/// The answer to a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Headers beside Date and Request-Id, which are set for each answer.
+    /// Headers besides Date and Request-Id, which every answer gets.
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Bytes,
 }
@@ -18,13 +18,13 @@ impl Answer {
         Self { status, headers: vec![("content-type", "application/json".to_owned())], body }
     }
 
-    /// The same with one more header.
+    /// The answer with one more header.
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// What a proxy before Stripe says when it got no answer.
+    /// The answer of a proxy before Stripe that got no answer itself.
     pub(crate) fn html_bad_gateway() -> Self {
         let body = Bytes::from_static(
             b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1>\
@@ -33,7 +33,7 @@ impl Answer {
         Self { status: 502, headers: vec![("content-type", "text/html".to_owned())], body }
     }
 
-    /// A 200 whose body is no JSON.
+    /// A 200 with a body that is not JSON.
     pub(crate) fn odd_body() -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];
         Self { status: 200, headers, body: Bytes::from_static(b"{\"object\": \"billing.meter_ev") }
@@ -68,17 +68,17 @@ pub(crate) fn refused(code: &str, message: &str, param: &str) -> Answer {
     error(400, INVALID, Some(code), message, Some(param))
 }
 
-/// 400 for an object that a parameter names and that there is not.
+/// 400 for a parameter that names an object that does not exist.
 pub(crate) fn no_such(kind: &str, id: &str, param: &str) -> Answer {
     refused("resource_missing", &format!("No such {kind}: '{id}'"), param)
 }
 
-/// 404 for an object that the path names and that there is not.
+/// 404 for a path that names an object that does not exist.
 pub(crate) fn not_found(kind: &str, id: &str) -> Answer {
     error(404, INVALID, Some("resource_missing"), &format!("No such {kind}: '{id}'"), Some("id"))
 }
 
-/// 404 for a path that there is not.
+/// 404 for an unknown path.
 pub(crate) fn unrecognized_url(method: &str, path: &str) -> Answer {
     let message = format!(
         "Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs or we can help at \
@@ -87,12 +87,12 @@ pub(crate) fn unrecognized_url(method: &str, path: &str) -> Answer {
     error(404, INVALID, None, &message, None)
 }
 
-/// 400 for a required parameter that is not there.
+/// 400 for a missing required parameter.
 pub(crate) fn missing(param: &str) -> Answer {
     refused("parameter_missing", &format!("Missing required param: {param}."), param)
 }
 
-/// 400 for a parameter that is not known.
+/// 400 for an unknown parameter.
 pub(crate) fn unknown(param: &str) -> Answer {
     refused("parameter_unknown", &format!("Received unknown parameter: {param}"), param)
 }
@@ -103,7 +103,7 @@ pub(crate) fn duplicate(identifier: &str) -> Answer {
     invalid(&message, None).with("stripe-should-retry", "false")
 }
 
-/// 401 for a key that is not the accepted one.
+/// 401 for a key other than the accepted one.
 pub(crate) fn unauthorized(given: Option<&str>) -> Answer {
     let message = match given {
         Some(key) => format!("Invalid API Key provided: {}", masked(key)),
@@ -141,7 +141,7 @@ pub(crate) fn rate_limited(reason: &str, retry_after: Option<u64>) -> Answer {
 
 /// 429 for a second call for the same customer and meter while one is in flight.
 ///
-/// The text and code are those of API v2; that v1 says the same is by belief.
+/// Text and code are those of API v2; that v1 has the same is by belief.
 pub(crate) fn too_many_concurrent_requests() -> Answer {
     let message = "Cannot create multiple usage events for the same customer, meter concurrently.";
     error(429, INVALID, Some("too_many_concurrent_requests"), message, None)
@@ -157,7 +157,7 @@ pub(crate) fn lock_timeout() -> Answer {
     error(429, INVALID, Some("lock_timeout"), message, None)
 }
 
-/// 409 for a key whose first request is still being answered. That its type is not
+/// 409 for a key with a first request that is still in progress. That its type is not
 /// `idempotency_error` is by belief.
 pub(crate) fn key_in_use(key: &str) -> Answer {
     let message = format!(

@@ -1,4 +1,4 @@
-//! The thin events by which Stripe reports meter events that it rejected after its 200.
+//! The thin events that report meter events which Stripe rejected after its 200.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,12 +8,12 @@ use crate::answers::{self, Answer};
 use crate::form::Params;
 use crate::ledger::Rejected;
 
-/// How long the stretch is that one report is about.
+/// Length of the time window of one report.
 const WINDOW: i64 = 10;
 
 impl World {
     /// The event `v1.billing.meter.error_report_triggered`, as fetched, for an event that was
-    /// rejected afterwards.
+    /// rejected after its 200.
     pub fn error_report(&self, identifier: &str) -> Option<Value> {
         let rejected = self.ledger.rejected();
         let place = rejected.iter().rposition(|one| one.event.identifier == identifier)?;
@@ -64,7 +64,7 @@ impl World {
     }
 }
 
-/// A time with milliseconds, as API v2 writes it.
+/// An instant with milliseconds, as API v2 writes it.
 fn rfc3339(second: i64) -> String {
     Timestamp::from_second(second).map_or_else(|_| second.to_string(), |time| format!("{time:.3}"))
 }

@@ -1,8 +1,8 @@
-//! The ways in which a request can be made to fail.
+//! The faults that a script can order for a request.
 
 use std::collections::BTreeMap;
 
-/// What a script of faults is shown of a request.
+/// The data of a request that a script of faults receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     pub method: String,
@@ -10,17 +10,17 @@ pub struct Seen {
     pub path: String,
     /// The parameters of the query and the body by name.
     pub form: BTreeMap<String, String>,
-    /// Which of all requests this is, from 1.
+    /// The number of the request among all requests, from 1.
     pub nth: u64,
 }
 
 /// How a request fails.
 ///
-/// "Applied" means: as far as its own parameters allow. A request that is refused anyway (a 400,
-/// say) applies nothing, and the faults that would answer for something applied then give that
-/// refusal instead. An answer that is replayed from its Idempotency-Key is not executed again, so
-/// the faults of execution (`ErrorBefore`, `ErrorAfter`, `LateReject`) leave it alone; those of the
-/// network do not.
+/// "Applied" means: as far as the request's own parameters allow. A request that is refused anyway
+/// (with a 400, say) applies nothing, and then the faults after the application answer with that
+/// refusal. An answer that is replayed from its Idempotency-Key is not executed again. So the
+/// faults of execution (`ErrorBefore`, `ErrorAfter`, `LateReject`) do not affect it, but the
+/// faults of the network do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// 429 for the global rate, with or without a Retry-After; nothing applied, not stored under
@@ -33,8 +33,8 @@ pub enum Fault {
     LockTimeout,
     /// 409 `idempotency_key_in_use`; nothing applied.
     KeyInUse,
-    /// An error of this status with nothing applied; from 500 on it is stored under the key, as
-    /// execution began.
+    /// An error of this status with nothing applied. From 500 on it is stored under the key,
+    /// because the execution began.
     ErrorBefore(u16),
     /// Applied, then an error of this status, stored under the key.
     ErrorAfter(u16),
@@ -52,16 +52,16 @@ pub enum Fault {
     ResetAfter,
     /// Applied; the connection is closed in the middle of the answer's body.
     ResetInBody,
-    /// Applied; a 200 whose body is no JSON.
+    /// Applied; a 200 with a body that is not JSON.
     OddBody,
     /// 401 for an invalid key; nothing applied.
     Unauthorized,
     /// 403 for a missing permission; nothing applied.
     Forbidden,
-    /// A meter event is answered with 200 and rejected afterwards: it counts nowhere, its
+    /// A meter event is answered with 200 and rejected afterwards: it counts nowhere, and its
     /// identifier is used up.
     LateReject,
 }
 
-/// What decides on the fault of each request.
+/// The script: it decides on the fault of each request.
 pub(crate) type Script = Box<dyn FnMut(&Seen) -> Option<Fault> + Send>;

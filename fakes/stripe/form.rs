@@ -1,4 +1,5 @@
-//! The parameters of a request, read strictly: what nobody asked for is an error.
+//! The parameters of a request, read strictly: a parameter that the endpoint does not read is an
+//! error.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ impl Params {
         Self { pairs }
     }
 
-    /// All of them by name.
+    /// All parameters by name.
     pub(crate) fn by_name(&self) -> BTreeMap<String, String> {
         self.pairs.iter().cloned().collect()
     }
@@ -51,7 +52,7 @@ impl Params {
         Ok(Some(value))
     }
 
-    /// A text that must be there.
+    /// A required text.
     pub(crate) fn required(&mut self, name: &str, most: usize) -> Result<String, Answer> {
         self.string(name, most)?.ok_or_else(|| answers::missing(name))
     }
@@ -62,7 +63,7 @@ impl Params {
         value.parse().map(Some).map_err(refuse)
     }
 
-    /// A whole number that must be there.
+    /// A required whole number.
     pub(crate) fn required_integer(&mut self, name: &str) -> Result<i64, Answer> {
         self.integer(name)?.ok_or_else(|| answers::missing(name))
     }
@@ -82,7 +83,7 @@ impl Params {
         Ok(Some(value))
     }
 
-    /// A list: `name[]` again and again, or `name[0]`, `name[1]`, …
+    /// A list: `name[]` repeated, or `name[0]`, `name[1]`, …
     pub(crate) fn list(&mut self, name: &str) -> Vec<String> {
         let is_index = |within: &str| within.bytes().all(|byte| byte.is_ascii_digit());
         let taken = self.pairs.extract_if(.., |(given, _)| bracketed(given, name).is_some_and(is_index));
@@ -97,7 +98,8 @@ impl Params {
         taken.filter_map(keyed).collect()
     }
 
-    /// A time or a range of times: `name`, `name[gt]`, `name[gte]`, `name[lt]`, `name[lte]`.
+    /// An instant or a range of instants: `name`, `name[gt]`, `name[gte]`, `name[lt]`,
+    /// `name[lte]`.
     pub(crate) fn range(&mut self, name: &str) -> Result<Range, Answer> {
         Ok(Range {
             exactly: self.integer(name)?,
@@ -108,7 +110,8 @@ impl Params {
         })
     }
 
-    /// Refuses what is left. The fake expands nothing, so it says so instead of passing over it.
+    /// Refuses the parameters that were not read. The fake does not implement `expand`, so it
+    /// refuses it instead of ignoring it.
     pub(crate) fn finish(mut self) -> Result<(), Answer> {
         if let Some(property) = self.list("expand").first() {
             return Err(answers::invalid(&format!("This property cannot be expanded ({property})."), Some("expand")));
@@ -120,12 +123,12 @@ impl Params {
     }
 }
 
-/// What stands between the brackets of `name[…]`.
+/// The text between the brackets of `name[…]`.
 fn bracketed<'a>(given: &'a str, name: &str) -> Option<&'a str> {
     given.strip_prefix(name)?.strip_prefix('[')?.strip_suffix(']')
 }
 
-/// A range of times to filter by.
+/// A range of instants to filter by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Range {
     exactly: Option<i64>,
@@ -136,7 +139,7 @@ pub(crate) struct Range {
 }
 
 impl Range {
-    /// Whether a time lies in it.
+    /// Whether an instant is in the range.
     pub(crate) fn holds(&self, time: i64) -> bool {
         self.exactly.is_none_or(|at| time == at)
             && self.gt.is_none_or(|bound| time > bound)

@@ -1,5 +1,5 @@
-//! What is done with a request, in Stripe's order: the key, the path, the rate, the
-//! Idempotency-Key, the parameters.
+//! Handles a request in Stripe's order: the key, the path, the rate, the Idempotency-Key, the
+//! parameters.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,7 +16,7 @@ use crate::faults::{Fault, Seen};
 use crate::form::Params;
 use crate::recorded::Recorded;
 
-/// A whole request.
+/// A request with its whole body.
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
@@ -44,18 +44,18 @@ pub(crate) struct Flight {
     key: Option<String>,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(crate) struct Handled {
     pub(crate) ending: Ending,
-    /// What is in flight until it is answered, and how long.
+    /// The meter event that is in flight until the answer, and for how long.
     pub(crate) flight: Option<(Flight, Duration)>,
 }
 
-/// What was executed, and for which customer and meter if it was a meter event.
+/// The result of an execution; of a meter event also its customer and meter.
 type Executed = (Value, Option<(String, String)>);
 
 impl World {
-    /// Does what a request asks for.
+    /// Handles a request.
     pub(crate) fn handle(&mut self, request: &Request) -> Handled {
         self.counts.requests += 1;
         let params = Params::new(&request.query, &request.body);
@@ -120,7 +120,7 @@ impl World {
         });
     }
 
-    /// An answer with the headers that Stripe's every answer has.
+    /// Adds the headers that every answer of Stripe has.
     fn sent(&mut self, answer: Answer) -> Ending {
         let id = format!("req_fake{:010}", self.next_number());
         let date = self.date();
@@ -136,7 +136,7 @@ impl World {
         DateTimePrinter::new().timestamp_to_rfc9110_string(&now).unwrap_or_default()
     }
 
-    /// The answer by the rules, with the faults of the execution itself.
+    /// The answer by Stripe's rules, with the faults of the execution.
     fn answer(&mut self, request: &Request, params: Params, fault: Option<Fault>) -> (Answer, Option<Flight>) {
         if let Err(refusal) = self.authorize(request) {
             return (refusal, None);
@@ -183,7 +183,7 @@ impl World {
         if key == Some(self.options.key.as_str()) { Ok(()) } else { Err(answers::unauthorized(key)) }
     }
 
-    /// Only what takes time is ever seen in flight by another request.
+    /// Only an event that takes time can be seen in flight by another request
     fn take_off(&mut self, of: (String, String), key: Option<String>) -> Option<Flight> {
         if self.options.latency.is_zero() {
             self.counts.most_in_flight = self.counts.most_in_flight.max(self.in_flight.len() + 1);
@@ -194,7 +194,7 @@ impl World {
         Some(Flight { of, key })
     }
 
-    /// A meter event is in flight no more.
+    /// Ends the flight of a meter event.
     pub(crate) fn land(&mut self, flight: &Flight) {
         self.in_flight.remove(&flight.of);
         if let Some(key) = &flight.key {
@@ -227,7 +227,7 @@ impl World {
 }
 
 impl Request {
-    /// What two requests under one key must have in common.
+    /// The part that two requests under one key must have in common.
     fn fingerprint(&self, params: &Params) -> u64 {
         let mut hasher = DefaultHasher::new();
         (&self.method, &self.path, params.by_name()).hash(&mut hasher);
@@ -246,7 +246,7 @@ impl Request {
     }
 }
 
-/// What a request is for.
+/// The endpoint of a request.
 enum Route {
     CreateMeterEvent,
     CreateAdjustment,

@@ -1,4 +1,5 @@
-//! The books: what Stripe would bill, and what it took and will bill to nobody.
+//! The invoices: the usage that Stripe would bill, and the events that it took and will never
+//! bill.
 
 use std::collections::HashMap;
 
@@ -15,26 +16,27 @@ pub struct InvoiceLine {
     /// The event name of the meter.
     pub event_name: String,
     pub start: i64,
-    /// The period's end, which does not belong to it.
+    /// The end of the period, exclusive.
     pub end: i64,
     /// The sum of the events.
     pub sum: Decimal,
-    /// What is billed: the sum, but nothing below zero.
+    /// The billed amount: the sum, but at least zero.
     pub quantity: Decimal,
-    /// Whether the invoice is finalised, so that nothing changes it any more.
+    /// Whether the invoice is finalised: nothing changes it any more.
     pub finalised: bool,
 }
 
-/// Whether the invoice that is finalised at a time has an event on it.
+/// Whether an invoice that is finalised at an instant includes an event.
 ///
-/// An event that was cancelled later stays on it. By belief an event received in the very second is
-/// too late.
+/// An event that is cancelled later stays included. By belief an event received in that very
+/// second is too late.
 fn is_billed(event: &Event, finalised: i64) -> bool {
     event.received < finalised && event.cancelled.is_none_or(|at| at >= finalised)
 }
 
 impl World {
-    /// The lines of a customer's invoices, finalised or not, with the running period, by start.
+    /// The lines of a customer's invoices by start of the period: finalised, not finalised, and of
+    /// the running period.
     pub fn invoices(&self, customer: &str) -> Vec<InvoiceLine> {
         let mut lines = Vec::new();
         for subscription in self.subscriptions.iter().filter(|one| one.customer == customer) {
@@ -73,15 +75,16 @@ impl World {
         events.filter(|event| is_billed(event, finalised)).map(|event| event.value).sum()
     }
 
-    /// What the invoices of a period bill: the sum of the events in it that were received before it
-    /// was finalised and not cancelled by then, even if it is below zero.
+    /// The sum of a period's invoices: of the events that were received before the invoice was
+    /// finalised and were not cancelled by then. It may be below zero.
     pub fn effective(&self, customer: &str, event_name: &str, start: i64, end: i64) -> Decimal {
         let meters = self.meters.iter().filter(|meter| meter.event_name == event_name);
         meters.map(|meter| self.billed(customer, &meter.id, start, end)).sum()
     }
 
-    /// The events that were taken, were not cancelled and are on no invoice: received after it was
-    /// finalised, or in no period of a subscription with a price on their meter.
+    /// The events that were taken, were not cancelled and are on no invoice. They were received
+    /// after their invoice was finalised, or are in no period of a subscription with a price of
+    /// their meter.
     pub fn lost(&self) -> Vec<Event> {
         let mut of_customer: HashMap<&str, Vec<&Subscription>> = HashMap::new();
         for subscription in &self.subscriptions {

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use crate::DAY;
 use crate::answers::{self, Answer};
 
-/// The longest key that is taken.
+/// The most characters of a key.
 const LONGEST: usize = 255;
 
-/// What is kept under a key.
+/// The stored answer of a key.
 struct Kept {
     fingerprint: u64,
     at: i64,
@@ -16,7 +16,7 @@ struct Kept {
     answer: Answer,
 }
 
-/// All keys that have not run out.
+/// All keys that have not expired.
 #[derive(Default)]
 pub(crate) struct Keys {
     kept: HashMap<String, Kept>,
@@ -24,9 +24,9 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    /// The answer that a key already has: its own again, or a refusal; nothing if it is new.
+    /// The answer that a key already has: the stored one, or a refusal. None if the key is new.
     ///
-    /// Both kinds come back alike, with whether it is a replay.
+    /// Returns both kinds of answer alike, with whether it is a replay.
     pub(crate) fn answer(&self, key: &str, fingerprint: u64, now: i64) -> Option<(Answer, bool)> {
         if key.chars().count() > LONGEST {
             let message = format!("Idempotency key may not be longer than {LONGEST} characters");
@@ -42,7 +42,7 @@ impl Keys {
         Some((kept.answer.clone().with("idempotent-replayed", "true"), true))
     }
 
-    /// Keeps the answer of an execution.
+    /// Stores the answer of an execution.
     pub(crate) fn keep(&mut self, key: &str, fingerprint: u64, now: i64, in_flight: bool, answer: Answer) {
         while let Some((at, key)) = self.oldest_first.front() {
             if now - at < DAY {
@@ -57,7 +57,7 @@ impl Keys {
         self.kept.insert(key.to_owned(), Kept { fingerprint, at: now, in_flight, answer });
     }
 
-    /// The first request of a key has been answered.
+    /// Notes that the first request of a key has been answered.
     pub(crate) fn land(&mut self, key: &str) {
         if let Some(kept) = self.kept.get_mut(key) {
             kept.in_flight = false;

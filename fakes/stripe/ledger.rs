@@ -1,4 +1,4 @@
-//! The meter events that were taken, and the ways to find them.
+//! The meter events that were taken, and their indexes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,7 +9,7 @@ use crate::DAY;
 /// A meter event that was taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The identifier, given or made.
+    /// The identifier, from the request or generated.
     pub identifier: String,
     /// The event name of its meter.
     pub event_name: String,
@@ -25,14 +25,15 @@ pub struct Event {
     pub cancelled: Option<i64>,
 }
 
-/// When an identifier was last used, and for which event; for none if that was rejected afterwards.
+/// When an identifier was last used, and by which event; none if that event was rejected after its
+/// 200.
 #[derive(Clone, Copy, Debug)]
 struct Used {
     received: i64,
     event: Option<usize>,
 }
 
-/// An event that was answered with 200 and rejected afterwards.
+/// An event that was rejected after its 200.
 #[derive(Clone, Debug)]
 pub(crate) struct Rejected {
     pub(crate) event: Event,
@@ -49,12 +50,12 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Everything that was applied, in order of receipt.
+    /// All applied events, in order of receipt.
     pub(crate) fn events(&self) -> &[Event] {
         &self.events
     }
 
-    /// Everything that was rejected afterwards.
+    /// All events that were rejected after their 200.
     pub(crate) fn rejected(&self) -> &[Rejected] {
         &self.rejected
     }
@@ -64,7 +65,7 @@ impl Ledger {
         self.identifiers.get(identifier).is_some_and(|used| now - used.received < DAY)
     }
 
-    /// Takes an event that counts.
+    /// Stores an event that counts.
     pub(crate) fn apply(&mut self, event: Event) {
         let place = self.events.len();
         let used = Used { received: event.received, event: Some(place) };
@@ -74,14 +75,14 @@ impl Ledger {
         self.events.push(event);
     }
 
-    /// Takes an event that counts nowhere.
+    /// Stores an event that counts nowhere.
     pub(crate) fn reject(&mut self, event: Event, code: &'static str) {
         let used = Used { received: event.received, event: None };
         self.identifiers.insert(event.identifier.clone(), used);
         self.rejected.push(Rejected { event, code });
     }
 
-    /// The last event that was taken under an identifier.
+    /// The last event that was taken with an identifier.
     pub(crate) fn find_mut(&mut self, identifier: &str) -> Option<&mut Event> {
         let place = self.identifiers.get(identifier)?.event?;
         self.events.get_mut(place)

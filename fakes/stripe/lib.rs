@@ -1,15 +1,16 @@
 //! A stateful fake of Stripe's usage-based billing API over HTTP, for demos, tests and benches.
 //!
-//! It knows meters, meter events and their adjustments and summaries, prices, subscriptions and
-//! customers, and it keeps the books that Stripe would: which event is on which invoice, and which
-//! was taken and is on none. It is as strict as Stripe is said to be: identifiers are refused when
-//! they come again within a day, answers are kept under their Idempotency-Key, one call at a time
-//! is let through per customer and meter, and unknown parameters are errors. A script of faults
-//! makes it fail in every way that a server and the network before it can fail.
+//! It implements meters, meter events with their adjustments and summaries, prices, subscriptions
+//! and customers. It also computes the invoices that Stripe would make: which invoice each event
+//! is on, and which events were taken and are on none. It is as strict as Stripe's documentation:
+//! an identifier is refused for a day after its use, answers are stored under their
+//! Idempotency-Key, only one call at a time passes for each customer and meter, and unknown
+//! parameters are errors. A script of faults makes it fail in every way in which a server and its
+//! network can fail.
 //!
-//! Nothing is shared with the worker that is tested by it, so that a misreading of Stripe's rules
-//! is not made twice. What is not known of the real Stripe and was chosen here is marked "by
-//! belief" where it is written.
+//! It shares no code with the worker that it tests, so that a misreading of Stripe's rules is not
+//! made twice. "By belief" marks behaviour that was chosen here because the real Stripe's is
+//! unknown.
 
 mod adjustments;
 mod answers;
@@ -46,32 +47,32 @@ pub use serving::FakeStripe;
 pub use subscriptions::Subscription;
 pub use world::World;
 
-/// A day in seconds: how long an identifier counts as used, a key is replayed and an event can be
-/// cancelled.
+/// A day in seconds. For so long an identifier counts as used, a key is replayed, and an event can
+/// be cancelled.
 pub(crate) const DAY: i64 = 86_400;
 
-/// How the fake behaves; the rest is set up in its [`World`].
+/// The fake's behaviour. The objects are set up in its [`World`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The secret key that is accepted.
+    /// The accepted secret key.
     pub key: String,
-    /// What every object says of `livemode`.
+    /// The value of `livemode` in every object.
     pub livemode: bool,
-    /// The time by the fake's clock: the system's if not given, otherwise set by hand with
+    /// The instant of the fake's clock. None: the system's clock; otherwise it is set with
     /// [`World::set_now`].
     pub now: Option<i64>,
-    /// How long after its period's end an invoice is finalised.
+    /// How long after the end of its period an invoice is finalised.
     pub grace_seconds: i64,
-    /// How long after receipt, by the fake's clock, an event shows in the summaries.
+    /// How long after receipt, by the fake's clock, summaries include an event.
     pub summary_lag_seconds: i64,
-    /// How many meter events a second of real time are let through before they get a 429.
+    /// Meter events per second of real time; more are answered with 429.
     pub events_per_second: Option<u32>,
-    /// How long, in real time, a meter event counts as in flight before it is answered.
+    /// How long, in real time, a meter event is in flight before its answer.
     pub latency: Duration,
     /// Whether requests are kept in memory for [`World::requests`].
     pub remember_requests: bool,
-    /// Whether an unknown customer is reported afterwards (200, then an error report) instead of
-    /// refused with a 400.
+    /// Whether an event for an unknown customer is answered with 200 and reported later, instead
+    /// of refused with 400.
     pub late_customer_errors: bool,
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::answers::{self, Answer};
 use crate::form::Params;
 
-/// Which page is asked for.
+/// The parameters of a page.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     limit: usize,
@@ -31,10 +31,10 @@ impl Page {
         Ok(Self { limit, starting_after, ending_before })
     }
 
-    /// Cuts the page out of everything there is, newest first, and says whether more follows.
+    /// Selects the page from all objects, newest first, and returns whether more follow.
     ///
-    /// The object that a cursor names need not pass the filter: it may have changed since the page
-    /// before.
+    /// The object of the cursor need not pass the filter: it may have changed since the previous
+    /// page.
     pub(crate) fn cut<T>(
         &self,
         kind: &str,
@@ -64,7 +64,7 @@ impl Page {
     }
 }
 
-/// The list object around a page.
+/// The list object with a page.
 pub(crate) fn list(url: &str, data: Vec<Value>, has_more: bool) -> Value {
     json!({ "object": "list", "data": data, "has_more": has_more, "url": url })
 }

@@ -13,14 +13,14 @@ use crate::form::Params;
 use crate::ledger::Event;
 use crate::meters::Meter;
 
-/// The most significant digits of a value.
+/// The most significant digits that a value may have.
 const DIGITS: usize = 15;
 
-/// What is said of an event that was taken.
+/// The result of a meter event that was taken.
 pub(crate) struct Taken {
     /// The body of the answer.
     pub(crate) body: Value,
-    /// Customer and meter, of which one event at a time may be in flight.
+    /// Customer and meter: only one of their events may be in flight.
     pub(crate) of: (String, String),
 }
 
@@ -58,8 +58,8 @@ impl Sent {
         self.payload(&meter.customer_key).map(str::to_owned)
     }
 
-    /// The value. That the digits are counted as written, with zeros at the end, is by belief, as
-    /// are both texts.
+    /// The value. By belief: both texts, and that digits are counted as written, trailing zeros
+    /// included.
     fn value(&self, meter: &Meter) -> Result<Decimal, Answer> {
         let text = self.payload(&meter.value_key)?;
         let param = format!("payload[{}]", meter.value_key);
@@ -82,7 +82,8 @@ impl Sent {
         Decimal::from_str_exact(text).map_err(|_| no_number())
     }
 
-    /// The time of the usage. The text for the future is by belief, after the one for the past.
+    /// The instant of the usage. By belief: the text for the future, modelled on the one for the
+    /// past.
     fn timestamp(&self, now: i64) -> Result<i64, Answer> {
         let timestamp = self.timestamp.unwrap_or(now);
         let (oldest, newest) = (now - 35 * DAY, now + 300);
@@ -105,9 +106,9 @@ impl Sent {
 }
 
 impl World {
-    /// POST /v1/billing/meter_events, to be rejected afterwards if `late`.
+    /// POST /v1/billing/meter_events. With `late` the event is rejected after its 200.
     ///
-    /// That an unknown customer is refused at once, and not only in an error report, is by belief.
+    /// By belief: an unknown customer is refused at once, and not only in an error report.
     pub(crate) fn create_meter_event(&mut self, params: Params, late: bool) -> Result<Taken, Answer> {
         let now = self.now();
         let sent = Sent::read(params)?;
@@ -154,8 +155,8 @@ impl World {
         Ok(Taken { body, of })
     }
 
-    /// Whether one more meter event may pass the limit on the rate: a bucket of a second's worth,
-    /// in real time.
+    /// Whether the rate limit allows one more meter event: a bucket of one second's events, in
+    /// real time.
     pub(crate) fn rate_allows_an_event(&mut self) -> bool {
         let Some(rate) = self.options.events_per_second else { return true };
         if rate == 0 {

@@ -7,7 +7,7 @@ use crate::answers::{self, Answer};
 use crate::form::Params;
 use crate::lists::{Page, list};
 
-/// A meter: sums the values of its events.
+/// A meter that sums the values of its events.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     pub(crate) id: String,
@@ -46,9 +46,9 @@ impl Meter {
 }
 
 impl World {
-    /// Adds a meter that sums `payload[value]` by `payload[stripe_customer_id]`, and gives its id.
+    /// Adds a meter that sums `payload[value]` by `payload[stripe_customer_id]`. Returns its id.
     ///
-    /// If there is an active one of that event name, that is it.
+    /// An active meter with that event name is reused.
     pub fn add_meter(&mut self, event_name: &str) -> String {
         if let Some(meter) = self.active_meter(event_name) {
             return meter.id.clone();
@@ -56,7 +56,7 @@ impl World {
         self.make_meter(event_name, event_name, "stripe_customer_id", "value").id.clone()
     }
 
-    /// Deactivates a meter: it takes no events from now on.
+    /// Deactivates a meter: from now on it takes no events.
     pub fn deactivate_meter(&mut self, id: &str) {
         let now = self.now();
         if let Some(meter) = self.meters.iter_mut().find(|meter| meter.id == id && meter.is_active()) {
@@ -65,12 +65,12 @@ impl World {
         }
     }
 
-    /// The active meter of an event name; there is at most one.
+    /// The active meter of an event name: there is at most one.
     pub(crate) fn active_meter(&self, event_name: &str) -> Option<&Meter> {
         self.meters.iter().find(|meter| meter.event_name == event_name && meter.is_active())
     }
 
-    /// The active meter of an event name, or the newest of that name.
+    /// The active meter of an event name, or else the newest with that name.
     pub(crate) fn newest_meter(&self, event_name: &str) -> Option<&Meter> {
         let newest = || self.meters.iter().rev().find(|meter| meter.event_name == event_name);
         self.active_meter(event_name).or_else(newest)
@@ -98,7 +98,7 @@ impl World {
         self.meters.iter().find(|meter| meter.id == id).ok_or_else(|| answers::not_found("billing meter", id))
     }
 
-    /// Whether a meter of this event name may become active. The text is by belief.
+    /// Whether a meter with this event name may become active. The text is by belief.
     fn event_name_is_free(&self, event_name: &str) -> Result<(), Answer> {
         match self.active_meter(event_name) {
             None => Ok(()),
@@ -125,8 +125,8 @@ impl World {
         Ok(list("/v1/billing/meters", data, more))
     }
 
-    /// POST /v1/billing/meters; the fake only sums raw events, and refuses a meter that would do
-    /// anything else.
+    /// POST /v1/billing/meters. The fake only sums raw events, and refuses every other kind of
+    /// meter.
     pub(crate) fn create_meter(&mut self, mut params: Params) -> Result<Value, Answer> {
         let display_name = params.required("display_name", 250)?;
         let event_name = params.required("event_name", 100)?;

@@ -1,10 +1,10 @@
-//! Billing periods: counted from the anchor, so that the 31st comes back after a shorter month.
+//! Billing periods, counted from the anchor: the 31st returns after a shorter month.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 
-/// The length of an interval that the search for a period starts from.
+/// The length of an interval with which the search for a period begins.
 fn about(interval: &str) -> i64 {
     match interval {
         "day" => 86_400,
@@ -14,7 +14,7 @@ fn about(interval: &str) -> i64 {
     }
 }
 
-/// The boundary so many intervals after the anchor.
+/// The boundary that is so many intervals after the anchor.
 fn boundary(anchor: i64, interval: &str, nth: i64) -> i64 {
     let exact = || -> Result<i64, jiff::Error> {
         let start: DateTime = TimeZone::UTC.to_datetime(Timestamp::from_second(anchor)?);
@@ -30,7 +30,7 @@ fn boundary(anchor: i64, interval: &str, nth: i64) -> i64 {
     exact().unwrap_or_else(|_| anchor.saturating_add(nth.saturating_mul(about(interval))))
 }
 
-/// The period around a time, by the anchor alone: from its start up to, not including, its end.
+/// The period that contains an instant, by the anchor alone. Its end is exclusive.
 pub(crate) fn around(anchor: i64, interval: &str, time: i64) -> (i64, i64) {
     let mut nth = (time - anchor).div_euclid(about(interval));
     while boundary(anchor, interval, nth) > time {

@@ -1,4 +1,4 @@
-//! Prices: each is metered, by the month, and of its own product.
+//! Prices. Each is metered and monthly, and has its own product.
 
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::answers::Answer;
 use crate::form::Params;
 use crate::lists::{Page, list};
 
-/// A price of a meter's unit.
+/// A price for a unit of a meter.
 #[derive(Clone, Debug)]
 pub(crate) struct Price {
     pub(crate) id: String,
@@ -60,7 +60,7 @@ impl Price {
         })
     }
 
-    /// The same as the older object, which subscription items still carry beside the price.
+    /// The older `plan` object, which subscription items still carry besides the price.
     pub(crate) fn to_plan_json(&self, livemode: bool) -> Value {
         json!({
             "id": self.id,
@@ -87,7 +87,7 @@ impl Price {
 }
 
 impl World {
-    /// Adds a price of a meter, which is made if there is none of that event name.
+    /// Adds a price of a meter. Makes the meter if no meter has that event name.
     pub fn add_price(
         &mut self,
         id: &str,
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    /// The price of this id.
+    /// The price with this id.
     pub(crate) fn price(&self, id: &str) -> Option<&Price> {
         self.price_places.get(id).and_then(|&place| self.prices.get(place))
     }

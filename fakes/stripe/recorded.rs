@@ -1,10 +1,10 @@
-//! What the fake remembers of the requests it got.
+//! The requests that the fake received, and counts of them.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-/// A request as it came, but for the secret key.
+/// A request as received, without the secret key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recorded {
     pub method: String,
@@ -34,12 +34,12 @@ impl From<Recorded> for Value {
     }
 }
 
-/// How often what happened.
+/// Counts of requests by their results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests of any kind, with those that a fault kept from being answered.
+    /// All requests, with those that a fault left without an answer.
     pub requests: u64,
-    /// Meter events that were taken and count; those that are rejected afterwards do not.
+    /// Meter events that were taken and count. Events rejected after their 200 do not.
     pub events_applied: u64,
     /// Meter events refused because their identifier was used within the last day.
     pub duplicates_refused: u64,

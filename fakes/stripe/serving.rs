@@ -1,4 +1,4 @@
-//! The server: connections, outages, and the faults that only a connection can show.
+//! The server: connections, outages, and the faults of a connection.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -26,16 +26,16 @@ use crate::answers::Answer;
 use crate::handling::{Ending, Flight, Handled, Request};
 use crate::{Options, World};
 
-/// How many connections may wait to be taken.
+/// The most connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a cut answer's first part gets to leave before the connection is closed.
+/// How long the first part of a cut answer has to leave before the connection is closed.
 const CUT_AFTER: Duration = Duration::from_millis(10);
 
-/// The world, shared by its server's tasks.
+/// The world, shared by the tasks of the server.
 type Shared = Arc<Mutex<World>>;
 
-/// A running fake of Stripe on a port of its own; it ends when its last clone is dropped.
+/// A running fake of Stripe on its own port. It stops when its last clone is dropped.
 #[derive(Clone)]
 pub struct FakeStripe {
     inner: Arc<Inner>,
@@ -47,7 +47,8 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// Whether the server runs; in an outage the port is held, so that nobody else gets it.
+/// Whether the server runs. In an outage the port stays reserved, so that no other program gets
+/// it.
 enum State {
     Running { stop: watch::Sender<()>, accepting: JoinHandle<()> },
     Stopped { port: Option<TcpSocket> },
@@ -68,18 +69,18 @@ impl FakeStripe {
         Ok(Self { inner: Arc::new(Inner { address, world, state }) })
     }
 
-    /// The base address, which stays the same for its whole life.
+    /// The base address. It never changes.
     pub fn url(&self) -> String {
         format!("http://{}/", self.inner.address)
     }
 
-    /// Everything that the fake knows. Requests wait as long as this is held.
+    /// The whole state of the fake. Requests wait while this is held.
     pub fn world(&self) -> MutexGuard<'_, World> {
         lock(&self.inner.world)
     }
 
-    /// Begins an outage: all connections are dropped and new ones are refused. What was applied
-    /// stays.
+    /// Begins an outage: all connections are dropped and new ones are refused. Applied requests
+    /// stay applied.
     pub async fn stop(&self) {
         let before = std::mem::replace(&mut *lock(&self.inner.state), State::Stopped { port: None });
         let port = match before {
@@ -104,7 +105,7 @@ impl FakeStripe {
     }
 }
 
-/// What a panic elsewhere left behind is still good enough to look at.
+/// The state after a panic in another thread is still good enough to read.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -123,7 +124,7 @@ fn running(listener: TcpListener, world: &Shared) -> State {
     State::Running { stop, accepting }
 }
 
-/// Takes connections until the sender of `stopped` is dropped, then drops them all.
+/// Accepts connections until the sender of `stopped` is dropped, then drops all of them.
 async fn accept(listener: TcpListener, world: Shared, mut stopped: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
@@ -148,12 +149,11 @@ async fn connection(stream: TcpStream, world: Shared) {
     // Without it answers are only slower.
     let _slower = stream.set_nodelay(true);
     let service = service_fn(|request| serve(Arc::clone(&world), request));
-    // It ends with an error when the client leaves or a fault closes it; both are as they should
-    // be.
+    // It ends with an error when the client leaves or a fault closes it. Both are expected.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
-/// Lets a meter event land when it is answered, or when its client leaves.
+/// Ends the flight of a meter event when it is answered, or when its client leaves.
 struct Landing {
     world: Shared,
     flight: Flight,
@@ -210,7 +210,7 @@ fn respond(answer: Answer, cut: bool) -> Result<Response<Outgoing>, Closed> {
     response.body(Outgoing { part: Some(part), closing }).map_err(|_| Closed)
 }
 
-/// The body of an answer: whole, or a part of it and then the end of the connection.
+/// The body of an answer: whole, or a part of it before the connection ends.
 struct Outgoing {
     part: Option<Bytes>,
     closing: Option<Pin<Box<Sleep>>>,

@@ -9,7 +9,7 @@ use crate::lists::{Page, list};
 use crate::periods;
 use crate::world::Customer;
 
-/// The statuses that a list can be asked for.
+/// The statuses that the list can be filtered by.
 const STATUSES: [&str; 10] = [
     "active",
     "all",
@@ -23,7 +23,7 @@ const STATUSES: [&str; 10] = [
     "unpaid",
 ];
 
-/// What a subscription can have and those of the fake never do.
+/// Fields that a subscription can have at Stripe and never has in the fake.
 const UNSET: [&str; 21] = [
     "application",
     "application_fee_percent",
@@ -53,9 +53,9 @@ const UNSET: [&str; 21] = [
 pub struct Subscription {
     pub id: String,
     pub customer: String,
-    /// The status, in Stripe's word.
+    /// Stripe's status.
     pub status: String,
-    /// `billing_cycle_anchor`: what its periods are counted from.
+    /// `billing_cycle_anchor`: the periods are counted from it.
     pub anchor: i64,
     /// `start_date` and `created`.
     pub started: i64,
@@ -69,12 +69,13 @@ pub struct Subscription {
     pub prices: Vec<String>,
     /// The interval of its periods: day, week, month or year.
     pub interval: String,
-    /// When its trial ends or ended. It is only told: usage of the trial is billed like any other.
+    /// When its trial ends or ended. Only for display: usage in the trial is billed like any
+    /// other.
     pub trial_end: Option<i64>,
 }
 
 impl Subscription {
-    /// An active subscription by the month, whose periods are counted from its start.
+    /// An active monthly subscription. Its periods are counted from its start.
     pub fn monthly(id: &str, customer: &str, anchor_and_start: i64, prices: &[&str]) -> Self {
         Self {
             id: id.to_owned(),
@@ -91,13 +92,15 @@ impl Subscription {
         }
     }
 
-    /// The period around a time, from the start at the earliest, not cut at its end.
+    /// The period that contains an instant. It begins at the subscription's start at the earliest,
+    /// and is not cut at its end.
     pub(crate) fn scheduled_period(&self, time: i64) -> (i64, i64) {
         let (start, end) = periods::around(self.anchor, &self.interval, time.max(self.started));
         (start.max(self.started), end)
     }
 
-    /// The period that usage of a time is billed in; none before the start and from the end on.
+    /// The period in which usage of an instant is billed; none before the start, and none from the
+    /// end on.
     pub(crate) fn billed_period(&self, time: i64) -> Option<(i64, i64)> {
         if time < self.started || self.ended.is_some_and(|ended| time >= ended) {
             return None;
@@ -106,7 +109,7 @@ impl Subscription {
         Some((start, self.ended.map_or(end, |ended| ended.min(end))))
     }
 
-    /// Ends it at once.
+    /// Ends the subscription at once.
     pub(crate) fn cancel(&mut self, now: i64) {
         if self.ended.is_none() {
             "canceled".clone_into(&mut self.status);
@@ -114,7 +117,7 @@ impl Subscription {
         }
     }
 
-    /// Does what happens to it between two times.
+    /// Makes the changes that happen to the subscription between two instants.
     pub(crate) fn pass(&mut self, before: i64, now: i64) {
         if self.status == "trialing" && self.trial_end.is_some_and(|end| now >= end) {
             "active".clone_into(&mut self.status);
@@ -129,8 +132,7 @@ impl Subscription {
 }
 
 impl World {
-    /// Adds a subscription, or puts it in place of the one of its id, and its customer if that is
-    /// not known.
+    /// Adds a subscription, or replaces the one with its id. Adds its customer if unknown.
     ///
     /// # Panics
     /// If one of its prices was not added before.
@@ -149,12 +151,12 @@ impl World {
         }
     }
 
-    /// A subscription, to be changed; its id must stay.
+    /// A subscription to be changed. Its id must stay.
     pub fn subscription_mut(&mut self, id: &str) -> Option<&mut Subscription> {
         self.subscription_places.get(id).and_then(|&place| self.subscriptions.get_mut(place))
     }
 
-    /// Cancels a subscription now: its running period ends with it.
+    /// Cancels a subscription now. Its running period ends now.
     pub fn cancel_subscription(&mut self, id: &str) {
         let now = self.now();
         if let Some(subscription) = self.subscription_mut(id) {
@@ -166,8 +168,8 @@ impl World {
         self.subscription_places.get(id).and_then(|&place| self.subscriptions.get(place))
     }
 
-    /// The items. By belief a subscription that was cancelled at once keeps its period's scheduled
-    /// end on them.
+    /// The items. By belief they keep the scheduled end of the period when the subscription is
+    /// cancelled at once.
     fn items(&self, subscription: &Subscription) -> Vec<Value> {
         let at = subscription.ended.map_or(self.now(), |ended| (ended - 1).min(self.now()));
         let (start, end) = subscription.scheduled_period(at);
@@ -289,13 +291,13 @@ impl World {
     }
 }
 
-/// The id of the item of a price.
+/// The id of the item with a price.
 fn item_id(subscription: &Subscription, price: &str) -> String {
     let of = |id: &str| id.split_once('_').map_or(id, |(_, rest)| rest).to_owned();
     format!("si_{}_{}", of(&subscription.id), of(price))
 }
 
-/// Whether a subscription belongs in a list of this status.
+/// Whether the list with this status filter contains the subscription.
 fn has_status(subscription: &Subscription, asked: Option<&str>) -> bool {
     let status = subscription.status.as_str();
     match asked {

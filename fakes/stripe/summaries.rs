@@ -8,7 +8,7 @@ use crate::answers::{self, Answer};
 use crate::form::Params;
 use crate::lists::{Page, list};
 
-/// A summary of a stretch of time.
+/// A summary of a time window.
 struct Summary {
     id: String,
     start: i64,
@@ -20,7 +20,7 @@ impl World {
     /// GET /v1/billing/meters/{id}/event_summaries
     ///
     /// By belief: a range without events gives one summary of zero, hours and days without events
-    /// give none, the newest comes first, and a deleted customer can still be asked for.
+    /// give none, the newest comes first, and a deleted customer still has summaries.
     pub(crate) fn list_summaries(&self, meter: &str, mut params: Params) -> Result<Value, Answer> {
         let page = Page::of(&mut params)?;
         let customer = params.required("customer", 5000)?;
@@ -70,7 +70,7 @@ impl World {
         all
     }
 
-    /// The sum of what shows by now; nothing if no event does.
+    /// The sum of the events that summaries already include; none if there is no such event.
     fn summary(&self, meter: &str, customer: &str, start: i64, end: i64) -> Option<Summary> {
         let shown = self.now() - self.options.summary_lag_seconds;
         let events = self.ledger.between(customer, meter, start, end);
@@ -93,13 +93,13 @@ impl World {
     }
 }
 
-/// The summary of no events.
+/// The summary without events.
 fn none(meter: &str, start: i64, end: i64) -> Summary {
     let id = format!("mtrusg_{}_{start}_{end}", meter.trim_start_matches("mtr_"));
     Summary { id, start, end, sum: Decimal::ZERO }
 }
 
-/// A sum as a JSON number, as near as such a number comes.
+/// A sum as the nearest JSON number.
 fn number(sum: Decimal) -> Number {
     let text = sum.normalize().to_string();
     let whole = text.parse::<i64>().ok().map(Number::from);

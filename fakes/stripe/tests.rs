@@ -1,4 +1,4 @@
-//! Every rule once, over HTTP, by a client that knows no more than the bytes.
+//! Every rule once, over HTTP, with a client that reads only bytes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{DAY, FakeStripe, Fault, Options, Subscription};
 
-/// An answer as it came.
+/// An answer as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -38,7 +38,7 @@ impl Reply {
     }
 }
 
-/// Sends a request on a new connection; nothing comes back if it is closed without an answer.
+/// Sends a request on a new connection; none if the connection is closed without an answer.
 pub(crate) async fn send(fake: &FakeStripe, method: &str, target: &str, more: &str, body: &str) -> Option<Reply> {
     let url = fake.url();
     let address = url.strip_prefix("http://").unwrap().trim_end_matches('/');

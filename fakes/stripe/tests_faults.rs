@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::tests::{EVENTS, KEY, event, get, keyed, november, post, send};
 use crate::{DAY, FakeStripe, Fault, Options};
 
-/// Lets the next request fail, and no other.
+/// Makes the next request fail, and no other.
 fn once(fake: &FakeStripe, fault: Fault) {
     let mut fault = Some(fault);
     fake.world().set_faults(move |_| fault.take());
@@ -244,7 +244,7 @@ async fn a_script_sees_each_request() {
     assert!(fake.world().take_requests().is_empty());
 }
 
-/// Many events on one connection: what a bench does.
+/// Many events on one connection, like a bench.
 #[tokio::test]
 async fn a_connection_is_kept_and_quick() {
     let (fake, now) = november(Options::default()).await;

@@ -1,4 +1,4 @@
-//! Everything that the fake knows, and how to set it up.
+//! The whole state of the fake, and its setup.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub(crate) struct Customer {
     pub(crate) deleted: bool,
 }
 
-/// Everything that the fake knows.
+/// The whole state of the fake.
 pub struct World {
     pub(crate) options: Options,
     pub(crate) customers: HashMap<String, Customer>,
@@ -59,22 +59,21 @@ impl World {
         }
     }
 
-    /// A number that was not given before.
+    /// A number that was never used before.
     pub(crate) fn next_number(&mut self) -> u64 {
         self.made += 1;
         self.made
     }
 
-    /// The time by the fake's clock, in seconds of the Unix epoch.
+    /// The instant of the fake's clock, in seconds since 1970.
     pub fn now(&self) -> i64 {
         self.options.now.unwrap_or_else(|| jiff::Timestamp::now().as_second())
     }
 
-    /// Sets the fake's clock by hand; from now on it stands still between calls.
+    /// Sets the fake's clock. From now on it stands still between calls.
     ///
-    /// What Stripe would do on the way is done: subscriptions that cancel at their period's end end
-    /// there, and trials that are over become active. With the system's clock neither happens by
-    /// itself.
+    /// Subscriptions that cancel at the end of their period end on the way, and trials that are
+    /// over become active. With the system's clock neither happens.
     pub fn set_now(&mut self, now: i64) {
         let before = self.now();
         self.options.now = Some(now);
@@ -83,44 +82,43 @@ impl World {
         }
     }
 
-    /// Sets the secret key that is accepted.
+    /// Sets the accepted secret key.
     pub fn set_key(&mut self, key: &str) {
         key.clone_into(&mut self.options.key);
     }
 
-    /// Sets what every object says of `livemode`.
+    /// Sets the value of `livemode` in every object.
     pub fn set_livemode(&mut self, livemode: bool) {
         self.options.livemode = livemode;
     }
 
-    /// Sets how long after its period's end an invoice is finalised; it holds for past periods,
-    /// too.
+    /// Sets how long after the end of its period an invoice is finalised, for past periods too.
     pub fn set_grace(&mut self, seconds: i64) {
         self.options.grace_seconds = seconds;
     }
 
-    /// Sets how long after receipt an event shows in the summaries.
+    /// Sets how long after receipt summaries include an event.
     pub fn set_summary_lag(&mut self, seconds: i64) {
         self.options.summary_lag_seconds = seconds;
     }
 
-    /// Sets how many meter events a second are let through.
+    /// Sets how many meter events are let through in a second.
     pub fn set_events_per_second(&mut self, rate: Option<u32>) {
         self.options.events_per_second = rate;
         self.next_arrival = None;
     }
 
-    /// Sets how long a meter event counts as in flight.
+    /// Sets how long a meter event is in flight.
     pub fn set_latency(&mut self, latency: Duration) {
         self.options.latency = latency;
     }
 
-    /// Sets whether requests are kept.
+    /// Sets whether requests are recorded.
     pub fn set_remember_requests(&mut self, remember: bool) {
         self.options.remember_requests = remember;
     }
 
-    /// Sets whether an unknown customer is reported afterwards instead of refused.
+    /// Sets whether an event for an unknown customer is reported later instead of refused.
     pub fn set_late_customer_errors(&mut self, late: bool) {
         self.options.late_customer_errors = late;
     }
@@ -141,13 +139,13 @@ impl World {
         }
     }
 
-    /// Whether there is such a customer that is not deleted.
+    /// Whether the customer exists and is not deleted.
     pub(crate) fn has_customer(&self, id: &str) -> bool {
         self.customers.get(id).is_some_and(|customer| !customer.deleted)
     }
 
-    /// Lets a script decide on the fault of each request. It runs inside the world's lock and must
-    /// not take it.
+    /// Sets the script that decides on the fault of each request. It runs while the world is
+    /// locked and must not lock it.
     pub fn set_faults(&mut self, faults: impl FnMut(&Seen) -> Option<Fault> + Send + 'static) {
         self.script = Some(Box::new(faults));
     }
@@ -156,27 +154,27 @@ impl World {
         self.script = None;
     }
 
-    /// The events that were applied, in order of receipt, with those that were cancelled later.
+    /// The applied events in order of receipt, events that were cancelled later included.
     pub fn events(&self) -> &[Event] {
         self.ledger.events()
     }
 
-    /// The events that were answered with 200 and rejected afterwards, in order of receipt.
+    /// The events that were rejected after their 200, in order of receipt.
     pub fn late_rejected(&self) -> Vec<Event> {
         self.ledger.rejected().iter().map(|rejected| rejected.event.clone()).collect()
     }
 
-    /// How often what happened.
+    /// Counts of requests by their results.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// The requests that were kept, in order of arrival.
+    /// The recorded requests, in order of arrival.
     pub fn requests(&self) -> &[Recorded] {
         &self.requests
     }
 
-    /// The requests that were kept, which are forgotten by this.
+    /// Removes and returns the recorded requests.
     pub fn take_requests(&mut self) -> Vec<Recorded> {
         std::mem::take(&mut self.requests)
     }

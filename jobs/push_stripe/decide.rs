@@ -1,12 +1,13 @@
-//! What is to be sent for one customer and one meter, and what has to wait. Pure.
+//! Decides which events are planned for one customer and meter, and which amounts are deferred.
+//! Pure.
 //!
-//! What the books say of a billing period, less everything that was sent for it and is not proven
-//! not received, is what is to be sent. While the period's invoice can still take it, it goes
-//! there; later it is carried forward to the invoice of the period that is open, because Stripe
-//! puts late usage of a finalised period on no invoice at all
-//! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A negative
-//! amount never takes an invoice's total below zero, where Stripe would cut it off: what is beyond
-//! waits in the books.
+//! The amount for a billing period is its billing target, less everything that counts as sent for
+//! it. While the period's own invoice is open or in grace, the amount goes on that invoice. Later
+//! it is carried forward to the invoice of the open period, because Stripe puts late usage of a
+//! finalised period on no invoice
+//! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A
+//! negative amount never takes an invoice's total below zero, because Stripe would cut the total
+//! off at zero. The rest of the amount is deferred.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +19,15 @@ use books::stripe::invoice::{LARGEST_VALUE, closes};
 use books::units::calendar::minute;
 use books::units::quantity::{Quantity, UNIT, divide_half_even};
 
-/// Why an amount waits in the books.
+/// Why an amount is deferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeferReason {
     /// The customer has no Stripe id.
     NoStripeCustomer,
-    /// No subscription has a period that could take it.
+    /// No subscription has a period that can take it.
     NoSubscription,
-    /// The subscription has no item for the meter, as far as `sync_stripe` knows.
+    /// The subscription has no item for the meter, as `sync_stripe` last read it.
     NoItem,
     /// The subscription bills nothing now (paused, incomplete).
     Inactive,
@@ -36,12 +37,12 @@ pub enum DeferReason {
     TooLarge,
     /// It would take the invoice below zero.
     BelowZero,
-    /// An event of this customer and meter was refused, and nobody has looked at it.
+    /// An event of this customer and meter was refused, and a person has not decided about it yet.
     Refused,
     /// Stripe has no active meter for it.
     NoMeter,
-    /// The books were restored from a backup, and what the lost ones had sent of it is not taken
-    /// over from Stripe's totals yet.
+    /// The books were restored from a backup, and what the lost books sent is not imported from
+    /// Stripe's totals yet.
     Restored,
 }
 
@@ -59,18 +60,19 @@ impl DeferReason {
         (Self::Restored, "restored"),
     ];
 
-    /// All of them, as they are stored.
+    /// The names in the database.
     pub fn names() -> impl Iterator<Item = &'static str> {
         Self::ALL.iter().map(|(_, name)| *name)
     }
 
-    /// As it is stored.
+    /// The name in the database.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(deferred, _)| *deferred == self).map_or("no_meter", |(_, name)| name)
     }
 }
 
-/// What the books say, in Stripe's units, rounded half-even once; none when it has too many digits.
+/// The billing target of a usage in Stripe's units, rounded half-even once; none if it has more
+/// than 15 digits.
 pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
     let reported = match terms.report {
         ReportMode::None => return Some(0),
@@ -86,7 +88,7 @@ pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
     i64::try_from(units).ok().filter(|units| *units <= LARGEST_VALUE)
 }
 
-/// A subscription, as far as billing goes.
+/// What planning reads of a subscription.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeriodBilling {
     /// Whether events for its open period are billed now.
@@ -95,42 +97,42 @@ pub struct PeriodBilling {
     pub item: Option<String>,
 }
 
-/// A billing period of the customer.
+/// A billing period of the customer. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeriodCase {
     pub start: i64,
     pub end: i64,
     /// First instant that its invoice does not cover: its end, or when the subscription ended.
     pub until: i64,
-    /// Its subscription; none for a calendar month, which no invoice covers.
+    /// Its subscription; none for a calendar month, which has no invoice.
     pub billing: Option<PeriodBilling>,
-    /// What the books say; none when it has too many digits.
+    /// The billing target; none if it has more than 15 digits.
     pub target: Option<i64>,
     pub currency: String,
     pub used: Quantity,
-    /// The plan whose terms hold for the period.
+    /// The plan that sets the terms of the period.
     pub plan: String,
 }
 
-/// An event that is not proven not received.
+/// An event that counts as sent: in any state but not received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierEvent {
-    /// The period for whose usage it is.
+    /// Start of the period in which the usage was.
     pub period_start: i64,
     pub timestamp: i64,
-    /// Start and end of the period on whose invoice it is.
+    /// Start and end of the time that its invoice covers.
     pub invoice: (i64, i64),
     pub value: i64,
-    /// Whether Stripe may have it, or get it: not when it was refused or discarded.
+    /// Whether Stripe has it or may still get it. False for a refused or discarded event.
     pub billed: bool,
     /// Whether Stripe is known to have it.
     pub accepted: bool,
 }
 
-/// Everything that a decision rests on.
+/// The input of [`decide`]: one customer and one meter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BillingCase {
-    /// What holds everything back, if anything does.
+    /// Why everything is deferred, if it is.
     pub deferred: Option<DeferReason>,
     /// Periods that have begun, in order: those that may have changed, and the open one.
     pub periods: Vec<PeriodCase>,
@@ -138,32 +140,33 @@ pub struct BillingCase {
     pub sent: Vec<EarlierEvent>,
 }
 
-/// An event to be made.
+/// An event to be stored. Instants are seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventToSend {
     pub value: i64,
-    /// Bounds of the period on whose invoice it goes.
+    /// Start and end of the invoiced period.
     pub billed: (i64, i64),
     pub timestamp: i64,
-    /// It is not sent from this instant on.
+    /// No attempt begins at or after this instant.
     pub send_before: i64,
 }
 
-/// What is decided for a period.
+/// The decision for a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeriodDecision {
-    /// What is to be sent.
     pub event: Option<EventToSend>,
+    /// The deferred amount, and why.
     pub deferred: Option<(i64, DeferReason)>,
 }
 
-/// Stripe's totals are asked for from minute to minute, so an event never lies in the broken minute
-/// at the end of its period: the next period's total would have it.
+/// The time of an event. Stripe gives totals between whole minutes, so an event never lies in the
+/// last, incomplete minute of its period: the next period's total would include it.
 fn timestamp(period: &PeriodCase, now: i64) -> i64 {
     now.min(minute(period.until) - 1).max(period.start)
 }
 
-/// Where an amount for period `own` goes: the period, or what holds it back.
+/// The index of the period that is invoiced with an amount for period `own`, or why the amount is
+/// deferred.
 fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, DeferReason> {
     let open = |p: &PeriodCase| p.start <= now && now < p.until;
     let at = if now < closes(own.until, grace) {
@@ -173,7 +176,7 @@ fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Re
     };
     let period = at.and_then(|at| case.periods.get(at)).ok_or(DeferReason::NoSubscription)?;
     let billing = period.billing.as_ref().ok_or(DeferReason::NoSubscription)?;
-    // a period that is over is invoiced whatever became of the subscription
+    // a period that is over is invoiced in every state of the subscription
     if open(period) && !billing.active {
         return Err(DeferReason::Inactive);
     }
@@ -184,12 +187,12 @@ fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Re
     }
 }
 
-/// What is to be done for each period, as of `now`; an invoice takes events for `grace` seconds
-/// after its period.
+/// Decides for each period, as of `now`. An invoice takes events for `grace` seconds after its
+/// period.
 pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
     let within = |p: &PeriodCase, at: i64| p.start <= at && at < p.end;
-    // what each invoice has at least: positive events only once they are accepted, negative ones
-    // from the start
+    // the smallest possible total of each invoice: positive events count once they are accepted,
+    // negative ones at once
     let sure = |s: &&EarlierEvent| s.billed && (s.accepted || s.value < 0);
     let floor = |p: &PeriodCase| -> i128 {
         case.sent.iter().filter(|s| within(p, s.timestamp)).filter(sure).map(|s| i128::from(s.value)).sum()
@@ -235,9 +238,9 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
     decisions
 }
 
-/// Events, and how much of each is on its invoice. A final invoice that came out below zero,
-/// because what Stripe had taken was not there later, was cut off at zero: so much of its negative
-/// events, the newest first, did nothing and is still to be taken back.
+/// Events, and the part of each that has an effect on its invoice. A final invoice comes out below
+/// zero if events that Stripe had taken turned out to be missing. Stripe cuts it off at zero. Part
+/// of its negative events, the newest first, then had no effect and is still to be taken back.
 fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i64)> {
     let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
     let is_final = |s: &EarlierEvent| s.accepted && s.billed && now >= s.invoice.1 + grace;
@@ -255,8 +258,8 @@ fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i
     effects
 }
 
-/// When something that is deferred may be free by time alone: an invoice closes, or the next period
-/// begins.
+/// When a deferred amount may become sendable through time alone: an invoice closes, or the next
+/// period begins.
 pub fn look_again(case: &BillingCase, now: i64, grace: i64) -> Option<i64> {
     let times = case.periods.iter().flat_map(|p| [closes(p.until, grace), p.end]);
     times.filter(|t| *t > now).min()

@@ -1,16 +1,16 @@
-//! `push_stripe`: what the books say → events → Stripe, each exactly once.
+//! `push_stripe`: billing targets → meter events → Stripe, each event exactly once.
 //!
-//! Three steps, each of which a crash may cut short anywhere. *Planning*: in one transaction, for
-//! each customer, meter and billing period, what the books say less all that was sent and is not
-//! proven not received becomes an event (`plan`, [`decide`]); so two runs beside each other cannot
-//! plan the same amount twice. *Sending*: what an event says was fixed before its first attempt, so
-//! every repetition carries the same identifier, and Stripe takes it once (`send`). *Settling*:
-//! what nobody can say of an attempt is unconfirmed, counts as sent, and is decided by Stripe's own
-//! totals (`reconcile_stripe`).
+//! Three steps, and a crash may interrupt each of them. *Planning*: for each customer, meter and
+//! billing period, the billing target less everything that counts as sent becomes an event
+//! ([`decide`]). Events in any state but not received count as sent. Planning is one transaction,
+//! so two runs at the same time cannot plan the same amount twice. *Sending*: the contents of an
+//! event were fixed before its first attempt, so every attempt has the same identifier, and Stripe
+//! takes it once (`send`). *Settling*: an event without a clear answer is unconfirmed and counts
+//! as sent. Stripe's own totals decide about it (`reconcile_stripe`).
 //!
-//! Only customers for whom something may have changed are looked at; triggers and the numbers of
-//! ledger entries say who, and `reconcile_stripe` makes everybody due once a day in case they did
-//! not.
+//! Only due customers are planned. Triggers and the numbers of new ledger entries make a customer
+//! due when something may have changed. `reconcile_stripe` makes every customer due once a day, in
+//! case these missed a change.
 
 pub mod decide;
 mod planner;
@@ -41,71 +41,70 @@ use books::{BooksError, Database};
 const CHUNK: u32 = 1000;
 /// The same over a network.
 const REMOTE_CHUNK: u32 = 100;
-/// What would be billed and is deferred for longer than this is told to a person, for a day: Stripe
-/// takes events of the last 35 days.
+/// Amounts above 0 that have been deferred for so many seconds need a person; a report counts them
+/// for one day. Stripe takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
 const DAY: i64 = 86_400;
 
-/// Send what is to be sent.
+/// Plan and send meter events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PushStripe {
-    /// Only tell what would be sent.
+    /// Plan, but write and send nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
 }
 
-/// What was sent.
+/// What a run planned and sent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct PushReport {
-    /// True when nothing was sent or written, because it was asked for so or because there is no
-    /// key.
+    /// True if nothing was written or sent, because a dry run was asked for or there is no key.
     pub dry_run: bool,
-    /// Customers whose totals were looked at.
+    /// Customers that were planned.
     pub customers: u64,
-    /// Meter events that were made, or would be.
+    /// Meter events that were stored as pending, or would be.
     pub planned: u64,
     pub attempts: u64,
     pub accepted: u64,
     /// Refused by Stripe, now or in an error report.
     pub refused: u64,
-    /// Nobody knows; they are sent again, or Stripe's totals decide.
+    /// Stripe may or may not have them: they are sent again, or Stripe's totals decide.
     pub unconfirmed: u64,
-    /// Not taken; they are sent again.
+    /// Stripe certainly did not take them: they are sent again.
     pub again: u64,
-    /// Too late for their invoice, and planned anew.
+    /// Not sent before their invoice closed: their amounts are planned again.
     pub expired: u64,
-    /// Amounts that wait in the books, of the customers that were looked at, by reason.
+    /// Deferred amounts of the planned customers, counted by reason.
     pub deferred: BTreeMap<DeferReason, u64>,
-    /// Amounts to be billed that have waited for 25 days now, of all customers.
+    /// Amounts above 0, of all customers, that have now been deferred for 25 days.
     pub deferred_too_long: u64,
-    /// Meter events whose identifier Stripe had although nothing was sent under it: another program
-    /// sends from a copy of these books?
+    /// Numbers of events that were never sent, although Stripe already has their identifiers.
+    /// Another program may be sending from a copy of these books.
     pub strange: Vec<String>,
-    /// Meters that the account does not have, or that take no events.
+    /// Meters that are missing in the account, or not active there.
     pub missing_meters: Vec<String>,
-    /// Meters that plans report and that are mapped to none of Stripe's: their usage is billed
-    /// nowhere.
+    /// Meters that plans report and that are not mapped to a meter in Stripe: their usage is not
+    /// billed.
     pub unmapped: Vec<String>,
-    /// Customers of a plan that is not known.
+    /// Customers with an unknown plan.
     pub unknown_plan: u64,
-    /// Error reports of Stripe that were read.
+    /// Stripe's error reports that were read.
     pub error_reports: u64,
     pub stopped: Option<String>,
-    /// That these books were restored from a backup, while something waits for it.
+    /// The progress of the import after a restore, while amounts wait for it.
     pub restored: Option<RestoreProgress>,
-    /// Some of what was planned.
+    /// Some of the planned events.
     pub events: Vec<PlannedEvent>,
 }
 
-/// Books that were restored from a backup.
+/// The progress of the import after a restore from a backup.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct RestoreProgress {
     /// When the backup was made.
     pub backup_at: Timestamp,
-    /// When Stripe's totals are believed.
+    /// When the settle delay ends: from then on Stripe's totals are believed.
     pub believed_at: Timestamp,
-    /// Amounts that wait for it.
+    /// Amounts that are deferred until the import.
     pub waiting: u64,
 }
 
@@ -141,7 +140,7 @@ impl Job for PushStripe {
             );
         }
         for (why, count) in &report.deferred {
-            tracing::info!(reason = why.name(), count, "{count} amount(s) wait: {}", why.name());
+            tracing::info!(reason = why.name(), count, "{count} amount(s) are deferred: {}", why.name());
         }
         if let Some(why) = &report.stopped {
             tracing::warn!("sending stopped early, the next run goes on: {why}");
@@ -151,7 +150,7 @@ impl Job for PushStripe {
 }
 
 impl PushReport {
-    /// With at most `most` of the planned events.
+    /// The report with at most `most` of the planned events.
     pub fn truncated(mut self, most: usize) -> Self {
         self.events.truncate(most);
         self
@@ -168,7 +167,8 @@ impl PushReport {
     }
 }
 
-/// What a push as of `now` would plan, every event of it. Writes nothing and asks nobody.
+/// What a push as of `now` would plan, with every event. Writes nothing and makes no request to
+/// Stripe.
 pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<PushReport, Failure> {
     books.require_migrated().await?;
     let mut report = PushReport { dry_run: true, ..PushReport::default() };
@@ -196,8 +196,8 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
 }
 
 /// Plans and sends as of `now`; without an account it is a [`preview`]. The report lists a few of
-/// the planned events: a first run may plan millions. What was written before an error stays, and
-/// the next run goes on.
+/// the planned events, because a first run may plan millions. Everything written before an error
+/// stays, and the next run continues.
 pub async fn push(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<PushReport, Failure> {
     let StripeMode::Stripe(account) = &billing.mode else {
         return Ok(preview(books, billing, now).await?.truncated(LISTED));
@@ -234,12 +234,14 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Acts on the mark of a backup, if these books carry one. Returns whether they do.
+    /// Begins the import after a restore, if these books carry the mark of a backup. Returns
+    /// whether they do.
     async fn begin_restored(&self, now: Timestamp) -> Result<bool, Failure> {
         if self.books.restoration(now).await?.is_none_or(|r| r.seen) {
             return Ok(false);
         }
-        // checks the clock first: the lost books are taken to have sent nothing later than now
+        // checks the clock first: `now` becomes the instant until which the lost books may have
+        // sent
         self.inputs().await?;
         let Some((restoration, open)) = self.books.begin_restored(self.billing.grace, now).await? else {
             return Ok(false);
@@ -248,13 +250,13 @@ impl Push<'_> {
         tracing::warn!(
             %backup_at,
             open,
-            "these books were restored from a backup of {backup_at}: what was sent since is taken over from Stripe's totals, \
-             {open} open event(s) with it; nothing is sent for the periods that this concerns until then"
+            "these books were restored from a backup of {backup_at}: what the lost books sent since is imported from Stripe's totals, \
+             {open} open event(s) included; until then nothing is sent for the periods concerned"
         );
         Ok(true)
     }
 
-    /// Reads error reports, and puts right what earlier runs left.
+    /// Reads Stripe's error reports, and recovers events of earlier runs.
     async fn recover(&self, report: &mut PushReport, now: Timestamp) -> Result<(), BooksError> {
         if self.books.unseen_entries(now).await?.reports {
             let (read, refused) = self.books.read_error_reports(now).await?;
@@ -268,8 +270,8 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Asks the account what it has, and makes sure that it is the one that was used before and
-    /// that clocks agree.
+    /// Reads the account's meters. Checks that it is the account that was used before, and that
+    /// its clock agrees with this machine's.
     async fn inputs(&self) -> Result<PlanInputs, Failure> {
         let (remote, date) = self.account.meters().await.map_err(failure)?;
         let now = self.clock.now();
@@ -283,7 +285,7 @@ impl Push<'_> {
         Ok(plan_inputs(self.books, self.billing, &found, Mode::Write).await?)
     }
 
-    /// Plans all customers that are due, some in each transaction.
+    /// Plans all due customers, up to `limit` in each transaction.
     async fn plan_all(&self, inputs: &Arc<PlanInputs>, report: &mut PushReport) -> Result<(), BooksError> {
         let limit = if self.books.is_local() { CHUNK } else { REMOTE_CHUNK };
         loop {
@@ -314,7 +316,8 @@ async fn plan_inputs(
     Ok(PlanInputs { meters: meters.collect(), plans: books.plans().await?, grace: billing.grace, mode })
 }
 
-/// How far a restoration is: reported when it `begun` in this run, later while amounts wait for it.
+/// The progress of the import after a restore: in the run that `begun` it, and later while amounts
+/// wait for it.
 async fn restore_progress(
     books: &Database,
     billing: &BillingSettings,
@@ -331,7 +334,7 @@ async fn restore_progress(
     Ok((begun || waiting > 0).then_some(progress))
 }
 
-/// Meters that a current plan reports, and that are mapped to no meter of Stripe.
+/// Meters that a current plan reports and that are not mapped to a meter in Stripe.
 async fn unmapped(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<Vec<String>, BooksError> {
     let plans = books.plans().await?;
     let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
@@ -340,10 +343,11 @@ async fn unmapped(books: &Database, billing: &BillingSettings, now: Timestamp) -
     Ok(missing.into_iter().cloned().collect())
 }
 
-/// Marks customers due for what no trigger sees: new ledger entries, and another configuration.
+/// Makes customers due for changes without a trigger: new ledger entries, and a changed
+/// configuration.
 async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
     let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
-    // another grace, other meters or other plans concern every customer
+    // a changed grace, mapping or plan concerns every customer
     let fingerprint = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_fingerprint().await?);
     books.mark_all_due_when("planned_for", fingerprint, String::new()).await?;
     let unseen = books.unseen_entries(now).await?;
@@ -363,7 +367,7 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
     match tally.stopped {
         None => Ok(()),
         Some(SendStop::Key(why)) => {
-            Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: mend METER_STRIPE__KEY and run again")))
+            Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: correct METER_STRIPE__KEY and run again")))
         }
         Some(SendStop::Away(why, asked)) if report.accepted == 0 => {
             let why = anyhow!("Stripe cannot be reached, nothing is lost: {why}");

@@ -1,7 +1,7 @@
-//! Plans events from the difference between the books and what was sent.
+//! Plans meter events from the difference between billing targets and what was sent.
 //!
-//! A [`Planner`] is given loaded customers one by one, asks [`decide`] about each of their meters,
-//! and collects what is to be written; [`plan_due`] loads, plans and writes in one transaction.
+//! A [`Planner`] takes loaded customers one by one, calls [`decide`] for each of their meters, and
+//! collects the changes. [`plan_due`] loads, plans and writes in one transaction.
 
 use std::collections::BTreeMap;
 
@@ -21,26 +21,28 @@ use books::stripe::invoice::{LARGEST_VALUE, closes};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
 use books::units::calendar::instant;
 
-/// Seconds until a customer is planned again whose subscription has changed: its periods follow.
+/// Seconds until a customer with a changed subscription is planned again. By then `roll_periods`
+/// has adapted the billing periods.
 const UNTIL_PERIODS_FOLLOW: i64 = 60;
-/// Seconds until a customer of an unknown plan is planned again; the report names it each time.
+/// Seconds until a customer with an unknown plan is planned again. The report counts the customer
+/// each time.
 const UNTIL_PLAN_IS_KNOWN: i64 = 86_400;
 
-/// A meter that is planned for.
+/// A meter that is mapped to a meter in Stripe.
 #[derive(Clone, Debug)]
 pub(super) struct MappedMeter {
     pub(super) mapping: Mapping,
-    /// Stripe's id; none when the account has no active meter of that name.
+    /// Stripe's id; none if the account has no active meter with that event name.
     pub(super) stripe_id: Option<String>,
 }
 
-/// What all transactions of a run share.
+/// The inputs that all transactions of a run share.
 #[derive(Debug)]
 pub(super) struct PlanInputs {
     pub(super) meters: BTreeMap<String, MappedMeter>,
     pub(super) plans: Plans,
     pub(super) grace: i64,
-    /// A dry run asks no account: meters and items count as present.
+    /// A dry run makes no request to Stripe: every meter and subscription item counts as present.
     pub(super) mode: Mode,
 }
 
@@ -49,25 +51,24 @@ impl PlanInputs {
         self.meters.keys().cloned().collect()
     }
 
-    /// Mapped meters for which the account has nothing active.
+    /// Mapped meters without an active meter in the account.
     pub(super) fn missing_meters(&self) -> Vec<String> {
         self.meters.iter().filter(|(_, m)| m.stripe_id.is_none()).map(|(name, _)| name.clone()).collect()
     }
 }
 
-/// An event that was planned.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedEvent {
     pub customer: String,
     pub meter: String,
     /// Start of the period in which the usage was.
     pub period_start: jiff::Timestamp,
-    /// Start of the period on whose invoice the event goes.
+    /// Start of the invoiced period.
     pub billed_start: jiff::Timestamp,
     pub value: i64,
 }
 
-/// What was planned for some customers.
+/// The result of planning some customers.
 #[derive(Debug, Default)]
 pub(super) struct PlanOutcome {
     pub(super) customers: u64,
@@ -77,7 +78,7 @@ pub(super) struct PlanOutcome {
     pub(super) unknown_plan: u64,
 }
 
-/// What is to be written.
+/// Changes to be written.
 #[derive(Debug, Default)]
 struct Changes {
     events: Vec<NewMeterEvent>,
@@ -88,7 +89,7 @@ struct Changes {
     put_off: Vec<(String, i64)>,
 }
 
-/// Plans at most `limit` customers that are due, and writes it.
+/// Plans at most `limit` due customers, and writes the changes.
 pub(super) async fn plan_due(
     c: &Connection,
     inputs: &PlanInputs,
@@ -101,7 +102,8 @@ pub(super) async fn plan_due(
     Ok(planner.outcome)
 }
 
-/// What would be planned for these customers, each with the first day whose usage may have changed.
+/// Plans customers and writes nothing. `asked` has each customer with the first day on which usage
+/// may have changed.
 pub(super) async fn preview(
     c: &Connection,
     inputs: &PlanInputs,
@@ -125,7 +127,7 @@ async fn plan<'a>(
     Ok(planner)
 }
 
-/// Collects what is planned for customers, as of one instant. Pure.
+/// Collects the changes for customers, as of one instant. Pure.
 struct Planner<'a> {
     inputs: &'a PlanInputs,
     now: i64,
@@ -149,12 +151,12 @@ impl<'a> Planner<'a> {
 
     fn plan_customer(&mut self, customer: &str, due: &DueCustomer) {
         self.outcome.customers += 1;
-        // usage under a tag that no customer has, or that of a customer who is gone
+        // usage with a tag that no customer has, or the tag of a removed customer
         if !due.known {
             self.changes.looked_at.push((customer.to_owned(), None));
             return;
         }
-        // a changed subscription moves bounds of periods first
+        // after a change of the subscription the periods' bounds change first
         if !due.settled {
             self.changes.put_off.push((customer.to_owned(), self.now + UNTIL_PERIODS_FOLLOW));
             return;
@@ -176,7 +178,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Withdraws strays, and leaves unconfirmed events of a final invoice to Stripe's totals.
+    /// Withdraws strays (see [`Self::is_stray`]), and stops sending unconfirmed events of a closed
+    /// invoice again: Stripe's totals decide about these.
     fn give_up_strays(&mut self, of: CustomerMeter<'_>) {
         for event in of.sent() {
             if self.is_stray(of, event) {
@@ -187,23 +190,24 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether the invoice of an event takes nothing more.
+    /// Whether the invoice of an event takes no more events.
     fn is_final(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
         let period = of.due.periods.iter().find(|p| p.start <= event.timestamp && event.timestamp < p.end);
         period.is_some_and(|p| self.now >= closes(invoiced_until(p), self.inputs.grace))
     }
 
-    /// A stray was never sent, and its invoice or Stripe customer is not what it was when the event
-    /// was planned: its value is planned anew.
+    /// Whether an event is a stray: a pending event that is on no invoice, on a closed invoice, or
+    /// for another Stripe customer than the present one. It becomes not received, so its amount is
+    /// planned again.
     fn is_stray(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
         let other_customer = of.stripe_customer().is_some_and(|id| event.stripe_customer != id);
         event.state == EventState::Pending && (event.invoice.is_none() || self.is_final(of, event) || other_customer)
     }
 
-    /// Everything that a decision about a meter rests on; none when a plan is unknown.
+    /// The input of [`decide`] for a meter; none if a plan is unknown.
     fn case(&self, of: CustomerMeter<'_>) -> Option<BillingCase> {
         let periods = of.due.periods.iter().map(|period| self.period_case(of, period));
-        // an event on no invoice bills nothing
+        // an event on no invoice bills nothing, so it does not count as sent
         let kept = of.sent().iter().filter(|event| !self.is_stray(of, event));
         Some(BillingCase {
             deferred: of.deferred(self.inputs.mode),
@@ -213,14 +217,14 @@ impl<'a> Planner<'a> {
     }
 
     fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod) -> Option<PeriodCase> {
-        // the terms of a period that is over stay what they were
+        // the terms of a period that is over do not change
         let name = match of.stored(period.start) {
             Some(stored) if self.now >= period.end => &stored.plan,
             _ => &of.due.plan,
         };
         let plan = self.inputs.plans.at(name, period.start)?;
         let used = of.due.usage.get(&(of.meter.to_owned(), period.start)).copied().unwrap_or_default();
-        // a calendar month is on no invoice: everything that was sent for it is taken back
+        // a calendar month has no invoice: everything that was sent for it is taken back
         let terms = plan.meters.get(of.meter).filter(|_| period.subscription.is_some());
         let until = invoiced_until(period);
         Some(PeriodCase {
@@ -235,7 +239,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Decides about a meter; returns when something deferred may be free by time alone.
+    /// Plans a meter. Returns when a deferred amount may become sendable through time alone.
     fn plan_meter(&mut self, of: CustomerMeter<'_>, case: &BillingCase) -> Option<i64> {
         let decisions = decide(case, self.now, self.inputs.grace);
         for (period, decision) in case.periods.iter().zip(&decisions) {
@@ -271,12 +275,12 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// Adds the target of a period, unless it is stored as it is.
+    /// Adds the billing target of a period, unless an equal one is stored.
     fn add_target(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, decision: &PeriodDecision) {
         let stored = of.stored(period.start);
         let sent = of.sent().iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end);
         let is_empty = period.used.is_zero() && !sent && *decision == PeriodDecision::default();
-        // kept for every period that an invoice covers, so that the plan of that time is known
+        // stored for every period with an invoice, because it records the plan of that time
         if stored.is_none() && is_empty && period.billing.is_none() {
             return;
         }
@@ -289,7 +293,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Makes the invoice that takes a carried amount one that is compared with Stripe's total.
+    /// Adds a billing target of 0 for the invoice that takes a carried forward amount, if it has
+    /// none: only invoices with a billing target are compared with Stripe's total.
     fn add_carrying_target(&mut self, of: CustomerMeter<'_>, billed: (i64, i64)) {
         let added = |t: &NewTarget| t.customer == of.customer && t.meter == of.meter && t.period_start == billed.0;
         if of.stored(billed.0).is_some() || self.changes.targets.iter().any(added) {
@@ -321,7 +326,7 @@ impl<'a> CustomerMeter<'a> {
         self.due.totals.get(&(self.meter.to_owned(), period_start))
     }
 
-    /// What defers everything of the meter, if anything does.
+    /// Why everything of the meter is deferred, if it is.
     fn deferred(self, mode: Mode) -> Option<DeferReason> {
         if self.due.stripe_customer.is_none() {
             Some(DeferReason::NoStripeCustomer)
@@ -343,13 +348,13 @@ impl<'a> CustomerMeter<'a> {
             period_start: event.period_start,
             timestamp: event.timestamp,
             value: event.value,
-            // an invoice is of one Stripe customer
+            // an invoice belongs to one Stripe customer
             billed: !withheld && Some(event.stripe_customer.as_str()) == self.stripe_customer(),
             accepted: event.state == EventState::Accepted,
         })
     }
 
-    /// The subscription that bills a period; none when no invoice covers any of it.
+    /// The subscription that bills a period; none if the period has no invoice.
     fn billing(self, period: &DuePeriod, plan: &Plan, mode: Mode) -> Option<PeriodBilling> {
         let id = period.subscription.as_ref().filter(|_| invoiced_until(period) > period.start)?;
         let status = self.due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
@@ -383,8 +388,8 @@ fn says(stored: &StoredTarget, new: &NewTarget) -> bool {
         && stored.deferred_reason.as_deref() == new.deferred_reason
 }
 
-/// First instant that the period's invoice does not cover. A period without a subscription is on no
-/// invoice, and counts to its end.
+/// First instant that the period's invoice does not cover. A period without a subscription has no
+/// invoice; the result is then its end.
 fn invoiced_until(period: &DuePeriod) -> i64 {
     if period.subscription.is_some() { period.covered_until } else { period.end }
 }
@@ -402,7 +407,7 @@ impl Changes {
         billing_target::looked_at(c, &self.looked_at).await?;
         billing_target::put_off(c, &self.put_off).await?;
         // last, because it makes the customer due again: the period of the usage may not be among
-        // those that were planned
+        // the planned ones
         if !self.withdrawn.is_empty() {
             billing_target::withdraw(c, &self.withdrawn, now).await?;
         }

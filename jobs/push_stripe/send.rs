@@ -1,5 +1,5 @@
-//! Sending: some events are claimed, sent side by side (one of each customer and meter), and what
-//! became of each is written down.
+//! Sends events: claims some, sends them concurrently (one of each customer and meter), and writes
+//! the results.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,29 +15,29 @@ use books::BooksError;
 use books::Database;
 use books::stripe::meter_event::{AttemptOutcome, EventState, MeterEvent};
 
-/// Seconds of sending that are claimed at once.
+/// How many seconds of sending one claim covers, at the account's rate.
 const CLAIMED_SECONDS: u32 = 5;
-/// What is claimed is not sent any more after this time; long after it another run takes it for
+/// A claimed event is not sent after this time. Long after it another run takes the attempt for
 /// dead.
 const HOLD: Duration = Duration::from_secs(60);
-/// Outcomes that are written down in one transaction.
+/// Results that are written in one transaction.
 const SETTLED_AT_ONCE: usize = 250;
-/// First wait before another attempt, in seconds; doubled each time.
+/// First wait before another attempt, in seconds; it doubles with each attempt.
 const FIRST_WAIT: i64 = 5;
-/// Longest wait.
+/// Longest wait, in seconds.
 const LONGEST_WAIT: i64 = 1800;
-/// Attempts in a row that come to nothing, after which a run stops: Stripe is away.
+/// After so many failed attempts in a row a run stops: Stripe is not available.
 const AWAY: u32 = 20;
 
-/// Refusals in a row after which a run stops: it is not about single customers.
+/// After so many refusals in a row a run stops: the cause is not a single customer.
 const REFUSES_ALL: u32 = 50;
 
-/// How long an attempt can be under way before its process is taken for dead.
+/// Seconds after which the process of an attempt counts as dead.
 pub(super) fn stale_after(account: &StripeAccount) -> i64 {
     i64::try_from((HOLD + account.timeout * 2).as_secs()).unwrap_or(i64::MAX)
 }
 
-/// What happened to attempts.
+/// Counts of attempts by their results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SendTally {
     pub(super) attempts: u64,
@@ -45,7 +45,7 @@ pub(super) struct SendTally {
     pub(super) refused: u64,
     pub(super) unconfirmed: u64,
     pub(super) again: u64,
-    /// Identifiers that Stripe had although nothing was ever sent under them.
+    /// Numbers of events that were never sent, although Stripe already has their identifiers.
     pub(super) strange: Vec<String>,
     pub(super) stopped: Option<SendStop>,
 }
@@ -53,31 +53,35 @@ pub(super) struct SendTally {
 /// Why sending stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SendStop {
-    /// The key is not accepted, or may not do this.
+    /// Stripe does not accept the key, or the key lacks the permission.
     Key(String),
+    /// Stripe is not available, or refuses every event. With Stripe's `Retry-After`.
     Away(String, Option<Duration>),
 }
 
-/// What an attempt came to.
+/// The result of an attempt, with Stripe's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SendAnswer {
-    /// Stripe has it; true when it took it in an earlier attempt.
+    /// Stripe took it; true if Stripe took it in an earlier attempt (`Idempotent-Replayed`).
     Taken(bool),
-    /// Stripe had it before.
+    /// Stripe already has an event with this identifier.
     Exists(String),
-    /// Stripe will never take it.
+    /// Stripe refused it and would refuse it again.
     Refused(String),
-    /// The key is the fault.
+    /// Stripe refused the key.
     Key(String),
+    /// Stripe did not take it: try again later, after its `Retry-After` if it sent one.
     Later(String, Option<Duration>),
-    /// Execution began and failed: the answer is stored under the key.
+    /// Stripe began the request and failed: it stores the answer under the Idempotency-Key, so the
+    /// next attempt needs another key.
     Broken(String),
+    /// No usable answer: Stripe may or may not have taken it.
     Lost(String),
-    /// It was not sent: no connection, or the run stopped.
+    /// It was not sent: there was no connection, or the run stopped.
     NotSent(String),
 }
 
-/// Reads the end of a call. <https://docs.stripe.com/api/idempotent_requests>,
+/// Classifies a failed call. <https://docs.stripe.com/api/idempotent_requests>,
 /// <https://docs.stripe.com/error-low-level>
 pub(super) fn answer(error: &CallError) -> SendAnswer {
     let said = error.to_string();
@@ -85,7 +89,7 @@ pub(super) fn answer(error: &CallError) -> SendAnswer {
         (Some(200..=299), _) | (None, CallFailure::Unreadable) => SendAnswer::Taken(error.around.replayed),
         (Some(400), _) if error.message.contains("already exists with identifier") => SendAnswer::Exists(said),
         (Some(401 | 403), CallFailure::Answered) => SendAnswer::Key(said),
-        // a request under the same key is under way: that of a run that was taken for dead
+        // another request with the same key is in progress: its run was taken for dead
         (Some(409), _) => SendAnswer::Lost(said),
         (Some(408 | 424 | 429), _) | (Some(400..=499), CallFailure::NotStripe) => {
             SendAnswer::Later(said, error.around.retry_after)
@@ -97,8 +101,7 @@ pub(super) fn answer(error: &CallError) -> SendAnswer {
     }
 }
 
-/// What becomes of an event after an attempt that ended at `now`. Pure. The second is true when the
-/// attempt is a sign that Stripe is away.
+/// The next state of an event after an attempt that ended at `now`. Pure.
 pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option<String>, now: i64) -> AttemptOutcome {
     let doubt = event.maybe_applied;
     let open = if doubt { EventState::Unconfirmed } else { EventState::Pending };
@@ -106,7 +109,8 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
         let asked = asked.and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0).clamp(0, LONGEST_WAIT);
         let doublings = u32::try_from(event.attempts.clamp(1, 20) - 1).unwrap_or(0);
         let wait = FIRST_WAIT.saturating_mul(1 << doublings).min(LONGEST_WAIT);
-        // up to half as long again, so that those that failed together do not come back together
+        // up to half as long again, so that events that failed together are not sent together
+        // again
         let spread = (event.seq * 7919 + event.attempts * 104_729).rem_euclid(wait / 2 + 1);
         now + wait.max(asked) + spread
     };
@@ -121,17 +125,17 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
         error: error.map(|e| e.chars().take(500).collect()),
         taken_at: None,
     };
-    // an invoice has what was taken before it was final
+    // an invoice contains the events that Stripe took before it was final
     let first = event.first_attempt_at.map_or(now, |at| at.as_second());
     let taken = |at| AttemptOutcome { taken_at: Some(at), ..settled(EventState::Accepted, None, None) };
     match answer {
         SendAnswer::Taken(false) => taken(now),
         SendAnswer::Taken(true) => taken(first),
-        // an attempt that may have been applied was: anything else has our identifier and is not
-        // ours
+        // Stripe has our identifier. An attempt that may have been applied was applied; without
+        // such an attempt another program used the identifier
         SendAnswer::Exists(_) if doubt => taken(first),
         SendAnswer::Exists(why) => settled(EventState::Refused, None, Some(why)),
-        // an earlier attempt may have been taken: only the totals can tell
+        // Stripe may have taken an earlier attempt: only its totals tell
         SendAnswer::Refused(why) if doubt => settled(EventState::Unconfirmed, None, Some(why)),
         SendAnswer::Refused(why) => settled(EventState::Refused, None, Some(why)),
         SendAnswer::Key(why) => settled(open, Some(now), Some(why)),
@@ -144,7 +148,7 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
     }
 }
 
-/// The time of a run: what it was when the run began, and what has passed.
+/// The clock of a run: the instant at which the run began, and the time since.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunClock(Timestamp, Instant);
 
@@ -158,7 +162,7 @@ impl RunClock {
     }
 }
 
-/// What the attempts of a run share.
+/// State that the attempts of a run share.
 struct Run {
     account: StripeAccount,
     clock: RunClock,
@@ -182,7 +186,8 @@ impl Run {
         }
     }
 
-    /// SendCounters one; without an answer when its turn never came.
+    /// Sends one event. There is no answer if the run stopped or the time was up before the event
+    /// was sent.
     async fn attempt(&self, event: MeterEvent, claimed: Instant) -> (AttemptOutcome, Option<SendAnswer>) {
         let asked = Instant::now();
         self.account.ready().await;
@@ -220,7 +225,8 @@ impl Run {
     }
 }
 
-/// SendCounters everything that is due, until nothing is or Stripe is away.
+/// Sends all due events. Stops when none is left, or when Stripe is not available or refuses
+/// everything.
 pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunClock) -> Result<SendTally, BooksError> {
     let run = Run {
         account: account.clone(),
@@ -243,7 +249,7 @@ pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunCl
     Ok(tally)
 }
 
-/// SendCounters some that are claimed; outcomes are written down while others are still under way.
+/// Sends claimed events. Results are written while other attempts are still in progress.
 async fn send_some(
     books: &Database,
     run: &Run,
@@ -261,7 +267,7 @@ async fn send_some(
             }
         }
     };
-    // when it fails it takes the receiver with it, so that the senders end too
+    // an error here drops the receiver, so that the senders stop too
     let writing = async move {
         let mut some = vec![];
         while outcomes.recv_many(&mut some, SETTLED_AT_ONCE).await > 0 {

@@ -1,9 +1,9 @@
 //! Compares Stripe's total of an invoice with the events that Stripe accepted. Pure.
 //!
-//! *Sent* is the sum of the accepted events, less what a person has acknowledged. A total lags, so
-//! an event counts as *settled* a day after Stripe took it, and a shortfall is believed when the
-//! same amount has been missing for a day. Of the total of the whole period
-//! ([`compare_whole`]) only agreement is believed:
+//! *Sent* is the sum of the accepted events, less the shortfall that a person has acknowledged. A
+//! total lags, so an event counts as *settled* a day after Stripe took it, and a shortfall is
+//! believed when the same amount has been missing for a day. Of the total of the whole period
+//! ([`compare_whole`]) only an agreement is believed:
 //!
 //! | total of the whole period | unconfirmed event | difference |
 //! |---|---|---|
@@ -11,7 +11,7 @@
 //! | sent and the unconfirmed event, all others settled | one | `UnconfirmedArrived` |
 //! | anything else | | the settled events decide |
 //!
-//! Of the total of the settled events ([`compare_settled`]), where *sent* is that of these events:
+//! Of the total of the settled events ([`compare_settled`]), *sent* is the sum of these events:
 //!
 //! | total of the settled events | for a day | difference |
 //! |---|---|---|
@@ -24,18 +24,18 @@
 //! | sent less an amount that no events sum up to | yes | `StripeHasLess` |
 //! | more than sent | yes | `StripeHasMore` |
 //!
-//! `NoTotal` is Stripe's answer 400 or 404, or a total that cannot be read.
+//! `NoTotal` is Stripe's answer 400 or 404, or an answer that cannot be read.
 
 use books::stripe::difference::{Difference, Shortfall, Unexplained};
 use books::stripe::reconciliation::{AcceptedEvent, Comparison, InvoiceEvents, TotalToCheck, UnconfirmedEvent};
 use books::units::calendar::minute;
 
-/// Seconds after which a total has an event, and for which a shortfall must stay the same. No lag
-/// that was ever reported is near it.
+/// Seconds after which a total includes every event, and for which a shortfall must stay the same.
+/// No reported lag comes near it.
 const SETTLE_TIME: i64 = 86_400;
-/// Events among which a few are sought that explain a shortfall.
+/// How many of the newest events are searched for a few that explain a shortfall.
 const SEARCHED: usize = 100;
-/// Events that explain a shortfall although they do not follow each other, at most.
+/// The most events that explain a shortfall without being consecutive.
 const FEW: usize = 4;
 
 /// An event that may be missing.
@@ -50,17 +50,18 @@ pub(super) fn expected(events: &InvoiceEvents) -> i64 {
     events.accepted.iter().map(|e| e.value).sum()
 }
 
-/// Whether a total may lack the event only because it lags. An imported event was found in a total.
+/// Whether a total may lack the event only because it lags. An imported event comes from a total,
+/// so it is not recent.
 fn is_recent(event: &AcceptedEvent, now: i64) -> bool {
     !event.imported && now - event.at < SETTLE_TIME
 }
 
-/// Whether the event is not sent again, and has had a day to show.
+/// Whether the event is not sent again, and totals have had a day to include it.
 pub(super) fn is_settled(unconfirmed: &UnconfirmedEvent, now: i64) -> bool {
     now >= unconfirmed.resend_until && now - unconfirmed.last_attempt >= SETTLE_TIME
 }
 
-/// A comparison from which nothing follows yet.
+/// A comparison without a decision yet.
 pub(super) fn too_early(of: &TotalToCheck, seen: i64) -> Comparison {
     comparison(of, seen, of.shortfall, Difference::TooEarly)
 }
@@ -74,16 +75,17 @@ pub(super) fn comparison(
     Comparison { seen, expected: expected(&of.events), shortfall, difference, is_final: false }
 }
 
-/// What follows from the total of the whole period alone, if anything does.
+/// Compares the total of the whole period; none if it decides nothing.
 pub(super) fn compare_whole(of: &TotalToCheck, seen: i64, now: i64, grace: i64) -> Option<Comparison> {
     let events = &of.events;
     let recent = events.accepted.iter().any(|e| is_recent(e, now));
-    // a total without the acknowledged amount is another difference
+    // a total that includes the acknowledged amount again is a new difference
     let sent = expected(events) - of.acknowledged;
     let with_discarded = events.discarded != 0 && seen == sent + events.discarded;
     let difference = match events.unconfirmed {
         None if seen == sent || with_discarded => Difference::Agrees,
-        // a recent event that does not show yet could look like the unconfirmed one
+        // a recent event that the total does not include yet could be taken for the unconfirmed
+        // one
         Some(event) if seen == sent + event.value && !recent => Difference::UnconfirmedArrived { seq: event.seq },
         _ => return None,
     };
@@ -91,14 +93,14 @@ pub(super) fn compare_whole(of: &TotalToCheck, seen: i64, now: i64, grace: i64) 
     Some(Comparison { is_final, ..comparison(of, seen, None, difference) })
 }
 
-/// The minute before which all events are settled; none when no event is.
+/// The minute before which all events are settled; none if there is no settled event.
 pub(super) fn settled_until(of: &TotalToCheck, now: i64) -> Option<i64> {
     let events = &of.events;
     let recent = events.accepted.iter().filter(|e| is_recent(e, now)).map(|e| e.timestamp);
     let open = events.unconfirmed.filter(|event| !is_settled(event, now)).map(|event| event.timestamp);
     let until = recent.chain(open).min().map_or(minute(of.end), minute);
-    // an imported event has the time of the last event that it stands for: a total without that
-    // time may have some of it
+    // an imported event replaces events with earlier timestamps: a total up to an earlier minute
+    // may include a part of them
     if events.accepted.iter().any(|e| e.imported && e.timestamp >= until) {
         return None;
     }
@@ -107,8 +109,8 @@ pub(super) fn settled_until(of: &TotalToCheck, now: i64) -> Option<i64> {
     (any && until > minute(of.start)).then_some(until)
 }
 
-/// What follows from `settled`, the total of the events before `until`, all of which are settled;
-/// `seen` is the total of the whole period.
+/// Compares `settled`, the total of the events before `until`, all of which are settled. `seen` is
+/// the total of the whole period.
 pub(super) fn compare_settled(of: &TotalToCheck, seen: i64, until: i64, settled: i64, now: i64) -> Comparison {
     let mut accepted: Vec<AcceptedEvent> = of.events.accepted.iter().filter(|e| e.timestamp < until).copied().collect();
     let unconfirmed = of.events.unconfirmed.filter(|event| event.timestamp < until);
@@ -118,14 +120,14 @@ pub(super) fn compare_settled(of: &TotalToCheck, seen: i64, until: i64, settled:
     }
     let lacking = lacking - of.acknowledged;
     let done = |shortfall, difference| comparison(of, seen, shortfall, difference);
-    // as if the unconfirmed event was sent
+    // the amount that is missing if the unconfirmed event counts as sent
     let missing = lacking + unconfirmed.map_or(0, |event| event.value);
     if missing == 0 || of.events.discarded != 0 && missing == -of.events.discarded {
         let arrived = unconfirmed.map(|event| Difference::UnconfirmedArrived { seq: event.seq });
         return done(None, arrived.unwrap_or(Difference::TooEarly));
     }
     let shortfall = match of.shortfall {
-        // a surplus that grows is the same one: somebody else sends
+        // a growing surplus does not restart the timer: another program is sending
         Some(before) if unconfirmed.is_none() && before.amount < 0 && missing < before.amount => {
             Shortfall { amount: missing, ..before }
         }
@@ -134,13 +136,14 @@ pub(super) fn compare_settled(of: &TotalToCheck, seen: i64, until: i64, settled:
     if now - shortfall.since < SETTLE_TIME {
         return done(Some(shortfall), Difference::TooEarly);
     }
-    // an event that was sent after the shortfall began does not explain it
+    // an event that was sent after the shortfall began does not explain the shortfall
     accepted.retain(|e| e.at <= shortfall.since);
     let found = match unconfirmed {
         Some(event) if event.last_attempt > shortfall.since => {
             (missing > 0).then(|| subset_summing_to(&candidates(&accepted, None), missing)).flatten()
         }
-        // the acknowledged amount is gone: a person has to undo what was done about it
+        // Stripe's total includes the acknowledged amount again: a person has to undo the
+        // correction made for it
         None if of.acknowledged != 0 && missing == -of.acknowledged => None,
         _ => find_missing_events(&accepted, unconfirmed, lacking),
     };
@@ -157,14 +160,14 @@ pub(super) fn compare_settled(of: &TotalToCheck, seen: i64, until: i64, settled:
     }
 }
 
-/// The shortfall with the instant at which the same amount was first seen.
+/// The shortfall, with the instant at which the same amount was first seen.
 fn stands(before: Option<Shortfall>, amount: i64, now: i64) -> Shortfall {
     before.filter(|before| before.amount == amount).unwrap_or(Shortfall { amount, since: now })
 }
 
-/// What follows from the total of a part of a period that has an acknowledged difference. Nobody
-/// knows whether that difference is in this part, so only an unconfirmed event is decided, and only
-/// when both readings agree. The rest is compared with the whole period.
+/// Compares the total of a part of a period that has an acknowledged difference. The difference
+/// may be in this part or in the rest. So only an unconfirmed event is decided, and only if both
+/// assumptions give the same result. Everything else waits for the total of the whole period.
 fn compare_part(
     of: &TotalToCheck,
     seen: i64,
@@ -193,7 +196,7 @@ fn compare_part(
     }
 }
 
-/// The events that Stripe does not have when its total is `lacking` below the accepted ones.
+/// Finds the events that Stripe does not have if its total is `lacking` below the accepted ones.
 fn find_missing_events(
     accepted: &[AcceptedEvent],
     unconfirmed: Option<UnconfirmedEvent>,
@@ -203,13 +206,13 @@ fn find_missing_events(
     if missing >= 0 {
         return subset_summing_to(&candidates(accepted, unconfirmed), missing);
     }
-    // a surplus is for a person, unless the unconfirmed event is a correction that did not arrive
+    // a surplus needs a person, unless the unconfirmed event is a negative one that did not arrive
     let event = unconfirmed.filter(|_| lacking >= 0)?;
     let others = if lacking == 0 { vec![] } else { subset_summing_to(&candidates(accepted, None), lacking)? };
     Some([vec![event.seq], others].concat())
 }
 
-/// Events that may be missing, the newest first.
+/// The events that may be missing, the newest first.
 fn candidates(accepted: &[AcceptedEvent], unconfirmed: Option<UnconfirmedEvent>) -> Vec<Candidate> {
     let accepted = accepted.iter().map(|e| Candidate { seq: e.seq, value: e.value });
     let mut all: Vec<_> = accepted.chain(unconfirmed.map(|e| Candidate { seq: e.seq, value: e.value })).collect();
@@ -217,14 +220,14 @@ fn candidates(accepted: &[AcceptedEvent], unconfirmed: Option<UnconfirmedEvent>)
     all
 }
 
-/// Events that sum up to `sum`: as few as possible and at most [`FEW`], or else some that follow
-/// each other. Events are tried from the first to the last.
+/// Finds events that sum up to `sum`: as few as possible and at most [`FEW`], or else any number
+/// of consecutive ones. Earlier events of the list come first.
 fn subset_summing_to(events: &[Candidate], sum: i64) -> Option<Vec<i64>> {
     let searched = &events[..events.len().min(SEARCHED)];
     (1..=FEW).find_map(|count| subset_of(searched, sum, count)).or_else(|| run_of(events, sum))
 }
 
-/// `count` events that sum up to `sum`.
+/// Finds `count` events that sum up to `sum`.
 fn subset_of(events: &[Candidate], sum: i64, count: usize) -> Option<Vec<i64>> {
     events.iter().enumerate().find_map(|(at, event)| {
         let rest = sum.saturating_sub(event.value);
@@ -236,7 +239,7 @@ fn subset_of(events: &[Candidate], sum: i64, count: usize) -> Option<Vec<i64>> {
     })
 }
 
-/// Events in a row that sum up to `sum`.
+/// Finds consecutive events that sum up to `sum`.
 fn run_of(events: &[Candidate], sum: i64) -> Option<Vec<i64>> {
     (0..events.len()).find_map(|from| {
         let mut total = 0_i64;

@@ -1,21 +1,21 @@
-//! `reconcile_stripe`: Stripe's totals against the books, customer by customer, meter by meter,
-//! invoice by invoice.
+//! `reconcile_stripe`: compares Stripe's totals with the books, for each customer, meter and
+//! invoice.
 //!
-//! The proof of what `push_stripe` did, and the only judge of what nobody could say: an event that
-//! is unconfirmed is there when the total has it, and is not when the total has been without it for
-//! a day. Totals lag, so only the events of before a day ago are judged; when their total has been
-//! too low for another day, events that Stripe took are not there; they are found and planned anew.
-//! One that is too high is an alarm and nothing else: taking back what a customer may rightly owe
-//! is for a person. Stripe's reads are not free (about 500 for each payment,
-//! <https://docs.stripe.com/rate-limits>), so a day has a number of them: unconfirmed events first,
-//! then what was short, then what was read longest ago.
+//! The comparison proves the work of `push_stripe`, and alone decides about unconfirmed events. An
+//! unconfirmed event is accepted when the total includes it, and not received when the total has
+//! not included it for a day. Totals lag, so only events older than a day are judged. When their
+//! total has been too low for another day, events that Stripe took are missing: they become not
+//! received, and their amounts are planned again. A total that is too high only raises an alarm: a
+//! person decides whether to take back what the customer may rightly owe. Stripe limits reads
+//! (about 500 for each payment, <https://docs.stripe.com/rate-limits>), so there is a number of
+//! reads for each day. They go to unconfirmed events first, then to shortfalls, then to the totals
+//! that were read longest ago.
 //!
-//! In books that were restored from a backup the totals of periods that the lost ones may have sent
-//! to are not compared but taken over, once: what Stripe has of them beyond what the books know was
-//! sent by the lost ones, and is written down as an accepted event.
+//! After a restore from a backup, the totals of periods that the lost books may have sent to are
+//! imported once, before they are compared. The surplus of a total over the events that these
+//! books know was sent by the lost books, and is stored as an accepted event.
 //!
-//! Once a day everybody is made due for `push_stripe`, in case something changed that no trigger
-//! saw.
+//! Once a day every customer becomes due for `push_stripe`, in case the triggers missed a change.
 
 mod compare;
 mod import;
@@ -35,43 +35,44 @@ use books::stripe::difference::Difference;
 use books::stripe::reconciliation::TotalToCheck;
 use books::units::calendar::minute;
 
-/// Once a day all customers are planned again, for usage of the last so many days.
+/// Once a day all customers are planned again, for the usage of the last so many days.
 const SWEEP_DAYS: i64 = 45;
-/// Totals that one run reads, so that a day's reads are spread over it.
+/// The most totals that one run reads, so that a day's reads are spread over the day.
 const MAX_READS: u32 = 100;
 
-/// Compare what is to be compared.
+/// Compare the most urgent totals.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReconcileStripe {}
 
-/// What was found.
+/// What a run read, compared and decided.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ReconcileReport {
-    /// True when there is no key, so nobody was asked.
+    /// True if there is no key, so no request was made to Stripe.
     pub without_key: bool,
     pub read: u64,
-    /// They are what they should be.
+    /// Totals that agree with the books.
     pub agree: u64,
-    /// Unconfirmed events that are there.
+    /// Unconfirmed events that a total included: now accepted.
     pub accepted: u64,
-    /// Events that are not there, and are planned anew.
+    /// Events that a total did not include: now not received, and planned again.
     pub not_received: u64,
-    /// It is too early to say.
+    /// Totals without a decision: it was too early, an event changed meanwhile, or there is an
+    /// alarm.
     pub waiting: u64,
-    /// Totals that a person must look at, of all customers.
+    /// Billing targets with an alarm, of all customers; at most 100.
     pub alarms: u64,
     pub names: Vec<String>,
-    /// True when the day's reads are used up.
+    /// True if the day's reads are used up.
     pub out_of_reads: bool,
-    /// After a restoration: totals that were taken over.
+    /// After a restore: totals that were imported.
     pub imported: u64,
-    /// After a restoration: totals that are still to be taken over, of those that were looked at.
+    /// After a restore: totals that this run selected and that are still to be imported.
     pub totals_to_import: u64,
-    /// After a restoration: why none is taken over yet.
+    /// After a restore: why no total is imported yet.
     pub not_yet: Option<String>,
-    /// After a restoration: bills that have to be read again first, or that wait for a person, when
-    /// it is time for them.
+    /// After a restore: bills that must be read again before totals are imported, or that are on
+    /// hold, once the settle delay is over.
     pub bills_missing: Vec<String>,
 }
 
@@ -98,8 +99,8 @@ impl Job for ReconcileStripe {
     }
 }
 
-/// Compares as of `now`: the most urgent totals, or all totals of one customer. What was compared
-/// before an error is noted.
+/// Compares as of `now`: the most urgent totals, or the totals of one customer. Everything
+/// compared before an error is stored.
 pub async fn reconcile(
     context: &Context,
     now: Timestamp,
@@ -148,7 +149,7 @@ pub async fn reconcile(
     Ok(report)
 }
 
-/// Reads one total, compares it, and notes what follows.
+/// Reads one total, compares it, and stores the result.
 async fn reconcile_total(
     context: &Context,
     account: &StripeAccount,
@@ -164,7 +165,7 @@ async fn reconcile_total(
     let total = async |until| account.total(&of.stripe_meter, &of.stripe_customer, start, until).await;
     let seen = match total(end).await {
         Ok(seen) => seen,
-        // a total that cannot be read must not hold up the others
+        // a total that cannot be read does not stop the others
         Err(error) if has_no_total(&error) => {
             let found = comparison(&of, 0, of.shortfall, no_total(&of.stripe_customer, &error));
             context.books.note_read(of, found, now).await?;
@@ -193,13 +194,13 @@ async fn reconcile_total(
         tracing::warn!(
             customer,
             ?missing,
-            "Stripe does not have events of {customer} that were sent; they are planned anew"
+            "Stripe does not have events of {customer} that were sent; their amounts are planned again"
         );
     }
     Ok(())
 }
 
-/// Whether Stripe says that there is no such total. A customer that was deleted has none.
+/// Whether Stripe gives no total. A deleted customer has none.
 fn has_no_total(error: &CallError) -> bool {
     matches!(error.status, Some(400 | 404)) || error.kind == CallFailure::Unreadable
 }
@@ -224,7 +225,7 @@ impl ReconcileReport {
         }
     }
 
-    /// With at most `most` names.
+    /// The report with at most `most` names.
     fn truncated(mut self, most: usize) -> Self {
         self.names.truncate(most);
         self

@@ -1,5 +1,4 @@
-//! An account at Stripe, and the requests that are made of it: async-stripe's typed ones over
-//! [`super::transport`].
+//! A Stripe account and its requests: async-stripe's typed requests over [`super::transport`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,35 +27,35 @@ use super::settings::Mapping;
 use super::transport::{CallError, CallFailure, ResponseMeta, Transport};
 use books::stripe::meter_event::MeterEvent;
 
-/// Objects that are asked for at once, the most that Stripe gives.
+/// Objects on one page: the most that Stripe gives.
 const PAGE: i64 = 100;
 
-/// An account at Stripe; clones share its connections and its rate.
+/// A Stripe account. Clones share its connections and its rate limit.
 #[derive(Clone)]
 pub struct StripeAccount {
     transport: Transport,
     rate: Arc<DefaultDirectRateLimiter>,
-    /// Requests under way at once.
+    /// The most requests in progress at once.
     pub max_concurrent: usize,
-    /// Requests in a second.
+    /// The most requests in a second.
     pub per_second: u32,
-    /// How long a request may take.
+    /// Timeout of a request.
     pub timeout: Duration,
-    /// What became of attempts to send.
+    /// Results of the attempts to send, for metrics.
     pub sends: Arc<SendCounters>,
 }
 
-/// Attempts to send, counted as they end, so that those of a run that fails count too; for the
-/// operator.
+/// Attempts to send, counted as each one ends, so the attempts of a failed run count too.
+/// Operators see them as metrics.
 #[derive(Debug, Default)]
 pub struct SendCounters {
     pub accepted: AtomicU64,
-    /// Refused by Stripe at once.
+    /// Refused by Stripe's answer, not by a later error report.
     pub refused: AtomicU64,
     pub unconfirmed: AtomicU64,
-    /// Not taken; they are sent again.
+    /// Stripe certainly did not take them: they are sent again.
     pub again: AtomicU64,
-    /// Milliseconds for which attempts waited for the account's rate, added up.
+    /// Milliseconds that attempts waited for the rate limit, added up.
     pub throttled_ms: AtomicU64,
 }
 
@@ -67,10 +66,10 @@ impl fmt::Debug for StripeAccount {
 }
 
 impl StripeAccount {
-    /// An account that is sent `per_second` requests at most, `max_concurrent` at once.
+    /// An account with at most `per_second` requests in a second and `max_concurrent` at once.
     pub fn new(transport: Transport, per_second: NonZeroU32, max_concurrent: usize, timeout: Duration) -> Self {
-        // a tenth of a second's requests may come at once, so that a short wait of ours costs no
-        // rate
+        // a tenth of a second's requests may come in one burst, so a short delay on our side does
+        // not lower the rate
         let burst = NonZeroU32::new(per_second.get() / 10).unwrap_or(NonZeroU32::MIN);
         let rate = Arc::new(RateLimiter::direct(Quota::per_second(per_second).allow_burst(burst)));
         Self { transport, rate, max_concurrent, per_second: per_second.get(), timeout, sends: Arc::default() }
@@ -91,13 +90,13 @@ impl StripeAccount {
         }
     }
 
-    /// Waits for the account's rate.
+    /// Waits until the rate limit allows a request.
     pub async fn ready(&self) {
         self.rate.until_ready().await;
     }
 
-    /// SendCounters an event, whose turn by [`StripeAccount::ready`] has come. Errors that come
-    /// with a status of 2xx mean that Stripe has it.
+    /// Sends an event. The caller has waited for [`StripeAccount::ready`]. An error with a 2xx
+    /// status means that Stripe took the event.
     pub async fn send(&self, event: &MeterEvent) -> Result<ResponseMeta, CallError> {
         let [customer, value] = PAYLOAD.map(str::to_owned);
         let payload = HashMap::from([(customer, event.stripe_customer.clone()), (value, event.value.to_string())]);
@@ -109,7 +108,7 @@ impl StripeAccount {
         Ok(around)
     }
 
-    /// All meters of the account, active or not, and Stripe's clock.
+    /// All meters of the account, active or not, and the time of Stripe's clock.
     pub async fn meters(&self) -> Result<(Vec<RemoteMeter>, Option<Timestamp>), CallError> {
         let (mut found, mut after, mut clock) = (vec![], None::<String>, None);
         loop {
@@ -127,7 +126,8 @@ impl StripeAccount {
         }
     }
 
-    /// Makes a meter that adds up what it is sent. Asked for twice, it is made once.
+    /// Creates a meter that sums up its events. The Idempotency-Key makes a second request create
+    /// nothing.
     pub async fn create_meter(&self, mapping: &Mapping) -> Result<String, CallError> {
         let [customer, value] = PAYLOAD;
         let request = CreateBillingMeter::new(
@@ -145,7 +145,7 @@ impl StripeAccount {
         Ok(made.id.to_string())
     }
 
-    /// Active prices of the account that charge a meter.
+    /// The account's active prices that belong to a meter.
     pub async fn prices(&self) -> Result<Vec<RemotePrice>, CallError> {
         let (mut found, mut after) = (vec![], None::<String>);
         loop {
@@ -162,8 +162,8 @@ impl StripeAccount {
         }
     }
 
-    /// A page of subscriptions in every state, the newest first; `since` leaves out those that were
-    /// made before.
+    /// A page of subscriptions in every state, the newest first; with `since`, only those created
+    /// from then on.
     pub async fn subscriptions(
         &self,
         since: Option<i64>,
@@ -177,15 +177,15 @@ impl StripeAccount {
             list = list.starting_after(after.clone());
         }
         let mut page = objects::page(self.get(list.build()).await?, objects::subscription);
-        // a page that leads to itself is the last one
+        // a page that points to itself is the last one
         page.next = page.next.filter(|next| Some(next) != after.as_ref());
         Ok(page)
     }
 
-    /// What a meter has of a customer from `start` to before `end`, both on the minute.
+    /// Stripe's total of a meter and customer from `start` to before `end`, both whole minutes.
     ///
     /// # Errors
-    /// What Stripe says; an amount that is no whole number is unreadable.
+    /// Stripe's error. A total that is not a whole number is [`CallFailure::Unreadable`].
     pub async fn total(&self, meter: &str, customer: &str, start: i64, end: i64) -> Result<i64, CallError> {
         let (mut total, mut after) = (Decimal::ZERO, None::<String>);
         loop {

@@ -1,4 +1,5 @@
-//! The account beside the configuration and the plans: what is missing, and what differs. Pure.
+//! Compares the account with the configuration and the plans: what is missing, and what differs.
+//! Pure.
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -12,21 +13,21 @@ use books::stripe::billing_target::StripeMeter;
 /// Decimals of Stripe's `unit_amount_decimal`.
 const PRICE_DECIMALS: u32 = 12;
 
-/// What was compared, and how it came out.
+/// One comparison and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckLine {
     pub what: String,
     pub found: String,
-    /// What is wrong with it, and what to do; none when it is as it should be.
+    /// What is wrong, and what to do; none if nothing is.
     pub fault: Option<String>,
 }
 
-/// What an account has.
+/// The objects of an account.
 #[derive(Clone, Copy, Debug)]
 pub struct AccountObjects<'a> {
     pub meters: &'a [RemoteMeter],
     pub prices: &'a [RemotePrice],
-    /// The meters to which usage of these books was sent before.
+    /// The meters to which these books have sent usage.
     pub known: &'a [StripeMeter],
 }
 
@@ -54,7 +55,7 @@ pub fn check(billing: &BillingSettings, account: AccountObjects<'_>, plans: &Pla
     lines
 }
 
-/// The price of a plan's meter.
+/// Compares the price of a plan's meter.
 fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, meter: &str, terms: Terms) -> CheckLine {
     let what = format!("price of {meter} in plan {}", plan.name);
     let line = |found: String, fault: Option<String>| CheckLine { what: what.clone(), found, fault };
@@ -109,7 +110,7 @@ fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, m
     line(ids, None)
 }
 
-/// The plan's price in minor units for each of Stripe's units.
+/// The plan's price in minor units of the currency for each of Stripe's units.
 fn unit_amount(price: &str, decimals: u16, mapping: &Mapping) -> Option<Decimal> {
     let minor = price.parse::<Decimal>().ok()?.checked_mul(Decimal::from(10_u64.checked_pow(u32::from(decimals))?))?;
     Some(minor.checked_div(mapping.per_unit)?.round_dp(PRICE_DECIMALS).normalize())

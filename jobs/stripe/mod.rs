@@ -1,8 +1,8 @@
-//! Stripe, as far as metering goes: an account, its objects, and the settings of billing.
+//! The client of Stripe's API, and the settings of billing.
 //!
-//! [`transport`] makes one call; [`account`] has the requests and their rate; [`objects`] reads the
-//! answers; [`preconditions`] says whether a run may work with an account; [`check`] compares the
-//! account with the configuration for people.
+//! [`transport`] makes one call; [`account`] has the requests and the rate limit; [`objects`]
+//! reads the answers; [`preconditions`] checks whether a run may use an account; [`check`]
+//! compares the account with the configuration, for people.
 
 pub mod account;
 pub mod check;
@@ -15,5 +15,5 @@ pub use account::{SendCounters, StripeAccount};
 pub use objects::{Page, RemoteItem, RemoteMeter, RemotePrice, RemoteSubscription};
 pub use settings::{BillingSettings, Mapping, StripeMode};
 
-/// Examples that a stored report names.
+/// The most examples that a stored report lists.
 pub(crate) const LISTED: usize = 20;

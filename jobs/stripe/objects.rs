@@ -1,7 +1,7 @@
-//! Stripe's objects, with the few fields that are read of each. Pure.
+//! Stripe's objects, with the few fields that are needed of each. Pure.
 //!
-//! Fields are read one by one, because an answer must be understood whatever else is in it:
-//! async-stripe refuses a whole list for one field that it did not expect.
+//! Fields are read one by one, so an answer is understood whatever else it contains: async-stripe
+//! rejects a whole list because of one unexpected field.
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -9,11 +9,10 @@ use serde_json::Value;
 
 use super::transport::ResponseMeta;
 
-/// Keys of the customer and of the value in the payload of a meter event, as Stripe has them by
-/// default.
+/// Keys of the customer and of the value in the payload of a meter event: Stripe's defaults.
 pub(super) const PAYLOAD: [&str; 2] = ["stripe_customer_id", "value"];
 
-/// A meter as Stripe has it.
+/// A meter in Stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteMeter {
     pub id: String,
@@ -21,17 +20,17 @@ pub struct RemoteMeter {
     pub active: bool,
     /// `sum`, `count` or `last`.
     pub formula: String,
-    /// `hour` or `day` when only the last event of each counts.
+    /// `hour` or `day` if only the last event of each hour or day counts.
     pub window: Option<String>,
-    /// Where its events have their customer and their value.
+    /// Keys of the customer and of the value in the payload of its events.
     pub payload: [String; 2],
 }
 
-/// A price as Stripe has it.
+/// A price in Stripe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemotePrice {
     pub id: String,
-    /// The meter whose usage it charges.
+    /// Id of the meter that the price charges for.
     pub meter: String,
     /// ISO 4217, capitals.
     pub currency: String,
@@ -39,7 +38,7 @@ pub struct RemotePrice {
     pub unit_amount: Option<Decimal>,
 }
 
-/// A subscription as Stripe has it.
+/// A subscription in Stripe. Instants are seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteSubscription {
     pub id: String,
@@ -59,10 +58,10 @@ pub struct RemoteItem {
     pub meter: String,
     /// ISO 4217, capitals.
     pub currency: String,
-    /// Bounds of the current billing period.
+    /// Start and end of the current billing period.
     pub period_start: i64,
     pub period_end: i64,
-    /// Whether it is billed month by month.
+    /// Whether it is billed every month.
     pub monthly: bool,
 }
 
@@ -70,12 +69,12 @@ pub struct RemoteItem {
 #[derive(Clone, Debug)]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// Where the next one begins, if there is one.
+    /// The cursor of the next page (`starting_after`); none on the last page.
     pub next: Option<String>,
     pub date: Option<Timestamp>,
 }
 
-/// A number, or text of one, exactly.
+/// The exact value of a number, or of a text that contains one.
 pub(super) fn decimal(value: &Value) -> Option<Decimal> {
     let text = match value {
         Value::Number(n) => n.to_string(),
@@ -89,7 +88,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// Reads a list; what lacks what must be there is left out.
+/// Reads a page of a list. Objects without a required field are left out.
 pub(super) fn page<T>((body, around): (Value, ResponseMeta), read: fn(&Value) -> Option<T>) -> Page<T> {
     let data = body["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     let more = body["has_more"].as_bool().unwrap_or(false);
@@ -112,7 +111,7 @@ pub(super) fn meter(value: &Value) -> Option<RemoteMeter> {
 }
 
 impl RemoteMeter {
-    /// Why it cannot be used, if so.
+    /// Why events cannot be sent to the meter; none if they can.
     pub fn fault(&self) -> Option<String> {
         let formula = (self.formula != "sum").then(|| format!("it aggregates by `{}`, not by `sum`", self.formula));
         let window = self.window.as_ref().map(|w| format!("it counts only the last event of each {w}"));

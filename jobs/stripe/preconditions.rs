@@ -1,5 +1,5 @@
-//! What must hold before a run works with an account: it is the account that was used before, and
-//! its clock agrees with ours. Also what Stripe's refusals mean for a run.
+//! Checks before a run works with an account: it is the account that was used before, and its
+//! clock agrees with this machine's. Also how Stripe's errors end a run.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use super::transport::CallError;
 use crate::job;
 use books::stripe::billing_target::StripeMeter;
 
-/// Stripe refuses events from more than five minutes ahead, and puts late ones on another invoice:
-/// with a clock that is further off nothing is sent.
+/// The largest difference of clocks with which events are sent. Stripe refuses events from more
+/// than five minutes ahead, and puts late ones on another invoice.
 const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(240);
 
-/// Turns a failed call into the end of a run.
+/// The failure of a run after a failed call.
 pub fn failure(error: CallError) -> job::Failure {
     let retry_after = error.around.retry_after;
     match error.status {
@@ -30,7 +30,7 @@ pub fn failure(error: CallError) -> job::Failure {
     }
 }
 
-/// Refuses to work while this machine's clock and Stripe's `date` differ by more than events may.
+/// Fails if this machine's clock and Stripe's `date` differ by more than `MAX_CLOCK_SKEW`.
 pub fn check_clock(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure> {
     let Some(date) = date else { return Ok(()) };
     let off = now.duration_since(date);
@@ -44,8 +44,8 @@ pub fn check_clock(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::F
     )))
 }
 
-/// The account's active meter for each mapped one. An error when the account is not the one that
-/// was used before, or a meter is mapped differently than before. Pure.
+/// Finds the account's active meter for each mapped one. An error if the account is not the one
+/// that was used before, or the mapping of a meter has changed. Pure.
 pub fn match_meters(
     billing: &BillingSettings,
     known: &[StripeMeter],
@@ -79,10 +79,7 @@ pub fn match_meters(
             ));
         }
         if let Some(why) = meter.fault() {
-            return Err(format!(
-                "meter {} ({}) at Stripe is not one that can be sent to: {why}",
-                meter.id, meter.event_name
-            ));
+            return Err(format!("Stripe's meter {} ({}) cannot take events: {why}", meter.id, meter.event_name));
         }
         found.push(StripeMeter {
             meter: name.clone(),

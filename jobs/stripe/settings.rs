@@ -1,4 +1,4 @@
-//! How usage is billed: plain settings that the configuration makes and jobs are given.
+//! How usage is billed: plain settings that jobs get from the configuration.
 
 use std::collections::BTreeMap;
 
@@ -6,36 +6,35 @@ use rust_decimal::Decimal;
 
 use super::account::StripeAccount;
 
-/// How usage is billed.
 #[derive(Clone, Debug)]
 pub struct BillingSettings {
-    /// Meters that are billed, by our names.
+    /// Meters that are billed, by their names in the books.
     pub meters: BTreeMap<String, Mapping>,
-    /// How long an invoice takes usage after its period, in seconds.
+    /// Seconds after its period during which an invoice takes usage.
     pub grace: i64,
-    /// Requests for totals on one day.
+    /// The most requests for totals on one UTC day.
     pub reads_per_day: u32,
-    /// How long after books were restored from a backup Stripe's totals are believed to have all
-    /// that the lost ones had sent, in seconds.
+    /// The settle delay: seconds after a restore for which Stripe's totals are not yet believed to
+    /// include everything that the lost books sent.
     pub settle_delay: i64,
     pub mode: StripeMode,
 }
 
-/// Where a meter goes.
+/// The meter in Stripe for a meter of the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// Stripe's name of the meter.
+    /// `event_name` of the meter in Stripe.
     pub event_name: String,
     /// Stripe's units for each of ours.
     pub per_unit: Decimal,
-    /// What Stripe shows to the owner.
+    /// The name in Stripe's dashboard.
     pub display_name: String,
 }
 
-/// Where usage goes.
+/// Whether usage is sent, and to which account.
 #[derive(Clone, Debug, Default)]
 pub enum StripeMode {
-    /// Nowhere: what would be sent is only told.
+    /// Nothing is sent; jobs report what they would send.
     #[default]
     DryRun,
     Stripe(StripeAccount),
@@ -43,6 +42,12 @@ pub enum StripeMode {
 
 impl Default for BillingSettings {
     fn default() -> Self {
-        Self { meters: BTreeMap::new(), grace: 3600, reads_per_day: 300, settle_delay: 86_400, mode: StripeMode::DryRun }
+        Self {
+            meters: BTreeMap::new(),
+            grace: 3600,
+            reads_per_day: 300,
+            settle_delay: 86_400,
+            mode: StripeMode::DryRun,
+        }
     }
 }

@@ -1,6 +1,6 @@
-//! One HTTP call to Stripe, with everything kept that async-stripe's own client throws away: the
-//! status whatever the body is, Request-Id, Retry-After and the time at Stripe. It never tries
-//! again by itself: whoever calls decides, and keeps count in the books.
+//! One HTTP call to Stripe. It keeps what async-stripe's own client throws away: the status with
+//! any body, Request-Id, Retry-After and the time at Stripe. It never repeats a call: the caller
+//! decides that, and counts attempts in the books.
 
 use std::fmt;
 use std::time::Duration;
@@ -30,14 +30,14 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// What Stripe said around its answer.
+/// The headers of Stripe's answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResponseMeta {
-    /// Stripe's name of the request.
+    /// Stripe's `Request-Id`.
     pub request_id: Option<String>,
     pub retry_after: Option<Duration>,
     pub date: Option<Timestamp>,
-    /// The answer is that of an earlier request under the same key.
+    /// True if the answer is a stored one, of an earlier request with the same Idempotency-Key.
     pub replayed: bool,
 }
 
@@ -46,11 +46,11 @@ pub struct ResponseMeta {
 pub struct CallError {
     /// The status, if one came.
     pub status: Option<u16>,
-    /// What kind of failure it is when there is no status to tell.
+    /// The kind of failure; it also tells calls without a status apart.
     pub kind: CallFailure,
     /// Stripe's error code, if there is one.
     pub code: Option<String>,
-    /// Stripe's message, or what went wrong. Never the key.
+    /// Stripe's message, or what went wrong. It never contains the key.
     pub message: String,
     pub around: ResponseMeta,
 }
@@ -64,9 +64,9 @@ pub enum CallFailure {
     NoAnswer,
     /// Stripe answered, with an error of its own.
     Answered,
-    /// Somebody answered, but not with an error of Stripe's: a proxy, or another server.
+    /// The answer is not an error of Stripe's: it is from a proxy or another server.
     NotStripe,
-    /// A 2xx whose body is not what it should be.
+    /// A 2xx with a body that cannot be read.
     Unreadable,
 }
 
@@ -101,7 +101,7 @@ impl StripeClient for Transport {
 }
 
 impl Transport {
-    /// Over `client`, to the API at `base` (which ends with `/`), with a secret key.
+    /// Calls the API at `base`, which ends with `/`, over `client` and with a secret key.
     pub fn new(client: Client, base: Url, key: String) -> Self {
         Self { client, base, key }
     }
@@ -109,7 +109,7 @@ impl Transport {
     /// Makes one call.
     ///
     /// # Errors
-    /// Anything but a 2xx with a whole body.
+    /// Every result but a 2xx with a whole body.
     pub async fn call(&self, request: RequestBuilder, key: Option<&str>) -> Result<(Bytes, ResponseMeta), CallError> {
         let method = match request.method {
             StripeMethod::Get => Method::GET,
@@ -168,7 +168,7 @@ fn around(headers: &HeaderMap) -> ResponseMeta {
     }
 }
 
-/// What an answer that is no 2xx says; a proxy's page says nothing but its status.
+/// The error for an answer other than 2xx. Of a proxy's page only the status is kept.
 fn refusal(status: u16, body: &[u8], around: ResponseMeta) -> CallError {
     let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let text = |key: &str| error["error"][key].as_str().map(|t| t.chars().take(500).collect::<String>());

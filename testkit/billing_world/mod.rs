@@ -1,4 +1,5 @@
-//! Books and a fake Stripe for a few customers, whose usage is known to the test too.
+//! Books and a fake Stripe for a few customers. The test knows their usage independently of the
+//! books.
 
 pub mod run;
 
@@ -21,10 +22,11 @@ use tempfile::TempDir;
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 86_400;
-/// Customers of a world; the n-th has the Stripe customer `cus_n` and the subscription `sub_n`.
+/// Customers of a world. The n-th has the Stripe customer `cus_n` and the subscription `sub_n`.
 pub const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
 pub const METERS: [&str; 2] = ["chime_minutes", "storage_gb"];
-/// Included in each period, in 10⁻¹⁰ units; the first meter reports all, the second what is beyond.
+/// Included in each period, in 10⁻¹⁰ units. The first meter reports all usage, the second the
+/// usage beyond this.
 const INCLUDED: i64 = 1_500_000_000_000;
 /// Stripe's units for each of ours.
 const PER_UNIT: [i64; 2] = [1000, 7];
@@ -43,7 +45,7 @@ pub struct Template {
     folder: TempDir,
 }
 
-/// Memory, where there is some to be had as a folder: what a disk is for is another test's.
+/// A folder in memory if the machine has one: other tests cover the disk.
 fn folder() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
@@ -61,7 +63,7 @@ impl Template {
             "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) VALUES \
              ('pro', 0, 'chime_minutes', 0, '0.01', 'total'), ('pro', 0, 'storage_gb', 1500000000000, '0.02', 'overage')",
             "INSERT INTO customers (id, plan, stripe_customer_id) VALUES ('ann', 'pro', 'cus_0'), ('bob', 'pro', 'cus_1'), ('cyd', 'pro', 'cus_2')",
-            // signed up in the simulated past
+            // the customer signed up in the simulated past
             "DELETE FROM turn_periods",
             "DELETE FROM billing_periods",
         ];
@@ -79,7 +81,7 @@ impl Template {
     }
 }
 
-/// A period of the books.
+/// A billing period in the books.
 #[derive(Clone, Debug)]
 pub struct Period {
     pub start: i64,
@@ -88,24 +90,24 @@ pub struct Period {
     pub days: (String, String),
 }
 
-/// Books and a Stripe of three customers; what they used is known apart from the books.
+/// Books, a fake Stripe, and the usage of three customers, which is recorded apart from the books.
 pub struct BillingWorld {
     pub context: Context,
     pub stripe: FakeStripe,
     folder: TempDir,
     file: PathBuf,
     usage: Mutex<BTreeMap<(usize, &'static str, i64), i64>>,
-    /// When each customer's subscription began.
+    /// The start of each customer's subscription.
     pub begins: Vec<i64>,
 }
 
-/// A busy machine must not look like a server that is silent.
+/// Long enough that a busy machine does not look like a server without an answer.
 const TIMEOUT: Duration = Duration::from_millis(150);
 
 pub fn account(url: &str, key: &str, max_concurrent: usize) -> StripeAccount {
-    /// One for all: to read the machine's certificates takes longer than a history.
+    /// One client for all worlds: reading the machine's certificates takes longer than a history.
     static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
-        // it fails where another part of the process has installed one
+        // it fails if another part of the process has installed a provider
         drop(rustls::crypto::ring::default_provider().install_default());
         reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().unwrap()
     });
@@ -153,7 +155,7 @@ impl BillingWorld {
         let file: PathBuf = folder.path().join("meter.db");
         std::fs::copy(template.folder.path().join("meter.db"), &file).unwrap();
         let books = Database::open_local_with(&file, Durability::Normal).await.unwrap();
-        // somewhere in the month before
+        // an instant in the month before
         let begins: Vec<i64> = CUSTOMERS.iter().map(|_| begin - rng.i64(0..28 * DAY)).collect();
         let lag = [0, 0, 120, 2 * HOUR][rng.usize(0..4)];
         let options = Options { now: Some(begin), summary_lag_seconds: lag, ..Options::default() };
@@ -178,7 +180,7 @@ impl BillingWorld {
         }
         let account = account(&stripe.url(), "sk_test_fake", 4);
         let context = context(books, billing(StripeMode::Stripe(account)));
-        // the web backend's webhooks have told of the subscriptions
+        // the web backend's webhooks have announced the subscriptions
         let told = begins.iter().enumerate().map(|(n, begin)| SubscriptionUpdate {
             id: format!("sub_{n}"),
             customer: CUSTOMERS[n].into(),
@@ -196,7 +198,7 @@ impl BillingWorld {
         self.usage.lock().unwrap().get(&(who, meter, day)).copied().unwrap_or(0)
     }
 
-    /// Books usage of a day, in 10⁻¹⁰ units.
+    /// Books usage on a day, in 10⁻¹⁰ units.
     pub async fn book(&self, who: usize, meter: &'static str, day: i64, amount: i64) {
         *self.usage.lock().unwrap().entry((who, meter, day)).or_default() += amount;
         self.enter(who, meter, day, amount).await;
@@ -213,7 +215,7 @@ impl BillingWorld {
             .unwrap();
     }
 
-    /// A copy of the books, as `meter backup` makes it, or a plain one that carries no mark.
+    /// A copy of the books: with the mark of `meter backup`, or a plain one without it.
     pub async fn backup(&self, name: &str, plain: bool, now: i64) -> PathBuf {
         let file = self.folder.path().join(name);
         if plain {
@@ -225,14 +227,14 @@ impl BillingWorld {
         file
     }
 
-    /// The books are lost, and a backup takes their place; the web backend and the bills tell again
-    /// what they know.
+    /// Replaces the books by a backup. The web backend and the bills then deliver again what they
+    /// know.
     pub async fn restore(&mut self, backup: PathBuf) {
         self.restore_without_bills(backup).await;
         self.book_again().await;
     }
 
-    /// Another program sends for the same account.
+    /// Sends an event to the same account, like another program.
     pub async fn send_as_a_stranger(&self, customer: &str, event_name: &str, value: i64, timestamp: i64) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let url = self.stripe.url();
@@ -252,20 +254,20 @@ impl BillingWorld {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
-    /// Nobody has told of a subscription yet.
+    /// Removes a subscription from the books, as if no webhook had announced it yet.
     pub async fn forget_subscription(&self, id: &'static str) {
         let sql = "DELETE FROM subscriptions WHERE id = ?1";
         self.context.books.transaction(async move |c| Ok(c.execute(sql, params![id]).await?)).await.unwrap();
     }
 
-    /// The books are lost, and a backup takes their place.
+    /// Replaces the books by a backup.
     pub async fn restore_without_bills(&mut self, backup: PathBuf) {
         let books = Database::open_local_with(&backup, Durability::Normal).await.unwrap();
         self.context.books = books;
         self.file = backup;
     }
 
-    /// Bills tell again what was used.
+    /// Books all recorded usage again, like the bills.
     pub async fn book_again(&self) {
         let sql = "SELECT customer, meter, day, sum(quantity) FROM ledger_entries GROUP BY 1, 2, 3";
         let booked: BTreeMap<String, i64> = self
@@ -287,8 +289,8 @@ impl BillingWorld {
         format!("{meter}_events")
     }
 
-    /// What an invoice should say for a period's usage, in Stripe's units: computed with nothing of
-    /// the worker's.
+    /// The expected amount on an invoice for a period's usage, in Stripe's units. Computed without
+    /// code of the worker.
     pub fn target(&self, who: usize, meter: &str, period: &Period) -> i64 {
         if !period.billed {
             return 0;
@@ -345,13 +347,13 @@ impl BillingWorld {
         self.number(sql, who, meter.into(), start, end).await
     }
 
-    /// Events that Stripe took and that were not there later.
+    /// Number of events that Stripe took and that were missing later.
     pub async fn rejected(&self, who: usize, meter: &str) -> i64 {
         let sql = "SELECT count(*) FROM meter_events WHERE customer = ?4 AND meter = ?1 AND state = 'not_received' AND attempts > 0 AND ?2 = ?3";
         self.number(sql, who, meter.into(), 0, 0).await
     }
 
-    /// What is accepted, and deferred, of a period's usage.
+    /// The accepted and the deferred amount of a period's usage.
     pub async fn sent_for(&self, who: usize, meter: &str, period: &Period) -> (i64, i64) {
         let sent = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
                     AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";

@@ -1,4 +1,4 @@
-//! Runs with faults, the settling afterwards, and the proof that invoices equal the books.
+//! Runs with faults, settles the world afterwards, and proves that invoices equal the books.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -11,7 +11,7 @@ use jobs::sync_stripe::{SyncScope, sync};
 
 use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS, at};
 
-/// Bills of a customer's last weeks go up, and down by no more than there is.
+/// The bills of a customer's last weeks rise, or fall by no more than was booked.
 pub async fn use_some(world: &BillingWorld, rng: &mut fastrand::Rng, who: usize, now: i64) {
     for _ in 0..rng.u8(0..4) {
         let (meter, day) = (METERS[rng.usize(0..2)], now / DAY - 1 - rng.i64(0..40).min(rng.i64(0..40)));
@@ -24,7 +24,7 @@ pub async fn use_some(world: &BillingWorld, rng: &mut fastrand::Rng, who: usize,
     }
 }
 
-/// Faults of a call, the network's and the server's, in equal parts.
+/// A fault for a call, of the network or the server, or none.
 fn fault(rng: &mut fastrand::Rng, seen: &fake_stripe::Seen) -> Option<Fault> {
     let is_event = seen.path.ends_with("meter_events");
     let positive = seen.form.get("payload[value]").is_some_and(|v| !v.starts_with('-'));
@@ -49,7 +49,7 @@ fn fault(rng: &mut fastrand::Rng, seen: &fake_stripe::Seen) -> Option<Fault> {
     })
 }
 
-/// A push that may be killed at a request.
+/// A push. It may be killed at a request.
 pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
     let mut dice = rng.fork();
     let share = if faulty { rng.u8(5..60) } else { 0 };
@@ -59,7 +59,7 @@ pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, fault
     world.stripe.world().set_faults(move |seen| {
         count += 1;
         if kill_at.is_some_and(|n| count >= n) {
-            // the answer is on its way to nobody
+            // the run is killed, so it does not receive this answer
             drop(killer.take());
             return Some(if dice.bool() { Fault::HangAfter } else { Fault::HangBefore });
         }
@@ -69,7 +69,7 @@ pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, fault
     tokio::select! {
         biased;
         _ = killed, if kill_at.is_some() => {}
-        // it may end in any way: what counts is where everything ends up
+        // it may end in any way: only the final state is checked
         ended = run => {
             if !faulty {
                 well(ended);
@@ -78,22 +78,22 @@ pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, fault
     }
     world.stripe.world().clear_faults();
     if faulty {
-        // no request of this run arrives hours later, by the clock of the history
+        // no request of this run may arrive hours later by the clock of the history
         world.stripe.stop().await;
         world.stripe.resume().await.unwrap();
     }
 }
 
-/// It went well, or a busy machine was slower than the test's shortfall time-out, which the next
-/// run makes good.
+/// Checks that a run succeeded, or failed because a busy machine exceeded the short time-out of
+/// the tests. The next run repairs that.
 pub fn well<T>(ended: Result<T, Failure>) {
     if let Err(failure) = ended {
         assert!(failure.is_retryable(), "{:#}", failure.error());
     }
 }
 
-/// Time without faults, until nothing more can happen: a day and more for what is unconfirmed,
-/// twice.
+/// Lets time pass without faults until nothing more can happen: twice the day and more that an
+/// unconfirmed event takes.
 pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64) {
     let until = now + 9 * DAY;
     while now < until {
@@ -106,22 +106,23 @@ pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64)
     }
 }
 
-/// Histories of a test if `METER_TEST_HISTORIES` is not set.
+/// Number of histories of a test if `METER_TEST_HISTORIES` is not set.
 const HISTORIES: u64 = 600;
 
 /// The worlds that a test of random histories runs, by their seeds.
 ///
-/// A world has a history for each of its customers. `METER_TEST_HISTORIES=n` says how many
-/// histories there are: 600 by default, 10,200 before billing is changed in earnest.
-/// `METER_TEST_SEED=n` runs one world again.
+/// A world has one history for each customer. `METER_TEST_HISTORIES=n` sets the number of
+/// histories: 600 by default, and 10,200 before a larger change of billing. `METER_TEST_SEED=n`
+/// runs one world again.
 pub struct Worlds {
     pub seeds: Range<u64>,
-    /// Enough to expect that everything has happened.
+    /// Whether there are enough worlds to expect that everything has happened.
     are_many: bool,
 }
 
 impl Worlds {
-    /// As many as the environment says; a test of costly worlds takes one in `one_in` of them.
+    /// The number of worlds that the environment asks for; a test of slow worlds runs one in
+    /// `one_in` of them.
     pub fn from_environment(one_in: u64) -> Self {
         let number = |name: &str| {
             let text = std::env::var(name).ok()?;
@@ -135,15 +136,15 @@ impl Worlds {
         Self { seeds: 0..worlds, are_many: histories >= HISTORIES }
     }
 
-    /// `what` has happened, `n` times, at least once in `one_in` worlds: histories in which nothing
-    /// goes wrong would prove nothing. A few worlds need not have it.
+    /// Checks that `what` happened at least once in `one_in` worlds, with `n` times in all:
+    /// histories without faults would prove nothing. A few worlds need not have it.
     pub fn assert_saw(&self, what: &str, n: u64, one_in: u64) {
         let worlds = self.seeds.end - self.seeds.start;
         assert!(!self.are_many || n * one_in >= worlds, "too few are {what}: {n} in {worlds} worlds");
     }
 }
 
-/// Runs a history for each seed, eight side by side.
+/// Runs a history for each seed, eight at a time.
 pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, history: impl Fn(u64) -> F) {
     let mut running = tokio::task::JoinSet::new();
     for seed in seeds {
@@ -157,9 +158,9 @@ pub async fn each<F: Future<Output = ()> + Send + 'static>(seeds: Range<u64>, hi
     }
 }
 
-/// Nothing is open, nothing was counted twice, and invoices add up to what the books say, plus what
-/// is deferred. Returns what lost books sent too late for its invoice, which nobody can see: it is
-/// billed to nobody.
+/// Checks that no event is open, that none was counted twice, and that invoices and deferred
+/// amounts add up to the books' targets. Returns the sum of the events that lost books sent too
+/// late for their invoice. The new books cannot see that, so this amount is never billed.
 pub async fn check(world: &BillingWorld, again: &str) -> i64 {
     let sql = "SELECT seq, customer, meter, period_start, billed_start, timestamp, value, state, maybe_applied, attempts, first_attempt_at, last_attempt_at, \
                settled_at, error FROM meter_events ORDER BY seq";
@@ -198,17 +199,18 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
         let invoices: Vec<_> = (0..CUSTOMERS.len()).map(|who| stripe.invoices(&format!("cus_{who}"))).collect();
         (stripe.lost(), stripe.counts(), invoices)
     };
-    // what was sent before it was known that the subscription had ended is on no invoice, and the
-    // books know
+    // events that were sent before the end of their subscription was known are on no invoice, and
+    // the books know these events
     let sql = "SELECT identifier FROM meter_events i WHERE state = 'accepted' AND NOT EXISTS (SELECT 1 FROM invoiced_periods p \
                WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600) ORDER BY 1";
     let stray = world.rows(sql).await;
     let known: BTreeSet<String> =
         world.rows("SELECT identifier FROM meter_events WHERE state = 'accepted'").await.into_iter().collect();
-    // what lost books sent to an invoice that was final, because they did not know that its
-    // subscription had ended: Stripe's totals have it, and no invoice of attempts on both sides of
-    // an invoice's end that became known only later, nobody can tell which one Stripe took: it
-    // counts as billed, because the other guess could bill it twice
+    // Events that are on no invoice although Stripe's totals include them, of two kinds. Lost
+    // books sent an event to a final invoice, because they did not know that its subscription had
+    // ended. Or an event had attempts before and after the end of an invoice, and this end became
+    // known only later: the books cannot tell which attempt Stripe took. It counts as billed,
+    // because otherwise it could be billed twice.
     let sql = "SELECT i.identifier FROM meter_events i JOIN invoiced_periods p ON p.customer = i.customer AND p.starts_at <= i.timestamp \
                AND p.ends_at > i.timestamp WHERE i.state = 'accepted' AND i.maybe_applied = 1 AND i.attempts > 1 \
                AND i.taken_at < p.ends_at + 3600 AND i.last_attempt_at >= p.ends_at + 3600";
@@ -218,7 +220,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
     let mut lost: Vec<String> =
         lost.into_iter().map(|e| e.identifier).filter(|identifier| !either.contains(identifier)).collect();
     lost.sort();
-    // what lost books had sent there nobody need know
+    // after a restore the books need not know the events that the lost books sent there
     let restored = !world.rows("SELECT 1 FROM settings WHERE name = 'restored_at'").await.is_empty();
     if lost != stray && !restored {
         fail(&format!("on no invoice: {lost:?}, the books say {stray:?}"));
@@ -234,7 +236,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             *raw.entry(line.start).or_default() += i64::try_from(line.sum).unwrap();
             billed += i64::try_from(line.quantity).unwrap();
         }
-        // each invoice has what the events say
+        // the sum of each invoice is the sum of its events
         let mut never = 0;
         for (start, sum) in &raw {
             let ours = world.accepted_on(who, meter, *start).await;
@@ -261,14 +263,14 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             })
             .map(|e| i64::try_from(e.value).unwrap())
             .sum();
-        // an invoice comes out below zero only when what Stripe had taken was not there later
+        // an invoice is below zero only if events that Stripe had taken were missing later
         let below = raw.values().any(|sum| *sum < 0);
         let name_at_stripe = world.event_name(meter);
         let by_stripe = world.stripe.world().late_rejected().iter().any(|e| e.event_name == name_at_stripe);
         if below && world.rejected(who, meter).await == 0 && !(restored && by_stripe) {
             fail(&format!("{name} {meter}: an invoice is below zero: {raw:?}"));
         }
-        // each period's usage is billed or deferred, and all of it is on some invoice
+        // the usage of each period is billed or deferred, and all of it is on an invoice
         let (mut targets, mut all_deferred) = (0, 0);
         for period in world.periods(who).await {
             let target = world.target(who, meter, &period);

@@ -1,4 +1,4 @@
-//! Tables and properties of what is planned for one customer and one meter.
+//! Tables and properties of planning for one customer and meter.
 
 use proptest::prelude::*;
 
@@ -10,7 +10,7 @@ const GRACE: i64 = 3600;
 /// A whole minute.
 const T0: i64 = 1_800_000_000;
 
-/// A period of a subscription that bills; instants are counted from [`T0`].
+/// A period of a subscription that bills. Instants are counted from [`T0`].
 fn period(start: i64, end: i64, target: i64) -> PeriodCase {
     PeriodCase {
         start: T0 + start,
@@ -24,8 +24,8 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
     }
 }
 
-/// An event for the period from `of` on, on an invoice that is not final: `a`ccepted, `p`ending, or
-/// `r`efused.
+/// An event for the usage of the period from `of` on, on an invoice that is not final: `a`ccepted,
+/// `p`ending, or `r`efused.
 fn sent(of: i64, at: i64, value: i64, kind: char) -> EarlierEvent {
     let invoice = (T0 + of, T0 + 1000 * DAY);
     EarlierEvent {
@@ -42,7 +42,7 @@ fn case(periods: Vec<PeriodCase>, sent: Vec<EarlierEvent>) -> BillingCase {
     BillingCase { deferred: None, periods, sent }
 }
 
-/// Values of the events that are planned, and what is deferred, of each period.
+/// For each period: the value of the planned event, and the deferred amount.
 fn planned(case: &BillingCase, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>)> {
     decide(case, T0 + now, GRACE).iter().map(|d| (d.event.map_or(0, |e| e.value), d.deferred)).collect()
 }
@@ -145,7 +145,7 @@ fn an_event_lies_in_a_whole_minute_of_its_period() {
         // in grace: the last second of the last whole minute
         (0, 6000, 6000, 5999),
         (0, 6000, 8999, 5999),
-        // the broken minute at the end belongs to the next period's total
+        // the incomplete minute at the end belongs to the next period's total
         (0, 6030, 5999, 5999),
         (0, 6030, 6000, 5999),
         (0, 6030, 6029, 5999),
@@ -256,20 +256,20 @@ fn a_correction_never_takes_an_invoice_below_zero() {
         (&[(100, 'a')], 100, 0, None),
         (&[(100, 'a')], 30, -70, None),
         (&[(100, 'a')], 0, -100, None),
-        // what is not accepted may never be
+        // an event that is not accepted may never be accepted
         (&[(100, 'p')], 30, 0, below(-70)),
         (&[(100, 'a'), (50, 'p')], 20, -100, below(-30)),
-        // a correction that is on its way may get there
+        // a pending correction may still be accepted
         (&[(100, 'a'), (-40, 'p')], 0, -60, None),
         (&[(100, 'a'), (-40, 'p'), (30, 'p')], 0, -60, below(-30)),
-        // an invoice that is below already is taken no deeper
+        // an invoice that is below zero already is taken no further below
         (&[(-50, 'p'), (70, 'p')], 0, 0, below(-20)),
-        // refused and discarded: sent, as far as the period goes, but on no invoice
+        // refused and discarded events count as sent for the period, but are on no invoice
         (&[(100, 'a'), (-40, 'r')], 0, -60, None),
         (&[(100, 'r')], 0, 0, below(-100)),
         (&[(100, 'r'), (100, 'a')], 0, -100, below(-100)),
         (&[(100, 'r')], 150, 50, None),
-        // more is never deferred back
+        // an amount above 0 is not deferred for an invoice below zero
         (&[(-100, 'p')], 0, 100, None),
         (&[(-100, 'p'), (20, 'a')], 5, 85, None),
     ];
@@ -289,7 +289,7 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
     assert_eq!(plan(80, &before), [(-60, None), (-20, below(-30)), (0, None)]);
     assert_eq!(plan(90, &before), [(-60, None), (-20, below(-30)), (10, None)], "what is only planned lifts nothing");
     assert_eq!(plan(70, &before), [(-60, None), (-20, below(-30)), (0, below(-10))]);
-    // what was carried is on the invoice that took it, not on that of its period
+    // a carried forward amount is on the invoice that took it, not on that of its period
     before.push(sent(0, 62 * DAY, -60, 'p'));
     assert_eq!(plan(80, &before), [(0, None), (-20, below(-30)), (0, None)]);
     before[2].value = 200;
@@ -300,8 +300,8 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
     let on_first =
         |at: i64, value: i64, kind: char| EarlierEvent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
-    // 100 were taken and turned out not to be there, so the invoice came to 30 - 20 - 40, and
-    // Stripe made it zero
+    // Stripe had taken 100 that are missing now, so the invoice came out at 30 - 20 - 40, and
+    // Stripe cut it off at zero
     let before = vec![
         on_first(DAY, 30, 'a'),
         on_first(2 * DAY, -20, 'a'),
@@ -314,15 +314,16 @@ fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
     let effects_at = |before: &[EarlierEvent], now: i64| -> Vec<i64> {
         effects(before, T0 + now, GRACE).into_iter().map(|(_, effect)| effect).collect()
     };
-    // until it is final, it is what was sent: 10 + 30 more are owed
+    // until the invoice is final, every event has its full effect: 10 + 30 more are to be billed
     assert_eq!(effects_at(&before, END + GRACE - 1), [30, -20, -40, 500]);
     assert_eq!(plan(&before, END), [(40, None), (0, None)]);
-    // then it is zero, and 10 are owed; the newest correction did nothing but 10 of its 40
+    // then the invoice is zero, and 10 are to be billed: of the newest correction 10 of its 40 had
+    // an effect
     assert_eq!(effects_at(&before, END + GRACE), [30, -20, -10, 500]);
     assert_eq!(plan(&before, 31 * DAY), [(10, None), (0, None)]);
-    // when the oldest is gone, too, neither did anything
+    // without the oldest event, no correction had any effect
     assert_eq!(effects_at(&before[1..], END + GRACE), [0, 0, 500]);
-    // what is not accepted may not be there
+    // an event that is not accepted may be missing
     let mut pending = before.clone();
     pending[2] = on_first(3 * DAY, -40, 'p');
     assert_eq!(effects_at(&pending, END + GRACE), [30, -20, -40, 500]);
@@ -345,7 +346,7 @@ fn what_has_too_many_digits_waits_and_its_neighbours_do_not() {
     let mut large = case(vec![period(0, END, 0), period(END, 60 * DAY, 5)], vec![]);
     large.periods[0].target = None;
     assert_eq!(planned(&large, 31 * DAY), [too_large, (5, None)]);
-    // each has 15 digits, the difference has 16
+    // both have 15 digits, the difference has 16
     let apart = case(vec![period(0, END, LARGEST_VALUE)], vec![sent(0, DAY, -1, 'a')]);
     assert_eq!(planned(&apart, DAY), [too_large]);
     let largest = case(vec![period(0, END, LARGEST_VALUE)], vec![]);
@@ -385,8 +386,8 @@ fn any_period() -> impl Strategy<Value = (i64, i64, Option<PeriodBilling>, Optio
     (length, 0..9 * DAY, billing, target)
 }
 
-/// Periods one after the other, some of which ended early, events anywhere in them, and an instant
-/// near one of their bounds.
+/// Adjoining periods, some ended early; events anywhere in them; and an instant near one of their
+/// bounds.
 fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
     let event = (0..5_usize, 0..5_usize, 0..1000_i64, -600..1200_i64, prop::sample::select(vec!['a', 'a', 'p', 'r']));
     let now = (0..9_usize, -2 * GRACE..2 * GRACE);
@@ -416,7 +417,7 @@ fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
     )
 }
 
-/// The case once its decisions are carried out: what was planned is on its way.
+/// The case after its decisions: the planned events are pending.
 fn carried_out(case: &BillingCase, decisions: &[PeriodDecision]) -> BillingCase {
     let mut after = case.clone();
     for (own, decision) in case.periods.iter().zip(decisions) {
@@ -433,12 +434,12 @@ fn carried_out(case: &BillingCase, decisions: &[PeriodDecision]) -> BillingCase 
     after
 }
 
-/// What the accepted events of an invoice come to.
+/// The total of the accepted events of an invoice.
 fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a EarlierEvent, i64)>, invoice: (i64, i64)) -> i64 {
     effects.filter(|(s, _)| s.accepted && s.invoice == invoice).map(|(_, effect)| *effect).sum()
 }
 
-/// What each invoice comes to when nothing but what is accepted and what takes away gets there.
+/// The smallest possible total of each invoice: of the accepted events, and all negative ones.
 fn at_worst(case: &BillingCase) -> Vec<i64> {
     let counts = |p: &PeriodCase, s: &EarlierEvent| {
         s.billed && (s.accepted || s.value < 0) && (p.start..p.end).contains(&s.timestamp)
@@ -450,7 +451,7 @@ fn at_worst(case: &BillingCase) -> Vec<i64> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// What was sent, what is planned and what is deferred are what the books say.
+    /// The sent, planned and deferred amounts sum up to the billing target.
     #[test]
     fn nothing_is_lost_and_nothing_is_counted_twice((case, now) in any_case()) {
         let (decisions, effects) = (decide(&case, now, GRACE), effects(&case.sent, now, GRACE));
@@ -470,8 +471,8 @@ proptest! {
         }
     }
 
-    /// A final invoice comes to what its events say, or to zero when that is less; nothing else is
-    /// changed by it.
+    /// A final invoice has the total of its events, or zero if that is negative. The total of any
+    /// other invoice does not change.
     #[test]
     fn a_final_invoice_is_cut_off_at_zero_and_nowhere_else((case, now) in any_case()) {
         let plain: Vec<(&EarlierEvent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
@@ -489,8 +490,8 @@ proptest! {
         }
     }
 
-    /// A plan that is made again at the same instant, before anything became of the first, adds
-    /// nothing and holds the same.
+    /// Planning again at the same instant, with the events of the first plan still pending, plans
+    /// no event and defers the same amounts.
     #[test]
     fn planning_twice_plans_once((case, now) in any_case()) {
         let first = decide(&case, now, GRACE);
@@ -501,7 +502,8 @@ proptest! {
         }
     }
 
-    /// Whichever events that add something never get there, no plan takes an invoice below zero.
+    /// No plan takes an invoice below zero, even if none of the pending positive events is
+    /// accepted.
     #[test]
     fn no_invoice_is_taken_below_zero((case, now) in any_case()) {
         let after = at_worst(&carried_out(&case, &decide(&case, now, GRACE)));
@@ -510,8 +512,8 @@ proptest! {
         }
     }
 
-    /// Every event is in the period of its invoice, as the total by minutes has it, and there is
-    /// time to send it.
+    /// Every event is in the period of its invoice, before its last incomplete minute, and there
+    /// is time to send it.
     #[test]
     fn an_event_is_on_an_invoice_that_takes_it((case, now) in any_case()) {
         for event in decide(&case, now, GRACE).into_iter().filter_map(|d| d.event) {

@@ -1,4 +1,4 @@
-//! Tables and properties of what an attempt came to, and what becomes of its event.
+//! Tables and properties of the results of attempts, and of the states that follow.
 
 use proptest::prelude::*;
 
@@ -6,14 +6,14 @@ use super::*;
 use crate::stripe::transport::ResponseMeta;
 
 const NOW: i64 = 1_800_000_000;
-/// The first attempt of every event here.
+/// The instant of the first attempt of every event here.
 const FIRST: i64 = NOW - 500;
 
 fn error(status: Option<u16>, kind: CallFailure, message: &str) -> CallError {
     CallError { status, kind, code: None, message: message.into(), around: ResponseMeta::default() }
 }
 
-/// An answer without what was said.
+/// The name of an answer, without Stripe's message.
 fn kind(answer: &SendAnswer) -> &'static str {
     match answer {
         SendAnswer::Taken(false) => "taken",
@@ -139,8 +139,8 @@ enum Next {
 fn an_answer_leads_to_one_state() {
     use EventState::{Accepted, Pending, Refused, Unconfirmed};
     let why = || "why".to_owned();
-    // for an event that is in no doubt, and for one that is: state, doubt, key, next attempt, taken
-    // at
+    // for an event that Stripe cannot have, and for one that Stripe may have: state,
+    // `maybe_applied`, key number, next attempt, `taken_at`
     let rows = [
         (
             SendAnswer::Taken(false),
@@ -246,7 +246,7 @@ fn stripes_own_wait_is_heeded_within_reason() {
         (3, 5, 7),
         (60, 60, 62),
         (1800, 1800, 1802),
-        // no longer than the longest of ours
+        // at most our longest wait
         (1801, 1800, 1802),
         (86_400, 1800, 1802),
     ] {
@@ -275,8 +275,8 @@ fn any_answer() -> impl Strategy<Value = SendAnswer> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// Whatever comes, in whatever order: a doubt stays, a key is never used again after a stored
-    /// failure, and what is over is over.
+    /// After any sequence of answers: `maybe_applied` never becomes false again, a key is not used
+    /// again after a stored failure, and an accepted or refused event has no next attempt.
     #[test]
     fn no_answer_makes_sure_what_is_in_doubt(
         seq in 1..1_000_000_i64,

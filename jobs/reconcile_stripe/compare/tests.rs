@@ -1,4 +1,4 @@
-//! Tables and properties of what follows from Stripe's totals.
+//! Tables and properties of comparing Stripe's totals.
 
 use proptest::prelude::*;
 
@@ -26,12 +26,12 @@ fn of(events: InvoiceEvents) -> TotalToCheck {
     }
 }
 
-/// An event that Stripe took at its time, which is counted from [`T0`].
+/// An event that Stripe took at its timestamp, which is counted from [`T0`].
 fn took(seq: i64, value: i64, timestamp: i64) -> AcceptedEvent {
     AcceptedEvent { seq, value, timestamp: T0 + timestamp, at: T0 + timestamp, imported: false }
 }
 
-/// Events of the first minutes, numbered from 1 on, as the books give them: the newest first.
+/// Events of the first minutes, numbered from 1 on, in the order of the books: the newest first.
 fn first(values: &[i64]) -> InvoiceEvents {
     let numbered: Vec<(i64, i64)> = (1_i64..).zip(values.iter().copied()).collect();
     let accepted = numbered.into_iter().rev().map(|(seq, value)| took(seq, value, seq * 60)).collect();
@@ -44,7 +44,7 @@ fn maybe_applied(seq: i64, value: i64) -> UnconfirmedEvent {
     UnconfirmedEvent { seq, value, timestamp: sent, last_attempt: sent, resend_until: sent + RESEND }
 }
 
-/// What [`compare`] reads and does with it; `total` says what Stripe has before an instant.
+/// Reads and compares as the job does. `total` gives Stripe's total before an instant.
 fn read(of: &TotalToCheck, total: impl Fn(i64) -> i64, now: i64) -> Comparison {
     let seen = total(minute(of.end));
     compare_whole(of, seen, now, GRACE).unwrap_or_else(|| match settled_until(of, now) {
@@ -53,8 +53,8 @@ fn read(of: &TotalToCheck, total: impl Fn(i64) -> i64, now: i64) -> Comparison {
     })
 }
 
-/// Differences of one read after the other, each at an instant counted from [`T0`], while Stripe's
-/// total is `total`.
+/// The differences of several reads, one for each instant counted from [`T0`]. Stripe's total
+/// stays `total`.
 fn differences(mut of: TotalToCheck, total: i64, instants: &[i64]) -> Vec<Difference> {
     let mut found = vec![];
     for now in instants {
@@ -78,7 +78,7 @@ fn there(seq: i64) -> Difference {
     Difference::UnconfirmedArrived { seq }
 }
 
-/// Whether a person must look, and reads this.
+/// Whether the difference is an alarm with these words.
 fn is_alarm(difference: &Difference, says: &str) -> bool {
     difference.is_alarm() && difference.to_string().contains(says)
 }
@@ -98,7 +98,7 @@ fn a_total_that_agrees_is_final_when_nothing_can_change_it() {
         (29, 0, false, last, None),
         (31, 0, false, last, None),
         (0, 0, false, last, None),
-        // discarded while unconfirmed: with it or without it
+        // discarded while unconfirmed: Stripe may have it or not
         (30, 50, false, last, Some(true)),
         (80, 50, false, last, Some(true)),
         (80, 0, false, last, None),
@@ -128,7 +128,7 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
         (50, 79, 2 * DAY, None),
         (-5, 25, 2 * DAY, Some(there(3))),
         (-5, 30, 2 * DAY, None),
-        // long before it would be given up, but not while others may not show yet
+        // long before its day is over, but not while the total may lack other events
         (50, 80, DAY + 120, Some(there(3))),
         (50, 80, DAY + 119, None),
     ] {
@@ -143,8 +143,8 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
 fn what_was_taken_over_is_judged_whole_or_not_at_all() {
     let now = T0 + 20 * DAY;
     let imported = AcceptedEvent { imported: true, at: now, ..took(2, 100, 10 * DAY) };
-    // its own time is that of the last that it stands for, so a total up to then may have some of
-    // it
+    // the events that it replaces have earlier timestamps, so a total up to then may include a
+    // part of them
     for (own, expected) in [
         (None, Some(T0 + 30 * DAY)),
         (Some(12 * DAY), Some(T0 + 12 * DAY)),
@@ -194,7 +194,7 @@ fn what_is_in_doubt_and_what_was_accepted_are_told_apart() {
         (50, 50, missing_beside(3, &[2, 1])),
         (50, 10, not_received(&[3, 2])),
         (50, 0, not_received(&[3, 2, 1])),
-        // a correction that never came
+        // a correction that did not arrive
         (-5, 30, not_received(&[3])),
         (-5, 5, missing_beside(3, &[2])),
         (-5, 10, not_received(&[3, 2])),
@@ -261,7 +261,7 @@ fn a_shortage_that_changes_begins_anew() {
         (3 * DAY - 1, 50, Difference::TooEarly, short(20, T0 + 2 * DAY)),
         (3 * DAY, 10, Difference::TooEarly, short(60, T0 + 3 * DAY)),
         (4 * DAY - 1, 50, Difference::TooEarly, short(20, T0 + 4 * DAY - 1)),
-        // it was only late
+        // the event was only late
         (4 * DAY, 70, Difference::TooEarly, None),
         (5 * DAY, 50, Difference::TooEarly, short(20, T0 + 5 * DAY)),
         (6 * DAY, 50, not_received(&[2]), None),
@@ -285,7 +285,7 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
     assert_eq!(at(2 * DAY + 8 * HOUR, 40), Difference::TooEarly);
     assert_eq!(at(3 * DAY - 1, 45), Difference::TooEarly);
     assert!(is_alarm(&at(3 * DAY, 50), "20 more than was sent"));
-    // less of it is another case
+    // a smaller surplus is a new difference
     assert_eq!(at(3 * DAY + HOUR, 45), Difference::TooEarly);
 }
 
@@ -293,7 +293,8 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
 fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
     let settled = 360 + DAY;
     for (values, doubt, total, not_received_ones) in [
-        // as if 7,749 were too much: the lost one is less than the correction that did not arrive
+        // it looks like a surplus of 7,749: the lost event is smaller than the correction that did
+        // not arrive
         (&[631_369, 54_421][..], -62_170, 631_369, &[3, 2][..]),
         (&[10, 20, 40], -50, 50, &[4, 2]),
         (&[10, 20, 40], -50, 70, &[4]),
@@ -303,13 +304,13 @@ fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
         let found = differences(of(events), total, &[settled + HOUR, settled + DAY + HOUR]);
         assert_eq!(found[1], not_received(not_received_ones), "{values:?} {doubt} {total}");
     }
-    // somebody else's is still a person's
+    // a surplus from another program still needs a person
     let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, -5)), ..first(&[10, 20]) };
     let found = differences(of(events), 37, &[settled + HOUR, settled + DAY + HOUR]);
     assert!(found[1].is_alarm(), "{found:?}");
 }
 
-/// Reads of the whole period, days apart; the difference of the last one.
+/// Compares the whole period on so many days. Returns the last difference.
 fn judged(case: &TotalToCheck, total: i64, days: i64) -> Difference {
     let mut case = case.clone();
     let mut difference = Difference::TooEarly;
@@ -323,7 +324,7 @@ fn judged(case: &TotalToCheck, total: i64, days: i64) -> Difference {
 #[test]
 fn what_a_person_has_made_good_explains_nothing_else() {
     let known = |shortfall: i64, events: InvoiceEvents| TotalToCheck { acknowledged: shortfall, ..of(events) };
-    // five are billed by hand; events that come to five are sent later, and arrive
+    // five are billed by hand; later events that sum up to five are sent, and arrive
     let later = vec![took(5, 3, 4 * DAY), took(4, 2, 3 * DAY)];
     let sent = || InvoiceEvents {
         accepted: [later.clone(), first(&[10, 20, 40]).accepted].concat(),
@@ -334,7 +335,8 @@ fn what_a_person_has_made_good_explains_nothing_else() {
     }
     let whole = compare_whole(&known(5, sent()), 70, T0 + 10 * DAY, GRACE).unwrap();
     assert_eq!((whole.difference, whole.shortfall), (Difference::Agrees, None));
-    // it came after all, and is on two invoices now; somebody's "more" is gone, and was credited
+    // the missing five arrived after all and are on two invoices now; a surplus that was credited
+    // has gone
     for (shortfall, total, says) in
         [(5, 75, "5 more than was sent and acknowledged"), (-10, 75, "10 less than was sent and acknowledged")]
     {
@@ -343,22 +345,23 @@ fn what_a_person_has_made_good_explains_nothing_else() {
         assert_eq!(judged(&case, total, 1), Difference::TooEarly);
         assert!(is_alarm(&judged(&case, total, 3), says));
     }
-    // nor without anybody's word: it was missing before they were sent
+    // the later events do not explain an amount without acknowledgement either: it was missing
+    // before they were sent
     let unknown = TotalToCheck { shortfall: short(5, T0 + 2 * DAY), ..of(sent()) };
     assert!(is_alarm(&judged(&unknown, 70, 3), "5 less than was sent;"));
-    // one that is really lost is found beside it, and what else is wrong is an alarm
+    // a lost event is found beside the acknowledged amount, and any other difference is an alarm
     assert_eq!(judged(&known(5, sent()), 50, 2), not_received(&[2]));
     assert_eq!(judged(&known(5, sent()), 50, 1), Difference::TooEarly);
     let more = judged(&known(-500, first(&[10, 20])), 600, 2);
     assert!(is_alarm(&more, "70 more than was sent and acknowledged;"));
-    // it does not keep a doubt from being decided
+    // an acknowledged amount does not stop the decision about an unconfirmed event
     let doubt = |value| known(-5, InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
     for (value, total, days, difference) in [
         (7, 82, 1, there(4)),
         (7, 75, 2, not_received(&[4])),
         (-50, 25, 1, there(4)),
         (-50, 75, 2, not_received(&[4])),
-        // as much as the known one
+        // the same value as the acknowledged amount
         (5, 80, 1, there(4)),
         (5, 75, 2, not_received(&[4])),
     ] {
@@ -398,7 +401,7 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
         (7, 82, there(4)),
         (7, 70, not_received(&[4])),
         (7, 75, not_received(&[4])),
-        // it is there, or it is not and the known one is in this part
+        // the event arrived, or it did not and the acknowledged amount is in this part
         (5, 75, Difference::TooEarly),
         (7, 99, Difference::TooEarly),
     ] {
@@ -408,7 +411,8 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
 
 #[test]
 fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
-    // five have been missing, unexplained, for days when five are sent and stay without an answer
+    // five have been missing without explanation for days; then an event of five is sent and stays
+    // unconfirmed
     let late = UnconfirmedEvent { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
     let case = TotalToCheck {
         shortfall: short(5, T0 + 2 * DAY),
@@ -416,13 +420,14 @@ fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     };
     let read = compare_settled(&case, 30, case.end, 30, T0 + 9 * DAY);
     assert!(read.difference.is_alarm(), "{read:?}");
-    // one that was lost before explains what is missing, and then the unconfirmed one is there
+    // an event that was lost earlier explains the shortfall, so the unconfirmed event arrived
     let doubt =
         InvoiceEvents { unconfirmed: Some(UnconfirmedEvent { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
     let lost_before = TotalToCheck { shortfall: short(20, T0 + 2 * DAY), ..of(doubt) };
     let read = compare_settled(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
     assert_eq!(read.difference, missing_beside(4, &[2]), "{read:?}");
-    // when a person has made them good, the others are known to be there
+    // once a person has acknowledged the missing five, the unconfirmed event is known to have
+    // arrived
     assert_eq!(judged(&TotalToCheck { acknowledged: 5, shortfall: None, ..case }, 30, 1), there(3));
 }
 
@@ -439,7 +444,7 @@ fn what_was_taken_lately_is_left_out() {
         ("a day ago", vec![took(3, 40, edge)], Some(30 * DAY)),
         ("not quite", vec![took(3, 40, edge + 1)], Some(edge)),
         ("the first of two", vec![took(4, 40, edge + 2 * HOUR), took(3, 40, edge + HOUR + 59)], Some(edge + HOUR)),
-        // taken late: it is in the way of those that came after it
+        // taken late: it holds up the events after it
         ("late", vec![AcceptedEvent { timestamp: T0 + 150, ..took(3, 40, edge + 1) }], Some(120)),
         ("in the minute of the oldest", vec![AcceptedEvent { timestamp: T0 + 61, ..took(3, 40, edge + 1) }], None),
     ] {
@@ -447,7 +452,7 @@ fn what_was_taken_lately_is_left_out() {
         assert_eq!(until.map(|until| until - T0), expected, "{name}");
     }
     assert_eq!(settled_until(&of(InvoiceEvents::default()), T0 + now), None, "nothing to judge");
-    // those before it are judged without it
+    // the events before it are judged without it
     let case = of(events(vec![took(3, 40, edge + 1)]));
     let judged = |settled| compare_settled(&case, 0, T0 + edge, settled, T0 + now);
     assert_eq!((judged(30).difference, judged(30).shortfall), (Difference::TooEarly, None));
@@ -474,8 +479,7 @@ fn what_no_lost_event_explains_is_for_a_person() {
     let rows: &[(&[i64], i64, &str)] = &[
         (&[10, 20], 37, "7 more than was sent"),
         (&[10, 20], 25, "5 less than was sent"),
-        // taking away what is too much is nobody's right but a person's, even if a correction
-        // explains it
+        // only a person takes back a surplus, even if a correction explains it
         (&[100, -7], 100, "7 more than was sent"),
         (&[1, 2, 4, 8, 16, 32], 63 - 47, "47 less than was sent"),
     ];
@@ -493,7 +497,8 @@ fn what_no_lost_event_explains_is_for_a_person() {
 fn what_was_discarded_unconfirmed_may_be_there() {
     let settled = 360 + DAY;
     let events = InvoiceEvents { discarded: 50, ..first(&[10, 20]) };
-    // an event that is there, and one that does not show yet, so that the whole total says nothing
+    // a recent event may be missing from the total, so the total of the whole period decides
+    // nothing
     let recent = took(3, 7, 2 * DAY);
     let with_recent = InvoiceEvents { accepted: [vec![recent], events.accepted.clone()].concat(), ..events.clone() };
     let case = of(with_recent);
@@ -505,20 +510,20 @@ fn what_was_discarded_unconfirmed_may_be_there() {
         let read = compare_settled(&case, 0, T0 + 2 * DAY, total, T0 + 2 * DAY + HOUR);
         assert_eq!((read.difference, read.shortfall), (difference, shortfall), "{total}");
     }
-    // another one that is unconfirmed is there, too
+    // an unconfirmed event arrived as well
     let unconfirmed = InvoiceEvents { unconfirmed: Some(maybe_applied(3, 5)), ..events };
     assert_eq!(differences(of(unconfirmed), 85, &[settled + HOUR]), [there(3)]);
 }
 
-/// An event as Stripe has it.
+/// An event at Stripe.
 #[derive(Clone, Copy, Debug)]
 struct Happened {
     event: AcceptedEvent,
-    /// When totals have it; never when it is lost.
+    /// When totals begin to include it; none for a lost event.
     shows_at: Option<i64>,
 }
 
-/// An account whose totals lag for less than a day, and lose what they lose.
+/// An account. Its totals lag for less than a day and never include lost events.
 #[derive(Debug)]
 struct StripeAccount {
     all: Vec<Happened>,
@@ -531,13 +536,13 @@ impl StripeAccount {
         self.all.iter().filter(shows).map(|h| h.event.value).sum()
     }
 
-    /// What is in the books that Stripe will never have.
+    /// The sum of the events that the books have accepted and Stripe lost.
     fn lost(&self, until: i64) -> i64 {
         let booked = self.of.events.accepted.iter().filter(|e| e.timestamp < until);
         booked.map(|e| e.value).sum::<i64>() - self.total(until, i64::MAX)
     }
 
-    /// Takes an event at `now` that totals have after `lag`, or never.
+    /// Takes an event at `now`. Totals include it after `lag`, or never.
     fn take(&mut self, value: i64, now: i64, lag: Option<i64>) {
         let seq = i64::try_from(self.all.len()).unwrap() + 1;
         let event = AcceptedEvent { seq, value, timestamp: now.min(minute(self.of.end) - 1), at: now, imported: false };
@@ -548,8 +553,8 @@ impl StripeAccount {
 
 const DAYS: i64 = 6;
 
-/// When each event is taken, its value, how long it takes to show, and whether it is lost; at most
-/// four are, and no correction.
+/// For each event: when it is taken, its value, and its lag or none if it is lost. At most four
+/// are lost, and no correction.
 fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
     let value = prop_oneof![5 => 1..12_i64, 2 => 1..2000_i64, 1 => -30..0_i64];
     let end = DAYS * DAY;
@@ -567,8 +572,8 @@ fn any_events() -> impl Strategy<Value = Vec<(i64, i64, Option<i64>)>> {
     })
 }
 
-/// Reads every `step` seconds, long after the period is over, and plans anew what is not_received;
-/// returns the sums that were not_received.
+/// Reads every `step` seconds until long after the period, and plans again what is not received.
+/// Returns the sums that were not received.
 fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCaseError> {
     let end = T0 + DAYS * DAY + 30;
     let mut account = StripeAccount { all: vec![], of: TotalToCheck { end, ..of(InvoiceEvents::default()) } };
@@ -611,8 +616,7 @@ fn run(events: &[(i64, i64, Option<i64>)], step: i64) -> Result<Vec<i64>, TestCa
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// All that is lost, and nothing else, is planned anew, whatever the lag; no honest total is an
-    /// alarm.
+    /// Exactly the lost events are planned again, with any lag. No correct total raises an alarm.
     #[test]
     fn what_is_lost_is_found_and_nothing_else(events in any_events(), hours in 2..10_i64) {
         let lost: i64 = events.iter().filter(|(.., lag)| lag.is_none()).map(|(_, value, _)| value).sum();
@@ -620,7 +624,7 @@ proptest! {
         prop_assert_eq!(sums.iter().sum::<i64>(), lost);
     }
 
-    /// A lag alone is never taken for a loss.
+    /// A lagging event is never taken for a lost one.
     #[test]
     fn what_only_lags_is_waited_for(events in any_events(), hours in 2..10_i64) {
         let all: Vec<_> = events.into_iter().map(|(at, value, lag)| (at, value, lag.or(Some(DAY - 1)))).collect();

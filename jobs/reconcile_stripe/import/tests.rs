@@ -1,4 +1,4 @@
-//! Tables of what is taken over, and when.
+//! Tables of what is imported, and when.
 
 use super::*;
 use books::stripe::invoice::RESEND;
@@ -18,10 +18,10 @@ fn what_stripe_has_beyond_the_books_is_taken_over() {
         (vec![], 0, 70, 70),
         (vec![30, 40], 0, 70, 0),
         (vec![30, 40], 0, 100, 30),
-        // what Stripe took and does not have any more
+        // Stripe took them and does not have them any more
         (vec![30, 40], 0, 30, -40),
         (vec![], 0, -5, -5),
-        // discarded while unconfirmed: there, not there, and there beside something else
+        // discarded while unconfirmed: Stripe has it; does not have it; has it and another amount
         (vec![30], 50, 80, 0),
         (vec![30], 50, 30, 0),
         (vec![30], 50, 90, 60),
@@ -63,12 +63,12 @@ fn what_a_person_has_dealt_with_is_left_where_it_is() {
     for (surpluses, shortfall, left) in [
         ([500, 0], -500, [0, 0]),
         ([700, 3], -500, [200, 3]),
-        // Stripe agrees again: somebody took it back
+        // Stripe agrees again: a person took the surplus back
         ([0, 0], -500, [0, 0]),
         ([0, 8], -5, [0, 3]),
         ([3, 0], -5, [3, 0]),
         ([-7, 0], -5, [-7, 0]),
-        // five less, and what the lost books sent
+        // five too little, and the events of the lost books
         ([-5, 0], 5, [0, 0]),
         ([-9, 0], 5, [-4, 0]),
         ([5, 0], 5, [10, 0]),

@@ -1,8 +1,8 @@
-//! Tables of what is said of an account that is not as it should be.
+//! Tables of the faults that `check` finds in an account.
 
 use super::*;
 
-/// An account, what is configured for it, and the plans.
+/// An account, its configuration, and the plans.
 struct World {
     billing: BillingSettings,
     known: Vec<StripeMeter>,
@@ -32,8 +32,8 @@ fn known(stripe_id: &str, event_name: &str, per_unit: &str) -> StripeMeter {
     }
 }
 
-/// Everything is as it should be: 0.0045 dollars for a minute are 0.00045 cents for each of its
-/// thousandths.
+/// An account without faults: 0.0045 dollars for a minute are 0.00045 cents for each thousandth of
+/// a minute, which is Stripe's unit.
 fn world() -> World {
     let mapping = Mapping { event_name: "meter_chime".into(), per_unit: decimal("1000"), display_name: "Calls".into() };
     let meter = RemoteMeter {
@@ -85,14 +85,14 @@ fn another_price(w: &mut World, id: &str, currency: &str, unit_amount: Option<&s
     w.prices.push(RemotePrice { id: id.into(), meter: "mtr_1".into(), currency, unit_amount });
 }
 
-/// A difference, and what is said of it: what, what was found, and a piece of the fault.
+/// A change of the account, and the faults found: line, state, and a part of the fault.
 type Row = (fn(&mut World), &'static [(&'static str, &'static str, &'static str)]);
 
 #[test]
 fn every_difference_has_its_line() {
     let rows: &[Row] = &[
         (|_| {}, &[]),
-        // the first time, nothing is known of the account
+        // the first time, the books have sent nothing to the account
         (|w| w.known.clear(), &[]),
         (
             |w| {
@@ -149,7 +149,7 @@ fn every_difference_has_its_line() {
             |w| w.known[0].per_unit = decimal("60"),
             &[(ACCOUNT, "differs", "usage was sent as `meter_chime` with 60 units for each")],
         ),
-        // the same number
+        // the same number, written differently
         (|w| w.known[0].per_unit = decimal("1000.0"), &[]),
         (|w| w.prices.clear(), &[(PRICE, "missing", "unit_amount_decimal=0.00045 -d \"recurring[interval]=month\"")]),
         (|w| w.prices.clear(), &[(PRICE, "missing", "stripe prices create --currency usd")]),
@@ -212,7 +212,7 @@ fn every_difference_has_its_line() {
             },
             &[],
         ),
-        // what nobody reports needs no price
+        // a meter that no plan reports needs no price
         (
             |w| {
                 of_plan(w).report = ReportMode::None;
