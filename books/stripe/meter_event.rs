@@ -12,6 +12,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows, json};
 use crate::units::calendar::instant;
 
+/// The state of a meter event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventState {
@@ -30,25 +31,32 @@ pub enum EventState {
 }
 
 impl EventState {
-    /// All states, with their names in the database.
-    pub const ALL: [(Self, &'static str); 7] = [
-        (Self::Pending, "pending"),
-        (Self::Sending, "sending"),
-        (Self::Accepted, "accepted"),
-        (Self::Unconfirmed, "unconfirmed"),
-        (Self::Refused, "refused"),
-        (Self::NotReceived, "not_received"),
-        (Self::Discarded, "discarded"),
+    const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Sending,
+        Self::Accepted,
+        Self::Unconfirmed,
+        Self::Refused,
+        Self::NotReceived,
+        Self::Discarded,
     ];
 
     /// The name in the database.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(state, _)| *state == self).map_or("pending", |(_, name)| name)
+        match self {
+            Self::Pending => "pending",
+            Self::Sending => "sending",
+            Self::Accepted => "accepted",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Refused => "refused",
+            Self::NotReceived => "not_received",
+            Self::Discarded => "discarded",
+        }
     }
 
     /// The inverse of [`EventState::name`].
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(state, _)| *state)
+        Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
@@ -190,7 +198,7 @@ pub async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
 }
 
 /// The result of an attempt, as it is written to the event.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AttemptOutcome {
     pub seq: i64,
     pub attempts: i64,
@@ -228,6 +236,15 @@ const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_du
                       WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
     ORDER BY i.next_at, i.seq LIMIT ?2";
 
+/// ?1 [`AttemptOutcome`]s, ?2 now.
+const SETTLE: &str = "UPDATE meter_events SET state = j.value ->> 'state', \
+      maybe_applied = max(maybe_applied, j.value ->> 'maybe_applied'), key_no = j.value ->> 'key_no', \
+      next_at = j.value ->> 'next_at', request_id = coalesce(j.value ->> 'request_id', request_id), error = j.value ->> 'error', \
+      settled_at = iif(j.value ->> 'state' IN ('accepted', 'refused'), ?2, NULL), taken_at = j.value ->> 'taken_at', \
+      first_attempt_at = iif(j.value ->> 'state' = 'pending', NULL, first_attempt_at) \
+    FROM json_each(?1) j WHERE meter_events.seq = j.value ->> 'seq' AND meter_events.state = 'sending' \
+      AND meter_events.attempts = j.value ->> 'attempts'";
+
 impl Database {
     /// Claims at most `limit` due events, at most one of each customer and meter, and makes them
     /// `sending`.
@@ -260,21 +277,7 @@ impl Database {
     pub async fn settle_events(&self, settled: Vec<AttemptOutcome>, now: Timestamp) -> Result<(), BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
-            let row = |s: &AttemptOutcome| {
-                let at = matches!(s.state, EventState::Accepted | EventState::Refused).then_some(now);
-                let doubt = i64::from(s.maybe_applied);
-                (s.seq, s.state.name(), doubt, s.key_no, s.next_at, s.request_id.clone(), s.error.clone(), at, s.taken_at, s.attempts)
-            };
-            let rows = json(&settled.iter().map(row).collect::<Vec<_>>())?;
-            c.execute(
-                "UPDATE meter_events SET state = j.value ->> 1, maybe_applied = max(maybe_applied, j.value ->> 2), key_no = j.value ->> 3, next_at = j.value ->> 4, \
-                 request_id = coalesce(j.value ->> 5, request_id), error = j.value ->> 6, settled_at = j.value ->> 7, taken_at = j.value ->> 8, \
-                 first_attempt_at = iif(j.value ->> 1 = 'pending', NULL, first_attempt_at) \
-                 FROM json_each(?1) j WHERE meter_events.seq = j.value ->> 0 AND meter_events.state = 'sending' \
-                   AND meter_events.attempts = j.value ->> 9",
-                params![rows],
-            )
-            .await?;
+            c.execute(SETTLE, params![json(&settled)?, now]).await?;
             Ok(())
         })
         .await
@@ -379,4 +382,21 @@ pub async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksE
     let sql = format!("SELECT {COLUMNS} FROM meter_events i WHERE i.seq = ?1");
     let found = all(c, &sql, params![seq]).await?.pop();
     Ok(found.filter(|i| !id.contains('-') || i.identifier == id))
+}
+
+/// Stops sending unconfirmed events again: their invoice was final earlier than expected. Stripe's
+/// totals decide about these events.
+pub async fn stop_resending(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
+    let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'unconfirmed'";
+    c.execute(sql, params![json(seqs)?]).await?;
+    Ok(())
+}
+
+/// Makes pending events not received that were never sent: their invoice is closed, or their
+/// invoice, subscription or Stripe customer has changed since they were planned.
+pub async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
+    let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
+               WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND maybe_applied = 0";
+    c.execute(sql, params![json(seqs)?, now]).await?;
+    Ok(())
 }

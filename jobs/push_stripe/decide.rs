@@ -47,27 +47,38 @@ pub enum DeferReason {
 }
 
 impl DeferReason {
-    const ALL: [(Self, &'static str); 10] = [
-        (Self::NoStripeCustomer, "no_stripe_customer"),
-        (Self::NoSubscription, "no_subscription"),
-        (Self::NoItem, "no_item"),
-        (Self::Inactive, "inactive"),
-        (Self::Currency, "currency"),
-        (Self::TooLarge, "too_large"),
-        (Self::BelowZero, "below_zero"),
-        (Self::Refused, "refused"),
-        (Self::NoMeter, "no_meter"),
-        (Self::Restored, "restored"),
+    const ALL: [Self; 10] = [
+        Self::NoStripeCustomer,
+        Self::NoSubscription,
+        Self::NoItem,
+        Self::Inactive,
+        Self::Currency,
+        Self::TooLarge,
+        Self::BelowZero,
+        Self::Refused,
+        Self::NoMeter,
+        Self::Restored,
     ];
 
     /// The names in the database.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Self::ALL.iter().map(|(_, name)| *name)
+        Self::ALL.into_iter().map(Self::name)
     }
 
     /// The name in the database.
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(deferred, _)| *deferred == self).map_or("no_meter", |(_, name)| name)
+        match self {
+            Self::NoStripeCustomer => "no_stripe_customer",
+            Self::NoSubscription => "no_subscription",
+            Self::NoItem => "no_item",
+            Self::Inactive => "inactive",
+            Self::Currency => "currency",
+            Self::TooLarge => "too_large",
+            Self::BelowZero => "below_zero",
+            Self::Refused => "refused",
+            Self::NoMeter => "no_meter",
+            Self::Restored => "restored",
+        }
     }
 }
 

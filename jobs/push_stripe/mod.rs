@@ -33,7 +33,8 @@ use crate::job::{Failure, Job, Mode};
 use crate::stripe::preconditions::{check_clock, failure, match_meters};
 use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
 use books::limits::plan::ReportMode;
-use books::stripe::billing_target::{self, StripeMeter};
+use books::stripe::due;
+use books::stripe::stripe_meter::StripeMeter;
 use books::units::calendar::instant;
 use books::{BooksError, Database};
 
@@ -178,10 +179,10 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     report.unmapped = unmapped(books, billing, now).await?;
     let known = books.stripe_meters().await?;
     let inputs = plan_inputs(books, billing, &known, Mode::DryRun).await?;
-    let unseen = books.unseen_entries(now).await?;
+    let backlog = books.backlog(now).await?;
     let second = now.as_second();
     let outcomes = books.with_connection(async move |c| {
-        let customers = billing_target::would_be_due(c, unseen, &inputs.meter_names(), second).await?;
+        let customers = due::would_be_due(c, backlog, &inputs.meter_names(), second).await?;
         let mut outcomes = vec![];
         for some in customers.chunks(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
             outcomes.push(planner::preview(c, &inputs, some, second).await?);
@@ -211,8 +212,8 @@ pub async fn push(books: &Database, billing: &BillingSettings, now: Timestamp) -
     let begun = run.begin_restored(now).await?;
     mark_due(books, billing, now).await?;
     run.recover(&mut report, now).await?;
-    let unseen = books.unseen_entries(now).await?;
-    if !unseen.customers && !unseen.events {
+    let backlog = books.backlog(now).await?;
+    if !backlog.customers && !backlog.events {
         report.restored = restore_progress(books, billing, now, begun).await?;
         return Ok(report);
     }
@@ -258,7 +259,7 @@ impl Push<'_> {
 
     /// Reads Stripe's error reports, and recovers events of earlier runs.
     async fn recover(&self, report: &mut PushReport, now: Timestamp) -> Result<(), BooksError> {
-        if self.books.unseen_entries(now).await?.reports {
+        if self.books.backlog(now).await?.reports {
             let (read, refused) = self.books.read_error_reports(now).await?;
             report.error_reports += read;
             report.refused += refused;
@@ -350,9 +351,9 @@ async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -
     // a changed grace, mapping or plan concerns every customer
     let fingerprint = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_fingerprint().await?);
     books.mark_all_due_when("planned_for", fingerprint, String::new()).await?;
-    let unseen = books.unseen_entries(now).await?;
-    if unseen.entry > unseen.looked_at {
-        books.mark_due_for_entries(unseen, billing.meters.keys().cloned().collect()).await?;
+    let backlog = books.backlog(now).await?;
+    if backlog.newest_entry > backlog.processed_entry {
+        books.mark_due_for_entries(backlog, billing.meters.keys().cloned().collect()).await?;
     }
     Ok(())
 }

@@ -16,9 +16,11 @@ use crate::stripe::Mapping;
 use books::limits::plan::{Plan, Plans};
 use books::store::error::BooksError;
 use books::store::settings;
-use books::stripe::billing_target::{self, DueCustomer, DuePeriod, NewTarget, SentEvent, StoredTarget};
+use books::stripe::billing_target::{self, NewTarget, StoredTarget};
+use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{LARGEST_VALUE, closes};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
+use books::stripe::planning::{self, DueCustomer, DuePeriod, SentEvent};
 use books::units::calendar::instant;
 
 /// Seconds until a customer with a changed subscription is planned again. By then `roll_periods`
@@ -85,8 +87,8 @@ struct Changes {
     targets: Vec<NewTarget>,
     withdrawn: Vec<i64>,
     not_resent: Vec<i64>,
-    looked_at: Vec<(String, Option<i64>)>,
-    put_off: Vec<(String, i64)>,
+    planned: Vec<DueAgain>,
+    postponed: Vec<DueAgain>,
 }
 
 /// Plans at most `limit` due customers, and writes the changes.
@@ -96,7 +98,7 @@ pub(super) async fn plan_due(
     limit: u32,
     now: i64,
 ) -> Result<PlanOutcome, BooksError> {
-    let asked = billing_target::due(c, limit, now).await?;
+    let asked = due::due(c, limit, now).await?;
     let planner = plan(c, inputs, &asked, now).await?;
     planner.changes.store(c, now).await?;
     Ok(planner.outcome)
@@ -107,7 +109,7 @@ pub(super) async fn plan_due(
 pub(super) async fn preview(
     c: &Connection,
     inputs: &PlanInputs,
-    asked: &[(String, String)],
+    asked: &[DueSince],
     now: i64,
 ) -> Result<PlanOutcome, BooksError> {
     Ok(plan(c, inputs, asked, now).await?.outcome)
@@ -116,10 +118,10 @@ pub(super) async fn preview(
 async fn plan<'a>(
     c: &Connection,
     inputs: &'a PlanInputs,
-    asked: &[(String, String)],
+    asked: &[DueSince],
     now: i64,
 ) -> Result<Planner<'a>, BooksError> {
-    let due = billing_target::load(c, asked, &inputs.meter_names(), now, inputs.grace).await?;
+    let due = planning::load(c, asked, &inputs.meter_names(), now, inputs.grace).await?;
     let mut planner = Planner::new(inputs, now);
     for (customer, due) in &due {
         planner.plan_customer(customer, due);
@@ -153,12 +155,12 @@ impl<'a> Planner<'a> {
         self.outcome.customers += 1;
         // usage with a tag that no customer has, or the tag of a removed customer
         if !due.known {
-            self.changes.looked_at.push((customer.to_owned(), None));
+            self.changes.planned.push(due_again(customer, None));
             return;
         }
         // after a change of the subscription the periods' bounds change first
         if !due.settled {
-            self.changes.put_off.push((customer.to_owned(), self.now + UNTIL_PERIODS_FOLLOW));
+            self.changes.postponed.push(due_again(customer, Some(self.now + UNTIL_PERIODS_FOLLOW)));
             return;
         }
         let (mut again, mut unknown_plan) = (None, false);
@@ -172,9 +174,9 @@ impl<'a> Planner<'a> {
         }
         if unknown_plan {
             self.outcome.unknown_plan += 1;
-            self.changes.put_off.push((customer.to_owned(), self.now + UNTIL_PLAN_IS_KNOWN));
+            self.changes.postponed.push(due_again(customer, Some(self.now + UNTIL_PLAN_IS_KNOWN)));
         } else {
-            self.changes.looked_at.push((customer.to_owned(), again));
+            self.changes.planned.push(due_again(customer, again));
         }
     }
 
@@ -323,7 +325,7 @@ impl<'a> CustomerMeter<'a> {
     }
 
     fn stored(self, period_start: i64) -> Option<&'a StoredTarget> {
-        self.due.totals.get(&(self.meter.to_owned(), period_start))
+        self.due.targets.get(&(self.meter.to_owned(), period_start))
     }
 
     /// Why everything of the meter is deferred, if it is.
@@ -380,6 +382,10 @@ impl<'a> CustomerMeter<'a> {
     }
 }
 
+fn due_again(customer: &str, due_at: Option<i64>) -> DueAgain {
+    DueAgain { customer: customer.to_owned(), due_at }
+}
+
 fn says(stored: &StoredTarget, new: &NewTarget) -> bool {
     stored.plan == new.plan
         && stored.period_end == new.period_end
@@ -397,19 +403,19 @@ fn invoiced_until(period: &DuePeriod) -> i64 {
 impl Changes {
     async fn store(self, c: &Connection, now: i64) -> Result<(), BooksError> {
         if !self.not_resent.is_empty() {
-            billing_target::stop_resending(c, &self.not_resent).await?;
+            meter_event::stop_resending(c, &self.not_resent).await?;
         }
         if !self.events.is_empty() {
             let prefix = settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
             meter_event::insert(c, &self.events, &prefix, now).await?;
         }
         billing_target::store_targets(c, &self.targets, now).await?;
-        billing_target::looked_at(c, &self.looked_at).await?;
-        billing_target::put_off(c, &self.put_off).await?;
+        due::mark_planned(c, &self.planned).await?;
+        due::postpone(c, &self.postponed).await?;
         // last, because it makes the customer due again: the period of the usage may not be among
         // the planned ones
         if !self.withdrawn.is_empty() {
-            billing_target::withdraw(c, &self.withdrawn, now).await?;
+            meter_event::withdraw(c, &self.withdrawn, now).await?;
         }
         Ok(())
     }

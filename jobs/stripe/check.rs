@@ -8,7 +8,7 @@ use super::objects::{RemoteMeter, RemotePrice};
 use super::preconditions::match_meters;
 use super::settings::{BillingSettings, Mapping};
 use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
-use books::stripe::billing_target::StripeMeter;
+use books::stripe::stripe_meter::StripeMeter;
 
 /// Decimals of Stripe's `unit_amount_decimal`.
 const PRICE_DECIMALS: u32 = 12;

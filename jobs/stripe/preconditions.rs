@@ -10,7 +10,7 @@ use super::objects::RemoteMeter;
 use super::settings::BillingSettings;
 use super::transport::CallError;
 use crate::job;
-use books::stripe::billing_target::StripeMeter;
+use books::stripe::stripe_meter::StripeMeter;
 
 /// The largest difference of clocks with which events are sent. Stripe refuses events from more
 /// than five minutes ahead, and puts late ones on another invoice.

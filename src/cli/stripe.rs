@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use books::Database;
-use books::stripe::billing_target::StripeMeter;
+use books::stripe::stripe_meter::StripeMeter;
 use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::check::{AccountObjects, CheckLine, check};

@@ -9,6 +9,7 @@ use books::store::rows::first_row;
 use books::{BooksError, Database};
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params, params_from_iter};
+use serde::Serialize;
 use tokio::sync::Notify;
 use ulid::Ulid;
 
@@ -65,6 +66,24 @@ struct Rows {
     ids: Arc<[(String, Option<String>)]>,
 }
 
+/// A row of [`Rows`].
+#[derive(Serialize)]
+struct NewRow<'a> {
+    id: String,
+    kind: &'a str,
+    payload: &'a str,
+    state: &'a str,
+    priority: i64,
+    key: Option<&'a str>,
+    lane: Option<&'a str>,
+    parent: Option<i64>,
+    parent_lease: Option<i64>,
+    origin: &'a str,
+    run_at: Option<i64>,
+    max_attempts: u32,
+    enqueued_at: i64,
+}
+
 /// The result of an insert: every job is new, or the jobs that the table has for ids and keys.
 enum Found {
     AllNew,
@@ -74,13 +93,26 @@ enum Found {
 impl Rows {
     fn of(jobs: &[NewJob], now: Timestamp) -> Result<Self, BooksError> {
         let at = now.as_millisecond();
-        let rows: Vec<_> = jobs
+        let rows: Vec<NewRow<'_>> = jobs
             .iter()
             .map(|j| {
                 let run_at = j.run_at.map(Timestamp::as_millisecond).filter(|t| *t > at);
                 let state = if run_at.is_some() { JobState::Scheduled } else { JobState::Pending };
-                let spot = (j.priority, &j.key, &j.lane, j.parent.map(|p| p.0), &j.origin, j.parent.map(|p| p.1));
-                (j.id.to_string(), &j.kind, &j.payload, state.as_str(), spot, run_at, j.max_attempts, at)
+                NewRow {
+                    id: j.id.to_string(),
+                    kind: &j.kind,
+                    payload: &j.payload,
+                    state: state.as_str(),
+                    priority: j.priority,
+                    key: j.key.as_deref(),
+                    lane: j.lane.as_deref(),
+                    parent: j.parent.map(|p| p.0),
+                    parent_lease: j.parent.map(|p| p.1),
+                    origin: &j.origin,
+                    run_at,
+                    max_attempts: j.max_attempts,
+                    enqueued_at: at,
+                }
             })
             .collect();
         let json = serde_json::to_string(&rows).map_err(|e| BooksError::Integrity(e.to_string()))?;
@@ -109,8 +141,9 @@ impl Rows {
 /// One statement inserts all rows; only when it inserted fewer, others read which jobs are there.
 async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     let sql = "INSERT INTO jobs (id, kind, payload, state, priority, key, lane, parent, origin, parent_lease, run_at, max_attempts, enqueued_at) \
-               SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> '$[4][0]', value ->> '$[4][1]', \
-               value ->> '$[4][2]', value ->> '$[4][3]', value ->> '$[4][4]', value ->> '$[4][5]', value ->> 5, value ->> 6, value ->> 7 \
+               SELECT value ->> 'id', value ->> 'kind', value ->> 'payload', value ->> 'state', value ->> 'priority', value ->> 'key', \
+               value ->> 'lane', value ->> 'parent', value ->> 'origin', value ->> 'parent_lease', value ->> 'run_at', \
+               value ->> 'max_attempts', value ->> 'enqueued_at' \
                FROM json_each(?1) WHERE true ON CONFLICT DO NOTHING";
     let inserted = c.execute(sql, params![rows.json.to_string()]).await?;
     if usize::try_from(inserted).is_ok_and(|n| n == rows.ids.len()) {
@@ -143,8 +176,8 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
         "UPDATE jobs SET priority = max(jobs.priority, n.priority), lane = iif(n.lane IS NULL, NULL, jobs.lane), \
          run_at = iif(jobs.state <> 'scheduled' OR jobs.awaits = 1 OR n.run_at > jobs.run_at, jobs.run_at, n.run_at), \
          state = iif(jobs.state = 'scheduled' AND jobs.awaits = 0 AND n.run_at IS NULL, 'pending', jobs.state) \
-         FROM (SELECT value ->> 0 AS id, value ->> '$[4][0]' AS priority, value ->> '$[4][1]' AS key, value ->> '$[4][2]' AS lane, \
-         value ->> 5 AS run_at FROM json_each(?1)) n \
+         FROM (SELECT value ->> 'id' AS id, value ->> 'priority' AS priority, value ->> 'key' AS key, value ->> 'lane' AS lane, \
+         value ->> 'run_at' AS run_at FROM json_each(?1)) n \
          WHERE jobs.key = n.key AND jobs.key IS NOT NULL AND jobs.{OPEN} AND jobs.id <> n.id AND jobs.state <> 'running'"
     );
     c.execute(&sql, params![rows.json.to_string()]).await?;

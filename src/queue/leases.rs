@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use books::BooksError;
 use books::store::database::Fence;
-use books::store::rows::first_row;
+use books::store::rows::{first_row, json};
 use libsql::{Connection, Row, Value, params, params_from_iter};
+use serde::Serialize;
 
 use super::claim::Claim;
 use super::jobs_table::{OPEN, Queue};
@@ -54,10 +55,6 @@ fn slots(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<String, BooksError> {
-    serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
-}
-
 impl Queue {
     /// Records the outcomes of finished runs, and claims jobs for free slots. On a local file that
     /// is one transaction. On a remote database each statement commits by itself, which is correct
@@ -92,15 +89,16 @@ impl Queue {
     /// Raises the heartbeat of the jobs that this worker holds. Returns those that it still holds,
     /// each with whether its cancellation was requested.
     pub(crate) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
-        let seqs = json(&held.iter().map(|c| (c.seq, c.lease)).collect::<Vec<_>>())?;
+        let held: Vec<HeldLease> = held.iter().map(|c| HeldLease { seq: c.seq, lease: c.lease }).collect();
+        let held = json(&held)?;
         let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
         self.db
             .with_connection(async move |c| {
                 let sql = "UPDATE jobs SET heartbeat = jobs.heartbeat + 1, lease_until = ?2 \
-                           FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease FROM json_each(?3)) h \
+                           FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease FROM json_each(?3)) h \
                            WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND +jobs.worker = ?1 AND +jobs.state = 'running' \
                            RETURNING jobs.seq, jobs.cancel";
-                let mut rows = c.query(sql, params![worker, until, seqs]).await?;
+                let mut rows = c.query(sql, params![worker, until, held]).await?;
                 let mut own = HashMap::new();
                 while let Some(row) = rows.next().await? {
                     own.insert(row.get(0)?, row.get::<i64>(1)? == 1);
@@ -140,7 +138,7 @@ impl Queue {
     /// Ends expired leases: the jobs are due again, or dead after their last attempt. Returns how
     /// many.
     pub(crate) async fn rescue(&self, expired: &[Lease]) -> Result<u64, BooksError> {
-        let rows = json(&expired.iter().map(|l| (l.seq, l.lease, l.heartbeat)).collect::<Vec<_>>())?;
+        let rows = json(expired)?;
         let now = self.clock.millis();
         self.db
             .with_connection(async move |c| {
@@ -148,7 +146,7 @@ impl Queue {
                            finished_at = iif(cancel = 1 OR attempts >= max_attempts, ?2, NULL), \
                            reason = 'its worker ' || worker || ' was lost in attempt ' || attempts || ' of ' || max_attempts, \
                            worker = NULL, lease_until = NULL \
-                           FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS heartbeat FROM json_each(?1)) l \
+                           FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease, value ->> 'heartbeat' AS heartbeat FROM json_each(?1)) l \
                            WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.heartbeat = l.heartbeat AND +jobs.state = 'running'";
                 Ok(c.execute(sql, params![rows, now]).await?)
             })
@@ -266,27 +264,51 @@ fn claimed(row: &Row, now: i64) -> Result<Claim, BooksError> {
     })
 }
 
+/// A parameter of the statement that records outcomes.
+#[derive(Serialize)]
+struct FinishedRow<'a> {
+    seq: i64,
+    lease: i64,
+    state: &'a str,
+    run_at: Option<i64>,
+    reason: Option<&'a str>,
+    report: Option<&'a str>,
+    finished_at: Option<i64>,
+    attention: bool,
+    handed_back: bool,
+    awaits: bool,
+}
+
 /// Records outcomes of jobs that this worker still holds, and promotes parents that waited for the
 /// last of them.
 async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) -> Result<(), BooksError> {
-    let rows: Vec<_> = finished
+    let rows: Vec<FinishedRow<'_>> = finished
         .iter()
         .map(|f| {
             let waits = matches!(f.state, JobState::Scheduled | JobState::Retrying);
-            let run_at = waits.then(|| now.saturating_add(millis(f.wait)));
-            let ended = f.state.is_final().then_some(now);
-            let (attention, back, awaits) = (u8::from(f.attention), u8::from(f.handed_back), u8::from(f.awaits));
-            (f.seq, f.lease, f.state.as_str(), run_at, &f.reason, &f.report, ended, (attention, back, awaits))
+            FinishedRow {
+                seq: f.seq,
+                lease: f.lease,
+                state: f.state.as_str(),
+                run_at: waits.then(|| now.saturating_add(millis(f.wait))),
+                reason: f.reason.as_deref(),
+                report: f.report.as_deref(),
+                finished_at: f.state.is_final().then_some(now),
+                attention: f.attention,
+                handed_back: f.handed_back,
+                awaits: f.awaits,
+            }
         })
         .collect();
     // a job with a requested cancellation does not come back
     let sql = "UPDATE jobs SET state = iif(f.finished_at IS NULL AND cancel = 1, 'cancelled', f.state), \
                run_at = iif(cancel = 1, NULL, f.run_at), reason = coalesce(f.reason, jobs.reason), report = f.report, \
-               finished_at = iif(cancel = 1, ?3, f.finished_at), attention = f.attention, attempts = attempts - f.back, \
+               finished_at = iif(cancel = 1, ?3, f.finished_at), attention = f.attention, attempts = attempts - f.handed_back, \
                awaits = iif(cancel = 1, 0, f.awaits), worker = NULL, lease_until = NULL \
-               FROM (SELECT value ->> 0 AS seq, value ->> 1 AS lease, value ->> 2 AS state, value ->> 3 AS run_at, \
-               value ->> 4 AS reason, value ->> 5 AS report, value ->> 6 AS finished_at, value ->> '$[7][0]' AS attention, \
-               value ->> '$[7][1]' AS back, value ->> '$[7][2]' AS awaits FROM json_each(?1)) f \
+               FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease, value ->> 'state' AS state, value ->> 'run_at' AS run_at, \
+               value ->> 'reason' AS reason, value ->> 'report' AS report, value ->> 'finished_at' AS finished_at, \
+               value ->> 'attention' AS attention, value ->> 'handed_back' AS handed_back, value ->> 'awaits' AS awaits \
+               FROM json_each(?1)) f \
                WHERE jobs.seq = f.seq AND jobs.lease = f.lease AND +jobs.worker = ?2 AND +jobs.state = 'running'";
     c.execute(sql, params![json(&rows)?, worker, now]).await?;
     let waiting: Vec<i64> = finished.iter().filter_map(|f| if f.awaits { Some(f.seq) } else { f.parent }).collect();
@@ -318,8 +340,15 @@ async fn promote_parents(c: &Connection, which: &str, seqs: Option<String>, now:
     Ok(c.execute(&sql, params_from_iter(values)).await?)
 }
 
+/// A lease that this worker holds.
+#[derive(Serialize)]
+struct HeldLease {
+    seq: i64,
+    lease: i64,
+}
+
 /// A lease, as the table has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Lease {
     pub(crate) seq: i64,
     pub(crate) lease: i64,

@@ -1,0 +1,237 @@
+//! Due customers, loaded with everything that planning reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libsql::{Connection, params};
+use serde::Serialize;
+
+use crate::store::error::BooksError;
+use crate::store::rows::{json, sum_of};
+use crate::stripe::billing_target::StoredTarget;
+use crate::stripe::due::DueSince;
+use crate::stripe::meter_event::EventState;
+use crate::stripe::restoration;
+use crate::units::quantity::Quantity;
+
+/// A customer that is due for planning, with everything that planning reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DueCustomer {
+    /// Whether `customers` has the customer. Usage may carry a tag without a customer.
+    pub known: bool,
+    /// False until `roll_periods` has made the billing periods of changed subscriptions.
+    pub settled: bool,
+    pub stripe_customer: Option<String>,
+    pub plan: String,
+    /// Periods that have begun and may have changed, ordered by start.
+    pub periods: Vec<DuePeriod>,
+    /// Status of each subscription, and when it ended.
+    pub subscriptions: BTreeMap<String, (String, Option<i64>)>,
+    /// Currency of each subscription item, by subscription and Stripe's id of the meter.
+    pub items: BTreeMap<(String, String), String>,
+    /// Usage by meter and start of the period.
+    pub usage: BTreeMap<(String, i64), Quantity>,
+    /// Stored billing targets, by meter and start of the period.
+    pub targets: BTreeMap<(String, i64), StoredTarget>,
+    /// Events in any state but `not_received`, by meter.
+    pub sent: BTreeMap<String, Vec<SentEvent>>,
+    /// Meters with a refused event, in any period.
+    pub refused: BTreeSet<String>,
+    /// Meters with an invoice that waits, after a restore, for the import of Stripe's total.
+    pub restored: BTreeSet<String>,
+}
+
+/// A billing period of a due customer. Instants are seconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DuePeriod {
+    pub start: i64,
+    pub end: i64,
+    /// First instant that its invoice does not cover (the view `covered_periods`).
+    pub covered_until: i64,
+    pub subscription: Option<String>,
+    pub first_day: String,
+    pub last_day: String,
+}
+
+/// A meter event, with the columns that planning reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentEvent {
+    pub seq: i64,
+    pub period_start: i64,
+    pub timestamp: i64,
+    pub value: i64,
+    pub state: EventState,
+    pub stripe_customer: String,
+    /// Start and end of the time that the event's invoice covers, if the event is on an invoice.
+    pub invoice: Option<(i64, i64)>,
+}
+
+/// A parameter of [`USAGE`].
+#[derive(Serialize)]
+struct PeriodDays<'a> {
+    customer: &'a str,
+    start: i64,
+    first_day: &'a str,
+    last_day: &'a str,
+}
+
+impl<'a> PeriodDays<'a> {
+    fn of(customer: &'a str, period: &'a DuePeriod) -> Self {
+        Self { customer, start: period.start, first_day: &period.first_day, last_day: &period.last_day }
+    }
+}
+
+/// A parameter of [`SENT`] and [`TARGETS`]: the first period of a customer that is planned.
+#[derive(Serialize)]
+struct FirstPeriod<'a> {
+    customer: &'a str,
+    start: i64,
+}
+
+/// ?1 [`DueSince`]s; ?2 now; ?3 now less the grace: the invoice of a period that ends
+/// later may still be open.
+const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day, \
+      (SELECT covered_until FROM covered_periods v WHERE v.customer = p.customer AND v.starts_at = p.starts_at) FROM json_each(?1) j \
+    CROSS JOIN billing_periods p ON p.customer = j.value ->> 'customer' AND p.starts_at <= ?2 \
+    WHERE p.last_day >= j.value ->> 'from_day' OR p.ends_at > ?3 \
+       OR EXISTS (SELECT 1 FROM billing_targets t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
+    ORDER BY p.customer, p.starts_at";
+
+/// ?1 [`PeriodDays`]; ?2 meters.
+const USAGE: &str = "SELECT j.value ->> 'customer', j.value ->> 'start', m.value, \
+           (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM usage_days u \
+            WHERE u.customer = j.value ->> 'customer' AND u.meter = m.value AND u.day BETWEEN j.value ->> 'first_day' AND j.value ->> 'last_day') \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m";
+
+/// ?1 [`FirstPeriod`]s; ?2 meters.
+const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
+      (SELECT starts_at FROM event_invoices WHERE seq = i.seq), (SELECT ends_at FROM event_invoices WHERE seq = i.seq) \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events i INDEXED BY meter_events_by_time \
+      ON i.customer = j.value ->> 'customer' AND i.meter = m.value AND i.timestamp >= j.value ->> 'start' \
+    WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
+
+/// ?1 [`FirstPeriod`]s; ?2 meters.
+const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason FROM json_each(?1) j \
+    CROSS JOIN json_each(?2) m CROSS JOIN billing_targets t ON t.customer = j.value ->> 'customer' AND t.meter = m.value AND t.period_start >= j.value ->> 'start'";
+
+pub async fn load(
+    c: &Connection,
+    asked: &[DueSince],
+    meters: &[String],
+    now: i64,
+    grace: i64,
+) -> Result<BTreeMap<String, DueCustomer>, BooksError> {
+    let mut found: BTreeMap<String, DueCustomer> = BTreeMap::new();
+    if asked.is_empty() {
+        return Ok(found);
+    }
+    found.extend(asked.iter().map(|due| (due.customer.clone(), DueCustomer::default())));
+    let asked = json(asked)?;
+    let sql = "SELECT c.id, c.stripe_customer_id, c.plan, c.periods_until IS NOT NULL FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 'customer'";
+    let mut rows = c.query(sql, params![asked.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            (due.known, due.settled) = (true, row.get::<i64>(3)? == 1);
+            (due.stripe_customer, due.plan) = (row.get(1)?, row.get(2)?);
+        }
+    }
+    let mut rows = c.query(PERIODS, params![asked.clone(), now, now - grace]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            let (first_day, last_day, covered_until) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            due.periods.push(DuePeriod { start, end, covered_until, subscription, first_day, last_day });
+        }
+    }
+    load_subscriptions(c, &asked, &mut found).await?;
+    for (customer, meter) in restoration::waiting(c, asked, meters, now, grace).await? {
+        if let Some(due) = found.get_mut(&customer) {
+            due.restored.insert(meter);
+        }
+    }
+    load_sums(c, meters, &mut found).await?;
+    Ok(found)
+}
+
+async fn load_subscriptions(
+    c: &Connection,
+    asked: &str,
+    found: &mut BTreeMap<String, DueCustomer>,
+) -> Result<(), BooksError> {
+    let sql = "SELECT s.customer, s.id, s.status, s.ended_at FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer'";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.subscriptions.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+        }
+    }
+    let sql = "SELECT i.customer, i.subscription, i.stripe_meter, i.currency FROM json_each(?1) j \
+               JOIN subscription_items i ON i.customer = j.value ->> 'customer'";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.items.insert((row.get(1)?, row.get(2)?), row.get(3)?);
+        }
+    }
+    Ok(())
+}
+
+async fn load_sums(
+    c: &Connection,
+    meters: &[String],
+    found: &mut BTreeMap<String, DueCustomer>,
+) -> Result<(), BooksError> {
+    let meters = json(meters)?;
+    let periods: Vec<PeriodDays<'_>> = found
+        .iter()
+        .flat_map(|(customer, due)| due.periods.iter().map(move |period| PeriodDays::of(customer, period)))
+        .collect();
+    let mut rows = c.query(USAGE, params![json(&periods)?, meters.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(sum) = row.get::<Option<String>>(3)? else { continue };
+        let used = sum_of(&sum)?;
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.usage.insert((row.get(2)?, row.get(1)?), used);
+        }
+    }
+    let since: Vec<FirstPeriod<'_>> = found
+        .iter()
+        .filter_map(|(customer, due)| Some(FirstPeriod { customer, start: due.periods.first()?.start }))
+        .collect();
+    let since = json(&since)?;
+    let mut rows = c.query(TARGETS, params![since.clone(), meters.clone()]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
+        let target = StoredTarget {
+            plan: row.get(3)?,
+            period_end: row.get(4)?,
+            target: row.get(5)?,
+            deferred: row.get(6)?,
+            deferred_reason: row.get(7)?,
+        };
+        due.targets.insert((row.get(1)?, row.get(2)?), target);
+    }
+    let mut rows = c.query(SENT, params![since, meters]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
+        let state: String = row.get(6)?;
+        let event = SentEvent {
+            seq: row.get(2)?,
+            period_start: row.get(3)?,
+            timestamp: row.get(4)?,
+            value: row.get(5)?,
+            state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
+            stripe_customer: row.get(7)?,
+            invoice: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+        };
+        due.sent.entry(row.get(1)?).or_default().push(event);
+    }
+    let sql =
+        "SELECT DISTINCT customer, meter FROM meter_events INDEXED BY meter_events_refused WHERE state = 'refused'";
+    let mut rows = c.query(sql, ()).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.refused.insert(row.get(1)?);
+        }
+    }
+    Ok(())
+}
