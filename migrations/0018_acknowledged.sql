@@ -3,8 +3,8 @@
 -- told of what needs a person hears no more of it until it becomes another difference.
 --
 -- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `shortfall`
--- and `alarm_shortfall` are what is beyond it. `no_total_acknowledged`: the Stripe customer without a
--- total. `deferred_acknowledged`: the amount deferred.
+-- and `alarm_shortfall` are what is beyond it. `no_total_acknowledged`: the Stripe customer without
+-- a total. `deferred_acknowledged`: the amount deferred.
 ALTER TABLE billing_targets ADD COLUMN acknowledged INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN no_total_acknowledged TEXT;
 ALTER TABLE billing_targets ADD COLUMN deferred_acknowledged INTEGER;

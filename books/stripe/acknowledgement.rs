@@ -22,6 +22,7 @@ pub struct Acknowledged {
     pub matter: Matter,
 }
 
+/// What a person acknowledges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matter {
     Alarm(Difference),

@@ -59,6 +59,7 @@ impl PlanInputs {
     }
 }
 
+/// An event that a run planned, or would plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedEvent {
     pub customer: String,

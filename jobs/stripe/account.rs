@@ -22,8 +22,8 @@ use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
 use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, StripeRequest};
 use stripe_product::price::ListPrice;
 
+use super::mapping::Mapping;
 use super::objects::{self, PAYLOAD, Page, RemoteMeter, RemotePrice, RemoteSubscription};
-use super::settings::Mapping;
 use super::transport::{CallError, CallFailure, ResponseMeta, Transport};
 use books::stripe::meter_event::MeterEvent;
 

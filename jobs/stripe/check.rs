@@ -4,9 +4,10 @@
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
+use super::mapping::Mapping;
 use super::objects::{RemoteMeter, RemotePrice};
 use super::preconditions::match_meters;
-use super::settings::{BillingSettings, Mapping};
+use super::settings::BillingSettings;
 use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
 use books::stripe::stripe_meter::StripeMeter;
 

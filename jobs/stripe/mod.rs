@@ -6,14 +6,16 @@
 
 pub mod account;
 pub mod check;
+pub mod mapping;
 pub mod objects;
 pub mod preconditions;
 pub mod settings;
 pub mod transport;
 
 pub use account::{SendCounters, StripeAccount};
+pub use mapping::Mapping;
 pub use objects::{Page, RemoteItem, RemoteMeter, RemotePrice, RemoteSubscription};
-pub use settings::{BillingSettings, Mapping, StripeMode};
+pub use settings::{BillingSettings, StripeMode};
 
 /// The most examples that a stored report lists.
 pub(crate) const LISTED: usize = 20;

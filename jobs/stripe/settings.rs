@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rust_decimal::Decimal;
-
 use super::account::StripeAccount;
+use super::mapping::Mapping;
 
+/// How usage is billed: the configuration of the Stripe jobs.
 #[derive(Clone, Debug)]
 pub struct BillingSettings {
     /// Meters that are billed, by their names in the books.
@@ -18,17 +18,6 @@ pub struct BillingSettings {
     /// include everything that the lost books sent.
     pub settle_delay: i64,
     pub mode: StripeMode,
-}
-
-/// The meter in Stripe for a meter of the books.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// `event_name` of the meter in Stripe.
-    pub event_name: String,
-    /// Stripe's units for each of ours.
-    pub per_unit: Decimal,
-    /// The name in Stripe's dashboard.
-    pub display_name: String,
 }
 
 /// Whether usage is sent, and to which account.

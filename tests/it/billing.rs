@@ -166,7 +166,8 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     // what is acknowledged is what stood there: nobody is asked anew first
     let asked = shop.stripe.world().requests().len();
     let seen = shop.run("reconcile ann --acknowledge --reason credit_note");
-    let seen = seen.says(&["acknowledged; these call", "5 more than was sent", "Stripe has 5 more, acknowledged"]);
+    let seen =
+        seen.says(&["acknowledged; these alert again", "5 more than was sent", "Stripe has 5 more, acknowledged"]);
     assert!(!seen.out.contains("ALARM"), "{}", seen.out);
     shop.run("reconcile bob --acknowledge --reason by_hand")
         .ends(3)
