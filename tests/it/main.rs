@@ -20,6 +20,7 @@ mod faults;
 mod fetch;
 mod house;
 mod kill;
+mod meters;
 mod notifications;
 mod oracle;
 mod payloads;
