@@ -18,9 +18,10 @@
 --
 -- Only a person discards an event: it is never sent.
 --
--- `not received` counts as not in Stripe, so its amount is planned again. Every other state counts
--- as sent. `maybe_applied`: Stripe may have applied an attempt. `next_at`: when the next attempt
--- is due; an unconfirmed event without it is decided by Stripe's totals only.
+-- `not received` counts as not in Stripe, so its amount is planned again. So does the amount of an
+-- event that is on no invoice. Every other event counts as sent. `maybe_applied`: Stripe may have
+-- applied an attempt. `next_at`: when the next attempt is due; an unconfirmed event without it is
+-- decided by Stripe's totals only.
 CREATE TABLE meter_events (
     seq              INTEGER PRIMARY KEY AUTOINCREMENT,
     identifier       TEXT    NOT NULL CHECK (length(identifier) BETWEEN 1 AND 100 AND identifier LIKE '%-' || seq),
@@ -96,7 +97,8 @@ SELECT customer, starts_at, covered_until AS ends_at FROM covered_periods WHERE 
 -- The invoice that an event is on: the invoice of the period that contains `timestamp`, if it
 -- covers that instant and Stripe took the event before the invoice was final. The grace is the one
 -- that held when the event was made: `send_before` - `billed_end`, and the ten minutes before the
--- end of the grace in which no event is sent. An event without a row here is on no invoice.
+-- end of the grace in which no event is sent. An event without a row here is on no invoice. A row
+-- alone does not mean that the event is billed: its state says whether Stripe has it.
 CREATE VIEW event_invoices AS
 SELECT i.seq, b.starts_at, b.ends_at
 FROM meter_events i

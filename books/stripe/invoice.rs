@@ -1,6 +1,7 @@
 //! Until when Stripe's invoices take meter events. The views `covered_periods`, `invoiced_periods`
 //! and `event_invoices` (migration 0014) define how much of a period an invoice covers, and which
-//! invoice an event is on. There is no second definition in code.
+//! invoice an event is on; planning and every figure use them. `reconciliation.rs` alone selects
+//! events by their time: Stripe's total of a period is by time, whatever the invoice took.
 
 /// Seconds before the end of an invoice's grace in which no event is sent: clocks differ, and
 /// requests take time. `event_invoices` uses the same number.

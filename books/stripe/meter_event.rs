@@ -98,6 +98,15 @@ pub struct MeterEvent {
     pub imported: bool,
 }
 
+/// An invoice, by the time that it covers. Stripe's id of the invoice is not stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EventInvoice {
+    pub subscription: String,
+    pub starts_at: Timestamp,
+    /// First instant that the invoice does not cover.
+    pub ends_at: Timestamp,
+}
+
 const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
     i.value, i.timestamp, i.send_before, i.state, i.maybe_applied, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
     i.created_at, i.settled_at, i.request_id, i.error, i.imported";
@@ -337,6 +346,18 @@ impl Database {
     pub async fn meter_event(&self, id: &str) -> Result<Option<MeterEvent>, BooksError> {
         let id = id.to_owned();
         self.with_connection(async move |c| find(c, &id).await).await
+    }
+
+    /// The invoice that an event is on by what is known now (the view `event_invoices`).
+    pub async fn event_invoice(&self, seq: i64) -> Result<Option<EventInvoice>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = "SELECT p.subscription, v.starts_at, v.ends_at FROM event_invoices v JOIN meter_events i ON i.seq = v.seq \
+                       JOIN billing_periods p ON p.customer = i.customer AND p.starts_at = v.starts_at WHERE v.seq = ?1";
+            let Some(row) = first_row(c, sql, params![seq]).await? else { return Ok(None) };
+            let (starts_at, ends_at) = (instant(row.get(1)?), instant(row.get(2)?));
+            Ok(Some(EventInvoice { subscription: row.get(0)?, starts_at, ends_at }))
+        })
+        .await
     }
 
     /// Applies a person's decision to an event, and writes the audit log. Returns the event as it

@@ -1,7 +1,7 @@
 //! `meter events`: usage sent to Stripe, and the state of each event.
 
 use books::store::audit_log::AuditEntry;
-use books::stripe::meter_event::{EventState, ManualAction, MeterEvent};
+use books::stripe::meter_event::{EventInvoice, EventState, ManualAction, MeterEvent};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
@@ -29,9 +29,9 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Show one event in full, with the actions of people on it
+    /// Show one event in full: its invoice, its attempts, and the actions of people on it
     Show {
-        /// Its number or identifier
+        /// Its number (1234) or whole identifier (meter-1a2b3c4d-1234)
         id: String,
         /// Print as JSON
         #[arg(long)]
@@ -99,11 +99,12 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 return Err(BadUsage(format!("there is no event `{id}`; `meter events list` shows them")).into());
             };
             let acts = books.audit(subject(&event)).await?;
+            let invoice = books.event_invoice(event.seq).await?;
             if json {
-                print::json(&serde_json::json!({ "event": event, "audit": acts }))?;
+                print::json(&serde_json::json!({ "event": event, "invoice": invoice, "audit": acts }))?;
                 return Ok(Exit::Ok);
             }
-            for (name, value) in fields(&event) {
+            for (name, value) in fields(&event, invoice.as_ref()) {
                 print::out(&format!("{name:<16} {value}"));
             }
             for act in acts {
@@ -190,19 +191,24 @@ fn table(events: &[MeterEvent], now: Timestamp) {
             if i.imported { IMPORTED.to_owned() } else { i.error.clone().unwrap_or_default() },
         ]
     };
-    let titles = ["event", "made", "customer", "meter", "period from", "carried", ">value", "state", ">tries", "why"];
+    let titles =
+        ["event", "made", "customer", "meter", "period from", "invoice from", ">value", "state", ">tries", "error"];
     print::table(&titles, events.iter().map(row).collect());
 }
 
-fn fields(i: &MeterEvent) -> Vec<(&'static str, String)> {
+fn fields(i: &MeterEvent, invoice: Option<&EventInvoice>) -> Vec<(&'static str, String)> {
     let at = |t: Option<Timestamp>| t.map_or("-".to_owned(), |t| t.to_string());
+    let on = invoice.map_or("none, so its amount counts as not sent".to_owned(), |on| {
+        format!("{}, {} to before {}", on.subscription, on.starts_at, on.ends_at)
+    });
     vec![
         ("event", i.seq.to_string()),
         ("identifier", i.identifier.clone()),
         ("customer", format!("{} ({})", i.customer, i.stripe_customer)),
         ("meter", format!("{} ({})", i.meter, i.event_name)),
         ("usage of period", i.period_start.to_string()),
-        ("on invoice of", format!("{} to before {}", i.billed_start, i.billed_end)),
+        ("planned for", format!("the invoice of {} to before {}", i.billed_start, i.billed_end)),
+        ("on invoice of", on),
         ("value", i.value.to_string()),
         ("timestamp", i.timestamp.to_string()),
         ("send before", i.send_before.to_string()),

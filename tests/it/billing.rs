@@ -72,7 +72,9 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     let rows = shop.run("reconcile ann --json").ends(0).json();
     assert!(rows.as_array().unwrap().iter().all(|r| r["difference"] == 0), "{rows}");
     shop.run("events list").ends(0).says(&["accepted", "-250124"]);
-    shop.run("events show 1 --json").ends(0);
+    let shown = shop.run("events show 1 --json").ends(0).json();
+    assert!(shown["invoice"]["subscription"].as_str().unwrap().starts_with("sub_"), "{shown}");
+    shop.run("events show 1").ends(0).says(&["planned for      the invoice of", "on invoice of    sub_"]);
     shop.run("events show 99").ends(2).says(&["there is no event `99`"]);
     shop.run("verify").ends(0);
     let all: String = ["push", "events list", "reconcile ann", "stripe check", "config show"]
