@@ -253,14 +253,66 @@ fn commands(text: &str) -> Vec<String> {
     found
 }
 
+const PAGES_WITH_COMMANDS: [&str; 9] = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "dashboards/README.md",
+    "docs/configuration.md",
+    "docs/deployment.md",
+    "docs/getting-started.md",
+    "docs/metrics.md",
+    "docs/stripe.md",
+    "docs/stripe-setup.md",
+];
+
+/// Files of the repository that a page names in backticks: with a folder, or an ending of a source.
+fn paths(text: &str) -> Vec<String> {
+    let prose = text.split("```").step_by(2).collect::<String>();
+    let is_path = |code: &&str| {
+        let plain = code.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
+        let folder = [
+            "books/",
+            "jobs/",
+            "src/",
+            "tests/",
+            "testkit/",
+            "fakes/",
+            "migrations/",
+            "docs/",
+            "deploy/",
+            "dashboards/",
+            ".ci/",
+        ];
+        plain && folder.iter().any(|start| code.starts_with(start))
+    };
+    prose.split('`').skip(1).step_by(2).filter(is_path).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_file_that_a_document_names_exists() {
+    let (mut seen, mut faults) = (0, vec![]);
+    for page in files(root(), ".md") {
+        for path in paths(&read(&page)) {
+            seen += 1;
+            let there = root().join(&path).exists() || root().join(format!("{path}.rs")).exists();
+            // made by CI or by the reader, or a placeholder
+            let not_here = [".ci/venv", "deploy/meter.toml", "migrations/NNNN", "tests/it/payloads/KIND"];
+            if !there && !not_here.iter().any(|start| path.starts_with(start)) {
+                faults.push(format!("{}: {path}", page.display()));
+            }
+        }
+    }
+    assert!(seen > 40, "only {seen} paths were found");
+    assert!(faults.is_empty(), "files that there are not: {faults:#?}");
+}
+
 #[test]
 fn every_command_that_a_person_is_told_to_run_exists() {
     let runbook = read(&root().join("docs/operations.md"));
     let rules = read(&root().join("dashboards/prometheus/rules/alerts.yml"));
     let mut all = [commands(&runbook), commands(&rules)].concat();
     assert!(all.len() > 50, "only {} commands were found", all.len());
-    for page in ["README.md", "dashboards/README.md", "docs/configuration.md", "docs/deployment.md", "docs/metrics.md"]
-    {
+    for page in PAGES_WITH_COMMANDS {
         all.extend(commands(&read(&root().join(page))));
     }
     let mut faults = BTreeSet::new();
