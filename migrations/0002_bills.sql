@@ -23,7 +23,7 @@ CREATE TABLE bill_versions (
     accepted        TEXT    NOT NULL DEFAULT '', -- what a person accepted, so that it was applied
     supersedes      INTEGER UNIQUE REFERENCES bill_versions (id),
     rows            INTEGER NOT NULL,
-    matched_rows    INTEGER NOT NULL,
+    counted_rows    INTEGER NOT NULL,
     rounded_amounts INTEGER NOT NULL,           -- amounts with more than ten decimals in the file
     newest_day      TEXT,                       -- newest day with counted usage
     decided_at      TEXT    NOT NULL
@@ -42,7 +42,7 @@ CREATE TABLE bill_files (
     etag         TEXT    NOT NULL,
     rows         INTEGER NOT NULL,
     row_groups   INTEGER NOT NULL,
-    matched_rows INTEGER NOT NULL,
+    counted_rows INTEGER NOT NULL,
     PRIMARY KEY (version_id, key)
 ) STRICT, WITHOUT ROWID;
 

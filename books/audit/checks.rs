@@ -227,7 +227,7 @@ async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
     }
     Ok(Check {
         name: "conservation",
-        rule: "attributed + unattributed + excluded = total of the bill = ledger",
+        rule: "attributed + unattributed + excluded = total of the meter's lines; booked = ledger",
         checked,
         violations,
     })

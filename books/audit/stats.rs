@@ -49,7 +49,7 @@ pub struct BillStats {
     /// Rows of the newest month's booked version.
     pub rows: i64,
     /// Those of `rows` that a meter counted.
-    pub matched_rows: i64,
+    pub counted_rows: i64,
     /// Lines of watched products by claim, in the versions of this month and the one before.
     pub lines: BTreeMap<String, i64>,
     /// Versions on hold.
@@ -67,7 +67,7 @@ impl BillStats {
             delivered_at: None,
             usage_through: None,
             rows: 0,
-            matched_rows: 0,
+            counted_rows: 0,
             lines: BTreeMap::new(),
             on_hold: 0,
             hold_reason: None,

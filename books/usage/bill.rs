@@ -46,7 +46,7 @@ pub struct Version {
     pub delivered_at: Timestamp,
     pub rows: u64,
     /// Rows that a meter counted.
-    pub matched_rows: u64,
+    pub counted_rows: u64,
     /// Amounts with more than ten decimals.
     pub rounded_amounts: u64,
     /// Newest day with counted usage.
@@ -67,12 +67,12 @@ pub struct BillFile {
     /// Row groups; 0 for CSV.
     pub row_groups: u64,
     /// Rows that a meter counted.
-    pub matched_rows: u64,
+    pub counted_rows: u64,
 }
 
-/// One kind of line of a watched product.
+/// Lines of a watched product with the same product, usage type, unit and line type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct BillLine {
+pub struct LineKind {
     /// `line_item_product_code`.
     pub product: String,
     /// `line_item_usage_type`.
@@ -97,7 +97,8 @@ pub struct BillLine {
 pub enum ClaimKind {
     /// Usage of a meter.
     Counted,
-    /// Lines of a meter that carry no usage.
+    /// The patterns of a meter fit, and the meter does not count the lines: by their line type, or
+    /// because they are parts of split lines.
     Excluded,
     /// An ignore rule names them.
     Ignored,
@@ -120,7 +121,7 @@ pub struct MeterTotals {
     pub attributed: Quantity,
     /// Counted lines without one.
     pub unattributed: Quantity,
-    /// Lines of the meter that carry no usage.
+    /// Lines of the meter that do not count.
     pub excluded: Quantity,
     /// What the ledger must hold for the bill, in the meter's unit.
     pub booked: Quantity,
@@ -160,7 +161,7 @@ pub struct VersionRow {
     pub accepted: String,
     pub rows: i64,
     /// Rows that a meter counted.
-    pub matched_rows: i64,
+    pub counted_rows: i64,
     pub rounded_amounts: i64,
     /// Newest day with counted usage.
     pub newest_day: Option<String>,
@@ -275,7 +276,7 @@ impl Database {
                     hold_reason: row.get(8)?,
                     accepted: row.get(9)?,
                     rows: row.get(10)?,
-                    matched_rows: row.get(11)?,
+                    counted_rows: row.get(11)?,
                     rounded_amounts: row.get(12)?,
                     newest_day: row.get(13)?,
                     unrecognised_lines: row.get(14)?,
@@ -313,7 +314,7 @@ pub async fn insert_version(
         Decision::OnHold { reason } => ("on_hold", reason, None),
     };
     let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
-               account, delivered_at, state, hold_reason, accepted, supersedes, rows, matched_rows, rounded_amounts, \
+               account, delivered_at, state, hold_reason, accepted, supersedes, rows, counted_rows, rounded_amounts, \
                newest_day, decided_at) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
                ON CONFLICT (payer, month, version, manifest_digest, rules_digest) WHERE state = 'on_hold' \
@@ -334,7 +335,7 @@ pub async fn insert_version(
         v.accepted.clone(),
         supersedes,
         number(v.rows)?,
-        number(v.matched_rows)?,
+        number(v.counted_rows)?,
         number(v.rounded_amounts)?,
         v.newest_day.map(|d| d.to_string()),
         stored_instant(now),
@@ -368,13 +369,13 @@ pub async fn insert_parts(
     c: &Connection,
     id: i64,
     files: &[BillFile],
-    lines: &[BillLine],
+    lines: &[LineKind],
     totals: &[MeterTotals],
 ) -> Result<(), BooksError> {
     let json = |rows: Result<String, serde_json::Error>| rows.map_err(|e| BooksError::Integrity(e.to_string()));
     let field = |name: &str| format!("json_extract(value, '$.{name}')");
     let tables = [
-        ("bill_files", "key, size, etag, rows, row_groups, matched_rows", json(serde_json::to_string(files))?),
+        ("bill_files", "key, size, etag, rows, row_groups, counted_rows", json(serde_json::to_string(files))?),
         (
             "bill_lines",
             "product, usage_type, unit, line_type, claim, meter, lines, tagged_lines, amount",

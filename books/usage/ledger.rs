@@ -18,7 +18,7 @@ use crate::store::rows::{exact_sum, first_row, sum_of};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{
-    BillFile, BillId, BillLine, Decision, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
+    BillFile, BillId, Decision, LineKind, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
     release_on_hold,
 };
 
@@ -228,7 +228,7 @@ pub struct Booking {
     /// The version that was current when the difference was computed.
     pub against: Option<i64>,
     pub files: Vec<BillFile>,
-    pub lines: Vec<BillLine>,
+    pub lines: Vec<LineKind>,
     pub totals: Vec<MeterTotals>,
     pub adjustments: Adjustments,
 }

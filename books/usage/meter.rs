@@ -216,7 +216,8 @@ pub struct IgnoreRule {
 pub enum LineClaim {
     /// Usage of the meter at this place in [`Rules::meters`].
     Counted(u8),
-    /// A line of that meter of a type without usage (credit, tax, refund, …).
+    /// A line that the meter's patterns fit and that it does not count: its line type is not in the
+    /// meter's `line_types` (credit, tax, refund, …), or it is a part of a split line.
     Excluded(u8),
     /// An ignore rule names it.
     Ignored,

@@ -1,7 +1,7 @@
 -- Every version with what it did; ?1 is a month or null for all.
 SELECT v.id, v.payer, v.month, v.export, v.version, v.delivered_at, v.state,
        v.state = 'applied' AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) AS current,
-       v.hold_reason, v.accepted, v.rows, v.matched_rows, v.rounded_amounts, v.newest_day,
+       v.hold_reason, v.accepted, v.rows, v.counted_rows, v.rounded_amounts, v.newest_day,
        (SELECT coalesce(sum(l.lines), 0) FROM bill_lines l WHERE l.version_id = v.id AND l.claim = 'unrecognised'),
        (SELECT count(*) FROM ledger_entries e WHERE e.version_id = v.id),
        v.decided_at

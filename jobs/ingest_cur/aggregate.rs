@@ -22,7 +22,7 @@ use super::batch::{Batch, TagColumn, TextColumn};
 use super::sums::{Place, Shape, Sums, id, idx};
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
-use books::usage::bill::{BillLine, ClaimKind, MeterTotals};
+use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
 
@@ -161,10 +161,10 @@ pub struct Totals {
     /// Usage by customer, meter and day, in the unit of each meter.
     pub observed: Cells,
     /// Every kind of line of the watched products.
-    pub lines: Vec<BillLine>,
+    pub lines: Vec<LineKind>,
     pub meters: Vec<MeterTotals>,
     /// Rows that a meter counted.
-    pub matched_rows: u64,
+    pub counted_rows: u64,
     /// Amounts with more than ten decimals.
     pub rounded_amounts: u64,
     /// Cells with more than ten decimals after their meter's factor.
@@ -414,7 +414,7 @@ impl UsageAggregator {
     pub fn finish(self) -> Result<Totals, QuantityError> {
         let mut totals = Totals {
             lines: self.lines(),
-            matched_rows: self.matched,
+            counted_rows: self.matched,
             rounded_amounts: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
             unknown_line_types: self.unknown_line_types(),
@@ -492,9 +492,9 @@ impl UsageAggregator {
         meters
     }
 
-    fn lines(&self) -> Vec<BillLine> {
+    fn lines(&self) -> Vec<LineKind> {
         let name = |n| self.names.text(n).to_owned();
-        let mut lines: Vec<BillLine> = self
+        let mut lines: Vec<LineKind> = self
             .line_groups
             .iter()
             .map(|line_group| {
@@ -505,7 +505,7 @@ impl UsageAggregator {
                     LineClaim::Unrecognised => (ClaimKind::Unrecognised, None),
                     LineClaim::NotUsage => (ClaimKind::NotUsage, None),
                 };
-                BillLine {
+                LineKind {
                     product: name(line_group.key.product),
                     usage_type: name(line_group.key.usage_type),
                     unit: name(line_group.key.unit),
@@ -518,7 +518,7 @@ impl UsageAggregator {
                 }
             })
             .collect();
-        let key = |l: &BillLine| (l.product.clone(), l.usage_type.clone(), l.unit.clone(), l.line_type.clone());
+        let key = |l: &LineKind| (l.product.clone(), l.usage_type.clone(), l.unit.clone(), l.line_type.clone());
         lines.sort_by_cached_key(key);
         lines
     }

@@ -5,13 +5,13 @@ use super::export::{self, Manifest};
 use crate::context::{Export, ReadSettings};
 use crate::job::Failure;
 use books::units::calendar::Month;
-use books::usage::bill::BillLine;
+use books::usage::bill::LineKind;
 
 /// A bill that was read and not booked.
 #[derive(Clone, Debug)]
 pub struct DiscoveredBill {
     pub manifest: Manifest,
-    pub lines: Vec<BillLine>,
+    pub lines: Vec<LineKind>,
 }
 
 /// Reads the newest version of a month; touches no books.

@@ -96,7 +96,7 @@ impl Job for IngestCur {
         let (outcome, entries) = (report.outcome, report.entries);
         tracing::debug!(
             export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,
-            rows = report.rows, matched = report.matched_rows, bytes = report.fetched_bytes,
+            rows = report.rows, matched = report.counted_rows, bytes = report.fetched_bytes,
             "ingest of {} {}: {outcome:?}, {entries} entries", report.export, report.bill.month
         );
         Ok(report)
@@ -206,7 +206,7 @@ impl Run<'_> {
             account: account.clone(),
             delivered_at: *delivered_at,
             rows: report.rows,
-            matched_rows: totals.matched_rows,
+            counted_rows: totals.counted_rows,
             rounded_amounts: totals.rounded_amounts,
             newest_day: totals.newest_day,
             accepted: accepted(totals, &report.restatements),

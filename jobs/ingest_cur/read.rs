@@ -163,7 +163,7 @@ pub(super) async fn read_files(
         etag: o.etag.clone(),
         rows: 0,
         row_groups: 0,
-        matched_rows: 0,
+        counted_rows: 0,
     };
     let mut facts = FileStats { files: objects.iter().map(file).collect(), files_without_tag: 0 };
     let mut without_tag = vec![false; objects.len()];
@@ -175,7 +175,7 @@ pub(super) async fn read_files(
         let Some(own) = facts.files.get_mut(found.file) else { continue };
         own.rows += found.rows;
         own.row_groups += found.row_groups;
-        own.matched_rows += found.matched;
+        own.counted_rows += found.matched;
         without_tag[found.file] |= found.lacks_tag;
         progress.add(found.bytes);
     }

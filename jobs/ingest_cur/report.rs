@@ -9,7 +9,7 @@ use super::guard::Restatement;
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
-use books::usage::bill::{BillId, BillLine, ClaimKind, MeterTotals};
+use books::usage::bill::{BillId, ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 
 /// Customers that a report names for each meter.
@@ -57,7 +57,7 @@ pub struct IngestReport {
     pub restatements: Vec<Restatement>,
     pub unknown_line_types: Vec<UnknownLineType>,
     /// Usage lines of watched products that no meter claims.
-    pub unrecognised: Vec<BillLine>,
+    pub unrecognised: Vec<LineKind>,
     pub warnings: Vec<String>,
     pub meters: Vec<MeterChange>,
     /// The customers with the largest changes.
@@ -67,7 +67,7 @@ pub struct IngestReport {
     pub files: usize,
     pub rows: u64,
     /// Rows that a meter counted.
-    pub matched_rows: u64,
+    pub counted_rows: u64,
     /// Amounts with more than ten decimals, rounded half-even.
     pub rounded_amounts: u64,
     /// Newest day with counted usage.
@@ -104,7 +104,7 @@ impl IngestReport {
             entries: 0,
             files: 0,
             rows: 0,
-            matched_rows: 0,
+            counted_rows: 0,
             rounded_amounts: 0,
             newest_day: None,
             fetched_bytes: 0,
@@ -122,7 +122,7 @@ impl IngestReport {
     /// Adds what the version holds.
     pub(super) fn describe_bill(&mut self, totals: &Totals, files: &FileStats) {
         self.rows = files.rows();
-        self.matched_rows = totals.matched_rows;
+        self.counted_rows = totals.counted_rows;
         self.rounded_amounts = totals.rounded_amounts;
         self.newest_day = totals.newest_day;
         self.unknown_line_types.clone_from(&totals.unknown_line_types);

@@ -81,7 +81,7 @@ pub struct PushReport {
     pub deferred_too_long: u64,
     /// Numbers of events that were never sent, although Stripe already has their identifiers.
     /// Another program may be sending from a copy of these books.
-    pub strange: Vec<String>,
+    pub foreign: Vec<String>,
     /// Meters that are missing in the account, or not active there.
     pub missing_meters: Vec<String>,
     /// Meters that plans report and that are not mapped to a meter in Stripe: their usage is not
@@ -122,7 +122,7 @@ impl Job for PushStripe {
     fn needs_attention(report: &PushReport) -> bool {
         let deferred = [DeferReason::Currency, DeferReason::TooLarge, DeferReason::Refused, DeferReason::NoMeter];
         report.refused + report.deferred_too_long + report.unknown_plan > 0
-            || !report.strange.is_empty()
+            || !report.foreign.is_empty()
             || !report.missing_meters.is_empty()
             || !report.unmapped.is_empty()
             || deferred.iter().any(|why| report.deferred.contains_key(why))
@@ -134,8 +134,8 @@ impl Job for PushStripe {
         } else {
             push(&context.books, &context.billing, now).await?
         };
-        if !report.strange.is_empty() {
-            let names = report.strange.join(", ");
+        if !report.foreign.is_empty() {
+            let names = report.foreign.join(", ");
             tracing::error!(
                 "Stripe has the identifiers of events that were never sent ({names}): does a copy of these books send too?"
             );
@@ -364,7 +364,7 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
     report.refused += tally.refused;
     report.unconfirmed = tally.unconfirmed;
     report.again = tally.again;
-    report.strange = tally.strange;
+    report.foreign = tally.foreign;
     match tally.stopped {
         None => Ok(()),
         Some(SendStop::Key(why)) => {

@@ -46,7 +46,7 @@ pub(super) struct SendTally {
     pub(super) unconfirmed: u64,
     pub(super) again: u64,
     /// Numbers of events that were never sent, although Stripe already has their identifiers.
-    pub(super) strange: Vec<String>,
+    pub(super) foreign: Vec<String>,
     pub(super) stopped: Option<SendStop>,
 }
 
@@ -103,8 +103,7 @@ pub(super) fn answer(error: &CallError) -> SendAnswer {
 
 /// The next state of an event after an attempt that ended at `now`. Pure.
 pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option<String>, now: i64) -> AttemptOutcome {
-    let doubt = event.maybe_applied;
-    let open = if doubt { EventState::Unconfirmed } else { EventState::Pending };
+    let open = if event.maybe_applied { EventState::Unconfirmed } else { EventState::Pending };
     let wait = |asked: Option<Duration>| {
         let asked = asked.and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0).clamp(0, LONGEST_WAIT);
         let doublings = u32::try_from(event.attempts.clamp(1, 20) - 1).unwrap_or(0);
@@ -118,7 +117,7 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
         seq: event.seq,
         attempts: event.attempts,
         state,
-        maybe_applied: doubt || state == EventState::Unconfirmed,
+        maybe_applied: event.maybe_applied || state == EventState::Unconfirmed,
         key_no: event.key_no,
         next_at,
         request_id: request_id.clone(),
@@ -133,10 +132,10 @@ pub(super) fn settle(event: &MeterEvent, answer: &SendAnswer, request_id: Option
         SendAnswer::Taken(true) => taken(first),
         // Stripe has our identifier. An attempt that may have been applied was applied; without
         // such an attempt another program used the identifier
-        SendAnswer::Exists(_) if doubt => taken(first),
+        SendAnswer::Exists(_) if event.maybe_applied => taken(first),
         SendAnswer::Exists(why) => settled(EventState::Refused, None, Some(why)),
         // Stripe may have taken an earlier attempt: only its totals tell
-        SendAnswer::Refused(why) if doubt => settled(EventState::Unconfirmed, None, Some(why)),
+        SendAnswer::Refused(why) if event.maybe_applied => settled(EventState::Unconfirmed, None, Some(why)),
         SendAnswer::Refused(why) => settled(EventState::Refused, None, Some(why)),
         SendAnswer::Key(why) => settled(open, Some(now), Some(why)),
         SendAnswer::Later(why, asked) => settled(open, Some(wait(*asked)), Some(why)),
@@ -301,7 +300,7 @@ fn count(
         EventState::Refused => {
             tally.refused += 1;
             if matches!(answer, SendAnswer::Exists(_)) {
-                tally.strange.push(settled.seq.to_string());
+                tally.foreign.push(settled.seq.to_string());
             }
             let why = settled.error.as_deref().unwrap_or_default();
             tracing::warn!(event = settled.seq, "Stripe refused event {}: {why}", settled.seq);

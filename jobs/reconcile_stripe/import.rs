@@ -56,7 +56,7 @@ pub(super) async fn totals_to_import(
     if report.not_yet.is_some() {
         return Ok(vec![]);
     }
-    found.retain(|of| of.events.iter().all(|events| is_quiet(events, now.as_second(), billing.settle_delay)));
+    found.retain(|of| of.events.iter().all(|events| has_settled(events, now.as_second(), billing.settle_delay)));
     let requests = found.iter().flat_map(TotalToImport::windows).filter(|(from, to)| from < to).count();
     let day = now.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
     books.take_reads(day, u32::try_from(requests).unwrap_or(u32::MAX), u32::MAX).await?;
@@ -65,8 +65,8 @@ pub(super) async fn totals_to_import(
 
 /// Whether nothing that these books sent themselves can be missing in a total, or come to be in it.
 /// Pure.
-pub(super) fn is_quiet(events: &InvoiceEvents, now: i64, quiet: i64) -> bool {
-    let shows = |e: &AcceptedEvent| e.imported || now - e.at >= quiet;
+pub(super) fn has_settled(events: &InvoiceEvents, now: i64, settle_delay: i64) -> bool {
+    let shows = |e: &AcceptedEvent| e.imported || now - e.at >= settle_delay;
     !events.in_flight
         && !events.pending
         && events.unconfirmed.is_none_or(|d| is_settled(&d, now))

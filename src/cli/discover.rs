@@ -30,7 +30,7 @@ struct Found {
     export: String,
     month: Month,
     version: String,
-    lines: Vec<books::usage::bill::BillLine>,
+    lines: Vec<books::usage::bill::LineKind>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {

@@ -73,7 +73,8 @@ enum Command {
     Usage(usage::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
-    /// List every kind of line of the watched products, and the meter that claims it
+    /// Read the newest bill with the configured rules, and list every kind of line of the watched
+    /// products with the meter that claims it. It books nothing
     Discover(discover::Args),
     /// List, show, add or import customers
     #[command(subcommand)]

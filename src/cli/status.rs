@@ -46,7 +46,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         let up_to = bill
             .usage_through
             .map_or(String::new(), |at| format!(", usage through {} ago", span(now.duration_since(at))));
-        let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.matched_rows));
+        let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.counted_rows));
         let unrecognised = bill.lines.get("unrecognised").copied().unwrap_or(0);
         let on_hold = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
         line(

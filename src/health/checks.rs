@@ -269,7 +269,7 @@ mod tests {
             delivered_at: hours(35),
             usage_through: hours(71),
             rows: 10,
-            matched_rows: 5,
+            counted_rows: 5,
             lines: BTreeMap::from([("unrecognised".into(), 0)]),
             on_hold: 0,
             hold_reason: None,

@@ -26,7 +26,7 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_bill_delivered_timestamp_seconds", "When AWS made the newest version that is booked.", &["payer"]),
     ("meter_bill_usage_through_timestamp_seconds", "The booked bills include usage through this time.", &["payer"]),
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
-    ("meter_bill_matched_rows", "Of these, the ones that a meter counted.", &["payer"]),
+    ("meter_bill_counted_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
     ("meter_bill_versions_on_hold", "Versions of bills that are on hold.", &["payer"]),
     ("meter_ledger_entries", "Entries of the ledger.", &[]),
@@ -164,7 +164,7 @@ fn bills(board: &Board, overview: &Overview) -> prometheus::Result<()> {
         board.at("meter_bill_delivered_timestamp_seconds", &[payer], bill.delivered_at)?;
         board.at("meter_bill_usage_through_timestamp_seconds", &[payer], bill.usage_through)?;
         board.set("meter_bill_rows", &[payer], bill.rows)?;
-        board.set("meter_bill_matched_rows", &[payer], bill.matched_rows)?;
+        board.set("meter_bill_counted_rows", &[payer], bill.counted_rows)?;
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
         }

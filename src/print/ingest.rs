@@ -32,7 +32,7 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         "  {} rows in {} files, {} counted; {} ledger entries; {} KiB fetched in {} reads",
         count(report.rows),
         report.files,
-        count(report.matched_rows),
+        count(report.counted_rows),
         count(report.entries),
         count(report.fetched_bytes / 1024),
         count(report.fetch_requests),
@@ -42,10 +42,11 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         let parts = [t.attributed, t.unattributed, t.excluded, t.total].map(quantity);
         let [attributed, unattributed, excluded, total] = parts;
         let booked = change(t.booked - m.booked_before);
-        vec![t.meter.clone(), t.unit.clone(), attributed, unattributed, excluded, total, booked]
+        // the amounts of the bill are in its unit, only what is booked is in the meter's
+        vec![t.meter.clone(), attributed, unattributed, excluded, total, format!("{booked} {}", t.unit)]
     });
     super::table(
-        &["  meter", "unit", ">attributed", ">+ untagged", ">+ excluded", ">= in the bill", ">change of the books"],
+        &["  meter", ">attributed", ">+ untagged", ">+ excluded", ">= in the bill", ">change of the books"],
         rows.map(|mut r| {
             r[0].insert_str(0, "  ");
             r

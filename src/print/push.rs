@@ -71,8 +71,8 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
         let names = report.unmapped.join(", ");
         out(&format!("attention: plans report {names}, and stripe.meters does not say where to"));
     }
-    if !report.strange.is_empty() {
-        let names = report.strange.join(", ");
+    if !report.foreign.is_empty() {
+        let names = report.foreign.join(", ");
         out(&format!("attention: Stripe had the identifiers of events that were never sent: {names}"));
     }
     if let Some(why) = &report.stopped {

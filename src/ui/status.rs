@@ -278,7 +278,7 @@ fn bills(overview: &Overview, now: Timestamp) -> Markup {
                 td { (when(b.delivered_at)) }
                 td { (when(b.usage_through)) }
                 td.n { (count(b.rows)) }
-                td.n { (count(b.matched_rows)) }
+                td.n { (count(b.counted_rows)) }
                 td.text { (lines.join(", ")) }
                 td.text {
                     @if b.on_hold == 0 { "none" } @else {

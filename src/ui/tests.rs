@@ -50,7 +50,7 @@ fn hostile() -> Overview {
         delivered_at: Some(now()),
         usage_through: Some(now()),
         rows: 10,
-        matched_rows: 9,
+        counted_rows: 9,
         lines: [(text(), 1)].into(),
         on_hold: 1,
         hold_reason: Some(text()),

@@ -58,7 +58,7 @@ impl Template {
         books.migrate(at(0)).await.unwrap();
         let statements = [
             "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
-             state, rows, matched_rows, rounded_amounts, decided_at) VALUES ('p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
+             state, rows, counted_rows, rounded_amounts, decided_at) VALUES ('p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
             "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES ('pro', 0, 'USD', 0)",
             "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) VALUES \
              ('pro', 0, 'chime_minutes', 0, '0.01', 'total'), ('pro', 0, 'storage_gb', 1500000000000, '0.02', 'overage')",

@@ -57,7 +57,7 @@ impl StripeOnStore {
         shop.run("INSERT INTO plan_meters VALUES ('core', 0, 'storage_gb', 0, '0.05', 'total')").await;
         shop.run(
             "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
-             state, rows, matched_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
+             state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
         )
         .await;
         let began = Timestamp::now().as_second() - 10 * DAY;
@@ -350,7 +350,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
 async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
     let shop = StripeOnStore::open(&ground, &["ann"]).await;
     let books = &shop.context.books;
-    let columns = "payer, export, format, manifest_key, rules_digest, account, state, rows, matched_rows, rounded_amounts, decided_at, \
+    let columns = "payer, export, format, manifest_key, rules_digest, account, state, rows, counted_rows, rounded_amounts, decided_at, \
                    id, month, version, manifest_digest, delivered_at, newest_day, supersedes";
     for (id, month, delivered, newest, before) in [
         (11, "2026-02", "2026-02-20T00:00:00Z", "2026-02-19", "NULL"),

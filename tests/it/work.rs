@@ -158,7 +158,7 @@ fn a_bill_read_in_parts_gives_the_same_books() {
     assert!(parents.iter().all(|p| p == "1|2"), "waiting costs no attempt: {parents:?}");
     assert_eq!(one.query(USAGE), other.query(USAGE));
     assert_eq!(other.query("SELECT count(*) FROM bill_parts"), ["0"], "parts go with the booking");
-    let files = "SELECT key, size, rows, matched_rows FROM bill_files ORDER BY 1";
+    let files = "SELECT key, size, rows, counted_rows FROM bill_files ORDER BY 1";
     let totals =
         "SELECT meter, lines, total, attributed, unattributed, excluded, booked FROM bill_totals ORDER BY 1, 3";
     let last = |sql: &str, place: &Workspace| {

@@ -34,7 +34,7 @@ const TAGGED_LINES: &str = "SELECT meter, sum(lines), sum(tagged_lines) FROM bil
     GROUP BY meter ORDER BY meter";
 
 /// The booked version of each payer's newest month.
-const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.matched_rows, \
+const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.counted_rows, \
       (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
       (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
       (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
@@ -138,7 +138,7 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
             delivered_at: delivered.and_then(|t| t.parse().ok()),
             usage_through: through.get(&payer).copied(),
             rows: row.get(2)?,
-            matched_rows: row.get(3)?,
+            counted_rows: row.get(3)?,
             lines: BTreeMap::new(),
             on_hold: row.get(5)?,
             hold_reason: row.get(6)?,

@@ -54,7 +54,7 @@ fn nothing_is_taken_over_while_something_of_these_books_may_not_show_yet() {
         (InvoiceEvents { unconfirmed: Some(unconfirmed(0)), ..InvoiceEvents::default() }, DAY - 1, false),
         (InvoiceEvents { unconfirmed: Some(unconfirmed(0)), ..InvoiceEvents::default() }, DAY, true),
     ] {
-        assert_eq!(is_quiet(&events, T0 + now, DAY), expected, "{events:?} {now}");
+        assert_eq!(has_settled(&events, T0 + now, DAY), expected, "{events:?} {now}");
     }
 }
 

@@ -73,7 +73,7 @@ impl BillingFixture {
     pub fn book_nothing(&self) {
         self.place.execute(
             "INSERT OR IGNORE INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
-             delivered_at, state, rows, matched_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', \
+             delivered_at, state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', \
              'applied', 0, 0, 0, '')",
         );
     }
