@@ -12,7 +12,8 @@ use crate::needs;
 /// fields and parameters.
 #[track_caller]
 pub fn judge(requests: &[Recorded]) {
-    let Some(python) = needs::python() else { return };
+    let python = needs::named("METER_TEST_PYTHON", "Python that judges requests to Stripe");
+    let Some(python) = python else { return };
     let Some(checker) = needs::shared("tools/check_stripe_requests.py") else { return };
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for request in requests {

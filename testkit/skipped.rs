@@ -40,19 +40,22 @@ pub fn report(package: &str) {
         return;
     }
     let text = std::fs::read_to_string(list()).unwrap_or_default();
-    let mut skipped: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    let mut by_reason: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for line in text.lines() {
         let mut columns = line.splitn(3, '\t');
         if let (Some(package), Some(test), Some(reason)) = (columns.next(), columns.next(), columns.next()) {
-            skipped.entry((package, test)).or_default().insert(reason);
+            by_reason.entry(reason).or_default().insert((package, test));
         }
     }
-    let of_package = skipped.keys().filter(|(of, _)| *of == package).count();
-    println!("\n{} skipped", skipped.len());
-    for ((package, test), reasons) in &skipped {
-        let reasons: Vec<&str> = reasons.iter().copied().collect();
-        println!("test {package}: {test} ... ignored, {}", reasons.join("; "));
+    let tests: BTreeSet<&(&str, &str)> = by_reason.values().flatten().collect();
+    println!("\n{} skipped{}", tests.len(), if tests.is_empty() { "" } else { ", in whole or in part" });
+    for (reason, tests) in &by_reason {
+        println!("{reason}:");
+        for (package, test) in tests {
+            println!("    {package}: {test}");
+        }
     }
+    let of_package = tests.iter().filter(|(of, _)| *of == package).count();
     println!(
         "\ntest result: ok. 0 passed; 0 failed; {of_package} ignored; 0 measured; 0 filtered out; finished in 0.00s\n"
     );

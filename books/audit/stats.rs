@@ -144,6 +144,24 @@ pub struct NotificationStats {
     pub oldest_pending_at: Option<Timestamp>,
 }
 
+/// What all customers together, and lines without one, used of a meter on one day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeterDay {
+    /// The day (UTC), as `2026-03-01`.
+    pub day: String,
+    pub meter: String,
+    pub quantity: Quantity,
+}
+
+/// Lines that a meter counted in the newest bills.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaggedLines {
+    pub meter: String,
+    pub lines: i64,
+    /// Those of `lines` with the customer tag.
+    pub tagged: i64,
+}
+
 /// Figures that need a reading of every customer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CustomerStats {

@@ -242,7 +242,8 @@ pub struct CurrentPeriod {
     pub start: i64,
     pub end: i64,
     /// First day and last day.
-    pub days: (String, String),
+    pub first_day: String,
+    pub last_day: String,
 }
 
 /// Usage of a period, by meter.
@@ -332,7 +333,9 @@ pub async fn load_facts(
     while let Some(row) = rows.next().await? {
         let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let period = match row.get::<Option<i64>>(4)? {
-            Some(start) => Some(CurrentPeriod { start, end: row.get(5)?, days: (row.get(6)?, row.get(7)?) }),
+            Some(start) => {
+                Some(CurrentPeriod { start, end: row.get(5)?, first_day: row.get(6)?, last_day: row.get(7)? })
+            }
             None => None,
         };
         found.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });

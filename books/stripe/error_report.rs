@@ -8,10 +8,17 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::stripe::meter_event::EventState;
 
+/// What reading error reports did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErrorReportsRead {
+    pub reports: u64,
+    /// Events that became refused.
+    pub refused: u64,
+}
+
 impl Database {
-    /// Reads Stripe's error reports, and makes the accepted events that they name refused. Returns
-    /// how many reports were read, and how many events became refused.
-    pub async fn read_error_reports(&self, now: Timestamp) -> Result<(u64, u64), BooksError> {
+    /// Reads Stripe's error reports, and makes the accepted events that they name refused.
+    pub async fn read_error_reports(&self, now: Timestamp) -> Result<ErrorReportsRead, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
             let mut rows = c.query("SELECT id, body FROM stripe_error_reports WHERE read_at IS NULL ORDER BY received_at LIMIT 100", ()).await?;
@@ -19,7 +26,7 @@ impl Database {
             while let Some(row) = rows.next().await? {
                 reports.push((row.get(0)?, row.get(1)?));
             }
-            let (mut read, mut refused) = (0, 0);
+            let mut done = ErrorReportsRead::default();
             for (id, body) in reports {
                 let named = samples(&body);
                 let (mut hit, mut found) = (0, vec![]);
@@ -38,10 +45,10 @@ impl Database {
                 let sql = "UPDATE stripe_error_reports SET read_at = ?2, outcome = ?3 WHERE id = ?1";
                 c.execute(sql, params![id.clone(), now, outcome]).await?;
                 tracing::warn!(report = id, refused = hit, "Stripe rejected events after it had taken them: report {id}");
-                read += 1;
-                refused += hit;
+                done.reports += 1;
+                done.refused += hit;
             }
-            Ok((read, refused))
+            Ok(done)
         })
         .await
     }

@@ -3,6 +3,14 @@
 //! invoice an event is on; planning and every figure use them. `reconciliation.rs` alone selects
 //! events by their time: Stripe's total of a period is by time, whatever the invoice took.
 
+/// An invoice, by the billing period that it is for: from `start` to before `end`, in seconds since
+/// 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvoicePeriod {
+    pub start: i64,
+    pub end: i64,
+}
+
 /// Seconds before the end of an invoice's grace in which no event is sent: clocks differ, and
 /// requests take time. `event_invoices` uses the same number.
 pub const MARGIN: i64 = 600;

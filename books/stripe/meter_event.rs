@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
-use super::invoice::RESEND;
+use super::invoice::{InvoicePeriod, RESEND};
 use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -161,7 +161,7 @@ pub struct NewMeterEvent {
     pub customer: String,
     pub meter: String,
     pub period_start: i64,
-    pub billed: (i64, i64),
+    pub billed: InvoicePeriod,
     pub stripe_customer: String,
     pub event_name: String,
     pub value: i64,
@@ -186,8 +186,8 @@ pub async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i6
             Value::Text(i.customer.clone()),
             Value::Text(i.meter.clone()),
             Value::Integer(i.period_start),
-            Value::Integer(i.billed.0),
-            Value::Integer(i.billed.1),
+            Value::Integer(i.billed.start),
+            Value::Integer(i.billed.end),
             Value::Text(i.stripe_customer.clone()),
             Value::Text(i.event_name.clone()),
             Value::Integer(i.value),

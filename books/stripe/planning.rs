@@ -9,6 +9,7 @@ use crate::store::error::BooksError;
 use crate::store::rows::{json, sum_of};
 use crate::stripe::billing_target::StoredTarget;
 use crate::stripe::due::DueSince;
+use crate::stripe::invoice::InvoicePeriod;
 use crate::stripe::meter_event::EventState;
 use crate::stripe::restoration;
 use crate::units::quantity::Quantity;
@@ -62,7 +63,7 @@ pub struct SentEvent {
     pub state: EventState,
     pub stripe_customer: String,
     /// Start and end of the time that the event's invoice covers, if the event is on an invoice.
-    pub invoice: Option<(i64, i64)>,
+    pub invoice: Option<InvoicePeriod>,
 }
 
 /// A parameter of [`USAGE`].
@@ -221,7 +222,7 @@ async fn load_sums(
             value: row.get(5)?,
             state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
             stripe_customer: row.get(7)?,
-            invoice: row.get::<Option<i64>>(8)?.zip(row.get::<Option<i64>>(9)?),
+            invoice: row.get::<Option<i64>>(8)?.zip(row.get(9)?).map(|(start, end)| InvoicePeriod { start, end }),
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }

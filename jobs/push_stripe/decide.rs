@@ -15,7 +15,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use books::limits::plan::{ReportMode, Terms};
-use books::stripe::invoice::{LARGEST_VALUE, closes};
+use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
 use books::units::calendar::minute;
 use books::units::quantity::{Quantity, UNIT, divide_half_even};
 
@@ -132,7 +132,7 @@ pub struct EarlierEvent {
     pub period_start: i64,
     pub timestamp: i64,
     /// Start and end of the time that its invoice covers.
-    pub invoice: (i64, i64),
+    pub invoice: InvoicePeriod,
     pub value: i64,
     /// Whether Stripe has it or may still get it. False for a refused or discarded event.
     pub billed: bool,
@@ -156,7 +156,7 @@ pub struct BillingCase {
 pub struct EventToSend {
     pub value: i64,
     /// Start and end of the invoiced period.
-    pub billed: (i64, i64),
+    pub billed: InvoicePeriod,
     pub timestamp: i64,
     /// No attempt begins at or after this instant.
     pub send_before: i64,
@@ -166,8 +166,14 @@ pub struct EventToSend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeriodDecision {
     pub event: Option<EventToSend>,
-    /// The deferred amount, and why.
-    pub deferred: Option<(i64, DeferReason)>,
+    pub deferred: Option<Deferral>,
+}
+
+/// An amount that cannot be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    pub amount: i64,
+    pub reason: DeferReason,
 }
 
 /// The time of an event. Stripe gives totals between whole minutes, so an event never lies in the
@@ -217,7 +223,10 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
         let delta = own.target.map(|target| i128::from(target) - sent);
         let delta = delta.and_then(|d| i64::try_from(d).ok()).filter(|d| (-LARGEST_VALUE..=LARGEST_VALUE).contains(d));
         let Some(delta) = delta else {
-            decisions.push(PeriodDecision { event: None, deferred: Some((LARGEST_VALUE, DeferReason::TooLarge)) });
+            decisions.push(PeriodDecision {
+                event: None,
+                deferred: Some(Deferral { amount: LARGEST_VALUE, reason: DeferReason::TooLarge }),
+            });
             continue;
         };
         if delta == 0 {
@@ -227,8 +236,8 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
         let at = case.deferred.map_or_else(|| destination(case, own, now, grace), Err);
         let (period, at) = match at {
             Ok(at) => (&case.periods[at], at),
-            Err(why) => {
-                decisions.push(PeriodDecision { event: None, deferred: Some((delta, why)) });
+            Err(reason) => {
+                decisions.push(PeriodDecision { event: None, deferred: Some(Deferral { amount: delta, reason }) });
                 continue;
             }
         };
@@ -237,13 +246,13 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
         floors[at] += i128::from(value.min(0));
         let event = EventToSend {
             value,
-            billed: (period.start, period.end),
+            billed: InvoicePeriod { start: period.start, end: period.end },
             timestamp: timestamp(period, now),
             send_before: closes(period.until, grace),
         };
         decisions.push(PeriodDecision {
             event: (value != 0).then_some(event),
-            deferred: (value != delta).then_some((delta - value, DeferReason::BelowZero)),
+            deferred: (value != delta).then_some(Deferral { amount: delta - value, reason: DeferReason::BelowZero }),
         });
     }
     decisions
@@ -254,14 +263,14 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
 /// of its negative events, the newest first, then had no effect and is still to be taken back.
 fn effects(sent: &[EarlierEvent], now: i64, grace: i64) -> Vec<(&EarlierEvent, i64)> {
     let mut totals: BTreeMap<i64, i64> = BTreeMap::new();
-    let is_final = |s: &EarlierEvent| s.accepted && s.billed && now >= s.invoice.1 + grace;
+    let is_final = |s: &EarlierEvent| s.accepted && s.billed && now >= s.invoice.end + grace;
     for s in sent.iter().filter(|s| is_final(s)) {
-        let total = totals.entry(s.invoice.0).or_default();
+        let total = totals.entry(s.invoice.start).or_default();
         *total = total.saturating_add(s.value);
     }
     let mut effects: Vec<(&EarlierEvent, i64)> = sent.iter().map(|s| (s, s.value)).collect();
     for (s, effect) in effects.iter_mut().rev().filter(|(s, _)| is_final(s) && s.value < 0) {
-        let Some(total) = totals.get_mut(&s.invoice.0).filter(|total| **total < 0) else { continue };
+        let Some(total) = totals.get_mut(&s.invoice.start).filter(|total| **total < 0) else { continue };
         let cut = (*total).max(*effect);
         *effect -= cut;
         *total -= cut;

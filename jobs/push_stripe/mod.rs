@@ -260,9 +260,9 @@ impl Push<'_> {
     /// Reads Stripe's error reports, and recovers events of earlier runs.
     async fn recover(&self, report: &mut PushReport, now: Timestamp) -> Result<(), BooksError> {
         if self.books.backlog(now).await?.reports {
-            let (read, refused) = self.books.read_error_reports(now).await?;
-            report.error_reports += read;
-            report.refused += refused;
+            let done = self.books.read_error_reports(now).await?;
+            report.error_reports += done.reports;
+            report.refused += done.refused;
         }
         let stale = now.as_second() - send::stale_after(self.account);
         report.expired = self.books.recover_events(stale, now).await?.expired;

@@ -9,7 +9,8 @@ use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    BillingCase, DeferReason, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again, target,
+    BillingCase, DeferReason, Deferral, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again,
+    target,
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
@@ -18,7 +19,7 @@ use books::store::error::BooksError;
 use books::store::settings;
 use books::stripe::billing_target::{self, NewTarget, StoredTarget};
 use books::stripe::due::{self, DueAgain, DueSince};
-use books::stripe::invoice::{LARGEST_VALUE, closes};
+use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
 use books::stripe::planning::{self, DueCustomer, DuePeriod, SentEvent};
 use books::units::calendar::instant;
@@ -254,15 +255,15 @@ impl<'a> Planner<'a> {
     }
 
     fn add_event(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, decision: &PeriodDecision) {
-        if let Some((_, why)) = decision.deferred {
-            *self.outcome.deferred.entry(why).or_default() += 1;
+        if let Some(Deferral { reason, .. }) = decision.deferred {
+            *self.outcome.deferred.entry(reason).or_default() += 1;
         }
         let (Some(event), Some(stripe_customer)) = (decision.event, of.stripe_customer()) else { return };
         self.outcome.events.push(PlannedEvent {
             customer: of.customer.to_owned(),
             meter: of.meter.to_owned(),
             period_start: instant(period.start),
-            billed_start: instant(event.billed.0),
+            billed_start: instant(event.billed.start),
             value: event.value,
         });
         self.changes.events.push(NewMeterEvent {
@@ -291,23 +292,23 @@ impl<'a> Planner<'a> {
         if !stored.is_some_and(|stored| says(stored, &new)) {
             self.changes.targets.push(new);
         }
-        if let Some(event) = decision.event.filter(|e| e.billed.0 != period.start) {
+        if let Some(event) = decision.event.filter(|e| e.billed.start != period.start) {
             self.add_carrying_target(of, event.billed);
         }
     }
 
     /// Adds a billing target of 0 for the invoice that takes a carried forward amount, if it has
     /// none: only invoices with a billing target are compared with Stripe's total.
-    fn add_carrying_target(&mut self, of: CustomerMeter<'_>, billed: (i64, i64)) {
-        let added = |t: &NewTarget| t.customer == of.customer && t.meter == of.meter && t.period_start == billed.0;
-        if of.stored(billed.0).is_some() || self.changes.targets.iter().any(added) {
+    fn add_carrying_target(&mut self, of: CustomerMeter<'_>, billed: InvoicePeriod) {
+        let added = |t: &NewTarget| t.customer == of.customer && t.meter == of.meter && t.period_start == billed.start;
+        if of.stored(billed.start).is_some() || self.changes.targets.iter().any(added) {
             return;
         }
         self.changes.targets.push(NewTarget {
             customer: of.customer.to_owned(),
             meter: of.meter.to_owned(),
-            period_start: billed.0,
-            period_end: billed.1,
+            period_start: billed.start,
+            period_end: billed.end,
             plan: of.due.plan.clone(),
             target: 0,
             deferred: 0,
@@ -377,8 +378,8 @@ impl<'a> CustomerMeter<'a> {
             period_end: period.end,
             plan: period.plan.clone(),
             target: period.target.unwrap_or(LARGEST_VALUE),
-            deferred: decision.deferred.map_or(0, |(amount, _)| amount),
-            deferred_reason: decision.deferred.map(|(_, why)| why.name()),
+            deferred: decision.deferred.map_or(0, |d| d.amount),
+            deferred_reason: decision.deferred.map(|d| d.reason.name()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use books::audit::stats::TaggedLines;
 use books::units::calendar::Month;
 use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
@@ -254,7 +255,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             );
         }
         Ok(found) => {
-            for (meter, lines, tagged) in found {
+            for TaggedLines { meter, lines, tagged } in found {
                 let what = format!("tag on {meter}");
                 let share = format!("{} of {} lines carry `{key}`", print::count(tagged), print::count(lines));
                 if tagged == 0 {

@@ -105,7 +105,7 @@ async fn report(
         }
         let by_day = match &days {
             None => of.iter().filter_map(|u| Some((u.day.clone()?, u.quantity))).collect(),
-            Some(days) => days.iter().filter(|d| d.1 == meter).map(|d| (d.0.clone(), d.2)).collect(),
+            Some(days) => days.iter().filter(|d| d.meter == meter).map(|d| (d.day.clone(), d.quantity)).collect(),
         };
         meters.push(MeterReport {
             meter: meter.to_owned(),

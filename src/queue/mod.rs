@@ -29,6 +29,6 @@ pub(crate) use jobs_table::{data_version, new_id};
 pub(crate) use leases::{ClaimRequest, Claimer, Lease, PollResult};
 pub(crate) use stats::Counts;
 pub use stats::{KindStats, QueueStats, WorkerState};
-pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, WorkerRow};
+pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, ParentJob, WorkerRow};
 pub use update::{Backoff, JobUpdate};
 pub use workers_table::Identity;

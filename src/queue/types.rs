@@ -102,6 +102,13 @@ impl FromStr for JobState {
     }
 }
 
+/// A job that waits for others, and the lease of its run that asked for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParentJob {
+    pub seq: i64,
+    pub lease: i64,
+}
+
 /// A job to be enqueued.
 #[derive(Clone, Debug)]
 pub struct NewJob {
@@ -115,8 +122,8 @@ pub struct NewJob {
     pub key: Option<String>,
     /// Jobs of one lane run one after another.
     pub lane: Option<String>,
-    /// The job that waits for this one, and the lease under which it asked.
-    pub parent: Option<(i64, i64)>,
+    /// The job that waits for this one.
+    pub parent: Option<ParentJob>,
     pub origin: String,
     pub run_at: Option<Timestamp>,
     /// Runs before it is given up.

@@ -25,7 +25,7 @@ use super::outcome::{RunOutcome, transition};
 use super::process::{Phase, Shared, Stopper, WorkerSettings};
 use crate::format::{report_lists, report_summary};
 use crate::metrics::Metrics;
-use crate::queue::{Claim, Claimer, Identity, NewJob, Queue, StopReason, new_id};
+use crate::queue::{Claim, Claimer, Identity, NewJob, ParentJob, Queue, StopReason, new_id};
 
 /// What a worker did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,7 +249,8 @@ async fn enqueue_children(shared: &Shared, claim: &Claim, first: Vec<Request>) {
             let max_attempts = shared.kinds.get(request.kind).map_or(20, |k| k.max_attempts);
             let origin = format!("job {}", claim.seq);
             let job = NewJob::new(request.kind, request.payload, max_attempts, &origin);
-            NewJob { key: request.key, priority: claim.priority, parent: Some((claim.seq, claim.lease)), ..job }
+            let parent = Some(ParentJob { seq: claim.seq, lease: claim.lease });
+            NewJob { key: request.key, priority: claim.priority, parent, ..job }
         })
         .collect();
     if let Err(error) = shared.queue.enqueue(&jobs).await {

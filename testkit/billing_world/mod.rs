@@ -87,7 +87,8 @@ pub struct Period {
     pub start: i64,
     pub end: i64,
     pub billed: bool,
-    pub days: (String, String),
+    pub first_day: String,
+    pub last_day: String,
 }
 
 /// Books, a fake Stripe, and the usage of three customers, which is recorded apart from the books.
@@ -296,7 +297,7 @@ impl BillingWorld {
             return 0;
         }
         let usage = self.usage.lock().unwrap();
-        let within = |day: i64| period.days.0 <= day_text(day) && day_text(day) <= period.days.1;
+        let within = |day: i64| period.first_day <= day_text(day) && day_text(day) <= period.last_day;
         let used: i64 = usage
             .iter()
             .filter(|((w, m, day), _)| *w == who && *m == meter && within(*day))
@@ -319,7 +320,7 @@ impl BillingWorld {
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {
                     let (start, end, billed) = (row.get(0)?, row.get(1)?, row.get::<i64>(2)? == 1);
-                    found.push(Period { start, end, billed, days: (row.get(3)?, row.get(4)?) });
+                    found.push(Period { start, end, billed, first_day: row.get(3)?, last_day: row.get(4)? });
                 }
                 Ok(found)
             })

@@ -328,7 +328,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     assert_eq!(customers.near_limit.iter().map(|p| p.customer.as_str()).collect::<Vec<_>>(), ["bob", "ann"]);
     let month = books::units::calendar::Month::of(now - jiff::SignedDuration::from_hours(24));
     let by_day = books.usage_by_day(month).await.unwrap();
-    assert_eq!(by_day.iter().map(|(_, m, q)| format!("{m} {q}")).collect::<Vec<_>>(), ["storage_gb 20"]);
+    assert_eq!(by_day.iter().map(|d| format!("{} {}", d.meter, d.quantity)).collect::<Vec<_>>(), ["storage_gb 20"]);
     assert_eq!(books.tagged_lines().await.unwrap(), []);
     // a period that is over for an hour, and stays open
     let late = now + jiff::SignedDuration::from_hours(24 * 40);

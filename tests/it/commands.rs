@@ -45,7 +45,7 @@ fn meaning(arg: &Arg) -> String {
     text
 }
 
-fn arguments<'a>(command: &'a Command, global: bool) -> Vec<&'a Arg> {
+fn arguments(command: &Command, global: bool) -> Vec<&Arg> {
     let shown = |arg: &&Arg| !arg.is_hide_set() && !matches!(arg.get_id().as_str(), "help" | "version");
     command.get_arguments().filter(shown).filter(|arg| arg.is_global_set() == global).collect()
 }

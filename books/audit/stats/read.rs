@@ -7,8 +7,8 @@ use libsql::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::{
-    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MonthUsage, NearLimit, NotificationStats,
-    StripeStats,
+    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MeterDay, MonthUsage, NearLimit,
+    NotificationStats, StripeStats, TaggedLines,
 };
 use crate::limits::entitlement::usage_through;
 use crate::store::database::Database;
@@ -73,7 +73,7 @@ impl Database {
 
     /// What all customers together used in the days of `month`: day, meter, quantity; usage without
     /// a customer included.
-    pub async fn usage_by_day(&self, month: Month) -> Result<Vec<(String, String, Quantity)>, BooksError> {
+    pub async fn usage_by_day(&self, month: Month) -> Result<Vec<MeterDay>, BooksError> {
         self.with_connection(async move |c| {
             let sql = "SELECT day, meter, sum(units), sum(rest) FROM usage_totals WHERE day BETWEEN ?1 AND ?2 \
                        GROUP BY day, meter ORDER BY day, meter";
@@ -81,7 +81,8 @@ impl Database {
             let mut rows = c.query(sql, days).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                found.push((row.get(0)?, row.get(1)?, Quantity::from_parts(row.get(2)?, row.get(3)?)));
+                let quantity = Quantity::from_parts(row.get(2)?, row.get(3)?);
+                found.push(MeterDay { day: row.get(0)?, meter: row.get(1)?, quantity });
             }
             Ok(found)
         })
@@ -90,12 +91,12 @@ impl Database {
 
     /// By meter: lines that it counted in the newest booked version of each payer's newest month,
     /// and how many of them had the tag.
-    pub async fn tagged_lines(&self) -> Result<Vec<(String, i64, i64)>, BooksError> {
+    pub async fn tagged_lines(&self) -> Result<Vec<TaggedLines>, BooksError> {
         self.with_connection(async |c| {
             let mut rows = c.query(TAGGED_LINES, ()).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+                found.push(TaggedLines { meter: row.get(0)?, lines: row.get(1)?, tagged: row.get(2)? });
             }
             Ok(found)
         })

@@ -27,7 +27,7 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
 /// An event for the usage of the period from `of` on, on an invoice that is not final: `a`ccepted,
 /// `p`ending, or `r`efused.
 fn sent(of: i64, at: i64, value: i64, kind: char) -> EarlierEvent {
-    let invoice = (T0 + of, T0 + 1000 * DAY);
+    let invoice = InvoicePeriod { start: T0 + of, end: T0 + 1000 * DAY };
     EarlierEvent {
         period_start: T0 + of,
         timestamp: T0 + at,
@@ -44,7 +44,10 @@ fn case(periods: Vec<PeriodCase>, sent: Vec<EarlierEvent>) -> BillingCase {
 
 /// For each period: the value of the planned event, and the deferred amount.
 fn planned(case: &BillingCase, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>)> {
-    decide(case, T0 + now, GRACE).iter().map(|d| (d.event.map_or(0, |e| e.value), d.deferred)).collect()
+    decide(case, T0 + now, GRACE)
+        .iter()
+        .map(|d| (d.event.map_or(0, |e| e.value), d.deferred.map(|d| (d.amount, d.reason))))
+        .collect()
 }
 
 fn terms(report: ReportMode, included: &str) -> Terms {
@@ -229,7 +232,7 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     let event = |case: &BillingCase, now: i64| decide(case, T0 + now, GRACE)[0].event.unwrap();
     let own = EventToSend {
         value: 7,
-        billed: (T0, T0 + END),
+        billed: InvoicePeriod { start: T0, end: T0 + END },
         timestamp: T0 + END - 1,
         send_before: T0 + END + GRACE - MARGIN,
     };
@@ -237,7 +240,7 @@ fn an_event_says_whose_invoice_it_is_on_and_until_when_it_is_sent() {
     assert_eq!(event(&case, DAY), EventToSend { timestamp: T0 + DAY, ..own });
     let next = EventToSend {
         value: 7,
-        billed: (T0 + END, T0 + 60 * DAY),
+        billed: InvoicePeriod { start: T0 + END, end: T0 + 60 * DAY },
         timestamp: T0 + 31 * DAY,
         send_before: T0 + 60 * DAY + GRACE - MARGIN,
     };
@@ -298,8 +301,10 @@ fn corrections_of_one_plan_share_the_floor_of_an_invoice() {
 
 #[test]
 fn what_a_final_invoice_cut_off_is_taken_back_on_the_next() {
-    let on_first =
-        |at: i64, value: i64, kind: char| EarlierEvent { invoice: (T0, T0 + END), ..sent(0, at, value, kind) };
+    let on_first = |at: i64, value: i64, kind: char| EarlierEvent {
+        invoice: InvoicePeriod { start: T0, end: T0 + END },
+        ..sent(0, at, value, kind)
+    };
     // Stripe had taken 100 that are missing now, so the invoice came out at 30 - 20 - 40, and
     // Stripe cut it off at zero
     let before = vec![
@@ -408,7 +413,10 @@ fn any_case() -> impl Strategy<Value = (BillingCase, i64)> {
             let sent = events.into_iter().map(|(own, on, part, value, kind)| {
                 let on = of(on);
                 let at = on.start + (on.until - on.start) * part / 1000;
-                EarlierEvent { invoice: (on.start, on.until), ..sent(of(own).start - T0, at - T0, value, kind) }
+                EarlierEvent {
+                    invoice: InvoicePeriod { start: on.start, end: on.until },
+                    ..sent(of(own).start - T0, at - T0, value, kind)
+                }
             });
             let mut sent: Vec<EarlierEvent> = sent.collect();
             sent.sort_by_key(|s| s.timestamp);
@@ -435,7 +443,7 @@ fn carried_out(case: &BillingCase, decisions: &[PeriodDecision]) -> BillingCase 
 }
 
 /// The total of the accepted events of an invoice.
-fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a EarlierEvent, i64)>, invoice: (i64, i64)) -> i64 {
+fn comes_to<'a>(effects: impl Iterator<Item = &'a (&'a EarlierEvent, i64)>, invoice: InvoicePeriod) -> i64 {
     effects.filter(|(s, _)| s.accepted && s.invoice == invoice).map(|(_, effect)| *effect).sum()
 }
 
@@ -458,16 +466,16 @@ proptest! {
         prop_assert_eq!(decisions.len(), case.periods.len());
         for (own, decision) in case.periods.iter().zip(&decisions) {
             let Some(target) = own.target else {
-                prop_assert_eq!(*decision, PeriodDecision { event: None, deferred: Some((LARGEST_VALUE, DeferReason::TooLarge)) });
+                prop_assert_eq!(*decision, PeriodDecision { event: None, deferred: Some(Deferral { amount: LARGEST_VALUE, reason: DeferReason::TooLarge }) });
                 continue;
             };
             let of_period = effects.iter().filter(|(s, _)| s.period_start == own.start);
             let sent: i64 = of_period.map(|(_, effect)| *effect).sum();
             let event = decision.event.map_or(0, |e| e.value);
-            let deferred = decision.deferred.map_or(0, |(amount, _)| amount);
+            let deferred = decision.deferred.map_or(0, |d| d.amount);
             prop_assert_eq!(sent + event + deferred, target, "{:?} of {:?}", decision, case);
             prop_assert!(decision.event.is_none_or(|e| e.value != 0));
-            prop_assert!(decision.deferred.is_none_or(|(amount, _)| amount != 0));
+            prop_assert!(decision.deferred.is_none_or(|d| d.amount != 0));
         }
     }
 
@@ -478,7 +486,7 @@ proptest! {
         let plain: Vec<(&EarlierEvent, i64)> = case.sent.iter().map(|s| (s, s.value)).collect();
         let effects = effects(&case.sent, now, GRACE);
         for p in &case.periods {
-            let invoice = (p.start, p.until);
+            let invoice = InvoicePeriod { start: p.start, end: p.until };
             let said = comes_to(plain.iter(), invoice);
             let expected = if now >= p.until + GRACE { said.max(0) } else { said };
             prop_assert_eq!(comes_to(effects.iter(), invoice), expected, "{:?} of {:?}", invoice, case);
@@ -517,7 +525,7 @@ proptest! {
     #[test]
     fn an_event_is_on_an_invoice_that_takes_it((case, now) in any_case()) {
         for event in decide(&case, now, GRACE).into_iter().filter_map(|d| d.event) {
-            let billed = case.periods.iter().find(|p| (p.start, p.end) == event.billed).unwrap();
+            let billed = case.periods.iter().find(|p| InvoicePeriod { start: p.start, end: p.end } == event.billed).unwrap();
             prop_assert!(billed.billing.is_some());
             prop_assert!((billed.start..billed.until).contains(&event.timestamp), "{:?} of {:?}", event, case);
             prop_assert!(event.timestamp <= now);
