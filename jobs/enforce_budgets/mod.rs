@@ -3,7 +3,7 @@
 //! Constant work: every run looks at every customer, whatever has changed, so the next run finds
 //! what one run missed. A change of usage, budget, plan or subscription is one code path.
 //!
-//! Customers are loaded page by page and judged by pure functions ([`judge`], [`decide`]). Only
+//! Customers are loaded page by page and judged by pure functions (`judge`, [`decide`]). Only
 //! those whose entitlements would change are loaded again under the write lock, judged again, and
 //! written with their history, their TURN limits and their notifications in one transaction. So a
 //! run in which nothing changed writes nothing, and concurrent runs, or the web backend beside a

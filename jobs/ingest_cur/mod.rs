@@ -6,9 +6,9 @@
 //! what the comparison finds.
 //!
 //! Three rules keep half of a bill out of the books. The manifest names the files, and all of them
-//! must be there, unchanged while they are read ([`delivery`]). A version is applied in one
+//! must be there, unchanged while they are read (`delivery`). A version is applied in one
 //! transaction that starts with its claim. A version that looks wrong (unknown line types, usage
-//! that shrank) is put on hold for a person instead of being booked ([`guard`]).
+//! that shrank) is put on hold for a person instead of being booked (`guard`).
 
 pub mod aggregate;
 pub mod batch;

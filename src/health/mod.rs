@@ -1,8 +1,8 @@
 //! The figures of everything and what needs attention, for the metrics, the status page and
 //! `meter status`.
 //!
-//! [`overview`] has the types of one reading, [`checks`] finds what of it needs attention (pure),
-//! and [`collector`] reads it and keeps the last one.
+//! `overview` has the types of one reading, `checks` finds what of it needs attention (pure),
+//! and `collector` reads it and keeps the last one.
 
 mod checks;
 mod collector;

@@ -4,7 +4,7 @@
 //! No request waits for a query over all customers: figures come from the last snapshot
 //! ([`crate::health::StatsCollector`]). Metrics and health name no customer, so whoever reaches the
 //! port may read them. Pages are for this machine alone unless `http.pages` opens them, and each
-//! action needs the token, so that no other site can act through a user's browser ([`guard`]).
+//! action needs the token, so that no other site can act through a user's browser (`guard`).
 
 mod guard;
 mod health;

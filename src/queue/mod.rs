@@ -1,9 +1,9 @@
 //! The durable queue: jobs in a table of the books' own database. The processes that run them are
 //! in [`crate::worker`].
 //!
-//! One file for each table: [`jobs_table`] (enqueue, list, retry, cancel, purge: what people,
-//! schedules and jobs do), [`leases`] (claim, heartbeat, rescue, finish: what workers do with the
-//! same table), [`workers_table`], [`schedules_table`]; [`stats`] reads all of them for operators.
+//! One file for each table: `jobs_table` (enqueue, list, retry, cancel, purge: what people,
+//! schedules and jobs do), `leases` (claim, heartbeat, rescue, finish: what workers do with the
+//! same table), `workers_table`, `schedules_table`; `stats` reads all of them for operators.
 //! On a remote database each step is one statement that commits by itself; after an unclear reply
 //! the next step first reads what the last one did.
 //!

@@ -2,9 +2,9 @@
 //!
 //! apalis drives the work: its worker polls, runs and drains. Everything that must survive a crash
 //! is in [`crate::queue`], because no existing backend fits libSQL and these promises. The tasks,
-//! named as in River: [`dispatcher`] claims jobs and records outcomes, [`heartbeat`] renews leases,
-//! [`rescuer`] takes jobs from lost workers, [`cleaner`] removes old finished jobs, [`schedule`]
-//! enqueues ticks, and [`executor`] runs each job in a task of its own.
+//! named as in River: `dispatcher` claims jobs and records outcomes, `heartbeat` renews leases,
+//! `rescuer` takes jobs from lost workers, `cleaner` removes old finished jobs, [`schedule`]
+//! enqueues ticks, and `executor` runs each job in a task of its own.
 //!
 //! * **Only free slots are claimed.** No buffer holds claimed jobs while their leases run out.
 //! * **Leases are renewed by a task of their own**, not by the loop that runs jobs.
@@ -13,7 +13,7 @@
 //!   Kubernetes' leader election does. A wall clock that jumps ends no lease.
 //! * **No error of the database ends a worker.** It is logged once, and retried until it works.
 //!
-//! [`outcome`] is the one place where outcomes of runs become states of jobs.
+//! `outcome` is the one place where outcomes of runs become states of jobs.
 
 mod backend;
 mod cleaner;
