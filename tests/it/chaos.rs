@@ -1,4 +1,4 @@
-//! Four real worker processes on one store, killed at random and started again, while ten thousand
+//! Four real worker processes on one store, killed at random and started again, while thousands of
 //! jobs are fed in: every job takes effect exactly once, none is lost, none is left over.
 //!
 //! The effect of a `probe` goes through a claim in the books, in a transaction that checks the
@@ -17,11 +17,21 @@ use meter::queue::count;
 use meter::queue::{Clock, JobState, NewJob, Queue};
 use testkit::hrana::HranaServer;
 
-const JOBS: usize = 10_000;
+/// Jobs that are fed in each second.
+const JOBS_PER_SECOND: usize = 160;
 const WORKERS: usize = 4;
-const CHAOS: Duration = Duration::from_secs(60);
 /// How long it may take after the last kill until nothing is left to do.
 const SETTLE: Duration = Duration::from_secs(180);
+
+/// How long workers are killed: 30 seconds, or `METER_TEST_CHAOS_SECONDS`.
+fn duration() -> Duration {
+    let seconds = std::env::var("METER_TEST_CHAOS_SECONDS").ok();
+    Duration::from_secs(seconds.map_or(30, |text| text.parse().expect("METER_TEST_CHAOS_SECONDS is a number")))
+}
+
+fn all_jobs() -> usize {
+    JOBS_PER_SECOND * usize::try_from(duration().as_secs()).unwrap()
+}
 
 /// A small generator of its own: the same seed gives the same kills, as far as the machine lets it.
 struct Dice(u64);
@@ -57,16 +67,17 @@ fn jobs(from: usize, to: usize) -> Vec<NewJob> {
     (from..to).map(|i| NewJob::of(&probe(i), "chaos").unwrap()).collect()
 }
 
-/// Feeds, kills and restarts for a minute at least, then waits until all is settled; returns the
-/// kills.
+/// Feeds, kills and restarts for [`duration`] at least, then waits until all is settled. Returns
+/// the kills.
 async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhile: impl FnMut(u64)) -> usize {
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    let (duration, all) = (duration(), all_jobs());
     let mut workers: Vec<Process> = (0..WORKERS).map(|_| worker(folder, url, lease)).collect();
     let (start, mut fed, mut kills) = (Instant::now(), 0, 0);
     let mut next_kill = Duration::from_secs(1);
-    while start.elapsed() < CHAOS || fed < JOBS {
-        let share = start.elapsed().as_millis() * 1000 / (CHAOS.as_millis() * 9 / 10);
-        let due = (JOBS * usize::try_from(share).unwrap() / 1000).min(JOBS);
+    while start.elapsed() < duration || fed < all {
+        let share = start.elapsed().as_millis() * 1000 / (duration.as_millis() * 9 / 10);
+        let due = (all * usize::try_from(share).unwrap() / 1000).min(all);
         if due > fed {
             let enqueued = queue.enqueue(&jobs(fed, due)).await.unwrap();
             assert!(enqueued.iter().all(|e| e.new));
@@ -103,17 +114,18 @@ async fn chaos(queue: &Queue, folder: &Path, url: &str, lease: &str, mut meanwhi
 /// Every job took effect exactly once.
 async fn check(queue: &Queue, books: &books::Database, kills: usize, how: &str) {
     let counts = queue.counts().await.unwrap();
-    let expected = BTreeMap::from([(("probe".to_owned(), JobState::Done), i64::try_from(JOBS).unwrap())]);
+    let expected = BTreeMap::from([(("probe".to_owned(), JobState::Done), i64::try_from(all_jobs()).unwrap())]);
     assert_eq!(counts, expected);
     let of = async |sql| count(books, sql).await.unwrap();
-    assert_eq!(of("SELECT count(*) FROM probes").await, i64::try_from(JOBS).unwrap());
-    assert_eq!(of("SELECT sum(effects) FROM probes").await, i64::try_from(JOBS).unwrap());
+    assert_eq!(of("SELECT count(*) FROM probes").await, i64::try_from(all_jobs()).unwrap());
+    assert_eq!(of("SELECT sum(effects) FROM probes").await, i64::try_from(all_jobs()).unwrap());
     let repeated = of("SELECT count(*) FROM probes WHERE repeats > 0").await;
     let again = of("SELECT count(*) FROM jobs WHERE lease > 1").await;
     eprintln!(
         "{how}: {kills} kills; {again} jobs were claimed more than once, {repeated} found their effect there already"
     );
-    assert!(kills > 10 && again > 10, "the chaos was none: {kills} kills, {again} jobs taken over");
+    // on a busy machine each step takes longer, and there are fewer kills
+    assert!(kills >= 3 && again > 10, "the chaos was none: {kills} kills, {again} jobs taken over");
 }
 
 async fn open(url: &str) -> (Queue, books::Database) {
@@ -163,5 +175,5 @@ async fn over_a_bad_network() {
     let dealt = server.faults().dealt();
     check(&queue, &books, kills, "remote").await;
     eprintln!("remote: {dealt} faults in {} requests; the server was gone {away} times", server.requests());
-    assert!(dealt > 100, "{dealt} faults");
+    assert!(dealt > 20, "{dealt} faults");
 }
