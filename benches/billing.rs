@@ -107,7 +107,7 @@ fn context(books: Database, url: &str) -> Context {
         read_settings: ReadSettings::new(rules),
         enforcement: Arc::new(EnforcementSettings::default()),
         webhook: None,
-        billing: Arc::new(config.stripe.billing().unwrap()),
+        billing: Arc::new(meter::wiring::billing(&config.stripe).unwrap()),
     }
 }
 
@@ -148,7 +148,7 @@ async fn work(file: &Path, url: &str) {
         "| send {} events, {} accepted, {} again | {:.1} s | {rate:.0} a second, {:.1} % of the limit |",
         report.attempts,
         report.accepted,
-        report.again,
+        report.retried,
         sending.as_secs_f64(),
         rate / f64::from(RATE) * 100.0
     );

@@ -15,15 +15,19 @@ use books::store::database::REMOTE_WAIT;
 use jiff::Timestamp;
 use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
-use jobs::ingest_cur::source::{Bucket, Folder, Source};
+use jobs::source::{Bucket, Folder, Source};
+use jobs::stripe::transport::Transport;
+use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
-use crate::config::{Config, ExportConfig, Location};
+use crate::config::{Config, ExportConfig, Location, StripeConfig, StripeMeterConfig};
 use crate::queue::{Clock, Queue};
 use crate::tls::{Connector, client_config};
 
 /// A request to S3 without progress for this time is retried.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle connections are closed before Stripe's side closes them.
+const STRIPE_IDLE: Duration = Duration::from_secs(55);
 
 /// The path of the books, when they are a local file.
 pub(crate) fn local_path(config: &Config) -> Option<&Path> {
@@ -185,8 +189,39 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
         read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
         webhook: webhook_target(config)?,
-        billing: Arc::new(config.stripe.billing()?),
+        billing: Arc::new(billing(&config.stripe)?),
     })
+}
+
+/// The settings of the Stripe jobs. Without a key nothing is sent.
+pub fn billing(stripe: &StripeConfig) -> anyhow::Result<BillingSettings> {
+    let mapping = |(name, m): (&String, &StripeMeterConfig)| {
+        let display_name = m.display_name.clone().unwrap_or_else(|| name.clone());
+        (name.clone(), Mapping { event_name: m.event_name.clone(), per_unit: m.per_unit.normalize(), display_name })
+    };
+    let no_key = stripe.key.expose().is_empty();
+    Ok(BillingSettings {
+        meters: stripe.meters.iter().map(mapping).collect(),
+        grace: i64::from(stripe.grace_hours) * 3600,
+        reads_per_day: stripe.reads_per_day,
+        settle_delay: i64::from(stripe.settle_delay_hours) * 3600,
+        mode: if no_key { StripeMode::DryRun } else { StripeMode::Stripe(stripe_account(stripe)?) },
+    })
+}
+
+fn stripe_account(stripe: &StripeConfig) -> anyhow::Result<StripeAccount> {
+    let timeout = Duration::from_secs(u64::from(stripe.timeout_seconds));
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(client_config()?)
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(timeout)
+        .connect_timeout(timeout.min(Duration::from_secs(10)))
+        .pool_idle_timeout(STRIPE_IDLE)
+        .pool_max_idle_per_host(usize::from(stripe.max_concurrent))
+        .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
+        .build()?;
+    let transport = Transport::new(client, reqwest::Url::parse(&stripe.base())?, stripe.key.expose().to_owned());
+    Ok(StripeAccount::new(transport, stripe.requests_per_second(), usize::from(stripe.max_concurrent), timeout))
 }
 
 /// The receiver of notifications. Its client follows no redirect, because the signature is for one

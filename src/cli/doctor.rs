@@ -21,7 +21,7 @@ use crate::print;
 use crate::{http, wiring};
 
 /// The largest tolerated difference to other clocks.
-const SKEW: SignedDuration = SignedDuration::from_secs(60);
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 /// A remote database has this long to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -163,7 +163,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         checks.ok("clock", "the database has no other clock to compare with; Stripe's is, when there is a key".into());
     } else if let Ok(clock) = books.clock().await {
         let apart = clock.duration_since(now).abs();
-        if apart > SKEW {
+        if apart > CLOCK_TOLERANCE {
             let found = format!("the database's clock says {clock}, this machine's {now:.0}");
             checks.wrong(
                 "clock",
@@ -171,7 +171,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
                 "set the clock (NTP): counts are closed by the later of the two, decisions carry its time",
             );
         } else {
-            checks.ok("clock", format!("as the database's, within {}", span(SKEW)));
+            checks.ok("clock", format!("as the database's, within {}", span(CLOCK_TOLERANCE)));
         }
     }
     Some(books)
@@ -274,7 +274,7 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
     if config.stripe.meters.is_empty() {
         return checks.ok("Stripe", "stripe.meters names nothing, so nothing is billed".into());
     }
-    let billing = match config.stripe.billing() {
+    let billing = match wiring::billing(&config.stripe) {
         Ok(billing) => billing,
         Err(error) => return checks.wrong("Stripe", format!("{error:#}"), "mend the section [stripe]"),
     };

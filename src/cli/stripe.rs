@@ -29,7 +29,7 @@ pub(crate) enum Action {
 }
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let billing = config.stripe.billing()?;
+    let billing = wiring::billing(&config.stripe)?;
     let StripeMode::Stripe(account) = &billing.mode else {
         return Err(BadUsage("METER_STRIPE__KEY is not set: there is no account to ask".into()).into());
     };

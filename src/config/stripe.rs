@@ -2,16 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::time::Duration;
 
-use jobs::stripe::transport::Transport;
-use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::raw::Step;
 use super::secret::Secret;
-use crate::tls::client_config;
 
 /// The variable of Stripe's secret key.
 pub(super) const KEY_VARIABLE: &str = "METER_STRIPE__KEY";
@@ -20,8 +16,6 @@ const API: &str = "https://api.stripe.com/";
 /// Requests in a second when nothing is said: live and test. Stripe allows 100 and 25
 /// (<https://docs.stripe.com/rate-limits>).
 const RATES: [u32; 2] = [80, 20];
-/// Idle connections are closed before Stripe's side closes them.
-const IDLE: Duration = Duration::from_secs(55);
 
 /// How usage is billed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,41 +79,14 @@ impl Default for StripeConfig {
 }
 
 impl StripeConfig {
-    /// As jobs take it. Without a key nothing is sent.
-    pub fn billing(&self) -> anyhow::Result<BillingSettings> {
-        let mapping = |(name, m): (&String, &StripeMeterConfig)| {
-            let display_name = m.display_name.clone().unwrap_or_else(|| name.clone());
-            (name.clone(), Mapping { event_name: m.event_name.clone(), per_unit: m.per_unit.normalize(), display_name })
-        };
-        let mode = if self.key.expose().is_empty() { StripeMode::DryRun } else { StripeMode::Stripe(self.account()?) };
-        Ok(BillingSettings {
-            meters: self.meters.iter().map(mapping).collect(),
-            grace: i64::from(self.grace_hours) * 3600,
-            reads_per_day: self.reads_per_day,
-            settle_delay: i64::from(self.settle_delay_hours) * 3600,
-            mode,
-        })
-    }
-
-    fn account(&self) -> anyhow::Result<StripeAccount> {
-        let timeout = Duration::from_secs(u64::from(self.timeout_seconds));
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(client_config()?)
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(timeout)
-            .connect_timeout(timeout.min(Duration::from_secs(10)))
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(usize::from(self.max_concurrent))
-            .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        let transport = Transport::new(client, reqwest::Url::parse(&self.base())?, self.key.expose().to_owned());
+    /// The most requests in a second.
+    pub(crate) fn requests_per_second(&self) -> NonZeroU32 {
         let rate = self.per_second.unwrap_or(if self.live { RATES[0] } else { RATES[1] });
-        let rate = NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN);
-        Ok(StripeAccount::new(transport, rate, usize::from(self.max_concurrent), timeout))
+        NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN)
     }
 
     /// The address, with the `/` at its end that makes it a folder.
-    fn base(&self) -> String {
+    pub(crate) fn base(&self) -> String {
         format!("{}/", self.url.trim_end_matches('/'))
     }
 

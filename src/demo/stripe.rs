@@ -49,7 +49,7 @@ pub(super) async fn bill(
     config.stripe.key = Secret::new(KEY);
     let mapping = StripeMeterConfig { event_name: EVENT.into(), per_unit: 1000.into(), display_name: None };
     config.stripe.meters = BTreeMap::from([("chime_minutes".to_owned(), mapping)]);
-    let context = Context { billing: Arc::new(config.stripe.billing()?), ..context.clone() };
+    let context = Context { billing: Arc::new(crate::wiring::billing(&config.stripe)?), ..context.clone() };
     let failed = |f: jobs::job::Failure| anyhow!("{:#}", f.error());
 
     step(9, "Stripe: a made-up account, with a meter, a price, and subscriptions since the first of the month");

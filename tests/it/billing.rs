@@ -285,7 +285,9 @@ fn an_independent_server_made_of_stripes_description_takes_every_request() {
     let variables =
         [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__URL", &url)].map(|(k, v)| (k.to_owned(), v.to_owned()));
     let config = meter::config::Config::load(Some(&place.path("meter.toml")), variables.into_iter()).unwrap();
-    let StripeMode::Stripe(account) = config.stripe.billing().unwrap().mode else { panic!("there is a key") };
+    let StripeMode::Stripe(account) = meter::wiring::billing(&config.stripe).unwrap().mode else {
+        panic!("there is a key")
+    };
     let at = Timestamp::from_second(1_795_000_000).unwrap();
     let event = MeterEvent {
         seq: 1,

@@ -51,7 +51,8 @@ impl StripeOnStore {
         ];
         let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
         let config = Config::load(None, variables).unwrap();
-        let context = Context { billing: Arc::new(config.stripe.billing().unwrap()), ..ground.context().await };
+        let context =
+            Context { billing: Arc::new(meter::wiring::billing(&config.stripe).unwrap()), ..ground.context().await };
         context.books.migrate(Timestamp::now()).await.unwrap();
         let shop = Self { context, stripe };
         shop.run("INSERT INTO plan_meters VALUES ('core', 0, 'storage_gb', 0, '0.05', 'total')").await;

@@ -67,7 +67,7 @@ async fn seconds_of_transcription_are_booked_as_minutes_and_billed() {
     let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
     let config = Config::load(Some(&file), variables).unwrap();
     let mut world = IngestFixture::with(config.checked_rules().unwrap()).await;
-    world.context.billing = Arc::new(config.stripe.billing().unwrap());
+    world.context.billing = Arc::new(meter::wiring::billing(&config.stripe).unwrap());
     let books = &world.context.books;
 
     let lines = [
