@@ -13,8 +13,7 @@ use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::Webhook;
 
-use crate::ingest_cur::export::Format;
-use crate::ingest_cur::source::Source;
+use crate::source::Source;
 use crate::stripe::BillingSettings;
 use books::Database;
 use books::units::quantity::{Quantity, UNIT};
@@ -189,5 +188,25 @@ pub struct WebhookTarget {
 impl fmt::Debug for WebhookTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookTarget").field("host", &self.url.host_str()).finish_non_exhaustive()
+    }
+}
+
+/// The two kinds of export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Cost and Usage Report of the API `cur`.
+    Legacy,
+    /// Data Exports, table `COST_AND_USAGE_REPORT`.
+    Cur2,
+}
+
+impl Format {
+    /// Its name in the books and the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::Cur2 => "cur2",
+        }
     }
 }

@@ -29,6 +29,7 @@ pub mod push_stripe;
 pub mod reconcile_stripe;
 pub mod roll_counters;
 pub mod roll_periods;
+pub mod source;
 pub mod stripe;
 pub mod sync_stripe;
 pub mod verify_books;

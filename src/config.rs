@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use books::limits::plan::TURN;
 use books::units::quantity::Quantity;
 use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
+use jobs::context::Format;
 use jobs::context::{HoldPolicy, ReadLimits};
-use jobs::ingest_cur::export::Format;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 

@@ -13,9 +13,9 @@ use books::usage::ledger::Usage;
 use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jiff::Timestamp;
 use jobs::context::{Context, EnforcementSettings, Export, ReadSettings};
-use jobs::ingest_cur::source::{Folder, Source};
 use jobs::ingest_cur::{IngestCur, IngestReport};
 use jobs::job::{Failure, Job};
+use jobs::source::{Folder, Source};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 

@@ -150,7 +150,7 @@ pub struct UsageAggregator {
     slots_of: Vec<Vec<u32>>,
     customers: Interner,
     sums: Sums,
-    matched: u64,
+    counted_rows: u64,
     rounded: u64,
     out_of_month_lines: u64,
 }
@@ -209,7 +209,7 @@ impl UsageAggregator {
             slots_of: vec![],
             customers,
             sums: Sums::default(),
-            matched: 0,
+            counted_rows: 0,
             rounded: 0,
             out_of_month_lines: 0,
         }
@@ -220,8 +220,8 @@ impl UsageAggregator {
     }
 
     /// Rows that a meter counted so far.
-    pub fn matched(&self) -> u64 {
-        self.matched
+    pub fn counted_rows(&self) -> u64 {
+        self.counted_rows
     }
 
     /// Adds a batch of rows.
@@ -275,7 +275,7 @@ impl UsageAggregator {
             let why = format!("the billing period starts {says}, but the bill is that of {month}");
             return fault("bill_billing_period_start_date", why);
         }
-        self.matched += 1;
+        self.counted_rows += 1;
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);
@@ -402,7 +402,7 @@ impl UsageAggregator {
         for ((customer, meter, day), amount) in &other.sums.overflow {
             *self.sums.overflow.entry((customers[idx(*customer)], *meter, *day)).or_default() += amount;
         }
-        self.matched += other.matched;
+        self.counted_rows += other.counted_rows;
         self.rounded += other.rounded;
         self.out_of_month_lines += other.out_of_month_lines;
     }
@@ -414,7 +414,7 @@ impl UsageAggregator {
     pub fn finish(self) -> Result<Totals, QuantityError> {
         let mut totals = Totals {
             lines: self.lines(),
-            counted_rows: self.matched,
+            counted_rows: self.counted_rows,
             rounded_amounts: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
             unknown_line_types: self.unknown_line_types(),

@@ -16,11 +16,11 @@ use tokio::sync::mpsc;
 
 use super::aggregate::UsageAggregator;
 use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map};
-use super::source::{Object, Source, SourceError};
+use crate::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
 
 /// Bytes that are fetched at once.
-const CHUNK: u64 = 4 << 20;
+const READ_BYTES: u64 = 4 << 20;
 /// Longest record, in bytes of text; far above any line of a bill.
 const RECORD_LIMIT: u64 = 8 << 20;
 const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
@@ -32,7 +32,7 @@ const BATCH_ROWS: usize = 4_096;
 pub struct CsvStats {
     pub rows: u64,
     /// Rows that a meter counted.
-    pub matched: u64,
+    pub counted_rows: u64,
     /// True when the file has no column for the customer tag.
     pub lacks_tag: bool,
 }
@@ -72,7 +72,7 @@ pub async fn aggregate(
     let fetching = tokio::spawn(async move {
         let mut at = 0;
         while at < read.size {
-            let end = read.size.min(at + CHUNK);
+            let end = read.size.min(at + READ_BYTES);
             let chunk = reader.read(&read, at..end).await;
             at = end;
             let failed = chunk.is_err();
@@ -184,12 +184,12 @@ fn aggregate_text(
     let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(text);
     let headers = reader.headers().map_err(|e| fault(1, &e))?.clone();
     if headers.is_empty() {
-        return Ok(CsvStats { rows: 0, matched: 0, lacks_tag: false });
+        return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
     }
     let wanted = Wanted::find(headers.iter(), tag).map_err(|missing| {
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
-    let before = aggregator.matched();
+    let before = aggregator.counted_rows();
     let is_map: Vec<bool> = headers.iter().map(|h| is_tag_map(&canonical_name(h))).collect();
     let places = wanted.places();
     let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
@@ -224,7 +224,11 @@ fn aggregate_text(
             pending = 0;
         }
         if !more {
-            return Ok(CsvStats { rows, matched: aggregator.matched() - before, lacks_tag: wanted.lacks_tag() });
+            return Ok(CsvStats {
+                rows,
+                counted_rows: aggregator.counted_rows() - before,
+                lacks_tag: wanted.lacks_tag(),
+            });
         }
     }
 }

@@ -9,9 +9,9 @@ use super::aggregate::Totals;
 use super::export::Manifest;
 use super::read::{FileStats, read_files};
 use super::report::IngestOutcome;
-use super::source::{Object, Source, SourceError};
 use crate::context::{Context, Export, ReadSettings};
 use crate::job::Failure;
+use crate::source::{Object, Source, SourceError};
 use books::units::calendar::Month;
 use books::usage::bill::{BillId, BookedVersions, VersionKey};
 

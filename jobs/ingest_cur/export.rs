@@ -18,10 +18,11 @@
 //! <https://docs.aws.amazon.com/cur/latest/userguide/dataexports-export-delivery.html>.
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::source::{Object, Source, SourceError, read_small};
+use crate::context::Format;
+use crate::source::{Object, Source, SourceError, read_small};
 use books::units::calendar::Month;
 
 /// Largest manifest that is read. A CUR 2.0 manifest of 1,000 files has about 250 KB.
@@ -30,26 +31,6 @@ const MANIFEST_LIMIT: u64 = 16 << 20;
 const SEARCH_DEPTH: usize = 3;
 /// Folders that are searched at most.
 const SEARCH_FOLDERS: usize = 200;
-
-/// The two kinds of export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Cost and Usage Report of the API `cur`.
-    Legacy,
-    /// Data Exports, table `COST_AND_USAGE_REPORT`.
-    Cur2,
-}
-
-impl Format {
-    /// Its name in the books and the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Legacy => "legacy",
-            Self::Cur2 => "cur2",
-        }
-    }
-}
 
 /// Why an export or its manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -329,8 +310,8 @@ mod tests {
     use bytes::Bytes;
     use futures::future::BoxFuture;
 
-    use super::super::source::{Fetched, Folder, Listing};
     use super::*;
+    use crate::source::{Fetched, Folder, Listing};
 
     fn month() -> Month {
         "2026-10".parse().unwrap()

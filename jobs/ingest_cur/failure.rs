@@ -2,8 +2,8 @@
 
 use super::export::ExportError;
 use super::parquet_file::ReadError;
-use super::source::SourceError;
 use crate::job::Failure;
+use crate::source::SourceError;
 
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {

@@ -24,7 +24,6 @@ pub mod parquet_file;
 mod parts;
 mod read;
 mod report;
-pub mod source;
 mod sums;
 
 use std::time::Duration;
@@ -96,7 +95,7 @@ impl Job for IngestCur {
         let (outcome, entries) = (report.outcome, report.entries);
         tracing::debug!(
             export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,
-            rows = report.rows, matched = report.counted_rows, bytes = report.fetched_bytes,
+            rows = report.rows, counted_rows = report.counted_rows, bytes = report.fetched_bytes,
             "ingest of {} {}: {outcome:?}, {entries} entries", report.export, report.bill.month
         );
         Ok(report)

@@ -15,7 +15,7 @@ use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::decoder_guard::guarded;
-use super::source::{Object, Source, SourceError};
+use crate::source::{Object, Source, SourceError};
 
 /// Largest footer. A file with 200 columns and 1,000 row groups has one of about 30 MB.
 const FOOTER_LIMIT: u64 = 64 << 20;

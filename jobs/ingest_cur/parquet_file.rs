@@ -18,7 +18,7 @@ use super::aggregate::UsageAggregator;
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::decoder_guard::guarded;
 use super::object_reader::{Chunks, ObjectReader};
-use super::source::{Object, Source, SourceError};
+use crate::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
 
 /// Rows that are decoded at once.
@@ -323,7 +323,7 @@ impl RowGroup {
     /// # Errors
     /// The first column that cannot be decoded, or the first invalid line.
     pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
-        let before = aggregator.matched();
+        let before = aggregator.counted_rows();
         let places = self.file.wanted.places();
         let mut first_row = 0;
         for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
@@ -347,7 +347,7 @@ impl RowGroup {
         if u64::try_from(first_row).ok() != Some(wanted) {
             return Err(self.broken(None, &format!("{first_row} rows were decoded where the footer says {wanted}")));
         }
-        Ok(aggregator.matched() - before)
+        Ok(aggregator.counted_rows() - before)
     }
 
     fn batches(

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use super::aggregate::UsageAggregator;
 use super::csv;
 use super::parquet_file::{ParquetFile, ReadError, TagKey};
-use super::source::{Object, Source};
 use crate::context::ReadSettings;
+use crate::source::{Object, Source};
 use books::units::calendar::Month;
 use books::usage::bill::BillFile;
 use books::usage::meter::Rules;
@@ -49,7 +49,7 @@ struct Found {
     file: usize,
     rows: u64,
     row_groups: u64,
-    matched: u64,
+    counted_rows: u64,
     lacks_tag: bool,
     /// The unit's share of the file's bytes.
     bytes: u64,
@@ -108,8 +108,8 @@ impl Shared {
                 let (aggregator, facts) =
                     csv::aggregate(Arc::clone(&self.source), object, self.tag.clone(), aggregator).await?;
                 self.give_back(aggregator);
-                let (rows, matched, lacks_tag) = (facts.rows, facts.matched, facts.lacks_tag);
-                Ok(Found { file, rows, row_groups: 0, matched, lacks_tag, bytes: self.objects[file].size })
+                let (rows, counted_rows, lacks_tag) = (facts.rows, facts.counted_rows, facts.lacks_tag);
+                Ok(Found { file, rows, row_groups: 0, counted_rows, lacks_tag, bytes: self.objects[file].size })
             }
             ReadUnit::Group { file, parquet, group } => {
                 let kib = u32::try_from(parquet.needed_bytes(group) / KIB).unwrap_or(u32::MAX).min(self.memory_kib);
@@ -122,16 +122,16 @@ impl Shared {
                 let _processor = self.processors.acquire().await.map_err(gone)?;
                 let mut aggregator = self.take();
                 let aggregating = tokio::task::spawn_blocking(move || {
-                    fetched.aggregate(&mut aggregator).map(|matched| (aggregator, matched))
+                    fetched.aggregate(&mut aggregator).map(|counted_rows| (aggregator, counted_rows))
                 });
-                let (aggregator, matched) = aggregating.await.unwrap_or_else(|e| {
+                let (aggregator, counted_rows) = aggregating.await.unwrap_or_else(|e| {
                     // a panic of the decoder means a damaged file and is no crash of the worker
                     let place = format!(", row group {group}");
                     let why = format!("the decoder gave up ({e}); the file is damaged");
                     Err(ReadError::Broken { file: name, place, why })
                 })?;
                 self.give_back(aggregator);
-                Ok(Found { file, rows, row_groups: 1, matched, lacks_tag, bytes })
+                Ok(Found { file, rows, row_groups: 1, counted_rows, lacks_tag, bytes })
             }
         }
     }
@@ -175,7 +175,7 @@ pub(super) async fn read_files(
         let Some(own) = facts.files.get_mut(found.file) else { continue };
         own.rows += found.rows;
         own.row_groups += found.row_groups;
-        own.counted_rows += found.matched;
+        own.counted_rows += found.counted_rows;
         without_tag[found.file] |= found.lacks_tag;
         progress.add(found.bytes);
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use books::Database;
-use jobs::ingest_cur::source::Source;
+use jobs::source::Source;
 use jobs::stripe::SendCounters;
 use prometheus::core::Collector;
 use prometheus::{
@@ -153,7 +153,7 @@ impl Metrics {
                 "meter_stripe_sends_total",
                 "Attempts to send an event to Stripe.",
                 "answer",
-                &["accepted", "refused", "unconfirmed", "again"],
+                &["accepted", "refused", "unconfirmed", "retried"],
             )?,
             throttle: r
                 .seconds("meter_stripe_throttle_wait_seconds_total", "Time that sends waited for stripe.per_second.")?,
@@ -162,7 +162,7 @@ impl Metrics {
                 "meter_notification_deliveries_total",
                 "Notifications to the web backend.",
                 "outcome",
-                &["delivered", "again", "dead"],
+                &["delivered", "retried", "dead"],
             )?,
             busy_waits: r.counter(
                 "meter_database_busy_waits_total",
@@ -254,7 +254,7 @@ impl Metrics {
                 ("accepted", &sends.accepted),
                 ("refused", &sends.refused),
                 ("unconfirmed", &sends.unconfirmed),
-                ("again", &sends.again),
+                ("retried", &sends.retried),
             ] {
                 more(&self.0.sends.with_label_values(&[answer]), load(total));
             }

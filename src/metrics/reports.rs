@@ -60,8 +60,8 @@ impl RecordMetrics for EnforceReport {
 
 impl RecordMetrics for DeliverReport {
     fn record(&self, metrics: &Metrics) {
-        let Self { delivered, again, dead, set_aside: _ } = self;
-        for (outcome, count) in [("delivered", delivered), ("again", again), ("dead", dead)] {
+        let Self { delivered, retried, dead, set_aside: _ } = self;
+        for (outcome, count) in [("delivered", delivered), ("retried", retried), ("dead", dead)] {
             metrics.0.deliveries.with_label_values(&[outcome]).inc_by(*count);
         }
     }

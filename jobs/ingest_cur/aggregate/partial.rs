@@ -38,7 +38,7 @@ struct Partial {
     blocks: Vec<BlockRow>,
     /// Customer, meter, day since 1970, sum.
     overflow: Vec<(u32, u8, i32, i128)>,
-    matched: u64,
+    counted_rows: u64,
     rounded: u64,
     out_of_month_lines: u64,
 }
@@ -61,7 +61,7 @@ impl UsageAggregator {
             customers: self.customers.texts.iter().map(ToString::to_string).collect(),
             blocks: self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0).map(block).collect(),
             overflow: self.sums.overflow.iter().map(|((c, m, d), sum)| (*c, *m, *d, *sum)).collect(),
-            matched: self.matched,
+            counted_rows: self.counted_rows,
             rounded: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
         };
@@ -120,7 +120,7 @@ impl UsageAggregator {
             }
             *aggregator.sums.overflow.entry((customer(of)?, meter, day)).or_default() += sum;
         }
-        aggregator.matched = partial.matched;
+        aggregator.counted_rows = partial.counted_rows;
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
         Ok(aggregator)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use books::units::calendar::Month;
 use jobs::enforce_budgets::EnforceBudgets;
-use jobs::ingest_cur::source::Folder;
 use jobs::ingest_cur::{IngestCur, IngestOutcome};
 use jobs::job::{Failure, Job};
+use jobs::source::Folder;
 use proptest::prelude::*;
 use testkit::ingest_fixture::{
     self, IngestFixture, Line, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use jobs::ingest_cur::IngestOutcome;
-use jobs::ingest_cur::source::{Fetched, Folder, Listing, Object, Source, SourceError};
 use jobs::job::Job;
+use jobs::source::{Fetched, Folder, Listing, Object, Source, SourceError};
 use testkit::ingest_fixture::{
     IngestFixture, Line, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,
 };

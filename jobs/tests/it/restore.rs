@@ -302,8 +302,7 @@ async fn totals_are_taken_over_only_when_bills_were_read_again() {
     use_more(&world, begin + 2 * DAY).await;
     run_all(&world, begin + 2 * DAY, true).await;
     let folder = tempfile::TempDir::new().unwrap();
-    let source: Arc<dyn jobs::ingest_cur::source::Source> =
-        Arc::new(jobs::ingest_cur::source::Folder::new(folder.path()));
+    let source: Arc<dyn jobs::source::Source> = Arc::new(jobs::source::Folder::new(folder.path()));
     let export = jobs::context::Export { payer: "p".into(), source, prefix: String::new(), format: None };
     world.context.exports = Arc::new(BTreeMap::from([("main".to_owned(), export)]));
     world.restore_without_bills(backup).await;
