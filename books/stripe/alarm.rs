@@ -16,17 +16,16 @@ pub(super) const COLUMNS: &str =
     "alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged";
 
 /// A billing target with an alarm.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TargetAlarm {
     pub customer: String,
     pub meter: String,
+    #[serde(rename = "alarm", serialize_with = "as_text")]
     pub difference: Difference,
 }
 
-impl Serialize for TargetAlarm {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.customer, &self.meter, self.difference.to_string()).serialize(serializer)
-    }
+fn as_text<S: Serializer>(difference: &Difference, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(difference)
 }
 
 /// The key of a billing target.

@@ -31,3 +31,19 @@ pub const RESEND: i64 = 23 * 3600;
 pub fn closes(end: i64, grace: i64) -> i64 {
     end + grace - MARGIN
 }
+
+/// An invoice of a period that ends after this instant could still take events at `since`.
+pub fn open_after(since: i64, grace: i64) -> i64 {
+    since - grace + MARGIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_view_has_the_same_margin() {
+        let view = include_str!("../../migrations/0014_meter_events.sql");
+        assert!(view.contains(&format!("i.send_before - i.billed_end + {MARGIN}")));
+    }
+}

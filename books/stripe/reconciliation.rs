@@ -89,47 +89,37 @@ struct ReadQueue {
     share: u32,
 }
 
+/// The totals that can be read, by a condition. ?1 now, ?2 the most rows, ?3 a customer, ?4 and ?5
+/// [`restoration::bounds`]: a total that is not imported yet cannot be compared.
+macro_rules! totals_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
+             FROM readable_totals WHERE period_start <= ?1 \
+               AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) AND ",
+            $condition,
+            " LIMIT ?2"
+        )
+    };
+}
+
 /// The queries for totals to read, the most urgent first: with an unconfirmed event, with a
-/// shortfall, and read longest ago. ?1 now, ?2 the most rows, ?4 and ?5 [`restoration::bounds`]: a
-/// total that is not imported yet cannot be compared.
+/// shortfall, and read longest ago.
 const READ_QUEUES: [ReadQueue; 3] = [
     ReadQueue {
-        sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-              FROM readable_totals \
-              WHERE (customer, meter, period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
-                      WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'unconfirmed') \
-                AND period_start <= ?1 \
-                AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
-              LIMIT ?2",
+        sql: totals_where!(
+            "(customer, meter, period_start) IN (SELECT d.customer, d.meter, (SELECT max(starts_at) FROM billing_periods \
+             WHERE customer = d.customer AND starts_at <= d.timestamp) FROM meter_events d WHERE d.state = 'unconfirmed')"
+        ),
         share: 1,
     },
-    ReadQueue {
-        sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-              FROM readable_totals \
-              WHERE shortfall IS NOT NULL AND period_start <= ?1 \
-                AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
-              ORDER BY read_at LIMIT ?2",
-        share: 2,
-    },
-    ReadQueue {
-        sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-              FROM readable_totals \
-              WHERE final_at IS NULL AND period_start <= ?1 AND was_sent \
-                AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
-              ORDER BY read_at LIMIT ?2",
-        share: 1,
-    },
+    ReadQueue { sql: totals_where!("shortfall IS NOT NULL ORDER BY read_at"), share: 2 },
+    ReadQueue { sql: totals_where!("final_at IS NULL AND was_sent ORDER BY read_at"), share: 1 },
 ];
 
 /// All totals of customer ?3, final ones included.
-const OF_CUSTOMER: ReadQueue = ReadQueue {
-    sql: "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-          FROM readable_totals \
-          WHERE customer = ?3 AND period_start <= ?1 AND was_sent \
-            AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) \
-          ORDER BY period_start DESC LIMIT ?2",
-    share: 1,
-};
+const OF_CUSTOMER: ReadQueue =
+    ReadQueue { sql: totals_where!("customer = ?3 AND was_sent ORDER BY period_start DESC"), share: 1 };
 
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, imported FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";

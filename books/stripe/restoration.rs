@@ -3,7 +3,7 @@
 
 use libsql::{Connection, params};
 
-use super::invoice::MARGIN;
+use super::invoice::open_after;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
 
@@ -57,7 +57,7 @@ async fn first_open(c: &Connection) -> Result<Option<i64>, BooksError> {
 /// the second. None when there were none.
 pub async fn bounds(c: &Connection, now: i64, grace: i64) -> Result<(i64, i64), BooksError> {
     let found = restoration(c, now).await?;
-    Ok(found.map_or((i64::MIN, i64::MAX), |r| (r.at, r.since - grace + MARGIN)))
+    Ok(found.map_or((i64::MIN, i64::MAX), |r| (r.at, open_after(r.since, grace))))
 }
 
 /// Customers and meters, of those that are asked for, for which nothing is planned until an invoice

@@ -18,7 +18,7 @@ use crate::store::rows::{first_row, insert_rows, json};
 use crate::store::settings;
 use crate::stripe::alarm::{self, TargetKey};
 use crate::stripe::difference::{Difference, Shortfall};
-use crate::stripe::invoice::{LARGEST_VALUE, MARGIN};
+use crate::stripe::invoice::{LARGEST_VALUE, closes, open_after};
 use crate::stripe::meter_event::last_seq;
 use crate::stripe::reconciliation::{EventScope, InvoiceEvents, events_between, shortfall};
 use crate::stripe::restoration::{Restoration, WAITING, restoration};
@@ -95,7 +95,7 @@ async fn totals_to_import(
     which: (Option<String>, Option<i64>, Option<String>),
 ) -> Result<Vec<TotalToImport>, BooksError> {
     let (customer, start, meter) = which;
-    let open = restoration.since - grace + MARGIN;
+    let open = open_after(restoration.since, grace);
     let values = params![restoration.at, open, limit, customer, start, meter, now - 86_400];
     let mut rows = c.query(TO_IMPORT, values).await?;
     let mut found = vec![];
@@ -433,7 +433,7 @@ async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksErro
         Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
     };
     let sql = format!("{} LIMIT 1", WAITING);
-    let values = params![text(customers).await?, text(meters).await?, at, since - grace + MARGIN];
+    let values = params![text(customers).await?, text(meters).await?, at, open_after(since, grace)];
     Ok(first_row(c, &sql, values).await?.map(|_| since))
 }
 
@@ -477,7 +477,7 @@ async fn insert_imported(c: &Connection, of: &TotalToImport, imported: &Imported
             Value::Text(of.event_name.clone()),
             Value::Integer(*value),
             Value::Integer(timestamp),
-            Value::Integer(to + grace - MARGIN),
+            Value::Integer(closes(to, grace)),
             Value::Text("accepted".into()),
             Value::Integer(1),
             Value::Integer(now),
