@@ -55,7 +55,7 @@ async fn fill(file: &Path) {
     }
     run(format!(
         "INSERT INTO jobs (id, kind, payload, state, origin, max_attempts, attempts, lease, report, enqueued_at, started_at, finished_at) \
-         {} SELECT printf('%026d', i), 'deliver_notifications', '{{}}', 'done', 'bench', 20, 1, 1, '{{\"again\":0}}', 1, 1, \
+         {} SELECT printf('%026d', i), 'deliver_notifications', '{{}}', 'done', 'bench', 20, 1, 1, '{{\"retried\":0}}', 1, 1, \
          unixepoch() * 1000 - i FROM n",
         numbers(30_000)
     ))

@@ -49,7 +49,7 @@ pub struct DeliverNotifications {}
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeliverReport {
     pub delivered: u64,
-    pub again: u64,
+    pub retried: u64,
     pub dead: u64,
     /// Dead after a day without an attempt, because no webhook is configured.
     #[serde(skip_serializing_if = "is_none")]
@@ -88,7 +88,7 @@ impl Job for DeliverNotifications {
                     match &sent {
                         DeliveryOutcome::Delivered => report.delivered += 1,
                         DeliveryOutcome::Again(_, why) => {
-                            report.again += 1;
+                            report.retried += 1;
                             tracing::debug!(
                                 id = notification.id,
                                 "notification {} was not taken: {why}",
@@ -110,8 +110,8 @@ impl Job for DeliverNotifications {
             report.set_aside += context.books.bury_notifications(NO_RECEIVER, now).await?;
         }
         context.books.forget_notifications(now).await?;
-        if report.again > 0 {
-            tracing::warn!(again = report.again, "{} notifications were not taken by the backend", report.again);
+        if report.retried > 0 {
+            tracing::warn!(retried = report.retried, "{} notifications were not taken by the backend", report.retried);
         }
         Ok(report)
     }

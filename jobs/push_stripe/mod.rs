@@ -33,15 +33,14 @@ use crate::job::{Failure, Job, Mode};
 use crate::stripe::preconditions::{check_clock, failure, match_meters};
 use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
 use books::limits::plan::ReportMode;
+use books::store::database::ChunkSizes;
 use books::stripe::due;
 use books::stripe::stripe_meter::StripeMeter;
 use books::units::calendar::instant;
 use books::{BooksError, Database};
 
 /// Customers that are planned in one transaction on a local file.
-const CHUNK: u32 = 1000;
-/// The same over a network.
-const REMOTE_CHUNK: u32 = 100;
+const CHUNK: ChunkSizes = ChunkSizes { local: 1000, remote: 100 };
 /// Amounts above 0 that have been deferred for so many seconds need a person; a report counts them
 /// for one day. Stripe takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
@@ -72,7 +71,7 @@ pub struct PushReport {
     /// Stripe may or may not have them: they are sent again, or Stripe's totals decide.
     pub unconfirmed: u64,
     /// Stripe certainly did not take them: they are sent again.
-    pub again: u64,
+    pub retried: u64,
     /// Not sent before their invoice closed: their amounts are planned again.
     pub expired: u64,
     /// Deferred amounts of the planned customers, counted by reason.
@@ -184,7 +183,7 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     let outcomes = books.with_connection(async move |c| {
         let customers = due::would_be_due(c, backlog, &inputs.meter_names(), second).await?;
         let mut outcomes = vec![];
-        for some in customers.chunks(usize::try_from(CHUNK).unwrap_or(usize::MAX)) {
+        for some in customers.chunks(CHUNK.local) {
             outcomes.push(planner::preview(c, &inputs, some, second).await?);
         }
         Ok(outcomes)
@@ -288,7 +287,7 @@ impl Push<'_> {
 
     /// Plans all due customers, up to `limit` in each transaction.
     async fn plan_all(&self, inputs: &Arc<PlanInputs>, report: &mut PushReport) -> Result<(), BooksError> {
-        let limit = if self.books.is_local() { CHUNK } else { REMOTE_CHUNK };
+        let limit = u32::try_from(self.books.chunk_size(CHUNK)).unwrap_or(u32::MAX);
         loop {
             let (inputs, now) = (Arc::clone(inputs), self.clock.now().as_second());
             let outcome =
@@ -363,7 +362,7 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
     report.accepted = tally.accepted;
     report.refused += tally.refused;
     report.unconfirmed = tally.unconfirmed;
-    report.again = tally.again;
+    report.retried = tally.retried;
     report.foreign = tally.foreign;
     match tally.stopped {
         None => Ok(()),

@@ -289,7 +289,7 @@ impl<'a> Planner<'a> {
             return;
         }
         let new = of.target(period, decision);
-        if !stored.is_some_and(|stored| says(stored, &new)) {
+        if !stored.is_some_and(|stored| is_same_target(stored, &new)) {
             self.changes.targets.push(new);
         }
         if let Some(event) = decision.event.filter(|e| e.billed.start != period.start) {
@@ -388,7 +388,7 @@ fn due_again(customer: &str, due_at: Option<i64>) -> DueAgain {
     DueAgain { customer: customer.to_owned(), due_at }
 }
 
-fn says(stored: &StoredTarget, new: &NewTarget) -> bool {
+fn is_same_target(stored: &StoredTarget, new: &NewTarget) -> bool {
     stored.plan == new.plan
         && stored.period_end == new.period_end
         && stored.target == new.target

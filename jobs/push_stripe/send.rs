@@ -44,7 +44,7 @@ pub(super) struct SendTally {
     pub(super) accepted: u64,
     pub(super) refused: u64,
     pub(super) unconfirmed: u64,
-    pub(super) again: u64,
+    pub(super) retried: u64,
     /// Numbers of events that were never sent, although Stripe already has their identifiers.
     pub(super) foreign: Vec<String>,
     pub(super) stopped: Option<SendStop>,
@@ -292,7 +292,7 @@ fn count(
         EventState::Accepted => &sends.accepted,
         EventState::Refused => &sends.refused,
         EventState::Unconfirmed => &sends.unconfirmed,
-        EventState::Pending | EventState::Sending | EventState::NotReceived | EventState::Discarded => &sends.again,
+        EventState::Pending | EventState::Sending | EventState::NotReceived | EventState::Discarded => &sends.retried,
     };
     all.fetch_add(1, Ordering::Relaxed);
     match settled.state {
@@ -306,7 +306,9 @@ fn count(
             tracing::warn!(event = settled.seq, "Stripe refused event {}: {why}", settled.seq);
         }
         EventState::Unconfirmed => tally.unconfirmed += 1,
-        EventState::Pending | EventState::Sending | EventState::NotReceived | EventState::Discarded => tally.again += 1,
+        EventState::Pending | EventState::Sending | EventState::NotReceived | EventState::Discarded => {
+            tally.retried += 1
+        }
     }
     settled
 }

@@ -54,7 +54,7 @@ pub struct SendCounters {
     pub refused: AtomicU64,
     pub unconfirmed: AtomicU64,
     /// Stripe certainly did not take them: they are sent again.
-    pub again: AtomicU64,
+    pub retried: AtomicU64,
     /// Milliseconds that attempts waited for the rate limit, added up.
     pub throttled_ms: AtomicU64,
 }

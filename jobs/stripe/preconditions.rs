@@ -14,7 +14,7 @@ use books::stripe::stripe_meter::StripeMeter;
 
 /// The largest difference of clocks with which events are sent. Stripe refuses events from more
 /// than five minutes ahead, and puts late ones on another invoice.
-const MAX_CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(240);
+const STRIPE_CLOCK_LIMIT: SignedDuration = SignedDuration::from_secs(240);
 
 /// The failure of a run after a failed call.
 pub fn failure(error: CallError) -> job::Failure {
@@ -30,11 +30,11 @@ pub fn failure(error: CallError) -> job::Failure {
     }
 }
 
-/// Fails if this machine's clock and Stripe's `date` differ by more than `MAX_CLOCK_SKEW`.
+/// Fails if this machine's clock and Stripe's `date` differ by more than `STRIPE_CLOCK_LIMIT`.
 pub fn check_clock(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::Failure> {
     let Some(date) = date else { return Ok(()) };
     let off = now.duration_since(date);
-    if off.abs() <= MAX_CLOCK_SKEW {
+    if off.abs() <= STRIPE_CLOCK_LIMIT {
         return Ok(());
     }
     Err(job::Failure::Retry(anyhow!(

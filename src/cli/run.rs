@@ -56,8 +56,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = wiring::open_books(config, open).await?;
     let context = wiring::context(config, books).await?;
     match kind.name {
-        RollPeriods::KIND if !json => roll_periods(&context, dry, now).await,
-        EnforceBudgets::KIND if !json => enforce(&context, dry, now).await,
+        RollPeriods::KIND if !json => roll_periods(&context, Mode::of(dry), now).await,
+        EnforceBudgets::KIND if !json => enforce(&context, Mode::of(dry), now).await,
         _ => here(&kind, payload, context, now).await,
     }
 }
@@ -82,8 +82,8 @@ fn done<J: Job>(report: &J::Report) -> Exit {
     if J::needs_attention(report) { Exit::NeedsAttention } else { Exit::Ok }
 }
 
-async fn roll_periods(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = roll_periods::roll_unless_restored(context, now, Mode::of(dry_run)).await?;
+async fn roll_periods(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {
+    let report = roll_periods::roll_unless_restored(context, now, mode).await?;
     show_rolled(&report, now);
     Ok(done::<RollPeriods>(&report))
 }
@@ -122,8 +122,8 @@ fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
     }
 }
 
-async fn enforce(context: &Context, dry_run: bool, now: Timestamp) -> anyhow::Result<Exit> {
-    let report = enforce_budgets::enforce(context, now, Mode::of(dry_run)).await?;
+async fn enforce(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {
+    let report = enforce_budgets::enforce(context, now, mode).await?;
     print::enforce::show(&report, now);
     Ok(done::<EnforceBudgets>(&report))
 }

@@ -40,7 +40,7 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
             n(report.accepted),
             n(report.refused),
             n(report.unconfirmed),
-            n(report.again)
+            n(report.retried)
         ));
     }
     for (why, amounts) in &report.deferred {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use books::BooksError;
 use books::store::rows::first_row;
+use books::units::calendar::CLOCK_SKEW;
 use jiff::Timestamp;
 use libsql::params;
 use serde::Serialize;
@@ -63,9 +64,6 @@ impl WorkerState {
     }
 }
 
-/// Clocks of several hosts differ by less than this.
-const SKEW: Duration = Duration::from_secs(300);
-
 /// Numbers of unfinished and dead jobs; each state is read by its own partial index.
 const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
       SELECT kind, state FROM jobs WHERE state = 'pending' \
@@ -122,7 +120,8 @@ impl Queue {
         let now = self.now();
         found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();
         for worker in self.workers().await? {
-            let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default() > lease + SKEW;
+            let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default()
+                > lease + CLOCK_SKEW.unsigned_abs();
             let state = match worker.state.as_str() {
                 "stopped" => continue,
                 _ if silent => WorkerState::Silent,

@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use books::units::calendar::Month;
+use books::units::calendar::{CLOCK_SKEW, Month};
 use croner::Cron;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::ingest_cur::IngestCur;
@@ -160,7 +160,7 @@ impl FutureTicks {
     /// differ, and unchanged for as long. Otherwise a host with a clock that runs ahead made it,
     /// and will move it on.
     fn is_stuck(&mut self, name: &'static str, last: Timestamp, now: Timestamp) -> bool {
-        if last <= now + SKEW {
+        if last <= now + CLOCK_SKEW {
             self.0.remove(name);
             return false;
         }
@@ -168,7 +168,7 @@ impl FutureTicks {
         if seen.0 != last {
             *seen = (last, Instant::now());
         }
-        seen.1.elapsed() > SKEW.unsigned_abs()
+        seen.1.elapsed() > CLOCK_SKEW.unsigned_abs()
     }
 }
 
@@ -209,8 +209,6 @@ pub async fn tick(
 const INGEST: &str = "ingest";
 /// For this many seconds after a restoration, bills are read back to the month of the backup.
 const RESTORED: i64 = 14 * 86_400;
-/// Clocks of several hosts differ by less than this.
-const SKEW: SignedDuration = SignedDuration::from_secs(300);
 
 /// Turns ticks into jobs for as long as the process works.
 pub async fn run(queue: Queue, config: Config, metrics: Metrics) {

@@ -18,17 +18,19 @@ fn sentence(text: Option<impl ToString>) -> String {
 
 /// How an argument is written: `--month <YYYY-MM>`, `[CUSTOMER]`.
 fn written(arg: &Arg) -> String {
-    let values = arg.get_value_names().unwrap_or_default().iter().map(|name| format!("<{name}>"));
     let takes = arg.get_action().takes_values();
-    let mut value = if takes { values.collect::<Vec<_>>().join(" ") } else { String::new() };
-    if takes && arg.get_num_args().is_some_and(|n| n.max_values() > 1) {
-        value.push('…');
-    }
+    let many = if takes && arg.get_num_args().is_some_and(|n| n.max_values() > 1) { "…" } else { "" };
+    let names = arg.get_value_names().unwrap_or_default();
+    let bracketed = |open: char, close: char| {
+        let values: Vec<String> = names.iter().map(|name| format!("{open}{name}{close}")).collect();
+        if takes { values.join(" ") + many } else { String::new() }
+    };
+    let value = bracketed('<', '>');
     match (arg.get_long(), value.is_empty()) {
         (Some(long), true) => format!("--{long}"),
         (Some(long), false) => format!("--{long} {value}"),
         (None, _) if arg.is_required_set() => value,
-        (None, _) => format!("[{}]", value.trim_start_matches('<').trim_end_matches('>')),
+        (None, _) => bracketed('[', ']'),
     }
 }
 
