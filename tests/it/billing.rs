@@ -15,138 +15,141 @@ use testkit::needs;
 
 #[test]
 fn from_an_empty_account_to_invoices_that_equal_the_books() {
-    let shop = BillingFixture::new();
-    shop.run("migrate").ends(0);
-    shop.run("plan apply plans.toml").ends(0);
-    shop.run("stripe check").ends(3).says(&["chime_milliminutes", "missing", "meter stripe setup"]);
-    shop.run("stripe setup --dry-run").ends(3).says(&["would be made as chime_milliminutes"]);
-    assert_eq!(shop.stripe.world().requests().iter().filter(|r| r.method == "POST").count(), 0);
-    let made = shop.run("stripe setup").ends(3).says(&["made as chime_milliminutes", "stripe prices create"]);
+    let fixture = BillingFixture::new();
+    fixture.run("migrate").ends(0);
+    fixture.run("plan apply plans.toml").ends(0);
+    fixture.run("stripe check").ends(3).says(&["chime_milliminutes", "missing", "meter stripe setup"]);
+    fixture.run("stripe setup --dry-run").ends(3).says(&["would be made as chime_milliminutes"]);
+    assert_eq!(fixture.stripe.world().requests().iter().filter(|r| r.method == "POST").count(), 0);
+    let made = fixture.run("stripe setup").ends(3).says(&["made as chime_milliminutes", "stripe prices create"]);
     assert!(made.out.contains("unit_amount_decimal=0.00045"), "{}", made.out);
-    shop.run("stripe setup").ends(3);
+    fixture.run("stripe setup").ends(3);
     {
-        let mut world = shop.stripe.world();
+        let mut world = fixture.stripe.world();
         let meters = world.requests().iter().filter(|r| r.method == "POST").count();
         assert_eq!(meters, 2, "each meter is made once");
         world.add_price("price_chime", "chime_milliminutes", "usd", "0.0005", None);
         world.add_price("price_storage", "storage_mb_months", "usd", "0.005", None);
     }
-    shop.run("stripe check").ends(3).says(&["price of chime_minutes in plan pro", "0.00045"]);
-    shop.stripe.world().add_price("price_chime_2", "chime_milliminutes", "usd", "0.00045", None);
-    shop.run("stripe check").ends(0);
+    fixture.run("stripe check").ends(3).says(&["price of chime_minutes in plan pro", "0.00045"]);
+    fixture.stripe.world().add_price("price_chime_2", "chime_milliminutes", "usd", "0.00045", None);
+    fixture.run("stripe check").ends(0);
 
     let began = Timestamp::now().as_second() - 10 * DAY;
-    shop.run("customer add ann --plan pro --stripe-customer-id cus_ann").ends(0);
-    shop.stripe.world().add_customer("cus_ann");
+    fixture.run("customer add ann --plan pro --stripe-customer-id cus_ann").ends(0);
+    fixture.stripe.world().add_customer("cus_ann");
     let subscription = Subscription::monthly("sub_ann", "cus_ann", began, &["price_chime_2", "price_storage"]);
-    shop.stripe.world().add_subscription(subscription);
-    shop.book("ann", "chime_minutes", "350.1234567");
-    shop.book("ann", "storage_gb", "1.5");
+    fixture.stripe.world().add_subscription(subscription);
+    fixture.book("ann", "chime_minutes", "350.1234567");
+    fixture.book("ann", "storage_gb", "1.5");
     // usage before the first subscription is known: it waits
-    shop.run("push").ends(0).says(&["0 event(s) planned"]);
-    let synced = shop.run("run sync-stripe").ends(0).json();
+    fixture.run("push").ends(0).says(&["0 event(s) planned"]);
+    let synced = fixture.run("run sync-stripe").ends(0).json();
     assert_eq!((&synced["read"], &synced["changed"], &synced["items"]), (&1.into(), &1.into(), &2.into()));
-    shop.run("run roll-periods").ends(0);
-    shop.run("push --dry-run").ends(0).says(&["250123", "1500", "2 event(s) would be sent"]);
-    assert_eq!(shop.invoiced("ann", "chime_milliminutes"), "0");
-    shop.run("push").ends(0).says(&["2 event(s) planned", "2 accepted"]);
-    assert_eq!(shop.invoiced("ann", "chime_milliminutes"), "250123");
-    assert_eq!(shop.invoiced("ann", "storage_mb_months"), "1500");
-    shop.run("push").ends(0).says(&["0 event(s) planned", "0 sent"]);
-    let again = shop.run("run push-stripe").ends(0).json();
+    fixture.run("run roll-periods").ends(0);
+    fixture.run("push --dry-run").ends(0).says(&["250123", "1500", "2 event(s) would be sent"]);
+    assert_eq!(fixture.invoiced("ann", "chime_milliminutes"), "0");
+    fixture.run("push").ends(0).says(&["2 event(s) planned", "2 accepted"]);
+    assert_eq!(fixture.invoiced("ann", "chime_milliminutes"), "250123");
+    assert_eq!(fixture.invoiced("ann", "storage_mb_months"), "1500");
+    fixture.run("push").ends(0).says(&["0 event(s) planned", "0 sent"]);
+    let again = fixture.run("run push-stripe").ends(0).json();
     assert_eq!((&again["planned"], &again["attempts"]), (&0.into(), &0.into()), "{again}");
 
     // AWS restates: up a little, and down to what is included
-    shop.book("ann", "chime_minutes", "0.0005");
-    shop.book("ann", "storage_gb", "-0.5");
-    shop.run("push").ends(0).says(&["2 accepted"]);
+    fixture.book("ann", "chime_minutes", "0.0005");
+    fixture.book("ann", "storage_gb", "-0.5");
+    fixture.run("push").ends(0).says(&["2 accepted"]);
     // 250.1239567 minutes: the running total is rounded, not the difference
-    assert_eq!(shop.invoiced("ann", "chime_milliminutes"), "250124");
-    assert_eq!(shop.invoiced("ann", "storage_mb_months"), "1000");
-    shop.book("ann", "chime_minutes", "-300");
-    shop.run("push").ends(0).says(&["1 accepted"]);
-    assert_eq!(shop.invoiced("ann", "chime_milliminutes"), "0");
+    assert_eq!(fixture.invoiced("ann", "chime_milliminutes"), "250124");
+    assert_eq!(fixture.invoiced("ann", "storage_mb_months"), "1000");
+    fixture.book("ann", "chime_minutes", "-300");
+    fixture.run("push").ends(0).says(&["1 accepted"]);
+    assert_eq!(fixture.invoiced("ann", "chime_milliminutes"), "0");
 
-    shop.run("reconcile ann").ends(0).says(&["every difference is 0", "its invoice has 1000"]);
-    shop.run("reconcile").ends(0).says(&["storage_gb"]);
-    let rows = shop.run("reconcile ann --json").ends(0).json();
+    fixture.run("reconcile ann").ends(0).says(&["every difference is 0", "its invoice has 1000"]);
+    fixture.run("reconcile").ends(0).says(&["storage_gb"]);
+    let rows = fixture.run("reconcile ann --json").ends(0).json();
     assert!(rows.as_array().unwrap().iter().all(|r| r["difference"] == 0), "{rows}");
-    shop.run("events list").ends(0).says(&["accepted", "-250124"]);
-    let shown = shop.run("events show 1 --json").ends(0).json();
+    fixture.run("events list").ends(0).says(&["accepted", "-250124"]);
+    let shown = fixture.run("events show 1 --json").ends(0).json();
     assert!(shown["invoice"]["subscription"].as_str().unwrap().starts_with("sub_"), "{shown}");
-    shop.run("events show 1").ends(0).says(&["planned for      the invoice of", "on invoice of    sub_"]);
-    shop.run("events show 99").ends(2).says(&["there is no event `99`"]);
-    shop.run("verify").ends(0);
+    fixture.run("events show 1").ends(0).says(&["planned for      the invoice of", "on invoice of    sub_"]);
+    fixture.run("events show 99").ends(2).says(&["there is no event `99`"]);
+    fixture.run("verify").ends(0);
     let all: String = ["push", "events list", "reconcile ann", "stripe check", "config show"]
         .map(|line| {
-            let ran = shop.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_LOG", "trace")]);
+            let ran = fixture.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_LOG", "trace")]);
             ran.out + &ran.err
         })
         .concat();
     assert!(!all.contains(KEY) && !all.contains("NoSuchKey"), "a secret is shown");
-    shop.judge();
+    fixture.judge();
 }
 
 #[test]
 fn a_refused_event_is_kept_until_a_person_decides() {
-    let shop = BillingFixture::open(&["ann", "bob"]);
-    shop.book("ann", "storage_gb", "2");
-    shop.book("bob", "storage_gb", "3");
-    shop.stripe.world().delete_customer("cus_bob");
-    shop.run("push").ends(3).says(&["1 accepted, 1 refused"]);
-    shop.run("events list --state refused").ends(3).says(&["bob", "No such customer", "refused"]);
+    let fixture = BillingFixture::open(&["ann", "bob"]);
+    fixture.book("ann", "storage_gb", "2");
+    fixture.book("bob", "storage_gb", "3");
+    fixture.stripe.world().delete_customer("cus_bob");
+    fixture.run("push").ends(3).says(&["1 accepted, 1 refused"]);
+    fixture.run("events list --state refused").ends(3).says(&["bob", "No such customer", "refused"]);
     // more usage of the same customer is not thrown after it
-    shop.book("bob", "storage_gb", "1");
-    shop.run("push").ends(3).says(&["deferred: 1 amount(s): Stripe refused an event", "0 sent"]);
-    shop.run("reconcile bob").ends(3).says(&["3000 refused", "deferred 1000: refused"]);
-    let id = shop.place.query("SELECT seq FROM meter_events WHERE customer = 'bob'")[0].clone();
-    shop.run(&format!("events retry {id}")).ends(2);
-    shop.run(&format!("events retry {id} --reason ")).ends(2);
-    shop.run(&format!("events retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
-    shop.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not_received"]);
+    fixture.book("bob", "storage_gb", "1");
+    fixture.run("push").ends(3).says(&["deferred: 1 amount(s): Stripe refused an event", "0 sent"]);
+    fixture.run("reconcile bob").ends(3).says(&["3000 refused", "deferred 1000: refused"]);
+    let id = fixture.place.query("SELECT seq FROM meter_events WHERE customer = 'bob'")[0].clone();
+    fixture.run(&format!("events retry {id}")).ends(2);
+    fixture.run(&format!("events retry {id} --reason ")).ends(2);
+    fixture.run(&format!("events retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
+    fixture.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not_received"]);
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;
-    shop.stripe.world().add_customer("cus_bob2");
-    shop.stripe.world().add_subscription(Subscription::monthly(
+    fixture.stripe.world().add_customer("cus_bob2");
+    fixture.stripe.world().add_subscription(Subscription::monthly(
         "sub_b2",
         "cus_bob2",
         began,
         &["price_chime", "price_storage"],
     ));
-    shop.place.execute("UPDATE customers SET stripe_customer_id = 'cus_bob2' WHERE id = 'bob'");
-    shop.run("run sync-stripe --payload {\"full\":true}").ends(0);
-    shop.run("run roll-periods");
-    shop.run("push").says(&["accepted"]);
-    assert_eq!(shop.invoiced("bob2", "storage_mb_months"), "4000");
-    let acts = shop.run(&format!("events show {id}")).ends(0);
+    fixture.place.execute("UPDATE customers SET stripe_customer_id = 'cus_bob2' WHERE id = 'bob'");
+    fixture.run("run sync-stripe --payload {\"full\":true}").ends(0);
+    fixture.run("run roll-periods");
+    fixture.run("push").says(&["accepted"]);
+    assert_eq!(fixture.invoiced("bob2", "storage_mb_months"), "4000");
+    let acts = fixture.run(&format!("events show {id}")).ends(0);
     assert!(acts.out.contains("did `events retry`: id_was_wrong"), "{}", acts.out);
 
     // what is discarded is never sent
-    shop.stripe
+    fixture
+        .stripe
         .world()
-        .deactivate_meter(&shop.place.query("SELECT stripe_id FROM stripe_meters WHERE meter = 'storage_gb'")[0]);
-    shop.book("ann", "storage_gb", "1");
-    shop.run("push").ends(3).says(&["Stripe has no active meter for storage_gb", "0 sent"]);
-    shop.run("stripe check").ends(3).says(&["inactive"]);
-    shop.judge();
+        .deactivate_meter(&fixture.place.query("SELECT stripe_id FROM stripe_meters WHERE meter = 'storage_gb'")[0]);
+    fixture.book("ann", "storage_gb", "1");
+    fixture.run("push").ends(3).says(&["Stripe has no active meter for storage_gb", "0 sent"]);
+    fixture.run("stripe check").ends(3).says(&["inactive"]);
+    fixture.judge();
 }
 
 #[test]
 fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
-    let shop = BillingFixture::open(&["ann", "bob"]);
+    let fixture = BillingFixture::open(&["ann", "bob"]);
     for name in ["ann", "bob"] {
-        shop.book(name, "storage_gb", "3");
+        fixture.book(name, "storage_gb", "3");
     }
     // another currency: deferred until somebody acts, and bob's usage waits for long
-    shop.place.execute("UPDATE subscription_items SET currency = 'eur' WHERE customer = 'bob'");
-    shop.run("push").says(&["1 accepted", "deferred: 1 amount(s)"]);
-    shop.place.execute("UPDATE billing_targets SET deferred_since = deferred_since - 26 * 86400 WHERE deferred <> 0");
+    fixture.place.execute("UPDATE subscription_items SET currency = 'eur' WHERE customer = 'bob'");
+    fixture.run("push").says(&["1 accepted", "deferred: 1 amount(s)"]);
+    fixture
+        .place
+        .execute("UPDATE billing_targets SET deferred_since = deferred_since - 26 * 86400 WHERE deferred <> 0");
     // and a reading of ann's total that has too much
-    shop.place.execute(
+    fixture.place.execute(
         "UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -5, alarm_total = 3005, alarm_until = 0, shortfall = -5, shortfall_since = 0, seen = 3005, expected = 3000 \
          WHERE customer = 'ann' AND meter = 'storage_gb' AND target <> 0",
     );
-    shop.run("status").ends(1).says(&[
+    fixture.run("status").ends(1).says(&[
         "MeterStripeAlarm",
         "MeterUsageNearStripeLimit",
         "MeterStripeDeferred",
@@ -155,60 +158,65 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
 
     // who, of what and why are needed
     for bad in ["reconcile --acknowledge --reason x", "reconcile ann --acknowledge", "reconcile ann --reason x"] {
-        shop.run(bad).ends(2);
+        fixture.run(bad).ends(2);
     }
-    shop.place.run("reconcile ann --acknowledge --reason ").ends(2);
-    shop.place.run("reconcile nobody --acknowledge --reason x").ends(2).says(&["there is no customer `nobody`"]);
-    shop.place
+    fixture.place.run("reconcile ann --acknowledge --reason ").ends(2);
+    fixture.place.run("reconcile nobody --acknowledge --reason x").ends(2).says(&["there is no customer `nobody`"]);
+    fixture
+        .place
         .run("reconcile ann --month 2020-01 --acknowledge --reason x")
         .ends(2)
         .says(&["no alarm and no deferred amount"]);
     let noted = "SELECT target, action, reason FROM audit_log WHERE action = 'reconcile --acknowledge' ORDER BY seq";
-    assert!(shop.place.query(noted).is_empty());
+    assert!(fixture.place.query(noted).is_empty());
     // what is acknowledged is what stood there: nobody is asked anew first
-    let asked = shop.stripe.world().requests().len();
-    let seen = shop.run("reconcile ann --acknowledge --reason credit_note");
+    let asked = fixture.stripe.world().requests().len();
+    let seen = fixture.run("reconcile ann --acknowledge --reason credit_note");
     let seen =
         seen.says(&["acknowledged; these alert again", "5 more than was sent", "Stripe has 5 more, acknowledged"]);
     assert!(!seen.out.contains("ALARM"), "{}", seen.out);
-    shop.run("reconcile bob --acknowledge --reason by_hand")
+    fixture
+        .run("reconcile bob --acknowledge --reason by_hand")
         .ends(3)
         .says(&["storage_gb  deferred 3000: currency", "deferred 3000: currency, acknowledged"]);
-    assert_eq!(shop.stripe.world().requests().len(), asked);
-    shop.place.run("reconcile bob --acknowledge --reason again").ends(2).says(&["that is not acknowledged yet"]);
+    assert_eq!(fixture.stripe.world().requests().len(), asked);
+    fixture.place.run("reconcile bob --acknowledge --reason again").ends(2).says(&["that is not acknowledged yet"]);
     assert_eq!(
-        shop.place.query(noted),
+        fixture.place.query(noted),
         ["customer ann|reconcile --acknowledge|credit_note", "customer bob|reconcile --acknowledge|by_hand"]
     );
-    let status = shop.run("status");
+    let status = fixture.run("status");
     for gone in ["MeterStripeAlarm", "MeterUsageNearStripeLimit", "MeterStripeDeferred", "totals are"] {
         assert!(!status.out.contains(gone), "{gone} in {}", status.out);
     }
     // the books are as they were, and what changes calls again
-    shop.run("reconcile bob").ends(3).says(&["deferred 3000: currency, acknowledged"]);
-    shop.book("bob", "storage_gb", "1");
-    shop.run("push");
-    shop.run("reconcile bob").ends(3).says(&["deferred 4000: currency"]);
-    assert!(!shop.run("reconcile bob").out.contains("acknowledged"));
-    shop.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeDeferred"]);
-    shop.place.execute("UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -4, alarm_total = 3004, alarm_until = 0, shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
-    shop.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.004 off"]);
+    fixture.run("reconcile bob").ends(3).says(&["deferred 3000: currency, acknowledged"]);
+    fixture.book("bob", "storage_gb", "1");
+    fixture.run("push");
+    fixture.run("reconcile bob").ends(3).says(&["deferred 4000: currency"]);
+    assert!(!fixture.run("reconcile bob").out.contains("acknowledged"));
+    fixture.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeDeferred"]);
+    fixture.place.execute("UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -4, alarm_total = 3004, alarm_until = 0, shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
+    fixture.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.004 off"]);
     // an alarm is about what it said, whatever was read since
-    shop.place.execute("UPDATE billing_targets SET shortfall = -74 WHERE customer = 'ann' AND alarm_kind IS NOT NULL");
-    shop.run("reconcile ann --acknowledge --reason more")
+    fixture
+        .place
+        .execute("UPDATE billing_targets SET shortfall = -74 WHERE customer = 'ann' AND alarm_kind IS NOT NULL");
+    fixture
+        .run("reconcile ann --acknowledge --reason more")
         .says(&["4 more than was sent and acknowledged", "Stripe has 9 more, acknowledged"]);
-    assert_eq!(shop.place.query("SELECT acknowledged FROM billing_targets WHERE acknowledged <> 0"), ["-9"]);
+    assert_eq!(fixture.place.query("SELECT acknowledged FROM billing_targets WHERE acknowledged <> 0"), ["-9"]);
     // another Stripe customer has other totals
-    shop.place.execute("UPDATE customers SET stripe_customer_id = 'cus_other' WHERE id = 'ann'");
-    assert!(shop.place.query("SELECT 1 FROM billing_targets WHERE acknowledged <> 0").is_empty());
-    shop.judge();
+    fixture.place.execute("UPDATE customers SET stripe_customer_id = 'cus_other' WHERE id = 'ann'");
+    assert!(fixture.place.query("SELECT 1 FROM billing_targets WHERE acknowledged <> 0").is_empty());
+    fixture.judge();
 }
 
 #[test]
 fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
-    let shop = BillingFixture::open(&["ann"]);
-    shop.book("ann", "storage_gb", "2");
-    let with = |line: &str, variables: &[(&str, &str)]| shop.place.run_with(line, variables);
+    let fixture = BillingFixture::open(&["ann"]);
+    fixture.book("ann", "storage_gb", "2");
+    let with = |line: &str, variables: &[(&str, &str)]| fixture.place.run_with(line, variables);
     // without a key: a dry run
     with("push", &[]).ends(0).says(&["METER_STRIPE__KEY is not set", "1 event(s) would be sent"]);
     with("stripe check", &[]).ends(2).says(&["METER_STRIPE__KEY is not set"]);
@@ -228,12 +236,12 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
         .says(&["in clear"]);
     // a key that Stripe does not know; a 403; an outage
     with("push", &[("METER_STRIPE__KEY", "sk_test_other")]).ends(1).says(&["401", "METER_STRIPE__KEY"]);
-    shop.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::Forbidden));
-    shop.run("push").ends(1).says(&["403", "nothing is lost"]);
-    shop.stripe.world().clear_faults();
-    shop.runtime.block_on(shop.stripe.stop());
-    shop.run("push").ends(1).says(&["no connection", "the next run may succeed"]);
-    shop.runtime.block_on(shop.stripe.resume()).unwrap();
+    fixture.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::Forbidden));
+    fixture.run("push").ends(1).says(&["403", "nothing is lost"]);
+    fixture.stripe.world().clear_faults();
+    fixture.runtime.block_on(fixture.stripe.stop());
+    fixture.run("push").ends(1).says(&["no connection", "the next run may succeed"]);
+    fixture.runtime.block_on(fixture.stripe.resume()).unwrap();
     // another account has other meters
     let other = BillingFixture::new();
     let elsewhere = other.stripe.url();
@@ -244,9 +252,9 @@ fn keys_accounts_and_modes_that_do_not_fit_are_refused_and_lose_nothing() {
     // a meter that was sent in one unit stays in it
     let changed = [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__METERS__STORAGE_GB__PER_UNIT", "\"1\"")];
     with("push", &changed).ends(1).says(&["stripe.meters.storage_gb", "the mapping of a meter stays"]);
-    shop.run("push").ends(0).says(&["1 accepted"]);
-    assert_eq!(shop.invoiced("ann", "storage_mb_months"), "2000");
-    shop.judge();
+    fixture.run("push").ends(0).says(&["1 accepted"]);
+    assert_eq!(fixture.invoiced("ann", "storage_mb_months"), "2000");
+    fixture.judge();
 }
 
 /// Prism, an independent server made of Stripe's description: whatever it answers with 4xx breaks

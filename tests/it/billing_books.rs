@@ -34,14 +34,14 @@ suite![
     what_a_kind_looks_at_once_stays_for_a_day,
 ];
 
-/// A shop with customers whose subscriptions began ten days ago.
+/// A fixture with customers whose subscriptions began ten days ago.
 struct StripeOnStore {
     context: Context,
     stripe: FakeStripe,
 }
 
 impl StripeOnStore {
-    async fn open(ground: &TestStore, customers: &[&str]) -> Self {
+    async fn open(store: &TestStore, customers: &[&str]) -> Self {
         let stripe = FakeStripe::start(Options { key: KEY.into(), ..Options::default() }).await.unwrap();
         let variables = [
             ("METER_STRIPE__URL", stripe.url()),
@@ -52,18 +52,18 @@ impl StripeOnStore {
         let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value));
         let config = Config::load(None, variables).unwrap();
         let context =
-            Context { billing: Arc::new(meter::wiring::billing(&config.stripe).unwrap()), ..ground.context().await };
+            Context { billing: Arc::new(meter::wiring::billing(&config.stripe).unwrap()), ..store.context().await };
         context.books.migrate(Timestamp::now()).await.unwrap();
-        let shop = Self { context, stripe };
-        shop.run("INSERT INTO plan_meters VALUES ('core', 0, 'storage_gb', 0, '0.05', 'total')").await;
-        shop.run(
+        let fixture = Self { context, stripe };
+        fixture.run("INSERT INTO plan_meters VALUES ('core', 0, 'storage_gb', 0, '0.05', 'total')").await;
+        fixture.run(
             "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
              state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
         )
         .await;
         let began = Timestamp::now().as_second() - 10 * DAY;
         {
-            let mut world = shop.stripe.world();
+            let mut world = fixture.stripe.world();
             world.add_meter("storage_gb");
             world.add_price("price_1", "storage_gb", "usd", "5", None);
             for name in customers {
@@ -74,12 +74,12 @@ impl StripeOnStore {
         }
         for name in customers {
             let sql = format!("INSERT INTO customers (id, stripe_customer_id) VALUES ('{name}', 'cus_{name}')");
-            shop.run(&sql).await;
+            fixture.run(&sql).await;
         }
-        sync(&shop.context.books, &shop.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
+        sync(&fixture.context.books, &fixture.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
         // what a meter is called at Stripe is known from the first push on; items are there before
-        roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
-        shop
+        roll(&fixture.context.books, Timestamp::now(), Mode::Write).await.unwrap();
+        fixture
     }
 
     async fn run(&self, sql: &str) {
@@ -109,52 +109,52 @@ impl StripeOnStore {
     }
 }
 
-async fn usage_goes_to_stripe_and_comes_back_as_totals(ground: TestStore) {
-    let shop = StripeOnStore::open(&ground, &["ann", "bob"]).await;
-    shop.book("ann", 20).await;
-    shop.book("bob", 3).await;
-    let report = shop.push().await;
+async fn usage_goes_to_stripe_and_comes_back_as_totals(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann", "bob"]).await;
+    fixture.book("ann", 20).await;
+    fixture.book("bob", 3).await;
+    let report = fixture.push().await;
     assert_eq!((report.planned, report.accepted), (2, 2), "{report:?}");
-    shop.book("ann", -5).await;
-    let again = shop.push().await;
+    fixture.book("ann", -5).await;
+    let again = fixture.push().await;
     assert_eq!((again.customers, again.accepted), (1, 1), "{again:?}");
-    assert_eq!((shop.invoiced("ann"), shop.invoiced("bob")), ("15".into(), "3".into()));
-    let idle = shop.push().await;
+    assert_eq!((fixture.invoiced("ann"), fixture.invoiced("bob")), ("15".into(), "3".into()));
+    let idle = fixture.push().await;
     assert_eq!((idle.customers, idle.planned, idle.attempts), (0, 0, 0));
-    let report = reconcile(&shop.context, Timestamp::now(), None).await.unwrap();
+    let report = reconcile(&fixture.context, Timestamp::now(), None).await.unwrap();
     assert_eq!((report.read, report.agree, report.alarms), (2, 2, 0), "{report:?}");
-    let report = reconcile(&shop.context, Timestamp::now(), Some("ann".into())).await.unwrap();
+    let report = reconcile(&fixture.context, Timestamp::now(), Some("ann".into())).await.unwrap();
     assert_eq!((report.read, report.agree), (1, 1), "{report:?}");
     // nobody is asked more often than is allowed
-    shop.run("UPDATE stripe_reads SET reads = 299").await;
-    let report = reconcile(&shop.context, Timestamp::now(), None).await.unwrap();
+    fixture.run("UPDATE stripe_reads SET reads = 299").await;
+    let report = reconcile(&fixture.context, Timestamp::now(), None).await.unwrap();
     assert!(report.read == 1 && report.out_of_reads, "{report:?}");
     let meters = vec!["storage_gb".to_owned()];
     let now = Timestamp::now().as_second();
     let filter = ComparisonFilter { customer: None, meters, starts: now - 40 * DAY..now, limit: 100 };
-    let rows = shop.context.books.compare(filter).await.unwrap();
+    let rows = fixture.context.books.compare(filter).await.unwrap();
     let rows: Vec<(i64, i64)> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.events.accepted)).collect();
     assert_eq!(rows, [(15, 15), (3, 3)]);
     // somebody else sends to the meter: an alarm, and nothing is taken back
-    shop.judge();
+    fixture.judge();
 }
 
-async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(ground: TestStore) {
-    let shop = StripeOnStore::open(&ground, &["ann"]).await;
-    shop.book("ann", 7).await;
-    shop.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::LateReject));
-    let sent = shop.push().await;
+async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann"]).await;
+    fixture.book("ann", 7).await;
+    fixture.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::LateReject));
+    let sent = fixture.push().await;
     assert_eq!(sent.accepted, 1);
-    shop.stripe.world().clear_faults();
-    let event = shop.context.books.meter_events(None, None, 1).await.unwrap().remove(0);
-    let body = shop.stripe.world().error_report(&event.identifier).unwrap().to_string();
+    fixture.stripe.world().clear_faults();
+    let event = fixture.context.books.meter_events(None, None, 1).await.unwrap().remove(0);
+    let body = fixture.stripe.world().error_report(&event.identifier).unwrap().to_string();
     // the backend's statement, as it is printed
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backend-contract.md")).unwrap();
     let block = page.split("<!-- statement: report_stripe_error -->\n```sql\n").nth(1).unwrap();
     let sql = block.split("```").next().unwrap().to_owned();
-    let told = async |id: &'static str, body: String| {
+    let report = async |id: &'static str, body: String| {
         let sql = sql.clone();
-        let rows = shop.context.books.with_connection(async move |c| {
+        let rows = fixture.context.books.with_connection(async move |c| {
             let mut rows = c.query(&sql, params![id, body]).await?;
             let mut count = 0;
             while rows.next().await?.is_some() {
@@ -164,28 +164,28 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
         });
         rows.await
     };
-    assert_eq!(told("evt_1", body.clone()).await.unwrap(), 1);
-    assert_eq!(told("evt_1", body).await.unwrap(), 0, "a webhook comes twice");
-    told("evt_2", "no json".into()).await.unwrap_err();
-    told("evt_3", "{\"data\":{}}".into()).await.unwrap();
-    let report = shop.push().await;
+    assert_eq!(report("evt_1", body.clone()).await.unwrap(), 1);
+    assert_eq!(report("evt_1", body).await.unwrap(), 0, "a webhook comes twice");
+    report("evt_2", "no json".into()).await.unwrap_err();
+    report("evt_3", "{\"data\":{}}".into()).await.unwrap();
+    let report = fixture.push().await;
     assert_eq!((report.error_reports, report.refused), (2, 1), "{report:?}");
     assert_eq!(report.attempts, 0, "it is not sent again by itself");
-    assert_eq!(shop.push().await.error_reports, 0, "each report is read once");
+    assert_eq!(fixture.push().await.error_reports, 0, "each report is read once");
     let act = |what: &str| AuditEntry {
         actor: "test".into(),
         action: what.into(),
         target: format!("event {}", event.seq),
         reason: "mended".into(),
     };
-    let books = &shop.context.books;
+    let books = &fixture.context.books;
     let id = event.seq.to_string();
     let was = books.decide_event(&id, ManualAction::Retry, act("retry"), Timestamp::now()).await.unwrap().unwrap();
     assert_eq!(was.state, EventState::Refused);
     assert!(books.decide_event(&id, ManualAction::Discard, act("drop"), Timestamp::now()).await.unwrap().is_none());
     assert_eq!(books.audit(format!("event {}", event.seq)).await.unwrap().len(), 1);
-    assert_eq!(shop.push().await.accepted, 1);
-    assert_eq!(shop.invoiced("ann"), "7");
+    assert_eq!(fixture.push().await.accepted, 1);
+    assert_eq!(fixture.invoiced("ann"), "7");
     // what was sent is never changed, and no state leads back
     for sql in [
         "UPDATE meter_events SET value = 8",
@@ -195,47 +195,47 @@ async fn what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person(groun
     ] {
         books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
     }
-    shop.judge();
+    fixture.judge();
 }
 
-async fn two_pushes_beside_each_other_send_everything_once(ground: TestStore) {
+async fn two_pushes_beside_each_other_send_everything_once(store: TestStore) {
     let names: Vec<String> = (0..30).map(|n| format!("c{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let shop = StripeOnStore::open(&ground, &names).await;
+    let fixture = StripeOnStore::open(&store, &names).await;
     for name in &names {
-        shop.book(name, 5).await;
+        fixture.book(name, 5).await;
     }
-    let other = Context { books: ground.books().await, ..shop.context.clone() };
+    let other = Context { books: store.books().await, ..fixture.context.clone() };
     let push = |context: Context| async move {
         jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await
     };
-    let (one, two) = tokio::join!(push(shop.context.clone()), push(other));
+    let (one, two) = tokio::join!(push(fixture.context.clone()), push(other));
     let lost_race = |f: &Failure| f.is_retryable();
     let accepted: u64 =
         [one, two].into_iter().filter_map(|r| r.map_err(|f| assert!(lost_race(&f))).ok()).map(|r| r.accepted).sum();
-    let rest = shop.push().await;
+    let rest = fixture.push().await;
     assert_eq!(accepted + rest.accepted, 30);
-    assert!(names.iter().all(|name| shop.invoiced(name) == "5"));
-    let counts = shop.stripe.world().counts();
+    assert!(names.iter().all(|name| fixture.invoiced(name) == "5"));
+    let counts = fixture.stripe.world().counts();
     assert_eq!((counts.events_applied, counts.duplicates_refused, counts.concurrent_refused), (30, 0, 0));
-    shop.judge();
+    fixture.judge();
 }
 
-async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
-    let shop = StripeOnStore::open(&ground, &["ann", "bob", "cyd", "dan", "eve"]).await;
+async fn what_cannot_be_sent_is_deferred_and_says_why(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann", "bob", "cyd", "dan", "eve"]).await;
     for name in ["ann", "bob", "cyd", "dan", "eve"] {
-        shop.book(name, 2).await;
+        fixture.book(name, 2).await;
     }
-    shop.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'ann'").await;
-    shop.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
-    shop.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
-    shop.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
-    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
+    fixture.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'ann'").await;
+    fixture.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
+    fixture.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
+    fixture.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
+    roll(&fixture.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     // 900,000,000 units a day, each of them 10,000,000 of Stripe's: more than 15 digits
-    let mut billing = jobs::stripe::BillingSettings::clone(&shop.context.billing);
+    let mut billing = jobs::stripe::BillingSettings::clone(&fixture.context.billing);
     billing.meters.get_mut("storage_gb").unwrap().per_unit = 1_000_000_000.into();
-    shop.book("eve", 899_000_000).await;
-    let context = Context { billing: Arc::new(billing), ..shop.context.clone() };
+    fixture.book("eve", 899_000_000).await;
+    let context = Context { billing: Arc::new(billing), ..fixture.context.clone() };
     let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     for why in [
         DeferReason::NoStripeCustomer,
@@ -248,52 +248,52 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(ground: TestStore) {
     }
     assert_eq!(report.planned, 0);
     // nothing is lost: what is mended goes out
-    shop.run("UPDATE customers SET stripe_customer_id = 'cus_ann' WHERE id = 'ann'").await;
-    shop.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
-    shop.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
-    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
-    sync(&shop.context.books, &shop.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
+    fixture.run("UPDATE customers SET stripe_customer_id = 'cus_ann' WHERE id = 'ann'").await;
+    fixture.run("UPDATE subscription_items SET currency = 'USD' WHERE customer = 'bob'").await;
+    fixture.run("UPDATE subscriptions SET status = 'active' WHERE customer = 'dan'").await;
+    roll(&fixture.context.books, Timestamp::now(), Mode::Write).await.unwrap();
+    sync(&fixture.context.books, &fixture.context.billing, Timestamp::now(), SyncScope::All).await.unwrap();
     let report = jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!((report.accepted, report.deferred.len()), (4, 0), "{report:?}");
-    assert_eq!(shop.invoiced("cyd"), "2000000000");
+    assert_eq!(fixture.invoiced("cyd"), "2000000000");
     // while nobody knows the plan, or the periods are not made yet, it stays noted what has changed
-    shop.run("UPDATE customers SET plan = 'nobody' WHERE id = 'ann'").await;
+    fixture.run("UPDATE customers SET plan = 'nobody' WHERE id = 'ann'").await;
     let push = async || jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap();
     assert_eq!(push().await.unknown_plan, 1);
-    shop.run("UPDATE stripe_due SET due_at = 0").await;
-    shop.run("UPDATE customers SET periods_until = NULL WHERE id = 'ann'").await;
+    fixture.run("UPDATE stripe_due SET due_at = 0").await;
+    fixture.run("UPDATE customers SET periods_until = NULL WHERE id = 'ann'").await;
     push().await;
     let due = "SELECT from_day || (due_at > unixepoch()) FROM stripe_due WHERE customer = 'ann'";
-    let due = shop
+    let due = fixture
         .context
         .books
         .with_connection(async move |c| Ok(c.query(due, ()).await?.next().await?.unwrap().get::<String>(0)?));
     assert_eq!(due.await.unwrap(), "1");
-    shop.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
-    roll(&shop.context.books, Timestamp::now(), Mode::Write).await.unwrap();
+    fixture.run("UPDATE customers SET plan = 'core' WHERE id = 'ann'").await;
+    roll(&fixture.context.books, Timestamp::now(), Mode::Write).await.unwrap();
     // a clock that is an hour off sends nothing
-    shop.book("ann", 1).await;
+    fixture.book("ann", 1).await;
     for off in [-3600, 3600] {
         let now = Timestamp::from_second(Timestamp::now().as_second() + off).unwrap();
         let failure = jobs::push_stripe::push(&context.books, &context.billing, now).await.unwrap_err();
         assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
     }
     assert_eq!(jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap().accepted, 1);
-    shop.judge();
+    fixture.judge();
 }
 
-async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
-    let shop = StripeOnStore::open(&ground, &["ann", "bob", "eve"]).await;
-    let (books, now) = (&shop.context.books, Timestamp::now());
+async fn how_the_books_stand_is_told_in_figures(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann", "bob", "eve"]).await;
+    let (books, now) = (&fixture.context.books, Timestamp::now());
     let empty = books.books_stats(now).await.unwrap();
     assert_eq!((empty.entries, empty.days.len(), empty.stripe.events.pending), (0, 0, 0), "{empty:?}");
-    shop.book("ann", 20).await;
-    shop.book("bob", 3).await;
-    shop.book("", 2).await;
-    shop.book("ann", -5).await;
-    shop.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'bob'").await;
-    shop.push().await;
-    EnforceBudgets::default().run(&shop.context, now).await.unwrap();
+    fixture.book("ann", 20).await;
+    fixture.book("bob", 3).await;
+    fixture.book("", 2).await;
+    fixture.book("ann", -5).await;
+    fixture.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'bob'").await;
+    fixture.push().await;
+    EnforceBudgets::default().run(&fixture.context, now).await.unwrap();
     for sql in [
         "UPDATE meter_events SET state = 'refused', error = 'no' WHERE customer = 'ann'",
         "UPDATE billing_targets SET shortfall = -7, shortfall_since = 1, \
@@ -303,7 +303,7 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
          VALUES ('n', 'ann', '', 'blocked', 0, 0, '{}', 'dead', 1, 2, 'no')",
         "UPDATE entitlements SET allowed = 0, reason = 'no_budget', used = 9, included = 5, effective_limit = 9 WHERE customer = 'ann' AND meter = 'storage_gb'",
     ] {
-        shop.run(sql).await;
+        fixture.run(sql).await;
     }
     let found = books.books_stats(now).await.unwrap();
     assert_eq!((found.entries, found.days.len()), (4, 1));
@@ -338,19 +338,19 @@ async fn how_the_books_stand_is_told_in_figures(ground: TestStore) {
     let stats = queue.stats(&["probe"], &Default::default(), std::time::Duration::from_secs(30)).await.unwrap();
     assert_eq!(stats.kinds["probe"].states[&meter::queue::JobState::Pending], 0);
     assert_eq!(books.last_audit().await.unwrap().at, None);
-    let report = jobs::verify_books::VerifyBooks {}.run(&shop.context, now).await.unwrap();
+    let report = jobs::verify_books::VerifyBooks {}.run(&fixture.context, now).await.unwrap();
     let audit = books.last_audit().await.unwrap();
     let (at, checks) = (audit.at.map(|t| t.as_second()), audit.violations.len());
     assert_eq!((at, checks), (Some(now.as_second()), report.checks.len()));
     assert_eq!(audit.violations["conservation"], 0, "{audit:?}");
-    shop.judge();
+    fixture.judge();
 }
 
 /// A month's last days come with the next month's first bills, and what nobody understood in it is
 /// billed to nobody.
-async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
-    let shop = StripeOnStore::open(&ground, &["ann"]).await;
-    let books = &shop.context.books;
+async fn what_a_month_left_is_still_told_in_the_next(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann"]).await;
+    let books = &fixture.context.books;
     let columns = "payer, export, format, manifest_key, rules_digest, account, state, rows, counted_rows, rounded_amounts, decided_at, \
                    id, month, version, manifest_digest, delivered_at, newest_day, supersedes";
     for (id, month, delivered, newest, before) in [
@@ -362,11 +362,11 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
             "INSERT INTO bill_versions ({columns}) VALUES ('q', 'e', 'cur2', 'k', 'r', '', 'applied', 9, 5, 0, '', {id}, '{month}', 'v{id}', 'd{id}', \
              '{delivered}', '{newest}', {before})"
         );
-        shop.run(&sql).await;
+        fixture.run(&sql).await;
         let sql = format!(
             "INSERT INTO bill_lines VALUES ({id}, 'AmazonChime', 'New', 'min', 'Usage', 'unrecognised', '', {id}, 0, '1')"
         );
-        shop.run(&sql).await;
+        fixture.run(&sql).await;
     }
     for (customer, meter, day, units) in [
         ("zed", "storage_gb", "2026-02-28", 4),
@@ -377,7 +377,7 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
             "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
              VALUES (13, 'q', substr('{day}', 1, 7), '{customer}', '{meter}', '{day}', {units} * 10000000000, 'usage', '')"
         );
-        shop.run(&sql).await;
+        fixture.run(&sql).await;
     }
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let now = at("2026-03-15T12:00:00Z");
@@ -401,12 +401,12 @@ async fn what_a_month_left_is_still_told_in_the_next(ground: TestStore) {
         let unknown = books.customer_stats(at(now)).await.unwrap().unknown;
         assert_eq!(unknown.get("storage_gb").map(ToString::to_string).as_deref(), units, "{now}");
     }
-    shop.judge();
+    fixture.judge();
 }
 
-async fn what_a_kind_looks_at_once_stays_for_a_day(ground: TestStore) {
-    let shop = StripeOnStore::open(&ground, &["ann"]).await;
-    let queue = meter::queue::Queue::new(shop.context.books.clone(), meter::queue::Clock::system());
+async fn what_a_kind_looks_at_once_stays_for_a_day(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann"]).await;
+    let queue = meter::queue::Queue::new(fixture.context.books.clone(), meter::queue::Clock::system());
     let now = Timestamp::now().as_millisecond();
     let done = |kind: &str, hours: i64, attention: u8| {
         let at = now - hours * 3_600_000;
@@ -417,11 +417,11 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: TestStore) {
         )
     };
     for kind in ["sync_stripe", "push_stripe"] {
-        shop.run(&done(kind, 24, 1)).await;
-        shop.run(&done(kind, 1, 0)).await;
+        fixture.run(&done(kind, 24, 1)).await;
+        fixture.run(&done(kind, 1, 0)).await;
     }
-    shop.run(&done("roll_periods", 26, 1)).await;
-    shop.run(&done("roll_periods", 0, 0)).await;
+    fixture.run(&done("roll_periods", 26, 1)).await;
+    fixture.run(&done("roll_periods", 0, 0)).await;
     let kinds = ["sync_stripe", "push_stripe", "roll_periods"];
     let over = kinds.map(|kind| ((kind.to_owned(), meter::queue::JobState::Done), 2)).into();
     let stats = queue.stats(&kinds, &over, std::time::Duration::from_secs(30)).await.unwrap();
@@ -432,5 +432,5 @@ async fn what_a_kind_looks_at_once_stays_for_a_day(ground: TestStore) {
     let listed = queue.list(&filter, 1).await.unwrap();
     assert_eq!(listed[0].id.trim_start_matches('A'), "push_stripe1");
     assert_eq!(stats.working_since, None);
-    shop.judge();
+    fixture.judge();
 }

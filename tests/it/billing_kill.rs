@@ -14,9 +14,9 @@ const CUSTOMERS: usize = 120;
 fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
     let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let shop = BillingFixture::open(&names);
+    let fixture = BillingFixture::open(&names);
     // so that a kill finds requests under way
-    shop.stripe.world().set_latency(Duration::from_millis(4));
+    fixture.stripe.world().set_latency(Duration::from_millis(4));
     let mut rng = fastrand::Rng::with_seed(7);
     let mut targets: BTreeMap<&str, i64> = BTreeMap::new();
     let (mut killed, mut longest) = (0, Duration::from_millis(400));
@@ -30,9 +30,9 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
                  VALUES (1, 'p', '2026-01', '{name}', 'storage_gb', date('now', '-1 day'), {milli} * 10000000, 'usage', '');"
             ));
         }
-        shop.book_nothing();
-        shop.place.execute(&usage);
-        let mut command = crate::support::meter(shop.place.folder.path());
+        fixture.book_nothing();
+        fixture.place.execute(&usage);
+        let mut command = crate::support::meter(fixture.place.folder.path());
         command.arg("push").env("METER_STRIPE__KEY", KEY).stdout(Stdio::null()).stderr(Stdio::null());
         let started = Instant::now();
         let mut child = command.spawn().unwrap();
@@ -50,36 +50,36 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
             }
         }
     }
-    let states = shop.place.query("SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1");
+    let states = fixture.place.query("SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1");
     assert!(killed > ROUNDS / 4 && states.iter().any(|s| s.starts_with("sending")), "{killed} kills, {states:?}");
     // attempts whose process died count as under way for a minute and two time-outs
     let deadline = Instant::now() + Duration::from_secs(150);
     let open = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
     loop {
-        shop.run("push").ends(0);
-        if shop.place.query(open) == ["0"]
-            && shop.place.query("SELECT count(*) FROM stripe_due WHERE due_at <= unixepoch()") == ["0"]
+        fixture.run("push").ends(0);
+        if fixture.place.query(open) == ["0"]
+            && fixture.place.query("SELECT count(*) FROM stripe_due WHERE due_at <= unixepoch()") == ["0"]
         {
             break;
         }
         assert!(
             Instant::now() < deadline,
             "{:?}",
-            shop.place.query("SELECT * FROM meter_events WHERE state <> 'accepted'")
+            fixture.place.query("SELECT * FROM meter_events WHERE state <> 'accepted'")
         );
         std::thread::sleep(Duration::from_secs(2));
     }
     for name in &names {
         let target = targets.get(name).copied().unwrap_or(0);
-        assert_eq!(shop.invoiced(name, "storage_mb_months"), target.to_string(), "{name}");
+        assert_eq!(fixture.invoiced(name, "storage_mb_months"), target.to_string(), "{name}");
     }
-    let world = shop.stripe.world();
+    let world = fixture.stripe.world();
     let identifiers: BTreeSet<&str> = world.events().iter().map(|e| e.identifier.as_str()).collect();
     assert_eq!(identifiers.len(), world.events().len(), "no event was counted twice");
     assert!(world.lost().is_empty());
     let counts = world.counts();
     println!("{killed} kills in {ROUNDS} rounds, {states:?}, {counts:?}");
     drop(world);
-    shop.run("verify").ends(0);
-    shop.judge();
+    fixture.run("verify").ends(0);
+    fixture.judge();
 }

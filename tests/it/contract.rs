@@ -37,8 +37,8 @@ struct Backend {
 type Row = BTreeMap<String, Value>;
 
 impl Backend {
-    async fn new(ground: &TestStore) -> Self {
-        Self { database: ground.books().await, page: page() }
+    async fn new(store: &TestStore) -> Self {
+        Self { database: store.books().await, page: page() }
     }
 
     async fn try_run(&self, name: &str, values: &[Value]) -> Result<Option<Row>, BooksError> {
@@ -116,8 +116,8 @@ suite![
 const CHIME: &str = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) \
      VALUES ('core', 0, 'chime_minutes', 10000000000000, '0.01', 'overage')";
 
-async fn who_signs_up_has_what_the_plan_gives(ground: TestStore) {
-    let backend = Backend::new(&ground).await;
+async fn who_signs_up_has_what_the_plan_gives(store: TestStore) {
+    let backend = Backend::new(&store).await;
     assert_eq!(backend.take("ann", None).await, None, "nobody of that name");
     assert_eq!(backend.may_use("ann", "chime_minutes").await, None);
     let row = backend.run("sign_up", &[text("ann"), text("cus_1"), Value::Null]).await.unwrap();
@@ -132,7 +132,7 @@ async fn who_signs_up_has_what_the_plan_gives(ground: TestStore) {
     assert_eq!(written(&again["id"]), "ann", "a repeat changes nothing");
     assert_eq!(backend.number("SELECT count(*) FROM customers WHERE stripe_customer_id = 'cus_1'").await, 1);
     assert_eq!(backend.run("sign_up", &[text("bob"), Value::Null, text("gold")]).await, None, "no such plan");
-    let context = ground.context().await;
+    let context = store.context().await;
     reset(&context, Timestamp::now()).await;
     enforce(&context).await;
     assert_eq!(backend.may_use("ann", "chime_minutes").await, Some((true, "within_included".into())));
@@ -143,15 +143,15 @@ async fn who_signs_up_has_what_the_plan_gives(ground: TestStore) {
     assert_eq!(open, 3, "the current one and two to come");
 }
 
-async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: TestStore) {
-    let backend = Backend::new(&ground).await;
+async fn turn_is_handed_out_up_to_the_limit_and_given_back(store: TestStore) {
+    let backend = Backend::new(&store).await;
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
     backend.execute("UPDATE turn_periods SET used = 498 WHERE starts_at <= unixepoch()").await.unwrap();
     for _ in 0..2 {
         assert_eq!(backend.take("ann", None).await, Some((true, "granted".into())));
     }
     assert_eq!(backend.take("ann", None).await, Some((false, "included_used".into())), "before the first enforcement");
-    let context = ground.context().await;
+    let context = store.context().await;
     reset(&context, Timestamp::now()).await;
     enforce(&context).await;
     assert_eq!(backend.take("ann", None).await, Some((false, "included_used".into())));
@@ -169,14 +169,14 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(ground: TestStore) {
     assert_eq!(backend.number("SELECT turn_allocations_used FROM customers").await, 1);
 }
 
-async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: TestStore) {
-    let backend = Backend::new(&ground).await;
+async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
+    let backend = Backend::new(&store).await;
     backend
         .execute("UPDATE plan_meters SET included = 20000000000, price = '0.5' WHERE meter = 'turn_allocations'")
         .await
         .unwrap();
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
-    let context = ground.context().await;
+    let context = store.context().await;
     reset(&context, Timestamp::now()).await;
     enforce(&context).await;
     let takes = async || {
@@ -213,9 +213,9 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(ground: TestStore) {
     assert_eq!((nothing.changed, nothing.notifications), (0, 0));
 }
 
-async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: TestStore) {
-    let backend = Backend::new(&ground).await;
-    let context = ground.context().await;
+async fn subscriptions_move_periods_and_stop_who_does_not_pay(store: TestStore) {
+    let backend = Backend::new(&store).await;
+    let context = store.context().await;
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
     let now = Timestamp::now().as_second();
     let (start, day) = (now - 3 * 86_400, 86_400);
@@ -254,8 +254,8 @@ async fn subscriptions_move_periods_and_stop_who_does_not_pay(ground: TestStore)
     assert_eq!(backend.may_use("ann", "chime_minutes").await, Some((false, "canceled".into())));
 }
 
-async fn wrong_values_are_refused_and_change_nothing(ground: TestStore) {
-    let backend = Backend::new(&ground).await;
+async fn wrong_values_are_refused_and_change_nothing(store: TestStore) {
+    let backend = Backend::new(&store).await;
     backend.run("sign_up", &[text("ann"), text("cus_1"), Value::Null]).await.unwrap();
     let budget =
         |minor: i64, currency: &str| [text("ann"), text(""), Value::Integer(minor), text(currency), text("me")];
@@ -281,7 +281,7 @@ async fn wrong_values_are_refused_and_change_nothing(ground: TestStore) {
     assert!(taken.to_string().contains("UNIQUE"), "{taken}");
     // history is nobody's to change
     backend.run("set_budget", &budget(100, "USD")).await.unwrap();
-    enforce(&ground.context().await).await;
+    enforce(&store.context().await).await;
     backend.execute("UPDATE turn_periods SET closed_at = ends_at + 1").await.unwrap();
     backend.execute("UPDATE billing_periods SET closed_at = ends_at + 1").await.unwrap();
     for table in ["turn_periods", "billing_periods", "overage_budget_changes", "entitlement_changes"] {
@@ -304,11 +304,11 @@ async fn wrong_values_are_refused_and_change_nothing(ground: TestStore) {
 }
 
 /// What rested on the usage of a period ends with it; what rests on who pays does not.
-async fn a_decision_lets_go_when_its_period_is_over(ground: TestStore) {
-    let backend = Backend::new(&ground).await;
+async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
+    let backend = Backend::new(&store).await;
     backend.execute(CHIME).await.unwrap();
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
-    enforce(&ground.context().await).await;
+    enforce(&store.context().await).await;
     let ends = "SELECT period_end FROM entitlements WHERE meter = 'turn_allocations'";
     let end = backend.number(ends).await;
     for (reason, included, all, own, after) in [
@@ -353,10 +353,10 @@ async fn a_decision_lets_go_when_its_period_is_over(ground: TestStore) {
 /// Eight backends take, give back and ask, a ninth changes budgets and subscriptions, and both jobs
 /// run all the while. Some customers' periods end in the midst of it. What was granted is what is
 /// counted, and no limit that ever held was passed.
-async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: TestStore) {
+async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(store: TestStore) {
     const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
     const LIMIT: i64 = 60;
-    let backend = Backend::new(&ground).await;
+    let backend = Backend::new(&store).await;
     backend.execute("UPDATE plan_meters SET included = 600000000000, price = '1'").await.unwrap();
     for customer in CUSTOMERS {
         backend.run("sign_up", &[text(customer), Value::Null, Value::Null]).await.unwrap();
@@ -375,7 +375,7 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: Tes
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = vec![];
     for _ in 0..8 {
-        let (backend, stop) = (Backend::new(&ground).await, Arc::clone(&stop));
+        let (backend, stop) = (Backend::new(&store).await, Arc::clone(&stop));
         writers.push(tokio::spawn(async move {
             let mut net: BTreeMap<&str, i64> = BTreeMap::new();
             let mut round = 0_usize;
@@ -402,7 +402,7 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(ground: Tes
             net
         }));
     }
-    let context = ground.context().await;
+    let context = store.context().await;
     let began = Instant::now();
     let (mut budget, mut closed) = (0, 0);
     while began.elapsed() < Duration::from_secs(6) {

@@ -13,9 +13,9 @@ use testkit::hrana::HranaServer;
 /// is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_enqueued_in_a_transaction_share_its_fate() {
-    for ground in [TestStore::local("in").await, TestStore::remote("in").await] {
-        let (queue, books) = (ground.queue().await, ground.books().await);
-        let job = |name: &str| [ground.job(name, &[Do::Report])];
+    for store in [TestStore::local("in").await, TestStore::remote("in").await] {
+        let (queue, books) = (store.queue().await, store.books().await);
+        let job = |name: &str| [store.job(name, &[Do::Report])];
         let (undone, kept) = (job("undone"), job("kept"));
         let failed = books.transaction(async move |c| {
             enqueue_in(c, &undone, jiff::Timestamp::now()).await?;
@@ -23,10 +23,10 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
         });
         assert!(failed.await.is_err());
         assert!(queue.list(&JobFilter::default(), 10).await.unwrap().is_empty());
-        let worker = ground.worker(&queue, policy()).await;
+        let worker = store.worker(&queue, policy()).await;
         books.transaction(async move |c| enqueue_in(c, &kept, jiff::Timestamp::now()).await).await.unwrap();
         let rows = until(&queue, "done", all(JobState::Done)).await;
-        assert_eq!((rows.len(), ground.runs("kept").len(), ground.runs("undone").len()), (1, 1, 0));
+        assert_eq!((rows.len(), store.runs("kept").len(), store.runs("undone").len()), (1, 1, 0));
         worker.stop().await;
     }
 }
@@ -36,15 +36,15 @@ async fn jobs_enqueued_in_a_transaction_share_its_fate() {
 /// could not heartbeat either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_goes_away_costs_time_only() {
-    let ground = TestStore::remote("away").await;
-    let Some(server) = ground.server() else { return };
-    let queue = ground.queue().await;
+    let store = TestStore::remote("away").await;
+    let Some(server) = store.server() else { return };
+    let queue = store.queue().await;
     let lease = Duration::from_secs(2);
     let workers = [
-        ground.worker(&queue, WorkerSettings { lease, ..policy() }).await,
-        ground.worker(&ground.queue().await, WorkerSettings { lease, ..policy() }).await,
+        store.worker(&queue, WorkerSettings { lease, ..policy() }).await,
+        store.worker(&store.queue().await, WorkerSettings { lease, ..policy() }).await,
     ];
-    let jobs: Vec<_> = (0..4).map(|i| ground.job(&format!("{i}"), &[Do::Sleep(1000 + 2500 * i)])).collect();
+    let jobs: Vec<_> = (0..4).map(|i| store.job(&format!("{i}"), &[Do::Sleep(1000 + 2500 * i)])).collect();
     queue.enqueue(&jobs).await.unwrap();
     until(&queue, "all run", all(JobState::Running)).await;
     server.pause();
@@ -52,9 +52,9 @@ async fn a_database_that_goes_away_costs_time_only() {
     server.resume();
     let rows = until(&queue, "all done", all(JobState::Done)).await;
     for (i, row) in rows.iter().enumerate() {
-        assert_eq!((ground.runs(&format!("{i}")).len(), row.attempts), (1, 1), "job {i}: {:?}", row.reason);
+        assert_eq!((store.runs(&format!("{i}")).len(), row.attempts), (1, 1), "job {i}: {:?}", row.reason);
     }
-    queue.enqueue(&[ground.job("after", &[Do::Report])]).await.unwrap();
+    queue.enqueue(&[store.job("after", &[Do::Report])]).await.unwrap();
     until(&queue, "it goes on", all(JobState::Done)).await;
     for worker in workers {
         worker.stop().await;
@@ -64,27 +64,31 @@ async fn a_database_that_goes_away_costs_time_only() {
 /// A worker that is told to stop while the database is away ends when its time is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_can_stop_without_the_database() {
-    let ground = TestStore::remote("stop").await;
-    let Some(server) = ground.server() else { return };
-    let queue = ground.queue().await;
+    let store = TestStore::remote("stop").await;
+    let Some(server) = store.server() else { return };
+    let queue = store.queue().await;
     let short = WorkerSettings { grace: Duration::from_secs(1), lease: Duration::from_secs(1), ..policy() };
-    let worker = ground.worker(&queue, short).await;
-    queue.enqueue(&[ground.job("j", &[Do::Sleep(700)])]).await.unwrap();
+    let worker = store.worker(&queue, short).await;
+    queue.enqueue(&[store.job("j", &[Do::Sleep(700)])]).await.unwrap();
     until(&queue, "it runs", all(JobState::Running)).await;
     server.pause();
     tokio::time::sleep(Duration::from_secs(1)).await;
     worker.stop().await;
     server.resume();
-    assert_eq!(queue.list(&JobFilter::default(), 1).await.unwrap()[0].state, JobState::Running, "its lease will lapse");
+    assert_eq!(
+        queue.list(&JobFilter::default(), 1).await.unwrap()[0].state,
+        JobState::Running,
+        "its lease will expire"
+    );
 }
 
 /// Guards against: one SQLITE_BUSY ends a worker.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_file_costs_time_only() {
-    let ground = TestStore::local("locked").await;
-    let (queue, books) = (ground.queue().await, ground.books().await);
-    let worker = ground.worker(&queue, policy()).await;
-    queue.enqueue(&[ground.job("long", &[Do::Sleep(1500)])]).await.unwrap();
+    let store = TestStore::local("locked").await;
+    let (queue, books) = (store.queue().await, store.books().await);
+    let worker = store.worker(&queue, policy()).await;
+    queue.enqueue(&[store.job("long", &[Do::Sleep(1500)])]).await.unwrap();
     until(&queue, "it runs", all(JobState::Running)).await;
     // longer than the ten seconds for which a statement waits
     let locked = books.transaction(async |_| {
@@ -93,7 +97,7 @@ async fn a_locked_file_costs_time_only() {
     });
     locked.await.unwrap();
     let rows = until(&queue, "done", all(JobState::Done)).await;
-    assert_eq!((ground.runs("long").len(), rows[0].attempts), (1, 1));
+    assert_eq!((store.runs("long").len(), rows[0].attempts), (1, 1));
     worker.stop().await;
 }
 

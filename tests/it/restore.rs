@@ -13,10 +13,10 @@ const CUSTOMERS: usize = 60;
 const OPEN: &str = "SELECT count(*) FROM meter_events WHERE state IN ('pending', 'sending', 'unconfirmed')";
 const STATES: &str = "SELECT state, count(*) FROM meter_events GROUP BY 1 ORDER BY 1";
 
-/// A shop whose bills are known to the test: what was booked so far, as statements, and what each
+/// A fixture with bills that the test knows: what was booked so far, as statements, and what each
 /// invoice should say.
 struct Drill {
-    shop: BillingFixture,
+    fixture: BillingFixture,
     names: Vec<String>,
     rng: fastrand::Rng,
     bills: Vec<String>,
@@ -26,16 +26,16 @@ struct Drill {
 impl Drill {
     fn new(seed: u64) -> Self {
         let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
-        let shop = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        shop.book_nothing();
+        let fixture = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        fixture.book_nothing();
         // a bill of others, so that there is one to be read
-        shop.place.run("demo generate bucket --rows 50 --customers 2").ends(0);
-        Self { shop, names, rng: fastrand::Rng::with_seed(seed), bills: vec![], targets: BTreeMap::new() }
+        fixture.place.run("demo generate bucket --rows 50 --customers 2").ends(0);
+        Self { fixture, names, rng: fastrand::Rng::with_seed(seed), bills: vec![], targets: BTreeMap::new() }
     }
 
     /// With totals that are believed at once: the fake's do not lag.
     fn run(&self, line: &str) -> Ran {
-        self.shop.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")])
+        self.fixture.place.run_with(line, &[("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")])
     }
 
     /// Bills of all customers, some of them less than before.
@@ -51,21 +51,21 @@ impl Drill {
                  VALUES (1, 'p', '2026-01', '{name}', 'storage_gb', date('now', '-1 day'), {milli} * 10000000, 'usage', '');"
             ));
         }
-        self.shop.place.execute(&usage);
+        self.fixture.place.execute(&usage);
         self.bills.push(usage);
     }
 
     /// `meter push`, killed when it has sent some events and not all.
     fn kill_a_push(&mut self) {
-        let sent = self.shop.stripe.world().events().len();
+        let sent = self.fixture.stripe.world().events().len();
         let enough = self.rng.usize(3..CUSTOMERS / 2);
         // so that a kill finds requests under way
-        self.shop.stripe.world().set_latency(Duration::from_millis(25));
-        let mut command = crate::support::meter(self.shop.place.folder.path());
+        self.fixture.stripe.world().set_latency(Duration::from_millis(25));
+        let mut command = crate::support::meter(self.fixture.place.folder.path());
         command.arg("push").env("METER_STRIPE__KEY", KEY).env("METER_STRIPE__MAX_CONCURRENT", "4");
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.shop.stripe.world().events().len() < sent + enough && Instant::now() < deadline {
+        while self.fixture.stripe.world().events().len() < sent + enough && Instant::now() < deadline {
             assert!(child.try_wait().unwrap().is_none(), "it ended before its kill");
             std::thread::sleep(Duration::from_micros(300));
         }
@@ -73,12 +73,12 @@ impl Drill {
         child.wait().unwrap();
         // the last requests arrive
         std::thread::sleep(Duration::from_millis(300));
-        self.shop.stripe.world().set_latency(Duration::ZERO);
+        self.fixture.stripe.world().set_latency(Duration::ZERO);
     }
 
     /// The file takes the books' place; the bills are booked again from `from` on.
     fn restore(&self, file: &str, from: usize) {
-        let place = &self.shop.place;
+        let place = &self.fixture.place;
         for ending in ["", "-wal", "-shm"] {
             drop(std::fs::remove_file(place.path(&format!("meter.db{ending}"))));
         }
@@ -91,16 +91,16 @@ impl Drill {
     /// Pushes and takes over until there is nothing more to be done; then everything is as it
     /// should be.
     fn converges(self, prefix: &str) {
-        let events = self.shop.stripe.world().events().len();
+        let events = self.fixture.stripe.world().events().len();
         let first = self.run("push").ends(0).says(&["these books were restored from a backup of", "amount(s) wait"]);
         assert_eq!(
-            self.shop.stripe.world().events().len(),
+            self.fixture.stripe.world().events().len(),
             events,
             "nothing is sent before totals are read: {}",
             first.out
         );
-        assert_eq!(self.shop.place.query(OPEN), ["0"]);
-        let renamed = self.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'");
+        assert_eq!(self.fixture.place.query(OPEN), ["0"]);
+        let renamed = self.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'");
         assert_ne!(renamed, [prefix], "identifiers of the lost books are not used again");
         let early = self.run("run reconcile-stripe").ends(0).json();
         assert!(early["not_yet"].as_str().unwrap().contains("sync_stripe"), "{early}");
@@ -125,24 +125,24 @@ impl Drill {
         self.run("push").ends(0);
         let last = self.run("push").ends(0).says(&["0 event(s) planned"]);
         assert!(!last.out.contains("restored"), "{}", last.out);
-        assert_eq!(self.shop.place.query(OPEN), ["0"]);
+        assert_eq!(self.fixture.place.query(OPEN), ["0"]);
         for name in &self.names {
             let target = self.targets[name];
-            assert_eq!(self.shop.invoiced(name, "storage_mb_months"), target.to_string(), "{name}");
+            assert_eq!(self.fixture.invoiced(name, "storage_mb_months"), target.to_string(), "{name}");
         }
         {
-            let world = self.shop.stripe.world();
+            let world = self.fixture.stripe.world();
             let identifiers: BTreeSet<&str> = world.events().iter().map(|e| e.identifier.as_str()).collect();
             assert_eq!(identifiers.len(), world.events().len(), "no event was counted twice");
             assert!(world.lost().is_empty());
         }
         self.run("run reconcile-stripe").ends(0);
         self.run("reconcile").ends(0);
-        let noted = self.shop.place.query(
+        let noted = self.fixture.place.query(
             "SELECT actor, action FROM audit_log WHERE target = 'books' AND action IN ('restore mark', 'restored') ORDER BY seq",
         );
         assert_eq!(noted.last().map(String::as_str), Some("meter|restored"), "{noted:?}");
-        self.shop.judge();
+        self.fixture.judge();
     }
 }
 
@@ -154,31 +154,34 @@ fn a_worker_that_was_killed_goes_on_from_yesterdays_backup_and_bills_nothing_twi
     drill.use_some();
     drill.kill_a_push();
     // a backup with events in every state
-    let open = drill.shop.place.query(STATES);
+    let open = drill.fixture.place.query(STATES);
     assert!(
         open.iter().any(|s| s.starts_with("sending")) && open.iter().any(|s| s.starts_with("accepted")),
         "{open:?}"
     );
     drill.run("backup yesterday.db").ends(0).says(&["yesterday.db", "to restore it: stop every worker"]);
-    assert!(!drill.shop.place.path("yesterday.db-wal").exists());
-    assert_eq!(query(&drill.shop.place.path("yesterday.db"), STATES), open);
+    assert!(!drill.fixture.place.path("yesterday.db-wal").exists());
+    assert_eq!(query(&drill.fixture.place.path("yesterday.db"), STATES), open);
     let known = drill.bills.len();
-    let prefix = drill.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
+    let prefix = drill.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
     assert!(
-        drill.shop.place.query("SELECT 1 FROM settings WHERE name = 'backup_at'").is_empty(),
+        drill.fixture.place.query("SELECT 1 FROM settings WHERE name = 'backup_at'").is_empty(),
         "the books have no mark"
     );
 
     // today: what was under way is taken for dead; more usage, corrections, another kill in the
     // middle
-    drill.shop.place.execute("UPDATE meter_events SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
+    drill
+        .fixture
+        .place
+        .execute("UPDATE meter_events SET last_attempt_at = last_attempt_at - 100 WHERE state = 'sending'");
     drill.use_some();
     drill.run("push").ends(0);
     drill.use_some();
     drill.kill_a_push();
-    let lost = drill.shop.stripe.world().events().len();
+    let lost = drill.fixture.stripe.world().events().len();
     drill.restore("yesterday.db", known);
-    let known = drill.shop.place.query("SELECT count(*) FROM meter_events WHERE state = 'accepted'");
+    let known = drill.fixture.place.query("SELECT count(*) FROM meter_events WHERE state = 'accepted'");
     assert!(
         known[0].parse::<usize>().unwrap() + 60 < lost,
         "much was sent that the backup does not know: {known:?} of {lost}"
@@ -194,10 +197,10 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     let at = Timestamp::now();
     std::thread::sleep(Duration::from_millis(1100));
     // a snapshot of the disk has the files as they are
-    drill.shop.place.execute("PRAGMA wal_checkpoint(TRUNCATE)");
-    std::fs::copy(drill.shop.place.path("meter.db"), drill.shop.place.path("snapshot.db")).unwrap();
+    drill.fixture.place.execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    std::fs::copy(drill.fixture.place.path("meter.db"), drill.fixture.place.path("snapshot.db")).unwrap();
     let known = drill.bills.len();
-    let prefix = drill.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
+    let prefix = drill.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
     drill.use_some();
     drill.kill_a_push();
     drill.restore("snapshot.db", known);
@@ -218,18 +221,18 @@ fn new_books_take_over_what_an_account_has() {
     drill.use_some();
     drill.use_some();
     drill.run("push").ends(0);
-    let prefix = drill.shop.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
+    let prefix = drill.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'").remove(0);
     for ending in ["", "-wal", "-shm"] {
-        drop(std::fs::remove_file(drill.shop.place.path(&format!("meter.db{ending}"))));
+        drop(std::fs::remove_file(drill.fixture.place.path(&format!("meter.db{ending}"))));
     }
     drill.run("migrate").ends(0);
     drill.run("plan apply plans.toml").ends(0);
     for name in &drill.names {
         drill.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
     }
-    drill.shop.book_nothing();
+    drill.fixture.book_nothing();
     for usage in &drill.bills {
-        drill.shop.place.execute(usage);
+        drill.fixture.place.execute(usage);
     }
     drill.use_some();
     let month_ago = Timestamp::now() - jiff::SignedDuration::from_hours(24 * 30);
@@ -250,21 +253,21 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     let ids = "SELECT DISTINCT customer FROM ledger_entries WHERE customer <> '' ORDER BY 1";
     let names = place.query(ids);
     assert!(names.len() > 20, "{names:?}");
-    let shop = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let fixture = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let each_minute = ["ingest", "roll_periods", "sync_stripe", "push_stripe", "reconcile_stripe"]
         .map(|name| format!("{name} = [\"* * * * *\"]\n"))
         .concat();
-    let config = std::fs::read_to_string(shop.place.path("meter.toml")).unwrap();
-    std::fs::write(shop.place.path("meter.toml"), format!("{config}[schedule]\n{each_minute}")).unwrap();
+    let config = std::fs::read_to_string(fixture.place.path("meter.toml")).unwrap();
+    std::fs::write(fixture.place.path("meter.toml"), format!("{config}[schedule]\n{each_minute}")).unwrap();
     // it grows, too: in the first days of a month nothing is restated
     let bill = |restated: u32| {
         let rows = 3000 + 300 * restated;
         let line = format!("demo generate bucket --rows {rows} --customers 30 --seed 3 --restated {restated}");
-        shop.place.run(&line).ends(0)
+        fixture.place.run(&line).ends(0)
     };
     let start = || {
-        let mut command = crate::support::meter(shop.place.folder.path());
-        let log = std::fs::File::options().create(true).append(true).open(shop.place.path("worker.log")).unwrap();
+        let mut command = crate::support::meter(fixture.place.folder.path());
+        let log = std::fs::File::options().create(true).append(true).open(fixture.place.path("worker.log")).unwrap();
         let variables = [
             ("METER_STRIPE__KEY", KEY),
             ("METER_STRIPE__SETTLE_DELAY_HOURS", "0"),
@@ -272,7 +275,7 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
         ];
         command.arg("work").envs(variables).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     };
-    let said = || std::fs::read_to_string(shop.place.path("worker.log")).unwrap();
+    let said = || std::fs::read_to_string(fixture.place.path("worker.log")).unwrap();
     let until = |what: &str, done: &dyn Fn() -> bool| {
         let deadline = Instant::now() + Duration::from_secs(400);
         while !done() {
@@ -280,30 +283,30 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
             std::thread::sleep(Duration::from_millis(200));
         }
     };
-    let accepted = || shop.place.query(RATE)[0].parse::<usize>().unwrap();
+    let accepted = || fixture.place.query(RATE)[0].parse::<usize>().unwrap();
     bill(0);
     let mut worker = start();
     until("the first push", &|| accepted() >= names.len());
     // yesterday's, made beside the worker
-    shop.run("backup yesterday.db").ends(0);
+    fixture.run("backup yesterday.db").ends(0);
     let known = accepted();
     // today AWS restates its bill, and the worker dies while it sends the difference
     bill(1);
-    shop.stripe.world().set_latency(Duration::from_millis(60));
-    let before = shop.stripe.world().events().len();
-    until("the restated bill at Stripe", &|| shop.stripe.world().events().len() > before + 5);
+    fixture.stripe.world().set_latency(Duration::from_millis(60));
+    let before = fixture.stripe.world().events().len();
+    until("the restated bill at Stripe", &|| fixture.stripe.world().events().len() > before + 5);
     worker.kill().unwrap();
     worker.wait().unwrap();
     std::thread::sleep(Duration::from_millis(400));
-    shop.stripe.world().set_latency(Duration::ZERO);
-    assert!(shop.stripe.world().events().len() > known);
+    fixture.stripe.world().set_latency(Duration::ZERO);
+    assert!(fixture.stripe.world().events().len() > known);
     for ending in ["", "-wal", "-shm"] {
-        let old = shop.place.path(&format!("meter.db{ending}"));
+        let old = fixture.place.path(&format!("meter.db{ending}"));
         if old.exists() {
-            std::fs::rename(old, shop.place.path(&format!("meter.db.damaged{ending}"))).unwrap();
+            std::fs::rename(old, fixture.place.path(&format!("meter.db.damaged{ending}"))).unwrap();
         }
     }
-    std::fs::copy(shop.place.path("yesterday.db"), shop.place.path("meter.db")).unwrap();
+    std::fs::copy(fixture.place.path("yesterday.db"), fixture.place.path("meter.db")).unwrap();
     // and once more, while nobody ran
     bill(2);
     let mut worker = start();
@@ -311,11 +314,12 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
         WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
     let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
     until("an agreement", &|| {
-        let taken = shop.place.query("SELECT count(*) FROM billing_targets WHERE imported_until IS NOT NULL")[0] != "0";
+        let taken =
+            fixture.place.query("SELECT count(*) FROM billing_targets WHERE imported_until IS NOT NULL")[0] != "0";
         taken
-            && shop.place.query(version)[0] == "2"
-            && shop.place.query(OPEN) == ["0"]
-            && shop.place.query(unsettled) == ["0"]
+            && fixture.place.query(version)[0] == "2"
+            && fixture.place.query(OPEN) == ["0"]
+            && fixture.place.query(unsettled) == ["0"]
     });
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(i32::try_from(worker.id()).unwrap()),
@@ -323,15 +327,16 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     )
     .unwrap();
     assert!(worker.wait().unwrap().success(), "{}", said());
-    shop.run("verify").ends(0);
-    shop.run("verify --database meter.db.damaged").ends(0);
+    fixture.run("verify").ends(0);
+    fixture.run("verify --database meter.db.damaged").ends(0);
     // what is on the invoices is what the newest bill says, of each customer and meter, computed
     // from the bill anew
     let fresh = Workspace::new();
     std::fs::remove_dir_all(fresh.path("bucket")).unwrap();
-    std::os::unix::fs::symlink(shop.place.path("bucket"), fresh.path("bucket")).unwrap();
+    std::os::unix::fs::symlink(fixture.place.path("bucket"), fresh.path("bucket")).unwrap();
     fresh.run("ingest").ends(0);
-    let began = shop.place.query("SELECT min(first_day) FROM billing_periods WHERE subscription IS NOT NULL").remove(0);
+    let began =
+        fixture.place.query("SELECT min(first_day) FROM billing_periods WHERE subscription IS NOT NULL").remove(0);
     let mut billed = 0;
     for name in &names {
         let sum = |meter: &str| {
@@ -347,18 +352,18 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
         };
         let minutes = (sum("chime_minutes") - 100 * 10_000_000_000).max(0);
         for (event, scaled) in [("chime_milliminutes", minutes), ("storage_mb_months", sum("storage_gb").max(0))] {
-            assert_eq!(shop.invoiced(name, event), thousandths(scaled).to_string(), "{name} {event}\n{}", said());
+            assert_eq!(fixture.invoiced(name, event), thousandths(scaled).to_string(), "{name} {event}\n{}", said());
             billed += u32::from(scaled > 0);
         }
     }
     assert!(billed > 20, "{billed} lines");
     {
-        let world = shop.stripe.world();
+        let world = fixture.stripe.world();
         let identifiers: BTreeSet<&str> = world.events().iter().map(|e| e.identifier.as_str()).collect();
         assert_eq!(identifiers.len(), world.events().len(), "no event was counted twice");
         assert!(world.lost().is_empty());
     }
-    shop.judge();
+    fixture.judge();
 }
 
 #[test]
@@ -370,18 +375,18 @@ fn totals_are_not_believed_before_their_time() {
     drill.restore("early.db", 1);
     // with the default of a day
     drill
-        .shop
+        .fixture
         .run("push")
         .ends(0)
         .says(&["these books were restored", "60 amount(s) wait until `reconcile_stripe` has imported"]);
-    drill.shop.run("run sync-stripe").ends(0);
-    let sent = drill.shop.stripe.world().requests().len();
-    let early = drill.shop.run("run reconcile-stripe").ends(0).json();
+    drill.fixture.run("run sync-stripe").ends(0);
+    let sent = drill.fixture.stripe.world().requests().len();
+    let early = drill.fixture.run("run reconcile-stripe").ends(0).json();
     assert!(early["not_yet"].as_str().unwrap().contains("believed from"), "{early}");
     assert_eq!(early["read"], 0);
-    assert_eq!(drill.shop.stripe.world().requests().len(), sent, "nobody is asked");
-    drill.shop.run("push").ends(0).says(&["60 amount(s) wait"]);
-    assert_eq!(drill.shop.stripe.world().events().len(), CUSTOMERS);
+    assert_eq!(drill.fixture.stripe.world().requests().len(), sent, "nobody is asked");
+    drill.fixture.run("push").ends(0).says(&["60 amount(s) wait"]);
+    assert_eq!(drill.fixture.stripe.world().events().len(), CUSTOMERS);
 }
 
 #[test]

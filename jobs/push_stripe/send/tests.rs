@@ -278,7 +278,7 @@ proptest! {
     /// After any sequence of answers: `maybe_applied` never becomes false again, a key is not used
     /// again after a stored failure, and an accepted or refused event has no next attempt.
     #[test]
-    fn no_answer_makes_sure_what_is_in_doubt(
+    fn no_answer_makes_an_unconfirmed_event_certain(
         seq in 1..1_000_000_i64,
         maybe_applied: bool,
         attempts in 0..30_i64,
@@ -286,12 +286,12 @@ proptest! {
         answers in prop::collection::vec(any_answer(), 1..20),
     ) {
         let mut event = MeterEvent { key_no, ..event(seq, maybe_applied, attempts) };
-        let (mut now, mut doubt) = (NOW, maybe_applied);
+        let (mut now, mut maybe) = (NOW, maybe_applied);
         for answer in answers {
             event.attempts += 1;
             let settled = settle(&event, &answer, None, now);
-            doubt |= matches!(answer, SendAnswer::Lost(_) | SendAnswer::Broken(_));
-            prop_assert_eq!(settled.maybe_applied, doubt, "{:?}", answer);
+            maybe |= matches!(answer, SendAnswer::Lost(_) | SendAnswer::Broken(_));
+            prop_assert_eq!(settled.maybe_applied, maybe, "{:?}", answer);
             let stored = i64::from(matches!(answer, SendAnswer::Broken(_)));
             prop_assert_eq!(settled.key_no, event.key_no + stored, "{:?}", answer);
             prop_assert_eq!(settled.seq, seq);
@@ -299,8 +299,8 @@ proptest! {
             prop_assert!(!is_over || settled.next_at.is_none(), "{:?}", settled);
             prop_assert_eq!(settled.taken_at.is_some(), settled.state == EventState::Accepted);
             prop_assert!(settled.taken_at.is_none_or(|at| (FIRST..=now).contains(&at)));
-            prop_assert!(!doubt || !matches!(settled.state, EventState::Refused | EventState::Pending), "{:?}", settled);
-            prop_assert!(doubt || settled.state != EventState::Unconfirmed, "{:?}", settled);
+            prop_assert!(!maybe || !matches!(settled.state, EventState::Refused | EventState::Pending), "{:?}", settled);
+            prop_assert!(maybe || settled.state != EventState::Unconfirmed, "{:?}", settled);
             prop_assert!(settled.state != EventState::Pending || settled.next_at.is_some(), "the books ask for it");
             prop_assert!(settled.state != EventState::Refused || settled.error.is_some(), "the books ask for it");
             let wait = settled.next_at.map_or(0, |at| at - now);

@@ -140,7 +140,7 @@ fn an_unconfirmed_event_that_the_total_has_is_there_at_once() {
 }
 
 #[test]
-fn what_was_taken_over_is_judged_whole_or_not_at_all() {
+fn an_import_is_compared_whole_or_not_at_all() {
     let now = T0 + 20 * DAY;
     let imported = AcceptedEvent { imported: true, at: now, ..took(2, 100, 10 * DAY) };
     // the events that it replaces have earlier timestamps, so a total up to then may include a
@@ -185,7 +185,7 @@ fn an_unconfirmed_event_is_not_there_after_its_last_attempt_and_a_day_and_anothe
 }
 
 #[test]
-fn what_is_in_doubt_and_what_was_accepted_are_told_apart() {
+fn unconfirmed_and_missing_accepted_events_are_told_apart() {
     let settled = HOUR + DAY;
     for (value, total, expected) in [
         (50, 30, not_received(&[3])),
@@ -253,7 +253,7 @@ fn the_fewest_and_the_newest_events_explain_what_is_missing() {
 }
 
 #[test]
-fn a_shortage_that_changes_begins_anew() {
+fn a_shortfall_that_changes_begins_anew() {
     let mut case = of(first(&[10, 20, 40]));
     let until = case.end;
     for (now, settled, difference, shortfall) in [
@@ -273,7 +273,7 @@ fn a_shortage_that_changes_begins_anew() {
 }
 
 #[test]
-fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
+fn a_surplus_that_grows_is_an_alarm_after_a_day() {
     let mut case = of(first(&[10, 20]));
     let until = case.end;
     let mut at = |now: i64, settled: i64| {
@@ -290,9 +290,9 @@ fn too_much_that_grows_is_an_alarm_after_a_day_all_the_same() {
 }
 
 #[test]
-fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
+fn an_unconfirmed_correction_may_be_missing_beside_a_lost_event() {
     let settled = 360 + DAY;
-    for (values, doubt, total, not_received_ones) in [
+    for (values, unconfirmed, total, not_received_ones) in [
         // it looks like a surplus of 7,749: the lost event is smaller than the correction that did
         // not arrive
         (&[631_369, 54_421][..], -62_170, 631_369, &[3, 2][..]),
@@ -300,9 +300,9 @@ fn a_correction_in_doubt_may_be_absent_beside_a_lost_event() {
         (&[10, 20, 40], -50, 70, &[4]),
     ] {
         let seq = i64::try_from(values.len()).unwrap() + 1;
-        let events = InvoiceEvents { unconfirmed: Some(maybe_applied(seq, doubt)), ..first(values) };
+        let events = InvoiceEvents { unconfirmed: Some(maybe_applied(seq, unconfirmed)), ..first(values) };
         let found = differences(of(events), total, &[settled + HOUR, settled + DAY + HOUR]);
-        assert_eq!(found[1], not_received(not_received_ones), "{values:?} {doubt} {total}");
+        assert_eq!(found[1], not_received(not_received_ones), "{values:?} {unconfirmed} {total}");
     }
     // a surplus from another program still needs a person
     let events = InvoiceEvents { unconfirmed: Some(maybe_applied(3, -5)), ..first(&[10, 20]) };
@@ -322,7 +322,7 @@ fn judged(case: &TotalToCheck, total: i64, days: i64) -> Difference {
 }
 
 #[test]
-fn what_a_person_has_made_good_explains_nothing_else() {
+fn an_acknowledged_difference_explains_nothing_else() {
     let known = |shortfall: i64, events: InvoiceEvents| TotalToCheck { acknowledged: shortfall, ..of(events) };
     // five are billed by hand; later events that sum up to five are sent, and arrive
     let later = vec![took(5, 3, 4 * DAY), took(4, 2, 3 * DAY)];
@@ -355,7 +355,8 @@ fn what_a_person_has_made_good_explains_nothing_else() {
     let more = judged(&known(-500, first(&[10, 20])), 600, 2);
     assert!(is_alarm(&more, "70 more than was sent and acknowledged;"));
     // an acknowledged amount does not stop the decision about an unconfirmed event
-    let doubt = |value| known(-5, InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
+    let unconfirmed =
+        |value| known(-5, InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..first(&[10, 20, 40]) });
     for (value, total, days, difference) in [
         (7, 82, 1, there(4)),
         (7, 75, 2, not_received(&[4])),
@@ -365,13 +366,13 @@ fn what_a_person_has_made_good_explains_nothing_else() {
         (5, 80, 1, there(4)),
         (5, 75, 2, not_received(&[4])),
     ] {
-        assert_eq!(judged(&doubt(value), total, days), difference, "{value} {total}");
+        assert_eq!(judged(&unconfirmed(value), total, days), difference, "{value} {total}");
     }
-    assert_eq!(compare_whole(&doubt(5), 75, T0 + 10 * DAY, GRACE), None, "it could be either");
+    assert_eq!(compare_whole(&unconfirmed(5), 75, T0 + 10 * DAY, GRACE), None, "it could be either");
 }
 
 #[test]
-fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
+fn of_a_settled_part_only_an_unconfirmed_event_is_decided_beside_an_acknowledged_difference() {
     let (until, now) = (T0 + 20 * DAY, T0 + 21 * DAY);
     let difference = |events: InvoiceEvents, settled: i64| {
         let mut case = TotalToCheck { acknowledged: -5, ..of(events) };
@@ -395,7 +396,7 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
             "told as drift, and judged with the whole"
         );
     }
-    let doubt = |value| InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..three() };
+    let unconfirmed = |value| InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..three() };
     for (value, settled, expected) in [
         (7, 77, there(4)),
         (7, 82, there(4)),
@@ -405,12 +406,12 @@ fn of_a_part_of_a_period_only_a_doubt_is_decided_beside_what_is_known() {
         (5, 75, Difference::TooEarly),
         (7, 99, Difference::TooEarly),
     ] {
-        assert_eq!(difference(doubt(value), settled).0, expected, "{value} {settled}");
+        assert_eq!(difference(unconfirmed(value), settled).0, expected, "{value} {settled}");
     }
 }
 
 #[test]
-fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
+fn an_earlier_shortfall_says_nothing_of_later_events() {
     // five have been missing without explanation for days; then an event of five is sent and stays
     // unconfirmed
     let late = UnconfirmedEvent { last_attempt: T0 + 5 * DAY, ..maybe_applied(3, 5) };
@@ -421,9 +422,9 @@ fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
     let read = compare_settled(&case, 30, case.end, 30, T0 + 9 * DAY);
     assert!(read.difference.is_alarm(), "{read:?}");
     // an event that was lost earlier explains the shortfall, so the unconfirmed event arrived
-    let doubt =
+    let unconfirmed =
         InvoiceEvents { unconfirmed: Some(UnconfirmedEvent { seq: 4, value: 7, ..late }), ..first(&[10, 20, 40]) };
-    let lost_before = TotalToCheck { shortfall: short(20, T0 + 2 * DAY), ..of(doubt) };
+    let lost_before = TotalToCheck { shortfall: short(20, T0 + 2 * DAY), ..of(unconfirmed) };
     let read = compare_settled(&lost_before, 57, lost_before.end, 57, T0 + 9 * DAY);
     assert_eq!(read.difference, missing_beside(4, &[2]), "{read:?}");
     // once a person has acknowledged the missing five, the unconfirmed event is known to have
@@ -432,7 +433,7 @@ fn what_is_missing_already_says_nothing_of_what_is_sent_later() {
 }
 
 #[test]
-fn what_was_taken_lately_is_left_out() {
+fn events_accepted_lately_are_left_out() {
     let events = |recent: Vec<AcceptedEvent>| InvoiceEvents {
         accepted: [recent, first(&[10, 20]).accepted].concat(),
         ..InvoiceEvents::default()
@@ -474,7 +475,7 @@ fn a_correction_that_does_not_show_yet_is_no_alarm() {
 }
 
 #[test]
-fn what_no_lost_event_explains_is_for_a_person() {
+fn a_shortfall_that_no_lost_event_explains_is_an_alarm() {
     let settled = 360 + DAY;
     let rows: &[(&[i64], i64, &str)] = &[
         (&[10, 20], 37, "7 more than was sent"),
@@ -494,7 +495,7 @@ fn what_no_lost_event_explains_is_for_a_person() {
 }
 
 #[test]
-fn what_was_discarded_unconfirmed_may_be_there() {
+fn an_event_discarded_unconfirmed_may_have_arrived() {
     let settled = 360 + DAY;
     let events = InvoiceEvents { discarded: 50, ..first(&[10, 20]) };
     // a recent event may be missing from the total, so the total of the whole period decides

@@ -421,8 +421,8 @@ async fn what_a_person_has_acknowledged_is_not_taken_over() {
     let books = &world.context.books;
     assert_eq!(books.acknowledge("ann".into(), i64::MIN..i64::MAX, act.clone(), at(now)).await.unwrap().len(), 1);
     assert!(books.alarms().await.unwrap().is_empty());
-    let standing = books.customer_stats(at(now)).await.unwrap();
-    assert!(standing.drift["chime_minutes"].is_zero(), "{:?}", standing.drift);
+    let stats = books.customer_stats(at(now)).await.unwrap();
+    assert!(stats.drift["chime_minutes"].is_zero(), "{:?}", stats.drift);
     assert_eq!(books.books_stats(at(now)).await.unwrap().stripe.alarms, 0);
     assert_eq!(books.acknowledge("ann".into(), i64::MIN..i64::MAX, act, at(now)).await.unwrap(), [], "once is enough");
     let noted = books.audit("customer ann".into()).await.unwrap();

@@ -42,13 +42,13 @@ impl BillingFixture {
 
     /// One whose account is set up and whose customers have subscriptions that began ten days ago.
     pub fn open(customers: &[&str]) -> Self {
-        let shop = Self::new();
-        shop.run("migrate").ends(0);
-        shop.run("plan apply plans.toml").ends(0);
-        shop.run("stripe setup").ends(3);
+        let fixture = Self::new();
+        fixture.run("migrate").ends(0);
+        fixture.run("plan apply plans.toml").ends(0);
+        fixture.run("stripe setup").ends(3);
         let began = Timestamp::now().as_second() - 10 * DAY;
         {
-            let mut world = shop.stripe.world();
+            let mut world = fixture.stripe.world();
             world.add_price("price_chime", "chime_milliminutes", "usd", "0.00045", None);
             world.add_price("price_storage", "storage_mb_months", "usd", "0.005", None);
             for name in customers {
@@ -58,11 +58,11 @@ impl BillingFixture {
             }
         }
         for name in customers {
-            shop.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
+            fixture.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
         }
-        shop.run("run sync-stripe").ends(0);
-        shop.run("run roll-periods").ends(0);
-        shop
+        fixture.run("run sync-stripe").ends(0);
+        fixture.run("run roll-periods").ends(0);
+        fixture
     }
 
     pub fn run(&self, line: &str) -> Ran {

@@ -139,7 +139,7 @@ impl Job for Act {
 
 impl Job for Paired {
     const KIND: &'static str = "paired";
-    const DESCRIPTION: &'static str = "do as told, two at once";
+    const DESCRIPTION: &'static str = "do as summaries, two at once";
     const MAX_CONCURRENT: usize = 2;
     type Report = String;
 
@@ -159,7 +159,7 @@ impl Job for Paired {
 
 impl Job for Hasty {
     const KIND: &'static str = "hasty";
-    const DESCRIPTION: &'static str = "do as told, quickly";
+    const DESCRIPTION: &'static str = "do as summaries, quickly";
     const TIMEOUT: Duration = Duration::from_millis(300);
     type Report = String;
 
@@ -225,13 +225,13 @@ impl TestStore {
     }
 
     async fn with(store: Store, prefix: String) -> Self {
-        let ground = Self { store, prefix };
-        let books = ground.books().await;
+        let store = Self { store, prefix };
+        let books = store.books().await;
         books.migrate(Timestamp::now()).await.unwrap();
         for table in ["jobs", "workers", "schedules", "probes"] {
             books.transaction(async move |c| Ok(c.execute(&format!("DELETE FROM {table}"), ()).await?)).await.unwrap();
         }
-        ground
+        store
     }
 
     /// The server in front of the store, when it is one of ours.
@@ -321,9 +321,9 @@ impl TestStore {
 pub struct KillableWorker(Option<tokio::runtime::Runtime>);
 
 impl KillableWorker {
-    pub async fn start(ground: &TestStore, policy: WorkerSettings) -> Self {
+    pub async fn start(store: &TestStore, policy: WorkerSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (queue, context) = (ground.queue().await, ground.context().await);
+        let (queue, context) = (store.queue().await, store.context().await);
         let identity = Identity { host: "gone".into(), pid: 2, version: "0".into() };
         let (kinds, settings, metrics) = (kinds(), policy, Metrics::new(&[]).unwrap());
         let worker = Worker::new(NewWorker { queue, context, kinds, settings, identity, metrics });
@@ -363,12 +363,12 @@ pub async fn until(queue: &Queue, what: &str, holds: impl Fn(&[JobRow]) -> bool)
         if holds(&rows) {
             return rows;
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", told(&rows));
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}: {:?}", summaries(&rows));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-pub fn told(rows: &[JobRow]) -> Vec<String> {
+pub fn summaries(rows: &[JobRow]) -> Vec<String> {
     rows.iter().map(|r| format!("{} {} {} {:?} {}", r.seq, r.kind, r.state, r.reason, r.payload)).collect()
 }
 
