@@ -31,7 +31,7 @@ const JOBS: usize = 100_000;
 const SLOTS: usize = 1000;
 const FINISHED: usize = 1_000_000;
 
-/// Does nothing, but says how late it is, when it was told when it was sent.
+/// Does nothing but report its delay, if it knows when it was sent.
 #[derive(Serialize, Deserialize)]
 struct Nothing {
     sent_ns: u64,

@@ -20,7 +20,6 @@ use books::store::rows::first_row;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
-    /// Any text.
     pub name: String,
     /// How long the run takes, in milliseconds.
     #[serde(default)]

@@ -153,7 +153,7 @@ async fn keep(
 ) -> Result<(), BooksError> {
     let ids: BTreeSet<String> = page.iter().map(|s| s.customer.clone()).collect();
     let ours = books.customers_by_stripe_id(ids.into_iter().collect()).await?;
-    let mut told = vec![];
+    let mut updates = vec![];
     for s in page {
         report.read += 1;
         let Some(customer) = ours.get(&s.customer) else {
@@ -185,7 +185,7 @@ async fn keep(
             starts_at: i.period_start,
             ends_at: i.period_end,
         });
-        told.push(SubscriptionUpdate {
+        updates.push(SubscriptionUpdate {
             id: s.id,
             customer: customer.clone(),
             status: s.status,
@@ -195,7 +195,7 @@ async fn keep(
             items: items.collect(),
         });
     }
-    let written = books.upsert_subscriptions(told, now).await?;
+    let written = books.upsert_subscriptions(updates, now).await?;
     report.changed += written.subscriptions;
     report.items += written.items;
     Ok(())

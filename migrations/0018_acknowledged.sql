@@ -1,6 +1,6 @@
--- What a person has dealt with outside of the books: a credit note, an invoice by hand, a loss that
--- is written off. The books stay as they are, and so does what `meter reconcile` shows; whoever is
--- told of what needs a person hears no more of it until it becomes another difference.
+-- Differences that a person has handled outside of the books: by a credit note, an invoice by hand,
+-- or a write-off. The ledger is not changed, and `meter reconcile` still shows the difference. It
+-- alerts again when it changes.
 --
 -- `acknowledged`: by how much Stripe may be short (below 0: over) of what was accepted; `shortfall`
 -- and `alarm_shortfall` are what is beyond it. `no_total_acknowledged`: the Stripe customer without
@@ -15,7 +15,7 @@ BEGIN
     UPDATE billing_targets SET deferred_acknowledged = NULL WHERE customer = NEW.customer AND meter = NEW.meter AND period_start = NEW.period_start;
 END;
 
--- What was made good was the total of the Stripe customer of then.
+-- An acknowledged difference is one of the total of a Stripe customer; another Stripe id ends it.
 CREATE TRIGGER customers_other_totals AFTER UPDATE OF stripe_customer_id ON customers WHEN NEW.stripe_customer_id IS NOT OLD.stripe_customer_id
 BEGIN
     UPDATE billing_targets SET acknowledged = 0, shortfall = NULL, shortfall_since = NULL WHERE customer = NEW.id AND acknowledged <> 0 AND final_at IS NULL;

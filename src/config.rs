@@ -126,7 +126,7 @@ impl FormatConfig {
     }
 }
 
-/// A meter.
+/// An entry of `[[meters]]`: a rule by which lines of the bill are counted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MeterConfig {

@@ -81,7 +81,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// A connection.
+/// A TCP connection, with TLS for `https`.
 pub(crate) enum Stream {
     Plain(TcpStream),
     Secure(Box<TlsStream<TcpStream>>),

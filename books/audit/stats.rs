@@ -183,7 +183,7 @@ pub struct CustomerStats {
     pub deferred: BTreeMap<String, i64>,
     /// Sum of the deferred amounts by meter, in its units; below zero is to be credited.
     pub deferred_units: BTreeMap<String, Quantity>,
-    /// Since when the oldest deferred amount above zero is deferred that nobody has acknowledged.
+    /// When the oldest amount above 0 was deferred that no person has acknowledged.
     pub oldest_deferred_at: Option<Timestamp>,
 }
 

@@ -13,9 +13,8 @@ use jiff::{Timestamp, ToSpan};
 
 use crate::units::calendar::Day;
 
-/// Seconds in a day.
 const DAY: i64 = 86_400;
-/// Periods that stand open beyond the current one.
+/// The number of future periods that are kept open.
 const AHEAD: usize = 2;
 
 /// What decides the periods of a subscription. Instants are seconds since 1970.

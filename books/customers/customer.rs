@@ -37,7 +37,7 @@ pub struct SubscriptionRow {
     pub ended_at: Option<Timestamp>,
 }
 
-/// A billing period.
+/// A row of `billing_periods`, for `meter customer show`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeriodRow {
     pub starts_at: Timestamp,

@@ -378,9 +378,6 @@ impl Database {
 
     /// Copies the books into a new file while others write: as they are at one instant, after `at`.
     /// The copy is marked as one of `at`.
-    ///
-    /// # Errors
-    /// What the database says, of the books and of the copy.
     pub async fn copy_to(&self, file: &Path, at: Timestamp) -> Result<(), BooksError> {
         let name = file.to_string_lossy().into_owned();
         let target = name.clone();

@@ -130,9 +130,7 @@ impl Job for EnforceBudgets {
 }
 
 /// Decides for every customer as of `now`, and lists every change.
-///
-/// # Errors
-/// Of the database. Customers that are written by then stay written; the next run goes on.
+/// After an error, customers that were written stay written; the next run goes on.
 pub async fn enforce(context: &Context, now: Timestamp, mode: Mode) -> Result<EnforceReport, BooksError> {
     let mut run = Run::begin(context, now, mode).await?;
     while run.next_page().await? {}

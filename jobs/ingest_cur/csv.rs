@@ -57,10 +57,7 @@ impl Read for Streamed {
     }
 }
 
-/// Reads a whole CSV file into the aggregator.
-///
-/// # Errors
-/// Of the source, and the first invalid line.
+/// Reads a whole CSV file into the aggregator. Fails at the first invalid line.
 pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,

@@ -12,7 +12,7 @@ use super::transport::ResponseMeta;
 /// Keys of the customer and of the value in the payload of a meter event: Stripe's defaults.
 pub(super) const PAYLOAD: [&str; 2] = ["stripe_customer_id", "value"];
 
-/// A meter in Stripe.
+/// A meter, as Stripe lists it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteMeter {
     pub id: String,

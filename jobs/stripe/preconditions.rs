@@ -73,7 +73,7 @@ pub fn match_meters(
         let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };
         if let Some(k) = known.iter().find(|k| k.meter == *name && k.stripe_id != meter.id) {
             return Err(format!(
-                "usage of `{name}` was sent to meter {}, which is not active, and {} has its event name now: totals of two meters cannot be told \
+                "usage of `{name}` was sent to meter {}, which is not active, and {} has its event name now: totals of two meters cannot be kept \
                  apart. Deactivate {} and reactivate {} in the dashboard",
                 k.stripe_id, meter.id, meter.id, k.stripe_id
             ));

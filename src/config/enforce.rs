@@ -17,12 +17,12 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EnforceConfig {
-    /// A bill that tells of usage only up to longer ago than this is stale.
+    /// A bill is stale when its newest usage is older than this.
     pub stale_after_hours: u16,
     /// What happens then: `keep`, `warn` or `block-overage`.
     pub on_stale: OnStale,
-    /// Shares of an included amount or a budget, in percent, whose crossing is told to the web
-    /// backend.
+    /// Shares of an included amount or a budget, in percent; crossing one sends a notification to
+    /// the web backend.
     pub thresholds: Vec<u32>,
 }
 
@@ -65,7 +65,7 @@ impl EnforceConfig {
     }
 }
 
-/// Where the web backend is told.
+/// The receiver of notifications.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NotificationsConfig {

@@ -19,13 +19,13 @@ pub struct QueueConfig {
     pub lease_seconds: u16,
     /// How often a worker looks for jobs that other processes enqueued.
     pub poll_millis: u16,
-    /// How long runs may go on after a worker is told to stop.
+    /// How long runs may go on after a worker is asked to stop.
     pub grace_seconds: u16,
     /// How long done and cancelled jobs are kept.
     pub keep_done_days: u16,
     /// How long dead jobs are kept.
     pub keep_dead_days: u16,
-    /// Jobs of a kind that one process runs at once, where it is not as many as the kind says.
+    /// The most jobs of a kind that one process runs at once; left out: the default of the kind.
     pub max_concurrent: BTreeMap<String, u16>,
 }
 
@@ -43,7 +43,7 @@ impl Default for QueueConfig {
     }
 }
 
-/// When what is done: cron lines, in UTC; an empty list switches a schedule off.
+/// Cron lines of each schedule, in UTC. An empty list switches a schedule off.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {

@@ -240,8 +240,8 @@ impl Taken {
         self.0.push(path);
     }
 
-    /// The place in the file of a place in what is left: entries of a list move up when one before
-    /// them is taken out.
+    /// The place in the file: entries of a list move up when an invalid one before them is
+    /// removed.
     fn original(&self, path: &[Step]) -> Vec<Step> {
         let mut original: Vec<Step> = vec![];
         for step in path {

@@ -182,7 +182,7 @@ impl BillingWorld {
         let account = account(&stripe.url(), "sk_test_fake", 4);
         let context = context(books, billing(StripeMode::Stripe(account)));
         // the web backend's webhooks have announced the subscriptions
-        let told = begins.iter().enumerate().map(|(n, begin)| SubscriptionUpdate {
+        let updates = begins.iter().enumerate().map(|(n, begin)| SubscriptionUpdate {
             id: format!("sub_{n}"),
             customer: CUSTOMERS[n].into(),
             status: "active".into(),
@@ -191,7 +191,7 @@ impl BillingWorld {
             ended: None,
             items: vec![],
         });
-        context.books.upsert_subscriptions(told.collect(), at(begin)).await.unwrap();
+        context.books.upsert_subscriptions(updates.collect(), at(begin)).await.unwrap();
         Self { context, stripe, folder, file, usage: Mutex::default(), begins }
     }
 

@@ -254,7 +254,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             }
             never += late;
         }
-        let told: i64 = late
+        let reported: i64 = late
             .iter()
             .filter(|e| {
                 e.customer == format!("cus_{who}")
@@ -283,7 +283,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             targets += target;
             all_deferred += deferred;
         }
-        never_billed += never - told;
+        never_billed += never - reported;
         if billed + all_deferred + never != targets {
             fail(&format!(
                 "{name} {meter}: {targets} should be billed, invoices have {billed}, {all_deferred} is deferred, {never} came late: {raw:?}"

@@ -128,10 +128,10 @@ async fn failures_back_off_instead_of_burning_up(store: TestStore) {
     let worker = store.worker(&queue, policy()).await;
     until(&queue, "it failed", |rows| rows[0].state == JobState::Retrying).await;
     let failed = row(&queue, &ids[0].id).await;
-    assert_eq!((failed.attempts, failed.reason.as_deref()), (1, Some("told to")));
+    assert_eq!((failed.attempts, failed.reason.as_deref()), (1, Some("asked to")));
     assert!(failed.run_at.is_some_and(|at| at > failed.started_at.unwrap()));
     let dead = &until(&queue, "it died", all(JobState::Dead)).await[0];
-    assert_eq!(dead.reason.as_deref(), Some("failed 3 of 3 times, at last: told to"));
+    assert_eq!(dead.reason.as_deref(), Some("failed 3 of 3 times, at last: asked to"));
     let runs = store.runs("f");
     assert_eq!(runs.len(), 3);
     // base 1 s, doubled each time, at most half taken off
@@ -161,7 +161,7 @@ async fn given_up_is_dead_and_can_be_retried(store: TestStore) {
     queue.enqueue(&[store.job("g", &[Do::GiveUp, Do::Report])]).await.unwrap();
     let worker = store.worker(&queue, policy()).await;
     let dead = until(&queue, "dead", all(JobState::Dead)).await.remove(0);
-    assert_eq!((dead.attempts, dead.reason.as_deref()), (1, Some("told to")));
+    assert_eq!((dead.attempts, dead.reason.as_deref()), (1, Some("asked to")));
     let it = JobFilter { ids: vec![dead.seq.to_string()], ..JobFilter::default() };
     assert_eq!(queue.retry(&it).await.unwrap(), 1);
     let done = until(&queue, "done", all(JobState::Done)).await.remove(0);
@@ -175,7 +175,7 @@ async fn a_panic_is_a_failed_attempt(store: TestStore) {
     queue.enqueue(&[store.job("p", &[Do::Panic, Do::Report]), store.job("other", &[Do::Sleep(300)])]).await.unwrap();
     let worker = store.worker(&queue, policy()).await;
     let rows = until(&queue, "it failed", |rows| rows[0].state == JobState::Retrying).await;
-    assert_eq!(rows[0].reason.as_deref(), Some("it panicked: as told"));
+    assert_eq!(rows[0].reason.as_deref(), Some("it panicked: as asked"));
     until(&queue, "both done", all(JobState::Done)).await;
     assert_eq!(store.runs("other").len(), 1, "others are not disturbed");
     worker.stop().await;

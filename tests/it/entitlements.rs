@@ -1,4 +1,4 @@
-//! Stories through the binary: plans, customers, budgets, the two jobs, and what a person is told.
+//! Stories through the binary: plans, customers, budgets, the two jobs, and what is printed.
 //! And kill -9 in the midst of both jobs.
 
 use std::process::Stdio;

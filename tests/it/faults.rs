@@ -61,7 +61,7 @@ async fn a_database_that_goes_away_costs_time_only() {
     }
 }
 
-/// A worker that is told to stop while the database is away ends when its time is over.
+/// A worker that is asked to stop while the database is away ends when its time is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_can_stop_without_the_database() {
     let store = TestStore::remote("stop").await;

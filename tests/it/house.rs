@@ -234,7 +234,7 @@ fn files_do_not_import_each_other_in_circles() {
 }
 
 /// Words of before the move, and what is said now.
-const OLD_WORDS: [(&str, &str); 38] = [
+const OLD_WORDS: [(&str, &str); 47] = [
     ("intent", "meter event"),
     ("intents", "meter events"),
     ("doubtful", "unconfirmed"),
@@ -273,6 +273,15 @@ const OLD_WORDS: [(&str, &str); 38] = [
     ("fakestripe", "fake_stripe"),
     ("Doomed", "KillableWorker"),
     ("Shop", "BillingFixture"),
+    ("shop", "fixture"),
+    ("ground", "store, run inputs"),
+    ("told", "reported, asked, notified"),
+    ("doubt", "unconfirmed, maybe_applied"),
+    ("lapse", "expire"),
+    ("beats", "heartbeats"),
+    ("strange", "foreign"),
+    ("standing", "overview, stats"),
+    ("matched_rows", "counted_rows"),
 ];
 
 /// Whether `word` stands in `text` by itself.

@@ -238,7 +238,7 @@ fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
     place.run(DELIVER).ends(0).says(&["\"delivered\": 0"]);
     place.run("notifications list --state pending").ends(0).says(&["notifications.url is not set"]);
     place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
-    // nobody wants to be told, so nobody is called for it
+    // nobody asked for notifications, so this is no finding
     place.run(DELIVER).ends(0).says(&["\"dead\": 0", "\"set_aside\": 4"]);
     place.run("notifications list").ends(3).says(&["no webhook was configured"]);
     let variables = |url: &'static str, secret: &'static str| {

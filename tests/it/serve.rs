@@ -24,17 +24,17 @@ fn health_says_what_is_not_well() {
     let listen = format!("127.0.0.1:{}", worker.port);
     place.run(&format!("health --listen {listen}")).ends(0).says(&["ok  worker: working"]);
 
-    // a newer build migrates the database: this worker is told, and says so until it is gone
+    // a newer build migrates the database: this worker notices, and says so until it is gone
     let newer = "INSERT INTO schema_versions (version, name, checksum, applied_at) VALUES (9999, 'x', 'x', 'x')";
     place.execute(newer);
     let start = Instant::now();
-    let mut told = false;
+    let mut noticed = false;
     while let Some(answer) = request(worker.port, "GET", "/readyz", &[], "") {
-        told |= answer.status == 503 && answer.body.contains("NOT database");
+        noticed |= answer.status == 503 && answer.body.contains("NOT database");
         assert!(start.elapsed() < Duration::from_secs(60), "it does not stop");
         std::thread::sleep(Duration::from_millis(20));
     }
-    assert!(told, "it went without a word");
+    assert!(noticed, "it went without a word");
     place.run(&format!("health --listen {listen}")).ends(1).says(&["no worker answers at", "Connection refused"]);
     place.run_with("health", &[("METER_HTTP__LISTEN", "")]).ends(2).says(&["--listen"]);
 }
@@ -57,7 +57,7 @@ fn a_worker_that_waits_for_its_database_says_so_and_can_be_stopped() {
     let asked = Instant::now();
     assert_eq!(worker.stop(), 0);
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
-    // who wanted to run what is due is told that it was not
+    // the answer says that the due job did not run
     let mut once =
         meter(place.folder.path()).args(["work", "--once"]).env("METER_DATABASE__URL", &nobody).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(700));

@@ -1,4 +1,4 @@
-//! Stories told through the binary: what a person types, reads and gets back.
+//! Stories through the binary: what a person types, reads and gets back.
 
 use crate::support::{LEDGER, Workspace, meter};
 

@@ -105,13 +105,13 @@ fn explained(page: &str) -> Vec<(String, String)> {
 #[test]
 fn every_key_of_the_configuration_is_explained_and_no_other() {
     let rows = explained(&read(&root().join("docs/configuration.md")));
-    let told: BTreeSet<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(told.len(), rows.len(), "docs/configuration.md explains a key twice");
+    let explained_keys: BTreeSet<&str> = rows.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(explained_keys.len(), rows.len(), "docs/configuration.md explains a key twice");
     let defaults = defaults();
     let (secrets, optional) = (SECRETS.iter().map(|(name, _)| *name), OPTIONAL.iter().copied());
     let there: BTreeSet<&str> = defaults.keys().map(String::as_str).chain(optional).chain(secrets).collect();
-    let missing: Vec<_> = there.difference(&told).collect();
-    let invented: Vec<_> = told.difference(&there).collect();
+    let missing: Vec<_> = there.difference(&explained_keys).collect();
+    let invented: Vec<_> = explained_keys.difference(&there).collect();
     assert!(missing.is_empty(), "docs/configuration.md does not explain {missing:?}");
     assert!(invented.is_empty(), "docs/configuration.md explains what there is not: {invented:?}");
 }

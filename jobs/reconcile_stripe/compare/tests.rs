@@ -393,7 +393,7 @@ fn of_a_settled_part_only_an_unconfirmed_event_is_decided_beside_an_acknowledged
         assert_eq!(
             difference(three(), settled),
             (Difference::TooEarly, Some(shortfall)),
-            "told as drift, and judged with the whole"
+            "counted as drift, and compared with the whole"
         );
     }
     let unconfirmed = |value| InvoiceEvents { unconfirmed: Some(maybe_applied(4, value)), ..three() };

@@ -183,9 +183,9 @@ async fn usage_that_is_taken_back_unblocks_and_crossings_are_told_once() {
         world.enforce().await;
         assert_eq!(world.chime_of("ann").await.allowed, allowed, "{version}");
     }
-    let told = world.notifications().await;
-    assert_eq!(told.iter().filter(|n| n.starts_with("included_used")).count(), 3, "{told:?}");
-    assert_eq!(told.iter().filter(|n| n.starts_with("blocked")).count(), 2, "each block is told: {told:?}");
+    let sent = world.notifications().await;
+    assert_eq!(sent.iter().filter(|n| n.starts_with("included_used")).count(), 3, "{sent:?}");
+    assert_eq!(sent.iter().filter(|n| n.starts_with("blocked")).count(), 2, "each block is reported: {sent:?}");
 }
 
 #[tokio::test]

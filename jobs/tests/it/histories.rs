@@ -26,7 +26,7 @@ struct Seen {
     /// Requests that look different: the judge would say the same of the others.
     shapes: BTreeMap<String, Recorded>,
     requests: usize,
-    /// Meter events by state, doubt and whether they were carried forward.
+    /// Meter events by state, whether Stripe may have them, and whether they were carried forward.
     events: BTreeMap<String, u64>,
     deferred: u64,
 }
@@ -62,7 +62,7 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
     settle(&world, &mut rng, now).await;
     let late = check(&world, &format!("METER_TEST_SEED={seed} cargo test -p jobs --test it histories")).await;
     assert_eq!(late, 0, "these books know what they sent");
-    let sql = "SELECT state || iif(maybe_applied, ' after a doubt', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM meter_events";
+    let sql = "SELECT state || iif(maybe_applied, ' after maybe applied', '') || iif(value < 0, ' negative', '') || iif(billed_start > period_start, ' carried', '') FROM meter_events";
     let (events, deferred) =
         (world.rows(sql).await, world.rows("SELECT 1 FROM billing_targets WHERE deferred_reason = 'below_zero'").await);
     let requests = world.stripe.world().take_requests();
@@ -95,8 +95,8 @@ fn whatever_goes_wrong_invoices_equal_the_books() {
         );
         judge(&seen.shapes.values().cloned().collect::<Vec<_>>());
         for kind in [
-            "not_received after a doubt",
-            "accepted after a doubt",
+            "not_received after maybe applied",
+            "accepted after maybe applied",
             "not_received",
             "accepted carried",
             "accepted negative carried",

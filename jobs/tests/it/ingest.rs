@@ -226,9 +226,9 @@ async fn a_version_that_takes_back_much_is_on_hold_until_it_is_accepted() {
     assert_eq!(world.ledger().await, books);
     let accepted = IngestCur { accept_restatement: true, ..job() }.run(&world.context, now()).await.unwrap();
     assert_eq!((accepted.outcome, accepted.entries), (IngestOutcome::Applied, 1));
-    let told =
+    let reported =
         world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' AND supersedes IS NOT NULL").await;
-    assert_eq!(told, ["chime_minutes of the month goes from 100 to 70"]);
+    assert_eq!(reported, ["chime_minutes of the month goes from 100 to 70"]);
     world.sound().await;
 }
 

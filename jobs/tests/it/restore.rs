@@ -341,7 +341,7 @@ async fn periods_are_closed_when_subscriptions_are_known_again() {
     let begin = 1_767_225_600 + 9 * DAY;
     let mut rng = fastrand::Rng::with_seed(5);
     let mut world = BillingWorld::new(&template, &mut rng, begin).await;
-    // nobody has told of ann's yet
+    // the import of ann's is not done yet
     world.forget_subscription("sub_0").await;
     roll(&world.context.books, at(begin), Mode::Write).await.unwrap();
     let backup = world.backup("backup.db", false, begin + 60).await;

@@ -100,13 +100,13 @@ async fn act(act: Act) -> Result<String, Failure> {
         runs.push(Instant::now());
         runs.len()
     };
-    let why = || anyhow!("told to");
+    let why = || anyhow!("asked to");
     match does.get(run - 1).or(does.last()).copied().unwrap_or(Do::Report) {
         Do::Report => Ok(name),
         Do::Fail => Err(Failure::Retry(why())),
         Do::After(ms) => Err(Failure::RetryAfter(Duration::from_millis(ms), why())),
         Do::GiveUp => Err(Failure::GiveUp(why())),
-        Do::Panic => panic!("as told"),
+        Do::Panic => panic!("as asked"),
         Do::Sleep(ms) => {
             tokio::time::sleep(Duration::from_millis(ms)).await;
             Ok(name)
@@ -128,7 +128,7 @@ async fn act(act: Act) -> Result<String, Failure> {
 
 impl Job for Act {
     const KIND: &'static str = "act";
-    const DESCRIPTION: &'static str = "do as told";
+    const DESCRIPTION: &'static str = "do as asked";
     const MAX_CONCURRENT: usize = 1000;
     type Report = String;
 
