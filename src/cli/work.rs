@@ -101,7 +101,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         settings(&args, config).concurrency
     );
     if config.exports.is_empty() {
-        tracing::warn!("no export is configured, so no bill will be read (see the README's \"Your own bills\")");
+        tracing::warn!("no export is configured, so no bill will be read (docs/getting-started.md says how)");
     }
     let grace = settings(&args, config).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
