@@ -178,8 +178,8 @@ impl Database {
     }
 }
 
-/// For the current version of each bill: the parts and the lines add up to the total, and the ledger
-/// holds the booked quantity.
+/// For the current version of each bill: the parts and the lines add up to the total, and the
+/// ledger holds the booked quantity.
 async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
     let exact = |text: String| text.parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()));
     let mut violations = vec![];

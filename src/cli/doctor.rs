@@ -195,7 +195,11 @@ fn disk(config: &Config, checks: &mut Checks) {
 /// Checks access to each export, and whether the tag of customers reaches the bill.
 async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
     if config.exports.is_empty() {
-        checks.wrong("bills", "no export is configured".into(), "name one in [[exports]]: docs/getting-started.md, section 4");
+        checks.wrong(
+            "bills",
+            "no export is configured".into(),
+            "name one in [[exports]]: docs/getting-started.md, section 4",
+        );
         return;
     }
     let exports = match wiring::exports(config).await {

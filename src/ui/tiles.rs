@@ -116,7 +116,8 @@ fn ledger(view: &StatusView<'_>) -> Tile {
 fn audit(view: &StatusView<'_>, now: Timestamp) -> Tile {
     let audit = &view.overview.audit;
     let Some(at) = audit.at else {
-        return Tile::new("Books audited", html! { "never" }).line(html! { code { "meter run verify-books" } " does it" });
+        return Tile::new("Books audited", html! { "never" })
+            .line(html! { code { "meter run verify-books" } " does it" });
     };
     let mut tile = Tile::new("Books audited", ago(at, now));
     if audit.broken().next().is_none() {

@@ -123,7 +123,7 @@ fn notifications_arrive_signed_and_once() {
     let place = place(&receiver);
     run(&place, "config show").ends(0).says(&["/hook?********"]);
     let report = run(&place, DELIVER).ends(0).json();
-    assert_eq!(report, serde_json::json!({ "delivered": 4, "again": 0, "dead": 0 }));
+    assert_eq!(report, serde_json::json!({ "delivered": 4, "retried": 0, "dead": 0 }));
     let took = receiver.took();
     assert_eq!(took.len(), 4);
     let mut kinds = vec![];
@@ -177,7 +177,7 @@ fn a_receiver_that_misbehaves_harms_nothing() {
         place.execute("UPDATE notifications SET next_at = 0");
         receiver.does(does.clone());
         let report = run(place, DELIVER).ends(0).json();
-        assert_eq!(report["again"], 4, "{does:?}");
+        assert_eq!(report["retried"], 4, "{does:?}");
         assert_eq!(place.query(STATES), [format!("pending|{attempts}|4")], "{does:?}");
         // decisions are made all the same
         run(place, "run enforce-budgets").ends(0);
@@ -204,7 +204,7 @@ fn a_silent_receiver_costs_ten_seconds_and_no_more() {
     receiver.does(Does::Silence);
     let start = Instant::now();
     let report = run(&place, DELIVER).ends(0).json();
-    assert_eq!(report["again"], 4);
+    assert_eq!(report["retried"], 4);
     let took = start.elapsed();
     assert!(took > Duration::from_secs(9) && took < Duration::from_secs(30), "{took:?}");
     assert_eq!(place.query("SELECT DISTINCT error FROM notifications"), ["no answer in time"]);

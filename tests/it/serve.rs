@@ -24,7 +24,7 @@ fn health_says_what_is_not_well() {
     let listen = format!("127.0.0.1:{}", worker.port);
     place.run(&format!("health --listen {listen}")).ends(0).says(&["ok  worker: working"]);
 
-    // a newer build migrates the database: this worker notices, and says so until it is gone
+    // a newer build migrates the database: this worker sees it, and says so until it is gone
     let newer = "INSERT INTO schema_versions (version, name, checksum, applied_at) VALUES (9999, 'x', 'x', 'x')";
     place.execute(newer);
     let start = Instant::now();
