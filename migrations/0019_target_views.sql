@@ -33,9 +33,9 @@ LEFT JOIN customers c ON c.id = t.customer;
 -- them; an event on no invoice is in none.
 CREATE VIEW stripe_comparison AS
 SELECT p.customer, m.meter, p.starts_at AS period_start, p.ends_at AS period_end, p.subscription IS NOT NULL AS billed,
-       (SELECT json_object('units', coalesce(sum(quantity / 10000000000), 0), 'rest', coalesce(sum(quantity % 10000000000), 0))
+       (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000)
         FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.meter AND u.day BETWEEN p.first_day AND p.last_day) AS bill,
-       (SELECT json_object('units', coalesce(sum(quantity / 10000000000), 0), 'rest', coalesce(sum(quantity % 10000000000), 0))
+       (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000)
         FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.meter AND u.day BETWEEN p.first_day AND p.last_day) AS ledger,
        coalesce(t.target, 0) AS target,
        (SELECT json_object(

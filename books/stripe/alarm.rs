@@ -1,7 +1,7 @@
 //! Alarms: differences that need a person, stored in the `alarm_*` columns of `billing_targets`.
 
 use libsql::{Connection, Row, params};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -20,12 +20,8 @@ pub(super) const COLUMNS: &str =
 pub struct TargetAlarm {
     pub customer: String,
     pub meter: String,
-    #[serde(rename = "alarm", serialize_with = "as_text")]
+    #[serde(rename = "alarm")]
     pub difference: Difference,
-}
-
-fn as_text<S: Serializer>(difference: &Difference, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(difference)
 }
 
 /// The key of a billing target.

@@ -1,12 +1,12 @@
 //! AWS's bill, the ledger and Stripe side by side, for people (the view `stripe_comparison`).
 
 use jiff::Timestamp;
-use libsql::params;
-use serde::{Deserialize, Serialize, Serializer};
+use libsql::{Row, params};
+use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::json;
+use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::alarm;
 use crate::stripe::difference::Difference;
 use crate::units::calendar::{Month, instant};
@@ -40,7 +40,6 @@ pub struct ComparedPeriod {
     /// What that total should have been.
     pub expected: Option<i64>,
     pub read_at: Option<Timestamp>,
-    #[serde(serialize_with = "as_text")]
     pub alarm: Option<Difference>,
     /// The shortfall that a person has acknowledged (below 0: a surplus), in Stripe's units.
     pub acknowledged: i64,
@@ -79,20 +78,15 @@ pub struct ComparisonFilter {
     pub limit: u32,
 }
 
-/// A sum of usage as the views give it: whole units, and a rest of 10^-10 units.
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct UsageSum {
-    units: i64,
-    rest: i64,
-}
-
 /// ?1 the first month, ?2 the month after the last.
-const BILLS: &str = "SELECT v.month, t.meter, t.booked, \
-      coalesce((SELECT sum(quantity / 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0), \
-      coalesce((SELECT sum(quantity % 10000000000) FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter), 0) \
+const BILLS: &str = concat!(
+    "SELECT v.month, t.meter, t.booked, (SELECT ",
+    exact_sum!("quantity"),
+    " FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter) \
     FROM bill_versions v JOIN bill_totals t ON t.version_id = v.id \
     WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
-    ORDER BY v.month, t.meter";
+    ORDER BY v.month, t.meter"
+);
 
 /// ?1 a customer or null; periods begin from ?2 to before ?3; ?4 the most rows; ?5 meters.
 const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed, bill, ledger, target, events, \
@@ -115,7 +109,7 @@ impl Database {
                     month: row.get(0)?,
                     meter: row.get(1)?,
                     bill: booked.parse().map_err(|e| BooksError::Integrity(format!("bill_totals: {e}")))?,
-                    ledger: Quantity::from_parts(row.get(3)?, row.get(4)?),
+                    ledger: usage(&row, 3)?,
                 });
             }
             Ok(found)
@@ -137,10 +131,10 @@ impl Database {
                     period_start: instant(row.get(2)?),
                     period_end: instant(row.get(3)?),
                     billed: row.get::<i64>(4)? == 1,
-                    bill: usage(&row.get::<String>(5)?)?,
-                    ledger: usage(&row.get::<String>(6)?)?,
+                    bill: usage(&row, 5)?,
+                    ledger: usage(&row, 6)?,
                     target: row.get(7)?,
-                    events: object(&row.get::<String>(8)?)?,
+                    events: events(&row.get::<String>(8)?)?,
                     deferred: row.get(9)?,
                     deferred_reason: row.get(10)?,
                     deferred_acknowledged: row.get::<i64>(11)? == 1,
@@ -157,15 +151,11 @@ impl Database {
     }
 }
 
-fn usage(text: &str) -> Result<Quantity, BooksError> {
-    let UsageSum { units, rest } = object(text)?;
-    Ok(Quantity::from_parts(units, rest))
+/// Reads the sum in column `at`; none for no rows.
+fn usage(row: &Row, at: i32) -> Result<Quantity, BooksError> {
+    row.get::<Option<String>>(at)?.map_or(Ok(Quantity::ZERO), |sum| sum_of(&sum))
 }
 
-fn object<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, BooksError> {
+fn events(text: &str) -> Result<EventSums, BooksError> {
     serde_json::from_str(text).map_err(|e| BooksError::Integrity(format!("stripe_comparison: `{text}`: {e}")))
-}
-
-fn as_text<S: Serializer>(alarm: &Option<Difference>, serializer: S) -> Result<S::Ok, S::Error> {
-    alarm.as_ref().map(ToString::to_string).serialize(serializer)
 }

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::units::calendar::instant;
 
 /// The amount by which Stripe's total is below the sum of the events sent, in Stripe's units.
@@ -57,6 +59,13 @@ impl Difference {
     /// `StripeHasMore` for a surplus, `StripeHasLess` for a shortfall.
     pub fn unexplained(found: Unexplained) -> Self {
         if found.shortfall < 0 { Self::StripeHasMore(found) } else { Self::StripeHasLess(found) }
+    }
+}
+
+/// The sentence for people.
+impl Serialize for Difference {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

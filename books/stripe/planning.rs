@@ -6,7 +6,7 @@ use libsql::{Connection, params};
 use serde::Serialize;
 
 use crate::store::error::BooksError;
-use crate::store::rows::{json, sum_of};
+use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::billing_target::StoredTarget;
 use crate::stripe::due::DueSince;
 use crate::stripe::invoice::InvoicePeriod;
@@ -98,10 +98,13 @@ const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription
     ORDER BY p.customer, p.starts_at";
 
 /// ?1 [`PeriodDays`]; ?2 meters.
-const USAGE: &str = "SELECT j.value ->> 'customer', j.value ->> 'start', m.value, \
-           (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM usage_days u \
+const USAGE: &str = concat!(
+    "SELECT j.value ->> 'customer', j.value ->> 'start', m.value, (SELECT ",
+    exact_sum!("quantity"),
+    " FROM usage_days u \
             WHERE u.customer = j.value ->> 'customer' AND u.meter = m.value AND u.day BETWEEN j.value ->> 'first_day' AND j.value ->> 'last_day') \
-    FROM json_each(?1) j CROSS JOIN json_each(?2) m";
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m"
+);
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
 const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \

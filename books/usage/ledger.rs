@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::customers::customer::refresh_counters;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{exact_sum, first_row, sum_of};
+use crate::store::rows::{exact_sum, first_row, json, sum_of};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{
@@ -380,7 +380,7 @@ async fn append(
                 (customer, &adjustments.meters[index(cell.meter)], cell.day, cell.quantity, kind)
             })
             .collect();
-        let json = serde_json::to_string(&rows).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let json = json(&rows)?;
         insert.execute(params![id, bill.payer.clone(), bill.month.to_string(), booked_at.clone(), json]).await?;
         insert.reset();
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use books::store::rows::first_row;
+use books::store::rows::{first_row, json};
 use books::{BooksError, Database};
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params, params_from_iter};
@@ -115,7 +115,7 @@ impl Rows {
                 }
             })
             .collect();
-        let json = serde_json::to_string(&rows).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let json = json(&rows)?;
         let ids = jobs.iter().map(|j| (j.id.to_string(), j.key.clone())).collect();
         Ok(Self { json: json.into(), ids })
     }
@@ -152,9 +152,8 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     let (mut ids, mut holders) = (vec![], BTreeMap::new());
     let own: Vec<_> = rows.ids.iter().map(|(id, _)| id).collect();
     let keys: Vec<_> = rows.ids.iter().filter_map(|(_, key)| key.as_ref()).collect();
-    let text = |list: &Vec<&String>| serde_json::to_string(list).map_err(|e| BooksError::Integrity(e.to_string()));
     let sql = "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?1))";
-    let mut found = c.query(sql, params![text(&own)?]).await?;
+    let mut found = c.query(sql, params![json(&own)?]).await?;
     while let Some(row) = found.next().await? {
         ids.push(row.get(0)?);
     }
@@ -162,7 +161,7 @@ async fn insert(c: &Connection, rows: &Rows) -> Result<Found, BooksError> {
     let sql = format!(
         "SELECT key, id FROM jobs WHERE key IS NOT NULL AND {OPEN} AND key IN (SELECT value FROM json_each(?1))"
     );
-    let mut found = c.query(&sql, params![text(&keys)?]).await?;
+    let mut found = c.query(&sql, params![json(&keys)?]).await?;
     while let Some(row) = found.next().await? {
         holders.insert(row.get(0)?, row.get(1)?);
     }
@@ -187,7 +186,7 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
 impl Queue {
     /// Whether a job of these kinds is due, and when the next waiting one is.
     pub(crate) async fn peek(&self, kinds: &[&str]) -> Result<(bool, Option<i64>), BooksError> {
-        let kinds = serde_json::to_string(kinds).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let kinds = json(kinds)?;
         self.db
             .with_connection(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \

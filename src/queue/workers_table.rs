@@ -1,6 +1,7 @@
 //! The table `workers`: the processes that run jobs, as of their last heartbeat.
 
 use books::BooksError;
+use books::store::rows::json;
 use libsql::params;
 
 use super::jobs_table::{Queue, instant, with_retry};
@@ -72,7 +73,7 @@ impl Queue {
         kinds: &[&str],
         concurrency: usize,
     ) -> Result<(), BooksError> {
-        let names = serde_json::to_string(kinds).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        let names = json(kinds)?;
         let slots = i64::try_from(concurrency).unwrap_or(i64::MAX);
         let (id, now, who) = (worker.to_owned(), self.clock.millis(), who.clone());
         self.db
