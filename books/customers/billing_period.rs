@@ -5,7 +5,7 @@
 //! from the anchor itself (<https://docs.stripe.com/billing/subscriptions/billing-cycle>). A
 //! customer without a living subscription has calendar months in UTC. Periods follow each other
 //! without a gap: a subscription that begins, ends or gets another anchor cuts the period that was
-//! running.
+//! running. They follow what is known of the subscriptions now, also for the past.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -21,12 +21,32 @@ const AHEAD: usize = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
     pub id: String,
-    pub anchor: i64,
+    /// Every anchor that it had, the oldest first; at least one.
+    pub anchors: Vec<AnchorFrom>,
     pub started: i64,
     pub ended: Option<i64>,
 }
 
+/// An anchor, and from when on periods are counted from it. The first one holds from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnchorFrom {
+    pub from: i64,
+    pub anchor: i64,
+}
+
 impl Subscription {
+    /// The month of `t`, counted from the anchor that holds at `t`.
+    fn month_of(&self, t: i64) -> (i64, i64) {
+        let held = self.anchors.iter().rfind(|a| a.from <= t).or(self.anchors.first());
+        held.map_or_else(|| calendar_month(t), |a| around(a.anchor, t))
+    }
+
+    /// When it begins, ends or gets another anchor: what cuts a period.
+    fn cuts(&self) -> impl Iterator<Item = i64> {
+        let anchors = self.anchors.iter().skip(1).map(|a| a.from).filter(|t| self.lives_at(*t));
+        anchors.chain([self.started])
+    }
+
     fn lives_at(&self, t: i64) -> bool {
         self.started <= t && self.ended.is_none_or(|ended| t < ended)
     }
@@ -39,6 +59,8 @@ pub struct Span {
     pub end: i64,
     /// None for a calendar month.
     pub subscription: Option<String>,
+    /// The whole month that it is part of.
+    pub month: (i64, i64),
 }
 
 /// A period and its days of usage, first and last included. It has no days when the first is after
@@ -48,6 +70,18 @@ pub struct BillingPeriod {
     pub span: Span,
     pub first_day: Day,
     pub last_day: Day,
+    /// Its last day if nothing had cut it.
+    pub planned_last_day: Day,
+    /// Days of the month that it was to be part of when it began.
+    pub month_days: i64,
+}
+
+impl BillingPeriod {
+    /// Whether a stored period is this one. The bounds of the month are not stored.
+    pub fn is_stored_as(&self, other: &Self) -> bool {
+        let month = other.span.month;
+        Self { span: Span { month, ..self.span.clone() }, ..self.clone() } == *other
+    }
 }
 
 fn civil(t: i64) -> DateTime {
@@ -99,7 +133,7 @@ pub fn overlap_at(subscriptions: &[Subscription], t: i64) -> bool {
 /// instant: the start of the period that `t` is in.
 pub fn first_start(subscriptions: &[Subscription], t: i64) -> i64 {
     match governing(subscriptions, t) {
-        Some(s) => around(s.anchor, t).0.max(s.started).min(t),
+        Some(s) => s.month_of(t).0.max(s.started).min(t),
         None => calendar_month(t).0,
     }
 }
@@ -110,19 +144,17 @@ pub fn spans(subscriptions: &[Subscription], from: i64, now: i64) -> Vec<Span> {
     let mut start = from;
     while found.iter().filter(|s| s.end > now).count() <= AHEAD {
         let governs = governing(subscriptions, start);
-        let mut end = match governs {
-            Some(s) => around(s.anchor, start).1.min(s.ended.unwrap_or(i64::MAX)),
-            None => calendar_month(start).1,
-        };
-        // a subscription that begins in between cuts the period, unless it ends as it begins
+        let month = governs.map_or_else(|| calendar_month(start), |s| s.month_of(start));
+        let mut end = month.1.min(governs.and_then(|s| s.ended).unwrap_or(i64::MAX));
+        // what begins or changes in between cuts the period, unless it ends as it begins
         let later = subscriptions.iter().filter(|s| s.ended.is_none_or(|ended| ended > s.started));
-        if let Some(cut) = later.map(|s| s.started).filter(|s| *s > start && *s < end).min() {
+        if let Some(cut) = later.flat_map(Subscription::cuts).filter(|t| *t > start && *t < end).min() {
             end = cut;
         }
         if end <= start {
             break; // the end of representable time
         }
-        found.push(Span { start, end, subscription: governs.map(|s| s.id.clone()) });
+        found.push(Span { start, end, subscription: governs.map(|s| s.id.clone()), month });
         start = end;
     }
     found
@@ -146,21 +178,26 @@ fn owner(spans: &[Span], day: i64) -> Option<usize> {
         .or_else(|| spans.iter().position(&first))
 }
 
-/// Gives each period its days. `before` is the last day of the closed period before the first.
-pub fn with_days(spans: Vec<Span>, before: Option<Day>) -> Vec<BillingPeriod> {
-    let mut next = before.map(|day| i64::from(day.epoch()) + 1);
+/// Gives each period its days. A day belongs to one period only.
+pub fn with_days(spans: Vec<Span>) -> Vec<BillingPeriod> {
+    let mut next = None;
     let mut found = vec![];
     for (i, span) in spans.iter().enumerate() {
         let own = |day: i64| owner(&spans, day) == Some(i);
         let first = next.unwrap_or_else(|| day_of(span.start));
         let end = day_of(span.end - 1);
         let last = if own(end) { end } else { end - 1 };
-        // a day belongs to one period only
         let last = last.max(first - 1);
         next = Some(last + 1);
+        let (month_start, month_end) = span.month;
+        let planned = if span.end == month_end { last } else { last.max(day_of(month_end) - 1) };
+        // one that begins with its month is all of it, whichever of its first and last day is its
+        let whole = planned - first + 1;
+        let month_days = if span.start == month_start { whole } else { day_of(month_end) - day_of(month_start) };
         let day = |day: i64| i32::try_from(day).ok().and_then(Day::from_epoch);
-        if let (Some(first_day), Some(last_day)) = (day(first), day(last)) {
-            found.push(BillingPeriod { span: span.clone(), first_day, last_day });
+        if let (Some(first_day), Some(last_day), Some(planned_last_day)) = (day(first), day(last), day(planned)) {
+            let month_days = month_days.max(1);
+            found.push(BillingPeriod { span: span.clone(), first_day, last_day, planned_last_day, month_days });
         }
     }
     found

@@ -12,7 +12,7 @@ use libsql::{Connection, params};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::customers::billing_period::{self, BillingPeriod, Span, Subscription};
+use crate::customers::billing_period::{self, AnchorFrom, BillingPeriod, Span, Subscription};
 use crate::limits::entitlement::{PaymentStatus, Reason};
 use crate::limits::plan::{Plans, TURN};
 use crate::store::database::Database;
@@ -20,6 +20,8 @@ use crate::store::error::BooksError;
 use crate::store::rows::{self, clock};
 use crate::units::calendar::{Day, instant};
 use crate::units::quantity::UNIT;
+
+const DAY: i64 = 86_400;
 
 /// A period of TURN credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,20 +38,14 @@ pub struct TurnPeriod {
     pub closed_at: Option<Timestamp>,
 }
 
-/// An open period, with its rows in both tables.
+/// An open TURN period.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenPeriod {
-    pub period: BillingPeriod,
+pub struct OpenTurn {
+    pub start: i64,
+    pub end: i64,
     pub used: i64,
     pub refused: i64,
     pub allowed_until: Option<i64>,
-}
-
-/// Where a closed period ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClosedPeriod {
-    pub end: i64,
-    pub last_day: Day,
 }
 
 /// An open row without a period, and the period that takes its count; each by its start.
@@ -76,50 +72,69 @@ pub struct KnownPeriods {
     /// The reason why nothing at all may be used, if there is one.
     pub stopped: Option<Reason>,
     pub subscriptions: Vec<Subscription>,
-    /// The newest closed period.
-    pub closed: Option<ClosedPeriod>,
-    pub open: Vec<OpenPeriod>,
+    /// The stored billing periods, in order.
+    pub billing: Vec<BillingPeriod>,
+    /// The oldest day with usage.
+    pub first_usage: Option<Day>,
+    /// End of the newest closed TURN period.
+    pub turn_closed_until: Option<i64>,
+    /// The open TURN periods, in order.
+    pub turn: Vec<OpenTurn>,
 }
 
 /// What is to change for one customer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeriodChanges {
-    /// Periods to open, or with new bounds.
-    pub periods: Vec<BillingPeriod>,
+    /// Billing periods that are new, or have other bounds, days or another subscription.
+    pub billing: Vec<BillingPeriod>,
+    /// Starts of billing periods that are none any more.
+    pub gone: Vec<i64>,
+    /// TURN periods to open, or with new bounds.
+    pub turn: Vec<Span>,
     pub merged: Vec<Merge>,
-    /// Starts of the periods to close.
+    /// Starts of the TURN periods to close.
     pub closed: Vec<i64>,
     /// None when the customer's row is gone.
     pub shown: Option<ShownPeriods>,
 }
 
-/// The changes after which the periods follow the subscriptions, and all that ended by `now` are
-/// closed. Pure.
+/// The changes after which the periods follow the subscriptions, and all TURN periods that ended
+/// by `now` are closed. Pure.
+///
+/// Invoices decide which billing periods there are, so these follow the subscriptions also in the
+/// past, back to the first day with usage. A TURN count that is closed stays as it is.
 pub fn changes(known: &KnownPeriods, now: i64) -> PeriodChanges {
     if known.plan.is_none() {
-        let ended = known.open.iter().map(|o| &o.period.span).filter(|s| s.end <= now);
-        return PeriodChanges { closed: ended.map(|s| s.start).collect(), ..PeriodChanges::default() };
+        let ended = known.turn.iter().filter(|t| t.end <= now);
+        return PeriodChanges { closed: ended.map(|t| t.start).collect(), ..PeriodChanges::default() };
     }
-    let oldest = known.open.first().map_or(now, |o| o.period.span.start);
-    let from = match known.closed {
-        Some(closed) => closed.end,
-        None => billing_period::first_start(&known.subscriptions, oldest),
-    };
-    let spans = billing_period::spans(&known.subscriptions, from, now);
-    let until = spans.last().map(|s| s.end);
-    let current = spans.iter().find(|s| s.end > now).map(|s| s.start);
-    let periods = billing_period::with_days(spans, known.closed.map(|closed| closed.last_day));
-    let is_there = |p: &BillingPeriod| known.open.iter().any(|o| o.period == *p);
+    let oldest = known.billing.first().map(|p| p.span.start);
+    let used = known.first_usage.map(|day| i64::from(day.epoch()) * DAY);
+    let oldest = [oldest, used].into_iter().flatten().min().unwrap_or(now);
+    let billing = billing_period::first_start(&known.subscriptions, oldest);
+    let billing = billing_period::with_days(billing_period::spans(&known.subscriptions, billing, now));
+
+    let oldest = known.turn.first().map_or(now, |t| t.start);
+    let from = known.turn_closed_until.unwrap_or_else(|| billing_period::first_start(&known.subscriptions, oldest));
+    let turn = billing_period::spans(&known.subscriptions, from, now);
+    let is_there = |span: &Span| known.turn.iter().any(|t| (t.start, t.end) == (span.start, span.end));
     let target = |start: i64| {
-        let holds = periods.iter().find(|p| p.span.start <= start && start < p.span.end);
-        holds.or(periods.first()).map(|p| p.span.start)
+        let holds = turn.iter().find(|span| span.start <= start && start < span.end);
+        holds.or(turn.first()).map(|span| span.start)
     };
-    let gone = known.open.iter().map(|o| o.period.span.start).filter(|s| periods.iter().all(|p| p.span.start != *s));
+    let lost = known.turn.iter().map(|t| t.start).filter(|start| turn.iter().all(|span| span.start != *start));
+    let current = turn.iter().find(|span| span.end > now).map(|span| span.start);
+    let closed = turn.iter().filter(|span| span.end <= now);
     PeriodChanges {
-        merged: gone.filter_map(|from| Some(Merge { from, into: target(from)? })).collect(),
-        closed: periods.iter().map(|p| &p.span).filter(|s| s.end <= now).map(|s| s.start).collect(),
-        shown: current.zip(until).map(|(current, until)| ShownPeriods { current, until }),
-        periods: periods.iter().filter(|p| !is_there(p)).cloned().collect(),
+        gone: {
+            let starts = known.billing.iter().map(|p| p.span.start);
+            starts.filter(|start| billing.iter().all(|p| p.span.start != *start)).collect()
+        },
+        billing: billing.into_iter().filter(|p| !known.billing.iter().any(|k| k.is_stored_as(p))).collect(),
+        merged: lost.filter_map(|from| Some(Merge { from, into: target(from)? })).collect(),
+        closed: closed.map(|span| span.start).collect(),
+        shown: current.zip(turn.last().map(|span| span.end)).map(|(current, until)| ShownPeriods { current, until }),
+        turn: turn.iter().filter(|span| !is_there(span)).cloned().collect(),
     }
 }
 
@@ -256,75 +271,104 @@ async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap
     while let Some(row) = rows.next().await? {
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
             let (id, anchor, started, ended) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-            known.subscriptions.push(Subscription { id, anchor, started, ended });
+            let anchors = vec![AnchorFrom { from: started, anchor }];
+            known.subscriptions.push(Subscription { id, anchors, started, ended });
         }
     }
-    let day = |text: String| text.parse::<Day>().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")));
-    let mut rows = c.query(include_str!("periods.sql"), params![ids]).await?;
+    load_billing(c, &ids, &mut known).await?;
+    let mut rows = c.query(include_str!("turn_periods.sql"), params![ids]).await?;
     while let Some(row) = rows.next().await? {
         let Some(known) = known.get_mut(&row.get::<String>(0)?) else { continue };
-        let (start, end, last_day) = (row.get(1)?, row.get(2)?, day(row.get(5)?)?);
-        if row.get::<Option<i64>>(6)?.is_some() {
-            known.closed = Some(ClosedPeriod { end, last_day });
-            continue;
+        let (start, end, closed): (i64, i64, Option<i64>) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        if closed.is_some() {
+            known.turn_closed_until = Some(end);
+        } else {
+            let (used, refused, allowed_until) = (row.get(4)?, row.get(5)?, row.get(6)?);
+            known.turn.push(OpenTurn { start, end, used, refused, allowed_until });
         }
-        let period = BillingPeriod {
-            span: Span { start, end, subscription: row.get(3)? },
-            first_day: day(row.get(4)?)?,
-            last_day,
-        };
-        known.open.push(OpenPeriod { period, used: row.get(7)?, refused: row.get(8)?, allowed_until: row.get(9)? });
     }
     Ok(known)
 }
 
+async fn load_billing(c: &Connection, ids: &str, known: &mut BTreeMap<String, KnownPeriods>) -> Result<(), BooksError> {
+    let day = |text: String| text.parse::<Day>().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")));
+    let sql = "SELECT b.customer, b.starts_at, b.ends_at, b.subscription, b.first_day, b.last_day, b.planned_last_day, b.month_days \
+               FROM json_each(?1) j JOIN billing_periods b ON b.customer = j.value ORDER BY b.customer, b.starts_at";
+    let mut rows = c.query(sql, params![ids]).await?;
+    while let Some(row) = rows.next().await? {
+        let Some(known) = known.get_mut(&row.get::<String>(0)?) else { continue };
+        let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let (first_day, last_day) = (day(row.get(4)?)?, day(row.get(5)?)?);
+        // the web backend's trigger leaves the last two columns to this job
+        let planned = row.get::<Option<String>>(6)?.map(day).transpose()?;
+        let month_days = row.get::<Option<i64>>(7)?.unwrap_or_default();
+        let month = (start, end);
+        known.billing.push(BillingPeriod {
+            span: Span { start, end, subscription, month },
+            first_day,
+            last_day,
+            planned_last_day: planned.unwrap_or(last_day),
+            month_days,
+        });
+    }
+    let sql = "SELECT j.value, (SELECT min(day) FROM usage_days WHERE customer = j.value) FROM json_each(?1) j";
+    let mut rows = c.query(sql, params![ids]).await?;
+    while let Some(row) = rows.next().await? {
+        let first = row.get::<Option<String>>(1)?.map(day).transpose()?;
+        if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
+            known.first_usage = first;
+        }
+    }
+    Ok(())
+}
+
 /// Writes what was decided.
 async fn apply(c: &Connection, decided: &[Decided], plans: &Plans, now: i64) -> Result<(), BooksError> {
-    let (mut billing, mut turn, mut merged) = (vec![], vec![], vec![]);
+    let (mut billing, mut gone, mut turn, mut merged) = (vec![], vec![], vec![], vec![]);
     let (mut closed, mut shown) = (vec![], vec![]);
     for Decided { customer, known, changes } in decided {
-        for BillingPeriod { span, first_day, last_day } in &changes.periods {
+        for BillingPeriod { span, first_day, last_day, planned_last_day, month_days } in &changes.billing {
             billing.push(json!({
                 "customer": customer, "starts_at": span.start, "ends_at": span.end,
                 "subscription": span.subscription, "first_day": first_day, "last_day": last_day,
+                "planned_last_day": planned_last_day, "month_days": month_days,
             }));
+        }
+        for span in &changes.turn {
             let opening = opening_limit(plans, known, span.start);
             turn.push(json!({
                 "customer": customer, "starts_at": span.start, "ends_at": span.end,
                 "allowed_until": opening.allowed_until, "reason": opening.reason.name(),
             }));
         }
-        closed.extend(changes.closed.iter().map(|start| json!({ "customer": customer, "starts_at": start })));
+        let named = |start: &i64| json!({ "customer": customer, "starts_at": start });
+        gone.extend(changes.gone.iter().map(named));
+        closed.extend(changes.closed.iter().map(named));
         let show = |p: ShownPeriods| json!({ "customer": customer, "starts_at": p.current, "until": p.until });
         shown.extend(changes.shown.map(show));
         for Merge { from, into } in &changes.merged {
-            if let Some(row) = known.open.iter().find(|o| o.period.span.start == *from) {
+            if let Some(row) = known.turn.iter().find(|t| t.start == *from) {
                 merged.push(json!({
                     "customer": customer, "from": from, "into": into, "used": row.used, "refused": row.refused,
                 }));
             }
         }
     }
-    let run = async |sql: &'static str, rows: String| c.execute(sql, params![rows, now]).await;
-    if !billing.is_empty() {
-        run(OPEN_BILLING, rows::json(&billing)?).await?;
-        c.execute(OPEN_TURN, params![rows::json(&turn)?]).await?;
-    }
-    if !merged.is_empty() {
-        let rows = rows::json(&merged)?;
-        for sql in [MERGE_TURN, DROP_TURN, DROP_BILLING] {
-            c.execute(sql, params![rows.clone()]).await?;
+    let run = async |sql: &'static str, rows: &[serde_json::Value]| -> Result<(), BooksError> {
+        if !rows.is_empty() {
+            c.execute(sql, params![rows::json(&rows)?, now]).await?;
         }
-    }
-    if !closed.is_empty() {
-        let rows = rows::json(&closed)?;
-        run(CLOSE_TURN, rows.clone()).await?;
-        run(CLOSE_BILLING, rows).await?;
-    }
-    if !shown.is_empty() {
-        c.execute(SHOW_CURRENT, params![rows::json(&shown)?]).await?;
-    }
-    Ok(())
+        Ok(())
+    };
+    run(DROP_BILLING, &gone).await?;
+    run(OPEN_BILLING, &billing).await?;
+    run(OPEN_TURN, &turn).await?;
+    run(MERGE_TURN, &merged).await?;
+    run(DROP_TURN, &merged).await?;
+    run(CLOSE_TURN, &closed).await?;
+    let customers: Vec<_> = decided.iter().map(|d| json!(d.customer)).collect();
+    run(CLOSE_BILLING, &customers).await?;
+    run(SHOW_CURRENT, &shown).await
 }
 
 /// What a TURN period may use before its first enforcement.
@@ -352,38 +396,43 @@ fn opening_limit(plans: &Plans, known: &KnownPeriods, start: i64) -> OpeningLimi
 fn summed(decided: &[Decided], now: i64) -> RolledPeriods {
     let mut rolled = RolledPeriods::default();
     for Decided { customer, known, changes } in decided {
-        rolled.opened += u64::try_from(changes.periods.len()).unwrap_or(u64::MAX);
+        rolled.opened += u64::try_from(changes.turn.len()).unwrap_or(u64::MAX);
         rolled.merged += u64::try_from(changes.merged.len()).unwrap_or(u64::MAX);
         if billing_period::overlap_at(&known.subscriptions, now) {
             rolled.overlapping_subscriptions.push(customer.clone());
         }
-        let bounds = |start: i64| {
-            let changed = changes.periods.iter().find(|p| p.span.start == start);
-            changed.or_else(|| known.open.iter().map(|o| &o.period).find(|p| p.span.start == start))
+        let end = |start: i64| {
+            let changed = changes.turn.iter().find(|span| span.start == start).map(|span| span.end);
+            changed.or_else(|| known.turn.iter().find(|t| t.start == start).map(|t| t.end))
         };
         for start in &changes.closed {
-            let Some(period) = bounds(*start) else { continue };
+            let Some(end) = end(*start) else { continue };
             let merged = changes.merged.iter().filter(|m| m.into == *start).map(|m| &m.from);
-            let rows = merged.chain([start]).filter_map(|s| known.open.iter().find(|o| o.period.span.start == *s));
-            let own = known.open.iter().find(|o| o.period.span.start == *start);
+            let rows = merged.chain([start]).filter_map(|s| known.turn.iter().find(|t| t.start == *s));
+            let own = known.turn.iter().find(|t| t.start == *start);
             rolled.closed.push(ClosedTurnPeriod {
                 customer: customer.clone(),
                 starts_at: instant(*start),
-                ends_at: instant(period.span.end),
-                used: rows.map(|o| o.used).sum(),
-                allowed_until: own.and_then(|o| o.allowed_until),
+                ends_at: instant(end),
+                used: rows.map(|t| t.used).sum(),
+                allowed_until: own.and_then(|t| t.allowed_until),
             });
         }
     }
     rolled
 }
 
+/// `closed_at` says when the period was seen to be over.
 const OPEN_BILLING: &str = "\
-    INSERT INTO billing_periods (customer, starts_at, ends_at, subscription, first_day, last_day, opened_at) \
+    INSERT INTO billing_periods (customer, starts_at, ends_at, subscription, first_day, last_day, planned_last_day, month_days, \
+                                 opened_at) \
     SELECT value ->> 'customer', value ->> 'starts_at', value ->> 'ends_at', value ->> 'subscription', \
-           value ->> 'first_day', value ->> 'last_day', ?2 FROM json_each(?1) WHERE true \
+           value ->> 'first_day', value ->> 'last_day', value ->> 'planned_last_day', value ->> 'month_days', ?2 \
+    FROM json_each(?1) WHERE true \
     ON CONFLICT (customer, starts_at) DO UPDATE SET ends_at = excluded.ends_at, \
-           subscription = excluded.subscription, first_day = excluded.first_day, last_day = excluded.last_day";
+           subscription = excluded.subscription, first_day = excluded.first_day, last_day = excluded.last_day, \
+           planned_last_day = excluded.planned_last_day, month_days = excluded.month_days, \
+           closed_at = iif(billing_periods.closed_at >= excluded.ends_at, billing_periods.closed_at, NULL)";
 
 const OPEN_TURN: &str = "INSERT INTO turn_periods (customer, starts_at, ends_at, allowed_until, reason) \
     SELECT value ->> 'customer', value ->> 'starts_at', value ->> 'ends_at', value ->> 'allowed_until', \
@@ -393,8 +442,8 @@ const OPEN_TURN: &str = "INSERT INTO turn_periods (customer, starts_at, ends_at,
 const CLOSE_TURN: &str = "UPDATE turn_periods SET closed_at = ?2 FROM json_each(?1) j \
     WHERE customer = j.value ->> 'customer' AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
 
-const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 FROM json_each(?1) j \
-    WHERE customer = j.value ->> 'customer' AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
+const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 \
+    WHERE customer IN (SELECT value FROM json_each(?1)) AND closed_at IS NULL AND ends_at <= ?2";
 
 /// Several rows may be merged into one, so their counts are summed first.
 const MERGE_TURN: &str = "UPDATE turn_periods \
@@ -408,7 +457,7 @@ const DROP_TURN: &str = "DELETE FROM turn_periods WHERE (customer, starts_at) IN
     (SELECT value ->> 'customer', value ->> 'from' FROM json_each(?1))";
 
 const DROP_BILLING: &str = "DELETE FROM billing_periods WHERE (customer, starts_at) IN \
-    (SELECT value ->> 'customer', value ->> 'from' FROM json_each(?1))";
+    (SELECT value ->> 'customer', value ->> 'starts_at' FROM json_each(?1))";
 
 /// The counter on the customer's row is that of the current period: 0, or what was taken since it
 /// began.

@@ -1,5 +1,5 @@
-//! What a customer may use: plans, overage budgets, the decisions made from them, and the
-//! notifications to the web backend.
+//! What a customer may use, and what becomes of what was used: plans, overage budgets, the decisions
+//! made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
 //! `entitlement_changes` and `notifications`. **Does not own** how a decision is made
@@ -13,3 +13,5 @@ pub mod budget;
 pub mod entitlement;
 pub mod notification;
 pub mod plan;
+pub mod rating;
+pub mod terms;

@@ -110,6 +110,12 @@ impl Price {
         let price = self.scaled();
         (price > 0).then(|| Quantity::from_scaled((cost.0 - 1) / price + 1))
     }
+
+    /// The largest quantity that costs at most `cost`; none when every quantity does.
+    pub fn affordable(self, cost: Cost) -> Option<Quantity> {
+        let price = self.scaled();
+        (price > 0).then(|| Quantity::from_scaled(cost.0.max(0) / price))
+    }
 }
 
 impl fmt::Display for Price {

@@ -117,7 +117,7 @@ pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -
     let period = facts.period.as_ref()?;
     let of = Subject { customer, facts, inputs, period };
     let plan = inputs.plans.at(&facts.plan, period.start);
-    let current_turn = facts.turn.iter().find(|row| row.starts_at <= period.start);
+    let current_turn = facts.turn.iter().find(|row| row.starts_at < period.end);
     let turn_used = current_turn.map_or(0, |row| row.used);
     let used = |meter: &str| match meter {
         TURN => Quantity::from_scaled(i128::from(turn_used) * UNIT),
@@ -199,7 +199,7 @@ impl Subject<'_> {
     fn turn_limits(&self, case: &CustomerCase<'_>, decided: &CustomerDecision) -> Vec<TurnLimitChange> {
         let mut changes = vec![];
         for row in &self.facts.turn {
-            let decision = if row.starts_at <= self.period.start {
+            let decision = if row.starts_at < self.period.end {
                 case.meters.iter().zip(&decided.meters).find(|(m, _)| m.meter == TURN).map(|(_, d)| d.clone())
             } else {
                 let plan = self.inputs.plans.at(&self.facts.plan, row.starts_at);

@@ -12,7 +12,8 @@ fn t(text: &str) -> i64 {
 }
 
 fn sub(id: &str, anchor: &str, started: &str, ended: Option<&str>) -> Subscription {
-    Subscription { id: id.into(), anchor: t(anchor), started: t(started), ended: ended.map(t) }
+    let anchors = vec![AnchorFrom { from: t(started), anchor: t(anchor) }];
+    Subscription { id: id.into(), anchors, started: t(started), ended: ended.map(t) }
 }
 
 /// Starts of periods, and the end of the last, as days or instants.
@@ -75,8 +76,13 @@ fn a_subscription_cuts_what_was_running_and_its_end_gives_way() {
 
 #[test]
 fn a_changed_anchor_ends_the_period_that_runs() {
-    // Stripe's `billing_cycle_anchor=now` on 10 March; the period from the 1st is open
-    let changed = [sub("s", "2026-03-10", "2026-01-01", None)];
+    // Stripe's `billing_cycle_anchor=now` on 10 March; what was invoiced before stays as it was
+    let mut changed = [sub("s", "2026-01-01", "2026-01-01", None)];
+    changed[0].anchors.push(AnchorFrom { from: t("2026-03-10"), anchor: t("2026-03-10") });
+    assert_eq!(
+        bounds(&changed, "2026-01-01", "2026-03-10")[..4],
+        ["2026-01-01", "2026-02-01", "2026-03-01", "2026-03-10"]
+    );
     assert_eq!(
         bounds(&changed, "2026-03-01", "2026-03-10"),
         ["2026-03-01", "2026-03-10", "2026-04-10", "2026-05-10", "2026-06-10"]
@@ -104,14 +110,10 @@ fn the_first_period_of_one_who_brings_a_subscription_is_its_own() {
     assert_eq!(first_start(&[], t("2026-11-22")), t("2026-11-01"));
 }
 
-fn day(text: &str) -> Day {
-    text.parse().unwrap()
-}
-
 #[test]
 fn a_day_belongs_to_the_period_that_holds_its_last_second() {
     let days = |subscriptions: &[Subscription], from: &str, now: &str| -> Vec<(String, String)> {
-        let periods = with_days(spans(subscriptions, t(from), t(now)), None);
+        let periods = with_days(spans(subscriptions, t(from), t(now)));
         periods.iter().take(4).map(|p| (p.first_day.to_string(), p.last_day.to_string())).collect()
     };
     let noon = [sub("s", "2026-03-10T12:00:00Z", "2026-03-10T12:00:00Z", Some("2026-04-20T12:00:00Z"))];
@@ -142,8 +144,21 @@ fn a_day_belongs_to_the_period_that_holds_its_last_second() {
             pair("2026-04-20", "2026-05-19"),
         ]
     );
-    let after = with_days(spans(&noon, t("2026-04-10T12:00:00Z"), t("2026-04-11")), Some(day("2026-04-10")));
-    assert_eq!(after[0].first_day, day("2026-04-11"), "days of a closed period stay its own");
+}
+
+#[test]
+fn a_period_knows_the_month_that_it_is_part_of() {
+    let months = |subscriptions: &[Subscription], from: &str, now: &str| -> Vec<(String, i64)> {
+        let periods = with_days(spans(subscriptions, t(from), t(now)));
+        periods.iter().take(3).map(|p| (p.planned_last_day.to_string(), p.month_days)).collect()
+    };
+    let noon = [sub("s", "2026-03-10T12:00:00Z", "2026-03-10T12:00:00Z", Some("2026-03-20T12:00:00Z"))];
+    assert_eq!(
+        months(&noon, "2026-03-01", "2026-04-01"),
+        [("2026-03-31".to_owned(), 31), ("2026-04-09".to_owned(), 31), ("2026-03-31".to_owned(), 31)],
+        "March until the 9th, the subscription's month until the 20th, the rest of March"
+    );
+    assert_eq!(months(&[], "2026-02-01", "2026-02-03")[0], ("2026-02-28".to_owned(), 28));
 }
 
 fn any_subscription() -> impl Strategy<Value = Subscription> {
@@ -153,7 +168,7 @@ fn any_subscription() -> impl Strategy<Value = Subscription> {
             let started = start + day * DAY + second;
             Subscription {
                 id: format!("s{day}"),
-                anchor: started + anchor * DAY,
+                anchors: vec![AnchorFrom { from: started, anchor: started + anchor * DAY }],
                 started,
                 ended: lives.map(|days| started + days * DAY / 3),
             }
@@ -171,7 +186,7 @@ proptest! {
         prop_assert!(spans.iter().filter(|s| s.end > now).count() > AHEAD);
         prop_assert!(spans.windows(2).all(|w| w[0].end == w[1].start) && spans[0].start == from);
         prop_assert!(spans.iter().all(|s| s.end > s.start && s.end - s.start <= 31 * DAY));
-        let periods = with_days(spans.clone(), None);
+        let periods = with_days(spans.clone());
         let mut owners: BTreeMap<i32, usize> = BTreeMap::new();
         for (i, p) in periods.iter().enumerate() {
             for day in p.first_day.epoch()..=p.last_day.epoch() {

@@ -1,0 +1,262 @@
+//! Rating: what becomes of the usage of a billing period. Pure.
+//!
+//! Every unit ends in one of four parts: *within* the plan, *billable*, *house* (beyond the overage
+//! budget: the company pays) or *not priced* (the plan reports no usage beyond what it includes).
+//!
+//! **Included amounts are granted in advance.** At the start of a period its whole share of the
+//! month may be used: all of a whole month, else the share by days. What was within the plan when
+//! it was used stays so. If a cancellation, a new anchor or another plan then leaves fewer days
+//! of that grant, what was used in advance is taken off the next included amount. So no change
+//! gives back overage that was due, none bills what was included when it was used, and cutting a
+//! month into periods grants no more than the month. Lago and Orb prorate included amounts by days
+//! too; they bill the difference at the change, which here waits for the next grant.
+//!
+//! `report = "total"` leaves the included amount to the tiers of Stripe's price, which grant it in
+//! full on each invoice: there nothing is prorated.
+
+use std::collections::BTreeMap;
+
+use crate::limits::plan::{Plan, Plans, ReportMode, Terms};
+use crate::limits::terms::{Caps, Stretch, TermsHistory};
+use crate::units::calendar::Day;
+use crate::units::money::{Cost, Currency};
+use crate::units::quantity::Quantity;
+
+/// Who pays for usage beyond the overage budget, which the block came too late to prevent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OverageBilling {
+    /// The company: a customer who has set a budget is never billed more.
+    #[default]
+    UpToBudget,
+    /// The customer.
+    All,
+}
+
+/// A billing period to be rated. `start` is in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeriodDays {
+    pub start: i64,
+    pub first: Day,
+    pub last: Day,
+    /// Its last day if nothing had cut it.
+    pub planned_last: Day,
+    /// Days of the month that it was to be part of when it began.
+    pub month_days: i64,
+}
+
+/// What a customer agreed to, for one run of rating.
+#[derive(Clone, Copy, Debug)]
+pub struct Agreement<'a> {
+    pub plans: &'a Plans,
+    pub history: &'a TermsHistory,
+    pub overage: OverageBilling,
+}
+
+/// What became of the usage of one meter in one period.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rated {
+    pub used: Quantity,
+    pub within: Quantity,
+    pub billable: Quantity,
+    pub house: Quantity,
+    pub not_priced: Quantity,
+    /// What Stripe is told of: what is billable, and with `report = "total"` also what is within.
+    pub reported: Quantity,
+    /// What was used in advance of the days that are over; it is taken off the next grant.
+    pub advance: Quantity,
+    pub billable_cost: Cost,
+    pub house_cost: Cost,
+    /// The plan at the end of the period, and its currency.
+    pub plan: String,
+    pub currency: Currency,
+}
+
+/// The usage of a stretch by meter.
+pub type StretchUsage = BTreeMap<(String, Day), Quantity>;
+
+/// Rates a period of a customer for `meters`. `usage` is by meter and first day of each of the
+/// period's [`TermsHistory::stretches`]; `advance` by meter, as the period before left it. None if
+/// a plan is unknown.
+pub fn rate(
+    period: PeriodDays,
+    agreement: Agreement<'_>,
+    meters: &[String],
+    usage: &StretchUsage,
+    advance: &BTreeMap<String, Quantity>,
+) -> Option<BTreeMap<String, Rated>> {
+    let stretches = agreement.history.stretches(period.first, period.last);
+    let held = |stretch: &Stretch| -> Option<TermedStretch<'_>> {
+        let names = agreement.history.plans_on(*stretch);
+        let plans = names.iter().map(|name| agreement.plans.at(name, period.start)).collect::<Option<Vec<&Plan>>>()?;
+        let caps = match agreement.overage {
+            OverageBilling::UpToBudget => agreement.history.caps_on(*stretch),
+            OverageBilling::All => None,
+        };
+        Some(TermedStretch { stretch: *stretch, plans, caps })
+    };
+    let held = stretches.iter().map(held).collect::<Option<Vec<_>>>()?;
+    // a period without days still has a plan
+    let at_end = agreement.history.plans_on(Stretch { first: period.first, last: period.last.max(period.first) });
+    let plan = agreement.plans.at(at_end.last()?, period.start)?;
+    let mut meters: Vec<MeterRating<'_>> = meters
+        .iter()
+        .map(|meter| {
+            let of = |s: &TermedStretch<'_>| usage.get(&(meter.clone(), s.stretch.first)).copied().unwrap_or_default();
+            MeterRating::new(
+                meter,
+                held.iter().map(of).collect(),
+                advance.get(meter).copied().unwrap_or_default(),
+                plan,
+                period.month_days,
+            )
+        })
+        .collect();
+    let mut spent = Cost::ZERO;
+    for (at, stretch) in held.iter().enumerate() {
+        for meter in &mut meters {
+            meter.add(at, stretch, period, &mut spent);
+        }
+    }
+    Some(meters.into_iter().map(|meter| (meter.meter.to_owned(), meter.done())).collect())
+}
+
+/// A stretch with the plans and budgets that held on it.
+struct TermedStretch<'a> {
+    stretch: Stretch,
+    plans: Vec<&'a Plan>,
+    caps: Option<Caps>,
+}
+
+impl TermedStretch<'_> {
+    /// The terms of a meter at the end of the stretch.
+    fn terms(&self, meter: &str) -> Option<Terms> {
+        self.plans.last().and_then(|plan| plan.meters.get(meter)).copied()
+    }
+
+    /// The largest included amount among the plans that held.
+    fn included(&self, meter: &str) -> Quantity {
+        let included = |plan: &&Plan| plan.meters.get(meter).map_or(Quantity::ZERO, |terms| terms.included);
+        self.plans.iter().map(included).max().unwrap_or_default()
+    }
+
+    /// How much more the overage of a meter may cost; none = there is no limit.
+    fn room(&self, meter: &str, spent: Cost, of_meter: Cost) -> Option<Cost> {
+        let caps = self.caps.as_ref()?;
+        let currency = self.plans.last()?.currency;
+        // a budget in another currency cannot be compared: it allows nothing
+        if caps.currencies.iter().any(|code| *code != currency.to_string()) {
+            return Some(Cost::ZERO);
+        }
+        let left = |minor: i64, spent: Cost| Cost::of_minor(minor, currency).less(spent);
+        let own = caps.meters.get(meter).map(|minor| left(*minor, of_meter));
+        match (caps.all.map(|minor| left(minor, spent)), own) {
+            (Some(all), Some(own)) => Some(all.min(own)),
+            (None, None) => Some(Cost::ZERO),
+            (all, own) => all.or(own),
+        }
+    }
+}
+
+/// The rating of one meter, stretch by stretch.
+struct MeterRating<'a> {
+    meter: &'a str,
+    usage: Vec<Quantity>,
+    advance: Quantity,
+    /// Included amounts of the days so far, each times its days.
+    earned: i128,
+    month_days: i128,
+    rated: Rated,
+}
+
+impl<'a> MeterRating<'a> {
+    fn new(meter: &'a str, usage: Vec<Quantity>, advance: Quantity, plan: &Plan, month_days: i64) -> Self {
+        let used = usage.iter().copied().sum();
+        let zero = Quantity::ZERO;
+        let rated = Rated {
+            used,
+            within: zero,
+            billable: zero,
+            house: zero,
+            not_priced: zero,
+            reported: zero,
+            advance: zero,
+            billable_cost: Cost::ZERO,
+            house_cost: Cost::ZERO,
+            plan: plan.name.clone(),
+            currency: plan.currency,
+        };
+        Self { meter, usage: net(usage), advance, earned: 0, month_days: i128::from(month_days.max(1)), rated }
+    }
+
+    fn add(&mut self, at: usize, stretch: &TermedStretch<'_>, period: PeriodDays, spent: &mut Cost) {
+        let used = self.usage[at];
+        let terms = stretch.terms(self.meter);
+        let included = stretch.included(self.meter);
+        let report = terms.map_or(ReportMode::None, |terms| terms.report);
+        let to_planned_end = i64::from(period.planned_last.epoch()) - i64::from(stretch.stretch.first.epoch()) + 1;
+        let for_days = |days: i64| included.scaled() * i128::from(days.clamp(0, period.month_days));
+        let granted = match report {
+            ReportMode::Total => included,
+            _ => self.share(self.earned + for_days(to_planned_end)) - self.advance,
+        };
+        self.earned += match report {
+            // Stripe's tiers grant it on each invoice: nothing is used in advance
+            ReportMode::Total => included.scaled() * self.month_days,
+            _ => for_days(stretch.stretch.days()),
+        };
+        let left = (granted - self.rated.within).max(Quantity::ZERO);
+        // below 0 only if AWS took back more than it had billed in the whole period
+        let within = used.min(left);
+        let beyond = used - within;
+        self.rated.within += within;
+        let price = terms.filter(|terms| terms.report != ReportMode::None).and_then(|terms| terms.price);
+        match (report, price) {
+            (ReportMode::None, _) => self.rated.not_priced += beyond,
+            // the price is Stripe's alone, so nobody can say what the overage costs
+            (_, None) => self.bill(beyond),
+            (_, Some(price)) => {
+                let room = stretch.room(self.meter, *spent, self.rated.billable_cost);
+                let billable = room.map_or(beyond, |room| price.affordable(room).map_or(beyond, |q| q.min(beyond)));
+                let cost = Cost::of(billable, price);
+                self.bill(billable);
+                self.rated.billable_cost = self.rated.billable_cost.plus(cost);
+                *spent = spent.plus(cost);
+                self.rated.house += beyond - billable;
+                self.rated.house_cost = self.rated.house_cost.plus(Cost::of(beyond - billable, price));
+            }
+        }
+        if report == ReportMode::Total {
+            self.rated.reported += within;
+        }
+    }
+
+    fn bill(&mut self, billable: Quantity) {
+        self.rated.billable += billable;
+        self.rated.reported += billable;
+    }
+
+    fn done(mut self) -> Rated {
+        self.rated.advance = (self.advance + self.rated.within - self.share(self.earned)).max(Quantity::ZERO);
+        self.rated
+    }
+
+    /// The share of a month in amounts times days.
+    fn share(&self, amounts: i128) -> Quantity {
+        Quantity::from_scaled(amounts / self.month_days)
+    }
+}
+
+/// What AWS takes back lowers the usage before it, and only if there is too little the usage after.
+fn net(mut usage: Vec<Quantity>) -> Vec<Quantity> {
+    let last = usage.len().saturating_sub(1);
+    let backwards = (0..last).rev().map(|at| (at + 1, at));
+    for (from, into) in backwards.chain((0..last).map(|at| (at, at + 1))) {
+        let back = usage[from].min(Quantity::ZERO);
+        usage[into] += back;
+        usage[from] += -back;
+    }
+    usage
+}
+
+#[cfg(test)]
+mod tests;
