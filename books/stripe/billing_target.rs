@@ -1,10 +1,12 @@
 //! Billing targets: the quantities that Stripe should bill, from which events are planned.
 
-use libsql::{Connection, Value, params};
+use libsql::{Connection, Row, Value, params};
 
+use crate::limits::rating::Rated;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows};
+use crate::units::quantity::Quantity;
 
 /// A row of `billing_targets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +16,59 @@ pub struct StoredTarget {
     pub target: i64,
     pub deferred: i64,
     pub deferred_reason: Option<String>,
+    pub parts: UsageParts,
 }
+
+/// What became of the usage of a billing target: [`Rated`], as it is stored. Quantities are in
+/// 10⁻¹⁰ units, money in minor units of `currency`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UsageParts {
+    pub used: i64,
+    pub within: i64,
+    pub billable: i64,
+    pub house: i64,
+    pub not_priced: i64,
+    pub advance: i64,
+    pub billable_minor: i64,
+    pub house_minor: i64,
+    pub currency: String,
+}
+
+impl UsageParts {
+    pub fn of(rated: &Rated) -> Self {
+        let cell = |q: Quantity| i64::try_from(q.scaled()).unwrap_or(i64::MAX);
+        Self {
+            used: cell(rated.used),
+            within: cell(rated.within),
+            billable: cell(rated.billable),
+            house: cell(rated.house),
+            not_priced: cell(rated.not_priced),
+            advance: cell(rated.advance),
+            billable_minor: rated.billable_cost.to_minor(rated.currency),
+            house_minor: rated.house_cost.to_minor(rated.currency),
+            currency: rated.currency.to_string(),
+        }
+    }
+
+    /// Reads them from column `at` and those after it, in the order of [`PARTS`].
+    pub(super) fn read(row: &Row, at: i32) -> Result<Self, BooksError> {
+        Ok(Self {
+            used: row.get(at)?,
+            within: row.get(at + 1)?,
+            billable: row.get(at + 2)?,
+            house: row.get(at + 3)?,
+            not_priced: row.get(at + 4)?,
+            advance: row.get(at + 5)?,
+            billable_minor: row.get(at + 6)?,
+            house_minor: row.get(at + 7)?,
+            currency: row.get(at + 8)?,
+        })
+    }
+}
+
+/// The columns of [`UsageParts`].
+const PARTS: [&str; 9] =
+    ["used", "within", "billable", "house", "not_priced", "advance", "billable_minor", "house_minor", "currency"];
 
 /// A row of `billing_targets` to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +81,8 @@ pub struct NewTarget {
     pub target: i64,
     pub deferred: i64,
     pub deferred_reason: Option<&'static str>,
+    pub parts: UsageParts,
 }
-
-const STORED: &str = "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
-    target = excluded.target, deferred = excluded.deferred, deferred_reason = excluded.deferred_reason, \
-    deferred_since = iif(billing_targets.deferred_reason IS excluded.deferred_reason, billing_targets.deferred_since, excluded.deferred_since), \
-    final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL)";
 
 impl Database {
     /// Counts the amounts above 0 that have been deferred since an instant from `from` to before
@@ -47,9 +97,21 @@ impl Database {
 }
 
 pub async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Result<(), BooksError> {
-    let head = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since)";
+    let parts = PARTS.join(", ");
+    let head = format!(
+        "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since, {parts})"
+    );
+    let kept = PARTS.map(|part| format!("{part} = excluded.{part}")).join(", ");
+    let stored = format!(
+        "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
+         target = excluded.target, deferred = excluded.deferred, deferred_reason = excluded.deferred_reason, \
+         deferred_since = iif(billing_targets.deferred_reason IS excluded.deferred_reason, billing_targets.deferred_since, excluded.deferred_since), \
+         final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL), {kept}"
+    );
     let values = |t: &NewTarget| {
         let since = (t.deferred != 0).then_some(now);
+        let UsageParts { used, within, billable, house, not_priced, advance, billable_minor, house_minor, .. } =
+            t.parts;
         [
             Value::Text(t.customer.clone()),
             Value::Text(t.meter.clone()),
@@ -60,7 +122,16 @@ pub async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Re
             Value::Integer(t.deferred),
             t.deferred_reason.map_or(Value::Null, |why| Value::Text(why.to_owned())),
             since.map_or(Value::Null, Value::Integer),
+            Value::Integer(used),
+            Value::Integer(within),
+            Value::Integer(billable),
+            Value::Integer(house),
+            Value::Integer(not_priced),
+            Value::Integer(advance),
+            Value::Integer(billable_minor),
+            Value::Integer(house_minor),
+            Value::Text(t.parts.currency.clone()),
         ]
     };
-    insert_rows(c, head, STORED, totals, values).await
+    insert_rows(c, &head, &stored, totals, values).await
 }

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use libsql::{Connection, params};
 use serde::Serialize;
 
+use crate::limits::rating::{PeriodDays, StretchUsage};
+use crate::limits::terms::{BudgetFrom, PlanFrom, TermsHistory};
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
-use crate::stripe::billing_target::StoredTarget;
+use crate::stripe::billing_target::{StoredTarget, UsageParts};
 use crate::stripe::due::DueSince;
 use crate::stripe::invoice::InvoicePeriod;
 use crate::stripe::meter_event::EventState;
 use crate::stripe::restoration;
-use crate::units::quantity::Quantity;
+use crate::units::calendar::Day;
 
 /// A customer that is due for planning, with everything that planning reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,17 +23,21 @@ pub struct DueCustomer {
     pub known: bool,
     /// False until `roll_periods` has made the billing periods of changed subscriptions.
     pub settled: bool,
+    /// Whether there is usage on days before the first billing period.
+    pub used_before_first_period: bool,
     pub stripe_customer: Option<String>,
-    pub plan: String,
+    /// Every plan and budget that the customer had.
+    pub history: TermsHistory,
     /// Periods that have begun and may have changed, ordered by start.
     pub periods: Vec<DuePeriod>,
     /// Status of each subscription, and when it ended.
     pub subscriptions: BTreeMap<String, (String, Option<i64>)>,
     /// Currency of each subscription item, by subscription and Stripe's id of the meter.
     pub items: BTreeMap<(String, String), String>,
-    /// Usage by meter and start of the period.
-    pub usage: BTreeMap<(String, i64), Quantity>,
-    /// Stored billing targets, by meter and start of the period.
+    /// Usage by meter and first day of each stretch of the history in a period.
+    pub usage: StretchUsage,
+    /// Stored billing targets, by meter and start of the period; also the one before the first
+    /// period.
     pub targets: BTreeMap<(String, i64), StoredTarget>,
     /// Events in any state but `not_received`, by meter.
     pub sent: BTreeMap<String, Vec<SentEvent>>,
@@ -49,8 +55,7 @@ pub struct DuePeriod {
     /// First instant that its invoice does not cover (the view `covered_periods`).
     pub covered_until: i64,
     pub subscription: Option<String>,
-    pub first_day: String,
-    pub last_day: String,
+    pub days: PeriodDays,
 }
 
 /// A meter event, with the columns that planning reads.
@@ -68,17 +73,10 @@ pub struct SentEvent {
 
 /// A parameter of [`USAGE`].
 #[derive(Serialize)]
-struct PeriodDays<'a> {
+struct UsageDays<'a> {
     customer: &'a str,
-    start: i64,
-    first_day: &'a str,
-    last_day: &'a str,
-}
-
-impl<'a> PeriodDays<'a> {
-    fn of(customer: &'a str, period: &'a DuePeriod) -> Self {
-        Self { customer, start: period.start, first_day: &period.first_day, last_day: &period.last_day }
-    }
+    first: Day,
+    last: Day,
 }
 
 /// A parameter of [`SENT`] and [`TARGETS`]: the first period of a customer that is planned.
@@ -90,19 +88,25 @@ struct FirstPeriod<'a> {
 
 /// ?1 [`DueSince`]s; ?2 now; ?3 now less the grace: the invoice of a period that ends
 /// later may still be open.
-const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day, \
+const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day, p.planned_last_day, p.month_days, \
       (SELECT covered_until FROM covered_periods v WHERE v.customer = p.customer AND v.starts_at = p.starts_at) FROM json_each(?1) j \
     CROSS JOIN billing_periods p ON p.customer = j.value ->> 'customer' AND p.starts_at <= ?2 \
     WHERE p.last_day >= j.value ->> 'from_day' OR p.ends_at > ?3 \
        OR EXISTS (SELECT 1 FROM billing_targets t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
     ORDER BY p.customer, p.starts_at";
 
-/// ?1 [`PeriodDays`]; ?2 meters.
+/// ?1 [`DueSince`]s; ?2 meters.
+const CUSTOMERS: &str = "SELECT c.id, c.stripe_customer_id, c.periods_until IS NOT NULL, EXISTS ( \
+      SELECT 1 FROM json_each(?2) m CROSS JOIN usage_days u ON u.customer = c.id AND u.meter = m.value \
+       AND u.day < (SELECT first_day FROM billing_periods WHERE customer = c.id ORDER BY starts_at LIMIT 1)) \
+    FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 'customer'";
+
+/// ?1 [`UsageDays`]; ?2 meters.
 const USAGE: &str = concat!(
-    "SELECT j.value ->> 'customer', j.value ->> 'start', m.value, (SELECT ",
+    "SELECT j.value ->> 'customer', j.value ->> 'first', m.value, (SELECT ",
     exact_sum!("quantity"),
     " FROM usage_days u \
-            WHERE u.customer = j.value ->> 'customer' AND u.meter = m.value AND u.day BETWEEN j.value ->> 'first_day' AND j.value ->> 'last_day') \
+            WHERE u.customer = j.value ->> 'customer' AND u.meter = m.value AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last') \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m"
 );
 
@@ -114,8 +118,12 @@ const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timesta
     WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
-const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason FROM json_each(?1) j \
-    CROSS JOIN json_each(?2) m CROSS JOIN billing_targets t ON t.customer = j.value ->> 'customer' AND t.meter = m.value AND t.period_start >= j.value ->> 'start'";
+const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.period_end, t.target, t.deferred, t.deferred_reason, \
+      t.used, t.within, t.billable, t.house, t.not_priced, t.advance, t.billable_minor, t.house_minor, t.currency \
+    FROM json_each(?1) j CROSS JOIN json_each(?2) m \
+    CROSS JOIN billing_targets t ON t.customer = j.value ->> 'customer' AND t.meter = m.value AND t.period_start >= coalesce( \
+      (SELECT max(period_start) FROM billing_targets b WHERE b.customer = j.value ->> 'customer' AND b.meter = m.value \
+         AND b.period_start < j.value ->> 'start'), j.value ->> 'start')";
 
 pub async fn load(
     c: &Connection,
@@ -130,23 +138,28 @@ pub async fn load(
     }
     found.extend(asked.iter().map(|due| (due.customer.clone(), DueCustomer::default())));
     let asked = json(asked)?;
-    let sql = "SELECT c.id, c.stripe_customer_id, c.plan, c.periods_until IS NOT NULL FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 'customer'";
-    let mut rows = c.query(sql, params![asked.clone()]).await?;
+    let mut rows = c.query(CUSTOMERS, params![asked.clone(), json(meters)?]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            (due.known, due.settled) = (true, row.get::<i64>(3)? == 1);
-            (due.stripe_customer, due.plan) = (row.get(1)?, row.get(2)?);
+            (due.known, due.stripe_customer) = (true, row.get(1)?);
+            due.used_before_first_period = row.get::<i64>(3)? == 1;
+            due.settled = row.get::<i64>(2)? == 1 && !due.used_before_first_period;
         }
     }
     let mut rows = c.query(PERIODS, params![asked.clone(), now, now - grace]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            let (first_day, last_day, covered_until) = (row.get(4)?, row.get(5)?, row.get(6)?);
-            due.periods.push(DuePeriod { start, end, covered_until, subscription, first_day, last_day });
+            let (first, last) = (day(row.get(4)?)?, day(row.get(5)?)?);
+            let planned_last = row.get::<Option<String>>(6)?.map(day).transpose()?.unwrap_or(last);
+            let all = i64::from(last.epoch()) - i64::from(first.epoch()) + 1;
+            let month_days = row.get::<Option<i64>>(7)?.unwrap_or(all);
+            let days = PeriodDays { start, first, last, planned_last, month_days };
+            due.periods.push(DuePeriod { start, end, covered_until: row.get(8)?, subscription, days });
         }
     }
     load_subscriptions(c, &asked, &mut found).await?;
+    load_history(c, &asked, &mut found).await?;
     for (customer, meter) in restoration::waiting(c, asked, meters, now, grace).await? {
         if let Some(due) = found.get_mut(&customer) {
             due.restored.insert(meter);
@@ -179,22 +192,52 @@ async fn load_subscriptions(
     Ok(())
 }
 
+fn day(text: String) -> Result<Day, BooksError> {
+    text.parse().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")))
+}
+
+async fn load_history(
+    c: &Connection,
+    asked: &str,
+    found: &mut BTreeMap<String, DueCustomer>,
+) -> Result<(), BooksError> {
+    let sql = "SELECT p.customer, p.from_at, p.plan FROM json_each(?1) j JOIN customer_plans p ON p.customer = j.value ->> 'customer' \
+               ORDER BY p.customer, p.from_at, p.seq";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.history.plans.push(PlanFrom { from: row.get(1)?, plan: row.get(2)? });
+        }
+    }
+    let sql = "SELECT b.customer, b.set_at, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
+               JOIN overage_budget_changes b ON b.customer = j.value ->> 'customer' ORDER BY b.customer, b.set_at, b.seq";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            let (from, meter, amount_minor, currency) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+            due.history.budgets.push(BudgetFrom { from, meter, amount_minor, currency });
+        }
+    }
+    Ok(())
+}
+
 async fn load_sums(
     c: &Connection,
     meters: &[String],
     found: &mut BTreeMap<String, DueCustomer>,
 ) -> Result<(), BooksError> {
     let meters = json(meters)?;
-    let periods: Vec<PeriodDays<'_>> = found
-        .iter()
-        .flat_map(|(customer, due)| due.periods.iter().map(move |period| PeriodDays::of(customer, period)))
-        .collect();
-    let mut rows = c.query(USAGE, params![json(&periods)?, meters.clone()]).await?;
+    let mut stretches = vec![];
+    for (customer, due) in found.iter() {
+        let of_period = due.periods.iter().flat_map(|p| due.history.stretches(p.days.first, p.days.last));
+        stretches.extend(of_period.map(|s| UsageDays { customer, first: s.first, last: s.last }));
+    }
+    let mut rows = c.query(USAGE, params![json(&stretches)?, meters.clone()]).await?;
     while let Some(row) = rows.next().await? {
         let Some(sum) = row.get::<Option<String>>(3)? else { continue };
         let used = sum_of(&sum)?;
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.usage.insert((row.get(2)?, row.get(1)?), used);
+            due.usage.insert((row.get(2)?, day(row.get(1)?)?), used);
         }
     }
     let since: Vec<FirstPeriod<'_>> = found
@@ -211,6 +254,7 @@ async fn load_sums(
             target: row.get(5)?,
             deferred: row.get(6)?,
             deferred_reason: row.get(7)?,
+            parts: UsageParts::read(&row, 8)?,
         };
         due.targets.insert((row.get(1)?, row.get(2)?), target);
     }
@@ -236,6 +280,16 @@ async fn load_sums(
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             due.refused.insert(row.get(1)?);
         }
+    }
+    Ok(())
+}
+
+/// Makes `roll_periods` make the billing periods of customers anew: there is usage on days before
+/// their first one.
+pub async fn roll_again(c: &Connection, customers: &[String]) -> Result<(), BooksError> {
+    if !customers.is_empty() {
+        let sql = "UPDATE customers SET periods_until = NULL WHERE id IN (SELECT value FROM json_each(?1))";
+        c.execute(sql, params![json(&customers)?]).await?;
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 //! Pure.
 //!
 //! The amount for a billing period is its billing target, less everything that counts as sent for
-//! it. While the period's own invoice is open or in grace, the amount goes on that invoice. Later
-//! it is carried forward to the invoice of the open period, because Stripe puts late usage of a
-//! finalised period on no invoice
+//! it. While the period's own invoice is open or in grace, the amount goes on that invoice. Later,
+//! or if the period has no invoice, it is carried forward to the invoice of the open period,
+//! because Stripe puts late usage of a finalised period on no invoice
 //! (<https://docs.stripe.com/billing/subscriptions/usage-based/configure-grace-period>). A
 //! negative amount never takes an invoice's total below zero, because Stripe would cut the total
 //! off at zero. The rest of the amount is deferred.
@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use books::limits::plan::{ReportMode, Terms};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
 use books::units::calendar::minute;
 use books::units::quantity::{Quantity, UNIT, divide_half_even};
@@ -82,14 +81,9 @@ impl DeferReason {
     }
 }
 
-/// The billing target of a usage in Stripe's units, rounded half-even once; none if it has more
-/// than 15 digits.
-pub fn target(used: Quantity, terms: Terms, per_unit: Decimal) -> Option<i64> {
-    let reported = match terms.report {
-        ReportMode::None => return Some(0),
-        ReportMode::Total => used,
-        ReportMode::Overage => used - terms.included,
-    };
+/// What Stripe is told of, in Stripe's units, rounded half-even once; none if it has more than 15
+/// digits. What AWS took back beyond what it had billed is told as 0.
+pub fn target(reported: Quantity, per_unit: Decimal) -> Option<i64> {
     if reported <= Quantity::ZERO {
         return Some(0);
     }
@@ -119,10 +113,8 @@ pub struct PeriodCase {
     pub billing: Option<PeriodBilling>,
     /// The billing target; none if it has more than 15 digits.
     pub target: Option<i64>,
+    /// The currency of the plan that sets the terms of the period.
     pub currency: String,
-    pub used: Quantity,
-    /// The plan that sets the terms of the period.
-    pub plan: String,
 }
 
 /// An event that counts as sent: in any state but not received.
@@ -186,7 +178,7 @@ fn timestamp(period: &PeriodCase, now: i64) -> i64 {
 /// deferred.
 fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, DeferReason> {
     let open = |p: &PeriodCase| p.start <= now && now < p.until;
-    let at = if now < closes(own.until, grace) {
+    let at = if own.billing.is_some() && now < closes(own.until, grace) {
         case.periods.iter().position(|p| p == own)
     } else {
         case.periods.iter().position(open)

@@ -313,7 +313,8 @@ async fn plan_inputs(
         .meters
         .iter()
         .map(|(name, mapping)| (name.clone(), MappedMeter { mapping: mapping.clone(), stripe_id: id(name) }));
-    Ok(PlanInputs { meters: meters.collect(), plans: books.plans().await?, grace: billing.grace, mode })
+    let (plans, overage) = (books.plans().await?, billing.overage);
+    Ok(PlanInputs { meters: meters.collect(), plans, overage, grace: billing.grace, mode })
 }
 
 /// The progress of the import after a restore: in the run that `begun` it, and later while amounts

@@ -14,15 +14,17 @@ use super::decide::{
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
-use books::limits::plan::{Plan, Plans};
+use books::limits::plan::Plans;
+use books::limits::rating::{Agreement, OverageBilling, Rated, rate};
 use books::store::error::BooksError;
 use books::store::settings;
-use books::stripe::billing_target::{self, NewTarget, StoredTarget};
+use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
 use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
 use books::stripe::planning::{self, DueCustomer, DuePeriod, SentEvent};
 use books::units::calendar::instant;
+use books::units::quantity::Quantity;
 
 /// Seconds until a customer with a changed subscription is planned again. By then `roll_periods`
 /// has adapted the billing periods.
@@ -44,6 +46,7 @@ pub(super) struct MappedMeter {
 pub(super) struct PlanInputs {
     pub(super) meters: BTreeMap<String, MappedMeter>,
     pub(super) plans: Plans,
+    pub(super) overage: OverageBilling,
     pub(super) grace: i64,
     /// A dry run makes no request to Stripe: every meter and subscription item counts as present.
     pub(super) mode: Mode,
@@ -91,6 +94,8 @@ struct Changes {
     not_resent: Vec<i64>,
     planned: Vec<DueAgain>,
     postponed: Vec<DueAgain>,
+    /// Customers with usage on days before their first billing period.
+    unrolled: Vec<String>,
 }
 
 /// Plans at most `limit` due customers, and writes the changes.
@@ -148,6 +153,9 @@ struct CustomerMeter<'a> {
     mapped: &'a MappedMeter,
 }
 
+/// What became of the usage of a period, by meter.
+type RatedPeriod = BTreeMap<String, Rated>;
+
 impl<'a> Planner<'a> {
     fn new(inputs: &'a PlanInputs, now: i64) -> Self {
         Self { inputs, now, outcome: PlanOutcome::default(), changes: Changes::default() }
@@ -162,24 +170,36 @@ impl<'a> Planner<'a> {
         }
         // after a change of the subscription the periods' bounds change first
         if !due.settled {
+            if due.used_before_first_period {
+                self.changes.unrolled.push(customer.to_owned());
+            }
             self.changes.postponed.push(due_again(customer, Some(self.now + UNTIL_PERIODS_FOLLOW)));
             return;
         }
-        let (mut again, mut unknown_plan) = (None, false);
+        let Some(rated) = self.rate(due) else {
+            self.outcome.unknown_plan += 1;
+            self.changes.postponed.push(due_again(customer, Some(self.now + UNTIL_PLAN_IS_KNOWN)));
+            return;
+        };
+        let mut again = None;
         for (meter, mapped) in &self.inputs.meters {
             let of = CustomerMeter { customer, due, meter, mapped };
             self.give_up_strays(of);
-            match self.case(of) {
-                Some(case) => again = [again, self.plan_meter(of, &case)].into_iter().flatten().min(),
-                None => unknown_plan = true,
-            }
+            again = [again, self.plan_meter(of, &rated)].into_iter().flatten().min();
         }
-        if unknown_plan {
-            self.outcome.unknown_plan += 1;
-            self.changes.postponed.push(due_again(customer, Some(self.now + UNTIL_PLAN_IS_KNOWN)));
-        } else {
-            self.changes.planned.push(due_again(customer, again));
+        self.changes.planned.push(due_again(customer, again));
+    }
+
+    /// Rates the periods of a customer, in order; none if a plan is unknown.
+    fn rate(&self, due: &DueCustomer) -> Option<Vec<RatedPeriod>> {
+        let meters = self.inputs.meter_names();
+        let agreement = Agreement { plans: &self.inputs.plans, history: &due.history, overage: self.inputs.overage };
+        let mut found: Vec<RatedPeriod> = vec![];
+        for (at, period) in due.periods.iter().enumerate() {
+            let advance = meters.iter().map(|meter| (meter.clone(), advance_before(due, &found, at, meter)));
+            found.push(rate(period.days, agreement, &meters, &due.usage, &advance.collect())?);
         }
+        Some(found)
     }
 
     /// Withdraws strays (see [`Self::is_stray`]), and stops sending unconfirmed events of a closed
@@ -208,50 +228,47 @@ impl<'a> Planner<'a> {
         event.state == EventState::Pending && (event.invoice.is_none() || self.is_final(of, event) || other_customer)
     }
 
-    /// The input of [`decide`] for a meter; none if a plan is unknown.
-    fn case(&self, of: CustomerMeter<'_>) -> Option<BillingCase> {
-        let periods = of.due.periods.iter().map(|period| self.period_case(of, period));
+    /// The input of [`decide`] for a meter.
+    fn case(&self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> BillingCase {
+        let periods = of
+            .due
+            .periods
+            .iter()
+            .zip(rated)
+            .filter_map(|(period, rated)| rated.get(of.meter).map(|rated| self.period_case(of, period, rated)));
         // an event on no invoice bills nothing, so it does not count as sent
         let kept = of.sent().iter().filter(|event| !self.is_stray(of, event));
-        Some(BillingCase {
+        BillingCase {
             deferred: of.deferred(self.inputs.mode),
-            periods: periods.collect::<Option<_>>()?,
+            periods: periods.collect(),
             sent: kept.filter_map(|event| of.earlier_event(event)).collect(),
-        })
+        }
     }
 
-    fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod) -> Option<PeriodCase> {
-        // the terms of a period that is over do not change
-        let name = match of.stored(period.start) {
-            Some(stored) if self.now >= period.end => &stored.plan,
-            _ => &of.due.plan,
-        };
-        let plan = self.inputs.plans.at(name, period.start)?;
-        let used = of.due.usage.get(&(of.meter.to_owned(), period.start)).copied().unwrap_or_default();
-        // a calendar month has no invoice: everything that was sent for it is taken back
-        let terms = plan.meters.get(of.meter).filter(|_| period.subscription.is_some());
+    fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod, rated: &Rated) -> PeriodCase {
         let until = invoiced_until(period);
-        Some(PeriodCase {
+        PeriodCase {
             start: period.start,
             end: period.end,
             until: if until > period.start { until } else { period.end },
-            billing: of.billing(period, plan, self.inputs.mode),
-            target: terms.map_or(Some(0), |terms| target(used, *terms, of.mapped.mapping.per_unit)),
-            currency: plan.currency.to_string(),
-            used,
-            plan: name.clone(),
-        })
+            billing: of.billing(period, rated, self.inputs.mode),
+            target: target(rated.reported, of.mapped.mapping.per_unit),
+            currency: rated.currency.to_string(),
+        }
     }
 
     /// Plans a meter. Returns when a deferred amount may become sendable through time alone.
-    fn plan_meter(&mut self, of: CustomerMeter<'_>, case: &BillingCase) -> Option<i64> {
-        let decisions = decide(case, self.now, self.inputs.grace);
-        for (period, decision) in case.periods.iter().zip(&decisions) {
+    fn plan_meter(&mut self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> Option<i64> {
+        let case = self.case(of, rated);
+        let decisions = decide(&case, self.now, self.inputs.grace);
+        for (at, (period, decision)) in case.periods.iter().zip(&decisions).enumerate() {
             self.add_event(of, period, decision);
-            self.add_target(of, period, decision);
+            if let Some(rated) = rated[at].get(of.meter) {
+                self.add_target(of, period, PlannedPeriod { decision, rated });
+            }
         }
         let waits = case.deferred.is_none() && decisions.iter().any(|d| d.deferred.is_some());
-        if waits { look_again(case, self.now, self.inputs.grace) } else { None }
+        if waits { look_again(&case, self.now, self.inputs.grace) } else { None }
     }
 
     fn add_event(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, decision: &PeriodDecision) {
@@ -280,26 +297,32 @@ impl<'a> Planner<'a> {
     }
 
     /// Adds the billing target of a period, unless an equal one is stored.
-    fn add_target(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, decision: &PeriodDecision) {
+    fn add_target(&mut self, of: CustomerMeter<'_>, period: &PeriodCase, planned: PlannedPeriod<'_>) {
+        let PlannedPeriod { decision, rated } = planned;
         let stored = of.stored(period.start);
         let sent = of.sent().iter().any(|s| period.start <= s.timestamp && s.timestamp < period.end);
-        let is_empty = period.used.is_zero() && !sent && *decision == PeriodDecision::default();
-        // stored for every period with an invoice, because it records the plan of that time
-        if stored.is_none() && is_empty && period.billing.is_none() {
+        let is_empty = rated.used.is_zero() && !sent && *decision == PeriodDecision::default();
+        // stored for every period with an invoice; and until what was used in advance is made up
+        // for, because the next period begins with it
+        let advanced = || {
+            self.changes.targets.iter().any(|t| t.customer == of.customer && t.meter == of.meter)
+                || of.due.targets.keys().any(|(meter, start)| meter == of.meter && *start < period.start)
+        };
+        if stored.is_none() && is_empty && period.billing.is_none() && !advanced() {
             return;
         }
-        let new = of.target(period, decision);
+        let new = of.target(period, planned);
         if !stored.is_some_and(|stored| is_same_target(stored, &new)) {
             self.changes.targets.push(new);
         }
         if let Some(event) = decision.event.filter(|e| e.billed.start != period.start) {
-            self.add_carrying_target(of, event.billed);
+            self.add_carrying_target(of, event.billed, rated);
         }
     }
 
     /// Adds a billing target of 0 for the invoice that takes a carried forward amount, if it has
     /// none: only invoices with a billing target are compared with Stripe's total.
-    fn add_carrying_target(&mut self, of: CustomerMeter<'_>, billed: InvoicePeriod) {
+    fn add_carrying_target(&mut self, of: CustomerMeter<'_>, billed: InvoicePeriod, rated: &Rated) {
         let added = |t: &NewTarget| t.customer == of.customer && t.meter == of.meter && t.period_start == billed.start;
         if of.stored(billed.start).is_some() || self.changes.targets.iter().any(added) {
             return;
@@ -309,10 +332,11 @@ impl<'a> Planner<'a> {
             meter: of.meter.to_owned(),
             period_start: billed.start,
             period_end: billed.end,
-            plan: of.due.plan.clone(),
+            plan: rated.plan.clone(),
             target: 0,
             deferred: 0,
             deferred_reason: None,
+            parts: UsageParts::default(),
         });
     }
 }
@@ -359,29 +383,50 @@ impl<'a> CustomerMeter<'a> {
     }
 
     /// The subscription that bills a period; none if the period has no invoice.
-    fn billing(self, period: &DuePeriod, plan: &Plan, mode: Mode) -> Option<PeriodBilling> {
+    fn billing(self, period: &DuePeriod, rated: &Rated, mode: Mode) -> Option<PeriodBilling> {
         let id = period.subscription.as_ref().filter(|_| invoiced_until(period) > period.start)?;
         let status = self.due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
         let stripe_id = self.mapped.stripe_id.as_ref();
         let item = stripe_id.and_then(|meter| self.due.items.get(&(id.clone(), meter.clone())).cloned());
         Some(PeriodBilling {
             active: matches!(status, "trialing" | "active" | "past_due" | "unpaid"),
-            item: item.or_else(|| (mode == Mode::DryRun).then(|| plan.currency.to_string())),
+            item: item.or_else(|| (mode == Mode::DryRun).then(|| rated.currency.to_string())),
         })
     }
 
-    fn target(self, period: &PeriodCase, decision: &PeriodDecision) -> NewTarget {
+    fn target(self, period: &PeriodCase, planned: PlannedPeriod<'_>) -> NewTarget {
+        let PlannedPeriod { decision, rated } = planned;
         NewTarget {
             customer: self.customer.to_owned(),
             meter: self.meter.to_owned(),
             period_start: period.start,
             period_end: period.end,
-            plan: period.plan.clone(),
+            plan: rated.plan.clone(),
             target: period.target.unwrap_or(LARGEST_VALUE),
             deferred: decision.deferred.map_or(0, |d| d.amount),
             deferred_reason: decision.deferred.map(|d| d.reason.name()),
+            parts: UsageParts::of(rated),
         }
     }
+}
+
+/// What was decided about a period, and what became of its usage.
+#[derive(Clone, Copy)]
+struct PlannedPeriod<'a> {
+    decision: &'a PeriodDecision,
+    rated: &'a Rated,
+}
+
+/// What was used in advance before period `at`: as the period before it was rated in this run, else
+/// as it is stored.
+fn advance_before(due: &DueCustomer, rated: &[RatedPeriod], at: usize, meter: &str) -> Quantity {
+    let follows = at > 0 && due.periods[at - 1].end == due.periods[at].start;
+    if let Some(rated) = rated.get(at.wrapping_sub(1)).filter(|_| follows).and_then(|rated| rated.get(meter)) {
+        return rated.advance;
+    }
+    let first = (meter.to_owned(), i64::MIN);
+    let before = due.targets.range(first..(meter.to_owned(), due.periods[at].start)).next_back();
+    before.map_or(Quantity::ZERO, |(_, stored)| Quantity::from_scaled(i128::from(stored.parts.advance)))
 }
 
 fn due_again(customer: &str, due_at: Option<i64>) -> DueAgain {
@@ -393,6 +438,7 @@ fn is_same_target(stored: &StoredTarget, new: &NewTarget) -> bool {
         && stored.period_end == new.period_end
         && stored.target == new.target
         && stored.deferred == new.deferred
+        && stored.parts == new.parts
         && stored.deferred_reason.as_deref() == new.deferred_reason
 }
 
@@ -414,6 +460,7 @@ impl Changes {
         billing_target::store_targets(c, &self.targets, now).await?;
         due::mark_planned(c, &self.planned).await?;
         due::postpone(c, &self.postponed).await?;
+        planning::roll_again(c, &self.unrolled).await?;
         // last, because it makes the customer due again: the period of the usage may not be among
         // the planned ones
         if !self.withdrawn.is_empty() {

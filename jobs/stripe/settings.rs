@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::account::StripeAccount;
 use super::mapping::Mapping;
+use books::limits::rating::OverageBilling;
 
 /// How usage is billed: the configuration of the Stripe jobs.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub struct BillingSettings {
     pub meters: BTreeMap<String, Mapping>,
     /// Seconds after its period during which an invoice takes usage.
     pub grace: i64,
+    /// Who pays for usage beyond the overage budget.
+    pub overage: OverageBilling,
     /// The most requests for totals on one UTC day.
     pub reads_per_day: u32,
     /// The settle delay: seconds after a restore for which Stripe's totals are not yet believed to
@@ -34,6 +37,7 @@ impl Default for BillingSettings {
         Self {
             meters: BTreeMap::new(),
             grace: 3600,
+            overage: OverageBilling::UpToBudget,
             reads_per_day: 300,
             settle_delay: 86_400,
             mode: StripeMode::DryRun,

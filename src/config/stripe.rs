@@ -26,6 +26,8 @@ pub struct StripeConfig {
     pub url: String,
     /// How many hours after its period an invoice is finalised, as it is set in Stripe's dashboard.
     pub grace_hours: u16,
+    /// Who pays for usage beyond a customer's overage budget.
+    pub overage_billing: OverageSetting,
     /// Requests in a second; left out = 80 live, 20 test.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<u32>,
@@ -41,6 +43,16 @@ pub struct StripeConfig {
     /// Stripe's secret key; from the environment only.
     #[serde(skip)]
     pub key: Secret,
+}
+
+/// Who pays for usage beyond a customer's overage budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverageSetting {
+    /// The company.
+    UpToBudget,
+    /// The customer.
+    All,
 }
 
 /// Where a meter goes.
@@ -67,6 +79,7 @@ impl Default for StripeConfig {
             live: false,
             url: API.into(),
             grace_hours: 1,
+            overage_billing: OverageSetting::UpToBudget,
             per_second: None,
             max_concurrent: 16,
             timeout_seconds: 30,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use books::Database;
 use books::customers::subscription::SubscriptionUpdate;
+use books::limits::rating::OverageBilling;
 use books::store::database::Durability;
 use fake_stripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;
@@ -128,6 +129,7 @@ pub fn billing(mode: StripeMode) -> BillingSettings {
     BillingSettings {
         meters: [mapping(0), mapping(1)].into(),
         grace: HOUR,
+        overage: OverageBilling::UpToBudget,
         reads_per_day: 100_000,
         settle_delay: 24 * HOUR,
         mode,
@@ -290,25 +292,74 @@ impl BillingWorld {
         format!("{meter}_events")
     }
 
-    /// The expected amount on an invoice for a period's usage, in Stripe's units. Computed without
-    /// code of the worker.
-    pub fn target(&self, who: usize, meter: &str, period: &Period) -> i64 {
-        if !period.billed {
-            return 0;
+    /// The expected amounts on invoices for the usage of each of a customer's periods, in Stripe's
+    /// units. Computed without code of the worker: only the bounds of the periods are the books'.
+    pub fn targets(&self, who: usize, meter: &str, periods: &[Period]) -> Vec<i64> {
+        let index = METERS.iter().position(|m| *m == meter).unwrap();
+        let (mut advance, mut found) = (0, vec![]);
+        for period in periods {
+            let used = self.used(who, meter, period);
+            let reported = if index == 1 { self.overage(who, period, used, &mut advance) } else { used.max(0) };
+            let product = i128::from(reported) * i128::from(PER_UNIT[index]);
+            let (whole, rest) = (product / i128::from(UNIT), product % i128::from(UNIT));
+            let up = rest * 2 > i128::from(UNIT) || (rest * 2 == i128::from(UNIT) && whole % 2 == 1);
+            found.push(i64::try_from(whole + i128::from(up)).unwrap());
         }
+        found
+    }
+
+    /// All usage of a customer, in 10⁻¹⁰ units.
+    pub fn booked(&self, who: usize, meter: &str) -> i64 {
+        let usage = self.usage.lock().unwrap();
+        usage.iter().filter(|((w, m, _), _)| *w == who && *m == meter).map(|(_, amount)| amount).sum()
+    }
+
+    /// What the books say became of it.
+    pub async fn parts(&self, who: usize, meter: &str) -> i64 {
+        let sql = "SELECT coalesce(sum(within + billable + house + not_priced), 0) FROM billing_targets \
+                   WHERE customer = ?4 AND meter = ?1 AND period_start BETWEEN ?2 AND ?3";
+        self.number(sql, who, meter.into(), i64::MIN, i64::MAX).await
+    }
+
+    fn used(&self, who: usize, meter: &str, period: &Period) -> i64 {
         let usage = self.usage.lock().unwrap();
         let within = |day: i64| period.first_day <= day_text(day) && day_text(day) <= period.last_day;
-        let used: i64 = usage
-            .iter()
-            .filter(|((w, m, day), _)| *w == who && *m == meter && within(*day))
-            .map(|(_, amount)| amount)
-            .sum();
-        let index = METERS.iter().position(|m| *m == meter).unwrap();
-        let reported = if index == 1 { used - INCLUDED } else { used }.max(0);
-        let product = i128::from(reported) * i128::from(PER_UNIT[index]);
-        let (whole, rest) = (product / i128::from(UNIT), product % i128::from(UNIT));
-        let up = rest * 2 > i128::from(UNIT) || (rest * 2 == i128::from(UNIT) && whole % 2 == 1);
-        i64::try_from(whole + i128::from(up)).unwrap()
+        let of = usage.iter().filter(|((w, m, day), _)| *w == who && *m == meter && within(*day));
+        of.map(|(_, amount)| amount).sum()
+    }
+
+    /// What of `used` is beyond what the plan includes: a month's amount, or its share by days, less
+    /// what earlier periods used in advance of their days.
+    fn overage(&self, who: usize, period: &Period, used: i64, advance: &mut i64) -> i64 {
+        let date = |t: i64| at(t).to_zoned(jiff::tz::TimeZone::UTC).date();
+        let day = |text: &str| text.parse::<jiff::civil::Date>().unwrap();
+        let days = |from: jiff::civil::Date, to: jiff::civil::Date| i64::from(from.until(to).unwrap().get_days());
+        // the month that the period was to be part of when it began
+        let (start, end) = if period.billed {
+            let anchor = at(self.begins[who]).to_zoned(jiff::tz::TimeZone::UTC).datetime();
+            let boundary = |n: i64| {
+                let months = jiff::Span::new().months(n);
+                (anchor + months).to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second()
+            };
+            let n = (0..1000).take_while(|n| boundary(*n) <= period.start).last().unwrap();
+            (boundary(n), boundary(n + 1))
+        } else {
+            let first = date(period.start).first_of_month();
+            let second =
+                |day: jiff::civil::Date| day.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second();
+            (second(first), second(first.last_of_month().tomorrow().unwrap()))
+        };
+        let first = day(&period.first_day);
+        let own = days(first, day(&period.last_day)) + 1;
+        let planned = if period.end == end { own } else { own.max(days(first, date(end))) };
+        let month = if period.start == start { planned } else { days(date(start), date(end)) };
+        let share = |days: i64| {
+            i64::try_from(i128::from(INCLUDED) * i128::from(days.clamp(0, month)) / i128::from(month)).unwrap()
+        };
+        let granted = (share(planned) - *advance).max(0);
+        let within = used.min(granted);
+        *advance = (*advance + within - share(own)).max(0);
+        used - within
     }
 
     pub async fn periods(&self, who: usize) -> Vec<Period> {

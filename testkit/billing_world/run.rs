@@ -272,9 +272,9 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
         }
         // the usage of each period is billed or deferred, and all of it is on an invoice
         let (mut targets, mut all_deferred) = (0, 0);
-        for period in world.periods(who).await {
-            let target = world.target(who, meter, &period);
-            let (accepted, deferred) = world.sent_for(who, meter, &period).await;
+        let periods = world.periods(who).await;
+        for (period, target) in periods.iter().zip(world.targets(who, meter, &periods)) {
+            let (accepted, deferred) = world.sent_for(who, meter, period).await;
             if !below && accepted + deferred != target {
                 fail(&format!(
                     "{name} {meter}: {target} for {period:?}, and {accepted} accepted + {deferred} deferred"
@@ -282,6 +282,11 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             }
             targets += target;
             all_deferred += deferred;
+        }
+        // all usage that was ever booked is in one of the four parts
+        let (booked, parts) = (world.booked(who, meter), world.parts(who, meter).await);
+        if booked != parts {
+            fail(&format!("{name} {meter}: {booked} was booked, and the parts of the targets are {parts}"));
         }
         never_billed += never - reported;
         if billed + all_deferred + never != targets {
