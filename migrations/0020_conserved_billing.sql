@@ -84,3 +84,40 @@ ALTER TABLE billing_targets ADD COLUMN advance INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN billable_minor INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN house_minor INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN currency TEXT NOT NULL DEFAULT '';
+
+-- Bill, ledger and Stripe beside each other, for each billing period and each meter that a plan,
+-- the ledger or Stripe knows. `bill` and `ledger` are sums of usage in units and a rest of 10^-10
+-- units. `events` are sums of the values of the events for usage of the period, by what became of
+-- them; an event on no invoice is in none. `accepted_on_invoice` counts the events on the invoice of
+-- the period, whichever period their usage was in. `used` to `currency` are those of the billing target.
+DROP VIEW stripe_comparison;
+CREATE VIEW stripe_comparison AS
+SELECT p.customer, m.meter, p.starts_at AS period_start, p.ends_at AS period_end, p.subscription IS NOT NULL AS billed,
+       (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000)
+        FROM usage_days u WHERE u.customer = p.customer AND u.meter = m.meter AND u.day BETWEEN p.first_day AND p.last_day) AS bill,
+       (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000)
+        FROM ledger_entries u WHERE u.customer = p.customer AND u.meter = m.meter AND u.day BETWEEN p.first_day AND p.last_day) AS ledger,
+       coalesce(t.target, 0) AS target,
+       (SELECT json_object(
+                 'accepted',  coalesce(sum(i.value) FILTER (WHERE i.state = 'accepted'), 0),
+                 'open',      coalesce(sum(i.value) FILTER (WHERE i.state IN ('pending', 'sending', 'unconfirmed')), 0),
+                 'refused',   coalesce(sum(i.value) FILTER (WHERE i.state = 'refused'), 0),
+                 'discarded', coalesce(sum(i.value) FILTER (WHERE i.state = 'discarded'), 0))
+        FROM meter_events i
+        WHERE i.customer = p.customer AND i.meter = m.meter AND i.timestamp >= p.starts_at
+          AND i.period_start >= p.starts_at AND i.period_start < p.ends_at
+          AND EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq)) AS events,
+       coalesce(t.deferred, 0) AS deferred, t.deferred_reason,
+       coalesce(t.deferred <> 0 AND t.deferred_acknowledged IS t.deferred, 0) AS deferred_acknowledged,
+       (SELECT count(*) FROM meter_events i INDEXED BY meter_events_by_time
+        WHERE i.customer = p.customer AND i.meter = m.meter AND i.timestamp >= p.starts_at AND i.timestamp < p.ends_at
+          AND i.state = 'accepted') AS accepted_on_invoice,
+       coalesce(t.used, 0) AS used, coalesce(t.within, 0) AS within, coalesce(t.billable, 0) AS billable,
+       coalesce(t.house, 0) AS house, coalesce(t.not_priced, 0) AS not_priced, coalesce(t.advance, 0) AS advance,
+       coalesce(t.billable_minor, 0) AS billable_minor, coalesce(t.house_minor, 0) AS house_minor,
+       coalesce(t.currency, '') AS currency,
+       t.seen, t.expected, t.read_at, coalesce(t.acknowledged, 0) AS acknowledged,
+       t.alarm_kind, t.alarm_shortfall, t.alarm_total, t.alarm_until, t.alarm_stripe_customer, t.alarm_answer
+FROM billing_periods p
+CROSS JOIN (SELECT meter FROM plan_meters UNION SELECT meter FROM stripe_meters UNION SELECT meter FROM usage_totals) m
+LEFT JOIN billing_targets t ON t.customer = p.customer AND t.meter = m.meter AND t.period_start = p.starts_at;

@@ -54,7 +54,7 @@ struct Query {
     broken: &'static str,
 }
 
-const QUERIES: [Query; 5] = [
+const QUERIES: [Query; 7] = [
     Query {
         name: "usage_totals",
         rule: "sums of all customers by day = sum of ledger entries",
@@ -75,11 +75,32 @@ const QUERIES: [Query; 5] = [
     },
     Query {
         name: "turn_periods",
-        rule: "TURN periods are billing periods, and closed with them",
-        counted: "SELECT count(*) FROM turn_periods",
-        broken: "SELECT coalesce(t.customer, b.customer) || ' from ' || coalesce(t.starts_at, b.starts_at) FROM turn_periods t \
-         FULL OUTER JOIN billing_periods b ON b.customer = t.customer AND b.starts_at = t.starts_at \
-         WHERE t.ends_at IS NOT b.ends_at OR (t.closed_at IS NULL) <> (b.closed_at IS NULL) LIMIT 20",
+        rule: "each open TURN period ends with a billing period",
+        counted: "SELECT count(*) FROM turn_periods WHERE closed_at IS NULL",
+        broken: "SELECT customer || ' from ' || starts_at FROM turn_periods t WHERE closed_at IS NULL \
+         AND EXISTS (SELECT 1 FROM customers WHERE id = t.customer AND periods_until IS NOT NULL) \
+         AND NOT EXISTS (SELECT 1 FROM billing_periods b WHERE b.customer = t.customer AND b.ends_at = t.ends_at) LIMIT 20",
+    },
+    Query {
+        name: "billing_targets",
+        rule: "used = within the plan + billable + house + not priced, for each customer, meter and period",
+        counted: "SELECT count(*) FROM billing_targets",
+        broken: "SELECT customer || ' ' || meter || ' from ' || period_start || ': ' || used || ' is not ' || within || ' + ' || billable || ' + ' \
+           || house || ' + ' || not_priced FROM billing_targets WHERE used <> within + billable + house + not_priced LIMIT 20",
+    },
+    Query {
+        name: "billed_usage",
+        rule: "usage of a customer = sum of the customer's billing targets, once everything is planned",
+        counted: "SELECT count(*) FROM customers",
+        // only after a push, and of customers for whom nothing waits to be planned
+        broken: "SELECT customer || ' ' || meter || ': booked ' || booked || ', in billing targets ' || targets FROM ( \
+         SELECT c.id AS customer, m.meter, \
+           coalesce((SELECT sum(quantity) FROM usage_days u WHERE u.customer = c.id AND u.meter = m.meter), 0) AS booked, \
+           coalesce((SELECT sum(used) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter), 0) AS targets \
+         FROM customers c CROSS JOIN stripe_meters m \
+         WHERE c.periods_until IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stripe_due d WHERE d.customer = c.id AND d.from_day <> '9999') \
+           AND (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'entry') = (SELECT coalesce(max(seq), 0) FROM ledger_entries)) \
+         WHERE booked <> targets LIMIT 20",
     },
     Query {
         name: "turn_counters",

@@ -1,6 +1,7 @@
 //! Billing targets: the quantities that Stripe should bill, from which events are planned.
 
 use libsql::{Connection, Row, Value, params};
+use serde::Serialize;
 
 use crate::limits::rating::Rated;
 use crate::store::database::Database;
@@ -21,7 +22,7 @@ pub struct StoredTarget {
 
 /// What became of the usage of a billing target: [`Rated`], as it is stored. Quantities are in
 /// 10⁻¹⁰ units, money in minor units of `currency`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct UsageParts {
     pub used: i64,
     pub within: i64,

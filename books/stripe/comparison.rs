@@ -2,15 +2,17 @@
 
 use jiff::Timestamp;
 use libsql::{Row, params};
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::alarm;
+use crate::stripe::billing_target::UsageParts;
 use crate::stripe::difference::Difference;
-use crate::units::calendar::{Month, instant};
-use crate::units::quantity::Quantity;
+use crate::units::calendar::{Day, Month, instant};
+use crate::units::quantity::{Quantity, UNIT, divide_half_even};
 
 /// One meter in one billing period of a customer.
 #[derive(Clone, Debug, Serialize)]
@@ -35,6 +37,11 @@ pub struct ComparedPeriod {
     pub events: EventSums,
     pub deferred: i64,
     pub deferred_reason: Option<String>,
+    /// Events that Stripe took for this period's invoice, whichever period their usage was in.
+    pub accepted_on_invoice: i64,
+    /// What became of the usage, as it was planned last.
+    #[serde(flatten)]
+    pub parts: UsageParts,
     /// Stripe's total of this period's invoice when it was last read.
     pub seen: Option<i64>,
     /// What that total should have been.
@@ -56,6 +63,116 @@ pub struct EventSums {
     pub refused: i64,
     /// Discarded by a person.
     pub discarded: i64,
+}
+
+/// All usage of a billing period by what became of it: `booked` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Conservation {
+    pub booked: Quantity,
+    /// Within what the plan includes.
+    pub within: Quantity,
+    /// At Stripe, and charged.
+    pub billed: Quantity,
+    /// Not at Stripe yet: deferred, on its way, refused, or not planned yet. Below 0: to be taken
+    /// back.
+    pub waiting: Quantity,
+    /// The company's: beyond the overage budget, or discarded by a person.
+    pub house: Quantity,
+    /// The plan reports none of it.
+    pub not_priced: Quantity,
+}
+
+impl Conservation {
+    /// Adds the parts of another period.
+    pub fn add(&mut self, other: &Self) {
+        let Self { booked, within, billed, waiting, house, not_priced } = other;
+        self.booked += *booked;
+        self.within += *within;
+        self.billed += *billed;
+        self.waiting += *waiting;
+        self.house += *house;
+        self.not_priced += *not_priced;
+    }
+}
+
+/// What can be said about a billing period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Everything is accounted for, and Stripe's total, as it was read, agrees.
+    Agrees,
+    /// Stripe's total was not read yet, or has not stood for a day.
+    NotJudged,
+    /// Usage is not at Stripe yet.
+    Waiting,
+    /// Bill and ledger differ, or Stripe's total does in a way that needs a person.
+    Differs,
+}
+
+impl ComparedPeriod {
+    /// What became of the usage; `per_unit` are Stripe's units for each of ours.
+    pub fn conservation(&self, per_unit: Decimal) -> Conservation {
+        let scaled = |n: i64| Quantity::from_scaled(i128::from(n));
+        let UsageParts { used, within, billable, house, not_priced, .. } = self.parts;
+        let discarded = units(self.events.discarded, per_unit);
+        let to_send = self.target - self.events.accepted - self.events.discarded;
+        // Stripe's tiers charge the last units: what is still to be sent of an included amount is free
+        let to_send = units(to_send, per_unit).min(scaled(billable));
+        // booked since the last planning
+        let unplanned = self.bill - scaled(used);
+        Conservation {
+            booked: self.bill,
+            within: scaled(within),
+            billed: scaled(billable) - to_send - discarded,
+            waiting: to_send + unplanned,
+            house: scaled(house) + discarded,
+            not_priced: scaled(not_priced),
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        let planned = Quantity::from_scaled(i128::from(self.parts.used));
+        let to_send = self.target - self.events.accepted - self.events.discarded;
+        if self.alarm.is_some() || self.bill != self.ledger {
+            Verdict::Differs
+        } else if to_send != 0 || self.deferred != 0 || self.bill != planned {
+            Verdict::Waiting
+        } else if self.accepted_on_invoice > 0 && (self.seen.is_none() || self.seen != self.expected) {
+            Verdict::NotJudged
+        } else {
+            Verdict::Agrees
+        }
+    }
+}
+
+/// Stripe's units in units of the meter, rounded half-even to its ten decimals.
+fn units(stripe: i64, per_unit: Decimal) -> Quantity {
+    let scale = 10_i128.checked_pow(per_unit.scale()).unwrap_or(1);
+    let (scaled, _) = divide_half_even(i128::from(stripe) * scale * UNIT, per_unit.mantissa().max(1));
+    Quantity::from_scaled(scaled)
+}
+
+/// Usage that lies in no billing period, by meter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UsageWithoutPeriod {
+    pub meter: String,
+    pub why: WithoutPeriod,
+    /// How many ids have such usage.
+    pub ids: i64,
+    #[serde(skip)]
+    pub quantity: Quantity,
+}
+
+/// Why usage lies in no billing period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WithoutPeriod {
+    /// Its lines have no customer's tag: the company pays.
+    NoTag,
+    /// `customers` has no row of that id.
+    UnknownCustomer,
+    /// `roll_periods` has not made the period yet.
+    NoPeriod,
 }
 
 /// A meter in a month: the sum of all payers' newest bills, and the sum of the ledger. Both
@@ -91,7 +208,8 @@ const BILLS: &str = concat!(
 /// ?1 a customer or null; periods begin from ?2 to before ?3; ?4 the most rows; ?5 meters.
 const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed, bill, ledger, target, events, \
       deferred, deferred_reason, deferred_acknowledged, seen, expected, read_at, \
-      alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged \
+      alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged, accepted_on_invoice, \
+      used, within, billable, house, not_priced, advance, billable_minor, house_minor, currency \
     FROM stripe_comparison \
     WHERE (?1 IS NULL OR customer = ?1) AND period_start >= ?2 AND period_start < ?3 AND meter IN (SELECT value FROM json_each(?5)) \
     ORDER BY customer, period_start, meter LIMIT ?4";
@@ -111,6 +229,30 @@ impl Database {
                     bill: booked.parse().map_err(|e| BooksError::Integrity(format!("bill_totals: {e}")))?,
                     ledger: usage(&row, 3)?,
                 });
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Usage on the days from `first` to `last` that lies in no billing period.
+    pub async fn usage_without_period(
+        &self,
+        first: Day,
+        last: Day,
+        meters: Vec<String>,
+    ) -> Result<Vec<UsageWithoutPeriod>, BooksError> {
+        self.with_connection(async move |c| {
+            let values = params![first.to_string(), last.to_string(), json(&meters)?];
+            let mut rows = c.query(WITHOUT_PERIOD, values).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let why = match row.get::<i64>(1)? {
+                    0 => WithoutPeriod::NoTag,
+                    1 => WithoutPeriod::UnknownCustomer,
+                    _ => WithoutPeriod::NoPeriod,
+                };
+                found.push(UsageWithoutPeriod { meter: row.get(0)?, why, ids: row.get(2)?, quantity: usage(&row, 3)? });
             }
             Ok(found)
         })
@@ -143,6 +285,8 @@ impl Database {
                     read_at: row.get::<Option<i64>>(14)?.map(instant),
                     alarm: alarm::read(&row, 15)?,
                     acknowledged: row.get(21)?,
+                    accepted_on_invoice: row.get(22)?,
+                    parts: UsageParts::read(&row, 23)?,
                 });
             }
             Ok(found)
@@ -150,6 +294,17 @@ impl Database {
         .await
     }
 }
+
+/// ?1 the first day, ?2 the last; ?3 meters.
+const WITHOUT_PERIOD: &str = concat!(
+    "SELECT meter, why, count(DISTINCT customer), ",
+    exact_sum!("quantity"),
+    " FROM (SELECT u.meter, u.customer, u.quantity, CASE WHEN u.customer = '' THEN 0 \
+        WHEN NOT EXISTS (SELECT 1 FROM customers c WHERE c.id = u.customer) THEN 1 \
+        WHEN NOT EXISTS (SELECT 1 FROM billing_periods p WHERE p.customer = u.customer AND u.day BETWEEN p.first_day AND p.last_day) THEN 2 END AS why \
+      FROM usage_days u WHERE u.day BETWEEN ?1 AND ?2 AND u.meter IN (SELECT value FROM json_each(?3))) \
+    WHERE why IS NOT NULL GROUP BY meter, why ORDER BY meter, why"
+);
 
 /// Reads the sum in column `at`; none for no rows.
 fn usage(row: &Row, at: i32) -> Result<Quantity, BooksError> {

@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use books::Database;
 use books::store::audit_log::AuditEntry;
-use books::stripe::comparison::{ComparedPeriod, ComparisonFilter};
+use books::stripe::comparison::{ComparedPeriod, ComparisonFilter, Verdict, WithoutPeriod};
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::push_stripe::{PlannedEvent, preview};
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
@@ -71,40 +70,41 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         None => (Month::of(now).previous().previous(), Month::of(now).next()),
     };
     let bills = books.bills_and_ledger(from, to).await?;
+    let days = (from.first_day(), to.previous().last_day());
     let (from, to) = (second(from), second(to).min(now.as_second() + 1));
     let filter = ComparisonFilter { customer: args.customer.clone(), meters, starts: from..to, limit: tables::MOST };
+    let meters = filter.meters.clone();
     let rows = books.compare(filter).await?;
-    // usage that is booked and not planned yet is in no column
-    let unsent = preview(books, &context.billing, now).await.map_err(|f| failure::error(&f))?;
-    let unsent: Vec<PlannedEvent> =
-        unsent.events.into_iter().filter(|e| args.customer.as_ref().is_none_or(|c| *c == e.customer)).collect();
+    // of all customers only: usage of one customer lies in periods, or the customer is unknown
+    let without = match args.customer {
+        Some(_) => vec![],
+        None => books.usage_without_period(days.0, days.1, meters).await?,
+    };
+    let waits = without.iter().any(|w| w.why != WithoutPeriod::NoTag);
     let apart = bills.iter().any(|b| b.bill != b.ledger);
-    let done =
-        if rows.iter().any(tables::differs) || !unsent.is_empty() || apart { Exit::NeedsAttention } else { Exit::Ok };
+    let verdict = rows.iter().map(ComparedPeriod::verdict).max().unwrap_or(Verdict::Agrees);
+    let verdict = verdict.max(if waits { Verdict::Waiting } else { Verdict::Agrees });
+    let verdict = verdict.max(if apart { Verdict::Differs } else { Verdict::Agrees });
+    let done = if verdict == Verdict::Agrees { Exit::Ok } else { Exit::NeedsAttention };
     if args.json {
-        print::json(&rows.iter().map(tables::json).collect::<Vec<_>>())?;
+        print::json(&rows.iter().map(|c| tables::json(c, &context.billing)).collect::<Vec<_>>())?;
         return Ok(done);
     }
     if args.customer.is_some() {
-        tables::table(&rows, now);
+        tables::periods(&rows, &context.billing, now);
     } else {
         tables::bills(&bills);
-        tables::sums(&rows);
-        let differing: Vec<ComparedPeriod> = rows.iter().filter(|c| tables::differs(c)).cloned().collect();
+        tables::sums(&rows, &context.billing);
+        let mut differing: Vec<ComparedPeriod> =
+            rows.iter().filter(|c| c.verdict() != Verdict::Agrees).cloned().collect();
         if !differing.is_empty() {
-            print::out(&format!("\n{} period(s) where they are not the same:\n", print::count(differing.len())));
-            tables::table(&differing[..differing.len().min(SHOWN)], now);
+            differing.sort_by_key(|c| std::cmp::Reverse(c.verdict()));
+            print::out(&format!("\n{} period(s) that are not settled:\n", print::count(differing.len())));
+            tables::periods(&differing[..differing.len().min(SHOWN)], &context.billing, now);
         }
+        tables::without_period(&without);
     }
-    if !unsent.is_empty() {
-        let count = print::count(unsent.len());
-        print::out(&format!("\n{count} amount(s) are booked and not at Stripe yet: `meter push --dry-run` shows them"));
-    }
-    print::out(if done == Exit::Ok {
-        "\nAWS bill = ledger, and Stripe has what the plans make of it: every difference is 0"
-    } else {
-        "\nnot everything is at Stripe; the last column says why"
-    });
+    print::out(tables::conclusion(verdict));
     Ok(done)
 }
 

@@ -93,7 +93,7 @@ pub(super) async fn bill(
         let compared = context.books.compare(filter);
         periods.extend(compared.await?);
     }
-    print::reconcile::table(&periods, later);
+    print::reconcile::periods(&periods, &context.billing, later);
     let lines = who.iter().flat_map(|c| stripe.world().invoices(&format!("cus_{c}")));
     let row = |l: fake_stripe::InvoiceLine| vec![l.subscription, l.event_name, l.quantity.normalize().to_string()];
     print::out("");

@@ -1,11 +1,16 @@
-//! Bill, ledger and Stripe compared.
+//! Bill, ledger, plan and Stripe compared.
 
 use std::collections::BTreeMap;
 
-use books::stripe::comparison::{ComparedBill, ComparedPeriod};
+use books::stripe::comparison::{
+    ComparedBill, ComparedPeriod, Conservation, UsageWithoutPeriod, Verdict, WithoutPeriod,
+};
 use books::units::calendar::Month;
+use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
+use jobs::stripe::BillingSettings;
+use rust_decimal::Decimal;
 
 use super::out;
 use crate::format::{ago, count, quantity};
@@ -13,98 +18,129 @@ use crate::format::{ago, count, quantity};
 /// The largest number of periods that are compared at once.
 pub(crate) const MOST: u32 = 1_000_000;
 
-/// Bill minus ledger, and what Stripe lacks.
-struct Rest {
-    ledger: Quantity,
-    stripe: i64,
-}
-
-impl Rest {
-    fn is_zero(&self) -> bool {
-        self.ledger.is_zero() && self.stripe == 0
-    }
-}
-
-/// Whether the period has a difference or an alarm.
-pub(crate) fn differs(c: &ComparedPeriod) -> bool {
-    !rest(c).is_zero() || c.alarm.is_some()
-}
-
-fn rest(c: &ComparedPeriod) -> Rest {
-    Rest { ledger: c.bill - c.ledger, stripe: c.target - c.events.accepted }
-}
-
-fn difference(rest: &Rest) -> String {
-    match (rest.ledger.is_zero(), rest.stripe) {
-        (true, n) => n.to_string(),
-        (false, n) => format!("{n}, bill - ledger {}", quantity(rest.ledger)),
-    }
+/// Stripe's units for each unit of a meter.
+fn per_unit(billing: &BillingSettings, meter: &str) -> Decimal {
+    billing.meters.get(meter).map_or(Decimal::ONE, |mapping| mapping.per_unit)
 }
 
 /// A period for JSON.
-pub(crate) fn json(c: &ComparedPeriod) -> serde_json::Value {
+pub(crate) fn json(c: &ComparedPeriod, billing: &BillingSettings) -> serde_json::Value {
     let mut value = serde_json::to_value(c).unwrap_or_default();
     value["aws_bill"] = c.bill.to_string().into();
     value["ledger"] = c.ledger.to_string().into();
-    value["difference"] = rest(c).stripe.into();
+    value["difference"] = (c.target - c.events.accepted).into();
+    value["conservation"] = serde_json::to_value(c.conservation(per_unit(billing, &c.meter))).unwrap_or_default();
+    value["verdict"] = serde_json::to_value(c.verdict()).unwrap_or_default();
     value
 }
 
-/// The table of periods.
-pub(crate) fn table(rows: &[ComparedPeriod], now: Timestamp) {
-    let row = |c: &ComparedPeriod| {
-        vec![
-            c.customer.clone(),
-            c.meter.clone(),
-            c.period_start.to_string(),
-            quantity(c.bill),
-            quantity(c.ledger),
-            c.target.to_string(),
-            c.events.accepted.to_string(),
-            difference(&rest(c)),
-            why(c, now),
-        ]
-    };
-    let titles =
-        ["customer", "meter", "period from", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference", ""];
-    super::table(&titles, rows.iter().map(row).collect());
+/// Periods, each in a few lines.
+pub(crate) fn periods(rows: &[ComparedPeriod], billing: &BillingSettings, now: Timestamp) {
+    for c in rows {
+        let parts = c.conservation(per_unit(billing, &c.meter));
+        let invoice = if c.billed { "" } else { ", no subscription" };
+        out(&format!("{}  {}  period from {}{invoice}", c.customer, c.meter, c.period_start));
+        for line in usage(&parts) {
+            out(&format!("  {line}"));
+        }
+        if let Some(money) = money(c, &parts) {
+            out(&format!("  {money}"));
+        }
+        for note in notes(c, now) {
+            out(&format!("  {note}"));
+        }
+        out("");
+    }
 }
 
-/// Why there is a difference, or when Stripe's total was last read.
-fn why(c: &ComparedPeriod, now: Timestamp) -> String {
-    if let Some(alarm) = &c.alarm {
-        return format!("ALARM: {alarm}");
+/// The sum of the parts, without those that are 0.
+fn usage(parts: &Conservation) -> Vec<String> {
+    let Conservation { booked, within, billed, waiting, house, not_priced } = *parts;
+    let named = [
+        (within, "in the plan"),
+        (billed, "billed"),
+        (waiting, "waiting"),
+        (house, "house"),
+        (not_priced, "not priced"),
+    ];
+    let shown: Vec<String> = named
+        .iter()
+        .filter(|(amount, _)| !amount.is_zero())
+        .map(|(amount, name)| format!("{} {name}", quantity(*amount)))
+        .collect();
+    let sum = if shown.is_empty() { "0".to_owned() } else { shown.join(" + ") };
+    vec![format!("booked {} = {sum}", quantity(booked))]
+}
+
+/// What the parts are worth at the plan's price; none if nothing is priced.
+fn money(c: &ComparedPeriod, parts: &Conservation) -> Option<String> {
+    let currency: Currency = c.parts.currency.parse().ok()?;
+    let billable = Quantity::from_scaled(i128::from(c.parts.billable));
+    // usage that is not planned yet has no price yet
+    let waiting = parts.waiting - (c.bill - Quantity::from_scaled(i128::from(c.parts.used)));
+    let share = |part: Quantity| -> i64 {
+        if billable.is_zero() || part.is_zero() {
+            return 0;
+        }
+        let minor = i128::from(c.parts.billable_minor) * part.scaled() / billable.scaled();
+        i64::try_from(minor).unwrap_or(i64::MAX)
+    };
+    let waiting = share(waiting);
+    let billed = c.parts.billable_minor - waiting;
+    if (billed, waiting, c.parts.house_minor) == (0, 0, 0) {
+        return None;
     }
-    let mut parts = vec![];
+    let written = |minor: i64| format!("{} {currency}", currency.written(minor));
+    Some(format!(
+        "at the plan's price: {} billed, {} waiting, {} house",
+        written(billed),
+        written(waiting),
+        written(c.parts.house_minor)
+    ))
+}
+
+/// Why something is not at Stripe, and what Stripe said last.
+fn notes(c: &ComparedPeriod, now: Timestamp) -> Vec<String> {
+    let mut notes = vec![];
+    if let Some(alarm) = &c.alarm {
+        notes.push(format!("ALARM: {alarm}"));
+    }
+    if c.bill != c.ledger {
+        notes.push(format!("ALARM: AWS bill - ledger = {}", quantity(c.bill - c.ledger)));
+    }
     match c.acknowledged {
         0 => {}
-        short if short > 0 => parts.push(format!("Stripe has {short} less, acknowledged")),
-        surplus => parts.push(format!("Stripe has {} more, acknowledged", surplus.unsigned_abs())),
-    }
-    if !c.billed {
-        parts.push("no subscription: not billed".to_owned());
+        short if short > 0 => notes.push(format!("Stripe has {short} less, acknowledged")),
+        surplus => notes.push(format!("Stripe has {} more, acknowledged", surplus.unsigned_abs())),
     }
     if let Some(because) = &c.deferred_reason {
         let seen = if c.deferred_acknowledged { ", acknowledged" } else { "" };
-        parts.push(format!("deferred {}: {because}{seen}", c.deferred));
+        notes.push(format!("deferred {}: {because}{seen}", c.deferred));
     }
     for (amount, what) in
         [(c.events.open, "on its way"), (c.events.refused, "refused"), (c.events.discarded, "discarded by a person")]
     {
         if amount != 0 {
-            parts.push(format!("{amount} {what}"));
+            notes.push(format!("{amount} {what}"));
         }
+    }
+    let unplanned = c.bill - Quantity::from_scaled(i128::from(c.parts.used));
+    if !unplanned.is_zero() {
+        notes.push(format!("{} booked since the last push", quantity(unplanned)));
     }
     match (c.read_at, c.seen) {
         (Some(at), Some(seen)) if c.seen == c.expected => {
-            parts.push(format!("its invoice has {seen}, read {}", ago(at, now)));
+            notes.push(format!("Stripe: its invoice has {seen}, read {}", ago(at, now)));
         }
         (Some(at), Some(seen)) => {
-            parts.push(format!("its invoice had {seen} of {}, read {}", c.expected.unwrap_or_default(), ago(at, now)));
+            let expected = c.expected.unwrap_or_default();
+            let judged = if c.alarm.is_some() { "" } else { "; not judged yet" };
+            notes.push(format!("Stripe: its invoice had {seen} of {expected}, read {}{judged}", ago(at, now)));
         }
+        _ if c.accepted_on_invoice > 0 => notes.push("Stripe: its total was not read yet; not judged yet".into()),
         _ => {}
     }
-    parts.join("; ")
+    notes
 }
 
 /// The table of bills and the ledger, usage without a customer included.
@@ -120,30 +156,48 @@ pub(crate) fn bills(bills: &[ComparedBill]) {
 }
 
 /// Sums by month and meter.
-pub(crate) fn sums(rows: &[ComparedPeriod]) {
-    /// Bill, ledger, billable, accepted, and how many periods.
-    type Sums = (Quantity, Quantity, i128, i128, u64);
-    let mut sums: BTreeMap<(String, &str), Sums> = BTreeMap::new();
+pub(crate) fn sums(rows: &[ComparedPeriod], billing: &BillingSettings) {
+    let mut sums: BTreeMap<(String, &str), Conservation> = BTreeMap::new();
     for c in rows {
         let sum = sums.entry((Month::of(c.period_start).to_string(), &c.meter)).or_default();
-        sum.0 += c.bill;
-        sum.1 += c.ledger;
-        sum.2 += i128::from(c.target);
-        sum.3 += i128::from(c.events.accepted);
-        sum.4 += 1;
+        sum.add(&c.conservation(per_unit(billing, &c.meter)));
     }
-    let rows = sums.into_iter().map(|((month, meter), (bill, ledger, target, accepted, periods))| {
-        vec![
-            month,
-            meter.to_owned(),
-            count(periods),
-            quantity(bill),
-            quantity(ledger),
-            target.to_string(),
-            accepted.to_string(),
-            (target - accepted).to_string(),
-        ]
+    let rows = sums.into_iter().map(|((month, meter), sum)| {
+        let Conservation { booked, within, billed, waiting, house, not_priced } = sum;
+        let parts = [booked, within, billed, waiting, house, not_priced].map(quantity);
+        [vec![month, meter.to_owned()], parts.to_vec()].concat()
     });
-    let titles = ["periods from", "meter", ">periods", ">AWS bill", ">ledger", ">billable", ">Stripe", ">difference"];
+    let titles = ["from", "meter", ">booked", ">in plan", ">billed", ">waiting", ">house", ">not priced"];
     super::table(&titles, rows.collect());
+}
+
+/// Usage that lies in no billing period.
+pub(crate) fn without_period(rows: &[UsageWithoutPeriod]) {
+    for row in rows {
+        let amount = quantity(row.quantity);
+        let ids = count(u64::try_from(row.ids).unwrap_or_default());
+        out(&match row.why {
+            WithoutPeriod::NoTag => format!("{} of {amount} without a customer's tag: house", row.meter),
+            WithoutPeriod::UnknownCustomer => format!(
+                "{} of {amount} waits: {ids} id(s) have no row in `customers`; `meter usage` lists them",
+                row.meter
+            ),
+            WithoutPeriod::NoPeriod => {
+                format!(
+                    "{} of {amount} waits: {ids} customer(s) get a billing period by `meter run roll-periods`",
+                    row.meter
+                )
+            }
+        });
+    }
+}
+
+/// The last line: what can be said about everything that was compared.
+pub(crate) fn conclusion(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Agrees => "AWS bill = ledger = the sum of its parts, and Stripe's totals agree: every difference is 0",
+        Verdict::NotJudged => "not judged yet: totals of Stripe were not read, or have not stood for a day",
+        Verdict::Waiting => "waiting: not everything is at Stripe; the lines above say why",
+        Verdict::Differs => "something differs: see ALARM above",
+    }
 }
