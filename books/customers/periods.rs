@@ -354,21 +354,24 @@ async fn apply(c: &Connection, decided: &[Decided], plans: &Plans, now: i64) -> 
             }
         }
     }
-    let run = async |sql: &'static str, rows: &[serde_json::Value]| -> Result<(), BooksError> {
-        if !rows.is_empty() {
-            c.execute(sql, params![rows::json(&rows)?, now]).await?;
-        }
+    // a remote database refuses a parameter that a statement does not have
+    let run = async |sql: &'static str, rows: &[serde_json::Value], now: Option<i64>| -> Result<(), BooksError> {
+        let rows = if rows.is_empty() { return Ok(()) } else { rows::json(&rows)? };
+        match now {
+            Some(now) => c.execute(sql, params![rows, now]).await?,
+            None => c.execute(sql, params![rows]).await?,
+        };
         Ok(())
     };
-    run(DROP_BILLING, &gone).await?;
-    run(OPEN_BILLING, &billing).await?;
-    run(OPEN_TURN, &turn).await?;
-    run(MERGE_TURN, &merged).await?;
-    run(DROP_TURN, &merged).await?;
-    run(CLOSE_TURN, &closed).await?;
+    run(DROP_BILLING, &gone, None).await?;
+    run(OPEN_BILLING, &billing, Some(now)).await?;
+    run(OPEN_TURN, &turn, None).await?;
+    run(MERGE_TURN, &merged, None).await?;
+    run(DROP_TURN, &merged, None).await?;
+    run(CLOSE_TURN, &closed, Some(now)).await?;
     let customers: Vec<_> = decided.iter().map(|d| json!(d.customer)).collect();
-    run(CLOSE_BILLING, &customers).await?;
-    run(SHOW_CURRENT, &shown).await
+    run(CLOSE_BILLING, &customers, Some(now)).await?;
+    run(SHOW_CURRENT, &shown, None).await
 }
 
 /// What a TURN period may use before its first enforcement.

@@ -2,8 +2,9 @@
 
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use jobs::job::Job;
+use jobs::job::{Job, Mode};
 use jobs::push_stripe::{PushStripe, preview, push};
+use jobs::roll_periods::roll_unless_restored;
 
 use super::failure;
 use crate::config::Config;
@@ -26,6 +27,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let open = if dry { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
     let context = wiring::context(config, books).await?;
+    if !dry {
+        // a subscription or customer that became known just now has no billing periods yet
+        roll_unless_restored(&context, now, Mode::Write).await?;
+    }
     let report = if dry {
         preview(&context.books, &context.billing, now).await
     } else {

@@ -283,8 +283,7 @@ async fn wrong_values_are_refused_and_change_nothing(store: TestStore) {
     backend.run("set_budget", &budget(100, "USD")).await.unwrap();
     enforce(&store.context().await).await;
     backend.execute("UPDATE turn_periods SET closed_at = ends_at + 1").await.unwrap();
-    backend.execute("UPDATE billing_periods SET closed_at = ends_at + 1").await.unwrap();
-    for table in ["turn_periods", "billing_periods", "overage_budget_changes", "entitlement_changes"] {
+    for table in ["turn_periods", "customer_plans", "overage_budget_changes", "entitlement_changes"] {
         for sql in [format!("UPDATE {table} SET customer = 'x'"), format!("DELETE FROM {table} WHERE customer <> ''")] {
             let sql: &'static str = Box::leak(sql.into_boxed_str());
             let refused = backend.execute(sql).await.unwrap_err();
