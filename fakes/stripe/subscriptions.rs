@@ -236,9 +236,9 @@ impl World {
         }
     }
 
-    /// Resets the billing cycle anchor of a subscription to now, as `billing_cycle_anchor=now` does.
-    /// The running period ends now and is invoiced; periods before it stay as they were. By belief
-    /// the invoice of the cut period takes usage for the grace, like any other.
+    /// Resets the anchor of a subscription to now, as `billing_cycle_anchor=now` does. The running
+    /// period ends now and is invoiced; periods before it stay as they were. By belief the invoice
+    /// of the cut period takes usage for the grace, like any other.
     pub fn reset_anchor(&mut self, id: &str) {
         let now = self.now();
         if let Some(subscription) = self.subscription_mut(id) {
