@@ -46,6 +46,7 @@ const MIGRATIONS: &[Migration] = migrations![
     17 "0017_due_at",
     18 "0018_acknowledged",
     19 "0019_target_views",
+    22 "0022_stripe_history",
 ];
 
 /// The schema version that this build works with.
