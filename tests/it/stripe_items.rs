@@ -267,3 +267,43 @@ fn anchors_and_items_keep_their_history() {
     }
     fixture.judge();
 }
+
+#[test]
+fn rows_from_before_the_history_are_completed_by_the_next_run() {
+    let fixture = BillingFixture::open(&[]);
+    fixture.subscribe("ann", &["price_chime", "price_storage"], |_| {});
+    fixture.run("customer add ann --plan pro --stripe-customer-id cus_ann").ends(0);
+    let meter = fixture.place.query("SELECT stripe_id FROM stripe_meters WHERE meter = 'chime_minutes'")[0].clone();
+    let start = began();
+    // as the web backend and an earlier build wrote them
+    fixture.place.execute(&format!(
+        "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('sub_ann', 'ann', 'active', {start}, {start}); \
+         INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) \
+         VALUES ('si_ann_chime', 'sub_ann', 'ann', '{meter}', 'price_chime', 'USD', {}, {})",
+        start + DAY,
+        start + 31 * DAY
+    ));
+    let living = || {
+        fixture.runtime.block_on(async {
+            let books = books::Database::open_local(&fixture.place.path("meter.db")).await.unwrap();
+            books.living_items("ann").await.unwrap()
+        })
+    };
+    let item = living()[&meter][0].clone();
+    assert_eq!((item.stripe_customer.as_deref(), item.unit_amount), (Some("cus_ann"), None), "it stands in");
+    fixture.run("stripe check").ends(3);
+    fixture.run(FULL).ends(0);
+    let history = "SELECT item, unit_amount, until IS NULL, from_at < starts FROM subscription_item_history, \
+                   (SELECT unixepoch() - 9 * 86400 AS starts) ORDER BY item";
+    let expected = ["si_ann_chime|0.00045|1|1", "si_ann_storage|0.005|1|1"];
+    assert_eq!(fixture.place.query(history), expected, "what becomes known is no change");
+    let items = living();
+    assert_eq!((items.len(), items[&meter].len()), (2, 1));
+    let item = &items[&meter][0];
+    assert_eq!((item.price.as_str(), item.currency.as_str(), item.tiered), ("price_chime", "USD", false));
+    assert_eq!(item.unit_amount.map(|amount| amount.to_string()).as_deref(), Some("0.00045"));
+    fixture.stripe.world().cancel_subscription("sub_ann");
+    fixture.run(FULL).ends(0);
+    assert!(living().is_empty());
+    fixture.judge();
+}
