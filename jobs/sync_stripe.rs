@@ -6,7 +6,7 @@
 //! differs, so a run that breaks off loses nothing and the next one starts from the beginning.
 //! `roll_periods` makes billing periods from the subscriptions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::job::{Failure, Job};
+use crate::stripe::objects::names;
 use crate::stripe::preconditions::{check_clock, failure};
-use crate::stripe::{BillingSettings, LISTED, RemoteSubscription, StripeMode};
+use crate::stripe::{BillingSettings, LISTED, RemoteItem, RemoteSubscription, StripeMode, Unsupported};
 use books::customers::billing_period;
 use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
 use books::{BooksError, Database};
@@ -54,13 +55,19 @@ pub struct SyncReport {
     /// Subscriptions that have not ended in the books and that Stripe does not have. The key may
     /// be of another account.
     pub unknown_to_stripe: u64,
-    /// Metered items that are not billed monthly: the books' periods are months.
-    pub not_monthly: u64,
+    /// Living subscriptions with something that is not billed rightly, by its name: of their own,
+    /// or of a metered item. The books' periods are months, so an item that is not monthly is one.
+    pub unsupported: BTreeMap<String, u64>,
+    /// Living subscriptions with one of these because of which the invoice has another amount than
+    /// the books say. A trial or a schedule alone is none.
+    pub billed_wrongly: u64,
+    /// Living subscriptions with `billing_mode` `flexible`.
+    pub flexible: u64,
     /// Metered items with a current period other than the month that starts at the anchor.
     pub other_periods: u64,
     /// Subscriptions that the books cannot store; the log has the reasons.
     pub unusable: u64,
-    /// Some ids of the subscriptions counted in the last four fields.
+    /// Some ids of the subscriptions that need attention.
     pub names: Vec<String>,
 }
 
@@ -75,14 +82,16 @@ impl Job for SyncStripe {
     }
 
     fn needs_attention(report: &SyncReport) -> bool {
-        report.unknown_to_stripe + report.not_monthly + report.other_periods + report.unusable > 0
+        report.unknown_to_stripe + report.billed_wrongly + report.other_periods + report.unusable > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<SyncReport, Failure> {
         let scope = if self.full { SyncScope::All } else { SyncScope::Changed };
         let report = sync(&context.books, &context.billing, now, scope).await?;
         if Self::needs_attention(&report) {
-            tracing::warn!("subscriptions in Stripe need attention: {}", report.names.join(", "));
+            let found: Vec<String> = report.unsupported.iter().map(|(name, n)| format!("{n} with {name}")).collect();
+            let (names, found) = (report.names.join(", "), found.join(", "));
+            tracing::warn!("subscriptions in Stripe need attention: {names}; not billed rightly: {found}");
         }
         Ok(report)
     }
@@ -94,6 +103,24 @@ pub enum SyncScope {
     /// Subscriptions created since the last run; all of them if the last full pass is a day old.
     Changed,
     All,
+}
+
+/// When Stripe's subscriptions were last read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LastRead {
+    /// All of them; none if never, or not since an upgrade that reads more of them.
+    pub all: Option<Timestamp>,
+    /// The new ones.
+    pub new: Option<Timestamp>,
+}
+
+/// When Stripe's subscriptions were last read.
+pub async fn last_read(books: &Database) -> Result<LastRead, BooksError> {
+    let at = async |name| -> Result<Option<Timestamp>, BooksError> {
+        let at = books.setting(name).await?.and_then(|at| at.parse().ok()).filter(|at| *at > 0);
+        Ok(at.and_then(|at| Timestamp::from_second(at).ok()))
+    };
+    Ok(LastRead { all: at(REMEMBERED[0]).await?, new: at(REMEMBERED[1]).await? })
 }
 
 /// Reads subscriptions as of `now`. Pages before an error stay written.
@@ -166,39 +193,70 @@ async fn keep(
             note(report, &s.id);
             continue;
         }
-        let ends = s.ended.is_some() || matches!(s.status.as_str(), "canceled" | "incomplete_expired");
-        let month = billing_period::month_of(s.anchor, now.as_second());
-        for item in s.items.iter().filter(|_| !ends) {
-            let is_now = item.period_start <= now.as_second() && now.as_second() < item.period_end;
-            let differs = is_now && (item.period_start, item.period_end) != (month.0.max(s.started), month.1);
-            report.not_monthly += u64::from(!item.monthly);
-            report.other_periods += u64::from(item.monthly && differs);
-            if !item.monthly || differs {
-                note(report, &s.id);
-            }
+        let ended = s.ended.is_some() || matches!(s.status.as_str(), "canceled" | "incomplete_expired");
+        if !ended {
+            examine(&s, now, report);
         }
-        let items = s.items.into_iter().map(|i| SubscriptionItemUpdate {
-            id: i.id,
-            meter: i.meter,
-            price: i.price,
-            currency: i.currency,
-            starts_at: i.period_start,
-            ends_at: i.period_end,
-        });
-        updates.push(SubscriptionUpdate {
-            id: s.id,
-            customer: customer.clone(),
-            status: s.status,
-            anchor: s.anchor,
-            started: s.started,
-            ended: s.ended,
-            items: items.collect(),
-        });
+        updates.push(update(s, customer.clone()));
     }
     let written = books.upsert_subscriptions(updates, now).await?;
     report.changed += written.subscriptions;
     report.items += written.items;
     Ok(())
+}
+
+/// Counts what a living subscription has that is not billed rightly.
+fn examine(s: &RemoteSubscription, now: Timestamp, report: &mut SyncReport) {
+    let month = billing_period::month_of(s.anchor, now.as_second());
+    let differs = |item: &RemoteItem| {
+        let is_now = item.period_start <= now.as_second() && now.as_second() < item.period_end;
+        is_now
+            && !item.unsupported.contains(&Unsupported::NotMonthly)
+            && (item.period_start, item.period_end) != (month.0.max(s.started), month.1)
+    };
+    let others = s.items.iter().filter(|item| differs(item)).count();
+    report.other_periods += u64::try_from(others).unwrap_or(u64::MAX);
+    let has: BTreeSet<Unsupported> =
+        s.unsupported.iter().chain(s.items.iter().flat_map(|item| &item.unsupported)).copied().collect();
+    for one in &has {
+        *report.unsupported.entry(one.name().to_owned()).or_default() += 1;
+    }
+    let wrongly = has.iter().any(|one| one.bills_wrongly());
+    report.billed_wrongly += u64::from(wrongly);
+    report.flexible += u64::from(s.flexible);
+    if wrongly || others > 0 {
+        note(report, &s.id);
+    }
+}
+
+fn update(s: RemoteSubscription, customer: String) -> SubscriptionUpdate {
+    // the books know a meter by its id, so an item without one is named, and not stored
+    let items = s.items.into_iter().filter(|item| !item.meter.is_empty());
+    let items = items.map(|i| SubscriptionItemUpdate {
+        id: i.id,
+        meter: i.meter,
+        price: i.price,
+        unit_amount: i.unit_amount.map(|amount| amount.normalize().to_string()),
+        currency: i.currency,
+        quantity: i.quantity,
+        tiered: i.tiered,
+        unsupported: names(&i.unsupported),
+        created_at: i.created,
+        starts_at: i.period_start,
+        ends_at: i.period_end,
+    });
+    SubscriptionUpdate {
+        id: s.id,
+        customer,
+        status: s.status,
+        anchor: s.anchor,
+        started: s.started,
+        ended: s.ended,
+        stripe_customer: s.customer,
+        currency: s.currency,
+        unsupported: names(&s.unsupported),
+        items: items.collect(),
+    }
 }
 
 fn note(report: &mut SyncReport, id: &str) {
@@ -217,6 +275,12 @@ fn fault(s: &RemoteSubscription) -> Option<String> {
     }
     if !sane(s.anchor) || !sane(s.started) || s.ended.is_some_and(|e| !sane(e) || e < s.started) {
         return Some("its start, anchor or end is out of range".into());
+    }
+    if s.currency.len() != 3 || !s.currency.bytes().all(|b| b.is_ascii_uppercase()) {
+        return Some(format!("its currency `{}` is not three letters", s.currency));
+    }
+    if s.customer.is_empty() || s.customer.len() > 255 {
+        return Some("its customer has no usable id".into());
     }
     None
 }

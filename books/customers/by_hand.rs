@@ -18,10 +18,16 @@ pub struct TurnAnswer {
 }
 
 impl Database {
-    /// Puts every customer on a plan.
+    /// Puts every customer on a plan, also for the usage of before: a demo's bills are of the past.
     pub async fn put_all_on_plan(&self, plan: &str) -> Result<u64, BooksError> {
         let plan = plan.to_owned();
-        self.transaction(async move |c| Ok(c.execute("UPDATE customers SET plan = ?1", params![plan]).await?)).await
+        self.transaction(async move |c| {
+            let sql = "INSERT INTO customer_plans (customer, plan, from_at, set_by) SELECT id, ?1, 0, 'demo' FROM customers";
+            c.execute(sql, params![plan.clone()]).await?;
+            let sql = "UPDATE customers SET plan = ?1, plan_set_by = 'demo'";
+            Ok(c.execute(sql, params![plan]).await?)
+        })
+        .await
     }
 
     /// Ties a customer to a customer of Stripe.

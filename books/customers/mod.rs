@@ -1,6 +1,7 @@
 //! Customers, their subscriptions, their billing periods and their TURN counters.
 //!
-//! **Owns** the tables `customers`, `subscriptions`, `subscription_items`, `billing_periods` and
+//! **Owns** the tables `customers`, `subscriptions`, `subscription_items`, their histories
+//! (`stripe_customers`, `subscription_anchors`, `subscription_item_history`), `billing_periods` and
 //! `turn_periods`. **Does not own** sign-up, which is the web backend's, nor payment, which is
 //! Stripe's.
 //!
@@ -10,5 +11,6 @@
 pub mod billing_period;
 pub mod by_hand;
 pub mod customer;
+pub mod living_item;
 pub mod periods;
 pub mod subscription;

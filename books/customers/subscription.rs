@@ -20,6 +20,12 @@ pub struct SubscriptionUpdate {
     pub anchor: i64,
     pub started: i64,
     pub ended: Option<i64>,
+    /// Stripe's id of the customer that it belongs to.
+    pub stripe_customer: String,
+    /// ISO 4217.
+    pub currency: String,
+    /// Names of what is not billed rightly, with `, ` between them.
+    pub unsupported: String,
     pub items: Vec<SubscriptionItemUpdate>,
 }
 
@@ -29,8 +35,17 @@ pub struct SubscriptionItemUpdate {
     pub id: String,
     pub meter: String,
     pub price: String,
-    /// ISO 4217.
+    /// Minor units for each of Stripe's units, as exact decimal text; none for a price in tiers.
+    pub unit_amount: Option<String>,
+    /// ISO 4217: what Stripe charges in.
     pub currency: String,
+    /// None for usage.
+    pub quantity: Option<i64>,
+    pub tiered: bool,
+    /// Names of what is not billed rightly, with `, ` between them.
+    pub unsupported: String,
+    /// When the item was made at Stripe.
+    pub created_at: i64,
     /// First instant of the item's current period.
     pub starts_at: i64,
     pub ends_at: i64,
@@ -55,24 +70,54 @@ const SUBSCRIPTIONS: &str = "INSERT INTO subscriptions (id, customer, status, an
       AND (subscriptions.customer, subscriptions.status, subscriptions.anchor_at, subscriptions.started_at, subscriptions.ended_at) \
           IS NOT (excluded.customer, excluded.status, excluded.anchor_at, excluded.started_at, excluded.ended_at)";
 
-const ITEMS: &str = "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) \
-    SELECT i.value ->> 'id', s.value ->> 'id', s.value ->> 'customer', i.value ->> 'meter', i.value ->> 'price', i.value ->> 'currency', \
-           i.value ->> 'starts_at', i.value ->> 'ends_at' \
-    FROM json_each(?1) s, json_each(s.value, '$.items') i WHERE true \
-    ON CONFLICT (id) DO UPDATE SET subscription = excluded.subscription, customer = excluded.customer, stripe_meter = excluded.stripe_meter, \
-        price = excluded.price, currency = excluded.currency, starts_at = excluded.starts_at, ends_at = excluded.ends_at \
-    WHERE (subscription_items.subscription, subscription_items.customer, subscription_items.stripe_meter, subscription_items.price, \
-           subscription_items.currency, subscription_items.starts_at, subscription_items.ends_at) \
-       IS NOT (excluded.subscription, excluded.customer, excluded.stripe_meter, excluded.price, excluded.currency, excluded.starts_at, excluded.ends_at)";
+/// What `sync_stripe` alone knows of a subscription, whoever wrote its row last.
+const READ_AT_STRIPE: &str = "UPDATE subscriptions SET stripe_customer = j.value ->> 'stripe_customer', \
+        currency = j.value ->> 'currency', unsupported = j.value ->> 'unsupported' \
+    FROM json_each(?1) j WHERE subscriptions.id = j.value ->> 'id' \
+      AND (subscriptions.stripe_customer, subscriptions.currency, subscriptions.unsupported) \
+          IS NOT (j.value ->> 'stripe_customer', j.value ->> 'currency', j.value ->> 'unsupported')";
 
-const GONE: &str = "DELETE FROM subscription_items WHERE subscription IN (SELECT value ->> 'id' FROM json_each(?1)) \
-    AND id NOT IN (SELECT i.value ->> 'id' FROM json_each(?1) s, json_each(s.value, '$.items') i)";
+/// ?1 [`SubscriptionUpdate`]s; ?2 when Stripe was asked.
+const ITEMS: &str = "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, unit_amount, currency, quantity, \
+        tiered, unsupported, created_at, starts_at, ends_at, seen_at) \
+    SELECT i.value ->> 'id', s.value ->> 'id', s.value ->> 'customer', i.value ->> 'meter', i.value ->> 'price', \
+           i.value ->> 'unit_amount', i.value ->> 'currency', i.value ->> 'quantity', i.value ->> 'tiered', i.value ->> 'unsupported', \
+           i.value ->> 'created_at', i.value ->> 'starts_at', i.value ->> 'ends_at', ?2 \
+    FROM json_each(?1) s, json_each(s.value, '$.items') i WHERE true \
+    ON CONFLICT (id) DO UPDATE SET subscription = excluded.subscription, customer = excluded.customer, \
+        stripe_meter = excluded.stripe_meter, price = excluded.price, unit_amount = excluded.unit_amount, \
+        currency = excluded.currency, quantity = excluded.quantity, tiered = excluded.tiered, \
+        unsupported = excluded.unsupported, created_at = excluded.created_at, starts_at = excluded.starts_at, \
+        ends_at = excluded.ends_at, seen_at = excluded.seen_at \
+    WHERE (subscription_items.subscription, subscription_items.customer, subscription_items.stripe_meter, \
+           subscription_items.price, subscription_items.unit_amount, subscription_items.currency, subscription_items.quantity, \
+           subscription_items.tiered, subscription_items.unsupported, subscription_items.created_at, \
+           subscription_items.starts_at, subscription_items.ends_at) \
+       IS NOT (excluded.subscription, excluded.customer, excluded.stripe_meter, excluded.price, excluded.unit_amount, \
+               excluded.currency, excluded.quantity, excluded.tiered, excluded.unsupported, excluded.created_at, \
+               excluded.starts_at, excluded.ends_at)";
+
+/// Items that are listed no more. The history keeps when they were found gone.
+macro_rules! gone {
+    ($head:literal) => {
+        concat!(
+            $head,
+            " WHERE subscription IN (SELECT value ->> 'id' FROM json_each(?1)) \
+              AND id NOT IN (SELECT i.value ->> 'id' FROM json_each(?1) s, json_each(s.value, '$.items') i)"
+        )
+    };
+}
+const NOTE_GONE: &str = gone!("UPDATE subscription_items SET gone_at = ?2");
+const GONE: &str = gone!("DELETE FROM subscription_items");
 
 impl Database {
-    /// Customers by their Stripe ids, for those of `ids` that exist.
+    /// Customers by their Stripe ids, for those of `ids` that a customer has or had: the one who
+    /// has it now, else the one who had it last.
     pub async fn customers_by_stripe_id(&self, ids: Vec<String>) -> Result<BTreeMap<String, String>, BooksError> {
         self.with_connection(async move |c| {
-            let sql = "SELECT c.stripe_customer_id, c.id FROM json_each(?1) j JOIN customers c ON c.stripe_customer_id = j.value";
+            // each row replaces the one before it
+            let sql = "SELECT h.stripe_customer, h.customer FROM json_each(?1) j \
+                       JOIN stripe_customers h ON h.stripe_customer = j.value ORDER BY h.until IS NULL, h.seq";
             let mut rows = c.query(sql, params![json(&ids)?]).await?;
             let mut found = BTreeMap::new();
             while let Some(row) = rows.next().await? {
@@ -93,8 +138,10 @@ impl Database {
         self.transaction(async move |c| {
             let rows = json(&updates)?;
             let subscriptions = c.execute(SUBSCRIPTIONS, params![rows.clone(), asked_at.as_second()]).await?;
+            c.execute(READ_AT_STRIPE, params![rows.clone()]).await?;
+            c.execute(NOTE_GONE, params![rows.clone(), asked_at.as_second()]).await?;
             let gone = c.execute(GONE, params![rows.clone()]).await?;
-            let items = c.execute(ITEMS, params![rows]).await?;
+            let items = c.execute(ITEMS, params![rows, asked_at.as_second()]).await?;
             Ok(UpsertedSubscriptions { subscriptions, items: items + gone })
         })
         .await

@@ -47,6 +47,7 @@ const MIGRATIONS: &[Migration] = migrations![
     18 "0018_acknowledged",
     19 "0019_target_views",
     20 "0020_conserved_billing",
+    22 "0022_stripe_history",
 ];
 
 /// The schema version that this build works with.

@@ -110,17 +110,30 @@ impl Params {
         })
     }
 
-    /// Refuses the parameters that were not read. The fake does not implement `expand`, so it
-    /// refuses it instead of ignoring it.
+    /// The fields to expand. One that the endpoint cannot expand is an error.
+    pub(crate) fn expand(&mut self, known: &[&str]) -> Result<Vec<String>, Answer> {
+        let asked = self.list("expand");
+        match asked.iter().find(|field| !known.contains(&field.as_str())) {
+            Some(field) => Err(not_expandable(field)),
+            None => Ok(asked),
+        }
+    }
+
+    /// Refuses the parameters that were not read. `expand` is refused where the fake does not
+    /// implement it, instead of being ignored.
     pub(crate) fn finish(mut self) -> Result<(), Answer> {
         if let Some(property) = self.list("expand").first() {
-            return Err(answers::invalid(&format!("This property cannot be expanded ({property})."), Some("expand")));
+            return Err(not_expandable(property));
         }
         match self.pairs.first() {
             Some((name, _)) => Err(answers::unknown(name)),
             None => Ok(()),
         }
     }
+}
+
+fn not_expandable(property: &str) -> Answer {
+    answers::invalid(&format!("This property cannot be expanded ({property})."), Some("expand"))
 }
 
 /// The text between the brackets of `name[…]`.

@@ -7,12 +7,16 @@ use rust_decimal::Decimal;
 
 use crate::World;
 use crate::ledger::Event;
+use crate::prices::Price;
 use crate::subscriptions::Subscription;
 
-/// A line of an invoice: one meter in one period of one subscription.
+/// A line of an invoice: one metered item in one period of one subscription. Usage of a meter with
+/// two items is on two lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvoiceLine {
     pub subscription: String,
+    /// The id of the item's price.
+    pub price: String,
     /// The event name of the meter.
     pub event_name: String,
     pub start: i64,
@@ -22,6 +26,10 @@ pub struct InvoiceLine {
     pub sum: Decimal,
     /// The billed amount: the sum, but at least zero.
     pub quantity: Decimal,
+    /// The subscription's currency, as Stripe writes it.
+    pub currency: String,
+    /// What the line costs, in whole minor units of the currency.
+    pub amount: Decimal,
     /// Whether the invoice is finalised: nothing changes it any more.
     pub finalised: bool,
 }
@@ -46,23 +54,42 @@ impl World {
                 from = end;
             }
         }
-        lines.sort_by(|a, b| (a.start, &a.subscription, &a.event_name).cmp(&(b.start, &b.subscription, &b.event_name)));
+        lines.sort_by(|a, b| {
+            (a.start, &a.subscription, &a.event_name, &a.price).cmp(&(
+                b.start,
+                &b.subscription,
+                &b.event_name,
+                &b.price,
+            ))
+        });
         lines
     }
 
     fn lines_of(&self, subscription: &Subscription, start: i64, end: i64, lines: &mut Vec<InvoiceLine>) {
-        for price in subscription.prices.iter().filter_map(|id| self.price(id)) {
-            let sum = self.billed(&subscription.customer, &price.meter, start, end);
+        let currency = self.currency_of(subscription);
+        for item in subscription.billed_items(end) {
+            let Some((price, meter)) = self.metered(&item.price) else { continue };
+            let sum = self.billed(&subscription.customer, meter, item.since.max(start), end);
+            let quantity = sum.max(Decimal::ZERO);
             lines.push(InvoiceLine {
                 subscription: subscription.id.clone(),
+                price: price.id.clone(),
                 event_name: price.event_name.clone(),
                 start,
                 end,
                 sum,
-                quantity: sum.max(Decimal::ZERO),
+                quantity,
+                amount: price.cost(quantity, &currency),
+                currency: currency.clone(),
                 finalised: self.now() >= self.finalised_at(end),
             });
         }
+    }
+
+    /// A price with a meter, and the meter's id.
+    fn metered(&self, price: &str) -> Option<(&Price, &str)> {
+        let price = self.price(price)?;
+        Some((price, price.meter()?))
     }
 
     fn finalised_at(&self, period_end: i64) -> i64 {
@@ -83,8 +110,8 @@ impl World {
     }
 
     /// The events that were taken, were not cancelled and are on no invoice. They were received
-    /// after their invoice was finalised, or are in no period of a subscription with a price of
-    /// their meter.
+    /// after their invoice was finalised, or no item of their meter bills the period from that
+    /// instant on.
     pub fn lost(&self) -> Vec<Event> {
         let mut of_customer: HashMap<&str, Vec<&Subscription>> = HashMap::new();
         for subscription in &self.subscriptions {
@@ -93,9 +120,10 @@ impl World {
         let is_lost = |event: &&Event| {
             let subscriptions = of_customer.get(event.customer.as_str()).map_or(&[][..], Vec::as_slice);
             let on_invoice = |one: &&Subscription| {
-                let has_price = || one.prices.iter().any(|id| self.price(id).is_some_and(|p| p.meter == event.meter));
-                let in_time = |(_, end)| is_billed(event, self.finalised_at(end));
-                one.billed_period(event.timestamp).is_some_and(in_time) && has_price()
+                let Some((_, end)) = one.billed_period(event.timestamp) else { return false };
+                let has_meter = |price: &str| self.metered(price).is_some_and(|(_, meter)| meter == event.meter);
+                let has_item = one.billed_items(end).any(|i| i.since <= event.timestamp && has_meter(&i.price));
+                has_item && is_billed(event, self.finalised_at(end))
             };
             event.cancelled.is_none() && !subscriptions.iter().any(on_invoice)
         };

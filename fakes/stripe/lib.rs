@@ -35,6 +35,8 @@ mod summaries;
 mod tests;
 #[cfg(test)]
 mod tests_faults;
+#[cfg(test)]
+mod tests_items;
 mod world;
 
 use std::time::Duration;
@@ -42,6 +44,7 @@ use std::time::Duration;
 pub use faults::{Fault, Seen};
 pub use invoices::InvoiceLine;
 pub use ledger::Event;
+pub use prices::{PriceTerms, Tier, Transform};
 pub use recorded::{Counts, Recorded};
 pub use serving::FakeStripe;
 pub use subscriptions::Subscription;

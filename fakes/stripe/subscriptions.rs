@@ -1,5 +1,7 @@
 //! Subscriptions and their items.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::World;
@@ -23,8 +25,11 @@ const STATUSES: [&str; 10] = [
     "unpaid",
 ];
 
+/// The most items that a subscription's object lists. The others are in the list of its items.
+const ITEMS: usize = 10;
+
 /// Fields that a subscription can have at Stripe and never has in the fake.
-const UNSET: [&str; 21] = [
+const UNSET: [&str; 19] = [
     "application",
     "application_fee_percent",
     "billing_cycle_anchor_config",
@@ -42,8 +47,6 @@ const UNSET: [&str; 21] = [
     "pending_invoice_item_interval",
     "pending_setup_event",
     "pending_update",
-    "schedule",
-    "test_clock",
     "transfer_data",
     "trial_settings",
 ];
@@ -65,13 +68,51 @@ pub struct Subscription {
     pub cancel_at_period_end: bool,
     /// Whether `pause_collection` is set.
     pub paused: bool,
-    /// The ids of its prices.
+    /// The ids of its items' prices. Two prices may have one meter: Stripe bills its usage for each
+    /// of them.
     pub prices: Vec<String>,
+    /// Quantities of items with a fixed quantity, by price; 1 where there is none.
+    pub quantities: BTreeMap<String, u64>,
+    /// None: the currency of its first price.
+    pub currency: Option<String>,
+    /// The id of its schedule, if it has one.
+    pub schedule: Option<String>,
+    /// The id of its test clock, if it has one. Only for display: the fake has one clock.
+    pub test_clock: Option<String>,
+    /// Whether its `billing_mode` is `flexible`. Only for display.
+    pub flexible: bool,
     /// The interval of its periods: day, week, month or year.
     pub interval: String,
-    /// When its trial ends or ended. Only for display: usage in the trial is billed like any
-    /// other.
+    /// When its trial ends or ended. Only for display: by belief usage in the trial is billed like
+    /// any other.
     pub trial_end: Option<i64>,
+    /// Past resets of the anchor: when, and the anchor that held until then.
+    resets: Vec<Reset>,
+    /// When items were added to the running subscription, by price; the others are there from its
+    /// start on.
+    since: BTreeMap<String, i64>,
+    /// Items that were removed.
+    removed: Vec<RemovedItem>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reset {
+    at: i64,
+    anchor_before: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RemovedItem {
+    item: BilledItem,
+    at: i64,
+}
+
+/// An item, as far as invoices are concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BilledItem {
+    pub(crate) price: String,
+    /// Usage before it is not billed by the item.
+    pub(crate) since: i64,
 }
 
 impl Subscription {
@@ -87,16 +128,42 @@ impl Subscription {
             cancel_at_period_end: false,
             paused: false,
             prices: prices.iter().map(|&price| price.to_owned()).collect(),
+            quantities: BTreeMap::new(),
+            currency: None,
+            schedule: None,
+            test_clock: None,
+            flexible: false,
             interval: "month".to_owned(),
             trial_end: None,
+            resets: Vec::new(),
+            since: BTreeMap::new(),
+            removed: Vec::new(),
         }
     }
 
+    /// When an item with a price was added.
+    fn added(&self, price: &str) -> i64 {
+        self.since.get(price).copied().unwrap_or(self.started)
+    }
+
+    /// The items on the invoice of a period, by its end. As Stripe documents it, an item that is
+    /// added bills usage from then on, and one that is removed bills nothing of the running
+    /// period.
+    pub(crate) fn billed_items(&self, end: i64) -> impl Iterator<Item = BilledItem> {
+        let present = self.prices.iter().map(|price| BilledItem { price: price.clone(), since: self.added(price) });
+        let removed = self.removed.iter().filter(move |removed| removed.at >= end).map(|removed| removed.item.clone());
+        present.chain(removed).filter(move |item| item.since < end)
+    }
+
     /// The period that contains an instant. It begins at the subscription's start at the earliest,
-    /// and is not cut at its end.
+    /// and is not cut at its end. A reset of the anchor ends a period.
     pub(crate) fn scheduled_period(&self, time: i64) -> (i64, i64) {
-        let (start, end) = periods::around(self.anchor, &self.interval, time.max(self.started));
-        (start.max(self.started), end)
+        let time = time.max(self.started);
+        let next = self.resets.iter().position(|reset| time < reset.at).unwrap_or(self.resets.len());
+        let anchor = self.resets.get(next).map_or(self.anchor, |reset| reset.anchor_before);
+        let from = if next == 0 { self.started } else { self.resets[next - 1].at };
+        let (start, end) = periods::around(anchor, &self.interval, time);
+        (start.max(from), self.resets.get(next).map_or(end, |reset| reset.at.min(end)))
     }
 
     /// The period in which usage of an instant is billed; none before the start, and none from the
@@ -135,10 +202,15 @@ impl World {
     /// Adds a subscription, or replaces the one with its id. Adds its customer if unknown.
     ///
     /// # Panics
-    /// If one of its prices was not added before.
+    /// If one of its prices was not added before, or where Stripe would refuse: a price twice in
+    /// one subscription, or one that cannot charge in the subscription's currency.
     pub fn add_subscription(&mut self, subscription: Subscription) {
-        for price in &subscription.prices {
-            assert!(self.price(price).is_some(), "{} has the price {price}, which was not added", subscription.id);
+        let currency = self.currency_of(&subscription);
+        for (place, price) in subscription.prices.iter().enumerate() {
+            let id = &subscription.id;
+            let known = self.price(price).unwrap_or_else(|| panic!("{id} has the price {price}, which was not added"));
+            assert!(!subscription.prices[..place].contains(price), "{id} has the price {price} twice");
+            assert!(known.charges_in(&currency), "{id} is in {currency}, and {price} cannot charge in it");
         }
         let customer = Customer { created: subscription.started, deleted: false };
         self.customers.entry(subscription.customer.clone()).or_insert(customer);
@@ -164,8 +236,57 @@ impl World {
         }
     }
 
+    /// Resets the anchor of a subscription to now, as `billing_cycle_anchor=now` does. The running
+    /// period ends now and is invoiced; periods before it stay as they were. By belief the invoice
+    /// of the cut period takes usage for the grace, like any other.
+    pub fn reset_anchor(&mut self, id: &str) {
+        let now = self.now();
+        if let Some(subscription) = self.subscription_mut(id) {
+            subscription.resets.push(Reset { at: now, anchor_before: subscription.anchor });
+            subscription.anchor = now;
+        }
+    }
+
+    /// Moves a subscription to another Stripe customer: Stripe cannot, so it is cancelled now, and
+    /// one with the same prices begins now under the other customer, who is added if unknown.
+    pub fn move_subscription(&mut self, id: &str, new_id: &str, new_customer: &str) {
+        let now = self.now();
+        let Some(old) = self.subscription(id).cloned() else { return };
+        let prices: Vec<&str> = old.prices.iter().map(String::as_str).collect();
+        let new = Subscription::monthly(new_id, new_customer, now, &prices);
+        let (currency, quantities) = (old.currency.clone(), old.quantities.clone());
+        self.cancel_subscription(id);
+        self.add_subscription(Subscription { currency, quantities, ..new });
+    }
+
+    /// Adds an item to a running subscription. It bills usage from now on.
+    pub fn add_item(&mut self, id: &str, price: &str) {
+        let now = self.now();
+        let Some(mut subscription) = self.subscription(id).cloned() else { return };
+        subscription.prices.push(price.to_owned());
+        subscription.since.insert(price.to_owned(), now);
+        self.add_subscription(subscription);
+    }
+
+    /// Removes an item. Its usage in the running period is billed no more.
+    pub fn remove_item(&mut self, id: &str, price: &str) {
+        let now = self.now();
+        let Some(subscription) = self.subscription_mut(id) else { return };
+        if let Some(place) = subscription.prices.iter().position(|one| one == price) {
+            let item = BilledItem { price: subscription.prices.remove(place), since: subscription.added(price) };
+            subscription.since.remove(price);
+            subscription.removed.push(RemovedItem { item, at: now });
+        }
+    }
+
     fn subscription(&self, id: &str) -> Option<&Subscription> {
         self.subscription_places.get(id).and_then(|&place| self.subscriptions.get(place))
+    }
+
+    /// The currency that a subscription is charged in.
+    pub(crate) fn currency_of(&self, subscription: &Subscription) -> String {
+        let first = || subscription.prices.iter().find_map(|id| self.price(id)).map(|price| price.currency.clone());
+        subscription.currency.clone().or_else(first).unwrap_or_else(|| "usd".to_owned())
     }
 
     /// The items. By belief they keep the scheduled end of the period when the subscription is
@@ -176,11 +297,11 @@ impl World {
         let prices = subscription.prices.iter().filter_map(|id| self.price(id));
         let item = |price: &crate::prices::Price| {
             let livemode = self.options.livemode;
-            json!({
+            let mut item = json!({
                 "id": item_id(subscription, &price.id),
                 "object": "subscription_item",
                 "billing_thresholds": null,
-                "created": subscription.started,
+                "created": subscription.added(&price.id),
                 "current_period_end": end,
                 "current_period_start": start,
                 "discounts": [],
@@ -189,32 +310,37 @@ impl World {
                 "price": price.to_json(livemode),
                 "subscription": subscription.id,
                 "tax_rates": [],
-            })
+            });
+            if price.terms.licensed {
+                item["quantity"] = subscription.quantities.get(&price.id).copied().unwrap_or(1).into();
+            }
+            item
         };
         prices.map(item).collect()
     }
 
     fn subscription_json(&self, subscription: &Subscription) -> Value {
-        let items = self.items(subscription);
-        let currency = subscription.prices.iter().find_map(|id| self.price(id)).map_or("usd", |price| &price.currency);
+        let mut items = self.items(subscription);
         let scheduled = items.first().map_or(Value::Null, |item| item["current_period_end"].clone());
         let pause = if subscription.paused { json!({ "behavior": "void", "resumes_at": null }) } else { Value::Null };
         let url = format!("/v1/subscription_items?subscription={}", subscription.id);
-        let mut items = list(&url, items, false);
+        let more = items.len() > ITEMS;
+        items.truncate(ITEMS);
+        let mut items = list(&url, items, more);
         items["total_count"] = json!(subscription.prices.len());
         let mut object = json!({
             "id": subscription.id,
             "object": "subscription",
             "automatic_tax": { "disabled_reason": null, "enabled": false, "liability": null },
             "billing_cycle_anchor": subscription.anchor,
-            "billing_mode": { "flexible": null, "type": "classic" },
+            "billing_mode": { "flexible": null, "type": if subscription.flexible { "flexible" } else { "classic" } },
             "billing_schedules": [],
             "cancel_at": if subscription.cancel_at_period_end { scheduled } else { Value::Null },
             "cancel_at_period_end": subscription.cancel_at_period_end,
             "canceled_at": subscription.ended,
             "collection_method": "charge_automatically",
             "created": subscription.started,
-            "currency": currency,
+            "currency": self.currency_of(subscription),
             "customer": subscription.customer,
             "default_tax_rates": [],
             "discounts": [],
@@ -224,8 +350,10 @@ impl World {
             "livemode": self.options.livemode,
             "metadata": {},
             "pause_collection": pause,
+            "schedule": subscription.schedule,
             "start_date": subscription.started,
             "status": subscription.status,
+            "test_clock": subscription.test_clock,
             "trial_end": subscription.trial_end,
             "trial_start": subscription.trial_end.map(|_| subscription.started),
         });

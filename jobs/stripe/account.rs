@@ -19,11 +19,12 @@ use stripe_billing::billing_meter::{
 use stripe_billing::billing_meter_event::CreateBillingMeterEvent;
 use stripe_billing::billing_meter_event_summary::ListIdBillingMeterEventSummary;
 use stripe_billing::subscription::{ListSubscription, ListSubscriptionStatus};
+use stripe_billing::subscription_item::ListSubscriptionItem;
 use stripe_client_core::{IdempotencyKey, RequestBuilder, RequestStrategy, StripeRequest};
 use stripe_product::price::ListPrice;
 
 use super::mapping::Mapping;
-use super::objects::{self, PAYLOAD, Page, RemoteMeter, RemotePrice, RemoteSubscription};
+use super::objects::{self, ListedItem, PAYLOAD, Page, RemoteMeter, RemotePrice, RemoteSubscription};
 use super::transport::{CallError, CallFailure, ResponseMeta, Transport};
 use books::stripe::meter_event::MeterEvent;
 
@@ -145,11 +146,11 @@ impl StripeAccount {
         Ok(made.id.to_string())
     }
 
-    /// The account's active prices that belong to a meter.
+    /// The account's active prices that belong to a meter, with their other currencies.
     pub async fn prices(&self) -> Result<Vec<RemotePrice>, CallError> {
         let (mut found, mut after) = (vec![], None::<String>);
         loop {
-            let mut list = ListPrice::new().active(true).limit(PAGE);
+            let mut list = ListPrice::new().active(true).limit(PAGE).expand(vec!["data.currency_options".to_owned()]);
             if let Some(after) = &after {
                 list = list.starting_after(after.clone());
             }
@@ -162,8 +163,8 @@ impl StripeAccount {
         }
     }
 
-    /// A page of subscriptions in every state, the newest first; with `since`, only those created
-    /// from then on.
+    /// A page of subscriptions in every state, the newest first, each with all of its items; with
+    /// `since`, only those created from then on.
     pub async fn subscriptions(
         &self,
         since: Option<i64>,
@@ -179,7 +180,24 @@ impl StripeAccount {
         let mut page = objects::page(self.get(list.build()).await?, objects::subscription);
         // a page that points to itself is the last one
         page.next = page.next.filter(|next| Some(next) != after.as_ref());
+        for subscription in &mut page.items {
+            self.take_more_items(subscription).await?;
+        }
         Ok(page)
+    }
+
+    /// Reads the items that the subscription's own object does not list: it lists ten.
+    async fn take_more_items(&self, subscription: &mut RemoteSubscription) -> Result<(), CallError> {
+        while let Some(after) = subscription.more_after.take() {
+            let mut list = ListSubscriptionItem::new(subscription.id.as_str()).limit(PAGE);
+            if !after.is_empty() {
+                list = list.starting_after(after.clone());
+            }
+            let page: Page<ListedItem> = objects::page(self.get(list.build()).await?, objects::item);
+            subscription.take(page.items);
+            subscription.more_after = page.next.filter(|next| *next != after);
+        }
+        Ok(())
     }
 
     /// Stripe's total of a meter and customer from `start` to before `end`, both whole minutes.

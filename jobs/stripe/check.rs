@@ -5,14 +5,14 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::mapping::Mapping;
-use super::objects::{RemoteMeter, RemotePrice};
+use super::objects::{RemoteMeter, RemotePrice, Unsupported, names};
 use super::preconditions::match_meters;
 use super::settings::BillingSettings;
 use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
 use books::stripe::stripe_meter::StripeMeter;
 
 /// Decimals of Stripe's `unit_amount_decimal`.
-const PRICE_DECIMALS: u32 = 12;
+pub(super) const PRICE_DECIMALS: u32 = 12;
 
 /// One comparison and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,13 @@ pub struct AccountObjects<'a> {
     pub prices: &'a [RemotePrice],
     /// The meters to which these books have sent usage.
     pub known: &'a [StripeMeter],
+}
+
+impl AccountObjects<'_> {
+    /// The active meter that a meter of the books is mapped to.
+    pub(super) fn active(&self, mapping: &Mapping) -> Option<&RemoteMeter> {
+        self.meters.iter().find(|m| m.active && m.event_name == mapping.event_name)
+    }
 }
 
 pub fn check(billing: &BillingSettings, account: AccountObjects<'_>, plans: &Plans, now: Timestamp) -> Vec<CheckLine> {
@@ -68,7 +75,7 @@ fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, m
         };
         return line("not mapped".into(), Some(why));
     };
-    let Some(id) = account.meters.iter().find(|m| m.active && m.event_name == mapping.event_name).map(|m| &m.id) else {
+    let Some(id) = account.active(mapping).map(|m| &m.id) else {
         return line("no meter".into(), Some("the meter has to be there first".into()));
     };
     let of_meter: Vec<&RemotePrice> = account.prices.iter().filter(|p| p.meter == *id).collect();
@@ -80,15 +87,27 @@ fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, m
          -d \"recurring[usage_type]=metered\" -d \"recurring[meter]={id}\" -d \"product_data[name]={meter}\"",
         currency.to_lowercase()
     );
-    let in_currency: Vec<&&RemotePrice> = of_meter.iter().filter(|p| p.currency == currency).collect();
+    let in_currency: Vec<&RemotePrice> = of_meter.iter().copied().filter(|p| p.currency == currency).collect();
     if in_currency.is_empty() {
         let others: Vec<&str> = of_meter.iter().map(|p| p.currency.as_str()).collect();
         return match others.first() {
             None => line("missing".into(), Some(make)),
             Some(_) => {
-                line(format!("only in {}", others.join(", ")), Some(format!("the plan is in {currency}; {make}")))
+                let several = of_meter.iter().find(|p| p.unsupported.contains(&Unsupported::MultiCurrencyPrice));
+                let several = several.map_or(String::new(), |p| {
+                    format!("{} is a multi-currency price, of which only its own currency is read; ", p.id)
+                });
+                let why = format!("the plan is in {currency}; {several}{make}");
+                line(format!("only in {}", others.join(", ")), Some(why))
             }
         };
+    }
+    let (in_currency, unfit): (Vec<&RemotePrice>, Vec<&RemotePrice>) =
+        in_currency.into_iter().partition(|p| unfit(p).is_empty());
+    if in_currency.is_empty() {
+        let unfit: Vec<String> = unfit.iter().map(|p| format!("{} ({})", p.id, names(&self::unfit(p)))).collect();
+        let why = format!("usage at such a price is not billed as the books say; {make}");
+        return line(unfit.join(", "), Some(why));
     }
     let ids = in_currency.iter().map(|p| p.id.as_str()).collect::<Vec<_>>().join(", ");
     if in_currency.iter().all(|p| p.unit_amount.is_none()) {
@@ -97,7 +116,7 @@ fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, m
     let Some(wanted) = wanted else {
         return line(ids, None);
     };
-    let same = |p: &&RemotePrice| p.unit_amount.is_some_and(|a| a.round_dp(PRICE_DECIMALS) == wanted);
+    let same = |p: &RemotePrice| p.unit_amount.is_some_and(|a| a.round_dp(PRICE_DECIMALS) == wanted);
     if !in_currency.iter().any(|p| same(p)) {
         let amounts: Vec<String> = in_currency.iter().filter_map(|p| Some(p.unit_amount?.to_string())).collect();
         let why = format!("the plan's price makes {amount} for each of Stripe's units; {make}");
@@ -111,8 +130,15 @@ fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, m
     line(ids, None)
 }
 
+/// Why no plan's price can be charged by a price. Of a multi-currency price its own currency can.
+fn unfit(price: &RemotePrice) -> Vec<Unsupported> {
+    let mut found = price.unsupported.clone();
+    found.retain(|one| *one != Unsupported::MultiCurrencyPrice);
+    found
+}
+
 /// The plan's price in minor units of the currency for each of Stripe's units.
-fn unit_amount(price: &str, decimals: u16, mapping: &Mapping) -> Option<Decimal> {
+pub(super) fn unit_amount(price: &str, decimals: u16, mapping: &Mapping) -> Option<Decimal> {
     let minor = price.parse::<Decimal>().ok()?.checked_mul(Decimal::from(10_u64.checked_pow(u32::from(decimals))?))?;
     Some(minor.checked_div(mapping.per_unit)?.round_dp(PRICE_DECIMALS).normalize())
 }

@@ -6,8 +6,10 @@ use books::stripe::stripe_meter::StripeMeter;
 use clap::Subcommand;
 use jiff::Timestamp;
 use jobs::stripe::check::{AccountObjects, CheckLine, check};
+use jobs::stripe::check_items::check_items;
 use jobs::stripe::preconditions::match_meters;
 use jobs::stripe::{BillingSettings, Mapping, RemoteMeter, StripeAccount, StripeMode};
+use jobs::sync_stripe::last_read;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
@@ -23,7 +25,8 @@ pub(crate) enum Action {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare the account with the configuration and the plans; the exit code is 3 when they
+    /// Compare the account with the configuration and the plans, and the items of each customer's
+    /// subscriptions with the plan, as `sync_stripe` last read them; the exit code is 3 when they
     /// differ
     Check,
 }
@@ -49,16 +52,25 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Setup { dry_run: false } => remote = set_up(&billing, account, &books, remote, now).await?,
     }
     let prices = account.prices().await.map_err(|e| anyhow!(e))?;
-    let known = books.stripe_meters().await?;
+    let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
     let objects = AccountObjects { meters: &remote, prices: &prices, known: &known };
-    let lines = check(&billing, objects, &books.plans().await?, now);
+    let lines = check(&billing, objects, &plans, now);
     let row =
         |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
     print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
     for (what, fault) in lines.iter().filter_map(|l| Some((&l.what, l.fault.as_ref()?))) {
         print::out(&format!("{what}: {fault}"));
     }
-    Ok(if lines.iter().all(|l| l.fault.is_none()) { Exit::Ok } else { Exit::NeedsAttention })
+    let customers = books.living_customers().await?;
+    let read = last_read(&books).await?;
+    let faults = match read.all.or(read.new) {
+        Some(_) => check_items(&billing, objects, &plans, &customers, now.as_second()),
+        None => vec![],
+    };
+    print::items::show(&faults, customers.len(), read, now);
+    let unread = !customers.is_empty() && read.all.is_none();
+    let differs = unread || !faults.is_empty() || lines.iter().any(|l| l.fault.is_some());
+    Ok(if differs { Exit::NeedsAttention } else { Exit::Ok })
 }
 
 /// Configured meters that the account lacks. An inactive one counts as there: it is to be

@@ -6,6 +6,7 @@ pub(crate) mod budgets;
 pub(crate) mod enforce;
 pub(crate) mod entitlements;
 pub(crate) mod ingest;
+pub(crate) mod items;
 pub(crate) mod notifications;
 pub(crate) mod push;
 pub(crate) mod reconcile;

@@ -191,6 +191,9 @@ impl BillingWorld {
             anchor: *begin,
             started: *begin,
             ended: None,
+            stripe_customer: format!("cus_{n}"),
+            currency: "USD".into(),
+            unsupported: String::new(),
             items: vec![],
         });
         context.books.upsert_subscriptions(updates.collect(), at(begin)).await.unwrap();

@@ -29,5 +29,6 @@ mod restore;
 mod s3;
 mod serve;
 mod stories;
+mod stripe_items;
 mod tidy;
 mod work;

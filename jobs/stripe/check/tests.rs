@@ -49,6 +49,7 @@ fn world() -> World {
         meter: "mtr_1".into(),
         currency: "USD".into(),
         unit_amount: Some(decimal("0.00045")),
+        unsupported: vec![],
     };
     let plan = Plan {
         name: "pro".into(),
@@ -82,7 +83,7 @@ fn of_plan(w: &mut World) -> &mut Terms {
 fn another_price(w: &mut World, id: &str, currency: &str, unit_amount: Option<&str>) {
     let currency = currency.to_owned();
     let unit_amount = unit_amount.map(decimal);
-    w.prices.push(RemotePrice { id: id.into(), meter: "mtr_1".into(), currency, unit_amount });
+    w.prices.push(RemotePrice { id: id.into(), meter: "mtr_1".into(), currency, unit_amount, unsupported: vec![] });
 }
 
 /// A change of the account, and the faults found: line, state, and a part of the fault.
@@ -163,6 +164,30 @@ fn every_difference_has_its_line() {
             &[(PRICE, "price_1 at 0.45", "the plan's price makes 0.00045 for each of Stripe's units")],
         ),
         (|w| w.prices[0].unit_amount = Some(decimal("0.000450")), &[]),
+        (
+            |w| w.prices[0].unsupported = vec![Unsupported::TransformQuantity],
+            &[(PRICE, "price_1 (transform_quantity)", "is not billed as the books say; make one")],
+        ),
+        (
+            |w| w.prices[0].unsupported = vec![Unsupported::NotMonthly],
+            &[(PRICE, "price_1 (not monthly)", "is not billed as the books say; make one")],
+        ),
+        // another price fits
+        (
+            |w| {
+                w.prices[0].unsupported = vec![Unsupported::NotMonthly];
+                another_price(w, "price_2", "USD", Some("0.00045"));
+            },
+            &[],
+        ),
+        (|w| w.prices[0].unsupported = vec![Unsupported::MultiCurrencyPrice], &[]),
+        (
+            |w| {
+                w.prices[0].currency = "EUR".into();
+                w.prices[0].unsupported = vec![Unsupported::MultiCurrencyPrice];
+            },
+            &[(PRICE, "only in EUR", "price_1 is a multi-currency price, of which only its own currency is read")],
+        ),
         (|w| another_price(w, "price_2", "EUR", Some("9")), &[]),
         (|w| w.prices[0].unit_amount = None, &[]),
         (
