@@ -22,7 +22,8 @@ impl Database {
     pub async fn put_all_on_plan(&self, plan: &str) -> Result<u64, BooksError> {
         let plan = plan.to_owned();
         self.transaction(async move |c| {
-            let sql = "INSERT INTO customer_plans (customer, plan, from_at, set_by) SELECT id, ?1, 0, 'demo' FROM customers";
+            let sql =
+                "INSERT INTO customer_plans (customer, plan, from_at, set_by) SELECT id, ?1, 0, 'demo' FROM customers";
             c.execute(sql, params![plan.clone()]).await?;
             let sql = "UPDATE customers SET plan = ?1, plan_set_by = 'demo'";
             Ok(c.execute(sql, params![plan]).await?)

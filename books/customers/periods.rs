@@ -267,11 +267,13 @@ async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap
             known.stopped = PaymentStatus::of(&status, subscription.as_deref()).stops();
         }
     }
+    let mut anchors = load_anchors(c, &ids).await?;
     let mut rows = c.query(include_str!("subscriptions.sql"), params![ids.clone()]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
             let (id, anchor, started, ended) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-            let anchors = vec![AnchorFrom { from: started, anchor }];
+            let history = anchors.remove(&id).unwrap_or_default();
+            let anchors = if history.is_empty() { vec![AnchorFrom { from: started, anchor }] } else { history };
             known.subscriptions.push(Subscription { id, anchors, started, ended });
         }
     }
@@ -288,6 +290,20 @@ async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap
         }
     }
     Ok(known)
+}
+
+/// Every anchor of the customers' subscriptions. One that lies behind, as Stripe's
+/// `billing_cycle_anchor=now` makes it, holds from itself on, one to come from when it was known.
+async fn load_anchors(c: &Connection, ids: &str) -> Result<BTreeMap<String, Vec<AnchorFrom>>, BooksError> {
+    let sql = "SELECT a.subscription, a.anchor_at, min(a.anchor_at, a.known_at) FROM json_each(?1) j \
+               JOIN subscriptions s ON s.customer = j.value JOIN subscription_anchors a ON a.subscription = s.id \
+               ORDER BY a.subscription, a.seq";
+    let mut rows = c.query(sql, params![ids]).await?;
+    let mut found: BTreeMap<String, Vec<AnchorFrom>> = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        found.entry(row.get(0)?).or_default().push(AnchorFrom { anchor: row.get(1)?, from: row.get(2)? });
+    }
+    Ok(found)
 }
 
 async fn load_billing(c: &Connection, ids: &str, known: &mut BTreeMap<String, KnownPeriods>) -> Result<(), BooksError> {

@@ -48,6 +48,7 @@ const MIGRATIONS: &[Migration] = migrations![
     19 "0019_target_views",
     20 "0020_conserved_billing",
     22 "0022_stripe_history",
+    23 "0023_totals_of_subscriptions",
 ];
 
 /// The schema version that this build works with.

@@ -30,8 +30,10 @@ pub struct DueCustomer {
     pub history: TermsHistory,
     /// Periods that have begun and may have changed, ordered by start.
     pub periods: Vec<DuePeriod>,
-    /// Status of each subscription, and when it ended.
-    pub subscriptions: BTreeMap<String, (String, Option<i64>)>,
+    pub subscriptions: BTreeMap<String, DueSubscription>,
+    /// How many living items of a Stripe customer carry a meter, by both of Stripe's ids. Stripe
+    /// bills the usage as often.
+    pub living_items: BTreeMap<(String, String), u64>,
     /// Currency of each subscription item, by subscription and Stripe's id of the meter.
     pub items: BTreeMap<(String, String), String>,
     /// Usage by meter and first day of each stretch of the history in a period.
@@ -45,6 +47,14 @@ pub struct DueCustomer {
     pub refused: BTreeSet<String>,
     /// Meters with an invoice that waits, after a restore, for the import of Stripe's total.
     pub restored: BTreeSet<String>,
+}
+
+/// A subscription of a due customer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueSubscription {
+    pub status: String,
+    /// The Stripe customer that it belongs to, to whom its events must go.
+    pub stripe_customer: Option<String>,
 }
 
 /// A billing period of a due customer. Instants are seconds since 1970.
@@ -174,11 +184,21 @@ async fn load_subscriptions(
     asked: &str,
     found: &mut BTreeMap<String, DueCustomer>,
 ) -> Result<(), BooksError> {
-    let sql = "SELECT s.customer, s.id, s.status, s.ended_at FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer'";
+    let sql = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id) FROM json_each(?1) j \
+               JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.subscriptions.insert(row.get(1)?, (row.get(2)?, row.get(3)?));
+            due.subscriptions
+                .insert(row.get(1)?, DueSubscription { status: row.get(2)?, stripe_customer: row.get(3)? });
+        }
+    }
+    let sql = "SELECT i.customer, i.stripe_customer, i.stripe_meter, count(*) FROM json_each(?1) j \
+               JOIN living_items i ON i.customer = j.value ->> 'customer' WHERE i.stripe_customer IS NOT NULL GROUP BY 1, 2, 3";
+    let mut rows = c.query(sql, params![asked]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.living_items.insert((row.get(1)?, row.get(2)?), row.get(3)?);
         }
     }
     let sql = "SELECT i.customer, i.subscription, i.stripe_meter, i.currency FROM json_each(?1) j \

@@ -30,6 +30,8 @@ pub enum DeferReason {
     NoItem,
     /// The subscription bills nothing now (paused, incomplete).
     Inactive,
+    /// More than one item of the Stripe customer carries the meter: Stripe would bill it as often.
+    SeveralItems,
     /// The item's price is in another currency than the plan.
     Currency,
     /// It has more than 15 digits.
@@ -46,10 +48,11 @@ pub enum DeferReason {
 }
 
 impl DeferReason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::NoStripeCustomer,
         Self::NoSubscription,
         Self::NoItem,
+        Self::SeveralItems,
         Self::Inactive,
         Self::Currency,
         Self::TooLarge,
@@ -70,6 +73,7 @@ impl DeferReason {
             Self::NoStripeCustomer => "no_stripe_customer",
             Self::NoSubscription => "no_subscription",
             Self::NoItem => "no_item",
+            Self::SeveralItems => "several_items",
             Self::Inactive => "inactive",
             Self::Currency => "currency",
             Self::TooLarge => "too_large",
@@ -100,6 +104,8 @@ pub struct PeriodBilling {
     pub active: bool,
     /// Currency of the item for the meter; none when there is no such item.
     pub item: Option<String>,
+    /// How many living items of the Stripe customer carry the meter.
+    pub items: u64,
 }
 
 /// A billing period of the customer. Instants are seconds since 1970.
@@ -191,6 +197,7 @@ fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Re
     }
     match &billing.item {
         None => Err(DeferReason::NoItem),
+        Some(_) if billing.items > 1 => Err(DeferReason::SeveralItems),
         Some(currency) if *currency != own.currency => Err(DeferReason::Currency),
         Some(_) => at.ok_or(DeferReason::NoSubscription),
     }

@@ -119,7 +119,13 @@ impl Job for PushStripe {
     }
 
     fn needs_attention(report: &PushReport) -> bool {
-        let deferred = [DeferReason::Currency, DeferReason::TooLarge, DeferReason::Refused, DeferReason::NoMeter];
+        let deferred = [
+            DeferReason::Currency,
+            DeferReason::SeveralItems,
+            DeferReason::TooLarge,
+            DeferReason::Refused,
+            DeferReason::NoMeter,
+        ];
         report.refused + report.deferred_too_long + report.unknown_plan > 0
             || !report.foreign.is_empty()
             || !report.missing_meters.is_empty()

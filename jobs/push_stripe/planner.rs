@@ -224,7 +224,7 @@ impl<'a> Planner<'a> {
     /// for another Stripe customer than the present one. It becomes not received, so its amount is
     /// planned again.
     fn is_stray(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
-        let other_customer = of.stripe_customer().is_some_and(|id| event.stripe_customer != id);
+        let other_customer = of.stripe_customer_at(event.timestamp).is_some_and(|id| event.stripe_customer != id);
         event.state == EventState::Pending && (event.invoice.is_none() || self.is_final(of, event) || other_customer)
     }
 
@@ -275,7 +275,8 @@ impl<'a> Planner<'a> {
         if let Some(Deferral { reason, .. }) = decision.deferred {
             *self.outcome.deferred.entry(reason).or_default() += 1;
         }
-        let (Some(event), Some(stripe_customer)) = (decision.event, of.stripe_customer()) else { return };
+        let Some(event) = decision.event else { return };
+        let Some(stripe_customer) = of.stripe_customer_at(event.timestamp) else { return };
         self.outcome.events.push(PlannedEvent {
             customer: of.customer.to_owned(),
             meter: of.meter.to_owned(),
@@ -342,8 +343,13 @@ impl<'a> Planner<'a> {
 }
 
 impl<'a> CustomerMeter<'a> {
-    fn stripe_customer(self) -> Option<&'a str> {
-        self.due.stripe_customer.as_deref()
+    /// The Stripe customer on whose invoice an event of this instant is: that of the subscription,
+    /// whatever the customer's Stripe id is now.
+    fn stripe_customer_at(self, timestamp: i64) -> Option<&'a str> {
+        let period = self.due.periods.iter().find(|p| p.start <= timestamp && timestamp < p.end);
+        let subscription = period.and_then(|p| self.due.subscriptions.get(p.subscription.as_ref()?));
+        let of_subscription = subscription.and_then(|s| s.stripe_customer.as_deref());
+        of_subscription.or(self.due.stripe_customer.as_deref())
     }
 
     fn sent(self) -> &'a [SentEvent] {
@@ -356,7 +362,8 @@ impl<'a> CustomerMeter<'a> {
 
     /// Why everything of the meter is deferred, if it is.
     fn deferred(self, mode: Mode) -> Option<DeferReason> {
-        if self.due.stripe_customer.is_none() {
+        let known = || self.due.subscriptions.values().any(|s| s.stripe_customer.is_some());
+        if self.due.stripe_customer.is_none() && !known() {
             Some(DeferReason::NoStripeCustomer)
         } else if self.due.refused.contains(self.meter) {
             Some(DeferReason::Refused)
@@ -377,7 +384,7 @@ impl<'a> CustomerMeter<'a> {
             timestamp: event.timestamp,
             value: event.value,
             // an invoice belongs to one Stripe customer
-            billed: !withheld && Some(event.stripe_customer.as_str()) == self.stripe_customer(),
+            billed: !withheld && Some(event.stripe_customer.as_str()) == self.stripe_customer_at(event.timestamp),
             accepted: event.state == EventState::Accepted,
         })
     }
@@ -385,12 +392,15 @@ impl<'a> CustomerMeter<'a> {
     /// The subscription that bills a period; none if the period has no invoice.
     fn billing(self, period: &DuePeriod, rated: &Rated, mode: Mode) -> Option<PeriodBilling> {
         let id = period.subscription.as_ref().filter(|_| invoiced_until(period) > period.start)?;
-        let status = self.due.subscriptions.get(id).map(|(status, _)| status.as_str()).unwrap_or_default();
+        let subscription = self.due.subscriptions.get(id);
+        let status = subscription.map(|s| s.status.as_str()).unwrap_or_default();
         let stripe_id = self.mapped.stripe_id.as_ref();
+        let key = subscription.and_then(|s| s.stripe_customer.clone()).zip(stripe_id.cloned());
         let item = stripe_id.and_then(|meter| self.due.items.get(&(id.clone(), meter.clone())).cloned());
         Some(PeriodBilling {
             active: matches!(status, "trialing" | "active" | "past_due" | "unpaid"),
             item: item.or_else(|| (mode == Mode::DryRun).then(|| rated.currency.to_string())),
+            items: key.and_then(|key| self.due.living_items.get(&key)).copied().unwrap_or_default(),
         })
     }
 

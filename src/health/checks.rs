@@ -214,7 +214,7 @@ fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         let what = format!("usage was sent to Stripe from these books, and {why}: nothing goes out");
         add("MeterStripeDryRun", what, act);
     }
-    for reason in ["currency", "too_large", "no_meter"] {
+    for reason in ["currency", "several_items", "too_large", "no_meter", "no_stripe_customer", "no_subscription"] {
         if let Some(deferred) = customers.deferred.get(reason).filter(|n| **n > 0) {
             let what = format!("{deferred} amount(s) are deferred until a person acts: {reason}");
             add("MeterStripeDeferred", what, "meter push; docs/stripe.md, \"Why an amount is deferred\"");

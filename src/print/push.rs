@@ -88,6 +88,9 @@ fn reason(deferred: DeferReason) -> &'static str {
         DeferReason::NoItem => {
             "the subscription has no item for the meter: add the price to it, then `meter run sync-stripe`"
         }
+        DeferReason::SeveralItems => {
+            "several items of the Stripe customer carry the meter, so Stripe would bill it as often: `meter stripe check`"
+        }
         DeferReason::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
         DeferReason::Currency => "the item's price is in another currency than the plan: one of them must change",
         DeferReason::TooLarge => "it has more than 15 digits: Stripe cannot take it",

@@ -16,7 +16,7 @@ fn period(start: i64, end: i64, target: i64) -> PeriodCase {
         start: T0 + start,
         end: T0 + end,
         until: T0 + end,
-        billing: Some(PeriodBilling { active: true, item: Some("USD".into()) }),
+        billing: Some(PeriodBilling { active: true, item: Some("USD".into()), items: 1 }),
         target: Some(target),
         currency: "USD".into(),
     }
