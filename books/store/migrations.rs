@@ -46,6 +46,7 @@ const MIGRATIONS: &[Migration] = migrations![
     17 "0017_due_at",
     18 "0018_acknowledged",
     19 "0019_target_views",
+    24 "0024_stripe_minor_units",
 ];
 
 /// The schema version that this build works with.
@@ -175,7 +176,9 @@ mod tests {
             assert_eq!(last, migration.sql.trim_end().lines().last(), "{}: nothing is left over", migration.name);
             for statement in &found {
                 let code: Vec<&str> = statement.lines().filter(|l| !l.starts_with("--") && !l.is_empty()).collect();
-                let starts = |line: &str| ["CREATE ", "ALTER ", "INSERT "].iter().any(|word| line.starts_with(word));
+                let starts = |line: &str| {
+                    ["CREATE ", "ALTER ", "INSERT ", "UPDATE ", "DROP "].iter().any(|word| line.starts_with(word))
+                };
                 assert!(starts(code[0]), "{}: {statement}", migration.name);
                 let others = code[1..].iter().filter(|line| starts(line));
                 assert_eq!(others.count(), 0, "{}: {statement}", migration.name);
