@@ -20,6 +20,7 @@ mod faults;
 mod fetch;
 mod house;
 mod kill;
+mod machine_input;
 mod meters;
 mod notifications;
 mod oracle;
