@@ -47,6 +47,7 @@ const MIGRATIONS: &[Migration] = migrations![
     18 "0018_acknowledged",
     19 "0019_target_views",
     21 "0021_machine_input",
+    23 "0023_turn_has_no_price",
     24 "0024_stripe_minor_units",
 ];
 

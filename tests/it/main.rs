@@ -25,6 +25,7 @@ mod meters;
 mod notifications;
 mod oracle;
 mod payloads;
+mod plans;
 mod prometheus;
 mod restore;
 mod s3;
