@@ -292,7 +292,7 @@ async fn wrong_values_are_refused_and_change_nothing(store: TestStore) {
         let values = [text(id), text(customer), text(status), at.clone(), at.clone(), Value::Null];
         ("record_subscription", values.to_vec())
     };
-    let (tab, nul) = ("cus\t1", "cus\01");
+    let (tab, nul) = ("cus\t1", "cus\u{0}1");
     for ((statement, values), why) in [
         (signs_up("bob", text(""), Value::Null), "customers.stripe_customer_id: 1 to 255 visible ASCII"),
         (signs_up("bob", text(" cus_2"), Value::Null), "write NULL as long as there is none"),
@@ -319,6 +319,17 @@ async fn wrong_values_are_refused_and_change_nothing(store: TestStore) {
     }
     let changed = backend.execute("UPDATE customers SET stripe_customer_id = '' WHERE id = 'ann'").await.unwrap_err();
     assert!(changed.to_string().contains("customers.stripe_customer_id"), "{changed}");
+    // nobody can be charged half a króna
+    let kronur =
+        "INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('zoe', 550, 'ISK', 'me')";
+    let refused = backend.execute(kronur).await.unwrap_err();
+    assert!(refused.to_string().contains("write the amount times 100"), "{refused}");
+    let shillings =
+        "INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('zoe', 500, 'UGX', 'me')";
+    backend.execute(shillings).await.unwrap();
+    let refused = backend.execute("UPDATE overage_budgets SET amount_minor = 5").await.unwrap_err();
+    assert!(refused.to_string().contains("of ISK and UGX only whole amounts can be charged"), "{refused}");
+    backend.execute("DELETE FROM overage_budgets").await.unwrap();
     assert_eq!(backend.number("SELECT count(*) FROM customers").await, 1);
     assert_eq!(backend.number("SELECT count(*) FROM subscriptions").await, 0);
     assert_eq!(backend.number("SELECT count(*) FROM stripe_error_reports").await, 0);

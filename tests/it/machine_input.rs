@@ -1,8 +1,10 @@
 //! What machines hand in: ids are looked up whole, and their form is checked where they arrive.
 
 use crate::support::Workspace;
-use crate::support::billing_fixture::BillingFixture;
+use crate::support::billing_fixture::{BillingFixture, DAY};
 use books::units::form;
+use fake_stripe::Subscription;
+use jiff::Timestamp;
 
 /// An error report of Stripe that names these.
 fn report(place: &Workspace, id: &str, identifiers: &[&str]) {
@@ -58,6 +60,21 @@ fn an_error_report_of_another_programs_event_changes_none_of_ours() {
         ["refused|said later: meter_event_customer_not_found: no such customer"]
     );
     fixture.judge();
+}
+
+/// One id that nobody can mean does not keep the other subscriptions of its page from the books.
+#[test]
+fn a_subscription_with_an_impossible_id_is_left_out_and_named() {
+    let fixture = BillingFixture::open(&["ann"]);
+    let began = Timestamp::now().as_second() - 10 * DAY;
+    for name in ["sub\t1", "sub_2"] {
+        let subscription = Subscription::monthly(name, "cus_ann", began, &["price_storage"]);
+        fixture.stripe.world().add_subscription(subscription);
+    }
+    let synced = fixture.run("run sync-stripe full=true").ends(3).json();
+    assert_eq!((&synced["read"], &synced["unusable"]), (&3.into(), &1.into()), "{synced}");
+    assert_eq!(fixture.place.query("SELECT id FROM subscriptions ORDER BY id"), ["sub_2", "sub_ann"]);
+    fixture.runtime.shutdown_background();
 }
 
 /// Texts, and whether they are an id of Stripe, and a name.
@@ -191,8 +208,7 @@ fn a_row_from_before_the_rules_is_not_in_the_way() {
     let place = Workspace::new();
     place.run("migrate").ends(0);
     place.execute(
-        "CREATE TABLE kept AS SELECT sql FROM sqlite_schema WHERE name = 'customers_have_a_form'; \
-         DROP TRIGGER customers_have_a_form; INSERT INTO customers (id, stripe_customer_id) VALUES (' ann', 'cus 1');",
+        "DROP TRIGGER customers_have_a_form; INSERT INTO customers (id, stripe_customer_id) VALUES (' ann', 'cus 1');",
     );
     place.execute("UPDATE customers SET id = id, stripe_customer_id = stripe_customer_id, status = 'past_due'");
     assert_eq!(place.query("SELECT status FROM customers"), ["past_due"]);

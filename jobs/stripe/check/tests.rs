@@ -152,6 +152,10 @@ fn every_difference_has_its_line() {
             |w| w.known[0].per_unit = decimal("60"),
             &[(ACCOUNT, "differs", "usage was sent as `meter_chime` with 60 units for each")],
         ),
+        (
+            |w| w.known[0].meter = "calls".into(),
+            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: usage of `calls` was sent as `meter_chime`")],
+        ),
         // the same number, written differently
         (|w| w.known[0].per_unit = decimal("1000.0"), &[]),
         (|w| w.prices.clear(), &[(PRICE, "missing", "unit_amount_decimal=0.00045 -d \"recurring[interval]=month\"")]),
