@@ -154,27 +154,27 @@ async fn code_and_database_have_one_rule() {
             (
                 "subscription_items.id",
                 is_id,
-                "INSERT INTO subscription_items VALUES (?1, 's', 'a', 'm', 'p', 'USD', 0, 1)",
+                "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) VALUES (?1, 's', 'a', 'm', 'p', 'USD', 0, 1)",
             ),
             (
                 "subscription_items.subscription",
                 is_id,
-                "INSERT INTO subscription_items VALUES ('i', ?1, 'a', 'm', 'p', 'USD', 0, 1)",
+                "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) VALUES ('i', ?1, 'a', 'm', 'p', 'USD', 0, 1)",
             ),
             (
                 "subscription_items.customer",
                 is_name,
-                "INSERT INTO subscription_items VALUES ('i', 's', ?1, 'm', 'p', 'USD', 0, 1)",
+                "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) VALUES ('i', 's', ?1, 'm', 'p', 'USD', 0, 1)",
             ),
             (
                 "subscription_items.stripe_meter",
                 is_id,
-                "INSERT INTO subscription_items VALUES ('i', 's', 'a', ?1, 'p', 'USD', 0, 1)",
+                "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) VALUES ('i', 's', 'a', ?1, 'p', 'USD', 0, 1)",
             ),
             (
                 "subscription_items.price",
                 is_id,
-                "INSERT INTO subscription_items VALUES ('i', 's', 'a', 'm', ?1, 'USD', 0, 1)",
+                "INSERT INTO subscription_items (id, subscription, customer, stripe_meter, price, currency, starts_at, ends_at) VALUES ('i', 's', 'a', 'm', ?1, 'USD', 0, 1)",
             ),
             ("stripe_error_reports.id", is_id, "INSERT INTO stripe_error_reports (id, body) VALUES (?1, '{}')"),
             (
