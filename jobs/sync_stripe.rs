@@ -20,6 +20,7 @@ use crate::stripe::preconditions::{check_clock, failure};
 use crate::stripe::{BillingSettings, LISTED, RemoteItem, RemoteSubscription, StripeMode, Unsupported};
 use books::customers::billing_period;
 use books::customers::subscription::{SubscriptionItemUpdate, SubscriptionUpdate};
+use books::units::form;
 use books::{BooksError, Database};
 
 /// Age in seconds at which the last full pass is too old, and another one is made.
@@ -269,6 +270,10 @@ fn note(report: &mut SyncReport, id: &str) {
 fn fault(s: &RemoteSubscription) -> Option<String> {
     const STATUSES: [&str; 8] =
         ["trialing", "active", "past_due", "unpaid", "canceled", "incomplete", "incomplete_expired", "paused"];
+    let ids = s.items.iter().flat_map(|i| [&i.id, &i.meter, &i.price]).chain([&s.id]);
+    if let Some(id) = ids.into_iter().find(|id| !form::is_stripe_id(id)) {
+        return Some(format!("`{}` is no id: {}", id.escape_debug(), form::stripe_id_rule()));
+    }
     let sane = |t: i64| (0..=32_503_680_000).contains(&t);
     if !STATUSES.contains(&s.status.as_str()) {
         return Some(format!("its status `{}` is not known", s.status));

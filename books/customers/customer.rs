@@ -11,6 +11,7 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, json};
 use crate::units::calendar::{Month, instant};
+use crate::units::form;
 
 /// A customer's row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,7 +70,7 @@ pub struct NewCustomer {
 /// Why customers cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum CustomerError {
-    #[error("customer `{id}`: {why}")]
+    #[error("customer `{}`: {why}", id.escape_debug())]
     Wrong {
         /// Place in the list.
         at: usize,
@@ -118,15 +119,25 @@ impl Database {
     /// they are.
     ///
     /// # Errors
-    /// [`CustomerError::Wrong`] for an id that is empty, too long or given twice, an unknown plan
-    /// or status, and a Stripe id of another customer.
+    /// [`CustomerError::Wrong`] for an id or a name that has not its form, an id given twice, an
+    /// unknown plan or status, and a Stripe id of another customer.
     pub async fn add_customers(&self, customers: Vec<NewCustomer>) -> Result<u64, CustomerError> {
         let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
         let mut stripe: BTreeMap<&str, &str> = BTreeMap::new();
         for (at, new) in customers.iter().enumerate() {
             let wrong = |why: &str| Err(CustomerError::Wrong { at, id: new.id.clone(), why: why.to_owned() });
-            if new.id.is_empty() || new.id.chars().count() > 256 {
-                return wrong("an id has 1 to 256 characters");
+            if !form::is_name(&new.id, form::CUSTOMER_ID) {
+                return wrong(&format!("that is no id: {}", form::name_rule(form::CUSTOMER_ID)));
+            }
+            if let Some(plan) = new.plan.as_deref().filter(|plan| !form::is_name(plan, form::PLAN_NAME)) {
+                return wrong(&format!("`{}` is no plan: {}", plan.escape_debug(), form::name_rule(form::PLAN_NAME)));
+            }
+            if let Some(id) = new.stripe_customer_id.as_deref().filter(|id| !form::is_stripe_id(id)) {
+                let rule = form::stripe_id_rule();
+                return wrong(&format!(
+                    "`{}` is no id of Stripe: {rule}; leave it out as long as there is none",
+                    id.escape_debug()
+                ));
             }
             if seen.insert(&new.id, at).is_some() {
                 return wrong("it is named twice; a tag value can be one customer's only");

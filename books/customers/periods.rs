@@ -396,7 +396,8 @@ struct OpeningLimit {
     reason: Reason,
 }
 
-/// The limit of a new period: what the plan includes, if the customer may use anything.
+/// The limit of a new period: what the plan includes, if the customer may use anything. TURN is
+/// never billed, so no budget opens more.
 fn opening_limit(plans: &Plans, known: &KnownPeriods, start: i64) -> OpeningLimit {
     let nothing = |reason| OpeningLimit { allowed_until: 0, reason };
     if let Some(reason) = known.stopped {
@@ -408,7 +409,7 @@ fn opening_limit(plans: &Plans, known: &KnownPeriods, start: i64) -> OpeningLimi
     let Some(terms) = plan.meters.get(TURN) else { return nothing(Reason::NotInPlan) };
     OpeningLimit {
         allowed_until: i64::try_from(terms.included.scaled() / UNIT).unwrap_or(i64::MAX),
-        reason: if terms.price.is_none() { Reason::IncludedUsed } else { Reason::NoBudget },
+        reason: Reason::IncludedUsed,
     }
 }
 

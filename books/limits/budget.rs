@@ -55,6 +55,10 @@ pub enum BudgetError {
     Currency { plan: String, currency: Currency },
     #[error("a budget is 0 to {BUDGET_LIMIT} minor units")]
     Amount,
+    #[error(
+        "{0} minor units of {1} are no whole amount; of {1} only whole amounts can be charged, so it is a multiple of 100"
+    )]
+    Fraction(i64, Currency),
     #[error(transparent)]
     Books(#[from] BooksError),
 }
@@ -87,6 +91,9 @@ impl Database {
         }
         if amount_minor.is_some_and(|minor| !(0..=BUDGET_LIMIT).contains(&minor)) {
             return Err(BudgetError::Amount);
+        }
+        if let Some(minor) = amount_minor.filter(|minor| !currency.can_be_charged(*minor)) {
+            return Err(BudgetError::Fraction(minor, currency));
         }
         let write = self.transaction(async move |c| {
             let Some(minor) = amount_minor else {

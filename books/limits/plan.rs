@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::units::form;
 use crate::units::money::{Currency, Price};
 use crate::units::quantity::Quantity;
 
@@ -47,11 +48,21 @@ impl ReportMode {
 pub struct Terms {
     /// Units that the plan includes in each billing period.
     pub included: Quantity,
-    /// Price of each further unit; none = no further unit can be used.
+    /// Price of each further unit; none = no further unit can be used. See
+    /// [`Terms::billed_price`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
     #[serde(default)]
     pub report: ReportMode,
+}
+
+impl Terms {
+    /// The price of each further unit of `meter`, as far as it is billed. A price that is reported
+    /// to nobody counts as none, and so does one of [`TURN`], which older builds stored: nothing
+    /// beyond the included amount can be used then, so that no budget is spent on it.
+    pub fn billed_price(&self, meter: &str) -> Option<Price> {
+        self.price.filter(|_| meter != TURN && self.report != ReportMode::None)
+    }
 }
 
 /// A version of a plan.
@@ -108,6 +119,19 @@ impl Plans {
         versions.iter().rfind(|v| v.effective_from.as_second() <= start).or_else(|| versions.first())
     }
 
+    /// The versions that count from `now` on: of each plan the one that holds, and those to come.
+    pub fn from(&self, now: Timestamp) -> Vec<&Plan> {
+        let holds = |plan: &&Plan| self.at(&plan.name, now.as_second()) == Some(plan);
+        self.iter().filter(|plan| plan.effective_from > now || holds(plan)).collect()
+    }
+
+    /// These plans with `versions`, which take the place of stored ones of the same instant.
+    #[must_use]
+    pub fn with(&self, versions: &[Plan]) -> Self {
+        let replaced = |p: &&Plan| versions.iter().any(|v| v.name == p.name && v.effective_from == p.effective_from);
+        Self::new(self.iter().filter(|p| !replaced(p)).chain(versions).cloned())
+    }
+
     /// All versions, by name and time.
     pub fn iter(&self) -> impl Iterator<Item = &Plan> {
         self.0.values().flatten()
@@ -153,8 +177,8 @@ impl Plans {
 impl Plan {
     /// What is wrong with this version, whatever else is stored.
     fn fault(&self, meters: &[String]) -> Option<String> {
-        if self.name.is_empty() || self.name.len() > 64 {
-            return Some("a name has 1 to 64 bytes".into());
+        if !form::is_name(&self.name, form::PLAN_NAME) {
+            return Some(format!("that is no name: {}", form::name_rule(form::PLAN_NAME)));
         }
         if self.effective_from.as_second() < 0 || self.effective_from.subsec_nanosecond() != 0 {
             return Some(format!("effective_from {}: whole seconds from 1970 on", self.effective_from));
@@ -167,14 +191,43 @@ impl Plan {
                 "the included amount is negative".into()
             } else if terms.included.to_cell().is_err() {
                 "more than 900,000,000 units cannot be included".into()
-            } else if meter == TURN && terms.report != ReportMode::None && terms.price.is_none() {
-                "what has no price cannot be reported".into()
+            } else if meter == TURN && terms.price.is_some() {
+                "it cannot have a price, because the web backend counts TURN credentials and Stripe never gets them; \
+                 remove `price`, and let `included` be the number of credentials"
+                    .into()
+            } else if meter == TURN && terms.report != ReportMode::None {
+                "it cannot be reported, because the web backend counts TURN credentials; remove `report`".into()
             } else {
                 return None;
             };
             Some(format!("meter `{meter}`: {fault}"))
         })
     }
+
+    /// Meters with a price that is billed nowhere, each with what to do.
+    pub fn unbilled_prices(&self) -> Vec<UnbilledPrice> {
+        let unbilled = |(meter, terms): (&String, &Terms)| {
+            let price = terms.price.filter(|_| terms.billed_price(meter).is_none())?;
+            let act = match meter.as_str() {
+                TURN => "TURN credentials are never billed; add a version of the plan without it",
+                _ => "write report = \"overage\" or \"total\" beside it, or remove it",
+            };
+            let why = format!(
+                "the price of {price} {} is reported to nobody, so it counts as none: nothing beyond the included amount can be used; {act}",
+                self.currency
+            );
+            Some(UnbilledPrice { meter: meter.clone(), why })
+        };
+        self.meters.iter().filter_map(unbilled).collect()
+    }
+}
+
+/// A price that is billed nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnbilledPrice {
+    pub meter: String,
+    /// The price, what follows, and what to do.
+    pub why: String,
 }
 
 impl Database {
@@ -290,4 +343,73 @@ async fn write(c: &Connection, plan: &Plan, now: Timestamp) -> Result<(), BooksE
         c.execute(sql, values).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(price: Option<&str>, report: ReportMode) -> Terms {
+        Terms { included: "5".parse().unwrap(), price: price.map(|p| p.parse().unwrap()), report }
+    }
+
+    fn version(from: &str, meter: &str, terms: Terms) -> Plan {
+        Plan {
+            name: "pro".into(),
+            currency: "USD".parse().unwrap(),
+            effective_from: from.parse().unwrap(),
+            meters: [(meter.to_owned(), terms)].into(),
+        }
+    }
+
+    #[test]
+    fn a_price_that_is_reported_to_nobody_counts_as_none() {
+        use ReportMode::{None as Nothing, Overage, Total};
+        for (meter, price, report, billed) in [
+            ("chime_minutes", Some("0.5"), Overage, true),
+            ("chime_minutes", Some("0.5"), Total, true),
+            ("chime_minutes", Some("0.5"), Nothing, false),
+            ("chime_minutes", None, Overage, false),
+            ("chime_minutes", None, Nothing, false),
+            (TURN, Some("0.5"), Overage, false),
+            (TURN, Some("0.5"), Total, false),
+            (TURN, Some("0.5"), Nothing, false),
+            (TURN, None, Nothing, false),
+        ] {
+            let terms = terms(price, report);
+            assert_eq!(terms.billed_price(meter).is_some(), billed, "{meter} {price:?} {report:?}");
+            let unbilled = version("2026-01-01T00:00:00Z", meter, terms).unbilled_prices();
+            assert_eq!(unbilled.len(), usize::from(price.is_some() && !billed), "{meter} {price:?} {report:?}");
+            let act = if meter == TURN { "a version of the plan without it" } else { "report = \"overage\"" };
+            assert!(unbilled.iter().all(|u| u.why.contains("0.5 USD") && u.why.contains(act)), "{unbilled:?}");
+        }
+    }
+
+    #[test]
+    fn a_plan_that_prices_or_reports_turn_is_refused() {
+        let meters = ["chime_minutes".to_owned()];
+        let fault = |terms: Terms| version("2026-01-01T00:00:00Z", TURN, terms).fault(&meters);
+        for report in [ReportMode::None, ReportMode::Overage, ReportMode::Total] {
+            let why = fault(terms(Some("0.5"), report)).unwrap();
+            assert!(why.contains("it cannot have a price") && why.contains("remove `price`"), "{why}");
+        }
+        for report in [ReportMode::Overage, ReportMode::Total] {
+            assert!(fault(terms(None, report)).unwrap().contains("remove `report`"));
+        }
+        assert_eq!(fault(terms(None, ReportMode::None)), None);
+    }
+
+    #[test]
+    fn versions_that_are_over_are_left_out() {
+        let of = |from: &str, price: &str| version(from, "chime_minutes", terms(Some(price), ReportMode::Overage));
+        let plans = Plans::new([of("2026-01-01T00:00:00Z", "1"), of("2026-02-01T00:00:00Z", "2")]);
+        let with = plans.with(&[of("2026-04-01T00:00:00Z", "4"), of("2026-02-01T00:00:00Z", "3")]);
+        let prices = |plans: &Plans, now: &str| -> Vec<String> {
+            let versions = plans.from(now.parse().unwrap());
+            versions.iter().map(|p| p.meters["chime_minutes"].price.unwrap().to_string()).collect()
+        };
+        assert_eq!(prices(&plans, "2026-03-01T00:00:00Z"), ["2"]);
+        assert_eq!(prices(&with, "2026-03-01T00:00:00Z"), ["3", "4"], "replaced, and to come");
+        assert_eq!(prices(&with, "2025-01-01T00:00:00Z"), ["1", "3", "4"], "the first one holds before it begins");
+    }
 }

@@ -76,7 +76,7 @@ pub type StretchUsage = BTreeMap<(String, Day), Quantity>;
 
 /// Rates a period of a customer for `meters`. `usage` is by meter and first day of each of the
 /// period's [`TermsHistory::stretches`]; `advance` by meter, as the period before left it. None if
-/// a plan is unknown.
+/// the customer's plan is unknown now, or no plan that the customer ever had is known.
 pub fn rate(
     period: PeriodDays,
     agreement: Agreement<'_>,
@@ -84,10 +84,15 @@ pub fn rate(
     usage: &StretchUsage,
     advance: &BTreeMap<String, Quantity>,
 ) -> Option<BTreeMap<String, Rated>> {
+    agreement.plans.at(&agreement.history.plans.last()?.plan, period.start)?;
     let stretches = agreement.history.stretches(period.first, period.last);
     let held = |stretch: &Stretch| -> Option<TermedStretch<'_>> {
-        let names = agreement.history.plans_on(*stretch);
-        let plans = names.iter().map(|name| agreement.plans.at(name, period.start)).collect::<Option<Vec<&Plan>>>()?;
+        let known = |name: &&str| agreement.plans.at(name, period.start);
+        let mut plans: Vec<&Plan> = agreement.history.plans_on(*stretch).iter().filter_map(known).collect();
+        // a name that no plan has was a mistake: what it was set right to counts
+        if plans.is_empty() {
+            plans.push(agreement.history.plans_after(*stretch).iter().find_map(known)?);
+        }
         let caps = match agreement.overage {
             OverageBilling::UpToBudget => agreement.history.caps_on(*stretch),
             OverageBilling::All => None,
@@ -96,8 +101,12 @@ pub fn rate(
     };
     let held = stretches.iter().map(held).collect::<Option<Vec<_>>>()?;
     // a period without days still has a plan
-    let at_end = agreement.history.plans_on(Stretch { first: period.first, last: period.last.max(period.first) });
-    let plan = agreement.plans.at(at_end.last()?, period.start)?;
+    let days = Stretch { first: period.first, last: period.last.max(period.first) };
+    let on = agreement.history.plans_on(days);
+    let held_last = on.iter().rev().find_map(|name| agreement.plans.at(name, period.start));
+    let set_right =
+        || agreement.history.plans_after(days).iter().find_map(|name| agreement.plans.at(name, period.start));
+    let plan = held_last.or_else(set_right)?;
     let mut meters: Vec<MeterRating<'_>> = meters
         .iter()
         .map(|meter| {
@@ -209,7 +218,7 @@ impl<'a> MeterRating<'a> {
         let within = used.min(left);
         let beyond = used - within;
         self.rated.within += within;
-        let price = terms.filter(|terms| terms.report != ReportMode::None).and_then(|terms| terms.price);
+        let price = terms.and_then(|terms| terms.billed_price(self.meter));
         match (report, price) {
             (ReportMode::None, _) => self.rated.not_priced += beyond,
             // the price is Stripe's alone, so nobody can say what the overage costs

@@ -92,6 +92,11 @@ impl TermsHistory {
         held.map(|(_, p)| p.plan.as_str()).collect()
     }
 
+    /// The plans that were set after a stretch, in order.
+    pub fn plans_after(&self, stretch: Stretch) -> Vec<&str> {
+        self.plans.iter().filter(|p| p.from >= stretch.ends_at()).map(|p| p.plan.as_str()).collect()
+    }
+
     /// What overage may cost on a stretch; none while no budget was ever set.
     pub fn caps_on(&self, stretch: Stretch) -> Option<Caps> {
         let (known, day): (Vec<_>, Vec<_>) =

@@ -47,8 +47,11 @@ const MIGRATIONS: &[Migration] = migrations![
     18 "0018_acknowledged",
     19 "0019_target_views",
     20 "0020_conserved_billing",
+    21 "0021_machine_input",
     22 "0022_stripe_history",
-    23 "0023_totals_of_subscriptions",
+    23 "0023_turn_has_no_price",
+    24 "0024_stripe_minor_units",
+    25 "0025_totals_of_subscriptions",
 ];
 
 /// The schema version that this build works with.
@@ -169,6 +172,42 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn run(books: &Database, migrations: impl Iterator<Item = &'static Migration>) {
+        for migration in migrations {
+            let all = async move |c: &libsql::Connection| {
+                for statement in statements(migration.sql) {
+                    c.execute_batch(statement).await?;
+                }
+                Ok(())
+            };
+            books.transaction(all).await.unwrap();
+        }
+    }
+
+    /// Empty ids of Stripe become none, and budgets keep their worth in Stripe's minor units.
+    #[tokio::test]
+    async fn what_older_builds_wrote_is_converted() {
+        let books = Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
+        run(&books, MIGRATIONS.iter().filter(|m| m.version < 21)).await;
+        let old = "INSERT INTO customers (id, stripe_customer_id, stripe_subscription_id) VALUES ('a', '', NULL), ('b', 'cus_1', '  '); \
+                   INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('a', 5, 'ISK', 'me'), ('b', 7, 'UGX', 'me'), \
+                   ('c', 2000000000, 'UGX', 'me'), ('d', 550, 'MGA', 'me'), ('e', 550, 'USD', 'me');";
+        books.transaction(async |c| Ok(c.execute_batch(old).await.map(drop)?)).await.unwrap();
+        run(&books, MIGRATIONS.iter().filter(|m| m.version >= 21)).await;
+        let text = async |sql: &'static str| {
+            let read =
+                books.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.unwrap().get::<String>(0)?));
+            read.await.unwrap()
+        };
+        let ids = "SELECT group_concat(id || coalesce(stripe_customer_id, '-') || coalesce(stripe_subscription_id, '-'), ' ') FROM customers";
+        assert_eq!(text(ids).await, "a-- bcus_1-");
+        let budgets = "SELECT group_concat(customer || amount_minor || set_by, ' ') FROM (SELECT * FROM overage_budgets ORDER BY customer)";
+        assert_eq!(text(budgets).await, "a500meter b700meter c100000000000meter d5meter e550me");
+        let changes =
+            "SELECT group_concat(customer || amount_minor, ' ') FROM overage_budget_changes WHERE set_by = 'meter'";
+        assert_eq!(text(changes).await, "a500 b700 c100000000000 d5", "history has the change");
+    }
 
     #[test]
     fn schema_changes_fall_into_whole_statements() {

@@ -397,12 +397,19 @@ pub enum ManualAction {
     Discard,
 }
 
-/// Finds an event by its number, or by its identifier, which ends with the number.
-pub async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksError> {
+/// Finds an event as a person names it: by its number, or by its identifier, which ends with the
+/// number.
+async fn find(c: &Connection, id: &str) -> Result<Option<MeterEvent>, BooksError> {
     let Some(seq) = id.rsplit('-').next().and_then(|n| n.parse::<i64>().ok()) else { return Ok(None) };
     let sql = format!("SELECT {COLUMNS} FROM meter_events i WHERE i.seq = ?1");
     let found = all(c, &sql, params![seq]).await?.pop();
     Ok(found.filter(|i| !id.contains('-') || i.identifier == id))
+}
+
+/// Finds an event as a machine names it: by its whole identifier and nothing else, because a number
+/// may be another program's identifier.
+pub async fn find_by_identifier(c: &Connection, identifier: &str) -> Result<Option<MeterEvent>, BooksError> {
+    Ok(find(c, identifier).await?.filter(|event| event.identifier == identifier))
 }
 
 /// Stops sending unconfirmed events again: their invoice was final earlier than expected. Stripe's

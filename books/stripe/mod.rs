@@ -19,6 +19,7 @@ pub mod due;
 pub mod error_report;
 pub mod invoice;
 pub mod meter_event;
+pub mod no_invoice;
 pub mod planning;
 pub mod reconciliation;
 pub mod restoration;

@@ -18,12 +18,27 @@ pub struct StripeMeter {
     pub stripe_id: String,
 }
 
+/// Whether a row of `stripe_meters` has an event.
+const HAS_EVENTS: &str = "EXISTS (SELECT 1 FROM meter_events WHERE meter_events.meter = stripe_meters.meter)";
+
 impl Database {
-    /// Meters, with the event name and unit with which they were first found in Stripe.
+    /// Meters as they were last found in Stripe.
     pub async fn stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
-        self.with_connection(async |c| {
-            let mut rows =
-                c.query("SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters ORDER BY meter", ()).await?;
+        self.read_stripe_meters("true").await
+    }
+
+    /// Those with an event, whatever became of it: their event name, unit and account are fixed,
+    /// because a sum of two units means nothing. It may read all events.
+    pub async fn fixed_stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
+        self.read_stripe_meters(HAS_EVENTS).await
+    }
+
+    async fn read_stripe_meters(&self, which: &'static str) -> Result<Vec<StripeMeter>, BooksError> {
+        self.with_connection(async move |c| {
+            let sql = format!(
+                "SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters WHERE {which} ORDER BY meter"
+            );
+            let mut rows = c.query(&sql, ()).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
                 let per_unit: String = row.get(2)?;
@@ -41,8 +56,8 @@ impl Database {
         .await
     }
 
-    /// Stores meters as they were found in Stripe. Event name and unit keep their first values;
-    /// only the id may change.
+    /// Stores meters as they were found in Stripe. Event name and unit of a meter with an event
+    /// keep their values; only the id may change.
     pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
         self.transaction(async move |c| {
             // amounts that were deferred because the meter was missing are planned again
@@ -50,6 +65,9 @@ impl Database {
                        ON CONFLICT (customer) DO UPDATE SET due_at = 0";
             c.execute(sql, params![i64::from(!meters.is_empty())]).await?;
             for m in meters {
+                // another meter may have had the event name, as long as nothing was planned for it
+                let sql = format!("DELETE FROM stripe_meters WHERE (meter = ?1 OR event_name = ?2) AND NOT {HAS_EVENTS}");
+                c.execute(&sql, params![m.meter.clone(), m.event_name.clone()]).await?;
                 let sql = "INSERT INTO stripe_meters (meter, event_name, per_unit, stripe_id, seen_at) VALUES (?1, ?2, ?3, ?4, ?5) \
                            ON CONFLICT (meter) DO UPDATE SET stripe_id = excluded.stripe_id, seen_at = excluded.seen_at";
                 let per_unit = m.per_unit.normalize().to_string();

@@ -1,11 +1,12 @@
-//! Exact numbers: quantities, money, months and days.
+//! Exact numbers: quantities, money, months and days; and the form of ids and names.
 //!
-//! **Owns** how an amount, a price and a date are read, computed and written. **Does not own** any
-//! table: nothing here knows SQL.
+//! **Owns** how an amount, a price and a date are read, computed and written, and what an id may
+//! consist of. **Does not own** any table: nothing here knows SQL.
 //!
 //! **Invariants**: no float, no rounding but where a type says so ([`quantity::Rounding`]), and no
 //! overflow that goes unseen.
 
 pub mod calendar;
+pub mod form;
 pub mod money;
 pub mod quantity;

@@ -2,6 +2,8 @@
 //!
 //! A [`Cost`] is exact: a quantity has ten decimals and a price at most twelve, so their product is
 //! an integer count of 10⁻²² units of the currency. Only [`Cost::to_minor`] rounds, half-even.
+//!
+//! The minor unit is Stripe's everywhere, also for budgets; see [`Currency::decimals`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +33,8 @@ pub enum MoneyError {
     Price(String),
     #[error("`{0}` is no amount in {1}: a decimal of at least 0 with at most {2} decimals")]
     Amount(String, Currency, u16),
+    #[error("`{0}` {1} is no whole amount, and nobody can be charged a fraction of {1}; write it without decimals")]
+    Fraction(String, Currency),
     #[error("`{0}` {1} is more than a budget may be ({2} {1})")]
     TooMuch(String, Currency, String),
 }
@@ -39,10 +43,24 @@ pub enum MoneyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Currency(iso_currency::Currency);
 
+/// Currencies with another minor unit at Stripe than in ISO 4217, with the decimals that Stripe's
+/// amounts have (<https://docs.stripe.com/currencies#zero-decimal> and `#special-cases`).
+const STRIPE_DECIMALS: [(&str, u16); 3] = [("ISK", 2), ("MGA", 0), ("UGX", 2)];
+/// Currencies with amounts in hundredths at Stripe of which only whole units can be charged
+/// (<https://docs.stripe.com/currencies#special-cases>).
+const CHARGED_WHOLE: [&str; 2] = ["ISK", "UGX"];
+
 impl Currency {
-    /// Decimals of its minor unit: 2 for USD, 0 for JPY.
+    /// Decimals of its minor unit in Stripe's amounts: 2 for USD, 0 for JPY. They are those of ISO
+    /// 4217, but for `STRIPE_DECIMALS`.
     pub fn decimals(self) -> u16 {
-        self.0.exponent().unwrap_or(0)
+        let own = STRIPE_DECIMALS.iter().find(|(code, _)| *code == self.0.code());
+        own.map_or_else(|| self.0.exponent().unwrap_or(0), |(_, decimals)| *decimals)
+    }
+
+    /// Whether this many minor units can be charged: of ISK and UGX whole units only.
+    pub fn can_be_charged(self, minor: i64) -> bool {
+        !CHARGED_WHOLE.contains(&self.0.code()) || minor % 10_i64.pow(u32::from(self.decimals())) == 0
     }
 
     /// An amount of minor units as text: `12.50`.
@@ -62,7 +80,12 @@ impl Currency {
             return Err(bad());
         }
         let limit = || MoneyError::TooMuch(text.to_owned(), self, self.written(BUDGET_LIMIT));
-        i64::try_from(minor.trunc().mantissa()).ok().filter(|minor| *minor <= BUDGET_LIMIT).ok_or_else(limit)
+        let minor = i64::try_from(minor.trunc().mantissa()).ok();
+        let minor = minor.filter(|minor| *minor <= BUDGET_LIMIT).ok_or_else(limit)?;
+        if !self.can_be_charged(minor) {
+            return Err(MoneyError::Fraction(text.to_owned(), self));
+        }
+        Ok(minor)
     }
 }
 
@@ -214,8 +237,55 @@ mod tests {
         ] {
             assert!(currency(code).read(text).is_err(), "{code} {text}");
         }
+        for (code, text, minor) in [("ISK", "5", 500), ("UGX", "5.00", 500), ("MGA", "5", 5), ("CLP", "5", 5)] {
+            assert_eq!(currency(code).read(text), Ok(minor), "{code} {text}");
+        }
+        for code in ["ISK", "UGX"] {
+            assert_eq!(currency(code).read("5.5"), Err(MoneyError::Fraction("5.5".into(), currency(code))));
+            assert!(currency(code).can_be_charged(500) && !currency(code).can_be_charged(550), "{code}");
+        }
+        assert!(currency("MGA").read("5.2").is_err(), "Stripe has no fifth of an ariary");
+        assert_eq!(currency("ISK").written(500), "5.00");
+        assert_eq!(Cost::of_minor(500, currency("UGX")), Cost::of("5".parse().unwrap(), "1".parse().unwrap()));
         assert_eq!(currency("USD").written(1250), "12.50");
         assert_eq!(currency("JPY").written(7), "7");
+    }
+
+    /// Every currency with other decimals at Stripe than in ISO 4217, and the sentence of
+    /// <https://docs.stripe.com/currencies> that says so, as it was read on 2026-11-28.
+    #[test]
+    fn stripe_and_iso_4217_differ_in_these_currencies_alone() {
+        let documented = [
+            // "ISK transitioned to a zero-decimal currency, but backwards compatibility requires
+            // you to represent it as a two-decimal value" (#special-cases)
+            ("ISK", 0, 2),
+            // MGA is in the list of zero-decimal currencies (#zero-decimal); ISO has two decimals
+            ("MGA", 2, 0),
+            // "UGX transitioned to a zero-decimal currency, but backwards compatibility requires
+            // you to represent it as a two-decimal value" (#special-cases). The list of
+            // zero-decimal currencies has it, too; the special case is the one about amounts
+            ("UGX", 0, 2),
+        ];
+        let letters = || 'A'..='Z';
+        let codes = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| format!("{a}{b}{c}"))));
+        let known: Vec<Currency> = codes.filter_map(|code| code.parse().ok()).collect();
+        assert!(known.len() > 150, "{}", known.len());
+        let differs =
+            |c: &Currency| Some((c.0.code(), c.0.exponent()?, c.decimals())).filter(|(_, iso, own)| iso != own);
+        let found: Vec<_> = known.iter().filter_map(differs).collect();
+        assert_eq!(found, documented);
+        // (#zero-decimal), without UGX
+        let zero =
+            ["BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "VND", "VUV", "XAF", "XOF", "XPF"];
+        // (#three-decimal)
+        let three = ["BHD", "JOD", "KWD", "OMR", "TND"];
+        // (#special-cases): whole amounts in payouts only, amounts of two decimals otherwise
+        let two = ["HUF", "TWD", "USD", "EUR", "GBP", "MRU"];
+        for (codes, decimals) in [(&zero[..], 0), (&three[..], 3), (&two[..], 2)] {
+            for code in codes {
+                assert_eq!(currency(code).decimals(), decimals, "{code}");
+            }
+        }
     }
 
     #[test]

@@ -5,11 +5,11 @@
 //! customer's overage is below the budget (and the cost of this meter's overage below its own
 //! budget, if it has one). The two forms of the answer agree: *allowed* means that usage is below
 //! the effective limit, and the limit is the first quantity, to ten decimals, at which the cost
-//! reaches the budget.
+//! reaches the budget. A price that is billed nowhere counts as none ([`Terms::billed_price`]).
 
 use books::limits::entitlement::{PaymentStatus, Reason};
 use books::limits::plan::Terms;
-use books::units::money::{Cost, Currency};
+use books::units::money::{Cost, Currency, Price};
 use books::units::quantity::Quantity;
 
 /// The facts that decide for one customer.
@@ -50,9 +50,13 @@ impl MeterCase<'_> {
         self.used.max(Quantity::ZERO)
     }
 
+    fn price(&self) -> Option<Price> {
+        self.terms.and_then(|terms| terms.billed_price(self.meter))
+    }
+
     fn cost(&self) -> Cost {
         let over = (self.used - self.included()).max(Quantity::ZERO);
-        self.terms.and_then(|t| t.price).map_or(Cost::ZERO, |price| Cost::of(over, price))
+        self.price().map_or(Cost::ZERO, |price| Cost::of(over, price))
     }
 }
 
@@ -104,7 +108,7 @@ fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Optio
     let Some(currency) = case.currency else { return (Some(Quantity::ZERO), Reason::UnknownPlan) };
     let Some(terms) = meter.terms else { return (Some(Quantity::ZERO), Reason::NotInPlan) };
     let included = |reason| (Some(terms.included), reason);
-    let Some(price) = terms.price else { return included(Reason::IncludedUsed) };
+    let Some(price) = meter.price() else { return included(Reason::IncludedUsed) };
     if case.payment == PaymentStatus::PastDue {
         return included(Reason::PastDue);
     }

@@ -30,11 +30,12 @@ use self::planner::{MappedMeter, PlanInputs, PlanOutcome};
 use self::send::{RunClock, SendStop, SendTally};
 use crate::context::Context;
 use crate::job::{Failure, Job, Mode};
-use crate::stripe::preconditions::{check_clock, failure, match_meters};
+use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
 use books::limits::plan::ReportMode;
 use books::store::database::ChunkSizes;
 use books::stripe::due;
+use books::stripe::no_invoice::CustomerWithoutInvoice;
 use books::stripe::stripe_meter::StripeMeter;
 use books::units::calendar::instant;
 use books::{BooksError, Database};
@@ -45,6 +46,11 @@ const CHUNK: ChunkSizes = ChunkSizes { local: 1000, remote: 100 };
 /// for one day. Stripe takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
 const DAY: i64 = 86_400;
+/// The setting with the [`planned_for`] of the last run.
+const PLANNED_FOR: &str = "planned_for";
+/// Seconds for which a billing period that is over is looked at for usage without an invoice: two
+/// months, in which AWS restates a bill.
+const LOOK_BACK: i64 = 62 * 86_400;
 
 /// Plan and send meter events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +101,10 @@ pub struct PushReport {
     pub restored: Option<RestoreProgress>,
     /// Some of the planned events.
     pub events: Vec<PlannedEvent>,
+    /// Of a preview: customers with usage that their plan bills and that no invoice can take.
+    pub without_invoice: u64,
+    /// Some of them.
+    pub customers_without_invoice: Vec<CustomerWithoutInvoice>,
 }
 
 /// The progress of the import after a restore from a backup.
@@ -173,21 +183,41 @@ impl PushReport {
     }
 }
 
-/// What a push as of `now` would plan, with every event. Writes nothing and makes no request to
-/// Stripe.
+/// What a push as of `now` would plan, with every event. Writes nothing and sends nothing. With an
+/// account it asks Stripe for its meters when a push would, and fails as a push would.
 pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<PushReport, Failure> {
     books.require_migrated().await?;
-    let mut report = PushReport { dry_run: true, ..PushReport::default() };
+    let mut report =
+        PushReport { dry_run: true, unmapped: unmapped(books, billing, now).await?, ..PushReport::default() };
     if billing.meters.is_empty() {
         return Ok(report);
     }
-    report.unmapped = unmapped(books, billing, now).await?;
-    let known = books.stripe_meters().await?;
-    let inputs = plan_inputs(books, billing, &known, Mode::DryRun).await?;
-    let backlog = books.backlog(now).await?;
-    let second = now.as_second();
+    let meters: Vec<String> = billing.meters.keys().cloned().collect();
+    let mut backlog = books.backlog(now).await?;
+    if books.setting(PLANNED_FOR).await? != Some(planned_for(books, billing).await?) {
+        // the next run makes every customer due
+        backlog.processed_entry = 0;
+    }
+    let (second, names) = (now.as_second(), meters.clone());
+    let customers = books.with_connection(async move |c| due::would_be_due(c, backlog, &names, second).await).await?;
+    // as a push, it asks Stripe when there is something to do; meters and items are known then, and
+    // the plan is that of a push
+    let (known, mode) = match &billing.mode {
+        StripeMode::Stripe(account) if !customers.is_empty() || backlog.events => {
+            (meters_of(account, books, billing, now).await?, Mode::Write)
+        }
+        _ => (books.stripe_meters().await?, Mode::DryRun),
+    };
+    let inputs = plan_inputs(books, billing, &known, mode).await?;
+    if mode == Mode::Write {
+        report.missing_meters = inputs.missing_meters();
+    }
+    report.deferred_too_long = deferred_too_long(books, now).await?;
+    let since = instant(now.as_second() - LOOK_BACK);
+    let without = books.without_invoice(&inputs.plans, &meters, since, now).await?;
+    report.without_invoice = u64::try_from(without.len()).unwrap_or(u64::MAX);
+    report.customers_without_invoice = without.into_iter().take(LISTED).collect();
     let outcomes = books.with_connection(async move |c| {
-        let customers = due::would_be_due(c, backlog, &inputs.meter_names(), second).await?;
         let mut outcomes = vec![];
         for some in customers.chunks(CHUNK.local) {
             outcomes.push(planner::preview(c, &inputs, some, second).await?);
@@ -271,19 +301,16 @@ impl Push<'_> {
         }
         let stale = now.as_second() - send::stale_after(self.account);
         report.expired = self.books.recover_events(stale, now).await?.expired;
-        let long_ago = now.as_second() - DEFERRED_TOO_LONG;
-        report.deferred_too_long = self.books.deferred_since(long_ago - DAY, long_ago).await?;
+        report.deferred_too_long = deferred_too_long(self.books, now).await?;
         Ok(())
     }
 
     /// Reads the account's meters. Checks that it is the account that was used before, and that
     /// its clock agrees with this machine's.
     async fn inputs(&self) -> Result<PlanInputs, Failure> {
-        let (remote, date) = self.account.meters().await.map_err(failure)?;
         let now = self.clock.now();
-        check_clock(date, now)?;
+        let found = meters_of(self.account, self.books, self.billing, now).await?;
         let known = self.books.stripe_meters().await?;
-        let found = match_meters(self.billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow!(why)))?;
         let new: Vec<StripeMeter> = found.iter().filter(|m| !known.contains(m)).cloned().collect();
         if !new.is_empty() {
             self.books.keep_stripe_meters(new, now).await?;
@@ -306,6 +333,25 @@ impl Push<'_> {
             }
         }
     }
+}
+
+/// Amounts that have now been deferred for too long.
+async fn deferred_too_long(books: &Database, now: Timestamp) -> Result<u64, BooksError> {
+    let long_ago = now.as_second() - DEFERRED_TOO_LONG;
+    books.deferred_since(long_ago - DAY, long_ago).await
+}
+
+/// The account's active meter for each mapped one. Checks that it is the account that was used
+/// before, and that its clock agrees with this machine's.
+async fn meters_of(
+    account: &StripeAccount,
+    books: &Database,
+    billing: &BillingSettings,
+    now: Timestamp,
+) -> Result<Vec<StripeMeter>, Failure> {
+    let (remote, date) = account.meters().await.map_err(failure)?;
+    check_clock(date, now)?;
+    find_meters(books, billing, &remote).await
 }
 
 async fn plan_inputs(
@@ -350,13 +396,17 @@ async fn unmapped(books: &Database, billing: &BillingSettings, now: Timestamp) -
     Ok(missing.into_iter().cloned().collect())
 }
 
+/// What concerns every customer when it changes: grace, mapping and plans.
+async fn planned_for(books: &Database, billing: &BillingSettings) -> Result<String, BooksError> {
+    let mapped = billing.meters.iter().map(|(name, m)| format!("{name}={}*{}", m.event_name, m.per_unit));
+    let mapped: Vec<String> = mapped.collect();
+    Ok(format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_fingerprint().await?))
+}
+
 /// Makes customers due for changes without a trigger: new ledger entries, and a changed
 /// configuration.
 async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
-    let mapped: Vec<String> = billing.meters.iter().map(|(name, m)| format!("{name}={}", m.event_name)).collect();
-    // a changed grace, mapping or plan concerns every customer
-    let fingerprint = format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_fingerprint().await?);
-    books.mark_all_due_when("planned_for", fingerprint, String::new()).await?;
+    books.mark_all_due_when(PLANNED_FOR, planned_for(books, billing).await?, String::new()).await?;
     let backlog = books.backlog(now).await?;
     if backlog.newest_entry > backlog.processed_entry {
         books.mark_due_for_entries(backlog, billing.meters.keys().cloned().collect()).await?;

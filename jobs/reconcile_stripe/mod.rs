@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use self::compare::{compare_settled, compare_whole, comparison, settled_until, too_early};
 use crate::context::Context;
 use crate::job::{Failure, Job};
-use crate::stripe::preconditions::{check_clock, failure, match_meters};
+use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::transport::{CallError, CallFailure};
 use crate::stripe::{LISTED, StripeAccount, StripeMode};
 use books::stripe::difference::Difference;
@@ -134,8 +134,7 @@ pub async fn reconcile(
     if granted > 0 || !totals_to_import.is_empty() {
         let (remote, date) = account.meters().await.map_err(failure)?;
         check_clock(date, now)?;
-        let known = books.stripe_meters().await?;
-        match_meters(billing, &known, &remote).map_err(|why| Failure::GiveUp(anyhow::anyhow!(why)))?;
+        find_meters(books, billing, &remote).await?;
     }
     for of in totals_to_import {
         import::import_total(context, account, of, now, &mut report).await?;

@@ -8,7 +8,7 @@ use super::mapping::Mapping;
 use super::objects::{RemoteMeter, RemotePrice, Unsupported, names};
 use super::preconditions::match_meters;
 use super::settings::BillingSettings;
-use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms};
+use books::limits::plan::{Plan, Plans, ReportMode, TURN, Terms, UnbilledPrice};
 use books::stripe::stripe_meter::StripeMeter;
 
 /// Decimals of Stripe's `unit_amount_decimal`.
@@ -39,6 +39,7 @@ impl AccountObjects<'_> {
     }
 }
 
+/// Compares meters and prices, those of plan versions to come included.
 pub fn check(billing: &BillingSettings, account: AccountObjects<'_>, plans: &Plans, now: Timestamp) -> Vec<CheckLine> {
     let AccountObjects { meters: remote, known, .. } = account;
     let mut lines = vec![];
@@ -55,24 +56,51 @@ pub fn check(billing: &BillingSettings, account: AccountObjects<'_>, plans: &Pla
         };
         lines.push(CheckLine { what: format!("meter {name} = {}", mapping.event_name), found: state, fault });
     }
-    for plan in plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second())) {
-        for (meter, terms) in plan.meters.iter().filter(|(_, terms)| terms.report != ReportMode::None) {
-            lines.push(priced(billing, account, plan, meter, *terms));
+    lines.extend(check_prices(billing, account, plans, now));
+    lines
+}
+
+/// Compares the prices of the plan versions that hold, and of those to come.
+pub fn check_prices(
+    billing: &BillingSettings,
+    account: AccountObjects<'_>,
+    plans: &Plans,
+    now: Timestamp,
+) -> Vec<CheckLine> {
+    let mut lines = vec![];
+    for plan in plans.from(now) {
+        for (meter, terms) in plan.meters.iter().filter(|(m, t)| *m != TURN && t.report != ReportMode::None) {
+            let line = priced(billing, account, plan, meter, *terms);
+            lines.push(CheckLine { what: price_of(plan, meter, now), ..line });
         }
     }
     lines
 }
 
-/// Compares the price of a plan's meter.
+/// Prices of plans that are billed nowhere, whatever the account has. Only faults.
+pub fn check_unbilled(plans: &Plans, now: Timestamp) -> Vec<CheckLine> {
+    let line = |plan: &Plan, unbilled: UnbilledPrice| CheckLine {
+        what: price_of(plan, &unbilled.meter, now),
+        found: "billed nowhere".into(),
+        fault: Some(unbilled.why),
+    };
+    let of_plan = |plan: &Plan| plan.unbilled_prices().into_iter().map(|u| line(plan, u)).collect::<Vec<_>>();
+    plans.from(now).into_iter().flat_map(of_plan).collect()
+}
+
+/// The name of a price; of a version to come with the instant from which it holds.
+fn price_of(plan: &Plan, meter: &str, now: Timestamp) -> String {
+    let from = if plan.effective_from > now { format!(" from {}", plan.effective_from) } else { String::new() };
+    format!("price of {meter} in plan {}{from}", plan.name)
+}
+
+/// Compares the price of a plan's meter; [`check_prices`] gives the line its name.
 fn priced(billing: &BillingSettings, account: AccountObjects<'_>, plan: &Plan, meter: &str, terms: Terms) -> CheckLine {
-    let what = format!("price of {meter} in plan {}", plan.name);
-    let line = |found: String, fault: Option<String>| CheckLine { what: what.clone(), found, fault };
+    let line = |found: String, fault: Option<String>| CheckLine { what: String::new(), found, fault };
     let Some(mapping) = billing.meters.get(meter) else {
-        let why = if meter == TURN {
-            "TURN credentials are counted by the backend, not billed from the ledger: report = \"none\"".to_owned()
-        } else {
-            format!("the plan reports it, and stripe.meters.{meter} does not say where to: its usage is billed nowhere")
-        };
+        let why = format!(
+            "the plan reports it, and stripe.meters.{meter} does not say where to: its usage is billed nowhere"
+        );
         return line("not mapped".into(), Some(why));
     };
     let Some(id) = account.active(mapping).map(|m| &m.id) else {

@@ -10,6 +10,7 @@ use super::objects::RemoteMeter;
 use super::settings::BillingSettings;
 use super::transport::CallError;
 use crate::job;
+use books::Database;
 use books::stripe::stripe_meter::StripeMeter;
 
 /// The largest difference of clocks with which events are sent. Stripe refuses events from more
@@ -44,8 +45,22 @@ pub fn check_clock(date: Option<Timestamp>, now: Timestamp) -> Result<(), job::F
     )))
 }
 
+/// Finds the account's active meter for each mapped one, as [`match_meters`] does. A meter's first
+/// event binds it to its mapping and its account; before, both may change.
+pub async fn find_meters(
+    books: &Database,
+    billing: &BillingSettings,
+    remote: &[RemoteMeter],
+) -> Result<Vec<StripeMeter>, job::Failure> {
+    if let Ok(found) = match_meters(billing, &books.stripe_meters().await?, remote) {
+        return Ok(found);
+    }
+    let fixed = books.fixed_stripe_meters().await?;
+    match_meters(billing, &fixed, remote).map_err(|why| job::Failure::GiveUp(anyhow!(why)))
+}
+
 /// Finds the account's active meter for each mapped one. An error if the account is not the one
-/// that was used before, or the mapping of a meter has changed. Pure.
+/// that was used before, or the mapping of a meter of `known` has changed. Pure.
 pub fn match_meters(
     billing: &BillingSettings,
     known: &[StripeMeter],
@@ -68,6 +83,12 @@ pub fn match_meters(
                 "stripe.meters.{name}: usage was sent as `{}` with {} units for each; what was sent cannot be counted in other units, so the \
                  mapping of a meter stays. Set it back, or book the usage under another meter",
                 k.event_name, k.per_unit
+            ));
+        }
+        if let Some(k) = known.iter().find(|k| k.meter != *name && k.event_name == mapping.event_name) {
+            return Err(format!(
+                "stripe.meters.{name}: usage of `{}` was sent as `{}`, and one sum cannot have two meters; give `{name}` another event_name",
+                k.meter, k.event_name
             ));
         }
         let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };

@@ -118,7 +118,9 @@ async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Curren
 /// A currency or an amount that the plan does not allow is bad usage.
 fn refused(error: BudgetError) -> anyhow::Error {
     match error {
-        BudgetError::Currency { .. } | BudgetError::Amount => BadUsage(error.to_string()).into(),
+        BudgetError::Currency { .. } | BudgetError::Amount | BudgetError::Fraction(..) => {
+            BadUsage(error.to_string()).into()
+        }
         other => other.into(),
     }
 }

@@ -1,20 +1,24 @@
 //! `meter config check|show`.
 
 use clap::Subcommand;
+use jiff::Timestamp;
+use jobs::stripe::check::check_unbilled;
 
 use crate::config::{Config, ConfigError};
 use crate::exit::Exit;
 use crate::print;
+use crate::wiring::{self, Open};
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum Action {
-    /// List every fault of the file and the environment
+    /// List every fault of the file and the environment; warn of prices in the plans of local books
+    /// that are billed nowhere
     Check,
     /// Print the effective configuration, secrets masked
     Show,
 }
 
-pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow::Result<Exit> {
+pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now: Timestamp) -> anyhow::Result<Exit> {
     let config = config?;
     match action {
         Action::Check => {
@@ -23,6 +27,7 @@ pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow
             if exports == 0 {
                 print::out("note: no export is configured, so there is nothing to ingest");
             }
+            plans(&config, now).await;
         }
         Action::Show => {
             print::out(&format!("# database.token = {:?} (METER_DATABASE__TOKEN)", config.database.token));
@@ -36,4 +41,17 @@ pub(crate) fn run(action: Action, config: Result<Config, ConfigError>) -> anyhow
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Warns of what cannot be right in the plans of local books. The configuration is sound without
+/// books, so a database that cannot be read is a note.
+async fn plans(config: &Config, now: Timestamp) {
+    if wiring::local_path(config).is_none_or(|path| !wiring::may_exist(path)) {
+        return;
+    }
+    let read = async { anyhow::Ok(wiring::open_books(config, Open::EXISTING).await?.plans().await?) };
+    match read.await {
+        Ok(plans) => print::plan_warnings(&check_unbilled(&plans, now)),
+        Err(error) => print::out(&format!("note: the plans were not checked: {error:#}")),
+    }
 }

@@ -8,7 +8,7 @@ use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use jobs::ingest_cur::export::{find, newest};
-use jobs::stripe::check::{AccountObjects, CheckLine, check};
+use jobs::stripe::check::{AccountObjects, CheckLine, check, check_unbilled};
 use jobs::stripe::preconditions::check_clock;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 use serde::Serialize;
@@ -80,6 +80,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let books = database(config, now, &mut checks).await;
     disk(config, &mut checks);
     bills(config, books.as_ref(), now, &mut checks).await;
+    plans(books.as_ref(), now, &mut checks).await;
     stripe(config, books.as_ref(), now, &mut checks).await;
     match &config.notifications.url {
         Some(_) => {
@@ -274,6 +275,22 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
     }
 }
 
+/// Checks whether each price of a plan can be billed.
+async fn plans(books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
+    let Some(books) = books else { return };
+    let plans = match books.plans().await {
+        Ok(plans) => plans,
+        Err(error) => return checks.wrong("plans", error.to_string(), "meter verify"),
+    };
+    let unbilled = check_unbilled(&plans, now);
+    if unbilled.is_empty() {
+        checks.ok("plans", format!("{} plan(s); no price is billed nowhere", plans.names().len()));
+    }
+    for line in unbilled {
+        checks.warn(&line.what, line.found, &line.fault.unwrap_or_default());
+    }
+}
+
 async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, checks: &mut Checks) {
     if config.stripe.meters.is_empty() {
         return checks.ok("Stripe", "stripe.meters names nothing, so nothing is billed".into());
@@ -320,7 +337,7 @@ async fn compared(
     now: Timestamp,
 ) -> anyhow::Result<Vec<CheckLine>> {
     let prices = account.prices().await.map_err(|e| anyhow::anyhow!(e))?;
-    let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
+    let (known, plans) = (books.fixed_stripe_meters().await?, books.plans().await?);
     let objects = AccountObjects { meters: remote, prices: &prices, known: &known };
     Ok(check(billing, objects, &plans, now))
 }

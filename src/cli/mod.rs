@@ -162,7 +162,8 @@ pub fn run(cli: Cli) -> ExitCode {
 fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let config = Config::load(cli.config.as_deref(), std::env::vars());
     if let Command::Config(action) = cli.command {
-        return check_config::run(action, config);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(check_config::run(action, config, Timestamp::now()));
     }
     let config = config?;
     let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };

@@ -1,11 +1,15 @@
 //! `meter plan`: plans, their included amounts and their prices.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use books::limits::plan::{Applied, Plan, PlanError, Plans};
+use books::Database;
+use books::limits::plan::{Applied, Plan, PlanError, Plans, ReportMode};
 use clap::Subcommand;
 use jiff::Timestamp;
+use jobs::stripe::StripeMode;
+use jobs::stripe::check::{AccountObjects, check_prices, check_unbilled};
+use jobs::stripe::transport::CallError;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
@@ -23,7 +27,8 @@ pub(crate) enum Action {
         json: bool,
     },
     /// Add the plan versions of a file (see plans.toml in the sources); all or none; applying a
-    /// file twice changes nothing
+    /// file twice changes nothing. Warns of prices that are billed nowhere, and, with a key, of
+    /// those that Stripe does not have
     Apply {
         /// The file
         file: PathBuf,
@@ -38,18 +43,14 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::List { plan, json } => list(config, plan.as_deref(), json, now).await,
         Action::Apply { file, dry_run } => {
             let name = file.display();
-            let text = std::fs::read_to_string(&file).with_context(|| format!("{name}: it cannot be read"))?;
-            let plans = plan_file::read(&text).map_err(|e| {
-                let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
-                BadUsage(format!("{name}:{line}: {}", e.message()))
-            })?;
+            let plans = read(&file)?;
             let versions: Vec<String> = plans.iter().map(|p| format!("{} from {}", p.name, p.effective_from)).collect();
             let open = if dry_run { Open::DRY_RUN } else { Open::MIGRATED };
             let books = wiring::open_books(config, open).await?;
             let meters: Vec<String> = config.meters.iter().map(|m| m.name.clone()).collect();
             let applied = match dry_run {
                 true => books.preview_plans(&plans, &meters, now).await,
-                false => books.apply_plans(plans, &meters, now).await,
+                false => books.apply_plans(plans.clone(), &meters, now).await,
             };
             let applied = match applied {
                 Err(PlanError::Wrong(plan, why)) => {
@@ -66,8 +67,63 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 };
                 print::out(&format!("{version}: {what}"));
             }
+            warn(config, &books, &plans, now).await?;
             Ok(Exit::Ok)
         }
+    }
+}
+
+/// The plan versions of a file.
+fn read(file: &Path) -> anyhow::Result<Vec<Plan>> {
+    let name = file.display();
+    let text = std::fs::read_to_string(file).with_context(|| format!("{name}: it cannot be read"))?;
+    let plans = plan_file::read(&text).map_err(|e| {
+        let line = e.span().map_or(1, |s| text[..s.start].matches('\n').count() + 1);
+        BadUsage(format!("{name}:{line}: {}", e.message()))
+    })?;
+    Ok(plans)
+}
+
+/// Warns of what cannot be right in the plans that were applied, or would be: prices that are
+/// billed nowhere, and, with a key, prices that Stripe does not have.
+async fn warn(config: &Config, books: &Database, given: &[Plan], now: Timestamp) -> anyhow::Result<()> {
+    let all = books.plans().await?.with(given);
+    let plans = Plans::new(all.iter().filter(|p| given.iter().any(|g| g.name == p.name)).cloned());
+    print::plan_warnings(&check_unbilled(&plans, now));
+    let billing = wiring::billing(&config.stripe)?;
+    let StripeMode::Stripe(account) = &billing.mode else {
+        in_tiers(&plans, now);
+        return Ok(());
+    };
+    if billing.meters.is_empty() {
+        return Ok(());
+    }
+    let asked = async { Ok::<_, CallError>((account.meters().await?.0, account.prices().await?)) };
+    match asked.await {
+        Ok((meters, prices)) => {
+            let known = books.fixed_stripe_meters().await?;
+            let objects = AccountObjects { meters: &meters, prices: &prices, known: &known };
+            print::plan_warnings(&check_prices(&billing, objects, &plans, now));
+        }
+        Err(error) => print::out(&format!(
+            "note: the prices at Stripe were not compared: {error}; `meter stripe check` compares them"
+        )),
+    }
+    Ok(())
+}
+
+/// Names the meters that Stripe must bill in tiers. Without a key nobody can look whether it does.
+fn in_tiers(plans: &Plans, now: Timestamp) {
+    let of_plan = |plan: &&Plan| -> Vec<String> {
+        let tiers = plan.meters.iter().filter(|(_, t)| t.report == ReportMode::Total && !t.included.is_zero());
+        tiers
+            .map(|(meter, t)| format!("{meter} in plan {}: {} of it", plan.name, print::quantity(t.included)))
+            .collect()
+    };
+    for included in plans.from(now).iter().flat_map(of_plan) {
+        print::out(&format!(
+            "note: {included} are included and all usage is reported, so Stripe's price must be one in tiers; `meter stripe check` looks"
+        ));
     }
 }
 
@@ -92,6 +148,8 @@ async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -
         ));
         let row = |(meter, terms): (&String, &books::limits::plan::Terms)| {
             let price = terms.price.map_or("no more".to_owned(), |p| format!("{p} {}", plan.currency));
+            let billed = terms.price.is_none() || terms.billed_price(meter).is_some();
+            let price = if billed { price } else { format!("no more ({price} is billed nowhere)") };
             vec![format!("  {meter}"), print::quantity(terms.included), price, terms.report.name().to_owned()]
         };
         print::table(&["  meter", ">included", ">each unit more", "to Stripe"], plan.meters.iter().map(row).collect());

@@ -14,7 +14,8 @@ use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only show what would be sent; always so without METER_STRIPE__KEY
+    /// Only show what would be sent, and who has no Stripe id or no subscription; always so without
+    /// METER_STRIPE__KEY. The exit code is that of a push
     #[arg(long)]
     dry_run: bool,
     /// Print the report as JSON

@@ -5,12 +5,13 @@ use books::Database;
 use books::stripe::stripe_meter::StripeMeter;
 use clap::Subcommand;
 use jiff::Timestamp;
-use jobs::stripe::check::{AccountObjects, CheckLine, check};
+use jobs::stripe::check::{AccountObjects, CheckLine, check, check_unbilled};
 use jobs::stripe::check_items::check_items;
-use jobs::stripe::preconditions::match_meters;
+use jobs::stripe::preconditions::find_meters;
 use jobs::stripe::{BillingSettings, Mapping, RemoteMeter, StripeAccount, StripeMode};
 use jobs::sync_stripe::last_read;
 
+use super::failure;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
@@ -52,9 +53,11 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Setup { dry_run: false } => remote = set_up(&billing, account, &books, remote, now).await?,
     }
     let prices = account.prices().await.map_err(|e| anyhow!(e))?;
-    let (known, plans) = (books.stripe_meters().await?, books.plans().await?);
+    let known = books.fixed_stripe_meters().await?;
     let objects = AccountObjects { meters: &remote, prices: &prices, known: &known };
-    let lines = check(&billing, objects, &plans, now);
+    let plans = books.plans().await?;
+    let mut lines = check(&billing, objects, &plans, now);
+    lines.extend(check_unbilled(&plans, now));
     let row =
         |l: &CheckLine| vec![l.what.clone(), l.found.clone(), if l.fault.is_some() { "NO" } else { "ok" }.to_owned()];
     print::table(&["compared", "at Stripe", ""], lines.iter().map(row).collect());
@@ -83,7 +86,7 @@ async fn missing<'a>(
     books: &Database,
     remote: &[RemoteMeter],
 ) -> anyhow::Result<Vec<(&'a String, &'a Mapping)>> {
-    match_meters(billing, &books.stripe_meters().await?, remote).map_err(|why| anyhow!(why))?;
+    find_meters(books, billing, remote).await.map_err(|f| failure::error(&f))?;
     let lacks = |mapping: &Mapping| !remote.iter().any(|m| m.event_name == mapping.event_name);
     Ok(billing.meters.iter().filter(|(_, mapping)| lacks(mapping)).collect())
 }
@@ -105,7 +108,7 @@ async fn set_up(
         (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
     }
     let known = books.stripe_meters().await?;
-    let mut found: Vec<StripeMeter> = match_meters(billing, &known, &remote).map_err(|why| anyhow!(why))?;
+    let mut found: Vec<StripeMeter> = find_meters(books, billing, &remote).await.map_err(|f| failure::error(&f))?;
     found.retain(|m| !known.contains(m));
     books.keep_stripe_meters(found, now).await?;
     Ok(remote)

@@ -12,6 +12,7 @@ use books::units::quantity::{Quantity, UNIT};
 use fake_aws::Spec;
 use jiff::Timestamp;
 use jobs::context::Context;
+use jobs::enforce_budgets::EnforceReport;
 use jobs::ingest_cur::IngestCur;
 use jobs::job::{Job, Mode};
 use jobs::{enforce_budgets, roll_periods};
@@ -107,7 +108,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
     step(5, "a plan, and a budget for what is beyond it");
     let toml = format!(
         "[[plans]]\nname = \"demo\"\ncurrency = \"USD\"\neffective_from = \"2020-01-01T00:00:00Z\"\n\
-         [plans.meters]\nturn_allocations = {{ included = \"3\", price = \"0.45\" }}\n\
+         [plans.meters]\nturn_allocations = {{ included = \"3\" }}\n\
          chime_minutes = {{ included = \"{half}\", price = \"0.01\", report = \"overage\" }}\n\
          storage_gb = {{ included = \"5\" }}\ntransfer_gb = {{ included = \"100\" }}\n"
     );
@@ -123,7 +124,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
 async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Timestamp) -> anyhow::Result<()> {
     let books = &context.books;
     let usd: Currency = "USD".parse()?;
-    let set = async |minor: i64| -> anyhow::Result<()> {
+    let set = async |minor: i64| -> anyhow::Result<EnforceReport> {
         let change = BudgetChange {
             customer: who.to_owned(),
             meter: String::new(),
@@ -133,7 +134,9 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
         };
         books.set_budget(change, now).await?;
         print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
-        enforce_budgets::enforce(context, now, Mode::Write).await?;
+        Ok(enforce_budgets::enforce(context, now, Mode::Write).await?)
+    };
+    let show = async || -> anyhow::Result<()> {
         print::entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
         Ok(())
     };
@@ -141,6 +144,7 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     let decided = books.entitlements(Some(who.to_owned())).await?;
     let spent = decided.first().map_or(0, |e| e.overage_cost_minor);
     set(spent + 100).await?;
+    show().await?;
 
     step(6, "TURN: the web backend asks before each credential; the limit holds at once, between two enforcements");
     let take = async || -> anyhow::Result<bool> {
@@ -150,15 +154,14 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
     };
     while take().await? {}
 
-    step(7, "the next enforcement: the budget is spent, so whatever is beyond the plan is blocked");
-    let report = enforce_budgets::enforce(context, now, Mode::Write).await?;
-    print::enforce::show(&report, now);
+    step(7, "the customer lowers the budget: the next enforcement blocks what is beyond the plan");
+    print::enforce::show(&set(spent / 2).await?, now);
     print::out(&format!("\n$ meter explain-entitlement {who} chime_minutes"));
     print::entitlements::explain(books, who, "chime_minutes", config, now).await?;
 
     step(8, "the customer raises the budget, and goes on");
     set(spent + 1000).await?;
-    take().await?;
+    show().await?;
     print::out("\n$ meter notifications list");
     print::notifications::table(&books.notifications(None, Some(who.to_owned()), 20).await?, now);
     Ok(())

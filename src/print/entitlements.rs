@@ -86,10 +86,12 @@ pub(crate) async fn explain(
     out("");
     out(&format!("period    {} to before {}", e.period_start, e.period_end));
     out(&format!("used      {} of {} {unit} that the plan `{plan}` includes", quantity(e.used), quantity(e.included)));
-    if let Some(price) = terms.and_then(|t| t.price) {
+    if let Some(price) = terms.and_then(|t| t.billed_price(meter)) {
         let beyond = (e.used - e.included).max(Quantity::ZERO);
         let cost = money(e.meter_cost_minor, &e.currency);
         out(&format!("beyond    {} {unit} at {price} {} each: {cost}", quantity(beyond), e.currency));
+    } else if terms.is_some_and(|t| t.price.is_some()) {
+        out("beyond    the plan has a price for more that is billed nowhere, so it counts as none: `meter doctor`");
     } else {
         out("beyond    the plan has no price for more");
     }

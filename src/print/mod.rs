@@ -14,6 +14,7 @@ pub(crate) mod reconcile;
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use jobs::stripe::check::CheckLine;
 use serde::Serialize;
 
 pub(crate) use crate::format::{count, customer, quantity, span};
@@ -46,6 +47,13 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
 /// Prints a line; a reader that has gone (`| head`) is no error.
 pub(crate) fn out(line: &str) {
     drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+/// Prints the faults of plans, one on a line.
+pub(crate) fn plan_warnings(lines: &[CheckLine]) {
+    for (line, fault) in lines.iter().filter_map(|line| Some((line, line.fault.as_ref()?))) {
+        out(&format!("warning: {}: {}: {fault}", line.what, line.found));
+    }
 }
 
 /// Prints JSON.

@@ -1,5 +1,6 @@
 //! The report of a push to Stripe, and why amounts are deferred.
 
+use books::stripe::no_invoice::{CustomerWithoutInvoice, InvoiceLack};
 use jobs::push_stripe::decide::DeferReason;
 use jobs::push_stripe::{PlannedEvent, PushReport, RestoreProgress};
 
@@ -26,7 +27,8 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
         super::table(&titles, report.events.iter().map(row).collect());
     }
     if config.stripe.meters.is_empty() {
-        return out("nothing is billed: stripe.meters names no meter");
+        out("nothing is billed: stripe.meters names no meter");
+        return unmapped(report);
     }
     let n = |n: u64| count(n);
     if report.dry_run {
@@ -67,17 +69,48 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
     if report.unknown_plan > 0 {
         out(&format!("attention: {} customer(s) have an unknown plan", n(report.unknown_plan)));
     }
-    if !report.unmapped.is_empty() {
-        let names = report.unmapped.join(", ");
-        out(&format!("attention: plans report {names}, and stripe.meters does not say where to"));
-    }
+    unmapped(report);
     if !report.foreign.is_empty() {
         let names = report.foreign.join(", ");
         out(&format!("attention: Stripe had the identifiers of events that were never sent: {names}"));
     }
+    without_invoice(report);
     if let Some(why) = &report.stopped {
         out(&format!("sending stopped early; the next run goes on: {why}"));
     }
+}
+
+/// Meters that plans report to nowhere.
+fn unmapped(report: &PushReport) {
+    if !report.unmapped.is_empty() {
+        let names = report.unmapped.join(", ");
+        out(&format!("attention: plans report {names}, and stripe.meters does not say where to"));
+    }
+}
+
+/// Who has usage that the plan bills, and what is missing for an invoice.
+fn without_invoice(report: &PushReport) {
+    if report.without_invoice == 0 {
+        return;
+    }
+    out(&format!(
+        "{} customer(s) use what their plan bills, and no invoice can take it:",
+        count(report.without_invoice)
+    ));
+    let row = |c: &CustomerWithoutInvoice| {
+        let lacks = match c.lacks {
+            InvoiceLack::StripeId => "no Stripe id",
+            InvoiceLack::Subscription => "no subscription",
+        };
+        vec![format!("  {}", c.customer), lacks.to_owned()]
+    };
+    super::table(&["  customer", "lacks"], report.customers_without_invoice.iter().map(row).collect());
+    let listed = u64::try_from(report.customers_without_invoice.len()).unwrap_or(u64::MAX);
+    if listed < report.without_invoice {
+        out(&format!("  ... and {} more", count(report.without_invoice - listed)));
+    }
+    out("  no Stripe id: set customers.stripe_customer_id");
+    out("  no subscription: make one at Stripe, then `meter run sync-stripe`");
 }
 
 /// Why an amount is deferred, and what releases it.

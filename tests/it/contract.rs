@@ -171,14 +171,17 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(store: TestStore) {
 
 async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
     let backend = Backend::new(&store).await;
-    backend
-        .execute("UPDATE plan_meters SET included = 20000000000, price = '0.5' WHERE meter = 'turn_allocations'")
-        .await
-        .unwrap();
+    // a plan of an older build: its price of TURN counts as none
+    for sql in [
+        CHIME,
+        "UPDATE plan_meters SET included = 20000000000, price = '0.5'",
+        "INSERT INTO usage_days (payer, month, customer, meter, day, quantity) VALUES ('p', '2026-01', 'ann', 'chime_minutes', date('now'), 0)",
+    ] {
+        backend.execute(sql).await.unwrap();
+    }
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
     let context = store.context().await;
     reset(&context, Timestamp::now()).await;
-    enforce(&context).await;
     let takes = async || {
         let mut granted = 0;
         while backend.take("ann", None).await.unwrap().0 {
@@ -187,27 +190,38 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
         granted
     };
     assert_eq!(takes().await, 2);
-    assert_eq!(backend.take("ann", None).await.unwrap().1, "no_budget");
+    assert_eq!(backend.take("ann", None).await.unwrap().1, "included_used", "before the first enforcement");
+    enforce(&context).await;
+    assert_eq!(backend.take("ann", None).await.unwrap().1, "included_used");
+    let minute = "UPDATE usage_days SET quantity = quantity + 10000000000";
+    let may = async || backend.may_use("ann", "chime_minutes").await.unwrap();
+    assert_eq!(may().await, (true, "within_included".into()));
+    backend.execute(minute).await.unwrap();
+    backend.execute(minute).await.unwrap();
     let report = enforce(&context).await;
     assert_eq!((report.blocked, report.notifications), (1, 4), "blocked, and 50, 80 and 100 % of the included amount");
+    assert_eq!(may().await, (false, "no_budget".into()));
     let set = |minor| [text("ann"), text(""), Value::Integer(minor), text("USD"), text("user 7")];
     backend.run("set_budget", &set(100)).await.unwrap();
-    assert_eq!(takes().await, 0, "from the next enforcement on");
+    assert_eq!(may().await, (false, "no_budget".into()), "from the next enforcement on");
     let report = enforce(&context).await;
     assert_eq!((report.unblocked, report.notifications), (1, 1));
-    assert_eq!(takes().await, 2, "a dollar is two at half a dollar");
-    assert_eq!(backend.take("ann", None).await.unwrap().1, "budget_spent");
+    assert_eq!(may().await, (true, "within_budget".into()));
+    backend.execute(minute).await.unwrap();
+    assert_eq!(enforce(&context).await.blocked, 0, "a dollar is two at half a dollar");
+    backend.execute(minute).await.unwrap();
     assert_eq!(enforce(&context).await.blocked, 1);
-    assert_eq!(backend.may_use("ann", "turn_allocations").await, Some((false, "budget_spent".into())));
+    assert_eq!(may().await, (false, "budget_spent".into()));
+    assert_eq!(takes().await, 0, "no budget opens more of TURN");
+    assert_eq!(backend.take("ann", None).await.unwrap().1, "included_used");
     backend.run("set_budget", &set(150)).await.unwrap();
     assert_eq!(enforce(&context).await.unblocked, 1);
-    assert_eq!(takes().await, 1);
     backend
-        .run("set_budget", &[text("ann"), text("turn_allocations"), Value::Integer(50), text("USD"), text("me")])
+        .run("set_budget", &[text("ann"), text("chime_minutes"), Value::Integer(50), text("USD"), text("me")])
         .await
         .unwrap();
     enforce(&context).await;
-    assert_eq!(backend.take("ann", None).await.unwrap().1, "meter_budget_spent");
+    assert_eq!(may().await, (false, "meter_budget_spent".into()));
     assert_eq!(backend.number("SELECT count(*) FROM overage_budget_changes WHERE set_by = 'user 7'").await, 2, "kept");
     let nothing = enforce(&context).await;
     assert_eq!((nothing.changed, nothing.notifications), (0, 0));
@@ -272,6 +286,53 @@ async fn wrong_values_are_refused_and_change_nothing(store: TestStore) {
     for values in [subscription("active", 1_600_000_000), subscription("asleep", 1_800_000_000)] {
         backend.try_run("record_subscription", &values).await.unwrap_err();
     }
+    // ids and names that no machine means, each with what, where and what to do
+    let signs_up = |id: &str, stripe: Value, plan: Value| ("sign_up", vec![text(id), stripe, plan]);
+    let subscribes = |id: &str, customer: &str, status: &str| {
+        let values = [text(id), text(customer), text(status), at.clone(), at.clone(), Value::Null];
+        ("record_subscription", values.to_vec())
+    };
+    let (tab, nul) = ("cus\t1", "cus\u{0}1");
+    for ((statement, values), why) in [
+        (signs_up("bob", text(""), Value::Null), "customers.stripe_customer_id: 1 to 255 visible ASCII"),
+        (signs_up("bob", text(" cus_2"), Value::Null), "write NULL as long as there is none"),
+        (signs_up("bob", text(tab), Value::Null), "customers.stripe_customer_id"),
+        (signs_up("bob", text(nul), Value::Null), "customers.stripe_customer_id"),
+        (signs_up("bob", text(&"x".repeat(256)), Value::Null), "customers.stripe_customer_id"),
+        (signs_up("", Value::Null, Value::Null), "customers.id: 1 to 256 characters"),
+        (signs_up("bob ", Value::Null, Value::Null), "no blank at the ends"),
+        (signs_up("bo\u{7f}b", Value::Null, Value::Null), "none of them a control character"),
+        (subscribes("", "ann", "active"), "subscriptions.id: 1 to 255 visible ASCII"),
+        (subscribes("sub 1", "ann", "active"), "subscriptions.id"),
+        (subscribes("sub_1", "\nann", "active"), "subscriptions.customer"),
+        (subscribes("sub_1", "ann", "Active"), "subscriptions.status: write the status that Stripe has"),
+        (("set_status", vec![text("ann"), text("paused")]), "customers.status: write active, past_due or canceled"),
+        (("report_stripe_error", vec![text("evt 1"), text("{}")]), "stripe_error_reports.id"),
+        (("report_stripe_error", vec![text(""), text("{}")]), "stripe_error_reports.id"),
+        (
+            ("set_budget", vec![text("ann"), text(""), Value::Integer(1), text("USD"), text(" ")]),
+            "overage_budgets.set_by: 1 to 255 characters",
+        ),
+    ] {
+        let refused = backend.try_run(statement, &values).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{statement} {values:?}: {refused}");
+    }
+    let changed = backend.execute("UPDATE customers SET stripe_customer_id = '' WHERE id = 'ann'").await.unwrap_err();
+    assert!(changed.to_string().contains("customers.stripe_customer_id"), "{changed}");
+    // nobody can be charged half a króna
+    let kronur =
+        "INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('zoe', 550, 'ISK', 'me')";
+    let refused = backend.execute(kronur).await.unwrap_err();
+    assert!(refused.to_string().contains("write the amount times 100"), "{refused}");
+    let shillings =
+        "INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('zoe', 500, 'UGX', 'me')";
+    backend.execute(shillings).await.unwrap();
+    let refused = backend.execute("UPDATE overage_budgets SET amount_minor = 5").await.unwrap_err();
+    assert!(refused.to_string().contains("of ISK and UGX only whole amounts can be charged"), "{refused}");
+    backend.execute("DELETE FROM overage_budgets").await.unwrap();
+    assert_eq!(backend.number("SELECT count(*) FROM customers").await, 1);
+    assert_eq!(backend.number("SELECT count(*) FROM subscriptions").await, 0);
+    assert_eq!(backend.number("SELECT count(*) FROM stripe_error_reports").await, 0);
     let of_meter = [text("ann"), text("chime_minuts"), Value::Integer(1), text("USD"), text("me")];
     assert_eq!(backend.run("set_budget", &of_meter).await, None, "the plan has no such meter");
     let millis = Value::Integer(1_700_000_000_000);
@@ -356,10 +417,18 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(store: Test
     const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
     const LIMIT: i64 = 60;
     let backend = Backend::new(&store).await;
-    backend.execute("UPDATE plan_meters SET included = 600000000000, price = '1'").await.unwrap();
+    // ann's plan grows in the midst of it, up to 80
+    for sql in [
+        "UPDATE plan_meters SET included = 600000000000",
+        "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES ('more', 0, 'USD', 0)",
+        "INSERT INTO plan_meters (plan, effective_from, meter, included, report) VALUES ('more', 0, 'turn_allocations', 600000000000, 'none')",
+    ] {
+        backend.execute(sql).await.unwrap();
+    }
     for customer in CUSTOMERS {
         backend.run("sign_up", &[text(customer), Value::Null, Value::Null]).await.unwrap();
     }
+    backend.execute("UPDATE customers SET plan = 'more' WHERE id = 'ann'").await.unwrap();
     // bob's period ends in two seconds, and a new one begins
     let now = Timestamp::now().as_second();
     let start = [
@@ -408,6 +477,8 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(store: Test
         closed += reset(&context, Timestamp::now()).await.closed;
         enforce(&context).await;
         budget = (budget + 300).min(2000);
+        let more = "UPDATE plan_meters SET included = min(included + 30000000000, 800000000000) WHERE plan = 'more'";
+        backend.execute(more).await.unwrap();
         let values = [text("ann"), text(""), Value::Integer(budget), text("USD"), text("ann")];
         backend.run("set_budget", &values).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -429,7 +500,7 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(store: Test
     }
     assert!(closed >= 1, "bob's period ended in the midst of it");
     assert_eq!(net["cyd"], LIMIT, "up to the limit, and not one more");
-    assert!(net["ann"] > LIMIT && net["ann"] <= LIMIT + 20, "a budget of 20 dollars: {}", net["ann"]);
+    assert!(net["ann"] > LIMIT && net["ann"] <= LIMIT + 20, "a plan that grows by 20: {}", net["ann"]);
     assert_eq!(backend.number("SELECT count(*) FROM turn_periods WHERE used > 80").await, 0);
     let wrong = backend.number("SELECT count(*) FROM turn_periods WHERE customer <> 'ann' AND used > 60").await;
     assert_eq!(wrong, 0, "no period has more than the limit");

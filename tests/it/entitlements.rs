@@ -11,7 +11,7 @@ fn write(place: &Workspace, name: &str, text: &str) {
 }
 
 const PRO: &str = "[[plans]]\nname = \"pro\"\ncurrency = \"EUR\"\neffective_from = \"2020-01-01T00:00:00Z\"\n\
-    [plans.meters]\nturn_allocations = { included = \"2\", price = \"0.30\" }\n\
+    [plans.meters]\nturn_allocations = { included = \"2\" }\n\
     chime_minutes = { included = \"100\", price = \"0.01\", report = \"overage\" }\n";
 
 #[test]
@@ -33,25 +33,34 @@ fn a_customer_from_sign_up_to_block_and_back() {
     assert!(place.query("SELECT * FROM entitlements").is_empty());
     place.run("run enforce-budgets").ends(0).says(&["new -> allowed", "no bill with usage is booked"]);
     place.execute("UPDATE turn_periods SET used = 2");
-    place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "no_budget"]);
+    place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "included_used"]);
     place.run("entitlements --blocked").ends(0).says(&["BLOCKED", "turn_allocations"]);
-    place.run("explain-entitlement ann turn_allocations").ends(0).says(&[
+    place.run("turn ann").ends(0).says(&["current", "2"]);
+    place.execute(
+        "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
+         delivered_at, state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', \
+         'applied', 0, 0, 0, '');
+         INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
+         VALUES (1, 'p', '2026-01', 'ann', 'chime_minutes', date('now'), 1200000000000, 'usage', '')",
+    );
+    place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "no_budget"]);
+    place.run("explain-entitlement ann chime_minutes").ends(0).says(&[
         "may not be used by ann: what the plan includes is used up, and no overage budget is set",
-        "2 of 2 credentials",
+        "120 of 100 minutes",
         "meter budget set ann AMOUNT",
     ]);
     place.run("budget set ann 0.90 --by tess").ends(0).says(&["all overage may cost 0.90 EUR"]);
-    place.run("run enforce-budgets").ends(0).says(&["BLOCKED -> allowed", "within_budget", "0.00 EUR of 0.90 EUR"]);
-    place.run("turn ann").ends(0).says(&["current", "5"]);
-    place.run("budget set ann 0.60 --meter turn_allocations --by tess").ends(0);
+    place.run("run enforce-budgets").ends(0).says(&["BLOCKED -> allowed", "within_budget", "0.20 EUR of 0.90 EUR"]);
+    place.run("budget set ann 0.60 --meter chime_minutes --by tess").ends(0);
     place.run("run enforce-budgets").ends(0);
-    assert_eq!(place.query("SELECT allowed_until FROM turn_periods ORDER BY starts_at LIMIT 1"), ["4"]);
-    place.run("budget show ann").ends(0).says(&["all meters", "0.90 EUR", "tess", "turn_allocations", "0.60 EUR"]);
-    place.run("budget remove ann --meter turn_allocations --by tess").ends(0);
+    let limit = "SELECT effective_limit / 10000000000 FROM entitlements WHERE meter = 'chime_minutes'";
+    assert_eq!(place.query(limit), ["160"]);
+    place.run("budget show ann").ends(0).says(&["all meters", "0.90 EUR", "tess", "chime_minutes", "0.60 EUR"]);
+    place.run("budget remove ann --meter chime_minutes --by tess").ends(0);
     place.run("budget history ann").ends(0).says(&["0.60 EUR", "taken away"]);
     place.run("customer show ann").ends(0).says(&["plan pro", "calendar month", "current", "to come", "0.90 EUR"]);
     let json = place.run("entitlements ann --json").ends(0).json();
-    assert_eq!((&json[0]["meter"], &json[0]["used"]), (&"chime_minutes".into(), &"0".into()));
+    assert_eq!((&json[0]["meter"], &json[0]["used"]), (&"chime_minutes".into(), &"120".into()));
     place.run("verify").ends(0).says(&["ok      allowed means used < effective limit"]);
     // the same jobs through the queue
     place.run("enqueue enforce-budgets").ends(0).says(&["enqueued as job"]);
@@ -65,6 +74,12 @@ fn wrong_input_is_refused_with_what_where_and_why() {
     place.run("migrate").ends(0);
     place.run("customer add ann").ends(0);
     for (text, why) in [
+        (
+            PRO.replace("\"2\"", "\"2\", price = \"0.30\""),
+            "plan `pro`: meter `turn_allocations`: it cannot have a price, because the web backend counts TURN credentials",
+        ),
+        (PRO.replace("\"2\"", "\"2\", report = \"total\""), "it cannot be reported, because the web backend counts"),
+        (PRO.replace("\"pro\"", "\" pro\""), "plan ` pro`: that is no name: it has 1 to 64 characters"),
         (PRO.replace("EUR", "EURO"), "plans.toml:3: `EURO` is no currency"),
         (PRO.replace("\"0.01\"", "\"-1\""), "`-1` is no price"),
         (PRO.replace("\"100\"", "\"a lot\""), "not a decimal number"),
@@ -119,6 +134,9 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ("id,plan\ncyd,core\ncyd,core\n", "list.csv:3: nobody was added: customer `cyd`: it is named twice"),
         ("id,plan\ncyd,core\ndan,gold\n", "list.csv:3: nobody was added: customer `dan`: there is no plan `gold`"),
         ("id,plan\ncyd,core\n,core\n", "1 to 256 characters"),
+        ("id\n\" cyd\"\n", "list.csv:2: nobody was added: customer ` cyd`: that is no id"),
+        ("id,plan\ncyd,\"core \"\n", "`core ` is no plan: it has 1 to 64 characters"),
+        ("id,stripe_customer_id\ncyd,cus 9\n", "`cus 9` is no id of Stripe"),
         ("id,status\ncyd,asleep\n", "active, past_due or canceled"),
         ("id,stripe_customer_id\ncyd,cus_1\n", "customer `bob` has the Stripe id cus_1"),
         ("id,stripe_customer_id\ncyd,cus_2\ndan,cus_2\n", "customer `cyd` has the same Stripe id"),

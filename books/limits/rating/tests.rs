@@ -1,3 +1,5 @@
+//! Tables and properties of rating.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -164,6 +166,12 @@ fn what_aws_takes_back_lowers_the_usage_before_it() {
     assert_eq!(parts(&rated(month(30), &pro, &[(3, 1300), (20, -200)], q(0))), [1000, 100, 0, 0]);
     assert_eq!(parts(&rated(month(30), &pro, &[(3, -200), (20, 1300)], q(0))), [1000, 100, 0, 0]);
     assert_eq!(parts(&rated(month(30), &pro, &[(3, -200)], q(0))), [-200, 0, 0, 0]);
+}
+
+#[test]
+fn a_plan_name_that_was_a_mistake_counts_as_what_it_was_set_right_to() {
+    let days = history(&[(0, "pro"), (5 * DAY, "gold"), (9 * DAY, "pro")]);
+    assert_eq!(parts(&rated(month(30), &days, &[(7, 1200)], q(0))), [1000, 200, 0, 0]);
 }
 
 fn any_history() -> impl Strategy<Value = TermsHistory> {

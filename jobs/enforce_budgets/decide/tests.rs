@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use books::limits::plan::{ReportMode, TURN};
 
 fn terms(included: &str, price: Option<&str>) -> Option<Terms> {
     let price = price.map(|p| p.parse().unwrap());
-    Some(Terms { included: included.parse().unwrap(), price, report: Default::default() })
+    Some(Terms { included: included.parse().unwrap(), price, report: ReportMode::Overage })
 }
 
 fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'static> {
@@ -54,6 +55,41 @@ fn one_meter_alone() {
     ] {
         let case = case(budget, vec![meter("m", terms(included, price), used)]);
         assert_eq!(first(&case), expected, "{included} {price:?} {used} {budget:?}");
+    }
+}
+
+/// Its price counts as none: it opens no overage, and takes nothing from the budget of the others.
+#[test]
+fn what_is_billed_nowhere_has_no_overage_and_spends_no_budget() {
+    let silent = |report| terms("10", Some("1")).map(|terms| Terms { report, ..terms });
+    for (name, report, billed) in [
+        ("m", ReportMode::None, false),
+        ("m", ReportMode::Overage, true),
+        ("m", ReportMode::Total, true),
+        (TURN, ReportMode::None, false),
+        (TURN, ReportMode::Overage, false),
+    ] {
+        for budget in [None, Some(0), Some(100_000)] {
+            let meters = vec![meter(name, silent(report), "15"), meter("other", terms("10", Some("1")), "10")];
+            let decided = decide(&case(budget, meters));
+            let [own, other] = &decided.meters[..] else { panic!("two meters: {decided:?}") };
+            assert_eq!(
+                decided.cost.to_minor("USD".parse().unwrap()),
+                if billed { 500 } else { 0 },
+                "{name} {report:?}"
+            );
+            assert_eq!(other.allowed, budget == Some(100_000));
+            let limit = own.limit.map(|l| l.to_string());
+            if billed {
+                assert_eq!(own.allowed, budget == Some(100_000), "{name} {report:?} {budget:?}");
+            } else {
+                assert_eq!((own.allowed, own.reason, limit), (false, Reason::IncludedUsed, Some("10".into())));
+                assert_eq!(
+                    other.limit.map(|l| l.to_string()),
+                    Some(if budget == Some(100_000) { "1010" } else { "10" }.into())
+                );
+            }
+        }
     }
 }
 
@@ -151,18 +187,18 @@ fn payment_status_is_the_worse_of_customer_and_subscription() {
 
 /// A meter with up to 1,000 units included, a price with four decimals, and use in hundredths.
 fn any_meter() -> impl Strategy<Value = MeterCase<'static>> {
-    (0..1000_i64, prop::option::of(0..50_000_i64), -100..300_000_i64, prop::option::of(0..5000_i64)).prop_map(
-        |(included, price, used, budget)| MeterCase {
-            meter: "m",
-            terms: Some(Terms {
-                included: Quantity::from_scaled(i128::from(included) * 10_000_000_000),
-                price: price.map(|p| rust_decimal::Decimal::new(p, 4).to_string().parse().unwrap()),
-                report: Default::default(),
-            }),
-            used: Quantity::from_scaled(i128::from(used) * 100_000_000),
-            budget,
-        },
-    )
+    let report = prop_oneof![4 => Just(ReportMode::Overage), 1 => Just(ReportMode::Total), 1 => Just(ReportMode::None)];
+    let numbers = (0..1000_i64, prop::option::of(0..50_000_i64), -100..300_000_i64, prop::option::of(0..5000_i64));
+    (numbers, report).prop_map(|((included, price, used, budget), report)| MeterCase {
+        meter: "m",
+        terms: Some(Terms {
+            included: Quantity::from_scaled(i128::from(included) * 10_000_000_000),
+            price: price.map(|p| rust_decimal::Decimal::new(p, 4).to_string().parse().unwrap()),
+            report,
+        }),
+        used: Quantity::from_scaled(i128::from(used) * 100_000_000),
+        budget,
+    })
 }
 
 fn any_case() -> impl Strategy<Value = CustomerCase<'static>> {
@@ -177,7 +213,7 @@ fn naive(case: &CustomerCase<'_>, at: usize) -> bool {
     let plain = |m: &MeterCase<'_>| {
         let t = m.terms.unwrap();
         let over = (m.used.scaled() - t.included.scaled()).max(0) / 100_000_000;
-        let price = t.price.map_or(0, |p| {
+        let price = t.price.filter(|_| t.report != ReportMode::None).map_or(0, |p| {
             let price: rust_decimal::Decimal = p.to_string().parse().unwrap();
             (price * rust_decimal::Decimal::from(10_000)).mantissa()
                 / 10_i128.pow((price * rust_decimal::Decimal::from(10_000)).scale())
@@ -193,7 +229,7 @@ fn naive(case: &CustomerCase<'_>, at: usize) -> bool {
         PaymentStatus::Canceled => false,
         _ if m.counted() < t.included => true,
         PaymentStatus::PastDue => false,
-        _ if t.price.is_none() => false,
+        _ if t.price.is_none() || t.report == ReportMode::None => false,
         _ => match (case.budget, m.budget) {
             (None, None) => false,
             (None, Some(own)) => plain(m) < cents(own),
@@ -243,7 +279,8 @@ proptest! {
         let mut rich = CustomerCase { budget: Some(100_000_000_000), ..case.clone() };
         rich.meters.iter_mut().for_each(|m| m.budget = None);
         for (m, d) in rich.meters.iter().zip(&decide(&rich).meters) {
-            let could = case.payment == PaymentStatus::Good && m.terms.unwrap().price.is_some();
+            let billed = m.terms.unwrap().billed_price(m.meter).is_some();
+            let could = case.payment == PaymentStatus::Good && billed;
             prop_assert!(d.allowed || !could);
         }
     }

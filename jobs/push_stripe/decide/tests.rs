@@ -153,7 +153,13 @@ fn two_periods() -> BillingCase {
 type Change = fn(&mut BillingCase);
 
 fn set(case: &mut BillingCase, at: usize, active: bool, item: Option<&str>) {
-    case.periods[at].billing = Some(PeriodBilling { active, item: item.map(str::to_owned) });
+    case.periods[at].billing = Some(PeriodBilling { active, item: item.map(str::to_owned), items: 1 });
+}
+
+fn set_items(case: &mut BillingCase, items: u64) {
+    if let Some(billing) = &mut case.periods[0].billing {
+        billing.items = items;
+    }
 }
 
 #[test]
@@ -184,6 +190,7 @@ fn usage_goes_on_its_own_invoice_while_that_takes_it_and_then_on_the_open_one() 
         ("another currency later", later, |c| set(c, 1, true, Some("EUR")), Err(DeferReason::Currency)),
         ("another currency before", later, |c| set(c, 0, true, Some("EUR")), Ok(1)),
         ("paused, and no item", DAY, |c| set(c, 0, false, None), Err(DeferReason::Inactive)),
+        ("two items bill it twice", DAY, |c| set_items(c, 2), Err(DeferReason::SeveralItems)),
         ("ended early", 10 * DAY, |c| c.periods[0].until = T0 + 10 * DAY, Ok(0)),
         (
             "ended early, and closed",
@@ -359,7 +366,7 @@ fn any_period() -> impl Strategy<Value = (i64, i64, Option<PeriodBilling>, Optio
     let item =
         prop_oneof![1 => Just(None::<String>), 8 => Just(Some("USD".to_owned())), 1 => Just(Some("EUR".to_owned()))];
     let active = prop_oneof![4 => Just(true), 1 => Just(false)];
-    let billing = (active, item).prop_map(|(active, item)| PeriodBilling { active, item });
+    let billing = (active, item).prop_map(|(active, item)| PeriodBilling { active, item, items: 1 });
     let billing = prop_oneof![1 => Just(None::<PeriodBilling>), 8 => billing.prop_map(Some)];
     let target = prop_oneof![1 => Just(None::<i64>), 19 => (0..2000_i64).prop_map(Some)];
     let length = prop_oneof![1 => 1..200_i64, 6 => 200..3 * DAY];

@@ -72,7 +72,10 @@ fn world() -> World {
 fn lines(w: &World) -> Vec<CheckLine> {
     let now = "2026-11-22T00:00:00Z".parse().unwrap();
     let objects = AccountObjects { meters: &w.remote, prices: &w.prices, known: &w.known };
-    check(&w.billing, objects, &Plans::new(w.plans.clone()), now)
+    let plans = Plans::new(w.plans.clone());
+    let mut lines = check(&w.billing, objects, &plans, now);
+    lines.extend(check_unbilled(&plans, now));
+    lines
 }
 
 /// The terms of the plan's meter.
@@ -150,6 +153,10 @@ fn every_difference_has_its_line() {
             |w| w.known[0].per_unit = decimal("60"),
             &[(ACCOUNT, "differs", "usage was sent as `meter_chime` with 60 units for each")],
         ),
+        (
+            |w| w.known[0].meter = "calls".into(),
+            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: usage of `calls` was sent as `meter_chime`")],
+        ),
         // the same number, written differently
         (|w| w.known[0].per_unit = decimal("1000.0"), &[]),
         (|w| w.prices.clear(), &[(PRICE, "missing", "unit_amount_decimal=0.00045 -d \"recurring[interval]=month\"")]),
@@ -224,11 +231,16 @@ fn every_difference_has_its_line() {
                 "stripe.meters.storage_gb does not say where to: its usage is billed nowhere",
             )],
         ),
+        // plans of older builds may have one
         (
             |w| {
                 w.plans[0].meters.insert(TURN.into(), terms("500", Some("0.01"), ReportMode::Total));
             },
-            &[("price of turn_allocations in plan pro", "not mapped", "report = \"none\"")],
+            &[(
+                "price of turn_allocations in plan pro",
+                "billed nowhere",
+                "TURN credentials are never billed; add a version of the plan without it",
+            )],
         ),
         (
             |w| {
@@ -237,13 +249,35 @@ fn every_difference_has_its_line() {
             },
             &[],
         ),
-        // a meter that no plan reports needs no price
+        // a meter that no plan reports needs no price at Stripe, and none in the plan
+        (
+            |w| {
+                *of_plan(w) = terms("1000", None, ReportMode::None);
+                w.prices.clear();
+            },
+            &[],
+        ),
         (
             |w| {
                 of_plan(w).report = ReportMode::None;
                 w.prices.clear();
             },
+            &[(PRICE, "billed nowhere", "write report = \"overage\" or \"total\" beside it, or remove it")],
+        ),
+        // Stripe's minor units: hundredths of a króna, whole ariary
+        (
+            |w| {
+                w.plans[0].currency = "ISK".parse().unwrap();
+                w.prices[0].currency = "ISK".into();
+            },
             &[],
+        ),
+        (
+            |w| {
+                w.plans[0].currency = "MGA".parse().unwrap();
+                w.prices[0].currency = "MGA".into();
+            },
+            &[(PRICE, "price_1 at 0.00045", "the plan's price makes 0.0000045 for each of Stripe's units")],
         ),
     ];
     for (at, (change, expected)) in rows.iter().enumerate() {
@@ -311,15 +345,36 @@ fn plans_are_compared_as_they_hold_now() {
         meters: [("chime_minutes".to_owned(), terms("1000", Some(price), ReportMode::Overage))].into(),
         ..world.plans[0].clone()
     };
-    let to_come = version("2026-12-01T00:00:00Z", "0.009");
     let since = version("2026-11-22T00:00:00Z", "0.008");
-    world.plans.push(to_come);
-    assert!(lines(&world)[1].fault.is_none());
     world.plans.push(since);
+    assert_eq!(lines(&world).len(), 2, "what held before is not compared: {:?}", lines(&world));
     assert!(lines(&world)[1].fault.as_ref().unwrap().contains("makes 0.0008 for"));
     world.plans.push(Plan { name: "team".into(), currency: "EUR".parse().unwrap(), ..world.plans[0].clone() });
     let faults: Vec<String> = lines(&world).into_iter().filter(|l| l.fault.is_some()).map(|l| l.what).collect();
     assert_eq!(faults, [PRICE, "price of chime_minutes in plan team"]);
+}
+
+#[test]
+fn versions_to_come_are_compared_too_and_say_from_when() {
+    let mut world = world();
+    let version = |from: &str, price: &str, report| Plan {
+        effective_from: from.parse().unwrap(),
+        meters: [("chime_minutes".to_owned(), terms("1000", Some(price), report))].into(),
+        ..world.plans[0].clone()
+    };
+    let (dearer, silent) = (
+        version("2026-12-01T00:00:00Z", "0.009", ReportMode::Overage),
+        version("2027-01-01T00:00:00Z", "0.009", ReportMode::None),
+    );
+    world.plans.extend([dearer, silent]);
+    let faults: Vec<CheckLine> = lines(&world).into_iter().filter(|l| l.fault.is_some()).collect();
+    let [dearer, silent] = &faults[..] else { panic!("two faults: {faults:?}") };
+    assert_eq!(dearer.what, format!("{PRICE} from 2026-12-01T00:00:00Z"));
+    assert!(dearer.fault.as_ref().unwrap().contains("makes 0.0009 for each"), "{dearer:?}");
+    assert_eq!(silent.what, format!("{PRICE} from 2027-01-01T00:00:00Z"));
+    assert_eq!(silent.found, "billed nowhere");
+    another_price(&mut world, "price_2", "USD", Some("0.0009"));
+    assert_eq!(lines(&world).iter().filter(|l| l.fault.is_some()).count(), 1, "{:?}", lines(&world));
 }
 
 #[test]

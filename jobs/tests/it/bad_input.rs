@@ -456,5 +456,5 @@ async fn many_processes_may_migrate_at_once() {
     for one in all.collect::<Vec<_>>() {
         applied += one.await.unwrap().unwrap().len();
     }
-    assert_eq!(i64::try_from(applied).unwrap(), books::newest_schema_version());
+    assert_eq!(i64::try_from(applied).unwrap(), books::newest_schema_version(), "each once");
 }

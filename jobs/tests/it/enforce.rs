@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use books::limits::budget::BudgetChange;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
-use books::limits::plan::{Applied, Plan, PlanError, Terms};
+use books::limits::plan::{Applied, Plan, PlanError, ReportMode, Terms};
 use jiff::{SignedDuration, Timestamp};
 use jobs::context::{Context, EnforcementSettings, OnStale};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, enforce};
@@ -26,7 +26,7 @@ fn plan(name: &str, from: &str, chime: (&str, Option<&str>)) -> Plan {
     let terms = |included: &str, price: Option<&str>| Terms {
         included: included.parse().unwrap(),
         price: price.map(|p| p.parse().unwrap()),
-        report: Default::default(),
+        report: if price.is_some() { ReportMode::Overage } else { ReportMode::None },
     };
     Plan {
         name: name.into(),

@@ -48,7 +48,8 @@ fn month_start(year: i64, month: i64) -> i64 {
 #[derive(Clone, Debug)]
 struct Sub {
     id: String,
-    anchor: i64,
+    /// Every anchor, each from itself on.
+    anchors: Vec<i64>,
     started: i64,
     ended: Option<i64>,
 }
@@ -58,14 +59,15 @@ impl Sub {
         self.started <= t && self.ended.is_none_or(|e| t < e)
     }
 
-    /// Every boundary that the anchor makes in 2023 to 2025.
-    fn boundaries(&self) -> Vec<i64> {
+    /// Every boundary in 2023 to 2025 that the anchor of an instant makes, and the next anchors.
+    fn boundaries(&self, t: i64) -> Vec<i64> {
         let months: Vec<(i64, i64)> = (2023..2026).flat_map(|y| (1..=12).map(move |m| (y, m))).collect();
-        let own = months.iter().rfind(|(y, m)| month_start(*y, *m) <= self.anchor).unwrap();
-        let into = self.anchor - month_start(own.0, own.1);
+        let anchor = *self.anchors.iter().rfind(|a| **a <= t).unwrap();
+        let own = months.iter().rfind(|(y, m)| month_start(*y, *m) <= anchor).unwrap();
+        let into = anchor - month_start(own.0, own.1);
         let (day, second) = (into / DAY, into % DAY);
         let at = |(y, m): &(i64, i64)| month_start(*y, *m) + day.min(month_length(*y, *m) - 1) * DAY + second;
-        months.iter().map(at).collect()
+        months.iter().map(at).chain(self.anchors.iter().copied()).collect()
     }
 }
 
@@ -77,7 +79,7 @@ fn governing(subs: &[Sub], t: i64) -> Option<&Sub> {
 fn naive_end(subs: &[Sub], start: i64) -> i64 {
     let mut found = vec![];
     match governing(subs, start) {
-        Some(s) => found.extend(s.boundaries().into_iter().chain(s.ended)),
+        Some(s) => found.extend(s.boundaries(start).into_iter().chain(s.ended)),
         None => found.extend((2023..2026).flat_map(|y| (1..=12).map(move |m| month_start(y, m)))),
     }
     found.extend(subs.iter().map(|s| s.started));
@@ -152,7 +154,8 @@ fn events(dice: &mut Dice, begin: i64, end: i64) -> Vec<(i64, Event)> {
             t += 1 + dice.below(6 * DAY);
             events.push((t, Event::Take(customer)));
         }
-        let sub = |n: usize, t: i64| Sub { id: format!("sub {customer} {n}"), anchor: t, started: t, ended: None };
+        let sub =
+            |n: usize, t: i64| Sub { id: format!("sub {customer} {n}"), anchors: vec![t], started: t, ended: None };
         // three customers never subscribe; the others are anchored on every day of December 2023
         if customer >= 31 {
             continue;
@@ -171,7 +174,7 @@ fn events(dice: &mut Dice, begin: i64, end: i64) -> Vec<(i64, Event)> {
             // another anchor from then on
             2 => {
                 let anchor = started + (40 + dice.below(200)) * DAY + dice.below(DAY);
-                events.push((anchor, Event::Subscribe(customer, Sub { anchor, ..first })));
+                events.push((anchor, Event::Subscribe(customer, Sub { anchors: vec![started, anchor], ..first })));
             }
             // another subscription beside the first one
             3 => {
@@ -235,7 +238,7 @@ async fn simulate(seed: u64) {
                     let status = if s.ended.is_some() { "canceled" } else { "active" };
                     let sql = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at) \
                                VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET anchor_at = ?4, ended_at = ?6, status = ?3";
-                    Ok(c.execute(sql, params![s.id, name, status, s.anchor, s.started, s.ended]).await?)
+                    Ok(c.execute(sql, params![s.id, name, status, *s.anchors.last().unwrap(), s.started, s.ended]).await?)
                 });
                 write.await.unwrap();
                 models[who].subs.retain(|known| known.id != sub.id);
