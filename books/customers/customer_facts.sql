@@ -4,7 +4,7 @@ SELECT c.id, c.status, c.plan,
        (SELECT CASE WHEN s.ended_at <= ?2 THEN 'canceled' ELSE s.status END FROM subscriptions s
         WHERE s.customer = c.id AND s.started_at <= ?2 AND s.status NOT IN ('incomplete', 'incomplete_expired')
         ORDER BY s.status = 'canceled' OR coalesce(s.ended_at <= ?2, 0), s.started_at DESC, s.id DESC LIMIT 1),
-       p.starts_at, p.ends_at, p.first_day, p.last_day
+       p.starts_at, p.ends_at, p.first_day, p.last_day, p.planned_last_day, p.month_days
 FROM json_each(?1) j
 JOIN customers c ON c.id = j.value
 LEFT JOIN billing_periods p ON p.customer = c.id AND p.starts_at =

@@ -5,10 +5,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
+use serde_json::json;
 
+use crate::limits::rating::{PeriodDays, StretchUsage};
+use crate::limits::terms::TermsHistory;
+use crate::limits::terms_history;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows, json, sum_of};
+use crate::store::rows::{self, first_row, insert_rows, sum_of};
 use crate::units::calendar::{Day, PeriodError, instant};
 use crate::units::quantity::Quantity;
 
@@ -225,6 +229,14 @@ pub struct CustomerFacts {
     pub budgets: BTreeMap<String, OverageBudget>,
     /// Booked usage of the period, by meter.
     pub usage: BTreeMap<String, Quantity>,
+    /// Every plan that the customer had.
+    pub history: TermsHistory,
+    /// Usage by stretch of the history, if there is more than one in the period.
+    pub stretches: StretchUsage,
+    /// What was used in advance before the period, by meter.
+    pub advance: BTreeMap<String, Quantity>,
+    /// TURN periods that are over, the newest of them, in order.
+    pub turn_before: Vec<TurnBefore>,
     /// The stored decisions, by meter.
     pub decided: BTreeMap<String, Entitlement>,
 }
@@ -241,9 +253,7 @@ pub struct OverageBudget {
 pub struct CurrentPeriod {
     pub start: i64,
     pub end: i64,
-    /// First day and last day.
-    pub first_day: String,
-    pub last_day: String,
+    pub days: PeriodDays,
 }
 
 /// Usage of a period, by meter.
@@ -253,10 +263,19 @@ pub struct PeriodUsage {
     pub usage: BTreeMap<String, Quantity>,
 }
 
+/// A TURN period that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnBefore {
+    pub starts_at: i64,
+    pub ends_at: i64,
+    pub used: i64,
+}
+
 /// An open TURN period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TurnRow {
     pub starts_at: i64,
+    pub ends_at: i64,
     pub used: i64,
     /// Where the backend must stop; none = nowhere.
     pub allowed_until: Option<i64>,
@@ -327,27 +346,29 @@ pub async fn load_facts(
     ids: &[String],
     now: i64,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let ids = json(&ids)?;
+    let ids = rows::json(&ids)?;
     let mut found: BTreeMap<String, CustomerFacts> = BTreeMap::new();
     let mut rows = c.query(include_str!("../customers/customer_facts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let period = match row.get::<Option<i64>>(4)? {
             Some(start) => {
-                Some(CurrentPeriod { start, end: row.get(5)?, first_day: row.get(6)?, last_day: row.get(7)? })
+                let days = PeriodDays::read(start, &row, 6)?;
+                Some(CurrentPeriod { start, end: row.get(5)?, days })
             }
             None => None,
         };
         found.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
     }
-    let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason FROM json_each(?1) j \
+    let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason, t.ends_at FROM json_each(?1) j \
                JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
     let mut rows = c.query(sql, params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
         let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        facts.turn.push(TurnRow { starts_at, used, allowed_until, reason });
+        facts.turn.push(TurnRow { starts_at, ends_at: row.get(5)?, used, allowed_until, reason });
     }
+    load_grants(c, &ids, &mut found, now).await?;
     let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
                JOIN overage_budgets b ON b.customer = j.value";
     let mut rows = c.query(sql, params![ids.clone()]).await?;
@@ -365,6 +386,63 @@ pub async fn load_facts(
     Ok(found)
 }
 
+/// Loads what decides how much of the included amounts is left: plan history, and what was used in
+/// advance.
+async fn load_grants(
+    c: &Connection,
+    ids: &str,
+    found: &mut BTreeMap<String, CustomerFacts>,
+    now: i64,
+) -> Result<(), BooksError> {
+    for (customer, history) in terms_history::load(c, ids).await? {
+        if let Some(facts) = found.get_mut(&customer) {
+            // budgets do not change what is included
+            facts.history = TermsHistory { budgets: vec![], ..history };
+        }
+    }
+    let mut days = vec![];
+    for (customer, facts) in &*found {
+        let Some(period) = &facts.period else { continue };
+        let stretches = facts.history.stretches(period.days.first, period.days.last);
+        if stretches.len() > 1 {
+            days.extend(stretches.iter().map(|s| json!({ "customer": customer, "first": s.first, "last": s.last })));
+        }
+    }
+    if !days.is_empty() {
+        let sql = "SELECT u.customer, u.meter, j.value ->> 'first', sum(u.quantity / 10000000000) || ' ' || sum(u.quantity % 10000000000) \
+                   FROM json_each(?1) j JOIN usage_days u ON u.customer = j.value ->> 'customer' \
+                   AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2, 3";
+        let mut rows = c.query(sql, params![rows::json(&days)?]).await?;
+        while let Some(row) = rows.next().await? {
+            let first: String = row.get(2)?;
+            let first = first.parse().map_err(|e: PeriodError| BooksError::Integrity(e.to_string()))?;
+            let used = sum_of(&row.get::<String>(3)?)?;
+            if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
+                facts.stretches.insert((row.get(1)?, first), used);
+            }
+        }
+    }
+    let sql = "SELECT t.customer, t.meter, t.advance FROM json_each(?1) j JOIN billing_targets t ON t.customer = j.value \
+               WHERE t.advance > 0 AND t.period_end = (SELECT starts_at FROM billing_periods p WHERE p.customer = t.customer \
+                 AND p.starts_at <= ?2 ORDER BY p.starts_at DESC LIMIT 1)";
+    let mut rows = c.query(sql, params![ids, now]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
+            facts.advance.insert(row.get(1)?, scaled(row.get(2)?));
+        }
+    }
+    let sql = "SELECT t.customer, t.starts_at, t.ends_at, t.used FROM json_each(?1) j JOIN turn_periods t ON t.customer = j.value \
+               WHERE t.ends_at <= ?2 AND t.ends_at > ?2 - 366 * 86400 ORDER BY 1, 2";
+    let mut rows = c.query(sql, params![ids, now]).await?;
+    while let Some(row) = rows.next().await? {
+        if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
+            let (starts_at, ends_at, used) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            facts.turn_before.push(TurnBefore { starts_at, ends_at, used });
+        }
+    }
+    Ok(())
+}
+
 /// Adds the usage of the customers' current periods, for each of `meters`.
 pub async fn add_usage(
     c: &Connection,
@@ -376,7 +454,8 @@ pub async fn add_usage(
     if customers.is_empty() {
         return Ok(());
     }
-    let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
+    let mut rows =
+        c.query(include_str!("period_usage.sql"), params![rows::json(&customers)?, rows::json(&meters)?, now]).await?;
     while let Some(row) = rows.next().await? {
         let Some(used) = row.get::<Option<String>>(2)? else { continue };
         let Some(customer) = facts.get_mut(&row.get::<String>(0)?) else { continue };
@@ -439,7 +518,7 @@ pub async fn remove(c: &Connection, gone: &[ObsoleteEntitlement<'_>]) -> Result<
     }
     let sql = "DELETE FROM entitlements WHERE (customer, meter) IN \
                (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
-    c.execute(sql, params![json(&gone)?]).await?;
+    c.execute(sql, params![rows::json(&gone)?]).await?;
     Ok(())
 }
 
@@ -462,7 +541,7 @@ pub async fn store_turn_limits(c: &Connection, limits: &[TurnLimit<'_>]) -> Resu
     let sql = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
                FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
                AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
-    c.execute(sql, params![json(&limits)?]).await?;
+    c.execute(sql, params![rows::json(&limits)?]).await?;
     Ok(())
 }
 

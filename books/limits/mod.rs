@@ -2,7 +2,8 @@
 //! made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
-//! `entitlement_changes` and `notifications`. **Does not own** how a decision is made
+//! `entitlement_changes`, `customer_plans`
+//! and `notifications`. **Does not own** how a decision is made
 //! (`jobs/enforce_budgets`), nor how a notification is sent (`jobs/deliver_notifications.rs`).
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
@@ -15,3 +16,4 @@ pub mod notification;
 pub mod plan;
 pub mod rating;
 pub mod terms;
+pub mod terms_history;

@@ -16,8 +16,11 @@
 
 use std::collections::BTreeMap;
 
+use libsql::Row;
+
 use crate::limits::plan::{Plan, Plans, ReportMode, Terms};
 use crate::limits::terms::{Caps, Stretch, TermsHistory};
+use crate::store::error::BooksError;
 use crate::units::calendar::Day;
 use crate::units::money::{Cost, Currency};
 use crate::units::quantity::Quantity;
@@ -44,6 +47,20 @@ pub struct PeriodDays {
     pub month_days: i64,
 }
 
+impl PeriodDays {
+    /// Reads first day, last day, planned last day and month's days from column `at` on. The last
+    /// two are null until `roll_periods` has computed them.
+    pub(crate) fn read(start: i64, row: &Row, at: i32) -> Result<Self, BooksError> {
+        let day =
+            |text: String| text.parse::<Day>().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")));
+        let (first, last) = (day(row.get(at)?)?, day(row.get(at + 1)?)?);
+        let planned_last = row.get::<Option<String>>(at + 2)?.map(day).transpose()?.unwrap_or(last);
+        let all = Stretch { first, last }.days();
+        let month_days = row.get::<Option<i64>>(at + 3)?.unwrap_or(all);
+        Ok(Self { start, first, last, planned_last, month_days })
+    }
+}
+
 /// What a customer agreed to, for one run of rating.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreement<'a> {
@@ -64,6 +81,10 @@ pub struct Rated {
     pub reported: Quantity,
     /// What was used in advance of the days that are over; it is taken off the next grant.
     pub advance: Quantity,
+    /// The usage of the period up to which the last stretch is within the plan.
+    pub included_until: Quantity,
+    /// What was beyond the plan before the last stretch.
+    pub beyond_before: Quantity,
     pub billable_cost: Cost,
     pub house_cost: Cost,
     /// The plan at the end of the period, and its currency.
@@ -174,6 +195,8 @@ struct MeterRating<'a> {
     /// Included amounts of the days so far, each times its days.
     earned: i128,
     month_days: i128,
+    /// What is beyond the plan so far.
+    beyond: Quantity,
     rated: Rated,
 }
 
@@ -189,12 +212,22 @@ impl<'a> MeterRating<'a> {
             not_priced: zero,
             reported: zero,
             advance: zero,
+            included_until: zero,
+            beyond_before: zero,
             billable_cost: Cost::ZERO,
             house_cost: Cost::ZERO,
             plan: plan.name.clone(),
             currency: plan.currency,
         };
-        Self { meter, usage: net(usage), advance, earned: 0, month_days: i128::from(month_days.max(1)), rated }
+        Self {
+            meter,
+            usage: net(usage),
+            advance,
+            earned: 0,
+            month_days: i128::from(month_days.max(1)),
+            beyond: zero,
+            rated,
+        }
     }
 
     fn add(&mut self, at: usize, stretch: &TermedStretch<'_>, period: PeriodDays, spent: &mut Cost) {
@@ -217,7 +250,10 @@ impl<'a> MeterRating<'a> {
         // below 0 only if AWS took back more than it had billed in the whole period
         let within = used.min(left);
         let beyond = used - within;
+        self.rated.included_until = self.rated.within + self.beyond + left;
+        self.rated.beyond_before = self.beyond;
         self.rated.within += within;
+        self.beyond += beyond;
         let price = terms.and_then(|terms| terms.billed_price(self.meter));
         match (report, price) {
             (ReportMode::None, _) => self.rated.not_priced += beyond,

@@ -6,7 +6,8 @@ use libsql::{Connection, params};
 use serde::Serialize;
 
 use crate::limits::rating::{PeriodDays, StretchUsage};
-use crate::limits::terms::{BudgetFrom, PlanFrom, TermsHistory};
+use crate::limits::terms::TermsHistory;
+use crate::limits::terms_history;
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::billing_target::{StoredTarget, UsageParts};
@@ -160,16 +161,17 @@ pub async fn load(
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            let (first, last) = (day(row.get(4)?)?, day(row.get(5)?)?);
-            let planned_last = row.get::<Option<String>>(6)?.map(day).transpose()?.unwrap_or(last);
-            let all = i64::from(last.epoch()) - i64::from(first.epoch()) + 1;
-            let month_days = row.get::<Option<i64>>(7)?.unwrap_or(all);
-            let days = PeriodDays { start, first, last, planned_last, month_days };
+            let days = PeriodDays::read(start, &row, 4)?;
             due.periods.push(DuePeriod { start, end, covered_until: row.get(8)?, subscription, days });
         }
     }
     load_subscriptions(c, &asked, &mut found).await?;
-    load_history(c, &asked, &mut found).await?;
+    let ids: Vec<&String> = found.keys().collect();
+    for (customer, history) in terms_history::load(c, &json(&ids)?).await? {
+        if let Some(due) = found.get_mut(&customer) {
+            due.history = history;
+        }
+    }
     for (customer, meter) in restoration::waiting(c, asked, meters, now, grace).await? {
         if let Some(due) = found.get_mut(&customer) {
             due.restored.insert(meter);
@@ -214,31 +216,6 @@ async fn load_subscriptions(
 
 fn day(text: String) -> Result<Day, BooksError> {
     text.parse().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")))
-}
-
-async fn load_history(
-    c: &Connection,
-    asked: &str,
-    found: &mut BTreeMap<String, DueCustomer>,
-) -> Result<(), BooksError> {
-    let sql = "SELECT p.customer, p.from_at, p.plan FROM json_each(?1) j JOIN customer_plans p ON p.customer = j.value ->> 'customer' \
-               ORDER BY p.customer, p.from_at, p.seq";
-    let mut rows = c.query(sql, params![asked]).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.history.plans.push(PlanFrom { from: row.get(1)?, plan: row.get(2)? });
-        }
-    }
-    let sql = "SELECT b.customer, b.set_at, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
-               JOIN overage_budget_changes b ON b.customer = j.value ->> 'customer' ORDER BY b.customer, b.set_at, b.seq";
-    let mut rows = c.query(sql, params![asked]).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            let (from, meter, amount_minor, currency) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-            due.history.budgets.push(BudgetFrom { from, meter, amount_minor, currency });
-        }
-    }
-    Ok(())
 }
 
 async fn load_sums(

@@ -33,15 +33,27 @@ pub struct MeterCase<'a> {
     pub meter: &'a str,
     /// None = the meter is not part of the plan.
     pub terms: Option<Terms>,
+    /// The usage of the period up to which it is included, and what was beyond that before: a plan
+    /// that was changed in the period, or a cut month, includes another amount than the plan says.
+    pub grant: Grant,
     /// Usage of the period.
     pub used: Quantity,
     /// What its own overage may cost, in minor units; none = no such budget is set.
     pub budget: Option<i64>,
 }
 
+/// What is included in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The usage up to which it is included.
+    pub until: Quantity,
+    /// Of that, what was beyond the plan when it was used.
+    pub beyond_before: Quantity,
+}
+
 impl MeterCase<'_> {
     fn included(&self) -> Quantity {
-        self.terms.map_or(Quantity::ZERO, |t| t.included)
+        self.grant.until
     }
 
     /// Usage, at least 0: when AWS takes back more than it billed in the period, the rest is no
@@ -56,7 +68,12 @@ impl MeterCase<'_> {
 
     fn cost(&self) -> Cost {
         let over = (self.used - self.included()).max(Quantity::ZERO);
-        self.price().map_or(Cost::ZERO, |price| Cost::of(over, price))
+        self.price().map_or(Cost::ZERO, |price| Cost::of(over + self.grant.beyond_before, price))
+    }
+
+    /// The cost of what was beyond the plan before.
+    fn cost_before(&self) -> Cost {
+        self.price().map_or(Cost::ZERO, |price| Cost::of(self.grant.beyond_before, price))
     }
 }
 
@@ -106,8 +123,10 @@ fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Optio
         return (Some(Quantity::ZERO), reason);
     }
     let Some(currency) = case.currency else { return (Some(Quantity::ZERO), Reason::UnknownPlan) };
-    let Some(terms) = meter.terms else { return (Some(Quantity::ZERO), Reason::NotInPlan) };
-    let included = |reason| (Some(terms.included), reason);
+    if meter.terms.is_none() {
+        return (Some(Quantity::ZERO), Reason::NotInPlan);
+    }
+    let included = |reason| (Some(meter.included()), reason);
     let Some(price) = meter.price() else { return included(Reason::IncludedUsed) };
     if case.payment == PaymentStatus::PastDue {
         return included(Reason::PastDue);
@@ -129,8 +148,8 @@ fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Optio
             if of(own) < left { (of(own), Reason::MeterBudgetSpent) } else { (left, Reason::BudgetSpent) }
         }
     };
-    match price.quantity_for(room.0) {
-        Some(beyond) => (Some(terms.included + beyond), room.1),
+    match price.quantity_for(room.0.less(meter.cost_before())) {
+        Some(beyond) => (Some(meter.included() + beyond), room.1),
         None => (None, room.1),
     }
 }

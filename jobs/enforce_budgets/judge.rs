@@ -1,15 +1,19 @@
 //! From the facts about a customer to a judgement: what may be used, and what differs from what is
 //! stored. Only [`RunInputs::load`] reads anything; [`judge`] is pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::decide::{CustomerCase, CustomerDecision, MeterCase, MeterDecision, decide};
+use super::decide::{CustomerCase, CustomerDecision, Grant, MeterCase, MeterDecision, decide};
 use crate::context::{Context, OnStale};
 use crate::job::Mode;
-use books::limits::entitlement::{CurrentPeriod, CustomerFacts, Entitlement, Freshness, PaymentStatus, storable};
+use books::customers::billing_period;
+use books::limits::entitlement::{
+    CurrentPeriod, CustomerFacts, Entitlement, Freshness, PaymentStatus, TurnRow, storable,
+};
 use books::limits::plan::{Plan, Plans, TURN};
+use books::limits::rating::{Agreement, OverageBilling, StretchUsage, rate};
 use books::store::error::BooksError;
 use books::units::calendar::instant;
 use books::units::money::Cost;
@@ -124,7 +128,7 @@ pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -
         meter => facts.usage.get(meter).copied().unwrap_or_default(),
     };
     let meters = inputs.meters_of(plan);
-    let case = of.case(plan, &meters, used);
+    let case = of.case(plan, &meters, &of.grants(plan, current_turn), used);
     let decided = decide(&case);
     Some(Judgement {
         entitlements: of.entitlements(&case, &decided),
@@ -144,16 +148,41 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn case<'m>(&self, plan: Option<&Plan>, meters: &[&'m str], used: impl Fn(&str) -> Quantity) -> CustomerCase<'m> {
+    /// What is included in the current period, where it differs from the plan.
+    fn grants(&self, plan: Option<&Plan>, turn: Option<&TurnRow>) -> BTreeMap<String, Grant> {
+        let facts = self.facts;
+        let mut grants: BTreeMap<String, Grant> = BTreeMap::new();
+        let days = self.period.days;
+        let stretches = facts.history.stretches(days.first, days.last);
+        let single = || facts.usage.iter().map(|(meter, used)| ((meter.clone(), days.first), *used)).collect();
+        let usage: StretchUsage = if stretches.len() > 1 { facts.stretches.clone() } else { single() };
+        let agreement = Agreement { plans: &self.inputs.plans, history: &facts.history, overage: OverageBilling::All };
+        let rated = rate(days, agreement, &self.inputs.meters, &usage, &facts.advance).unwrap_or_default();
+        for (meter, rated) in rated.into_iter().filter(|_| !stretches.is_empty()) {
+            grants.insert(meter, Grant { until: rated.included_until, beyond_before: rated.beyond_before });
+        }
+        if let Some((terms, row)) = plan.and_then(|p| p.meters.get(TURN)).zip(turn) {
+            grants.insert(TURN.to_owned(), Grant { until: turn_grant(terms.included, facts, row), ..Grant::default() });
+        }
+        grants
+    }
+
+    fn case<'m>(
+        &self,
+        plan: Option<&Plan>,
+        meters: &[&'m str],
+        grants: &BTreeMap<String, Grant>,
+        used: impl Fn(&str) -> Quantity,
+    ) -> CustomerCase<'m> {
         let facts = self.facts;
         let currency = plan.map(|p| p.currency);
         let other = |code: &String| currency.is_some_and(|c| c.to_string() != *code);
         let budget = |meter: &str| facts.budgets.get(meter).map(|b| b.amount_minor);
-        let meter = |meter: &&'m str| MeterCase {
-            meter,
-            terms: plan.and_then(|p| p.meters.get(*meter).copied()),
-            used: used(meter),
-            budget: budget(meter),
+        let meter = |meter: &&'m str| {
+            let terms = plan.and_then(|p| p.meters.get(*meter).copied());
+            let whole = Grant { until: terms.map_or(Quantity::ZERO, |t| t.included), ..Grant::default() };
+            let grant = grants.get(*meter).copied().unwrap_or(whole);
+            MeterCase { meter, terms, grant, used: used(meter), budget: budget(meter) }
         };
         CustomerCase {
             payment: PaymentStatus::of(&facts.status, facts.subscription.as_deref()),
@@ -203,7 +232,7 @@ impl Subject<'_> {
                 case.meters.iter().zip(&decided.meters).find(|(m, _)| m.meter == TURN).map(|(_, d)| d.clone())
             } else {
                 let plan = self.inputs.plans.at(&self.facts.plan, row.starts_at);
-                decide(&self.case(plan, &[TURN], |_| Quantity::ZERO)).meters.into_iter().next()
+                decide(&self.case(plan, &[TURN], &BTreeMap::new(), |_| Quantity::ZERO)).meters.into_iter().next()
             };
             let Some(MeterDecision { limit, stop, .. }) = decision else { continue };
             let (allowed_until, reason) = (limit.map(whole_units), stop.name());
@@ -213,6 +242,24 @@ impl Subject<'_> {
         }
         changes
     }
+}
+
+/// How many TURN credentials the current period includes: its share of the month, less what earlier
+/// periods used in advance of their time.
+fn turn_grant(included: Quantity, facts: &CustomerFacts, current: &TurnRow) -> Quantity {
+    let mut advance = Quantity::ZERO;
+    for before in &facts.turn_before {
+        let used = Quantity::from_scaled(i128::from(before.used) * UNIT);
+        advance = (advance + used - month_share(included, before.starts_at, before.ends_at)).max(Quantity::ZERO);
+    }
+    (month_share(included, current.starts_at, current.ends_at) - advance).max(Quantity::ZERO)
+}
+
+/// The share of a time in an amount for the month that begins with it, at most all of it.
+fn month_share(amount: Quantity, from: i64, to: i64) -> Quantity {
+    let (start, end) = billing_period::month_of(from, from);
+    let (part, whole) = (i128::from(to - from), i128::from((end - start).max(1)));
+    if part >= whole { amount } else { Quantity::from_scaled(amount.scaled() * part / whole) }
 }
 
 /// The number of whole units at which a count reaches a limit.

@@ -10,8 +10,13 @@ fn terms(included: &str, price: Option<&str>) -> Option<Terms> {
     Some(Terms { included: included.parse().unwrap(), price, report: ReportMode::Overage })
 }
 
+/// A whole month under one plan.
+fn grant(terms: Option<Terms>) -> Grant {
+    Grant { until: terms.map_or(Quantity::ZERO, |t| t.included), beyond_before: Quantity::ZERO }
+}
+
 fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'static> {
-    MeterCase { meter: name, terms, used: used.parse().unwrap(), budget: None }
+    MeterCase { meter: name, terms, grant: grant(terms), used: used.parse().unwrap(), budget: None }
 }
 
 fn case(budget: Option<i64>, meters: Vec<MeterCase<'static>>) -> CustomerCase<'static> {
@@ -189,15 +194,14 @@ fn payment_status_is_the_worse_of_customer_and_subscription() {
 fn any_meter() -> impl Strategy<Value = MeterCase<'static>> {
     let report = prop_oneof![4 => Just(ReportMode::Overage), 1 => Just(ReportMode::Total), 1 => Just(ReportMode::None)];
     let numbers = (0..1000_i64, prop::option::of(0..50_000_i64), -100..300_000_i64, prop::option::of(0..5000_i64));
-    (numbers, report).prop_map(|((included, price, used, budget), report)| MeterCase {
-        meter: "m",
-        terms: Some(Terms {
+    (numbers, report).prop_map(|((included, price, used, budget), report)| {
+        let terms = Some(Terms {
             included: Quantity::from_scaled(i128::from(included) * 10_000_000_000),
             price: price.map(|p| rust_decimal::Decimal::new(p, 4).to_string().parse().unwrap()),
             report,
-        }),
-        used: Quantity::from_scaled(i128::from(used) * 100_000_000),
-        budget,
+        });
+        let used = Quantity::from_scaled(i128::from(used) * 100_000_000);
+        MeterCase { meter: "m", terms, grant: grant(terms), used, budget }
     })
 }
 
@@ -205,6 +209,17 @@ fn any_case() -> impl Strategy<Value = CustomerCase<'static>> {
     let payment = prop_oneof![3 => Just(PaymentStatus::Good), 1 => Just(PaymentStatus::PastDue), 1 => Just(PaymentStatus::Canceled)];
     (prop::collection::vec(any_meter(), 1..5), prop::option::of(0..20_000_i64), payment)
         .prop_map(|(meters, budget, payment)| CustomerCase { payment, ..case(budget, meters) })
+}
+
+#[test]
+fn what_was_beyond_an_earlier_plan_has_spent_its_part_of_the_budget() {
+    // 200 of 1,200 were beyond the old plan; the new one includes 2,400 in all, and 5 dollars are 500 more
+    let grant = Grant { until: "2400".parse().unwrap(), beyond_before: "200".parse().unwrap() };
+    let of = |used: &str| MeterCase { grant, ..meter("m", terms("5000", Some("0.01")), used) };
+    let found = decide(&case(Some(500), vec![of("1300")])).meters.remove(0);
+    let spent = Cost::of("200".parse().unwrap(), "0.01".parse().unwrap());
+    assert_eq!((found.reason, found.cost), (Reason::WithinIncluded, spent));
+    assert_eq!(found.limit, Some("2700".parse().unwrap()), "3 dollars are left");
 }
 
 /// The rule in other words, in plain integers: cents × 10⁴ for used in hundredths and prices with

@@ -85,6 +85,11 @@ impl BudgetFixture {
     async fn sign_up(&self, id: &'static str, plan: &'static str) {
         self.context.books.add_customer(id).await.unwrap();
         self.execute(format!("UPDATE customers SET plan = '{plan}', periods_until = NULL WHERE id = '{id}'")).await;
+        // had the plan since October, when the world's clock is
+        let had = format!(
+            "INSERT INTO customer_plans (customer, plan, from_at, set_by) VALUES ('{id}', '{plan}', 0, 'test')"
+        );
+        self.execute(had).await;
         for table in ["turn_periods", "billing_periods"] {
             self.execute(format!("DELETE FROM {table} WHERE customer = '{id}'")).await;
         }

@@ -155,7 +155,7 @@ fn events(dice: &mut Dice, begin: i64, end: i64) -> Vec<(i64, Event)> {
             events.push((t, Event::Take(customer)));
         }
         let sub =
-            |n: usize, t: i64| Sub { id: format!("sub {customer} {n}"), anchors: vec![t], started: t, ended: None };
+            |n: usize, t: i64| Sub { id: format!("sub_{customer}_{n}"), anchors: vec![t], started: t, ended: None };
         // three customers never subscribe; the others are anchored on every day of December 2023
         if customer >= 31 {
             continue;
