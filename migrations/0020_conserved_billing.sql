@@ -72,7 +72,7 @@ END;
 -- What became of the usage of a billing target's period, in 10^-10 units of the meter:
 -- `used` = `within` the plan + `billable` + `house` + `not_priced`. `house` is usage beyond the
 -- overage budget, which the company pays; `not_priced` is usage beyond the plan for which the plan
--- reports nothing to Stripe. `target` is what Stripe is told of it, in Stripe's units. `advance` is
+-- reports nothing to Stripe. `target` is what is reported of it, in Stripe's units. `advance` is
 -- what was used in advance of the months that are over: it is taken off the next included amount.
 ALTER TABLE billing_targets ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN within INTEGER NOT NULL DEFAULT 0;
@@ -88,8 +88,8 @@ ALTER TABLE billing_targets ADD COLUMN currency TEXT NOT NULL DEFAULT '';
 -- Bill, ledger and Stripe beside each other, for each billing period and each meter that a plan,
 -- the ledger or Stripe knows. `bill` and `ledger` are sums of usage in units and a rest of 10^-10
 -- units. `events` are sums of the values of the events for usage of the period, by what became of
--- them; an event on no invoice is in none. `accepted_on_invoice` counts the events on the invoice of
--- the period, whichever period their usage was in. `used` to `currency` are those of the billing target.
+-- them; an event on no invoice is in none. `accepted_on_invoice` counts the events on the period's
+-- invoice, whichever period their usage was in. `used` to `currency` are the billing target's.
 DROP VIEW stripe_comparison;
 CREATE VIEW stripe_comparison AS
 SELECT p.customer, m.meter, p.starts_at AS period_start, p.ends_at AS period_end, p.subscription IS NOT NULL AS billed,

@@ -1,5 +1,5 @@
--- A total is read from the Stripe customer that the period's subscription belongs to: an event of it
--- is on that customer's invoice, whatever the customer's Stripe id is now.
+-- A total is read from the Stripe customer that the period's subscription belongs to: its events
+-- are on that customer's invoice, whatever the customer's Stripe id is now.
 DROP VIEW readable_totals;
 -- Billing targets whose total can be read at Stripe, and from which Stripe customer: an unconfirmed
 -- event is looked for where it was sent, whatever the customer's Stripe id is now. `was_sent`: an

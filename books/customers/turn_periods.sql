@@ -1,4 +1,5 @@
--- ?1 a JSON array of customers. The open TURN periods of each in order, after the newest closed one.
+-- ?1 a JSON array of customers. The open TURN periods of each in order, after the newest that is
+-- closed.
 SELECT t.customer, t.starts_at, t.ends_at, t.closed_at, t.used, t.refused, t.allowed_until
 FROM json_each(?1) j
 JOIN turn_periods t ON t.customer = j.value

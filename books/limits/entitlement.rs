@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
-use serde_json::json;
 
+use crate::limits::grants;
 use crate::limits::rating::{PeriodDays, StretchUsage};
 use crate::limits::terms::TermsHistory;
-use crate::limits::terms_history;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{self, first_row, insert_rows, sum_of};
+use crate::store::rows::{first_row, insert_rows, json, sum_of};
 use crate::units::calendar::{Day, PeriodError, instant};
 use crate::units::quantity::Quantity;
 
@@ -346,7 +345,7 @@ pub async fn load_facts(
     ids: &[String],
     now: i64,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let ids = rows::json(&ids)?;
+    let ids = json(&ids)?;
     let mut found: BTreeMap<String, CustomerFacts> = BTreeMap::new();
     let mut rows = c.query(include_str!("../customers/customer_facts.sql"), params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
@@ -368,7 +367,7 @@ pub async fn load_facts(
         let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
         facts.turn.push(TurnRow { starts_at, ends_at: row.get(5)?, used, allowed_until, reason });
     }
-    load_grants(c, &ids, &mut found, now).await?;
+    grants::load(c, &ids, &mut found, now).await?;
     let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
                JOIN overage_budgets b ON b.customer = j.value";
     let mut rows = c.query(sql, params![ids.clone()]).await?;
@@ -386,63 +385,6 @@ pub async fn load_facts(
     Ok(found)
 }
 
-/// Loads what decides how much of the included amounts is left: plan history, and what was used in
-/// advance.
-async fn load_grants(
-    c: &Connection,
-    ids: &str,
-    found: &mut BTreeMap<String, CustomerFacts>,
-    now: i64,
-) -> Result<(), BooksError> {
-    for (customer, history) in terms_history::load(c, ids).await? {
-        if let Some(facts) = found.get_mut(&customer) {
-            // budgets do not change what is included
-            facts.history = TermsHistory { budgets: vec![], ..history };
-        }
-    }
-    let mut days = vec![];
-    for (customer, facts) in &*found {
-        let Some(period) = &facts.period else { continue };
-        let stretches = facts.history.stretches(period.days.first, period.days.last);
-        if stretches.len() > 1 {
-            days.extend(stretches.iter().map(|s| json!({ "customer": customer, "first": s.first, "last": s.last })));
-        }
-    }
-    if !days.is_empty() {
-        let sql = "SELECT u.customer, u.meter, j.value ->> 'first', sum(u.quantity / 10000000000) || ' ' || sum(u.quantity % 10000000000) \
-                   FROM json_each(?1) j JOIN usage_days u ON u.customer = j.value ->> 'customer' \
-                   AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2, 3";
-        let mut rows = c.query(sql, params![rows::json(&days)?]).await?;
-        while let Some(row) = rows.next().await? {
-            let first: String = row.get(2)?;
-            let first = first.parse().map_err(|e: PeriodError| BooksError::Integrity(e.to_string()))?;
-            let used = sum_of(&row.get::<String>(3)?)?;
-            if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
-                facts.stretches.insert((row.get(1)?, first), used);
-            }
-        }
-    }
-    let sql = "SELECT t.customer, t.meter, t.advance FROM json_each(?1) j JOIN billing_targets t ON t.customer = j.value \
-               WHERE t.advance > 0 AND t.period_end = (SELECT starts_at FROM billing_periods p WHERE p.customer = t.customer \
-                 AND p.starts_at <= ?2 ORDER BY p.starts_at DESC LIMIT 1)";
-    let mut rows = c.query(sql, params![ids, now]).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
-            facts.advance.insert(row.get(1)?, scaled(row.get(2)?));
-        }
-    }
-    let sql = "SELECT t.customer, t.starts_at, t.ends_at, t.used FROM json_each(?1) j JOIN turn_periods t ON t.customer = j.value \
-               WHERE t.ends_at <= ?2 AND t.ends_at > ?2 - 366 * 86400 ORDER BY 1, 2";
-    let mut rows = c.query(sql, params![ids, now]).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
-            let (starts_at, ends_at, used) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            facts.turn_before.push(TurnBefore { starts_at, ends_at, used });
-        }
-    }
-    Ok(())
-}
-
 /// Adds the usage of the customers' current periods, for each of `meters`.
 pub async fn add_usage(
     c: &Connection,
@@ -454,8 +396,7 @@ pub async fn add_usage(
     if customers.is_empty() {
         return Ok(());
     }
-    let mut rows =
-        c.query(include_str!("period_usage.sql"), params![rows::json(&customers)?, rows::json(&meters)?, now]).await?;
+    let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
     while let Some(row) = rows.next().await? {
         let Some(used) = row.get::<Option<String>>(2)? else { continue };
         let Some(customer) = facts.get_mut(&row.get::<String>(0)?) else { continue };
@@ -518,7 +459,7 @@ pub async fn remove(c: &Connection, gone: &[ObsoleteEntitlement<'_>]) -> Result<
     }
     let sql = "DELETE FROM entitlements WHERE (customer, meter) IN \
                (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
-    c.execute(sql, params![rows::json(&gone)?]).await?;
+    c.execute(sql, params![json(&gone)?]).await?;
     Ok(())
 }
 
@@ -541,7 +482,7 @@ pub async fn store_turn_limits(c: &Connection, limits: &[TurnLimit<'_>]) -> Resu
     let sql = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
                FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
                AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
-    c.execute(sql, params![rows::json(&limits)?]).await?;
+    c.execute(sql, params![json(&limits)?]).await?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! What a customer may use, and what becomes of what was used: plans, overage budgets, the decisions
-//! made from them, and the notifications to the web backend.
+//! What a customer may use, and what becomes of what was used: plans, overage budgets, the
+//! decisions made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
 //! `entitlement_changes`, `customer_plans`
@@ -12,6 +12,7 @@
 
 pub mod budget;
 pub mod entitlement;
+mod grants;
 pub mod notification;
 pub mod plan;
 pub mod rating;

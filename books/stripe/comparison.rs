@@ -116,7 +116,7 @@ impl ComparedPeriod {
         let UsageParts { used, within, billable, house, not_priced, .. } = self.parts;
         let discarded = units(self.events.discarded, per_unit);
         let to_send = self.target - self.events.accepted - self.events.discarded;
-        // Stripe's tiers charge the last units: what is still to be sent of an included amount is free
+        // Stripe's tiers charge the last units: what is to be sent of an included amount is free
         let to_send = units(to_send, per_unit).min(scaled(billable));
         // booked since the last planning
         let unplanned = self.bill - scaled(used);

@@ -32,11 +32,8 @@ pub struct DueCustomer {
     /// Periods that have begun and may have changed, ordered by start.
     pub periods: Vec<DuePeriod>,
     pub subscriptions: BTreeMap<String, DueSubscription>,
-    /// How many living items of a Stripe customer carry a meter, by both of Stripe's ids. Stripe
-    /// bills the usage as often.
-    pub living_items: BTreeMap<(String, String), u64>,
-    /// Currency of each subscription item, by subscription and Stripe's id of the meter.
-    pub items: BTreeMap<(String, String), String>,
+    /// Subscription items, by subscription and Stripe's id of the meter.
+    pub items: BTreeMap<(String, String), DueItems>,
     /// Usage by meter and first day of each stretch of the history in a period.
     pub usage: StretchUsage,
     /// Stored billing targets, by meter and start of the period; also the one before the first
@@ -56,6 +53,16 @@ pub struct DueSubscription {
     pub status: String,
     /// The Stripe customer that it belongs to, to whom its events must go.
     pub stripe_customer: Option<String>,
+    pub started: i64,
+    pub ended: Option<i64>,
+}
+
+/// The items of one subscription that carry one meter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueItems {
+    /// The currency of the first one.
+    pub currency: String,
+    pub count: u64,
 }
 
 /// A billing period of a due customer. Instants are seconds since 1970.
@@ -186,29 +193,22 @@ async fn load_subscriptions(
     asked: &str,
     found: &mut BTreeMap<String, DueCustomer>,
 ) -> Result<(), BooksError> {
-    let sql = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id) FROM json_each(?1) j \
+    let sql = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, s.ended_at FROM json_each(?1) j \
                JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.subscriptions
-                .insert(row.get(1)?, DueSubscription { status: row.get(2)?, stripe_customer: row.get(3)? });
+            let (status, stripe_customer) = (row.get(2)?, row.get(3)?);
+            let (started, ended) = (row.get(4)?, row.get(5)?);
+            due.subscriptions.insert(row.get(1)?, DueSubscription { status, stripe_customer, started, ended });
         }
     }
-    let sql = "SELECT i.customer, i.stripe_customer, i.stripe_meter, count(*) FROM json_each(?1) j \
-               JOIN living_items i ON i.customer = j.value ->> 'customer' WHERE i.stripe_customer IS NOT NULL GROUP BY 1, 2, 3";
+    let sql = "SELECT i.customer, i.subscription, i.stripe_meter, min(i.currency), count(*) FROM json_each(?1) j \
+               JOIN subscription_items i ON i.customer = j.value ->> 'customer' GROUP BY 1, 2, 3";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.living_items.insert((row.get(1)?, row.get(2)?), row.get(3)?);
-        }
-    }
-    let sql = "SELECT i.customer, i.subscription, i.stripe_meter, i.currency FROM json_each(?1) j \
-               JOIN subscription_items i ON i.customer = j.value ->> 'customer'";
-    let mut rows = c.query(sql, params![asked]).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.items.insert((row.get(1)?, row.get(2)?), row.get(3)?);
+            due.items.insert((row.get(1)?, row.get(2)?), DueItems { currency: row.get(3)?, count: row.get(4)? });
         }
     }
     Ok(())

@@ -85,8 +85,8 @@ impl DeferReason {
     }
 }
 
-/// What Stripe is told of, in Stripe's units, rounded half-even once; none if it has more than 15
-/// digits. What AWS took back beyond what it had billed is told as 0.
+/// What is reported, in Stripe's units, rounded half-even once; none if it has more than 15 digits.
+/// What AWS took back beyond what it had billed is reported as 0.
 pub fn target(reported: Quantity, per_unit: Decimal) -> Option<i64> {
     if reported <= Quantity::ZERO {
         return Some(0);
@@ -104,7 +104,7 @@ pub struct PeriodBilling {
     pub active: bool,
     /// Currency of the item for the meter; none when there is no such item.
     pub item: Option<String>,
-    /// How many living items of the Stripe customer carry the meter.
+    /// How many items of the Stripe customer carry the meter at the time of the period's events.
     pub items: u64,
 }
 
@@ -176,15 +176,17 @@ pub struct Deferral {
 
 /// The time of an event. Stripe gives totals between whole minutes, so an event never lies in the
 /// last, incomplete minute of its period: the next period's total would include it.
-fn timestamp(period: &PeriodCase, now: i64) -> i64 {
-    now.min(minute(period.until) - 1).max(period.start)
+pub(super) fn timestamp((start, until): (i64, i64), now: i64) -> i64 {
+    now.min(minute(until) - 1).max(start)
 }
 
 /// The index of the period that is invoiced with an amount for period `own`, or why the amount is
 /// deferred.
 fn destination(case: &BillingCase, own: &PeriodCase, now: i64, grace: i64) -> Result<usize, DeferReason> {
     let open = |p: &PeriodCase| p.start <= now && now < p.until;
-    let at = if own.billing.is_some() && now < closes(own.until, grace) {
+    // a period that is over and whose events would be billed twice is billed by the open one
+    let twice = own.billing.as_ref().is_some_and(|billing| billing.items > 1) && !open(own);
+    let at = if own.billing.is_some() && !twice && now < closes(own.until, grace) {
         case.periods.iter().position(|p| p == own)
     } else {
         case.periods.iter().position(open)
@@ -246,7 +248,7 @@ pub fn decide(case: &BillingCase, now: i64, grace: i64) -> Vec<PeriodDecision> {
         let event = EventToSend {
             value,
             billed: InvoicePeriod { start: period.start, end: period.end },
-            timestamp: timestamp(period, now),
+            timestamp: timestamp((period.start, period.until), now),
             send_before: closes(period.until, grace),
         };
         decisions.push(PeriodDecision {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decide::{
     BillingCase, DeferReason, Deferral, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again,
-    target,
+    target, timestamp,
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
@@ -22,7 +22,7 @@ use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
 use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
-use books::stripe::planning::{self, DueCustomer, DuePeriod, SentEvent};
+use books::stripe::planning::{self, DueCustomer, DuePeriod, DueSubscription, SentEvent};
 use books::units::calendar::instant;
 use books::units::quantity::Quantity;
 
@@ -251,7 +251,10 @@ impl<'a> Planner<'a> {
             start: period.start,
             end: period.end,
             until: if until > period.start { until } else { period.end },
-            billing: of.billing(period, rated, self.inputs.mode),
+            billing: of.billing(period, rated, self.inputs.mode).map(|billing| PeriodBilling {
+                items: of.items_at(period, timestamp((period.start, until), self.now)),
+                ..billing
+            }),
             target: target(rated.reported, of.mapped.mapping.per_unit),
             currency: rated.currency.to_string(),
         }
@@ -395,13 +398,28 @@ impl<'a> CustomerMeter<'a> {
         let subscription = self.due.subscriptions.get(id);
         let status = subscription.map(|s| s.status.as_str()).unwrap_or_default();
         let stripe_id = self.mapped.stripe_id.as_ref();
-        let key = subscription.and_then(|s| s.stripe_customer.clone()).zip(stripe_id.cloned());
-        let item = stripe_id.and_then(|meter| self.due.items.get(&(id.clone(), meter.clone())).cloned());
+        let item = stripe_id.and_then(|meter| self.due.items.get(&(id.clone(), meter.clone())));
+        let item = item.map(|items| items.currency.clone());
         Some(PeriodBilling {
             active: matches!(status, "trialing" | "active" | "past_due" | "unpaid"),
             item: item.or_else(|| (mode == Mode::DryRun).then(|| rated.currency.to_string())),
-            items: key.and_then(|key| self.due.living_items.get(&key)).copied().unwrap_or_default(),
+            items: 0,
         })
+    }
+
+    /// How many items of the period's Stripe customer carry the meter at an instant: Stripe bills
+    /// an event of then as often, also if the subscriptions differ.
+    fn items_at(self, period: &DuePeriod, timestamp: i64) -> u64 {
+        let own = period.subscription.as_ref().and_then(|id| self.due.subscriptions.get(id));
+        let Some(meter) = self.mapped.stripe_id.as_ref() else { return 0 };
+        let Some(stripe_customer) = own.and_then(|own| own.stripe_customer.as_ref()) else { return 0 };
+        let lives = |s: &DueSubscription| s.started <= timestamp && s.ended.is_none_or(|ended| timestamp < ended);
+        let carries = self
+            .due
+            .subscriptions
+            .iter()
+            .filter(|(_, s)| s.stripe_customer.as_ref() == Some(stripe_customer) && lives(s));
+        carries.filter_map(|(id, _)| self.due.items.get(&(id.clone(), meter.clone()))).map(|items| items.count).sum()
     }
 
     fn target(self, period: &PeriodCase, planned: PlannedPeriod<'_>) -> NewTarget {

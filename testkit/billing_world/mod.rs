@@ -331,8 +331,8 @@ impl BillingWorld {
         of.map(|(_, amount)| amount).sum()
     }
 
-    /// What of `used` is beyond what the plan includes: a month's amount, or its share by days, less
-    /// what earlier periods used in advance of their days.
+    /// What of `used` is beyond what the plan includes: a month's amount, or its share by days,
+    /// less what earlier periods used in advance of their days.
     fn overage(&self, who: usize, period: &Period, used: i64, advance: &mut i64) -> i64 {
         let date = |t: i64| at(t).to_zoned(jiff::tz::TimeZone::UTC).date();
         let day = |text: &str| text.parse::<jiff::civil::Date>().unwrap();

@@ -227,6 +227,7 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(store: TestStore) {
         fixture.book(name, 2).await;
     }
     fixture.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'ann'").await;
+    fixture.run("UPDATE subscriptions SET stripe_customer = NULL WHERE customer = 'ann'").await;
     fixture.run("UPDATE subscription_items SET currency = 'EUR' WHERE customer = 'bob'").await;
     fixture.run("DELETE FROM subscription_items WHERE customer = 'cyd'").await;
     fixture.run("UPDATE subscriptions SET status = 'paused' WHERE customer = 'dan'").await;
@@ -292,6 +293,7 @@ async fn how_the_books_stand_is_told_in_figures(store: TestStore) {
     fixture.book("", 2).await;
     fixture.book("ann", -5).await;
     fixture.run("UPDATE customers SET stripe_customer_id = NULL WHERE id = 'bob'").await;
+    fixture.run("UPDATE subscriptions SET stripe_customer = NULL WHERE customer = 'bob'").await;
     fixture.push().await;
     EnforceBudgets::default().run(&fixture.context, now).await.unwrap();
     for sql in [

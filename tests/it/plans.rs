@@ -171,7 +171,7 @@ fn a_mapping_is_fixed_by_the_first_event_and_not_by_the_setup() {
         let began = Timestamp::now().as_second() - 10 * DAY;
         world.add_subscription(Subscription::monthly("sub_bob", "cus_bob", began, &["price_seconds"]));
     }
-    fixture.run("stripe check").ends(0);
+    fixture.run("stripe check").ends(3).says(&["no item in sub_ann"]);
     fixture.run("customer add bob --plan pro --stripe-customer-id cus_bob").ends(0);
     fixture.run("run sync-stripe full=true").ends(0);
     fixture.run("run roll-periods").ends(0);

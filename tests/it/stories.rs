@@ -21,7 +21,7 @@ fn the_demo_shows_the_books_and_their_proof() {
         "none of them twice",
         "13. the proof",
     ]);
-    assert_eq!(ran.out.matches("  ok ").count(), 8, "{}", ran.out);
+    assert_eq!(ran.out.matches("  ok ").count(), 10, "{}", ran.out);
     assert_eq!(ran.err, "");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the demo leaves nothing behind");
 }

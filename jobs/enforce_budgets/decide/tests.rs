@@ -213,7 +213,8 @@ fn any_case() -> impl Strategy<Value = CustomerCase<'static>> {
 
 #[test]
 fn what_was_beyond_an_earlier_plan_has_spent_its_part_of_the_budget() {
-    // 200 of 1,200 were beyond the old plan; the new one includes 2,400 in all, and 5 dollars are 500 more
+    // 200 of 1,200 were beyond the old plan; the new one includes up to 2,400, and 5 dollars are
+    // 500 more
     let grant = Grant { until: "2400".parse().unwrap(), beyond_before: "200".parse().unwrap() };
     let of = |used: &str| MeterCase { grant, ..meter("m", terms("5000", Some("0.01")), used) };
     let found = decide(&case(Some(500), vec![of("1300")])).meters.remove(0);

@@ -136,7 +136,7 @@ fn an_event_lies_in_a_whole_minute_of_its_period() {
         (6000, 6059, 6058, 6000),
     ] {
         let period = period(start, until, 0);
-        let at = timestamp(&period, T0 + now) - T0;
+        let at = timestamp((period.start, period.until), T0 + now) - T0;
         assert_eq!(at, expected, "[{start}, {until}) at {now}");
         assert!(start <= at && at < until, "[{start}, {until}) at {now}");
     }
@@ -190,6 +190,7 @@ fn usage_goes_on_its_own_invoice_while_that_takes_it_and_then_on_the_open_one() 
         ("another currency later", later, |c| set(c, 1, true, Some("EUR")), Err(DeferReason::Currency)),
         ("another currency before", later, |c| set(c, 0, true, Some("EUR")), Ok(1)),
         ("paused, and no item", DAY, |c| set(c, 0, false, None), Err(DeferReason::Inactive)),
+        ("two items of a month that is over", END + 5, |c| set_items(c, 2), Ok(1)),
         ("two items bill it twice", DAY, |c| set_items(c, 2), Err(DeferReason::SeveralItems)),
         ("ended early", 10 * DAY, |c| c.periods[0].until = T0 + 10 * DAY, Ok(0)),
         (
