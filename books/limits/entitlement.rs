@@ -6,7 +6,6 @@ use jiff::Timestamp;
 use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
-use crate::limits::grants;
 use crate::limits::rating::{PeriodDays, StretchUsage};
 use crate::limits::terms::TermsHistory;
 use crate::store::database::Database;
@@ -367,7 +366,6 @@ pub async fn load_facts(
         let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
         facts.turn.push(TurnRow { starts_at, ends_at: row.get(5)?, used, allowed_until, reason });
     }
-    grants::load(c, &ids, &mut found, now).await?;
     let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
                JOIN overage_budgets b ON b.customer = j.value";
     let mut rows = c.query(sql, params![ids.clone()]).await?;

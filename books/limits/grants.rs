@@ -13,22 +13,18 @@ use crate::store::rows::{self, sum_of};
 use crate::units::calendar::PeriodError;
 use crate::units::quantity::Quantity;
 
-/// Loads what decides how much of the included amounts is left: plan history, and what was used in
-/// advance.
-pub(super) async fn load(
-    c: &Connection,
-    ids: &str,
-    found: &mut BTreeMap<String, CustomerFacts>,
-    now: i64,
-) -> Result<(), BooksError> {
-    for (customer, history) in terms_history::load(c, ids).await? {
+/// Adds plan history, and what was used in advance, to the facts about customers.
+pub async fn load(c: &Connection, found: &mut BTreeMap<String, CustomerFacts>, now: i64) -> Result<(), BooksError> {
+    let ids: Vec<&String> = found.keys().collect();
+    let ids = rows::json(&ids)?;
+    for (customer, history) in terms_history::load(c, &ids).await? {
         if let Some(facts) = found.get_mut(&customer) {
             // budgets do not change what is included
             facts.history = TermsHistory { budgets: vec![], ..history };
         }
     }
     let mut days = vec![];
-    for (customer, facts) in &*found {
+    for (customer, facts) in found.iter() {
         let Some(period) = &facts.period else { continue };
         let stretches = facts.history.stretches(period.days.first, period.days.last);
         if stretches.len() > 1 {
@@ -52,7 +48,7 @@ pub(super) async fn load(
     let sql = "SELECT t.customer, t.meter, t.advance FROM json_each(?1) j JOIN billing_targets t ON t.customer = j.value \
                WHERE t.advance > 0 AND t.period_end = (SELECT starts_at FROM billing_periods p WHERE p.customer = t.customer \
                  AND p.starts_at <= ?2 ORDER BY p.starts_at DESC LIMIT 1)";
-    let mut rows = c.query(sql, params![ids, now]).await?;
+    let mut rows = c.query(sql, params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
             facts.advance.insert(row.get(1)?, Quantity::from_scaled(i128::from(row.get::<i64>(2)?)));
@@ -60,7 +56,7 @@ pub(super) async fn load(
     }
     let sql = "SELECT t.customer, t.starts_at, t.ends_at, t.used FROM json_each(?1) j JOIN turn_periods t ON t.customer = j.value \
                WHERE t.ends_at <= ?2 AND t.ends_at > ?2 - 366 * 86400 ORDER BY 1, 2";
-    let mut rows = c.query(sql, params![ids, now]).await?;
+    let mut rows = c.query(sql, params![ids.clone(), now]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(facts) = found.get_mut(&row.get::<String>(0)?) {
             let (starts_at, ends_at, used) = (row.get(1)?, row.get(2)?, row.get(3)?);

@@ -12,7 +12,7 @@
 
 pub mod budget;
 pub mod entitlement;
-mod grants;
+pub mod grants;
 pub mod notification;
 pub mod plan;
 pub mod rating;

@@ -8,8 +8,8 @@
 //! it was used stays so. If a cancellation, a new anchor or another plan then leaves fewer days
 //! of that grant, what was used in advance is taken off the next included amount. So no change
 //! gives back overage that was due, none bills what was included when it was used, and cutting a
-//! month into periods grants no more than the month. Lago and Orb make an invoice at the change of a
-//! plan; here Stripe makes the invoices, so the difference waits for the next grant.
+//! month into periods grants no more than the month. Lago and Orb make an invoice at the change of
+//! a plan; here Stripe makes the invoices, so the difference waits for the next grant.
 //!
 //! `report = "total"` leaves the included amount to the tiers of Stripe's price, which grant it in
 //! full on each invoice: there nothing is prorated.
@@ -77,7 +77,7 @@ pub struct Rated {
     pub billable: Quantity,
     pub house: Quantity,
     pub not_priced: Quantity,
-    /// What is reported to Stripe: what is billable, and with `report = "total"` also what is within.
+    /// What is reported to Stripe: what is billable, and with `report = "total"` what is within.
     pub reported: Quantity,
     /// What was used in advance of the days that are over; it is taken off the next grant.
     pub advance: Quantity,

@@ -26,6 +26,7 @@ use crate::job::{Failure, Job, Mode};
 use books::limits::entitlement::{
     self, CustomerFacts, Entitlement, Freshness, ObsoleteEntitlement, PeriodUsage, TurnLimit,
 };
+use books::limits::grants;
 use books::limits::notification;
 use books::store::database::ChunkSizes;
 use books::store::error::BooksError;
@@ -202,6 +203,7 @@ impl<'a> Run<'a> {
             let now = inputs.now.as_second();
             let newest_entry = entitlement::newest_entry(c).await?;
             let mut facts = entitlement::load_facts(c, &ids, now).await?;
+            grants::load(c, &mut facts, now).await?;
             entitlement::add_usage(c, &mut facts, &ids, &inputs.meters, now).await?;
             Ok(Page { newest_entry, facts })
         });
@@ -310,6 +312,7 @@ async fn load_again(
     let now = inputs.now.as_second();
     let customers: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
     let mut loaded = entitlement::load_facts(c, &customers, now).await?;
+    grants::load(c, &mut loaded, now).await?;
     let same_ledger = entitlement::newest_entry(c).await? == newest_entry;
     let mut to_sum = vec![];
     for Candidate { customer, summed } in candidates {

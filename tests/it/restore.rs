@@ -354,8 +354,8 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
             let (whole, rest) = (scaled / 10_000_000, scaled % 10_000_000);
             whole + i128::from(rest > 5_000_000 || (rest == 5_000_000 && whole % 2 == 1))
         };
-        // the days of the month before the subscription are a period, too: what it used in advance of
-        // these days' share of the 100 is taken off the next 100
+        // the days of the month before the subscription are a period, too: what it used in advance
+        // of these days' share of the 100 is taken off the next 100
         let included = 100 * 10_000_000_000;
         let (before, after) = (sum("chime_minutes", "<"), sum("chime_minutes", ">="));
         let within = before.min(included);
