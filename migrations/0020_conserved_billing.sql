@@ -80,6 +80,8 @@ ALTER TABLE billing_targets ADD COLUMN billable INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN house INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN not_priced INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN advance INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX billing_targets_advance ON billing_targets (customer, period_start) WHERE advance > 0;
+
 -- the amount that `billable` and `house` are worth at the plan's price, in minor units
 ALTER TABLE billing_targets ADD COLUMN billable_minor INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE billing_targets ADD COLUMN house_minor INTEGER NOT NULL DEFAULT 0;

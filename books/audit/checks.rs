@@ -95,12 +95,15 @@ const QUERIES: [Query; 7] = [
         // only after a push, and of customers for whom nothing waits to be planned
         broken: "SELECT customer || ' ' || meter || ': booked ' || booked || ', in billing targets ' || targets FROM ( \
          SELECT c.id AS customer, m.meter, \
-           coalesce((SELECT sum(quantity) FROM usage_days u WHERE u.customer = c.id AND u.meter = m.meter), 0) AS booked, \
-           coalesce((SELECT sum(used) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter), 0) AS targets \
+           (SELECT coalesce(sum(quantity / 10000000000), 0) FROM usage_days u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked, \
+           (SELECT coalesce(sum(quantity % 10000000000), 0) FROM usage_days u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked_rest, \
+           (SELECT coalesce(sum(used / 10000000000), 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets, \
+           (SELECT coalesce(sum(used % 10000000000), 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets_rest \
          FROM customers c CROSS JOIN stripe_meters m \
+         JOIN (SELECT customer, max(last_day) AS day FROM billing_periods WHERE starts_at <= unixepoch() GROUP BY customer) l ON l.customer = c.id \
          WHERE c.periods_until IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stripe_due d WHERE d.customer = c.id AND d.from_day <> '9999') \
            AND (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'entry') = (SELECT coalesce(max(seq), 0) FROM ledger_entries)) \
-         WHERE booked <> targets LIMIT 20",
+         WHERE booked - targets + (booked_rest - targets_rest) / 10000000000 <> 0 OR (booked_rest - targets_rest) % 10000000000 <> 0 LIMIT 20",
     },
     Query {
         name: "turn_counters",

@@ -83,8 +83,8 @@ pub struct Rated {
     pub advance: Quantity,
     /// The usage of the period up to which the last stretch is within the plan.
     pub included_until: Quantity,
-    /// What was beyond the plan before the last stretch.
-    pub beyond_before: Quantity,
+    /// What the overage before the last stretch cost.
+    pub cost_before: Cost,
     pub billable_cost: Cost,
     pub house_cost: Cost,
     /// The plan at the end of the period, and its currency.
@@ -213,7 +213,7 @@ impl<'a> MeterRating<'a> {
             reported: zero,
             advance: zero,
             included_until: zero,
-            beyond_before: zero,
+            cost_before: Cost::ZERO,
             billable_cost: Cost::ZERO,
             house_cost: Cost::ZERO,
             plan: plan.name.clone(),
@@ -251,7 +251,7 @@ impl<'a> MeterRating<'a> {
         let within = used.min(left);
         let beyond = used - within;
         self.rated.included_until = self.rated.within + self.beyond + left;
-        self.rated.beyond_before = self.beyond;
+        self.rated.cost_before = self.rated.billable_cost.plus(self.rated.house_cost);
         self.rated.within += within;
         self.beyond += beyond;
         let price = terms.and_then(|terms| terms.billed_price(self.meter));

@@ -137,7 +137,7 @@ impl ComparedPeriod {
             Verdict::Differs
         } else if to_send != 0 || self.deferred != 0 || self.bill != planned {
             Verdict::Waiting
-        } else if self.accepted_on_invoice > 0 && (self.seen.is_none() || self.seen != self.expected) {
+        } else if self.seen != self.expected || (self.accepted_on_invoice > 0 && self.seen.is_none()) {
             Verdict::NotJudged
         } else {
             Verdict::Agrees
@@ -300,8 +300,8 @@ const WITHOUT_PERIOD: &str = concat!(
     "SELECT meter, why, count(DISTINCT customer), ",
     exact_sum!("quantity"),
     " FROM (SELECT u.meter, u.customer, u.quantity, CASE WHEN u.customer = '' THEN 0 \
-        WHEN NOT EXISTS (SELECT 1 FROM customers c WHERE c.id = u.customer) THEN 1 \
-        WHEN NOT EXISTS (SELECT 1 FROM billing_periods p WHERE p.customer = u.customer AND u.day BETWEEN p.first_day AND p.last_day) THEN 2 END AS why \
+        WHEN EXISTS (SELECT 1 FROM billing_periods p WHERE p.customer = u.customer AND u.day BETWEEN p.first_day AND p.last_day) THEN NULL \
+        WHEN NOT EXISTS (SELECT 1 FROM customers c WHERE c.id = u.customer) THEN 1 ELSE 2 END AS why \
       FROM usage_days u WHERE u.day BETWEEN ?1 AND ?2 AND u.meter IN (SELECT value FROM json_each(?3))) \
     WHERE why IS NOT NULL GROUP BY meter, why ORDER BY meter, why"
 );

@@ -105,12 +105,14 @@ struct FirstPeriod<'a> {
 }
 
 /// ?1 [`DueSince`]s; ?2 now; ?3 now less the grace: the invoice of a period that ends
-/// later may still be open.
+/// later may still be open. What was used in advance is taken off the periods after it one by one.
 const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day, p.planned_last_day, p.month_days, \
       (SELECT covered_until FROM covered_periods v WHERE v.customer = p.customer AND v.starts_at = p.starts_at) FROM json_each(?1) j \
     CROSS JOIN billing_periods p ON p.customer = j.value ->> 'customer' AND p.starts_at <= ?2 \
     WHERE p.last_day >= j.value ->> 'from_day' OR p.ends_at > ?3 \
        OR EXISTS (SELECT 1 FROM billing_targets t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
+       OR p.starts_at >= (SELECT max(period_start) FROM billing_targets t INDEXED BY billing_targets_advance \
+                          WHERE t.customer = p.customer AND t.advance > 0) \
     ORDER BY p.customer, p.starts_at";
 
 /// ?1 [`DueSince`]s; ?2 meters.
@@ -193,8 +195,10 @@ async fn load_subscriptions(
     asked: &str,
     found: &mut BTreeMap<String, DueCustomer>,
 ) -> Result<(), BooksError> {
-    let sql = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, s.ended_at FROM json_each(?1) j \
-               JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer";
+    let sql = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
+                 CASE WHEN s.status = 'canceled' THEN coalesce(s.ended_at, max(s.updated_at, s.started_at + 1)) ELSE s.ended_at END \
+               FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer \
+               WHERE s.status NOT IN ('incomplete', 'incomplete_expired')";
     let mut rows = c.query(sql, params![asked]).await?;
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {

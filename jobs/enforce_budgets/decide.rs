@@ -33,8 +33,8 @@ pub struct MeterCase<'a> {
     pub meter: &'a str,
     /// None = the meter is not part of the plan.
     pub terms: Option<Terms>,
-    /// The usage of the period up to which it is included, and what was beyond that before: a plan
-    /// that was changed in the period, or a cut month, includes another amount than the plan says.
+    /// What is included: a plan that was changed in the period, or a cut month, includes another
+    /// amount than the plan says.
     pub grant: Grant,
     /// Usage of the period.
     pub used: Quantity,
@@ -47,8 +47,8 @@ pub struct MeterCase<'a> {
 pub struct Grant {
     /// The usage up to which it is included.
     pub until: Quantity,
-    /// Of that, what was beyond the plan when it was used.
-    pub beyond_before: Quantity,
+    /// What earlier overage of the period cost, by the plan of then.
+    pub cost_before: Cost,
 }
 
 impl MeterCase<'_> {
@@ -68,12 +68,7 @@ impl MeterCase<'_> {
 
     fn cost(&self) -> Cost {
         let over = (self.used - self.included()).max(Quantity::ZERO);
-        self.price().map_or(Cost::ZERO, |price| Cost::of(over + self.grant.beyond_before, price))
-    }
-
-    /// The cost of what was beyond the plan before.
-    fn cost_before(&self) -> Cost {
-        self.price().map_or(Cost::ZERO, |price| Cost::of(self.grant.beyond_before, price))
+        self.price().map_or(Cost::ZERO, |price| Cost::of(over, price)).plus(self.grant.cost_before)
     }
 }
 
@@ -148,7 +143,7 @@ fn limit(case: &CustomerCase<'_>, meter: &MeterCase<'_>, others: Cost) -> (Optio
             if of(own) < left { (of(own), Reason::MeterBudgetSpent) } else { (left, Reason::BudgetSpent) }
         }
     };
-    match price.quantity_for(room.0.less(meter.cost_before())) {
+    match price.quantity_for(room.0.less(meter.grant.cost_before)) {
         Some(beyond) => (Some(meter.included() + beyond), room.1),
         None => (None, room.1),
     }

@@ -159,7 +159,7 @@ impl Subject<'_> {
         let agreement = Agreement { plans: &self.inputs.plans, history: &facts.history, overage: OverageBilling::All };
         let rated = rate(days, agreement, &self.inputs.meters, &usage, &facts.advance).unwrap_or_default();
         for (meter, rated) in rated.into_iter().filter(|_| !stretches.is_empty()) {
-            grants.insert(meter, Grant { until: rated.included_until, beyond_before: rated.beyond_before });
+            grants.insert(meter, Grant { until: rated.included_until, cost_before: rated.cost_before });
         }
         if let Some((terms, row)) = plan.and_then(|p| p.meters.get(TURN)).zip(turn) {
             grants.insert(TURN.to_owned(), Grant { until: turn_grant(terms.included, facts, row), ..Grant::default() });

@@ -86,15 +86,26 @@ impl DeferReason {
 }
 
 /// What is reported, in Stripe's units, rounded half-even once; none if it has more than 15 digits.
-/// What AWS took back beyond what it had billed is reported as 0.
-pub fn target(reported: Quantity, per_unit: Decimal) -> Option<i64> {
+/// What AWS took back beyond what it had billed is reported as 0. An amount that was cut at the
+/// budget is rounded down, so that the invoice is not above it.
+pub fn target(reported: Quantity, per_unit: Decimal, cut: Cut) -> Option<i64> {
     if reported <= Quantity::ZERO {
         return Some(0);
     }
     let product = reported.scaled().checked_mul(per_unit.mantissa())?;
     let divisor = UNIT.checked_mul(10_i128.checked_pow(per_unit.scale())?)?;
-    let (units, _) = divide_half_even(product, divisor);
+    let units = match cut {
+        Cut::AtBudget => product / divisor,
+        Cut::Nowhere => divide_half_even(product, divisor).0,
+    };
     i64::try_from(units).ok().filter(|units| *units <= LARGEST_VALUE)
+}
+
+/// Whether the budget has cut an amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Nowhere,
+    AtBudget,
 }
 
 /// What planning reads of a subscription.

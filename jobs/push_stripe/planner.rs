@@ -9,8 +9,8 @@ use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
-    BillingCase, DeferReason, Deferral, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide, look_again,
-    target, timestamp,
+    BillingCase, Cut, DeferReason, Deferral, EarlierEvent, PeriodBilling, PeriodCase, PeriodDecision, decide,
+    look_again, target, timestamp,
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
@@ -247,6 +247,7 @@ impl<'a> Planner<'a> {
 
     fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod, rated: &Rated) -> PeriodCase {
         let until = invoiced_until(period);
+        let cut = if rated.house.is_zero() { Cut::Nowhere } else { Cut::AtBudget };
         PeriodCase {
             start: period.start,
             end: period.end,
@@ -255,7 +256,7 @@ impl<'a> Planner<'a> {
                 items: of.items_at(period, timestamp((period.start, until), self.now)),
                 ..billing
             }),
-            target: target(rated.reported, of.mapped.mapping.per_unit),
+            target: target(rated.reported, of.mapped.mapping.per_unit, cut),
             currency: rated.currency.to_string(),
         }
     }
@@ -263,7 +264,13 @@ impl<'a> Planner<'a> {
     /// Plans a meter. Returns when a deferred amount may become sendable through time alone.
     fn plan_meter(&mut self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> Option<i64> {
         let case = self.case(of, rated);
-        let decisions = decide(&case, self.now, self.inputs.grace);
+        let mut decisions = decide(&case, self.now, self.inputs.grace);
+        for decision in &mut decisions {
+            let Some(event) = decision.event.filter(|e| of.stripe_customer_at(e.timestamp).is_none()) else { continue };
+            let amount = event.value + decision.deferred.map_or(0, |d| d.amount);
+            let deferred = Some(Deferral { amount, reason: DeferReason::NoStripeCustomer });
+            *decision = PeriodDecision { event: None, deferred };
+        }
         for (at, (period, decision)) in case.periods.iter().zip(&decisions).enumerate() {
             self.add_event(of, period, decision);
             if let Some(rated) = rated[at].get(of.meter) {

@@ -12,7 +12,7 @@ fn terms(included: &str, price: Option<&str>) -> Option<Terms> {
 
 /// A whole month under one plan.
 fn grant(terms: Option<Terms>) -> Grant {
-    Grant { until: terms.map_or(Quantity::ZERO, |t| t.included), beyond_before: Quantity::ZERO }
+    Grant { until: terms.map_or(Quantity::ZERO, |t| t.included), cost_before: Cost::ZERO }
 }
 
 fn meter(name: &'static str, terms: Option<Terms>, used: &str) -> MeterCase<'static> {
@@ -215,10 +215,10 @@ fn any_case() -> impl Strategy<Value = CustomerCase<'static>> {
 fn what_was_beyond_an_earlier_plan_has_spent_its_part_of_the_budget() {
     // 200 of 1,200 were beyond the old plan; the new one includes up to 2,400, and 5 dollars are
     // 500 more
-    let grant = Grant { until: "2400".parse().unwrap(), beyond_before: "200".parse().unwrap() };
+    let spent = Cost::of("200".parse().unwrap(), "0.01".parse().unwrap());
+    let grant = Grant { until: "2400".parse().unwrap(), cost_before: spent };
     let of = |used: &str| MeterCase { grant, ..meter("m", terms("5000", Some("0.01")), used) };
     let found = decide(&case(Some(500), vec![of("1300")])).meters.remove(0);
-    let spent = Cost::of("200".parse().unwrap(), "0.01".parse().unwrap());
     assert_eq!((found.reason, found.cost), (Reason::WithinIncluded, spent));
     assert_eq!(found.limit, Some("2700".parse().unwrap()), "3 dollars are left");
 }

@@ -49,12 +49,18 @@ fn planned(case: &BillingCase, now: i64) -> Vec<(i64, Option<(i64, DeferReason)>
 }
 
 fn units(reported: &str, per_unit: &str) -> Option<i64> {
-    target(reported.parse().unwrap(), per_unit.parse().unwrap())
+    target(reported.parse().unwrap(), per_unit.parse().unwrap(), Cut::Nowhere)
 }
 
 #[test]
 fn what_aws_took_back_is_told_as_nothing() {
     assert_eq!((units("12", "1"), units("0", "1"), units("-3", "1")), (Some(12), Some(0), Some(0)));
+}
+
+#[test]
+fn what_the_budget_has_cut_is_rounded_down() {
+    assert_eq!(target("1.5".parse().unwrap(), Decimal::ONE, Cut::AtBudget), Some(1));
+    assert_eq!(target("1.5".parse().unwrap(), Decimal::from(1000), Cut::AtBudget), Some(1500));
 }
 
 #[test]
@@ -111,7 +117,7 @@ fn more_than_fifteen_digits_are_no_target() {
         assert_eq!(units(used, per_unit), expected, "{used} × {per_unit}");
     }
     let endless = Quantity::from_scaled(i128::MAX);
-    assert_eq!(target(endless, Decimal::from(7)), None);
+    assert_eq!(target(endless, Decimal::from(7), Cut::Nowhere), None);
 }
 
 #[test]
