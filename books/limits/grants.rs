@@ -6,10 +6,9 @@ use libsql::{Connection, params};
 use serde_json::json;
 
 use crate::limits::entitlement::{CustomerFacts, TurnBefore};
-use crate::limits::terms::TermsHistory;
 use crate::limits::terms_history;
 use crate::store::error::BooksError;
-use crate::store::rows::{self, sum_of};
+use crate::store::rows::{self, exact_sum, sum_of};
 use crate::units::calendar::PeriodError;
 use crate::units::quantity::Quantity;
 
@@ -17,10 +16,10 @@ use crate::units::quantity::Quantity;
 pub async fn load(c: &Connection, found: &mut BTreeMap<String, CustomerFacts>, now: i64) -> Result<(), BooksError> {
     let ids: Vec<&String> = found.keys().collect();
     let ids = rows::json(&ids)?;
-    for (customer, history) in terms_history::load(c, &ids).await? {
+    // budgets do not change what is included
+    for (customer, history) in terms_history::load_plans(c, &ids).await? {
         if let Some(facts) = found.get_mut(&customer) {
-            // budgets do not change what is included
-            facts.history = TermsHistory { budgets: vec![], ..history };
+            facts.history = history;
         }
     }
     let mut days = vec![];
@@ -32,9 +31,12 @@ pub async fn load(c: &Connection, found: &mut BTreeMap<String, CustomerFacts>, n
         }
     }
     if !days.is_empty() {
-        let sql = "SELECT u.customer, u.meter, j.value ->> 'first', sum(u.quantity / 10000000000) || ' ' || sum(u.quantity % 10000000000) \
-                   FROM json_each(?1) j JOIN usage_days u ON u.customer = j.value ->> 'customer' \
-                   AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2, 3";
+        let sql = concat!(
+            "SELECT u.customer, u.meter, j.value ->> 'first', ",
+            exact_sum!("u.quantity"),
+            " FROM json_each(?1) j JOIN usage_days u ON u.customer = j.value ->> 'customer' \
+              AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2, 3"
+        );
         let mut rows = c.query(sql, params![rows::json(&days)?]).await?;
         while let Some(row) = rows.next().await? {
             let first: String = row.get(2)?;
