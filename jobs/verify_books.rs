@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::job::{Failure, Job};
-use books::audit::checks::Check;
+use books::audit::checks::Audit;
 
 /// Violations are reported when they are still there after this time.
 const CHECK_AGAIN_AFTER: Duration = Duration::from_secs(2);
@@ -26,7 +26,8 @@ pub struct VerifyBooks {}
 pub struct VerifyReport {
     /// True when there is no violation.
     pub sound: bool,
-    pub checks: Vec<Check>,
+    #[serde(flatten)]
+    pub audit: Audit,
 }
 
 impl Job for VerifyBooks {
@@ -45,20 +46,20 @@ impl Job for VerifyBooks {
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<VerifyReport, Failure> {
         context.books.require_migrated().await?;
-        let mut checks = context.books.verify().await?;
-        if checks.iter().any(|c| !c.violations.is_empty()) {
+        let mut audit = context.books.verify().await?;
+        if !audit.is_sound() {
             // the checks are several statements, and another process may have booked between two of
             // them; a real violation stays
             tokio::time::sleep(CHECK_AGAIN_AFTER).await;
-            checks = context.books.verify().await?;
+            audit = context.books.verify().await?;
         }
-        context.books.note_audit(&checks, now).await?;
-        let sound = checks.iter().all(|c| c.violations.is_empty());
+        context.books.note_audit(&audit, now).await?;
+        let sound = audit.is_sound();
         if !sound {
-            let broken = checks.iter().filter(|c| !c.violations.is_empty()).map(|c| c.name);
+            let broken = audit.checks.iter().filter(|c| !c.violations.is_empty()).map(|c| c.name);
             let broken = broken.collect::<Vec<_>>().join(", ");
             tracing::error!(broken, "the books do not add up: {broken}");
         }
-        Ok(VerifyReport { sound, checks })
+        Ok(VerifyReport { sound, audit })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use libsql::params;
 use serde::Serialize;
 
+use super::billing_sums::{BillingSums, billing_sums};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, first_row, json, sum_of};
@@ -22,13 +23,36 @@ pub struct Check {
     pub violations: Vec<String>,
 }
 
+/// What an audit found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Audit {
+    pub checks: Vec<Check>,
+    pub billing: Vec<BillingSums>,
+}
+
+impl Audit {
+    /// Whether no check found a violation.
+    pub fn is_sound(&self) -> bool {
+        self.checks.iter().all(|check| check.violations.is_empty())
+    }
+}
+
+impl LastAudit {
+    /// The rules that are broken, and in how many places.
+    pub fn broken(&self) -> impl Iterator<Item = (&String, i64)> {
+        self.violations.iter().filter(|(_, n)| **n > 0).map(|(rule, n)| (rule, *n))
+    }
+}
+
 /// The newest audit by a worker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LastAudit {
     /// None = there was none yet.
     pub at: Option<jiff::Timestamp>,
     /// Violations of each check.
     pub violations: BTreeMap<String, i64>,
+    /// What became of all usage of each meter.
+    pub billing: Vec<BillingSums>,
 }
 
 const DERIVED: &str = "SELECT coalesce(l.customer, u.customer), coalesce(l.meter, u.meter), coalesce(l.day, u.day), l.q, u.quantity \
@@ -125,14 +149,19 @@ const QUERIES: [Query; 7] = [
 
 impl Database {
     /// Stores the result of an audit, in place of the one before.
-    pub async fn note_audit(&self, checks: &[Check], now: jiff::Timestamp) -> Result<(), BooksError> {
+    pub async fn note_audit(&self, audit: &Audit, now: jiff::Timestamp) -> Result<(), BooksError> {
         let row = |check: &Check| serde_json::json!({ "name": check.name, "violations": check.violations.len() });
-        let found = json(&checks.iter().map(row).collect::<Vec<_>>())?;
+        let found = json(&audit.checks.iter().map(row).collect::<Vec<_>>())?;
+        let billing = json(&audit.billing)?;
         self.transaction(async move |c| {
             c.execute("DELETE FROM audits", ()).await?;
             let sql = "INSERT INTO audits (name, violations, at) \
                        SELECT value ->> 'name', value ->> 'violations', ?2 FROM json_each(?1)";
             c.execute(sql, params![found, now.as_second()]).await?;
+            c.execute("DELETE FROM billing_sums", ()).await?;
+            let sql =
+                "INSERT INTO billing_sums (meter, sums, at) SELECT value ->> 'meter', value, ?2 FROM json_each(?1)";
+            c.execute(sql, params![billing, now.as_second()]).await?;
             Ok(())
         })
         .await
@@ -147,13 +176,19 @@ impl Database {
                 audit.violations.insert(row.get(0)?, row.get(1)?);
                 audit.at = Some(crate::units::calendar::instant(row.get(2)?));
             }
+            let mut rows = c.query("SELECT sums FROM billing_sums ORDER BY meter", ()).await?;
+            while let Some(row) = rows.next().await? {
+                let wrong = |e| BooksError::Integrity(format!("billing_sums: {e}"));
+                audit.billing.push(serde_json::from_str(&row.get::<String>(0)?).map_err(wrong)?);
+            }
             Ok(audit)
         })
         .await
     }
 
-    /// Runs every check over the whole books. Violations are part of the result and no error.
-    pub async fn verify(&self) -> Result<Vec<Check>, BooksError> {
+    /// Runs every check over the whole books, and sums what became of all usage. Violations are
+    /// part of the result and no error.
+    pub async fn verify(&self) -> Result<Audit, BooksError> {
         self.with_connection(async |c| {
             let count = async |sql: &str| -> Result<u64, BooksError> {
                 let row = first_row(c, sql, ()).await?;
@@ -196,7 +231,7 @@ impl Database {
                 }
                 checks.push(Check { name, rule, checked: count(counted).await?, violations });
             }
-            Ok(checks)
+            Ok(Audit { checks, billing: billing_sums(c).await? })
         })
         .await
     }

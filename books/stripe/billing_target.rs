@@ -1,13 +1,14 @@
 //! Billing targets: the quantities that Stripe should bill, from which events are planned.
 
 use libsql::{Connection, Row, Value, params};
-use serde::Serialize;
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::rating::Rated;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{first_row, insert_rows};
-use crate::units::quantity::Quantity;
+use crate::units::quantity::{Quantity, UNIT, divide_half_even};
 
 /// A row of `billing_targets`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +52,41 @@ impl UsageParts {
         }
     }
 
+    /// Divides the usage by what became of it: `to_send` and `discarded` are Stripe's units, of
+    /// which `per_unit` are one of ours.
+    pub(crate) fn split(&self, to_send: i64, discarded: i64, per_unit: Decimal) -> Split {
+        let scaled = |n: i64| Quantity::from_scaled(i128::from(n));
+        let billable = scaled(self.billable);
+        // Stripe's tiers charge the last units: what is to be sent of an included amount is free
+        let waiting = units(to_send, per_unit).min(billable);
+        let discarded = units(discarded, per_unit);
+        let share = |part: Quantity| {
+            if billable.is_zero() {
+                return 0;
+            }
+            let minor = i128::from(self.billable_minor) * part.scaled() / billable.scaled();
+            i64::try_from(minor).unwrap_or(i64::MAX)
+        };
+        let (waiting_minor, discarded_minor) = (share(waiting), share(discarded));
+        Split {
+            usage: Conservation {
+                booked: scaled(self.used),
+                within: scaled(self.within),
+                billed: billable - waiting - discarded,
+                waiting,
+                house: scaled(self.house) + discarded,
+                not_priced: scaled(self.not_priced),
+            },
+            money: MoneyParts {
+                billed: self.billable_minor - waiting_minor - discarded_minor,
+                waiting: waiting_minor,
+                house: self.house_minor + discarded_minor,
+            },
+        }
+    }
+
     /// Reads them from column `at` and those after it, in the order of [`PARTS`].
-    pub(super) fn read(row: &Row, at: i32) -> Result<Self, BooksError> {
+    pub(crate) fn read(row: &Row, at: i32) -> Result<Self, BooksError> {
         Ok(Self {
             used: row.get(at)?,
             within: row.get(at + 1)?,
@@ -65,6 +99,57 @@ impl UsageParts {
             currency: row.get(at + 8)?,
         })
     }
+}
+
+/// A target's usage by what became of it, and what that is worth at the plan's price.
+pub(crate) struct Split {
+    pub(crate) usage: Conservation,
+    pub(crate) money: MoneyParts,
+}
+
+/// What parts of the usage are worth, in minor units of one currency.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoneyParts {
+    pub billed: i64,
+    pub waiting: i64,
+    pub house: i64,
+}
+
+/// All usage of a billing period by what became of it: `booked` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Conservation {
+    pub booked: Quantity,
+    /// Within what the plan includes.
+    pub within: Quantity,
+    /// At Stripe, and charged.
+    pub billed: Quantity,
+    /// Not at Stripe yet: deferred, on its way, refused, or not planned yet. Below 0: to be taken
+    /// back.
+    pub waiting: Quantity,
+    /// The company's: beyond the overage budget, or discarded by a person.
+    pub house: Quantity,
+    /// The plan reports none of it.
+    pub not_priced: Quantity,
+}
+
+impl Conservation {
+    /// Adds the parts of another period.
+    pub fn add(&mut self, other: &Self) {
+        let Self { booked, within, billed, waiting, house, not_priced } = other;
+        self.booked += *booked;
+        self.within += *within;
+        self.billed += *billed;
+        self.waiting += *waiting;
+        self.house += *house;
+        self.not_priced += *not_priced;
+    }
+}
+
+/// Stripe's units in units of the meter, rounded half-even to its ten decimals.
+fn units(stripe: i64, per_unit: Decimal) -> Quantity {
+    let scale = 10_i128.checked_pow(per_unit.scale()).unwrap_or(1);
+    let (scaled, _) = divide_half_even(i128::from(stripe) * scale * UNIT, per_unit.mantissa().max(1));
+    Quantity::from_scaled(scaled)
 }
 
 /// The columns of [`UsageParts`].

@@ -1,7 +1,7 @@
 //! AWS's bill, the ledger and Stripe side by side, for people (the view `stripe_comparison`).
 
 use jiff::Timestamp;
-use libsql::{Row, params};
+use libsql::{Connection, Row, params};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +9,11 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
 use crate::stripe::alarm;
-use crate::stripe::billing_target::UsageParts;
+use crate::stripe::billing_target::{Conservation, MoneyParts, Split, UsageParts};
 use crate::stripe::difference::Difference;
 use crate::units::calendar::{Day, Month, instant};
-use crate::units::quantity::{Quantity, UNIT, divide_half_even};
+use crate::units::money::Currency;
+use crate::units::quantity::Quantity;
 
 /// One meter in one billing period of a customer.
 #[derive(Clone, Debug, Serialize)]
@@ -65,36 +66,6 @@ pub struct EventSums {
     pub discarded: i64,
 }
 
-/// All usage of a billing period by what became of it: `booked` is the sum of the others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Conservation {
-    pub booked: Quantity,
-    /// Within what the plan includes.
-    pub within: Quantity,
-    /// At Stripe, and charged.
-    pub billed: Quantity,
-    /// Not at Stripe yet: deferred, on its way, refused, or not planned yet. Below 0: to be taken
-    /// back.
-    pub waiting: Quantity,
-    /// The company's: beyond the overage budget, or discarded by a person.
-    pub house: Quantity,
-    /// The plan reports none of it.
-    pub not_priced: Quantity,
-}
-
-impl Conservation {
-    /// Adds the parts of another period.
-    pub fn add(&mut self, other: &Self) {
-        let Self { booked, within, billed, waiting, house, not_priced } = other;
-        self.booked += *booked;
-        self.within += *within;
-        self.billed += *billed;
-        self.waiting += *waiting;
-        self.house += *house;
-        self.not_priced += *not_priced;
-    }
-}
-
 /// What can be said about a billing period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,22 +83,22 @@ pub enum Verdict {
 impl ComparedPeriod {
     /// What became of the usage; `per_unit` are Stripe's units for each of ours.
     pub fn conservation(&self, per_unit: Decimal) -> Conservation {
-        let scaled = |n: i64| Quantity::from_scaled(i128::from(n));
-        let UsageParts { used, within, billable, house, not_priced, .. } = self.parts;
-        let discarded = units(self.events.discarded, per_unit);
-        let to_send = self.target - self.events.accepted - self.events.discarded;
-        // Stripe's tiers charge the last units: what is to be sent of an included amount is free
-        let to_send = units(to_send, per_unit).min(scaled(billable));
+        let mut usage = self.split(per_unit).usage;
         // booked since the last planning
-        let unplanned = self.bill - scaled(used);
-        Conservation {
-            booked: self.bill,
-            within: scaled(within),
-            billed: scaled(billable) - to_send - discarded,
-            waiting: to_send + unplanned,
-            house: scaled(house) + discarded,
-            not_priced: scaled(not_priced),
-        }
+        usage.waiting += self.bill - usage.booked;
+        usage.booked = self.bill;
+        usage
+    }
+
+    /// Worth of the parts at the plan's price; none when nothing is priced. Usage that is not
+    /// planned yet has no price yet.
+    pub fn money(&self, per_unit: Decimal) -> Option<(Currency, MoneyParts)> {
+        Some((self.parts.currency.parse().ok()?, self.split(per_unit).money))
+    }
+
+    fn split(&self, per_unit: Decimal) -> Split {
+        let EventSums { accepted, discarded, .. } = self.events;
+        self.parts.split(self.target - accepted - discarded, discarded, per_unit)
     }
 
     pub fn verdict(&self) -> Verdict {
@@ -143,13 +114,6 @@ impl ComparedPeriod {
             Verdict::Agrees
         }
     }
-}
-
-/// Stripe's units in units of the meter, rounded half-even to its ten decimals.
-fn units(stripe: i64, per_unit: Decimal) -> Quantity {
-    let scale = 10_i128.checked_pow(per_unit.scale()).unwrap_or(1);
-    let (scaled, _) = divide_half_even(i128::from(stripe) * scale * UNIT, per_unit.mantissa().max(1));
-    Quantity::from_scaled(scaled)
 }
 
 /// Usage that lies in no billing period, by meter.
@@ -242,21 +206,7 @@ impl Database {
         last: Day,
         meters: Vec<String>,
     ) -> Result<Vec<UsageWithoutPeriod>, BooksError> {
-        self.with_connection(async move |c| {
-            let values = params![first.to_string(), last.to_string(), json(&meters)?];
-            let mut rows = c.query(WITHOUT_PERIOD, values).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                let why = match row.get::<i64>(1)? {
-                    0 => WithoutPeriod::NoTag,
-                    1 => WithoutPeriod::UnknownCustomer,
-                    _ => WithoutPeriod::NoPeriod,
-                };
-                found.push(UsageWithoutPeriod { meter: row.get(0)?, why, ids: row.get(2)?, quantity: usage(&row, 3)? });
-            }
-            Ok(found)
-        })
-        .await
+        self.with_connection(async move |c| usage_without_period(c, Some((first, last)), json(&meters)?).await).await
     }
 
     /// Bill, ledger and Stripe side by side, for the periods that the filter selects.
@@ -295,14 +245,34 @@ impl Database {
     }
 }
 
-/// ?1 the first day, ?2 the last; ?3 meters.
+/// Usage of `meters`, a JSON list, that lies in no billing period; on some days, or on all.
+pub(crate) async fn usage_without_period(
+    c: &Connection,
+    days: Option<(Day, Day)>,
+    meters: String,
+) -> Result<Vec<UsageWithoutPeriod>, BooksError> {
+    let (first, last) = days.map(|(first, last)| (first.to_string(), last.to_string())).unzip();
+    let mut rows = c.query(WITHOUT_PERIOD, params![first, last, meters]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        let why = match row.get::<i64>(1)? {
+            0 => WithoutPeriod::NoTag,
+            1 => WithoutPeriod::UnknownCustomer,
+            _ => WithoutPeriod::NoPeriod,
+        };
+        found.push(UsageWithoutPeriod { meter: row.get(0)?, why, ids: row.get(2)?, quantity: usage(&row, 3)? });
+    }
+    Ok(found)
+}
+
+/// ?1 the first day, ?2 the last, or null; ?3 meters.
 const WITHOUT_PERIOD: &str = concat!(
     "SELECT meter, why, count(DISTINCT customer), ",
     exact_sum!("quantity"),
     " FROM (SELECT u.meter, u.customer, u.quantity, CASE WHEN u.customer = '' THEN 0 \
         WHEN EXISTS (SELECT 1 FROM billing_periods p WHERE p.customer = u.customer AND u.day BETWEEN p.first_day AND p.last_day) THEN NULL \
         WHEN NOT EXISTS (SELECT 1 FROM customers c WHERE c.id = u.customer) THEN 1 ELSE 2 END AS why \
-      FROM usage_days u WHERE u.day BETWEEN ?1 AND ?2 AND u.meter IN (SELECT value FROM json_each(?3))) \
+      FROM usage_days u WHERE u.day BETWEEN coalesce(?1, '') AND coalesce(?2, '9999') AND u.meter IN (SELECT value FROM json_each(?3))) \
     WHERE why IS NOT NULL GROUP BY meter, why ORDER BY meter, why"
 );
 

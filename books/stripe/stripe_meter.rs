@@ -1,7 +1,7 @@
 //! Meters, as they were found in Stripe.
 
 use jiff::Timestamp;
-use libsql::params;
+use libsql::{Connection, params};
 use rust_decimal::Decimal;
 use serde::Serialize;
 
@@ -21,39 +21,34 @@ pub struct StripeMeter {
 /// Whether a row of `stripe_meters` has an event.
 const HAS_EVENTS: &str = "EXISTS (SELECT 1 FROM meter_events WHERE meter_events.meter = stripe_meters.meter)";
 
+/// Meters as they were last found in Stripe.
+pub(crate) async fn stripe_meters(c: &Connection) -> Result<Vec<StripeMeter>, BooksError> {
+    read(c, "true").await
+}
+
+async fn read(c: &Connection, which: &str) -> Result<Vec<StripeMeter>, BooksError> {
+    let sql = format!("SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters WHERE {which} ORDER BY meter");
+    let mut rows = c.query(&sql, ()).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        let per_unit: String = row.get(2)?;
+        let wrong = |e| BooksError::Integrity(format!("stripe_meters: `{per_unit}`: {e}"));
+        let per_unit = per_unit.parse().map_err(wrong)?;
+        found.push(StripeMeter { meter: row.get(0)?, event_name: row.get(1)?, per_unit, stripe_id: row.get(3)? });
+    }
+    Ok(found)
+}
+
 impl Database {
     /// Meters as they were last found in Stripe.
     pub async fn stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
-        self.read_stripe_meters("true").await
+        self.with_connection(async |c| stripe_meters(c).await).await
     }
 
     /// Those with an event, whatever became of it: their event name, unit and account are fixed,
     /// because a sum of two units means nothing. It may read all events.
     pub async fn fixed_stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
-        self.read_stripe_meters(HAS_EVENTS).await
-    }
-
-    async fn read_stripe_meters(&self, which: &'static str) -> Result<Vec<StripeMeter>, BooksError> {
-        self.with_connection(async move |c| {
-            let sql = format!(
-                "SELECT meter, event_name, per_unit, stripe_id FROM stripe_meters WHERE {which} ORDER BY meter"
-            );
-            let mut rows = c.query(&sql, ()).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                let per_unit: String = row.get(2)?;
-                let wrong = |e| BooksError::Integrity(format!("stripe_meters: `{per_unit}`: {e}"));
-                let per_unit = per_unit.parse().map_err(wrong)?;
-                found.push(StripeMeter {
-                    meter: row.get(0)?,
-                    event_name: row.get(1)?,
-                    per_unit,
-                    stripe_id: row.get(3)?,
-                });
-            }
-            Ok(found)
-        })
-        .await
+        self.with_connection(async |c| read(c, HAS_EVENTS).await).await
     }
 
     /// Stores meters as they were found in Stripe. Event name and unit of a meter with an event

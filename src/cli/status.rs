@@ -113,6 +113,14 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             stripe.alarms
         ),
     );
+    if let Some(at) = s.audit.at {
+        for text in s.audit.billing.iter().flat_map(print::audit::billing) {
+            line("billing", text);
+        }
+        if !s.audit.billing.is_empty() {
+            line("billing", format!("as summed by the audit {}", ago(at, now)));
+        }
+    }
     for (meter, drift) in s.drifts() {
         line("Stripe", format!("{meter}: totals are {} off, as last compared", print::quantity(drift)));
     }

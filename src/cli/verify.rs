@@ -34,11 +34,11 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
             books
         }
     };
-    let checks = books.verify().await?;
+    let audit = books.verify().await?;
     if args.json {
-        print::json(&checks)?;
+        print::json(&audit)?;
     } else {
-        print::audit::show(&checks);
+        print::audit::show(&audit);
     }
-    Ok(print::audit::exit(&checks))
+    Ok(print::audit::exit(&audit))
 }

@@ -93,9 +93,9 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     stripe::bill(&context, &config, now, restate).await?;
 
     step(13, "the proof");
-    let checks = context.books.verify().await?;
-    print::audit::show(&checks);
-    Ok((config, print::audit::exit(&checks)))
+    let audit = context.books.verify().await?;
+    print::audit::show(&audit);
+    Ok((config, print::audit::exit(&audit)))
 }
 
 /// Minutes, credentials and prices of the demo's plan, made to fit its bill: half of what the first

@@ -240,8 +240,8 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
-    use crate::health::LastAudit;
     use crate::queue::{KindStats, QueueStats};
+    use books::audit::checks::LastAudit;
 
     fn now() -> Timestamp {
         "2026-03-15T12:00:00Z".parse().unwrap()
@@ -291,7 +291,11 @@ mod tests {
                 scheduled: kinds.map(str::to_owned).into(),
                 ticks: BTreeMap::from([("ingest".into(), now())]),
             },
-            audit: LastAudit { at: hours(47), violations: BTreeMap::from([("conservation".into(), 0)]) },
+            audit: LastAudit {
+                at: hours(47),
+                violations: BTreeMap::from([("conservation".into(), 0)]),
+                billing: vec![],
+            },
             findings: vec![],
         }
     }

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, OnceCell};
 
 use super::checks;
-use super::overview::{BillingMode, LastAudit, Overview};
+use super::overview::{BillingMode, Overview};
 use crate::config::Config;
 use crate::queue::{Clock, Counts, Queue, QueueStats};
 use crate::wiring::{self, Open};
@@ -136,7 +136,7 @@ impl StatsCollector {
             customers: slow.customers.clone(),
             customers_at: slow.at,
             queue: QueueStats { scheduled: scheduled.clone(), ..queue },
-            audit: LastAudit { at: audit.at, violations: audit.violations },
+            audit,
             findings: vec![],
         };
         overview.took = SignedDuration::try_from(began.elapsed() + slow.took).unwrap_or_default();

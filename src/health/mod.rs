@@ -12,5 +12,5 @@ pub use self::checks::ALERTS;
 pub(crate) use self::checks::{BILL_STALE, LITTLE_SPACE};
 pub use self::collector::StatsCollector;
 pub(crate) use self::collector::{MADE_BY_DEMO, free_bytes_beside};
-pub use self::overview::{BillingMode, Finding, LastAudit, Overview, Severity};
+pub use self::overview::{BillingMode, Finding, Overview, Severity};
 pub(crate) use self::overview::{NO_BILL, NO_WEBHOOK};

@@ -1,7 +1,6 @@
 //! The types of one reading of everything.
 
-use std::collections::BTreeMap;
-
+use books::audit::checks::LastAudit;
 use books::audit::stats::{BillStats, BooksStats, CustomerStats};
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
@@ -76,13 +75,6 @@ impl Overview {
     }
 }
 
-impl LastAudit {
-    /// The rules that are broken, and in how many places.
-    pub(crate) fn broken(&self) -> impl Iterator<Item = (&String, i64)> {
-        self.violations.iter().filter(|(_, n)| **n > 0).map(|(rule, n)| (rule, *n))
-    }
-}
-
 /// Where billed usage goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -119,14 +111,6 @@ impl BillingMode {
             Self::Live => "live account",
         }
     }
-}
-
-/// The last audit of the books, by `verify_books`.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct LastAudit {
-    pub at: Option<Timestamp>,
-    /// In how many places each rule is broken.
-    pub violations: BTreeMap<String, i64>,
 }
 
 /// How bad a finding is.

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use books::stripe::billing_target::MoneyParts;
+use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
 use prometheus::proto::MetricFamily;
@@ -13,7 +15,7 @@ use super::Described;
 use crate::health::{BillingMode, Overview};
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 40] = [
+const TABLE: [(&str, &str, &[&str]); 42] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -49,6 +51,8 @@ const TABLE: [(&str, &str, &[&str]); 40] = [
     ("meter_stripe_alarms", "Totals that need attention.", &[]),
     ("meter_stripe_deferred", "Amounts that wait in the books to be carried forward.", &["reason"]),
     ("meter_stripe_deferred_units", "How much that is.", &["meter"]),
+    ("meter_billing_units", "What became of all usage; the sum of the parts is what is booked.", &["meter", "part"]),
+    ("meter_billing_money", "Worth of some parts at the plans' prices.", &["meter", "part", "currency"]),
     ("meter_stripe_oldest_deferred_seconds", "For how long the oldest of those that are to be billed has waited.", &[]),
     ("meter_notifications", "Notifications to the web backend.", &["state"]),
     ("meter_notification_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
@@ -239,6 +243,17 @@ fn stripe(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::
             &[meter],
             customers.deferred_units.get(meter).copied().unwrap_or_default(),
         )?;
+    }
+    for of in &overview.audit.billing {
+        for (part, amount) in of.named() {
+            board.set("meter_billing_units", &[&of.meter, part], amount)?;
+        }
+        for (currency, MoneyParts { billed, waiting, house }) in &of.money {
+            let Ok(known) = currency.parse::<Currency>() else { continue };
+            for (part, minor) in [("billed", billed), ("waiting", waiting), ("house", house)] {
+                board.set("meter_billing_money", &[&of.meter, part, currency], known.written(*minor))?;
+            }
+        }
     }
     for reason in jobs::push_stripe::DeferReason::names().chain(["acknowledged"]) {
         board.set("meter_stripe_deferred", &[reason], customers.deferred.get(reason).unwrap_or(&0))?;

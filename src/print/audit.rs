@@ -1,21 +1,54 @@
 //! The audit of the books.
 
-use books::audit::checks::Check;
+use books::audit::billing_sums::BillingSums;
+use books::audit::checks::Audit;
+use books::units::money::Currency;
 
 use super::out;
+use super::reconcile::{sum, worth};
 use crate::exit::Exit;
 use crate::format::count;
 
-/// Prints every check, with the places where its rule is broken.
-pub(crate) fn show(checks: &[Check]) {
-    for check in checks {
+/// Prints every check with the places where its rule is broken, and what became of all usage.
+pub(crate) fn show(audit: &Audit) {
+    for check in &audit.checks {
         let state = if check.violations.is_empty() { "ok    " } else { "BROKEN" };
         out(&format!("  {state}  {} ({} checked)", check.rule, count(check.checked)));
         check.violations.iter().for_each(|v| out(&format!("          {v}")));
     }
+    if !audit.billing.is_empty() {
+        out("\nfrom ledger to invoice, all customers and periods:");
+    }
+    for of in &audit.billing {
+        for line in billing(of) {
+            out(&format!("  {line}"));
+        }
+    }
+}
+
+/// What became of all usage of a meter, and what the parts are worth in each currency.
+pub(crate) fn billing(of: &BillingSums) -> Vec<String> {
+    let words = of.named().map(|(name, amount)| {
+        let words = match name {
+            "within" => "in the plan",
+            "not_priced" => "not priced",
+            "no_tag" => "without a tag",
+            "unknown_customer" => "of unknown customers",
+            "no_period" => "in no period yet",
+            name => name,
+        };
+        (amount, words)
+    });
+    let mut lines = vec![format!("{}: {}", of.meter, sum(of.booked, &words))];
+    for (currency, money) in &of.money {
+        if let Ok(currency) = currency.parse::<Currency>() {
+            lines.push(format!("  at the plans' prices: {}", worth(currency, *money)));
+        }
+    }
+    lines
 }
 
 /// How a command ends that found this.
-pub(crate) fn exit(checks: &[Check]) -> Exit {
-    if checks.iter().all(|c| c.violations.is_empty()) { Exit::Ok } else { Exit::Failed }
+pub(crate) fn exit(audit: &Audit) -> Exit {
+    if audit.is_sound() { Exit::Ok } else { Exit::Failed }
 }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use books::stripe::comparison::{
-    ComparedBill, ComparedPeriod, Conservation, UsageWithoutPeriod, Verdict, WithoutPeriod,
-};
+use books::stripe::billing_target::{Conservation, MoneyParts};
+use books::stripe::comparison::{ComparedBill, ComparedPeriod, UsageWithoutPeriod, Verdict, WithoutPeriod};
 use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
@@ -40,10 +39,8 @@ pub(crate) fn periods(rows: &[ComparedPeriod], billing: &BillingSettings, now: T
         let parts = c.conservation(per_unit(billing, &c.meter));
         let invoice = if c.billed { "" } else { ", no subscription" };
         out(&format!("{}  {}  period from {}{invoice}", c.customer, c.meter, c.period_start));
-        for line in usage(&parts) {
-            out(&format!("  {line}"));
-        }
-        if let Some(money) = money(c, &parts) {
+        out(&format!("  {}", usage(&parts)));
+        if let Some(money) = money(c, billing) {
             out(&format!("  {money}"));
         }
         for note in notes(c, now) {
@@ -54,49 +51,39 @@ pub(crate) fn periods(rows: &[ComparedPeriod], billing: &BillingSettings, now: T
 }
 
 /// The sum of the parts, without those that are 0.
-fn usage(parts: &Conservation) -> Vec<String> {
+fn usage(parts: &Conservation) -> String {
     let Conservation { booked, within, billed, waiting, house, not_priced } = *parts;
-    let named = [
-        (within, "in the plan"),
-        (billed, "billed"),
-        (waiting, "waiting"),
-        (house, "house"),
-        (not_priced, "not priced"),
-    ];
-    let shown: Vec<String> = named
-        .iter()
-        .filter(|(amount, _)| !amount.is_zero())
-        .map(|(amount, name)| format!("{} {name}", quantity(*amount)))
-        .collect();
-    let sum = if shown.is_empty() { "0".to_owned() } else { shown.join(" + ") };
-    vec![format!("booked {} = {sum}", quantity(booked))]
+    sum(
+        booked,
+        &[
+            (within, "in the plan"),
+            (billed, "billed"),
+            (waiting, "waiting"),
+            (house, "house"),
+            (not_priced, "not priced"),
+        ],
+    )
+}
+
+/// A sum and its parts, without those that are 0: `booked 5 = 3 in the plan + 2 billed`.
+pub(crate) fn sum(booked: Quantity, parts: &[(Quantity, &str)]) -> String {
+    let shown = parts.iter().filter(|(amount, _)| !amount.is_zero());
+    let shown: Vec<String> = shown.map(|(amount, name)| format!("{} {name}", quantity(*amount))).collect();
+    let parts = if shown.is_empty() { "0".to_owned() } else { shown.join(" + ") };
+    format!("booked {} = {parts}", quantity(booked))
 }
 
 /// What the parts are worth at the plan's price; none if nothing is priced.
-fn money(c: &ComparedPeriod, parts: &Conservation) -> Option<String> {
-    let currency: Currency = c.parts.currency.parse().ok()?;
-    let billable = Quantity::from_scaled(i128::from(c.parts.billable));
-    // usage that is not planned yet has no price yet
-    let waiting = parts.waiting - (c.bill - Quantity::from_scaled(i128::from(c.parts.used)));
-    let share = |part: Quantity| -> i64 {
-        if billable.is_zero() || part.is_zero() {
-            return 0;
-        }
-        let minor = i128::from(c.parts.billable_minor) * part.scaled() / billable.scaled();
-        i64::try_from(minor).unwrap_or(i64::MAX)
-    };
-    let waiting = share(waiting);
-    let billed = c.parts.billable_minor - waiting;
-    if (billed, waiting, c.parts.house_minor) == (0, 0, 0) {
-        return None;
-    }
+fn money(c: &ComparedPeriod, billing: &BillingSettings) -> Option<String> {
+    let (currency, money) = c.money(per_unit(billing, &c.meter))?;
+    (money != MoneyParts::default()).then(|| format!("at the plan's price: {}", worth(currency, money)))
+}
+
+/// What parts of usage are worth: `1.20 USD billed, 0.00 USD waiting, 3.00 USD house`.
+pub(crate) fn worth(currency: Currency, money: MoneyParts) -> String {
     let written = |minor: i64| format!("{} {currency}", currency.written(minor));
-    Some(format!(
-        "at the plan's price: {} billed, {} waiting, {} house",
-        written(billed),
-        written(waiting),
-        written(c.parts.house_minor)
-    ))
+    let MoneyParts { billed, waiting, house } = money;
+    format!("{} billed, {} waiting, {} house", written(billed), written(waiting), written(house))
 }
 
 /// Why something is not at Stripe, and what Stripe said last.

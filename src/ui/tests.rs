@@ -9,8 +9,9 @@ use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::health::{BillingMode, Finding, LastAudit, Overview, Severity};
+use crate::health::{BillingMode, Finding, Overview, Severity};
 use crate::queue::QueueStats;
+use books::audit::checks::LastAudit;
 
 const EVIL: &str = "<script>alert('1')</script>\"'&";
 
@@ -75,7 +76,7 @@ fn hostile() -> Overview {
     });
     s.queue.kinds.insert(text(), Default::default());
     s.queue.ticks.insert(text(), now());
-    s.audit = LastAudit { at: Some(now()), violations: [(text(), 2)].into() };
+    s.audit = LastAudit { at: Some(now()), violations: [(text(), 2)].into(), billing: vec![] };
     s.findings = vec![
         Finding { severity: Severity::Critical, alert: "MeterBooksBroken", what: text(), act: text() },
         Finding {

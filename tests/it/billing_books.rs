@@ -343,8 +343,12 @@ async fn how_the_books_stand_is_told_in_figures(store: TestStore) {
     let report = jobs::verify_books::VerifyBooks {}.run(&fixture.context, now).await.unwrap();
     let audit = books.last_audit().await.unwrap();
     let (at, checks) = (audit.at.map(|t| t.as_second()), audit.violations.len());
-    assert_eq!((at, checks), (Some(now.as_second()), report.checks.len()));
+    assert_eq!((at, checks), (Some(now.as_second()), report.audit.checks.len()));
     assert_eq!(audit.violations["conservation"], 0, "{audit:?}");
+    let parts = audit.billing.iter().flat_map(|of| of.named()).filter(|(_, part)| !part.is_zero());
+    let parts: Vec<String> = parts.map(|(name, part)| format!("{name} {part}")).collect();
+    assert_eq!(parts, ["waiting 18", "no_tag 2"], "what is refused or deferred is not billed");
+    assert_eq!(serde_json::to_value(audit.billing).unwrap(), serde_json::to_value(report.audit.billing).unwrap());
     fixture.judge();
 }
 

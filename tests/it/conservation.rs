@@ -57,6 +57,10 @@ fn usage_without_stripe_id_or_subscription_waits_with_its_reason() {
     fixture.run("reconcile cyd").ends(3).says(&["26,000 waiting", "no_subscription"]);
     fixture.run("reconcile").ends(3).says(&["1 id(s) have no row in `customers`"]);
     fixture.run("status").says(&["MeterStripeDeferred", "no_stripe_customer", "no_subscription"]);
+    fixture.run("verify").ends(0).says(&[
+        "chime_minutes: booked 52,205 = 200 in the plan + 52,000 waiting + 5 of unknown customers",
+        "at the plans' prices: 0.00 USD billed, 234.00 USD waiting, 0.00 USD house",
+    ]);
     // and it goes out when an invoice can take it
     fixture.subscribe_since("bob", 10);
     fixture.subscribe_since("cyd", 10);
@@ -66,7 +70,12 @@ fn usage_without_stripe_id_or_subscription_waits_with_its_reason() {
         assert_eq!(fixture.invoiced(name, "chime_milliminutes"), "26000000", "{name}");
         fixture.run(&format!("reconcile {name}")).ends(0).says(&["26,000 billed", "every difference is 0"]);
     }
-    fixture.run("verify").ends(0);
+    fixture.run("enqueue verify_books").ends(0);
+    fixture.run("work --once --no-schedule --kinds verify_books").ends(0);
+    fixture.run("status").says(&[
+        "billing     chime_minutes: booked 52,205 = 200 in the plan + 52,000 billed + 5 of unknown customers",
+        "at the plans' prices: 234.00 USD billed, 0.00 USD waiting, 0.00 USD house",
+    ]);
     fixture.judge();
 }
 

@@ -276,7 +276,7 @@ async fn simulate(seed: u64) {
         Ok(c.query("SELECT sum(used) FROM turn_periods", ()).await?.next().await?.unwrap().get::<i64>(0)?)
     });
     assert_eq!(all.await.unwrap(), takes, "nothing lost, nothing doubled");
-    for check in books.verify().await.unwrap() {
+    for check in books.verify().await.unwrap().checks {
         assert!(check.violations.is_empty(), "{}: {:?}", check.rule, check.violations);
     }
 }
