@@ -29,7 +29,7 @@ pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 pub use self::raw::{ConfigError, DEFAULT_FILE};
 use self::raw::{Raw, SecretKey, Step};
 pub use self::secret::Secret;
-pub use self::stripe::{OverageSetting, StripeConfig, StripeMeterConfig};
+pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
 /// Secrets come from the environment only.
 const SECRETS: [SecretKey; 4] = [

@@ -11,7 +11,6 @@ use aws_config::{BehaviorVersion, Region};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use books::Database;
-use books::limits::rating::OverageBilling;
 use books::store::database::REMOTE_WAIT;
 use jiff::Timestamp;
 use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
@@ -20,7 +19,7 @@ use jobs::source::{Bucket, Folder, Source};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
-use crate::config::{Config, ExportConfig, Location, OverageSetting, StripeConfig, StripeMeterConfig};
+use crate::config::{Config, ExportConfig, Location, StripeConfig, StripeMeterConfig};
 use crate::queue::{Clock, Queue};
 use crate::tls::{Connector, client_config};
 
@@ -204,10 +203,7 @@ pub fn billing(stripe: &StripeConfig) -> anyhow::Result<BillingSettings> {
     Ok(BillingSettings {
         meters: stripe.meters.iter().map(mapping).collect(),
         grace: i64::from(stripe.grace_hours) * 3600,
-        overage: match stripe.overage_billing {
-            OverageSetting::UpToBudget => OverageBilling::UpToBudget,
-            OverageSetting::All => OverageBilling::All,
-        },
+        overage: stripe.overage_billing,
         reads_per_day: stripe.reads_per_day,
         settle_delay: i64::from(stripe.settle_delay_hours) * 3600,
         mode: if no_key { StripeMode::DryRun } else { StripeMode::Stripe(stripe_account(stripe)?) },

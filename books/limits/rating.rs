@@ -18,22 +18,13 @@ use std::collections::BTreeMap;
 
 use libsql::Row;
 
+use crate::limits::overage_billing::OverageBilling;
 use crate::limits::plan::{Plan, Plans, ReportMode, Terms};
 use crate::limits::terms::{Caps, Stretch, TermsHistory};
 use crate::store::error::BooksError;
 use crate::units::calendar::Day;
 use crate::units::money::{Cost, Currency};
 use crate::units::quantity::Quantity;
-
-/// Who pays for usage beyond the overage budget, which the block came too late to prevent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OverageBilling {
-    /// The company: a customer who has set a budget is never billed more.
-    #[default]
-    UpToBudget,
-    /// The customer.
-    All,
-}
 
 /// A billing period to be rated. `start` is in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

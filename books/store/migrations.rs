@@ -53,6 +53,7 @@ const MIGRATIONS: &[Migration] = migrations![
     24 "0024_stripe_minor_units",
     25 "0025_totals_of_subscriptions",
     26 "0026_billing_sums",
+    27 "0027_overage_billing",
 ];
 
 /// The schema version that this build works with.

@@ -12,8 +12,9 @@ use books::customers::billing_period;
 use books::limits::entitlement::{
     CurrentPeriod, CustomerFacts, Entitlement, Freshness, PaymentStatus, TurnRow, storable,
 };
+use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
-use books::limits::rating::{Agreement, OverageBilling, StretchUsage, rate};
+use books::limits::rating::{Agreement, StretchUsage, rate};
 use books::store::error::BooksError;
 use books::units::calendar::instant;
 use books::units::money::Cost;

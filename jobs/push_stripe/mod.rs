@@ -208,7 +208,7 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
         }
         _ => (books.stripe_meters().await?, Mode::DryRun),
     };
-    let inputs = plan_inputs(books, billing, &known, mode).await?;
+    let inputs = plan_inputs(books, billing, &known, mode, now).await?;
     if mode == Mode::Write {
         report.missing_meters = inputs.missing_meters();
     }
@@ -315,7 +315,7 @@ impl Push<'_> {
         if !new.is_empty() {
             self.books.keep_stripe_meters(new, now).await?;
         }
-        Ok(plan_inputs(self.books, self.billing, &found, Mode::Write).await?)
+        Ok(plan_inputs(self.books, self.billing, &found, Mode::Write, now).await?)
     }
 
     /// Plans all due customers, up to `limit` in each transaction.
@@ -359,13 +359,14 @@ async fn plan_inputs(
     billing: &BillingSettings,
     found: &[StripeMeter],
     mode: Mode,
+    now: Timestamp,
 ) -> Result<PlanInputs, BooksError> {
     let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
     let meters = billing
         .meters
         .iter()
         .map(|(name, mapping)| (name.clone(), MappedMeter { mapping: mapping.clone(), stripe_id: id(name) }));
-    let (plans, overage) = (books.plans().await?, billing.overage);
+    let (plans, overage) = (books.plans().await?, books.overage_history(billing.overage, now).await?);
     Ok(PlanInputs { meters: meters.collect(), plans, overage, grace: billing.grace, mode })
 }
 
@@ -406,6 +407,7 @@ async fn planned_for(books: &Database, billing: &BillingSettings) -> Result<Stri
 /// Makes customers due for changes without a trigger: new ledger entries, and a changed
 /// configuration.
 async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
+    books.note_overage_billing(billing.overage, now).await?;
     books.mark_all_due_when(PLANNED_FOR, planned_for(books, billing).await?, String::new()).await?;
     let backlog = books.backlog(now).await?;
     if backlog.newest_entry > backlog.processed_entry {

@@ -14,8 +14,9 @@ use super::decide::{
 };
 use crate::job::Mode;
 use crate::stripe::Mapping;
+use books::limits::overage_billing::OverageHistory;
 use books::limits::plan::Plans;
-use books::limits::rating::{Agreement, OverageBilling, Rated, rate};
+use books::limits::rating::{Agreement, Rated, rate};
 use books::store::error::BooksError;
 use books::store::settings;
 use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
@@ -46,7 +47,7 @@ pub(super) struct MappedMeter {
 pub(super) struct PlanInputs {
     pub(super) meters: BTreeMap<String, MappedMeter>,
     pub(super) plans: Plans,
-    pub(super) overage: OverageBilling,
+    pub(super) overage: OverageHistory,
     pub(super) grace: i64,
     /// A dry run makes no request to Stripe: every meter and subscription item counts as present.
     pub(super) mode: Mode,
@@ -193,9 +194,10 @@ impl<'a> Planner<'a> {
     /// Rates the periods of a customer, in order; none if a plan is unknown.
     fn rate(&self, due: &DueCustomer) -> Option<Vec<RatedPeriod>> {
         let meters = self.inputs.meter_names();
-        let agreement = Agreement { plans: &self.inputs.plans, history: &due.history, overage: self.inputs.overage };
         let mut found: Vec<RatedPeriod> = vec![];
         for (at, period) in due.periods.iter().enumerate() {
+            let overage = self.inputs.overage.at(period.days.start);
+            let agreement = Agreement { plans: &self.inputs.plans, history: &due.history, overage };
             let advance = meters.iter().map(|meter| (meter.clone(), advance_before(due, &found, at, meter)));
             found.push(rate(period.days, agreement, &meters, &due.usage, &advance.collect())?);
         }

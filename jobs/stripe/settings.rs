@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::account::StripeAccount;
 use super::mapping::Mapping;
-use books::limits::rating::OverageBilling;
+use books::limits::overage_billing::OverageBilling;
 
 /// How usage is billed: the configuration of the Stripe jobs.
 #[derive(Clone, Debug)]

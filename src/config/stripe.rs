@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
+use books::limits::overage_billing::OverageBilling;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ pub struct StripeConfig {
     /// How many hours after its period an invoice is finalised, as it is set in Stripe's dashboard.
     pub grace_hours: u16,
     /// Who pays for usage beyond a customer's overage budget.
-    pub overage_billing: OverageSetting,
+    pub overage_billing: OverageBilling,
     /// Requests in a second; left out = 80 live, 20 test.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<u32>,
@@ -43,16 +44,6 @@ pub struct StripeConfig {
     /// Stripe's secret key; from the environment only.
     #[serde(skip)]
     pub key: Secret,
-}
-
-/// Who pays for usage beyond a customer's overage budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OverageSetting {
-    /// The company.
-    UpToBudget,
-    /// The customer.
-    All,
 }
 
 /// Where a meter goes.
@@ -79,7 +70,7 @@ impl Default for StripeConfig {
             live: false,
             url: API.into(),
             grace_hours: 1,
-            overage_billing: OverageSetting::UpToBudget,
+            overage_billing: OverageBilling::UpToBudget,
             per_second: None,
             max_concurrent: 16,
             timeout_seconds: 30,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use books::Database;
 use books::customers::subscription::SubscriptionUpdate;
-use books::limits::rating::OverageBilling;
+use books::limits::overage_billing::OverageBilling;
 use books::store::database::Durability;
 use fake_stripe::{FakeStripe, Options, Subscription};
 use jiff::Timestamp;

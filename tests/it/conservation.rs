@@ -150,6 +150,8 @@ effective_from = "1970-01-01T00:00:00Z"
 included = "1000"
 price = "0.0045"
 report = "overage"
+[plans.meters.turn_allocations]
+included = "300"
 [[plans]]
 name = "big"
 currency = "USD"
@@ -259,11 +261,60 @@ fn no_more_than_the_budget_is_billed_and_the_rest_is_the_companys() {
         "0.45 USD billed, 0.00 USD waiting, 5.40 USD house",
     ]);
     fixture.run("verify").ends(0);
-    let all = [("METER_STRIPE__OVERAGE_BILLING", "all"), ("METER_STRIPE__KEY", crate::support::billing_fixture::KEY)];
-    fixture.place.execute(
-        "UPDATE stripe_due SET due_at = 0; INSERT OR REPLACE INTO stripe_due (customer, due_at) VALUES ('bob', 0)",
+    // the other setting holds for periods that begin after it
+    fixture.place.execute(DUE);
+    fixture.place.run_with("push", &BILL_ALL).says(&["0 sent"]);
+    assert_eq!(fixture.invoiced("bob", "chime_milliminutes"), "100000");
+    assert_eq!(
+        fixture.place.query("SELECT mode FROM overage_billing_changes ORDER BY from_at"),
+        ["up-to-budget", "all"]
     );
-    fixture.place.run_with("push", &all).says(&["1 accepted"]);
+    fixture.judge();
+}
+
+#[test]
+fn a_new_subscription_includes_no_second_month_of_turn_credentials() {
+    let fixture = with_plans("small");
+    sync_and_push(&fixture);
+    fixture.run("run enforce-budgets").ends(0);
+    let current = "SELECT allowed_until FROM turn_periods WHERE customer = 'bob' AND starts_at <= unixepoch() \
+                   ORDER BY starts_at DESC LIMIT 1";
+    assert_eq!(fixture.place.query(current), ["300"]);
+    fixture.place.execute(
+        "UPDATE turn_periods SET used = 300 WHERE customer = 'bob' AND closed_at IS NULL AND starts_at <= unixepoch()",
+    );
+    // the month is cut after 21 days, and another begins
+    {
+        let mut world = fixture.stripe.world();
+        world.cancel_subscription("sub_bob");
+        world.add_subscription(Subscription::monthly("sub_new", "cus_bob", now() - 30, &["price_chime"]));
+    }
+    sync_and_push(&fixture);
+    fixture.run("run enforce-budgets").ends(0);
+    let granted: f64 = fixture.place.query(current)[0].parse().unwrap();
+    // 21 days of a month of 28 to 31 days were granted; what was used beyond is taken off
+    assert!((203.0..=226.0).contains(&granted), "{granted}");
+    fixture.judge();
+}
+
+const BILL_ALL: [(&str, &str); 2] =
+    [("METER_STRIPE__OVERAGE_BILLING", "all"), ("METER_STRIPE__KEY", crate::support::billing_fixture::KEY)];
+const DUE: &str = "INSERT OR REPLACE INTO stripe_due (customer, due_at) VALUES ('bob', 0)";
+
+#[test]
+fn everything_beyond_the_plan_is_billed_when_the_configuration_says_so() {
+    let fixture = BillingFixture::open(&["bob"]);
+    fixture.run("budget set bob 0").ends(0);
+    fixture.place.execute(
+        "INSERT INTO overage_budget_changes (customer, meter, amount_minor, currency, set_by, set_at) \
+         VALUES ('bob', '', 45, 'USD', 'bob', unixepoch() - 864000)",
+    );
+    fixture.used("bob", "chime_minutes", "1400", 1);
+    fixture.place.run_with("push", &BILL_ALL).says(&["1 accepted"]);
+    assert_eq!(fixture.invoiced("bob", "chime_milliminutes"), "1300000");
+    // nor does the default change it, in the period that began before
+    fixture.place.execute(DUE);
+    fixture.run("push").says(&["0 sent"]);
     assert_eq!(fixture.invoiced("bob", "chime_milliminutes"), "1300000");
     fixture.judge();
 }
