@@ -123,7 +123,8 @@ const QUERIES: [Query; 7] = [
            (SELECT coalesce(sum(quantity % 10000000000), 0) FROM usage_days u WHERE u.customer = c.id AND u.meter = m.meter AND u.day <= l.day) AS booked_rest, \
            (SELECT coalesce(sum(used / 10000000000), 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets, \
            (SELECT coalesce(sum(used % 10000000000), 0) FROM billing_targets t WHERE t.customer = c.id AND t.meter = m.meter) AS targets_rest \
-         FROM customers c CROSS JOIN stripe_meters m \
+         FROM customers c CROSS JOIN (SELECT key AS meter FROM json_each( \
+             (SELECT iif(json_valid(value), value, '{}') FROM settings WHERE name = 'planned_for'), '$.meters')) m \
          JOIN (SELECT customer, max(last_day) AS day FROM billing_periods WHERE starts_at <= unixepoch() GROUP BY customer) l ON l.customer = c.id \
          WHERE c.periods_until IS NOT NULL AND NOT EXISTS (SELECT 1 FROM stripe_due d WHERE d.customer = c.id AND d.from_day <> '9999') \
            AND (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'entry') = (SELECT coalesce(max(seq), 0) FROM ledger_entries)) \

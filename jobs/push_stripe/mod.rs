@@ -399,9 +399,10 @@ async fn unmapped(books: &Database, billing: &BillingSettings, now: Timestamp) -
 
 /// What concerns every customer when it changes: grace, mapping and plans.
 async fn planned_for(books: &Database, billing: &BillingSettings) -> Result<String, BooksError> {
-    let mapped = billing.meters.iter().map(|(name, m)| format!("{name}={}*{}", m.event_name, m.per_unit));
-    let mapped: Vec<String> = mapped.collect();
-    Ok(format!("{} {} {}", mapped.join(" "), billing.grace, books.plans_fingerprint().await?))
+    let mapped = billing.meters.iter().map(|(name, m)| (name, format!("{}*{}", m.event_name, m.per_unit)));
+    let mapped: BTreeMap<&String, String> = mapped.collect();
+    let plans = books.plans_fingerprint().await?;
+    Ok(serde_json::json!({ "meters": mapped, "grace": billing.grace, "plans": plans }).to_string())
 }
 
 /// Makes customers due for changes without a trigger: new ledger entries, and a changed

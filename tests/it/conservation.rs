@@ -297,6 +297,20 @@ fn a_new_subscription_includes_no_second_month_of_turn_credentials() {
     fixture.judge();
 }
 
+#[test]
+fn a_meter_that_is_no_longer_billed_breaks_no_rule() {
+    let fixture = BillingFixture::open(&["bob"]);
+    fixture.used("bob", "storage_gb", "2", 1);
+    fixture.run("push").says(&["1 accepted"]);
+    let config = crate::support::billing_fixture::config(&fixture.stripe.url());
+    let without = config.split("[stripe.meters.storage_gb]").next().unwrap();
+    std::fs::write(fixture.place.path("meter.toml"), without).unwrap();
+    fixture.used("bob", "storage_gb", "3", 0);
+    fixture.run("push").ends(3).says(&["storage_gb"]);
+    fixture.run("verify").ends(0).says(&["storage_gb: booked 5 = 2 billed + 3 waiting"]);
+    fixture.judge();
+}
+
 const BILL_ALL: [(&str, &str); 2] =
     [("METER_STRIPE__OVERAGE_BILLING", "all"), ("METER_STRIPE__KEY", crate::support::billing_fixture::KEY)];
 const DUE: &str = "INSERT OR REPLACE INTO stripe_due (customer, due_at) VALUES ('bob', 0)";
