@@ -80,6 +80,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Finish(args) => finish(args, &context, now).await,
         Action::Status | Action::Mark(_) => {
             print::restore::checklist(&found, now);
+            if let StripeMode::DryRun = context.billing.mode {
+                print::out("METER_STRIPE__KEY is not set: nothing is sent anyway, and nothing can be imported");
+            }
             Ok(Exit::NeedsAttention)
         }
     }
