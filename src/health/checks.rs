@@ -308,7 +308,7 @@ mod tests {
     }
 
     /// Each finding, a change that causes it, and a change that is just not enough.
-    const CASES: [(&str, Change, Change); 26] = [
+    const CASES: [(&str, Change, Change); 27] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (
             "MeterUsageOfUnknownCustomers",

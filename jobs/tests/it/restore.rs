@@ -113,7 +113,7 @@ impl Life<'_> {
             if again && hour > 20 {
                 // and once more, before the first one is finished
                 again = false;
-                let half = self.world.backup("half-restored.db", false, now).await;
+                let half = self.world.backup(&format!("half-restored-{now}.db"), false, now).await;
                 self.world.restore(half).await;
                 self.count("restored twice", 1);
             }
