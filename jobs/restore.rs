@@ -104,7 +104,9 @@ pub async fn import_totals(context: &Context, now: Timestamp) -> Result<u64, Fai
 async fn account(context: &Context, now: Timestamp) -> Result<&StripeAccount, Failure> {
     let (books, billing) = (&context.books, &context.billing);
     let StripeMode::Stripe(account) = &billing.mode else {
-        return Err(Failure::GiveUp(anyhow!("METER_STRIPE__KEY is not set: Stripe's totals cannot be read without it")));
+        return Err(Failure::GiveUp(anyhow!(
+            "METER_STRIPE__KEY is not set: Stripe's totals cannot be read without it"
+        )));
     };
     let (remote, date) = account.meters().await.map_err(failure)?;
     check_clock(date, now)?;

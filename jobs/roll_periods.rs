@@ -109,7 +109,8 @@ pub async fn roll_unless_restored(
 ) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
     let hold = context.books.billing_hold().await?;
-    if matches!(context.billing.mode, StripeMode::Stripe(_)) && hold.is_some_and(|h| h.subscriptions_read_at.is_none()) {
+    if matches!(context.billing.mode, StripeMode::Stripe(_)) && hold.is_some_and(|h| h.subscriptions_read_at.is_none())
+    {
         return Ok(RollPeriodsReport { dry_run: mode == Mode::DryRun, on_hold: true, ..RollPeriodsReport::default() });
     }
     roll(&context.books, now, mode).await

@@ -169,7 +169,8 @@ pub async fn billing_hold(c: &Connection) -> Result<Option<BillingHold>, BooksEr
     let (mut rows, mut found) = (c.query(sql, ()).await?, BTreeMap::new());
     while let Some(row) = rows.next().await? {
         let (name, value): (String, String) = (row.get(0)?, row.get(1)?);
-        let at = value.parse::<i64>().map_err(|e| BooksError::Integrity(format!("settings: `{name}` is wrong: {e}")))?;
+        let at =
+            value.parse::<i64>().map_err(|e| BooksError::Integrity(format!("settings: `{name}` is wrong: {e}")))?;
         found.insert(name, at);
     }
     let at = |name| found.get(name).copied();
@@ -220,13 +221,7 @@ async fn known_events(c: &Connection, of: &RestoredTotal) -> Result<[KnownEvents
                    coalesce(sum(value) FILTER (WHERE state = 'discarded' AND maybe_applied = 1), 0) \
                    FROM meter_events WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5";
         // a period's start may lie within a minute, and what is before it is another's
-        let values = params![
-            of.customer.clone(),
-            of.meter.clone(),
-            from.max(of.start),
-            to,
-            of.stripe_customer.clone()
-        ];
+        let values = params![of.customer.clone(), of.meter.clone(), from.max(of.start), to, of.stripe_customer.clone()];
         if let Some(row) = first_row(c, sql, values).await? {
             *known = KnownEvents { accepted: row.get(0)?, discarded: row.get(1)? };
         }
@@ -415,8 +410,8 @@ impl Database {
         .await
     }
 
-    /// Ends the hold, unless a total is still to be imported: those are returned. Totals that Stripe
-    /// does not give are left out for the customers of `without`.
+    /// Ends the hold, unless a total is still to be imported: those are returned. Totals that
+    /// Stripe does not give are left out for the customers of `without`.
     pub async fn finish_restoration(
         &self,
         without: BTreeSet<String>,

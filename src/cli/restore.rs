@@ -219,7 +219,8 @@ fn require_key(context: &Context) -> anyhow::Result<()> {
     match context.billing.mode {
         StripeMode::Stripe(_) => Ok(()),
         StripeMode::DryRun => Err(BadUsage(
-            "METER_STRIPE__KEY is not set: Stripe's totals cannot be read, and nothing is sent without it anyway".into(),
+            "METER_STRIPE__KEY is not set: Stripe's totals cannot be read, and nothing is sent without it anyway"
+                .into(),
         )
         .into()),
     }

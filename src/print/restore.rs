@@ -42,8 +42,11 @@ pub(crate) fn checklist(found: &Checklist, now: Timestamp) {
     line(Step::Settle, "Stripe's totals are believed", &believed);
     let imported = found.totals.iter().filter(|of| of.state == TotalState::Imported).count();
     line(Step::Totals, "totals imported", &format!("{} of {}", count(imported), count(found.totals.len())));
-    let waiting: Vec<&RestoredTotal> =
-        found.totals.iter().filter(|of| matches!(of.state, TotalState::TooLittle(_) | TotalState::NoTotal(_))).collect();
+    let waiting: Vec<&RestoredTotal> = found
+        .totals
+        .iter()
+        .filter(|of| matches!(of.state, TotalState::TooLittle(_) | TotalState::NoTotal(_)))
+        .collect();
     for of in waiting.iter().take(LISTED) {
         let state = match &of.state {
             TotalState::TooLittle(short) => format!(

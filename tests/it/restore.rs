@@ -97,7 +97,9 @@ impl Drill {
         let (read, enough) = (totals(), 10);
         self.fixture.stripe.world().set_latency(Duration::from_millis(10));
         let mut command = crate::support::meter(self.fixture.place.folder.path());
-        command.args(["restore", "import-totals"]).envs([("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")]);
+        command
+            .args(["restore", "import-totals"])
+            .envs([("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")]);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         while totals() < read + enough && Instant::now() < deadline {
@@ -110,13 +112,19 @@ impl Drill {
     }
 
     fn imported(&self) -> usize {
-        self.fixture.place.query("SELECT count(*) FROM billing_targets WHERE imported_until IS NOT NULL")[0].parse().unwrap()
+        self.fixture.place.query("SELECT count(*) FROM billing_targets WHERE imported_until IS NOT NULL")[0]
+            .parse()
+            .unwrap()
     }
 
     /// A person does what the checklist says; then everything is as it should be.
     fn converges(self, prefix: &str) {
         let events = self.fixture.stripe.world().events().len();
-        self.run("restore status").ends(3).says(&["on hold", "open  begun: not yet", "next: meter restore import-totals"]);
+        self.run("restore status").ends(3).says(&[
+            "on hold",
+            "open  begun: not yet",
+            "next: meter restore import-totals",
+        ]);
         self.run("restore finish").ends(3).says(&["Not finished", "open  begun"]);
         for push in ["push", "push --dry-run"] {
             self.run(push).ends(3).says(&["billing is on hold", "meter restore status"]);
@@ -127,7 +135,11 @@ impl Drill {
         // the bucket cannot be read
         let (bucket, away) = (self.fixture.place.path("bucket"), self.fixture.place.path("away"));
         std::fs::rename(&bucket, &away).unwrap();
-        let early = self.run("restore import-totals").ends(3).says(&["begun: ", "open  bills read again: 0 of", "NOT READABLE"]);
+        let early = self.run("restore import-totals").ends(3).says(&[
+            "begun: ",
+            "open  bills read again: 0 of",
+            "NOT READABLE",
+        ]);
         assert!(early.out.contains("0 total(s) imported"), "{}", early.out);
         assert_eq!(self.fixture.place.query(OPEN), ["0"]);
         let renamed = self.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'");
@@ -148,7 +160,8 @@ impl Drill {
         let some = self.imported();
         assert!((5..CUSTOMERS * 2).contains(&some), "{some}");
         self.run("restore finish").ends(3).says(&["Not finished", "open  totals imported"]);
-        let done = self.run("restore import-totals").ends(0).says(&["done  totals imported", "next: meter restore finish"]);
+        let done =
+            self.run("restore import-totals").ends(0).says(&["done  totals imported", "next: meter restore finish"]);
         let sums = self.fixture.place.query("SELECT count(*), sum(value) FROM meter_events WHERE imported = 1");
         self.run("restore import-totals").ends(0).says(&["0 total(s) imported"]);
         assert_eq!(self.fixture.place.query("SELECT count(*), sum(value) FROM meter_events WHERE imported = 1"), sums);
@@ -178,8 +191,10 @@ impl Drill {
         // usage of ids that nobody knows waits; nothing else does
         let compared = self.run("reconcile").ends(3).says(&["have no row in `customers`"]);
         assert!(!compared.out.contains("not settled") && !compared.out.contains("on hold"), "{}", compared.out);
-        let noted =
-            self.fixture.place.query("SELECT action FROM audit_log WHERE target = 'books' AND action LIKE 'restore %' ORDER BY seq");
+        let noted = self
+            .fixture
+            .place
+            .query("SELECT action FROM audit_log WHERE target = 'books' AND action LIKE 'restore %' ORDER BY seq");
         let expected = ["restore begin", "restore import-totals --without", "restore finish"];
         assert_eq!(noted[noted.len() - 3..], expected, "{noted:?}");
         self.fixture.judge();
@@ -464,10 +479,14 @@ fn what_cannot_be_read_is_decided_by_a_person() {
     drill.run("push").ends(0);
     drill.restore("early.db", 0);
     drill.run("demo generate bucket --rows 100 --customers 6 --restated 1").ends(0);
-    drill.run("restore import-totals").ends(3).says(&["ON HOLD, see `meter versions`", "next: accept or correct the bills"]);
+    drill
+        .run("restore import-totals")
+        .ends(3)
+        .says(&["ON HOLD, see `meter versions`", "next: accept or correct the bills"]);
     drill.run("ingest --accept-restatement").ends(0);
     drill.fixture.stripe.world().set_faults(|seen| {
-        let of_one = seen.path.ends_with("event_summaries") && seen.form.get("customer").is_some_and(|id| id == "cus_c001");
+        let of_one =
+            seen.path.ends_with("event_summaries") && seen.form.get("customer").is_some_and(|id| id == "cus_c001");
         of_one.then_some(fake_stripe::Fault::ErrorBefore(404))
     });
     for _ in 0..2 {

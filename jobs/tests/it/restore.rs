@@ -463,7 +463,8 @@ async fn a_total_that_stripe_does_not_give_is_left_out_by_name() {
     let backup = world.backup("backup.db", false, begin + DAY + 60).await;
     world.restore(backup).await;
     world.stripe.world().set_faults(|seen| {
-        let of_ann = seen.path.ends_with("event_summaries") && seen.form.get("customer").is_some_and(|id| id == "cus_0");
+        let of_ann =
+            seen.path.ends_with("event_summaries") && seen.form.get("customer").is_some_and(|id| id == "cus_0");
         of_ann.then_some(fake_stripe::Fault::ErrorBefore(404))
     });
     let restored = begin + DAY + HOUR;
@@ -546,13 +547,9 @@ fn restored_books_bill_what_the_lost_ones_did_not_and_nothing_twice() {
         .await;
         let seen = seen.lock().unwrap();
         println!("{seen:#?}");
-        for kind in [
-            "unconfirmed in a backup",
-            "pending in a backup",
-            "sending in a backup",
-            "restored twice",
-            "taken over",
-        ] {
+        for kind in
+            ["unconfirmed in a backup", "pending in a backup", "sending in a backup", "restored twice", "taken over"]
+        {
             worlds.assert_saw(kind, seen.get(kind).copied().unwrap_or(0), 10);
         }
     });
