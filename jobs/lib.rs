@@ -14,6 +14,8 @@
 //!    compares Stripe's totals with the books; they share the client in [`stripe`].
 //! 5. [`verify_books`] checks the invariants of the books, [`probe`] tries the queue.
 //!
+//! [`restore`] is no job: a person imports Stripe's totals into restored books.
+//!
 //! Jobs never call each other; they meet in the books. Nothing here knows a queue, a command line
 //! or the wall clock: `now` is an argument. A monotonic clock, for pacing and for the time that a
 //! run has taken, and the number of cores are allowed (law 3, `clippy.toml`).
@@ -27,6 +29,7 @@ pub mod job;
 pub mod probe;
 pub mod push_stripe;
 pub mod reconcile_stripe;
+pub mod restore;
 pub mod roll_counters;
 pub mod roll_periods;
 pub mod source;

@@ -41,7 +41,7 @@ pub struct RollPeriodsReport {
     /// True when nothing was done, because the books were restored from a backup and the
     /// subscriptions are not read again yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub awaits_subscriptions: bool,
+    pub on_hold: bool,
     /// Customers with periods that are over, or not opened yet.
     pub customers: u64,
     pub closed: u64,
@@ -108,13 +108,10 @@ pub async fn roll_unless_restored(
     mode: Mode,
 ) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
-    if matches!(context.billing.mode, StripeMode::Stripe(_)) && context.books.awaits_subscriptions(now).await? {
-        tracing::info!(
-            "these books were restored from a backup: periods are closed when every subscription has been read \
-             (`sync_stripe`)"
-        );
-        let dry_run = mode == Mode::DryRun;
-        return Ok(RollPeriodsReport { dry_run, awaits_subscriptions: true, ..RollPeriodsReport::default() });
+    let hold = context.books.billing_hold().await?;
+    if matches!(context.billing.mode, StripeMode::Stripe(_)) && hold.is_some_and(|h| h.subscriptions_read_at.is_none())
+    {
+        return Ok(RollPeriodsReport { dry_run: mode == Mode::DryRun, on_hold: true, ..RollPeriodsReport::default() });
     }
     roll(&context.books, now, mode).await
 }

@@ -139,10 +139,7 @@ pub async fn sync(
         Ok(books.setting(name).await?.and_then(|at| at.parse().ok()))
     };
     let (whole, some) = (last(REMEMBERED[0]).await?, last(REMEMBERED[1]).await?);
-    // a full pass that began before the restore was found does not cover what was lost
-    let full = scope == SyncScope::All
-        || books.awaits_subscriptions(now).await?
-        || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
+    let full = scope == SyncScope::All || whole.is_none_or(|at| at > now.as_second() || now.as_second() - at >= FULL);
     let since = some.filter(|_| !full).map(|at| at - OVERLAP);
     let mut report = SyncReport { full, ..SyncReport::default() };
     let mut seen: BTreeSet<String> = BTreeSet::new();

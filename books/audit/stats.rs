@@ -108,6 +108,8 @@ pub struct StripeStats {
     pub alarms: i64,
     /// The first of them.
     pub some_alarms: Vec<TargetAlarm>,
+    /// When the backup was made, while billing of restored books is on hold.
+    pub restored_from: Option<Timestamp>,
 }
 
 /// Meter events by state.

@@ -54,6 +54,7 @@ const MIGRATIONS: &[Migration] = migrations![
     25 "0025_totals_of_subscriptions",
     26 "0026_billing_sums",
     27 "0027_overage_billing",
+    28 "0028_restore_is_a_command",
 ];
 
 /// The schema version that this build works with.

@@ -43,10 +43,8 @@ const TARGETS: &str = "customer = ?1 AND period_start >= ?2 AND period_start < ?
 
 const NO_TOTAL: &str = "alarm_kind = 'no_total'";
 const UNEXPLAINED: &str = "alarm_kind IN ('stripe_has_less', 'stripe_has_more')";
-/// A restoration ends what it deferred by itself, and of an amount that is too large nobody knows
-/// how large it is.
-const DEFERRED: &str =
-    "deferred <> 0 AND deferred_acknowledged IS NOT deferred AND deferred_reason NOT IN ('restored', 'too_large')";
+/// Of an amount that is too large nobody knows how large it is.
+const DEFERRED: &str = "deferred <> 0 AND deferred_acknowledged IS NOT deferred AND deferred_reason <> 'too_large'";
 
 const END_ALARM: &str = "alarm_kind = NULL, alarm_shortfall = NULL, alarm_total = NULL, alarm_until = NULL, \
     alarm_stripe_customer = NULL, alarm_answer = NULL";

@@ -22,6 +22,5 @@ pub mod meter_event;
 pub mod no_invoice;
 pub mod planning;
 pub mod reconciliation;
-pub mod restoration;
 pub mod restore;
 pub mod stripe_meter;

@@ -14,7 +14,6 @@ use crate::stripe::billing_target::{StoredTarget, UsageParts};
 use crate::stripe::due::DueSince;
 use crate::stripe::invoice::InvoicePeriod;
 use crate::stripe::meter_event::EventState;
-use crate::stripe::restoration;
 use crate::units::calendar::Day;
 
 /// A customer that is due for planning, with everything that planning reads.
@@ -43,8 +42,6 @@ pub struct DueCustomer {
     pub sent: BTreeMap<String, Vec<SentEvent>>,
     /// Meters with a refused event, in any period.
     pub refused: BTreeSet<String>,
-    /// Meters with an invoice that waits, after a restore, for the import of Stripe's total.
-    pub restored: BTreeSet<String>,
 }
 
 /// A subscription of a due customer.
@@ -179,11 +176,6 @@ pub async fn load(
     for (customer, history) in terms_history::load(c, &json(&ids)?).await? {
         if let Some(due) = found.get_mut(&customer) {
             due.history = history;
-        }
-    }
-    for (customer, meter) in restoration::waiting(c, asked, meters, now, grace).await? {
-        if let Some(due) = found.get_mut(&customer) {
-            due.restored.insert(meter);
         }
     }
     load_sums(c, meters, &mut found).await?;

@@ -1,7 +1,5 @@
 //! Which of Stripe's totals are read next, and what a comparison changes in the books.
 
-use std::ops::Range;
-
 use jiff::Timestamp;
 use libsql::{Connection, Row, params};
 
@@ -12,7 +10,6 @@ use crate::store::rows::{first_row, json};
 use crate::stripe::alarm::{self, TargetKey};
 use crate::stripe::difference::{Difference, Shortfall};
 use crate::stripe::meter_event::EventState;
-use crate::stripe::restoration;
 use crate::units::calendar::minute;
 
 /// A total to be read and compared. Instants are seconds since 1970.
@@ -89,14 +86,12 @@ struct ReadQueue {
     share: u32,
 }
 
-/// The totals that can be read, by a condition. ?1 now, ?2 the most rows, ?3 a customer, ?4 and ?5
-/// [`restoration::bounds`]: a total that is not imported yet cannot be compared.
+/// The totals that can be read, by a condition. ?1 now, ?2 the most rows, ?3 a customer.
 macro_rules! totals_where {
     ($condition:literal) => {
         concat!(
             "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-             FROM readable_totals WHERE period_start <= ?1 \
-               AND NOT coalesce(period_start < ?4 AND current_end > ?5 AND imported_until IS NOT min(covered_until, ?4), 0) AND ",
+             FROM readable_totals WHERE period_start <= ?1 AND ",
             $condition,
             " LIMIT ?2"
         )
@@ -124,31 +119,11 @@ const OF_CUSTOMER: ReadQueue =
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, imported FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
+/// The events with a timestamp in the period.
 async fn events(c: &Connection, of: &TotalToCheck) -> Result<InvoiceEvents, BooksError> {
     // Stripe gives totals between whole minutes
-    events_between(
-        c,
-        EventScope { customer: &of.customer, meter: &of.meter, stripe_customer: &of.stripe_customer },
-        of.start..minute(of.end),
-    )
-    .await
-}
-
-/// Selects the events of a customer and meter that were sent for one Stripe customer.
-#[derive(Clone, Copy)]
-pub(super) struct EventScope<'a> {
-    pub(super) customer: &'a str,
-    pub(super) meter: &'a str,
-    pub(super) stripe_customer: &'a str,
-}
-
-/// Events with a timestamp in `span`.
-pub(super) async fn events_between(
-    c: &Connection,
-    of: EventScope<'_>,
-    span: Range<i64>,
-) -> Result<InvoiceEvents, BooksError> {
-    let values = params![of.customer, of.meter, span.start, span.end, of.stripe_customer];
+    let end = minute(of.end);
+    let values = params![of.customer.clone(), of.meter.clone(), of.start, end, of.stripe_customer.clone()];
     let mut rows = c.query(EVENTS, values).await?;
     let mut found = InvoiceEvents::default();
     while let Some(row) = rows.next().await? {
@@ -174,7 +149,7 @@ pub(super) async fn events_between(
 }
 
 /// Reads a shortfall from column `at` and the column after it.
-pub(super) fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
+fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
     let columns = row.get::<Option<i64>>(at)?.zip(row.get::<Option<i64>>(at + 1)?);
     Ok(columns.map(|(amount, since)| Shortfall { amount, since }))
 }
@@ -187,16 +162,14 @@ impl Database {
         customer: Option<String>,
         limit: u32,
         now: Timestamp,
-        grace: i64,
     ) -> Result<Vec<TotalToCheck>, BooksError> {
         self.with_connection(async move |c| {
-            let (at, open) = restoration::bounds(c, now.as_second(), grace).await?;
             let queues = if customer.is_some() { &[OF_CUSTOMER] } else { &READ_QUEUES[..] };
             let mut found: Vec<TotalToCheck> = vec![];
             for ReadQueue { sql, share } in queues {
                 let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
                 let room = left.div_ceil(*share);
-                let mut rows = c.query(sql, params![now.as_second(), room, customer.clone(), at, open]).await?;
+                let mut rows = c.query(sql, params![now.as_second(), room, customer.clone()]).await?;
                 while let Some(row) = rows.next().await? {
                     let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
                     let one = TotalToCheck {

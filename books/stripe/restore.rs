@@ -1,11 +1,12 @@
-//! Copies of the books, and books that were restored from one: what the lost books had sent to
-//! Stripe after the copy was made is taken over from Stripe's totals, invoice by invoice; until
-//! then nothing more is planned for their customer and meter.
+//! Copies of the books, and books that were restored from one.
 //!
-//! A copy carries a mark, so that whoever restores it need not remember to say so. The first
-//! `push_stripe` that finds the mark gives the books another prefix of identifiers, and makes every
-//! open event not received: what became of it is in the totals with the rest.
+//! A copy carries a mark, so that whoever restores it need not remember to say so. Books with the
+//! mark are on hold: nothing is planned, sent or compared. `meter restore import-totals` begins the
+//! restoration: it gives the books another prefix of identifiers, and makes every open event not
+//! received. What the lost books had sent to Stripe after the copy was made is then imported from
+//! Stripe's totals, invoice by invoice. `meter restore finish` ends the hold.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -14,19 +15,45 @@ use libsql::{Connection, Value, params};
 use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows, json};
+use crate::store::rows::{first_row, insert_rows};
 use crate::store::settings;
-use crate::stripe::alarm::{self, TargetKey};
-use crate::stripe::difference::{Difference, Shortfall};
+use crate::stripe::difference::Shortfall;
 use crate::stripe::invoice::{LARGEST_VALUE, closes, open_after};
 use crate::stripe::meter_event::last_seq;
-use crate::stripe::reconciliation::{EventScope, InvoiceEvents, events_between, shortfall};
-use crate::stripe::restoration::{Restoration, WAITING, restoration};
 use crate::units::calendar::{Month, instant, minute};
 
-/// A period whose total is to be taken over.
+/// The books were restored from a backup, and nothing is billed until that is finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BillingHold {
+    /// When the backup was made.
+    pub backup_at: Timestamp,
+    /// None until `meter restore import-totals` has begun it.
+    pub restoration: Option<Restoration>,
+    /// When every subscription was last read since the backup took the place of the books.
+    pub subscriptions_read_at: Option<Timestamp>,
+}
+
+/// A restoration that has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restoration {
+    /// From when on the lost books may have sent what these do not know: the backup, or the first
+    /// attempt of what was open in it.
+    pub since: i64,
+    /// When it began; the lost books sent nothing later.
+    pub at: i64,
+}
+
+impl Restoration {
+    /// The months of bills that are read again before totals are imported. AWS restates a month for
+    /// weeks, so the first one is the month before.
+    pub fn months(self) -> Vec<Month> {
+        Month::range(Month::of(instant(self.since)).previous(), Month::of(instant(self.at)))
+    }
+}
+
+/// A total that is imported, or has to be. Instants are seconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TotalToImport {
+pub struct RestoredTotal {
     pub customer: String,
     pub meter: String,
     /// First instant of the period.
@@ -38,17 +65,33 @@ pub struct TotalToImport {
     pub stripe_meter: String,
     /// Stripe's name of the meter.
     pub event_name: String,
-    /// By how much Stripe was short of what the books know when the total was last read, and since
-    /// when.
-    pub shortfall: Option<Shortfall>,
     /// By how much Stripe is short (or, below 0, over) as a person has acknowledged: that is dealt
-    /// with, and not taken over.
+    /// with, and not imported.
     pub acknowledged: i64,
-    /// What the books have of what an invoice covers, and of the rest.
-    pub events: [InvoiceEvents; 2],
+    pub state: TotalState,
 }
 
-impl TotalToImport {
+/// What became of a total.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TotalState {
+    Imported,
+    NotRead,
+    /// It is below what the books know, and it is too early to believe that.
+    TooLittle(Shortfall),
+    /// Stripe gives none; its answer.
+    NoTotal(String),
+}
+
+/// What the books know of a part of a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownEvents {
+    /// Sum of the accepted events.
+    pub accepted: i64,
+    /// Sum of the events that were discarded while unconfirmed: Stripe may have them.
+    pub discarded: i64,
+}
+
+impl RestoredTotal {
     /// Minutes from which to before which totals are asked for: of what an invoice covers, and of
     /// the rest. Empty when there is nothing to ask.
     pub fn windows(&self) -> [(i64, i64); 2] {
@@ -57,20 +100,60 @@ impl TotalToImport {
     }
 }
 
-/// Those of which the totals can be read, the one that was read longest ago first; of periods that
-/// no invoice covers only those to which these books sent, too: nothing else is ever compared; and
-/// of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many, ?4 one
-/// customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
-const TO_IMPORT: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
-      t.shortfall, t.shortfall_since, coalesce(t.acknowledged, 0) \
+/// The bill of an export and month that has to be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoredBill {
+    pub export: String,
+    pub month: Month,
+    pub state: BillState,
+    /// Why it was not read.
+    pub note: String,
+}
+
+/// Whether a bill was read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BillState {
+    NotRead,
+    Read,
+    /// Its newest version waits for a person.
+    OnHold,
+    Unreadable,
+    /// A person has said that it cannot be read any more.
+    Without,
+}
+
+impl BillState {
+    const STORED: [(Self, &'static str); 4] =
+        [(Self::Read, "read"), (Self::OnHold, "on_hold"), (Self::Unreadable, "unreadable"), (Self::Without, "without")];
+
+    /// Whether no total waits for the bill.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Read | Self::Without)
+    }
+}
+
+/// The totals of periods to which the lost books may have sent: those that an invoice covers, and
+/// of the others those to which these books sent, too, because nothing else is ever compared. They
+/// are read from the Stripe customer that the subscription belongs to. ?1 when the restoration
+/// began, ?2 [`open_after`] the instant from which the lost books may have sent.
+const TOTALS: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, b.ends_at, \
+      coalesce((SELECT s.stripe_customer FROM subscriptions s WHERE s.id = b.subscription), c.stripe_customer_id) AS owner, \
+      m.stripe_id, m.event_name, coalesce(t.acknowledged, 0), t.imported_until IS min(b.covered_until, ?1), t.not_imported, \
+      t.shortfall, t.shortfall_since \
     FROM customers c CROSS JOIN covered_periods b ON b.customer = c.id CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
-    WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
-      AND c.stripe_customer_id IS NOT NULL AND c.periods_until IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
-      AND t.imported_until IS NOT min(b.covered_until, ?1) AND (?4 IS NOT NULL OR t.alarm_kind IS NULL OR t.read_at <= ?7) \
+    WHERE owner IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \
       AND (b.covered_until > b.starts_at OR EXISTS (SELECT 1 FROM meter_events i INDEXED BY meter_events_by_time WHERE i.customer = b.customer \
            AND i.meter = m.meter AND i.timestamp >= b.starts_at AND i.timestamp < b.ends_at AND i.attempts > 0)) \
-    ORDER BY t.read_at, b.customer, b.starts_at LIMIT ?3";
+    ORDER BY b.customer, b.starts_at, m.meter";
+
+/// Makes the target's row, if there is none, with what the next planning will correct; notes what
+/// became of its total.
+const NOTED: &str = "INSERT INTO billing_targets \
+      (customer, meter, period_start, period_end, plan, target, imported_until, not_imported, shortfall, shortfall_since) \
+    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7, ?8 FROM customers WHERE id = ?1 \
+    ON CONFLICT (customer, meter, period_start) DO UPDATE SET imported_until = excluded.imported_until, \
+      not_imported = excluded.not_imported, shortfall = excluded.shortfall, shortfall_since = excluded.shortfall_since, final_at = NULL";
 
 /// When the newest thing was done that the books keep the time of.
 const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM meter_events UNION ALL SELECT max(last_attempt_at) FROM meter_events \
@@ -80,27 +163,42 @@ const NEWEST: &str = "SELECT max(at) FROM (SELECT max(created_at) AS at FROM met
 /// Subscriptions are as they were when the copy was made: nobody has read them since.
 const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 
-/// Makes the target's row, if there is none, with what the next planning will correct; notes what
-/// was read.
-const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, shortfall, shortfall_since) \
-    SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7 FROM customers WHERE id = ?1 \
-    ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, \
-      shortfall_since = excluded.shortfall_since, no_total_acknowledged = iif(?8, billing_targets.no_total_acknowledged, NULL)";
+/// Why the books are on hold, if they are.
+pub async fn billing_hold(c: &Connection) -> Result<Option<BillingHold>, BooksError> {
+    let sql = "SELECT name, value FROM settings WHERE name IN ('backup_at', 'restored_from', 'restored_since', 'restored_at', 'synced_full')";
+    let (mut rows, mut found) = (c.query(sql, ()).await?, BTreeMap::new());
+    while let Some(row) = rows.next().await? {
+        let (name, value): (String, String) = (row.get(0)?, row.get(1)?);
+        let at =
+            value.parse::<i64>().map_err(|e| BooksError::Integrity(format!("settings: `{name}` is wrong: {e}")))?;
+        found.insert(name, at);
+    }
+    let at = |name| found.get(name).copied();
+    let subscriptions_read_at = at("synced_full").filter(|at| *at > 0).map(instant);
+    Ok(match (at("backup_at"), at("restored_from"), at("restored_since"), at("restored_at")) {
+        (Some(backup_at), ..) => {
+            Some(BillingHold { backup_at: instant(backup_at), restoration: None, subscriptions_read_at })
+        }
+        (None, Some(from), Some(since), Some(at)) => {
+            let restoration = Some(Restoration { since, at });
+            Some(BillingHold { backup_at: instant(from), restoration, subscriptions_read_at })
+        }
+        _ => None,
+    })
+}
 
-async fn totals_to_import(
-    c: &Connection,
-    restoration: Restoration,
-    grace: i64,
-    (limit, now): (u32, i64),
-    which: (Option<String>, Option<i64>, Option<String>),
-) -> Result<Vec<TotalToImport>, BooksError> {
-    let (customer, start, meter) = which;
-    let open = open_after(restoration.since, grace);
-    let values = params![restoration.at, open, limit, customer, start, meter, now - 86_400];
-    let mut rows = c.query(TO_IMPORT, values).await?;
+async fn restored_totals(c: &Connection, of: Restoration, grace: i64) -> Result<Vec<RestoredTotal>, BooksError> {
+    let mut rows = c.query(TOTALS, params![of.at, open_after(of.since, grace)]).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
-        found.push(TotalToImport {
+        let shortfall = row.get::<Option<i64>>(11)?.zip(row.get::<Option<i64>>(12)?);
+        let state = match (row.get::<i64>(9)? == 1, row.get::<Option<String>>(10)?, shortfall) {
+            (true, ..) => TotalState::Imported,
+            (false, Some(answer), _) => TotalState::NoTotal(answer),
+            (false, None, Some((amount, since))) => TotalState::TooLittle(Shortfall { amount, since }),
+            (false, None, None) => TotalState::NotRead,
+        };
+        found.push(RestoredTotal {
             customer: row.get(0)?,
             meter: row.get(1)?,
             start: row.get(2)?,
@@ -109,28 +207,44 @@ async fn totals_to_import(
             stripe_customer: row.get(5)?,
             stripe_meter: row.get(6)?,
             event_name: row.get(7)?,
-            shortfall: shortfall(&row, 8)?,
-            acknowledged: row.get(10)?,
-            events: [InvoiceEvents::default(), InvoiceEvents::default()],
+            acknowledged: row.get(8)?,
+            state,
         });
-    }
-    for one in &mut found {
-        let windows = one.windows();
-        for (at, (from, to)) in windows.into_iter().enumerate() {
-            // a period's start may lie within a minute, and what is before it is another's
-            let from = from.max(one.start);
-            let scope =
-                EventScope { customer: &one.customer, meter: &one.meter, stripe_customer: &one.stripe_customer };
-            one.events[at] = events_between(c, scope, from..to).await?;
-        }
     }
     Ok(found)
 }
 
+async fn known_events(c: &Connection, of: &RestoredTotal) -> Result<[KnownEvents; 2], BooksError> {
+    let mut known = [KnownEvents::default(); 2];
+    for (known, (from, to)) in known.iter_mut().zip(of.windows()) {
+        let sql = "SELECT coalesce(sum(value) FILTER (WHERE state = 'accepted'), 0), \
+                   coalesce(sum(value) FILTER (WHERE state = 'discarded' AND maybe_applied = 1), 0) \
+                   FROM meter_events WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5";
+        // a period's start may lie within a minute, and what is before it is another's
+        let values = params![of.customer.clone(), of.meter.clone(), from.max(of.start), to, of.stripe_customer.clone()];
+        if let Some(row) = first_row(c, sql, values).await? {
+            *known = KnownEvents { accepted: row.get(0)?, discarded: row.get(1)? };
+        }
+    }
+    Ok(known)
+}
+
+async fn note(c: &Connection, of: &RestoredTotal, imported_until: Option<i64>) -> Result<(), BooksError> {
+    let (answer, shortfall) = match &of.state {
+        TotalState::NoTotal(answer) => (Some(answer.clone()), None),
+        TotalState::TooLittle(shortfall) => (None, Some(*shortfall)),
+        TotalState::Imported | TotalState::NotRead => (None, None),
+    };
+    let (shortfall, since) = shortfall.map(|s| (s.amount, s.since)).unzip();
+    let key = (of.customer.clone(), of.meter.clone(), of.start, of.end);
+    let values = params![key.0, key.1, key.2, key.3, imported_until, answer, shortfall, since];
+    Ok(c.execute(NOTED, values).await.map(drop)?)
+}
+
 impl Database {
-    /// Whether these books were restored from a backup.
-    pub async fn restoration(&self, now: Timestamp) -> Result<Option<Restoration>, BooksError> {
-        self.with_connection(async move |c| restoration(c, now.as_second()).await).await
+    /// Why the books are on hold, if they are.
+    pub async fn billing_hold(&self) -> Result<Option<BillingHold>, BooksError> {
+        self.with_connection(async |c| billing_hold(c).await).await
     }
 
     /// Marks the books as restored from a backup that was made at `backup_at`, or when the newest
@@ -155,223 +269,181 @@ impl Database {
         .await
     }
 
-    /// Whether these books were restored, and what Stripe tells of subscriptions was not read whole
-    /// since: until then nobody knows which billing periods there were, and a period that is closed
-    /// stays as it is.
-    pub async fn awaits_subscriptions(&self, now: Timestamp) -> Result<bool, BooksError> {
-        let Some(found) = self.restoration(now).await? else { return Ok(false) };
-        let synced = self.setting("synced_full").await?.and_then(|at| at.parse::<i64>().ok());
-        Ok(synced.is_none_or(|at| if found.seen { at < found.at } else { at <= found.backup_at }))
-    }
-
-    /// Acts on the mark of a backup, if there is one: returns the restoration, and how many open
-    /// events Stripe's totals will decide about.
-    pub async fn begin_restored(&self, grace: i64, now: Timestamp) -> Result<Option<(Restoration, u64)>, BooksError> {
-        if self.setting("backup_at").await?.is_none() {
-            return Ok(None);
-        }
+    /// Begins the restoration of books with the mark of a backup. Returns how many open events
+    /// Stripe's totals will decide about; none when there is nothing to begin.
+    pub async fn begin_restoration(&self, actor: String, now: Timestamp) -> Result<Option<u64>, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
-            // another process may have been first
-            let Some(found) = restoration(c, now).await?.filter(|r| !r.seen) else { return Ok(None) };
-            let since = match unfinished(c, grace).await? {
-                Some(before) => before.min(found.since),
-                None => found.since,
-            };
+            let Some(hold) = billing_hold(c).await?.filter(|hold| hold.restoration.is_none()) else { return Ok(None) };
+            let backup_at = hold.backup_at.as_second();
+            // what was under way or unconfirmed was perhaps taken, and so was everything since an
+            // earlier restoration that is not finished
+            let sql = "SELECT min(at), (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'restored_from') FROM ( \
+                         SELECT min(first_attempt_at) AS at FROM meter_events WHERE state IN ('sending', 'unconfirmed') \
+                         UNION ALL SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'restored_since')";
+            let row = first_row(c, sql, ()).await?;
+            let at = |i| row.as_ref().map_or(Ok(None), |row| row.get::<Option<i64>>(i));
+            let from = at(1)?.map_or(backup_at, |from| from.min(backup_at));
+            let since = at(0)?.map_or(from, |first| first.min(from));
             let sql = "UPDATE meter_events SET state = 'unconfirmed', maybe_applied = 1 WHERE state = 'sending'";
             c.execute(sql, ()).await?;
             let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?1, \
                        error = 'the books were restored: Stripe''s total decides' WHERE state IN ('pending', 'unconfirmed')";
             let open = c.execute(sql, params![now]).await?;
-            // what was compared is compared anew
-            let sql = "UPDATE billing_targets SET imported_until = NULL, shortfall = NULL, shortfall_since = NULL, \
-                         alarm_kind = NULL, alarm_shortfall = NULL, alarm_total = NULL, alarm_until = NULL, \
-                         alarm_stripe_customer = NULL, alarm_answer = NULL \
-                       WHERE imported_until IS NOT NULL OR alarm_kind IS NOT NULL OR shortfall IS NOT NULL";
-            c.execute(sql, ()).await?;
             for sql in [
+                // what was compared is compared anew
+                "UPDATE billing_targets SET imported_until = NULL, not_imported = NULL, shortfall = NULL, shortfall_since = NULL, \
+                   alarm_kind = NULL, alarm_shortfall = NULL, alarm_total = NULL, alarm_until = NULL, \
+                   alarm_stripe_customer = NULL, alarm_answer = NULL \
+                 WHERE imported_until IS NOT NULL OR not_imported IS NOT NULL OR alarm_kind IS NOT NULL OR shortfall IS NOT NULL",
                 "UPDATE settings SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
-                // subscriptions that ended since must be known before totals are taken over
                 "DELETE FROM settings WHERE name IN ('backup_at', 'synced_full')",
+                "DELETE FROM restored_bills",
+            ] {
+                c.execute(sql, ()).await?;
+            }
+            for (name, value) in [("restored_from", from), ("restored_since", since), ("restored_at", now)] {
+                settings::put(c, name, &value.to_string()).await?;
+            }
+            let reason = format!("a backup of {}; {open} open event(s) are not received now", instant(from));
+            let entry = AuditEntry { actor, action: "restore begin".into(), target: "books".into(), reason };
+            record(c, &entry, now).await?;
+            Ok(Some(open))
+        })
+        .await
+    }
+
+    /// Every total of a restoration, by customer and period.
+    pub async fn restored_totals(
+        &self,
+        restoration: Restoration,
+        grace: i64,
+    ) -> Result<Vec<RestoredTotal>, BooksError> {
+        self.with_connection(async move |c| restored_totals(c, restoration, grace).await).await
+    }
+
+    /// What the books know of what an invoice covers, and of the rest.
+    pub async fn known_events(&self, of: RestoredTotal) -> Result<[KnownEvents; 2], BooksError> {
+        self.with_connection(async move |c| known_events(c, &of).await).await
+    }
+
+    /// Notes why a total is not imported.
+    pub async fn not_imported(&self, of: RestoredTotal) -> Result<(), BooksError> {
+        self.transaction(async move |c| note(c, &of, None).await).await
+    }
+
+    /// Imports what Stripe has more (or less) than the books know, of what an invoice covers and of
+    /// the rest; nothing when the books know something else meanwhile, because another command
+    /// imports, too. Returns whether it was done.
+    pub async fn import_total(
+        &self,
+        of: RestoredTotal,
+        known: [KnownEvents; 2],
+        surplus: [i64; 2],
+        grace: i64,
+        now: Timestamp,
+    ) -> Result<bool, BooksError> {
+        let now = now.as_second();
+        self.transaction(async move |c| {
+            let restoration = billing_hold(c).await?.and_then(|hold| hold.restoration);
+            let Some(restoration) = restoration else { return Ok(false) };
+            if known_events(c, &of).await? != known {
+                return Ok(false);
+            }
+            let bounds = [(of.start, of.until), (of.until, of.end)];
+            for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
+                let timestamp = restoration.at.min(minute(to) - 1).max(from);
+                insert_imported(c, &of, &Imported { from, to, surplus, timestamp, grace }, now).await?;
+            }
+            let of = RestoredTotal { state: TotalState::Imported, ..of };
+            note(c, &of, Some(of.until.min(restoration.at))).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The bills of these exports that have to be read again.
+    pub async fn restored_bills(
+        &self,
+        restoration: Restoration,
+        exports: Vec<String>,
+    ) -> Result<Vec<RestoredBill>, BooksError> {
+        self.with_connection(async move |c| {
+            let mut known = BTreeMap::new();
+            let mut rows = c.query("SELECT export, month, state, note FROM restored_bills", ()).await?;
+            while let Some(row) = rows.next().await? {
+                let (key, state): ((String, String), String) = ((row.get(0)?, row.get(1)?), row.get(2)?);
+                let state = BillState::STORED.iter().find(|(_, name)| *name == state).map(|(state, _)| *state);
+                known.insert(key, (state.unwrap_or(BillState::NotRead), row.get::<String>(3)?));
+            }
+            let mut found = vec![];
+            for export in exports {
+                for month in restoration.months() {
+                    let (state, note) = known
+                        .remove(&(export.clone(), month.to_string()))
+                        .unwrap_or((BillState::NotRead, String::new()));
+                    found.push(RestoredBill { export: export.clone(), month, state, note });
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Notes whether a bill was read again; with an entry when a person decided it.
+    pub async fn note_restored_bill(
+        &self,
+        bill: RestoredBill,
+        entry: Option<AuditEntry>,
+        now: Timestamp,
+    ) -> Result<(), BooksError> {
+        self.transaction(async move |c| {
+            let state = BillState::STORED.iter().find(|(state, _)| *state == bill.state).map(|(_, name)| *name);
+            let sql = "INSERT INTO restored_bills (export, month, state, note, read_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+                       ON CONFLICT (export, month) DO UPDATE SET state = excluded.state, note = excluded.note, read_at = excluded.read_at";
+            c.execute(sql, params![bill.export, bill.month.to_string(), state, bill.note, now.as_second()]).await?;
+            if let Some(entry) = entry {
+                record(c, &entry, now.as_second()).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends the hold, unless a total is still to be imported: those are returned. Totals that
+    /// Stripe does not give are left out for the customers of `without`.
+    pub async fn finish_restoration(
+        &self,
+        without: BTreeSet<String>,
+        grace: i64,
+        entry: AuditEntry,
+        now: Timestamp,
+    ) -> Result<Vec<RestoredTotal>, BooksError> {
+        self.transaction(async move |c| {
+            let Some(restoration) = billing_hold(c).await?.and_then(|hold| hold.restoration) else { return Ok(vec![]) };
+            let mut open = restored_totals(c, restoration, grace).await?;
+            open.retain(|of| match of.state {
+                TotalState::Imported => false,
+                TotalState::NoTotal(_) => !without.contains(&of.customer),
+                TotalState::NotRead | TotalState::TooLittle(_) => true,
+            });
+            if !open.is_empty() {
+                return Ok(open);
+            }
+            for sql in [
+                "DELETE FROM settings WHERE name IN ('restored_from', 'restored_since', 'restored_at')",
                 "DELETE FROM restored_bills",
                 "INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers WHERE true \
                  ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''",
             ] {
                 c.execute(sql, ()).await?;
             }
-            for (name, value) in [("restored_from", found.backup_at), ("restored_since", since), ("restored_at", now)] {
-                settings::put(c, name, &value.to_string()).await?;
+            record(c, &entry, now.as_second()).await?;
+            for customer in &without {
+                let of_customer = AuditEntry { target: format!("customer {customer}"), ..entry.clone() };
+                record(c, &of_customer, now.as_second()).await?;
             }
-            let entry = AuditEntry {
-                actor: "meter".into(),
-                action: "restored".into(),
-                target: "books".into(),
-                reason: format!("a backup of {}; {open} open event(s) are not received now", instant(found.backup_at)),
-            };
-            record(c, &entry, now).await?;
-            Ok(Some((Restoration { since, at: now, seen: true, ..found }, open)))
-        })
-        .await
-    }
-
-    /// How many amounts wait for totals to be taken over.
-    pub async fn restored_waiting(&self) -> Result<u64, BooksError> {
-        self.with_connection(async |c| {
-            let sql = "SELECT count(*) FROM deferred_amounts WHERE reason = 'restored'";
-            Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
-        })
-        .await
-    }
-
-    /// At most `limit` periods whose totals are to be taken over; of one customer, or of all.
-    pub async fn totals_to_import(
-        &self,
-        restoration: Restoration,
-        grace: i64,
-        customer: Option<String>,
-        limit: u32,
-        now: Timestamp,
-    ) -> Result<Vec<TotalToImport>, BooksError> {
-        let limit = (limit, now.as_second());
-        self.with_connection(async move |c| {
-            totals_to_import(c, restoration, grace, limit, (customer, None, None)).await
-        })
-        .await
-    }
-
-    /// Takes over what Stripe has more (or less) than the books know, of what an invoice covers and
-    /// of the rest; nothing when the period or its events have changed since the totals were asked
-    /// for. Returns whether it was done.
-    pub async fn import(
-        &self,
-        of: TotalToImport,
-        surplus: [i64; 2],
-        restoration: Restoration,
-        grace: i64,
-        now: Timestamp,
-    ) -> Result<bool, BooksError> {
-        let now = now.as_second();
-        self.transaction(async move |c| {
-            let which = (Some(of.customer.clone()), Some(of.start), Some(of.meter.clone()));
-            let same = self::restoration(c, now).await? == Some(restoration)
-                && totals_to_import(c, restoration, grace, (1, now), which).await?.first() == Some(&of);
-            if !same {
-                return Ok(false);
-            }
-            // the total decides about what is unconfirmed, too
-            let unconfirmed: Vec<i64> = of.events.iter().filter_map(|e| e.unconfirmed.map(|d| d.seq)).collect();
-            let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?2, \
-                       error = 'the books were restored: Stripe''s total decides' WHERE seq IN (SELECT value FROM json_each(?1))";
-            c.execute(sql, params![json(&unconfirmed)?, now]).await?;
-            let bounds = [(of.start, of.until), (of.until, of.end)];
-            for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
-                let timestamp = restoration.at.min(minute(to) - 1).max(from);
-                insert_imported(c, &of, &Imported { from, to, surplus, timestamp, grace }, now).await?;
-            }
-            note_read(c, &of, &Difference::Agrees, None, now).await?;
-            let sql = "UPDATE billing_targets SET imported_until = ?4, final_at = NULL WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
-            let until = of.until.min(restoration.at);
-            c.execute(sql, params![of.customer.clone(), of.meter, of.start, until]).await?;
-            let sql = "INSERT INTO stripe_due (customer, due_at) VALUES (?1, 0) ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''";
-            c.execute(sql, params![of.customer]).await?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Notes that a total could not be read, or by how much it is short and since when: too little
-    /// to be believed at once.
-    pub async fn not_imported(
-        &self,
-        of: TotalToImport,
-        difference: Difference,
-        shortfall: Option<Shortfall>,
-        now: Timestamp,
-    ) -> Result<(), BooksError> {
-        self.transaction(async move |c| note_read(c, &of, &difference, shortfall, now.as_second()).await).await
-    }
-
-    /// The first month whose bills have to be read again before totals are taken over: AWS restates
-    /// a month for weeks, so the one before the backup's. None without a restoration that a push
-    /// has found, and when that was more than `within` seconds ago.
-    pub async fn restored_bills_from(&self, now: Timestamp, within: i64) -> Result<Option<Month>, BooksError> {
-        let found = self.restoration(now).await?;
-        let recent = found.filter(|r| r.seen && now.as_second() - r.at <= within);
-        Ok(recent.map(|r| first_month(&r)))
-    }
-
-    /// Of these exports, the months that have to be read again before totals are taken over, and
-    /// were not, or wait for a person.
-    pub async fn bills_missing(
-        &self,
-        restoration: Restoration,
-        exports: Vec<String>,
-    ) -> Result<Vec<(String, Month)>, BooksError> {
-        self.with_connection(async move |c| {
-            let months = Month::range(first_month(&restoration), Month::of(instant(restoration.at)));
-            let mut missing = vec![];
-            for export in exports {
-                for month in &months {
-                    let sql = "SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2";
-                    if first_row(c, sql, params![export.clone(), month.to_string()]).await?.is_none() {
-                        missing.push((export.clone(), *month));
-                    }
-                }
-            }
-            Ok(missing)
-        })
-        .await
-    }
-
-    /// Notes that totals are taken over without the bill of an export's month: a person has said
-    /// so.
-    pub async fn go_without_bill(
-        &self,
-        export: String,
-        month: Month,
-        entry: AuditEntry,
-        now: Timestamp,
-    ) -> Result<(), BooksError> {
-        self.transaction(async move |c| {
-            let sql = "INSERT INTO restored_bills (export, month, read_at, without) VALUES (?1, ?2, ?3, 1) \
-                       ON CONFLICT (export, month) DO UPDATE SET without = 1";
-            c.execute(sql, params![export, month.to_string(), now.as_second()]).await?;
-            record(c, &entry, now.as_second()).await
-        })
-        .await
-    }
-
-    /// Notes, after a restoration, that an export's month was looked at, and whether it waits for a
-    /// person.
-    pub async fn note_bill_read(
-        &self,
-        export: String,
-        month: Month,
-        waits: bool,
-        now: Timestamp,
-    ) -> Result<(), BooksError> {
-        let values = (export, month.to_string());
-        let (month, known) = (values.1.clone(), values.0.clone());
-        let differs = self
-            .with_connection(async move |c| {
-                let sql = "SELECT EXISTS (SELECT 1 FROM settings WHERE name = 'restored_at'), \
-                           EXISTS (SELECT 1 FROM restored_bills WHERE export = ?1 AND month = ?2 AND without = 0)";
-                let row = first_row(c, sql, params![known, month]).await?;
-                let Some(row) = row else { return Ok(false) };
-                Ok(row.get::<i64>(0)? == 1 && (row.get::<i64>(1)? == 1) == waits)
-            })
-            .await?;
-        if !differs {
-            return Ok(());
-        }
-        self.transaction(async move |c| {
-            if waits {
-                c.execute("DELETE FROM restored_bills WHERE export = ?1 AND month = ?2 AND without = 0", values).await?;
-            } else {
-                let sql = "INSERT INTO restored_bills (export, month, read_at) VALUES (?1, ?2, ?3) ON CONFLICT (export, month) DO NOTHING";
-                c.execute(sql, params![values.0, values.1, now.as_second()]).await?;
-            }
-            Ok(())
+            Ok(vec![])
         })
         .await
     }
@@ -398,42 +470,6 @@ impl Database {
     }
 }
 
-/// The month before that from which on the lost books may have sent what these do not know.
-fn first_month(restoration: &Restoration) -> Month {
-    Month::of(instant(restoration.since.min(restoration.backup_at))).previous()
-}
-
-async fn note_read(
-    c: &Connection,
-    of: &TotalToImport,
-    difference: &Difference,
-    shortfall: Option<Shortfall>,
-    now: i64,
-) -> Result<(), BooksError> {
-    let (shortfall, since) = shortfall.map(|s| (s.amount, s.since)).unzip();
-    let no_total = i64::from(matches!(difference, Difference::NoTotal { .. }));
-    let values = params![of.customer.clone(), of.meter.clone(), of.start, of.end, now, shortfall, since, no_total];
-    c.execute(NOTED, values).await?;
-    let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
-    alarm::set(c, key, difference).await
-}
-
-/// From when on totals of an earlier restoration are still to be taken over.
-async fn unfinished(c: &Connection, grace: i64) -> Result<Option<i64>, BooksError> {
-    let sql = "SELECT CAST((SELECT value FROM settings WHERE name = 'restored_since') AS INTEGER), \
-               CAST((SELECT value FROM settings WHERE name = 'restored_at') AS INTEGER)";
-    let Some(row) = first_row(c, sql, ()).await? else { return Ok(None) };
-    let (Some(since), Some(at)) = (row.get::<Option<i64>>(0)?, row.get::<Option<i64>>(1)?) else { return Ok(None) };
-    let customers = "SELECT json_group_array(json_object('customer', id)) FROM customers";
-    let meters = "SELECT json_group_array(meter) FROM stripe_meters";
-    let text = async |sql| {
-        Ok::<_, BooksError>(first_row(c, sql, ()).await?.map_or(Ok(String::new()), |row| row.get::<String>(0))?)
-    };
-    let sql = format!("{} LIMIT 1", WAITING);
-    let values = params![text(customers).await?, text(meters).await?, at, open_after(since, grace)];
-    Ok(first_row(c, &sql, values).await?.map(|_| since))
-}
-
 /// What Stripe has more (or less) than the books know, of a part of a period.
 struct Imported {
     from: i64,
@@ -447,7 +483,7 @@ struct Imported {
 
 /// Makes what the lost books had sent of a window an accepted event; more of them when it has too
 /// many digits for one.
-async fn insert_imported(c: &Connection, of: &TotalToImport, imported: &Imported, now: i64) -> Result<(), BooksError> {
+async fn insert_imported(c: &Connection, of: &RestoredTotal, imported: &Imported, now: i64) -> Result<(), BooksError> {
     let Imported { from, to, surplus, timestamp, grace } = *imported;
     let prefix = settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
     let mut seq = last_seq(c).await?;

@@ -85,13 +85,6 @@ impl Job for IngestCur {
         let mut report = ingest(&self, export, context, now).await?;
         report.fetch_requests = fetched.requests() - requests;
         report.fetched_bytes = fetched.bytes() - bytes;
-        if !self.dry_run {
-            // a booked bill that is gone from the bucket cannot be read again, so restored books
-            // wait until a person excludes it
-            let gone = report.outcome == IngestOutcome::NoBill && !report.warnings.is_empty();
-            let waits = gone || report.outcome == IngestOutcome::OnHold;
-            context.books.note_bill_read(report.export.clone(), report.bill.month, waits, now).await?;
-        }
         let (outcome, entries) = (report.outcome, report.entries);
         tracing::debug!(
             export = %report.export, month = %report.bill.month, version = %report.version, ?outcome, entries,

@@ -42,13 +42,10 @@ pub enum DeferReason {
     Refused,
     /// Stripe has no active meter for it.
     NoMeter,
-    /// The books were restored from a backup, and what the lost books sent is not imported from
-    /// Stripe's totals yet.
-    Restored,
 }
 
 impl DeferReason {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 10] = [
         Self::NoStripeCustomer,
         Self::NoSubscription,
         Self::NoItem,
@@ -59,7 +56,6 @@ impl DeferReason {
         Self::BelowZero,
         Self::Refused,
         Self::NoMeter,
-        Self::Restored,
     ];
 
     /// The names in the database.
@@ -80,7 +76,6 @@ impl DeferReason {
             Self::BelowZero => "below_zero",
             Self::Refused => "refused",
             Self::NoMeter => "no_meter",
-            Self::Restored => "restored",
         }
     }
 }

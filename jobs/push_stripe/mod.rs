@@ -97,25 +97,16 @@ pub struct PushReport {
     /// Stripe's error reports that were read.
     pub error_reports: u64,
     pub stopped: Option<String>,
-    /// The progress of the import after a restore, while amounts wait for it.
-    pub restored: Option<RestoreProgress>,
+    /// When the backup was made, if nothing was planned or sent because billing of restored books
+    /// is on hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_hold: Option<Timestamp>,
     /// Some of the planned events.
     pub events: Vec<PlannedEvent>,
     /// Of a preview: customers with usage that their plan bills and that no invoice can take.
     pub without_invoice: u64,
     /// Some of them.
     pub customers_without_invoice: Vec<CustomerWithoutInvoice>,
-}
-
-/// The progress of the import after a restore from a backup.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct RestoreProgress {
-    /// When the backup was made.
-    pub backup_at: Timestamp,
-    /// When the settle delay ends: from then on Stripe's totals are believed.
-    pub believed_at: Timestamp,
-    /// Amounts that are deferred until the import.
-    pub waiting: u64,
 }
 
 impl Job for PushStripe {
@@ -137,6 +128,7 @@ impl Job for PushStripe {
             DeferReason::NoMeter,
         ];
         report.refused + report.deferred_too_long + report.unknown_plan > 0
+            || report.on_hold.is_some()
             || !report.foreign.is_empty()
             || !report.missing_meters.is_empty()
             || !report.unmapped.is_empty()
@@ -192,6 +184,12 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     if billing.meters.is_empty() {
         return Ok(report);
     }
+    if let StripeMode::Stripe(_) = &billing.mode {
+        report.on_hold = on_hold(books).await?;
+        if report.on_hold.is_some() {
+            return Ok(report);
+        }
+    }
     let meters: Vec<String> = billing.meters.keys().cloned().collect();
     let mut backlog = books.backlog(now).await?;
     if books.setting(PLANNED_FOR).await? != Some(planned_for(books, billing).await?) {
@@ -227,7 +225,6 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     for outcome in outcomes.await? {
         report.add_planned(outcome);
     }
-    report.restored = restore_progress(books, billing, now, false).await?;
     Ok(report)
 }
 
@@ -243,19 +240,20 @@ pub async fn push(books: &Database, billing: &BillingSettings, now: Timestamp) -
     if billing.meters.is_empty() {
         return Ok(report);
     }
+    report.on_hold = on_hold(books).await?;
+    if report.on_hold.is_some() {
+        return Ok(report);
+    }
     let run = Push { books, billing, account, clock: RunClock::starts(now) };
-    let begun = run.begin_restored(now).await?;
     mark_due(books, billing, now).await?;
     run.recover(&mut report, now).await?;
     let backlog = books.backlog(now).await?;
     if !backlog.customers && !backlog.events {
-        report.restored = restore_progress(books, billing, now, begun).await?;
         return Ok(report);
     }
     let inputs = Arc::new(run.inputs().await?);
     report.missing_meters = inputs.missing_meters();
     run.plan_all(&inputs, &mut report).await?;
-    report.restored = restore_progress(books, billing, now, begun).await?;
     let tally = send::send(books, account, run.clock).await?;
     add(&mut report, tally)?;
     Ok(report)
@@ -270,28 +268,6 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Begins the import after a restore, if these books carry the mark of a backup. Returns
-    /// whether they do.
-    async fn begin_restored(&self, now: Timestamp) -> Result<bool, Failure> {
-        if self.books.restoration(now).await?.is_none_or(|r| r.seen) {
-            return Ok(false);
-        }
-        // checks the clock first: `now` becomes the instant until which the lost books may have
-        // sent
-        self.inputs().await?;
-        let Some((restoration, open)) = self.books.begin_restored(self.billing.grace, now).await? else {
-            return Ok(false);
-        };
-        let backup_at = instant(restoration.backup_at);
-        tracing::warn!(
-            %backup_at,
-            open,
-            "these books were restored from a backup of {backup_at}: what the lost books sent since is imported from Stripe's totals, \
-             {open} open event(s) included; until then nothing is sent for the periods concerned"
-        );
-        Ok(true)
-    }
-
     /// Reads Stripe's error reports, and recovers events of earlier runs.
     async fn recover(&self, report: &mut PushReport, now: Timestamp) -> Result<(), BooksError> {
         if self.books.backlog(now).await?.reports {
@@ -370,22 +346,9 @@ async fn plan_inputs(
     Ok(PlanInputs { meters: meters.collect(), plans, overage, grace: billing.grace, mode })
 }
 
-/// The progress of the import after a restore: in the run that `begun` it, and later while amounts
-/// wait for it.
-async fn restore_progress(
-    books: &Database,
-    billing: &BillingSettings,
-    now: Timestamp,
-    begun: bool,
-) -> Result<Option<RestoreProgress>, BooksError> {
-    let Some(found) = books.restoration(now).await? else { return Ok(None) };
-    let waiting = books.restored_waiting().await?;
-    let progress = RestoreProgress {
-        backup_at: instant(found.backup_at),
-        believed_at: instant(found.at.saturating_add(billing.settle_delay)),
-        waiting,
-    };
-    Ok((begun || waiting > 0).then_some(progress))
+/// When the backup was made from which these books were restored, while billing is on hold.
+async fn on_hold(books: &Database) -> Result<Option<Timestamp>, BooksError> {
+    Ok(books.billing_hold().await?.map(|hold| hold.backup_at))
 }
 
 /// Meters that a current plan reports and that are not mapped to a meter in Stripe.

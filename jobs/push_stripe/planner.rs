@@ -381,8 +381,6 @@ impl<'a> CustomerMeter<'a> {
             Some(DeferReason::Refused)
         } else if self.mapped.stripe_id.is_none() && mode == Mode::Write {
             Some(DeferReason::NoMeter)
-        } else if self.due.restored.contains(self.meter) {
-            Some(DeferReason::Restored)
         } else {
             None
         }

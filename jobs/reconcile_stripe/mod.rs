@@ -11,14 +11,11 @@
 //! reads for each day. They go to unconfirmed events first, then to shortfalls, then to the totals
 //! that were read longest ago.
 //!
-//! After a restore from a backup, the totals of periods that the lost books may have sent to are
-//! imported once, before they are compared. The surplus of a total over the events that these
-//! books know was sent by the lost books, and is stored as an accepted event.
+//! While billing of restored books is on hold, nothing is compared.
 //!
 //! Once a day every customer becomes due for `push_stripe`, in case the triggers missed a change.
 
 mod compare;
-mod import;
 
 use std::time::Duration;
 
@@ -29,7 +26,7 @@ use self::compare::{compare_settled, compare_whole, comparison, settled_until, t
 use crate::context::Context;
 use crate::job::{Failure, Job};
 use crate::stripe::preconditions::{check_clock, failure, find_meters};
-use crate::stripe::transport::{CallError, CallFailure};
+use crate::stripe::transport::CallError;
 use crate::stripe::{LISTED, StripeAccount, StripeMode};
 use books::stripe::difference::Difference;
 use books::stripe::reconciliation::TotalToCheck;
@@ -65,15 +62,10 @@ pub struct ReconcileReport {
     pub names: Vec<String>,
     /// True if the day's reads are used up.
     pub out_of_reads: bool,
-    /// After a restore: totals that were imported.
-    pub imported: u64,
-    /// After a restore: totals that this run selected and that are still to be imported.
-    pub totals_to_import: u64,
-    /// After a restore: why no total is imported yet.
-    pub not_yet: Option<String>,
-    /// After a restore: bills that must be read again before totals are imported, or that are on
-    /// hold, once the settle delay is over.
-    pub bills_missing: Vec<String>,
+    /// When the backup was made, if nothing was compared because billing of restored books is on
+    /// hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_hold: Option<Timestamp>,
 }
 
 impl Job for ReconcileStripe {
@@ -87,7 +79,7 @@ impl Job for ReconcileStripe {
     }
 
     fn needs_attention(report: &ReconcileReport) -> bool {
-        report.alarms > 0 || !report.bills_missing.is_empty()
+        report.alarms > 0
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<ReconcileReport, Failure> {
@@ -118,26 +110,18 @@ pub async fn reconcile(
         report.without_key = true;
         return Ok(report);
     };
-    let restoration = books.restoration(now).await?;
-    if restoration.is_some_and(|r| !r.seen) {
-        report.not_yet = Some("these books were restored from a backup: `push_stripe` has to run first".into());
+    report.on_hold = books.billing_hold().await?.map(|hold| hold.backup_at);
+    if report.on_hold.is_some() {
         return Ok(report);
     }
-    let totals_to_import = match restoration {
-        Some(restoration) => import::totals_to_import(context, restoration, customer.clone(), now, &mut report).await?,
-        None => vec![],
-    };
-    let to_read = books.totals_to_read(customer, MAX_READS, now, billing.grace).await?;
+    let to_read = books.totals_to_read(customer, MAX_READS, now).await?;
     let wanted = u32::try_from(to_read.len()).unwrap_or(u32::MAX);
     let granted = books.take_reads(today.to_string(), wanted, billing.reads_per_day).await?;
     report.out_of_reads = granted < wanted;
-    if granted > 0 || !totals_to_import.is_empty() {
+    if granted > 0 {
         let (remote, date) = account.meters().await.map_err(failure)?;
         check_clock(date, now)?;
         find_meters(books, billing, &remote).await?;
-    }
-    for of in totals_to_import {
-        import::import_total(context, account, of, now, &mut report).await?;
     }
     for of in to_read.into_iter().take(usize::try_from(granted).unwrap_or(usize::MAX)) {
         reconcile_total(context, account, of, now, &mut report).await?;
@@ -165,7 +149,7 @@ async fn reconcile_total(
     let seen = match total(end).await {
         Ok(seen) => seen,
         // a total that cannot be read does not stop the others
-        Err(error) if has_no_total(&error) => {
+        Err(error) if error.is_no_total() => {
             let found = comparison(&of, 0, of.shortfall, no_total(&of.stripe_customer, &error));
             context.books.note_read(of, found, now).await?;
             return Ok(());
@@ -197,11 +181,6 @@ async fn reconcile_total(
         );
     }
     Ok(())
-}
-
-/// Whether Stripe gives no total. A deleted customer has none.
-fn has_no_total(error: &CallError) -> bool {
-    matches!(error.status, Some(400 | 404)) || error.kind == CallFailure::Unreadable
 }
 
 fn no_total(stripe_customer: &str, error: &CallError) -> Difference {

@@ -70,6 +70,13 @@ pub enum CallFailure {
     Unreadable,
 }
 
+impl CallError {
+    /// Whether Stripe gives no total. A deleted customer has none.
+    pub fn is_no_total(&self) -> bool {
+        matches!(self.status, Some(400 | 404)) || self.kind == CallFailure::Unreadable
+    }
+}
+
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(status) = self.status {

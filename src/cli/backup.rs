@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     print::out(&format!("{}: {} bytes, the books of {now:.0}", file.display(), print::count(bytes)));
     print::out(&format!(
         "to restore it: stop every worker; move {0} and {0}-wal away, to names that still belong together ({0}.damaged, {0}.damaged-wal), and remove \
-         {0}-shm; copy the file to {0}; start again. The first push sees that the books were restored (docs/operations.md)",
+         {0}-shm; copy the file to {0}; start again. Billing is then on hold until `meter restore finish`; `meter restore status` says what to do",
         books.display()
     ));
     Ok(Exit::Ok)

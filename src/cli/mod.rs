@@ -117,7 +117,7 @@ enum Command {
     Verify(verify::Args),
     /// Copy the books into a new file while workers run
     Backup(backup::Args),
-    /// After a restore from a backup
+    /// Bring books that were restored from a backup back to billing
     #[command(subcommand)]
     Restore(restore::Action),
     /// Run a worker: jobs from the queue and the schedule, until a signal stops it

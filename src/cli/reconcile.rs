@@ -85,6 +85,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let verdict = rows.iter().map(ComparedPeriod::verdict).max().unwrap_or(Verdict::Agrees);
     let verdict = verdict.max(if waits { Verdict::Waiting } else { Verdict::Agrees });
     let verdict = verdict.max(if apart { Verdict::Differs } else { Verdict::Agrees });
+    let on_hold = books.billing_hold().await?.is_some();
+    let verdict = verdict.max(if on_hold { Verdict::Waiting } else { Verdict::Agrees });
     let done = if verdict == Verdict::Agrees { Exit::Ok } else { Exit::NeedsAttention };
     if args.json {
         print::json(&rows.iter().map(|c| tables::json(c, &context.billing)).collect::<Vec<_>>())?;
@@ -103,6 +105,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             tables::periods(&differing[..differing.len().min(SHOWN)], &context.billing, now);
         }
         tables::without_period(&without);
+    }
+    if on_hold {
+        print::out("billing is on hold, and no total is compared: `meter restore status`");
     }
     print::out(tables::conclusion(verdict));
     Ok(done)

@@ -1,11 +1,25 @@
-//! `meter restore mark`: marks books as restored from a copy that `meter backup` did not make.
+//! `meter restore`: what is done to books that were restored from a backup, while billing is on
+//! hold.
+//!
+//! `import-totals` does all steps that can be done now, and may be killed and run again at any
+//! time. `finish` ends the hold.
+
+use std::collections::BTreeSet;
 
 use books::store::audit_log::AuditEntry;
+use books::stripe::restore::{BillState, RestoredBill, RestoredTotal, TotalState};
 use books::units::calendar::Month;
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
+use jobs::context::Context;
+use jobs::ingest_cur::{IngestCur, IngestOutcome};
+use jobs::job::Mode;
+use jobs::restore::{self, Checklist, Step};
+use jobs::roll_periods::roll;
+use jobs::stripe::StripeMode;
+use jobs::sync_stripe::{SyncScope, sync};
 
-use super::actor;
+use super::{actor, failure, progress};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
@@ -13,69 +27,205 @@ use crate::wiring::{self, Open};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Mark these books as restored from a copy that `meter backup` did not make
+    /// Show what is done, and what is to be done next; the exit code is 3 while billing is on hold
+    Status,
+    /// Mark these books as restored from a copy that `meter backup` did not make: billing is on
+    /// hold from then on
     Mark(Mark),
+    /// Read subscriptions and bills again, and import from Stripe's totals what the lost books had
+    /// sent since the backup. Run it until the exit code is 0; it goes on where it was
+    ImportTotals(ImportTotals),
+    /// End the hold of billing, when everything is imported
+    Finish(Finish),
 }
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Mark {
     /// When the copy was made, or any time before: `2026-11-23T02:00:00Z`
-    #[arg(long, value_name = "INSTANT", required_unless_present = "without")]
-    backup_at: Option<Timestamp>,
-    /// Import Stripe's totals without the bill of this export and month, because its files are
-    /// gone: `main/2026-01`. Usage of it that was booked after the backup is reversed
-    #[arg(long, value_name = "EXPORT/MONTH", conflicts_with = "backup_at")]
-    without: Option<String>,
+    #[arg(long, value_name = "INSTANT")]
+    backup_at: Timestamp,
 }
 
-pub(crate) async fn run(Action::Mark(args): Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    if let Some(which) = &args.without {
-        return without(which, config, now).await;
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ImportTotals {
+    /// Import the totals without the bill of this export and month, because its files are gone:
+    /// `main/2026-01`. Usage of it that was booked after the backup is reversed
+    #[arg(long, value_name = "EXPORT/MONTH")]
+    without: Vec<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Finish {
+    /// Finish although Stripe gives no total of this customer, who was deleted there. What the lost
+    /// books had sent for the customer is not imported
+    #[arg(long, value_name = "CUSTOMER", requires = "reason")]
+    without: Vec<String>,
+    /// The reason; kept in audit_log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+    if let Action::Mark(args) = action {
+        return mark(&args, config, now).await;
     }
-    let Some(at) = args.backup_at else { return Err(BadUsage("--backup-at is needed".into()).into()) };
+    let books = wiring::open_books(config, Open::EXISTING).await?;
+    let context = wiring::context(config, books).await?;
+    let Some(found) = restore::checklist(&context).await? else {
+        print::out("Billing is not on hold: these books are not restored from a backup, or that is finished.");
+        return Ok(Exit::Ok);
+    };
+    match action {
+        Action::ImportTotals(args) => import_totals(args, &context, now).await,
+        Action::Finish(args) => finish(args, &context, now).await,
+        Action::Status | Action::Mark(_) => {
+            print::restore::checklist(&found, now);
+            if let StripeMode::DryRun = context.billing.mode {
+                print::out("METER_STRIPE__KEY is not set: nothing is sent anyway, and nothing can be imported");
+            }
+            Ok(Exit::NeedsAttention)
+        }
+    }
+}
+
+async fn mark(args: &Mark, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
+    let at = args.backup_at;
     if at > now {
         return Err(BadUsage(format!("--backup-at {at} is in the future")).into());
     }
     let books = wiring::open_books(config, Open::NOT_NEWER).await?;
     books.migrate(now).await?;
-    let act = AuditEntry {
-        actor: actor::current(),
-        action: "restore mark".into(),
-        target: "books".into(),
-        reason: format!("marked as restored from a copy of {at}"),
-    };
+    let act = entry("restore mark", format!("marked as restored from a copy of {at}"));
     let taken = books.mark_restored(at, act, now).await?;
     if taken < at {
         print::out(&format!("the newest entry of these books is of {taken}, so the copy counts as made then"));
     }
     print::out(&format!(
-        "Marked as restored from a backup of {taken}. Billing for periods open at {taken} is paused until Stripe's \
-         totals have been imported."
+        "Marked as restored from a backup of {taken}. Billing is on hold; next: meter restore import-totals"
     ));
     Ok(Exit::Ok)
 }
 
-/// Records that no total waits for a bill.
-async fn without(which: &str, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let parsed = which.rsplit_once('/').and_then(|(export, month)| Some((export, month.parse::<Month>().ok()?)));
-    let Some((export, month)) = parsed else {
-        return Err(BadUsage(format!("--without {which}: write EXPORT/YYYY-MM")).into());
-    };
-    let books = wiring::open_books(config, Open::EXISTING).await?;
-    let waits = match books.restoration(now).await?.filter(|r| r.seen) {
-        Some(found) => books.bills_missing(found, vec![export.to_owned()]).await?.contains(&(export.to_owned(), month)),
-        None => false,
-    };
-    if !waits {
-        return Err(BadUsage(format!("--without {which}: no total waits for that bill; `meter run reconcile-stripe` lists the bills that are missing")).into());
+async fn import_totals(args: ImportTotals, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
+    require_key(context)?;
+    if let Some(open) = restore::begin(context, actor::current(), now).await.map_err(|f| failure::error(&f))? {
+        print::out(&format!("begun: {open} open event(s) are not received now; Stripe's totals decide about them"));
     }
-    let act = AuditEntry {
-        actor: actor::current(),
-        action: "restore mark --without".into(),
-        target: "books".into(),
-        reason: which.to_owned(),
+    go_without(&args.without, context, now).await?;
+    read_again(context, now).await?;
+    let imported = restore::import_totals(context, now).await.map_err(|f| failure::error(&f))?;
+    print::out(&format!("{} total(s) imported\n", print::count(imported)));
+    let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
+    print::restore::checklist(&found, now);
+    Ok(if found.open_step(now) == Step::Finish { Exit::Ok } else { Exit::NeedsAttention })
+}
+
+/// Reads subscriptions, and the bills that were not read yet, as `sync_stripe` and `ingest_cur` do.
+async fn read_again(context: &Context, now: Timestamp) -> anyhow::Result<()> {
+    let synced = sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(|f| failure::error(&f))?;
+    print::out(&format!("{} subscription(s) read", print::count(synced.read)));
+    if synced.unknown_customers > 0 {
+        print::out(&format!(
+            "{} of them belong to Stripe customers that these books do not know. Customers that were added after the backup have to be added \
+             again before `meter restore finish`: afterwards their usage would be billed a second time",
+            print::count(synced.unknown_customers)
+        ));
+    }
+    let bills = restore::checklist(context).await?.map(|found| found.bills).unwrap_or_default();
+    for bill in bills.into_iter().filter(|bill| !bill.state.is_done()) {
+        read_bill(bill, context, now).await?;
+    }
+    roll(&context.books, now, Mode::Write).await?;
+    Ok(())
+}
+
+async fn read_bill(bill: RestoredBill, context: &Context, now: Timestamp) -> anyhow::Result<()> {
+    let job = IngestCur {
+        export: bill.export.clone(),
+        month: bill.month,
+        dry_run: false,
+        accept_restatement: false,
+        allow_unknown_line_types: false,
     };
-    books.go_without_bill(export.to_owned(), month, act, now).await?;
-    print::out(&format!("Marked: totals are imported without the bill of {export} for {month}."));
+    let (state, note) = match progress::ingest(job, context, now).await {
+        // it is booked, and its files are gone
+        Ok(report) if report.outcome == IngestOutcome::NoBill && !report.warnings.is_empty() => {
+            (BillState::Unreadable, report.warnings.join("; "))
+        }
+        Ok(report) if report.outcome.needs_attention() => (BillState::OnHold, report.hold_reasons.join("; ")),
+        Ok(_) => (BillState::Read, String::new()),
+        Err(failure) => (BillState::Unreadable, format!("{:#}", failure.error())),
+    };
+    Ok(context.books.note_restored_bill(RestoredBill { state, note, ..bill }, None, now).await?)
+}
+
+/// Records that no total waits for these bills.
+async fn go_without(which: &[String], context: &Context, now: Timestamp) -> anyhow::Result<()> {
+    let bills = restore::checklist(context).await?.map(|found| found.bills).unwrap_or_default();
+    for name in which {
+        let parsed = name.rsplit_once('/').and_then(|(export, month)| Some((export, month.parse::<Month>().ok()?)));
+        let Some((export, month)) = parsed else {
+            return Err(BadUsage(format!("--without {name}: write EXPORT/YYYY-MM")).into());
+        };
+        let Some(bill) = bills.iter().find(|bill| bill.export == export && bill.month == month) else {
+            return Err(BadUsage(format!(
+                "--without {name}: no total waits for that bill; `meter restore status` lists the bills"
+            ))
+            .into());
+        };
+        if !bill.state.is_done() {
+            let bill = RestoredBill { state: BillState::Without, note: String::new(), ..bill.clone() };
+            let act = entry("restore import-totals --without", name.clone());
+            context.books.note_restored_bill(bill, Some(act), now).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn finish(args: Finish, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
+    require_key(context)?;
+    // who became known meanwhile must not be billed what the lost books had sent
+    read_again(context, now).await?;
+    let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
+    let without: BTreeSet<String> = args.without.into_iter().collect();
+    for customer in &without {
+        let none = |of: &&RestoredTotal| matches!(of.state, TotalState::NoTotal(_));
+        if !found.totals.iter().filter(none).any(|of| of.customer == *customer) {
+            return Err(BadUsage(format!(
+                "--without {customer}: Stripe was not asked for a total of this customer yet, or gives it; `meter restore status`"
+            ))
+            .into());
+        }
+    }
+    let reason = args.reason.unwrap_or_else(|| "every total is imported".into());
+    if found.open_step(now) < Step::Totals {
+        return refused(&found, now);
+    }
+    let act = entry("restore finish", reason);
+    if !context.books.finish_restoration(without, context.billing.grace, act, now).await?.is_empty() {
+        return refused(&found, now);
+    }
+    print::out("Finished: billing goes on with the next push.");
     Ok(Exit::Ok)
+}
+
+fn refused(found: &Checklist, now: Timestamp) -> anyhow::Result<Exit> {
+    print::out("Not finished: billing stays on hold.\n");
+    print::restore::checklist(found, now);
+    Ok(Exit::NeedsAttention)
+}
+
+fn require_key(context: &Context) -> anyhow::Result<()> {
+    match context.billing.mode {
+        StripeMode::Stripe(_) => Ok(()),
+        StripeMode::DryRun => Err(BadUsage(
+            "METER_STRIPE__KEY is not set: Stripe's totals cannot be read, and nothing is sent without it anyway"
+                .into(),
+        )
+        .into()),
+    }
+}
+
+fn entry(action: &str, reason: String) -> AuditEntry {
+    AuditEntry { actor: actor::current(), action: action.into(), target: "books".into(), reason }
 }

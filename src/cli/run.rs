@@ -98,9 +98,9 @@ fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
         };
         print::table(&["customer", "from", "to before", ">used", ">limit"], report.counts.iter().map(row).collect());
     }
-    if report.awaits_subscriptions {
+    if report.on_hold {
         print::out(
-            "these books were restored from a backup: periods are closed when every subscription has been read again (`meter run sync-stripe`)",
+            "these books were restored from a backup: periods are closed when every subscription has been read again (`meter restore status`)",
         );
         return;
     }

@@ -44,9 +44,10 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 23] = [
+pub const ALERTS: [(&str, Severity); 24] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
+    ("MeterBillingOnHold", Severity::Critical),
     ("MeterBooksNotVerified", Severity::Warning),
     ("MeterBooksViolated", Severity::Critical),
     ("MeterDatabaseNearlyFull", Severity::Critical),
@@ -189,6 +190,10 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
 fn stripe(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     let (stripe, customers) = (&s.books.stripe, &s.customers);
     let since = |at: jiff::Timestamp| s.at.duration_since(at);
+    if let Some(backup_at) = s.on_hold() {
+        let what = format!("billing is on hold: these books were restored from a backup of {backup_at}");
+        add("MeterBillingOnHold", what, "meter restore status");
+    }
     if stripe.alarms > 0 {
         let what = format!("{} of Stripe's totals are not what was sent", stripe.alarms);
         add("MeterStripeAlarm", what, "meter reconcile");
@@ -307,7 +312,7 @@ mod tests {
     }
 
     /// Each finding, a change that causes it, and a change that is just not enough.
-    const CASES: [(&str, Change, Change); 26] = [
+    const CASES: [(&str, Change, Change); 27] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (
             "MeterUsageOfUnknownCustomers",
@@ -424,6 +429,14 @@ mod tests {
             "MeterTurnPeriodsOverdue",
             |s| s.books.turn_overdue_since = hours(1),
             |s| s.books.turn_overdue_since = hours(0),
+        ),
+        (
+            "MeterBillingOnHold",
+            |s| s.books.stripe.restored_from = hours(1),
+            |s| {
+                s.books.stripe.restored_from = hours(1);
+                s.billing = BillingMode::DryRun;
+            },
         ),
         (
             "MeterStripeAlarm",

@@ -59,6 +59,12 @@ impl Overview {
         self.queue.workers.get(&state).copied().unwrap_or(0)
     }
 
+    /// When the backup was made from which the books were restored, while billing is on hold.
+    pub(crate) fn on_hold(&self) -> Option<Timestamp> {
+        let bills = matches!(self.billing, BillingMode::Test | BillingMode::Live);
+        self.books.stripe.restored_from.filter(|_| bills)
+    }
+
     /// The number of deferred amounts.
     pub(crate) fn deferred(&self) -> i64 {
         self.customers.deferred.values().sum()

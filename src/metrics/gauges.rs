@@ -15,7 +15,7 @@ use super::Described;
 use crate::health::{BillingMode, Overview};
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 42] = [
+const TABLE: [(&str, &str, &[&str]); 43] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -44,6 +44,7 @@ const TABLE: [(&str, &str, &[&str]); 42] = [
     ("meter_turn_allocations_refused", "TURN credentials refused in current billing periods.", &[]),
     ("meter_turn_oldest_overdue_seconds", "How long ago the oldest TURN period ended that is not closed.", &[]),
     ("meter_stripe_mode", "1 for the mode of billing: off, dry run, demo, test or live account.", &["mode"]),
+    ("meter_stripe_on_hold", "1: billing is on hold, because the books were restored from a backup.", &[]),
     ("meter_stripe_events", "Amounts to be sent to Stripe.", &["state"]),
     ("meter_stripe_oldest_pending_seconds", "Age of the oldest one that was not sent yet.", &[]),
     ("meter_stripe_oldest_unconfirmed_seconds", "For how long the oldest unconfirmed one has been unconfirmed.", &[]),
@@ -229,6 +230,7 @@ fn stripe(board: &Board, overview: &Overview, meters: &[String]) -> prometheus::
     for mode in BillingMode::ALL {
         board.set("meter_stripe_mode", &[mode.name()], u8::from(mode == overview.billing))?;
     }
+    board.set("meter_stripe_on_hold", &[], u8::from(overview.on_hold().is_some()))?;
     for (state, count) in stripe.events.named() {
         board.set("meter_stripe_events", &[state], count)?;
     }

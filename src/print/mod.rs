@@ -10,6 +10,7 @@ pub(crate) mod items;
 pub(crate) mod notifications;
 pub(crate) mod push;
 pub(crate) mod reconcile;
+pub(crate) mod restore;
 
 use std::io::{IsTerminal, Write};
 

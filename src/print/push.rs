@@ -2,7 +2,7 @@
 
 use books::stripe::no_invoice::{CustomerWithoutInvoice, InvoiceLack};
 use jobs::push_stripe::decide::DeferReason;
-use jobs::push_stripe::{PlannedEvent, PushReport, RestoreProgress};
+use jobs::push_stripe::{PlannedEvent, PushReport};
 
 use super::out;
 use crate::config::Config;
@@ -48,11 +48,10 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
     for (why, amounts) in &report.deferred {
         out(&format!("deferred: {} amount(s): {}", n(*amounts), reason(*why)));
     }
-    if let Some(RestoreProgress { backup_at, believed_at, waiting }) = report.restored {
+    if let Some(backup_at) = report.on_hold {
         out(&format!(
-            "these books were restored from a backup of {backup_at}: {} amount(s) wait until `reconcile_stripe` has imported from \
-             Stripe's totals what was sent since the backup; they are reliable from {believed_at} on",
-            n(waiting)
+            "billing is on hold: these books were restored from a backup of {backup_at}, and nothing is planned or sent until \
+             `meter restore finish`; `meter restore status` says what to do next"
         ));
     }
     if report.deferred_too_long > 0 {
@@ -134,8 +133,5 @@ fn reason(deferred: DeferReason) -> &'static str {
             "Stripe refused an event of this customer and meter: `meter events list --state refused`"
         }
         DeferReason::NoMeter => "Stripe has no active meter for it: `meter stripe check`",
-        DeferReason::Restored => {
-            "the books were restored; Stripe's totals will show what the lost books had sent of it"
-        }
     }
 }

@@ -67,7 +67,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         verify_books,
     } = &config.schedule;
     vec![
-        schedule(INGEST, "ingest_cur for each export and month that may still change", ingest, ingests),
+        schedule("ingest", "ingest_cur for each export and month that may still change", ingest, ingests),
         schedule("roll_periods", "roll_periods", roll_periods, |_, _, origin| one(&RollPeriods::default(), origin)),
         schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
             one(&EnforceBudgets::default(), origin)
@@ -104,19 +104,9 @@ fn one<J: Job>(job: &J, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> 
 
 /// The months that AWS may still change: the current one, and as many before it as are configured.
 fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
-    ingests_of(config, &Month::back_to(Month::of(tick), config.lookback_months), origin)
-}
-
-/// Older months that restored books must read again.
-fn older(config: &Config, tick: Timestamp, from: Month) -> Vec<Month> {
-    let known = Month::back_to(Month::of(tick), config.lookback_months);
-    Month::range(from, Month::of(tick)).into_iter().filter(|month| !known.contains(month)).collect()
-}
-
-fn ingests_of(config: &Config, months: &[Month], origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
     let mut jobs = vec![];
     for export in &config.exports {
-        for month in months.iter().copied() {
+        for month in Month::back_to(Month::of(tick), config.lookback_months) {
             let job = IngestCur {
                 export: export.name.clone(),
                 month,
@@ -191,12 +181,7 @@ pub async fn tick(
             continue;
         }
         let origin = format!("schedule {}", schedule.name);
-        let mut jobs = (schedule.jobs)(config, tick, &origin)?;
-        if schedule.name == INGEST
-            && let Some(from) = queue.database().restored_bills_from(now, RESTORED).await?
-        {
-            jobs.extend(ingests_of(config, &older(config, tick, from), &origin)?);
-        }
+        let jobs = (schedule.jobs)(config, tick, &origin)?;
         if queue.enqueue_tick(schedule.name, tick, stuck, &jobs).await? {
             tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
             ticked.push(schedule.name);
@@ -204,11 +189,6 @@ pub async fn tick(
     }
     Ok(ticked)
 }
-
-/// The schedule that reads bills.
-const INGEST: &str = "ingest";
-/// For this many seconds after a restoration, bills are read back to the month of the backup.
-const RESTORED: i64 = 14 * 86_400;
 
 /// Turns ticks into jobs for as long as the process works.
 pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
@@ -258,17 +238,6 @@ mod tests {
             assert_eq!(schedule.latest(at(now)), Some(at(latest)), "{name} {now}");
             assert_eq!(schedule.next(at(now)), Some(at(next)), "{name} {now}");
         }
-    }
-
-    #[test]
-    fn after_a_restoration_bills_are_read_back_to_the_backup() {
-        let config = Config::default();
-        let older = |tick, from: &str| -> Vec<String> {
-            older(&config, at(tick), from.parse().unwrap()).iter().map(ToString::to_string).collect()
-        };
-        assert_eq!(older("2026-03-01T09:05:00Z", "2025-12"), ["2025-12", "2026-01"]);
-        assert!(older("2026-03-01T09:05:00Z", "2026-02").is_empty());
-        assert!(older("2026-03-01T09:05:00Z", "2026-04").is_empty());
     }
 
     #[test]

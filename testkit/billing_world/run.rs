@@ -51,6 +51,17 @@ fn fault(rng: &mut fastrand::Rng, seen: &fake_stripe::Seen) -> Option<Fault> {
 
 /// A push. It may be killed at a request.
 pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, faulty: bool) {
+    let run = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now));
+    run_with_faults(world, rng, faulty, run).await;
+}
+
+/// A run that calls Stripe. It may be killed at a request. Returns whether it ended well.
+pub async fn run_with_faults<T>(
+    world: &BillingWorld,
+    rng: &mut fastrand::Rng,
+    faulty: bool,
+    run: impl Future<Output = Result<T, Failure>>,
+) -> bool {
     let mut dice = rng.fork();
     let share = if faulty { rng.u8(5..60) } else { 0 };
     let kill_at = (faulty && rng.u8(0..4) == 0).then(|| rng.u64(1..8));
@@ -65,23 +76,25 @@ pub async fn push(world: &BillingWorld, rng: &mut fastrand::Rng, now: i64, fault
         }
         (dice.u8(0..100) < share).then(|| fault(&mut dice, seen)).flatten()
     });
-    let run = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now));
-    tokio::select! {
+    let good = tokio::select! {
         biased;
-        _ = killed, if kill_at.is_some() => {}
+        _ = killed, if kill_at.is_some() => false,
         // it may end in any way: only the final state is checked
         ended = run => {
+            let good = ended.is_ok();
             if !faulty {
                 well(ended);
             }
+            good
         }
-    }
+    };
     world.stripe.world().clear_faults();
     if faulty {
         // no request of this run may arrive hours later by the clock of the history
         world.stripe.stop().await;
         world.stripe.resume().await.unwrap();
     }
+    good
 }
 
 /// Checks that a run succeeded, or failed because a busy machine exceeded the short time-out of
@@ -221,7 +234,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
         lost.into_iter().map(|e| e.identifier).filter(|identifier| !either.contains(identifier)).collect();
     lost.sort();
     // after a restore the books need not know the events that the lost books sent there
-    let restored = !world.rows("SELECT 1 FROM settings WHERE name = 'restored_at'").await.is_empty();
+    let restored = !world.rows("SELECT 1 FROM audit_log WHERE action = 'restore begin'").await.is_empty();
     if lost != stray && !restored {
         fail(&format!("on no invoice: {lost:?}, the books say {stray:?}"));
     }

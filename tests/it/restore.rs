@@ -88,43 +88,94 @@ impl Drill {
         }
     }
 
-    /// Pushes and takes over until there is nothing more to be done; then everything is as it
-    /// should be.
+    /// The command, killed when it has read some totals and not all.
+    fn kill_an_import(&self) {
+        let totals = || {
+            let world = self.fixture.stripe.world();
+            world.requests().iter().filter(|r| r.target.contains("event_summaries")).count()
+        };
+        let (read, enough) = (totals(), 10);
+        self.fixture.stripe.world().set_latency(Duration::from_millis(10));
+        let mut command = crate::support::meter(self.fixture.place.folder.path());
+        command
+            .args(["restore", "import-totals"])
+            .envs([("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while totals() < read + enough && Instant::now() < deadline {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before its kill");
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.fixture.stripe.world().set_latency(Duration::ZERO);
+    }
+
+    fn imported(&self) -> usize {
+        self.fixture.place.query("SELECT count(*) FROM billing_targets WHERE imported_until IS NOT NULL")[0]
+            .parse()
+            .unwrap()
+    }
+
+    /// A person does what the checklist says; then everything is as it should be.
     fn converges(self, prefix: &str) {
         let events = self.fixture.stripe.world().events().len();
-        let first = self.run("push").ends(0).says(&["these books were restored from a backup of", "amount(s) wait"]);
-        assert_eq!(
-            self.fixture.stripe.world().events().len(),
-            events,
-            "nothing is sent before totals are read: {}",
-            first.out
-        );
+        self.run("restore status").ends(3).says(&[
+            "on hold",
+            "open  begun: not yet",
+            "next: meter restore import-totals",
+        ]);
+        self.run("restore finish").ends(3).says(&["Not finished", "open  begun"]);
+        for push in ["push", "push --dry-run"] {
+            self.run(push).ends(3).says(&["billing is on hold", "meter restore status"]);
+        }
+        self.run("status").ends(1).says(&["MeterBillingOnHold", "meter restore status"]);
+        assert!(self.run("run reconcile-stripe").ends(0).json()["on_hold"].is_string());
+        self.run("reconcile").ends(3).says(&["billing is on hold"]);
+        // the bucket cannot be read
+        let (bucket, away) = (self.fixture.place.path("bucket"), self.fixture.place.path("away"));
+        std::fs::rename(&bucket, &away).unwrap();
+        let early = self.run("restore import-totals").ends(3).says(&[
+            "begun: ",
+            "open  bills read again: 0 of",
+            "NOT READABLE",
+        ]);
+        assert!(early.out.contains("0 total(s) imported"), "{}", early.out);
         assert_eq!(self.fixture.place.query(OPEN), ["0"]);
         let renamed = self.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'");
         assert_ne!(renamed, [prefix], "identifiers of the lost books are not used again");
-        let early = self.run("run reconcile-stripe").ends(0).json();
-        assert!(early["not_yet"].as_str().unwrap().contains("sync_stripe"), "{early}");
-        assert_eq!(self.run("run sync-stripe").ends(0).json()["full"], true);
-        self.run("run roll-periods").ends(0);
-        let early = self.run("run reconcile-stripe").ends(3).json();
-        let why = early["not_yet"].as_str().unwrap();
-        let from = why.split("meter backfill ingest --from ").nth(1).and_then(|rest| rest.split('`').next()).unwrap();
         for (bad, why) in
             [("main", "write EXPORT/YYYY-MM"), ("main/1999-01", "no total waits"), ("other/2026-01", "no total waits")]
         {
-            self.run(&format!("restore mark --without {bad}")).ends(2).says(&[why]);
+            self.run(&format!("restore import-totals --without {bad}")).ends(2).says(&[why]);
         }
-        self.run(&format!("restore mark --without main/{from}")).ends(0).says(&["Marked"]);
-        self.run(&format!("restore mark --without main/{from}")).ends(2).says(&["no total waits"]);
-        let less = self.run("run reconcile-stripe").ends(3).json();
-        let count = |report: &serde_json::Value| report["bills_missing"].as_array().unwrap().len();
-        assert_eq!(count(&less) + 1, count(&early));
-        self.run(&format!("ingest --from {from}")).ends(0);
-        let taken = self.run("run reconcile-stripe").ends(0).json();
-        assert!(taken["imported"].as_u64().unwrap() >= u64::try_from(CUSTOMERS).unwrap(), "{taken}");
+        let first = self.fixture.place.query("SELECT min(month) FROM restored_bills").remove(0);
+        for _ in 0..2 {
+            let line = format!("restore import-totals --without main/{first}");
+            self.run(&line).ends(3).says(&[&format!("main {first}: left out"), "NOT READABLE"]);
+        }
+        std::fs::rename(&away, &bucket).unwrap();
+        assert_eq!(self.imported(), 0);
+        self.kill_an_import();
+        let some = self.imported();
+        assert!((5..CUSTOMERS * 2).contains(&some), "{some}");
+        self.run("restore finish").ends(3).says(&["Not finished", "open  totals imported"]);
+        let done =
+            self.run("restore import-totals").ends(0).says(&["done  totals imported", "next: meter restore finish"]);
+        let sums = self.fixture.place.query("SELECT count(*), sum(value) FROM meter_events WHERE imported = 1");
+        self.run("restore import-totals").ends(0).says(&["0 total(s) imported"]);
+        assert_eq!(self.fixture.place.query("SELECT count(*), sum(value) FROM meter_events WHERE imported = 1"), sums);
+        assert!(self.imported() >= CUSTOMERS, "{}", done.out);
+        self.run("push").ends(3).says(&["billing is on hold"]);
+        assert_eq!(self.fixture.stripe.world().events().len(), events, "nothing is sent on hold");
+        self.run("restore finish --without c001").ends(2);
+        self.run("restore finish --without c001 --reason gone").ends(2).says(&["--without c001"]);
+        self.run("restore finish").ends(0).says(&["Finished"]);
+        for again in ["restore finish", "restore import-totals", "restore status"] {
+            self.run(again).ends(0).says(&["not on hold"]);
+        }
         self.run("push").ends(0);
-        let last = self.run("push").ends(0).says(&["0 event(s) planned"]);
-        assert!(!last.out.contains("restored"), "{}", last.out);
+        self.run("push").ends(0).says(&["0 event(s) planned"]);
         assert_eq!(self.fixture.place.query(OPEN), ["0"]);
         for name in &self.names {
             let target = self.targets[name];
@@ -139,11 +190,13 @@ impl Drill {
         self.run("run reconcile-stripe").ends(0);
         // usage of ids that nobody knows waits; nothing else does
         let compared = self.run("reconcile").ends(3).says(&["have no row in `customers`"]);
-        assert!(!compared.out.contains("not settled"), "{}", compared.out);
-        let noted = self.fixture.place.query(
-            "SELECT actor, action FROM audit_log WHERE target = 'books' AND action IN ('restore mark', 'restored') ORDER BY seq",
-        );
-        assert_eq!(noted.last().map(String::as_str), Some("meter|restored"), "{noted:?}");
+        assert!(!compared.out.contains("not settled") && !compared.out.contains("on hold"), "{}", compared.out);
+        let noted = self
+            .fixture
+            .place
+            .query("SELECT action FROM audit_log WHERE target = 'books' AND action LIKE 'restore %' ORDER BY seq");
+        let expected = ["restore begin", "restore import-totals --without", "restore finish"];
+        assert_eq!(noted[noted.len() - 3..], expected, "{noted:?}");
         self.fixture.judge();
     }
 }
@@ -209,9 +262,19 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     drill.run("restore mark --backup-at 2999-01-01T00:00:00Z").ends(2).says(&["in the future"]);
     drill.run("restore mark --backup-at yesterday").ends(2);
     drill.run(&format!("restore mark --backup-at {at}")).ends(0).says(&["Marked"]);
-    drill.run("push --dry-run").ends(0).says(&["0 event(s) would be sent", "restored"]);
-    let early = drill.run("run reconcile-stripe").ends(0).json();
-    assert!(early["not_yet"].as_str().unwrap().contains("push_stripe"), "{early}");
+    let hour_ago = at - jiff::SignedDuration::from_hours(1);
+    // without a key nothing is sent anyway
+    drill.fixture.place.run("restore status").ends(3).says(&["METER_STRIPE__KEY is not set"]);
+    for command in ["restore import-totals", "restore finish"] {
+        drill.fixture.place.run(command).ends(2).says(&["METER_STRIPE__KEY is not set"]);
+    }
+    drill.fixture.place.run("push").ends(0).says(&["event(s) would be sent"]);
+    // once more, when it is half done: the earlier instant counts, and everything is done anew
+    drill.run("restore import-totals").ends(0);
+    assert!(drill.imported() > 0);
+    drill.run(&format!("restore mark --backup-at {hour_ago}")).ends(0).says(&["Marked"]);
+    drill.run("restore status").ends(3).says(&[&format!("a backup of {hour_ago:.0}"), "open  begun"]);
+    drill.run("restore mark --backup-at 2998-01-01T00:00:00Z").ends(2);
     drill.converges(&prefix);
 }
 
@@ -239,15 +302,12 @@ fn new_books_take_over_what_an_account_has() {
     drill.use_some();
     let month_ago = Timestamp::now() - jiff::SignedDuration::from_hours(24 * 30);
     drill.run(&format!("restore mark --backup-at {month_ago}")).ends(0);
-    drill.run("run sync-stripe").ends(0);
-    drill.run("run roll-periods").ends(0);
     drill.converges(&prefix);
 }
 
-/// Nobody types anything but what a restoration needs: bills, subscriptions, periods, totals and
-/// pushes come by the schedule, in whatever order.
+/// The commands run beside a worker, which does everything else by its schedule, in whatever order.
 #[test]
-fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itself() {
+fn a_killed_worker_is_restored_from_yesterdays_backup_beside_its_successor() {
     const RATE: &str = "SELECT count(*) FROM meter_events WHERE state = 'accepted'";
     let place = Workspace::new();
     place.run("demo generate bucket --rows 3000 --customers 30 --seed 3").ends(0);
@@ -312,6 +372,13 @@ fn a_killed_worker_is_restored_from_yesterdays_backup_and_does_the_rest_by_itsel
     // and once more, while nobody ran
     bill(2);
     let mut worker = start();
+    let quick = [("METER_STRIPE__KEY", KEY), ("METER_STRIPE__SETTLE_DELAY_HOURS", "0")];
+    let sent = fixture.stripe.world().events().len();
+    let attention = "SELECT count(*) FROM jobs WHERE kind = 'push_stripe' AND state = 'done' AND attention = 1";
+    until("a push on hold", &|| fixture.place.query(attention)[0] != "0");
+    assert_eq!(fixture.stripe.world().events().len(), sent, "nothing is sent on hold");
+    fixture.place.run_with("restore import-totals", &quick).ends(0);
+    fixture.place.run_with("restore finish", &quick).ends(0).says(&["Finished"]);
     let unsettled = "SELECT count(*) FROM billing_targets t WHERE deferred <> 0 OR target <> (SELECT coalesce(sum(i.value), 0) FROM meter_events i \
         WHERE i.customer = t.customer AND i.meter = t.meter AND i.period_start = t.period_start AND i.state = 'accepted')";
     let version = "SELECT count(*) FROM bill_versions WHERE state = 'applied'";
@@ -387,19 +454,57 @@ fn totals_are_not_believed_before_their_time() {
     drill.run("push").ends(0);
     drill.restore("early.db", 1);
     // with the default of a day
-    drill
-        .fixture
-        .run("push")
-        .ends(0)
-        .says(&["these books were restored", "60 amount(s) wait until `reconcile_stripe` has imported"]);
-    drill.fixture.run("run sync-stripe").ends(0);
-    let sent = drill.fixture.stripe.world().requests().len();
-    let early = drill.fixture.run("run reconcile-stripe").ends(0).json();
-    assert!(early["not_yet"].as_str().unwrap().contains("believed from"), "{early}");
-    assert_eq!(early["read"], 0);
-    assert_eq!(drill.fixture.stripe.world().requests().len(), sent, "nobody is asked");
-    drill.fixture.run("push").ends(0).says(&["60 amount(s) wait"]);
+    let asked = |drill: &Drill| {
+        let world = drill.fixture.stripe.world();
+        world.requests().iter().filter(|r| r.target.contains("event_summaries")).count()
+    };
+    for _ in 0..2 {
+        let early = drill.fixture.run("restore import-totals").ends(3);
+        early.says(&["done  bills read again", "open  Stripe's totals are believed: from", "next: wait until then"]);
+        drill.fixture.run("restore finish").ends(3).says(&["Not finished: billing stays on hold"]);
+    }
+    assert_eq!(asked(&drill), 0, "nobody is asked for totals");
+    drill.fixture.run("push").ends(3).says(&["billing is on hold"]);
     assert_eq!(drill.fixture.stripe.world().events().len(), CUSTOMERS);
+}
+
+/// A bill that waits for a person, and a customer without a total: each is decided by name.
+#[test]
+fn what_cannot_be_read_is_decided_by_a_person() {
+    let mut drill = Drill::new(15);
+    drill.run("demo generate bucket --rows 600 --customers 6").ends(0);
+    drill.run("ingest").ends(0);
+    drill.run("backup early.db").ends(0);
+    drill.use_some();
+    drill.run("push").ends(0);
+    drill.restore("early.db", 0);
+    drill.run("demo generate bucket --rows 100 --customers 6 --restated 1").ends(0);
+    drill
+        .run("restore import-totals")
+        .ends(3)
+        .says(&["ON HOLD, see `meter versions`", "next: accept or correct the bills"]);
+    drill.run("ingest --accept-restatement").ends(0);
+    drill.fixture.stripe.world().set_faults(|seen| {
+        let of_one =
+            seen.path.ends_with("event_summaries") && seen.form.get("customer").is_some_and(|id| id == "cus_c001");
+        of_one.then_some(fake_stripe::Fault::ErrorBefore(404))
+    });
+    for _ in 0..2 {
+        let none = drill.run("restore import-totals").ends(3);
+        none.says(&["done  bills read again", "NO TOTAL of cus_c001", "next: meter restore finish --without CUSTOMER"]);
+    }
+    drill.run("restore finish").ends(3).says(&["Not finished", "NO TOTAL of cus_c001"]);
+    drill.run("restore finish --without c002 --reason deleted").ends(2).says(&["--without c002"]);
+    drill.run("restore finish --without c001").ends(2).says(&["--reason"]);
+    drill.run("restore finish --without c001 --reason deleted").ends(0).says(&["Finished"]);
+    let noted = drill.fixture.place.query("SELECT action, reason FROM audit_log WHERE target = 'customer c001'");
+    assert_eq!(noted, ["restore finish|deleted"]);
+    drill.fixture.stripe.world().clear_faults();
+    drill.run("push").ends(0);
+    for name in drill.names.iter().filter(|name| *name != "c001") {
+        assert_eq!(drill.fixture.invoiced(name, "storage_mb_months"), drill.targets[name].to_string(), "{name}");
+    }
+    drill.fixture.judge();
 }
 
 #[test]
@@ -408,6 +513,7 @@ fn a_backup_takes_no_files_place_and_is_not_made_of_a_server() {
     place.run("backup copy.db").ends(1).says(&["no books at meter.db yet"]);
     assert!(!place.path("meter.db").exists());
     place.run("restore mark --backup-at 2026-01-01T00:00:00Z").ends(1).says(&["no books at meter.db yet"]);
+    place.run("restore status").ends(1).says(&["no books at meter.db yet"]);
     place.run("migrate").ends(0);
     std::fs::write(place.path("copy.db"), "mine").unwrap();
     place.run("backup copy.db").ends(1).says(&["copy.db is there already"]);

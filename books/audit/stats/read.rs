@@ -15,6 +15,7 @@ use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::first_row;
 use crate::stripe::alarm;
+use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
 
@@ -235,6 +236,7 @@ async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
     }
     found.alarms = alarm::count(c).await?;
     found.some_alarms = alarm::alarms(c, NAMED).await?;
+    found.restored_from = billing_hold(c).await?.map(|hold| hold.backup_at);
     Ok(found)
 }
 

@@ -1,0 +1,84 @@
+//! The checklist of a restoration.
+
+use std::fmt::Display;
+
+use books::stripe::restore::{BillState, RestoredTotal, TotalState};
+use books::units::calendar::instant;
+use jiff::Timestamp;
+use jobs::restore::{Checklist, Step};
+
+use super::out;
+use crate::format::count;
+
+/// The most totals that are listed.
+const LISTED: usize = 20;
+
+/// Prints every step with its state, and what to do next.
+pub(crate) fn checklist(found: &Checklist, now: Timestamp) {
+    let hold = &found.hold;
+    out(&format!("Billing is on hold: these books were restored from a backup of {}.\n", hold.backup_at));
+    let open = found.open_step(now);
+    let line = |step: Step, what: &str, state: &dyn Display| {
+        let mark = if step < open { "done" } else { "open" };
+        out(&format!("  {mark}  {what}: {state}"));
+    };
+    let begun = hold.restoration.map_or("not yet".into(), |r| instant(r.at).to_string());
+    line(Step::Begin, "begun", &begun);
+    let read = hold.subscriptions_read_at.map_or("not yet".into(), |at| format!("at {at}"));
+    line(Step::Subscriptions, "subscriptions read again", &read);
+    let done = found.bills.iter().filter(|bill| bill.state.is_done()).count();
+    line(Step::Bills, "bills read again", &format!("{done} of {}", found.bills.len()));
+    for bill in &found.bills {
+        let state = match bill.state {
+            BillState::NotRead => "not read yet".to_owned(),
+            BillState::Read => "read".to_owned(),
+            BillState::OnHold => format!("ON HOLD, see `meter versions`: {}", bill.note),
+            BillState::Unreadable => format!("NOT READABLE: {}", bill.note),
+            BillState::Without => "left out".to_owned(),
+        };
+        out(&format!("          {} {}: {state}", bill.export, bill.month));
+    }
+    let believed = found.believed_from.map_or("not yet".into(), |at| format!("from {at} on"));
+    line(Step::Settle, "Stripe's totals are believed", &believed);
+    let imported = found.totals.iter().filter(|of| of.state == TotalState::Imported).count();
+    line(Step::Totals, "totals imported", &format!("{} of {}", count(imported), count(found.totals.len())));
+    let waiting: Vec<&RestoredTotal> = found
+        .totals
+        .iter()
+        .filter(|of| matches!(of.state, TotalState::TooLittle(_) | TotalState::NoTotal(_)))
+        .collect();
+    for of in waiting.iter().take(LISTED) {
+        let state = match &of.state {
+            TotalState::TooLittle(short) => format!(
+                "Stripe has {} less than the books had sent, since {}; it is believed when it stays so",
+                short.amount,
+                instant(short.since)
+            ),
+            TotalState::NoTotal(answer) => format!("NO TOTAL of {answer}"),
+            TotalState::Imported | TotalState::NotRead => String::new(),
+        };
+        out(&format!("          {} {} from {}: {state}", of.customer, of.meter, instant(of.start)));
+    }
+    if waiting.len() > LISTED {
+        out(&format!("          ... and {} more", count(waiting.len() - LISTED)));
+    }
+    line(Step::Finish, "finished", &"no");
+    out(&format!("\nnext: {}", next(found, open)));
+}
+
+fn next(found: &Checklist, open: Step) -> String {
+    let any = |state: fn(&TotalState) -> bool| found.totals.iter().any(|of| state(&of.state));
+    match open {
+        Step::Begin | Step::Subscriptions => "meter restore import-totals".into(),
+        Step::Bills => "accept or correct the bills that are not read (`meter versions`, `meter ingest`), then meter restore import-totals; \
+                        for a bill whose files are gone, add --without EXPORT/MONTH"
+            .into(),
+        Step::Settle => "wait until then, and run meter restore import-totals".into(),
+        Step::Totals if any(|s| matches!(s, TotalState::NotRead)) => "meter restore import-totals".into(),
+        Step::Totals if any(|s| matches!(s, TotalState::TooLittle(_))) => {
+            "meter restore import-totals, a settle delay (stripe.settle_delay_hours) after the total was first too low".into()
+        }
+        Step::Totals => "meter restore finish --without CUSTOMER --reason TEXT, for each customer without a total".into(),
+        Step::Finish => "meter restore finish".into(),
+    }
+}
