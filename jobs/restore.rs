@@ -14,7 +14,7 @@ use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::{StripeAccount, StripeMode};
 use books::BooksError;
 use books::stripe::difference::Shortfall;
-use books::stripe::restore::{BillingHold, KnownEvents, RestoredBill, RestoredTotal, TotalState};
+use books::stripe::restore::{BillingHold, KnownEvents, RestoredTotal, TotalState};
 use books::units::calendar::instant;
 
 /// What is done to restored books, in this order.
@@ -38,7 +38,6 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub struct Checklist {
     pub hold: BillingHold,
-    pub bills: Vec<RestoredBill>,
     /// From when on Stripe's totals are believed, once the restoration has begun.
     pub believed_from: Option<Timestamp>,
     pub totals: Vec<RestoredTotal>,
@@ -52,7 +51,7 @@ impl Checklist {
         };
         if self.hold.subscriptions_read_at.is_none_or(|at| at.as_second() < restoration.at) {
             Step::Subscriptions
-        } else if self.bills.iter().any(|bill| !bill.state.is_done()) {
+        } else if self.hold.bills_read_at.is_none() {
             Step::Bills
         } else if now < believed_from {
             Step::Settle
@@ -69,12 +68,11 @@ pub async fn checklist(context: &Context) -> Result<Option<Checklist>, BooksErro
     let (books, billing) = (&context.books, &context.billing);
     let Some(hold) = books.billing_hold().await? else { return Ok(None) };
     let Some(restoration) = hold.restoration else {
-        return Ok(Some(Checklist { hold, bills: vec![], believed_from: None, totals: vec![] }));
+        return Ok(Some(Checklist { hold, believed_from: None, totals: vec![] }));
     };
-    let bills = books.restored_bills(restoration, context.exports.keys().cloned().collect()).await?;
     let believed_from = Some(instant(restoration.at.saturating_add(billing.settle_delay)));
     let totals = books.restored_totals(restoration, billing.grace).await?;
-    Ok(Some(Checklist { hold, bills, believed_from, totals }))
+    Ok(Some(Checklist { hold, believed_from, totals }))
 }
 
 /// Begins the restoration if these books have the mark of a backup. Returns how many open events

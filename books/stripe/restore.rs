@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use jiff::Timestamp;
-use libsql::{Connection, Value, params};
+use libsql::{Connection, params};
 
 use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows};
+use crate::store::rows::first_row;
 use crate::store::settings;
 use crate::stripe::difference::Shortfall;
 use crate::stripe::invoice::{LARGEST_VALUE, closes, open_after};
@@ -31,6 +31,8 @@ pub struct BillingHold {
     pub restoration: Option<Restoration>,
     /// When every subscription was last read since the backup took the place of the books.
     pub subscriptions_read_at: Option<Timestamp>,
+    /// When every bill was read again.
+    pub bills_read_at: Option<Timestamp>,
 }
 
 /// A restoration that has begun.
@@ -100,38 +102,6 @@ impl RestoredTotal {
     }
 }
 
-/// The bill of an export and month that has to be read again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RestoredBill {
-    pub export: String,
-    pub month: Month,
-    pub state: BillState,
-    /// Why it was not read.
-    pub note: String,
-}
-
-/// Whether a bill was read again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BillState {
-    NotRead,
-    Read,
-    /// Its newest version waits for a person.
-    OnHold,
-    Unreadable,
-    /// A person has said that it cannot be read any more.
-    Without,
-}
-
-impl BillState {
-    const STORED: [(Self, &'static str); 4] =
-        [(Self::Read, "read"), (Self::OnHold, "on_hold"), (Self::Unreadable, "unreadable"), (Self::Without, "without")];
-
-    /// Whether no total waits for the bill.
-    pub fn is_done(self) -> bool {
-        matches!(self, Self::Read | Self::Without)
-    }
-}
-
 /// The totals of periods to which the lost books may have sent: those that an invoice covers, and
 /// of the others those to which these books sent, too, because nothing else is ever compared. They
 /// are read from the Stripe customer that the subscription belongs to. ?1 when the restoration
@@ -165,26 +135,20 @@ const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 
 /// Why the books are on hold, if they are.
 pub async fn billing_hold(c: &Connection) -> Result<Option<BillingHold>, BooksError> {
-    let sql = "SELECT name, value FROM settings WHERE name IN ('backup_at', 'restored_from', 'restored_since', 'restored_at', 'synced_full')";
-    let (mut rows, mut found) = (c.query(sql, ()).await?, BTreeMap::new());
+    let names = "'backup_at', 'restored_from', 'restored_since', 'restored_at', 'restored_bills', 'synced_full'";
+    let sql = format!("SELECT name, CAST(value AS INTEGER) FROM settings WHERE name IN ({names})");
+    let (mut rows, mut found) = (c.query(&sql, ()).await?, BTreeMap::new());
     while let Some(row) = rows.next().await? {
-        let (name, value): (String, String) = (row.get(0)?, row.get(1)?);
-        let at =
-            value.parse::<i64>().map_err(|e| BooksError::Integrity(format!("settings: `{name}` is wrong: {e}")))?;
-        found.insert(name, at);
+        found.insert(row.get::<String>(0)?, row.get::<i64>(1)?);
     }
-    let at = |name| found.get(name).copied();
-    let subscriptions_read_at = at("synced_full").filter(|at| *at > 0).map(instant);
-    Ok(match (at("backup_at"), at("restored_from"), at("restored_since"), at("restored_at")) {
-        (Some(backup_at), ..) => {
-            Some(BillingHold { backup_at: instant(backup_at), restoration: None, subscriptions_read_at })
-        }
-        (None, Some(from), Some(since), Some(at)) => {
-            let restoration = Some(Restoration { since, at });
-            Some(BillingHold { backup_at: instant(from), restoration, subscriptions_read_at })
-        }
-        _ => None,
-    })
+    let at = |name| found.get(name).copied().filter(|at| *at > 0);
+    let begun = at("restored_since").zip(at("restored_at")).filter(|_| at("backup_at").is_none());
+    Ok(at("backup_at").or(at("restored_from")).map(|backup_at| BillingHold {
+        backup_at: instant(backup_at),
+        restoration: begun.map(|(since, at)| Restoration { since, at }),
+        subscriptions_read_at: at("synced_full").map(instant),
+        bills_read_at: at("restored_bills").map(instant),
+    }))
 }
 
 async fn restored_totals(c: &Connection, of: Restoration, grace: i64) -> Result<Vec<RestoredTotal>, BooksError> {
@@ -297,8 +261,7 @@ impl Database {
                    alarm_stripe_customer = NULL, alarm_answer = NULL \
                  WHERE imported_until IS NOT NULL OR not_imported IS NOT NULL OR alarm_kind IS NOT NULL OR shortfall IS NOT NULL",
                 "UPDATE settings SET value = 'meter-' || lower(hex(randomblob(4))) WHERE name = 'prefix'",
-                "DELETE FROM settings WHERE name IN ('backup_at', 'synced_full')",
-                "DELETE FROM restored_bills",
+                "DELETE FROM settings WHERE name IN ('backup_at', 'synced_full', 'restored_bills')",
             ] {
                 c.execute(sql, ()).await?;
             }
@@ -353,7 +316,7 @@ impl Database {
             let bounds = [(of.start, of.until), (of.until, of.end)];
             for ((from, to), surplus) in bounds.into_iter().zip(surplus) {
                 let timestamp = restoration.at.min(minute(to) - 1).max(from);
-                insert_imported(c, &of, &Imported { from, to, surplus, timestamp, grace }, now).await?;
+                insert_imported(c, &of, ((from, to), timestamp), surplus, (closes(to, grace), now)).await?;
             }
             let of = RestoredTotal { state: TotalState::Imported, ..of };
             note(c, &of, Some(of.until.min(restoration.at))).await?;
@@ -362,50 +325,13 @@ impl Database {
         .await
     }
 
-    /// The bills of these exports that have to be read again.
-    pub async fn restored_bills(
-        &self,
-        restoration: Restoration,
-        exports: Vec<String>,
-    ) -> Result<Vec<RestoredBill>, BooksError> {
-        self.with_connection(async move |c| {
-            let mut known = BTreeMap::new();
-            let mut rows = c.query("SELECT export, month, state, note FROM restored_bills", ()).await?;
-            while let Some(row) = rows.next().await? {
-                let (key, state): ((String, String), String) = ((row.get(0)?, row.get(1)?), row.get(2)?);
-                let state = BillState::STORED.iter().find(|(_, name)| *name == state).map(|(state, _)| *state);
-                known.insert(key, (state.unwrap_or(BillState::NotRead), row.get::<String>(3)?));
-            }
-            let mut found = vec![];
-            for export in exports {
-                for month in restoration.months() {
-                    let (state, note) = known
-                        .remove(&(export.clone(), month.to_string()))
-                        .unwrap_or((BillState::NotRead, String::new()));
-                    found.push(RestoredBill { export: export.clone(), month, state, note });
-                }
-            }
-            Ok(found)
-        })
-        .await
-    }
-
-    /// Notes whether a bill was read again; with an entry when a person decided it.
-    pub async fn note_restored_bill(
-        &self,
-        bill: RestoredBill,
-        entry: Option<AuditEntry>,
-        now: Timestamp,
-    ) -> Result<(), BooksError> {
+    /// Notes that every bill was read again and booked, or is left out because a person said so.
+    pub async fn note_bills_read(&self, left_out: Vec<AuditEntry>, now: Timestamp) -> Result<(), BooksError> {
         self.transaction(async move |c| {
-            let state = BillState::STORED.iter().find(|(state, _)| *state == bill.state).map(|(_, name)| *name);
-            let sql = "INSERT INTO restored_bills (export, month, state, note, read_at) VALUES (?1, ?2, ?3, ?4, ?5) \
-                       ON CONFLICT (export, month) DO UPDATE SET state = excluded.state, note = excluded.note, read_at = excluded.read_at";
-            c.execute(sql, params![bill.export, bill.month.to_string(), state, bill.note, now.as_second()]).await?;
-            if let Some(entry) = entry {
-                record(c, &entry, now.as_second()).await?;
+            for entry in &left_out {
+                record(c, entry, now.as_second()).await?;
             }
-            Ok(())
+            settings::put(c, "restored_bills", &now.as_second().to_string()).await
         })
         .await
     }
@@ -422,24 +348,20 @@ impl Database {
         self.transaction(async move |c| {
             let Some(restoration) = billing_hold(c).await?.and_then(|hold| hold.restoration) else { return Ok(vec![]) };
             let mut open = restored_totals(c, restoration, grace).await?;
-            open.retain(|of| match of.state {
-                TotalState::Imported => false,
-                TotalState::NoTotal(_) => !without.contains(&of.customer),
-                TotalState::NotRead | TotalState::TooLittle(_) => true,
-            });
-            if !open.is_empty() {
+            open.retain(|of| of.state != TotalState::Imported);
+            let is_left_out = |of: &RestoredTotal| matches!(of.state, TotalState::NoTotal(_)) && without.contains(&of.customer);
+            if !open.iter().all(is_left_out) {
                 return Ok(open);
             }
             for sql in [
-                "DELETE FROM settings WHERE name IN ('restored_from', 'restored_since', 'restored_at')",
-                "DELETE FROM restored_bills",
+                "DELETE FROM settings WHERE name IN ('restored_from', 'restored_since', 'restored_at', 'restored_bills')",
                 "INSERT INTO stripe_due (customer, due_at) SELECT id, 0 FROM customers WHERE true \
                  ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = ''",
             ] {
                 c.execute(sql, ()).await?;
             }
             record(c, &entry, now.as_second()).await?;
-            for customer in &without {
+            for customer in open.iter().map(|of| &of.customer).collect::<BTreeSet<_>>() {
                 let of_customer = AuditEntry { target: format!("customer {customer}"), ..entry.clone() };
                 record(c, &of_customer, now.as_second()).await?;
             }
@@ -470,55 +392,29 @@ impl Database {
     }
 }
 
-/// What Stripe has more (or less) than the books know, of a part of a period.
-struct Imported {
-    from: i64,
-    to: i64,
+/// Makes what the lost books had sent from `from` to before `to` an accepted event; more of them when
+/// it has too many digits for one. Its time is no earlier than anything that it stands for: a total
+/// of part of the period has all of it, or is asked for nothing. It counts as taken early, whatever
+/// becomes known of the period's end: its invoice has it.
+async fn insert_imported(
+    c: &Connection,
+    of: &RestoredTotal,
+    ((from, to), timestamp): ((i64, i64), i64),
     surplus: i64,
-    /// No earlier than anything that it stands for: a total of part of the period has all of it, or
-    /// is asked for nothing.
-    timestamp: i64,
-    grace: i64,
-}
-
-/// Makes what the lost books had sent of a window an accepted event; more of them when it has too
-/// many digits for one.
-async fn insert_imported(c: &Connection, of: &RestoredTotal, imported: &Imported, now: i64) -> Result<(), BooksError> {
-    let Imported { from, to, surplus, timestamp, grace } = *imported;
-    let prefix = settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
-    let mut seq = last_seq(c).await?;
-    let mut values = vec![];
+    (closes, now): (i64, i64),
+) -> Result<(), BooksError> {
+    let sql = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
+                 timestamp, send_before, state, attempts, created_at, settled_at, taken_at, imported) \
+               SELECT ?1, coalesce((SELECT value FROM settings WHERE name = 'prefix'), 'meter') || '-' || ?1, ?2, ?3, ?4, ?4, ?5, ?6, ?7, ?8, \
+                 ?9, ?10, 'accepted', 1, ?11, ?11, ?4, 1";
     let mut rest = surplus;
     while rest != 0 {
         let value = rest.clamp(-LARGEST_VALUE, LARGEST_VALUE);
-        values.push(value);
         rest -= value;
+        let (seq, name) = (last_seq(c).await? + 1, (of.customer.clone(), of.meter.clone()));
+        let at_stripe = (of.stripe_customer.clone(), of.event_name.clone());
+        let values = params![seq, name.0, name.1, from, to, at_stripe.0, at_stripe.1, value, timestamp, closes, now];
+        c.execute(sql, values).await?;
     }
-    let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
-                timestamp, send_before, state, attempts, created_at, settled_at, taken_at, imported)";
-    let row = |value: &i64| {
-        seq += 1;
-        [
-            Value::Integer(seq),
-            Value::Text(format!("{prefix}-{seq}")),
-            Value::Text(of.customer.clone()),
-            Value::Text(of.meter.clone()),
-            Value::Integer(from),
-            Value::Integer(from),
-            Value::Integer(to),
-            Value::Text(of.stripe_customer.clone()),
-            Value::Text(of.event_name.clone()),
-            Value::Integer(*value),
-            Value::Integer(timestamp),
-            Value::Integer(closes(to, grace)),
-            Value::Text("accepted".into()),
-            Value::Integer(1),
-            Value::Integer(now),
-            Value::Integer(now),
-            // whatever becomes known of the period's end: its invoice has it
-            Value::Integer(from),
-            Value::Integer(1),
-        ]
-    };
-    insert_rows(c, head, "", &values, row).await
+    Ok(())
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use books::store::audit_log::AuditEntry;
-use books::stripe::restore::{BillState, RestoredBill, RestoredTotal, TotalState};
+use books::stripe::restore::Restoration;
 use books::units::calendar::Month;
 use clap::{Args as ClapArgs, Subcommand};
 use jiff::Timestamp;
@@ -111,8 +111,9 @@ async fn import_totals(args: ImportTotals, context: &Context, now: Timestamp) ->
     if let Some(open) = restore::begin(context, actor::current(), now).await.map_err(|f| failure::error(&f))? {
         print::out(&format!("begun: {open} open event(s) are not received now; Stripe's totals decide about them"));
     }
-    go_without(&args.without, context, now).await?;
-    read_again(context, now).await?;
+    read_subscriptions(context, now).await?;
+    read_bills(args.without, context, now).await?;
+    roll(&context.books, now, Mode::Write).await?;
     let imported = restore::import_totals(context, now).await.map_err(|f| failure::error(&f))?;
     print::out(&format!("{} total(s) imported\n", print::count(imported)));
     let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
@@ -120,83 +121,82 @@ async fn import_totals(args: ImportTotals, context: &Context, now: Timestamp) ->
     Ok(if found.open_step(now) == Step::Finish { Exit::Ok } else { Exit::NeedsAttention })
 }
 
-/// Reads subscriptions, and the bills that were not read yet, as `sync_stripe` and `ingest_cur` do.
-async fn read_again(context: &Context, now: Timestamp) -> anyhow::Result<()> {
+/// Reads every subscription, as `sync_stripe` does.
+async fn read_subscriptions(context: &Context, now: Timestamp) -> anyhow::Result<()> {
     let synced = sync(&context.books, &context.billing, now, SyncScope::All).await.map_err(|f| failure::error(&f))?;
     print::out(&format!("{} subscription(s) read", print::count(synced.read)));
     if synced.unknown_customers > 0 {
         print::out(&format!(
-            "{} of them belong to Stripe customers that these books do not know. Customers that were added after the backup have to be added \
-             again before `meter restore finish`: afterwards their usage would be billed a second time",
+            "attention: {} of them belong to Stripe customers that these books do not know. Write customers that were added after the backup \
+             again before `meter restore finish`; later, their usage would be billed a second time",
             print::count(synced.unknown_customers)
         ));
     }
-    let bills = restore::checklist(context).await?.map(|found| found.bills).unwrap_or_default();
-    for bill in bills.into_iter().filter(|bill| !bill.state.is_done()) {
-        read_bill(bill, context, now).await?;
-    }
-    roll(&context.books, now, Mode::Write).await?;
     Ok(())
 }
 
-async fn read_bill(bill: RestoredBill, context: &Context, now: Timestamp) -> anyhow::Result<()> {
+/// Reads the bills of all exports until each was read once, as `ingest_cur` does.
+async fn read_bills(without: Vec<String>, context: &Context, now: Timestamp) -> anyhow::Result<()> {
+    let Some(hold) = context.books.billing_hold().await? else { return Ok(()) };
+    let months = hold.restoration.map(Restoration::months).unwrap_or_default();
+    let bills: Vec<(&String, Month)> =
+        context.exports.keys().flat_map(|export| months.iter().map(move |month| (export, *month))).collect();
+    if let Some(odd) = without.iter().find(|name| !bills.iter().any(|(e, month)| **name == format!("{e}/{month}"))) {
+        let known: Vec<String> = bills.iter().map(|(export, month)| format!("{export}/{month}")).collect();
+        return Err(
+            BadUsage(format!("--without {odd}: no total waits for that bill, but for {}", known.join(", "))).into()
+        );
+    }
+    if hold.bills_read_at.is_some() {
+        return Ok(());
+    }
+    let (mut missing, mut left_out) = (false, vec![]);
+    for (export, month) in bills {
+        let name = format!("{export}/{month}");
+        let Some(why) = read_bill(export, month, context, now).await else { continue };
+        if without.contains(&name) {
+            print::out(&format!("{export} {month}: left out; {why}"));
+            left_out.push(entry("restore import-totals --without", name));
+        } else {
+            print::out(&format!("{export} {month}: {why}; or leave it out: --without {name}"));
+            missing = true;
+        }
+    }
+    if !missing {
+        context.books.note_bills_read(left_out, now).await?;
+    }
+    Ok(())
+}
+
+/// Reads a bill. Returns why it is not booked, and what to do, if it is not.
+async fn read_bill(export: &str, month: Month, context: &Context, now: Timestamp) -> Option<String> {
     let job = IngestCur {
-        export: bill.export.clone(),
-        month: bill.month,
+        export: export.to_owned(),
+        month,
         dry_run: false,
         accept_restatement: false,
         allow_unknown_line_types: false,
     };
-    let (state, note) = match progress::ingest(job, context, now).await {
+    match progress::ingest(job, context, now).await {
         // it is booked, and its files are gone
         Ok(report) if report.outcome == IngestOutcome::NoBill && !report.warnings.is_empty() => {
-            (BillState::Unreadable, report.warnings.join("; "))
+            Some(format!("NOT READABLE: {}", report.warnings.join("; ")))
         }
-        Ok(report) if report.outcome.needs_attention() => (BillState::OnHold, report.hold_reasons.join("; ")),
-        Ok(_) => (BillState::Read, String::new()),
-        Err(failure) => (BillState::Unreadable, format!("{:#}", failure.error())),
-    };
-    Ok(context.books.note_restored_bill(RestoredBill { state, note, ..bill }, None, now).await?)
-}
-
-/// Records that no total waits for these bills.
-async fn go_without(which: &[String], context: &Context, now: Timestamp) -> anyhow::Result<()> {
-    let bills = restore::checklist(context).await?.map(|found| found.bills).unwrap_or_default();
-    for name in which {
-        let parsed = name.rsplit_once('/').and_then(|(export, month)| Some((export, month.parse::<Month>().ok()?)));
-        let Some((export, month)) = parsed else {
-            return Err(BadUsage(format!("--without {name}: write EXPORT/YYYY-MM")).into());
-        };
-        let Some(bill) = bills.iter().find(|bill| bill.export == export && bill.month == month) else {
-            return Err(BadUsage(format!(
-                "--without {name}: no total waits for that bill; `meter restore status` lists the bills"
-            ))
-            .into());
-        };
-        if !bill.state.is_done() {
-            let bill = RestoredBill { state: BillState::Without, note: String::new(), ..bill.clone() };
-            let act = entry("restore import-totals --without", name.clone());
-            context.books.note_restored_bill(bill, Some(act), now).await?;
+        Ok(report) if report.outcome.needs_attention() => {
+            Some(format!("ON HOLD, see `meter versions` and `meter ingest`: {}", report.hold_reasons.join("; ")))
         }
+        Ok(_) => None,
+        Err(failure) => Some(format!("NOT READABLE: {:#}", failure.error())),
     }
-    Ok(())
 }
 
 async fn finish(args: Finish, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
     require_key(context)?;
     // who became known meanwhile must not be billed what the lost books had sent
-    read_again(context, now).await?;
+    read_subscriptions(context, now).await?;
+    roll(&context.books, now, Mode::Write).await?;
     let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
     let without: BTreeSet<String> = args.without.into_iter().collect();
-    for customer in &without {
-        let none = |of: &&RestoredTotal| matches!(of.state, TotalState::NoTotal(_));
-        if !found.totals.iter().filter(none).any(|of| of.customer == *customer) {
-            return Err(BadUsage(format!(
-                "--without {customer}: Stripe was not asked for a total of this customer yet, or gives it; `meter restore status`"
-            ))
-            .into());
-        }
-    }
     let reason = args.reason.unwrap_or_else(|| "every total is imported".into());
     if found.open_step(now) < Step::Totals {
         return refused(&found, now);

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use books::stripe::restore::{BillState, RestoredTotal, TotalState};
+use books::stripe::restore::{RestoredTotal, TotalState};
 use books::units::calendar::instant;
 use jiff::Timestamp;
 use jobs::restore::{Checklist, Step};
@@ -26,18 +26,7 @@ pub(crate) fn checklist(found: &Checklist, now: Timestamp) {
     line(Step::Begin, "begun", &begun);
     let read = hold.subscriptions_read_at.map_or("not yet".into(), |at| format!("at {at}"));
     line(Step::Subscriptions, "subscriptions read again", &read);
-    let done = found.bills.iter().filter(|bill| bill.state.is_done()).count();
-    line(Step::Bills, "bills read again", &format!("{done} of {}", found.bills.len()));
-    for bill in &found.bills {
-        let state = match bill.state {
-            BillState::NotRead => "not read yet".to_owned(),
-            BillState::Read => "read".to_owned(),
-            BillState::OnHold => format!("ON HOLD, see `meter versions`: {}", bill.note),
-            BillState::Unreadable => format!("NOT READABLE: {}", bill.note),
-            BillState::Without => "left out".to_owned(),
-        };
-        out(&format!("          {} {}: {state}", bill.export, bill.month));
-    }
+    line(Step::Bills, "bills read again", &hold.bills_read_at.map_or("not yet".into(), |at| format!("at {at}")));
     let believed = found.believed_from.map_or("not yet".into(), |at| format!("from {at} on"));
     line(Step::Settle, "Stripe's totals are believed", &believed);
     let imported = found.totals.iter().filter(|of| of.state == TotalState::Imported).count();
@@ -69,16 +58,16 @@ pub(crate) fn checklist(found: &Checklist, now: Timestamp) {
 fn next(found: &Checklist, open: Step) -> String {
     let any = |state: fn(&TotalState) -> bool| found.totals.iter().any(|of| state(&of.state));
     match open {
-        Step::Begin | Step::Subscriptions => "meter restore import-totals".into(),
-        Step::Bills => "accept or correct the bills that are not read (`meter versions`, `meter ingest`), then meter restore import-totals; \
-                        for a bill whose files are gone, add --without EXPORT/MONTH"
-            .into(),
+        Step::Begin | Step::Subscriptions | Step::Bills => "meter restore import-totals".into(),
         Step::Settle => "wait until then, and run meter restore import-totals".into(),
         Step::Totals if any(|s| matches!(s, TotalState::NotRead)) => "meter restore import-totals".into(),
         Step::Totals if any(|s| matches!(s, TotalState::TooLittle(_))) => {
-            "meter restore import-totals, a settle delay (stripe.settle_delay_hours) after the total was first too low".into()
+            "meter restore import-totals, a settle delay (stripe.settle_delay_hours) after the total was first too low"
+                .into()
         }
-        Step::Totals => "meter restore finish --without CUSTOMER --reason TEXT, for each customer without a total".into(),
+        Step::Totals => {
+            "meter restore finish --without CUSTOMER --reason TEXT, for each customer without a total".into()
+        }
         Step::Finish => "meter restore finish".into(),
     }
 }
