@@ -62,7 +62,8 @@ impl TotalToImport {
 /// of those that could not be read each once a day. ?1 and ?2 [`bounds`], ?3 how many, ?4 one
 /// customer or null, ?5 a period's start or null, ?6 a meter or null, ?7 a day ago.
 const TO_IMPORT: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, b.ends_at, c.stripe_customer_id, m.stripe_id, m.event_name, \
-      t.shortfall, t.shortfall_since, coalesce(t.acknowledged, 0) \
+      t.shortfall, t.shortfall_since, (SELECT coalesce(sum(amount), 0) FROM acknowledgements a WHERE a.customer = b.customer \
+        AND a.meter = m.meter AND a.period_start = b.starts_at AND a.kind = 'difference' AND a.stripe_customer = c.stripe_customer_id) \
     FROM customers c CROSS JOIN covered_periods b ON b.customer = c.id CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE (?4 IS NULL OR c.id = ?4) AND (?5 IS NULL OR b.starts_at = ?5) AND (?6 IS NULL OR m.meter = ?6) \
@@ -85,7 +86,7 @@ const NOT_SYNCED: &str = "DELETE FROM settings WHERE name = 'synced_full'";
 const NOTED: &str = "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, read_at, shortfall, shortfall_since) \
     SELECT ?1, ?2, ?3, ?4, plan, 0, ?5, ?6, ?7 FROM customers WHERE id = ?1 \
     ON CONFLICT (customer, meter, period_start) DO UPDATE SET read_at = excluded.read_at, shortfall = excluded.shortfall, \
-      shortfall_since = excluded.shortfall_since, no_total_acknowledged = iif(?8, billing_targets.no_total_acknowledged, NULL)";
+      shortfall_since = excluded.shortfall_since, total_at = iif(?8, billing_targets.total_at, excluded.read_at)";
 
 async fn totals_to_import(
     c: &Connection,
