@@ -113,7 +113,7 @@ FROM (SELECT *, coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED B
 -- Bill, ledger and Stripe beside each other, for each billing period and each meter that a plan,
 -- the ledger or Stripe knows. `bill` and `ledger` are sums of usage in units and a rest of 10^-10
 -- units. `events` are sums of the values of the events for usage of the period, by what became of
--- them; an event on no invoice is in none. `accepted_on_invoice` counts the events on the period's
+-- them; an event on no invoice is in none, unless a person discarded it. `accepted_on_invoice` counts the events on the period's
 -- invoice, whichever period their usage was in. `used` to `currency` are the billing target's.
 CREATE VIEW stripe_comparison AS
 SELECT p.customer, m.meter, p.starts_at AS period_start, p.ends_at AS period_end, p.subscription IS NOT NULL AS billed,
@@ -130,7 +130,7 @@ SELECT p.customer, m.meter, p.starts_at AS period_start, p.ends_at AS period_end
         FROM meter_events i
         WHERE i.customer = p.customer AND i.meter = m.meter AND i.timestamp >= p.starts_at
           AND i.period_start >= p.starts_at AND i.period_start < p.ends_at
-          AND EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq)) AS events,
+          AND (i.state = 'discarded' OR EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq))) AS events,
        coalesce(t.deferred, 0) AS deferred, t.deferred_reason,
        coalesce((SELECT acknowledged FROM deferred_amounts d
                  WHERE d.customer = t.customer AND d.meter = t.meter AND d.period_start = t.period_start), 0) AS deferred_acknowledged,

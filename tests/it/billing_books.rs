@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::support::test_store::TestStore;
 use books::store::audit_log::AuditEntry;
 use books::stripe::acknowledgement::AcknowledgedBy;
-use books::stripe::comparison::ComparisonFilter;
+use books::stripe::comparison::{ComparisonFilter, Verdict};
 use books::stripe::meter_event::{EventState, ManualAction};
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::Timestamp;
@@ -31,6 +31,7 @@ suite![
     two_pushes_beside_each_other_send_everything_once,
     what_cannot_be_sent_is_deferred_and_says_why,
     what_people_acknowledge_is_appended_and_ends_by_itself,
+    what_a_person_discarded_is_never_billed_whatever_becomes_known,
     how_the_books_stand_is_told_in_figures,
     what_a_month_left_is_still_told_in_the_next,
     what_a_kind_looks_at_once_stays_for_a_day,
@@ -340,6 +341,30 @@ async fn what_people_acknowledge_is_appended_and_ends_by_itself(store: TestStore
     ] {
         books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
     }
+    fixture.judge();
+}
+
+async fn what_a_person_discarded_is_never_billed_whatever_becomes_known(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann"]).await;
+    fixture.book("ann", 2).await;
+    assert_eq!(fixture.push().await.accepted, 1);
+    fixture.run("UPDATE meter_events SET state = 'refused', error = 'no'").await;
+    let act = AuditEntry { actor: "test".into(), action: "x".into(), target: "x".into(), reason: "goodwill".into() };
+    let books = &fixture.context.books;
+    assert!(books.decide_event("1", ManualAction::Discard, act, Timestamp::now()).await.unwrap().is_some());
+    // its subscription had ended before it: it is on no invoice
+    fixture
+        .run("UPDATE subscriptions SET status = 'canceled', ended_at = unixepoch() - 3600, updated_at = unixepoch()")
+        .await;
+    roll(books, Timestamp::now(), Mode::Write).await.unwrap();
+    assert_eq!(books.event_invoice(1).await.unwrap(), None);
+    let report = fixture.push().await;
+    assert_eq!((report.customers, report.planned, report.deferred.len()), (1, 0, 0), "{report:?}");
+    let starts = 0..Timestamp::now().as_second();
+    let filter = ComparisonFilter { customer: None, meters: vec!["storage_gb".into()], starts, limit: 100 };
+    let rows = books.compare(filter).await.unwrap();
+    let rows: Vec<_> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.events.discarded, r.verdict())).collect();
+    assert_eq!(rows, [(2, 2, Verdict::Agrees)]);
     fixture.judge();
 }
 
