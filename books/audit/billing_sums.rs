@@ -70,13 +70,14 @@ const PLANNED: &str = concat!(
     " FROM billing_targets WHERE meter IN (SELECT value FROM json_each(?1)) GROUP BY meter, currency"
 );
 
-/// Targets of which something is not at Stripe, or was discarded. ?1 meters.
+/// Targets of which something is not at Stripe, or was discarded. An event on no invoice counts only
+/// if a person discarded it. ?1 meters.
 const NOT_AT_STRIPE: &str = "SELECT meter, target - accepted - discarded, discarded, used, within, billable, house, not_priced, advance, \
       billable_minor, house_minor, currency FROM ( \
     SELECT t.*, \
       (SELECT coalesce(sum(value), 0) FROM meter_events i JOIN event_invoices USING (seq) WHERE i.customer = t.customer AND i.meter = t.meter \
          AND i.timestamp >= t.period_start AND i.period_start >= t.period_start AND i.period_start < t.period_end AND i.state = 'accepted') AS accepted, \
-      (SELECT coalesce(sum(value), 0) FROM meter_events i JOIN event_invoices USING (seq) WHERE i.customer = t.customer AND i.meter = t.meter \
+      (SELECT coalesce(sum(value), 0) FROM meter_events i WHERE i.customer = t.customer AND i.meter = t.meter \
          AND i.timestamp >= t.period_start AND i.period_start >= t.period_start AND i.period_start < t.period_end AND i.state = 'discarded') AS discarded \
     FROM billing_targets t WHERE t.meter IN (SELECT value FROM json_each(?1))) \
     WHERE target <> accepted OR discarded <> 0";

@@ -55,6 +55,7 @@ const MIGRATIONS: &[Migration] = migrations![
     26 "0026_billing_sums",
     27 "0027_overage_billing",
     28 "0028_restore_is_a_command",
+    29 "0029_acknowledgements",
 ];
 
 /// The schema version that this build works with.
@@ -188,28 +189,57 @@ mod tests {
         }
     }
 
+    /// Books of the schema before `version` with what `old` wrote, and then all other changes.
+    async fn migrated(version: i64, old: &'static str) -> Database {
+        let books = Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
+        run(&books, MIGRATIONS.iter().filter(|m| m.version < version)).await;
+        books.transaction(async move |c| Ok(c.execute_batch(old).await.map(drop)?)).await.unwrap();
+        run(&books, MIGRATIONS.iter().filter(|m| m.version >= version)).await;
+        books
+    }
+
+    async fn text(books: &Database, sql: &'static str) -> String {
+        let read = books.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.unwrap().get::<String>(0)?));
+        read.await.unwrap()
+    }
+
     /// Empty ids of Stripe become none, and budgets keep their worth in Stripe's minor units.
     #[tokio::test]
     async fn what_older_builds_wrote_is_converted() {
-        let books = Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
-        run(&books, MIGRATIONS.iter().filter(|m| m.version < 21)).await;
         let old = "INSERT INTO customers (id, stripe_customer_id, stripe_subscription_id) VALUES ('a', '', NULL), ('b', 'cus_1', '  '); \
                    INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('a', 5, 'ISK', 'me'), ('b', 7, 'UGX', 'me'), \
                    ('c', 2000000000, 'UGX', 'me'), ('d', 550, 'MGA', 'me'), ('e', 550, 'USD', 'me');";
-        books.transaction(async |c| Ok(c.execute_batch(old).await.map(drop)?)).await.unwrap();
-        run(&books, MIGRATIONS.iter().filter(|m| m.version >= 21)).await;
-        let text = async |sql: &'static str| {
-            let read =
-                books.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.unwrap().get::<String>(0)?));
-            read.await.unwrap()
-        };
+        let books = migrated(21, old).await;
         let ids = "SELECT group_concat(id || coalesce(stripe_customer_id, '-') || coalesce(stripe_subscription_id, '-'), ' ') FROM customers";
-        assert_eq!(text(ids).await, "a-- bcus_1-");
+        assert_eq!(text(&books, ids).await, "a-- bcus_1-");
         let budgets = "SELECT group_concat(customer || amount_minor || set_by, ' ') FROM (SELECT * FROM overage_budgets ORDER BY customer)";
-        assert_eq!(text(budgets).await, "a500meter b700meter c100000000000meter d5meter e550me");
+        assert_eq!(text(&books, budgets).await, "a500meter b700meter c100000000000meter d5meter e550me");
         let changes =
             "SELECT group_concat(customer || amount_minor, ' ') FROM overage_budget_changes WHERE set_by = 'meter'";
-        assert_eq!(text(changes).await, "a500 b700 c100000000000 d5", "history has the change");
+        assert_eq!(text(&books, changes).await, "a500 b700 c100000000000 d5", "history has the change");
+    }
+
+    /// What people acknowledged stays acknowledged, with who did it and why.
+    #[tokio::test]
+    async fn acknowledgements_become_entries() {
+        let old = "INSERT INTO customers (id, stripe_customer_id) VALUES ('a', 'cus_a'), ('b', 'cus_b'); \
+                   INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, acknowledged, no_total_acknowledged) \
+                   VALUES ('a', 'm', 0, 9, 'p', 0, -5, NULL), ('a', 'n', 0, 9, 'p', 0, 7, 'cus_old'), ('b', 'm', 0, 9, 'p', 0, 0, NULL); \
+                   INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since, deferred_acknowledged) \
+                   VALUES ('b', 'n', 0, 9, 'p', 3, 3, 'no_item', 50, 3), ('b', 'o', 0, 9, 'p', 4, 4, 'no_item', 50, 3); \
+                   INSERT INTO audit_log (at, actor, action, target, reason) VALUES (40, 'x', 'reconcile --acknowledge', 'customer a', 'old'), \
+                   (60, 'y', 'reconcile --acknowledge', 'customer a', 'note'), (70, 'z', 'events retry', 'customer b', 'other');";
+        let books = migrated(26, old).await;
+        let entries = "SELECT group_concat(concat_ws(' ', customer, meter, kind, amount, stripe_customer, deferred_reason, actor, reason, min(at, 99)), ', ') \
+                       FROM (SELECT * FROM acknowledgements ORDER BY customer, meter, kind)";
+        let entries = text(&books, entries).await;
+        let expected = "a m difference -5 cus_a y note 60, a n difference 7 cus_a y note 60, a n no_total cus_old y note 60, \
+                        b n deferred 3 no_item unknown unknown 99";
+        assert_eq!(entries, expected);
+        let now = "SELECT group_concat(customer || meter || acknowledged, ' ') FROM target_totals";
+        assert_eq!(text(&books, now).await, "am-5 an7 bm0 bn0 bo0");
+        let now = "SELECT group_concat(customer || meter || acknowledged, ' ') FROM deferred_amounts";
+        assert_eq!(text(&books, now).await, "bn1 bo0");
     }
 
     #[test]

@@ -1,92 +1,143 @@
-//! A person has dealt with an alarm or a deferred amount outside of the books: it calls for nobody
-//! again until it changes (migration 0018).
+//! Acknowledgements: appended entries that say who handled an alarm or a deferred amount outside of
+//! the books, and why (migration 0026). Views compute what is acknowledged now.
 
 use std::fmt;
 use std::ops::Range;
 
 use jiff::Timestamp;
-use libsql::params;
+use libsql::{Connection, Row, params};
+use serde::{Serialize, Serializer};
 
-use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::stripe::alarm;
-use crate::stripe::difference::Difference;
 use crate::units::calendar::instant;
 
-/// What a person acknowledged of a billing target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acknowledged {
-    pub period_start: Timestamp,
+/// A row of `acknowledgements`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Acknowledgement {
+    pub at: Timestamp,
+    pub actor: String,
+    pub reason: String,
+    #[serde(skip)]
+    pub customer: String,
     pub meter: String,
+    pub period_start: Timestamp,
     pub matter: Matter,
 }
 
 /// What a person acknowledges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Matter {
-    Alarm(Difference),
-    Deferred { amount: i64, reason: String },
+    /// The amount by which Stripe's total is below what was sent; below 0, above it.
+    Difference(i64),
+    NoTotal {
+        stripe_customer: String,
+    },
+    Deferred {
+        amount: i64,
+        reason: String,
+    },
 }
 
 impl fmt::Display for Matter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Alarm(difference) => difference.fmt(f),
+            Self::Difference(amount) => {
+                let word = if *amount < 0 { "more" } else { "less" };
+                write!(f, "Stripe has {} {word} than was sent", amount.unsigned_abs())
+            }
+            Self::NoTotal { stripe_customer } => write!(f, "Stripe has no total of {stripe_customer}"),
             Self::Deferred { amount, reason } => write!(f, "deferred {amount}: {reason}"),
         }
     }
 }
 
-/// Targets of customer ?1 in periods that begin from ?2 to before ?3.
-const TARGETS: &str = "customer = ?1 AND period_start >= ?2 AND period_start < ?3";
+/// The sentence for people.
+impl Serialize for Matter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
-const NO_TOTAL: &str = "alarm_kind = 'no_total'";
-const UNEXPLAINED: &str = "alarm_kind IN ('stripe_has_less', 'stripe_has_more')";
-/// Of an amount that is too large nobody knows how large it is.
-const DEFERRED: &str = "deferred <> 0 AND deferred_acknowledged IS NOT deferred AND deferred_reason <> 'too_large'";
+/// Who acknowledges, and why.
+#[derive(Clone, Debug)]
+pub struct AcknowledgedBy {
+    pub actor: String,
+    pub reason: String,
+}
 
-const END_ALARM: &str = "alarm_kind = NULL, alarm_shortfall = NULL, alarm_total = NULL, alarm_until = NULL, \
-    alarm_stripe_customer = NULL, alarm_answer = NULL";
+const COLUMNS: &str =
+    "at, actor, reason, customer, meter, period_start, kind, amount, stripe_customer, deferred_reason";
+
+/// Entries for the alarms and deferred amounts of customer ?1 in periods that begin from ?2 to
+/// before ?3. Of an amount that is too large nobody knows how large it is. ?4 now, ?5 the actor, ?6 the reason.
+const ENTRIES: &str = "SELECT ?4, ?5, ?6, customer, meter, period_start, iif(alarm_kind = 'no_total', alarm_kind, 'difference'), alarm_shortfall, \
+      coalesce(alarm_stripe_customer, stripe_customer, (SELECT stripe_customer FROM stripe_customers s WHERE s.customer = ?1 ORDER BY seq DESC)), NULL \
+    FROM target_totals WHERE customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND alarm_kind IS NOT NULL \
+    UNION ALL SELECT ?4, ?5, ?6, customer, meter, period_start, 'deferred', amount, NULL, reason \
+    FROM deferred_amounts WHERE customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND NOT acknowledged \
+      AND reason <> 'too_large' ORDER BY 7 DESC, 6, 5";
+
+/// Ends the alarms: what a later read finds beyond the entries is another one.
+const END_ALARMS: &str = "UPDATE billing_targets SET shortfall = iif(alarm_kind = 'no_total', shortfall, NULL), \
+      shortfall_since = iif(alarm_kind = 'no_total', shortfall_since, NULL), alarm_kind = NULL, alarm_shortfall = NULL, \
+      alarm_total = NULL, alarm_until = NULL, alarm_stripe_customer = NULL, alarm_answer = NULL \
+    WHERE customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND alarm_kind IS NOT NULL";
+
+fn entry(row: &Row) -> Result<Acknowledgement, BooksError> {
+    let matter = match row.get::<String>(6)?.as_str() {
+        "difference" => Matter::Difference(row.get(7)?),
+        "no_total" => Matter::NoTotal { stripe_customer: row.get(8)? },
+        _ => Matter::Deferred { amount: row.get(7)?, reason: row.get(9)? },
+    };
+    Ok(Acknowledgement {
+        at: instant(row.get(0)?),
+        actor: row.get(1)?,
+        reason: row.get(2)?,
+        customer: row.get(3)?,
+        meter: row.get(4)?,
+        period_start: instant(row.get(5)?),
+        matter,
+    })
+}
+
+/// The entries of a customer, or of all, for periods that begin in `periods`, oldest first.
+pub(super) async fn entries(
+    c: &Connection,
+    customer: Option<String>,
+    periods: &Range<i64>,
+) -> Result<Vec<Acknowledgement>, BooksError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM acknowledgements WHERE (?1 IS NULL OR customer = ?1) AND period_start >= ?2 AND period_start < ?3 ORDER BY seq"
+    );
+    let mut rows = c.query(&sql, params![customer, periods.start, periods.end]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(entry(&row)?);
+    }
+    Ok(found)
+}
 
 impl Database {
     /// Acknowledges the alarms and deferred amounts of a customer's periods that begin in
-    /// `periods`, as they are now. Returns those that were not acknowledged before.
+    /// `periods`, as they are now. Returns the new entries.
     pub async fn acknowledge(
         &self,
         customer: String,
         periods: Range<i64>,
-        entry: AuditEntry,
+        by: AcknowledgedBy,
         now: Timestamp,
-    ) -> Result<Vec<Acknowledged>, BooksError> {
+    ) -> Result<Vec<Acknowledgement>, BooksError> {
         self.transaction(async move |c| {
-            let no_total = format!("no_total_acknowledged = alarm_stripe_customer, {END_ALARM}");
-            let unexplained = format!(
-                "acknowledged = acknowledged + alarm_shortfall, shortfall = NULL, shortfall_since = NULL, {END_ALARM}"
-            );
-            let deferred = "deferred_acknowledged = deferred".to_owned();
+            let sql = format!("INSERT INTO acknowledgements ({COLUMNS}) {ENTRIES} RETURNING {COLUMNS}");
+            let (start, end) = (periods.start, periods.end);
+            let values = params![customer.clone(), start, end, now.as_second(), by.actor, by.reason];
+            let mut rows = c.query(&sql, values).await?;
             let mut found = vec![];
-            for (which, change) in [(NO_TOTAL, no_total), (UNEXPLAINED, unexplained), (DEFERRED, deferred)] {
-                let values = || params![customer.clone(), periods.start, periods.end];
-                let sql = format!(
-                    "SELECT period_start, meter, deferred, deferred_reason, {} FROM billing_targets \
-                     WHERE {TARGETS} AND {which} ORDER BY period_start, meter",
-                    alarm::COLUMNS
-                );
-                let mut rows = c.query(&sql, values()).await?;
-                while let Some(row) = rows.next().await? {
-                    let matter = match alarm::read(&row, 4)? {
-                        Some(difference) if which != DEFERRED => Matter::Alarm(difference),
-                        _ => Matter::Deferred { amount: row.get(2)?, reason: row.get(3)? },
-                    };
-                    found.push(Acknowledged { period_start: instant(row.get(0)?), meter: row.get(1)?, matter });
-                }
-                c.execute(&format!("UPDATE billing_targets SET {change} WHERE {TARGETS} AND {which}"), values())
-                    .await?;
+            while let Some(row) = rows.next().await? {
+                found.push(entry(&row)?);
             }
-            if !found.is_empty() {
-                record(c, &entry, now.as_second()).await?;
-            }
+            c.execute(END_ALARMS, params![customer, start, end]).await?;
             Ok(found)
         })
         .await

@@ -11,8 +11,8 @@ use crate::stripe::difference::{Difference, Unexplained};
 /// The most alarms that [`Database::alarms`] returns.
 const LISTED: u32 = 100;
 
-/// The columns of `billing_targets` that [`read`] expects, in this order.
-pub(super) const COLUMNS: &str =
+/// The columns of the view `target_totals` that [`read`] expects, in this order.
+const COLUMNS: &str =
     "alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged";
 
 /// A billing target with an alarm.
@@ -64,10 +64,12 @@ impl<'a> AlarmColumns<'a> {
 
 /// Stores a difference as the alarm of a billing target. A difference that is no alarm clears the
 /// stored alarm. `NoTotal` raises no alarm if a person has acknowledged it for the same Stripe
-/// customer.
+/// customer since a total was last read.
 pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Difference) -> Result<(), BooksError> {
     let mut alarm = AlarmColumns::of(difference);
-    let sql = "SELECT 1 FROM billing_targets WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND no_total_acknowledged = ?4";
+    let sql = "SELECT 1 FROM acknowledgements a JOIN billing_targets t USING (customer, meter, period_start) \
+               WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND a.kind = 'no_total' AND a.stripe_customer = ?4 \
+                 AND a.at > coalesce(t.total_at, 0)";
     if first_row(c, sql, params![of.customer, of.meter, of.period_start, alarm.stripe_customer]).await?.is_some() {
         alarm = AlarmColumns::default();
     }
@@ -105,7 +107,7 @@ pub(super) fn read(row: &Row, at: i32) -> Result<Option<Difference>, BooksError>
 /// Billing targets with an alarm, at most `limit`, ordered by customer and meter.
 pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<TargetAlarm>, BooksError> {
     let sql = format!(
-        "SELECT customer, meter, {COLUMNS} FROM billing_targets WHERE alarm_kind IS NOT NULL \
+        "SELECT customer, meter, {COLUMNS} FROM target_totals WHERE alarm_kind IS NOT NULL \
          ORDER BY customer, meter LIMIT ?1"
     );
     let mut rows = c.query(&sql, params![limit]).await?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::{exact_sum, json, sum_of};
+use crate::stripe::acknowledgement::{self, Acknowledgement};
 use crate::stripe::alarm;
 use crate::stripe::billing_target::{Conservation, MoneyParts, Split, UsageParts};
 use crate::stripe::difference::Difference;
@@ -49,10 +50,12 @@ pub struct ComparedPeriod {
     pub expected: Option<i64>,
     pub read_at: Option<Timestamp>,
     pub alarm: Option<Difference>,
-    /// The shortfall that a person has acknowledged (below 0: a surplus), in Stripe's units.
+    /// The shortfall that people have acknowledged (below 0: a surplus), in Stripe's units.
     pub acknowledged: i64,
     /// Whether a person has acknowledged the deferred amount.
     pub deferred_acknowledged: bool,
+    /// What people acknowledged of the period, oldest first.
+    pub acknowledgements: Vec<Acknowledgement>,
 }
 
 /// Sums of the values of events, in Stripe's units.
@@ -213,9 +216,10 @@ impl Database {
     pub async fn compare(&self, filter: ComparisonFilter) -> Result<Vec<ComparedPeriod>, BooksError> {
         self.with_connection(async move |c| {
             let ComparisonFilter { customer, meters, starts, limit } = filter;
+            let entries = acknowledgement::entries(c, customer.clone(), &starts).await?;
             let values = params![customer, starts.start, starts.end, limit, json(&meters)?];
             let mut rows = c.query(PERIODS, values).await?;
-            let mut found = vec![];
+            let mut found: Vec<ComparedPeriod> = vec![];
             while let Some(row) = rows.next().await? {
                 found.push(ComparedPeriod {
                     customer: row.get(0)?,
@@ -237,7 +241,16 @@ impl Database {
                     acknowledged: row.get(21)?,
                     accepted_on_invoice: row.get(22)?,
                     parts: UsageParts::read(&row, 23)?,
+                    acknowledgements: vec![],
                 });
+            }
+            for entry in entries {
+                let of = |c: &&mut ComparedPeriod| {
+                    (&c.customer, &c.meter, c.period_start) == (&entry.customer, &entry.meter, entry.period_start)
+                };
+                if let Some(of) = found.iter_mut().find(of) {
+                    of.acknowledgements.push(entry);
+                }
             }
             Ok(found)
         })

@@ -1,7 +1,7 @@
 //! Meter events for Stripe, billing targets, and the comparison with Stripe's totals.
 //!
-//! **Owns** the tables `meter_events`, `billing_targets`, `stripe_due`, `stripe_meters`,
-//! `stripe_reads` and `stripe_error_reports`. **Does not own** the decision how
+//! **Owns** the tables `meter_events`, `billing_targets`, `acknowledgements`, `stripe_due`,
+//! `stripe_meters`, `stripe_reads` and `stripe_error_reports`. **Does not own** the decision how
 //! much is sent (`jobs/push_stripe/decide.rs`), nor the judgement of a total
 //! (`jobs/reconcile_stripe`).
 //!
@@ -20,6 +20,7 @@ pub mod error_report;
 pub mod invoice;
 pub mod meter_event;
 pub mod no_invoice;
+pub mod placement;
 pub mod planning;
 pub mod reconciliation;
 pub mod restore;

@@ -82,8 +82,24 @@ pub struct SentEvent {
     pub value: i64,
     pub state: EventState,
     pub stripe_customer: String,
-    /// Start and end of the time that the event's invoice covers, if the event is on an invoice.
-    pub invoice: Option<InvoicePeriod>,
+    /// The invoiced period, as it was when the event was planned.
+    pub billed: InvoicePeriod,
+    pub send_before: i64,
+    pub taken_at: Option<i64>,
+    /// The billing period that `timestamp` lies in now.
+    pub period: Option<EventPeriod>,
+    /// The Stripe customer with the invoice of `period`.
+    pub own_stripe_customer: Option<String>,
+}
+
+/// The billing period of an event, as it is known now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventPeriod {
+    pub start: i64,
+    /// As [`DuePeriod::covered_until`].
+    pub covered_until: i64,
+    /// `covered_until`, or the period's end if it has no subscription.
+    pub takes_until: i64,
 }
 
 /// A parameter of [`USAGE`].
@@ -129,9 +145,12 @@ const USAGE: &str = concat!(
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
 const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
-      (SELECT starts_at FROM event_invoices WHERE seq = i.seq), (SELECT ends_at FROM event_invoices WHERE seq = i.seq) \
+      i.billed_start, i.billed_end, i.send_before, i.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
+      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = i.customer)) \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events i INDEXED BY meter_events_by_time \
       ON i.customer = j.value ->> 'customer' AND i.meter = m.value AND i.timestamp >= j.value ->> 'start' \
+    LEFT JOIN covered_periods p ON p.customer = i.customer AND p.ends_at > i.timestamp \
+      AND p.starts_at = (SELECT max(starts_at) FROM billing_periods WHERE customer = i.customer AND starts_at <= i.timestamp) \
     WHERE i.state <> 'not_received' ORDER BY i.customer, i.meter, i.timestamp, i.seq";
 
 /// ?1 [`FirstPeriod`]s; ?2 meters.
@@ -262,7 +281,14 @@ async fn load_sums(
             value: row.get(5)?,
             state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
             stripe_customer: row.get(7)?,
-            invoice: row.get::<Option<i64>>(8)?.zip(row.get(9)?).map(|(start, end)| InvoicePeriod { start, end }),
+            billed: InvoicePeriod { start: row.get(8)?, end: row.get(9)? },
+            send_before: row.get(10)?,
+            taken_at: row.get(11)?,
+            period: match row.get::<Option<i64>>(12)? {
+                Some(start) => Some(EventPeriod { start, covered_until: row.get(13)?, takes_until: row.get(14)? }),
+                None => None,
+            },
+            own_stripe_customer: row.get(15)?,
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }

@@ -25,7 +25,7 @@ pub struct TotalToCheck {
     /// The events of the invoice, loaded before the total was requested.
     pub events: InvoiceEvents,
     pub shortfall: Option<Shortfall>,
-    /// The shortfall (below 0: surplus) that a person has acknowledged; 0 if there is none.
+    /// The shortfall (below 0: surplus) that people have acknowledged; 0 if there is none.
     pub acknowledged: i64,
 }
 
@@ -91,7 +91,7 @@ macro_rules! totals_where {
     ($condition:literal) => {
         concat!(
             "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-             FROM readable_totals WHERE period_start <= ?1 AND ",
+             FROM target_totals WHERE period_start <= ?1 AND stripe_customer IS NOT NULL AND stripe_meter IS NOT NULL AND ",
             $condition,
             " LIMIT ?2"
         )
@@ -171,13 +171,12 @@ impl Database {
                 let room = left.div_ceil(*share);
                 let mut rows = c.query(sql, params![now.as_second(), room, customer.clone()]).await?;
                 while let Some(row) = rows.next().await? {
-                    let Some(stripe_customer) = row.get::<Option<String>>(4)? else { continue };
                     let one = TotalToCheck {
                         customer: row.get(0)?,
                         meter: row.get(1)?,
                         start: row.get(2)?,
                         end: row.get(3)?,
-                        stripe_customer,
+                        stripe_customer: row.get(4)?,
                         stripe_meter: row.get(5)?,
                         events: InvoiceEvents::default(),
                         shortfall: shortfall(&row, 6)?,
@@ -198,16 +197,16 @@ impl Database {
         .await
     }
 
-    /// Stores a comparison, and changes the events as it says. Does nothing if the events or the
-    /// acknowledged amount have changed since the total was requested. Returns whether it was
-    /// stored.
+    /// Stores a comparison, and changes the events as it says. Does nothing if the events, the
+    /// acknowledged amount or the Stripe customer have changed since the total was requested.
+    /// Returns whether it was stored.
     pub async fn note_read(&self, of: TotalToCheck, read: Comparison, now: Timestamp) -> Result<bool, BooksError> {
         let now = now.as_second();
         self.transaction(async move |c| {
-            let sql = "SELECT acknowledged FROM billing_targets WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
-            let row = first_row(c, sql, params![of.customer.clone(), of.meter.clone(), of.start]).await?;
-            let known = row.map_or(Ok(0), |row| row.get::<i64>(0))?;
-            if known != of.acknowledged || events(c, &of).await? != of.events {
+            let sql = "SELECT 1 FROM target_totals \
+                       WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND stripe_customer = ?4 AND acknowledged = ?5";
+            let known = params![of.customer.clone(), of.meter.clone(), of.start, of.stripe_customer.clone(), of.acknowledged];
+            if first_row(c, sql, known).await?.is_none() || events(c, &of).await? != of.events {
                 return Ok(false);
             }
             let change = async |state: EventState, seqs: &[i64], error: Option<&str>| {
@@ -231,11 +230,9 @@ impl Database {
             if read.difference != Difference::TooEarly {
                 alarm::set(c, key, &read.difference).await?;
             }
-            let agrees = read.difference == Difference::Agrees;
             let (shortfall, since) = read.shortfall.map(|s| (s.amount, s.since)).unzip();
             let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
-                       no_total_acknowledged = iif(?9, no_total_acknowledged, NULL), \
-                       agreed_at = iif(?10, ?6, agreed_at), final_at = iif(?11, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+                       total_at = iif(?9, total_at, ?6), final_at = iif(?10, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
             let values = params![
                 of.customer.clone(),
                 of.meter.clone(),
@@ -246,8 +243,7 @@ impl Database {
                 shortfall,
                 since,
                 i64::from(matches!(read.difference, Difference::NoTotal { .. })),
-                i64::from(agrees),
-                i64::from(agrees && read.is_final)
+                i64::from(read.difference == Difference::Agrees && read.is_final)
             ];
             c.execute(sql, values).await?;
             Ok(true)

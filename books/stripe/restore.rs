@@ -108,8 +108,10 @@ impl RestoredTotal {
 /// began, ?2 [`open_after`] the instant from which the lost books may have sent.
 const TOTALS: &str = "SELECT b.customer, m.meter, b.starts_at, b.covered_until, b.ends_at, \
       coalesce((SELECT s.stripe_customer FROM subscriptions s WHERE s.id = b.subscription), c.stripe_customer_id) AS owner, \
-      m.stripe_id, m.event_name, coalesce(t.acknowledged, 0), t.imported_until IS min(b.covered_until, ?1), t.not_imported, \
-      t.shortfall, t.shortfall_since \
+      m.stripe_id, m.event_name, (SELECT coalesce(sum(amount), 0) FROM acknowledgements a WHERE a.customer = b.customer AND a.meter = m.meter \
+        AND a.period_start = b.starts_at AND a.kind = 'difference' AND a.stripe_customer = coalesce( \
+          (SELECT s.stripe_customer FROM subscriptions s WHERE s.id = b.subscription), c.stripe_customer_id)), \
+      t.imported_until IS min(b.covered_until, ?1), t.not_imported, t.shortfall, t.shortfall_since \
     FROM customers c CROSS JOIN covered_periods b ON b.customer = c.id CROSS JOIN stripe_meters m \
     LEFT JOIN billing_targets t ON t.customer = b.customer AND t.meter = m.meter AND t.period_start = b.starts_at \
     WHERE owner IS NOT NULL AND b.starts_at < ?1 AND b.ends_at > ?2 \

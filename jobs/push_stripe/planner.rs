@@ -21,8 +21,9 @@ use books::store::error::BooksError;
 use books::store::settings;
 use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
 use books::stripe::due::{self, DueAgain, DueSince};
-use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE, closes};
+use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE};
 use books::stripe::meter_event::{self, EventState, NewMeterEvent};
+use books::stripe::placement::{Change, place};
 use books::stripe::planning::{self, DueCustomer, DuePeriod, DueSubscription, SentEvent};
 use books::units::calendar::instant;
 use books::units::quantity::Quantity;
@@ -185,7 +186,6 @@ impl<'a> Planner<'a> {
         let mut again = None;
         for (meter, mapped) in &self.inputs.meters {
             let of = CustomerMeter { customer, due, meter, mapped };
-            self.give_up_strays(of);
             again = [again, self.plan_meter(of, &rated)].into_iter().flatten().min();
         }
         self.changes.planned.push(due_again(customer, again));
@@ -204,47 +204,32 @@ impl<'a> Planner<'a> {
         Some(found)
     }
 
-    /// Withdraws strays (see [`Self::is_stray`]), and stops sending unconfirmed events of a closed
-    /// invoice again: Stripe's totals decide about these.
-    fn give_up_strays(&mut self, of: CustomerMeter<'_>) {
+    /// The input of [`decide`] for a meter; collects the changes of its events.
+    fn case(&mut self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> BillingCase {
+        let mut sent = vec![];
         for event in of.sent() {
-            if self.is_stray(of, event) {
-                self.changes.withdrawn.push(event.seq);
-            } else if event.state == EventState::Unconfirmed && self.is_final(of, event) {
-                self.changes.not_resent.push(event.seq);
+            let placed = place(event, self.now, self.inputs.grace);
+            match placed.change {
+                Some(Change::Withdraw) => self.changes.withdrawn.push(event.seq),
+                Some(Change::StopResending) => self.changes.not_resent.push(event.seq),
+                None => {}
             }
+            sent.extend(placed.sent.map(|invoice| EarlierEvent {
+                period_start: event.period_start,
+                timestamp: event.timestamp,
+                invoice,
+                value: event.value,
+                billed: placed.billed,
+                accepted: event.state == EventState::Accepted,
+            }));
         }
-    }
-
-    /// Whether the invoice of an event takes no more events.
-    fn is_final(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
-        let period = of.due.periods.iter().find(|p| p.start <= event.timestamp && event.timestamp < p.end);
-        period.is_some_and(|p| self.now >= closes(invoiced_until(p), self.inputs.grace))
-    }
-
-    /// Whether an event is a stray: a pending event that is on no invoice, on a closed invoice, or
-    /// for another Stripe customer than the present one. It becomes not received, so its amount is
-    /// planned again.
-    fn is_stray(&self, of: CustomerMeter<'_>, event: &SentEvent) -> bool {
-        let other_customer = of.stripe_customer_at(event.timestamp).is_some_and(|id| event.stripe_customer != id);
-        event.state == EventState::Pending && (event.invoice.is_none() || self.is_final(of, event) || other_customer)
-    }
-
-    /// The input of [`decide`] for a meter.
-    fn case(&self, of: CustomerMeter<'_>, rated: &[RatedPeriod]) -> BillingCase {
         let periods = of
             .due
             .periods
             .iter()
             .zip(rated)
             .filter_map(|(period, rated)| rated.get(of.meter).map(|rated| self.period_case(of, period, rated)));
-        // an event on no invoice bills nothing, so it does not count as sent
-        let kept = of.sent().iter().filter(|event| !self.is_stray(of, event));
-        BillingCase {
-            deferred: of.deferred(self.inputs.mode),
-            periods: periods.collect(),
-            sent: kept.filter_map(|event| of.earlier_event(event)).collect(),
-        }
+        BillingCase { deferred: of.deferred(self.inputs.mode), periods: periods.collect(), sent }
     }
 
     fn period_case(&self, of: CustomerMeter<'_>, period: &DuePeriod, rated: &Rated) -> PeriodCase {
@@ -384,19 +369,6 @@ impl<'a> CustomerMeter<'a> {
         } else {
             None
         }
-    }
-
-    fn earlier_event(self, event: &SentEvent) -> Option<EarlierEvent> {
-        let withheld = matches!(event.state, EventState::Refused | EventState::Discarded);
-        Some(EarlierEvent {
-            invoice: event.invoice?,
-            period_start: event.period_start,
-            timestamp: event.timestamp,
-            value: event.value,
-            // an invoice belongs to one Stripe customer
-            billed: !withheld && Some(event.stripe_customer.as_str()) == self.stripe_customer_at(event.timestamp),
-            accepted: event.state == EventState::Accepted,
-        })
     }
 
     /// The subscription that bills a period; none if the period has no invoice.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use books::Database;
-use books::store::audit_log::AuditEntry;
+use books::stripe::acknowledgement::AcknowledgedBy;
 use books::stripe::comparison::{ComparedPeriod, ComparisonFilter, Verdict, WithoutPeriod};
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// modified; the difference stays visible here
     #[arg(long, requires_all = ["customer", "reason"], conflicts_with = "json")]
     acknowledge: bool,
-    /// The reason; kept in audit_log
+    /// The reason; kept with the entry, and shown here
     #[arg(long, value_name = "TEXT", requires = "acknowledge")]
     reason: Option<String>,
     /// Print as JSON
@@ -124,13 +124,8 @@ async fn acknowledge(
     if reason.trim().is_empty() {
         return Err(BadUsage("--reason: say what was done about it; it is kept".into()).into());
     }
-    let act = AuditEntry {
-        actor: actor::current(),
-        action: "reconcile --acknowledge".into(),
-        target: format!("customer {customer}"),
-        reason: reason.trim().to_owned(),
-    };
-    let seen = books.acknowledge(customer.to_owned(), periods, act, now).await?;
+    let by = AcknowledgedBy { actor: actor::current(), reason: reason.trim().to_owned() };
+    let seen = books.acknowledge(customer.to_owned(), periods, by, now).await?;
     if seen.is_empty() {
         return Err(
             BadUsage(format!("`{customer}` has no alarm and no deferred amount that is not acknowledged yet")).into()

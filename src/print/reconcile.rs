@@ -104,6 +104,9 @@ fn notes(c: &ComparedPeriod, now: Timestamp) -> Vec<String> {
         let seen = if c.deferred_acknowledged { ", acknowledged" } else { "" };
         notes.push(format!("deferred {}: {because}{seen}", c.deferred));
     }
+    for entry in &c.acknowledgements {
+        notes.push(format!("acknowledged by {} at {}: {} ({})", entry.actor, entry.at, entry.matter, entry.reason));
+    }
     for (amount, what) in
         [(c.events.open, "on its way"), (c.events.refused, "refused"), (c.events.discarded, "discarded by a person")]
     {

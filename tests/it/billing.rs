@@ -167,13 +167,17 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
         .run("reconcile ann --month 2020-01 --acknowledge --reason x")
         .ends(2)
         .says(&["no alarm and no deferred amount"]);
-    let noted = "SELECT target, action, reason FROM audit_log WHERE action = 'reconcile --acknowledge' ORDER BY seq";
+    let noted = "SELECT customer, kind, amount, coalesce(stripe_customer, deferred_reason), reason FROM acknowledgements ORDER BY seq";
     assert!(fixture.place.query(noted).is_empty());
     // what is acknowledged is what stood there: nobody is asked anew first
     let asked = fixture.stripe.world().requests().len();
     let seen = fixture.run("reconcile ann --acknowledge --reason credit_note");
-    let seen =
-        seen.says(&["acknowledged; these alert again", "5 more than was sent", "Stripe has 5 more, acknowledged"]);
+    let seen = seen.says(&[
+        "acknowledged; these alert again",
+        "5 more than was sent",
+        "Stripe has 5 more, acknowledged",
+        "Stripe has 5 more than was sent (credit_note)",
+    ]);
     assert!(!seen.out.contains("ALARM"), "{}", seen.out);
     fixture
         .run("reconcile bob --acknowledge --reason by_hand")
@@ -183,7 +187,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     fixture.place.run("reconcile bob --acknowledge --reason again").ends(2).says(&["that is not acknowledged yet"]);
     assert_eq!(
         fixture.place.query(noted),
-        ["customer ann|reconcile --acknowledge|credit_note", "customer bob|reconcile --acknowledge|by_hand"]
+        ["ann|difference|-5|cus_ann|credit_note", "bob|deferred|3000|currency|by_hand"]
     );
     let status = fixture.run("status");
     for gone in ["MeterStripeAlarm", "MeterUsageNearStripeLimit", "MeterStripeDeferred", "totals are"] {
@@ -194,9 +198,9 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
     fixture.book("bob", "storage_gb", "1");
     fixture.run("push");
     fixture.run("reconcile bob").ends(3).says(&["deferred 4000: currency"]);
-    assert!(!fixture.run("reconcile bob").out.contains("acknowledged"));
+    assert!(!fixture.run("reconcile bob").out.contains("currency, acknowledged"));
     fixture.run("status").says(&["MeterUsageNearStripeLimit", "MeterStripeDeferred"]);
-    fixture.place.execute("UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -4, alarm_total = 3004, alarm_until = 0, shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND acknowledged <> 0");
+    fixture.place.execute("UPDATE billing_targets SET alarm_kind = 'stripe_has_more', alarm_shortfall = -4, alarm_total = 3004, alarm_until = 0, shortfall = -4, shortfall_since = 0 WHERE customer = 'ann' AND target <> 0");
     fixture.run("status").ends(1).says(&["MeterStripeAlarm", "totals are 0.004 off"]);
     // an alarm is about what it said, whatever was read since
     fixture
@@ -204,11 +208,15 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
         .execute("UPDATE billing_targets SET shortfall = -74 WHERE customer = 'ann' AND alarm_kind IS NOT NULL");
     fixture
         .run("reconcile ann --acknowledge --reason more")
-        .says(&["4 more than was sent and acknowledged", "Stripe has 9 more, acknowledged"]);
-    assert_eq!(fixture.place.query("SELECT acknowledged FROM billing_targets WHERE acknowledged <> 0"), ["-9"]);
+        .says(&["4 more than was sent", "Stripe has 9 more, acknowledged"]);
+    let known = "SELECT acknowledged FROM target_totals WHERE acknowledged <> 0";
+    assert_eq!(fixture.place.query(known), ["-9"]);
     // another Stripe customer has other totals
-    fixture.place.execute("UPDATE customers SET stripe_customer_id = 'cus_other' WHERE id = 'ann'");
-    assert!(fixture.place.query("SELECT 1 FROM billing_targets WHERE acknowledged <> 0").is_empty());
+    fixture.place.execute("UPDATE subscriptions SET stripe_customer = 'cus_other' WHERE customer = 'ann'");
+    assert!(fixture.place.query(known).is_empty());
+    // and those of the one before are as they were
+    fixture.place.execute("UPDATE subscriptions SET stripe_customer = 'cus_ann' WHERE customer = 'ann'");
+    assert_eq!(fixture.place.query(known), ["-9"]);
     fixture.judge();
 }
 

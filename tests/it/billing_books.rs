@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::support::test_store::TestStore;
 use books::store::audit_log::AuditEntry;
-use books::stripe::comparison::ComparisonFilter;
+use books::stripe::acknowledgement::AcknowledgedBy;
+use books::stripe::comparison::{ComparisonFilter, Verdict};
 use books::stripe::meter_event::{EventState, ManualAction};
 use fake_stripe::{FakeStripe, Fault, Options, Subscription};
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ suite![
     what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person,
     two_pushes_beside_each_other_send_everything_once,
     what_cannot_be_sent_is_deferred_and_says_why,
+    what_people_acknowledge_is_appended_and_ends_by_itself,
+    what_a_person_discarded_is_never_billed_whatever_becomes_known,
     how_the_books_stand_is_told_in_figures,
     what_a_month_left_is_still_told_in_the_next,
     what_a_kind_looks_at_once_stays_for_a_day,
@@ -280,6 +283,88 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(store: TestStore) {
         assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
     }
     assert_eq!(jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap().accepted, 1);
+    fixture.judge();
+}
+
+async fn what_people_acknowledge_is_appended_and_ends_by_itself(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann"]).await;
+    fixture.book("ann", 2).await;
+    fixture.push().await;
+    let (books, start) = (&fixture.context.books, Timestamp::now().as_second());
+    let at = |seconds: i64| Timestamp::from_second(start + seconds).unwrap();
+    let acknowledge = async |reason: &str, now: Timestamp| {
+        let by = AcknowledgedBy { actor: "test".into(), reason: reason.into() };
+        let found = books.acknowledge("ann".into(), i64::MIN..i64::MAX, by, now).await.unwrap();
+        found.into_iter().map(|entry| entry.matter.to_string()).collect::<Vec<_>>()
+    };
+    let alarms = async |stripe_customer: &str, seconds: i64| {
+        fixture.run(&format!("UPDATE subscriptions SET stripe_customer = '{stripe_customer}'")).await;
+        reconcile(&fixture.context, at(seconds), Some("ann".into())).await.unwrap().alarms
+    };
+    // a total that Stripe does not have
+    assert_eq!(alarms("cus_ann", 0).await, 0);
+    assert_eq!(alarms("cus_gone", 1).await, 1);
+    assert_eq!(acknowledge("deleted", at(2)).await, ["Stripe has no total of cus_gone"]);
+    assert!(acknowledge("again", at(2)).await.is_empty());
+    assert_eq!(alarms("cus_gone", 3).await, 0, "acknowledged");
+    assert_eq!(alarms("cus_gone_too", 4).await, 1, "another Stripe customer");
+    assert_eq!(alarms("cus_gone", 5).await, 0, "no total was read since");
+    assert_eq!(alarms("cus_ann", 6).await, 0);
+    assert_eq!(alarms("cus_gone", 7).await, 1, "a total was read since");
+    assert_eq!(alarms("cus_ann", 8).await, 0);
+    // a deferred amount
+    let charged_in = async |currency: &str, units: i64| {
+        fixture.run(&format!("UPDATE subscription_items SET currency = '{currency}'")).await;
+        if units != 0 {
+            fixture.book("ann", units).await;
+        }
+        fixture.push().await;
+        let sql = "SELECT coalesce(sum(amount) || ' ' || reason || ' ' || acknowledged, '') FROM deferred_amounts";
+        let read = books.with_connection(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get(0)?));
+        let found: String = read.await.unwrap();
+        found
+    };
+    assert_eq!(charged_in("EUR", 3).await, "3 currency 0");
+    assert_eq!(acknowledge("by hand", Timestamp::now()).await, ["deferred 3: currency"]);
+    assert_eq!(charged_in("EUR", 1).await, "4 currency 0", "another amount");
+    assert_eq!(charged_in("EUR", -1).await, "3 currency 1", "the amount that was acknowledged");
+    assert_eq!(charged_in("USD", 0).await, "", "sent after all");
+    let later = "UPDATE billing_targets SET deferred_since = deferred_since + 9 WHERE deferred <> 0";
+    charged_in("EUR", 3).await;
+    fixture.run(later).await;
+    assert_eq!(charged_in("EUR", 0).await, "3 currency 0", "the same amount, deferred anew");
+    // entries stay as they are, and have a reason
+    for sql in [
+        "UPDATE acknowledgements SET amount = 1",
+        "DELETE FROM acknowledgements",
+        "INSERT INTO acknowledgements (at, actor, reason, customer, meter, period_start, kind, stripe_customer) VALUES (0, 'a', ' ', 'ann', 'm', 0, 'no_total', 'c')",
+    ] {
+        books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap_err();
+    }
+    fixture.judge();
+}
+
+async fn what_a_person_discarded_is_never_billed_whatever_becomes_known(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann"]).await;
+    fixture.book("ann", 2).await;
+    assert_eq!(fixture.push().await.accepted, 1);
+    fixture.run("UPDATE meter_events SET state = 'refused', error = 'no'").await;
+    let act = AuditEntry { actor: "test".into(), action: "x".into(), target: "x".into(), reason: "goodwill".into() };
+    let books = &fixture.context.books;
+    assert!(books.decide_event("1", ManualAction::Discard, act, Timestamp::now()).await.unwrap().is_some());
+    // its subscription had ended before it: it is on no invoice
+    fixture
+        .run("UPDATE subscriptions SET status = 'canceled', ended_at = unixepoch() - 3600, updated_at = unixepoch()")
+        .await;
+    roll(books, Timestamp::now(), Mode::Write).await.unwrap();
+    assert_eq!(books.event_invoice(1).await.unwrap(), None);
+    let report = fixture.push().await;
+    assert_eq!((report.customers, report.planned, report.deferred.len()), (1, 0, 0), "{report:?}");
+    let starts = 0..Timestamp::now().as_second();
+    let filter = ComparisonFilter { customer: None, meters: vec!["storage_gb".into()], starts, limit: 100 };
+    let rows = books.compare(filter).await.unwrap();
+    let rows: Vec<_> = rows.iter().filter(|r| r.billed).map(|r| (r.target, r.events.discarded, r.verdict())).collect();
+    assert_eq!(rows, [(2, 2, Verdict::Agrees)]);
     fixture.judge();
 }
 
