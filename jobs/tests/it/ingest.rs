@@ -441,7 +441,7 @@ async fn an_audit_finds_what_was_tampered_with() {
         "UPDATE usage_totals SET rest = rest + 1",
         "UPDATE customers SET chime_minutes_used = 1, turn_allocations_used = 7",
         "UPDATE billing_periods SET ends_at = ends_at - 1",
-        "INSERT INTO stripe_meters (meter, event_name, per_unit, stripe_id, seen_at) VALUES ('chime_minutes', 'c', '1', 'm', 0)",
+        "INSERT INTO settings (name, value) VALUES ('planned_for', '{\"meters\": {\"chime_minutes\": \"c*1\"}}')",
         "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, used) \
          SELECT 'alice', 'chime_minutes', 0, 1, 'core', 0, 7",
         "UPDATE settings SET value = (SELECT max(seq) FROM ledger_entries) WHERE name = 'entry'",
