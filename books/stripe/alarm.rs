@@ -32,47 +32,17 @@ pub(super) struct TargetKey<'a> {
     pub(super) period_start: i64,
 }
 
-/// The values of the `alarm_*` columns for a difference.
-#[derive(Debug, Default)]
-struct AlarmColumns<'a> {
-    kind: Option<&'static str>,
-    unexplained: Option<Unexplained>,
-    stripe_customer: Option<&'a str>,
-    answer: Option<&'a str>,
-}
-
-impl<'a> AlarmColumns<'a> {
-    fn of(difference: &'a Difference) -> Self {
-        let unexplained =
-            |kind, found: &Unexplained| Self { kind: Some(kind), unexplained: Some(*found), ..Self::default() };
-        match difference {
-            Difference::StripeHasLess(found) => unexplained("stripe_has_less", found),
-            Difference::StripeHasMore(found) => unexplained("stripe_has_more", found),
-            Difference::NoTotal { stripe_customer, answer } => Self {
-                kind: Some("no_total"),
-                stripe_customer: Some(stripe_customer),
-                answer: Some(answer),
-                ..Self::default()
-            },
-            Difference::Agrees
-            | Difference::UnconfirmedArrived { .. }
-            | Difference::EventsMissing { .. }
-            | Difference::TooEarly => Self::default(),
-        }
-    }
-}
-
 /// Stores a difference as the alarm of a billing target. A difference that is no alarm clears the
-/// stored alarm. `NoTotal` raises no alarm if a person has acknowledged it for the same Stripe
-/// customer since a total was last read.
+/// stored alarm, and so does an acknowledged `NoTotal`.
 pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Difference) -> Result<(), BooksError> {
-    let mut alarm = AlarmColumns::of(difference);
-    let sql = "SELECT 1 FROM acknowledgements a JOIN billing_targets t USING (customer, meter, period_start) \
-               WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND a.kind = 'no_total' AND a.stripe_customer = ?4 \
-                 AND a.at > coalesce(t.total_at, 0)";
-    if first_row(c, sql, params![of.customer, of.meter, of.period_start, alarm.stripe_customer]).await?.is_some() {
-        alarm = AlarmColumns::default();
-    }
+    let (kind, unexplained, no_total) = match difference {
+        Difference::StripeHasLess(found) => (Some("stripe_has_less"), Some(found), None),
+        Difference::StripeHasMore(found) => (Some("stripe_has_more"), Some(found), None),
+        Difference::NoTotal { stripe_customer, answer } if !is_acknowledged(c, of, stripe_customer).await? => {
+            (Some("no_total"), None, Some((stripe_customer.as_str(), answer.as_str())))
+        }
+        _ => (None, None, None),
+    };
     let sql = "UPDATE billing_targets SET \
                (alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer) = (?4, ?5, ?6, ?7, ?8, ?9) \
                WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
@@ -80,14 +50,22 @@ pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Differen
         of.customer,
         of.meter,
         of.period_start,
-        alarm.kind,
-        alarm.unexplained.map(|found| found.shortfall),
-        alarm.unexplained.map(|found| found.total),
-        alarm.unexplained.map(|found| found.until),
-        alarm.stripe_customer,
-        alarm.answer
+        kind,
+        unexplained.map(|found| found.shortfall),
+        unexplained.map(|found| found.total),
+        unexplained.map(|found| found.until),
+        no_total.map(|(stripe_customer, _)| stripe_customer),
+        no_total.map(|(_, answer)| answer)
     ];
     Ok(c.execute(sql, values).await.map(drop)?)
+}
+
+/// Whether a person has acknowledged, since a total was last read, that Stripe has none.
+async fn is_acknowledged(c: &Connection, of: TargetKey<'_>, stripe_customer: &str) -> Result<bool, BooksError> {
+    let sql = "SELECT 1 FROM acknowledgements a JOIN billing_targets t USING (customer, meter, period_start) \
+               WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND a.kind = 'no_total' AND a.stripe_customer = ?4 \
+                 AND a.at > coalesce(t.total_at, 0)";
+    Ok(first_row(c, sql, params![of.customer, of.meter, of.period_start, stripe_customer]).await?.is_some())
 }
 
 /// Reads the alarm from [`COLUMNS`], which begin at column `at`; none if the target has no alarm.
