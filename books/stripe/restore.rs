@@ -394,10 +394,10 @@ impl Database {
     }
 }
 
-/// Makes what the lost books had sent from `from` to before `to` an accepted event; more of them when
-/// it has too many digits for one. Its time is no earlier than anything that it stands for: a total
-/// of part of the period has all of it, or is asked for nothing. It counts as taken early, whatever
-/// becomes known of the period's end: its invoice has it.
+/// Makes what the lost books had sent from `from` to before `to` an accepted event; more of them
+/// when it has too many digits for one. Its time is no earlier than anything that it stands for: a
+/// total of part of the period has all of it, or is asked for nothing. It counts as taken early,
+/// whatever becomes known of the period's end: its invoice has it.
 async fn insert_imported(
     c: &Connection,
     of: &RestoredTotal,

@@ -144,22 +144,18 @@ impl Drill {
         assert_eq!(self.fixture.place.query(OPEN), ["0"]);
         let renamed = self.fixture.place.query("SELECT value FROM settings WHERE name = 'prefix'");
         assert_ne!(renamed, [prefix], "identifiers of the lost books are not used again");
-        for (bad, why) in
-            [("main", "write EXPORT/YYYY-MM"), ("main/1999-01", "no total waits"), ("other/2026-01", "no total waits")]
-        {
-            self.run(&format!("restore import-totals --without {bad}")).ends(2).says(&[why]);
+        for bad in ["main", "main/1999-01", "other/2026-01"] {
+            let line = format!("restore import-totals --without {bad}");
+            self.run(&line).ends(2).says(&[&format!("--without {bad}: no total waits for that bill")]);
         }
         let first = early.out.split("--without main/").nth(1).unwrap()[..7].to_owned();
         for _ in 0..2 {
             let some = self.run(&format!("restore import-totals --without main/{first}")).ends(3);
             some.says(&[&format!("main {first}: left out"), "NOT READABLE", "open  bills read again"]);
         }
-        let name = |month: &str| format!(" --without main/{month}");
-        let all: String = early.out.split("--without main/").skip(1).map(|rest| name(&rest[..7])).collect();
         std::fs::rename(&away, &bucket).unwrap();
         assert_eq!(self.imported(), 0);
         self.kill_an_import();
-        self.run(&format!("restore import-totals --without main/1999-01{all}")).ends(2).says(&["no total waits"]);
         let some = self.imported();
         assert!((5..CUSTOMERS * 2).contains(&some), "{some}");
         self.run("restore finish").ends(3).says(&["Not finished", "open  totals imported"]);
