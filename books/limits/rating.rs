@@ -114,8 +114,9 @@ pub fn rate(
         if plans.is_empty() {
             plans.push(agreement.history.plans_after(*stretch).iter().find_map(known)?);
         }
+        let currency = plans.last()?.currency.to_string();
         let caps = match agreement.overage {
-            OverageBilling::UpToBudget => agreement.history.caps_on(*stretch),
+            OverageBilling::UpToBudget => agreement.history.caps_on(*stretch, &currency),
             OverageBilling::All => None,
         };
         Some(TermedStretch { stretch: *stretch, plans, caps })
@@ -173,10 +174,6 @@ impl TermedStretch<'_> {
     fn room(&self, meter: &str, spent: Cost, of_meter: Cost) -> Option<Cost> {
         let caps = self.caps.as_ref()?;
         let currency = self.plans.last()?.currency;
-        // a budget in another currency cannot be compared: it allows nothing
-        if caps.currencies.iter().any(|code| *code != currency.to_string()) {
-            return Some(Cost::ZERO);
-        }
         let left = |minor: i64, spent: Cost| Cost::of_minor(minor, currency).less(spent);
         let own = caps.meters.get(meter).map(|minor| left(*minor, of_meter));
         match (caps.all.map(|minor| left(minor, spent)), own) {
