@@ -12,7 +12,8 @@
 //! a plan; here Stripe makes the invoices, so the difference waits for the next grant.
 //!
 //! `report = "total"` leaves the included amount to the tiers of Stripe's price, which grant it in
-//! full on each invoice: there nothing is prorated.
+//! full on each invoice: there nothing is prorated. Days with such a plan are counted apart from
+//! the others of a period.
 
 use std::collections::BTreeMap;
 
@@ -189,8 +190,13 @@ struct MeterRating<'a> {
     meter: &'a str,
     usage: Vec<Quantity>,
     advance: Quantity,
-    /// Included amounts of the days so far, each times its days.
+    /// Included amounts of the days so far, each times its days, but for days with
+    /// `report = "total"`.
     earned: i128,
+    /// What was within these amounts.
+    granted: Quantity,
+    /// What Stripe's tiers leave free of the days with `report = "total"`.
+    free_at_stripe: Quantity,
     month_days: i128,
     /// What is beyond the plan so far.
     beyond: Quantity,
@@ -221,6 +227,8 @@ impl<'a> MeterRating<'a> {
             usage: net(usage),
             advance,
             earned: 0,
+            granted: zero,
+            free_at_stripe: zero,
             month_days: i128::from(month_days.max(1)),
             beyond: zero,
             rated,
@@ -234,19 +242,21 @@ impl<'a> MeterRating<'a> {
         let report = terms.map_or(ReportMode::None, |terms| terms.report);
         let to_planned_end = i64::from(period.planned_last.epoch()) - i64::from(stretch.stretch.first.epoch()) + 1;
         let for_days = |days: i64| included.scaled() * i128::from(days.clamp(0, period.month_days));
-        let granted = match report {
-            ReportMode::Total => included,
-            _ => self.share(self.earned + for_days(to_planned_end)) - self.advance,
+        let left = match report {
+            ReportMode::Total => included - self.free_at_stripe,
+            _ => self.share(self.earned + for_days(to_planned_end)) - self.advance - self.granted,
         };
-        self.earned += match report {
-            // Stripe's tiers grant it on each invoice: nothing is used in advance
-            ReportMode::Total => included.scaled() * self.month_days,
-            _ => for_days(stretch.stretch.days()),
-        };
-        let left = (granted - self.rated.within).max(Quantity::ZERO);
+        let left = left.max(Quantity::ZERO);
         // below 0 only if AWS took back more than it had billed in the whole period
         let within = used.min(left);
         let beyond = used - within;
+        if report == ReportMode::Total {
+            self.free_at_stripe += within;
+            self.rated.reported += within;
+        } else {
+            self.granted += within;
+            self.earned += for_days(stretch.stretch.days());
+        }
         self.rated.included_until = self.rated.within + self.beyond + left;
         self.rated.cost_before = self.rated.billable_cost.plus(self.rated.house_cost);
         self.rated.within += within;
@@ -267,9 +277,6 @@ impl<'a> MeterRating<'a> {
                 self.rated.house_cost = self.rated.house_cost.plus(Cost::of(beyond - billable, price));
             }
         }
-        if report == ReportMode::Total {
-            self.rated.reported += within;
-        }
     }
 
     fn bill(&mut self, billable: Quantity) {
@@ -278,7 +285,7 @@ impl<'a> MeterRating<'a> {
     }
 
     fn done(mut self) -> Rated {
-        self.rated.advance = (self.advance + self.rated.within - self.share(self.earned)).max(Quantity::ZERO);
+        self.rated.advance = (self.advance + self.granted - self.share(self.earned)).max(Quantity::ZERO);
         self.rated
     }
 
