@@ -206,7 +206,8 @@ mod tests {
             ],
         };
         history.budgets[0].currency = "EUR".into();
-        let on = |day: &str| history.caps_on(stretch(day, day), "USD").unwrap().meters.into_values().collect::<Vec<_>>();
+        let on =
+            |day: &str| history.caps_on(stretch(day, day), "USD").unwrap().meters.into_values().collect::<Vec<_>>();
         assert_eq!(on("2026-03-06"), [0, 70]);
         // 100 EUR are no 100 USD on the day of the change either
         assert_eq!(on("2026-03-20"), [50, 70]);

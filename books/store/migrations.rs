@@ -52,6 +52,7 @@ const MIGRATIONS: &[Migration] = migrations![
     23 "0023_turn_has_no_price",
     24 "0024_stripe_minor_units",
     25 "0025_totals_of_subscriptions",
+    26 "0026_invoices_of_stripe_customers",
 ];
 
 /// The schema version that this build works with.

@@ -1,7 +1,7 @@
 //! Until when Stripe's invoices take meter events. The views `covered_periods`, `invoiced_periods`
-//! and `event_invoices` (migration 0014) define how much of a period an invoice covers, and which
-//! invoice an event is on; planning and every figure use them. `reconciliation.rs` alone selects
-//! events by their time: Stripe's total of a period is by time, whatever the invoice took.
+//! and `event_invoices` (migrations 0014 and 0026) define how much of a period an invoice covers,
+//! and which invoice an event is on; planning and every figure use them. `reconciliation.rs` alone
+//! selects events by their time: Stripe's total of a period is by time, whatever the invoice took.
 
 /// An invoice, by the billing period that it is for: from `start` to before `end`, in seconds since
 /// 1970.
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn the_view_has_the_same_margin() {
-        let view = include_str!("../../migrations/0014_meter_events.sql");
+        let view = include_str!("../../migrations/0026_invoices_of_stripe_customers.sql");
         assert!(view.contains(&format!("i.send_before - i.billed_end + {MARGIN}")));
     }
 }
