@@ -12,7 +12,8 @@
 //! a plan; here Stripe makes the invoices, so the difference waits for the next grant.
 //!
 //! `report = "total"` leaves the included amount to the tiers of Stripe's price, which grant it in
-//! full on each invoice: there nothing is prorated.
+//! full on each invoice: there nothing is prorated. Days with such a plan are counted apart from
+//! the others of a period.
 
 use std::collections::BTreeMap;
 
@@ -105,8 +106,9 @@ pub fn rate(
         if plans.is_empty() {
             plans.push(agreement.history.plans_after(*stretch).iter().find_map(known)?);
         }
+        let currency = plans.last()?.currency.to_string();
         let caps = match agreement.overage {
-            OverageBilling::UpToBudget => agreement.history.caps_on(*stretch),
+            OverageBilling::UpToBudget => agreement.history.caps_on(*stretch, &currency),
             OverageBilling::All => None,
         };
         Some(TermedStretch { stretch: *stretch, plans, caps })
@@ -164,10 +166,6 @@ impl TermedStretch<'_> {
     fn room(&self, meter: &str, spent: Cost, of_meter: Cost) -> Option<Cost> {
         let caps = self.caps.as_ref()?;
         let currency = self.plans.last()?.currency;
-        // a budget in another currency cannot be compared: it allows nothing
-        if caps.currencies.iter().any(|code| *code != currency.to_string()) {
-            return Some(Cost::ZERO);
-        }
         let left = |minor: i64, spent: Cost| Cost::of_minor(minor, currency).less(spent);
         let own = caps.meters.get(meter).map(|minor| left(*minor, of_meter));
         match (caps.all.map(|minor| left(minor, spent)), own) {
@@ -183,8 +181,13 @@ struct MeterRating<'a> {
     meter: &'a str,
     usage: Vec<Quantity>,
     advance: Quantity,
-    /// Included amounts of the days so far, each times its days.
+    /// Included amounts of the days so far, each times its days, but for days with
+    /// `report = "total"`.
     earned: i128,
+    /// What was within these amounts.
+    granted: Quantity,
+    /// What Stripe's tiers leave free of the days with `report = "total"`.
+    free_at_stripe: Quantity,
     month_days: i128,
     /// What is beyond the plan so far.
     beyond: Quantity,
@@ -215,6 +218,8 @@ impl<'a> MeterRating<'a> {
             usage: net(usage),
             advance,
             earned: 0,
+            granted: zero,
+            free_at_stripe: zero,
             month_days: i128::from(month_days.max(1)),
             beyond: zero,
             rated,
@@ -228,19 +233,21 @@ impl<'a> MeterRating<'a> {
         let report = terms.map_or(ReportMode::None, |terms| terms.report);
         let to_planned_end = i64::from(period.planned_last.epoch()) - i64::from(stretch.stretch.first.epoch()) + 1;
         let for_days = |days: i64| included.scaled() * i128::from(days.clamp(0, period.month_days));
-        let granted = match report {
-            ReportMode::Total => included,
-            _ => self.share(self.earned + for_days(to_planned_end)) - self.advance,
+        let left = match report {
+            ReportMode::Total => included - self.free_at_stripe,
+            _ => self.share(self.earned + for_days(to_planned_end)) - self.advance - self.granted,
         };
-        self.earned += match report {
-            // Stripe's tiers grant it on each invoice: nothing is used in advance
-            ReportMode::Total => included.scaled() * self.month_days,
-            _ => for_days(stretch.stretch.days()),
-        };
-        let left = (granted - self.rated.within).max(Quantity::ZERO);
+        let left = left.max(Quantity::ZERO);
         // below 0 only if AWS took back more than it had billed in the whole period
         let within = used.min(left);
         let beyond = used - within;
+        if report == ReportMode::Total {
+            self.free_at_stripe += within;
+            self.rated.reported += within;
+        } else {
+            self.granted += within;
+            self.earned += for_days(stretch.stretch.days());
+        }
         self.rated.included_until = self.rated.within + self.beyond + left;
         self.rated.cost_before = self.rated.billable_cost.plus(self.rated.house_cost);
         self.rated.within += within;
@@ -261,9 +268,6 @@ impl<'a> MeterRating<'a> {
                 self.rated.house_cost = self.rated.house_cost.plus(Cost::of(beyond - billable, price));
             }
         }
-        if report == ReportMode::Total {
-            self.rated.reported += within;
-        }
     }
 
     fn bill(&mut self, billable: Quantity) {
@@ -272,7 +276,7 @@ impl<'a> MeterRating<'a> {
     }
 
     fn done(mut self) -> Rated {
-        self.rated.advance = (self.advance + self.rated.within - self.share(self.earned)).max(Quantity::ZERO);
+        self.rated.advance = (self.advance + self.granted - self.share(self.earned)).max(Quantity::ZERO);
         self.rated
     }
 

@@ -50,8 +50,6 @@ pub struct Caps {
     pub all: Option<i64>,
     /// Single meters.
     pub meters: BTreeMap<String, i64>,
-    /// Currencies of the budgets.
-    pub currencies: BTreeSet<String>,
 }
 
 impl Stretch {
@@ -97,40 +95,30 @@ impl TermsHistory {
         self.plans.iter().filter(|p| p.from >= stretch.ends_at()).map(|p| p.plan.as_str()).collect()
     }
 
-    /// What overage may cost on a stretch; none while no budget was ever set.
-    pub fn caps_on(&self, stretch: Stretch) -> Option<Caps> {
+    /// What overage may cost on a stretch, in the plan's `currency`; none while no budget was ever
+    /// set. A budget in another currency cannot be compared, so it counts as 0.
+    pub fn caps_on(&self, stretch: Stretch, currency: &str) -> Option<Caps> {
         let (known, day): (Vec<_>, Vec<_>) =
             self.budgets.iter().filter(|b| b.from < stretch.ends_at()).partition(|b| b.from <= stretch.starts_at());
         // on its first day the budget has not held yet
         if known.is_empty() {
             return None;
         }
+        let worth = |b: &BudgetFrom| b.amount_minor.map(|amount| if b.currency == currency { amount } else { 0 });
         let mut caps: BTreeMap<&str, i64> = BTreeMap::new();
-        let mut currencies = BTreeMap::new();
         for budget in known {
-            match budget.amount_minor {
-                Some(amount) => {
-                    caps.insert(&budget.meter, amount);
-                    currencies.insert(&budget.meter, budget.currency.clone());
-                }
-                None => {
-                    caps.remove(budget.meter.as_str());
-                    currencies.remove(&budget.meter);
-                }
-            }
+            match worth(budget) {
+                Some(amount) => caps.insert(&budget.meter, amount),
+                None => caps.remove(budget.meter.as_str()),
+            };
         }
         for budget in day {
-            let Some(amount) = budget.amount_minor else { continue };
+            let Some(amount) = worth(budget) else { continue };
             let cap = caps.entry(&budget.meter).or_default();
             *cap = (*cap).max(amount);
-            currencies.insert(&budget.meter, budget.currency.clone());
         }
         let own = |(meter, amount): (&&str, &i64)| (*meter != ALL).then(|| ((*meter).to_owned(), *amount));
-        Some(Caps {
-            all: caps.get(ALL).copied(),
-            meters: caps.iter().filter_map(own).collect(),
-            currencies: currencies.into_values().collect(),
-        })
+        Some(Caps { all: caps.get(ALL).copied(), meters: caps.iter().filter_map(own).collect() })
     }
 }
 
@@ -196,14 +184,32 @@ mod tests {
                 budget(noon("2026-03-20") + 1, "chime_minutes", Some(7)),
             ],
         };
-        let all = |first: &str, last: &str| history.caps_on(stretch(first, last)).map(|caps| caps.all);
+        let all = |first: &str, last: &str| history.caps_on(stretch(first, last), "USD").map(|caps| caps.all);
         assert_eq!(all("2026-03-01", "2026-03-04"), None);
         assert_eq!(all("2026-03-05", "2026-03-05"), None, "what was used that morning was under no budget");
         assert_eq!(all("2026-03-06", "2026-03-09"), Some(Some(100)));
         assert_eq!(all("2026-03-10", "2026-03-10"), Some(Some(100)));
         assert_eq!(all("2026-03-11", "2026-03-19"), Some(Some(10)));
         assert_eq!(all("2026-03-21", "2026-03-31"), Some(None));
-        let last = history.caps_on(stretch("2026-03-21", "2026-03-31")).unwrap();
+        let last = history.caps_on(stretch("2026-03-21", "2026-03-31"), "USD").unwrap();
         assert_eq!(last.meters, [("chime_minutes".to_owned(), 7)].into());
+    }
+
+    #[test]
+    fn only_the_budget_in_another_currency_counts_as_nothing() {
+        let mut history = TermsHistory {
+            plans: vec![],
+            budgets: vec![
+                budget(noon("2026-03-05"), "chime_minutes", Some(100)),
+                budget(noon("2026-03-05"), "storage_gb", Some(70)),
+                budget(noon("2026-03-20"), "chime_minutes", Some(50)),
+            ],
+        };
+        history.budgets[0].currency = "EUR".into();
+        let on =
+            |day: &str| history.caps_on(stretch(day, day), "USD").unwrap().meters.into_values().collect::<Vec<_>>();
+        assert_eq!(on("2026-03-06"), [0, 70]);
+        // 100 EUR are no 100 USD on the day of the change either
+        assert_eq!(on("2026-03-20"), [50, 70]);
     }
 }

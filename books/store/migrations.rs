@@ -56,6 +56,7 @@ const MIGRATIONS: &[Migration] = migrations![
     27 "0027_overage_billing",
     28 "0028_restore_is_a_command",
     29 "0029_acknowledgements",
+    30 "0030_invoices_of_stripe_customers",
 ];
 
 /// The schema version that this build works with.

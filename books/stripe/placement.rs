@@ -3,7 +3,8 @@
 //! An event is on the invoice of the billing period that its timestamp lies in, as the periods are
 //! known now, if
 //!
-//! - the period has a subscription, and the timestamp is before the end of it (*covered*),
+//! - the period has a subscription, the timestamp is before the end of it, and a subscription of the
+//!   Stripe customer that got the event lived at that instant (*covered*),
 //! - Stripe took the event before the invoice was final, by the grace of when it was planned, or
 //!   has not taken it yet (*in time*).
 //!
@@ -68,7 +69,7 @@ pub enum Change {
 /// The invoice that an event is on.
 pub fn invoice_of(event: &SentEvent) -> Option<InvoicePeriod> {
     let period = event.period.as_ref()?;
-    let covered = event.timestamp < period.covered_until;
+    let covered = event.subscribed && event.timestamp < period.covered_until;
     let grace = event.send_before - event.billed.end + MARGIN;
     let in_time = event.taken_at.is_none_or(|taken| taken < period.covered_until + grace);
     (covered && in_time).then_some(InvoicePeriod { start: period.start, end: period.covered_until })

@@ -90,6 +90,8 @@ pub struct SentEvent {
     pub period: Option<EventPeriod>,
     /// The Stripe customer with the invoice of `period`.
     pub own_stripe_customer: Option<String>,
+    /// Whether a subscription of the Stripe customer that got the event lived at `timestamp`.
+    pub subscribed: bool,
 }
 
 /// The billing period of an event, as it is known now.
@@ -146,7 +148,9 @@ const USAGE: &str = concat!(
 /// ?1 [`FirstPeriod`]s; ?2 meters.
 const SENT: &str = "SELECT i.customer, i.meter, i.seq, i.period_start, i.timestamp, i.value, i.state, i.stripe_customer, \
       i.billed_start, i.billed_end, i.send_before, i.taken_at, p.starts_at, p.covered_until, iif(p.subscription IS NULL, p.ends_at, p.covered_until), \
-      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = i.customer)) \
+      coalesce((SELECT stripe_customer FROM subscriptions WHERE id = p.subscription), (SELECT stripe_customer_id FROM customers WHERE id = i.customer)), \
+      EXISTS (SELECT 1 FROM subscriptions s WHERE s.customer = i.customer AND coalesce(s.stripe_customer, i.stripe_customer) = i.stripe_customer \
+        AND s.started_at <= i.timestamp AND coalesce(i.timestamp < s.ended_at, true) AND s.status NOT IN ('incomplete', 'incomplete_expired')) \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m CROSS JOIN meter_events i INDEXED BY meter_events_by_time \
       ON i.customer = j.value ->> 'customer' AND i.meter = m.value AND i.timestamp >= j.value ->> 'start' \
     LEFT JOIN covered_periods p ON p.customer = i.customer AND p.ends_at > i.timestamp \
@@ -289,6 +293,7 @@ async fn load_sums(
                 None => None,
             },
             own_stripe_customer: row.get(15)?,
+            subscribed: row.get::<i64>(16)? == 1,
         };
         due.sent.entry(row.get(1)?).or_default().push(event);
     }

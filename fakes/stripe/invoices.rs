@@ -34,6 +34,16 @@ pub struct InvoiceLine {
     pub finalised: bool,
 }
 
+/// A period of a subscription that has begun. Instants are seconds since 1970, ends exclusive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionPeriod {
+    pub subscription: String,
+    pub start: i64,
+    pub end: i64,
+    /// The month by the anchor that held, which a start, an end or a new anchor may have cut.
+    pub month: (i64, i64),
+}
+
 /// Whether an invoice that is finalised at an instant includes an event.
 ///
 /// An event that is cancelled later stays included. By belief an event received in that very
@@ -48,10 +58,8 @@ impl World {
     pub fn invoices(&self, customer: &str) -> Vec<InvoiceLine> {
         let mut lines = Vec::new();
         for subscription in self.subscriptions.iter().filter(|one| one.customer == customer) {
-            let mut from = subscription.started;
-            while let Some((start, end)) = subscription.billed_period(from).filter(|&(start, _)| start <= self.now()) {
+            for (start, end) in self.begun(subscription) {
                 self.lines_of(subscription, start, end, &mut lines);
-                from = end;
             }
         }
         lines.sort_by(|a, b| {
@@ -63,6 +71,29 @@ impl World {
             ))
         });
         lines
+    }
+
+    /// The periods of a customer's subscriptions that have begun, each subscription's in order.
+    pub fn subscription_periods(&self, customer: &str) -> Vec<SubscriptionPeriod> {
+        let of_customer = self.subscriptions.iter().filter(|one| one.customer == customer);
+        let periods = of_customer.flat_map(|one| {
+            self.begun(one).into_iter().map(|(start, end)| SubscriptionPeriod {
+                subscription: one.id.clone(),
+                start,
+                end,
+                month: one.month(start),
+            })
+        });
+        periods.collect()
+    }
+
+    fn begun(&self, subscription: &Subscription) -> Vec<(i64, i64)> {
+        let (mut from, mut found) = (subscription.started, vec![]);
+        while let Some((start, end)) = subscription.billed_period(from).filter(|&(start, _)| start <= self.now()) {
+            found.push((start, end));
+            from = end;
+        }
+        found
     }
 
     fn lines_of(&self, subscription: &Subscription, start: i64, end: i64, lines: &mut Vec<InvoiceLine>) {

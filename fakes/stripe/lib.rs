@@ -42,7 +42,7 @@ mod world;
 use std::time::Duration;
 
 pub use faults::{Fault, Seen};
-pub use invoices::InvoiceLine;
+pub use invoices::{InvoiceLine, SubscriptionPeriod};
 pub use ledger::Event;
 pub use prices::{PriceTerms, Tier, Transform};
 pub use recorded::{Counts, Recorded};

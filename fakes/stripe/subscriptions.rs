@@ -159,11 +159,21 @@ impl Subscription {
     /// and is not cut at its end. A reset of the anchor ends a period.
     pub(crate) fn scheduled_period(&self, time: i64) -> (i64, i64) {
         let time = time.max(self.started);
-        let next = self.resets.iter().position(|reset| time < reset.at).unwrap_or(self.resets.len());
-        let anchor = self.resets.get(next).map_or(self.anchor, |reset| reset.anchor_before);
+        let next = self.next_reset(time);
         let from = if next == 0 { self.started } else { self.resets[next - 1].at };
-        let (start, end) = periods::around(anchor, &self.interval, time);
+        let (start, end) = self.month(time);
         (start.max(from), self.resets.get(next).map_or(end, |reset| reset.at.min(end)))
+    }
+
+    /// The period by the anchor that holds at an instant, whatever cuts it.
+    pub(crate) fn month(&self, time: i64) -> (i64, i64) {
+        let anchor = self.resets.get(self.next_reset(time)).map_or(self.anchor, |reset| reset.anchor_before);
+        periods::around(anchor, &self.interval, time)
+    }
+
+    /// The place of the first reset after an instant.
+    fn next_reset(&self, time: i64) -> usize {
+        self.resets.iter().position(|reset| time < reset.at).unwrap_or(self.resets.len())
     }
 
     /// The period in which usage of an instant is billed; none before the start, and none from the

@@ -1,34 +1,38 @@
-//! Books and a fake Stripe for a few customers. The test knows their usage independently of the
-//! books.
+//! Books and a fake Stripe for a few customers. The test knows their usage, their plans and their
+//! budgets independently of the books.
 
+pub mod changes;
+pub mod judgement;
+pub mod model;
 pub mod run;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use books::Database;
 use books::customers::subscription::SubscriptionUpdate;
 use books::limits::overage_billing::OverageBilling;
 use books::store::database::Durability;
-use fake_stripe::{FakeStripe, Options, Subscription};
+use fake_stripe::{FakeStripe, InvoiceLine, Options, Subscription};
 use jiff::Timestamp;
 use jobs::context::{Context, EnforcementSettings, ReadSettings};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 use libsql::params;
+use libsql::params::IntoParams;
 use tempfile::TempDir;
+
+use self::changes::Start;
+use self::model::{Beyond, Facts, Owed, PLANS, Report, Span, Usage};
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 86_400;
 /// Customers of a world. The n-th has the Stripe customer `cus_n` and the subscription `sub_n`.
 pub const CUSTOMERS: [&str; 3] = ["ann", "bob", "cyd"];
 pub const METERS: [&str; 2] = ["chime_minutes", "storage_gb"];
-/// Included in each period, in 10⁻¹⁰ units. The first meter reports all usage, the second the
-/// usage beyond this.
-const INCLUDED: i64 = 1_500_000_000_000;
 /// Stripe's units for each of ours.
 const PER_UNIT: [i64; 2] = [1000, 7];
 const UNIT: i64 = 10_000_000_000;
@@ -41,7 +45,7 @@ pub fn day_text(day: i64) -> String {
     at(day * DAY).to_string()[..10].to_owned()
 }
 
-/// Migrated books with one customer, to be copied.
+/// Migrated books with plans and without customers, to be copied.
 pub struct Template {
     folder: TempDir,
 }
@@ -60,20 +64,16 @@ impl Template {
         let statements = [
             "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
              state, rows, counted_rows, rounded_amounts, decided_at) VALUES ('p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
-            "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES ('pro', 0, 'USD', 0)",
-            "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) VALUES \
-             ('pro', 0, 'chime_minutes', 0, '0.01', 'total'), ('pro', 0, 'storage_gb', 1500000000000, '0.02', 'overage')",
-            "INSERT INTO customers (id, plan, stripe_customer_id) VALUES ('ann', 'pro', 'cus_0'), ('bob', 'pro', 'cus_1'), ('cyd', 'pro', 'cus_2')",
-            // the customer signed up in the simulated past
-            "DELETE FROM turn_periods",
-            "DELETE FROM billing_periods",
+            // the world writes these rows with instants of its own
+            "DROP TRIGGER customers_change_plans",
+            "DROP TRIGGER overage_budgets_taken_away",
         ];
         books
             .transaction(async move |c| {
                 for sql in statements {
                     c.execute(sql, ()).await?;
                 }
-                Ok(())
+                insert_plans(c).await
             })
             .await
             .unwrap();
@@ -82,14 +82,22 @@ impl Template {
     }
 }
 
-/// A billing period in the books.
-#[derive(Clone, Debug)]
-pub struct Period {
-    pub start: i64,
-    pub end: i64,
-    pub billed: bool,
-    pub first_day: String,
-    pub last_day: String,
+async fn insert_plans(c: &libsql::Connection) -> Result<(), books::BooksError> {
+    for (plan, terms) in PLANS {
+        let sql = "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES (?1, 0, 'USD', 0)";
+        c.execute(sql, params![plan]).await?;
+        for (meter, terms) in METERS.into_iter().zip(terms).filter_map(|(meter, terms)| Some((meter, terms?))) {
+            let sql = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) VALUES (?1, 0, ?2, ?3, ?4, ?5)";
+            let price = terms.price.map(|price| format!("0.{price:05}"));
+            let report = match terms.report {
+                Report::Total => "total",
+                Report::Overage => "overage",
+                Report::Nothing => "none",
+            };
+            c.execute(sql, params![plan, meter, terms.included * UNIT, price, report]).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Books, a fake Stripe, and the usage of three customers, which is recorded apart from the books.
@@ -98,8 +106,9 @@ pub struct BillingWorld {
     pub stripe: FakeStripe,
     folder: TempDir,
     file: PathBuf,
-    usage: Mutex<BTreeMap<(usize, &'static str, i64), i64>>,
-    /// The start of each customer's subscription.
+    usage: Mutex<[Usage; 3]>,
+    facts: [Mutex<Facts>; 3],
+    /// The first instant with usage of each customer, and the start of most subscriptions.
     pub begins: Vec<i64>,
 }
 
@@ -153,7 +162,12 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
 }
 
 impl BillingWorld {
+    /// A world in which everything is known of every customer.
     pub async fn new(template: &Template, rng: &mut fastrand::Rng, begin: i64) -> Self {
+        Self::begin(template, rng, begin, [(); 3].map(|()| Start::known())).await
+    }
+
+    pub async fn begin(template: &Template, rng: &mut fastrand::Rng, begin: i64, starts: [Start; 3]) -> Self {
         let folder = folder();
         let file: PathBuf = folder.path().join("meter.db");
         std::fs::copy(template.folder.path().join("meter.db"), &file).unwrap();
@@ -173,18 +187,17 @@ impl BillingWorld {
             let prices: Vec<&str> = prices.iter().map(String::as_str).collect();
             for (n, begin) in begins.iter().enumerate() {
                 world.add_customer(&format!("cus_{n}"));
-                world.add_subscription(Subscription::monthly(
-                    &format!("sub_{n}"),
-                    &format!("cus_{n}"),
-                    *begin,
-                    &prices,
-                ));
+                let (id, customer) = (format!("sub_{n}"), format!("cus_{n}"));
+                if starts[n].subscribed {
+                    world.add_subscription(Subscription::monthly(&id, &customer, *begin, &prices));
+                }
             }
         }
         let account = account(&stripe.url(), "sk_test_fake", 4);
         let context = context(books, billing(StripeMode::Stripe(account)));
         // the web backend's webhooks have announced the subscriptions
-        let updates = begins.iter().enumerate().map(|(n, begin)| SubscriptionUpdate {
+        let announced = begins.iter().enumerate().filter(|(n, _)| starts[*n].subscribed && starts[*n].announced);
+        let updates = announced.map(|(n, begin)| SubscriptionUpdate {
             id: format!("sub_{n}"),
             customer: CUSTOMERS[n].into(),
             status: "active".into(),
@@ -196,17 +209,63 @@ impl BillingWorld {
             unsupported: String::new(),
             items: vec![],
         });
-        context.books.upsert_subscriptions(updates.collect(), at(begin)).await.unwrap();
-        Self { context, stripe, folder, file, usage: Mutex::default(), begins }
+        let updates = updates.collect();
+        let world = Self { context, stripe, folder, file, usage: Mutex::default(), facts: Default::default(), begins };
+        for (who, start) in starts.into_iter().enumerate() {
+            let id = format!("cus_{who}");
+            let stripe_id = (start.row && start.stripe_id).then(|| id.clone());
+            *world.facts(who) = Facts {
+                has_row: start.row,
+                plans: vec![(i64::MIN, start.plan)],
+                stripe_ids: stripe_id.iter().cloned().collect(),
+                at_stripe: vec![id],
+                ..Facts::default()
+            };
+            if start.row {
+                world.insert_row(who, start.plan, stripe_id).await;
+            }
+        }
+        world.context.books.upsert_subscriptions(updates, at(begin)).await.unwrap();
+        world
+    }
+
+    /// What is known of a customer apart from the books.
+    pub fn facts(&self, who: usize) -> MutexGuard<'_, Facts> {
+        self.facts[who].lock().unwrap()
     }
 
     pub fn usage(&self, who: usize, meter: &'static str, day: i64) -> i64 {
-        self.usage.lock().unwrap().get(&(who, meter, day)).copied().unwrap_or(0)
+        self.usage.lock().unwrap()[who].get(&(meter, day)).copied().unwrap_or(0)
+    }
+
+    /// What became of a customer's usage in each billing period, by the model and by what the books
+    /// can know of the subscriptions at Stripe.
+    pub fn owed(&self, who: usize) -> Vec<Owed> {
+        let facts = self.facts(who).clone();
+        let usage = self.usage.lock().unwrap()[who].clone();
+        let (spans, now): (Vec<Span>, i64) = {
+            let stripe = self.stripe.world();
+            let known = facts.stripe_ids.iter().flat_map(|id| stripe.subscription_periods(id));
+            let span = |p: fake_stripe::SubscriptionPeriod| Span {
+                start: p.start,
+                end: p.end,
+                subscription: Some(p.subscription),
+                month: p.month,
+            };
+            (known.map(span).collect(), stripe.now())
+        };
+        let first_used = usage.keys().map(|(_, day)| day * DAY).min();
+        let Some(first) = spans.iter().map(|s| s.start).chain(first_used).min() else { return vec![] };
+        let beyond = match self.context.billing.overage {
+            OverageBilling::UpToBudget => Beyond::House,
+            OverageBilling::All => Beyond::Customer,
+        };
+        model::owed(&facts, &usage, &model::timeline(&spans, first, now), beyond)
     }
 
     /// Books usage on a day, in 10⁻¹⁰ units.
     pub async fn book(&self, who: usize, meter: &'static str, day: i64, amount: i64) {
-        *self.usage.lock().unwrap().entry((who, meter, day)).or_default() += amount;
+        *self.usage.lock().unwrap()[who].entry((meter, day)).or_default() += amount;
         self.enter(who, meter, day, amount).await;
     }
 
@@ -283,10 +342,13 @@ impl BillingWorld {
             .map(|row| row.rsplit_once('|').map(|(key, sum)| (key.to_owned(), sum.parse().unwrap())).unwrap())
             .collect();
         let known = self.usage.lock().unwrap().clone();
-        for ((who, meter, day), amount) in known {
-            let there = booked.get(&format!("{}|{meter}|{}", CUSTOMERS[who], day_text(day))).copied().unwrap_or(0);
-            if there != amount {
-                self.enter(who, meter, day, amount - there).await;
+        for (who, usage) in known.into_iter().enumerate() {
+            for ((meter, day), amount) in usage {
+                let key = format!("{}|{meter}|{}", CUSTOMERS[who], day_text(day));
+                let there = booked.get(&key).copied().unwrap_or(0);
+                if there != amount {
+                    self.enter(who, meter, day, amount - there).await;
+                }
             }
         }
     }
@@ -295,126 +357,59 @@ impl BillingWorld {
         format!("{meter}_events")
     }
 
-    /// The expected amounts on invoices for the usage of each of a customer's periods, in Stripe's
-    /// units. Computed without code of the worker: only the bounds of the periods are the books'.
-    pub fn targets(&self, who: usize, meter: &str, periods: &[Period]) -> Vec<i64> {
-        let index = METERS.iter().position(|m| *m == meter).unwrap();
-        let (mut advance, mut found) = (0, vec![]);
-        for period in periods {
-            let used = self.used(who, meter, period);
-            let reported = if index == 1 { self.overage(who, period, used, &mut advance) } else { used.max(0) };
-            let product = i128::from(reported) * i128::from(PER_UNIT[index]);
-            let (whole, rest) = (product / i128::from(UNIT), product % i128::from(UNIT));
-            let up = rest * 2 > i128::from(UNIT) || (rest * 2 == i128::from(UNIT) && whole % 2 == 1);
-            found.push(i64::try_from(whole + i128::from(up)).unwrap());
-        }
-        found
-    }
-
     /// All usage of a customer, in 10⁻¹⁰ units.
     pub fn booked(&self, who: usize, meter: &str) -> i64 {
-        let usage = self.usage.lock().unwrap();
-        usage.iter().filter(|((w, m, _), _)| *w == who && *m == meter).map(|(_, amount)| amount).sum()
+        let usage = &self.usage.lock().unwrap()[who];
+        usage.iter().filter(|((m, _), _)| *m == meter).map(|(_, amount)| amount).sum()
     }
 
     /// What the books say became of it.
     pub async fn parts(&self, who: usize, meter: &str) -> i64 {
         let sql = "SELECT coalesce(sum(within + billable + house + not_priced), 0) FROM billing_targets \
-                   WHERE customer = ?4 AND meter = ?1 AND period_start BETWEEN ?2 AND ?3";
-        self.number(sql, who, meter.into(), i64::MIN, i64::MAX).await
+                   WHERE customer = ?2 AND meter = ?1";
+        self.number(sql, params![meter, CUSTOMERS[who]]).await
     }
 
-    fn used(&self, who: usize, meter: &str, period: &Period) -> i64 {
-        let usage = self.usage.lock().unwrap();
-        let within = |day: i64| period.first_day <= day_text(day) && day_text(day) <= period.last_day;
-        let of = usage.iter().filter(|((w, m, day), _)| *w == who && *m == meter && within(*day));
-        of.map(|(_, amount)| amount).sum()
+    /// The billing periods in the books: start, end, and the subscription or nothing.
+    pub async fn periods(&self, who: usize) -> Vec<(i64, i64, String)> {
+        let sql = "SELECT customer, starts_at, ends_at, subscription FROM billing_periods ORDER BY customer, starts_at";
+        let rows = self.rows(sql).await;
+        let rows = rows.iter().map(|row| row.split('|').collect::<Vec<_>>()).filter(|row| row[0] == CUSTOMERS[who]);
+        rows.map(|row| (row[1].parse().unwrap(), row[2].parse().unwrap(), row[3].to_owned())).collect()
     }
 
-    /// What of `used` is beyond what the plan includes: a month's amount, or its share by days,
-    /// less what earlier periods used in advance of their days.
-    fn overage(&self, who: usize, period: &Period, used: i64, advance: &mut i64) -> i64 {
-        let date = |t: i64| at(t).to_zoned(jiff::tz::TimeZone::UTC).date();
-        let day = |text: &str| text.parse::<jiff::civil::Date>().unwrap();
-        let days = |from: jiff::civil::Date, to: jiff::civil::Date| i64::from(from.until(to).unwrap().get_days());
-        // the month that the period was to be part of when it began
-        let (start, end) = if period.billed {
-            let anchor = at(self.begins[who]).to_zoned(jiff::tz::TimeZone::UTC).datetime();
-            let boundary = |n: i64| {
-                let months = jiff::Span::new().months(n);
-                (anchor + months).to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second()
-            };
-            let n = (0..1000).take_while(|n| boundary(*n) <= period.start).last().unwrap();
-            (boundary(n), boundary(n + 1))
-        } else {
-            let first = date(period.start).first_of_month();
-            let second =
-                |day: jiff::civil::Date| day.to_zoned(jiff::tz::TimeZone::UTC).unwrap().timestamp().as_second();
-            (second(first), second(first.last_of_month().tomorrow().unwrap()))
-        };
-        let first = day(&period.first_day);
-        let own = days(first, day(&period.last_day)) + 1;
-        let planned = if period.end == end { own } else { own.max(days(first, date(end))) };
-        let month = if period.start == start { planned } else { days(date(start), date(end)) };
-        let share = |days: i64| {
-            i64::try_from(i128::from(INCLUDED) * i128::from(days.clamp(0, month)) / i128::from(month)).unwrap()
-        };
-        let granted = (share(planned) - *advance).max(0);
-        let within = used.min(granted);
-        *advance = (*advance + within - share(own)).max(0);
-        used - within
-    }
-
-    pub async fn periods(&self, who: usize) -> Vec<Period> {
-        let sql = "SELECT starts_at, ends_at, subscription IS NOT NULL, first_day, last_day FROM billing_periods WHERE customer = ?1 ORDER BY starts_at";
+    async fn number(&self, sql: &'static str, values: impl IntoParams + Send + 'static) -> i64 {
         self.context
             .books
             .with_connection(async move |c| {
-                let mut rows = c.query(sql, params![CUSTOMERS[who]]).await?;
-                let mut found = vec![];
-                while let Some(row) = rows.next().await? {
-                    let (start, end, billed) = (row.get(0)?, row.get(1)?, row.get::<i64>(2)? == 1);
-                    found.push(Period { start, end, billed, first_day: row.get(3)?, last_day: row.get(4)? });
-                }
-                Ok(found)
-            })
-            .await
-            .unwrap()
-    }
-
-    async fn number(&self, sql: &'static str, who: usize, meter: String, from: i64, to: i64) -> i64 {
-        self.context
-            .books
-            .with_connection(async move |c| {
-                let mut rows = c.query(sql, params![meter, from, to, CUSTOMERS[who]]).await?;
+                let mut rows = c.query(sql, values).await?;
                 Ok(rows.next().await?.unwrap().get::<i64>(0)?)
             })
             .await
             .unwrap()
     }
 
-    /// Accepted events on the invoice that begins at `start`.
-    pub async fn accepted_on(&self, who: usize, meter: &str, start: i64) -> i64 {
-        let period = self.periods(who).await.into_iter().find(|p| p.start == start);
-        let end = period.map_or(start, |p| p.end);
-        let sql = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND timestamp >= ?2 AND timestamp < ?3 \
-                   AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
-        self.number(sql, who, meter.into(), start, end).await
+    /// The sum of the accepted events on an invoice of a Stripe customer.
+    pub async fn accepted_on(&self, meter: &str, invoice: &InvoiceLine, stripe_customer: &str) -> i64 {
+        let sql = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE meter = ?1 AND state = 'accepted' AND stripe_customer = ?4 \
+                   AND timestamp >= ?2 AND timestamp < ?3 \
+                   AND EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq)";
+        self.number(sql, params![meter, invoice.start, invoice.end, stripe_customer]).await
     }
 
     /// Number of events that Stripe took and that were missing later.
     pub async fn rejected(&self, who: usize, meter: &str) -> i64 {
-        let sql = "SELECT count(*) FROM meter_events WHERE customer = ?4 AND meter = ?1 AND state = 'not_received' AND attempts > 0 AND ?2 = ?3";
-        self.number(sql, who, meter.into(), 0, 0).await
+        let sql = "SELECT count(*) FROM meter_events WHERE customer = ?2 AND meter = ?1 AND state = 'not_received' AND attempts > 0";
+        self.number(sql, params![meter, CUSTOMERS[who]]).await
     }
 
     /// The accepted and the deferred amount of a period's usage.
-    pub async fn sent_for(&self, who: usize, meter: &str, period: &Period) -> (i64, i64) {
+    pub async fn sent_for(&self, who: usize, meter: &str, period: &Span) -> (i64, i64) {
         let sent = "SELECT coalesce(sum(value), 0) FROM meter_events i WHERE customer = ?4 AND meter = ?1 AND state = 'accepted' AND period_start >= ?2 AND period_start < ?3 \
-                    AND EXISTS (SELECT 1 FROM invoiced_periods p WHERE p.customer = i.customer AND p.starts_at <= i.timestamp AND p.ends_at > i.timestamp AND i.taken_at < p.ends_at + 3600)";
+                    AND EXISTS (SELECT 1 FROM event_invoices WHERE seq = i.seq)";
         let deferred = "SELECT coalesce(sum(deferred), 0) FROM billing_targets WHERE customer = ?4 AND meter = ?1 AND period_start >= ?2 AND period_start < ?3";
-        let (from, to) = (period.start, period.end);
-        (self.number(sent, who, meter.into(), from, to).await, self.number(deferred, who, meter.into(), from, to).await)
+        let values = || params![meter, period.start, period.end, CUSTOMERS[who]];
+        (self.number(sent, values()).await, self.number(deferred, values()).await)
     }
 
     /// Rows as text, the columns joined by `|`.

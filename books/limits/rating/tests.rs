@@ -129,6 +129,23 @@ fn a_cut_month_takes_what_was_used_in_advance_off_the_next() {
     assert_eq!(parts(&rated(rest, &pro, &[(22, 500)], q(0))), [333, 166, 0, 0]);
 }
 
+/// However many stretches the days with `report = "total"` are, the other days have their share.
+#[test]
+fn days_that_are_reported_in_total_are_counted_apart() {
+    let mut changed = history(&[(0, "tiers"), (21 * DAY, "pro")]);
+    // Stripe leaves 1000 of 1200 free; 9 days of pro include 300 of 500
+    let found = rated(month(30), &changed, &[(3, 1200), (25, 500)], q(0));
+    assert_eq!((parts(&found), found.reported, found.advance), ([1300, 400, 0, 0], q(1400), q(0)));
+    for day in [5, 10, 15] {
+        changed.budgets.push(budget(day * DAY, Some(100_000)));
+        assert_eq!(parts(&rated(month(30), &changed, &[(3, 1200), (25, 500)], q(0))), [1300, 400, 0, 0]);
+    }
+    // what was used in advance of the other days is not made up for by Stripe's tiers
+    let back = rated(month(30), &history(&[(0, "pro"), (21 * DAY, "tiers")]), &[(3, 900), (25, 500)], q(0));
+    assert_eq!((parts(&back), back.reported, back.advance), ([1400, 0, 0, 0], q(500), q(200)));
+    assert_eq!(rated(month(30), &history(&[(0, "tiers")]), &[(3, 100)], back.advance).advance, q(200));
+}
+
 #[test]
 fn no_more_than_the_budget_is_billed() {
     let mut pro = history(&[(0, "pro")]);

@@ -32,6 +32,8 @@ struct Situation {
 enum Period {
     Covered,
     CutOff,
+    /// Covered, and the subscription of the Stripe customer that got the event had ended.
+    OfAnother,
     WithoutSubscription,
     Missing,
 }
@@ -43,7 +45,9 @@ impl Situation {
         for state in ["pending", "sending", "unconfirmed", "accepted", "refused", "discarded", "not_received"] {
             let state = EventState::named(state).unwrap();
             let taken = !matches!(state, EventState::Pending | EventState::Sending | EventState::Unconfirmed);
-            for period in [Period::Covered, Period::CutOff, Period::WithoutSubscription, Period::Missing] {
+            let periods =
+                [Period::Covered, Period::CutOff, Period::OfAnother, Period::WithoutSubscription, Period::Missing];
+            for period in periods {
                 for (in_time, open) in [(true, true), (true, false), (false, true), (false, false)] {
                     // without a period there is no invoice that could have closed
                     if (in_time || taken) && (open || period != Period::Missing) {
@@ -58,7 +62,7 @@ impl Situation {
 
     fn placed(self) -> Placement {
         let (covered_until, takes_until) = match self.period {
-            Period::Covered => (END, END),
+            Period::Covered | Period::OfAnother => (END, END),
             Period::CutOff => (AT, AT),
             Period::WithoutSubscription | Period::Missing => (START, END),
         };
@@ -83,6 +87,7 @@ impl Situation {
                 "another" => Some("cus_other".into()),
                 _ => None,
             },
+            subscribed: self.period != Period::OfAnother,
         };
         let not_taken = matches!(self.state, EventState::Pending | EventState::Sending | EventState::Unconfirmed);
         let event = SentEvent { taken_at: event.taken_at.filter(|_| !not_taken), ..event };
@@ -142,7 +147,15 @@ fn every_situation_is_one_line_of_the_table_and_every_line_holds() {
 #[derive(Clone, Debug)]
 struct Generated {
     seconds: i64,
-    ended: Option<Option<i64>>,
+    subscription: Option<GeneratedSubscription>,
+}
+
+/// Its Stripe customer is unknown, the one that gets the events, or another.
+#[derive(Clone, Debug)]
+struct GeneratedSubscription {
+    stripe_customer: Option<&'static str>,
+    started: i64,
+    ended: Option<i64>,
 }
 
 /// A generated event; `around` is before and after its timestamp in the period of its planning.
@@ -160,9 +173,13 @@ fn instants() -> impl Strategy<Value = i64> {
 }
 
 fn history() -> impl Strategy<Value = (Vec<Generated>, Vec<GeneratedEvent>)> {
-    let ended = prop::option::weighted(0.8, prop::option::of(instants()));
-    let period =
-        ((1_i64..12).prop_map(|steps| steps * 300), ended).prop_map(|(seconds, ended)| Generated { seconds, ended });
+    let owner = prop::sample::select(vec![None, Some("cus"), Some("cus_other")]);
+    let started = prop_oneof![2 => Just(0), 1 => instants()];
+    let subscription = (owner, started, prop::option::of(instants())).prop_map(|(stripe_customer, started, ended)| {
+        GeneratedSubscription { stripe_customer, started, ended }
+    });
+    let period = ((1_i64..12).prop_map(|steps| steps * 300), prop::option::weighted(0.8, subscription))
+        .prop_map(|(seconds, subscription)| Generated { seconds, subscription });
     let around = ((0_i64..4).prop_map(|n| n * 300), (1_i64..9).prop_map(|n| n * 300));
     let event = (instants(), around, (2_i64..9).prop_map(|n| n * 300), prop::option::of(instants()))
         .prop_map(|(timestamp, around, grace, taken)| GeneratedEvent { timestamp, around, grace, taken });
@@ -181,10 +198,11 @@ async fn both(
         c.execute(sql, params![customer.clone()]).await?;
         let mut start = 0;
         for (at, period) in periods.iter().enumerate() {
-            let subscription = period.ended.map(|_| format!("sub_{customer}_{at}"));
-            if let Some(ended) = period.ended {
-                let sql = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at) VALUES (?1, ?2, 'active', 0, 0, ?3)";
-                c.execute(sql, params![subscription.clone(), customer.clone(), ended]).await?;
+            let subscription = period.subscription.as_ref().map(|_| format!("sub_{customer}_{at}"));
+            if let Some(GeneratedSubscription { stripe_customer, started, ended }) = period.subscription {
+                let sql = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at, ended_at, stripe_customer) \
+                           VALUES (?1, ?2, 'active', 0, ?3, ?4, ?5)";
+                c.execute(sql, params![subscription.clone(), customer.clone(), started, ended, stripe_customer]).await?;
             }
             let sql = "INSERT INTO billing_periods (customer, starts_at, ends_at, subscription, first_day, last_day, opened_at) \
                        VALUES (?1, ?2, ?3, ?4, '1970-01-01', '1970-01-01', 0)";

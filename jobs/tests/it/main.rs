@@ -6,6 +6,7 @@ mod bad_input;
 mod enforce;
 mod histories;
 mod ingest;
+mod moved;
 mod parts;
 mod race;
 mod real;

@@ -1,0 +1,38 @@
+//! A subscription moves to another Stripe customer, and the books learn of it late.
+
+use jobs::job::Mode;
+use jobs::roll_periods::roll;
+use jobs::sync_stripe::{SyncScope, sync};
+use testkit::billing_world::run::{check, push, settle};
+use testkit::billing_world::{BillingWorld, DAY, HOUR, Template, at};
+
+/// What went to the Stripe customer of before after its subscription had ended is on no invoice:
+/// the next subscription's invoice has it, although its period contains the events' times.
+#[tokio::test]
+async fn what_the_old_stripe_customer_got_too_late_is_billed_to_the_new_one() {
+    let template = Template::new().await;
+    let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
+    let world = BillingWorld::new(&template, &mut rng, begin).await;
+    let run = async |now: i64, rng: &mut fastrand::Rng| {
+        world.stripe.world().set_now(now);
+        roll(&world.context.books, at(now), Mode::Write).await.unwrap();
+        push(&world, rng, now, false).await;
+    };
+    sync(&world.context.books, &world.context.billing, at(begin), SyncScope::All).await.unwrap();
+    world.book(0, "chime_minutes", begin / DAY - 1, 5_000_000_000_000).await;
+    run(begin, &mut rng).await;
+    // the subscription moves, and two days later the books know neither id
+    world.stripe.world().set_now(begin + HOUR);
+    assert!(world.move_subscription(0));
+    world.book(0, "chime_minutes", begin / DAY + 1, 7_000_000_000_000).await;
+    run(begin + 2 * DAY, &mut rng).await;
+    assert_eq!(world.rows("SELECT value FROM meter_events WHERE customer = 'ann'").await, ["500000", "700000"]);
+    assert_eq!(world.stripe.world().lost().len(), 1);
+    world.write_stripe_id(0).await;
+    settle(&world, &mut rng, begin + 2 * DAY + HOUR).await;
+    assert_eq!(check(&world, "cargo test -p jobs --test it moved").await, 0);
+    let newest = world.facts(0).at_stripe.last().unwrap().clone();
+    let lines = world.stripe.world().invoices(&newest);
+    let chime = lines.iter().find(|line| line.event_name == "chime_minutes_events").unwrap();
+    assert_eq!(chime.quantity.to_string(), "700000");
+}
