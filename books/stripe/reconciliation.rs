@@ -86,12 +86,14 @@ struct ReadQueue {
     share: u32,
 }
 
-/// The totals that can be read, by a condition. ?1 now, ?2 the most rows, ?3 a customer.
+/// The totals that can be read, by a condition. ?1 now, ?2 the most rows, ?3 a customer or
+/// null.
 macro_rules! totals_where {
     ($condition:literal) => {
         concat!(
             "SELECT customer, meter, period_start, period_end, stripe_customer, stripe_meter, shortfall, shortfall_since, acknowledged \
-             FROM target_totals WHERE period_start <= ?1 AND stripe_customer IS NOT NULL AND stripe_meter IS NOT NULL AND ",
+             FROM target_totals WHERE period_start <= ?1 AND stripe_customer IS NOT NULL AND stripe_meter IS NOT NULL \
+               AND (?3 IS NULL OR customer = ?3) AND ",
             $condition,
             " LIMIT ?2"
         )

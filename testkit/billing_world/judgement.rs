@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use books::stripe::comparison::{ComparisonFilter, Conservation, Verdict, WithoutPeriod};
+use books::stripe::billing_target::Conservation;
+use books::stripe::comparison::{ComparisonFilter, Verdict, WithoutPeriod};
 use books::units::calendar::Day;
 
 use super::model::{CENT, Owed, Parts, Span, TOLERANCE};
@@ -115,14 +116,15 @@ impl BillingWorld {
     /// Whether `meter verify` finds fault, or `meter reconcile` has another sum than what was booked,
     /// or says of a period that everything agrees although something waits.
     pub async fn figures_differ(&self) -> Result<(), String> {
-        let broken = self.context.books.verify().await.unwrap().into_iter().flat_map(|check| check.violations);
-        let broken: Vec<String> = broken.collect();
+        let audit = self.context.books.verify().await.unwrap();
+        let broken: Vec<String> = audit.checks.into_iter().flat_map(|check| check.violations).collect();
         if !broken.is_empty() {
             return Err(format!("verify: {broken:?}"));
         }
         let (customer, meters) = (None, METERS.map(str::to_owned).to_vec());
         let filter = ComparisonFilter { customer, meters, starts: 0..i64::MAX, limit: 10_000 };
         let compared = self.context.books.compare(filter).await.unwrap();
+        let mut all = METERS.map(|_| Conservation::default());
         for (who, name) in CUSTOMERS.into_iter().enumerate().filter(|(who, _)| self.facts(*who).has_row) {
             for (at, meter) in METERS.into_iter().enumerate() {
                 let mut sum = Conservation::default();
@@ -138,6 +140,20 @@ impl BillingWorld {
                 if sum.booked.scaled() != booked || parts.iter().map(|part| part.scaled()).sum::<i128>() != booked {
                     return Err(format!("{name} {meter}: {booked} was booked, and reconcile says {sum:?}"));
                 }
+                all[at].add(&sum);
+            }
+        }
+        for (at, meter) in METERS.into_iter().enumerate() {
+            let booked: i64 = (0..CUSTOMERS.len()).map(|who| self.booked(who, meter)).sum();
+            let Some(of) = audit.billing.iter().find(|of| of.meter == meter) else { continue };
+            let parts: i128 = of.named().into_iter().map(|(_, part)| part.scaled()).sum();
+            let same = (of.within, of.billed, of.waiting, of.house, of.not_priced)
+                == (all[at].within, all[at].billed, all[at].waiting, all[at].house, all[at].not_priced);
+            if (of.booked.scaled(), parts) != (i128::from(booked), i128::from(booked)) || !same {
+                return Err(format!(
+                    "{meter}: {booked} was booked, reconcile says {:?}, and the audit {of:?}",
+                    all[at]
+                ));
             }
         }
         Ok(())

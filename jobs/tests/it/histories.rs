@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use books::limits::rating::OverageBilling;
+use books::limits::overage_billing::OverageBilling;
 use fake_stripe::{InvoiceLine, Recorded};
 use jobs::job::Mode;
 use jobs::reconcile_stripe::reconcile;
