@@ -175,8 +175,10 @@ fn instants() -> impl Strategy<Value = i64> {
 fn history() -> impl Strategy<Value = (Vec<Generated>, Vec<GeneratedEvent>)> {
     let owner = prop::sample::select(vec![None, Some("cus"), Some("cus_other")]);
     let started = prop_oneof![2 => Just(0), 1 => instants()];
-    let subscription = (owner, started, prop::option::of(instants()))
-        .prop_map(|(stripe_customer, started, ended)| GeneratedSubscription { stripe_customer, started, ended });
+    let subscription = (owner, started, prop::option::of(instants())).prop_map(|(stripe_customer, started, lived)| {
+        let ended = lived.map(|seconds| started + seconds);
+        GeneratedSubscription { stripe_customer, started, ended }
+    });
     let period = ((1_i64..12).prop_map(|steps| steps * 300), prop::option::weighted(0.8, subscription))
         .prop_map(|(seconds, subscription)| Generated { seconds, subscription });
     let around = ((0_i64..4).prop_map(|n| n * 300), (1_i64..9).prop_map(|n| n * 300));
