@@ -310,7 +310,7 @@ impl BillingWorld {
         let at_stripe = self.facts(who).at_stripe.clone();
         let stripe = self.stripe.world();
         let periods = at_stripe.iter().flat_map(|id| stripe.subscription_periods(id));
-        periods.filter(|p| p.end > stripe.now()).map(|p| p.subscription).last()
+        periods.filter(|p| p.end > stripe.now()).map(|p| p.subscription).next_back()
     }
 
     fn subscribe(&self, who: usize, at: i64) -> bool {
@@ -338,7 +338,8 @@ impl BillingWorld {
         living.is_some()
     }
 
-    fn add_stripe_customer(&self, who: usize) -> String {
+    /// Adds a Stripe customer, whose id the books do not know yet.
+    pub fn add_stripe_customer(&self, who: usize) -> String {
         let id = self.next_id("cus", who);
         self.stripe.world().add_customer(&id);
         self.facts(who).at_stripe.push(id.clone());
