@@ -338,7 +338,8 @@ impl BillingWorld {
         living.is_some()
     }
 
-    fn add_stripe_customer(&self, who: usize) -> String {
+    /// Adds a Stripe customer, whose id the books do not know yet.
+    pub fn add_stripe_customer(&self, who: usize) -> String {
         let id = self.next_id("cus", who);
         self.stripe.world().add_customer(&id);
         self.facts(who).at_stripe.push(id.clone());

@@ -128,10 +128,11 @@ impl BillingWorld {
         for (who, name) in CUSTOMERS.into_iter().enumerate().filter(|(who, _)| self.facts(*who).has_row) {
             for (at, meter) in METERS.into_iter().enumerate() {
                 let mut sum = Conservation::default();
+                let cut_off = self.has_cut_off(who, meter);
                 for row in compared.iter().filter(|row| (row.customer.as_str(), row.meter.as_str()) == (name, meter)) {
                     sum.add(&row.conservation(PER_UNIT[at].into()));
                     let expected = if row.deferred == 0 { Verdict::Agrees } else { Verdict::Waiting };
-                    if row.verdict() != expected {
+                    if row.verdict() != expected && !cut_off {
                         return Err(format!("{name} {meter}: reconcile says {:?} of {row:?}", row.verdict()));
                     }
                 }
@@ -157,6 +158,16 @@ impl BillingWorld {
             }
         }
         Ok(())
+    }
+
+    /// Whether Stripe cut an invoice off at zero, because it had lost events that were taken off.
+    /// What the corrections on it had no effect on is sent again, and `meter reconcile` calls as
+    /// much waiting for ever.
+    fn has_cut_off(&self, who: usize, meter: &str) -> bool {
+        let at_stripe = self.facts(who).at_stripe.clone();
+        let stripe = self.stripe.world();
+        let lines = at_stripe.iter().flat_map(|id| stripe.invoices(id));
+        lines.filter(|line| line.event_name == self.event_name(meter)).any(|line| line.sum < 0.into())
     }
 
     /// Whether usage that lies in no period is that of the ids without a row.

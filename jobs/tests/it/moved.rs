@@ -1,5 +1,6 @@
-//! A subscription moves to another Stripe customer, and the books learn of it late.
+//! A customer gets a subscription of another Stripe customer, and the books learn of it late.
 
+use fake_stripe::Subscription;
 use jobs::job::Mode;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::{SyncScope, sync};
@@ -35,4 +36,36 @@ async fn what_the_old_stripe_customer_got_too_late_is_billed_to_the_new_one() {
     let lines = world.stripe.world().invoices(&newest);
     let chime = lines.iter().find(|line| line.event_name == "chime_minutes_events").unwrap();
     assert_eq!(chime.quantity.to_string(), "700000");
+}
+
+/// The subscription of the Stripe customer of before lives on, so its invoice has what went there.
+#[tokio::test]
+async fn what_a_living_subscription_bills_is_not_sent_to_the_next_one_again() {
+    let template = Template::new().await;
+    let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
+    let world = BillingWorld::new(&template, &mut rng, begin).await;
+    sync(&world.context.books, &world.context.billing, at(begin), SyncScope::All).await.unwrap();
+    world.stripe.world().set_now(begin + HOUR);
+    let prices = ["price_chime_minutes", "price_storage_gb"];
+    let next = Subscription::monthly("sub_next", &world.add_stripe_customer(0), begin + HOUR, &prices);
+    world.stripe.world().add_subscription(next);
+    world.book(0, "chime_minutes", begin / DAY + 1, 7_000_000_000_000).await;
+    let now = begin + 2 * DAY;
+    world.stripe.world().set_now(now);
+    roll(&world.context.books, at(now), Mode::Write).await.unwrap();
+    push(&world, &mut rng, now, false).await;
+    world.write_stripe_id(0).await;
+    settle(&world, &mut rng, now + HOUR).await;
+    let periods =
+        world.rows("SELECT subscription FROM billing_periods WHERE customer = 'ann' AND subscription = 'sub_next'");
+    assert!(!periods.await.is_empty(), "the one that began last decides the periods");
+    // the usage is now in the next one's period, and what was sent for the period of before is
+    // taken off there
+    let at_stripe = world.facts(0).at_stripe.clone();
+    let stripe = world.stripe.world();
+    let lines = at_stripe.iter().flat_map(|id| stripe.invoices(id));
+    let billed: Vec<String> =
+        lines.map(|line| line.quantity).filter(|q| *q != 0.into()).map(|q| q.to_string()).collect();
+    assert_eq!(billed, ["700000"]);
+    assert!(stripe.lost().is_empty());
 }
