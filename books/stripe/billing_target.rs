@@ -192,7 +192,9 @@ pub async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Re
         "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
          target = excluded.target, deferred = excluded.deferred, deferred_reason = excluded.deferred_reason, \
          deferred_since = iif(billing_targets.deferred_reason IS excluded.deferred_reason, billing_targets.deferred_since, excluded.deferred_since), \
-         final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL), {kept}"
+         final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL), \
+         seen = iif(billing_targets.period_end = excluded.period_end, billing_targets.seen, NULL), \
+         expected = iif(billing_targets.period_end = excluded.period_end, billing_targets.expected, NULL), {kept}"
     );
     let values = |t: &NewTarget| {
         let since = (t.deferred != 0).then_some(now);

@@ -1,7 +1,9 @@
-//! A customer gets a subscription of another Stripe customer, and the books learn of it late.
+//! A subscription gets another anchor, or a customer one of another Stripe customer, and the books
+//! learn of it late.
 
 use fake_stripe::Subscription;
 use jobs::job::Mode;
+use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::{SyncScope, sync};
 use testkit::billing_world::run::{check, push, settle};
@@ -68,4 +70,29 @@ async fn what_a_living_subscription_bills_is_not_sent_to_the_next_one_again() {
         lines.map(|line| line.quantity).filter(|q| *q != 0.into()).map(|q| q.to_string()).collect();
     assert_eq!(billed, ["700000"]);
     assert!(stripe.lost().is_empty());
+}
+
+/// A total that was read until another end of the period says nothing of the cut period.
+#[tokio::test]
+async fn a_total_is_that_of_the_period_as_it_is_now() {
+    let template = Template::new().await;
+    let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
+    let world = BillingWorld::new(&template, &mut rng, begin).await;
+    sync(&world.context.books, &world.context.billing, at(begin), SyncScope::All).await.unwrap();
+    world.stripe.world().set_now(begin + HOUR);
+    world.stripe.world().reset_anchor("sub_0");
+    // the event lies behind the new anchor, and the total lags
+    let now = begin + 2 * HOUR;
+    world.stripe.world().set_now(now);
+    world.stripe.world().set_summary_lag(9 * DAY);
+    world.book(0, "chime_minutes", begin / DAY - 1, 5_000_000_000_000).await;
+    roll(&world.context.books, at(now), Mode::Write).await.unwrap();
+    push(&world, &mut rng, now, false).await;
+    reconcile(&world.context, at(now), None).await.unwrap();
+    let read = "SELECT seen, expected FROM billing_targets WHERE customer = 'ann' AND meter = 'chime_minutes' ORDER BY period_start";
+    assert_eq!(world.rows(read).await, ["0|500000"]);
+    world.stripe.world().set_summary_lag(0);
+    settle(&world, &mut rng, now + HOUR).await;
+    assert_eq!(world.rows(read).await, ["|", "500000|500000"], "there is nothing to read of the first");
+    assert_eq!(check(&world, "cargo test -p jobs --test it moved").await, 0);
 }
