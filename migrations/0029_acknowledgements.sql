@@ -110,8 +110,9 @@ FROM (SELECT *, coalesce((SELECT i.stripe_customer FROM meter_events i INDEXED B
 -- Bill, ledger and Stripe beside each other, for each billing period and each meter that a plan,
 -- the ledger or Stripe knows. `bill` and `ledger` are sums of usage in units and a rest of 10^-10
 -- units. `events` are sums of the values of the events for usage of the period, by what became of
--- them; an event on no invoice is in none, unless a person discarded it. `accepted_on_invoice` counts the events on the period's
--- invoice, whichever period their usage was in. `used` to `currency` are the billing target's.
+-- them; an event on no invoice is in none, unless a person discarded it. `accepted_on_invoice`
+-- counts the events on the period's invoice, whichever period their usage was in. `used` to
+-- `currency` are the billing target's.
 CREATE VIEW stripe_comparison AS
 SELECT p.customer, m.meter, p.starts_at AS period_start, p.ends_at AS period_end, p.subscription IS NOT NULL AS billed,
        (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000)

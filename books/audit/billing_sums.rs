@@ -70,8 +70,8 @@ const PLANNED: &str = concat!(
     " FROM billing_targets WHERE meter IN (SELECT value FROM json_each(?1)) GROUP BY meter, currency"
 );
 
-/// Targets of which something is not at Stripe, or was discarded. An event on no invoice counts only
-/// if a person discarded it. ?1 meters.
+/// Targets of which something is not at Stripe, or was discarded. An event on no invoice counts
+/// only if a person discarded it. ?1 meters.
 const NOT_AT_STRIPE: &str = "SELECT meter, target - accepted - discarded, discarded, used, within, billable, house, not_priced, advance, \
       billable_minor, house_minor, currency FROM ( \
     SELECT t.*, \

@@ -70,7 +70,8 @@ const COLUMNS: &str =
     "at, actor, reason, customer, meter, period_start, kind, amount, stripe_customer, deferred_reason";
 
 /// Entries for the alarms and deferred amounts of customer ?1 in periods that begin from ?2 to
-/// before ?3. Of an amount that is too large nobody knows how large it is. ?4 now, ?5 the actor, ?6 the reason.
+/// before ?3. Of an amount that is too large nobody knows how large it is. ?4 now, ?5 the actor, ?6
+/// the reason.
 const ENTRIES: &str = "SELECT ?4, ?5, ?6, customer, meter, period_start, iif(alarm_kind = 'no_total', alarm_kind, 'difference'), alarm_shortfall, \
       coalesce(alarm_stripe_customer, stripe_customer, (SELECT stripe_customer FROM stripe_customers s WHERE s.customer = ?1 ORDER BY seq DESC)), NULL \
     FROM target_totals WHERE customer = ?1 AND period_start >= ?2 AND period_start < ?3 AND alarm_kind IS NOT NULL \

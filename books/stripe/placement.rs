@@ -3,8 +3,8 @@
 //! An event is on the invoice of the billing period that its timestamp lies in, as the periods are
 //! known now, if
 //!
-//! - the period has a subscription, the timestamp is before the end of it, and a subscription of the
-//!   Stripe customer that got the event lived at that instant (*covered*),
+//! - the period has a subscription, the timestamp is before the end of it, and a subscription of
+//!   the Stripe customer that got the event lived at that instant (*covered*),
 //! - Stripe took the event before the invoice was final, by the grace of when it was planned, or
 //!   has not taken it yet (*in time*).
 //!

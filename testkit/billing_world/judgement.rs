@@ -113,8 +113,8 @@ impl BillingWorld {
         if is_true { Ok(()) } else { Err(format!("{} is deferred because of `{}`", row.deferred, row.why)) }
     }
 
-    /// Whether `meter verify` finds fault, or `meter reconcile` has another sum than what was booked,
-    /// or says of a period that everything agrees although something waits.
+    /// Whether `meter verify` finds fault, or `meter reconcile` has another sum than what was
+    /// booked, or says of a period that everything agrees although something waits.
     pub async fn figures_differ(&self) -> Result<(), String> {
         let audit = self.context.books.verify().await.unwrap();
         let broken: Vec<String> = audit.checks.into_iter().flat_map(|check| check.violations).collect();
