@@ -112,8 +112,8 @@ impl BillingWorld {
         if is_true { Ok(()) } else { Err(format!("{} is deferred because of `{}`", row.deferred, row.why)) }
     }
 
-    /// Whether `meter verify` finds fault, or `meter reconcile` has another sum than what was booked,
-    /// or says of a period that everything agrees although something waits.
+    /// Whether `meter verify` finds fault, or `meter reconcile` has another sum than what was
+    /// booked, or says of a period that everything agrees although something waits.
     pub async fn figures_differ(&self) -> Result<(), String> {
         let broken = self.context.books.verify().await.unwrap().into_iter().flat_map(|check| check.violations);
         let broken: Vec<String> = broken.collect();
