@@ -1,5 +1,5 @@
 //! Acknowledgements: appended entries that say who handled an alarm or a deferred amount outside of
-//! the books, and why (migration 0026). Views compute what is acknowledged now.
+//! the books, and why (migration 0029). Views compute what is acknowledged now.
 
 use std::fmt;
 use std::ops::Range;
