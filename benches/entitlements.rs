@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use books::Database;
+use books::store::connection::params;
 use books::store::database::Durability;
 use books::units::calendar::Month;
 use books::usage::meter::{Meter, Rules};
@@ -25,7 +26,6 @@ use jobs::context::{Context, EnforcementSettings, ReadSettings};
 use jobs::enforce_budgets::EnforceBudgets;
 use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
-use libsql::params;
 
 const METERS: [&str; 3] = ["chime_minutes", "storage_gb", "transfer_gb"];
 const ASKED: usize = 20_000;

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
+use books::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
@@ -46,7 +46,7 @@ impl Job for Probe {
         }
         let name = self.name.clone();
         let done_at = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let claim = async move |c: &libsql::Connection| -> Result<i64, BooksError> {
+        let claim = async move |c: &books::store::connection::Connection| -> Result<i64, BooksError> {
             let sql = "INSERT INTO probes (name, effects, done_at) VALUES (?1, 1, ?2) \
                        ON CONFLICT (name) DO UPDATE SET repeats = repeats + 1 RETURNING repeats";
             Ok(first_row(c, sql, params![name, done_at]).await?.map_or(Ok(0), |row| row.get(0))?)

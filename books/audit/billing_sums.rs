@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::{Connection, params};
+use crate::store::connection::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::error::BooksError;

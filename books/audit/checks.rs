@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::params;
+use crate::store::connection::params;
 use serde::Serialize;
 
 use super::billing_sums::{BillingSums, billing_sums};
@@ -240,7 +240,7 @@ impl Database {
 
 /// For the current version of each bill: the parts and the lines add up to the total, and the
 /// ledger holds the booked quantity.
-async fn conservation(c: &libsql::Connection) -> Result<Check, BooksError> {
+async fn conservation(c: &crate::store::connection::Connection) -> Result<Check, BooksError> {
     let exact = |text: String| text.parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()));
     let mut violations = vec![];
     let mut checked = 0;

@@ -1,6 +1,6 @@
 //! What an operator or a demo does to a customer in the place of Stripe or the web backend.
 
-use libsql::params;
+use crate::store::connection::params;
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::plan::{DEFAULT_PLAN, Plans};

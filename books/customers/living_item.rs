@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::{Connection, Row, params};
+use crate::store::connection::{Connection, Row, params};
 use rust_decimal::Decimal;
 
 use crate::store::database::Database;

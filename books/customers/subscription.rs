@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 use serde::Serialize;
 
 use crate::store::database::Database;

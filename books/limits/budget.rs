@@ -1,7 +1,7 @@
 //! Overage budgets: what a customer is willing to pay beyond the plan in each billing period.
 
+use crate::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 use serde::Serialize;
 
 use crate::limits::plan::Plans;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
 use crate::limits::rating::{PeriodDays, StretchUsage};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::{Connection, params};
+use crate::store::connection::{Connection, params};
 use serde_json::json;
 
 use crate::limits::entitlement::{CustomerFacts, TurnBefore};

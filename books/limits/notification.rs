@@ -1,8 +1,8 @@
 //! The outbox of notifications to the web backend. A notification is stored in the transaction of
 //! the decision that it reports, once, and sent by a job of its own.
 
+use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, params};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -132,7 +132,7 @@ fn notification(row: &Row) -> Result<Notification, BooksError> {
 async fn all(
     c: &Connection,
     sql: &str,
-    values: impl libsql::params::IntoParams,
+    values: impl crate::store::connection::params::IntoParams,
 ) -> Result<Vec<Notification>, BooksError> {
     let mut rows = c.query(sql, values).await?;
     let mut found = vec![];

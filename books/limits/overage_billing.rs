@@ -1,7 +1,7 @@
 //! Who pays for usage beyond the overage budget, and since when.
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;

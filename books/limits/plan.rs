@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;

@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::Row;
+use crate::store::connection::Row;
 
 use crate::limits::overage_billing::OverageBilling;
 use crate::limits::plan::{Plan, Plans, ReportMode, Terms};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::{Connection, params};
+use crate::store::connection::{Connection, params};
 
 use crate::limits::terms::{BudgetFrom, PlanFrom, TermsHistory};
 use crate::store::error::BooksError;

@@ -1,7 +1,7 @@
 //! The log of what people did by hand, and why.
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use serde::Serialize;
 
 use crate::store::database::Database;

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::store::connection::Connection;
 use backon::{ConstantBuilder, Retryable};
 use futures::future::LocalBoxFuture;
-use libsql::Connection;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 

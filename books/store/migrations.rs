@@ -4,8 +4,8 @@
 //! applies it and the others find it applied. A database with a schema of a newer build is refused,
 //! and so is one with a change under a known number and another text.
 
+use crate::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 use sha2::{Digest, Sha256};
 
 use crate::store::database::Database;
@@ -180,7 +180,7 @@ mod tests {
 
     async fn run(books: &Database, migrations: impl Iterator<Item = &'static Migration>) {
         for migration in migrations {
-            let all = async move |c: &libsql::Connection| {
+            let all = async move |c: &crate::store::connection::Connection| {
                 for statement in statements(migration.sql) {
                     c.execute_batch(statement).await?;
                 }

@@ -8,6 +8,7 @@
 //! the audit log is appended and never changed.
 
 pub mod audit_log;
+pub mod connection;
 pub mod database;
 pub mod error;
 pub mod migrations;

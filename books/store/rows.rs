@@ -1,7 +1,7 @@
 //! What statements share: parameters as JSON, many rows at once, the first row, exact sums.
 
-use libsql::params::IntoParams;
-use libsql::{Connection, Row, Value};
+use crate::store::connection::params::IntoParams;
+use crate::store::connection::{Connection, Row, Value};
 
 use super::error::BooksError;
 use crate::units::quantity::Quantity;

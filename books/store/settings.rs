@@ -1,6 +1,6 @@
 //! The table `settings`: values by name that outlive a run.
 
-use libsql::{Connection, params};
+use crate::store::connection::{Connection, params};
 
 use super::database::Database;
 use super::error::BooksError;

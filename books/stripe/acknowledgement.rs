@@ -4,8 +4,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, params};
 use serde::{Serialize, Serializer};
 
 use crate::store::database::Database;

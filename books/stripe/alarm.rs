@@ -1,6 +1,6 @@
 //! Alarms: differences that need a person, stored in the `alarm_*` columns of `billing_targets`.
 
-use libsql::{Connection, Row, params};
+use crate::store::connection::{Connection, Row, params};
 use serde::Serialize;
 
 use crate::store::database::Database;

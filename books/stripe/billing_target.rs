@@ -1,6 +1,6 @@
 //! Billing targets: the quantities that Stripe should bill, from which events are planned.
 
-use libsql::{Connection, Row, Value, params};
+use crate::store::connection::{Connection, Row, Value, params};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! AWS's bill, the ledger and Stripe side by side, for people (the view `stripe_comparison`).
 
+use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, params};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! The customers that are due for planning (`stripe_due`), and what else waits for `push_stripe`.
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use serde::Serialize;
 
 use crate::store::database::Database;
@@ -137,7 +137,11 @@ pub async fn would_be_due(
     read(c, sql, params![now, backlog.processed_entry, backlog.newest_entry, json(meters)?, i64::from(everybody)]).await
 }
 
-async fn read(c: &Connection, sql: &str, params: impl libsql::params::IntoParams) -> Result<Vec<DueSince>, BooksError> {
+async fn read(
+    c: &Connection,
+    sql: &str,
+    params: impl crate::store::connection::params::IntoParams,
+) -> Result<Vec<DueSince>, BooksError> {
     let mut rows = c.query(sql, params).await?;
     let mut found = vec![];
     while let Some(row) = rows.next().await? {

@@ -1,7 +1,7 @@
 //! Stripe's error reports about events that it had accepted.
 
+use crate::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 use serde_json::Value as Json;
 
 use crate::store::database::Database;

@@ -1,8 +1,8 @@
 //! Meter events, which are stored before they are sent, and their states (migration 0014 has the
 //! diagram).
 
+use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, Value, params};
 use serde::Serialize;
 
 use super::invoice::{InvoicePeriod, RESEND};
@@ -145,7 +145,7 @@ fn event(row: &Row) -> Result<MeterEvent, BooksError> {
 async fn all(
     c: &Connection,
     sql: &str,
-    params: impl libsql::params::IntoParams,
+    params: impl crate::store::connection::params::IntoParams,
 ) -> Result<Vec<MeterEvent>, BooksError> {
     let mut rows = c.query(sql, params).await?;
     let mut found = vec![];

@@ -1,7 +1,7 @@
 //! Customers with usage that their plan bills and that no invoice can take.
 
+use crate::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 use serde::Serialize;
 
 use crate::limits::plan::{Plans, ReportMode};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use libsql::{Connection, params};
+use crate::store::connection::{Connection, params};
 use serde::Serialize;
 
 use crate::limits::rating::{PeriodDays, StretchUsage};

@@ -1,7 +1,7 @@
 //! Which of Stripe's totals are read next, and what a comparison changes in the books.
 
+use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, params};
 
 use super::invoice::RESEND;
 use crate::store::database::Database;

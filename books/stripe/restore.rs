@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 
 use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;

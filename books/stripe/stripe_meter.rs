@@ -1,7 +1,7 @@
 //! Meters, as they were found in Stripe.
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use rust_decimal::Decimal;
 use serde::Serialize;
 

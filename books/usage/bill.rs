@@ -1,7 +1,7 @@
 //! Bills and their versions: one payer's month, delivered whole again and again.
 
+use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
-use libsql::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use serde::Serialize;
 
 use crate::customers::customer::refresh_counters;

@@ -1,8 +1,8 @@
 //! The parts of a large bill: planned files, and the sums that workers read from them. Rows live
 //! until a version of their bill is booked.
 
+use crate::store::connection::{Connection, Row, params};
 use jiff::{SignedDuration, Timestamp};
-use libsql::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;

@@ -16,8 +16,8 @@ mod notifications;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use books::store::connection::Connection;
 use jiff::Timestamp;
-use libsql::Connection;
 use serde::{Deserialize, Serialize};
 
 use self::judge::{Judgement, RunInputs, judge};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::Connection;
+use books::store::connection::Connection;
 use serde::{Deserialize, Serialize};
 
 use super::decide::{

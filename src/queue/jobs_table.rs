@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
+use books::store::connection::{Connection, Row, Value, params, params_from_iter};
 use books::store::rows::{first_row, json};
 use books::{BooksError, Database};
 use jiff::Timestamp;
-use libsql::{Connection, Row, Value, params, params_from_iter};
 use serde::Serialize;
 use tokio::sync::Notify;
 use ulid::Ulid;

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use books::BooksError;
+use books::store::connection::{Connection, Row, Value, params, params_from_iter};
 use books::store::database::Fence;
 use books::store::rows::{first_row, json};
-use libsql::{Connection, Row, Value, params, params_from_iter};
 use serde::Serialize;
 
 use super::claim::Claim;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use books::BooksError;
+use books::store::connection::params;
 use jiff::Timestamp;
-use libsql::params;
 
 use super::jobs_table::{Queue, enqueue_in, instant, with_retry};
 use super::types::NewJob;

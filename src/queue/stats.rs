@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use books::BooksError;
+use books::store::connection::params;
 use books::store::rows::first_row;
 use books::units::calendar::CLOCK_SKEW;
 use jiff::Timestamp;
-use libsql::params;
 use serde::Serialize;
 
 use super::jobs_table::{Queue, instant};

@@ -1,8 +1,8 @@
 //! The table `workers`: the processes that run jobs, as of their last heartbeat.
 
 use books::BooksError;
+use books::store::connection::params;
 use books::store::rows::json;
-use libsql::params;
 
 use super::jobs_table::{Queue, instant, with_retry};
 use super::stats::WorkerState;

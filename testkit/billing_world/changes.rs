@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use books::store::connection::params;
 use fake_stripe::Subscription;
-use libsql::params;
 
 use super::model::{Budget, PLANS};
 use super::{BillingWorld, CUSTOMERS, DAY, HOUR, METERS};
@@ -236,7 +236,7 @@ impl BillingWorld {
 
     pub(super) async fn insert_row(&self, who: usize, plan: &'static str, stripe_id: Option<String>) {
         let row = "INSERT INTO customers (id, plan, stripe_customer_id) VALUES (?1, ?2, ?3)";
-        let write = async move |c: &libsql::Connection| {
+        let write = async move |c: &books::store::connection::Connection| {
             c.execute(row, params![CUSTOMERS[who], plan, stripe_id]).await?;
             // the trigger opens periods by the machine's clock, and the world has its own
             for sql in
@@ -295,7 +295,11 @@ impl BillingWorld {
         true
     }
 
-    async fn write(&self, sql: &'static str, values: impl libsql::params::IntoParams + Send + 'static) {
+    async fn write(
+        &self,
+        sql: &'static str,
+        values: impl books::store::connection::params::IntoParams + Send + 'static,
+    ) {
         self.context.books.transaction(async move |c| Ok(c.execute(sql, values).await?)).await.unwrap();
     }
 

@@ -15,14 +15,14 @@ use std::time::Duration;
 use books::Database;
 use books::customers::subscription::SubscriptionUpdate;
 use books::limits::overage_billing::OverageBilling;
+use books::store::connection::params;
+use books::store::connection::params::IntoParams;
 use books::store::database::Durability;
 use fake_stripe::{FakeStripe, InvoiceLine, Options, Subscription};
 use jiff::Timestamp;
 use jobs::context::{Context, EnforcementSettings, ReadSettings};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
-use libsql::params;
-use libsql::params::IntoParams;
 use tempfile::TempDir;
 
 use self::changes::Start;
@@ -82,7 +82,7 @@ impl Template {
     }
 }
 
-async fn insert_plans(c: &libsql::Connection) -> Result<(), books::BooksError> {
+async fn insert_plans(c: &books::store::connection::Connection) -> Result<(), books::BooksError> {
     for (plan, terms) in PLANS {
         let sql = "INSERT INTO plans (name, effective_from, currency, applied_at) VALUES (?1, 0, 'USD', 0)";
         c.execute(sql, params![plan]).await?;
@@ -421,9 +421,9 @@ impl BillingWorld {
                 let mut found = vec![];
                 while let Some(row) = rows.next().await? {
                     let columns = (0..row.column_count()).map(|i| match row.get_value(i).unwrap() {
-                        libsql::Value::Null => String::new(),
-                        libsql::Value::Integer(n) => n.to_string(),
-                        libsql::Value::Text(text) => text,
+                        books::store::connection::Value::Null => String::new(),
+                        books::store::connection::Value::Integer(n) => n.to_string(),
+                        books::store::connection::Value::Text(text) => text,
                         other => format!("{other:?}"),
                     });
                     found.push(columns.collect::<Vec<_>>().join("|"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::support::test_store::TestStore;
 use books::store::audit_log::AuditEntry;
+use books::store::connection::params;
 use books::stripe::acknowledgement::AcknowledgedBy;
 use books::stripe::comparison::{ComparisonFilter, Verdict};
 use books::stripe::meter_event::{EventState, ManualAction};
@@ -19,7 +20,6 @@ use jobs::push_stripe::decide::DeferReason;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::{SyncScope, sync};
-use libsql::params;
 use meter::config::Config;
 
 const DAY: i64 = 86_400;

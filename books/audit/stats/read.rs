@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use libsql::{Connection, params};
 use rust_decimal::Decimal;
 
 use super::{
@@ -126,7 +126,7 @@ impl Database {
     }
 }
 
-fn at(row: &libsql::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
+fn at(row: &crate::store::connection::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
     Ok(row.get::<Option<i64>>(place)?.map(instant))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use libsql::params;
+use crate::store::connection::params;
 use proptest::prelude::*;
 
 use super::*;
@@ -278,7 +278,7 @@ async fn an_event_of_a_period_that_is_not_planned_is_on_its_own_subscriptions_in
         INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
           timestamp, send_before, state, taken_at, created_at) \
         VALUES (1, 'x-1', 'ann', 'm', 0, 1000, 2000, 'cus_before', 'e', -4, 1500, 5000, 'accepted', 1500, 0)";
-    let load = async |c: &libsql::Connection| {
+    let load = async |c: &crate::store::connection::Connection| {
         c.execute_batch(stored).await?;
         let asked = [DueSince { customer: "ann".into(), from_day: "9999".into() }];
         Ok(load(c, &asked, &["m".to_owned()], 100_000, GRACE).await?.remove("ann").unwrap())

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use books::Database;
+use books::store::connection::params;
 use books::store::database::Durability;
 use jiff::Timestamp;
 use jobs::job::Mode;
 use jobs::roll_periods::roll;
-use libsql::params;
 
 const DAY: i64 = 86_400;
 
