@@ -72,15 +72,10 @@ async fn fill(file: &Path, customers: usize) {
          SELECT 'si_' || m.value || customers.id, 'sub_' || customers.id, customers.id, m.value, 'price', 'USD', 0, 0 \
          FROM customers, json_each('[\"mtr_test_fake0000000001\",\"mtr_test_fake0000000002\"]') m"
             .to_owned(),
-        "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
-         state, rows, counted_rows, rounded_amounts, decided_at) VALUES ('p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')"
-            .to_owned(),
-        "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-         SELECT 1, 'p', '2026-01', customers.id, m.value, date('now', '-1 day'), 12345678901, 'usage', '' \
-         FROM customers, json_each('[\"chime_minutes\",\"storage_gb\"]') m"
-            .to_owned(),
     ];
-    for sql in statements {
+    let entries = "SELECT customers.id, m.value, date('now', '-1 day'), 12345678901, 'usage' \
+                   FROM customers, json_each('[\"chime_minutes\",\"storage_gb\"]') m";
+    for sql in statements.into_iter().chain(testkit::usage::bookings("'2026-01'", entries)) {
         books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
     roll(&books, Timestamp::now(), Mode::Write).await.unwrap();

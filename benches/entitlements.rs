@@ -88,12 +88,13 @@ async fn fill(file: &Path, customers: i64) {
         .map(|day| books::units::calendar::Day::from_epoch(day).unwrap().to_string())
         .collect();
     let (meters, days) = (serde_json::to_string(&METERS).unwrap(), serde_json::to_string(&days).unwrap());
-    run(format!(
-        "INSERT INTO usage_days (payer, month, customer, meter, day, quantity) \
-         SELECT 'default', '{month}', c.id, m.value, d.value, 1000000000 + abs(random() % (10000000000 * (1 + substr(c.id, -1, 1)))) \
+    let entries = format!(
+        "SELECT c.id, m.value, d.value, 1000000000 + abs(random() % (10000000000 * (1 + substr(c.id, -1, 1)))), 'usage' \
          FROM customers c CROSS JOIN json_each('{meters}') m CROSS JOIN json_each('{days}') d"
-    ))
-    .await;
+    );
+    for sql in testkit::usage::bookings(&format!("'{month}'"), &entries) {
+        run(sql).await;
+    }
     books.checkpoint().await.unwrap();
 }
 
@@ -147,7 +148,7 @@ async fn child(what: &str, file: &Path, customers: i64) {
     let start = Instant::now();
     let note = match what {
         "sum" => {
-            let sql = "SELECT count(*) FROM (SELECT customer, meter, sum(quantity) FROM usage_days INDEXED BY usage_days_by_customer \
+            let sql = "SELECT count(*) FROM (SELECT customer, meter, sum(quantity) FROM booked_usage \
                        GROUP BY customer, meter)";
             format!("{} sums", count(&books, sql).await)
         }
@@ -197,9 +198,11 @@ async fn age(file: &Path) {
 
 async fn a_day_more(file: &Path) {
     let books = open(file, Durability::Normal).await;
-    let sql = "UPDATE usage_days SET quantity = quantity + 10000000000 WHERE day = (SELECT max(day) FROM usage_days) \
-               AND meter = 'chime_minutes'";
-    books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await.unwrap();
+    let entries = "SELECT customer, meter, day, 10000000000, 'adjustment' FROM ledger_entries \
+                   WHERE meter = 'chime_minutes' AND day = (SELECT max(day) FROM ledger_entries) AND booking_id = 1";
+    for sql in testkit::usage::bookings("strftime('%Y-%m', 'now')", entries) {
+        books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
+    }
     books.checkpoint().await.unwrap();
 }
 

@@ -38,6 +38,7 @@ impl Job for RollCounters {
     async fn run(self, context: &Context, now: Timestamp) -> Result<RollCountersReport, Failure> {
         let month = Month::of(now);
         context.books.require_migrated().await?;
+        context.books.finish_bookings(now).await?;
         let customers = context.books.roll_counters(month).await?;
         if customers > 0 {
             tracing::info!(%month, customers, "the counters of {customers} customers entered {month}");

@@ -113,7 +113,7 @@ impl IngestFixture {
 
     /// The content of the ledger: every entry, in order.
     pub async fn ledger(&self) -> Vec<String> {
-        self.dump("SELECT version_id || '|' || payer || '|' || month || '|' || customer || '|' || meter || '|' || day || '|' || quantity || '|' || kind FROM ledger_entries ORDER BY seq").await
+        self.dump("SELECT version_id || '|' || payer || '|' || month || '|' || customer || '|' || meter || '|' || day || '|' || quantity || '|' || kind FROM booked_usage ORDER BY version_id, customer, meter, day").await
     }
 
     pub async fn dump(&self, sql: &'static str) -> Vec<String> {

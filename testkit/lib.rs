@@ -15,3 +15,4 @@ pub mod ingest_fixture;
 pub mod judge;
 pub mod needs;
 pub mod skipped;
+pub mod usage;

@@ -1,6 +1,7 @@
 //! Customers, and the counters on their rows that the web backend reads.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
@@ -9,9 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::limits::plan::{DEFAULT_PLAN, Plans};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::store::pace::Pace;
 use crate::store::rows::{first_row, json};
 use crate::units::calendar::{Month, instant};
 use crate::units::form;
+
+/// Customers of a transaction that computes counters.
+pub const COUNTERS: Pace = Pace::new(500, 5000);
 
 /// A customer's row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -81,10 +86,9 @@ pub enum CustomerError {
     Books(#[from] BooksError),
 }
 
-/// Recomputes the counters for `month` of customers with counters of an earlier month or none, and
-/// of customers with entries of version `of`. Counters are never added to.
-pub async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> Result<u64, BooksError> {
-    let values = params![month.to_string(), of];
+/// Recomputes the counters of the customers `ids` for `month`. Counters are never added to.
+pub async fn refresh_counters(c: &Connection, month: Month, ids: &[String]) -> Result<u64, BooksError> {
+    let values = params![month.to_string(), json(ids)?];
     Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
 }
 
@@ -92,17 +96,26 @@ impl Database {
     /// Moves the counters of all customers into `month`: in a new month, or for a new customer with
     /// usage that was booked before the row was added. Returns how many were moved.
     pub async fn roll_counters(&self, month: Month) -> Result<u64, BooksError> {
-        let name = month.to_string();
-        let stale = self
-            .with_connection(async move |c| {
-                let sql = "SELECT 1 FROM customers WHERE counters_period IS NULL OR counters_period < ?1 LIMIT 1";
-                Ok(first_row(c, sql, params![name]).await?.is_some())
-            })
-            .await?;
-        if !stale {
-            return Ok(0);
+        let (mut moved, mut pace) = (0, COUNTERS);
+        loop {
+            let (name, limit) = (month.to_string(), u32::try_from(pace.rows()).unwrap_or(u32::MAX));
+            let page = self.with_connection(async move |c| {
+                let sql = "SELECT id FROM customers WHERE counters_period IS NULL OR counters_period < ?1 LIMIT ?2";
+                let mut rows = c.query(sql, params![name, limit]).await?;
+                let mut page: Vec<String> = vec![];
+                while let Some(row) = rows.next().await? {
+                    page.push(row.get(0)?);
+                }
+                Ok(page)
+            });
+            let page = page.await?;
+            if page.is_empty() {
+                return Ok(moved);
+            }
+            let (start, rows) = (Instant::now(), page.len());
+            moved += self.transaction(async move |c| refresh_counters(c, month, &page).await).await?;
+            pace.learn(rows, start);
         }
-        self.transaction(async move |c| refresh_counters(c, month, None).await).await
     }
 
     /// Adds a customer with the default plan, as the web backend does on sign-up. An existing

@@ -327,7 +327,7 @@ async fn load_billing(c: &Connection, ids: &str, known: &mut BTreeMap<String, Kn
             month_days,
         });
     }
-    let sql = "SELECT j.value, (SELECT min(day) FROM usage_days WHERE customer = j.value) FROM json_each(?1) j";
+    let sql = "SELECT j.value, (SELECT min(day) FROM booked_usage WHERE customer = j.value) FROM json_each(?1) j";
     let mut rows = c.query(sql, params![ids]).await?;
     while let Some(row) = rows.next().await? {
         let first = row.get::<Option<String>>(1)?.map(day).transpose()?;

@@ -328,9 +328,9 @@ async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
     Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
 }
 
-/// The newest entry of the ledger. While it is the same, every sum of usage is the same.
-pub async fn newest_entry(c: &Connection) -> Result<i64, BooksError> {
-    newest(c, "SELECT coalesce(max(seq), 0) FROM ledger_entries").await
+/// The newest version that is booked. While it is the same, every sum of usage is the same.
+pub async fn newest_version(c: &Connection) -> Result<i64, BooksError> {
+    newest(c, "SELECT coalesce(max(version_id), 0) FROM bookings").await
 }
 
 /// The newest decision in the history.

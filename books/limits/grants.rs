@@ -34,7 +34,7 @@ pub async fn load(c: &Connection, found: &mut BTreeMap<String, CustomerFacts>, n
         let sql = concat!(
             "SELECT u.customer, u.meter, j.value ->> 'first', ",
             exact_sum!("u.quantity"),
-            " FROM json_each(?1) j JOIN usage_days u ON u.customer = j.value ->> 'customer' \
+            " FROM json_each(?1) j JOIN booked_usage u ON u.customer = j.value ->> 'customer' \
               AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last' GROUP BY 1, 2, 3"
         );
         let mut rows = c.query(sql, params![rows::json(&days)?]).await?;

@@ -1,7 +1,7 @@
 -- ?1 a JSON array of customers, ?2 of meters, ?3 now. Usage of each customer's current billing
 -- period, as `exact_sum!` of store/rows.rs writes it. Each sum is one range of a covering index.
 SELECT p.customer, m.value,
-       (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM usage_days u
+       (SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM booked_usage u
         WHERE u.customer = p.customer AND u.meter = m.value AND u.day BETWEEN p.first_day AND p.last_day) AS used
 FROM json_each(?1) j
 CROSS JOIN billing_periods p ON p.customer = j.value AND p.starts_at =

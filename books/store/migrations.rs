@@ -57,6 +57,7 @@ const MIGRATIONS: &[Migration] = migrations![
     28 "0028_restore_is_a_command",
     29 "0029_acknowledgements",
     30 "0030_invoices_of_stripe_customers",
+    31 "0031_bookings",
 ];
 
 /// The schema version that this build works with.
@@ -241,6 +242,45 @@ mod tests {
         assert_eq!(text(&books, now).await, "am-5 an7 bm0 bn0 bo0");
         let now = "SELECT group_concat(customer || meter || acknowledged, ' ') FROM deferred_amounts";
         assert_eq!(text(&books, now).await, "bn1 bo0");
+    }
+
+    /// What older builds booked stays booked, and what was planned is not planned again.
+    #[tokio::test]
+    async fn entries_get_a_booking() {
+        let version = |id: i64| {
+            let before = if id == 1 { "NULL".to_owned() } else { (id - 1).to_string() };
+            format!(
+                "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
+                 delivered_at, state, supersedes, rows, counted_rows, rounded_amounts, decided_at) VALUES ({id}, 'p', '2026-01', 'e', 'cur2', 'v', 'k', \
+                 'd', 'r', '', '', 'applied', {before}, 0, 0, 0, '2026-02-01T00:00:00Z'); "
+            )
+        };
+        let entry = "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) VALUES ";
+        let old = format!(
+            "{}{}{entry} (1, 'p', '2026-01', 'a', 'm', '2026-01-02', 5, 'usage', ''); \
+             {entry} (2, 'p', '2026-01', 'a', 'm', '2026-01-02', -2, 'adjustment', ''); \
+             UPDATE settings SET value = '2' WHERE name = 'entry';",
+            version(1),
+            version(2)
+        );
+        let books = migrated(31, Box::leak(old.into_boxed_str())).await;
+        let usage = "SELECT group_concat(concat_ws(' ', version_id, payer, month, customer, meter, day, quantity, kind), ', ') FROM booked_usage";
+        let expected = "1 p 2026-01 a m 2026-01-02 5 usage, 2 p 2026-01 a m 2026-01-02 -2 adjustment";
+        assert_eq!(text(&books, usage).await, expected);
+        assert_eq!(
+            text(&books, "SELECT group_concat(concat_ws(' ', id, version_id, entries, counted)) FROM bookings").await,
+            "1 1 1 1,2 2 1 1"
+        );
+        assert_eq!(text(&books, "SELECT value FROM settings WHERE name = 'planned_version'").await, "2");
+        assert!(
+            books
+                .verify()
+                .await
+                .unwrap()
+                .checks
+                .iter()
+                .all(|check| check.name != "bookings" || check.violations.is_empty())
+        );
     }
 
     #[test]

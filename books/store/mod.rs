@@ -12,5 +12,6 @@ pub mod connection;
 pub mod database;
 pub mod error;
 pub mod migrations;
+pub mod pace;
 pub mod rows;
 pub mod settings;

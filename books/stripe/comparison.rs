@@ -25,10 +25,7 @@ pub struct ComparedPeriod {
     pub period_end: Timestamp,
     /// Whether the period belongs to a subscription.
     pub billed: bool,
-    /// Usage on the period's days in the newest bills, from `usage_days`.
-    #[serde(skip)]
-    pub bill: Quantity,
-    /// The same usage, summed from the entries of the ledger.
+    /// Usage on the period's days.
     #[serde(skip)]
     pub ledger: Quantity,
     /// The billing target, in Stripe's units: on this period's invoice, or carried forward to a
@@ -79,7 +76,7 @@ pub enum Verdict {
     NotJudged,
     /// Usage is not at Stripe yet.
     Waiting,
-    /// Bill and ledger differ, or Stripe's total does in a way that needs a person.
+    /// Stripe's total differs in a way that needs a person.
     Differs,
 }
 
@@ -88,8 +85,8 @@ impl ComparedPeriod {
     pub fn conservation(&self, per_unit: Decimal) -> Conservation {
         let mut usage = self.split(per_unit).usage;
         // booked since the last planning
-        usage.waiting += self.bill - usage.booked;
-        usage.booked = self.bill;
+        usage.waiting += self.ledger - usage.booked;
+        usage.booked = self.ledger;
         usage
     }
 
@@ -107,9 +104,9 @@ impl ComparedPeriod {
     pub fn verdict(&self) -> Verdict {
         let planned = Quantity::from_scaled(i128::from(self.parts.used));
         let to_send = self.target - self.events.accepted - self.events.discarded;
-        if self.alarm.is_some() || self.bill != self.ledger {
+        if self.alarm.is_some() {
             Verdict::Differs
-        } else if to_send != 0 || self.deferred != 0 || self.bill != planned {
+        } else if to_send != 0 || self.deferred != 0 || self.ledger != planned {
             Verdict::Waiting
         } else if self.seen != self.expected || (self.accepted_on_invoice > 0 && self.seen.is_none()) {
             Verdict::NotJudged
@@ -166,14 +163,15 @@ pub struct ComparisonFilter {
 const BILLS: &str = concat!(
     "SELECT v.month, t.meter, t.booked, (SELECT ",
     exact_sum!("quantity"),
-    " FROM ledger_entries WHERE payer = v.payer AND month = v.month AND meter = t.meter) \
+    " FROM bookings b CROSS JOIN ledger_entries e ON e.booking_id = b.id \
+       WHERE b.payer = v.payer AND b.month = v.month AND b.version_id IS NOT NULL AND e.meter = t.meter) \
     FROM bill_versions v JOIN bill_totals t ON t.version_id = v.id \
     WHERE v.state = 'applied' AND v.month >= ?1 AND v.month < ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id) \
     ORDER BY v.month, t.meter"
 );
 
 /// ?1 a customer or null; periods begin from ?2 to before ?3; ?4 the most rows; ?5 meters.
-const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed, bill, ledger, target, events, \
+const PERIODS: &str = "SELECT customer, meter, period_start, period_end, billed, ledger, target, events, \
       deferred, deferred_reason, deferred_acknowledged, seen, expected, read_at, \
       alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer, acknowledged, accepted_on_invoice, \
       used, within, billable, house, not_priced, advance, billable_minor, house_minor, currency \
@@ -227,20 +225,19 @@ impl Database {
                     period_start: instant(row.get(2)?),
                     period_end: instant(row.get(3)?),
                     billed: row.get::<i64>(4)? == 1,
-                    bill: usage(&row, 5)?,
-                    ledger: usage(&row, 6)?,
-                    target: row.get(7)?,
-                    events: events(&row.get::<String>(8)?)?,
-                    deferred: row.get(9)?,
-                    deferred_reason: row.get(10)?,
-                    deferred_acknowledged: row.get::<i64>(11)? == 1,
-                    seen: row.get(12)?,
-                    expected: row.get(13)?,
-                    read_at: row.get::<Option<i64>>(14)?.map(instant),
-                    alarm: alarm::read(&row, 15)?,
-                    acknowledged: row.get(21)?,
-                    accepted_on_invoice: row.get(22)?,
-                    parts: UsageParts::read(&row, 23)?,
+                    ledger: usage(&row, 5)?,
+                    target: row.get(6)?,
+                    events: events(&row.get::<String>(7)?)?,
+                    deferred: row.get(8)?,
+                    deferred_reason: row.get(9)?,
+                    deferred_acknowledged: row.get::<i64>(10)? == 1,
+                    seen: row.get(11)?,
+                    expected: row.get(12)?,
+                    read_at: row.get::<Option<i64>>(13)?.map(instant),
+                    alarm: alarm::read(&row, 14)?,
+                    acknowledged: row.get(20)?,
+                    accepted_on_invoice: row.get(21)?,
+                    parts: UsageParts::read(&row, 22)?,
                     acknowledgements: vec![],
                 });
             }
@@ -285,7 +282,7 @@ const WITHOUT_PERIOD: &str = concat!(
     " FROM (SELECT u.meter, u.customer, u.quantity, CASE WHEN u.customer = '' THEN 0 \
         WHEN EXISTS (SELECT 1 FROM billing_periods p WHERE p.customer = u.customer AND u.day BETWEEN p.first_day AND p.last_day) THEN NULL \
         WHEN NOT EXISTS (SELECT 1 FROM customers c WHERE c.id = u.customer) THEN 1 ELSE 2 END AS why \
-      FROM usage_days u WHERE u.day BETWEEN coalesce(?1, '') AND coalesce(?2, '9999') AND u.meter IN (SELECT value FROM json_each(?3))) \
+      FROM booked_usage u WHERE u.day BETWEEN coalesce(?1, '') AND coalesce(?2, '9999') AND u.meter IN (SELECT value FROM json_each(?3))) \
     WHERE why IS NOT NULL GROUP BY meter, why ORDER BY meter, why"
 );
 

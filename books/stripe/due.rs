@@ -1,13 +1,17 @@
 //! The customers that are due for planning (`stripe_due`), and what else waits for `push_stripe`.
 
+use std::time::Instant;
+
 use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::store::pace::Pace;
 use crate::store::rows::{first_row, json};
 use crate::store::settings;
+use crate::usage::ledger::UNATTRIBUTED;
 
 /// What waits for `push_stripe`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,10 +22,10 @@ pub struct Backlog {
     pub events: bool,
     /// Whether an error report of Stripe is unread.
     pub reports: bool,
-    /// Number of the newest ledger entry.
-    pub newest_entry: i64,
-    /// Number of the newest ledger entry that an earlier run has processed.
-    pub processed_entry: i64,
+    /// The newest version that is booked.
+    pub newest_version: i64,
+    /// The newest version that was booked before an earlier run planned.
+    pub planned_version: i64,
 }
 
 /// A due customer.
@@ -43,12 +47,17 @@ pub struct DueAgain {
 /// Customers that are due at ?1, at most ?2.
 const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_due_by_time WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
 
-/// Makes the customers of ledger entries due: entries of the meters ?2, numbered after ?1 up to
-/// ?3.
+/// The next customers after ?2 with entries of the meters ?3 in the booking ?1, at most ?4.
+const OF_BOOKING: &str = "SELECT customer, min(day) FROM ledger_entries WHERE booking_id = ?1 AND customer > ?2 \
+    AND meter IN (SELECT value FROM json_each(?3)) GROUP BY customer ORDER BY customer LIMIT ?4";
+
+/// Makes the customers of the [`DueSince`]s ?1 due.
 const MARK_DUE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
-    SELECT customer, 0, min(day) FROM ledger_entries WHERE seq > ?1 AND seq <= ?3 AND customer <> '' \
-      AND meter IN (SELECT value FROM json_each(?2)) GROUP BY customer \
+    SELECT value ->> 'customer', 0, value ->> 'from_day' FROM json_each(?1) WHERE true \
     ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
+
+/// Customers of a transaction that makes them due.
+const CUSTOMERS: Pace = Pace::new(1000, 10_000);
 
 impl Database {
     /// What waits for `push_stripe`. Reads a few rows, however large the tables are.
@@ -58,30 +67,63 @@ impl Database {
             let sql = "SELECT EXISTS (SELECT 1 FROM stripe_due WHERE due_at <= ?1), \
                        EXISTS (SELECT 1 FROM meter_events WHERE next_at <= ?1), \
                        EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
-                       (SELECT coalesce(max(seq), 0) FROM ledger_entries), \
-                       (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'entry')";
+                       (SELECT coalesce(max(version_id), 0) FROM bookings), \
+                       (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'planned_version')";
             let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(Backlog::default()) };
             let yes = |i: i32| -> Result<bool, BooksError> { Ok(row.get::<i64>(i)? == 1) };
             Ok(Backlog {
                 customers: yes(0)?,
                 events: yes(1)?,
                 reports: yes(2)?,
-                newest_entry: row.get(3)?,
-                processed_entry: row.get::<Option<i64>>(4)?.unwrap_or(0),
+                newest_version: row.get(3)?,
+                planned_version: row.get::<Option<i64>>(4)?.unwrap_or(0),
             })
         })
         .await
     }
 
-    /// Makes the customers of new ledger entries due. Returns how many there are.
-    pub async fn mark_due_for_entries(&self, backlog: Backlog, meters: Vec<String>) -> Result<u64, BooksError> {
-        self.transaction(async move |c| {
-            let marked =
-                c.execute(MARK_DUE, params![backlog.processed_entry, json(&meters)?, backlog.newest_entry]).await?;
-            settings::put(c, "entry", &backlog.newest_entry.to_string()).await?;
-            Ok(marked)
-        })
-        .await
+    /// Makes the customers of newly booked versions due, one version after another.
+    pub async fn mark_due_for_bookings(&self, backlog: Backlog, meters: Vec<String>) -> Result<(), BooksError> {
+        let meters = json(&meters)?;
+        let (planned, newest) = (backlog.planned_version, backlog.newest_version);
+        let bookings = self.with_connection(async move |c| {
+            let sql =
+                "SELECT id, version_id FROM bookings WHERE version_id > ?1 AND version_id <= ?2 ORDER BY version_id";
+            let mut rows = c.query(sql, params![planned, newest]).await?;
+            let mut bookings: Vec<(i64, i64)> = vec![];
+            while let Some(row) = rows.next().await? {
+                bookings.push((row.get(0)?, row.get(1)?));
+            }
+            Ok(bookings)
+        });
+        for (id, version) in bookings.await? {
+            let (mut after, mut pace) = (UNATTRIBUTED.to_owned(), CUSTOMERS);
+            loop {
+                let (last, meters) = (after.clone(), meters.clone());
+                let limit = u32::try_from(pace.rows()).unwrap_or(u32::MAX);
+                let page =
+                    self.with_connection(async move |c| read(c, OF_BOOKING, params![id, last, meters, limit]).await);
+                let page = page.await?;
+                if let Some(last) = page.last() {
+                    after.clone_from(&last.customer);
+                }
+                let is_last = page.len() < pace.rows();
+                let (start, rows) = (Instant::now(), json(&page)?);
+                let mark = self.transaction(async move |c| {
+                    c.execute(MARK_DUE, params![rows]).await?;
+                    if is_last {
+                        settings::put(c, "planned_version", &version.to_string()).await?;
+                    }
+                    Ok(())
+                });
+                mark.await?;
+                if is_last {
+                    break;
+                }
+                pace.learn(page.len(), start);
+            }
+        }
+        Ok(())
     }
 
     /// Makes every customer due if the setting `name` is not `value`, and stores `value`. Usage on
@@ -128,13 +170,15 @@ pub async fn would_be_due(
     now: i64,
 ) -> Result<Vec<DueSince>, BooksError> {
     // before the first run every customer is due
-    let everybody = backlog.processed_entry == 0;
+    let everybody = backlog.planned_version == 0;
     let sql = "SELECT customer, min(from_day) FROM ( \
                SELECT customer, from_day FROM stripe_due WHERE due_at <= ?1 \
-               UNION ALL SELECT customer, min(day) FROM ledger_entries WHERE seq > ?2 AND seq <= ?3 AND customer <> '' \
-                 AND meter IN (SELECT value FROM json_each(?4)) GROUP BY customer \
+               UNION ALL SELECT e.customer, min(e.day) FROM bookings b CROSS JOIN ledger_entries e ON e.booking_id = b.id \
+                 WHERE b.version_id > ?2 AND b.version_id <= ?3 AND e.customer <> '' \
+                 AND e.meter IN (SELECT value FROM json_each(?4)) GROUP BY e.customer \
                UNION ALL SELECT id, '' FROM customers WHERE ?5) GROUP BY customer";
-    read(c, sql, params![now, backlog.processed_entry, backlog.newest_entry, json(meters)?, i64::from(everybody)]).await
+    read(c, sql, params![now, backlog.planned_version, backlog.newest_version, json(meters)?, i64::from(everybody)])
+        .await
 }
 
 async fn read(

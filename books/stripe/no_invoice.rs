@@ -37,7 +37,7 @@ struct Billed<'a> {
 const WITHOUT_INVOICE: &str = "SELECT c.id, c.stripe_customer_id IS NULL FROM customers c WHERE EXISTS (\
     SELECT 1 FROM json_each(?1) j JOIN billing_periods b ON b.customer = c.id AND b.starts_at <= ?2 AND b.ends_at > ?3 \
     WHERE j.value ->> 'plan' = c.plan AND (c.stripe_customer_id IS NULL OR b.subscription IS NULL) \
-      AND (SELECT total(quantity) FROM usage_days u WHERE u.customer = c.id AND u.meter = j.value ->> 'meter' \
+      AND (SELECT total(quantity) FROM booked_usage u WHERE u.customer = c.id AND u.meter = j.value ->> 'meter' \
              AND u.day BETWEEN b.first_day AND b.last_day) > j.value ->> 'free') ORDER BY c.id";
 
 impl Database {

@@ -132,7 +132,7 @@ const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription
 
 /// ?1 [`DueSince`]s; ?2 meters.
 const CUSTOMERS: &str = "SELECT c.id, c.stripe_customer_id, c.periods_until IS NOT NULL, EXISTS ( \
-      SELECT 1 FROM json_each(?2) m CROSS JOIN usage_days u ON u.customer = c.id AND u.meter = m.value \
+      SELECT 1 FROM json_each(?2) m CROSS JOIN booked_usage u ON u.customer = c.id AND u.meter = m.value \
        AND u.day < (SELECT first_day FROM billing_periods WHERE customer = c.id ORDER BY starts_at LIMIT 1)) \
     FROM json_each(?1) j JOIN customers c ON c.id = j.value ->> 'customer'";
 
@@ -140,7 +140,7 @@ const CUSTOMERS: &str = "SELECT c.id, c.stripe_customer_id, c.periods_until IS N
 const USAGE: &str = concat!(
     "SELECT j.value ->> 'customer', j.value ->> 'first', m.value, (SELECT ",
     exact_sum!("quantity"),
-    " FROM usage_days u \
+    " FROM booked_usage u \
             WHERE u.customer = j.value ->> 'customer' AND u.meter = m.value AND u.day BETWEEN j.value ->> 'first' AND j.value ->> 'last') \
     FROM json_each(?1) j CROSS JOIN json_each(?2) m"
 );

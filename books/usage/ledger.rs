@@ -7,27 +7,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::connection::{Connection, params};
-use jiff::Timestamp;
+use crate::store::connection::params;
 use serde::Serialize;
 
-use crate::customers::customer::refresh_counters;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{exact_sum, first_row, json, sum_of};
+use crate::store::rows::{exact_sum, sum_of};
 use crate::units::calendar::{Day, Month};
-use crate::units::quantity::Quantity;
-use crate::usage::bill::{
-    BillFile, BillId, Decision, LineKind, MeterTotals, Version, booked_as, current, insert_parts, insert_version,
-    release_on_hold,
-};
+use crate::units::quantity::{Quantity, UNIT};
+use crate::usage::bill::BillId;
 
-/// Entries in one statement. They are one parameter of JSON, which is fast on a file and over a
-/// network.
-const ROWS_PER_STATEMENT: usize = 4000;
-
-/// A booking of more entries leaves a long write-ahead log, which is folded into the file.
-const LARGE: usize = 20_000;
+/// Observed cells between two pages of booked ones: a server's answer has at most 10 MB.
+const CELLS_PER_PAGE: usize = 60_000;
 
 /// The customer of lines without a customer tag. AWS treats a blank tag as none, so no real
 /// customer has this id.
@@ -111,6 +102,16 @@ impl Cells {
         }
         cells.sort_unstable();
         Self { customers, meters, cells }
+    }
+
+    /// Ranges of customers that are read one after another, each from a customer and up to before
+    /// another one; together they are all customers.
+    fn pages(&self) -> Vec<(Option<String>, Option<String>)> {
+        let first = |cells: &[Cell]| cells.first().map(|cell| self.customers[index(cell.customer)].clone());
+        let mut bounds: Vec<_> = self.cells.chunks(CELLS_PER_PAGE).skip(1).map(first).collect();
+        bounds.dedup();
+        let from = std::iter::once(None).chain(bounds.iter().cloned());
+        from.zip(bounds.iter().cloned().chain([None])).collect()
     }
 
     /// Sums by meter name.
@@ -200,7 +201,45 @@ pub struct LedgerChange {
     pub delta: Quantity,
 }
 
+/// The sum of entries of a meter and day, with a customer or without one: meter, day, 1 or 0, whole
+/// units, and the rest in 10⁻¹⁰ units.
+pub type DaySum<'a> = (&'a str, Day, u8, i64, i64);
+
 impl Adjustments {
+    /// Customer and meter of a cell.
+    pub fn names(&self, cell: &Cell) -> (&str, &str) {
+        (&self.customers[index(cell.customer)], &self.meters[index(cell.meter)])
+    }
+
+    /// How many entries there are up to this customer, meter and day (`YYYY-MM-DD`).
+    pub fn place_after(&self, last: Option<(String, String, String)>) -> usize {
+        let Some((customer, meter, day)) = last else { return 0 };
+        let last = (customer.as_str(), meter.as_str(), day);
+        self.entries.partition_point(|entry| {
+            let (customer, meter) = self.names(&entry.cell);
+            (customer, meter, entry.cell.day.to_string()) <= last
+        })
+    }
+
+    /// What the entries add to the sums of their days.
+    ///
+    /// # Errors
+    /// When a sum has more than 2⁶³ units.
+    pub fn by_meter_and_day(&self) -> Result<Vec<DaySum<'_>>, BooksError> {
+        let mut sums: BTreeMap<(u32, Day, u8), (i128, i128)> = BTreeMap::new();
+        for Adjustment { cell, .. } in &self.entries {
+            let attributed = u8::from(self.names(cell).0 != UNATTRIBUTED);
+            let sum = sums.entry((cell.meter, cell.day, attributed)).or_default();
+            sum.0 += i128::from(cell.quantity) / UNIT;
+            sum.1 += i128::from(cell.quantity) % UNIT;
+        }
+        let number = |n: i128| i64::try_from(n).map_err(|_| BooksError::Integrity(format!("a day with {n} units")));
+        let named = |((meter, day, attributed), (units, rest)): ((u32, Day, u8), (i128, i128))| {
+            Ok((self.meters[index(meter)].as_str(), day, attributed, number(units)?, number(rest)?))
+        };
+        sums.into_iter().map(named).collect()
+    }
+
     /// The customers with the largest changes of each meter, at most `count` a meter.
     pub fn largest(&self, count: usize) -> Vec<LedgerChange> {
         let mut sums: BTreeMap<(u32, u32), i128> = BTreeMap::new();
@@ -221,18 +260,6 @@ impl Adjustments {
     }
 }
 
-/// Everything that applying a version writes.
-#[derive(Clone, Debug)]
-pub struct Booking {
-    pub version: Version,
-    /// The version that was current when the difference was computed.
-    pub against: Option<i64>,
-    pub files: Vec<BillFile>,
-    pub lines: Vec<LineKind>,
-    pub totals: Vec<MeterTotals>,
-    pub adjustments: Adjustments,
-}
-
 /// A customer's usage of one meter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Usage {
@@ -248,62 +275,44 @@ pub struct Usage {
 }
 
 impl Database {
-    /// The booked usage of a bill.
-    pub async fn booked(&self, bill: &BillId) -> Result<Cells, BooksError> {
-        let bill = bill.clone();
-        self.with_connection(async move |c| {
-            let sql = "SELECT customer, meter, day, quantity FROM usage_days \
-                       WHERE payer = ?1 AND month = ?2 AND quantity <> 0 ORDER BY customer, meter, day";
-            let mut rows = c.query(sql, params![bill.payer, bill.month.to_string()]).await?;
-            let (mut customers, mut meters, mut cells) = (vec![], vec![], vec![]);
-            while let Some(row) = rows.next().await? {
-                let customer: String = row.get(0)?;
-                let (meter, day): (String, String) = (row.get(1)?, row.get(2)?);
-                if customers.last() != Some(&customer) {
-                    customers.push(customer);
+    /// The booked usage of a bill, to be compared with `observed`.
+    pub async fn booked(&self, bill: &BillId, observed: &Cells) -> Result<Cells, BooksError> {
+        let (mut customers, mut meters, mut cells) = (vec![], vec![], vec![]);
+        let month = bill.month.first_day().epoch();
+        let wrong = |text: &str| BooksError::Integrity(format!("`{text}` is no booked usage"));
+        for (from, before) in observed.pages() {
+            let values = params![bill.payer.clone(), bill.month.to_string(), from, before];
+            let page = self.with_connection(async move |c| {
+                let mut rows = c.query(include_str!("booked.sql"), values).await?;
+                let mut page: Vec<(String, String)> = vec![];
+                while let Some(row) = rows.next().await? {
+                    page.push((row.get(0)?, row.get(1)?));
                 }
-                let known = meters.iter().position(|m| *m == meter);
-                let meter = known.unwrap_or_else(|| {
-                    meters.push(meter);
-                    meters.len() - 1
-                });
-                let day = day
-                    .parse()
-                    .map_err(|e: crate::units::calendar::PeriodError| BooksError::Integrity(e.to_string()))?;
-                cells.push(Cell {
-                    customer: place(customers.len() - 1),
-                    meter: place(meter),
-                    day,
-                    quantity: row.get(3)?,
-                });
+                Ok(page)
+            });
+            for (customer, usage) in page.await? {
+                let of: BTreeMap<String, String> = serde_json::from_str(&usage).map_err(|_| wrong(&usage))?;
+                customers.push(customer);
+                for (meter, days) in of {
+                    let known = meters.iter().position(|m| *m == meter);
+                    let meter = known.unwrap_or_else(|| {
+                        meters.push(meter);
+                        meters.len() - 1
+                    });
+                    for text in days.split(' ') {
+                        let (day, quantity) = text.split_once(':').ok_or_else(|| wrong(text))?;
+                        let day: i32 = day.parse().map_err(|_| wrong(text))?;
+                        cells.push(Cell {
+                            customer: place(customers.len() - 1),
+                            meter: place(meter),
+                            day: Day::from_epoch(month + day).ok_or_else(|| wrong(text))?,
+                            quantity: quantity.parse().map_err(|_| wrong(text))?,
+                        });
+                    }
+                }
             }
-            Ok(Cells::sorted(&customers, &meters, cells))
-        })
-        .await
-    }
-
-    /// Applies a version: claim, entries, derived tables and counters in one transaction. Returns
-    /// the id of the version.
-    ///
-    /// When two workers apply versions of a bill at once, the second finds another current version
-    /// than the one it compared with and gets [`BooksError::Raced`]. The UNIQUE chain of
-    /// `supersedes` would refuse it as well.
-    ///
-    /// # Errors
-    /// [`BooksError::Raced`], and [`BooksError::Integrity`] when the books would not add up.
-    pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
-        let large = booking.adjustments.entries.len() > LARGE;
-        let id = self.transaction(async move |c| book_version(c, &booking, now).await).await?;
-        if large && let Err(error) = self.checkpoint().await {
-            tracing::debug!(%error, "the write-ahead log stays as it is");
         }
-        // a remote server may drop a transaction silently, so the version is read back before it
-        // is reported as booked
-        let sql = "SELECT 1 FROM bill_versions WHERE id = ?1 AND state = 'applied'";
-        match self.with_connection(async move |c| first_row(c, sql, params![id]).await).await? {
-            Some(_) => Ok(id),
-            None => Err(BooksError::Network("the transaction was lost".into())),
-        }
+        Ok(Cells::sorted(&customers, &meters, cells))
     }
 
     /// Usage in the days of `month`: sums of all customers, or the days of one customer.
@@ -312,13 +321,13 @@ impl Database {
             let one = concat!(
                 "SELECT customer, meter, day, ",
                 exact_sum!("quantity"),
-                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM usage_days \
+                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM booked_usage \
                  WHERE customer = ?3 AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter, day"
             );
             let all = concat!(
                 "SELECT customer, meter, NULL, ",
                 exact_sum!("quantity"),
-                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM usage_days \
+                ", EXISTS (SELECT 1 FROM customers WHERE id = customer) FROM booked_usage \
                  WHERE ?3 IS NULL AND day BETWEEN ?1 AND ?2 GROUP BY customer, meter"
             );
             let days = (month.first_day().to_string(), month.last_day().to_string());
@@ -340,79 +349,6 @@ impl Database {
             Ok(found)
         })
         .await
-    }
-}
-
-async fn book_version(c: &Connection, booking: &Booking, now: Timestamp) -> Result<i64, BooksError> {
-    let bill = &booking.version.bill;
-    if current(c, bill).await?.map(|v| v.id) != booking.against {
-        return Err(BooksError::Raced);
-    }
-    // checked again under the lock: two workers may read one account's bill under two payer labels
-    if booked_as(c, bill, &booking.version.account).await?.is_some() {
-        return Err(BooksError::Raced);
-    }
-    let decision = Decision::Applied { supersedes: booking.against };
-    let id = insert_version(c, &booking.version, decision, now).await?;
-    insert_parts(c, id, &booking.files, &booking.lines, &booking.totals).await?;
-    append(c, id, bill, &booking.adjustments, now).await?;
-    check_sums(c, bill, &booking.totals).await?;
-    release_on_hold(c, bill).await?;
-    crate::usage::partial_reads::clear(c, bill).await?;
-    refresh_counters(c, Month::of(now), Some(id)).await?;
-    Ok(id)
-}
-
-async fn append(
-    c: &Connection,
-    id: i64,
-    bill: &BillId,
-    adjustments: &Adjustments,
-    now: Timestamp,
-) -> Result<(), BooksError> {
-    let insert = c.prepare(include_str!("append.sql")).await?;
-    let booked_at = crate::usage::bill::stored_instant(now);
-    for chunk in adjustments.entries.chunks(ROWS_PER_STATEMENT) {
-        let rows: Vec<_> = chunk
-            .iter()
-            .map(|Adjustment { cell, kind }| {
-                let customer = &adjustments.customers[index(cell.customer)];
-                (customer, &adjustments.meters[index(cell.meter)], cell.day, cell.quantity, kind)
-            })
-            .collect();
-        let json = json(&rows)?;
-        insert.execute(params![id, bill.payer.clone(), bill.month.to_string(), booked_at.clone(), json]).await?;
-        insert.reset();
-    }
-    Ok(())
-}
-
-/// Proves the booking before it commits: for each meter, the ledger holds what the version says.
-async fn check_sums(c: &Connection, bill: &BillId, totals: &[MeterTotals]) -> Result<(), BooksError> {
-    let sql = concat!(
-        "SELECT meter, ",
-        exact_sum!("quantity"),
-        " FROM usage_days WHERE payer = ?1 AND month = ?2 GROUP BY meter"
-    );
-    let mut rows = c.query(sql, params![bill.payer.clone(), bill.month.to_string()]).await?;
-    let mut booked = BTreeMap::new();
-    while let Some(row) = rows.next().await? {
-        booked.insert(row.get::<String>(0)?, sum_of(&row.get::<String>(1)?)?);
-    }
-    for t in totals {
-        let found = booked.remove(&t.meter).unwrap_or_default();
-        if found != t.booked || !t.is_conserved() {
-            return Err(BooksError::Integrity(format!(
-                "meter {}: {} attributed + {} unattributed + {} excluded against {} in the file; {found} booked against {} wanted",
-                t.meter, t.attributed, t.unattributed, t.excluded, t.total, t.booked
-            )));
-        }
-    }
-    match booked.into_iter().find(|(_, sum)| !sum.is_zero()) {
-        Some((meter, sum)) => {
-            Err(BooksError::Integrity(format!("{sum} stays booked for meter {meter}, which no rule knows")))
-        }
-        None => Ok(()),
     }
 }
 
@@ -446,6 +382,18 @@ mod tests {
 
     fn map() -> impl Strategy<Value = Map> {
         prop::collection::btree_map(("[ab]{0,2}", "[mn]", 0..4_i32), -3..4_i64, 0..20)
+    }
+
+    /// Pages cover every customer once.
+    #[test]
+    fn pages_leave_nobody_out() {
+        let many = (0..200_000).map(|n| ((format!("c{:04}", n / 31), "m".to_owned(), n), 1)).collect::<Map>();
+        for observed in [Cells::default(), cells(&many)] {
+            let pages = observed.pages();
+            assert_eq!(pages.len(), observed.cells.len() / CELLS_PER_PAGE + 1);
+            assert_eq!((&pages[0].0, &pages[pages.len() - 1].1), (&None, &None));
+            assert!(pages.windows(2).all(|two| two[0].1 == two[1].0 && two[0].1.is_some()), "{pages:?}");
+        }
     }
 
     proptest! {

@@ -1,14 +1,15 @@
 //! The usage that AWS bills, and the usage that is booked.
 //!
 //! **Owns** the tables `bill_versions`, `bill_files`, `bill_lines`, `bill_totals`, `bill_parts`,
-//! `ledger_entries`, `usage_days` and `usage_totals`, and the rules by which a bill line belongs to
+//! `bookings`, `ledger_entries` and `usage_totals`, and the rules by which a bill line belongs to
 //! a meter. **Does not own** how a bill is found and read (`jobs/ingest_cur`).
 //!
 //! **Invariants**: for each applied version and meter, attributed + unattributed + excluded = the
-//! sum over the file's lines; one version is one transaction; the ledger is appended and never
-//! changed; `usage_days` and `usage_totals` equal the ledger.
+//! sum over the file's lines; a version counts whole, from one commit on; the ledger is appended
+//! and never changed; `usage_totals` equals the ledger.
 
 pub mod bill;
+pub mod booking;
 pub mod ledger;
 pub mod meter;
 pub mod partial_reads;

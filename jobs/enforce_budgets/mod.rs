@@ -157,8 +157,8 @@ struct Candidate {
 
 /// The facts about a page of customers.
 struct Page {
-    /// The ledger's newest entry from before usage was summed.
-    newest_entry: i64,
+    /// The newest booked version from before usage was summed.
+    newest_version: i64,
     facts: BTreeMap<String, CustomerFacts>,
 }
 
@@ -184,14 +184,14 @@ impl<'a> Run<'a> {
         let ids = books.customers_after(self.after.clone()).await?;
         let Some(last) = ids.last() else { return Ok(false) };
         self.after.clone_from(last);
-        let Page { newest_entry, facts } = self.load(ids).await?;
+        let Page { newest_version, facts } = self.load(ids).await?;
         let candidates = self.preview(facts);
         if self.mode == Mode::DryRun {
             return Ok(true);
         }
         for some in candidates.chunks(books.chunk_size(CHUNK)) {
             let (some, inputs) = (some.to_vec(), Arc::clone(&self.inputs));
-            let write = books.transaction(async move |c| write(c, &some, newest_entry, &inputs).await);
+            let write = books.transaction(async move |c| write(c, &some, newest_version, &inputs).await);
             self.report.notifications += write.await?;
         }
         Ok(true)
@@ -201,11 +201,11 @@ impl<'a> Run<'a> {
         let inputs = Arc::clone(&self.inputs);
         let load = self.context.books.with_connection(async move |c| {
             let now = inputs.now.as_second();
-            let newest_entry = entitlement::newest_entry(c).await?;
+            let newest_version = entitlement::newest_version(c).await?;
             let mut facts = entitlement::load_facts(c, &ids, now).await?;
             grants::load(c, &mut facts, now).await?;
             entitlement::add_usage(c, &mut facts, &ids, &inputs.meters, now).await?;
-            Ok(Page { newest_entry, facts })
+            Ok(Page { newest_version, facts })
         });
         load.await
     }
@@ -260,11 +260,11 @@ fn is_from_the_future(facts: &CustomerFacts, inputs: &RunInputs) -> bool {
 async fn write(
     c: &Connection,
     candidates: &[Candidate],
-    newest_entry: i64,
+    newest_version: i64,
     inputs: &RunInputs,
 ) -> Result<u64, BooksError> {
     let now = inputs.now.as_second();
-    let facts = load_again(c, candidates, newest_entry, inputs).await?;
+    let facts = load_again(c, candidates, newest_version, inputs).await?;
     // `change` must differ for every block of a meter. The time of the decision tells apart blocks
     // of different seconds, the place in the history those of one second. The place alone would
     // not do: books that were restored from a backup give out the same places again
@@ -302,18 +302,18 @@ async fn write(
 }
 
 /// Loads the facts about candidates again. Sums of usage are expensive, so a sum is reused while
-/// its period is the same and the ledger has no newer entry.
+/// its period is the same and no version was booked since.
 async fn load_again(
     c: &Connection,
     candidates: &[Candidate],
-    newest_entry: i64,
+    newest_version: i64,
     inputs: &RunInputs,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
     let now = inputs.now.as_second();
     let customers: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
     let mut loaded = entitlement::load_facts(c, &customers, now).await?;
     grants::load(c, &mut loaded, now).await?;
-    let same_ledger = entitlement::newest_entry(c).await? == newest_entry;
+    let same_ledger = entitlement::newest_version(c).await? == newest_version;
     let mut to_sum = vec![];
     for Candidate { customer, summed } in candidates {
         let Some(facts) = loaded.get_mut(customer) else { continue };

@@ -42,7 +42,8 @@ use crate::context::{Context, Export, HoldPolicy};
 use crate::job::{Failure, Job};
 use books::units::calendar::Month;
 use books::usage::bill::{BillId, BookedVersions, Version, VersionKey};
-use books::usage::ledger::{Booking, adjustments};
+use books::usage::booking::Booking;
+use books::usage::ledger::{Cells, adjustments};
 
 /// Read the newest version of this month and book what it changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +103,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     context.books.require_migrated().await?;
     if !job.dry_run {
         // before anything can fail: a counter that stays in a past month would block its customer
+        context.books.finish_bookings(now).await?;
         context.books.roll_counters(Month::of(now)).await?;
     }
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
@@ -157,7 +159,7 @@ impl Run<'_> {
         let Self { job, context, delivery, now, .. } = &self;
         let Reading { totals, files } = reading;
         let policy = &context.read_settings.hold;
-        let booked = context.books.booked(delivery.bill).await?;
+        let booked = self.booked_usage(&totals.observed).await?;
         let difference = adjustments(&totals.observed, &booked)?;
         report.restatements = guard::restatements(&totals.observed, &booked, policy);
         report.hold_reasons = hold_reasons(job, policy, &totals, &report.restatements);
@@ -184,6 +186,14 @@ impl Run<'_> {
         let booking = Booking { version, against, files: files.files, lines, totals: meters, adjustments: difference };
         context.books.book(booking, *now).await?;
         Ok(report)
+    }
+
+    /// What is booked of the bill.
+    async fn booked_usage(&self, observed: &Cells) -> Result<Cells, Failure> {
+        if self.booked.current.is_none() {
+            return Ok(Cells::default());
+        }
+        Ok(self.context.books.booked(self.delivery.bill, observed).await?)
     }
 
     /// The version as the books store it.

@@ -8,7 +8,7 @@
 //! takes it once (`send`). *Settling*: an event without a clear answer is unconfirmed and counts
 //! as sent. Stripe's own totals decide about it (`reconcile_stripe`).
 //!
-//! Only due customers are planned. Triggers and the numbers of new ledger entries make a customer
+//! Only due customers are planned. Triggers and newly booked versions make a customer
 //! due when something may have changed. `reconcile_stripe` makes every customer due once a day, in
 //! case these missed a change.
 
@@ -194,7 +194,7 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     let mut backlog = books.backlog(now).await?;
     if books.setting(PLANNED_FOR).await? != Some(planned_for(books, billing).await?) {
         // the next run makes every customer due
-        backlog.processed_entry = 0;
+        backlog.planned_version = 0;
     }
     let (second, names) = (now.as_second(), meters.clone());
     let customers = books.with_connection(async move |c| due::would_be_due(c, backlog, &names, second).await).await?;
@@ -368,14 +368,14 @@ async fn planned_for(books: &Database, billing: &BillingSettings) -> Result<Stri
     Ok(serde_json::json!({ "meters": mapped, "grace": billing.grace, "plans": plans }).to_string())
 }
 
-/// Makes customers due for changes without a trigger: new ledger entries, and a changed
+/// Makes customers due for changes without a trigger: newly booked versions, and a changed
 /// configuration.
 async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
     books.note_overage_billing(billing.overage, now).await?;
     books.mark_all_due_when(PLANNED_FOR, planned_for(books, billing).await?, String::new()).await?;
     let backlog = books.backlog(now).await?;
-    if backlog.newest_entry > backlog.processed_entry {
-        books.mark_due_for_entries(backlog, billing.meters.keys().cloned().collect()).await?;
+    if backlog.newest_version > backlog.planned_version {
+        books.mark_due_for_bookings(backlog, billing.meters.keys().cloned().collect()).await?;
     }
     Ok(())
 }

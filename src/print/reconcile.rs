@@ -25,7 +25,6 @@ fn per_unit(billing: &BillingSettings, meter: &str) -> Decimal {
 /// A period for JSON.
 pub(crate) fn json(c: &ComparedPeriod, billing: &BillingSettings) -> serde_json::Value {
     let mut value = serde_json::to_value(c).unwrap_or_default();
-    value["aws_bill"] = c.bill.to_string().into();
     value["ledger"] = c.ledger.to_string().into();
     value["difference"] = (c.target - c.events.accepted).into();
     value["conservation"] = serde_json::to_value(c.conservation(per_unit(billing, &c.meter))).unwrap_or_default();
@@ -92,9 +91,6 @@ fn notes(c: &ComparedPeriod, now: Timestamp) -> Vec<String> {
     if let Some(alarm) = &c.alarm {
         notes.push(format!("ALARM: {alarm}"));
     }
-    if c.bill != c.ledger {
-        notes.push(format!("ALARM: AWS bill - ledger = {}", quantity(c.bill - c.ledger)));
-    }
     match c.acknowledged {
         0 => {}
         short if short > 0 => notes.push(format!("Stripe has {short} less, acknowledged")),
@@ -114,7 +110,7 @@ fn notes(c: &ComparedPeriod, now: Timestamp) -> Vec<String> {
             notes.push(format!("{amount} {what}"));
         }
     }
-    let unplanned = c.bill - Quantity::from_scaled(i128::from(c.parts.used));
+    let unplanned = c.ledger - Quantity::from_scaled(i128::from(c.parts.used));
     if !unplanned.is_zero() {
         notes.push(format!("{} booked since the last push", quantity(unplanned)));
     }

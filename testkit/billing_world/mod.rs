@@ -62,8 +62,6 @@ impl Template {
         let books = Database::open_local(&folder.path().join("meter.db")).await.unwrap();
         books.migrate(at(0)).await.unwrap();
         let statements = [
-            "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
-             state, rows, counted_rows, rounded_amounts, decided_at) VALUES ('p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
             // the world writes these rows with instants of its own
             "DROP TRIGGER customers_change_plans",
             "DROP TRIGGER overage_budgets_taken_away",
@@ -271,13 +269,14 @@ impl BillingWorld {
 
     async fn enter(&self, who: usize, meter: &'static str, day: i64, amount: i64) {
         let day = day_text(day);
-        let sql = "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-                   VALUES (1, 'p', substr(?2, 1, 7), ?4, ?1, ?2, ?3, 'usage', '')";
-        self.context
-            .books
-            .transaction(async move |c| Ok(c.execute(sql, params![meter, day, amount, CUSTOMERS[who]]).await?))
-            .await
-            .unwrap();
+        let booking = crate::usage::booking(CUSTOMERS[who], meter, &format!("'{day}'"), &amount.to_string());
+        let book = async move |c: &books::store::connection::Connection| {
+            for sql in &booking {
+                c.execute(sql, ()).await?;
+            }
+            Ok(())
+        };
+        self.context.books.transaction(book).await.unwrap();
     }
 
     /// A copy of the books: with the mark of `meter backup`, or a plain one without it.

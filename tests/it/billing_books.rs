@@ -21,6 +21,7 @@ use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
 use jobs::sync_stripe::{SyncScope, sync};
 use meter::config::Config;
+use testkit::usage::booking;
 
 const DAY: i64 = 86_400;
 const KEY: &str = "sk_test_books";
@@ -59,11 +60,6 @@ impl StripeOnStore {
         context.books.migrate(Timestamp::now()).await.unwrap();
         let fixture = Self { context, stripe };
         fixture.run("INSERT INTO plan_meters VALUES ('core', 0, 'storage_gb', 0, '0.05', 'total')").await;
-        fixture.run(
-            "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
-             state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, '')",
-        )
-        .await;
         let began = Timestamp::now().as_second() - 10 * DAY;
         {
             let mut world = fixture.stripe.world();
@@ -91,11 +87,13 @@ impl StripeOnStore {
     }
 
     async fn book(&self, customer: &str, units: i64) {
-        self.run(&format!(
-            "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-             VALUES (1, 'p', '2026-01', '{customer}', 'storage_gb', date('now', '-1 day'), {units} * 10000000000, 'usage', '')"
-        ))
-        .await;
+        self.book_on(customer, "storage_gb", "date('now', '-1 day')", units).await;
+    }
+
+    async fn book_on(&self, customer: &str, meter: &str, day: &str, units: i64) {
+        for sql in booking(customer, meter, day, &format!("{units} * 10000000000")) {
+            self.run(&sql).await;
+        }
     }
 
     async fn push(&self) -> PushReport {
@@ -464,11 +462,7 @@ async fn what_a_month_left_is_still_told_in_the_next(store: TestStore) {
         ("ann", "storage_gb", "2026-03-14", 28),
         ("ann", "chime_minutes", "2026-03-03", 100),
     ] {
-        let sql = format!(
-            "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-             VALUES (13, 'q', substr('{day}', 1, 7), '{customer}', '{meter}', '{day}', {units} * 10000000000, 'usage', '')"
-        );
-        fixture.run(&sql).await;
+        fixture.book_on(customer, meter, &format!("'{day}'"), units).await;
     }
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
     let now = at("2026-03-15T12:00:00Z");

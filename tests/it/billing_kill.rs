@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::billing_fixture::{BillingFixture, KEY};
+use crate::support::billing_fixture::{BillingFixture, KEY, yesterday};
 
 const ROUNDS: u32 = 200;
 const CUSTOMERS: usize = 120;
@@ -25,12 +25,8 @@ fn kills_between_any_two_writes_neither_lose_nor_double_an_event() {
         for _ in 0..12 {
             let (name, milli) = (names[rng.usize(..CUSTOMERS)], rng.i64(1..5000));
             *targets.entry(name).or_default() += milli;
-            usage.push_str(&format!(
-                "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-                 VALUES (1, 'p', '2026-01', '{name}', 'storage_gb', date('now', '-1 day'), {milli} * 10000000, 'usage', '');"
-            ));
+            usage.push_str(&yesterday(name, milli));
         }
-        fixture.book_nothing();
         fixture.place.execute(&usage);
         let mut command = crate::support::meter(fixture.place.folder.path());
         command.arg("push").env("METER_STRIPE__KEY", KEY).stdout(Stdio::null()).stderr(Stdio::null());

@@ -35,9 +35,7 @@ fn status_says_what_needs_a_person_and_ends_so() {
     // books that do not add up are the worst that there is
     let books = Workspace { folder: tempfile::TempDir::new().unwrap() };
     std::fs::copy(kept.join("meter.db"), books.path("meter.db")).unwrap();
-    books.execute(
-        "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = ''; UPDATE bill_totals SET attributed = '1'",
-    );
+    books.execute("UPDATE usage_totals SET rest = rest + 1; UPDATE bill_totals SET attributed = '1'");
     books.run("enqueue verify_books").ends(0);
     books.run("work --once --no-schedule --kinds verify_books").ends(0);
     books.run("status").ends(1).says(&["WRONG", "MeterBooksViolated", "the books break the rule `conservation`"]);
@@ -120,17 +118,17 @@ fn a_report_is_a_whole_document() {
     let (_folder, kept) = demo();
     run(&kept, "report --html all.html", &[]).ends(0).says(&["all.html written: 3 meter(s)"]);
     let all = std::fs::read_to_string(kept.join("all.html")).unwrap();
-    let who = "SELECT customer FROM usage_days WHERE customer <> '' AND meter = 'chime_minutes' GROUP BY 1 ORDER BY sum(quantity) DESC LIMIT 1";
+    let who = "SELECT customer FROM booked_usage WHERE customer <> '' AND meter = 'chime_minutes' GROUP BY 1 ORDER BY sum(quantity) DESC LIMIT 1";
     let who = query(&kept.join("meter.db"), who).remove(0);
     assert!(all.contains(&who) && all.contains("<svg") && !all.contains("<script"), "{} bytes", all.len());
     run(&kept, &format!("report {who} --html one.html"), &[]).ends(0);
     let one = std::fs::read_to_string(kept.join("one.html")).unwrap();
     let used = format!(
-        "SELECT rtrim(rtrim(printf('%.10f', sum(quantity) / 1e10), '0'), '.') FROM usage_days WHERE customer = '{who}' AND meter = 'chime_minutes'"
+        "SELECT rtrim(rtrim(printf('%.10f', sum(quantity) / 1e10), '0'), '.') FROM booked_usage WHERE customer = '{who}' AND meter = 'chime_minutes'"
     );
     let used = query(&kept.join("meter.db"), &used).remove(0);
     assert!(one.replace(',', "").contains(&used), "{used} is not in the report of {who}");
-    let other = "SELECT customer FROM usage_days WHERE customer NOT IN ('', '{who}') LIMIT 1".replace("{who}", &who);
+    let other = "SELECT customer FROM booked_usage WHERE customer NOT IN ('', '{who}') LIMIT 1".replace("{who}", &who);
     assert!(!one.contains(&query(&kept.join("meter.db"), &other).remove(0)), "it names another customer");
     run(&kept, "report nobody --html x.html", &[]).ends(2).says(&["no customer `nobody` is known"]);
     run(&kept, "report --month 2999-01 --html x.html", &[]).ends(2).says(&["has not begun"]);
@@ -187,7 +185,7 @@ fn the_demo_of_the_containers_bills_somebody() {
     let counts: Vec<u32> = accepted[0].split('|').map(|n| n.parse().unwrap()).collect();
     assert!(counts[0] > 10 && counts[1] > 5, "{accepted:?}");
     let unknown_customers =
-        "SELECT count(*) FROM usage_days WHERE customer <> '' AND customer NOT IN (SELECT id FROM customers)";
+        "SELECT count(*) FROM booked_usage WHERE customer <> '' AND customer NOT IN (SELECT id FROM customers)";
     assert_ne!(
         place.query(unknown_customers),
         ["0"],

@@ -17,16 +17,6 @@ fn now() -> i64 {
 }
 
 impl BillingFixture {
-    /// Books usage `days` ago, in units.
-    fn used(&self, customer: &str, meter: &str, units: &str, days: i64) {
-        self.book_nothing();
-        self.place.execute(&format!(
-            "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-             VALUES (1, 'p', '2026-01', '{customer}', '{meter}', date('now', '-{days} day'), \
-             CAST(round({units} * 10000000000) AS INTEGER), 'usage', '')"
-        ));
-    }
-
     fn subscribe_since(&self, name: &str, days: i64) {
         let (cus, sub) = (format!("cus_{name}"), format!("sub_{name}"));
         let mut world = self.stripe.world();
@@ -348,13 +338,8 @@ fn twice_the_usage_at_stripe_is_not_called_agreement() {
     other("plan apply plans.toml").ends(0);
     other("customer add bob --plan pro --stripe-customer-id cus_bob").ends(0);
     other("run sync-stripe").ends(0);
-    for sql in fixture.place.query("SELECT quote(day) FROM ledger_entries") {
-        place.execute(&format!(
-            "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, delivered_at, \
-             state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', 'applied', 0, 0, 0, ''); \
-             INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-             VALUES (1, 'p', '2026-01', 'bob', 'chime_minutes', {sql}, 3000000000000, 'usage', '')"
-        ));
+    for sql in fixture.place.query("SELECT quote(day) FROM booked_usage") {
+        place.execute(&testkit::usage::booking("bob", "chime_minutes", &sql, "3000000000000").join(";"));
     }
     other("push").says(&["1 accepted"]);
     let seen = fixture.run("reconcile bob").ends(3);

@@ -16,6 +16,7 @@ use jobs::enforce_budgets::{EnforceBudgets, EnforceReport};
 use jobs::job::Job;
 use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
 use libsql::Value;
+use testkit::usage::booking;
 
 /// The statements of the page, by name.
 fn page() -> BTreeMap<String, String> {
@@ -79,8 +80,9 @@ impl Backend {
             .unwrap()
     }
 
-    async fn execute(&self, sql: &'static str) -> Result<u64, BooksError> {
-        self.database.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await
+    async fn execute(&self, sql: &str) -> Result<u64, BooksError> {
+        let sql = sql.to_owned();
+        self.database.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await
     }
 }
 
@@ -172,11 +174,7 @@ async fn turn_is_handed_out_up_to_the_limit_and_given_back(store: TestStore) {
 async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
     let backend = Backend::new(&store).await;
     // a plan of an older build: its price of TURN counts as none
-    for sql in [
-        CHIME,
-        "UPDATE plan_meters SET included = 20000000000, price = '0.5'",
-        "INSERT INTO usage_days (payer, month, customer, meter, day, quantity) VALUES ('p', '2026-01', 'ann', 'chime_minutes', date('now'), 0)",
-    ] {
+    for sql in [CHIME, "UPDATE plan_meters SET included = 20000000000, price = '0.5'"] {
         backend.execute(sql).await.unwrap();
     }
     backend.run("sign_up", &[text("ann"), Value::Null, Value::Null]).await.unwrap();
@@ -193,11 +191,15 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
     assert_eq!(backend.take("ann", None).await.unwrap().1, "included_used", "before the first enforcement");
     enforce(&context).await;
     assert_eq!(backend.take("ann", None).await.unwrap().1, "included_used");
-    let minute = "UPDATE usage_days SET quantity = quantity + 10000000000";
+    let minute = async || {
+        for sql in booking("ann", "chime_minutes", "date('now')", "10000000000") {
+            backend.execute(&sql).await.unwrap();
+        }
+    };
     let may = async || backend.may_use("ann", "chime_minutes").await.unwrap();
     assert_eq!(may().await, (true, "within_included".into()));
-    backend.execute(minute).await.unwrap();
-    backend.execute(minute).await.unwrap();
+    minute().await;
+    minute().await;
     let report = enforce(&context).await;
     assert_eq!((report.blocked, report.notifications), (1, 4), "blocked, and 50, 80 and 100 % of the included amount");
     assert_eq!(may().await, (false, "no_budget".into()));
@@ -207,9 +209,9 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
     let report = enforce(&context).await;
     assert_eq!((report.unblocked, report.notifications), (1, 1));
     assert_eq!(may().await, (true, "within_budget".into()));
-    backend.execute(minute).await.unwrap();
+    minute().await;
     assert_eq!(enforce(&context).await.blocked, 0, "a dollar is two at half a dollar");
-    backend.execute(minute).await.unwrap();
+    minute().await;
     assert_eq!(enforce(&context).await.blocked, 1);
     assert_eq!(may().await, (false, "budget_spent".into()));
     assert_eq!(takes().await, 0, "no budget opens more of TURN");
@@ -396,7 +398,7 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
         let sql = format!(
             "UPDATE entitlements SET allowed = 0, reason = '{reason}', included = {included}, budget_minor = {all}, meter_budget_minor = {own}"
         );
-        backend.execute(Box::leak(sql.into_boxed_str())).await.unwrap();
+        backend.execute(&sql).await.unwrap();
         for (at, expected) in [(end - 1, false), (end, after)] {
             let values = [text("ann"), text("turn_allocations"), Value::Integer(at)];
             let row = backend.run("may_use", &values).await.unwrap();

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::support::{Workspace, meter};
+use testkit::usage::booking;
 
 fn write(place: &Workspace, name: &str, text: &str) {
     std::fs::write(place.path(name), text).unwrap();
@@ -36,13 +37,7 @@ fn a_customer_from_sign_up_to_block_and_back() {
     place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "included_used"]);
     place.run("entitlements --blocked").ends(0).says(&["BLOCKED", "turn_allocations"]);
     place.run("turn ann").ends(0).says(&["current", "2"]);
-    place.execute(
-        "INSERT INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
-         delivered_at, state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', \
-         'applied', 0, 0, 0, '');
-         INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-         VALUES (1, 'p', '2026-01', 'ann', 'chime_minutes', date('now'), 1200000000000, 'usage', '')",
-    );
+    place.execute(&booking("ann", "chime_minutes", "date('now')", "1200000000000").join(";"));
     place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "no_budget"]);
     place.run("explain-entitlement ann chime_minutes").ends(0).says(&[
         "may not be used by ann: what the plan includes is used up, and no overage budget is set",

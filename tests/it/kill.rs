@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::{LEDGER, Workspace, meter, query};
 use testkit::needs::tool;
 
-const BOOKS: &str = "SELECT payer, month, customer, meter, day, quantity FROM usage_days WHERE quantity <> 0 \
+const BOOKS: &str = "SELECT payer, month, customer, meter, day, sum(quantity) FROM booked_usage GROUP BY 1, 2, 3, 4, 5 HAVING sum(quantity) <> 0 \
                      UNION ALL SELECT id, status, chime_minutes_used, storage_gb_used, transfer_gb_used, counters_period FROM customers";
 const INGEST: &str = "ingest --month 2026-10";
 
@@ -37,7 +37,7 @@ impl Scene {
         let place = Workspace::new();
         place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200").ends(0);
         place.run(INGEST).ends(0);
-        let first = place.query("SELECT DISTINCT customer FROM ledger_entries WHERE customer <> '' LIMIT 1");
+        let first = place.query("SELECT DISTINCT customer FROM booked_usage WHERE customer <> '' LIMIT 1");
         assert_eq!(first.len(), 1);
         place.run("demo generate bucket --month 2026-10 --rows 5000 --customers 200 --restated 1").ends(0);
         copy(&place, "meter.db", "first.db");

@@ -51,7 +51,7 @@ fn duckdb_finds_the_same_in_generated_bills() {
         let oracle: Vec<String> = String::from_utf8(asked.stdout).unwrap().lines().map(str::to_owned).collect();
         // the ledger's cells with the oracle's ten decimals
         let cells = "SELECT customer, meter, day, printf('%d.%010d', sum(quantity) / 10000000000, sum(quantity) % 10000000000) \
-                     FROM ledger_entries GROUP BY customer, meter, day ORDER BY customer, meter, day";
+                     FROM booked_usage GROUP BY customer, meter, day ORDER BY customer, meter, day";
         let ledger = place.query(cells);
         assert!(ledger.len() > 1000, "{}", ledger.len());
         for (ours, theirs) in ledger.iter().zip(&oracle) {

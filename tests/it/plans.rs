@@ -6,6 +6,7 @@ use crate::support::Workspace;
 use crate::support::billing_fixture::{BillingFixture, DAY, KEY, PLANS, config};
 use fake_stripe::Subscription;
 use jiff::Timestamp;
+use testkit::usage::booking;
 
 /// A plan whose calls have a price that is reported to nobody, and whose storage is billed.
 const SILENT: &str = "[[plans]]\nname = \"silent\"\ncurrency = \"USD\"\neffective_from = \"1970-01-01T00:00:00Z\"\n\
@@ -38,10 +39,7 @@ fn a_price_that_is_reported_to_nobody_is_named_and_opens_no_overage() {
     place.run("budget set ann 1.00").ends(0);
     place.run("run roll-periods").ends(0);
     for (meter, units) in [("chime_minutes", 1000), ("storage_gb", 2)] {
-        place.execute(&format!(
-            "INSERT INTO usage_days (payer, month, customer, meter, day, quantity) \
-             VALUES ('p', '2026-01', 'ann', '{meter}', date('now'), {units} * 10000000000)"
-        ));
+        place.execute(&booking("ann", meter, "date('now')", &format!("{units} * 10000000000")).join(";"));
     }
     place.run("run enforce-budgets").ends(0);
     let decided = "SELECT meter, allowed, reason, effective_limit / 10000000000, meter_cost_minor, overage_cost_minor \

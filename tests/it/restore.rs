@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::billing_fixture::{BillingFixture, KEY};
+use crate::support::billing_fixture::{BillingFixture, KEY, yesterday};
 use crate::support::{LEDGER, Ran, Workspace, query};
 use jiff::Timestamp;
 
@@ -27,7 +27,6 @@ impl Drill {
     fn new(seed: u64) -> Self {
         let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n:03}")).collect();
         let fixture = BillingFixture::open(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        fixture.book_nothing();
         // a bill of others, so that there is one to be read
         fixture.place.run("demo generate bucket --rows 50 --customers 2").ends(0);
         Self { fixture, names, rng: fastrand::Rng::with_seed(seed), bills: vec![], targets: BTreeMap::new() }
@@ -46,10 +45,7 @@ impl Drill {
             let milli =
                 if *target > 0 && self.rng.u8(0..4) == 0 { -self.rng.i64(1..=*target) } else { self.rng.i64(1..5000) };
             *target += milli;
-            usage.push_str(&format!(
-                "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-                 VALUES (1, 'p', '2026-01', '{name}', 'storage_gb', date('now', '-1 day'), {milli} * 10000000, 'usage', '');"
-            ));
+            usage.push_str(&yesterday(name, milli));
         }
         self.fixture.place.execute(&usage);
         self.bills.push(usage);
@@ -292,7 +288,6 @@ fn new_books_take_over_what_an_account_has() {
     for name in &drill.names {
         drill.run(&format!("customer add {name} --plan pro --stripe-customer-id cus_{name}")).ends(0);
     }
-    drill.fixture.book_nothing();
     for usage in &drill.bills {
         drill.fixture.place.execute(usage);
     }

@@ -157,7 +157,7 @@ fn a_scrape_shows_the_demo() {
         ask("SELECT count(*) FROM customers WHERE status = 'active'")
     );
     let used =
-        "SELECT printf('%.1f', sum(quantity) / 1e10) FROM usage_days WHERE meter = 'chime_minutes' AND customer ";
+        "SELECT printf('%.1f', sum(quantity) / 1e10) FROM booked_usage WHERE meter = 'chime_minutes' AND customer ";
     for (attribution, condition) in [("attributed", "<> ''"), ("unattributed", "= ''")] {
         let series = format!("meter_usage_month_units{{attribution=\"{attribution}\",meter=\"chime_minutes\"}}");
         let (shown, booked): (f64, f64) =

@@ -156,7 +156,7 @@ fn a_broken_month_fails_alone() {
         "{}",
         ran.err
     );
-    assert_eq!(place.query("SELECT DISTINCT month FROM ledger_entries"), ["2026-10"]);
+    assert_eq!(place.query("SELECT DISTINCT month FROM booked_usage"), ["2026-10"]);
 }
 
 #[test]

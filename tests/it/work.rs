@@ -8,7 +8,7 @@ use crate::support::{LEDGER, Ran, Workspace, meter};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const USAGE: &str = "SELECT customer, meter, day, quantity FROM usage_days WHERE quantity <> 0 ORDER BY 1, 2, 3";
+const USAGE: &str = "SELECT customer, meter, day, sum(quantity) FROM booked_usage GROUP BY 1, 2, 3 HAVING sum(quantity) <> 0 ORDER BY 1, 2, 3";
 
 /// A running worker, which does not outlive its test.
 struct Work(Option<Child>);

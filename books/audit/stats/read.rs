@@ -59,7 +59,7 @@ impl Database {
             let (month, days) = usage(c, now).await?;
             let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
             Ok(BooksStats {
-                entries: number("SELECT coalesce(max(seq), 0) FROM ledger_entries").await?,
+                entries: number("SELECT coalesce(sum(entries), 0) FROM bookings WHERE version_id IS NOT NULL").await?,
                 bills: bills(c).await?,
                 month,
                 days,
@@ -297,10 +297,10 @@ async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
 /// day to day.
 async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quantity>, BooksError> {
     let sql = "WITH RECURSIVE ids (id) AS ( \
-                 SELECT (SELECT min(customer) FROM usage_days WHERE customer > '') \
-                 UNION ALL SELECT (SELECT min(customer) FROM usage_days WHERE customer > ids.id) FROM ids WHERE ids.id IS NOT NULL) \
+                 SELECT (SELECT min(customer) FROM ledger_entries WHERE customer > '') \
+                 UNION ALL SELECT (SELECT min(customer) FROM ledger_entries WHERE customer > ids.id) FROM ids WHERE ids.id IS NOT NULL) \
                SELECT u.meter, sum(u.quantity / 10000000000), sum(u.quantity % 10000000000) \
-               FROM ids CROSS JOIN usage_days u ON u.customer = ids.id \
+               FROM ids CROSS JOIN booked_usage u ON u.customer = ids.id \
                WHERE ids.id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM customers k WHERE k.id = ids.id) AND u.day BETWEEN ?1 AND ?2 GROUP BY u.meter";
     let month = Month::of(now);
     let days = params![month.previous().first_day().to_string(), month.last_day().to_string()];

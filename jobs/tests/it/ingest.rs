@@ -420,10 +420,20 @@ async fn the_ledger_refuses_to_be_changed() {
     let world = IngestFixture::new().await;
     deliver_lines(&world.bucket(), V1, &some());
     world.ingest().await.unwrap();
-    let replace = "REPLACE INTO ledger_entries SELECT seq, version_id, payer, month, customer, meter, day, 1, kind, booked_at FROM ledger_entries";
-    for sql in ["UPDATE ledger_entries SET quantity = 1", "DELETE FROM ledger_entries", replace] {
+    for (sql, why) in [
+        ("UPDATE ledger_entries SET quantity = 1", "append-only"),
+        ("DELETE FROM ledger_entries", "append-only"),
+        (
+            "REPLACE INTO ledger_entries SELECT booking_id, customer, meter, day, 1, kind FROM ledger_entries",
+            "append-only",
+        ),
+        ("INSERT INTO ledger_entries SELECT booking_id, 'x', meter, day, 1, kind FROM ledger_entries", "append-only"),
+        ("UPDATE bookings SET version_id = NULL", "book an adjustment instead"),
+        ("UPDATE bookings SET entries = 1", "book an adjustment instead"),
+        ("DELETE FROM bookings", "book an adjustment instead"),
+    ] {
         let result = world.context.books.transaction(async move |c| Ok(c.execute(sql, ()).await?)).await;
-        assert!(result.unwrap_err().to_string().contains("append-only"));
+        assert!(result.unwrap_err().to_string().contains(why), "{sql}");
     }
     world.sound().await;
 }
@@ -437,14 +447,15 @@ async fn an_audit_finds_what_was_tampered_with() {
     EnforceBudgets::default().run(&world.context, jiff::Timestamp::now()).await.unwrap();
     world.sound().await;
     for sql in [
-        "UPDATE usage_days SET quantity = quantity + 1 WHERE customer = 'bob'",
+        "DROP TRIGGER ledger_entries_are_not_deleted",
+        "DELETE FROM ledger_entries WHERE customer = 'bob'",
         "UPDATE usage_totals SET rest = rest + 1",
         "UPDATE customers SET chime_minutes_used = 1, turn_allocations_used = 7",
         "UPDATE billing_periods SET ends_at = ends_at - 1",
         "INSERT INTO settings (name, value) VALUES ('planned_for', '{\"meters\": {\"chime_minutes\": \"c*1\"}}')",
         "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, used) \
          SELECT 'alice', 'chime_minutes', 0, 1, 'core', 0, 7",
-        "UPDATE settings SET value = (SELECT max(seq) FROM ledger_entries) WHERE name = 'entry'",
+        "UPDATE settings SET value = (SELECT max(version_id) FROM bookings) WHERE name = 'planned_version'",
         "UPDATE customers SET periods_until = 1",
         "DELETE FROM stripe_due",
         "UPDATE entitlements SET allowed = 1 - allowed",
@@ -503,7 +514,7 @@ proptest! {
             deliver_lines(&history.bucket(), V3, &lines);
             let accept = IngestCur { accept_restatement: true, ..job() };
             accept.run(&history.context, now()).await.unwrap();
-            let usage = "SELECT customer || '|' || meter || '|' || day || '|' || quantity FROM usage_days WHERE quantity <> 0";
+            let usage = "SELECT customer || '|' || meter || '|' || day || '|' || sum(quantity) FROM booked_usage GROUP BY customer, meter, day HAVING sum(quantity) <> 0";
             assert_eq!(plain.dump(usage).await, history.dump(usage).await);
             history.sound().await;
         });

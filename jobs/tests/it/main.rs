@@ -11,4 +11,5 @@ mod parts;
 mod race;
 mod real;
 mod restore;
+mod staged;
 mod year;

@@ -117,7 +117,7 @@ async fn two_labels_at_the_same_moment_do_not_double_an_account() {
             applied += usize::from(run.await.unwrap().is_ok_and(|r| r.outcome == IngestOutcome::Applied));
         }
         assert_eq!(applied, 1);
-        assert_eq!(world.dump("SELECT DISTINCT payer FROM ledger_entries").await.len(), 1);
+        assert_eq!(world.dump("SELECT DISTINCT payer FROM booked_usage").await.len(), 1);
     }
 }
 

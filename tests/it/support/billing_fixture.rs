@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use tokio::runtime::Runtime;
 
 use crate::support::{Ran, Workspace};
+use testkit::usage::booking;
 
 pub const DAY: i64 = 86_400;
 pub const KEY: &str = "sk_test_51NoSuchKeyAnywhere";
@@ -69,22 +70,16 @@ impl BillingFixture {
         self.place.run_with(line, &[("METER_STRIPE__KEY", KEY)])
     }
 
-    /// A version of a bill, by which entries can be booked.
-    pub fn book_nothing(&self) {
-        self.place.execute(
-            "INSERT OR IGNORE INTO bill_versions (id, payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
-             delivered_at, state, rows, counted_rows, rounded_amounts, decided_at) VALUES (1, 'p', '2026-01', 'e', 'cur2', 'v', 'k', 'd', 'r', '', '', \
-             'applied', 0, 0, 0, '')",
-        );
-    }
-
     /// Books usage of yesterday, in units.
     pub fn book(&self, customer: &str, meter: &str, units: &str) {
-        self.book_nothing();
-        self.place.execute(&format!(
-            "INSERT INTO ledger_entries (version_id, payer, month, customer, meter, day, quantity, kind, booked_at) \
-             VALUES (1, 'p', '2026-01', '{customer}', '{meter}', date('now', '-1 day'), CAST(round({units} * 10000000000) AS INTEGER), 'usage', '')"
-        ));
+        self.used(customer, meter, units, 1);
+    }
+
+    /// Books usage `days` ago, in units.
+    pub fn used(&self, customer: &str, meter: &str, units: &str, days: i64) {
+        let (day, quantity) =
+            (format!("date('now', '-{days} day')"), format!("CAST(round({units} * 10000000000) AS INTEGER)"));
+        self.place.execute(&booking(customer, meter, &day, &quantity).join(";"));
     }
 
     /// Raw sum of a customer's invoices for a meter.
@@ -98,6 +93,12 @@ impl BillingFixture {
         testkit::judge::judge(self.stripe.world().requests());
         self.runtime.shutdown_background();
     }
+}
+
+/// The statements that book thousandths of a unit of storage yesterday.
+pub fn yesterday(customer: &str, milli: i64) -> String {
+    let booking = booking(customer, "storage_gb", "date('now', '-1 day')", &format!("{milli} * 10000000"));
+    booking.map(|sql| sql + ";").concat()
 }
 
 pub fn config(url: &str) -> String {

@@ -141,4 +141,4 @@ pub fn query(database: &Path, sql: &str) -> Vec<String> {
 }
 
 pub const LEDGER: &str =
-    "SELECT version_id, payer, month, customer, meter, day, quantity, kind FROM ledger_entries ORDER BY seq";
+    "SELECT version_id, payer, month, customer, meter, day, quantity, kind FROM booked_usage ORDER BY 1, 4, 5, 6";

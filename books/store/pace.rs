@@ -1,0 +1,57 @@
+//! How much one transaction writes.
+//!
+//! A server ends a write transaction after seconds, and other writers wait for it, so large work is
+//! cut into transactions by the time that they take.
+
+use std::time::{Duration, Instant};
+
+/// How long a transaction of large work should take.
+const WANTED: Duration = Duration::from_millis(400);
+
+/// The number of rows in the next transaction of large work.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    rows: usize,
+    most: usize,
+}
+
+impl Pace {
+    /// Begins with `first` rows; no transaction has more than `most`.
+    pub const fn new(first: usize, most: usize) -> Self {
+        Self { rows: first, most }
+    }
+
+    pub const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Learns from a transaction of `rows` rows that began at `start`. The next one is at most
+    /// twice and at least a quarter as large.
+    pub fn learn(&mut self, rows: usize, start: Instant) {
+        let took = start.elapsed().as_micros().max(1);
+        let wanted = WANTED.as_micros().saturating_mul(u128::try_from(rows).unwrap_or(u128::MAX)) / took;
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        self.rows = wanted.clamp(rows / 4, rows.saturating_mul(2)).clamp(1, self.most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_transaction_is_followed_by_a_smaller_one() {
+        let mut pace = Pace::new(1000, 5000);
+        let ago = |ms| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
+        pace.learn(1000, ago(800));
+        assert!((450..=500).contains(&pace.rows()), "{pace:?}");
+        pace.learn(pace.rows(), ago(60_000));
+        assert!((112..=125).contains(&pace.rows()), "{pace:?}");
+        for _ in 0..10 {
+            pace.learn(pace.rows(), Instant::now());
+        }
+        assert_eq!(pace.rows(), 5000);
+        pace.learn(1, ago(60_000));
+        assert_eq!(pace.rows(), 1);
+    }
+}
