@@ -340,7 +340,8 @@ async fn a_wrong_statement_gets_the_text_of_the_real_server() {
             "PRAGMA wal_checkpoint",
             "SQL_PARSE_ERROR: SQL string could not be parsed: unsupported statement: PRAGMA wal_checkpoint",
         ),
-        ("SELECT * FROM nowhere", "SQL_INPUT_ERROR: SQL input error: no such table: nowhere (at offset 14)"),
+        ("SELECT * FROM nowhere", "SQLITE_UNKNOWN: SQLite error: no such table: nowhere"),
+        ("SELECT absent FROM t", "SQL_INPUT_ERROR: SQL input error: no such column: absent (at offset 7)"),
         ("SELECT ?", "ARGS_INVALID: Arguments do not match SQL parameters: value for parameter 1 not found"),
     ] {
         assert_eq!(world.stream().fails(sql).await, why);
