@@ -20,6 +20,7 @@ mod entitlements;
 mod faults;
 mod fetch;
 mod house;
+mod hrana_server;
 mod kill;
 mod machine_input;
 mod meters;

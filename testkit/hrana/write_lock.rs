@@ -1,0 +1,135 @@
+//! Who may write: one connection at a time, in the order in which they asked.
+//!
+//! As sqld does it (connection/connection_manager.rs there): a connection that waits takes the
+//! lock from one that has held it for five seconds, and rolls back its transaction. Nobody waits,
+//! nothing happens. A statement that runs is not interrupted for that.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+
+/// A connection that can lose the lock.
+pub(super) trait Writer: Send + Sync {
+    /// Rolls back and releases the lock. False if it executes a statement now.
+    fn try_roll_back(&self) -> bool;
+}
+
+/// The lock of a database.
+pub(super) struct WriteLock {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tickets: u64,
+    queue: VecDeque<u64>,
+    holder: Option<Holder>,
+    timeout: Duration,
+    /// A transaction is recorded when it lasts longer.
+    limit: Option<Duration>,
+    long: Vec<String>,
+    longest: Duration,
+}
+
+struct Holder {
+    since: Instant,
+    /// The first statement that writes, or the one that began the transaction.
+    statement: String,
+    writes: bool,
+    writer: Weak<dyn Writer>,
+}
+
+impl Holder {
+    fn over(&self, limit: Option<Duration>) -> Option<String> {
+        let lasted = self.since.elapsed();
+        (limit? < lasted).then(|| format!("{} ms: {}", lasted.as_millis(), self.statement))
+    }
+}
+
+impl WriteLock {
+    pub(super) fn new(timeout: Duration) -> Self {
+        Self { state: Mutex::new(State { timeout, ..State::default() }), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Waits for its turn. The caller must not hold the lock.
+    pub(super) fn acquire(&self, writer: &Weak<dyn Writer>) {
+        let mut state = self.state();
+        let ticket = state.tickets;
+        state.tickets += 1;
+        state.queue.push_back(ticket);
+        loop {
+            let Some(holder) = &state.holder else {
+                if state.queue.front() == Some(&ticket) {
+                    break;
+                }
+                state = self.changed.wait(state).unwrap();
+                continue;
+            };
+            let left = state.timeout.saturating_sub(holder.since.elapsed());
+            if left.is_zero() {
+                let holder = holder.writer.upgrade();
+                drop(state);
+                let done = holder.is_some_and(|holder| holder.try_roll_back());
+                state = self.state();
+                if !done {
+                    state = self.changed.wait_timeout(state, Duration::from_millis(2)).unwrap().0;
+                }
+            } else {
+                state = self.changed.wait_timeout(state, left).unwrap().0;
+            }
+        }
+        state.queue.pop_front();
+        let (since, writer) = (Instant::now(), writer.clone());
+        state.holder = Some(Holder { since, statement: String::new(), writes: false, writer });
+    }
+
+    /// Notes a statement of the holder, for the list of long transactions.
+    pub(super) fn executes(&self, statement: &str, writes: bool) {
+        let mut state = self.state();
+        let Some(holder) = &mut state.holder else { return };
+        if !holder.writes {
+            statement.clone_into(&mut holder.statement);
+            holder.writes = writes;
+        }
+    }
+
+    /// Only the holder may call it.
+    pub(super) fn release(&self) {
+        let mut state = self.state();
+        let Some(holder) = state.holder.take() else { return };
+        state.longest = state.longest.max(holder.since.elapsed());
+        let over = holder.over(state.limit);
+        state.long.extend(over);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn set_timeout(&self, timeout: Duration) {
+        self.state().timeout = timeout;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn set_limit(&self, limit: Duration) {
+        self.state().limit = Some(limit);
+    }
+
+    /// The transactions over the limit, with one that is still open.
+    pub(super) fn long(&self) -> Vec<String> {
+        let state = self.state();
+        let open = state.holder.as_ref().and_then(|holder| holder.over(state.limit));
+        state.long.iter().cloned().chain(open).collect()
+    }
+
+    pub(super) fn longest(&self) -> Duration {
+        let state = self.state();
+        state.longest.max(state.holder.as_ref().map_or(Duration::ZERO, |holder| holder.since.elapsed()))
+    }
+
+    pub(super) fn reset(&self) {
+        self.state().longest = Duration::ZERO;
+    }
+}
