@@ -11,6 +11,7 @@ use libsql_hrana::proto::{PipelineReqBody, StreamRequest};
 #[derive(Default)]
 pub struct Faults {
     commits: AtomicU32,
+    later_commit: AtomicU32,
     writes: AtomicU32,
     expiries: AtomicU32,
     drops: AtomicU32,
@@ -34,6 +35,13 @@ impl Faults {
     /// their TCP connection is closed without a reply.
     pub fn lose_commit_replies(&self, n: u32) {
         self.commits.store(n, SeqCst);
+        self.later_commit.store(0, SeqCst);
+    }
+
+    /// Like [`Self::lose_commit_replies`], which ends it, for one request: the one after `passed` requests with a
+    /// COMMIT.
+    pub fn lose_commit_reply_after(&self, passed: u32) {
+        self.later_commit.store(passed + 1, SeqCst);
     }
 
     /// Like [`Self::lose_commit_replies`], for the next `n` requests with an INSERT, UPDATE or
@@ -93,11 +101,12 @@ impl Faults {
 
     fn choose(&self, baton: bool, commits: bool, writes: bool) -> Fate {
         let take = |left: &AtomicU32| left.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        let is_later = commits && take(&self.later_commit) && self.later_commit.load(SeqCst) == 0;
         let fate = if take(&self.drops) {
             Fate::Dropped
         } else if baton && take(&self.expiries) {
             Fate::Expired
-        } else if commits && take(&self.commits) || writes && take(&self.writes) {
+        } else if is_later || commits && take(&self.commits) || writes && take(&self.writes) {
             Fate::Unanswered
         } else {
             let mut possible = vec![Fate::Dropped];
