@@ -200,8 +200,8 @@ async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerE
                JOIN customers c ON c.stripe_customer_id = j.value ->> 'stripe' \
                WHERE c.id <> j.value ->> 'id' LIMIT 1";
     if let Some(row) = first_row(c, sql, params![rows.clone()]).await? {
-        let taken = || -> Result<(String, i64, String), libsql::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
-        let (other, key, stripe) = taken().map_err(BooksError::from)?;
+        let taken = || -> Result<(String, i64, String), BooksError> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+        let (other, key, stripe) = taken()?;
         let at = usize::try_from(key).unwrap_or_default();
         let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
         return Err(CustomerError::Wrong { at, id, why: format!("customer `{other}` has the Stripe id {stripe}") });

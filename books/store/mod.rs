@@ -12,5 +12,7 @@ pub mod connection;
 pub mod database;
 pub mod error;
 pub mod migrations;
+pub mod remote;
 pub mod rows;
 pub mod settings;
+pub mod traffic;

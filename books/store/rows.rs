@@ -8,7 +8,7 @@ use crate::units::quantity::Quantity;
 
 /// The database's own clock, in seconds since 1970.
 pub async fn clock(c: &Connection) -> Result<i64, BooksError> {
-    Ok(first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))?)
+    first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))
 }
 
 /// Many values as one parameter, for `json_each`.
@@ -47,7 +47,7 @@ pub async fn insert_rows<T, const N: usize>(
 
 /// The first row of a query, if there is one.
 pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Result<Option<Row>, BooksError> {
-    Ok(c.query(sql, params).await?.next().await?)
+    c.query(sql, params).await?.next().await
 }
 
 /// The exact sum of a column of quantities, as an SQL expression that [`sum_of`] reads; null for no

@@ -378,7 +378,7 @@ impl Database {
         let name = file.to_string_lossy().into_owned();
         let target = name.clone();
         self.with_connection(async move |c| Ok(c.execute("VACUUM INTO ?1", params![target]).await.map(drop)?)).await?;
-        let copy = libsql::Builder::new_local(&name).build().await?.connect()?;
+        let copy = Connection::local(libsql::Builder::new_local(&name).build().await?.connect()?);
         for pragma in ["PRAGMA journal_mode = DELETE", "PRAGMA synchronous = FULL"] {
             first_row(&copy, pragma, ()).await?;
         }
