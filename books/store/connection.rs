@@ -1,5 +1,8 @@
 //! A connection to the database, its rows and its values: one form for a local file and for a
 //! server.
+//!
+//! On a server a statement costs a round trip. Statements that belong together are one `batch`;
+//! queries that run at the same time on one connection, with `join!`, share a request.
 
 use std::sync::Arc;
 
@@ -9,6 +12,9 @@ use libsql_hrana::proto::{self, NamedArg, Stmt, StmtResult};
 
 use super::error::BooksError;
 use super::remote::stream::Stream;
+
+/// Statements of [`Connection::execute_each`] in one request, at most about this many bytes of them.
+const REQUEST_BYTES: usize = 1 << 20;
 
 /// A connection; its clones share one transaction.
 #[derive(Clone)]
@@ -58,6 +64,32 @@ impl Connection {
             Half::Local(c) => Prepared::Local(c.prepare(sql).await?),
             Half::Remote(_) => Prepared::Remote(self.clone(), sql.to_owned()),
         }))
+    }
+
+    /// Runs a statement once with each of `values`, until one fails; on a server with few requests.
+    pub async fn execute_each(
+        &self,
+        sql: &str,
+        values: impl IntoIterator<Item = Vec<Value>>,
+    ) -> Result<(), BooksError> {
+        if let Half::Local(c) = &self.0 {
+            let statement = c.prepare(sql).await?;
+            for values in values {
+                statement.execute(values).await?;
+                statement.reset();
+            }
+            return Ok(());
+        }
+        let (mut batch, mut bytes) = (vec![], 0);
+        for values in values {
+            bytes += sql.len() + values.iter().map(size).sum::<usize>();
+            batch.push((sql, values));
+            if bytes > REQUEST_BYTES {
+                self.batch(std::mem::take(&mut batch)).await?;
+                bytes = 0;
+            }
+        }
+        self.batch(batch).await.map(drop)
     }
 
     /// Runs the statements of a text, each of which ends with its line, until one fails.
@@ -232,6 +264,15 @@ impl Row {
             Cells::Local(row) => row.column_name(column),
             Cells::Whole { columns, .. } => columns.get(usize::try_from(column).ok()?).map(String::as_str),
         }
+    }
+}
+
+/// Bytes of a value in a request, about.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Integer(_) | Value::Real(_) => 32,
+        Value::Text(text) => 32 + text.len(),
+        Value::Blob(bytes) => 32 + bytes.len() / 3 * 4,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::units::quantity::QuantityError;
 pub const BUSY_WAIT: Duration = Duration::from_secs(10);
 
 /// An error of the books.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BooksError {
     /// Another process holds the write lock, after this wait.

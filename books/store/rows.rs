@@ -33,11 +33,8 @@ pub async fn insert_rows<T, const N: usize>(
     let whole = rows.chunks_exact(ROWS);
     let rest = whole.remainder();
     if rows.len() >= ROWS {
-        let statement = c.prepare(&sql(ROWS)).await?;
-        for some in whole {
-            statement.execute(some.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
-            statement.reset();
-        }
+        let values = whole.map(|some| some.iter().flat_map(&mut values).collect::<Vec<Value>>());
+        c.execute_each(&sql(ROWS), values).await?;
     }
     if !rest.is_empty() {
         c.execute(&sql(rest.len()), rest.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;

@@ -1,7 +1,7 @@
 //! A stream: what Hrana calls a connection with its transaction. Over HTTP it exists only between
 //! the requests of one transaction; the baton of an answer names it in the next request.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use libsql_hrana::proto::{
@@ -10,7 +10,7 @@ use libsql_hrana::proto::{
 };
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request, StatusCode, Url};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use super::http::HttpClient;
@@ -63,6 +63,51 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Sends calls in one request, with a stream that ends with it.
+    async fn run_alone(&self, calls: Vec<Waiting>) {
+        let (statements, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(|w| (w.statements, w.answer)).unzip();
+        let close = StreamRequest::Close(CloseStreamReq {});
+        let requests = statements.into_iter().map(|s| work(false, s)).chain([close]).collect();
+        let asked = Instant::now();
+        let answered = self.ask(None, &PipelineReqBody { baton: None, requests }).await;
+        let waited = asked.elapsed();
+        let mut results = answered.map(|body| body.results.into_iter());
+        for answer in answers {
+            let result = match &mut results {
+                Ok(results) => done(results.next().unwrap_or_default()),
+                Err(error) => Err(error.clone()),
+            };
+            let outcome = result.and_then(|done| {
+                self.count(&done.results);
+                self.outcome(done, waited)
+            });
+            // the caller may be gone
+            drop(answer.send(outcome));
+        }
+    }
+
+    /// Counts what statements cost. Returns how long they took on the server.
+    fn count(&self, results: &[StmtResult]) -> Duration {
+        let mut took = Duration::ZERO;
+        for result in results {
+            let query = Duration::try_from_secs_f64(result.query_duration_ms).unwrap_or_default() / 1000;
+            self.counters.statement(result.rows_read, result.rows_written, query);
+            took += query;
+        }
+        took
+    }
+
+    fn outcome(&self, done: Done, waited: Duration) -> Result<Vec<StmtResult>, BooksError> {
+        let Some(error) = done.failed else { return Ok(done.results) };
+        let error = of_statement(error, waited);
+        if matches!(error, BooksError::Locked(_)) {
+            self.counters.busy(waited);
+        }
+        Err(error)
+    }
+}
+
 fn pipeline(base: &str) -> Result<Url, String> {
     Url::parse(&format!("{}/v3/pipeline", base.trim_end_matches('/'))).map_err(|e| e.to_string())
 }
@@ -71,7 +116,17 @@ fn pipeline(base: &str) -> Result<Url, String> {
 #[derive(Debug)]
 pub(in crate::store) struct Stream {
     server: Arc<Server>,
+    /// Locked while a request is under way.
     state: Mutex<State>,
+    /// Statements outside of a transaction that go with the next request.
+    waiting: std::sync::Mutex<Vec<Waiting>>,
+}
+
+/// Statements of one call, and who waits for what comes of them.
+#[derive(Debug)]
+struct Waiting {
+    statements: Vec<Stmt>,
+    answer: oneshot::Sender<Result<Vec<StmtResult>, BooksError>>,
 }
 
 #[derive(Debug)]
@@ -105,7 +160,7 @@ struct Done {
 
 impl Stream {
     pub(in crate::store) fn new(server: Arc<Server>) -> Self {
-        Self { server, state: Mutex::new(State::Autocommit) }
+        Self { server, state: Mutex::new(State::Autocommit), waiting: std::sync::Mutex::default() }
     }
 
     /// Begins a transaction, without a request.
@@ -116,67 +171,62 @@ impl Stream {
     /// Runs statements in one request, each one only if the one before succeeded.
     pub(in crate::store) async fn run(&self, statements: Vec<Stmt>) -> Result<Vec<StmtResult>, BooksError> {
         let mut state = self.state.lock().await;
+        if matches!(*state, State::Autocommit) {
+            drop(state);
+            return self.run_with_others(statements).await;
+        }
         // a call that is dropped half way leaves a transaction that has ended
         let before = std::mem::replace(&mut *state, State::Ended(None));
-        let (baton, at, begins, known) = match before {
-            State::Autocommit => (None, None, false, None),
-            State::Begun => (None, None, true, None),
-            State::Open(open) => (Some(open.baton.clone()), open.at.clone(), false, Some(open)),
+        let (baton, at, known) = match before {
+            State::Open(open) => (Some(open.baton.clone()), open.at.clone(), Some(open)),
             ended @ State::Ended(_) => {
                 *state = ended;
                 return Err(BooksError::StreamLost("an earlier statement ended the transaction".into()));
             }
+            State::Begun | State::Autocommit => (None, None, None),
         };
-        let alone = !begins && known.is_none();
+        let begins = known.is_none();
         let heading: String = statements.iter().filter_map(|s| s.sql.as_deref()).next().unwrap_or_default().into();
-        let mut requests = vec![work(begins, statements)];
-        if alone {
-            requests.push(StreamRequest::Close(CloseStreamReq {}));
-        }
         let asked = Instant::now();
-        let answered = self.server.ask(at.as_ref(), &PipelineReqBody { baton, requests }).await;
+        let body = PipelineReqBody { baton, requests: vec![work(begins, statements)] };
+        let answer = self.server.ask(at.as_ref(), &body).await?;
         let waited = asked.elapsed();
-        if alone {
-            *state = State::Autocommit;
-        }
-        let mut answer = answered?;
-        let result = if answer.results.is_empty() { StreamResult::None } else { answer.results.swap_remove(0) };
-        let mut done = done(result)?;
+        let mut done = done(answer.results.into_iter().next().unwrap_or_default())?;
         // BEGIN has no result that anybody asked for
         let not_begun = begins && done.results.is_empty();
         if begins && !not_begun {
             done.results.remove(0);
         }
-        let mut took = Duration::ZERO;
-        for result in &done.results {
-            let query = Duration::try_from_secs_f64(result.query_duration_ms).unwrap_or_default() / 1000;
-            self.server.counters.statement(result.rows_read, result.rows_written, query);
-            took += query;
+        let took = self.server.count(&done.results);
+        let at = answer.base_url.as_deref().map(pipeline).transpose().map_err(BooksError::Network)?.or(at);
+        let (since, slowest) = match known {
+            Some(open) => (open.since, open.slowest),
+            None => (Instant::now().checked_sub(took.min(waited)).unwrap_or(asked), Default::default()),
+        };
+        let slowest = if waited > slowest.1 { (heading, waited) } else { slowest };
+        let over = not_begun || done.failed.as_ref().is_some_and(|e| ends_transaction(&e.code));
+        *state = match answer.baton.map(|baton| Open { baton, at, since, slowest }) {
+            Some(open) if !over => State::Open(open),
+            other => State::Ended(other),
+        };
+        self.server.outcome(done, waited)
+    }
+
+    /// Runs statements outside of a transaction. Calls that are made at the same time, as by
+    /// `join!`, share a request, and each one has its own result.
+    async fn run_with_others(&self, statements: Vec<Stmt>) -> Result<Vec<StmtResult>, BooksError> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = || self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting().push(Waiting { statements, answer });
+        // the other ones of a `join!` have their turn
+        tokio::task::yield_now().await;
+        let one_at_a_time = self.state.lock().await;
+        let all = std::mem::take(&mut *waiting());
+        if !all.is_empty() {
+            self.server.run_alone(all).await;
         }
-        if !alone {
-            let at = answer.base_url.as_deref().map(pipeline).transpose().map_err(BooksError::Network)?.or(at);
-            let (since, slowest) = match known {
-                Some(open) => (open.since, open.slowest),
-                None => (Instant::now().checked_sub(took.min(waited)).unwrap_or(asked), Default::default()),
-            };
-            let slowest = if waited > slowest.1 { (heading, waited) } else { slowest };
-            let open = answer.baton.map(|baton| Open { baton, at, since, slowest });
-            let over = not_begun || done.failed.as_ref().is_some_and(|e| ends_transaction(&e.code));
-            *state = match open {
-                Some(open) if !over => State::Open(open),
-                other => State::Ended(other),
-            };
-        }
-        match done.failed {
-            None => Ok(done.results),
-            Some(error) => {
-                let error = of_statement(error, waited);
-                if matches!(error, BooksError::Locked(_)) {
-                    self.server.counters.busy(waited);
-                }
-                Err(error)
-            }
-        }
+        drop(one_at_a_time);
+        answered.await.map_err(|_| BooksError::Network("the request was given up".into()))?
     }
 
     /// Commits, in one request if any statement was made.
