@@ -35,6 +35,11 @@ impl Connection {
         Self(Half::Remote(Arc::new(stream)))
     }
 
+    /// True on a local file.
+    pub fn is_local(&self) -> bool {
+        matches!(self.0, Half::Local(_))
+    }
+
     /// Runs a statement and returns its rows. A statement that writes is done when all of them have
     /// been read.
     pub async fn query(&self, sql: &str, params: impl IntoParams) -> Result<Rows, BooksError> {
