@@ -13,7 +13,7 @@ use libsql_hrana::proto::{self, NamedArg, Stmt, StmtResult};
 use super::error::BooksError;
 use super::remote::stream::Stream;
 
-/// Statements of [`Connection::execute_each`] in one request, at most about this many bytes of them.
+/// [`Connection::execute_each`] sends about this many bytes of statements in one request.
 const REQUEST_BYTES: usize = 1 << 20;
 
 /// A connection; its clones share one transaction.

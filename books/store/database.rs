@@ -3,7 +3,8 @@
 //! libSQL's local calls are synchronous C code behind `async fn`, and all clones of a connection
 //! share one transaction. So a thread of its own holds the connection and runs one piece of work
 //! after another: the async runtime is never blocked, and no statement of one piece can get into
-//! the transaction of another. A remote database works the same way, with requests in place of calls.
+//! the transaction of another. A remote database works the same way, with requests in place of
+//! calls.
 //!
 //! Durability: in WAL mode readers never wait for the writer, and with `synchronous = FULL` a
 //! reported commit survives a power cut (with NORMAL the last commits could be lost:
@@ -63,7 +64,7 @@ pub struct ChunkSizes {
 #[derive(Clone)]
 pub struct Database {
     counters: Arc<Counters>,
-    /// True once the schema was seen to be this build's. Workers see a newer one by their heartbeat.
+    /// True once the schema was seen to be this build's. A worker's heartbeat sees a newer one.
     pub(super) migrated: Arc<AtomicBool>,
     work: mpsc::Sender<Work>,
     local: bool,

@@ -1,9 +1,9 @@
-//! Numbered schema changes, applied in order, each in a transaction of its own; in an empty database
-//! all of them in one.
+//! Numbered schema changes, applied in order, each in a transaction of its own; in an empty
+//! database all of them in one.
 //!
 //! Many processes may start at once. A change begins with its row in `schema_versions`, which one
-//! process inserts; the others find it there and apply nothing. A database with a schema of a newer build is refused,
-//! and so is one with a change under a known number and another text.
+//! process inserts; the others find it there and apply nothing. A database with a schema of a newer
+//! build is refused, and so is one with a change under a known number and another text.
 
 use std::sync::atomic::Ordering;
 
@@ -78,22 +78,21 @@ impl Database {
     /// history of changes.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<&'static str>, BooksError> {
         let mut applied = vec![];
-        loop {
+        'read: loop {
             let found = self.schema_version().await?;
-            let mut missing = MIGRATIONS.iter().filter(|m| m.version > found);
-            let next: Vec<&Migration> =
-                if found == 0 { missing.collect() } else { missing.next().into_iter().collect() };
-            if next.is_empty() {
-                self.migrated.store(true, Ordering::Relaxed);
-                return Ok(applied);
+            let missing: Vec<&Migration> = MIGRATIONS.iter().filter(|m| m.version > found).collect();
+            let at_once = if found == 0 { missing.len().max(1) } else { 1 };
+            for some in missing.chunks(at_once) {
+                let statements = changes(some, now);
+                match self.transaction(async move |c| c.batch(statements).await.map(drop)).await {
+                    Ok(()) => applied.extend(some.iter().map(|m| m.name)),
+                    // another process was faster
+                    Err(BooksError::Sql(text)) if text.contains("schema_versions.version") => continue 'read,
+                    Err(error) => return Err(error),
+                }
             }
-            let names: Vec<_> = next.iter().map(|m| m.name).collect();
-            match self.transaction(async move |c| c.batch(changes(&next, now)).await.map(drop)).await {
-                Ok(()) => applied.extend(names),
-                // another process was faster
-                Err(BooksError::Sql(text)) if text.contains("schema_versions.version") => {}
-                Err(error) => return Err(error),
-            }
+            self.migrated.store(true, Ordering::Relaxed);
+            return Ok(applied);
         }
     }
 

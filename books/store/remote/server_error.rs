@@ -64,3 +64,52 @@ pub(super) fn of_answer(status: StatusCode, body: &[u8], waited: Duration) -> Bo
         _ => BooksError::Sql(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The texts are the server's own.
+    #[test]
+    fn errors_of_the_server_are_told_apart() {
+        let of = |code: &str, message: &str| {
+            of_statement(Error { code: code.into(), message: message.into() }, Duration::from_millis(4_980))
+        };
+        let cases = [
+            (of("SQLITE_BUSY", "SQLite error: database is locked"), true, "waited 5 s"),
+            (of("TRANSACTION_TIMEOUT", "Transaction timed out"), true, "nothing of it was written"),
+            (of("SQLITE_INTERRUPT", "SQLite error: interrupted"), true, "interrupted"),
+            (of("TRANSACTION_BUSY", "Server cannot handle additional transactions"), true, "additional"),
+            (of("BLOCKED", "Operation was blocked: usage"), false, "larger plan"),
+            (of("RESPONSE_TOO_LARGE", "Response is too large"), false, "too large"),
+            (of("SQLITE_CONSTRAINT", "SQLite error: UNIQUE constraint failed: t.a"), false, "UNIQUE constraint"),
+            (of("SQL_INPUT_ERROR", "SQL input error: no such table: t (at offset 14)"), false, "no such table"),
+        ];
+        for (error, retryable, says) in cases {
+            assert_eq!(error.is_retryable(), retryable, "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn answers_without_results_are_told_apart() {
+        let of = |status: u16, body: &str| {
+            of_answer(StatusCode::from_u16(status).unwrap(), body.as_bytes(), Duration::from_secs(1))
+        };
+        let expired = r#"{"message":"The stream has expired due to inactivity","code":"STREAM_EXPIRED"}"#;
+        let cases = [
+            (of(400, expired), true, "expired due to inactivity"),
+            (of(400, "Received an invalid baton"), true, "lost the transaction"),
+            (of(401, r#"{"error":"Unauthorized: `The JWT has expired`"}"#), false, "The JWT has expired"),
+            (of(404, r#"{"error":"Namespace `x` doesn't exist"}"#), false, "no such database"),
+            (of(429, r#"{"error":"Too many concurrent requests"}"#), true, "nothing was written"),
+            (of(500, r#"{"error":"Operation was blocked: usage"}"#), false, "quota"),
+            (of(502, "<html>Bad Gateway</html>"), true, "whether it took the last change"),
+            (of(413, ""), false, "too large"),
+        ];
+        for (error, retryable, says) in cases {
+            assert_eq!(error.is_retryable(), retryable, "{error}");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+    }
+}
