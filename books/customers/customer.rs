@@ -85,7 +85,7 @@ pub enum CustomerError {
 /// of customers with entries of version `of`. Counters are never added to.
 pub async fn refresh_counters(c: &Connection, month: Month, of: Option<i64>) -> Result<u64, BooksError> {
     let values = params![month.to_string(), of];
-    Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
+    c.execute(include_str!("refresh_counters.sql"), values).await
 }
 
 impl Database {
@@ -209,7 +209,7 @@ async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerE
     let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
                SELECT value ->> 'id', value ->> 'plan', value ->> 'stripe', value ->> 'status' \
                FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
-    Ok(c.execute(sql, params![rows]).await.map_err(BooksError::from)?)
+    Ok(c.execute(sql, params![rows]).await?)
 }
 
 async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {

@@ -109,7 +109,7 @@ impl Database {
     pub async fn plans_fingerprint(&self) -> Result<String, BooksError> {
         self.with_connection(async |c| {
             let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
-            Ok(row.map_or(Ok(String::new()), |row| row.get(0))?)
+            row.map_or(Ok(String::new()), |row| row.get(0))
         })
         .await
     }
