@@ -193,7 +193,10 @@ pub struct Rows(Source);
 enum Source {
     /// SQLite computes each row when it is asked for.
     Local(libsql::Rows),
-    Whole { columns: Arc<[String]>, rows: std::vec::IntoIter<Vec<Value>> },
+    Whole {
+        columns: Arc<[String]>,
+        rows: std::vec::IntoIter<Vec<Value>>,
+    },
 }
 
 impl Default for Source {
@@ -242,9 +245,8 @@ impl Row {
     pub fn get<T: FromValue>(&self, column: i32) -> Result<T, BooksError> {
         let value = self.get_value(column)?;
         let is = kind(&value);
-        T::from_value(value).ok_or_else(|| {
-            BooksError::Sql(format!("column {column} is {is} and not {}", std::any::type_name::<T>()))
-        })
+        T::from_value(value)
+            .ok_or_else(|| BooksError::Sql(format!("column {column} is {is} and not {}", std::any::type_name::<T>())))
     }
 
     pub fn get_value(&self, column: i32) -> Result<Value, BooksError> {

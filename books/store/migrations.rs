@@ -163,9 +163,7 @@ mod tests {
 
     async fn run(books: &Database, migrations: impl Iterator<Item = &'static Migration>) {
         for migration in migrations {
-            let all = async move |c: &crate::store::connection::Connection| {
-                c.execute_batch(migration.sql).await
-            };
+            let all = async move |c: &crate::store::connection::Connection| c.execute_batch(migration.sql).await;
             books.transaction(all).await.unwrap();
         }
     }

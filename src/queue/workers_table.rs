@@ -36,7 +36,7 @@ impl Queue {
                 let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                            RETURNING (SELECT max(version) FROM schema_versions)";
                 let mut rows = c.query(sql, params![worker, now, running, state.name()]).await?;
-                Ok(rows.next().await?.map(|row| row.get(0)).transpose()?)
+                rows.next().await?.map(|row| row.get(0)).transpose()
             })
             .await
     }

@@ -46,7 +46,8 @@ async fn requests_are_as_few_as_the_protocol_allows() {
     });
     three.await.unwrap();
     asked("a transaction of three statements", 4);
-    let batch = books.transaction(async |c| c.batch(["d", "e"].map(|name| (INSERT, text(name))).into()).await.map(drop));
+    let batch =
+        books.transaction(async |c| c.batch(["d", "e"].map(|name| (INSERT, text(name))).into()).await.map(drop));
     batch.await.unwrap();
     asked("a transaction of a batch", 2);
     let undone = books.transaction(async |c| {
@@ -55,7 +56,8 @@ async fn requests_are_as_few_as_the_protocol_allows() {
     });
     assert!(undone.await.unwrap_err().to_string().contains("UNIQUE constraint failed"));
     asked("a transaction that is undone", 3);
-    let many = async |c: &_| books::store::rows::insert_rows(c, "INSERT INTO settings (name, value)", "", &rows(), row).await;
+    let many =
+        async |c: &_| books::store::rows::insert_rows(c, "INSERT INTO settings (name, value)", "", &rows(), row).await;
     books.transaction(many).await.unwrap();
     asked("a thousand rows", 2);
     let together = books.with_connection(async |c| {

@@ -45,9 +45,7 @@ impl HttpClient {
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("books-http".into());
-        thread
-            .spawn(move || runtime.block_on(async { drop(stopped.await) }))
-            .map_err(|e| failed(e.to_string()))?;
+        thread.spawn(move || runtime.block_on(async { drop(stopped.await) })).map_err(|e| failed(e.to_string()))?;
         Ok(Self { client, runtime: handle, _stop: Arc::new(stop) })
     }
 

@@ -41,7 +41,8 @@ impl Server {
         let failed = |why: String| BooksError::Open(url.to_owned(), why);
         let parsed = pipeline(&url.replacen("libsql://", "https://", 1)).map_err(failed)?;
         let authorization = HeaderValue::try_from(format!("Bearer {token}"));
-        let mut authorization = authorization.map_err(|_| failed("its token has characters that no token has".into()))?;
+        let mut authorization =
+            authorization.map_err(|_| failed("its token has characters that no token has".into()))?;
         authorization.set_sensitive(true);
         Ok(Self { http, url: parsed, authorization, counters })
     }
