@@ -173,12 +173,11 @@ impl Queue {
         std::sync::Arc::new(move |c: Connection| {
             let worker = worker.clone();
             Box::pin(async move {
-                // a write that changes nothing, because a count of rows costs a remote transaction
-                // one round trip, and a row two
-                let sql = "UPDATE jobs SET heartbeat = heartbeat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
-                match c.execute(sql, params![seq, lease, worker]).await? {
-                    0 => Err(BooksError::Fenced),
-                    _ => Ok(()),
+                // the transaction has the write lock already
+                let sql = "SELECT 1 FROM jobs WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
+                match first_row(&c, sql, params![seq, lease, worker]).await? {
+                    None => Err(BooksError::Fenced),
+                    Some(_) => Ok(()),
                 }
             })
         })

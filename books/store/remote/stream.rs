@@ -190,7 +190,14 @@ impl Stream {
         let heading: String = statements.iter().filter_map(|s| s.sql.as_deref()).next().unwrap_or_default().into();
         let asked = Instant::now();
         let body = PipelineReqBody { baton, requests: vec![work(begins, statements)] };
-        let answer = self.server.ask(at.as_ref(), &body).await?;
+        let answer = match self.server.ask(at.as_ref(), &body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // a request that did not arrive left the stream as it was, with the write lock
+                *state = State::Ended(known);
+                return Err(error);
+            }
+        };
         let waited = asked.elapsed();
         let mut done = done(answer.results.into_iter().next().unwrap_or_default())?;
         // BEGIN has no result that anybody asked for
