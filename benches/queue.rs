@@ -233,7 +233,7 @@ fn fill(file: &Path) {
                  'null', i, i, 4000000000000 + i FROM n",
                 JobState::Done
             );
-            Ok(c.execute(&sql, ()).await?)
+            c.execute(&sql, ()).await
         });
         assert_eq!(insert.await.unwrap(), FINISHED as u64);
     });

@@ -49,7 +49,7 @@ impl Job for Probe {
         let claim = async move |c: &books::store::connection::Connection| -> Result<i64, BooksError> {
             let sql = "INSERT INTO probes (name, effects, done_at) VALUES (?1, 1, ?2) \
                        ON CONFLICT (name) DO UPDATE SET repeats = repeats + 1 RETURNING repeats";
-            Ok(first_row(c, sql, params![name, done_at]).await?.map_or(Ok(0), |row| row.get(0))?)
+            first_row(c, sql, params![name, done_at]).await?.map_or(Ok(0), |row| row.get(0))
         };
         let repeats = context.books.transaction(claim).await?;
         Ok(ProbeReport { name: self.name, repeats })

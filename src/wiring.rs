@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use books::Database;
 use books::store::database::REMOTE_WAIT;
+use books::store::remote::http::HttpClient;
 use jiff::Timestamp;
 use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
@@ -21,13 +22,14 @@ use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
 use crate::config::{Config, ExportConfig, Location, StripeConfig, StripeMeterConfig};
 use crate::queue::{Clock, Queue};
-use crate::tls::{Connector, client_config};
+use crate::tls::client_config;
 
 /// A request to S3 without progress for this time is retried.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle connections are closed before Stripe's side closes them.
-const STRIPE_IDLE: Duration = Duration::from_secs(55);
+const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections are closed before the other side closes them.
+const IDLE: Duration = Duration::from_secs(55);
 
 /// The path of the books, when they are a local file.
 pub(crate) fn local_path(config: &Config) -> Option<&Path> {
@@ -130,11 +132,26 @@ async fn connect(config: &Config, wait: Duration) -> anyhow::Result<Database> {
     if let Some(path) = local_path(config) {
         return Ok(Database::open_local(path).await?);
     }
-    let url = &config.database.url;
-    let token = config.database.token.expose().to_owned();
-    let remote = libsql::Builder::new_remote(url.clone(), token).connector(Connector::new()?).build().await;
-    let remote = remote.with_context(|| format!("database {url}"))?;
-    Ok(Database::open_remote(url.clone(), remote, wait).await?)
+    let (url, token) = (&config.database.url, config.database.token.expose());
+    Ok(Database::open_remote(database_client()?, url, token, wait).await?)
+}
+
+/// The HTTP client of all remote databases of this process, with one set of kept connections.
+fn database_client() -> anyhow::Result<HttpClient> {
+    static MADE: OnceLock<HttpClient> = OnceLock::new();
+    if let Some(made) = MADE.get() {
+        return Ok(made.clone());
+    }
+    let settings = reqwest::Client::builder()
+        .tls_backend_preconfigured(client_config()?)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .tcp_nodelay(true)
+        .connect_timeout(DATABASE_CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE)
+        .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")));
+    let made = HttpClient::new(settings)?;
+    Ok(MADE.get_or_init(|| made).clone())
 }
 
 /// The configured exports. Only the credential chain uses the network here.
@@ -217,7 +234,7 @@ fn stripe_account(stripe: &StripeConfig) -> anyhow::Result<StripeAccount> {
         .redirect(reqwest::redirect::Policy::none())
         .timeout(timeout)
         .connect_timeout(timeout.min(Duration::from_secs(10)))
-        .pool_idle_timeout(STRIPE_IDLE)
+        .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(usize::from(stripe.max_concurrent))
         .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")))
         .build()?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::connection::params;
+use crate::store::connection::{Connection, params};
 use serde::Serialize;
 
 use super::billing_sums::{BillingSums, billing_sums};
@@ -152,6 +152,24 @@ const QUERIES: [Query; 8] = [
     },
 ];
 
+/// As [`Database::last_audit`], beside other queries of the connection.
+pub async fn last_audit(c: &Connection) -> Result<LastAudit, BooksError> {
+    let (mut rows, mut sums) = tokio::try_join!(
+        c.query("SELECT name, violations, at FROM audits", ()),
+        c.query("SELECT sums FROM billing_sums ORDER BY meter", ()),
+    )?;
+    let mut audit = LastAudit::default();
+    while let Some(row) = rows.next().await? {
+        audit.violations.insert(row.get(0)?, row.get(1)?);
+        audit.at = Some(crate::units::calendar::instant(row.get(2)?));
+    }
+    while let Some(row) = sums.next().await? {
+        let wrong = |e| BooksError::Integrity(format!("billing_sums: {e}"));
+        audit.billing.push(serde_json::from_str(&row.get::<String>(0)?).map_err(wrong)?);
+    }
+    Ok(audit)
+}
+
 impl Database {
     /// Stores the result of an audit, in place of the one before.
     pub async fn note_audit(&self, audit: &Audit, now: jiff::Timestamp) -> Result<(), BooksError> {
@@ -174,21 +192,7 @@ impl Database {
 
     /// The newest audit.
     pub async fn last_audit(&self) -> Result<LastAudit, BooksError> {
-        self.with_connection(async |c| {
-            let mut rows = c.query("SELECT name, violations, at FROM audits", ()).await?;
-            let mut audit = LastAudit::default();
-            while let Some(row) = rows.next().await? {
-                audit.violations.insert(row.get(0)?, row.get(1)?);
-                audit.at = Some(crate::units::calendar::instant(row.get(2)?));
-            }
-            let mut rows = c.query("SELECT sums FROM billing_sums ORDER BY meter", ()).await?;
-            while let Some(row) = rows.next().await? {
-                let wrong = |e| BooksError::Integrity(format!("billing_sums: {e}"));
-                audit.billing.push(serde_json::from_str(&row.get::<String>(0)?).map_err(wrong)?);
-            }
-            Ok(audit)
-        })
-        .await
+        self.with_connection(async |c| last_audit(c).await).await
     }
 
     /// Runs every check over the whole books, and sums what became of all usage. Violations are

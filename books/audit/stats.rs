@@ -6,6 +6,8 @@
 
 mod read;
 
+pub use read::{books_stats, customer_stats};
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

@@ -26,7 +26,7 @@ impl Database {
                 "INSERT INTO customer_plans (customer, plan, from_at, set_by) SELECT id, ?1, 0, 'demo' FROM customers";
             c.execute(sql, params![plan.clone()]).await?;
             let sql = "UPDATE customers SET plan = ?1, plan_set_by = 'demo'";
-            Ok(c.execute(sql, params![plan]).await?)
+            c.execute(sql, params![plan]).await
         })
         .await
     }

@@ -1,11 +1,10 @@
 //! Customers, and the counters on their rows that the web backend reads.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
-
 use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tokio::time::Instant;
 
 use crate::limits::plan::{DEFAULT_PLAN, Plans};
 use crate::store::database::Database;
@@ -89,7 +88,7 @@ pub enum CustomerError {
 /// Recomputes the counters of the customers `ids` for `month`. Counters are never added to.
 pub async fn refresh_counters(c: &Connection, month: Month, ids: &[String]) -> Result<u64, BooksError> {
     let values = params![month.to_string(), json(ids)?];
-    Ok(c.execute(include_str!("refresh_counters.sql"), values).await?)
+    c.execute(include_str!("refresh_counters.sql"), values).await
 }
 
 impl Database {
@@ -213,8 +212,8 @@ async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerE
                JOIN customers c ON c.stripe_customer_id = j.value ->> 'stripe' \
                WHERE c.id <> j.value ->> 'id' LIMIT 1";
     if let Some(row) = first_row(c, sql, params![rows.clone()]).await? {
-        let taken = || -> Result<(String, i64, String), libsql::Error> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
-        let (other, key, stripe) = taken().map_err(BooksError::from)?;
+        let taken = || -> Result<(String, i64, String), BooksError> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+        let (other, key, stripe) = taken()?;
         let at = usize::try_from(key).unwrap_or_default();
         let id = customers.get(at).map(|n| n.id.clone()).unwrap_or_default();
         return Err(CustomerError::Wrong { at, id, why: format!("customer `{other}` has the Stripe id {stripe}") });
@@ -222,7 +221,7 @@ async fn add(c: &Connection, customers: &[NewCustomer]) -> Result<u64, CustomerE
     let sql = "INSERT INTO customers (id, plan, stripe_customer_id, status) \
                SELECT value ->> 'id', value ->> 'plan', value ->> 'stripe', value ->> 'status' \
                FROM json_each(?1) WHERE true ON CONFLICT (id) DO NOTHING";
-    Ok(c.execute(sql, params![rows]).await.map_err(BooksError::from)?)
+    Ok(c.execute(sql, params![rows]).await?)
 }
 
 async fn subscriptions(c: &Connection, customer: &str) -> Result<Vec<SubscriptionRow>, BooksError> {

@@ -325,7 +325,7 @@ fn reason(row: &Row, column: i32) -> Result<Reason, BooksError> {
 }
 
 async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
-    Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+    first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))
 }
 
 /// The newest version that is booked. While it is the same, every sum of usage is the same.

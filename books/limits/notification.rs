@@ -159,7 +159,7 @@ pub async fn record(c: &Connection, notifications: &[NewNotification], now: i64)
                SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', \
                       value ->> 'period_start', value ->> 'percent', value ->> 'base', value ->> 'body', ?2, ?3, ?2 \
                FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
-    Ok(c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await?)
+    c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await
 }
 
 /// How an attempt to deliver ended.
@@ -223,7 +223,7 @@ impl Database {
         self.transaction(async move |c| {
             let sql = "UPDATE notifications SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
                        WHERE seq IN (SELECT seq FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
-            Ok(c.execute(sql, params![now.as_second(), why]).await?)
+            c.execute(sql, params![now.as_second(), why]).await
         })
         .await
     }
@@ -241,7 +241,7 @@ impl Database {
         self.transaction(async move |c| {
             let sql = "DELETE FROM notifications WHERE seq IN (SELECT seq FROM notifications ORDER BY seq LIMIT 1000) \
                        AND created_at < ?1 AND state <> 'pending'";
-            Ok(c.execute(sql, params![before]).await?)
+            c.execute(sql, params![before]).await
         })
         .await
     }

@@ -3,7 +3,8 @@
 //! libSQL's local calls are synchronous C code behind `async fn`, and all clones of a connection
 //! share one transaction. So a thread of its own holds the connection and runs one piece of work
 //! after another: the async runtime is never blocked, and no statement of one piece can get into
-//! the transaction of another.
+//! the transaction of another. A remote database works the same way, with requests in place of
+//! calls.
 //!
 //! Durability: in WAL mode readers never wait for the writer, and with `synchronous = FULL` a
 //! reported commit survives a power cut (with NORMAL the last commits could be lost:
@@ -12,17 +13,20 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::store::connection::Connection;
 use backon::{ConstantBuilder, Retryable};
 use futures::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::connection::Connection;
 use super::error::{BUSY_WAIT, BooksError};
+use super::remote::http::HttpClient;
+use super::remote::stream::{Server, Stream};
 use super::rows::{clock, first_row};
+use super::traffic::{BusyWaits, Counters, Traffic};
 
 /// How long a piece of work on a remote database may take.
 pub const REMOTE_WAIT: Duration = Duration::from_secs(300);
@@ -47,21 +51,6 @@ pub enum Durability {
 /// A longer wait for the write lock is counted.
 const NOTED_WAIT: Duration = Duration::from_millis(10);
 
-/// Counts long waits for the write lock.
-#[derive(Debug, Default)]
-struct BusyCounters {
-    count: AtomicU64,
-    micros: AtomicU64,
-}
-
-/// Long waits for the write lock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BusyWaits {
-    pub count: u64,
-    /// In all of them together.
-    pub waited: Duration,
-}
-
 /// Customers that one transaction changes: few enough that other writers hardly wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkSizes {
@@ -74,7 +63,9 @@ pub struct ChunkSizes {
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
-    busy: Arc<BusyCounters>,
+    counters: Arc<Counters>,
+    /// True once the schema was seen to be this build's. A worker's heartbeat sees a newer one.
+    pub(super) migrated: Arc<AtomicBool>,
     work: mpsc::Sender<Work>,
     local: bool,
     wait: Duration,
@@ -118,7 +109,7 @@ impl Database {
                     ConstantBuilder::new().with_delay(Duration::from_millis(20)).with_jitter().with_max_times(200);
                 set.retry(waits).when(|e| matches!(e, libsql::Error::SqliteFailure(5 | 261 | 517, _))).await?;
             }
-            Ok((connection, database))
+            Ok(kept(connection, database))
         });
         opened.await.map_err(|e| match e {
             BooksError::Open(_, text) => BooksError::Open(name, text),
@@ -136,7 +127,7 @@ impl Database {
                 libsql::Builder::new_local(&path).flags(libsql::OpenFlags::SQLITE_OPEN_READ_ONLY).build().await?;
             let connection = database.connect()?;
             connection.busy_timeout(BUSY_WAIT)?;
-            Ok((connection, database))
+            Ok(kept(connection, database))
         });
         opened.await.map_err(|e| match e {
             BooksError::Open(_, text) => BooksError::Open(name, text),
@@ -144,10 +135,18 @@ impl Database {
         })
     }
 
-    /// Uses a remote database (`http(s)://`, `libsql://`) that the caller built; its server sets
-    /// the pragmas. A piece of work that takes longer than `wait` is given up.
-    pub async fn open_remote(name: String, database: libsql::Database, wait: Duration) -> Result<Self, BooksError> {
-        Self::start(name, wait, async move || Ok((database.connect()?, database))).await
+    /// Uses a remote database at `url` (`http(s)://`, `libsql://`); its server sets the pragmas. A
+    /// piece of work that takes longer than `wait` is given up. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`BooksError::Open`].
+    pub async fn open_remote(http: HttpClient, url: &str, token: &str, wait: Duration) -> Result<Self, BooksError> {
+        let counters = Arc::<Counters>::default();
+        let server = Arc::new(Server::new(http, url, token, Arc::clone(&counters))?);
+        let opened = Self::start(url.to_owned(), wait, async move || {
+            Ok(move || Connection::remote(Stream::new(Arc::clone(&server))))
+        });
+        Ok(Self { counters, ..opened.await? })
     }
 
     /// True for a local file, where a statement costs no round trip.
@@ -167,9 +166,11 @@ impl Database {
         Self { fence: Some(fence), ..self.clone() }
     }
 
-    async fn start<F>(name: String, wait: Duration, open: F) -> Result<Self, BooksError>
+    /// `open` returns what makes the connection of each piece of work.
+    async fn start<F, C>(name: String, wait: Duration, open: F) -> Result<Self, BooksError>
     where
-        F: AsyncFnOnce() -> Result<(Connection, libsql::Database), libsql::Error> + Send + 'static,
+        F: AsyncFnOnce() -> Result<C, libsql::Error> + Send + 'static,
+        C: Fn() -> Connection + 'static,
     {
         let (work, mut inbox) = mpsc::channel::<Work>(64);
         let (opened, is_open) = oneshot::channel();
@@ -179,33 +180,24 @@ impl Database {
                 Err(e) => return drop(opened.send(Err(BooksError::Sql(e.to_string())))),
             };
             runtime.block_on(async move {
-                let (mut connection, database) = match open().await {
-                    Ok(pair) => pair,
+                let connection = match open().await {
+                    Ok(connection) => connection,
                     Err(e) => return drop(opened.send(Err(e.into()))),
                 };
                 if opened.send(Ok(())).is_err() {
                     return;
                 }
-                let remote = wait < Duration::MAX;
                 while let Some(piece) = inbox.recv().await {
-                    if remote {
-                        // the server ends a connection's stream after some idle seconds, or when it
-                        // restarts, and the connection never recovers; a new one costs no round
-                        // trip
-                        match database.connect() {
-                            Ok(fresh) => connection = fresh,
-                            Err(error) => tracing::warn!(%error, "no new connection to the database: {error}"),
-                        }
-                    }
                     // work that takes too long is dropped with its answer channel, which the caller
                     // sees as an error
-                    drop(tokio::time::timeout(wait, piece(connection.clone())).await);
+                    drop(tokio::time::timeout(wait, piece(connection())).await);
                 }
             });
         });
         spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
         is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
-        Ok(Self { work, busy: Arc::default(), local: wait == Duration::MAX, wait, fence: None })
+        let (counters, migrated) = (Arc::default(), Arc::default());
+        Ok(Self { counters, migrated, work, local: wait == Duration::MAX, wait, fence: None })
     }
 
     /// The database's own clock, to the second.
@@ -222,11 +214,15 @@ impl Database {
         Ok(())
     }
 
-    /// Writing transactions of this handle and its clones that waited more than 10 ms for the write
-    /// lock of a local file, or gave up waiting.
+    /// Writing transactions of this handle and its clones that gave up waiting for the write lock,
+    /// and on a local file those that waited more than 10 ms for it.
     pub fn busy_waits(&self) -> BusyWaits {
-        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        BusyWaits { count: load(&self.busy.count), waited: Duration::from_micros(load(&self.busy.micros)) }
+        self.counters.busy_waits()
+    }
+
+    /// What this handle and its clones have cost on a remote database.
+    pub fn traffic(&self) -> Traffic {
+        self.counters.traffic()
     }
 
     /// Runs `f` on the connection without a transaction: each statement commits by itself.
@@ -264,33 +260,26 @@ impl Database {
         E: From<BooksError> + Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, E> + Send + 'static,
     {
-        let (fence, busy, local) = (self.fence.clone(), self.busy.clone(), self.local);
+        let (fence, counters, local) = (self.fence.clone(), self.counters.clone(), self.local);
         let done = self.with_connection(async move |connection| {
             let asked = Instant::now();
-            let begun = connection.transaction_with_behavior(libsql::TransactionBehavior::Immediate).await;
-            let begun = begun.map_err(BooksError::from);
+            let begun = connection.begin().await;
             let waited = asked.elapsed();
-            if matches!(begun, Err(BooksError::Locked)) || local && waited > NOTED_WAIT {
-                busy.count.fetch_add(1, Ordering::Relaxed);
-                busy.micros.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            if local && (waited > NOTED_WAIT || matches!(begun, Err(BooksError::Locked(_)))) {
+                counters.busy(waited);
             }
-            let transaction = begun?;
+            begun?;
             let may_write = match fence {
-                Some(fence) => fence(Connection::clone(&transaction)).await,
+                Some(fence) => fence(connection.clone()).await,
                 None => Ok(()),
             };
             let result = match may_write {
-                Ok(()) => f(&transaction).await,
+                Ok(()) => f(connection).await,
                 Err(error) => Err(error.into()),
             };
             match &result {
-                Ok(_) => transaction.commit().await?,
-                // the first error is reported; SQLite may have rolled back already (disk full)
-                Err(_) => {
-                    if let Err(undo) = transaction.rollback().await {
-                        tracing::debug!(%undo, "rollback after an error");
-                    }
-                }
+                Ok(_) => connection.commit().await?,
+                Err(_) => connection.rollback().await,
             }
             Ok(result)
         });
@@ -298,8 +287,17 @@ impl Database {
     }
 }
 
+/// Makes all pieces of work share one connection.
+fn kept(connection: libsql::Connection, database: libsql::Database) -> impl Fn() -> Connection + 'static {
+    let connection = Connection::local(connection);
+    move || {
+        let _open = &database;
+        connection.clone()
+    }
+}
+
 /// A pragma may return a row or none, so it is run as a query that is read to its end.
-async fn set_pragma(connection: &Connection, pragma: &str) -> Result<(), libsql::Error> {
+async fn set_pragma(connection: &libsql::Connection, pragma: &str) -> Result<(), libsql::Error> {
     let mut rows = connection.query(&format!("PRAGMA {pragma}"), ()).await?;
     while rows.next().await?.is_some() {}
     Ok(())

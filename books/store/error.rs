@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use crate::units::quantity::QuantityError;
 
-/// How long a statement waits for another process's write lock.
+/// How long a statement on a local file waits for another process's write lock.
 pub const BUSY_WAIT: Duration = Duration::from_secs(10);
 
 /// An error of the books.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BooksError {
-    /// Another process holds the write lock.
-    #[error("the database is locked by another process (waited {} s); try again when it is done", BUSY_WAIT.as_secs())]
-    Locked,
+    /// Another process holds the write lock, after this wait.
+    #[error("the database is locked by another process (waited {} s); try again when it is done", (.0.as_millis() + 500) / 1000)]
+    Locked(Duration),
     #[error("the disk that holds the database is full; nothing was booked; free space and run again")]
     Full,
     #[error(
@@ -40,6 +40,30 @@ pub enum BooksError {
         "the remote database does not answer ({0}); whether it took the last change shows at the next run, which books nothing twice"
     )]
     Network(String),
+    /// The server ends a transaction after 5 s when another writer waits.
+    #[error(
+        "the remote database ended the transaction, because it was open for more than 5 s and another writer waited; \
+         nothing of it was written; run again"
+    )]
+    TransactionTimeout,
+    /// The transaction ended on the server before its COMMIT.
+    #[error("the remote database lost the transaction ({0}); nothing of it was written; run again")]
+    StreamLost(String),
+    /// The server carried nothing out.
+    #[error("the remote database is overloaded or interrupted the statement ({0}); nothing was written; run again")]
+    Unavailable(String),
+    /// The quota of the plan is used up, or somebody blocked the database.
+    #[error(
+        "the remote database refuses statements ({0}); the quota of its plan is used up, or it was blocked by hand: \
+         allow overages or take a larger plan, or lift the block"
+    )]
+    Quota(String),
+    #[error(
+        "the remote database refuses access ({0}); check METER_DATABASE__TOKEN (expired? permissions?) and database.url"
+    )]
+    Unauthorized(String),
+    #[error("a statement or its answer is too large for the remote database ({0})")]
+    TooLarge(String),
     /// Any other error of libSQL.
     #[error("the database said: {0}")]
     Sql(String),
@@ -48,7 +72,18 @@ pub enum BooksError {
 impl BooksError {
     /// True when the same call may succeed later without anybody acting.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Locked | Self::Raced | Self::Fenced | Self::Full | Self::Open(..) | Self::Network(_))
+        matches!(
+            self,
+            Self::Locked(_)
+                | Self::Raced
+                | Self::Fenced
+                | Self::Full
+                | Self::Open(..)
+                | Self::Network(_)
+                | Self::TransactionTimeout
+                | Self::StreamLost(_)
+                | Self::Unavailable(_)
+        )
     }
 }
 
@@ -58,7 +93,7 @@ fn from_code(code: i32, text: &str) -> BooksError {
         // SQLITE_IOERR_SHMSIZE: "may also indicate that the underlying filesystem volume is out of
         // space"
         10 if code == 4874 => BooksError::Full,
-        5 | 6 => BooksError::Locked,
+        5 | 6 => BooksError::Locked(BUSY_WAIT),
         8 => BooksError::ReadOnly,
         13 => BooksError::Full,
         14 => BooksError::Open(String::new(), text.to_owned()),
@@ -70,24 +105,7 @@ fn from_code(code: i32, text: &str) -> BooksError {
 impl From<libsql::Error> for BooksError {
     fn from(error: libsql::Error) -> Self {
         match &error {
-            libsql::Error::SqliteFailure(code, text) | libsql::Error::RemoteSqliteFailure(code, _, text) => {
-                from_code(*code, text)
-            }
-            // errors of the HTTP client, and errors of the server's SQLite with the code in the
-            // text
-            libsql::Error::Hrana(inner) => match inner.to_string() {
-                text if text.contains("SQLITE_BUSY") || text.contains("SQLITE_LOCKED") => Self::Locked,
-                text if text.contains("SQLITE_FULL") => Self::Full,
-                text if text.contains("SQLITE_READONLY") => Self::ReadOnly,
-                // an error of a batch has the message without the code
-                text if ["SQLITE_", "SQLite error", "SQL input error", "ARGS_INVALID", "SQL_INPUT_ERROR"]
-                    .iter()
-                    .any(|sign| text.contains(sign)) =>
-                {
-                    Self::Sql(text)
-                }
-                text => Self::Network(text),
-            },
+            libsql::Error::SqliteFailure(code, text) => from_code(*code, text),
             libsql::Error::ConnectionFailed(text) => Self::Open(String::new(), text.clone()),
             other => Self::Sql(other.to_string()),
         }

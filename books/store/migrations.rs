@@ -1,16 +1,18 @@
-//! Numbered schema changes, applied in order, each in a transaction of its own.
+//! Numbered schema changes, applied in order, each in a transaction of its own; in an empty
+//! database all of them in one.
 //!
-//! Many processes may start at once. Each change is checked under the write lock, so one process
-//! applies it and the others find it applied. A database with a schema of a newer build is refused,
-//! and so is one with a change under a known number and another text.
+//! Many processes may start at once. A change begins with its row in `schema_versions`, which one
+//! process inserts; the others find it there and apply nothing. A database with a schema of a newer
+//! build is refused, and so is one with a change under a known number and another text.
 
-use crate::store::connection::params;
+use std::sync::atomic::Ordering;
+
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use crate::store::connection::{Value, statements};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
 
 /// One change of the schema.
 #[derive(Debug)]
@@ -69,25 +71,6 @@ fn checksum(sql: &str) -> String {
     Sha256::digest(sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The statements of a schema change, each with the comment before it. A statement ends with its
-/// line; a trigger with a line `END;`.
-///
-/// They are sent one by one: a remote connection parses a text of several statements and writes it
-/// anew, which turns `STRICT, WITHOUT ROWID` into invalid SQL. A single statement is sent as it is.
-fn statements(sql: &str) -> Vec<&str> {
-    let (mut found, mut start, mut at, mut in_trigger) = (vec![], 0, 0, false);
-    for line in sql.split_inclusive('\n') {
-        at += line.len();
-        let code = line.split("--").next().unwrap_or_default().trim_end();
-        in_trigger |= code.starts_with("CREATE TRIGGER");
-        if code == "END;" || (code.ends_with(';') && !in_trigger) {
-            found.push(sql[start..at].trim());
-            (start, in_trigger) = (at, false);
-        }
-    }
-    found
-}
-
 impl Database {
     /// Applies the missing changes and returns their names.
     ///
@@ -95,61 +78,39 @@ impl Database {
     /// [`BooksError::Newer`] for a schema of a newer build, [`BooksError::Integrity`] for another
     /// history of changes.
     pub async fn migrate(&self, now: Timestamp) -> Result<Vec<&'static str>, BooksError> {
-        if self.schema_version().await? == newest() {
-            return Ok(vec![]);
-        }
-        self.transaction(async |c| {
-            c.execute_batch(
-                "CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
-                 checksum TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT",
-            )
-            .await?;
-            Ok(())
-        })
-        .await?;
         let mut applied = vec![];
-        for migration in MIGRATIONS {
-            let done = self
-                .transaction(async move |c| {
-                    let sql = "SELECT 1 FROM schema_versions WHERE version = ?1";
-                    if first_row(c, sql, params![migration.version]).await?.is_some() {
-                        return Ok(false);
-                    }
-                    for statement in statements(migration.sql) {
-                        c.execute_batch(statement).await?;
-                    }
-                    c.execute(
-                        "INSERT INTO schema_versions (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4)",
-                        params![migration.version, migration.name, checksum(migration.sql), now.to_string()],
-                    )
-                    .await?;
-                    Ok(true)
-                })
-                .await?;
-            if done {
-                applied.push(migration.name);
+        'read: loop {
+            let found = self.schema_version().await?;
+            let missing: Vec<&Migration> = MIGRATIONS.iter().filter(|m| m.version > found).collect();
+            let at_once = if found == 0 { missing.len().max(1) } else { 1 };
+            for some in missing.chunks(at_once) {
+                let statements = changes(some, now);
+                match self.transaction(async move |c| c.batch(statements).await.map(drop)).await {
+                    Ok(()) => applied.extend(some.iter().map(|m| m.name)),
+                    // another process was faster
+                    Err(BooksError::Sql(text)) if text.contains("schema_versions.version") => continue 'read,
+                    Err(error) => return Err(error),
+                }
             }
+            self.migrated.store(true, Ordering::Relaxed);
+            return Ok(applied);
         }
-        Ok(applied)
     }
 
     /// The newest applied change; 0 for an empty database. Checks the history of changes.
     pub async fn schema_version(&self) -> Result<i64, BooksError> {
-        let rows = self
-            .with_connection(async |c| {
-                let table = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_versions'";
-                if first_row(c, table, ()).await?.is_none() {
-                    return Ok(vec![]);
-                }
-                let mut rows =
-                    c.query("SELECT version, name, checksum FROM schema_versions ORDER BY version", ()).await?;
-                let mut found = vec![];
-                while let Some(row) = rows.next().await? {
-                    found.push((row.get::<i64>(0)?, row.get::<String>(1)?, row.get::<String>(2)?));
-                }
-                Ok(found)
-            })
-            .await?;
+        let read = self.with_connection(async |c| {
+            let mut rows = c.query("SELECT version, name, checksum FROM schema_versions ORDER BY version", ()).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                found.push((row.get::<i64>(0)?, row.get::<String>(1)?, row.get::<String>(2)?));
+            }
+            Ok(found)
+        });
+        let rows = match read.await {
+            Err(BooksError::Sql(text)) if text.contains("no such table: schema_versions") => vec![],
+            read => read?,
+        };
         for (i, (version, name, sum)) in rows.iter().enumerate() {
             if *version > newest() {
                 return Err(BooksError::Newer { found: *version, known: newest() });
@@ -165,28 +126,45 @@ impl Database {
         Ok(rows.last().map_or(0, |r| r.0))
     }
 
-    /// Refuses a database that is not at the newest schema version.
+    /// Refuses a database that is not at the newest schema version. Once it was, nothing is read.
     ///
     /// # Errors
     /// [`BooksError::NotMigrated`], and as [`Database::migrate`].
     pub async fn require_migrated(&self) -> Result<(), BooksError> {
+        if self.migrated.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let found = self.schema_version().await?;
-        if found < newest() { Err(BooksError::NotMigrated { found, known: newest() }) } else { Ok(()) }
+        if found < newest() {
+            return Err(BooksError::NotMigrated { found, known: newest() });
+        }
+        self.migrated.store(true, Ordering::Relaxed);
+        Ok(())
     }
+}
+
+/// The statements of changes, each change after its row in `schema_versions`.
+fn changes(next: &[&'static Migration], now: Timestamp) -> Vec<(&'static str, Vec<Value>)> {
+    let table = "CREATE TABLE IF NOT EXISTS schema_versions (version INTEGER PRIMARY KEY, name TEXT NOT NULL, \
+                 checksum TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT";
+    let applied = "INSERT INTO schema_versions (version, name, checksum, applied_at) VALUES (?1, ?2, ?3, ?4)";
+    let mut all = vec![(table, vec![])];
+    for m in next {
+        let texts = [m.name.to_owned(), checksum(m.sql), now.to_string()].map(Value::Text);
+        all.push((applied, [Value::Integer(m.version)].into_iter().chain(texts).collect()));
+        all.extend(statements(m.sql).into_iter().map(|sql| (sql, vec![])));
+    }
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::rows::first_row;
 
     async fn run(books: &Database, migrations: impl Iterator<Item = &'static Migration>) {
         for migration in migrations {
-            let all = async move |c: &crate::store::connection::Connection| {
-                for statement in statements(migration.sql) {
-                    c.execute_batch(statement).await?;
-                }
-                Ok(())
-            };
+            let all = async move |c: &crate::store::connection::Connection| c.execute_batch(migration.sql).await;
             books.transaction(all).await.unwrap();
         }
     }
@@ -195,13 +173,13 @@ mod tests {
     async fn migrated(version: i64, old: &'static str) -> Database {
         let books = Database::open_local(std::path::Path::new(":memory:")).await.unwrap();
         run(&books, MIGRATIONS.iter().filter(|m| m.version < version)).await;
-        books.transaction(async move |c| Ok(c.execute_batch(old).await.map(drop)?)).await.unwrap();
+        books.transaction(async move |c| c.execute_batch(old).await).await.unwrap();
         run(&books, MIGRATIONS.iter().filter(|m| m.version >= version)).await;
         books
     }
 
     async fn text(books: &Database, sql: &'static str) -> String {
-        let read = books.with_connection(async move |c| Ok(first_row(c, sql, ()).await?.unwrap().get::<String>(0)?));
+        let read = books.with_connection(async move |c| first_row(c, sql, ()).await?.unwrap().get::<String>(0));
         read.await.unwrap()
     }
 

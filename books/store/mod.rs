@@ -13,5 +13,7 @@ pub mod database;
 pub mod error;
 pub mod migrations;
 pub mod pace;
+pub mod remote;
 pub mod rows;
 pub mod settings;
+pub mod traffic;

@@ -3,7 +3,9 @@
 //! A server ends a write transaction after seconds, and other writers wait for it, so large work is
 //! cut into transactions by the time that they take.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How long a transaction of large work should take.
 const WANTED: Duration = Duration::from_millis(400);

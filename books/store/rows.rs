@@ -8,7 +8,7 @@ use crate::units::quantity::Quantity;
 
 /// The database's own clock, in seconds since 1970.
 pub async fn clock(c: &Connection) -> Result<i64, BooksError> {
-    Ok(first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))?)
+    first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))
 }
 
 /// Many values as one parameter, for `json_each`.
@@ -33,11 +33,8 @@ pub async fn insert_rows<T, const N: usize>(
     let whole = rows.chunks_exact(ROWS);
     let rest = whole.remainder();
     if rows.len() >= ROWS {
-        let statement = c.prepare(&sql(ROWS)).await?;
-        for some in whole {
-            statement.execute(some.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
-            statement.reset();
-        }
+        let values = whole.map(|some| some.iter().flat_map(&mut values).collect::<Vec<Value>>());
+        c.execute_each(&sql(ROWS), values).await?;
     }
     if !rest.is_empty() {
         c.execute(&sql(rest.len()), rest.iter().flat_map(&mut values).collect::<Vec<Value>>()).await?;
@@ -47,7 +44,7 @@ pub async fn insert_rows<T, const N: usize>(
 
 /// The first row of a query, if there is one.
 pub async fn first_row(c: &Connection, sql: &str, params: impl IntoParams) -> Result<Option<Row>, BooksError> {
-    Ok(c.query(sql, params).await?.next().await?)
+    c.query(sql, params).await?.next().await
 }
 
 /// The exact sum of a column of quantities, as an SQL expression that [`sum_of`] reads; null for no

@@ -8,7 +8,7 @@ use super::rows::first_row;
 
 pub async fn get(c: &Connection, name: &str) -> Result<Option<String>, BooksError> {
     let row = first_row(c, "SELECT value FROM settings WHERE name = ?1", params![name]).await?;
-    Ok(row.map(|row| row.get(0)).transpose()?)
+    row.map(|row| row.get(0)).transpose()
 }
 
 pub async fn put(c: &Connection, name: &str, value: &str) -> Result<(), BooksError> {

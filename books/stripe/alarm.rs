@@ -57,7 +57,7 @@ pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Differen
         no_total.map(|(stripe_customer, _)| stripe_customer),
         no_total.map(|(_, answer)| answer)
     ];
-    Ok(c.execute(sql, values).await.map(drop)?)
+    c.execute(sql, values).await.map(drop)
 }
 
 /// Whether a person has acknowledged, since a total was last read, that Stripe has none.
@@ -100,7 +100,7 @@ pub async fn alarms(c: &Connection, limit: u32) -> Result<Vec<TargetAlarm>, Book
 /// The number of billing targets with an alarm.
 pub async fn count(c: &Connection) -> Result<i64, BooksError> {
     let sql = "SELECT count(*) FROM billing_targets WHERE alarm_kind IS NOT NULL";
-    Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+    first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))
 }
 
 impl Database {

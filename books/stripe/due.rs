@@ -1,10 +1,9 @@
 //! The customers that are due for planning (`stripe_due`), and what else waits for `push_stripe`.
 
-use std::time::Instant;
-
 use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -151,7 +150,7 @@ impl Database {
     pub async fn plans_fingerprint(&self) -> Result<String, BooksError> {
         self.with_connection(async |c| {
             let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
-            Ok(row.map_or(Ok(String::new()), |row| row.get(0))?)
+            row.map_or(Ok(String::new()), |row| row.get(0))
         })
         .await
     }

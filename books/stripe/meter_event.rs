@@ -203,7 +203,7 @@ pub async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i6
 /// The number of the newest event; 0 if there is none.
 pub async fn last_seq(c: &Connection) -> Result<i64, BooksError> {
     let last = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'meter_events'";
-    Ok(first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))?)
+    first_row(c, last, ()).await?.map_or(Ok(0), |row| row.get(0))
 }
 
 /// The result of an attempt, as it is written to the event.

@@ -204,7 +204,7 @@ async fn note(c: &Connection, of: &RestoredTotal, imported_until: Option<i64>) -
     let (shortfall, since) = shortfall.map(|s| (s.amount, s.since)).unzip();
     let key = (of.customer.clone(), of.meter.clone(), of.start, of.end);
     let values = params![key.0, key.1, key.2, key.3, imported_until, answer, shortfall, since];
-    Ok(c.execute(NOTED, values).await.map(drop)?)
+    c.execute(NOTED, values).await.map(drop)
 }
 
 impl Database {
@@ -378,7 +378,7 @@ impl Database {
         let name = file.to_string_lossy().into_owned();
         let target = name.clone();
         self.with_connection(async move |c| Ok(c.execute("VACUUM INTO ?1", params![target]).await.map(drop)?)).await?;
-        let copy = libsql::Builder::new_local(&name).build().await?.connect()?;
+        let copy = Connection::local(libsql::Builder::new_local(&name).build().await?.connect()?);
         for pragma in ["PRAGMA journal_mode = DELETE", "PRAGMA synchronous = FULL"] {
             first_row(&copy, pragma, ()).await?;
         }

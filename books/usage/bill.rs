@@ -354,7 +354,7 @@ pub async fn booked_as(c: &Connection, bill: &BillId, account: &str) -> Result<O
     }
     let sql = "SELECT payer FROM bill_versions WHERE account = ?1 AND month = ?2 AND payer <> ?3 AND state = 'applied' LIMIT 1";
     let other = first_row(c, sql, params![account, bill.month.to_string(), bill.payer.clone()]).await?;
-    Ok(other.map(|r| r.get(0)).transpose()?)
+    other.map(|r| r.get(0)).transpose()
 }
 
 pub async fn release_on_hold(c: &Connection, bill: &BillId) -> Result<(), BooksError> {

@@ -10,13 +10,12 @@
 //! A run that dies leaves a staged booking. The next run of the same version goes on with it; a
 //! booking that cannot be finished any more is removed ([`Database::finish_bookings`]).
 
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Instant;
-
-use jiff::Timestamp;
-use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
 use crate::customers::customer::{COUNTERS, refresh_counters};
 use crate::store::connection::{Connection, params};
@@ -283,14 +282,14 @@ async fn begin(c: &Connection, booking: &Booking, identity: &str, now: Timestamp
     let (payer, month) = (booking.bill().payer.clone(), booking.bill().month.to_string());
     let sql = "SELECT id FROM bookings WHERE payer = ?1 AND month = ?2 AND identity = ?3 AND version_id IS NULL";
     if let Some(row) = first_row(c, sql, params![payer.clone(), month.clone(), identity]).await? {
-        return Ok(row.get(0)?);
+        return row.get(0);
     }
     let entries = i64::try_from(booking.adjustments.entries.len()).unwrap_or(i64::MAX);
     let sql =
         "INSERT INTO bookings (payer, month, identity, against, entries, started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     c.execute(sql, params![payer, month, identity, booking.against, entries, now.as_second()]).await?;
     let row = first_row(c, "SELECT last_insert_rowid()", ()).await?;
-    Ok(row.ok_or(BooksError::Raced)?.get(0)?)
+    row.ok_or(BooksError::Raced)?.get(0)
 }
 
 /// Appends some entries of a staged booking. Another worker may append the same ones.

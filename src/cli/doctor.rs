@@ -136,7 +136,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         Err(error) => {
             let act = match error.downcast_ref::<BooksError>() {
                 Some(BooksError::Newer { .. }) => "use the newer build",
-                Some(BooksError::Locked) => "another process has locked it for long: which one?",
+                Some(BooksError::Locked(_)) => "another process has locked it for long: which one?",
                 _ => "check database.url, METER_DATABASE__TOKEN, the network and the file's permissions",
             };
             checks.wrong("database", format!("{error:#}"), act);

@@ -211,7 +211,7 @@ async fn retry_while_full<T, F>(open: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let passes = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(BooksError::Full | BooksError::Locked));
+    let passes = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(BooksError::Full | BooksError::Locked(_)));
     open.retry(waits()).when(passes).notify(warn_once()).await
 }
 

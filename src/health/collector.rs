@@ -11,14 +11,17 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use books::Database;
-use books::audit::stats::{BillStats, BooksStats, CustomerStats};
+use books::audit::checks::last_audit;
+use books::audit::stats::{BillStats, BooksStats, CustomerStats, books_stats, customer_stats};
+use books::store::connection::Connection;
+use books::store::settings;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, OnceCell};
 
 use super::checks;
 use super::overview::{BillingMode, Overview};
 use crate::config::Config;
-use crate::queue::{Clock, Counts, Queue, QueueStats};
+use crate::queue::{Clock, Counts, Queue, QueueStats, finished, stats};
 use crate::wiring::{self, Open};
 
 /// The setting of books that `meter demo` made.
@@ -102,29 +105,37 @@ impl StatsCollector {
 
     async fn slow(&self, now: Timestamp) -> anyhow::Result<SlowStats> {
         let began = Instant::now();
-        let customers = self.books().await?.customer_stats(now).await?;
-        let finished = self.queue().await?.finished().await?;
+        let read = async move |c: &Connection| tokio::try_join!(customer_stats(c, now), finished(c));
+        let (customers, finished) = self.books().await?.with_connection(read).await?;
         Ok(SlowStats { customers, finished, at: now, took: began.elapsed(), read: Instant::now() })
     }
 
-    /// The figures of the books, with exactly the configured payers: a closed account is left out,
-    /// and a payer without any bill is there.
-    async fn books_stats(&self, now: Timestamp) -> anyhow::Result<BooksStats> {
-        let mut found = self.books().await?.books_stats(now).await?;
+    /// Makes figures of the books those of exactly the configured payers: a closed account is left
+    /// out, and a payer without any bill is there.
+    fn of_payers(&self, mut found: BooksStats) -> BooksStats {
         let payers: Vec<&String> = self.0.config.exports.iter().map(|e| &e.payer).collect();
         found.bills.retain(|bill| payers.is_empty() || payers.contains(&&bill.payer));
         let silent = payers.iter().filter(|payer| !found.bills.iter().any(|bill| bill.payer == ***payer));
         let silent: Vec<BillStats> = silent.map(|payer| BillStats::none(payer)).collect();
         found.bills.extend(silent);
-        Ok(found)
+        found
     }
 
     async fn with(&self, now: Timestamp, slow: &SlowStats) -> anyhow::Result<Overview> {
         let Inner { config, kinds, scheduled, .. } = &*self.0;
         let began = Instant::now();
         let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
-        let queue = self.queue().await?.stats(kinds, &slow.finished, lease).await?;
-        let audit = self.books().await?.last_audit().await?;
+        let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let finished = slow.finished.clone();
+        let read = async move |c: &Connection| {
+            tokio::try_join!(
+                stats(c, now, &kinds, &finished, lease),
+                last_audit(c),
+                books_stats(c, now),
+                settings::get(c, MADE_BY_DEMO)
+            )
+        };
+        let (queue, audit, books, demo) = self.books().await?.with_connection(read).await?;
         let mut overview = Overview {
             at: now,
             took: SignedDuration::ZERO,
@@ -132,7 +143,7 @@ impl StatsCollector {
             free_bytes: wiring::local_path(config).and_then(free_bytes_beside),
             billing: BillingMode::Off,
             notifications_go_out: config.notifications.url.is_some(),
-            books: self.books_stats(now).await?,
+            books: self.of_payers(books),
             customers: slow.customers.clone(),
             customers_at: slow.at,
             queue: QueueStats { scheduled: scheduled.clone(), ..queue },
@@ -140,8 +151,7 @@ impl StatsCollector {
             findings: vec![],
         };
         overview.took = SignedDuration::try_from(began.elapsed() + slow.took).unwrap_or_default();
-        let made_by_demo = self.books().await?.setting(MADE_BY_DEMO).await?.is_some();
-        overview.billing = billing_mode(config, made_by_demo);
+        overview.billing = billing_mode(config, demo.is_some());
         overview.findings = checks::run(&overview);
         Ok(overview)
     }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::readiness::READY_WAIT;
 use super::server::Shared;
+use crate::tls::client_config;
 use crate::worker::Phase;
 
 /// The schedule is checked several times a minute.
@@ -65,14 +66,13 @@ pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
         };
         address.set_ip(here);
     }
-    let client = hyper::Client::builder().build_http::<hyper::Body>();
+    let client = reqwest::Client::builder().tls_backend_preconfigured(client_config()?).no_proxy().build()?;
     let mut answer_text = String::new();
     for path in ["healthz", "readyz"] {
-        let uri: hyper::Uri = format!("http://{address}/{path}").parse()?;
         let asked = tokio::time::timeout(READY_WAIT * 2, async {
-            let answer = client.get(uri).await?;
+            let answer = client.get(format!("http://{address}/{path}")).send().await?;
             let status = answer.status();
-            Ok::<_, hyper::Error>((status, hyper::body::to_bytes(answer.into_body()).await?))
+            Ok::<_, reqwest::Error>((status, answer.bytes().await?))
         });
         let Ok(answered) = asked.await else { bail!("no answer from http://{address}/{path}") };
         let (status, body) = answered.map_err(|e| {

@@ -58,6 +58,10 @@ struct Counters {
     deliveries: IntCounterVec,
     busy_waits: IntCounter,
     busy_seconds: prometheus::Counter,
+    database_requests: IntCounter,
+    database_rows_read: IntCounter,
+    database_rows_written: IntCounter,
+    database_bytes: IntCounterVec,
     last_check: IntGauge,
     snapshot_failures: IntCounter,
     catching_up: Mutex<()>,
@@ -169,6 +173,21 @@ impl Metrics {
                 "Writes that waited longer than 10 ms for the write lock, and those that gave up.",
             )?,
             busy_seconds: r.seconds("meter_database_busy_wait_seconds_total", "How long they waited.")?,
+            database_requests: r.counter("meter_database_requests_total", "Requests to a remote database.")?,
+            database_rows_read: r.counter(
+                "meter_database_rows_read_total",
+                "Rows that a remote database read for this process, as Turso bills them.",
+            )?,
+            database_rows_written: r.counter(
+                "meter_database_rows_written_total",
+                "Rows that a remote database wrote for this process, as Turso bills them.",
+            )?,
+            database_bytes: r.counters(
+                "meter_database_bytes_total",
+                "Bytes of requests to a remote database, and of its answers.",
+                "direction",
+                &["sent", "received"],
+            )?,
             last_check: r.keep("gauge", last_check)?,
             snapshot_failures: r.counter("meter_snapshot_failures_total", "Snapshots of the books that failed.")?,
             catching_up: Mutex::default(),
@@ -240,13 +259,16 @@ impl Metrics {
             let known = Duration::try_from_secs_f64(counter.get()).unwrap_or_default();
             counter.inc_by(total.saturating_sub(known).as_secs_f64());
         };
-        let (mut count, mut waited) = (0, Duration::ZERO);
-        for database in &sources.books {
-            let waits = database.busy_waits();
-            (count, waited) = (count + waits.count, waited + waits.waited);
-        }
-        more(&self.0.busy_waits, count);
-        longer(&self.0.busy_seconds, waited);
+        let waits: Vec<_> = sources.books.iter().map(Database::busy_waits).collect();
+        more(&self.0.busy_waits, waits.iter().map(|w| w.count).sum());
+        longer(&self.0.busy_seconds, waits.iter().map(|w| w.waited).sum());
+        let traffic: Vec<_> = sources.books.iter().map(Database::traffic).collect();
+        more(&self.0.database_requests, traffic.iter().map(|t| t.requests).sum());
+        more(&self.0.database_rows_read, traffic.iter().map(|t| t.rows_read).sum());
+        more(&self.0.database_rows_written, traffic.iter().map(|t| t.rows_written).sum());
+        let bytes = |direction: &str| self.0.database_bytes.with_label_values(&[direction]);
+        more(&bytes("sent"), traffic.iter().map(|t| t.bytes_sent).sum());
+        more(&bytes("received"), traffic.iter().map(|t| t.bytes_received).sum());
         more(&self.0.fetched_bytes, sources.exports.iter().map(|source| source.fetched().bytes()).sum());
         if let Some(sends) = &sources.sends {
             let load = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
@@ -266,7 +288,7 @@ impl Metrics {
 /// Counters outside of the registry.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
-    /// Their waits for locks are counted.
+    /// Their waits for locks and their traffic are counted.
     pub books: Vec<Database>,
     /// Where bills are fetched from.
     pub exports: Vec<Arc<dyn Source>>,

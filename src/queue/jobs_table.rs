@@ -314,7 +314,7 @@ impl Queue {
                         "DELETE FROM jobs WHERE seq IN (SELECT seq FROM jobs \
                          WHERE state IN ('done', 'dead', 'cancelled') AND {condition} LIMIT {ROWS_AT_ONCE})"
                     );
-                    Ok(c.execute(&sql, params_from_iter(values)).await?)
+                    c.execute(&sql, params_from_iter(values)).await
                 })
             })
             .await?;

@@ -148,7 +148,7 @@ impl Queue {
                            worker = NULL, lease_until = NULL \
                            FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease, value ->> 'heartbeat' AS heartbeat FROM json_each(?1)) l \
                            WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.heartbeat = l.heartbeat AND +jobs.state = 'running'";
-                Ok(c.execute(sql, params![rows, now]).await?)
+                c.execute(sql, params![rows, now]).await
             })
             .await
     }
@@ -173,12 +173,11 @@ impl Queue {
         std::sync::Arc::new(move |c: Connection| {
             let worker = worker.clone();
             Box::pin(async move {
-                // a write that changes nothing, because a count of rows costs a remote transaction
-                // one round trip, and a row two
-                let sql = "UPDATE jobs SET heartbeat = heartbeat WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
-                match c.execute(sql, params![seq, lease, worker]).await? {
-                    0 => Err(BooksError::Fenced),
-                    _ => Ok(()),
+                // the transaction has the write lock already
+                let sql = "SELECT 1 FROM jobs WHERE seq = ?1 AND lease = ?2 AND worker = ?3 AND state = 'running'";
+                match first_row(&c, sql, params![seq, lease, worker]).await? {
+                    None => Err(BooksError::Fenced),
+                    Some(_) => Ok(()),
                 }
             })
         })
@@ -192,7 +191,7 @@ const CLAIMED: &str =
 
 async fn next_due(c: &Connection) -> Result<Option<i64>, BooksError> {
     let sql = "SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')";
-    Ok(first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))?)
+    first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))
 }
 
 async fn promote_due(c: &Connection, now: i64) -> Result<(), BooksError> {
@@ -337,7 +336,7 @@ async fn promote_parents(c: &Connection, which: &str, seqs: Option<String>, now:
     let Backoff { base, cap } = Backoff::default();
     let mut values = [now, millis(base), millis(cap), RUN_AGAIN_MS].map(Value::Integer).to_vec();
     values.extend(seqs.map(Value::Text));
-    Ok(c.execute(&sql, params_from_iter(values)).await?)
+    c.execute(&sql, params_from_iter(values)).await
 }
 
 /// A lease that this worker holds.

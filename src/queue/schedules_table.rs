@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use books::BooksError;
-use books::store::connection::params;
+use books::store::connection::{Connection, params};
 use jiff::Timestamp;
 
 use super::jobs_table::{Queue, enqueue_in, instant, with_retry};
@@ -43,16 +43,16 @@ impl Queue {
 
     /// The last tick of each schedule that was enqueued.
     pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-        with_retry(|| {
-            self.db.with_connection(async |c| {
-                let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
-                let mut found = BTreeMap::new();
-                while let Some(row) = rows.next().await? {
-                    found.insert(row.get(0)?, instant(row.get(1)?)?);
-                }
-                Ok(found)
-            })
-        })
-        .await
+        with_retry(|| self.db.with_connection(async |c| last_ticks(c).await)).await
     }
+}
+
+/// As [`Queue::last_ticks`], beside other queries of the connection.
+pub(super) async fn last_ticks(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+    let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        found.insert(row.get(0)?, instant(row.get(1)?)?);
+    }
+    Ok(found)
 }

@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use books::BooksError;
-use books::store::connection::params;
+use books::store::connection::{Connection, params};
 use books::store::rows::first_row;
 use books::units::calendar::CLOCK_SKEW;
+use futures::future::try_join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::jobs_table::{Queue, instant};
-use super::types::JobState;
+use super::schedules_table::last_ticks;
+use super::types::{JobState, WorkerState};
+use super::workers_table::workers;
 
 /// Figures of the whole queue.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,28 +45,6 @@ pub struct KindStats {
     pub attention: bool,
 }
 
-/// What a worker process is doing, as its row shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WorkerState {
-    Working,
-    Stopping,
-    /// Without a heartbeat for longer than a lease and the largest difference of clocks.
-    Silent,
-}
-
-impl WorkerState {
-    pub const ALL: [Self; 3] = [Self::Working, Self::Stopping, Self::Silent];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Working => "working",
-            Self::Stopping => "stopping",
-            Self::Silent => "silent",
-        }
-    }
-}
-
 /// Numbers of unfinished and dead jobs; each state is read by its own partial index.
 const OPEN: &str = "SELECT kind, state, count(*) FROM ( \
       SELECT kind, state FROM jobs WHERE state = 'pending' \
@@ -83,95 +64,110 @@ const FINDING_KEPT_MS: i64 = 25 * 3_600_000;
 pub(crate) type Counts = BTreeMap<(String, JobState), i64>;
 
 impl Queue {
-    /// Numbers of done and cancelled jobs by kind; slow, because it reads each of them.
-    pub(crate) async fn finished(&self) -> Result<Counts, BooksError> {
-        self.counted(FINISHED).await
-    }
-
     pub(super) async fn counted(&self, sql: &'static str) -> Result<Counts, BooksError> {
-        self.db
-            .with_connection(async move |c| {
-                let mut rows = c.query(sql, ()).await?;
-                let mut found = BTreeMap::new();
-                while let Some(row) = rows.next().await? {
-                    let state: String = row.get(1)?;
-                    found.insert((row.get(0)?, state.parse().map_err(BooksError::Integrity)?), row.get(2)?);
-                }
-                Ok(found)
-            })
-            .await
+        self.db.with_connection(async move |c| counted(c, sql).await).await
     }
 
-    /// The figures now. `kinds` are listed even without a job; `finished` has the numbers of
-    /// finished jobs. A worker counts as silent without a heartbeat for `lease` and the largest
-    /// difference of clocks.
+    /// The figures now, as [`stats`] reads them.
     pub async fn stats(&self, kinds: &[&str], finished: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
-        let mut found = QueueStats { ticks: self.last_ticks().await?, ..QueueStats::default() };
-        let none: BTreeMap<JobState, i64> = JobState::ALL.iter().map(|s| (*s, 0)).collect();
-        for kind in kinds {
-            found.kinds.insert((*kind).to_owned(), KindStats { states: none.clone(), ..KindStats::default() });
-        }
-        let open = self.counted(OPEN).await?;
-        for ((kind, state), count) in open.into_iter().chain(finished.clone()) {
-            let of = found.kinds.entry(kind);
-            let of = of.or_insert_with(|| KindStats { states: none.clone(), ..KindStats::default() });
-            of.states.insert(state, count);
-        }
-        let now = self.now();
-        found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();
-        for worker in self.workers().await? {
-            let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default()
-                > lease + CLOCK_SKEW.unsigned_abs();
-            let state = match worker.state.as_str() {
-                "stopped" => continue,
-                _ if silent => WorkerState::Silent,
-                "stopping" => WorkerState::Stopping,
-                _ => WorkerState::Working,
-            };
-            *found.workers.entry(state).or_default() += 1;
-            if state == WorkerState::Working {
-                found.working_since =
-                    Some(found.working_since.map_or(worker.started_at, |at| at.min(worker.started_at)));
-            }
-        }
-        self.waiting_and_done(found).await
+        let (now, finished) = (self.now(), finished.clone());
+        let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        self.db.with_connection(async move |c| stats(c, now, &kinds, &finished, lease).await).await
     }
+}
 
-    /// Adds, for each kind, the longest wait and the last success.
-    async fn waiting_and_done(&self, mut found: QueueStats) -> Result<QueueStats, BooksError> {
-        let now = self.clock.millis();
-        self.db
-            .with_connection(async move |c| {
-                // jobs of a lane wait for each other, and those that wait for others or for their
-                // time are not due
-                let sql = "SELECT kind, min(since) FROM ( \
-                             SELECT kind, coalesce(due_at, enqueued_at) AS since FROM jobs WHERE state = 'pending' AND lane IS NULL \
-                             UNION ALL SELECT kind, run_at FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at < ?1 AND lane IS NULL) \
-                           GROUP BY kind";
-                let mut rows = c.query(sql, params![now]).await?;
-                while let Some(row) = rows.next().await? {
-                    if let Some(kind) = found.kinds.get_mut(&row.get::<String>(0)?) {
-                        kind.waiting_since = Some(instant(row.get(1)?)?);
-                    }
-                }
-                for (name, kind) in &mut found.kinds {
-                    let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
-                               AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
-                    if kind.states.get(&JobState::Done).is_some_and(|n| *n > 0)
-                        && let Some(row) = first_row(c, sql, params![name.clone()]).await?
-                    {
-                        kind.last_done = Some(instant(row.get(0)?)?);
-                        kind.attention = row.get::<i64>(1)? == 1;
-                        kind.last_done_job = Some(row.get(2)?);
-                    }
-                    if !kind.attention && CHECKS_ON_CHANGE.contains(&name.as_str()) {
-                        let sql = "SELECT 1 FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state = 'done' \
-                                   AND finished_at > ?2 AND kind = ?1 AND attention = 1 LIMIT 1";
-                        kind.attention = first_row(c, sql, params![name.clone(), now - FINDING_KEPT_MS]).await?.is_some();
-                    }
-                }
-                Ok(found)
-            })
-            .await
+/// Numbers of done and cancelled jobs by kind; slow, because it reads each of them.
+pub(crate) async fn finished(c: &Connection) -> Result<Counts, BooksError> {
+    counted(c, FINISHED).await
+}
+
+async fn counted(c: &Connection, sql: &str) -> Result<Counts, BooksError> {
+    let mut rows = c.query(sql, ()).await?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next().await? {
+        let state: String = row.get(1)?;
+        found.insert((row.get(0)?, state.parse().map_err(BooksError::Integrity)?), row.get(2)?);
     }
+    Ok(found)
+}
+
+/// The figures at `now`. `kinds` are listed even without a job; `finished` has the numbers of
+/// finished jobs. A worker counts as silent without a heartbeat for `lease` and the largest
+/// difference of clocks.
+pub(crate) async fn stats(
+    c: &Connection,
+    now: Timestamp,
+    kinds: &[String],
+    finished: &Counts,
+    lease: Duration,
+) -> Result<QueueStats, BooksError> {
+    let (ticks, open, workers, mut waiting) =
+        tokio::try_join!(last_ticks(c), counted(c, OPEN), workers(c), c.query(WAITING, params![now.as_millisecond()]))?;
+    let mut found = QueueStats { ticks, ..QueueStats::default() };
+    let none: BTreeMap<JobState, i64> = JobState::ALL.iter().map(|s| (*s, 0)).collect();
+    for kind in kinds {
+        found.kinds.insert(kind.clone(), KindStats { states: none.clone(), ..KindStats::default() });
+    }
+    for ((kind, state), count) in open.into_iter().chain(finished.clone()) {
+        let of = found.kinds.entry(kind);
+        let of = of.or_insert_with(|| KindStats { states: none.clone(), ..KindStats::default() });
+        of.states.insert(state, count);
+    }
+    found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();
+    for worker in workers {
+        let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default()
+            > lease + CLOCK_SKEW.unsigned_abs();
+        let state = match worker.state.as_str() {
+            "stopped" => continue,
+            _ if silent => WorkerState::Silent,
+            "stopping" => WorkerState::Stopping,
+            _ => WorkerState::Working,
+        };
+        *found.workers.entry(state).or_default() += 1;
+        if state == WorkerState::Working {
+            found.working_since = Some(found.working_since.map_or(worker.started_at, |at| at.min(worker.started_at)));
+        }
+    }
+    while let Some(row) = waiting.next().await? {
+        if let Some(kind) = found.kinds.get_mut(&row.get::<String>(0)?) {
+            kind.waiting_since = Some(instant(row.get(1)?)?);
+        }
+    }
+    try_join_all(found.kinds.iter_mut().map(|(name, kind)| last_done(c, now, name, kind))).await?;
+    Ok(found)
+}
+
+/// Since when the jobs of each kind wait. Jobs of a lane wait for each other, and those that wait
+/// for others or for their time are not due.
+const WAITING: &str = "SELECT kind, min(since) FROM ( \
+      SELECT kind, coalesce(due_at, enqueued_at) AS since FROM jobs WHERE state = 'pending' AND lane IS NULL \
+      UNION ALL SELECT kind, run_at FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at < ?1 AND lane IS NULL) \
+    GROUP BY kind";
+
+/// Adds the last success of a kind.
+async fn last_done(c: &Connection, now: Timestamp, name: &str, kind: &mut KindStats) -> Result<(), BooksError> {
+    let newest = async {
+        if kind.states.get(&JobState::Done).is_none_or(|n| *n == 0) {
+            return Ok(None);
+        }
+        let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
+                   AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
+        first_row(c, sql, params![name]).await
+    };
+    let finding = async {
+        if !CHECKS_ON_CHANGE.contains(&name) {
+            return Ok(None);
+        }
+        let sql = "SELECT 1 FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state = 'done' \
+                   AND finished_at > ?2 AND kind = ?1 AND attention = 1 LIMIT 1";
+        first_row(c, sql, params![name, now.as_millisecond() - FINDING_KEPT_MS]).await
+    };
+    let (newest, finding) = tokio::try_join!(newest, finding)?;
+    kind.attention = finding.is_some();
+    if let Some(row) = newest {
+        kind.last_done = Some(instant(row.get(0)?)?);
+        kind.attention |= row.get::<i64>(1)? == 1;
+        kind.last_done_job = Some(row.get(2)?);
+    }
+    Ok(())
 }

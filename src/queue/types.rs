@@ -231,3 +231,25 @@ pub struct WorkerRow {
     pub started_at: Timestamp,
     pub seen_at: Timestamp,
 }
+
+/// What a worker process is doing, as its row shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    Working,
+    Stopping,
+    /// Without a heartbeat for longer than a lease and the largest difference of clocks.
+    Silent,
+}
+
+impl WorkerState {
+    pub const ALL: [Self; 3] = [Self::Working, Self::Stopping, Self::Silent];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Stopping => "stopping",
+            Self::Silent => "silent",
+        }
+    }
+}

@@ -1,12 +1,11 @@
 //! The table `workers`: the processes that run jobs, as of their last heartbeat.
 
 use books::BooksError;
-use books::store::connection::params;
+use books::store::connection::{Connection, params};
 use books::store::rows::json;
 
 use super::jobs_table::{Queue, instant, with_retry};
-use super::stats::WorkerState;
-use super::types::WorkerRow;
+use super::types::{WorkerRow, WorkerState};
 
 /// Host, process id and version of a worker.
 #[derive(Clone, Debug)]
@@ -19,30 +18,7 @@ pub struct Identity {
 impl Queue {
     /// The worker processes, newest first.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
-        with_retry(|| {
-            self.db.with_connection(async |c| {
-                let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
-                           FROM workers ORDER BY started_at DESC, id DESC";
-                let mut rows = c.query(sql, ()).await?;
-                let mut found = vec![];
-                while let Some(row) = rows.next().await? {
-                    found.push(WorkerRow {
-                        id: row.get(0)?,
-                        host: row.get(1)?,
-                        pid: row.get(2)?,
-                        version: row.get(3)?,
-                        kinds: serde_json::from_str(&row.get::<String>(4)?).unwrap_or_default(),
-                        concurrency: row.get(5)?,
-                        state: row.get(6)?,
-                        running: row.get(7)?,
-                        started_at: instant(row.get(8)?)?,
-                        seen_at: instant(row.get(9)?)?,
-                    });
-                }
-                Ok(found)
-            })
-        })
-        .await
+        with_retry(|| self.db.with_connection(async |c| workers(c).await)).await
     }
 
     /// Records that this process is alive and what it does. Returns the schema version of the
@@ -60,7 +36,7 @@ impl Queue {
                 let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
                            RETURNING (SELECT max(version) FROM schema_versions)";
                 let mut rows = c.query(sql, params![worker, now, running, state.name()]).await?;
-                Ok(rows.next().await?.map(|row| row.get(0)).transpose()?)
+                rows.next().await?.map(|row| row.get(0)).transpose()
             })
             .await
     }
@@ -107,4 +83,27 @@ impl Queue {
             })
             .await
     }
+}
+
+/// As [`Queue::workers`], beside other queries of the connection.
+pub(super) async fn workers(c: &Connection) -> Result<Vec<WorkerRow>, BooksError> {
+    let sql = "SELECT id, host, pid, version, kinds, concurrency, state, running, started_at, seen_at \
+               FROM workers ORDER BY started_at DESC, id DESC";
+    let mut rows = c.query(sql, ()).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push(WorkerRow {
+            id: row.get(0)?,
+            host: row.get(1)?,
+            pid: row.get(2)?,
+            version: row.get(3)?,
+            kinds: serde_json::from_str(&row.get::<String>(4)?).unwrap_or_default(),
+            concurrency: row.get(5)?,
+            state: row.get(6)?,
+            running: row.get(7)?,
+            started_at: instant(row.get(8)?)?,
+            seen_at: instant(row.get(9)?)?,
+        });
+    }
+    Ok(found)
 }

@@ -382,7 +382,7 @@ impl BillingWorld {
             .books
             .with_connection(async move |c| {
                 let mut rows = c.query(sql, values).await?;
-                Ok(rows.next().await?.unwrap().get::<i64>(0)?)
+                rows.next().await?.unwrap().get::<i64>(0)
             })
             .await
             .unwrap()

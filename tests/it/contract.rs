@@ -51,7 +51,7 @@ impl Backend {
                 // all rows are read, so that a statement that writes is done
                 while let Some(row) = rows.next().await? {
                     let named = |i: i32| Ok((row.column_name(i).unwrap_or_default().to_owned(), row.get_value(i)?));
-                    let row = (0..row.column_count()).map(named).collect::<Result<Row, libsql::Error>>()?;
+                    let row = (0..row.column_count()).map(named).collect::<Result<Row, BooksError>>()?;
                     assert!(first.replace(row).is_none(), "one row at most");
                 }
                 Ok(first)
@@ -455,7 +455,7 @@ async fn no_increment_is_lost_and_no_limit_passed_with_eight_writers(store: Test
                 let values = [text(customer), Value::Null];
                 let row = match backend.try_run("take_turn", &values).await {
                     Ok(row) => row.expect("a row"),
-                    Err(BooksError::Locked) => continue,
+                    Err(BooksError::Locked(_)) => continue,
                     Err(other) => panic!("{other}"),
                 };
                 if row["granted"] == Value::Integer(1) {

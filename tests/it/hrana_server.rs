@@ -23,7 +23,7 @@ struct Stream<'a> {
 impl World {
     async fn new() -> World {
         // it fails if another test has installed a provider
-        drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
+        drop(rustls::crypto::ring::default_provider().install_default());
         let folder = TempDir::new().unwrap();
         let server = HranaServer::start(&folder.path().join("served.db"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();

@@ -30,6 +30,7 @@ mod payloads;
 mod plans;
 mod prometheus;
 mod restore;
+mod round_trips;
 mod s3;
 mod serve;
 mod stories;

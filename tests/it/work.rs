@@ -55,8 +55,11 @@ fn until(place: &Workspace, sql: &str, says: &str) {
     while !place.path("meter.db").exists() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    // several statements may be missing still: tables come with the first migration
+    // the tables come all at once, some time after the file
     std::thread::sleep(Duration::from_millis(300));
+    while place.query("SELECT count(*) FROM sqlite_schema WHERE name = 'jobs'") != ["1"] {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     loop {
         let found = place.query(sql);
         if found.first().is_some_and(|f| f == says) {

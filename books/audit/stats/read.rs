@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::connection::{Connection, params};
+use crate::store::connection::{Connection, Rows, params};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
@@ -48,28 +48,7 @@ type Sums = (Quantity, Quantity);
 
 impl Database {
     pub async fn books_stats(&self, now: Timestamp) -> Result<BooksStats, BooksError> {
-        let local = self.is_local();
-        self.with_connection(async move |c| {
-            let second = now.as_second();
-            let number = async |sql: &'static str| -> Result<i64, BooksError> {
-                Ok(first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))?)
-            };
-            let overdue = "SELECT min(ends_at) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
-            let overdue = first_row(c, overdue, params![second]).await?;
-            let (month, days) = usage(c, now).await?;
-            let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
-            Ok(BooksStats {
-                entries: number("SELECT coalesce(sum(entries), 0) FROM bookings WHERE version_id IS NOT NULL").await?,
-                bills: bills(c).await?,
-                month,
-                days,
-                turn_overdue_since: overdue.map_or(Ok(None), |row| at(&row, 0))?,
-                stripe: stripe(c).await?,
-                notifications: notifications(c).await?,
-                size_bytes: if local { Some(number(pages).await?) } else { None },
-            })
-        })
-        .await
+        self.with_connection(async move |c| books_stats(c, now).await).await
     }
 
     /// What all customers together used in the days of `month`: day, meter, quantity; usage without
@@ -106,24 +85,58 @@ impl Database {
 
     /// Reads every customer.
     pub async fn customer_stats(&self, now: Timestamp) -> Result<CustomerStats, BooksError> {
-        self.with_connection(async move |c| {
-            let mut found = CustomerStats { decisions: decisions(c).await?, ..CustomerStats::default() };
-            let mut rows = c.query("SELECT status, count(*) FROM customers GROUP BY status", ()).await?;
-            while let Some(row) = rows.next().await? {
-                found.by_status.insert(row.get(0)?, row.get(1)?);
-            }
-            found.near_limit = near_limit(c).await?;
-            let sql = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
-                       WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
-            if let Some(row) = first_row(c, sql, params![now.as_second()]).await? {
-                (found.turn_used, found.turn_refused) = (row.get(0)?, row.get(1)?);
-            }
-            stripe_units(c, &mut found).await?;
-            found.unknown = unknown(c, now).await?;
-            Ok(found)
-        })
-        .await
+        self.with_connection(async move |c| customer_stats(c, now).await).await
     }
+}
+
+/// As [`Database::books_stats`], beside other queries of the connection.
+pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, BooksError> {
+    let entries = "SELECT coalesce(sum(entries), 0) FROM bookings WHERE version_id IS NOT NULL";
+    let overdue = "SELECT min(ends_at) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
+    let ((month, days), bills, stripe, notifications, entries, overdue, size_bytes) = tokio::try_join!(
+        usage(c, now),
+        bills(c),
+        stripe(c),
+        notifications(c),
+        first_row(c, entries, ()),
+        first_row(c, overdue, params![now.as_second()]),
+        size(c),
+    )?;
+    let turn_overdue_since = overdue.map_or(Ok(None), |row| at(&row, 0))?;
+    let entries = entries.map_or(Ok(0), |row| row.get(0))?;
+    Ok(BooksStats { entries, bills, month, days, turn_overdue_since, stripe, notifications, size_bytes })
+}
+
+/// Bytes of a local file.
+async fn size(c: &Connection) -> Result<Option<i64>, BooksError> {
+    if !c.is_local() {
+        return Ok(None);
+    }
+    let pages = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()";
+    first_row(c, pages, ()).await?.map(|row| row.get(0)).transpose()
+}
+
+/// As [`Database::customer_stats`], beside other queries of the connection.
+pub async fn customer_stats(c: &Connection, now: Timestamp) -> Result<CustomerStats, BooksError> {
+    let mut found = CustomerStats::default();
+    let turn = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
+                WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
+    let (decisions, mut statuses, near_limit, turn, stripe, unknown) = tokio::try_join!(
+        decisions(c),
+        c.query("SELECT status, count(*) FROM customers GROUP BY status", ()),
+        near_limit(c),
+        first_row(c, turn, params![now.as_second()]),
+        stripe_amounts(c),
+        unknown(c, now),
+    )?;
+    while let Some(row) = statuses.next().await? {
+        found.by_status.insert(row.get(0)?, row.get(1)?);
+    }
+    if let Some(row) = turn {
+        (found.turn_used, found.turn_refused) = (row.get(0)?, row.get(1)?);
+    }
+    stripe_units(stripe, &mut found).await?;
+    Ok(CustomerStats { decisions, near_limit, unknown, ..found })
 }
 
 fn at(row: &crate::store::connection::Row, place: i32) -> Result<Option<Timestamp>, BooksError> {
@@ -131,8 +144,12 @@ fn at(row: &crate::store::connection::Row, place: i32) -> Result<Option<Timestam
 }
 
 async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
-    let mut rows = c.query(NEWEST_BILLS, ()).await?;
-    let (through, mut found) = (usage_through(c).await?, vec![]);
+    // a payer without a booked version, because the first one is on hold
+    let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
+                     AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
+    let (mut rows, through, mut on_hold) =
+        tokio::try_join!(c.query(NEWEST_BILLS, ()), usage_through(c), c.query(only_on_hold, ()))?;
+    let mut found = vec![];
     while let Some(row) = rows.next().await? {
         let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
         found.push(BillStats {
@@ -147,22 +164,20 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
             payer,
         });
     }
-    for bill in &mut found {
+    let lines = futures::future::try_join_all(found.iter().map(|bill: &BillStats| {
         // unclaimed lines of a month stay visible when the next month has begun
         let sql = "SELECT claim, sum(lines) FROM bill_lines WHERE version_id IN (SELECT id FROM bill_versions v \
                    WHERE payer = ?1 AND state = 'applied' AND month >= ?2 AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)) \
                    GROUP BY claim";
         let before = bill.month.parse::<Month>().map_or(bill.month.clone(), |month| month.previous().to_string());
-        let mut rows = c.query(sql, params![bill.payer.clone(), before]).await?;
+        c.query(sql, params![bill.payer.clone(), before])
+    }));
+    for (bill, mut rows) in found.iter_mut().zip(lines.await?) {
         while let Some(row) = rows.next().await? {
             bill.lines.insert(row.get(0)?, row.get(1)?);
         }
     }
-    // a payer without a booked version, because the first one is on hold
-    let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
-                     AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
-    let mut rows = c.query(only_on_hold, ()).await?;
-    while let Some(row) = rows.next().await? {
+    while let Some(row) = on_hold.next().await? {
         let bill = BillStats::none(&row.get::<String>(0)?);
         found.push(BillStats { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
     }
@@ -217,9 +232,16 @@ async fn usage(c: &Connection, now: Timestamp) -> Result<(Vec<MonthUsage>, Vec<D
 
 async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
     let mut found = StripeStats::default();
-    let sql = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM meter_events INDEXED BY meter_events_open \
-               WHERE state IN ('pending', 'sending', 'unconfirmed') GROUP BY state";
-    let mut rows = c.query(sql, ()).await?;
+    let open = "SELECT state, count(*), min(created_at), min(first_attempt_at) FROM meter_events INDEXED BY meter_events_open \
+                WHERE state IN ('pending', 'sending', 'unconfirmed') GROUP BY state";
+    let ended = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events)";
+    let (mut rows, ended, alarms, some_alarms, hold) = tokio::try_join!(
+        c.query(open, ()),
+        first_row(c, ended, ()),
+        alarm::count(c),
+        alarm::alarms(c, NAMED),
+        billing_hold(c),
+    )?;
     while let Some(row) = rows.next().await? {
         let count = row.get(1)?;
         match row.get::<String>(0)?.as_str() {
@@ -228,16 +250,12 @@ async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
             _ => found.events.sending = count,
         }
     }
-    let sql = "SELECT (SELECT count(*) FROM meter_events WHERE state = 'refused'), (SELECT coalesce(max(seq), 0) FROM meter_events)";
-    if let Some(row) = first_row(c, sql, ()).await? {
+    if let Some(row) = ended {
         found.events.refused = row.get(0)?;
         let open: i64 = found.events.named().iter().map(|(_, count)| count).sum();
         found.events.settled = row.get::<i64>(1)? - open;
     }
-    found.alarms = alarm::count(c).await?;
-    found.some_alarms = alarm::alarms(c, NAMED).await?;
-    found.restored_from = billing_hold(c).await?.map(|hold| hold.backup_at);
-    Ok(found)
+    Ok(StripeStats { alarms, some_alarms, restored_from: hold.map(|hold| hold.backup_at), ..found })
 }
 
 async fn notifications(c: &Connection) -> Result<NotificationStats, BooksError> {
@@ -312,10 +330,22 @@ async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quan
     Ok(found)
 }
 
+/// Stripe's factors, shortfalls and deferred amounts of billing targets.
+async fn stripe_amounts(c: &Connection) -> Result<[Rows; 3], BooksError> {
+    let per_unit = "SELECT meter, per_unit FROM stripe_meters";
+    // no difference of a delay: `reconcile_stripe` compares what was sent more than a day ago
+    let shortfalls =
+        "SELECT meter, sum(abs(shortfall)) FROM billing_targets WHERE shortfall IS NOT NULL GROUP BY meter";
+    let deferred = "SELECT meter, iif(acknowledged, 'acknowledged', reason) AS shown, count(*), sum(amount), \
+                 min(iif(amount > 0 AND NOT acknowledged, since, NULL)) FROM deferred_amounts GROUP BY meter, shown";
+    let found = tokio::try_join!(c.query(per_unit, ()), c.query(shortfalls, ()), c.query(deferred, ()))?;
+    Ok(found.into())
+}
+
 /// Amounts of billing targets in units of the meters.
-async fn stripe_units(c: &Connection, found: &mut CustomerStats) -> Result<(), BooksError> {
+async fn stripe_units(amounts: [Rows; 3], found: &mut CustomerStats) -> Result<(), BooksError> {
+    let [mut rows, mut shortfalls, mut deferred] = amounts;
     let mut per_unit: BTreeMap<String, Decimal> = BTreeMap::new();
-    let mut rows = c.query("SELECT meter, per_unit FROM stripe_meters", ()).await?;
     while let Some(row) = rows.next().await? {
         per_unit.insert(row.get(0)?, row.get::<String>(1)?.parse().unwrap_or(Decimal::ONE));
     }
@@ -325,10 +355,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomerStats) -> Result<(), B
         let units = Decimal::from(events).checked_div(by).unwrap_or_default().round_dp(10);
         units.to_string().parse::<Quantity>().map_err(|e| BooksError::Integrity(e.to_string()))
     };
-    // no difference of a delay: `reconcile_stripe` compares what was sent more than a day ago
-    let sql = "SELECT meter, sum(abs(shortfall)) FROM billing_targets WHERE shortfall IS NOT NULL GROUP BY meter";
-    let mut rows = c.query(sql, ()).await?;
-    while let Some(row) = rows.next().await? {
+    while let Some(row) = shortfalls.next().await? {
         let meter: String = row.get(0)?;
         found.drift.insert(meter.clone(), units(&meter, row.get(1)?)?);
     }
@@ -336,10 +363,7 @@ async fn stripe_units(c: &Connection, found: &mut CustomerStats) -> Result<(), B
         found.drift.entry(meter.clone()).or_default();
         found.deferred_units.entry(meter.clone()).or_default();
     }
-    let sql = "SELECT meter, iif(acknowledged, 'acknowledged', reason) AS shown, count(*), sum(amount), \
-                 min(iif(amount > 0 AND NOT acknowledged, since, NULL)) FROM deferred_amounts GROUP BY meter, shown";
-    let mut rows = c.query(sql, ()).await?;
-    while let Some(row) = rows.next().await? {
+    while let Some(row) = deferred.next().await? {
         let (meter, reason): (String, String) = (row.get(0)?, row.get(1)?);
         *found.deferred.entry(reason).or_default() += row.get::<i64>(2)?;
         *found.deferred_units.entry(meter.clone()).or_default() += units(&meter, row.get(3)?)?;

@@ -1,0 +1,101 @@
+//! The HTTP client that all databases of a process share.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use reqwest::{Client, ClientBuilder, Request, StatusCode};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tower_layer::layer_fn;
+use tower_service::Service;
+
+use crate::store::error::BooksError;
+use crate::store::traffic::Counters;
+
+tokio::task_local! {
+    /// The counters of the request that a task carries out.
+    static COUNTERS: Arc<Counters>;
+}
+
+/// An HTTP client with a thread of its own; cheap to clone.
+///
+/// A kept connection lives on the runtime that opened it. Each [`Database`] has a runtime of its
+/// own, so connections that several of them share need one that outlives them all and never blocks.
+///
+/// [`Database`]: crate::Database
+#[derive(Clone, Debug)]
+pub struct HttpClient {
+    client: Client,
+    runtime: Handle,
+    /// The thread ends when the last clone is dropped.
+    _stop: Arc<oneshot::Sender<()>>,
+}
+
+impl HttpClient {
+    /// The client of `settings`, which say how TLS is spoken.
+    ///
+    /// # Errors
+    /// [`BooksError::Open`].
+    pub fn new(settings: ClientBuilder) -> Result<Self, BooksError> {
+        let failed = |why: String| BooksError::Open("over HTTP".into(), why);
+        let client = settings.connector_layer(layer_fn(Counted)).build().map_err(|e| failed(text(&e)))?;
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| failed(e.to_string()))?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("books-http".into());
+        thread.spawn(move || runtime.block_on(async { drop(stopped.await) })).map_err(|e| failed(e.to_string()))?;
+        Ok(Self { client, runtime: handle, _stop: Arc::new(stop) })
+    }
+
+    /// The status and the body of the answer. A dropped call ends its TCP connection.
+    pub(super) async fn send(
+        &self,
+        request: Request,
+        counters: &Arc<Counters>,
+    ) -> Result<(StatusCode, Bytes), BooksError> {
+        let client = self.client.clone();
+        let sent = async move {
+            let answer = client.execute(request).await?;
+            Ok((answer.status(), answer.bytes().await?))
+        };
+        let mut task = AbortedOnDrop(self.runtime.spawn(COUNTERS.scope(Arc::clone(counters), sent)));
+        let done: Result<_, reqwest::Error> = (&mut task.0).await.map_err(|e| BooksError::Network(e.to_string()))?;
+        done.map_err(|e| BooksError::Network(text(&e.without_url())))
+    }
+}
+
+struct AbortedOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortedOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An error and its causes.
+fn text(error: &reqwest::Error) -> String {
+    let causes = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A connector that counts.
+#[derive(Clone)]
+struct Counted<S>(S);
+
+impl<S: Service<R>, R> Service<R> for Counted<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        // a connection that is opened ahead belongs to no request
+        let _counted = COUNTERS.try_with(|c| c.connection());
+        self.0.call(request)
+    }
+}
