@@ -9,6 +9,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::job::{Failure, Job, Mode};
@@ -16,11 +17,11 @@ use crate::stripe::StripeMode;
 pub use books::customers::periods::ClosedTurnPeriod;
 use books::customers::periods::RolledPeriods;
 use books::limits::plan::Plans;
-use books::store::database::ChunkSizes;
+use books::store::pace::Pace;
 use books::{BooksError, Database};
 
 /// Customers that are rolled in one transaction.
-const CHUNK: ChunkSizes = ChunkSizes { local: 1000, remote: 200 };
+const CHUNK: Pace = Pace::new(200, 2000);
 /// Closed counts, and customers, that a stored report lists.
 const STORED: usize = 20;
 
@@ -132,12 +133,15 @@ pub async fn roll(books: &Database, now: Timestamp, mode: Mode) -> Result<RollPe
         return Ok(report);
     }
     let plans: Plans = books.plans().await?;
-    for some in customers.chunks(books.chunk_size(CHUNK)) {
+    let (mut rest, mut pace) = (customers.as_slice(), CHUNK);
+    while !rest.is_empty() {
+        let (start, some) = (Instant::now(), pace.take(&mut rest));
         let rolled = match mode {
             Mode::DryRun => books.periods_to_roll(some.to_vec(), now).await?,
             Mode::Write => books.roll_periods(some.to_vec(), plans.clone(), now).await?,
         };
         report.add(rolled);
+        pace.learn(some.len(), start);
     }
     Ok(report)
 }

@@ -97,7 +97,7 @@ impl Database {
     pub async fn roll_counters(&self, month: Month) -> Result<u64, BooksError> {
         let (mut moved, mut pace) = (0, COUNTERS);
         loop {
-            let (name, limit) = (month.to_string(), u32::try_from(pace.rows()).unwrap_or(u32::MAX));
+            let (name, limit) = (month.to_string(), pace.limit());
             let page = self.with_connection(async move |c| {
                 let sql = "SELECT id FROM customers WHERE counters_period IS NULL OR counters_period < ?1 LIMIT ?2";
                 let mut rows = c.query(sql, params![name, limit]).await?;

@@ -51,15 +51,6 @@ pub enum Durability {
 /// A longer wait for the write lock is counted.
 const NOTED_WAIT: Duration = Duration::from_millis(10);
 
-/// Customers that one transaction changes: few enough that other writers hardly wait for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChunkSizes {
-    /// On a local file.
-    pub local: usize,
-    /// Over a network, where servers end transactions after seconds.
-    pub remote: usize,
-}
-
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
@@ -152,11 +143,6 @@ impl Database {
     /// True for a local file, where a statement costs no round trip.
     pub fn is_local(&self) -> bool {
         self.local
-    }
-
-    /// The size for this database.
-    pub fn chunk_size(&self, sizes: ChunkSizes) -> usize {
-        if self.local { sizes.local } else { sizes.remote }
     }
 
     /// A handle with a fence: every [`Database::transaction`] of it first checks `fence`, inside

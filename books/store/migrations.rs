@@ -93,6 +93,11 @@ impl Database {
                 }
             }
             self.migrated.store(true, Ordering::Relaxed);
+            if !applied.is_empty()
+                && let Err(error) = self.checkpoint().await
+            {
+                tracing::debug!(%error, "the write-ahead log stays as it is");
+            }
             return Ok(applied);
         }
     }

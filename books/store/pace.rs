@@ -27,6 +27,18 @@ impl Pace {
         self.rows
     }
 
+    /// The same as a LIMIT of SQL.
+    pub fn limit(&self) -> u32 {
+        u32::try_from(self.rows).unwrap_or(u32::MAX)
+    }
+
+    /// Takes the rows of the next transaction from the front of `rest`.
+    pub fn take<'a, T>(&self, rest: &mut &'a [T]) -> &'a [T] {
+        let (some, later) = rest.split_at(self.rows.min(rest.len()));
+        *rest = later;
+        some
+    }
+
     /// Learns from a transaction of `rows` rows that began at `start`. The next one is at most
     /// twice and at least a quarter as large.
     pub fn learn(&mut self, rows: usize, start: Instant) {

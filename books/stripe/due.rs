@@ -99,7 +99,7 @@ impl Database {
             let (mut after, mut pace) = (UNATTRIBUTED.to_owned(), CUSTOMERS);
             loop {
                 let (last, meters) = (after.clone(), meters.clone());
-                let limit = u32::try_from(pace.rows()).unwrap_or(u32::MAX);
+                let limit = pace.limit();
                 let page =
                     self.with_connection(async move |c| read(c, OF_BOOKING, params![id, last, meters, limit]).await);
                 let page = page.await?;

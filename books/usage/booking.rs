@@ -221,7 +221,7 @@ impl Database {
     async fn count_customers(&self, id: i64, month: Month) -> Result<(), BooksError> {
         let (mut after, mut pace) = (UNATTRIBUTED.to_owned(), COUNTERS);
         loop {
-            let (last, limit) = (after.clone(), u32::try_from(pace.rows()).unwrap_or(u32::MAX));
+            let (last, limit) = (after.clone(), pace.limit());
             let page = self.with_connection(async move |c| {
                 let sql = "SELECT DISTINCT customer FROM ledger_entries WHERE booking_id = ?1 AND customer > ?2 \
                            ORDER BY customer LIMIT ?3";
@@ -252,7 +252,7 @@ impl Database {
         }
         let mut pace = ENTRIES;
         loop {
-            let (start, limit) = (Instant::now(), u32::try_from(pace.rows()).unwrap_or(u32::MAX));
+            let (start, limit) = (Instant::now(), pace.limit());
             let sql = "DELETE FROM ledger_entries WHERE booking_id = ?1 AND (customer, meter, day) IN \
                        (SELECT customer, meter, day FROM ledger_entries WHERE booking_id = ?1 LIMIT ?2)";
             let removed = self.transaction(async move |c| Ok(c.execute(sql, params![id, limit]).await?)).await?;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use books::store::connection::Connection;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use self::judge::{Judgement, RunInputs, judge};
 use crate::context::{Context, OnStale};
@@ -28,12 +29,12 @@ use books::limits::entitlement::{
 };
 use books::limits::grants;
 use books::limits::notification;
-use books::store::database::ChunkSizes;
 use books::store::error::BooksError;
+use books::store::pace::Pace;
 use books::units::calendar::CLOCK_SKEW;
 
 /// Customers that are written in one transaction.
-const CHUNK: ChunkSizes = ChunkSizes { local: 500, remote: 100 };
+const CHUNK: Pace = Pace::new(200, 2000);
 /// Changes that a stored report lists.
 const STORED_CHANGES: usize = 20;
 
@@ -146,6 +147,7 @@ struct Run<'a> {
     report: EnforceReport,
     /// The last customer of the page before; empty at the start.
     after: String,
+    pace: Pace,
 }
 
 /// A customer for whom something would be written, with the usage that was summed.
@@ -175,7 +177,7 @@ impl<'a> Run<'a> {
             on_stale: is_stale.then_some(context.enforcement.on_stale),
             ..EnforceReport::default()
         };
-        Ok(Self { context, mode, inputs, report, after: String::new() })
+        Ok(Self { context, mode, inputs, report, after: String::new(), pace: CHUNK })
     }
 
     /// Decides for the next page of customers; false when there is none.
@@ -189,10 +191,14 @@ impl<'a> Run<'a> {
         if self.mode == Mode::DryRun {
             return Ok(true);
         }
-        for some in candidates.chunks(books.chunk_size(CHUNK)) {
-            let (some, inputs) = (some.to_vec(), Arc::clone(&self.inputs));
+        let mut rest = candidates.as_slice();
+        while !rest.is_empty() {
+            let start = Instant::now();
+            let (some, inputs) = (self.pace.take(&mut rest).to_vec(), Arc::clone(&self.inputs));
+            let rows = some.len();
             let write = books.transaction(async move |c| write(c, &some, newest_version, &inputs).await);
             self.report.notifications += write.await?;
+            self.pace.learn(rows, start);
         }
         Ok(true)
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub use self::decide::DeferReason;
 pub use self::planner::PlannedEvent;
@@ -33,15 +34,15 @@ use crate::job::{Failure, Job, Mode};
 use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
 use books::limits::plan::ReportMode;
-use books::store::database::ChunkSizes;
+use books::store::pace::Pace;
 use books::stripe::due;
 use books::stripe::no_invoice::CustomerWithoutInvoice;
 use books::stripe::stripe_meter::StripeMeter;
 use books::units::calendar::instant;
 use books::{BooksError, Database};
 
-/// Customers that are planned in one transaction on a local file.
-const CHUNK: ChunkSizes = ChunkSizes { local: 1000, remote: 100 };
+/// Customers that are planned in one transaction.
+const CHUNK: Pace = Pace::new(200, 2000);
 /// Amounts above 0 that have been deferred for so many seconds need a person; a report counts them
 /// for one day. Stripe takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
@@ -217,7 +218,7 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     report.customers_without_invoice = without.into_iter().take(LISTED).collect();
     let outcomes = books.with_connection(async move |c| {
         let mut outcomes = vec![];
-        for some in customers.chunks(CHUNK.local) {
+        for some in customers.chunks(CHUNK.rows()) {
             outcomes.push(planner::preview(c, &inputs, some, second).await?);
         }
         Ok(outcomes)
@@ -296,8 +297,9 @@ impl Push<'_> {
 
     /// Plans all due customers, up to `limit` in each transaction.
     async fn plan_all(&self, inputs: &Arc<PlanInputs>, report: &mut PushReport) -> Result<(), BooksError> {
-        let limit = u32::try_from(self.books.chunk_size(CHUNK)).unwrap_or(u32::MAX);
+        let mut pace = CHUNK;
         loop {
+            let (limit, start) = (pace.limit(), Instant::now());
             let (inputs, now) = (Arc::clone(inputs), self.clock.now().as_second());
             let outcome =
                 self.books.transaction(async move |c| planner::plan_due(c, &inputs, limit, now).await).await?;
@@ -307,6 +309,7 @@ impl Push<'_> {
             if !more {
                 return Ok(());
             }
+            pace.learn(pace.rows(), start);
         }
     }
 }

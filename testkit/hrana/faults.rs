@@ -38,8 +38,8 @@ impl Faults {
         self.later_commit.store(0, SeqCst);
     }
 
-    /// Like [`Self::lose_commit_replies`], which ends it, for one request: the one after `passed` requests with a
-    /// COMMIT.
+    /// Like [`Self::lose_commit_replies`], which ends it, for one request: the one after `passed`
+    /// requests with a COMMIT.
     pub fn lose_commit_reply_after(&self, passed: u32) {
         self.later_commit.store(passed + 1, SeqCst);
     }

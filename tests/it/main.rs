@@ -22,6 +22,7 @@ mod fetch;
 mod house;
 mod hrana_server;
 mod kill;
+mod large_booking;
 mod machine_input;
 mod meters;
 mod notifications;
