@@ -1,7 +1,7 @@
 //! A bill larger than any transaction of a server may be, booked over a network beside a worker and
 //! the web backend, and killed in the midst.
 //!
-//! `METER_TEST_ENTRIES` sets the number of ledger entries (100,000 if unset; 1,000,000 by hand).
+//! `METER_TEST_ENTRIES` sets the number of ledger entries (50,000 if unset; 1,000,000 by hand).
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const INGEST: &str = "ingest --month 2026-10";
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 fn entries() -> usize {
-    std::env::var("METER_TEST_ENTRIES").map_or(100_000, |n| n.parse().unwrap())
+    std::env::var("METER_TEST_ENTRIES").map_or(50_000, |n| n.parse().unwrap())
 }
 
 /// What eight writers of the web backend saw.
