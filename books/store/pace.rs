@@ -8,19 +8,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a transaction of large work should take.
-const WANTED: Duration = Duration::from_millis(400);
+const WANTED: Duration = Duration::from_millis(250);
 
 /// The number of rows in the next transaction of large work.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     rows: usize,
+    least: usize,
     most: usize,
 }
 
 impl Pace {
-    /// Begins with `first` rows; no transaction has more than `most`.
-    pub const fn new(first: usize, most: usize) -> Self {
-        Self { rows: first, most }
+    /// Begins with `least` rows: with fewer, the round trips of a transaction would cost more than
+    /// its rows. No transaction has more than `most`.
+    pub const fn new(least: usize, most: usize) -> Self {
+        Self { rows: least, least, most }
     }
 
     pub const fn rows(&self) -> usize {
@@ -45,7 +47,7 @@ impl Pace {
         let took = start.elapsed().as_micros().max(1);
         let wanted = WANTED.as_micros().saturating_mul(u128::try_from(rows).unwrap_or(u128::MAX)) / took;
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        self.rows = wanted.clamp(rows / 4, rows.saturating_mul(2)).clamp(1, self.most);
+        self.rows = wanted.clamp(rows / 4, rows.saturating_mul(2)).clamp(self.least, self.most);
     }
 }
 
@@ -55,17 +57,19 @@ mod tests {
 
     #[test]
     fn a_slow_transaction_is_followed_by_a_smaller_one() {
-        let mut pace = Pace::new(1000, 5000);
+        let mut pace = Pace::new(200, 5000);
         let ago = |ms| Instant::now().checked_sub(Duration::from_millis(ms)).unwrap();
-        pace.learn(1000, ago(800));
-        assert!((450..=500).contains(&pace.rows()), "{pace:?}");
-        pace.learn(pace.rows(), ago(60_000));
-        assert!((112..=125).contains(&pace.rows()), "{pace:?}");
         for _ in 0..10 {
             pace.learn(pace.rows(), Instant::now());
         }
         assert_eq!(pace.rows(), 5000);
-        pace.learn(1, ago(60_000));
-        assert_eq!(pace.rows(), 1);
+        pace.learn(4000, ago(500));
+        assert!((1900..=2000).contains(&pace.rows()), "{pace:?}");
+        pace.learn(pace.rows(), ago(60_000));
+        assert!((475..=500).contains(&pace.rows()), "{pace:?}");
+        pace.learn(pace.rows(), ago(60_000));
+        assert_eq!(pace.rows(), 200, "round trips must not eat the time");
+        pace.learn(1, Instant::now());
+        assert_eq!(pace.rows(), 200);
     }
 }

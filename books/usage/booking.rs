@@ -31,7 +31,7 @@ use crate::usage::bill::{
 use crate::usage::ledger::{Adjustment, Adjustments, UNATTRIBUTED};
 
 /// Entries of a transaction: a parameter of JSON has at most some megabytes.
-const ENTRIES: Pace = Pace::new(4000, 20_000);
+const ENTRIES: Pace = Pace::new(2000, 20_000);
 
 /// A booking of more entries leaves a long write-ahead log, which is folded into the file.
 const LARGE: usize = 20_000;

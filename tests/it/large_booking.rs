@@ -53,7 +53,7 @@ async fn take_credentials(books: Database, customer: String, seen: Arc<Seen>) {
 fn a_bill_of_any_size_is_booked_beside_a_worker_and_the_web_backend() {
     let place = Workspace::new();
     // a third of the lines count, and two of them are of one customer, meter and day
-    let (rows, customers) = (entries() * 7, entries() / 8);
+    let (rows, customers) = (entries() * 9, entries() / 8);
     place.run(&format!("demo generate bucket --month {MONTH} --rows {rows} --customers {customers}")).ends(0);
     let server = HranaServer::start(&place.path("served.db"));
     let url = server.url();

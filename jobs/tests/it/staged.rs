@@ -6,6 +6,8 @@ use testkit::ingest_fixture::{IngestFixture, Line, chime, deliver_lines};
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
 
+const ENTRIES: &str = "SELECT count(*) || '' FROM ledger_entries";
+
 /// More entries than one transaction takes.
 fn many(minutes: f64) -> Vec<Line> {
     (0..250).flat_map(|n| (1..=31).map(move |day| chime(&format!("c{n:03}"), day, minutes))).collect()
@@ -35,7 +37,8 @@ async fn stopped() -> IngestFixture {
 #[tokio::test]
 async fn a_booking_that_stops_midway_is_seen_by_nobody_and_goes_on() {
     let world = stopped().await;
-    assert_eq!(number(&world, "SELECT count(*) || '' FROM ledger_entries").await, "4000");
+    let staged: usize = number(&world, ENTRIES).await.parse().unwrap();
+    assert!((4000..6200).contains(&staged), "{staged}");
     let books = &world.context.books;
     assert!(world.ledger().await.is_empty());
     assert!(books.usage("2026-10".parse().unwrap(), None).await.unwrap().is_empty());
@@ -69,7 +72,7 @@ async fn what_nobody_can_finish_any_more_is_removed() {
     let world = stopped().await;
     deliver_lines(&world.bucket(), V2, &many(3.0));
     assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
-    assert_eq!(number(&world, "SELECT count(*) || '' FROM ledger_entries").await, "7750");
+    assert_eq!(number(&world, ENTRIES).await, "7750");
     assert_eq!(number(&world, "SELECT group_concat(id || ' ' || version_id) FROM bookings").await, "2 1");
     assert_eq!(world.usage("c000", "chime_minutes").await.to_string(), "93");
     world.sound().await;
@@ -78,10 +81,11 @@ async fn what_nobody_can_finish_any_more_is_removed() {
     let world = stopped().await;
     let hours = |hours| jiff::Timestamp::now() + jiff::SignedDuration::from_hours(hours);
     run(&world, "UPDATE bookings SET started_at = unixepoch()").await;
+    let staged = number(&world, ENTRIES).await;
     world.context.books.finish_bookings(hours(23)).await.unwrap();
-    assert_eq!(number(&world, "SELECT count(*) || '' FROM ledger_entries").await, "4000");
+    assert_eq!(number(&world, ENTRIES).await, staged);
     world.context.books.finish_bookings(hours(25)).await.unwrap();
-    assert_eq!(number(&world, "SELECT count(*) || '' FROM ledger_entries").await, "0");
+    assert_eq!(number(&world, ENTRIES).await, "0");
     assert_eq!(number(&world, "SELECT count(*) || '' FROM bookings").await, "0");
     assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     world.sound().await;
@@ -118,7 +122,7 @@ async fn a_booking_that_does_not_add_up_is_removed() {
     let failure = world.ingest().await.unwrap_err();
     assert!(failure.error().to_string().contains("entries of 7750"), "{}", failure.error());
     run(&world, "DROP TRIGGER wrong").await;
-    assert_eq!(number(&world, "SELECT count(*) || '' FROM ledger_entries").await, "0");
+    assert_eq!(number(&world, ENTRIES).await, "0");
     assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
     world.sound().await;
 }
