@@ -98,10 +98,11 @@ impl Database {
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
         let large = booking.adjustments.entries.len() > LARGE;
         let staged = self.stage(booking, now).await?;
-        if let Err(error) = self.prove(&staged).await {
+        let proven = self.prove(&staged).await;
+        if matches!(proven, Err(BooksError::Integrity(_))) {
             self.remove_booking(staged.id).await?;
-            return Err(error);
         }
+        proven?;
         let publishing = staged.clone();
         let id = self.transaction(async move |c| publish(c, &publishing, now).await).await?;
         // a remote server may drop a transaction silently, so the version is read back before it
