@@ -68,7 +68,7 @@ impl Queue {
         self.db.with_connection(async move |c| counted(c, sql).await).await
     }
 
-    /// The figures now, as [`stats`] reads them.
+    /// The figures now, as `stats` reads them.
     pub async fn stats(&self, kinds: &[&str], finished: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
         let (now, finished) = (self.now(), finished.clone());
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
