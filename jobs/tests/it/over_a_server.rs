@@ -1,5 +1,6 @@
 //! The suites of the jobs once more, over the test server with round trips of 20 ms: in a process
-//! of its own, in which every fixture puts the server in front of its file. (`bad_input` is about reading bills.)
+//! of its own, in which every fixture puts the server in front of its file. Without `bad_input`,
+//! which is about reading bills.
 
 use std::process::Command;
 
@@ -7,6 +8,7 @@ use testkit::suite_database::VARIABLE;
 
 const SUITES: [&str; 8] =
     ["enforce::", "histories::", "ingest::", "moved::", "parts::", "race::", "restore::", "staged::"];
+
 #[test]
 fn every_suite_of_the_jobs_runs_over_a_server() {
     let mut suites = Command::new(std::env::current_exe().unwrap());
