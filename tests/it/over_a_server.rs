@@ -21,7 +21,7 @@ const TOO_LONG: &str = "entitlements::kill_9_at_any_moment_of_both_jobs_loses_an
 #[test]
 fn every_story_runs_over_a_server() {
     let mut suites = Command::new(std::env::current_exe().unwrap());
-    suites.args(SUITES).args(["--skip", TOO_LONG]).env(VARIABLE, "server");
+    suites.args(SUITES).args(["--skip", TOO_LONG]).env(VARIABLE, "server").env("RUST_TEST_THREADS", "2");
     let ran = suites.output().unwrap();
     let out = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{out}\n{}", String::from_utf8_lossy(&ran.stderr));

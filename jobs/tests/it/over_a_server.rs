@@ -12,7 +12,7 @@ const SUITES: [&str; 8] =
 #[test]
 fn every_suite_of_the_jobs_runs_over_a_server() {
     let mut suites = Command::new(std::env::current_exe().unwrap());
-    suites.args(SUITES).env(VARIABLE, "server").env("METER_TEST_HISTORIES", "3");
+    suites.args(SUITES).env(VARIABLE, "server").env("RUST_TEST_THREADS", "2").env("METER_TEST_HISTORIES", "3");
     let ran = suites.output().unwrap();
     let out = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{out}\n{}", String::from_utf8_lossy(&ran.stderr));
