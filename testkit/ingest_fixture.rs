@@ -19,6 +19,8 @@ use jobs::source::{Folder, Source};
 use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
+use crate::suite_database::SuiteServer;
+
 pub const TAG: &str = "chitchatter-customer-id";
 
 pub fn now() -> Timestamp {
@@ -59,10 +61,18 @@ pub fn read_settings(rules: Rules) -> ReadSettings {
     ReadSettings::new(rules)
 }
 
+async fn open(file: &Path, server: Option<&SuiteServer>) -> Database {
+    match server {
+        Some(server) => server.open().await,
+        None => Database::open_local(file).await.unwrap(),
+    }
+}
+
 /// Books and one bucket in a temporary folder.
 pub struct IngestFixture {
     pub folder: TempDir,
     pub context: Context,
+    server: Option<SuiteServer>,
 }
 
 impl IngestFixture {
@@ -74,7 +84,9 @@ impl IngestFixture {
         let folder = TempDir::new().unwrap();
         let bucket = folder.path().join("bucket");
         std::fs::create_dir(&bucket).unwrap();
-        let books = Database::open_local(&folder.path().join("meter.db")).await.unwrap();
+        let file = folder.path().join("meter.db");
+        let server = SuiteServer::of(&file);
+        let books = open(&file, server.as_ref()).await;
         books.migrate(now()).await.unwrap();
         let exports = Arc::new(BTreeMap::from([("main".to_owned(), export(Arc::new(Folder::new(bucket))))]));
         let enforcement = Arc::new(EnforcementSettings::default());
@@ -86,7 +98,12 @@ impl IngestFixture {
             webhook: None,
             billing: Arc::default(),
         };
-        Self { folder, context }
+        Self { folder, context, server }
+    }
+
+    /// The books as another process has them.
+    pub async fn open_again(&self) -> Database {
+        open(&self.database(), self.server.as_ref()).await
     }
 
     pub fn bucket(&self) -> PathBuf {

@@ -27,6 +27,7 @@ use tempfile::TempDir;
 
 use self::changes::Start;
 use self::model::{Beyond, Facts, Owed, PLANS, Report, Span, Usage};
+use crate::suite_database::SuiteServer;
 
 pub const HOUR: i64 = 3600;
 pub const DAY: i64 = 86_400;
@@ -102,6 +103,7 @@ async fn insert_plans(c: &books::store::connection::Connection) -> Result<(), bo
 pub struct BillingWorld {
     pub context: Context,
     pub stripe: FakeStripe,
+    server: Option<SuiteServer>,
     folder: TempDir,
     file: PathBuf,
     usage: Mutex<[Usage; 3]>,
@@ -159,6 +161,13 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
     }
 }
 
+async fn open(file: &Path, server: Option<&SuiteServer>) -> Database {
+    match server {
+        Some(server) => server.open().await,
+        None => Database::open_local_with(file, Durability::Normal).await.unwrap(),
+    }
+}
+
 impl BillingWorld {
     /// A world in which everything is known of every customer.
     pub async fn new(template: &Template, rng: &mut fastrand::Rng, begin: i64) -> Self {
@@ -169,7 +178,8 @@ impl BillingWorld {
         let folder = folder();
         let file: PathBuf = folder.path().join("meter.db");
         std::fs::copy(template.folder.path().join("meter.db"), &file).unwrap();
-        let books = Database::open_local_with(&file, Durability::Normal).await.unwrap();
+        let server = SuiteServer::of(&file);
+        let books = open(&file, server.as_ref()).await;
         // an instant in the month before
         let begins: Vec<i64> = CUSTOMERS.iter().map(|_| begin - rng.i64(0..28 * DAY)).collect();
         let lag = [0, 0, 120, 2 * HOUR][rng.usize(0..4)];
@@ -208,7 +218,8 @@ impl BillingWorld {
             items: vec![],
         });
         let updates = updates.collect();
-        let world = Self { context, stripe, folder, file, usage: Mutex::default(), facts: Default::default(), begins };
+        let world =
+            Self { context, stripe, server, folder, file, usage: Mutex::default(), facts: Default::default(), begins };
         for (who, start) in starts.into_iter().enumerate() {
             let id = format!("cus_{who}");
             let stripe_id = (start.row && start.stripe_id).then(|| id.clone());
@@ -326,8 +337,9 @@ impl BillingWorld {
 
     /// Replaces the books by a backup.
     pub async fn restore_without_bills(&mut self, backup: PathBuf) {
-        let books = Database::open_local_with(&backup, Durability::Normal).await.unwrap();
-        self.context.books = books;
+        let server = SuiteServer::of(&backup);
+        self.context.books = open(&backup, server.as_ref()).await;
+        self.server = server;
         self.file = backup;
     }
 

@@ -27,6 +27,7 @@ mod machine_input;
 mod meters;
 mod notifications;
 mod oracle;
+mod over_a_server;
 mod payloads;
 mod plans;
 mod prometheus;

@@ -428,7 +428,7 @@ async fn a_database_of_a_newer_meter_is_refused() {
     let sql = "INSERT INTO schema_versions VALUES (99, '0099_future', 'x', 'now')";
     world.context.books.transaction(async move |c| c.execute(sql, ()).await).await.unwrap();
     // a process that has seen its schema does not read it again
-    world.context.books = Database::open_local(&world.database()).await.unwrap();
+    world.context.books = world.open_again().await;
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 5.0)]);
     let failure = world.ingest().await.unwrap_err();
     assert!(failure.error().to_string().contains("schema version 99"), "{}", failure.error());

@@ -364,7 +364,7 @@ async fn runs_beside_each_other_make_each_decision_and_notification_once() {
         world.context.books.add_customer(&format!("c{i:03}")).await.unwrap();
     }
     world.execute("UPDATE customers SET plan = 'pro'".into()).await;
-    let other = books::Database::open_local(&world.database()).await.unwrap();
+    let other = world.open_again().await;
     let beside = Context { books: other, ..world.context.clone() };
     let today = Timestamp::now();
     let (a, b) = tokio::join!(enforce(&world.context, today, Mode::Write), enforce(&beside, today, Mode::Write));

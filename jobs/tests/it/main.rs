@@ -7,6 +7,7 @@ mod enforce;
 mod histories;
 mod ingest;
 mod moved;
+mod over_a_server;
 mod parts;
 mod race;
 mod real;

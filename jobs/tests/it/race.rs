@@ -128,7 +128,7 @@ async fn two_workers_that_apply_one_version_book_it_once() {
     let mut others = vec![];
     for _ in 0..4 {
         let mut context = world.context.clone();
-        context.books = books::Database::open_local(&world.database()).await.unwrap();
+        context.books = world.open_again().await;
         others.push(tokio::spawn(async move { job().run(&context, now()).await }));
     }
     let mut applied = 0;

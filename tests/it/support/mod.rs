@@ -9,10 +9,16 @@ pub mod test_store;
 pub mod billing_fixture;
 pub mod served;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
 use tempfile::TempDir;
+use testkit::suite_database::SuiteServer;
+
+/// Servers in front of the books of workspaces, by folder. See `testkit::suite_database`.
+static SERVERS: Mutex<BTreeMap<PathBuf, SuiteServer>> = Mutex::new(BTreeMap::new());
 
 /// The binary under test, with an environment of its own.
 pub fn meter(folder: &Path) -> Command {
@@ -27,6 +33,9 @@ pub fn meter(folder: &Path) -> Command {
     command.env("AWS_EC2_METADATA_DISABLED", "true");
     // many workers run side by side here; those that are to be asked are given a port of their own
     command.env("METER_HTTP__LISTEN", "");
+    if let Some(server) = SERVERS.lock().unwrap().get(folder) {
+        command.env("METER_DATABASE__URL", server.url());
+    }
     command
 }
 
@@ -85,6 +94,9 @@ impl Workspace {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("bucket")).unwrap();
         std::fs::write(folder.path().join("meter.toml"), config).unwrap();
+        if let Some(server) = SuiteServer::of(&folder.path().join("meter.db")) {
+            SERVERS.lock().unwrap().insert(folder.path().to_owned(), server);
+        }
         Self { folder }
     }
 
@@ -105,6 +117,13 @@ impl Workspace {
     /// Every row of a query, as text.
     pub fn query(&self, sql: &str) -> Vec<String> {
         query(&self.path("meter.db"), sql)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let server = SERVERS.lock().unwrap().remove(self.folder.path());
+        drop(server);
     }
 }
 

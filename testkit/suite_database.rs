@@ -1,0 +1,56 @@
+//! The database of a suite: a file, or the test server in front of that file, as a libSQL server
+//! 20 ms away would be. [`VARIABLE`] decides; the tests of a suite need not know.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use books::Database;
+use books::store::remote::http::HttpClient;
+
+use crate::hrana::HranaServer;
+
+/// `server`: suites use the test server. Not set: a file.
+pub const VARIABLE: &str = "METER_TEST_DATABASE";
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+/// How late the end of a cursor's answer comes: a client that does not wait for it is interrupted.
+const CURSOR_END: Duration = Duration::from_millis(2);
+/// No transaction may keep others from writing for longer. The server would end it at 5 seconds.
+const LONGEST_WRITE: Duration = Duration::from_secs(2);
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The test server in front of a suite's file. Its end panics if a transaction was too long.
+pub struct SuiteServer(HranaServer);
+
+impl SuiteServer {
+    /// The server of `file`, if the suite is to run over one.
+    pub fn of(file: &Path) -> Option<Self> {
+        if std::env::var_os(VARIABLE)? != "server" {
+            panic!("{VARIABLE}: only `server` is known");
+        }
+        let server = HranaServer::start(file);
+        server.faults().slow(ROUND_TRIP);
+        server.hold_cursor_ends(CURSOR_END);
+        server.fail_transactions_longer_than(LONGEST_WRITE);
+        Some(Self(server))
+    }
+
+    pub fn url(&self) -> String {
+        self.0.url()
+    }
+
+    /// As another process has it.
+    pub async fn open(&self) -> Database {
+        // it fails if another part of the process has installed a provider
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let http = HttpClient::new(reqwest::Client::builder().no_proxy().tcp_nodelay(true)).unwrap();
+        Database::open_remote(http, &self.url(), "", WAIT).await.unwrap()
+    }
+}
+
+impl Drop for SuiteServer {
+    fn drop(&mut self) {
+        let long = self.0.long_transactions();
+        assert!(thread::panicking() || long.is_empty(), "transactions longer than {LONGEST_WRITE:?}: {long:#?}");
+    }
+}
