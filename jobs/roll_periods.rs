@@ -15,13 +15,14 @@ use crate::context::Context;
 use crate::job::{Failure, Job, Mode};
 use crate::stripe::StripeMode;
 pub use books::customers::periods::ClosedTurnPeriod;
-use books::customers::periods::RolledPeriods;
+use books::customers::periods::{DuePeriods, RolledPeriods, due_periods};
 use books::limits::plan::Plans;
 use books::store::pace::Pace;
+use books::stripe::restore::billing_hold;
 use books::{BooksError, Database};
 
 /// Customers that are rolled in one transaction.
-const CHUNK: Pace = Pace::new(200, 2000);
+const CHUNK: Pace = Pace::new(500, 1000);
 /// Closed counts, and customers, that a stored report lists.
 const STORED: usize = 20;
 
@@ -109,12 +110,13 @@ pub async fn roll_unless_restored(
     mode: Mode,
 ) -> Result<RollPeriodsReport, BooksError> {
     context.books.require_migrated().await?;
-    let hold = context.books.billing_hold().await?;
+    let read = async move |c: &_| tokio::try_join!(billing_hold(c), due_periods(c, now));
+    let (hold, due) = context.books.with_connection(read).await?;
     if matches!(context.billing.mode, StripeMode::Stripe(_)) && hold.is_some_and(|h| h.subscriptions_read_at.is_none())
     {
         return Ok(RollPeriodsReport { dry_run: mode == Mode::DryRun, on_hold: true, ..RollPeriodsReport::default() });
     }
-    roll(&context.books, now, mode).await
+    roll_due(&context.books, due, now, mode).await
 }
 
 /// Closes and opens periods as of `now`, and lists every closed count.
@@ -123,7 +125,18 @@ pub async fn roll_unless_restored(
 /// Of the database. Each customer is done whole or not at all.
 pub async fn roll(books: &Database, now: Timestamp, mode: Mode) -> Result<RollPeriodsReport, BooksError> {
     books.require_migrated().await?;
-    let customers = books.customers_to_roll(now).await?;
+    let due = books.with_connection(async move |c| due_periods(c, now).await).await?;
+    roll_due(books, due, now, mode).await
+}
+
+/// A closed period has ended by the database's clock too, so a worker with a clock that is ahead
+/// closes nothing early.
+async fn roll_due(
+    books: &Database,
+    DuePeriods { customers, clock }: DuePeriods,
+    now: Timestamp,
+    mode: Mode,
+) -> Result<RollPeriodsReport, BooksError> {
     let mut report = RollPeriodsReport {
         dry_run: mode == Mode::DryRun,
         customers: u64::try_from(customers.len()).unwrap_or(u64::MAX),
@@ -138,7 +151,7 @@ pub async fn roll(books: &Database, now: Timestamp, mode: Mode) -> Result<RollPe
         let (start, some) = (Instant::now(), pace.take(&mut rest));
         let rolled = match mode {
             Mode::DryRun => books.periods_to_roll(some.to_vec(), now).await?,
-            Mode::Write => books.roll_periods(some.to_vec(), plans.clone(), now).await?,
+            Mode::Write => books.roll_periods(some.to_vec(), plans.clone(), now.min(clock)).await?,
         };
         report.add(rolled);
         pace.learn(some.len(), start);

@@ -7,21 +7,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::connection::{Connection, params};
+use crate::store::connection::{Connection, Row, Value, params};
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
 
 use crate::customers::billing_period::{self, AnchorFrom, BillingPeriod, Span, Subscription};
 use crate::limits::entitlement::{PaymentStatus, Reason};
 use crate::limits::plan::{Plans, TURN};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{self, clock};
+use crate::store::rows::{clock, json};
 use crate::units::calendar::{Day, instant};
 use crate::units::quantity::UNIT;
 
 const DAY: i64 = 86_400;
+/// Rows in one parameter of a statement: it has at most some megabytes.
+const ROWS: usize = 4000;
 
 /// A period of TURN credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -162,32 +164,36 @@ pub struct RolledPeriods {
     pub overlapping_subscriptions: Vec<String>,
 }
 
-impl Database {
-    /// Customers with a period that has ended, without periods, or with a changed subscription; in
-    /// order.
-    pub async fn customers_to_roll(&self, now: Timestamp) -> Result<Vec<String>, BooksError> {
-        self.with_connection(async move |c| {
-            // the index is named because the planner prefers to walk all open rows in order of
-            // customers
-            let due = "SELECT customer FROM turn_periods INDEXED BY turn_periods_to_close WHERE closed_at IS NULL AND ends_at <= ?1";
-            let new = "SELECT id FROM customers WHERE periods_until IS NULL";
-            let mut found: BTreeSet<String> = BTreeSet::new();
-            let mut rows = c.query(due, params![now.as_second()]).await?;
-            while let Some(row) = rows.next().await? {
-                found.insert(row.get(0)?);
-            }
-            let mut rows = c.query(new, ()).await?;
-            while let Some(row) = rows.next().await? {
-                found.insert(row.get(0)?);
-            }
-            Ok(found.into_iter().collect())
-        })
-        .await
-    }
+/// Whose periods are to be rolled.
+#[derive(Clone, Debug)]
+pub struct DuePeriods {
+    /// In order.
+    pub customers: Vec<String>,
+    /// The database's clock.
+    pub clock: Timestamp,
+}
 
-    /// Closes and opens periods of `customers` as of `now`, in one transaction. A closed period has
-    /// ended by the database's clock too, so a worker with a clock that is ahead closes nothing
-    /// early.
+/// Customers with a period that has ended, without periods, or with a changed subscription.
+pub async fn due_periods(c: &Connection, now: Timestamp) -> Result<DuePeriods, BooksError> {
+    // the index is named because the planner prefers to walk all open rows in order of customers
+    let ended =
+        "SELECT customer FROM turn_periods INDEXED BY turn_periods_to_close WHERE closed_at IS NULL AND ends_at <= ?1";
+    let anew = "SELECT id FROM customers WHERE periods_until IS NULL";
+    let (mut ended, mut anew, clock) =
+        tokio::try_join!(c.query(ended, params![now.as_second()]), c.query(anew, ()), clock(c))?;
+    let mut customers: BTreeSet<String> = BTreeSet::new();
+    for rows in [&mut ended, &mut anew] {
+        while let Some(row) = rows.next().await? {
+            customers.insert(row.get(0)?);
+        }
+    }
+    Ok(DuePeriods { customers: customers.into_iter().collect(), clock: instant(clock) })
+}
+
+impl Database {
+    /// Closes and opens periods of `customers` as of `now`, in one transaction: what it reads under
+    /// the write lock is what it changes, so a count or a subscription that changes meanwhile
+    /// changes before or after it.
     pub async fn roll_periods(
         &self,
         customers: Vec<String>,
@@ -195,10 +201,9 @@ impl Database {
         now: Timestamp,
     ) -> Result<RolledPeriods, BooksError> {
         self.transaction(async move |c| {
-            let now = now.as_second().min(clock(c).await?);
-            let decided = decided(c, &customers, now).await?;
-            apply(c, &decided, &plans, now).await?;
-            Ok(summed(&decided, now))
+            let decided = decided(c, &customers, now.as_second()).await?;
+            apply(c, &decided, &plans, now.as_second()).await?;
+            Ok(summed(&decided, now.as_second()))
         })
         .await
     }
@@ -255,139 +260,118 @@ async fn decided(c: &Connection, customers: &[String], now: i64) -> Result<Vec<D
     Ok(known.into_iter().map(decide).collect())
 }
 
+/// Reads what is known of customers, in one request.
 async fn load(c: &Connection, customers: &[String], now: i64) -> Result<BTreeMap<String, KnownPeriods>, BooksError> {
-    let ids = rows::json(&customers)?;
-    let mut known: BTreeMap<String, KnownPeriods> =
-        customers.iter().map(|id| (id.clone(), KnownPeriods::default())).collect();
-    let mut rows = c.query(include_str!("customer_facts.sql"), params![ids.clone(), now]).await?;
-    while let Some(row) = rows.next().await? {
+    let ids = Value::Text(json(customers)?);
+    let queries = vec![
+        (include_str!("customer_facts.sql"), vec![ids.clone(), Value::Integer(now)]),
+        (include_str!("known_periods.sql"), vec![ids]),
+    ];
+    let mut found = c.batch(queries).await?.into_iter();
+    let (mut facts, mut periods) = (found.next().unwrap_or_default(), found.next().unwrap_or_default());
+    let mut known: BTreeMap<String, KnownPeriods> = BTreeMap::new();
+    while let Some(row) = periods.next().await? {
+        known.insert(row.get(0)?, known_periods(&row)?);
+    }
+    while let Some(row) = facts.next().await? {
         if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
             let (status, subscription): (String, Option<String>) = (row.get(1)?, row.get(3)?);
             known.plan = Some(row.get(2)?);
             known.stopped = PaymentStatus::of(&status, subscription.as_deref()).stops();
         }
     }
-    let mut anchors = load_anchors(c, &ids).await?;
-    let mut rows = c.query(include_str!("subscriptions.sql"), params![ids.clone()]).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
-            let (id, anchor, started, ended) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-            let history = anchors.remove(&id).unwrap_or_default();
-            let anchors = if history.is_empty() { vec![AnchorFrom { from: started, anchor }] } else { history };
-            known.subscriptions.push(Subscription { id, anchors, started, ended });
-        }
-    }
-    load_billing(c, &ids, &mut known).await?;
-    let mut rows = c.query(include_str!("turn_periods.sql"), params![ids]).await?;
-    while let Some(row) = rows.next().await? {
-        let Some(known) = known.get_mut(&row.get::<String>(0)?) else { continue };
-        let (start, end, closed): (i64, i64, Option<i64>) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        if closed.is_some() {
-            known.turn_closed_until = Some(end);
-        } else {
-            let (used, refused, allowed_until) = (row.get(4)?, row.get(5)?, row.get(6)?);
-            known.turn.push(OpenTurn { start, end, used, refused, allowed_until });
-        }
-    }
     Ok(known)
 }
 
-/// Every anchor of the customers' subscriptions. One that lies behind, as Stripe's
-/// `billing_cycle_anchor=now` makes it, holds from itself on, one to come from when it was known.
-async fn load_anchors(c: &Connection, ids: &str) -> Result<BTreeMap<String, Vec<AnchorFrom>>, BooksError> {
-    let sql = "SELECT a.subscription, a.anchor_at, min(a.anchor_at, a.known_at) FROM json_each(?1) j \
-               JOIN subscriptions s ON s.customer = j.value JOIN subscription_anchors a ON a.subscription = s.id \
-               ORDER BY a.subscription, a.seq";
-    let mut rows = c.query(sql, params![ids]).await?;
-    let mut found: BTreeMap<String, Vec<AnchorFrom>> = BTreeMap::new();
-    while let Some(row) = rows.next().await? {
-        found.entry(row.get(0)?).or_default().push(AnchorFrom { anchor: row.get(1)?, from: row.get(2)? });
-    }
+/// A list of JSON arrays, in order.
+fn list<T: DeserializeOwned + Ord>(row: &Row, column: i32) -> Result<Vec<T>, BooksError> {
+    let text: String = row.get(column)?;
+    let found: Result<Vec<T>, _> = serde_json::from_str(&text);
+    let mut found = found.map_err(|e| BooksError::Integrity(format!("periods of a customer: `{text}`: {e}")))?;
+    found.sort_unstable();
     Ok(found)
 }
 
-async fn load_billing(c: &Connection, ids: &str, known: &mut BTreeMap<String, KnownPeriods>) -> Result<(), BooksError> {
-    let day = |text: String| text.parse::<Day>().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")));
-    let sql = "SELECT b.customer, b.starts_at, b.ends_at, b.subscription, b.first_day, b.last_day, b.planned_last_day, b.month_days \
-               FROM json_each(?1) j JOIN billing_periods b ON b.customer = j.value ORDER BY b.customer, b.starts_at";
-    let mut rows = c.query(sql, params![ids]).await?;
-    while let Some(row) = rows.next().await? {
-        let Some(known) = known.get_mut(&row.get::<String>(0)?) else { continue };
-        let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        let (first_day, last_day) = (day(row.get(4)?)?, day(row.get(5)?)?);
-        // the web backend's trigger leaves the last two columns to this job
-        let planned = row.get::<Option<String>>(6)?.map(day).transpose()?;
-        let month_days = row.get::<Option<i64>>(7)?.unwrap_or_default();
-        let month = (start, end);
-        known.billing.push(BillingPeriod {
-            span: Span { start, end, subscription, month },
-            first_day,
-            last_day,
-            planned_last_day: planned.unwrap_or(last_day),
-            month_days,
-        });
+/// Reads a row of `known_periods.sql`.
+fn known_periods(row: &Row) -> Result<KnownPeriods, BooksError> {
+    type Anchor = (i64, i64, i64);
+    type Period = (i64, i64, Option<String>, Day, Day, Option<Day>, Option<i64>);
+    let mut known = KnownPeriods::default();
+    for (id, started, ended, anchor, mut history) in list::<(String, i64, Option<i64>, i64, Vec<Anchor>)>(row, 1)? {
+        history.sort_unstable();
+        let anchors = history.into_iter().map(|(_, from, anchor)| AnchorFrom { from, anchor });
+        let mut anchors: Vec<_> = anchors.collect();
+        if anchors.is_empty() {
+            anchors.push(AnchorFrom { from: started, anchor });
+        }
+        known.subscriptions.push(Subscription { id, anchors, started, ended });
     }
-    let sql = "SELECT j.value, (SELECT min(day) FROM booked_usage WHERE customer = j.value) FROM json_each(?1) j";
-    let mut rows = c.query(sql, params![ids]).await?;
-    while let Some(row) = rows.next().await? {
-        let first = row.get::<Option<String>>(1)?.map(day).transpose()?;
-        if let Some(known) = known.get_mut(&row.get::<String>(0)?) {
-            known.first_usage = first;
+    for (start, end, subscription, first_day, last_day, planned, month_days) in list::<Period>(row, 2)? {
+        let span = Span { start, end, subscription, month: (start, end) };
+        // the web backend's trigger leaves the last two columns to this job
+        let (planned_last_day, month_days) = (planned.unwrap_or(last_day), month_days.unwrap_or_default());
+        known.billing.push(BillingPeriod { span, first_day, last_day, planned_last_day, month_days });
+    }
+    for (start, end, closed_at, used, refused, allowed_until) in
+        list::<(i64, i64, Option<i64>, i64, i64, Option<i64>)>(row, 3)?
+    {
+        if closed_at.is_some() {
+            known.turn_closed_until = Some(end);
+        } else {
+            known.turn.push(OpenTurn { start, end, used, refused, allowed_until });
         }
     }
-    Ok(())
+    let day = |text: String| text.parse().map_err(|e| BooksError::Integrity(format!("ledger_entries: {e}")));
+    known.first_usage = row.get::<Option<String>>(4)?.map(day).transpose()?;
+    Ok(known)
 }
 
-/// Writes what was decided.
+/// Writes what was decided, in one request.
 async fn apply(c: &Connection, decided: &[Decided], plans: &Plans, now: i64) -> Result<(), BooksError> {
-    let (mut billing, mut gone, mut turn, mut merged) = (vec![], vec![], vec![], vec![]);
-    let (mut closed, mut shown) = (vec![], vec![]);
+    let (mut gone, mut billing, mut turn, mut merged) = (vec![], vec![], vec![], vec![]);
+    let (mut lost, mut closed, mut shown) = (vec![], vec![], vec![]);
     for Decided { customer, known, changes } in decided {
+        gone.extend(changes.gone.iter().map(|start| (customer, start)));
         for BillingPeriod { span, first_day, last_day, planned_last_day, month_days } in &changes.billing {
-            billing.push(json!({
-                "customer": customer, "starts_at": span.start, "ends_at": span.end,
-                "subscription": span.subscription, "first_day": first_day, "last_day": last_day,
-                "planned_last_day": planned_last_day, "month_days": month_days,
-            }));
+            let days = (first_day, last_day, planned_last_day, month_days);
+            billing.push((customer, span.start, span.end, &span.subscription, days.0, days.1, days.2, days.3));
         }
         for span in &changes.turn {
             let opening = opening_limit(plans, known, span.start);
-            turn.push(json!({
-                "customer": customer, "starts_at": span.start, "ends_at": span.end,
-                "allowed_until": opening.allowed_until, "reason": opening.reason.name(),
-            }));
+            turn.push((customer, span.start, span.end, opening.allowed_until, opening.reason.name()));
         }
-        let named = |start: &i64| json!({ "customer": customer, "starts_at": start });
-        gone.extend(changes.gone.iter().map(named));
-        closed.extend(changes.closed.iter().map(named));
-        let show = |p: ShownPeriods| json!({ "customer": customer, "starts_at": p.current, "until": p.until });
-        shown.extend(changes.shown.map(show));
         for Merge { from, into } in &changes.merged {
-            if let Some(row) = known.turn.iter().find(|t| t.start == *from) {
-                merged.push(json!({
-                    "customer": customer, "from": from, "into": into, "used": row.used, "refused": row.refused,
-                }));
-            }
+            lost.push((customer, from));
+            let row = known.turn.iter().find(|t| t.start == *from && (t.used > 0 || t.refused > 0));
+            merged.extend(row.map(|row| (customer, into, row.used, row.refused)));
         }
+        closed.extend(changes.closed.iter().map(|start| (customer, start)));
+        shown.extend(changes.shown.map(|p| (customer, p.current, p.until)));
     }
-    // a remote database refuses a parameter that a statement does not have
-    let run = async |sql: &'static str, rows: &[serde_json::Value], now: Option<i64>| -> Result<(), BooksError> {
-        let rows = if rows.is_empty() { return Ok(()) } else { rows::json(&rows)? };
-        match now {
-            Some(now) => c.execute(sql, params![rows, now]).await?,
-            None => c.execute(sql, params![rows]).await?,
-        };
-        Ok(())
-    };
-    run(DROP_BILLING, &gone, None).await?;
-    run(OPEN_BILLING, &billing, Some(now)).await?;
-    run(OPEN_TURN, &turn, None).await?;
-    run(MERGE_TURN, &merged, None).await?;
-    run(DROP_TURN, &merged, None).await?;
-    run(CLOSE_TURN, &closed, Some(now)).await?;
-    let customers: Vec<_> = decided.iter().map(|d| json!(d.customer)).collect();
-    run(CLOSE_BILLING, &customers, Some(now)).await?;
-    run(SHOW_CURRENT, &shown, None).await
+    let customers: Vec<_> = decided.iter().map(|d| &d.customer).collect();
+    let (none, now) = (vec![], vec![Value::Integer(now)]);
+    let statements = [
+        changing(DROP_BILLING, &gone, &none)?,
+        changing(OPEN_BILLING, &billing, &now)?,
+        changing(OPEN_TURN, &turn, &none)?,
+        changing(MERGE_TURN, &merged, &none)?,
+        changing(DROP_TURN, &lost, &none)?,
+        changing(CLOSE_TURN, &closed, &now)?,
+        changing(CLOSE_BILLING, &customers, &now)?,
+        changing(SHOW_CURRENT, &shown, &none)?,
+    ];
+    c.batch(statements.into_iter().flatten().collect()).await.map(drop)
+}
+
+/// Rows as the first parameter of a statement, which is made as often as they need; never without
+/// rows.
+fn changing<T: Serialize>(
+    sql: &'static str,
+    rows: &[T],
+    more: &[Value],
+) -> Result<Vec<(&'static str, Vec<Value>)>, BooksError> {
+    let statement = |some: &[T]| Ok((sql, [&[Value::Text(json(some)?)], more].concat()));
+    rows.chunks(ROWS).map(statement).collect()
 }
 
 /// What a TURN period may use before its first enforcement.
@@ -446,8 +430,7 @@ fn summed(decided: &[Decided], now: i64) -> RolledPeriods {
 const OPEN_BILLING: &str = "\
     INSERT INTO billing_periods (customer, starts_at, ends_at, subscription, first_day, last_day, planned_last_day, month_days, \
                                  opened_at) \
-    SELECT value ->> 'customer', value ->> 'starts_at', value ->> 'ends_at', value ->> 'subscription', \
-           value ->> 'first_day', value ->> 'last_day', value ->> 'planned_last_day', value ->> 'month_days', ?2 \
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, ?2 \
     FROM json_each(?1) WHERE true \
     ON CONFLICT (customer, starts_at) DO UPDATE SET ends_at = excluded.ends_at, \
            subscription = excluded.subscription, first_day = excluded.first_day, last_day = excluded.last_day, \
@@ -455,12 +438,11 @@ const OPEN_BILLING: &str = "\
            closed_at = iif(billing_periods.closed_at >= excluded.ends_at, billing_periods.closed_at, NULL)";
 
 const OPEN_TURN: &str = "INSERT INTO turn_periods (customer, starts_at, ends_at, allowed_until, reason) \
-    SELECT value ->> 'customer', value ->> 'starts_at', value ->> 'ends_at', value ->> 'allowed_until', \
-           value ->> 'reason' FROM json_each(?1) WHERE true \
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
     ON CONFLICT (customer, starts_at) DO UPDATE SET ends_at = excluded.ends_at";
 
 const CLOSE_TURN: &str = "UPDATE turn_periods SET closed_at = ?2 FROM json_each(?1) j \
-    WHERE customer = j.value ->> 'customer' AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
+    WHERE customer = j.value ->> 0 AND starts_at = j.value ->> 1 AND closed_at IS NULL";
 
 const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 \
     WHERE customer IN (SELECT value FROM json_each(?1)) AND closed_at IS NULL AND ends_at <= ?2";
@@ -468,20 +450,19 @@ const CLOSE_BILLING: &str = "UPDATE billing_periods SET closed_at = ?2 \
 /// Several rows may be merged into one, so their counts are summed first.
 const MERGE_TURN: &str = "UPDATE turn_periods \
     SET used = turn_periods.used + j.used, refused = turn_periods.refused + j.refused \
-    FROM (SELECT value ->> 'customer' AS customer, value ->> 'into' AS target, \
-                 sum(value ->> 'used') AS used, sum(value ->> 'refused') AS refused \
+    FROM (SELECT value ->> 0 AS customer, value ->> 1 AS target, sum(value ->> 2) AS used, sum(value ->> 3) AS refused \
           FROM json_each(?1) GROUP BY 1, 2) j \
     WHERE turn_periods.customer = j.customer AND turn_periods.starts_at = j.target";
 
 const DROP_TURN: &str = "DELETE FROM turn_periods WHERE (customer, starts_at) IN \
-    (SELECT value ->> 'customer', value ->> 'from' FROM json_each(?1))";
+    (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
 
 const DROP_BILLING: &str = "DELETE FROM billing_periods WHERE (customer, starts_at) IN \
-    (SELECT value ->> 'customer', value ->> 'starts_at' FROM json_each(?1))";
+    (SELECT value ->> 0, value ->> 1 FROM json_each(?1))";
 
 /// The counter on the customer's row is that of the current period: 0, or what was taken since it
 /// began.
-const SHOW_CURRENT: &str = "UPDATE customers SET periods_until = j.value ->> 'until', \
+const SHOW_CURRENT: &str = "UPDATE customers SET periods_until = j.value ->> 2, \
     turn_allocations_used = coalesce((SELECT used FROM turn_periods t WHERE t.customer = customers.id \
-                                      AND t.starts_at = j.value ->> 'starts_at'), 0) \
-    FROM json_each(?1) j WHERE customers.id = j.value ->> 'customer'";
+                                      AND t.starts_at = j.value ->> 1), 0) \
+    FROM json_each(?1) j WHERE customers.id = j.value ->> 0";

@@ -215,18 +215,21 @@ impl Database {
     pub async fn booked_versions(&self, bill: &BillId, account: &str) -> Result<BookedVersions, BooksError> {
         let (bill, account) = (bill.clone(), account.to_owned());
         self.with_connection(async move |c| {
-            let (payer, month) = (bill.payer.clone(), bill.month.to_string());
-            let mut booked_versions = BookedVersions { current: current(c, &bill).await?, ..BookedVersions::default() };
-            let sql =
+            let of_bill = [bill.payer.clone(), bill.month.to_string()];
+            let applied =
                 "SELECT DISTINCT version FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'applied'";
-            let mut rows = c.query(sql, params![payer.clone(), month.clone()]).await?;
+            let on_hold = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' LIMIT 1";
+            let (current, mut rows, holds, account_booked_as) = tokio::try_join!(
+                current(c, &bill),
+                c.query(applied, of_bill.clone()),
+                first_row(c, on_hold, of_bill),
+                booked_as(c, &bill, &account),
+            )?;
+            let mut applied = vec![];
             while let Some(row) = rows.next().await? {
-                booked_versions.applied.push(row.get(0)?);
+                applied.push(row.get(0)?);
             }
-            let sql = "SELECT 1 FROM bill_versions WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' LIMIT 1";
-            booked_versions.holds = first_row(c, sql, params![payer, month]).await?.is_some();
-            booked_versions.account_booked_as = booked_as(c, &bill, &account).await?;
-            Ok(booked_versions)
+            Ok(BookedVersions { current, applied, account_booked_as, holds: holds.is_some() })
         })
         .await
     }

@@ -277,7 +277,7 @@ pub struct Usage {
 impl Database {
     /// The booked usage of a bill, to be compared with `observed`.
     pub async fn booked(&self, bill: &BillId, observed: &Cells) -> Result<Cells, BooksError> {
-        let (mut customers, mut meters, mut cells) = (vec![], vec![], vec![]);
+        let (mut customers, mut meters, mut cells) = (vec![], Vec::<String>::new(), vec![]);
         let month = bill.month.first_day().epoch();
         let wrong = |text: &str| BooksError::Integrity(format!("`{text}` is no booked usage"));
         for (from, before) in observed.pages() {
@@ -291,24 +291,25 @@ impl Database {
                 Ok(page)
             });
             for (customer, usage) in page.await? {
-                let of: BTreeMap<String, String> = serde_json::from_str(&usage).map_err(|_| wrong(&usage))?;
                 customers.push(customer);
-                for (meter, days) in of {
-                    let known = meters.iter().position(|m| *m == meter);
-                    let meter = known.unwrap_or_else(|| {
-                        meters.push(meter);
-                        meters.len() - 1
+                let mut meter = None;
+                for text in usage.split(' ') {
+                    let Some((day, quantity)) = text.split_once(':') else {
+                        meter = Some(meters.iter().position(|known| known == text).unwrap_or(meters.len()));
+                        if meter == Some(meters.len()) {
+                            meters.push(text.to_owned());
+                        }
+                        continue;
+                    };
+                    let day: i32 = day.parse().map_err(|_| wrong(text))?;
+                    let (number, factor) = quantity.strip_suffix("e9").map_or((quantity, 1), |n| (n, 1_000_000_000));
+                    let number = number.parse::<i64>().ok().and_then(|n| n.checked_mul(factor));
+                    cells.push(Cell {
+                        customer: place(customers.len() - 1),
+                        meter: place(meter.ok_or_else(|| wrong(&usage))?),
+                        day: Day::from_epoch(month + day).ok_or_else(|| wrong(text))?,
+                        quantity: number.ok_or_else(|| wrong(text))?,
                     });
-                    for text in days.split(' ') {
-                        let (day, quantity) = text.split_once(':').ok_or_else(|| wrong(text))?;
-                        let day: i32 = day.parse().map_err(|_| wrong(text))?;
-                        cells.push(Cell {
-                            customer: place(customers.len() - 1),
-                            meter: place(meter),
-                            day: Day::from_epoch(month + day).ok_or_else(|| wrong(text))?,
-                            quantity: quantity.parse().map_err(|_| wrong(text))?,
-                        });
-                    }
                 }
             }
         }

@@ -153,3 +153,32 @@ fn commands_make_few_requests() {
         assert!(took < Duration::from_secs(10), "{line}: {took:?}");
     }
 }
+
+/// Guards against: round trips for each hundred customers.
+#[test]
+fn work_on_many_customers_makes_few_requests() {
+    let place = Workspace::new();
+    place.run("demo generate bucket --month 2026-01 --rows 3000 --customers 300").ends(0);
+    let customers: String = (0..1500).map(|n| format!("customer {n:04},cus_{n}\n")).collect();
+    std::fs::write(place.path("customers.csv"), format!("id,stripe_customer_id\n{customers}")).unwrap();
+    let server = HranaServer::start(&place.path("meter.db"));
+    let url = server.url();
+    let run = |line: &str, most: u64, says: &str| {
+        let before = server.requests();
+        place.run_with(line, &[("METER_DATABASE__URL", &url)]).ends(0).says(&[says]);
+        let requests = server.requests() - before;
+        eprintln!("{line}: {requests} requests");
+        assert!(requests <= most, "{line}: {requests} requests");
+    };
+    run("migrate", 3, "");
+    run("customer import customers.csv", 3, "1,500 customer(s) added");
+    place.execute(
+        "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) \
+         SELECT 'sub_' || replace(id, ' ', ''), id, 'active', unixepoch() - 2160000, unixepoch() - 2160000 FROM customers",
+    );
+    // three transactions of at least 500 customers, of three requests each
+    run("run roll_periods", 12, "for 1,500 customer(s)");
+    run("run roll_periods", 2, "for 0 customer(s)");
+    run("ingest --month 2026-01", 40, "");
+    run("ingest --month 2026-01", 4, "");
+}
