@@ -140,6 +140,7 @@ fn start() -> Bench {
     std::fs::write(folder.path().join("meter.toml"), "[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n").unwrap();
     let meter = std::env::var_os("METER").map_or_else(|| env!("CARGO_BIN_EXE_meter").into(), PathBuf::from);
     let server = HranaServer::start(&folder.path().join("served.db"));
+    server.allow_long_transactions();
     let options = Options { key: "sk_test_bench".into(), remember_requests: false, ..Options::default() };
     let (send, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

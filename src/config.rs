@@ -5,6 +5,7 @@
 //! parts. Secrets are taken from the environment only. Every fault is found in one go and named
 //! with its file and line, or its variable.
 
+mod database;
 mod enforce;
 mod http;
 mod queue;
@@ -23,6 +24,7 @@ use jobs::context::{HoldPolicy, ReadLimits};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub use self::database::{DatabaseConfig, RowsQuota};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
@@ -68,17 +70,6 @@ pub struct Config {
     /// What `meter work` serves.
     pub http: HttpConfig,
     pub log: LogConfig,
-}
-
-/// Where the books are.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DatabaseConfig {
-    /// A path, or `libsql://…`, `https://…`, `http://…`.
-    pub url: String,
-    /// Access token of a remote database; from the environment only.
-    #[serde(skip)]
-    pub token: Secret,
 }
 
 /// An export of bills.
@@ -250,12 +241,6 @@ impl Default for Config {
     }
 }
 
-impl Default for DatabaseConfig {
-    fn default() -> Self {
-        Self { url: "meter.db".into(), token: Secret::default() }
-    }
-}
-
 impl Default for GuardConfig {
     fn default() -> Self {
         let policy = HoldPolicy::default();
@@ -321,13 +306,11 @@ impl Config {
                 fault("location", why);
             }
         }
-        if let Some(why) = database_fault(&self.database.url) {
-            faults.push(raw.place(&[key("database"), key("url")], why));
-        }
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
         let stripe = self.stripe.faults(&billable);
         let (queue, schedule, http) = (self.queue.faults(), self.schedule.faults(), self.http.faults());
-        let sections = [queue, schedule, self.enforce.faults(), self.notifications.faults(), stripe, http];
+        let sections =
+            [self.database.faults(), queue, schedule, self.enforce.faults(), self.notifications.faults(), stripe, http];
         faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
         for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);
@@ -441,22 +424,6 @@ impl Config {
     pub fn worker_read_limits(&self) -> ReadLimits {
         let fan_out = self.read.fan_out_mib;
         ReadLimits { fan_out_bytes: (fan_out > 0).then(|| u64::from(fan_out) << 20), ..self.read_limits() }
-    }
-}
-
-/// Why a text is no place for the books. The text itself is not repeated: it may have a token in
-/// it.
-fn database_fault(url: &str) -> Option<&'static str> {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
-    match scheme {
-        "file" if rest.is_empty() || rest.starts_with(":memory:") => Some("it names no file; the books would be lost"),
-        "file" => None,
-        "libsql" | "https" | "http" if rest.contains(['?', '@', '#']) => {
-            Some("it must be scheme://host only; a token goes into METER_DATABASE__TOKEN")
-        }
-        "libsql" | "https" | "http" if rest.is_empty() => Some("it names no host"),
-        "libsql" | "https" | "http" => None,
-        _ => Some("it is neither a path nor libsql://, https:// or http://"),
     }
 }
 

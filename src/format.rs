@@ -1,8 +1,10 @@
 //! Amounts, spans and customers as text, for terminals and browsers.
 
+use books::store::traffic::Traffic;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use serde_json::Value;
 
 /// A log line has this many items of each list of a report.
@@ -71,6 +73,60 @@ pub(crate) fn report_summary(report: &str) -> String {
         _ => None,
     });
     plain.collect::<Vec<_>>().join(", ")
+}
+
+/// A report, and what its run cost on a remote database.
+#[derive(Debug, Serialize)]
+pub(crate) struct Counted<R> {
+    #[serde(flatten)]
+    report: R,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<Traffic>,
+}
+
+impl<R: Serialize> Counted<R> {
+    pub(crate) fn new(report: R, traffic: Traffic) -> Self {
+        Self { report, database: (traffic.requests > 0).then_some(traffic) }
+    }
+}
+
+/// A report's text with what its run cost as the field `database`; a report without fields stays
+/// as it is.
+pub(crate) fn counted(report: String, traffic: Traffic) -> String {
+    if traffic.requests == 0 {
+        return report;
+    }
+    let fields = serde_json::from_str(&report).map(|fields: Value| Counted::new(fields, traffic));
+    fields.and_then(|fields| serde_json::to_string(&fields)).unwrap_or(report)
+}
+
+/// What the run of a report cost.
+pub(crate) fn cost_of(report: &Value) -> Option<String> {
+    cost(serde_json::from_value(report.get("database")?.clone()).ok()?)
+}
+
+/// What a run cost on a remote database, in a line; none on a local file.
+pub(crate) fn cost(traffic: Traffic) -> Option<String> {
+    let Traffic { requests, rows_read, rows_written, bytes_sent, bytes_received, .. } = traffic;
+    (requests > 0).then(|| {
+        format!(
+            "{} requests to the database, {} rows read, {} written, {} sent, {} received",
+            count(requests),
+            count(rows_read),
+            count(rows_written),
+            bytes(bytes_sent),
+            bytes(bytes_received)
+        )
+    })
+}
+
+/// Bytes, rounded down to a tenth: `1.4 GB`.
+pub(crate) fn bytes(n: u64) -> String {
+    let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match units.into_iter().find(|(size, _)| n >= *size) {
+        Some((size, unit)) => format!("{}.{} {unit}", n / size, n % size * 10 / size),
+        None => format!("{n} bytes"),
+    }
 }
 
 /// The time since an instant: `5 h ago`.

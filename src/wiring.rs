@@ -28,8 +28,13 @@ use crate::tls::client_config;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DATABASE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A command waits this long for its last statement, which only counts.
+const LAST_WAIT: Duration = Duration::from_secs(3);
 /// Idle connections are closed before the other side closes them.
 const IDLE: Duration = Duration::from_secs(55);
+
+/// The client of [`database_client`], once there is one.
+static MADE: OnceLock<HttpClient> = OnceLock::new();
 
 /// The path of the books, when they are a local file.
 pub(crate) fn local_path(config: &Config) -> Option<&Path> {
@@ -138,7 +143,6 @@ async fn connect(config: &Config, wait: Duration) -> anyhow::Result<Database> {
 
 /// The HTTP client of all remote databases of this process, with one set of kept connections.
 fn database_client() -> anyhow::Result<HttpClient> {
-    static MADE: OnceLock<HttpClient> = OnceLock::new();
     if let Some(made) = MADE.get() {
         return Ok(made.clone());
     }
@@ -152,6 +156,19 @@ fn database_client() -> anyhow::Result<HttpClient> {
         .user_agent(concat!("meter/", env!("CARGO_PKG_VERSION")));
     let made = HttpClient::new(settings)?;
     Ok(MADE.get_or_init(|| made).clone())
+}
+
+/// Adds what this process cost on a remote database to the rows of the day. The command is done, so
+/// it does not fail when they cannot be kept.
+pub async fn keep_row_counts(config: &Config) {
+    if MADE.get().is_none() {
+        return;
+    }
+    let kept = async { Ok(connect(config, LAST_WAIT).await?.keep_row_counts(Timestamp::now()).await?) };
+    let kept: anyhow::Result<()> = kept.await;
+    if let Err(error) = kept {
+        tracing::debug!("the rows of this command are not counted: {error:#}");
+    }
 }
 
 /// The configured exports. Only the credential chain uses the network here.

@@ -20,6 +20,7 @@ use backon::{ConstantBuilder, Retryable};
 use futures::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::connection::Connection;
 use super::error::{BUSY_WAIT, BooksError};
@@ -31,7 +32,9 @@ use super::traffic::{BusyWaits, Counters, Traffic};
 /// How long a piece of work on a remote database may take.
 pub const REMOTE_WAIT: Duration = Duration::from_secs(300);
 
-type Work = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
+type Piece = Box<dyn FnOnce(Connection) -> LocalBoxFuture<'static, ()> + Send>;
+/// A piece of work, and what its requests are added to.
+type Work = (Arc<Counters>, Piece);
 
 /// Checks inside a writing transaction, before its first statement, whether this handle may still
 /// write ([`Database::fenced`]).
@@ -132,10 +135,10 @@ impl Database {
     /// # Errors
     /// [`BooksError::Open`].
     pub async fn open_remote(http: HttpClient, url: &str, token: &str, wait: Duration) -> Result<Self, BooksError> {
-        let counters = Arc::<Counters>::default();
-        let server = Arc::new(Server::new(http, url, token, Arc::clone(&counters))?);
+        let counters = http.counters().below();
+        let server = Arc::new(Server::new(http, url, token)?);
         let opened = Self::start(url.to_owned(), wait, async move || {
-            Ok(move || Connection::remote(Stream::new(Arc::clone(&server))))
+            Ok(move |counters| Connection::remote(Stream::new(Arc::clone(&server), counters)))
         });
         Ok(Self { counters, ..opened.await? })
     }
@@ -152,11 +155,18 @@ impl Database {
         Self { fence: Some(fence), ..self.clone() }
     }
 
+    /// A handle with counts of its own: its [`Database::traffic`] is what it and its clones cost,
+    /// whatever else runs at the same time. This handle counts that too.
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        Self { counters: self.counters.below(), ..self.clone() }
+    }
+
     /// `open` returns what makes the connection of each piece of work.
     async fn start<F, C>(name: String, wait: Duration, open: F) -> Result<Self, BooksError>
     where
         F: AsyncFnOnce() -> Result<C, libsql::Error> + Send + 'static,
-        C: Fn() -> Connection + 'static,
+        C: Fn(Arc<Counters>) -> Connection + 'static,
     {
         let (work, mut inbox) = mpsc::channel::<Work>(64);
         let (opened, is_open) = oneshot::channel();
@@ -173,10 +183,10 @@ impl Database {
                 if opened.send(Ok(())).is_err() {
                     return;
                 }
-                while let Some(piece) = inbox.recv().await {
+                while let Some((counters, piece)) = inbox.recv().await {
                     // work that takes too long is dropped with its answer channel, which the caller
                     // sees as an error
-                    drop(tokio::time::timeout(wait, piece(connection())).await);
+                    drop(tokio::time::timeout(wait, piece(connection(counters))).await);
                 }
             });
         });
@@ -211,6 +221,10 @@ impl Database {
         self.counters.traffic()
     }
 
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// Runs `f` on the connection without a transaction: each statement commits by itself.
     pub async fn with_connection<T, F>(&self, f: F) -> Result<T, BooksError>
     where
@@ -219,13 +233,15 @@ impl Database {
     {
         let gone = || BooksError::Network(format!("nothing within {} s", self.wait.as_secs()));
         let (answer, answered) = oneshot::channel();
-        let piece: Work = Box::new(move |connection| {
+        // what is logged meanwhile names the job
+        let span = Span::current();
+        let piece: Piece = Box::new(move |connection| {
             Box::pin(async move {
                 // the caller may be gone
-                drop(answer.send(f(&connection).await));
+                drop(answer.send(f(&connection).instrument(span).await));
             })
         });
-        self.work.send(piece).await.map_err(|_| gone())?;
+        self.work.send((Arc::clone(&self.counters), piece)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
@@ -274,9 +290,9 @@ impl Database {
 }
 
 /// Makes all pieces of work share one connection.
-fn kept(connection: libsql::Connection, database: libsql::Database) -> impl Fn() -> Connection + 'static {
+fn kept(connection: libsql::Connection, database: libsql::Database) -> impl Fn(Arc<Counters>) -> Connection + 'static {
     let connection = Connection::local(connection);
-    move || {
+    move |_| {
         let _open = &database;
         connection.clone()
     }

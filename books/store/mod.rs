@@ -14,6 +14,7 @@ pub mod error;
 pub mod migrations;
 pub mod pace;
 pub mod remote;
+pub mod row_counts;
 pub mod rows;
 pub mod settings;
 pub mod traffic;

@@ -27,6 +27,10 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
             if exports == 0 {
                 print::out("note: no export is configured, so there is nothing to ingest");
             }
+            let quota = config.database.rows_quota;
+            if wiring::local_path(&config).is_some() && (quota.read.is_some() || quota.written.is_some()) {
+                print::out("note: database.rows_quota is of no use: the database is a local file, which has no plan");
+            }
             plans(&config, now).await;
         }
         Action::Show => {

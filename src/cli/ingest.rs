@@ -4,12 +4,14 @@ use books::BooksError;
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::context::Context;
 use jobs::ingest_cur::{IngestCur, IngestReport};
 use serde::Serialize;
 
 use super::{failure, progress, select};
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::format::Counted;
 use crate::print;
 use crate::wiring::{self, Open};
 
@@ -45,7 +47,7 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Run {
-    Report(Box<IngestReport>),
+    Report(Box<Counted<IngestReport>>),
     Failed { export: String, month: Month, failed: String, retryable: bool },
 }
 
@@ -65,6 +67,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                 accept_restatement: args.accept_restatement,
                 allow_unknown_line_types: args.allow_unknown_line_types,
             };
+            let context = Context { books: context.books.counted(), ..context.clone() };
             match progress::ingest(job, &context, now).await {
                 Ok(report) => {
                     if report.outcome.needs_attention() && done == Exit::Ok {
@@ -72,8 +75,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     }
                     if !args.json {
                         print::ingest::show(&report, config);
+                        print::cost(&context.books);
                     }
-                    runs.push(Run::Report(Box::new(report)));
+                    runs.push(Run::Report(Box::new(Counted::new(report, context.books.traffic()))));
                 }
                 Err(failure) => {
                     done = Exit::Failed;

@@ -178,7 +178,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(blocking).enable_all().build()?;
     let now = Timestamp::now();
     let done = runtime.block_on(async {
-        match cli.command {
+        let done = match cli.command {
             Command::Ingest(args) => ingest::run(args, &config, now).await,
             Command::Usage(args) => usage::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
@@ -212,7 +212,9 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             #[cfg(feature = "demo")]
             Command::Demo(args) => crate::demo::run(args, &config, now).await,
             Command::Config(_) => Ok(Exit::Ok),
-        }
+        };
+        wiring::keep_row_counts(&config).await;
+        done
     });
     // a run that was handed back may still be decoding on a blocking thread; it is abandoned
     runtime.shutdown_background();

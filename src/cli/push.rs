@@ -9,6 +9,7 @@ use jobs::roll_periods::roll_unless_restored;
 use super::failure;
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::format::Counted;
 use crate::print;
 use crate::wiring::{self, Open};
 
@@ -27,7 +28,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let dry = args.dry_run || config.stripe.key.expose().is_empty();
     let open = if dry { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
-    let context = wiring::context(config, books).await?;
+    let context = wiring::context(config, books.counted()).await?;
     if !dry {
         // a subscription or customer that became known just now has no billing periods yet
         roll_unless_restored(&context, now, Mode::Write).await?;
@@ -39,12 +40,13 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     };
     let report = report.map_err(|f| failure::error(&f))?;
     if args.json {
-        print::json(&report)?;
+        print::json(&Counted::new(&report, context.books.traffic()))?;
     } else {
         if dry && !args.dry_run {
             print::out("METER_STRIPE__KEY is not set, so nothing is sent; this is what would be");
         }
         print::push::show(&report, config);
+        print::cost(&context.books);
     }
     Ok(if PushStripe::needs_attention(&report) { Exit::NeedsAttention } else { Exit::Ok })
 }

@@ -54,7 +54,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let dry = serde_json::from_str::<Value>(&payload)?.get("dry_run") == Some(&Value::Bool(true));
     let open = if dry { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
-    let context = wiring::context(config, books).await?;
+    let context = wiring::context(config, books.counted()).await?;
     match kind.name {
         RollPeriods::KIND if !json => roll_periods(&context, Mode::of(dry), now).await,
         EnforceBudgets::KIND if !json => enforce(&context, Mode::of(dry), now).await,
@@ -64,8 +64,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 
 /// Runs any job, and prints its report as JSON.
 async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) -> anyhow::Result<Exit> {
-    let metrics = Metrics::new(&[kind.name])?;
-    match kind.run(payload, context, now, metrics).await {
+    let (metrics, books) = (Metrics::new(&[kind.name])?, context.books.clone());
+    match kind.run(payload, context, now, metrics).await.counted(books.traffic()) {
         RunOutcome::Report { report, attention } => {
             print::json(&serde_json::from_str::<Value>(&report)?)?;
             Ok(if attention { Exit::NeedsAttention } else { Exit::Ok })
@@ -85,6 +85,7 @@ fn done<J: Job>(report: &J::Report) -> Exit {
 async fn roll_periods(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {
     let report = roll_periods::roll_unless_restored(context, now, mode).await?;
     show_rolled(&report, now);
+    print::cost(&context.books);
     Ok(done::<RollPeriods>(&report))
 }
 
@@ -125,5 +126,6 @@ fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
 async fn enforce(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {
     let report = enforce_budgets::enforce(context, now, mode).await?;
     print::enforce::show(&report, now);
+    print::cost(&context.books);
     Ok(done::<EnforceBudgets>(&report))
 }

@@ -151,6 +151,22 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             s.jobs(JobState::Dead)
         ),
     );
+    for rows in s.month_rows() {
+        let quota = rows.quota.map_or(String::new(), |quota| format!("; the plan has {}", print::count(quota)));
+        line(
+            "database",
+            format!(
+                "rows {}: {} today, {} this month, about {} by its end{quota}",
+                rows.what,
+                print::count(rows.today),
+                print::count(rows.so_far),
+                print::count(rows.by_end)
+            ),
+        );
+    }
+    if s.rows.is_some() {
+        line("database", "counted every ten minutes and without the web backend's rows".into());
+    }
     if s.findings.is_empty() {
         print::out("\nnothing needs attention");
         return;

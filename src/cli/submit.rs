@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::format::report_summary;
+use crate::format::{cost_of, report_summary};
 use crate::print;
 use crate::queue::{Enqueued, JobFilter, JobRow, JobState, NewJob, Queue, WorkerRow};
 use crate::wiring::{self, Open};
@@ -96,7 +96,10 @@ fn line(row: &JobRow) -> String {
     let what = row.key.clone().unwrap_or_else(|| format!("{} {}", row.kind, row.payload));
     let head = format!("job {} {what}: {}", row.seq, row.state);
     match (row.state, &row.report, &row.reason) {
-        (JobState::Done, Some(report), _) => format!("{head}; {}", report_summary(&report.to_string())),
+        (JobState::Done, Some(report), _) => {
+            let cost = cost_of(report).map_or(String::new(), |cost| format!("; {cost}"));
+            format!("{head}; {}{cost}", report_summary(&report.to_string()))
+        }
         (JobState::Done, None, _) => head,
         (_, _, Some(reason)) => format!("{head}: {reason}"),
         _ => head,

@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
+use crate::format::Counted;
 use crate::print;
 use crate::wiring::{self, Open};
 
@@ -34,11 +35,13 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
             books
         }
     };
+    let books = books.counted();
     let audit = books.verify().await?;
     if args.json {
-        print::json(&audit)?;
+        print::json(&Counted::new(&audit, books.traffic()))?;
     } else {
         print::audit::show(&audit);
+        print::cost(&books);
     }
     Ok(print::audit::exit(&audit))
 }

@@ -3,8 +3,8 @@
 
 use jiff::SignedDuration;
 
-use super::overview::{BillingMode, Finding, Overview, Severity};
-use crate::format::{ago, quantity, span};
+use super::overview::{BillingMode, Finding, Overview, RowUse, Severity};
+use crate::format::{ago, count, quantity, span};
 use crate::queue::{JobState, WorkerState};
 
 /// AWS delivers a bill up to three times a day.
@@ -44,13 +44,14 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 24] = [
+pub const ALERTS: [(&str, Severity); 25] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
     ("MeterBooksNotVerified", Severity::Warning),
     ("MeterBooksViolated", Severity::Critical),
     ("MeterDatabaseNearlyFull", Severity::Critical),
+    ("MeterDatabaseQuota", Severity::Warning),
     ("MeterDeadJobs", Severity::Warning),
     ("MeterDown", Severity::Critical),
     ("MeterEventRefused", Severity::Warning),
@@ -137,6 +138,16 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     if let Some(free) = s.free_bytes.filter(|free| *free < LITTLE_SPACE) {
         let what = format!("only {} MiB are free where the database lies", free >> 20);
         add("MeterDatabaseNearlyFull", what, "free space there");
+    }
+    for rows in s.month_rows().filter(RowUse::is_over) {
+        let what = format!(
+            "about {} rows of the database will be {} this month, and its plan has {}; so far {}",
+            count(rows.by_end),
+            rows.what,
+            count(rows.quota.unwrap_or(0)),
+            count(rows.so_far)
+        );
+        add("MeterDatabaseQuota", what, "meter jobs list; a larger plan, or overages");
     }
     found.sort_by_key(|f| f.severity);
     found
@@ -241,10 +252,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use books::audit::stats::{BillStats, BooksStats, CustomerStats};
+    use books::store::row_counts::MonthRows;
+    use books::store::traffic::RowCounts;
     use books::units::quantity::Quantity;
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
+    use crate::config::RowsQuota;
     use crate::queue::{KindStats, QueueStats};
     use books::audit::checks::LastAudit;
 
@@ -284,6 +298,8 @@ mod tests {
             took: SignedDuration::ZERO,
             database: "meter.db".into(),
             free_bytes: Some(LITTLE_SPACE),
+            rows: None,
+            rows_quota: RowsQuota { read: Some(500), written: Some(10) },
             billing: BillingMode::Live,
             notifications_go_out: true,
             books: BooksStats { bills: vec![bill], ..BooksStats::default() },
@@ -305,6 +321,10 @@ mod tests {
         }
     }
 
+    fn by_end(read: u64, written: u64) -> Option<MonthRows> {
+        Some(MonthRows { by_end: RowCounts { read, written }, ..MonthRows::default() })
+    }
+
     type Change = fn(&mut Overview);
 
     fn kind<'a>(s: &'a mut Overview, name: &str) -> &'a mut KindStats {
@@ -312,7 +332,7 @@ mod tests {
     }
 
     /// Each finding, a change that causes it, and a change that is just not enough.
-    const CASES: [(&str, Change, Change); 27] = [
+    const CASES: [(&str, Change, Change); 29] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (
             "MeterUsageOfUnknownCustomers",
@@ -478,6 +498,15 @@ mod tests {
             },
         ),
         ("MeterDatabaseNearlyFull", |s| s.free_bytes = Some(LITTLE_SPACE - 1), |s| s.free_bytes = None),
+        ("MeterDatabaseQuota", |s| s.rows = by_end(501, 10), |s| s.rows = by_end(500, 10)),
+        (
+            "MeterDatabaseQuota",
+            |s| s.rows = by_end(0, 11),
+            |s| {
+                s.rows = by_end(501, 11);
+                s.rows_quota = RowsQuota::default();
+            },
+        ),
     ];
 
     #[test]

@@ -14,6 +14,7 @@ use books::Database;
 use books::audit::checks::last_audit;
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, books_stats, customer_stats};
 use books::store::connection::Connection;
+use books::store::row_counts::month_rows;
 use books::store::settings;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, OnceCell};
@@ -132,15 +133,18 @@ impl StatsCollector {
                 stats(c, now, &kinds, &finished, lease),
                 last_audit(c),
                 books_stats(c, now),
-                settings::get(c, MADE_BY_DEMO)
+                settings::get(c, MADE_BY_DEMO),
+                async { if c.is_local() { Ok(None) } else { month_rows(c, now).await.map(Some) } }
             )
         };
-        let (queue, audit, books, demo) = self.books().await?.with_connection(read).await?;
+        let (queue, audit, books, demo, rows) = self.books().await?.with_connection(read).await?;
         let mut overview = Overview {
             at: now,
             took: SignedDuration::ZERO,
             database: config.database.url.clone(),
             free_bytes: wiring::local_path(config).and_then(free_bytes_beside),
+            rows,
+            rows_quota: config.database.rows_quota,
             billing: BillingMode::Off,
             notifications_go_out: config.notifications.url.is_some(),
             books: self.of_payers(books),

@@ -2,10 +2,12 @@
 
 use books::audit::checks::LastAudit;
 use books::audit::stats::{BillStats, BooksStats, CustomerStats};
+use books::store::row_counts::MonthRows;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use crate::config::RowsQuota;
 use crate::queue::{JobState, QueueStats, WorkerState};
 
 /// One reading of everything.
@@ -18,6 +20,9 @@ pub struct Overview {
     pub database: String,
     /// Free bytes on the disk of a local database.
     pub free_bytes: Option<u64>,
+    /// What this month's statements cost on a remote database, without the web backend's.
+    pub rows: Option<MonthRows>,
+    pub rows_quota: RowsQuota,
     pub billing: BillingMode,
     /// Whether notifications are sent to the web backend.
     pub notifications_go_out: bool,
@@ -42,6 +47,25 @@ impl Overview {
     pub(crate) fn bills(&self) -> impl Iterator<Item = &BillStats> {
         // without a booked bill there is no month
         self.books.bills.iter().filter(|bill| !bill.month.is_empty())
+    }
+
+    /// The rows read and those written, on a remote database.
+    pub(crate) fn month_rows(&self) -> impl Iterator<Item = RowUse> {
+        let of = |rows: MonthRows| {
+            let MonthRows { today, so_far, by_end } = rows;
+            let RowsQuota { read, written } = self.rows_quota;
+            [
+                RowUse { what: "read", today: today.read, so_far: so_far.read, by_end: by_end.read, quota: read },
+                RowUse {
+                    what: "written",
+                    today: today.written,
+                    so_far: so_far.written,
+                    by_end: by_end.written,
+                    quota: written,
+                },
+            ]
+        };
+        self.rows.into_iter().flat_map(of)
     }
 
     /// Versions of bills that are on hold.
@@ -78,6 +102,24 @@ impl Overview {
     /// Notifications that are kept because nothing receives them.
     pub(crate) fn kept_notifications(&self) -> i64 {
         self.books.notifications.pending + self.books.notifications.dead
+    }
+}
+
+/// Rows of the month, of one sort, beside the plan's quota.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowUse {
+    /// `read` or `written`.
+    pub(crate) what: &'static str,
+    pub(crate) today: u64,
+    pub(crate) so_far: u64,
+    /// The estimate for the whole month.
+    pub(crate) by_end: u64,
+    pub(crate) quota: Option<u64>,
+}
+
+impl RowUse {
+    pub(crate) fn is_over(&self) -> bool {
+        self.quota.is_some_and(|quota| self.by_end > quota)
     }
 }
 

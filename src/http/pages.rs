@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::guard::{TokenForm, check_token};
 use super::page::{Page, unavailable};
 use super::server::{Running, Server, Shared};
-use crate::format::report_summary;
+use crate::format::{cost_of, report_summary};
 use crate::health::Overview;
 use crate::queue::{JobFilter, JobRow, JobState};
 use crate::ui::{self, JobList, JobsFilter, RUNS, RunRow, StatusView};
@@ -239,6 +239,7 @@ fn details(row: &JobRow) -> Vec<(String, String)> {
     add("Started", row.started_at.map(|at| at.to_string()));
     add("Payload", Some(pretty(&row.payload)));
     add("Reason", row.reason.clone());
+    add("Database", row.report.as_ref().and_then(cost_of));
     add("Report", row.report.as_ref().map(pretty));
     found
 }

@@ -15,7 +15,7 @@ use super::Described;
 use crate::health::{BillingMode, Overview};
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 43] = [
+const TABLE: [(&str, &str, &[&str]); 44] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -59,6 +59,7 @@ const TABLE: [(&str, &str, &[&str]); 43] = [
     ("meter_notification_oldest_pending_seconds", "Age of the oldest one that was not delivered yet.", &[]),
     ("meter_database_size_bytes", "Size of the database.", &[]),
     ("meter_database_free_bytes", "Free space where a local database lies.", &[]),
+    ("meter_database_quota_ratio", "Rows that the month will cost, as a share of database.rows_quota.", &["rows"]),
 ];
 
 /// The table, for comparison with the documents.
@@ -138,6 +139,13 @@ pub(super) fn of(overview: &Overview, meters: &[String]) -> prometheus::Result<V
     }
     if let Some(bytes) = overview.free_bytes {
         board.set("meter_database_free_bytes", &[], bytes)?;
+    }
+    for what in ["read", "written"] {
+        board.set("meter_database_quota_ratio", &[what], 0)?;
+    }
+    for rows in overview.month_rows() {
+        let share = rows.quota.map_or(Decimal::ZERO, |quota| Decimal::from(rows.by_end) / Decimal::from(quota));
+        board.set("meter_database_quota_ratio", &[rows.what], share)?;
     }
     Ok(board.registry.gather())
 }

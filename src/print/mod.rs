@@ -14,6 +14,7 @@ pub(crate) mod restore;
 
 use std::io::{IsTerminal, Write};
 
+use books::Database;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use jobs::stripe::check::CheckLine;
 use serde::Serialize;
@@ -54,6 +55,13 @@ pub(crate) fn out(line: &str) {
 pub(crate) fn plan_warnings(lines: &[CheckLine]) {
     for (line, fault) in lines.iter().filter_map(|line| Some((line, line.fault.as_ref()?))) {
         out(&format!("warning: {}: {}: {fault}", line.what, line.found));
+    }
+}
+
+/// Prints what the work of a handle cost on a remote database.
+pub(crate) fn cost(books: &Database) {
+    if let Some(cost) = crate::format::cost(books.traffic()) {
+        out(&cost);
     }
 }
 

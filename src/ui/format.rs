@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use maud::{Markup, html};
 
 use crate::format::group;
-pub(super) use crate::format::{customer, quantity, span};
+pub(super) use crate::format::{bytes, customer, quantity, span};
 
 /// A count with separators: `1,234,567`.
 pub(super) fn count(n: i64) -> String {
@@ -81,15 +81,6 @@ pub(super) fn ago(then: Timestamp, now: Timestamp) -> Markup {
         format!("{} ago", span(now.duration_since(then)))
     };
     html! { time datetime=(then) title=(instant(then)) { (text) } }
-}
-
-/// Bytes, rounded down to a tenth: `1.4 GB`.
-pub(super) fn bytes(n: u64) -> String {
-    let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
-    match units.into_iter().find(|(size, _)| n >= *size) {
-        Some((size, unit)) => format!("{}.{} {unit}", n / size, n % size * 10 / size),
-        None => format!("{n} bytes"),
-    }
 }
 
 /// The day (UTC) of an instant.

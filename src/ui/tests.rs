@@ -31,6 +31,8 @@ fn empty() -> Overview {
         took: SignedDuration::ZERO,
         database: "books.db".into(),
         free_bytes: None,
+        rows: None,
+        rows_quota: Default::default(),
         books: BooksStats::default(),
         customers: CustomerStats::default(),
         customers_at: now(),

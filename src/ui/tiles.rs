@@ -203,7 +203,19 @@ fn notifications(view: &StatusView<'_>, now: Timestamp) -> Tile {
 
 fn database(view: &StatusView<'_>) -> Tile {
     let size = view.overview.books.size_bytes.and_then(|n| u64::try_from(n).ok());
-    let tile = Tile::new("Database", html! { @if let Some(n) = size { (bytes(n)) } @else { "remote" } });
+    let mut tile = Tile::new("Database", html! { @if let Some(n) = size { (bytes(n)) } @else { "remote" } });
+    for rows in view.overview.month_rows() {
+        let n = |n: u64| crate::format::count(n);
+        tile = tile.line(html! { "rows " (rows.what) ": " (n(rows.today)) " today, " (n(rows.so_far)) " this month" });
+        let estimate = html! {
+            "about " (n(rows.by_end)) " by its end"
+            @if let Some(quota) = rows.quota { ", of " (n(quota)) }
+        };
+        tile.lines.push((if rows.is_over() { Tone::Warning } else { Tone::Quiet }, estimate));
+    }
+    if view.overview.rows.is_some() {
+        tile = tile.line(html! { "without the web backend's rows" });
+    }
     match view.overview.free_bytes {
         Some(free) => tile.line(html! { (bytes(free)) " free" }),
         None => tile,

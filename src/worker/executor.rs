@@ -9,6 +9,7 @@ use apalis_core::error::{BoxDynError, WorkerError};
 use apalis_core::task::data::Data;
 use apalis_core::worker::builder::WorkerBuilder;
 use books::BooksError;
+use books::store::traffic::Traffic;
 use jobs::context::Context;
 use jobs::job::{Failure, Request};
 use serde_json::Value;
@@ -23,7 +24,8 @@ use super::in_flight::InFlight;
 use super::kinds::{Kind, Kinds};
 use super::outcome::{RunOutcome, transition};
 use super::process::{Phase, Shared, Stopper, WorkerSettings};
-use crate::format::{report_lists, report_summary};
+use super::row_counts;
+use crate::format::{cost, report_lists, report_summary};
 use crate::metrics::Metrics;
 use crate::queue::{Claim, Claimer, Identity, NewJob, ParentJob, Queue, StopReason, new_id};
 
@@ -121,6 +123,7 @@ impl Worker {
             }
         });
         let cleaner = tokio::spawn(clean(shared.clone())).abort_handle();
+        let counts = tokio::spawn(row_counts::keep(shared.clone())).abort_handle();
         let grace = tokio::spawn(hand_back_after_grace(shared.clone())).abort_handle();
         let runner = Runner { shared: shared.clone(), context, tally };
         let worker = WorkerBuilder::new(shared.by.worker.as_str())
@@ -136,7 +139,7 @@ impl Worker {
         });
         let ran = ran.await;
         let dispatched = dispatched.await.context("apalis' worker ended before the dispatcher")?;
-        for task in [leases, cleaner, grace] {
+        for task in [leases, cleaner, counts, grace] {
             task.abort();
         }
         if let Err(error) = shared.queue.mark_stopped(&shared.by.worker).await {
@@ -174,12 +177,14 @@ async fn hand_back_after_grace(shared: Shared) {
 async fn handle(claim: Claim, runner: Data<Runner>) -> Result<Ack, BoxDynError> {
     let Runner { shared, context, tally } = &*runner;
     let (began, span) = (Instant::now(), span_of(&claim));
+    let context = Context { books: context.books.counted(), ..context.clone() };
     let ended = match shared.kinds.get(&claim.kind) {
-        Some(kind) => run(kind, &claim, shared, context, &span).await,
+        Some(kind) => run(kind, &claim, shared, &context, &span).await,
         None => RunOutcome::Failed(Failure::GiveUp(anyhow!("this worker knows no kind `{}`", claim.kind))),
     };
-    let took = began.elapsed();
-    span.in_scope(|| log(&claim, &ended, took));
+    let (took, traffic) = (began.elapsed(), context.books.traffic());
+    span.in_scope(|| log(&claim, &ended, took, traffic));
+    let ended = ended.counted(traffic);
     let waited = Duration::from_millis(u64::try_from(claim.waited_ms).unwrap_or(0));
     let label = ended.label(&claim);
     shared.metrics.ran(&claim.kind, label, took, waited);
@@ -259,10 +264,11 @@ async fn enqueue_children(shared: &Shared, claim: &Claim, first: Vec<Request>) {
 }
 
 /// One line for each run.
-fn log(claim: &Claim, ended: &RunOutcome, took: Duration) {
+fn log(claim: &Claim, ended: &RunOutcome, took: Duration, traffic: Traffic) {
     let Claim { seq: job, kind, attempt, max_attempts, waited_ms, .. } = claim;
     let ms = took.as_millis();
-    let line = format!("job {job} {kind}, attempt {attempt} of {max_attempts}, {ms} ms");
+    let cost = cost(traffic).map_or(String::new(), |cost| format!(", {cost}"));
+    let line = format!("job {job} {kind}, attempt {attempt} of {max_attempts}, {ms} ms{cost}");
     match ended {
         RunOutcome::Report { attention: false, report } => {
             tracing::info!(job, kind, attempt, ms, waited_ms, "{line}: done; {}", report_summary(report));

@@ -26,6 +26,7 @@ mod outage;
 mod outcome;
 mod process;
 mod rescuer;
+mod row_counts;
 pub mod schedule;
 
 pub use executor::{NewWorker, Tally, Worker};

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use books::store::traffic::Traffic;
 use jobs::job::{Failure, Request};
 
+use crate::format::counted;
 use crate::queue::{Backoff, Claim, JobState, JobUpdate};
 
 /// How a run ended.
@@ -24,6 +26,14 @@ pub enum RunOutcome {
 }
 
 impl RunOutcome {
+    /// The outcome with what the run cost on a remote database, beside the fields of its report.
+    pub(crate) fn counted(self, traffic: Traffic) -> Self {
+        match self {
+            Self::Report { report, attention } => Self::Report { report: counted(report, traffic), attention },
+            other => other,
+        }
+    }
+
     /// The label of `meter_job_runs_total`.
     pub(super) fn label(&self, claim: &Claim) -> &'static str {
         let spent = claim.attempt >= claim.max_attempts;

@@ -160,11 +160,12 @@ struct Core {
 }
 
 impl Core {
-    /// Releases the write lock when nothing is written any more.
-    fn settle(&mut self, lock: &WriteLock) {
+    /// Releases the write lock when nothing is written any more. `ended`: the client ended its
+    /// transaction.
+    fn settle(&mut self, lock: &WriteLock, ended: bool) {
         if self.writes && self.db.transaction_state(None) != Ok(TransactionState::Write) {
             self.writes = false;
-            lock.release();
+            lock.release(ended);
         }
     }
 }
@@ -175,7 +176,7 @@ impl Writer for Connection {
         if core.writes {
             core.db.execute_batch("ROLLBACK").unwrap();
             core.robbed = true;
-            core.settle(&self.site.lock);
+            core.settle(&self.site.lock, false);
         }
         true
     }
@@ -187,7 +188,7 @@ impl Drop for Connection {
         if !core.db.is_autocommit() {
             let _ = core.db.execute_batch("ROLLBACK");
         }
-        core.settle(&self.site.lock);
+        core.settle(&self.site.lock, false);
     }
 }
 
@@ -245,7 +246,10 @@ impl Connection {
                 (None, None)
             } else {
                 let executed = self.execute(&mut core, &step.query, size);
-                core.settle(&self.site.lock);
+                if core.writes {
+                    self.site.lock.executed();
+                }
+                core.settle(&self.site.lock, true);
                 size.end_statement();
                 match executed {
                     Ok(result) => (Some(result), None),

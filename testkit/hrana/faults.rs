@@ -79,11 +79,13 @@ impl Faults {
         self.dealt.load(SeqCst)
     }
 
-    pub(super) async fn delay(&self) {
+    /// Waits for the ordered time, and returns it.
+    pub(super) async fn delay(&self) -> Duration {
         let each = *self.slow.lock().unwrap();
         if !each.is_zero() {
             tokio::time::sleep(each).await;
         }
+        each
     }
 
     /// What happens to a request. `inside` a transaction only its COMMIT changes anything.

@@ -6,7 +6,7 @@
 //! expires, a connection ends before a request. No money may be lost in these cases, and a real
 //! server does not produce them on demand. This one does. Otherwise it answers like sqld, with the
 //! same codes and texts, because the tests also cover how the client reads them. It counts what a
-//! paid server counts.
+//! paid server counts, and fails a test in which a transaction was too long for a real one.
 //!
 //! Not as in sqld: a checkpoint never makes a writer wait, a client that leaves does not interrupt
 //! its statement, and there is no limit of connections. Neither has a limit for a request; a single
@@ -51,6 +51,10 @@ use request::{Refusal, Stream};
 use streams::{Streams, ticket};
 use write_lock::WriteLock;
 
+/// A transaction that can write for longer than this fails the test, unless it orders otherwise. A
+/// real server ends one after 5 s.
+const LONG: Duration = Duration::from_secs(2);
+
 /// The server. It stops when dropped.
 pub struct HranaServer {
     shared: Arc<Shared>,
@@ -83,6 +87,7 @@ impl HranaServer {
             blocked: Mutex::default(),
             sizes,
         };
+        site.lock.set_limit(Some(LONG));
         let shared = Shared {
             site: Arc::new(site),
             faults: Faults::default(),
@@ -157,14 +162,21 @@ impl HranaServer {
         self.shared.site.lock.set_timeout(timeout);
     }
 
-    /// From now on a transaction that can write for longer than this is recorded.
+    /// From now on a transaction that can write for longer than this (2 seconds at first) is
+    /// recorded, and the test fails at its end. Delays of [`Faults::slow`] do not count.
     pub fn fail_transactions_longer_than(&self, limit: Duration) {
-        self.shared.site.lock.set_limit(limit);
+        self.shared.site.lock.set_limit(Some(limit));
     }
 
-    /// The recorded transactions, each with its time and its first statement that writes.
+    /// For a test that holds the write lock on purpose: no transaction is recorded from now on.
+    pub fn allow_long_transactions(&self) {
+        self.shared.site.lock.set_limit(None);
+    }
+
+    /// The recorded transactions since the last call, each with its time and its first statement
+    /// that writes. A test that has asked for them judges them itself.
     pub fn long_transactions(&self) -> Vec<String> {
-        self.shared.site.lock.long()
+        self.shared.site.lock.take_long()
     }
 
     /// From now on one answer may have so many bytes, and all answers that are made at the same
@@ -203,6 +215,8 @@ impl HranaServer {
 impl Drop for HranaServer {
     fn drop(&mut self) {
         self.pause();
+        let long = self.long_transactions();
+        assert!(long.is_empty() || thread::panicking(), "transactions of more than {LONG:?}: {long:#?}");
     }
 }
 
@@ -300,9 +314,12 @@ impl Shared {
             return Ok(self.answer(work, cursor).await);
         }
         self.awaited.fetch_add(1, SeqCst);
-        self.faults.delay().await;
+        let delay = self.faults.delay().await;
         let ticket = ticket(work.baton.as_ref());
         let inside = self.streams.idle(ticket).is_some_and(|connection| !connection.is_autocommit());
+        if inside {
+            self.site.lock.delayed(delay);
+        }
         let fate = self.faults.fate(&work, inside);
         match fate {
             Fate::Dropped => return Err("request lost"),

@@ -34,6 +34,10 @@ struct State {
 
 struct Holder {
     since: Instant,
+    /// When its last statement ended.
+    seen: Instant,
+    /// Delays that a test ordered since.
+    delayed: Duration,
     /// The first statement that writes, or the one that began the transaction.
     statement: String,
     writes: bool,
@@ -41,8 +45,9 @@ struct Holder {
 }
 
 impl Holder {
-    fn over(&self, limit: Option<Duration>) -> Option<String> {
-        let lasted = self.since.elapsed();
+    /// Up to `end`, without the delays that a test ordered.
+    fn over(&self, limit: Option<Duration>, end: Instant) -> Option<String> {
+        let lasted = end.saturating_duration_since(self.since).saturating_sub(self.delayed);
         (limit? < lasted).then(|| format!("{} ms: {}", lasted.as_millis(), self.statement))
     }
 }
@@ -85,7 +90,22 @@ impl WriteLock {
         }
         state.queue.pop_front();
         let (since, writer) = (Instant::now(), writer.clone());
-        state.holder = Some(Holder { since, statement: String::new(), writes: false, writer });
+        let (statement, writes) = (String::new(), false);
+        state.holder = Some(Holder { since, seen: since, delayed: Duration::ZERO, statement, writes, writer });
+    }
+
+    /// Notes a delay of a request of the holder that a test ordered.
+    pub(super) fn delayed(&self, by: Duration) {
+        if let Some(holder) = &mut self.state().holder {
+            holder.delayed += by;
+        }
+    }
+
+    /// Notes that a statement of the holder has ended.
+    pub(super) fn executed(&self) {
+        if let Some(holder) = &mut self.state().holder {
+            holder.seen = Instant::now();
+        }
     }
 
     /// Notes a statement of the holder, for the list of long transactions.
@@ -98,12 +118,13 @@ impl WriteLock {
         }
     }
 
-    /// Only the holder may call it.
-    pub(super) fn release(&self) {
+    /// Only the holder may call it. A client that ended its transaction held it until now; one that
+    /// has gone, or lost it, until its last statement.
+    pub(super) fn release(&self, ended: bool) {
         let mut state = self.state();
         let Some(holder) = state.holder.take() else { return };
         state.longest = state.longest.max(holder.since.elapsed());
-        let over = holder.over(state.limit);
+        let over = holder.over(state.limit, if ended { Instant::now() } else { holder.seen });
         state.long.extend(over);
         self.changed.notify_all();
     }
@@ -113,15 +134,15 @@ impl WriteLock {
         self.changed.notify_all();
     }
 
-    pub(super) fn set_limit(&self, limit: Duration) {
-        self.state().limit = Some(limit);
+    pub(super) fn set_limit(&self, limit: Option<Duration>) {
+        self.state().limit = limit;
     }
 
-    /// The transactions over the limit, with one that is still open.
-    pub(super) fn long(&self) -> Vec<String> {
-        let state = self.state();
-        let open = state.holder.as_ref().and_then(|holder| holder.over(state.limit));
-        state.long.iter().cloned().chain(open).collect()
+    /// The transactions over the limit since the last call, with one that is still open.
+    pub(super) fn take_long(&self) -> Vec<String> {
+        let mut state = self.state();
+        let open = state.holder.as_ref().and_then(|holder| holder.over(state.limit, Instant::now()));
+        std::mem::take(&mut state.long).into_iter().chain(open).collect()
     }
 
     pub(super) fn longest(&self) -> Duration {

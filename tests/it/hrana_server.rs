@@ -27,6 +27,8 @@ impl World {
         let folder = TempDir::new().unwrap();
         let server = HranaServer::start(&folder.path().join("served.db"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        // most tests here hold the write lock on purpose
+        server.allow_long_transactions();
         let world = World { server, http, _folder: folder };
         world.stream().ok("CREATE TABLE t (x INTEGER PRIMARY KEY, y TEXT)").await;
         world
@@ -118,6 +120,39 @@ async fn an_old_transaction_lives_on_without_another_writer() {
     world.stream().ok("INSERT INTO t VALUES (2, 'quick')").await;
     assert_eq!((world.count().await, world.server.long_transactions().len()), (json!("2"), 1));
     assert!(world.server.counts().longest_write > Duration::from_millis(300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "INSERT INTO t VALUES (1, '')")]
+async fn a_transaction_that_is_too_long_fails_its_test() {
+    let world = World::new().await;
+    world.server.fail_transactions_longer_than(Duration::from_millis(100));
+    let mut slow = world.stream();
+    slow.ok("BEGIN IMMEDIATE").await;
+    slow.ok("INSERT INTO t VALUES (1, '')").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    slow.ok("COMMIT").await;
+}
+
+/// Round trips that a test orders, and a client that has gone, are no work that takes too long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_is_as_long_as_its_client_makes_it() {
+    let world = World::new().await;
+    world.server.fail_transactions_longer_than(Duration::from_millis(700));
+    world.server.faults().slow(Duration::from_millis(400));
+    let mut far = world.stream();
+    far.ok("BEGIN IMMEDIATE").await;
+    far.ok("INSERT INTO t VALUES (1, '')").await;
+    far.ok("COMMIT").await;
+    world.server.faults().slow(Duration::ZERO);
+    world.server.expire_after(Duration::from_millis(900));
+    let mut gone = world.stream();
+    gone.ok("BEGIN IMMEDIATE").await;
+    gone.ok("INSERT INTO t VALUES (2, '')").await;
+    world.stream().ok("INSERT INTO t VALUES (3, '')").await;
+    assert_eq!(world.count().await, "2");
+    assert!(world.server.counts().longest_write > Duration::from_millis(700));
+    assert_eq!(world.server.long_transactions(), Vec::<String>::new());
 }
 
 /// The five seconds of sqld, and that writers wait for one another in turn.

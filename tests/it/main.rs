@@ -38,4 +38,5 @@ mod serve;
 mod stories;
 mod stripe_items;
 mod tidy;
+mod traffic;
 mod work;

@@ -39,7 +39,9 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 15] = [
+const OPTIONAL: [&str; 17] = [
+    "database.rows_quota.read",
+    "database.rows_quota.written",
     "exports",
     "exports[].name",
     "exports[].location",

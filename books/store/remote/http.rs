@@ -29,6 +29,8 @@ tokio::task_local! {
 pub struct HttpClient {
     client: Client,
     runtime: Handle,
+    /// What all its databases cost together.
+    counters: Arc<Counters>,
     /// The thread ends when the last clone is dropped.
     _stop: Arc<oneshot::Sender<()>>,
 }
@@ -46,7 +48,11 @@ impl HttpClient {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("books-http".into());
         thread.spawn(move || runtime.block_on(async { drop(stopped.await) })).map_err(|e| failed(e.to_string()))?;
-        Ok(Self { client, runtime: handle, _stop: Arc::new(stop) })
+        Ok(Self { client, runtime: handle, counters: Arc::default(), _stop: Arc::new(stop) })
+    }
+
+    pub(in crate::store) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// The status and the body of the answer. A dropped call ends its TCP connection.

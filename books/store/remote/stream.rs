@@ -27,85 +27,18 @@ pub(in crate::store) struct Server {
     http: HttpClient,
     url: Url,
     authorization: HeaderValue,
-    counters: Arc<Counters>,
 }
 
 impl Server {
     /// The server at `http(s)://` or `libsql://`.
-    pub(in crate::store) fn new(
-        http: HttpClient,
-        url: &str,
-        token: &str,
-        counters: Arc<Counters>,
-    ) -> Result<Self, BooksError> {
+    pub(in crate::store) fn new(http: HttpClient, url: &str, token: &str) -> Result<Self, BooksError> {
         let failed = |why: String| BooksError::Open(url.to_owned(), why);
         let parsed = pipeline(&url.replacen("libsql://", "https://", 1)).map_err(failed)?;
         let authorization = HeaderValue::try_from(format!("Bearer {token}"));
         let mut authorization =
             authorization.map_err(|_| failed("its token has characters that no token has".into()))?;
         authorization.set_sensitive(true);
-        Ok(Self { http, url: parsed, authorization, counters })
-    }
-
-    async fn ask(&self, at: Option<&Url>, work: &PipelineReqBody) -> Result<PipelineRespBody, BooksError> {
-        let body = serde_json::to_vec(work).map_err(|e| BooksError::Integrity(e.to_string()))?;
-        self.counters.request(body.len());
-        let mut request = Request::new(Method::POST, at.unwrap_or(&self.url).clone());
-        request.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        *request.body_mut() = Some(body.into());
-        let asked = Instant::now();
-        let (status, body) = self.http.send(request, &self.counters).await?;
-        self.counters.received(body.len());
-        if status != StatusCode::OK {
-            return Err(of_answer(status, &body, asked.elapsed()));
-        }
-        serde_json::from_slice(&body).map_err(|e| BooksError::Network(format!("its answer is no Hrana: {e}")))
-    }
-}
-
-impl Server {
-    /// Sends calls in one request, with a stream that ends with it.
-    async fn run_alone(&self, calls: Vec<Waiting>) {
-        let (statements, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(|w| (w.statements, w.answer)).unzip();
-        let close = StreamRequest::Close(CloseStreamReq {});
-        let requests = statements.into_iter().map(|s| work(false, s)).chain([close]).collect();
-        let asked = Instant::now();
-        let answered = self.ask(None, &PipelineReqBody { baton: None, requests }).await;
-        let waited = asked.elapsed();
-        let mut results = answered.map(|body| body.results.into_iter());
-        for answer in answers {
-            let result = match &mut results {
-                Ok(results) => done(results.next().unwrap_or_default()),
-                Err(error) => Err(error.clone()),
-            };
-            let outcome = result.and_then(|done| {
-                self.count(&done.results);
-                self.outcome(done, waited)
-            });
-            // the caller may be gone
-            drop(answer.send(outcome));
-        }
-    }
-
-    /// Counts what statements cost. Returns how long they took on the server.
-    fn count(&self, results: &[StmtResult]) -> Duration {
-        let mut took = Duration::ZERO;
-        for result in results {
-            let query = Duration::try_from_secs_f64(result.query_duration_ms).unwrap_or_default() / 1000;
-            self.counters.statement(result.rows_read, result.rows_written, query);
-            took += query;
-        }
-        took
-    }
-
-    fn outcome(&self, done: Done, waited: Duration) -> Result<Vec<StmtResult>, BooksError> {
-        let Some(error) = done.failed else { return Ok(done.results) };
-        let error = of_statement(error, waited);
-        if matches!(error, BooksError::Locked(_)) {
-            self.counters.busy(waited);
-        }
-        Err(error)
+        Ok(Self { http, url: parsed, authorization })
     }
 }
 
@@ -117,6 +50,8 @@ fn pipeline(base: &str) -> Result<Url, String> {
 #[derive(Debug)]
 pub(in crate::store) struct Stream {
     server: Arc<Server>,
+    /// What its requests are added to.
+    counters: Arc<Counters>,
     /// Locked while a request is under way.
     state: Mutex<State>,
     /// Statements outside of a transaction that go with the next request.
@@ -160,8 +95,8 @@ struct Done {
 }
 
 impl Stream {
-    pub(in crate::store) fn new(server: Arc<Server>) -> Self {
-        Self { server, state: Mutex::new(State::Autocommit), waiting: std::sync::Mutex::default() }
+    pub(in crate::store) fn new(server: Arc<Server>, counters: Arc<Counters>) -> Self {
+        Self { server, counters, state: Mutex::new(State::Autocommit), waiting: std::sync::Mutex::default() }
     }
 
     /// Begins a transaction, without a request.
@@ -190,7 +125,7 @@ impl Stream {
         let heading: String = statements.iter().filter_map(|s| s.sql.as_deref()).next().unwrap_or_default().into();
         let asked = Instant::now();
         let body = PipelineReqBody { baton, requests: vec![work(begins, statements)] };
-        let answer = match self.server.ask(at.as_ref(), &body).await {
+        let answer = match self.ask(at.as_ref(), &body).await {
             Ok(answer) => answer,
             Err(error) => {
                 // a request that did not arrive left the stream as it was, with the write lock
@@ -205,19 +140,21 @@ impl Stream {
         if begins && !not_begun {
             done.results.remove(0);
         }
-        let took = self.server.count(&done.results);
+        let took = self.count(&done.results);
         let at = answer.base_url.as_deref().map(pipeline).transpose().map_err(BooksError::Network)?.or(at);
         let (since, slowest) = match known {
             Some(open) => (open.since, open.slowest),
             None => (Instant::now().checked_sub(took.min(waited)).unwrap_or(asked), Default::default()),
         };
-        let slowest = if waited > slowest.1 { (heading, waited) } else { slowest };
+        // before BEGIN was answered it waited for others
+        let spent = if begins { took.min(waited) } else { waited };
+        let slowest = if spent > slowest.1 { (heading, spent) } else { slowest };
         let over = not_begun || done.failed.as_ref().is_some_and(|e| ends_transaction(&e.code));
         *state = match answer.baton.map(|baton| Open { baton, at, since, slowest }) {
             Some(open) if !over => State::Open(open),
             other => State::Ended(other),
         };
-        self.server.outcome(done, waited)
+        self.outcome(done, waited)
     }
 
     /// Runs statements outside of a transaction. Calls that are made at the same time, as by
@@ -231,7 +168,7 @@ impl Stream {
         let one_at_a_time = self.state.lock().await;
         let all = std::mem::take(&mut *waiting());
         if !all.is_empty() {
-            self.server.run_alone(all).await;
+            self.run_alone(all).await;
         }
         drop(one_at_a_time);
         answered.await.map_err(|_| BooksError::Network("the request was given up".into()))?
@@ -265,16 +202,82 @@ impl Stream {
         let requests = vec![work(false, vec![Stmt::new(how, false)]), StreamRequest::Close(CloseStreamReq {})];
         let asked = Instant::now();
         let body = PipelineReqBody { baton: Some(open.baton), requests };
-        let answered = self.server.ask(open.at.as_ref(), &body).await;
+        let answered = self.ask(open.at.as_ref(), &body).await;
         let lasted = open.since.elapsed();
-        self.server.counters.transaction(lasted);
+        self.counters.transaction(lasted, lasted > LONG);
         if lasted > LONG {
             let (ms, slowest_ms) = (lasted.as_millis(), open.slowest.1.as_millis());
-            let heading: String = open.slowest.0.chars().take(120).collect();
-            tracing::warn!(ms, slowest_ms, slowest = heading, "a transaction on the server lasted {ms} ms");
+            let slowest: String = open.slowest.0.chars().take(120).collect();
+            tracing::warn!(
+                ms,
+                slowest_ms,
+                slowest,
+                "a transaction on the database's server lasted {ms} ms, and the server ends one after 5 s; \
+                 its slowest request took {slowest_ms} ms: {slowest}"
+            );
         }
         let done = done(answered?.results.into_iter().next().unwrap_or_default())?;
         done.failed.map_or(Ok(()), |error| Err(of_statement(error, asked.elapsed())))
+    }
+
+    async fn ask(&self, at: Option<&Url>, work: &PipelineReqBody) -> Result<PipelineRespBody, BooksError> {
+        let server = &self.server;
+        let body = serde_json::to_vec(work).map_err(|e| BooksError::Integrity(e.to_string()))?;
+        self.counters.request(body.len());
+        let mut request = Request::new(Method::POST, at.unwrap_or(&server.url).clone());
+        request.headers_mut().insert(AUTHORIZATION, server.authorization.clone());
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *request.body_mut() = Some(body.into());
+        let asked = Instant::now();
+        let (status, body) = server.http.send(request, &self.counters).await?;
+        self.counters.received(body.len());
+        if status != StatusCode::OK {
+            return Err(of_answer(status, &body, asked.elapsed()));
+        }
+        serde_json::from_slice(&body).map_err(|e| BooksError::Network(format!("its answer is no Hrana: {e}")))
+    }
+
+    /// Sends calls in one request, with a stream that ends with it.
+    async fn run_alone(&self, calls: Vec<Waiting>) {
+        let (statements, answers): (Vec<_>, Vec<_>) = calls.into_iter().map(|w| (w.statements, w.answer)).unzip();
+        let close = StreamRequest::Close(CloseStreamReq {});
+        let requests = statements.into_iter().map(|s| work(false, s)).chain([close]).collect();
+        let asked = Instant::now();
+        let answered = self.ask(None, &PipelineReqBody { baton: None, requests }).await;
+        let waited = asked.elapsed();
+        let mut results = answered.map(|body| body.results.into_iter());
+        for answer in answers {
+            let result = match &mut results {
+                Ok(results) => done(results.next().unwrap_or_default()),
+                Err(error) => Err(error.clone()),
+            };
+            let outcome = result.and_then(|done| {
+                self.count(&done.results);
+                self.outcome(done, waited)
+            });
+            // the caller may be gone
+            drop(answer.send(outcome));
+        }
+    }
+
+    /// Counts what statements cost. Returns how long they took on the server.
+    fn count(&self, results: &[StmtResult]) -> Duration {
+        let mut took = Duration::ZERO;
+        for result in results {
+            let query = Duration::try_from_secs_f64(result.query_duration_ms).unwrap_or_default() / 1000;
+            self.counters.statement(result.rows_read, result.rows_written, query);
+            took += query;
+        }
+        took
+    }
+
+    fn outcome(&self, done: Done, waited: Duration) -> Result<Vec<StmtResult>, BooksError> {
+        let Some(error) = done.failed else { return Ok(done.results) };
+        let error = of_statement(error, waited);
+        if matches!(error, BooksError::Locked(_)) {
+            self.counters.busy(waited);
+        }
+        Err(error)
     }
 }
 

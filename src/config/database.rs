@@ -1,0 +1,65 @@
+//! The section `database`.
+
+use serde::{Deserialize, Serialize};
+
+use super::raw::Step;
+use super::secret::Secret;
+
+/// Where the books are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseConfig {
+    /// A path, or `libsql://…`, `https://…`, `http://…`.
+    pub url: String,
+    /// Access token of a remote database; from the environment only.
+    #[serde(skip)]
+    pub token: Secret,
+    pub rows_quota: RowsQuota,
+}
+
+/// Rows that the plan of a remote database includes in a month; left out = not watched.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RowsQuota {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written: Option<u64>,
+}
+
+impl Default for DatabaseConfig {
+    fn default() -> Self {
+        Self { url: "meter.db".into(), token: Secret::default(), rows_quota: RowsQuota::default() }
+    }
+}
+
+impl DatabaseConfig {
+    /// What is wrong, and where.
+    pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
+        let path = |names: &[&str]| ["database"].iter().chain(names).map(|name| Step::Key((*name).into())).collect();
+        let mut faults: Vec<_> = url_fault(&self.url).map(|why| (path(&["url"]), why.to_owned())).into_iter().collect();
+        for (name, quota) in [("read", self.rows_quota.read), ("written", self.rows_quota.written)] {
+            if quota == Some(0) {
+                let why = "a plan includes some rows: write its number, or leave the key out".to_owned();
+                faults.push((path(&["rows_quota", name]), why));
+            }
+        }
+        faults
+    }
+}
+
+/// Why a text is no place for the books. The text itself is not repeated: it may have a token in
+/// it.
+fn url_fault(url: &str) -> Option<&'static str> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
+    match scheme {
+        "file" if rest.is_empty() || rest.starts_with(":memory:") => Some("it names no file; the books would be lost"),
+        "file" => None,
+        "libsql" | "https" | "http" if rest.contains(['?', '@', '#']) => {
+            Some("it must be scheme://host only; a token goes into METER_DATABASE__TOKEN")
+        }
+        "libsql" | "https" | "http" if rest.is_empty() => Some("it names no host"),
+        "libsql" | "https" | "http" => None,
+        _ => Some("it is neither a path nor libsql://, https:// or http://"),
+    }
+}
