@@ -103,7 +103,7 @@ pub struct StoredCustomer {
     used: String,
 }
 
-/// The columns of the current period that may be null, and lists.
+/// [`CustomerFacts::stored`]. Without a current period its columns are null.
 #[derive(Deserialize)]
 struct Columns {
     status: String,

@@ -1,4 +1,4 @@
-//! Writes what was decided: entitlements, their history, TURN limits and notifications.
+//! What one transaction of decisions writes: entitlements, their history, TURN limits and notifications.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::store::rows::json_parts;
 
 /// What one transaction writes.
 #[derive(Debug, Default)]
-pub struct Decisions<'a> {
+pub struct NewDecisions<'a> {
     /// Entitlements that differ from the stored ones.
     pub entitlements: Vec<&'a Entitlement>,
     /// Those of them that go into the history too.
@@ -53,7 +53,7 @@ const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowe
     FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
     AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
 
-impl Decisions<'_> {
+impl NewDecisions<'_> {
     /// Stores everything with one request, and returns the number of new notifications.
     pub async fn store(&self, c: &Connection, now: i64) -> Result<u64, BooksError> {
         let columns: Vec<String> = (0..COLUMNS.split(',').count()).map(|i| format!("value ->> {i}")).collect();

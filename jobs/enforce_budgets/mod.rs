@@ -26,7 +26,7 @@ use self::judge::{Judgement, RunInputs, judge};
 use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
 use books::limits::customer_facts::{self, CustomerFacts};
-use books::limits::decisions::{Decisions, ObsoleteEntitlement, TurnLimit};
+use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, TurnLimit};
 use books::limits::entitlement::{Entitlement, Freshness};
 use books::store::error::BooksError;
 use books::store::pace::Pace;
@@ -288,7 +288,7 @@ async fn write(
     if !moved.is_empty() {
         judged.extend(judge_again(c, moved, inputs).await?);
     }
-    let mut decisions = Decisions::default();
+    let mut decisions = NewDecisions::default();
     for Candidate { customer, facts, judgement } in &judged {
         let before = |e: &Entitlement| facts.decided.get(&e.meter);
         let differs = |e: &&Entitlement| before(e).is_none_or(|was| !was.same_except_time(e));
