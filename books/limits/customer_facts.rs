@@ -167,11 +167,11 @@ fn parse(customer: StoredCustomer) -> Result<CustomerFacts, BooksError> {
     let wrong = |e: serde_json::Error| BooksError::Integrity(format!("facts about customer `{id}`: {e}"));
     let columns: Columns = serde_json::from_str(&stored).map_err(wrong)?;
     let used: BTreeMap<String, Option<String>> = serde_json::from_str(&used).map_err(wrong)?;
-    let period = (|| {
-        let (start, first, last) = (columns.starts_at?, columns.first_day?, columns.last_day?);
+    let days = columns.first_day.zip(columns.last_day);
+    let period = columns.starts_at.zip(columns.ends_at).zip(days).map(|((start, end), (first, last))| {
         let days = PeriodDays::new(start, first, last, columns.planned_last_day, columns.month_days);
-        Some(CurrentPeriod { start, end: columns.ends_at?, days })
-    })();
+        CurrentPeriod { start, end, days }
+    });
     let decided = columns.decided.into_iter().map(|stored| {
         let decided = Entitlement::try_from(stored)?;
         Ok((decided.meter.clone(), decided))

@@ -1,4 +1,4 @@
-//! What one transaction of decisions writes: entitlements, their history, TURN limits and notifications.
+//! What a transaction of decisions writes: entitlements, history, TURN limits, notifications.
 
 use serde::Serialize;
 

@@ -33,7 +33,7 @@ use books::store::pace::Pace;
 use books::units::calendar::CLOCK_SKEW;
 
 /// Customers that are written in one transaction.
-const CHUNK: Pace = Pace::new(200, 2000);
+const CHUNK: Pace = Pace::new(400, 2000);
 /// Customers and meters of a page: with few meters 2,000 customers, and a server's answer has at
 /// most 10 MB.
 const PAGE: usize = 12_000;
