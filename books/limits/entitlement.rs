@@ -1,21 +1,15 @@
-//! Entitlements: which meters a customer may go on using, and the facts that decide it.
+//! Entitlements: which meters a customer may go on using.
 
 use std::collections::BTreeMap;
 
-use crate::store::connection::{Connection, Row, Value, params};
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::limits::rating::{PeriodDays, StretchUsage};
-use crate::limits::terms::TermsHistory;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows, json, sum_of};
 use crate::units::calendar::{Day, PeriodError, instant};
 use crate::units::quantity::Quantity;
-
-/// Customers of one page of [`Database::customers_after`].
-pub const PAGE: u32 = 2000;
 
 /// Why a meter may or may not be used. The stored names are part of the contract with the web
 /// backend.
@@ -213,73 +207,6 @@ pub struct PastDecision {
     pub effective_limit: Option<Quantity>,
 }
 
-/// The facts that a decision rests on.
-#[derive(Clone, Debug, Default)]
-pub struct CustomerFacts {
-    pub status: String,
-    /// Status of the governing subscription, as Stripe names it.
-    pub subscription: Option<String>,
-    pub plan: String,
-    pub period: Option<CurrentPeriod>,
-    /// Open TURN periods, from the current one on.
-    pub turn: Vec<TurnRow>,
-    /// Overage budgets by meter; `""` for all meters together.
-    pub budgets: BTreeMap<String, OverageBudget>,
-    /// Booked usage of the period, by meter.
-    pub usage: BTreeMap<String, Quantity>,
-    /// Every plan that the customer had.
-    pub history: TermsHistory,
-    /// Usage by stretch of the history, if there is more than one in the period.
-    pub stretches: StretchUsage,
-    /// What was used in advance before the period, by meter.
-    pub advance: BTreeMap<String, Quantity>,
-    /// TURN periods that are over, the newest of them, in order.
-    pub turn_before: Vec<TurnBefore>,
-    /// The stored decisions, by meter.
-    pub decided: BTreeMap<String, Entitlement>,
-}
-
-/// An overage budget as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverageBudget {
-    pub amount_minor: i64,
-    pub currency: String,
-}
-
-/// The current billing period and its days of usage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CurrentPeriod {
-    pub start: i64,
-    pub end: i64,
-    pub days: PeriodDays,
-}
-
-/// Usage of a period, by meter.
-#[derive(Clone, Debug)]
-pub struct PeriodUsage {
-    pub period: Option<CurrentPeriod>,
-    pub usage: BTreeMap<String, Quantity>,
-}
-
-/// A TURN period that is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TurnBefore {
-    pub starts_at: i64,
-    pub ends_at: i64,
-    pub used: i64,
-}
-
-/// An open TURN period.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TurnRow {
-    pub starts_at: i64,
-    pub ends_at: i64,
-    pub used: i64,
-    /// Where the backend must stop; none = nowhere.
-    pub allowed_until: Option<i64>,
-    pub reason: String,
-}
-
 /// A quantity that a cell can hold, so that the stored decision equals the computed one.
 pub fn storable(quantity: Quantity) -> Quantity {
     scaled(cell(quantity))
@@ -294,194 +221,86 @@ fn cell(quantity: Quantity) -> i64 {
     i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
 }
 
-const COLUMNS: &str = "customer, meter, period_start, period_end, allowed, reason, used, included, effective_limit, \
-    overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, freshness, decided_at";
+pub(super) const COLUMNS: &str = "customer, meter, period_start, period_end, allowed, reason, used, included, \
+    effective_limit, overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, \
+    freshness, decided_at";
 
-fn entitlement(row: &Row) -> Result<Entitlement, BooksError> {
-    Ok(Entitlement {
-        customer: row.get(0)?,
-        meter: row.get(1)?,
-        period_start: instant(row.get(2)?),
-        period_end: instant(row.get(3)?),
-        allowed: row.get::<i64>(4)? == 1,
-        reason: reason(row, 5)?,
-        used: scaled(row.get(6)?),
-        included: scaled(row.get(7)?),
-        effective_limit: row.get::<Option<i64>>(8)?.map(scaled),
-        overage_cost_minor: row.get(9)?,
-        meter_cost_minor: row.get(10)?,
-        budget_minor: row.get(11)?,
-        meter_budget_minor: row.get(12)?,
-        currency: row.get(13)?,
-        as_of: row.get::<Option<i64>>(14)?.map(instant),
-        freshness: Freshness::named(&row.get::<String>(15)?),
-        decided_at: instant(row.get(16)?),
-    })
-}
+/// An entitlement as a row of [`COLUMNS`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StoredEntitlement(
+    String,
+    String,
+    i64,
+    i64,
+    i64,
+    String,
+    i64,
+    i64,
+    Option<i64>,
+    i64,
+    i64,
+    i64,
+    Option<i64>,
+    String,
+    Option<i64>,
+    String,
+    i64,
+);
 
-fn reason(row: &Row, column: i32) -> Result<Reason, BooksError> {
-    let name: String = row.get(column)?;
-    Reason::named(&name).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
-}
+impl TryFrom<StoredEntitlement> for Entitlement {
+    type Error = BooksError;
 
-async fn newest(c: &Connection, sql: &str) -> Result<i64, BooksError> {
-    first_row(c, sql, ()).await?.map_or(Ok(0), |row| row.get(0))
-}
-
-/// The newest version that is booked. While it is the same, every sum of usage is the same.
-pub async fn newest_version(c: &Connection) -> Result<i64, BooksError> {
-    newest(c, "SELECT coalesce(max(version_id), 0) FROM bookings").await
-}
-
-/// The newest decision in the history.
-pub async fn newest_change(c: &Connection) -> Result<i64, BooksError> {
-    newest(c, "SELECT coalesce(max(seq), 0) FROM entitlement_changes").await
-}
-
-/// The facts about the customers `ids` at `now`, without usage.
-pub async fn load_facts(
-    c: &Connection,
-    ids: &[String],
-    now: i64,
-) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let ids = json(&ids)?;
-    let mut found: BTreeMap<String, CustomerFacts> = BTreeMap::new();
-    let mut rows = c.query(include_str!("../customers/customer_facts.sql"), params![ids.clone(), now]).await?;
-    while let Some(row) = rows.next().await? {
-        let (status, plan, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        let period = match row.get::<Option<i64>>(4)? {
-            Some(start) => {
-                let days = PeriodDays::read(start, &row, 6)?;
-                Some(CurrentPeriod { start, end: row.get(5)?, days })
-            }
-            None => None,
-        };
-        found.insert(row.get(0)?, CustomerFacts { status, plan, subscription, period, ..CustomerFacts::default() });
+    fn try_from(stored: StoredEntitlement) -> Result<Self, BooksError> {
+        let StoredEntitlement(customer, meter, start, end, allowed, reason, used, included, limit, ..) = stored;
+        let StoredEntitlement(.., cost, meter_cost, budget, meter_budget, currency, as_of, freshness, decided) = stored;
+        Ok(Self {
+            customer,
+            meter,
+            period_start: instant(start),
+            period_end: instant(end),
+            allowed: allowed == 1,
+            reason: reason_named(&reason)?,
+            used: scaled(used),
+            included: scaled(included),
+            effective_limit: limit.map(scaled),
+            overage_cost_minor: cost,
+            meter_cost_minor: meter_cost,
+            budget_minor: budget,
+            meter_budget_minor: meter_budget,
+            currency,
+            as_of: as_of.map(instant),
+            freshness: Freshness::named(&freshness),
+            decided_at: instant(decided),
+        })
     }
-    let sql = "SELECT t.customer, t.starts_at, t.used, t.allowed_until, t.reason, t.ends_at FROM json_each(?1) j \
-               JOIN turn_periods t ON t.customer = j.value AND t.closed_at IS NULL AND t.ends_at > ?2 ORDER BY 1, 2";
-    let mut rows = c.query(sql, params![ids.clone(), now]).await?;
-    while let Some(row) = rows.next().await? {
-        let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        let (starts_at, used, allowed_until, reason) = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
-        facts.turn.push(TurnRow { starts_at, ends_at: row.get(5)?, used, allowed_until, reason });
-    }
-    let sql = "SELECT b.customer, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
-               JOIN overage_budgets b ON b.customer = j.value";
-    let mut rows = c.query(sql, params![ids.clone()]).await?;
-    while let Some(row) = rows.next().await? {
-        let Some(facts) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        facts.budgets.insert(row.get(1)?, OverageBudget { amount_minor: row.get(2)?, currency: row.get(3)? });
-    }
-    let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN entitlements e ON e.customer = j.value");
-    let mut rows = c.query(&sql, params![ids]).await?;
-    while let Some(row) = rows.next().await? {
-        let decided = entitlement(&row)?;
-        let Some(facts) = found.get_mut(&decided.customer) else { continue };
-        facts.decided.insert(decided.meter.clone(), decided);
-    }
-    Ok(found)
 }
 
-/// Adds the usage of the customers' current periods, for each of `meters`.
-pub async fn add_usage(
-    c: &Connection,
-    facts: &mut BTreeMap<String, CustomerFacts>,
-    customers: &[String],
-    meters: &[String],
-    now: i64,
-) -> Result<(), BooksError> {
-    if customers.is_empty() {
-        return Ok(());
+impl From<&Entitlement> for StoredEntitlement {
+    fn from(e: &Entitlement) -> Self {
+        Self(
+            e.customer.clone(),
+            e.meter.clone(),
+            e.period_start.as_second(),
+            e.period_end.as_second(),
+            i64::from(e.allowed),
+            e.reason.name().to_owned(),
+            cell(e.used),
+            cell(e.included),
+            e.effective_limit.map(cell),
+            e.overage_cost_minor,
+            e.meter_cost_minor,
+            e.budget_minor,
+            e.meter_budget_minor,
+            e.currency.clone(),
+            e.as_of.map(Timestamp::as_second),
+            e.freshness.name().to_owned(),
+            e.decided_at.as_second(),
+        )
     }
-    let mut rows = c.query(include_str!("period_usage.sql"), params![json(&customers)?, json(&meters)?, now]).await?;
-    while let Some(row) = rows.next().await? {
-        let Some(used) = row.get::<Option<String>>(2)? else { continue };
-        let Some(customer) = facts.get_mut(&row.get::<String>(0)?) else { continue };
-        customer.usage.insert(row.get(1)?, sum_of(&used)?);
-    }
-    Ok(())
 }
 
-const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
-    period_start = excluded.period_start, period_end = excluded.period_end, allowed = excluded.allowed, \
-    reason = excluded.reason, used = excluded.used, included = excluded.included, \
-    effective_limit = excluded.effective_limit, overage_cost_minor = excluded.overage_cost_minor, \
-    meter_cost_minor = excluded.meter_cost_minor, budget_minor = excluded.budget_minor, \
-    meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
-    freshness = excluded.freshness, decided_at = excluded.decided_at";
-
-/// Stores decisions. `changed` are those that go into the history too.
-pub async fn store(c: &Connection, decided: &[Entitlement], changed: &[&Entitlement]) -> Result<(), BooksError> {
-    let all: Vec<&Entitlement> = decided.iter().collect();
-    insert_rows(c, &format!("INSERT INTO entitlements ({COLUMNS})"), REPLACED, &all, |e| values(e)).await?;
-    insert_rows(c, &format!("INSERT INTO entitlement_changes ({COLUMNS})"), "", changed, |e| values(e)).await
-}
-
-/// The values of [`COLUMNS`].
-fn values(e: &Entitlement) -> [Value; 17] {
-    let text = |text: &str| Value::Text(text.to_owned());
-    let maybe = |n: Option<i64>| n.map_or(Value::Null, Value::Integer);
-    [
-        text(&e.customer),
-        text(&e.meter),
-        Value::Integer(e.period_start.as_second()),
-        Value::Integer(e.period_end.as_second()),
-        Value::Integer(i64::from(e.allowed)),
-        text(e.reason.name()),
-        Value::Integer(cell(e.used)),
-        Value::Integer(cell(e.included)),
-        maybe(e.effective_limit.map(cell)),
-        Value::Integer(e.overage_cost_minor),
-        Value::Integer(e.meter_cost_minor),
-        Value::Integer(e.budget_minor),
-        maybe(e.meter_budget_minor),
-        text(&e.currency),
-        maybe(e.as_of.map(Timestamp::as_second)),
-        text(e.freshness.name()),
-        Value::Integer(e.decided_at.as_second()),
-    ]
-}
-
-/// A decision about a meter that neither the configuration nor the customer's plan has any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct ObsoleteEntitlement<'a> {
-    pub customer: &'a str,
-    pub meter: &'a str,
-}
-
-/// Removes decisions; their history stays.
-pub async fn remove(c: &Connection, gone: &[ObsoleteEntitlement<'_>]) -> Result<(), BooksError> {
-    if gone.is_empty() {
-        return Ok(());
-    }
-    let sql = "DELETE FROM entitlements WHERE (customer, meter) IN \
-               (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
-    c.execute(sql, params![json(&gone)?]).await?;
-    Ok(())
-}
-
-/// Where the backend must stop to hand out TURN credentials.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct TurnLimit<'a> {
-    pub customer: &'a str,
-    /// First instant of the TURN period.
-    pub starts_at: i64,
-    /// None = nowhere.
-    pub allowed_until: Option<i64>,
-    pub reason: &'static str,
-}
-
-/// Writes the limits of open TURN periods.
-pub async fn store_turn_limits(c: &Connection, limits: &[TurnLimit<'_>]) -> Result<(), BooksError> {
-    if limits.is_empty() {
-        return Ok(());
-    }
-    let sql = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
-               FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
-               AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
-    c.execute(sql, params![json(&limits)?]).await?;
-    Ok(())
+fn reason_named(name: &str) -> Result<Reason, BooksError> {
+    Reason::named(name).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
 }
 
 /// As [`Database::usage_through`].
@@ -501,20 +320,6 @@ pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>
 }
 
 impl Database {
-    /// Ids of customers after `after`, in order, at most [`PAGE`].
-    pub async fn customers_after(&self, after: String) -> Result<Vec<String>, BooksError> {
-        self.with_connection(async move |c| {
-            let sql = "SELECT id FROM customers WHERE id > ?1 ORDER BY id LIMIT ?2";
-            let mut rows = c.query(sql, params![after, PAGE]).await?;
-            let mut found = vec![];
-            while let Some(row) = rows.next().await? {
-                found.push(row.get(0)?);
-            }
-            Ok(found)
-        })
-        .await
-    }
-
     /// Until when each payer's usage is booked: the end of the newest day with usage, or the time
     /// of delivery, if the day was not over then.
     pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
@@ -525,13 +330,21 @@ impl Database {
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
         self.with_connection(async move |c| {
             let sql = match customer {
-                Some(_) => format!("SELECT {COLUMNS} FROM entitlements WHERE customer = ?1 ORDER BY meter"),
-                None => format!("SELECT {COLUMNS} FROM entitlements WHERE ?1 IS NULL ORDER BY customer, meter"),
+                Some(_) => {
+                    format!(
+                        "SELECT json_array({COLUMNS}) FROM entitlements WHERE customer = ?1 ORDER BY customer, meter"
+                    )
+                }
+                None => {
+                    format!("SELECT json_array({COLUMNS}) FROM entitlements WHERE ?1 IS NULL ORDER BY customer, meter")
+                }
             };
             let mut rows = c.query(&sql, params![customer]).await?;
             let mut found = vec![];
             while let Some(row) = rows.next().await? {
-                found.push(entitlement(&row)?);
+                let row: String = row.get(0)?;
+                let wrong = |e: serde_json::Error| BooksError::Integrity(format!("entitlement {row}: {e}"));
+                found.push(serde_json::from_str::<StoredEntitlement>(&row).map_err(wrong)?.try_into()?);
             }
             Ok(found)
         })
@@ -555,7 +368,7 @@ impl Database {
                 found.push(PastDecision {
                     decided_at: instant(row.get(0)?),
                     allowed: row.get::<i64>(1)? == 1,
-                    reason: reason(&row, 2)?,
+                    reason: reason_named(&row.get::<String>(2)?)?,
                     effective_limit: row.get::<Option<i64>>(3)?.map(scaled),
                 });
             }

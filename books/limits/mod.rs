@@ -11,8 +11,9 @@
 //! version never change.
 
 pub mod budget;
+pub mod customer_facts;
+pub mod decisions;
 pub mod entitlement;
-pub mod grants;
 pub mod notification;
 pub mod overage_billing;
 pub mod plan;

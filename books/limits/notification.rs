@@ -76,6 +76,14 @@ impl NewNotification {
         format!("ntc_{hex}")
     }
 
+    /// As it is stored at `now`.
+    pub(super) fn row(&self, now: i64) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.id(), "customer": self.customer, "meter": self.meter, "kind": self.kind.name(),
+            "period_start": self.period_start, "percent": self.percent, "base": self.base, "body": self.body(now),
+        })
+    }
+
     /// Type, timestamp and data, as Standard Webhooks recommends.
     fn body(&self, now: i64) -> String {
         let kind = format!("meter.{}", self.kind.name());
@@ -142,25 +150,13 @@ async fn all(
     Ok(found)
 }
 
-/// Stores the notifications that were not stored before; returns how many.
-pub async fn record(c: &Connection, notifications: &[NewNotification], now: i64) -> Result<u64, BooksError> {
-    if notifications.is_empty() {
-        return Ok(0);
-    }
-    let row = |n: &NewNotification| {
-        serde_json::json!({
-            "id": n.id(), "customer": n.customer, "meter": n.meter, "kind": n.kind.name(),
-            "period_start": n.period_start, "percent": n.percent, "base": n.base, "body": n.body(now),
-        })
-    };
-    let rows: Vec<_> = notifications.iter().map(row).collect();
-    let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, \
-                                          created_at, give_up_at, next_at) \
-               SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', \
-                      value ->> 'period_start', value ->> 'percent', value ->> 'base', value ->> 'body', ?2, ?3, ?2 \
-               FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
-    c.execute(sql, params![json(&rows)?, now, now.saturating_add(GIVE_UP_AFTER)]).await
-}
+/// A statement that stores the notifications of a JSON array ([`NewNotification::row`]) that were
+/// not stored before.
+pub(super) const RECORD: &str = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, \
+                                                  created_at, give_up_at, next_at) \
+    SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', value ->> 'period_start', \
+           value ->> 'percent', value ->> 'base', value ->> 'body', ?2, ?3, ?2 \
+    FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
 
 /// How an attempt to deliver ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,16 +40,19 @@ pub struct PeriodDays {
 }
 
 impl PeriodDays {
-    /// Reads first day, last day, planned last day and month's days from column `at` on. The last
-    /// two are null until `roll_periods` has computed them.
+    /// The last two are none until `roll_periods` has computed them.
+    pub fn new(start: i64, first: Day, last: Day, planned_last: Option<Day>, month_days: Option<i64>) -> Self {
+        let month_days = month_days.unwrap_or_else(|| Stretch { first, last }.days());
+        Self { start, first, last, planned_last: planned_last.unwrap_or(last), month_days }
+    }
+
+    /// Reads first day, last day, planned last day and month's days from column `at` on.
     pub(crate) fn read(start: i64, row: &Row, at: i32) -> Result<Self, BooksError> {
         let day =
             |text: String| text.parse::<Day>().map_err(|e| BooksError::Integrity(format!("billing_periods: {e}")));
         let (first, last) = (day(row.get(at)?)?, day(row.get(at + 1)?)?);
-        let planned_last = row.get::<Option<String>>(at + 2)?.map(day).transpose()?.unwrap_or(last);
-        let all = Stretch { first, last }.days();
-        let month_days = row.get::<Option<i64>>(at + 3)?.unwrap_or(all);
-        Ok(Self { start, first, last, planned_last, month_days })
+        let planned_last = row.get::<Option<String>>(at + 2)?.map(day).transpose()?;
+        Ok(Self::new(start, first, last, planned_last, row.get(at + 3)?))
     }
 }
 

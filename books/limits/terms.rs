@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Deserialize;
+
 use crate::units::calendar::Day;
 
 const DAY: i64 = 86_400;
@@ -12,7 +14,7 @@ const DAY: i64 = 86_400;
 const ALL: &str = "";
 
 /// A plan, and from when on the customer has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PlanFrom {
     pub from: i64,
     pub plan: String,

@@ -7,8 +7,8 @@ use crate::store::connection::{Connection, params};
 use crate::limits::terms::{BudgetFrom, PlanFrom, TermsHistory};
 use crate::store::error::BooksError;
 
-/// The plans that customers had, without budgets; `ids` is a JSON array.
-pub async fn load_plans(c: &Connection, ids: &str) -> Result<BTreeMap<String, TermsHistory>, BooksError> {
+/// The plans and budgets that customers had; `ids` is a JSON array.
+pub async fn load(c: &Connection, ids: &str) -> Result<BTreeMap<String, TermsHistory>, BooksError> {
     let mut found: BTreeMap<String, TermsHistory> = BTreeMap::new();
     let sql = "SELECT p.customer, p.from_at, p.plan FROM json_each(?1) j JOIN customer_plans p ON p.customer = j.value \
                ORDER BY p.customer, p.from_at, p.seq";
@@ -16,12 +16,6 @@ pub async fn load_plans(c: &Connection, ids: &str) -> Result<BTreeMap<String, Te
     while let Some(row) = rows.next().await? {
         found.entry(row.get(0)?).or_default().plans.push(PlanFrom { from: row.get(1)?, plan: row.get(2)? });
     }
-    Ok(found)
-}
-
-/// The plans and budgets that customers had; `ids` is a JSON array.
-pub async fn load(c: &Connection, ids: &str) -> Result<BTreeMap<String, TermsHistory>, BooksError> {
-    let mut found = load_plans(c, ids).await?;
     let sql = "SELECT b.customer, b.set_at, b.meter, b.amount_minor, b.currency FROM json_each(?1) j \
                JOIN overage_budget_changes b ON b.customer = j.value ORDER BY b.customer, b.set_at, b.seq";
     let mut rows = c.query(sql, params![ids]).await?;

@@ -16,6 +16,27 @@ pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<String, BooksErro
     serde_json::to_string(value).map_err(|e| BooksError::Integrity(e.to_string()))
 }
 
+/// A parameter of [`json_parts`] has about so many bytes; a server takes no more than 5 MB.
+const PART_BYTES: usize = 1 << 20;
+
+/// Many rows as parameters for `json_each`; none for no rows.
+pub fn json_parts<T: serde::Serialize>(rows: impl IntoIterator<Item = T>) -> Result<Vec<String>, BooksError> {
+    let (mut parts, mut part) = (vec![], String::new());
+    for row in rows {
+        part.push(if part.is_empty() { '[' } else { ',' });
+        part += &json(&row)?;
+        if part.len() > PART_BYTES {
+            part.push(']');
+            parts.push(std::mem::take(&mut part));
+        }
+    }
+    if !part.is_empty() {
+        part.push(']');
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
 /// Rows in one statement of [`insert_rows`].
 const ROWS: usize = 100;
 
@@ -65,4 +86,20 @@ pub fn sum_of(text: &str) -> Result<Quantity, BooksError> {
     let parts = text.split_once(' ').and_then(|(units, rest)| Some((units.parse().ok()?, rest.parse().ok()?)));
     let (units, rest) = parts.ok_or_else(|| BooksError::Integrity(format!("`{text}` is no sum of usage")))?;
     Ok(Quantity::from_parts(units, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_have_every_row_once_and_are_smaller_than_a_server_takes() {
+        assert_eq!(json_parts(Vec::<i64>::new()).unwrap(), Vec::<String>::new());
+        let rows: Vec<String> = (0..4000).map(|i| format!("{i}{}", "\"".repeat(500))).collect();
+        let parts = json_parts(&rows).unwrap();
+        assert!(parts.len() > 2 && parts.iter().all(|part| part.len() < 2_000_000));
+        let read: Vec<String> =
+            parts.iter().flat_map(|part| serde_json::from_str::<Vec<String>>(part).unwrap()).collect();
+        assert_eq!(read, rows);
+    }
 }

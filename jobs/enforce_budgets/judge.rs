@@ -9,13 +9,13 @@ use super::decide::{CustomerCase, CustomerDecision, Grant, MeterCase, MeterDecis
 use crate::context::{Context, OnStale};
 use crate::job::Mode;
 use books::customers::billing_period;
-use books::limits::entitlement::{
-    CurrentPeriod, CustomerFacts, Entitlement, Freshness, PaymentStatus, TurnRow, storable,
-};
+use books::limits::customer_facts::{CurrentPeriod, CustomerFacts, TurnRow};
+use books::limits::entitlement::{self, Entitlement, Freshness, PaymentStatus, storable};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
 use books::store::error::BooksError;
+use books::store::rows;
 use books::units::calendar::instant;
 use books::units::money::Cost;
 use books::units::quantity::{Quantity, UNIT};
@@ -42,7 +42,11 @@ pub(super) struct RunInputs {
 
 impl RunInputs {
     pub(super) async fn load(context: &Context, now: Timestamp, mode: Mode) -> Result<Self, BooksError> {
-        let clock = context.books.clock().await?;
+        let shared = context
+            .books
+            .with_connection(async |c| tokio::try_join!(rows::clock(c), entitlement::usage_through(c), Plans::load(c)));
+        let (clock, through, plans) = shared.await?;
+        let clock = instant(clock);
         let latest = now.max(clock);
         let now = match mode {
             Mode::DryRun => now,
@@ -51,7 +55,6 @@ impl RunInputs {
             Mode::Write => now.min(clock),
         };
         let policy = &context.enforcement;
-        let through = context.books.usage_through().await?;
         let payers: BTreeSet<&str> = context.exports.values().map(|e| e.payer.as_str()).collect();
         // the oldest payer counts; one that has no booked usage is left out
         let as_of = payers.iter().filter_map(|p| through.get(*p).copied()).min();
@@ -62,7 +65,6 @@ impl RunInputs {
         };
         let without_bill = payers.iter().any(|p| !through.contains_key(*p));
         let blocks = policy.on_stale == OnStale::BlockOverage;
-        let plans = context.books.plans().await?;
         let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
         let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
         let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));

@@ -3,11 +3,12 @@
 //! Constant work: every run looks at every customer, whatever has changed, so the next run finds
 //! what one run missed. A change of usage, budget, plan or subscription is one code path.
 //!
-//! Customers are loaded page by page and judged by pure functions (`judge`, [`decide`]). Only
-//! those whose entitlements would change are loaded again under the write lock, judged again, and
-//! written with their history, their TURN limits and their notifications in one transaction. So a
-//! run in which nothing changed writes nothing, and concurrent runs, or the web backend beside a
-//! run, decide by what is true when they write.
+//! Customers are loaded page by page and judged by pure functions (`judge`, [`decide`]). The facts
+//! about those whose entitlements would change are read again under the write lock. Where they are
+//! the same, the judgement holds; the others are judged again. Entitlements are written with their
+//! history, their TURN limits and their notifications in one transaction. So a run in which
+//! nothing changed writes nothing, and concurrent runs, or the web backend beside a run, decide by
+//! what is true when they write.
 
 pub mod decide;
 mod judge;
@@ -24,17 +25,18 @@ use tokio::time::Instant;
 use self::judge::{Judgement, RunInputs, judge};
 use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
-use books::limits::entitlement::{
-    self, CustomerFacts, Entitlement, Freshness, ObsoleteEntitlement, PeriodUsage, TurnLimit,
-};
-use books::limits::grants;
-use books::limits::notification;
+use books::limits::customer_facts::{self, CustomerFacts};
+use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, TurnLimit};
+use books::limits::entitlement::{Entitlement, Freshness};
 use books::store::error::BooksError;
 use books::store::pace::Pace;
 use books::units::calendar::CLOCK_SKEW;
 
 /// Customers that are written in one transaction.
-const CHUNK: Pace = Pace::new(200, 2000);
+const CHUNK: Pace = Pace::new(400, 2000);
+/// Customers and meters of a page: with few meters 2,000 customers, and a server's answer has at
+/// most 10 MB.
+const PAGE: usize = 12_000;
 /// Changes that a stored report lists.
 const STORED_CHANGES: usize = 20;
 
@@ -145,16 +147,17 @@ struct Run<'a> {
     mode: Mode,
     inputs: Arc<RunInputs>,
     report: EnforceReport,
-    /// The last customer of the page before; empty at the start.
-    after: String,
+    /// The customers of the next page.
+    next: Vec<String>,
     pace: Pace,
 }
 
-/// A customer for whom something would be written, with the usage that was summed.
-#[derive(Clone, Debug)]
+/// A customer for whom something is to be written.
+#[derive(Debug)]
 struct Candidate {
     customer: String,
-    summed: PeriodUsage,
+    facts: CustomerFacts,
+    judgement: Judgement,
 }
 
 /// The facts about a page of customers.
@@ -162,6 +165,8 @@ struct Page {
     /// The newest booked version from before usage was summed.
     newest_version: i64,
     facts: BTreeMap<String, CustomerFacts>,
+    /// The customers of the page after it.
+    next: Vec<String>,
 }
 
 impl<'a> Run<'a> {
@@ -177,41 +182,37 @@ impl<'a> Run<'a> {
             on_stale: is_stale.then_some(context.enforcement.on_stale),
             ..EnforceReport::default()
         };
-        Ok(Self { context, mode, inputs, report, after: String::new(), pace: CHUNK })
+        let limit = page(&inputs);
+        let next = context.books.with_connection(async move |c| customer_facts::ids_after(c, "", limit).await).await?;
+        Ok(Self { context, mode, inputs, report, next, pace: CHUNK })
     }
 
     /// Decides for the next page of customers; false when there is none.
     async fn next_page(&mut self) -> Result<bool, BooksError> {
-        let books = &self.context.books;
-        let ids = books.customers_after(self.after.clone()).await?;
-        let Some(last) = ids.last() else { return Ok(false) };
-        self.after.clone_from(last);
-        let Page { newest_version, facts } = self.load(ids).await?;
-        let candidates = self.preview(facts);
-        if self.mode == Mode::DryRun {
-            return Ok(true);
-        }
-        let mut rest = candidates.as_slice();
-        while !rest.is_empty() {
+        let Some(last) = self.next.last().cloned() else { return Ok(false) };
+        let Page { newest_version, facts, next } = self.load(last).await?;
+        self.next = next;
+        let mut rest = self.preview(facts);
+        while self.mode == Mode::Write && !rest.is_empty() {
             let start = Instant::now();
-            let (some, inputs) = (self.pace.take(&mut rest).to_vec(), Arc::clone(&self.inputs));
+            let later = rest.split_off(self.pace.rows().min(rest.len()));
+            let (some, inputs) = (std::mem::replace(&mut rest, later), Arc::clone(&self.inputs));
             let rows = some.len();
-            let write = books.transaction(async move |c| write(c, &some, newest_version, &inputs).await);
-            self.report.notifications += write.await?;
+            let write = async move |c: &Connection| write(c, some, newest_version, &inputs).await;
+            self.report.notifications += self.context.books.transaction(write).await?;
             self.pace.learn(rows, start);
         }
         Ok(true)
     }
 
-    async fn load(&self, ids: Vec<String>) -> Result<Page, BooksError> {
-        let inputs = Arc::clone(&self.inputs);
+    async fn load(&mut self, last: String) -> Result<Page, BooksError> {
+        let (ids, inputs) = (std::mem::take(&mut self.next), Arc::clone(&self.inputs));
         let load = self.context.books.with_connection(async move |c| {
-            let now = inputs.now.as_second();
-            let newest_version = entitlement::newest_version(c).await?;
-            let mut facts = entitlement::load_facts(c, &ids, now).await?;
-            grants::load(c, &mut facts, now).await?;
-            entitlement::add_usage(c, &mut facts, &ids, &inputs.meters, now).await?;
-            Ok(Page { newest_version, facts })
+            let stored = customer_facts::read(c, &ids, &inputs.meters, inputs.now.as_second());
+            let next = customer_facts::ids_after(c, &last, page(&inputs));
+            let (stored, next) = tokio::try_join!(stored, next)?;
+            let facts = customer_facts::complete(c, stored.customers).await?;
+            Ok(Page { newest_version: stored.newest_version, facts, next })
         });
         load.await
     }
@@ -237,17 +238,16 @@ impl<'a> Run<'a> {
                 continue;
             }
             report.changed += 1;
-            for is in judgement.entitlements {
+            for is in &judgement.entitlements {
                 let was = facts.decided.get(&is.meter);
                 if was.is_some_and(|was| !is.decision_differs(was)) {
                     continue;
                 }
                 report.blocked += u64::from(!is.allowed && was.is_some_and(|was| was.allowed));
                 report.unblocked += u64::from(is.allowed && was.is_some_and(|was| !was.allowed));
-                report.changes.push(EntitlementChange { was: was.cloned(), is });
+                report.changes.push(EntitlementChange { was: was.cloned(), is: is.clone() });
             }
-            let summed = PeriodUsage { period: facts.period, usage: facts.usage };
-            candidates.push(Candidate { customer, summed });
+            candidates.push(Candidate { customer, facts, judgement });
         }
         candidates
     }
@@ -261,37 +261,48 @@ fn is_from_the_future(facts: &CustomerFacts, inputs: &RunInputs) -> bool {
     facts.decided.values().any(|e| is_after(e, inputs.now) && !is_after(e, inputs.latest))
 }
 
-/// Judges candidates again, under the write lock, and writes the changes. Returns how many
+/// Customers of a page.
+fn page(inputs: &RunInputs) -> u32 {
+    u32::try_from(PAGE / (inputs.meters.len() + 3)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Writes what is to change for candidates, by what is true under the write lock. Returns how many
 /// notifications were made.
 async fn write(
     c: &Connection,
-    candidates: &[Candidate],
+    candidates: Vec<Candidate>,
     newest_version: i64,
     inputs: &RunInputs,
 ) -> Result<u64, BooksError> {
     let now = inputs.now.as_second();
-    let facts = load_again(c, candidates, newest_version, inputs).await?;
+    let ids: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
+    let stored = customer_facts::read(c, &ids, &[], now).await?;
     // `change` must differ for every block of a meter. The time of the decision tells apart blocks
     // of different seconds, the place in the history those of one second. The place alone would
     // not do: books that were restored from a backup give out the same places again
-    let change = now * 4096 + (entitlement::newest_change(c).await? + 1).rem_euclid(4096);
-    let judgements: BTreeMap<&str, Judgement> = facts
-        .iter()
-        .filter_map(|(customer, facts)| Some((customer.as_str(), judge(customer, facts, inputs)?)))
-        .filter(|(customer, judgement)| facts.get(*customer).is_some_and(|f| !judgement.changes_nothing(f)))
-        .collect();
-    let before = |e: &Entitlement| facts.get(&e.customer).and_then(|f| f.decided.get(&e.meter));
-    let (mut rows, mut obsolete, mut limits, mut made) = (vec![], vec![], vec![], vec![]);
-    for (customer, judgement) in &judgements {
+    let change = now * 4096 + (stored.newest_change + 1).rem_euclid(4096);
+    let same_ledger = stored.newest_version == newest_version;
+    let stored: BTreeMap<String, String> = stored.customers.into_iter().map(|s| (s.id, s.facts)).collect();
+    let is_same = |known: &Candidate| same_ledger && stored.get(&known.customer) == Some(&known.facts.stored);
+    let (mut judged, moved): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_same);
+    if !moved.is_empty() {
+        judged.extend(judge_again(c, moved, inputs).await?);
+    }
+    let mut decisions = NewDecisions::default();
+    for Candidate { customer, facts, judgement } in &judged {
+        let before = |e: &Entitlement| facts.decided.get(&e.meter);
         let differs = |e: &&Entitlement| before(e).is_none_or(|was| !was.same_except_time(e));
-        rows.extend(judgement.entitlements.iter().filter(differs).cloned());
-        obsolete.extend(judgement.obsolete.iter().map(|meter| ObsoleteEntitlement { customer, meter }));
-        limits.extend(judgement.turn.iter().map(|limit| TurnLimit {
+        let is_new = |e: &&Entitlement| before(e).is_none_or(|was| e.decision_differs(was));
+        decisions.entitlements.extend(judgement.entitlements.iter().filter(differs));
+        decisions.changed.extend(judgement.entitlements.iter().filter(is_new));
+        decisions.obsolete.extend(judgement.obsolete.iter().map(|meter| ObsoleteEntitlement { customer, meter }));
+        decisions.turn_limits.extend(judgement.turn.iter().map(|limit| TurnLimit {
             customer,
             starts_at: limit.starts_at,
             allowed_until: limit.allowed_until,
             reason: limit.reason,
         }));
+        let made = &mut decisions.notifications;
         for e in &judgement.entitlements {
             made.extend(notifications::of_meter(before(e), e, &inputs.thresholds, change));
         }
@@ -299,36 +310,19 @@ async fn write(
             made.extend(notifications::of_budget(before(any), any, &inputs.thresholds));
         }
     }
-    let decisions: Vec<&Entitlement> =
-        rows.iter().filter(|e| before(e).is_none_or(|was| e.decision_differs(was))).collect();
-    entitlement::store(c, &rows, &decisions).await?;
-    entitlement::remove(c, &obsolete).await?;
-    entitlement::store_turn_limits(c, &limits).await?;
-    notification::record(c, &made, now).await
+    decisions.store(c, now).await
 }
 
-/// Loads the facts about candidates again. Sums of usage are expensive, so a sum is reused while
-/// its period is the same and no version was booked since.
-async fn load_again(
-    c: &Connection,
-    candidates: &[Candidate],
-    newest_version: i64,
-    inputs: &RunInputs,
-) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let now = inputs.now.as_second();
-    let customers: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
-    let mut loaded = entitlement::load_facts(c, &customers, now).await?;
-    grants::load(c, &mut loaded, now).await?;
-    let same_ledger = entitlement::newest_version(c).await? == newest_version;
-    let mut to_sum = vec![];
-    for Candidate { customer, summed } in candidates {
-        let Some(facts) = loaded.get_mut(customer) else { continue };
-        if same_ledger && facts.period == summed.period {
-            facts.usage.clone_from(&summed.usage);
-        } else {
-            to_sum.push(customer.clone());
+/// Judges customers about whom something changed, by what is stored now.
+async fn judge_again(c: &Connection, moved: Vec<Candidate>, inputs: &RunInputs) -> Result<Vec<Candidate>, BooksError> {
+    let ids: Vec<String> = moved.into_iter().map(|candidate| candidate.customer).collect();
+    let stored = customer_facts::read(c, &ids, &inputs.meters, inputs.now.as_second()).await?;
+    let mut judged = vec![];
+    for (customer, facts) in customer_facts::complete(c, stored.customers).await? {
+        let Some(judgement) = judge(&customer, &facts, inputs) else { continue };
+        if !judgement.changes_nothing(&facts) {
+            judged.push(Candidate { customer, facts, judgement });
         }
     }
-    entitlement::add_usage(c, &mut loaded, &to_sum, &inputs.meters, now).await?;
-    Ok(loaded)
+    Ok(judged)
 }

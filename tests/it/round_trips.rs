@@ -183,3 +183,50 @@ fn work_on_many_customers_makes_few_requests() {
     run("ingest --month 2026-01", 40, "");
     run("ingest --month 2026-01", 4, "");
 }
+
+/// 600 customers. Chunks are cut by time and have at least 400 customers, so a slow machine makes
+/// the most requests.
+#[test]
+fn limits_of_many_customers_are_few_requests() {
+    let place = Workspace::new();
+    let server = HranaServer::start(&place.path("meter.db"));
+    let url = server.url();
+    let run = |line: &str| place.run_with(line, &[("METER_DATABASE__URL", &url)]);
+    run("migrate").ends(0);
+    place.execute(
+        "INSERT INTO plan_meters VALUES ('core', 0, 'chime_minutes', 10000000000, '0.01', 'overage');
+         WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 600)
+         INSERT INTO customers (id) SELECT printf('customer-%03d', i) FROM n",
+    );
+    // a unit each, then another one: what is included is used up, then overspent
+    let used = || {
+        let entries = "SELECT id, 'chime_minutes', date('now'), 10000000000, 'usage' FROM customers";
+        testkit::usage::bookings("strftime('%Y-%m', 'now')", entries).iter().for_each(|sql| place.execute(sql));
+    };
+    server.faults().slow(Duration::from_millis(20));
+    server.fail_transactions_longer_than(Duration::from_secs(2));
+    let enforce = |what: &str, most: u64| {
+        let before = server.requests();
+        let ran = run("run enforce_budgets").ends(0);
+        let requests = server.requests() - before;
+        eprintln!("{what}: {requests} requests");
+        assert!(requests <= most, "{what}: {requests} requests\n{}", ran.out);
+        assert!(server.long_transactions().is_empty(), "{what}: {:?}", server.long_transactions());
+    };
+    let decided =
+        "SELECT allowed, used / 10000000000, count(*) FROM entitlements WHERE meter = 'chime_minutes' GROUP BY 1, 2";
+    used();
+    enforce("all new", 4 + 2 * 3);
+    assert_eq!(place.query(decided), ["0|1|600"]);
+    let kept = "SELECT count(*), count(DISTINCT customer || meter) FROM entitlement_changes";
+    assert_eq!(place.query(kept), place.query("SELECT count(*), count(*) FROM entitlements"));
+    assert_eq!(
+        place.query("SELECT kind, count(*) FROM notifications GROUP BY 1"),
+        ["blocked|600", "included_used|1800"]
+    );
+    enforce("nothing changed", 4);
+    used();
+    enforce("all changed", 4 + 2 * 3);
+    assert_eq!(place.query(decided), ["0|2|600"]);
+    assert_eq!(place.query("SELECT count(*) FROM notifications"), ["2400"], "nothing is reported twice");
+}

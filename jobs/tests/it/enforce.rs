@@ -7,6 +7,8 @@ use std::sync::Arc;
 use books::limits::budget::BudgetChange;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::plan::{Applied, Plan, PlanError, ReportMode, Terms};
+use books::store::connection::Connection;
+use books::store::database::Fence;
 use jiff::{SignedDuration, Timestamp};
 use jobs::context::{Context, EnforcementSettings, OnStale};
 use jobs::enforce_budgets::{EnforceBudgets, EnforceReport, enforce};
@@ -375,4 +377,48 @@ async fn runs_beside_each_other_make_each_decision_and_notification_once() {
     let (all, distinct) = changes[0].split_once(' ').unwrap();
     assert_eq!(all, distinct, "no decision is kept twice");
     world.enforce_at(today).await;
+}
+
+/// Facts that change after they were read and before the decision is written.
+#[tokio::test]
+async fn a_decision_follows_what_is_true_when_it_is_written() {
+    let one = |sql: &str| vec![sql.to_owned()];
+    let taken_back = testkit::usage::booking("ann", "chime_minutes", "'2026-10-28'", "-2500000000000");
+    for (changes, reason, used) in [
+        (one("SELECT 1"), Some(Reason::NoBudget), "300"),
+        (
+            one(
+                "INSERT INTO overage_budgets (customer, amount_minor, currency, set_by) VALUES ('ann', 999, 'USD', 'x')",
+            ),
+            Some(Reason::WithinBudget),
+            "300",
+        ),
+        (one("UPDATE customers SET status = 'canceled'"), Some(Reason::Canceled), "300"),
+        (one("UPDATE customers SET plan = 'platinum'"), Some(Reason::UnknownPlan), "300"),
+        (one("UPDATE turn_periods SET used = used + 500"), Some(Reason::NoBudget), "300"),
+        (taken_back.to_vec(), Some(Reason::WithinIncluded), "50"),
+        (one("DELETE FROM customers"), None, ""),
+    ] {
+        let world = BudgetFixture::with_ann(300.0).await;
+        let statements = changes.clone();
+        let beside: Fence = Arc::new(move |c: Connection| {
+            let statements = statements.clone();
+            Box::pin(async move {
+                for sql in statements {
+                    let mut rows = c.query(&sql, ()).await?;
+                    while rows.next().await?.is_some() {}
+                }
+                Ok(())
+            })
+        });
+        let context = Context { books: world.context.books.fenced(beside), ..world.context.clone() };
+        let report = enforce(&context, now(), Mode::Write).await.unwrap();
+        assert_eq!(report.changed, 1, "{changes:?}");
+        let decided = world.context.books.entitlements(Some("ann".into())).await.unwrap();
+        let chime = decided.iter().find(|e| e.meter == "chime_minutes");
+        assert_eq!(chime.map(|e| e.reason), reason, "{changes:?}");
+        assert_eq!(chime.map(|e| e.used.to_string()).unwrap_or_default(), used, "{changes:?}");
+        let again = enforce(&world.context, now(), Mode::Write).await.unwrap();
+        assert_eq!((again.changed, again.notifications), (0, 0), "{changes:?}");
+    }
 }

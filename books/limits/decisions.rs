@@ -1,0 +1,90 @@
+//! What a transaction of decisions writes: entitlements, history, TURN limits, notifications.
+
+use serde::Serialize;
+
+use crate::limits::entitlement::{COLUMNS, Entitlement, StoredEntitlement};
+use crate::limits::notification::{GIVE_UP_AFTER, NewNotification, RECORD};
+use crate::store::connection::{Connection, Value};
+use crate::store::error::BooksError;
+use crate::store::rows::json_parts;
+
+/// What one transaction writes.
+#[derive(Debug, Default)]
+pub struct NewDecisions<'a> {
+    /// Entitlements that differ from the stored ones.
+    pub entitlements: Vec<&'a Entitlement>,
+    /// Those of them that go into the history too.
+    pub changed: Vec<&'a Entitlement>,
+    pub obsolete: Vec<ObsoleteEntitlement<'a>>,
+    pub turn_limits: Vec<TurnLimit<'a>>,
+    /// Those that were stored before are not stored again.
+    pub notifications: Vec<NewNotification>,
+}
+
+/// A decision about a meter that neither the configuration nor the customer's plan has any more.
+/// Its history stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ObsoleteEntitlement<'a> {
+    pub customer: &'a str,
+    pub meter: &'a str,
+}
+
+/// Where the backend must stop to hand out TURN credentials in an open TURN period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TurnLimit<'a> {
+    pub customer: &'a str,
+    /// First instant of the TURN period.
+    pub starts_at: i64,
+    /// None = nowhere.
+    pub allowed_until: Option<i64>,
+    pub reason: &'static str,
+}
+
+const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
+    period_start = excluded.period_start, period_end = excluded.period_end, allowed = excluded.allowed, \
+    reason = excluded.reason, used = excluded.used, included = excluded.included, \
+    effective_limit = excluded.effective_limit, overage_cost_minor = excluded.overage_cost_minor, \
+    meter_cost_minor = excluded.meter_cost_minor, budget_minor = excluded.budget_minor, \
+    meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
+    freshness = excluded.freshness, decided_at = excluded.decided_at";
+const REMOVE: &str = "DELETE FROM entitlements WHERE (customer, meter) IN \
+    (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
+const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \
+    FROM json_each(?1) j WHERE customer = j.value ->> 'customer' \
+    AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
+
+impl NewDecisions<'_> {
+    /// Stores everything with one request, and returns the number of new notifications.
+    pub async fn store(&self, c: &Connection, now: i64) -> Result<u64, BooksError> {
+        let columns: Vec<String> = (0..COLUMNS.split(',').count()).map(|i| format!("value ->> {i}")).collect();
+        let columns = columns.join(", ");
+        let replace =
+            format!("INSERT INTO entitlements ({COLUMNS}) SELECT {columns} FROM json_each(?1) WHERE true {REPLACED}");
+        // the rows are there already
+        let keep = format!(
+            "INSERT INTO entitlement_changes ({COLUMNS}) SELECT {COLUMNS} FROM json_each(?1) j CROSS JOIN entitlements \
+             ON customer = j.value ->> 0 AND meter = j.value ->> 1"
+        );
+        let rows = json_parts(self.entitlements.iter().map(|e| StoredEntitlement::from(*e)))?;
+        let keys = json_parts(self.changed.iter().map(|e| (&e.customer, &e.meter)))?;
+        let obsolete = json_parts(&self.obsolete)?;
+        let limits = json_parts(&self.turn_limits)?;
+        let mut statements: Vec<(&str, Vec<Value>)> = vec![];
+        for (sql, parts) in [(replace.as_str(), rows), (&keep, keys), (REMOVE, obsolete), (LIMIT, limits)] {
+            statements.extend(parts.into_iter().map(|part| (sql, vec![Value::Text(part)])));
+        }
+        let before = statements.len();
+        for part in json_parts(self.notifications.iter().map(|n| n.row(now)))? {
+            let give_up_at = now.saturating_add(GIVE_UP_AFTER);
+            statements.push((RECORD, vec![Value::Text(part), Value::Integer(now), Value::Integer(give_up_at)]));
+            statements.push(("SELECT changes()", vec![]));
+        }
+        let mut made = 0;
+        for mut counts in c.batch(statements).await?.into_iter().skip(before) {
+            while let Some(row) = counts.next().await? {
+                made += row.get::<u64>(0)?;
+            }
+        }
+        Ok(made)
+    }
+}
