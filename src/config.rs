@@ -31,9 +31,13 @@ use self::raw::{Raw, SecretKey, Step};
 pub use self::secret::Secret;
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
+const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
+pub(crate) const COPY_TOKEN_VARIABLE: &str = "METER_DATABASE__COPY_TOKEN";
+
 /// Secrets come from the environment only.
-const SECRETS: [SecretKey; 4] = [
-    ("database", "token", "METER_DATABASE__TOKEN"),
+const SECRETS: [SecretKey; 5] = [
+    ("database", "token", TOKEN_VARIABLE),
+    ("database", "copy_token", COPY_TOKEN_VARIABLE),
     ("notifications", "secret", enforce::SECRET_VARIABLE),
     ("stripe", "key", stripe::KEY_VARIABLE),
     ("http", "token", http::TOKEN_VARIABLE),
@@ -79,6 +83,9 @@ pub struct DatabaseConfig {
     /// Access token of a remote database; from the environment only.
     #[serde(skip)]
     pub token: Secret,
+    /// Access token of the database that `meter copy` makes; from the environment only.
+    #[serde(skip)]
+    pub copy_token: Secret,
 }
 
 /// An export of bills.
@@ -252,7 +259,7 @@ impl Default for Config {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: "meter.db".into(), token: Secret::default() }
+        Self { url: "meter.db".into(), token: Secret::default(), copy_token: Secret::default() }
     }
 }
 
@@ -279,9 +286,10 @@ impl Config {
     /// Reads `file` (or `meter.toml`, if it exists) and `variables`, which override it.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
+        let (mut raw, [token, copy_token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
         let mut config: Self = raw.extract(&mut faults);
         config.database.token = Secret::new(token);
+        config.database.copy_token = Secret::new(copy_token);
         config.notifications.secret = Secret::new(secret);
         config.stripe.key = Secret::new(key);
         config.http.token = Secret::new(acting);
@@ -321,8 +329,8 @@ impl Config {
                 fault("location", why);
             }
         }
-        if let Some(why) = database_fault(&self.database.url) {
-            faults.push(raw.place(&[key("database"), key("url")], why));
+        if let Some(why) = database_fault(&self.database.url, TOKEN_VARIABLE) {
+            faults.push(raw.place(&[key("database"), key("url")], &why));
         }
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
         let stripe = self.stripe.faults(&billable);
@@ -444,20 +452,21 @@ impl Config {
     }
 }
 
-/// Why a text is no place for the books. The text itself is not repeated: it may have a token in
-/// it.
-fn database_fault(url: &str) -> Option<&'static str> {
+/// Why a text is no place for the books, whose token is in `variable`. The text itself is not
+/// repeated: it may have a token in it.
+pub(crate) fn database_fault(url: &str, variable: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
-    match scheme {
-        "file" if rest.is_empty() || rest.starts_with(":memory:") => Some("it names no file; the books would be lost"),
-        "file" => None,
+    let why = match scheme {
+        "file" if rest.is_empty() || rest.starts_with(":memory:") => "it names no file; the books would be lost",
+        "file" => return None,
         "libsql" | "https" | "http" if rest.contains(['?', '@', '#']) => {
-            Some("it must be scheme://host only; a token goes into METER_DATABASE__TOKEN")
+            return Some(format!("it must be scheme://host only; a token goes into {variable}"));
         }
-        "libsql" | "https" | "http" if rest.is_empty() => Some("it names no host"),
-        "libsql" | "https" | "http" => None,
-        _ => Some("it is neither a path nor libsql://, https:// or http://"),
-    }
+        "libsql" | "https" | "http" if rest.is_empty() => "it names no host",
+        "libsql" | "https" | "http" => return None,
+        _ => "it is neither a path nor libsql://, https:// or http://",
+    };
+    Some(why.to_owned())
 }
 
 /// Where an export lies.

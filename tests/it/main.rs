@@ -15,6 +15,7 @@ mod commands;
 mod conformance;
 mod conservation;
 mod contract;
+mod copy;
 mod disk;
 mod entitlements;
 mod faults;
