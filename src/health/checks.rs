@@ -44,12 +44,13 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 24] = [
+pub const ALERTS: [(&str, Severity); 25] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
     ("MeterBooksNotVerified", Severity::Warning),
     ("MeterBooksViolated", Severity::Critical),
+    ("MeterDatabaseBlocked", Severity::Critical),
     ("MeterDatabaseNearlyFull", Severity::Critical),
     ("MeterDeadJobs", Severity::Warning),
     ("MeterDown", Severity::Critical),
@@ -70,6 +71,19 @@ pub const ALERTS: [(&str, Severity); 24] = [
     ("MeterUsageStale", Severity::Warning),
     ("MeterVersionOnHold", Severity::Warning),
 ];
+
+/// The finding of a worker whose database refuses all statements, as its heartbeat sees it. No
+/// overview can be read then.
+pub(crate) fn blocked() -> Finding {
+    Finding {
+        severity: Severity::Critical,
+        alert: "MeterDatabaseBlocked",
+        what: "the remote database refuses all statements: the quota of its plan is used up, or it was blocked by hand"
+            .into(),
+        act: "allow overages or take a larger plan at the database's provider; work then goes on within two minutes"
+            .into(),
+    }
+}
 
 /// Runs all checks on an overview. Pure.
 pub(super) fn run(s: &Overview) -> Vec<Finding> {

@@ -31,6 +31,7 @@ mod oracle;
 mod payloads;
 mod plans;
 mod prometheus;
+mod quota;
 mod restore;
 mod round_trips;
 mod s3;
