@@ -13,6 +13,9 @@ use serde::de::DeserializeOwned;
 
 use crate::context::Context;
 
+/// A database whose quota is used up is not asked again before.
+const QUOTA_WAIT: Duration = Duration::from_secs(60);
+
 /// How a job ends when it does not end with a report.
 #[derive(Debug)]
 pub enum Failure {
@@ -42,7 +45,12 @@ impl Failure {
 
 impl From<books::BooksError> for Failure {
     fn from(error: books::BooksError) -> Self {
-        if error.is_retryable() { Self::Retry(error.into()) } else { Self::GiveUp(error.into()) }
+        match error {
+            // a person has to act, but not on the job
+            books::BooksError::Quota(_) => Self::RetryAfter(QUOTA_WAIT, error.into()),
+            error if error.is_retryable() => Self::Retry(error.into()),
+            error => Self::GiveUp(error.into()),
+        }
     }
 }
 
@@ -106,4 +114,19 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     }
 
     fn run(self, context: &Context, now: Timestamp) -> impl Future<Output = Result<Self::Report, Failure>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use books::BooksError;
+
+    #[test]
+    fn a_job_is_not_given_up_because_the_database_is_blocked() {
+        let failed = |error: BooksError| Failure::from(error);
+        let blocked = failed(BooksError::Quota("reads".into()));
+        assert!(matches!(blocked, Failure::RetryAfter(wait, _) if wait == QUOTA_WAIT), "{blocked:?}");
+        assert!(matches!(failed(BooksError::Full), Failure::Retry(_)));
+        assert!(matches!(failed(BooksError::ReadOnly), Failure::GiveUp(_)));
+    }
 }

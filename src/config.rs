@@ -24,6 +24,7 @@ use jobs::context::{HoldPolicy, ReadLimits};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::database::{COPY_TOKEN_VARIABLE, database_fault};
 pub use self::database::{DatabaseConfig, RowsQuota};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
@@ -34,8 +35,9 @@ pub use self::secret::Secret;
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
 /// Secrets come from the environment only.
-const SECRETS: [SecretKey; 4] = [
-    ("database", "token", "METER_DATABASE__TOKEN"),
+const SECRETS: [SecretKey; 5] = [
+    ("database", "token", database::TOKEN_VARIABLE),
+    ("database", "copy_token", database::COPY_TOKEN_VARIABLE),
     ("notifications", "secret", enforce::SECRET_VARIABLE),
     ("stripe", "key", stripe::KEY_VARIABLE),
     ("http", "token", http::TOKEN_VARIABLE),
@@ -264,9 +266,10 @@ impl Config {
     /// Reads `file` (or `meter.toml`, if it exists) and `variables`, which override it.
     pub fn load(file: Option<&Path>, variables: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let mut faults = vec![];
-        let (mut raw, [token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
+        let (mut raw, [token, copy_token, secret, key, acting]) = Raw::read(file, variables, SECRETS, &mut faults)?;
         let mut config: Self = raw.extract(&mut faults);
         config.database.token = Secret::new(token);
+        config.database.copy_token = Secret::new(copy_token);
         config.notifications.secret = Secret::new(secret);
         config.stripe.key = Secret::new(key);
         config.http.token = Secret::new(acting);

@@ -275,7 +275,7 @@ impl Row {
 }
 
 /// Bytes of a value in a request, about.
-fn size(value: &Value) -> usize {
+pub(super) fn size(value: &Value) -> usize {
     match value {
         Value::Null | Value::Integer(_) | Value::Real(_) => 32,
         Value::Text(text) => 32 + text.len(),

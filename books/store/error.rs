@@ -24,6 +24,12 @@ pub enum BooksError {
     Newer { found: i64, known: i64 },
     #[error("the database has schema version {found}, this meter needs {known}; migrate it first")]
     NotMigrated { found: i64, known: i64 },
+    /// Name of the mark that `meter copy` leaves until its end.
+    #[error(
+        "the database is an {0}: `meter copy` still runs or was stopped, and nothing may use it. If it was stopped, \
+         delete this database and copy again, into an empty one; what was copied from is unchanged"
+    )]
+    UnfinishedCopy(String),
     /// Another worker applied a version of this bill since the books were compared with it.
     #[error("another worker changed this bill's books in the meantime; run again")]
     Raced,
@@ -59,7 +65,8 @@ pub enum BooksError {
     )]
     Quota(String),
     #[error(
-        "the remote database refuses access ({0}); check METER_DATABASE__TOKEN (expired? permissions?) and database.url"
+        "the remote database refuses access ({0}); check the token (expired? permissions?) and the address: \
+         METER_DATABASE__TOKEN and database.url, or METER_DATABASE__COPY_TOKEN and --to of `meter copy`"
     )]
     Unauthorized(String),
     #[error("a statement or its answer is too large for the remote database ({0})")]

@@ -14,6 +14,9 @@ use crate::store::connection::{Value, statements};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 
+/// A version that no change has: it marks a copy that is not finished.
+pub(super) const UNFINISHED: i64 = 0;
+
 /// One change of the schema.
 #[derive(Debug)]
 struct Migration {
@@ -117,6 +120,9 @@ impl Database {
             read => read?,
         };
         for (i, (version, name, sum)) in rows.iter().enumerate() {
+            if *version == UNFINISHED {
+                return Err(BooksError::UnfinishedCopy(name.clone()));
+            }
             if *version > newest() {
                 return Err(BooksError::Newer { found: *version, known: newest() });
             }

@@ -36,6 +36,10 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
         Action::Show => {
             print::out(&format!("# database.token = {:?} (METER_DATABASE__TOKEN)", config.database.token));
             print::out(&format!(
+                "# database.copy_token = {:?} (METER_DATABASE__COPY_TOKEN)",
+                config.database.copy_token
+            ));
+            print::out(&format!(
                 "# notifications.secret = {:?} (METER_NOTIFICATIONS__SECRET)",
                 config.notifications.secret
             ));

@@ -5,6 +5,7 @@ mod backfill;
 mod backup;
 mod budget;
 mod check_config;
+mod copy;
 mod customer;
 mod discover;
 mod doctor;
@@ -117,6 +118,9 @@ enum Command {
     Verify(verify::Args),
     /// Copy the books into a new file while workers run
     Backup(backup::Args),
+    /// Copy the books into another, empty database, from a file to a server or back: whole, and
+    /// compared row by row, while nothing writes
+    Copy(copy::Args),
     /// Bring books that were restored from a backup back to billing
     #[command(subcommand)]
     Restore(restore::Action),
@@ -185,6 +189,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,
             Command::Backup(args) => backup::run(args, &config, now).await,
+            Command::Copy(args) => copy::run(args, &config, now).await,
             Command::Restore(action) => restore::run(action, &config, now).await,
             Command::Work(args) => work::run(args, &config, now).await,
             Command::Enqueue(args) => enqueue::run(args, &config).await,

@@ -1,6 +1,7 @@
 //! Progress bars, on a terminal only.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,17 +21,33 @@ pub(super) async fn reading<T>(title: &str, progress: &Progress, work: impl Futu
     if !std::io::stderr().is_terminal() {
         return work.await;
     }
+    let read = || {
+        let bytes = progress.get();
+        (bytes.done, bytes.total)
+    };
+    shown(title, "{msg} {bar:40} {bytes} of {total_bytes} {elapsed}", read, work).await
+}
+
+/// Awaits `work` while a bar shows how many rows of `total` are done.
+pub(super) async fn rows<T>(title: &str, done: &AtomicU64, total: u64, work: impl Future<Output = T>) -> T {
+    if !std::io::stderr().is_terminal() {
+        return work.await;
+    }
+    shown(title, "{msg} {bar:40} {percent} % {elapsed}", || (done.load(Relaxed), total), work).await
+}
+
+async fn shown<T>(title: &str, form: &str, read: impl Fn() -> (u64, u64), work: impl Future<Output = T>) -> T {
     let bar = ProgressBar::new(0).with_message(title.to_owned());
-    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes} of {total_bytes} {elapsed}");
+    let style = ProgressStyle::with_template(form);
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let mut work = std::pin::pin!(work);
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
             () = tokio::time::sleep(Duration::from_millis(100)) => {
-                let bytes = progress.get();
-                bar.set_length(bytes.total);
-                bar.set_position(bytes.done);
+                let (done, total) = read();
+                bar.set_length(total);
+                bar.set_position(done);
             }
         }
     };

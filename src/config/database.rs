@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::raw::Step;
 use super::secret::Secret;
 
+/// The variable with the token of the books' database.
+pub(super) const TOKEN_VARIABLE: &str = "METER_DATABASE__TOKEN";
+/// The variable with the token of the database that `meter copy` makes.
+pub(crate) const COPY_TOKEN_VARIABLE: &str = "METER_DATABASE__COPY_TOKEN";
+
 /// Where the books are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,6 +19,9 @@ pub struct DatabaseConfig {
     /// Access token of a remote database; from the environment only.
     #[serde(skip)]
     pub token: Secret,
+    /// Access token of the database that `meter copy` makes; from the environment only.
+    #[serde(skip)]
+    pub copy_token: Secret,
     pub rows_quota: RowsQuota,
 }
 
@@ -29,7 +37,12 @@ pub struct RowsQuota {
 
 impl Default for DatabaseConfig {
     fn default() -> Self {
-        Self { url: "meter.db".into(), token: Secret::default(), rows_quota: RowsQuota::default() }
+        Self {
+            url: "meter.db".into(),
+            token: Secret::default(),
+            copy_token: Secret::default(),
+            rows_quota: RowsQuota::default(),
+        }
     }
 }
 
@@ -37,7 +50,8 @@ impl DatabaseConfig {
     /// What is wrong, and where.
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
         let path = |names: &[&str]| ["database"].iter().chain(names).map(|name| Step::Key((*name).into())).collect();
-        let mut faults: Vec<_> = url_fault(&self.url).map(|why| (path(&["url"]), why.to_owned())).into_iter().collect();
+        let mut faults: Vec<_> =
+            database_fault(&self.url, TOKEN_VARIABLE).map(|why| (path(&["url"]), why)).into_iter().collect();
         for (name, quota) in [("read", self.rows_quota.read), ("written", self.rows_quota.written)] {
             if quota == Some(0) {
                 let why = "a plan includes some rows: write its number, or leave the key out".to_owned();
@@ -48,18 +62,19 @@ impl DatabaseConfig {
     }
 }
 
-/// Why a text is no place for the books. The text itself is not repeated: it may have a token in
-/// it.
-fn url_fault(url: &str) -> Option<&'static str> {
+/// Why a text is no place for the books, whose token is in `variable`. The text itself is not
+/// repeated: it may have a token in it.
+pub(crate) fn database_fault(url: &str, variable: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
-    match scheme {
-        "file" if rest.is_empty() || rest.starts_with(":memory:") => Some("it names no file; the books would be lost"),
-        "file" => None,
+    let why = match scheme {
+        "file" if rest.is_empty() || rest.starts_with(":memory:") => "it names no file; the books would be lost",
+        "file" => return None,
         "libsql" | "https" | "http" if rest.contains(['?', '@', '#']) => {
-            Some("it must be scheme://host only; a token goes into METER_DATABASE__TOKEN")
+            return Some(format!("it must be scheme://host only; a token goes into {variable}"));
         }
-        "libsql" | "https" | "http" if rest.is_empty() => Some("it names no host"),
-        "libsql" | "https" | "http" => None,
-        _ => Some("it is neither a path nor libsql://, https:// or http://"),
-    }
+        "libsql" | "https" | "http" if rest.is_empty() => "it names no host",
+        "libsql" | "https" | "http" => return None,
+        _ => "it is neither a path nor libsql://, https:// or http://",
+    };
+    Some(why.to_owned())
 }

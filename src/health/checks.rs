@@ -50,6 +50,7 @@ pub const ALERTS: [(&str, Severity); 25] = [
     ("MeterBillingOnHold", Severity::Critical),
     ("MeterBooksNotVerified", Severity::Warning),
     ("MeterBooksViolated", Severity::Critical),
+    ("MeterDatabaseBlocked", Severity::Critical),
     ("MeterDatabaseNearlyFull", Severity::Critical),
     ("MeterDatabaseQuota", Severity::Warning),
     ("MeterDeadJobs", Severity::Warning),
@@ -71,6 +72,19 @@ pub const ALERTS: [(&str, Severity); 25] = [
     ("MeterUsageStale", Severity::Warning),
     ("MeterVersionOnHold", Severity::Warning),
 ];
+
+/// The finding of a worker whose database refuses all statements, as its heartbeat sees it. No
+/// overview can be read then.
+pub(crate) fn blocked() -> Finding {
+    Finding {
+        severity: Severity::Critical,
+        alert: "MeterDatabaseBlocked",
+        what: "the remote database refuses all statements: the quota of its plan is used up, or it was blocked by hand"
+            .into(),
+        act: "allow overages or take a larger plan at the database's provider; work then goes on within two minutes"
+            .into(),
+    }
+}
 
 /// Runs all checks on an overview. Pure.
 pub(super) fn run(s: &Overview) -> Vec<Finding> {

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use books::Database;
 use books::audit::checks::last_audit;
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, books_stats, customer_stats};
 use books::store::connection::Connection;
 use books::store::row_counts::month_rows;
 use books::store::settings;
+use books::{BooksError, Database};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, OnceCell};
 
@@ -37,6 +37,8 @@ const REMOTE_FACTOR: u32 = 20;
 const IDLE: Duration = Duration::from_secs(300);
 /// The shortest pause after a failure.
 const AGAIN: Duration = Duration::from_secs(30);
+/// The shortest pause after the database has refused everything.
+const BLOCKED: Duration = Duration::from_secs(60);
 /// A remote database has this long to answer.
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -182,7 +184,8 @@ impl StatsCollector {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!("the books' figures cannot be read, trying until it works: {error:#}");
                     }
-                    self.least().max(AGAIN)
+                    let blocked = matches!(error.downcast_ref(), Some(BooksError::Quota(_)));
+                    self.least().max(if blocked { BLOCKED } else { AGAIN })
                 }
             };
             tokio::time::sleep(pause).await;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use super::readiness::READY_WAIT;
 use super::server::Shared;
+use crate::health;
 use crate::tls::client_config;
 use crate::worker::Phase;
 
@@ -19,7 +20,15 @@ const SCHEDULE_LATE: i64 = 120;
 /// Whether this worker can work, and what prevents it.
 pub(super) async fn ready(State(server): Shared) -> Response {
     let mut lines = vec![];
-    let database = tokio::time::timeout(READY_WAIT, server.readiness.schema_version()).await;
+    let database = async {
+        if server.metrics.is_database_blocked() {
+            // a database that refuses everything is asked by the heartbeat alone
+            let finding = health::blocked();
+            bail!("{}; {}", finding.what, finding.act);
+        }
+        server.readiness.schema_version().await
+    };
+    let database = tokio::time::timeout(READY_WAIT, database).await;
     let known = books::newest_schema_version();
     lines.push(match database {
         Ok(Ok(found)) if found == known => {

@@ -155,11 +155,12 @@ async fn metrics(State(server): Shared) -> Response {
 }
 
 /// Documents that the runbook links to.
-const DOCUMENTS: [(&str, &str); 4] = [
+const DOCUMENTS: [(&str, &str); 5] = [
     ("configuration", include_str!("../../docs/configuration.md")),
     ("enforcement", include_str!("../../docs/enforcement.md")),
     ("metrics", include_str!("../../docs/metrics.md")),
     ("stripe", include_str!("../../docs/stripe.md")),
+    ("turso", include_str!("../../docs/turso.md")),
 ];
 
 async fn document(Path(name): Path<String>) -> Page {

@@ -1,6 +1,7 @@
 //! The status page, the jobs, and the actions on them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -14,7 +15,7 @@ use super::guard::{TokenForm, check_token};
 use super::page::{Page, unavailable};
 use super::server::{Running, Server, Shared};
 use crate::format::{cost_of, report_summary};
-use crate::health::Overview;
+use crate::health::{self, Overview};
 use crate::queue::{JobFilter, JobRow, JobState};
 use crate::ui::{self, JobList, JobsFilter, RUNS, RunRow, StatusView};
 use crate::worker::Kinds;
@@ -66,10 +67,18 @@ pub(super) struct StatusQuery {
 }
 
 pub(super) async fn status(State(server): Shared, Query(query): Query<StatusQuery>) -> Page {
-    let Some(overview) = server.collector.last() else {
+    let blocked = server.metrics.is_database_blocked().then(health::blocked);
+    let Some(mut overview) = server.collector.last() else {
+        if let Some(finding) = blocked {
+            let why = format!("There are no figures: {}. {}.", finding.what, finding.act);
+            return Page(StatusCode::SERVICE_UNAVAILABLE, ui::refused(&why));
+        }
         let why = "The figures are being read for the first time. Reload in a moment.";
         return Page(StatusCode::SERVICE_UNAVAILABLE, ui::refused(why));
     };
+    if let Some(finding) = blocked {
+        Arc::make_mut(&mut overview).findings.insert(0, finding);
+    }
     // without the database the page still shows the last figures
     let rows = newest(&server, &overview).await;
     let no_runs = rows.as_ref().err().map(|error| format!("{error:#}"));

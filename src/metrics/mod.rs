@@ -62,6 +62,7 @@ struct Counters {
     database_rows_read: IntCounter,
     database_rows_written: IntCounter,
     database_bytes: IntCounterVec,
+    database_blocked: IntGauge,
     last_check: IntGauge,
     snapshot_failures: IntCounter,
     catching_up: Mutex<()>,
@@ -136,6 +137,10 @@ impl Metrics {
             "meter_scheduler_last_check_timestamp_seconds",
             "When this process last checked the schedule; 0: it leaves the schedule to other workers.",
         )?;
+        let database_blocked = IntGauge::new(
+            "meter_database_blocked",
+            "1: the remote database refuses all statements, because the quota of its plan is used up or by hand.",
+        )?;
         let counters = Counters {
             runs,
             run_duration,
@@ -188,6 +193,7 @@ impl Metrics {
                 "direction",
                 &["sent", "received"],
             )?,
+            database_blocked: r.keep("gauge", database_blocked)?,
             last_check: r.keep("gauge", last_check)?,
             snapshot_failures: r.counter("meter_snapshot_failures_total", "Snapshots of the books that failed.")?,
             catching_up: Mutex::default(),
@@ -226,6 +232,15 @@ impl Metrics {
     /// When this process last checked the schedule, in seconds since 1970; 0 = never.
     pub(crate) fn last_check(&self) -> i64 {
         self.0.last_check.get()
+    }
+
+    /// Records whether the database refuses everything, as the heartbeat of this process sees it.
+    pub(crate) fn database_blocked(&self, blocked: bool) {
+        self.0.database_blocked.set(i64::from(blocked));
+    }
+
+    pub(crate) fn is_database_blocked(&self) -> bool {
+        self.0.database_blocked.get() != 0
     }
 
     pub(crate) fn snapshot_failed(&self) {

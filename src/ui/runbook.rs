@@ -46,7 +46,7 @@ fn served(link: &str) -> Option<String> {
 }
 
 /// Pages of the documents that are served.
-const SERVED: [&str; 5] = ["configuration", "enforcement", "metrics", "operations", "stripe"];
+const SERVED: [&str; 6] = ["configuration", "enforcement", "metrics", "operations", "stripe", "turso"];
 
 /// The parts of the page.
 #[derive(Default)]

@@ -77,7 +77,7 @@ impl Dispatcher {
                 match self.recover_claims().await {
                     // the outage ends when the next step succeeds
                     Ok(()) => self.unsure = false,
-                    Err(error) => tokio::time::sleep(outage.note("reach the queue", &error)).await,
+                    Err(error) => self.pause(outage.note("reach the queue", &error)).await,
                 }
                 continue;
             }
@@ -89,9 +89,20 @@ impl Dispatcher {
                     if refuses_the_row(&error) && !self.finished.is_empty() {
                         self.write_one_by_one().await;
                     }
-                    tokio::time::sleep(wait).await;
+                    self.pause(wait).await;
                 }
             }
+        }
+    }
+
+    /// Waits between two tries; not for long once the worker is stopping.
+    async fn pause(&mut self, wait: Duration) {
+        if self.shared.stopping() {
+            return tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = self.phase.changed() => {}
         }
     }
 
@@ -186,7 +197,7 @@ impl Dispatcher {
                 }
                 Err(error) => {
                     let wait = outage.note("read the queue", &error);
-                    tokio::time::sleep(wait).await;
+                    self.pause(wait).await;
                 }
             },
         }

@@ -22,8 +22,16 @@ pub(super) async fn run(shared: Shared) {
         };
         let wait = match renewed.await {
             Ok(()) => {
+                shared.metrics.database_blocked(false);
                 outage.ended("renew leases");
                 length / 4
+            }
+            Err(error @ BooksError::Quota(_)) => {
+                if !shared.metrics.is_database_blocked() {
+                    tracing::error!(%error, "nothing can be done until somebody acts, trying once a minute: {error}");
+                }
+                shared.metrics.database_blocked(true);
+                outage.note("renew leases", &error)
             }
             Err(error) => outage.note("renew leases", &error).min(length / 8),
         };

@@ -9,6 +9,10 @@ use books::BooksError;
 const OUTAGE_WAITS: [Duration; 4] =
     [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400), Duration::from_secs(1)];
 
+/// Waits while the database refuses everything, which only a person can end.
+const QUOTA_WAITS: [Duration; 4] =
+    [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(30), Duration::from_secs(60)];
+
 /// Logs the beginning and the end of an outage, once each.
 #[derive(Debug, Default)]
 pub(super) struct OutageLog {
@@ -19,11 +23,16 @@ pub(super) struct OutageLog {
 impl OutageLog {
     /// Notes a failure; returns how long to wait before the next try.
     pub(super) fn note(&mut self, what: &str, error: &BooksError) -> Duration {
+        let blocked = matches!(error, BooksError::Quota(_));
         if self.since.is_none() {
             self.since = Some(Instant::now());
-            tracing::warn!(%error, "cannot {what}, trying until it works: {error}");
+            // the heartbeat alone logs that everything is refused
+            if !blocked {
+                tracing::warn!(%error, "cannot {what}, trying until it works: {error}");
+            }
         }
-        let wait = OUTAGE_WAITS[self.tries.min(OUTAGE_WAITS.len() - 1)];
+        let waits = if blocked { QUOTA_WAITS } else { OUTAGE_WAITS };
+        let wait = waits[self.tries.min(waits.len() - 1)];
         self.tries += 1;
         let permille = fastrand::u32(500..1000);
         wait * permille / 1000

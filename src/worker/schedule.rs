@@ -195,6 +195,10 @@ pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
     let table = table(&config);
     let (mut failing, mut future) = (false, FutureTicks::default());
     loop {
+        if metrics.is_database_blocked() {
+            tokio::time::sleep(CHECK).await;
+            continue;
+        }
         match tick(&queue, &table, &config, &mut future).await {
             Ok(_) => {
                 failing = false;

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use libsql_hrana::proto::{CursorReqBody, CursorRespBody, PipelineReqBody, PipelineRespBody, StreamRequest};
@@ -70,6 +70,8 @@ struct Shared {
     /// Requests with an answer for which the client waits.
     awaited: AtomicU64,
     idle: Mutex<Duration>,
+    /// The only token that is accepted.
+    token: Mutex<Option<String>>,
     /// How long the end of a cursor's answer is held back.
     held: Mutex<Duration>,
     streams: Streams,
@@ -93,6 +95,7 @@ impl HranaServer {
             faults: Faults::default(),
             awaited: AtomicU64::new(0),
             idle: Mutex::new(Duration::from_secs(10)),
+            token: Mutex::default(),
             held: Mutex::default(),
             streams: Streams::default(),
         };
@@ -199,6 +202,11 @@ impl HranaServer {
             Blocked { reads: true, writes: true, reason: reason.map(str::to_owned) };
     }
 
+    /// From now on requests need this token.
+    pub fn require_token(&self, token: &str) {
+        *self.shared.token.lock().unwrap() = Some(token.to_owned());
+    }
+
     /// From now on everything is executed.
     pub fn unblock(&self) {
         *self.shared.site.blocked.lock().unwrap() = Blocked::default();
@@ -293,6 +301,11 @@ impl Shared {
             }
             _ => return Ok(reply(StatusCode::NOT_FOUND, "")),
         };
+        let sent = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        if self.token.lock().unwrap().as_ref().is_some_and(|token| sent != Some(&format!("Bearer {token}"))) {
+            let why = serde_json::json!({ "error": "Unauthorized: `The JWT is invalid`" });
+            return Ok(json(StatusCode::UNAUTHORIZED, &why));
+        }
         let body = request.into_body().collect().await.map_err(|_| "request cut short")?.to_bytes();
         let parsed = if cursor {
             serde_json::from_slice(&body).map(|CursorReqBody { baton, batch }| {

@@ -59,8 +59,9 @@ const OPTIONAL: [&str; 17] = [
     "stripe.per_second",
 ];
 /// Secrets, which only a variable can hold.
-const SECRETS: [(&str, &str); 4] = [
+const SECRETS: [(&str, &str); 5] = [
     ("METER_DATABASE__TOKEN", "token"),
+    ("METER_DATABASE__COPY_TOKEN", "token of a copy"),
     ("METER_NOTIFICATIONS__SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"),
     ("METER_STRIPE__KEY", "rk_live_of_nobody"),
     ("METER_HTTP__TOKEN", "sixteen or more characters"),
