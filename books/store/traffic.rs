@@ -2,7 +2,10 @@
 
 use std::ops::Sub;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// What a handle and its clones have cost so far. A local file counts nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +64,7 @@ pub(crate) struct Counters {
     longest_transaction_ms: AtomicU64,
     busy: AtomicU64,
     busy_micros: AtomicU64,
+    answered: Mutex<Option<Instant>>,
 }
 
 /// A duration or a length as a counter holds it.
@@ -76,6 +80,15 @@ impl Counters {
 
     pub(crate) fn received(&self, bytes: usize) {
         self.bytes_received.fetch_add(number(bytes), Relaxed);
+    }
+
+    pub(crate) fn answered(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    pub(crate) fn answered_within(&self, time: Duration) -> bool {
+        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|at| at.elapsed() < time)
     }
 
     pub(crate) fn connection(&self) {

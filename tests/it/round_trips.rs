@@ -8,6 +8,7 @@ use books::{BooksError, Database};
 use testkit::hrana::HranaServer;
 
 use crate::support::Workspace;
+use crate::support::served::Served;
 use crate::support::test_store::TestStore;
 
 const INSERT: &str = "INSERT INTO settings (name, value) VALUES (?1, 'x')";
@@ -152,4 +153,30 @@ fn commands_make_few_requests() {
         assert!(requests <= most, "{line}: {requests} requests");
         assert!(took < Duration::from_secs(10), "{line}: {took:?}");
     }
+}
+
+/// As many as 20,000 requests a day are 4.6 in 20 s.
+#[test]
+fn an_idle_worker_makes_few_requests() {
+    let yearly = ["roll_periods", "enforce_budgets", "roll_counters", "verify_books", "deliver_notifications"];
+    let never = ["sync_stripe", "push_stripe", "reconcile_stripe"].map(|kind| format!("{kind} = []\n")).concat();
+    let yearly = yearly.map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n")).concat();
+    let place = Workspace::with(&format!("[schedule]\n{yearly}{never}"));
+    let server = HranaServer::start(&place.path("served.db"));
+    let url = server.url();
+    let worker = Served::start(place.folder.path(), "", &[("METER_DATABASE__URL", &url)]);
+    worker.until("/readyz", |a| a.status == 200);
+    // its first ticks are run, and it looks less and less often
+    std::thread::sleep(Duration::from_secs(30));
+    server.reset_counts();
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_secs(20) {
+        assert_eq!(worker.get("/readyz").status, 200);
+        std::thread::sleep(Duration::from_secs(4));
+    }
+    let counts = server.counts();
+    eprintln!("idle for 20 s: {counts:?}");
+    assert!(counts.requests <= 4, "{} requests", counts.requests);
+    assert_eq!(counts.connections, 0);
+    assert!(counts.rows_read <= 200 && counts.rows_written <= 10, "{counts:?}");
 }
