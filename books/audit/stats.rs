@@ -2,16 +2,17 @@
 //! that they agree.
 //!
 //! It comes in two halves: [`BooksStats`], which indexes answer at once, and [`CustomerStats`],
-//! which reads every customer and is therefore asked less often.
+//! which reads every customer and is therefore asked less often. [`customer_marks`] says whether
+//! the second half may have changed.
 
 mod read;
 
-pub use read::{books_stats, customer_stats};
+pub use read::{amounts, books_stats, counted_customers, customer_marks, customer_stats};
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
@@ -166,8 +167,8 @@ pub struct TaggedLines {
     pub tagged: i64,
 }
 
-/// Figures that need a reading of every customer.
-#[derive(Clone, Debug, Default, Serialize)]
+/// Figures that need a reading of every customer, and amounts of billing targets, which do not.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CustomerStats {
     pub by_status: BTreeMap<String, i64>,
     /// Customers by meter and decision.
@@ -191,8 +192,17 @@ pub struct CustomerStats {
     pub oldest_deferred_at: Option<Timestamp>,
 }
 
+impl CustomerStats {
+    /// These figures with the amounts of `other`.
+    #[must_use]
+    pub fn with_amounts(self, other: Self) -> Self {
+        let Self { drift, deferred, deferred_units, oldest_deferred_at, .. } = other;
+        Self { drift, deferred, deferred_units, oldest_deferred_at, ..self }
+    }
+}
+
 /// Customers of a meter by decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decisions {
     pub allowed: i64,
     /// Allowed, and 80 % of the limit used.
@@ -206,7 +216,7 @@ pub struct Decisions {
 }
 
 /// A customer that has reached a limit or is near it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NearLimit {
     pub customer: String,
     pub meter: String,

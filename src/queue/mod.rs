@@ -28,7 +28,7 @@ pub use jobs_table::{Queue, count, enqueue_in};
 pub(crate) use jobs_table::{data_version, new_id};
 pub(crate) use leases::{ClaimRequest, Claimer, Heartbeat, Lease, PollResult};
 pub use stats::{KindStats, QueueStats};
-pub(crate) use stats::{Counts, finished, stats};
+pub(crate) use stats::{finished, stats};
 pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, ParentJob, WorkerRow, WorkerState};
 pub use update::{Backoff, JobUpdate};
 pub use workers_table::Identity;

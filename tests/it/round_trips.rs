@@ -155,6 +155,40 @@ fn commands_make_few_requests() {
     }
 }
 
+/// Figures of all customers are counted by the worker and kept, as long as nothing changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_reads_few_rows_beside_a_worker() {
+    let store = TestStore::remote("status").await;
+    let Some(server) = store.server() else { return };
+    let (books, place, url) = (store.books().await, Workspace::new(), store.url());
+    let add = async |customers: std::ops::Range<i64>| {
+        let sql = "WITH RECURSIVE n (i) AS (SELECT ?1 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?2) \
+                   INSERT INTO customers (id) SELECT 'c' || i FROM n";
+        let range = vec![Value::Integer(customers.start), Value::Integer(customers.end)];
+        books.transaction(async move |c| c.execute(sql, range).await).await.unwrap();
+    };
+    let status = |active: i64| {
+        server.reset_counts();
+        let json = place.run_with("status --json", &[("METER_DATABASE__URL", &url)]).json();
+        assert_eq!(json["customers"]["by_status"]["active"], active);
+        let counts = server.counts();
+        assert!(counts.requests <= 5, "{counts:?}");
+        counts.rows_read
+    };
+    add(0..2000).await;
+    let counted = status(2000);
+    let worker = Served::start(place.folder.path(), "--no-schedule", &[("METER_DATABASE__URL", &url)]);
+    let start = Instant::now();
+    while books.setting("customer_stats").await.unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", worker.said());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let kept = status(2000);
+    assert!(counted > 4000 && kept <= 500, "{counted} rows, then {kept}");
+    add(2000..2001).await;
+    assert!(status(2001) > 4000, "a change is seen at once");
+}
+
 /// As many as 20,000 requests a day are 4.6 in 20 s.
 #[test]
 fn an_idle_worker_makes_few_requests() {
