@@ -20,6 +20,9 @@ use crate::units::quantity::Quantity;
 /// The days in [`BooksStats::days`].
 pub const DAYS: i32 = 35;
 
+/// So many pending notifications are counted with each look, and all of them with the customers.
+pub const MANY: i64 = 50;
+
 /// Figures that indexes answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct BooksStats {
@@ -143,6 +146,7 @@ impl EventCounts {
 /// Notifications to the web backend.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NotificationStats {
+    /// Counted up to [`MANY`]: without a receiver they are kept, and there is no end to them.
     pub pending: i64,
     pub dead: i64,
     /// When the oldest pending one was made.
@@ -181,6 +185,8 @@ pub struct CustomerStats {
     /// TURN credentials issued in the current billing periods.
     pub turn_used: i64,
     pub turn_refused: i64,
+    /// All pending notifications.
+    pub pending_notifications: i64,
     /// By meter, in its units: the sum of differences between Stripe's totals and the events sent
     /// more than a day ago. Surplus and shortfall both count.
     pub drift: BTreeMap<String, Quantity>,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use books::Database;
 use books::audit::checks::{LastAudit, last_audit};
 use books::audit::stats::{
-    BillStats, BooksStats, CustomerStats, amounts, books_stats, counted_customers, customer_marks,
+    BillStats, BooksStats, CustomerStats, MANY, amounts, books_stats, counted_customers, customer_marks,
 };
 use books::store::connection::Connection;
 use books::store::settings;
@@ -190,7 +190,10 @@ impl StatsCollector {
 
     fn overview(&self, now: Timestamp, fast: FastStats, slow: &SlowStats, took: Duration) -> Overview {
         let Inner { config, scheduled, .. } = &*self.0;
-        let FastStats { mut queue, audit, books, amounts, demo, .. } = fast;
+        let FastStats { mut queue, audit, mut books, amounts, demo, .. } = fast;
+        if books.notifications.pending >= MANY {
+            books.notifications.pending = slow.customers.pending_notifications.max(MANY);
+        }
         queue.add(&slow.finished.iter().map(|(kind, state, count)| ((kind.clone(), *state), *count)).collect());
         let mut overview = Overview {
             at: now,

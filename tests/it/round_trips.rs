@@ -171,11 +171,23 @@ async fn status_reads_few_rows_beside_a_worker() {
         server.reset_counts();
         let json = place.run_with("status --json", &[("METER_DATABASE__URL", &url)]).json();
         assert_eq!(json["customers"]["by_status"]["active"], active);
+        assert_eq!(json["books"]["notifications"]["pending"], 2000);
+        assert_eq!(json["queue"]["kinds"]["deliver_notifications"]["states"]["done"], 2000);
         let counts = server.counts();
         assert!(counts.requests <= 5, "{counts:?}");
         counts.rows_read
     };
     add(0..2000).await;
+    // a queue that has worked, and notifications that nothing receives
+    let others = books.transaction(async |c| {
+        let sql = "INSERT INTO jobs (id, kind, payload, state, origin, max_attempts, report, enqueued_at, finished_at) \
+                   SELECT printf('%026d', rowid), 'deliver_notifications', '{}', 'done', 't', 1, '{}', 1, 1 FROM customers";
+        c.execute(sql, ()).await?;
+        let sql = "INSERT INTO notifications (id, customer, meter, kind, period_start, base, body, created_at, give_up_at, next_at) \
+                   SELECT id, id, '', 'budget_used', 0, 0, '{}', 1, 1, 1 FROM customers";
+        c.execute(sql, ()).await
+    });
+    assert_eq!(others.await.unwrap(), 2000);
     let counted = status(2000);
     let worker = Served::start(place.folder.path(), "--no-schedule", &[("METER_DATABASE__URL", &url)]);
     let start = Instant::now();

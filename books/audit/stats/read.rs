@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::{
-    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MeterDay, MonthUsage, NearLimit,
+    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthUsage, NearLimit,
     NotificationStats, StripeStats, TaggedLines,
 };
 use crate::limits::entitlement::usage_through;
@@ -137,13 +137,16 @@ pub async fn counted_customers(c: &Connection, now: Timestamp) -> Result<Custome
     let mut found = CustomerStats::default();
     let turn = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
                 WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
-    let (decisions, mut statuses, near_limit, turn, unknown) = tokio::try_join!(
+    let pending = "SELECT count(*) FROM notifications WHERE state = 'pending'";
+    let (decisions, mut statuses, near_limit, turn, unknown, pending) = tokio::try_join!(
         decisions(c),
         c.query("SELECT status, count(*) FROM customers GROUP BY status", ()),
         near_limit(c),
         first_row(c, turn, params![now.as_second()]),
         unknown(c, now),
+        first_row(c, pending, ()),
     )?;
+    found.pending_notifications = pending.map_or(Ok(0), |row| row.get(0))?;
     while let Some(row) = statuses.next().await? {
         found.by_status.insert(row.get(0)?, row.get(1)?);
     }
@@ -273,9 +276,10 @@ async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
 }
 
 async fn notifications(c: &Connection) -> Result<NotificationStats, BooksError> {
-    let sql = "SELECT (SELECT count(*) FROM notifications WHERE state = 'pending'), (SELECT count(*) FROM notifications WHERE state = 'dead'), \
-               (SELECT min(created_at) FROM notifications WHERE state = 'pending')";
-    let Some(row) = first_row(c, sql, ()).await? else { return Ok(NotificationStats::default()) };
+    let sql = "SELECT count(*), (SELECT count(*) FROM notifications WHERE state = 'dead'), min(created_at) \
+               FROM (SELECT created_at FROM notifications INDEXED BY notifications_expiring \
+                     WHERE state = 'pending' ORDER BY give_up_at LIMIT ?1)";
+    let Some(row) = first_row(c, sql, params![MANY]).await? else { return Ok(NotificationStats::default()) };
     Ok(NotificationStats { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
 }
 
