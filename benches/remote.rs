@@ -98,12 +98,14 @@ impl Bench {
     /// A worker with nothing to do, and what it would ask in a day.
     fn idle(&self) {
         self.server.faults().slow(ROUND_TRIP);
-        let mut worker =
-            self.command("work --no-schedule --listen off --log error").stdout(Stdio::null()).spawn().unwrap();
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let line = format!("work --no-schedule --listen 127.0.0.1:{port} --log error");
+        let mut worker = self.command(&line).stdout(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_secs(10));
         self.server.reset_counts();
         std::thread::sleep(IDLE);
         let counts = self.server.counts();
+        self.measure("`status` beside a worker", "status");
         worker.kill().unwrap();
         worker.wait().unwrap();
         let a_day = |n: u64| n * 86_400 / IDLE.as_secs();
@@ -189,7 +191,7 @@ fn main() {
     bench.deliver(today.day(), 1);
     bench.measure("`ingest`, a day more", &ingest);
     bench.measure("`enforce-budgets`, all changed", "run enforce_budgets");
-    bench.measure("`status`", "status");
+    bench.measure("`status` without a worker", "status");
     bench.measure("`verify`", "verify");
     bench.idle();
     bench.measure("`push`, planned and sent", "push");

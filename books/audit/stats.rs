@@ -2,22 +2,26 @@
 //! that they agree.
 //!
 //! It comes in two halves: [`BooksStats`], which indexes answer at once, and [`CustomerStats`],
-//! which reads every customer and is therefore asked less often.
+//! which reads every customer and is therefore asked less often. [`customer_marks`] says whether
+//! the second half may have changed.
 
 mod read;
 
-pub use read::{books_stats, customer_stats};
+pub use read::{amounts, books_stats, counted_customers, customer_marks, customer_stats};
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
 
 /// The days in [`BooksStats::days`].
 pub const DAYS: i32 = 35;
+
+/// So many pending notifications are counted with each look, and all of them with the customers.
+pub const MANY: i64 = 50;
 
 /// Figures that indexes answer.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -142,6 +146,7 @@ impl EventCounts {
 /// Notifications to the web backend.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct NotificationStats {
+    /// Counted up to [`MANY`]: without a receiver they are kept, and there is no end to them.
     pub pending: i64,
     pub dead: i64,
     /// When the oldest pending one was made.
@@ -166,8 +171,8 @@ pub struct TaggedLines {
     pub tagged: i64,
 }
 
-/// Figures that need a reading of every customer.
-#[derive(Clone, Debug, Default, Serialize)]
+/// Figures that need a reading of every customer, and amounts of billing targets, which do not.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CustomerStats {
     pub by_status: BTreeMap<String, i64>,
     /// Customers by meter and decision.
@@ -180,6 +185,8 @@ pub struct CustomerStats {
     /// TURN credentials issued in the current billing periods.
     pub turn_used: i64,
     pub turn_refused: i64,
+    /// All pending notifications.
+    pub pending_notifications: i64,
     /// By meter, in its units: the sum of differences between Stripe's totals and the events sent
     /// more than a day ago. Surplus and shortfall both count.
     pub drift: BTreeMap<String, Quantity>,
@@ -191,8 +198,17 @@ pub struct CustomerStats {
     pub oldest_deferred_at: Option<Timestamp>,
 }
 
+impl CustomerStats {
+    /// These figures with the amounts of `other`.
+    #[must_use]
+    pub fn with_amounts(self, other: Self) -> Self {
+        let Self { drift, deferred, deferred_units, oldest_deferred_at, .. } = other;
+        Self { drift, deferred, deferred_units, oldest_deferred_at, ..self }
+    }
+}
+
 /// Customers of a meter by decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decisions {
     pub allowed: i64,
     /// Allowed, and 80 % of the limit used.
@@ -206,7 +222,7 @@ pub struct Decisions {
 }
 
 /// A customer that has reached a limit or is near it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NearLimit {
     pub customer: String,
     pub meter: String,

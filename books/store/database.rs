@@ -225,6 +225,11 @@ impl Database {
         &self.counters
     }
 
+    /// True when a remote database has answered this handle or a clone within the last `time`.
+    pub fn answered_within(&self, time: Duration) -> bool {
+        self.counters.answered_within(time)
+    }
+
     /// Runs `f` on the connection without a transaction: each statement commits by itself.
     pub async fn with_connection<T, F>(&self, f: F) -> Result<T, BooksError>
     where

@@ -3,9 +3,11 @@
 use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// What a handle and its clones have cost so far. A local file counts nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +110,7 @@ pub(crate) struct Counters {
     long_transactions: AtomicU64,
     busy: AtomicU64,
     busy_micros: AtomicU64,
+    answered: Mutex<Option<Instant>>,
 }
 
 /// A duration or a length as a counter holds it.
@@ -145,6 +148,17 @@ impl Counters {
 
     pub(crate) fn received(&self, bytes: usize) {
         self.add(|c| &c.bytes_received, bytes);
+    }
+
+    pub(crate) fn answered(&self) {
+        for counters in self.all() {
+            *counters.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn answered_within(&self, time: Duration) -> bool {
+        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|at| at.elapsed() < time)
     }
 
     pub(crate) fn connection(&self) {

@@ -86,7 +86,11 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         );
     }
     let by = |status: &str| print::count(s.customers.by_status.get(status).copied().unwrap_or(0));
-    line("customers", format!("{} active, {} past due, {} canceled", by("active"), by("past_due"), by("canceled")));
+    // kept by a worker, and nothing has changed since
+    let counted =
+        if s.customers_at == s.at { String::new() } else { format!("; counted {}", ago(s.customers_at, now)) };
+    let (active, past_due, canceled) = (by("active"), by("past_due"), by("canceled"));
+    line("customers", format!("{active} active, {past_due} past due, {canceled} canceled{counted}"));
     for (meter, d) in s.customers.decisions.iter().filter(|(_, d)| d.near + d.overage + d.blocked + d.denied > 0) {
         line(
             "limits",

@@ -14,6 +14,8 @@ use crate::queue::{Enqueued, JobFilter, JobRow, JobState, NewJob, Queue, WorkerR
 use crate::wiring::{self, Open};
 
 const POLL: Duration = Duration::from_millis(200);
+/// Each look at a remote database is a request.
+const REMOTE_POLL: Duration = Duration::from_secs(1);
 /// After this time without a running worker, a message says that none runs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,7 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
     let filter = JobFilter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..JobFilter::default() };
     let count = u32::try_from(enqueued.len())?;
     let bar = bar(enqueued.len());
+    let poll = if queue.database().is_local() { POLL } else { REMOTE_POLL };
     let mut waited = Duration::ZERO;
     let mut rows = loop {
         let rows = match queue.list(&filter, count).await {
@@ -53,8 +56,8 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         if finished == rows.len() {
             break rows;
         }
-        tokio::time::sleep(POLL).await;
-        waited += POLL;
+        tokio::time::sleep(poll).await;
+        waited += poll;
         let alive = |w: &WorkerRow| w.state == "working" && queue.now().duration_since(w.seen_at).as_secs() < 60;
         if waited == PATIENCE && !queue.workers().await?.iter().any(alive) {
             eprintln!("meter: no worker is running; start one with `meter work`. Still waiting.");

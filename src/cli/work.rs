@@ -106,7 +106,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let grace = settings(&args, config).grace;
     let stopping = tokio::spawn(stop_on_signal(worker.stopper(), interrupt, terminate, grace.as_secs()));
     if args.once && !args.no_schedule {
-        schedule::tick(&queue, &schedule::table(config), config, &mut schedule::FutureTicks::default()).await?;
+        schedule::tick(&queue, &schedule::table(config), config, &mut schedule::SeenTicks::default()).await?;
     }
     drop(running.set(Running { queue: queue.clone(), sources, phase: worker.phase() }));
     let serving = serving.map(|(collector, serving)| {

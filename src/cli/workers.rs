@@ -34,7 +34,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         print::out("no worker is running; `meter work` starts one");
         return Ok(Exit::Ok);
     }
-    let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
+    // an idle worker records every half a minute that it is alive
+    let lease = Duration::from_secs(u64::from(config.queue.lease_seconds).max(60));
     let row = |w: WorkerRow| {
         let silent = Duration::try_from(now.duration_since(w.seen_at)).unwrap_or_default();
         let state = if w.state != "stopped" && silent > lease { format!("{}, but silent", w.state) } else { w.state };

@@ -1,36 +1,49 @@
 //! Reads overviews and keeps the last one, so that no scrape and no page waits for a query.
 //!
 //! The cost is bounded: each half is read again after `http.snapshot_seconds` at the earliest, and
-//! after fifty times the duration of its last reading (2 % of the time). A remote database charges
-//! for each row that is read, so figures of all customers are read twenty times less often there.
-//! The collector has a connection of its own, so that it delays no booking.
+//! after fifty times the duration of its last reading (2 % of the time). The collector has a
+//! connection of its own, so that it delays no booking.
+//!
+//! A remote database charges for requests and for each row that is read. There an overview is read
+//! at most each minute. Figures of all customers are read again when the books have marks of a
+//! change, and once an hour. They are kept in the books, so that other workers and `meter status`
+//! need not count anew.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use books::audit::checks::last_audit;
-use books::audit::stats::{BillStats, BooksStats, CustomerStats, books_stats, customer_stats};
+use books::audit::checks::{LastAudit, last_audit};
+use books::audit::stats::{
+    BillStats, BooksStats, CustomerStats, MANY, amounts, books_stats, counted_customers, customer_marks,
+};
 use books::store::connection::Connection;
-use books::store::row_counts::month_rows;
+use books::store::row_counts::{MonthRows, month_rows};
 use books::store::settings;
 use books::{BooksError, Database};
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OnceCell};
 
 use super::checks;
 use super::overview::{BillingMode, Overview};
 use crate::config::Config;
-use crate::queue::{Clock, Counts, Queue, QueueStats, finished, stats};
+use crate::queue::{Clock, JobState, Queue, QueueStats, finished, stats};
 use crate::wiring::{self, Open};
 
 /// The setting of books that `meter demo` made.
 pub(crate) const MADE_BY_DEMO: &str = "demo";
 /// The pause after a reading, as a multiple of its duration.
 const IDLE_FACTOR: u32 = 50;
-/// How much less often the slow figures of a remote database are read.
-const REMOTE_FACTOR: u32 = 20;
+/// The shortest pause between two readings of a remote database, and between two of its slow
+/// figures.
+const REMOTE_PAUSE: Duration = Duration::from_secs(60);
+const SLOW_PAUSE: Duration = Duration::from_secs(300);
+/// Slow figures of a remote database are used for this long at most.
+const SLOW_AGE: Duration = Duration::from_secs(3600);
+/// The setting that keeps them.
+const KEPT: &str = "customer_stats";
 
 /// Without requests an overview is read after this time, so that the next request finds no old
 /// figures.
@@ -42,14 +55,39 @@ const BLOCKED: Duration = Duration::from_secs(60);
 /// A remote database has this long to answer.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// Figures of every customer and every finished job.
-#[derive(Clone, Debug)]
+/// Figures of every customer and every finished job, as they are kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct SlowStats {
     customers: CustomerStats,
-    finished: Counts,
+    finished: Vec<(String, JobState, i64)>,
     at: Timestamp,
     took: Duration,
-    read: Instant,
+    /// The marks of the books before they were read.
+    marks: String,
+}
+
+impl SlowStats {
+    fn age(&self, now: Timestamp) -> Duration {
+        // a clock that was set back makes them old
+        Duration::try_from(now.duration_since(self.at)).unwrap_or(Duration::MAX)
+    }
+
+    /// Whether the books have no mark of a change since, and they are not old.
+    fn holds(&self, now: Timestamp, marks: &str) -> bool {
+        self.marks == marks && self.age(now) < SLOW_AGE
+    }
+}
+
+/// Figures that are read each time.
+struct FastStats {
+    queue: QueueStats,
+    audit: LastAudit,
+    books: BooksStats,
+    amounts: CustomerStats,
+    demo: bool,
+    marks: String,
+    kept: Option<SlowStats>,
+    rows: Option<MonthRows>,
 }
 
 /// Reads overviews and keeps the last one; cheap to clone.
@@ -86,7 +124,8 @@ impl StatsCollector {
     }
 
     fn least(&self) -> Duration {
-        Duration::from_secs(u64::from(self.0.config.http.snapshot_seconds))
+        let least = Duration::from_secs(u64::from(self.0.config.http.snapshot_seconds));
+        if wiring::local_path(&self.0.config).is_some() { least } else { least.max(REMOTE_PAUSE) }
     }
 
     /// The queue, on this connection.
@@ -102,15 +141,21 @@ impl StatsCollector {
     }
 
     pub async fn read(&self, now: Timestamp) -> anyhow::Result<Overview> {
-        let slow = self.slow(now).await?;
-        self.with(now, &slow).await
+        let began = Instant::now();
+        let fast = self.fast(now).await?;
+        let slow = match fast.kept.clone().filter(|slow| slow.holds(now, &fast.marks)) {
+            Some(slow) => slow,
+            None => self.slow(now, &fast.marks).await?,
+        };
+        Ok(self.overview(now, fast, &slow, began.elapsed()))
     }
 
-    async fn slow(&self, now: Timestamp) -> anyhow::Result<SlowStats> {
+    async fn slow(&self, now: Timestamp, marks: &str) -> anyhow::Result<SlowStats> {
         let began = Instant::now();
-        let read = async move |c: &Connection| tokio::try_join!(customer_stats(c, now), finished(c));
+        let read = async move |c: &Connection| tokio::try_join!(counted_customers(c, now), finished(c));
         let (customers, finished) = self.books().await?.with_connection(read).await?;
-        Ok(SlowStats { customers, finished, at: now, took: began.elapsed(), read: Instant::now() })
+        let finished = finished.into_iter().map(|((kind, state), count)| (kind, state, count)).collect();
+        Ok(SlowStats { customers, finished, at: now, took: began.elapsed(), marks: marks.to_owned() })
     }
 
     /// Makes figures of the books those of exactly the configured payers: a closed account is left
@@ -124,42 +169,55 @@ impl StatsCollector {
         found
     }
 
-    async fn with(&self, now: Timestamp, slow: &SlowStats) -> anyhow::Result<Overview> {
-        let Inner { config, kinds, scheduled, .. } = &*self.0;
-        let began = Instant::now();
+    async fn fast(&self, now: Timestamp) -> anyhow::Result<FastStats> {
+        let Inner { config, kinds, .. } = &*self.0;
         let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        let finished = slow.finished.clone();
         let read = async move |c: &Connection| {
             tokio::try_join!(
-                stats(c, now, &kinds, &finished, lease),
+                stats(c, now, &kinds, lease),
                 last_audit(c),
                 books_stats(c, now),
+                amounts(c),
                 settings::get(c, MADE_BY_DEMO),
+                customer_marks(c, now),
+                settings::get(c, KEPT),
                 async { if c.is_local() { Ok(None) } else { month_rows(c, now).await.map(Some) } }
             )
         };
-        let (queue, audit, books, demo, rows) = self.books().await?.with_connection(read).await?;
+        let books = self.books().await?;
+        let (found, local) = (books.with_connection(read).await?, books.is_local());
+        let (queue, audit, books, amounts, demo, marks, kept, rows) = found;
+        // a file is counted anew, and another build may have kept other figures
+        let kept = kept.filter(|_| !local).and_then(|kept| serde_json::from_str(&kept).ok());
+        Ok(FastStats { queue, audit, books, amounts, demo: demo.is_some(), marks, kept, rows })
+    }
+
+    fn overview(&self, now: Timestamp, fast: FastStats, slow: &SlowStats, took: Duration) -> Overview {
+        let Inner { config, scheduled, .. } = &*self.0;
+        let FastStats { mut queue, audit, mut books, amounts, demo, rows, .. } = fast;
+        if books.notifications.pending >= MANY {
+            books.notifications.pending = slow.customers.pending_notifications.max(MANY);
+        }
+        queue.add(&slow.finished.iter().map(|(kind, state, count)| ((kind.clone(), *state), *count)).collect());
         let mut overview = Overview {
             at: now,
-            took: SignedDuration::ZERO,
+            took: SignedDuration::try_from(took).unwrap_or_default(),
             database: config.database.url.clone(),
             free_bytes: wiring::local_path(config).and_then(free_bytes_beside),
             rows,
             rows_quota: config.database.rows_quota,
-            billing: BillingMode::Off,
+            billing: billing_mode(config, demo),
             notifications_go_out: config.notifications.url.is_some(),
             books: self.of_payers(books),
-            customers: slow.customers.clone(),
+            customers: slow.customers.clone().with_amounts(amounts),
             customers_at: slow.at,
             queue: QueueStats { scheduled: scheduled.clone(), ..queue },
             audit,
             findings: vec![],
         };
-        overview.took = SignedDuration::try_from(began.elapsed() + slow.took).unwrap_or_default();
-        overview.billing = billing_mode(config, demo.is_some());
         overview.findings = checks::run(&overview);
-        Ok(overview)
+        overview
     }
 
     /// The last reading, if there is one. Requests a newer one without waiting for it.
@@ -193,14 +251,25 @@ impl StatsCollector {
         }
     }
 
-    async fn refresh(&self, slow: &mut Option<SlowStats>) -> anyhow::Result<()> {
-        let now = Timestamp::now();
-        let least = if self.books().await?.is_local() { self.least() } else { self.least() * REMOTE_FACTOR };
-        if slow.as_ref().is_none_or(|h| h.read.elapsed() >= least.max(h.took * IDLE_FACTOR)) {
-            *slow = Some(self.slow(now).await?);
+    async fn refresh(&self, last: &mut Option<SlowStats>) -> anyhow::Result<()> {
+        let (now, began) = (Timestamp::now(), Instant::now());
+        let fast = self.fast(now).await?;
+        let local = self.books().await?.is_local();
+        let known = if local { last.take() } else { fast.kept.clone() };
+        let holds = |slow: &SlowStats| {
+            let pause = if local { self.least() } else { self.least().max(SLOW_PAUSE) };
+            slow.age(now) < pause.max(slow.took * IDLE_FACTOR) || !local && slow.holds(now, &fast.marks)
+        };
+        let slow = match known.filter(holds) {
+            Some(slow) => slow,
+            None => self.slow(now, &fast.marks).await?,
+        };
+        if !local && slow.at == now {
+            let kept = serde_json::to_string(&slow)?;
+            self.books().await?.with_connection(async move |c| settings::put(c, KEPT, &kept).await).await?;
         }
-        let Some(slow) = slow else { return Ok(()) };
-        let overview = self.with(now, slow).await?;
+        let overview = self.overview(now, fast, &slow, began.elapsed());
+        *last = Some(slow);
         if let Ok(mut last) = self.0.last.write() {
             *last = Some(Arc::new(overview));
         }

@@ -184,16 +184,19 @@ async fn expedite(c: &Connection, rows: &Rows) -> Result<(), BooksError> {
 }
 
 impl Queue {
-    /// Whether a job of these kinds is due, and when the next waiting one is.
-    pub(crate) async fn peek(&self, kinds: &[&str]) -> Result<(bool, Option<i64>), BooksError> {
-        let kinds = json(kinds)?;
+    /// What a worker of these kinds should know of.
+    pub(crate) async fn look(&self, worker: &str, kinds: &[&str]) -> Result<Look, BooksError> {
+        let (kinds, worker) = (json(kinds)?, worker.to_owned());
         self.db
             .with_connection(async move |c| {
                 let sql = "SELECT EXISTS (SELECT 1 FROM json_each(?1) k JOIN jobs j ON j.kind = k.value AND j.state = 'pending'), \
-                           (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying'))";
-                let mut rows = c.query(sql, params![kinds]).await?;
-                let Some(row) = rows.next().await? else { return Ok((false, None)) };
-                Ok((row.get::<i64>(0)? == 1, row.get(1)?))
+                           (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')), \
+                           EXISTS (SELECT 1 FROM jobs WHERE state = 'running' AND worker <> ?2), \
+                           (SELECT max(version) FROM schema_versions)";
+                let row = first_row(c, sql, params![kinds, worker]).await?;
+                let row = row.ok_or_else(|| BooksError::Integrity("a query of one row found none".into()))?;
+                let (due, others_run) = (row.get::<i64>(0)? == 1, row.get::<i64>(2)? == 1);
+                Ok(Look { due, next_due: row.get(1)?, others_run, schema: row.get(3)? })
             })
             .await
     }
@@ -414,6 +417,19 @@ fn job(row: &Row) -> Result<JobRow, BooksError> {
         started_at: when(20)?,
         finished_at: when(21)?,
     })
+}
+
+/// What a worker sees when it looks for work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    /// A job of its kinds is due.
+    pub(crate) due: bool,
+    /// When the next waiting job is due.
+    pub(crate) next_due: Option<i64>,
+    /// Another worker runs a job, so its lease must be watched.
+    pub(crate) others_run: bool,
+    /// The schema version of the database.
+    pub(crate) schema: i64,
 }
 
 /// One number, for tests and tools.

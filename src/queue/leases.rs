@@ -1,19 +1,20 @@
 //! The table `jobs`, as workers use it: claim, heartbeat, finish, rescue. Each function is one
-//! statement and safe to repeat.
+//! request to a remote database and safe to repeat.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use books::BooksError;
-use books::store::connection::{Connection, Row, Value, params, params_from_iter};
+use books::store::connection::{Connection, Row, Rows, Value, params};
 use books::store::database::Fence;
 use books::store::rows::{first_row, json};
 use serde::Serialize;
 
 use super::claim::Claim;
 use super::jobs_table::{OPEN, Queue};
-use super::types::JobState;
+use super::types::{JobState, Step, WorkerState};
 use super::update::{Backoff, JobUpdate};
+use super::workers_table::alive;
 
 /// The most waiting jobs that one statement makes due.
 const DUE_AT_ONCE: i64 = 1000;
@@ -57,8 +58,8 @@ fn slots(n: usize) -> i64 {
 
 impl Queue {
     /// Records the outcomes of finished runs, and claims jobs for free slots. On a local file that
-    /// is one transaction. On a remote database each statement commits by itself, which is correct
-    /// too.
+    /// is one transaction. On a remote database it is one request, and each statement commits by
+    /// itself, which is correct too.
     pub(crate) async fn poll(
         &self,
         by: &Claimer,
@@ -66,46 +67,68 @@ impl Queue {
         requests: Vec<ClaimRequest>,
         total: usize,
     ) -> Result<PollResult, BooksError> {
-        let (by, now) = (by.clone(), self.clock.millis());
+        let now = self.clock.millis();
+        let claims_some = total > 0 && !requests.is_empty();
+        let mut steps = if finished.is_empty() { vec![] } else { finish(&by.worker, &finished, now)? };
+        if claims_some {
+            steps.extend([promote_due(now), claim(by, &requests, total, now), next_due()]);
+        }
         let work = async move |c: &Connection| {
-            if !finished.is_empty() {
-                finish(c, &by.worker, &finished, now).await?;
-            }
+            let mut found = batch(c, &steps).await?;
             let mut round = PollResult::default();
-            if total > 0 && !requests.is_empty() {
-                let due = next_due(c).await?;
-                if due.is_some_and(|due| due <= now) {
-                    promote_due(c, now).await?;
-                }
-                round.claimed = claim(c, &by, &requests, total, now).await?;
+            if let (true, Some(mut next), Some(rows)) = (claims_some, found.pop(), found.pop()) {
+                round.claimed = claims(rows, now).await?;
                 round.more = round.claimed.len() >= total;
-                round.next_due = if due.is_some_and(|due| due <= now) { next_due(c).await? } else { due };
+                round.next_due = next.next().await?.map_or(Ok(None), |row| row.get(0))?;
             }
             Ok(round)
         };
         if self.db.is_local() { self.db.transaction(work).await } else { self.db.with_connection(work).await }
     }
 
-    /// Raises the heartbeat of the jobs that this worker holds. Returns those that it still holds,
-    /// each with whether its cancellation was requested.
-    pub(crate) async fn heartbeat(&self, by: &Claimer, held: &[Claim]) -> Result<HashMap<i64, bool>, BooksError> {
+    /// Raises the heartbeat of the jobs that this worker holds, records that it is alive, reads all
+    /// leases, and makes stuck jobs due. On a remote database that is one request.
+    pub(crate) async fn heartbeat(
+        &self,
+        by: &Claimer,
+        held: &[Claim],
+        state: WorkerState,
+    ) -> Result<Heartbeat, BooksError> {
+        let (now, running) = (self.clock.millis(), slots(held.len()));
         let held: Vec<HeldLease> = held.iter().map(|c| HeldLease { seq: c.seq, lease: c.lease }).collect();
-        let held = json(&held)?;
-        let (worker, until) = (by.worker.clone(), self.clock.millis() + millis(by.lease));
-        self.db
-            .with_connection(async move |c| {
-                let sql = "UPDATE jobs SET heartbeat = jobs.heartbeat + 1, lease_until = ?2 \
-                           FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease FROM json_each(?3)) h \
-                           WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND +jobs.worker = ?1 AND +jobs.state = 'running' \
-                           RETURNING jobs.seq, jobs.cancel";
-                let mut rows = c.query(sql, params![worker, until, held]).await?;
-                let mut own = HashMap::new();
-                while let Some(row) = rows.next().await? {
-                    own.insert(row.get(0)?, row.get::<i64>(1)? == 1);
+        let renews = "UPDATE jobs SET heartbeat = jobs.heartbeat + 1, lease_until = ?2 \
+                      FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease FROM json_each(?3)) h \
+                      WHERE jobs.seq = h.seq AND jobs.lease = h.lease AND +jobs.worker = ?1 AND +jobs.state = 'running' \
+                      RETURNING jobs.seq, jobs.cancel";
+        let worker = || Value::Text(by.worker.clone());
+        let until = Value::Integer(now + millis(by.lease));
+        let mut steps = vec![alive(worker(), now, running, state), (LEASES.into(), vec![]), clock_set_back(now)];
+        steps.push(promote_parents("state IN ('scheduled', 'retrying')", None, now));
+        let holds = !held.is_empty();
+        if holds {
+            steps.insert(0, (renews.into(), vec![worker(), until, Value::Text(json(&held)?)]));
+        }
+        let work = async move |c: &Connection| {
+            let mut found = batch(c, &steps).await?.into_iter();
+            let (mut next, mut answer) = (|| found.next().unwrap_or_default(), Heartbeat::default());
+            if holds {
+                let mut own = next();
+                while let Some(row) = own.next().await? {
+                    answer.held.insert(row.get(0)?, row.get::<i64>(1)? == 1);
                 }
-                Ok(own)
-            })
-            .await
+            }
+            answer.schema = next().next().await?.map(|row| row.get(0)).transpose()?;
+            let mut leases = next();
+            while let Some(row) = leases.next().await? {
+                let (seq, lease, heartbeat) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                answer.leases.push(Lease { seq, lease, heartbeat, until: row.get(3)?, worker: row.get(4)? });
+            }
+            for mut requeued in [next(), next()] {
+                answer.requeued |= requeued.next().await?.is_some();
+            }
+            Ok(answer)
+        };
+        self.db.with_connection(work).await
     }
 
     /// The jobs that this worker holds according to the table, for after an unclear answer.
@@ -114,23 +137,7 @@ impl Queue {
         self.db
             .with_connection(async move |c| {
                 let sql = format!("SELECT {CLAIMED} FROM jobs WHERE state = 'running' AND worker = ?1");
-                claims(c, &sql, vec![Value::Text(worker)], now).await
-            })
-            .await
-    }
-
-    /// The leases of all running jobs.
-    pub(crate) async fn leases(&self) -> Result<Vec<Lease>, BooksError> {
-        self.db
-            .with_connection(async |c| {
-                let sql = "SELECT seq, lease, heartbeat, lease_until, worker FROM jobs WHERE state = 'running'";
-                let mut rows = c.query(sql, ()).await?;
-                let mut found = vec![];
-                while let Some(row) = rows.next().await? {
-                    let (seq, lease, heartbeat) = (row.get(0)?, row.get(1)?, row.get(2)?);
-                    found.push(Lease { seq, lease, heartbeat, until: row.get(3)?, worker: row.get(4)? });
-                }
-                Ok(found)
+                claims(c.query(&sql, params![worker]).await?, now).await
             })
             .await
     }
@@ -149,20 +156,6 @@ impl Queue {
                            FROM (SELECT value ->> 'seq' AS seq, value ->> 'lease' AS lease, value ->> 'heartbeat' AS heartbeat FROM json_each(?1)) l \
                            WHERE jobs.seq = l.seq AND jobs.lease = l.lease AND jobs.heartbeat = l.heartbeat AND +jobs.state = 'running'";
                 c.execute(sql, params![rows, now]).await
-            })
-            .await
-    }
-
-    /// Makes two sorts of stuck jobs due: a clock that has been set back since chose their waiting
-    /// time, or their last child ended without a run (cancelled, or lost with its worker).
-    pub(crate) async fn requeue_stuck(&self) -> Result<u64, BooksError> {
-        let (now, late) = (self.clock.millis(), self.clock.millis() + SET_BACK_MS);
-        self.db
-            .with_connection(async move |c| {
-                let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
-                           AND (state = 'retrying' OR awaits = 1) AND started_at > ?1";
-                let due = c.execute(sql, params![late]).await?;
-                Ok(due + promote_parents(c, "state IN ('scheduled', 'retrying')", None, now).await?)
             })
             .await
     }
@@ -189,27 +182,33 @@ const CHILDREN_FINISHED: &str = "NOT EXISTS (SELECT 1 FROM jobs o WHERE o.parent
 const CLAIMED: &str =
     "seq, id, kind, payload, attempts, max_attempts, lease, priority, parent, coalesce(due_at, enqueued_at)";
 
-async fn next_due(c: &Connection) -> Result<Option<i64>, BooksError> {
-    let sql = "SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')";
-    first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))
+const LEASES: &str = "SELECT seq, lease, heartbeat, lease_until, worker FROM jobs WHERE state = 'running'";
+
+/// Runs steps until one fails; on a remote database in one request.
+async fn batch(c: &Connection, steps: &[Step]) -> Result<Vec<Rows>, BooksError> {
+    c.batch(steps.iter().map(|(sql, values)| (sql.as_str(), values.clone())).collect()).await
 }
 
-async fn promote_due(c: &Connection, now: i64) -> Result<(), BooksError> {
+fn next_due() -> Step {
+    ("SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')".into(), vec![])
+}
+
+fn promote_due(now: i64) -> Step {
     let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE seq IN (SELECT seq FROM jobs \
                WHERE state IN ('scheduled', 'retrying') AND run_at <= ?1 ORDER BY run_at LIMIT ?2)";
-    c.execute(sql, params![now, DUE_AT_ONCE]).await?;
-    Ok(())
+    (sql.into(), vec![Value::Integer(now), Value::Integer(DUE_AT_ONCE)])
+}
+
+/// Makes jobs due whose waiting time was chosen by a clock that has been set back since.
+fn clock_set_back(now: i64) -> Step {
+    let sql = "UPDATE jobs SET state = 'pending', run_at = NULL, awaits = 0 WHERE state IN ('scheduled', 'retrying') \
+               AND (state = 'retrying' OR awaits = 1) AND started_at > ?1 RETURNING seq";
+    (sql.into(), vec![Value::Integer(now + SET_BACK_MS)])
 }
 
 /// Claims, in one statement, the first due jobs of each kind by priority and age. Jobs that an
 /// earlier job of their lane blocks are left out.
-async fn claim(
-    c: &Connection,
-    by: &Claimer,
-    requests: &[ClaimRequest],
-    total: usize,
-    now: i64,
-) -> Result<Vec<Claim>, BooksError> {
+fn claim(by: &Claimer, requests: &[ClaimRequest], total: usize, now: i64) -> Step {
     let mut values = vec![
         Value::Text(by.worker.clone()),
         Value::Integer(now + millis(by.lease)),
@@ -234,11 +233,10 @@ async fn claim(
          started_at = ?3, heartbeat = 0 WHERE seq IN (SELECT seq FROM ({}) ORDER BY priority DESC, seq LIMIT ?4) RETURNING {CLAIMED}",
         branches.join(" UNION ALL ")
     );
-    claims(c, &sql, values, now).await
+    (sql, values)
 }
 
-async fn claims(c: &Connection, sql: &str, values: Vec<Value>, now: i64) -> Result<Vec<Claim>, BooksError> {
-    let mut rows = c.query(sql, params_from_iter(values)).await?;
+async fn claims(mut rows: Rows, now: i64) -> Result<Vec<Claim>, BooksError> {
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
         found.push(claimed(&row, now)?);
@@ -280,7 +278,7 @@ struct FinishedRow<'a> {
 
 /// Records outcomes of jobs that this worker still holds, and promotes parents that waited for the
 /// last of them.
-async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) -> Result<(), BooksError> {
+fn finish(worker: &str, finished: &[JobUpdate], now: i64) -> Result<Vec<Step>, BooksError> {
     let rows: Vec<FinishedRow<'_>> = finished
         .iter()
         .map(|f| {
@@ -309,18 +307,19 @@ async fn finish(c: &Connection, worker: &str, finished: &[JobUpdate], now: i64) 
                value ->> 'attention' AS attention, value ->> 'handed_back' AS handed_back, value ->> 'awaits' AS awaits \
                FROM json_each(?1)) f \
                WHERE jobs.seq = f.seq AND jobs.lease = f.lease AND +jobs.worker = ?2 AND +jobs.state = 'running'";
-    c.execute(sql, params![json(&rows)?, worker, now]).await?;
+    let values = vec![Value::Text(json(&rows)?), Value::Text(worker.to_owned()), Value::Integer(now)];
+    let mut steps = vec![(sql.into(), values)];
     let waiting: Vec<i64> = finished.iter().filter_map(|f| if f.awaits { Some(f.seq) } else { f.parent }).collect();
     if !waiting.is_empty() {
-        promote_parents(c, "seq IN (SELECT value FROM json_each(?5))", Some(json(&waiting)?), now).await?;
+        steps.push(promote_parents("seq IN (SELECT value FROM json_each(?5))", Some(json(&waiting)?), now));
     }
-    Ok(())
+    Ok(steps)
 }
 
 /// Makes parents due when all their children are finished. A dead child costs its parent an attempt
 /// and a wait. A parent without children of its own (all that it asked for run for another parent)
 /// runs again a little later.
-async fn promote_parents(c: &Connection, which: &str, seqs: Option<String>, now: i64) -> Result<u64, BooksError> {
+fn promote_parents(which: &str, seqs: Option<String>, now: i64) -> Step {
     let child = "EXISTS (SELECT 1 FROM jobs o WHERE o.parent = jobs.seq AND o.parent IS NOT NULL \
                  AND o.parent_lease = jobs.lease";
     let given_up = format!("{child} AND o.state IN ('dead', 'cancelled'))");
@@ -331,12 +330,26 @@ async fn promote_parents(c: &Connection, which: &str, seqs: Option<String>, now:
          run_at = CASE WHEN {spent} THEN NULL WHEN {given_up} THEN ?1 + min(?3, ?2 << min(attempts, 20)) \
          WHEN NOT {child}) THEN ?1 + ?4 END, finished_at = iif({spent}, ?1, NULL), \
          reason = iif({given_up}, 'a job that it waited for was given up', reason) \
-         WHERE awaits = 1 AND {which} AND {CHILDREN_FINISHED}"
+         WHERE awaits = 1 AND {which} AND {CHILDREN_FINISHED} RETURNING seq"
     );
     let Backoff { base, cap } = Backoff::default();
     let mut values = [now, millis(base), millis(cap), RUN_AGAIN_MS].map(Value::Integer).to_vec();
     values.extend(seqs.map(Value::Text));
-    c.execute(&sql, params_from_iter(values)).await
+    (sql, values)
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Default)]
+pub(crate) struct Heartbeat {
+    /// The jobs that this worker still holds, each with whether its cancellation was requested.
+    pub(crate) held: HashMap<i64, bool>,
+    /// The schema version of the database; none when the row of this process is gone.
+    pub(crate) schema: Option<i64>,
+    /// Of all running jobs.
+    pub(crate) leases: Vec<Lease>,
+    /// True when jobs were made due: the last child of their parent ended without a run (cancelled,
+    /// or lost with its worker), or the clock was set back.
+    pub(crate) requeued: bool,
 }
 
 /// A lease that this worker holds.

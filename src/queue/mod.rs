@@ -4,8 +4,8 @@
 //! One file for each table: `jobs_table` (enqueue, list, retry, cancel, purge: what people,
 //! schedules and jobs do), `leases` (claim, heartbeat, rescue, finish: what workers do with the
 //! same table), `workers_table`, `schedules_table`; `stats` reads all of them for operators.
-//! On a remote database each step is one statement that commits by itself; after an unclear reply
-//! the next step first reads what the last one did.
+//! On a remote database each step is one request, and each statement of it commits by itself; after
+//! an unclear reply the next step first reads what the last one did.
 //!
 //! * **A job has one holder.** A claim is one statement under the write lock. It raises the job's
 //!   `lease`, the fencing token: a run that lost its lease cannot commit, because every writing
@@ -26,9 +26,9 @@ pub use claim::Claim;
 pub(crate) use claim::StopReason;
 pub use jobs_table::{Queue, count, enqueue_in};
 pub(crate) use jobs_table::{data_version, new_id};
-pub(crate) use leases::{ClaimRequest, Claimer, Lease, PollResult};
-pub(crate) use stats::{Counts, finished, stats};
+pub(crate) use leases::{ClaimRequest, Claimer, Heartbeat, Lease, PollResult};
 pub use stats::{KindStats, QueueStats};
+pub(crate) use stats::{finished, stats};
 pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, ParentJob, WorkerRow, WorkerState};
 pub use update::{Backoff, JobUpdate};
 pub use workers_table::Identity;

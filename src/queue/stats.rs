@@ -60,6 +60,20 @@ const CHECKS_ON_CHANGE: [&str; 2] = ["roll_periods", "sync_stripe"];
 /// Their findings are kept this long, until every customer was checked again.
 const FINDING_KEPT_MS: i64 = 25 * 3_600_000;
 
+impl QueueStats {
+    /// Adds the numbers of finished jobs.
+    pub(crate) fn add(&mut self, finished: &Counts) {
+        for ((kind, state), count) in finished {
+            self.kinds.entry(kind.clone()).or_insert_with(none).states.insert(*state, *count);
+        }
+    }
+}
+
+/// A kind without a job.
+fn none() -> KindStats {
+    KindStats { states: JobState::ALL.iter().map(|s| (*s, 0)).collect(), ..KindStats::default() }
+}
+
 /// Counts of jobs by kind and state.
 pub(crate) type Counts = BTreeMap<(String, JobState), i64>;
 
@@ -70,9 +84,11 @@ impl Queue {
 
     /// The figures now, as `stats` reads them.
     pub async fn stats(&self, kinds: &[&str], finished: &Counts, lease: Duration) -> Result<QueueStats, BooksError> {
-        let (now, finished) = (self.now(), finished.clone());
+        let now = self.now();
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
-        self.db.with_connection(async move |c| stats(c, now, &kinds, &finished, lease).await).await
+        let mut found = self.db.with_connection(async move |c| stats(c, now, &kinds, lease).await).await?;
+        found.add(finished);
+        Ok(found)
     }
 }
 
@@ -91,28 +107,20 @@ async fn counted(c: &Connection, sql: &str) -> Result<Counts, BooksError> {
     Ok(found)
 }
 
-/// The figures at `now`. `kinds` are listed even without a job; `finished` has the numbers of
-/// finished jobs. A worker counts as silent without a heartbeat for `lease` and the largest
+/// The figures at `now`, without the numbers of done and cancelled jobs. `kinds` are listed even
+/// without a job. A worker counts as silent without a heartbeat for `lease` and the largest
 /// difference of clocks.
 pub(crate) async fn stats(
     c: &Connection,
     now: Timestamp,
     kinds: &[String],
-    finished: &Counts,
     lease: Duration,
 ) -> Result<QueueStats, BooksError> {
     let (ticks, open, workers, mut waiting) =
         tokio::try_join!(last_ticks(c), counted(c, OPEN), workers(c), c.query(WAITING, params![now.as_millisecond()]))?;
     let mut found = QueueStats { ticks, ..QueueStats::default() };
-    let none: BTreeMap<JobState, i64> = JobState::ALL.iter().map(|s| (*s, 0)).collect();
-    for kind in kinds {
-        found.kinds.insert(kind.clone(), KindStats { states: none.clone(), ..KindStats::default() });
-    }
-    for ((kind, state), count) in open.into_iter().chain(finished.clone()) {
-        let of = found.kinds.entry(kind);
-        let of = of.or_insert_with(|| KindStats { states: none.clone(), ..KindStats::default() });
-        of.states.insert(state, count);
-    }
+    found.kinds = kinds.iter().map(|kind| (kind.clone(), none())).collect();
+    found.add(&open);
     found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();
     for worker in workers {
         let silent = Duration::try_from(now.duration_since(worker.seen_at)).unwrap_or_default()
@@ -147,19 +155,16 @@ const WAITING: &str = "SELECT kind, min(since) FROM ( \
 /// Adds the last success of a kind.
 async fn last_done(c: &Connection, now: Timestamp, name: &str, kind: &mut KindStats) -> Result<(), BooksError> {
     let newest = async {
-        if kind.states.get(&JobState::Done).is_none_or(|n| *n == 0) {
-            return Ok(None);
-        }
-        let sql = "SELECT finished_at, attention, seq FROM jobs WHERE state IN ('done', 'dead', 'cancelled') \
-                   AND state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
+        let sql = "SELECT finished_at, attention, seq FROM jobs INDEXED BY jobs_done \
+                   WHERE state = 'done' AND kind = ?1 ORDER BY finished_at DESC LIMIT 1";
         first_row(c, sql, params![name]).await
     };
     let finding = async {
         if !CHECKS_ON_CHANGE.contains(&name) {
             return Ok(None);
         }
-        let sql = "SELECT 1 FROM jobs WHERE state IN ('done', 'dead', 'cancelled') AND state = 'done' \
-                   AND finished_at > ?2 AND kind = ?1 AND attention = 1 LIMIT 1";
+        let sql = "SELECT 1 FROM jobs INDEXED BY jobs_attention \
+                   WHERE state = 'done' AND attention = 1 AND kind = ?1 AND finished_at > ?2 LIMIT 1";
         first_row(c, sql, params![name, now.as_millisecond() - FINDING_KEPT_MS]).await
     };
     let (newest, finding) = tokio::try_join!(newest, finding)?;

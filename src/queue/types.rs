@@ -4,10 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use books::store::connection::Value;
 use jiff::Timestamp;
 use jobs::job::{Job, Request};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
+
+/// A statement and its parameters.
+pub(super) type Step = (String, Vec<Value>);
 
 /// The source of the time; tests let it jump.
 #[derive(Clone)]
@@ -41,7 +45,7 @@ impl fmt::Debug for Clock {
 }
 
 /// The states of a job; the database has the same words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
     /// It may run now.

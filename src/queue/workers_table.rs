@@ -1,11 +1,11 @@
 //! The table `workers`: the processes that run jobs, as of their last heartbeat.
 
 use books::BooksError;
-use books::store::connection::{Connection, params};
+use books::store::connection::{Connection, Value, params};
 use books::store::rows::json;
 
 use super::jobs_table::{Queue, instant, with_retry};
-use super::types::{WorkerRow, WorkerState};
+use super::types::{Step, WorkerRow, WorkerState};
 
 /// Host, process id and version of a worker.
 #[derive(Clone, Debug)]
@@ -19,26 +19,6 @@ impl Queue {
     /// The worker processes, newest first.
     pub async fn workers(&self) -> Result<Vec<WorkerRow>, BooksError> {
         with_retry(|| self.db.with_connection(async |c| workers(c).await)).await
-    }
-
-    /// Records that this process is alive and what it does. Returns the schema version of the
-    /// database, or `None` when the row of the process is gone.
-    pub(crate) async fn report_alive(
-        &self,
-        worker: &str,
-        running: usize,
-        state: WorkerState,
-    ) -> Result<Option<i64>, BooksError> {
-        let running = i64::try_from(running).unwrap_or(i64::MAX);
-        let (worker, now) = (worker.to_owned(), self.clock.millis());
-        self.db
-            .with_connection(async move |c| {
-                let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
-                           RETURNING (SELECT max(version) FROM schema_versions)";
-                let mut rows = c.query(sql, params![worker, now, running, state.name()]).await?;
-                rows.next().await?.map(|row| row.get(0)).transpose()
-            })
-            .await
     }
 
     /// Inserts the row of this process; safe to repeat.
@@ -83,6 +63,14 @@ impl Queue {
             })
             .await
     }
+}
+
+/// Records that a worker is alive and what it does. Answers with the schema version of the
+/// database; with no row when the row of the worker is gone.
+pub(super) fn alive(worker: Value, now: i64, running: i64, state: WorkerState) -> Step {
+    let sql = "UPDATE workers SET seen_at = ?2, running = ?3, state = ?4 WHERE id = ?1 \
+               RETURNING (SELECT max(version) FROM schema_versions)";
+    (sql.into(), vec![worker, Value::Integer(now), Value::Integer(running), Value::Text(state.name().into())])
 }
 
 /// As [`Queue::workers`], beside other queries of the connection.

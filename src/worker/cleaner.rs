@@ -7,7 +7,7 @@ use super::process::Shared;
 use crate::queue::{JobFilter, JobState};
 
 /// How often old rows are removed, on average.
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(600);
 /// Rows of workers without a heartbeat for this time are removed.
 const WORKERS_KEPT_MS: i64 = 86_400_000;
 

@@ -32,6 +32,10 @@ pub(super) struct Dispatcher {
     /// The last answer was unclear: this process may hold jobs that it does not know of.
     unsure: bool,
     version: i64,
+    /// The time between two looks at the table, which grows while they find nothing.
+    pause: Duration,
+    /// The last look found a job that is due.
+    found: bool,
     phase: watch::Receiver<Phase>,
     /// When the dispatcher noticed that the worker is stopping.
     stopping: Option<Instant>,
@@ -40,8 +44,10 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     pub(super) fn new(shared: Shared, acks: UnboundedReceiver<Ack>, claims: UnboundedSender<Claim>) -> Self {
         let phase = shared.phase.subscribe();
-        let (finished, may_be_due, next_due, unsure, version, stopping) = (vec![], true, None, false, -1, None);
-        Self { shared, acks, claims, finished, may_be_due, next_due, unsure, version, phase, stopping }
+        let pause = shared.settings.poll;
+        let (finished, next_due, version, stopping) = (vec![], None, -1, None);
+        let (may_be_due, unsure, found) = (true, false, false);
+        Self { shared, acks, claims, finished, may_be_due, next_due, unsure, version, pause, found, phase, stopping }
     }
 
     pub(super) async fn run(mut self) {
@@ -125,6 +131,10 @@ impl Dispatcher {
         if total > 0 {
             self.next_due = next_due;
             self.may_be_due = more;
+            // other processes are at work: more of theirs may follow soon
+            if std::mem::take(&mut self.found) && !claimed.is_empty() {
+                self.pause = self.shared.settings.poll;
+            }
         }
         claimed.into_iter().for_each(|claim| self.start(claim));
         Ok(())
@@ -167,7 +177,8 @@ impl Dispatcher {
         drop(self.claims.send(claim));
     }
 
-    /// Waits until there may be something to do. The table is read at most once in a poll interval.
+    /// Waits until there may be something to do. Jobs that this process enqueues, and those that
+    /// wait for their time, wake it at once; for others it looks at the table.
     async fn wait(&mut self, outage: &mut OutageLog) {
         let Shared { queue, settings, in_flight, .. } = &self.shared;
         let free = in_flight.len() < settings.concurrency;
@@ -190,9 +201,10 @@ impl Dispatcher {
             () = queue.new_work.notified() => self.may_be_due = true,
             _ = self.phase.changed() => {}
             () = tokio::time::sleep(until_due) => self.may_be_due = true,
-            () = tokio::time::sleep(settings.poll), if free && !self.may_be_due => match self.something_due().await {
+            () = tokio::time::sleep(self.pause), if free && !self.may_be_due => match self.something_due().await {
                 Ok(due) => {
-                    self.may_be_due = due;
+                    (self.may_be_due, self.found) = (due, due);
+                    self.look_less_often();
                     outage.ended("read the queue");
                 }
                 Err(error) => {
@@ -229,9 +241,21 @@ impl Dispatcher {
                 return Ok(false);
             }
         }
-        let (due, next) = queue.peek(&self.shared.kinds.names()).await?;
-        self.next_due = next;
-        Ok(due || next.is_some_and(|next| next <= queue.clock.millis()))
+        let look = queue.look(&self.shared.by.worker, &self.shared.kinds.names()).await?;
+        self.shared.saw_schema(look.schema);
+        if look.others_run {
+            self.shared.others_run.notify_one();
+        }
+        self.next_due = look.next_due;
+        Ok(look.due || look.next_due.is_some_and(|next| next <= queue.clock.millis()))
+    }
+
+    /// Looking at a local file that did not change costs nothing.
+    fn look_less_often(&mut self) {
+        let Shared { queue, settings, .. } = &self.shared;
+        if !queue.db.is_local() {
+            self.pause = (self.pause * 2).min(settings.idle_poll.max(settings.poll));
+        }
     }
 }
 

@@ -20,7 +20,6 @@ use super::backend::{Ack, Claims};
 use super::cleaner::clean;
 use super::dispatcher::Dispatcher;
 use super::heartbeat;
-use super::in_flight::InFlight;
 use super::kinds::{Kind, Kinds};
 use super::outcome::{RunOutcome, transition};
 use super::process::{Phase, Shared, Stopper, WorkerSettings};
@@ -79,8 +78,9 @@ impl Worker {
         let worker = format!("{}:{}:{}", identity.host, identity.pid, new_id().split_off(18));
         let by = Claimer { worker, lease: settings.lease };
         let (phase, _) = watch::channel(Phase::Working);
-        let in_flight = InFlight::default();
-        Self { shared: Shared { queue, by, kinds, settings, in_flight, phase, identity, metrics }, context }
+        let (in_flight, others_run) = Default::default();
+        let shared = Shared { queue, by, kinds, settings, in_flight, others_run, phase, identity, metrics };
+        Self { shared, context }
     }
 
     /// Registers this worker; safe to repeat.

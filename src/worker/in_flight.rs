@@ -2,20 +2,31 @@
 
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use crate::queue::{Claim, StopReason};
 
 /// The claims of one process; its tasks share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InFlight(Arc<Mutex<Vec<Claim>>>);
+pub(super) struct InFlight {
+    held: Arc<Mutex<Vec<Claim>>>,
+    added: Arc<Notify>,
+}
 
 impl InFlight {
     fn with<T>(&self, f: impl FnOnce(&mut Vec<Claim>) -> T) -> T {
         // a panic while the list is held cannot leave it half changed: every change is one call
-        f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        f(&mut self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     pub(super) fn add(&self, claim: Claim) {
         self.with(|held| held.push(claim));
+        self.added.notify_one();
+    }
+
+    /// Resolves when a job was added since the last time.
+    pub(super) async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Removes a job; true when it was held under that lease.

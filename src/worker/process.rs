@@ -1,15 +1,19 @@
 //! What all tasks of a worker process share: its settings, its phase, and the jobs that it holds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use books::BooksError;
-use tokio::sync::watch;
+use books::{BooksError, newest_schema_version};
+use tokio::sync::{Notify, watch};
 
 use super::in_flight::InFlight;
 use super::kinds::{Kind, Kinds};
 use crate::config::QueueConfig;
 use crate::metrics::Metrics;
 use crate::queue::{Backoff, ClaimRequest, Claimer, Identity, Queue};
+
+/// A remote database charges for each look, and a person waits this long.
+const IDLE_POLL: Duration = Duration::from_secs(8);
 
 /// The settings of a worker.
 #[derive(Clone, Debug)]
@@ -20,6 +24,8 @@ pub struct WorkerSettings {
     pub lease: Duration,
     /// How often the table is polled for jobs that other processes enqueued.
     pub poll: Duration,
+    /// The same on a remote database while nothing happens.
+    pub idle_poll: Duration,
     /// How long runs may go on after the worker is stopped.
     pub grace: Duration,
     pub backoff: Backoff,
@@ -48,6 +54,7 @@ impl WorkerSettings {
             concurrency: usize::from(concurrency.unwrap_or(config.concurrency)),
             lease: seconds(config.lease_seconds),
             poll: Duration::from_millis(u64::from(config.poll_millis)),
+            idle_poll: IDLE_POLL,
             grace: seconds(config.grace_seconds),
             backoff: Backoff::default(),
             keep_done: days(config.keep_done_days),
@@ -63,6 +70,7 @@ impl Default for WorkerSettings {
             concurrency: 4,
             lease: Duration::from_secs(30),
             poll: Duration::from_millis(250),
+            idle_poll: IDLE_POLL,
             grace: Duration::from_secs(30),
             backoff: Backoff::default(),
             keep_done: Duration::from_secs(7 * 86_400),
@@ -107,6 +115,8 @@ pub(super) struct Shared {
     pub(super) kinds: Kinds,
     pub(super) settings: WorkerSettings,
     pub(super) in_flight: InFlight,
+    /// Notified when another worker was seen to run a job.
+    pub(super) others_run: Arc<Notify>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) identity: Identity,
     pub(super) metrics: Metrics,
@@ -117,6 +127,14 @@ impl Shared {
     pub(super) async fn register(&self) -> Result<(), BooksError> {
         let Self { queue, by, identity, kinds, settings, .. } = self;
         queue.register(&by.worker, identity, &kinds.names(), settings.concurrency).await
+    }
+
+    /// Stops this worker when a newer build has migrated the database.
+    pub(super) fn saw_schema(&self, found: i64) {
+        if found > newest_schema_version() && !self.stopping() {
+            tracing::error!(found, "the database was migrated by a newer meter: this worker stops");
+            self.phase.send_replace(Phase::Outdated(found));
+        }
     }
 
     pub(super) fn stopping(&self) -> bool {

@@ -6,25 +6,28 @@ use std::time::{Duration, Instant};
 use books::BooksError;
 
 use super::process::Shared;
-use crate::queue::Lease;
+use crate::queue::{Heartbeat, Lease};
 
-pub(super) async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> Result<(), BooksError> {
+pub(super) async fn rescue_expired(
+    shared: &Shared,
+    watch: &mut LeaseWatch,
+    found: Heartbeat,
+) -> Result<(), BooksError> {
     let queue = &shared.queue;
-    let leases = queue.leases().await?;
     let held = shared.in_flight.all();
-    let expired = watch.expired(&leases, shared.by.lease, queue.clock.millis(), Instant::now());
+    let expired = watch.expired(&found.leases, shared.by.lease, queue.clock.millis(), Instant::now());
     let expired: Vec<_> =
         expired.into_iter().filter(|l| !held.iter().any(|c| c.seq == l.seq && c.lease == l.lease)).collect();
-    let mut due = queue.requeue_stuck().await?;
+    let mut due = found.requeued;
     if !expired.is_empty() {
         for lease in &expired {
             tracing::warn!(job = lease.seq, worker = %lease.worker, "job {}: its worker {} is lost", lease.seq, lease.worker);
         }
         let taken = queue.rescue(&expired).await?;
         shared.metrics.leases_expired(taken);
-        due += taken;
+        due |= taken > 0;
     }
-    if due > 0 {
+    if due {
         queue.notify_new_work();
     }
     Ok(())
@@ -33,31 +36,30 @@ pub(super) async fn rescue_expired(shared: &Shared, watch: &mut LeaseWatch) -> R
 /// Watches the heartbeats of leases on the monotonic clock of this process.
 #[derive(Debug, Default)]
 pub(super) struct LeaseWatch {
-    heartbeats: HashMap<(i64, i64), (i64, Instant)>,
+    /// By job and lease: the heartbeat, and for how long it was watched not to change.
+    heartbeats: HashMap<(i64, i64), (i64, Duration)>,
     last_seen: Option<Instant>,
 }
 
 impl LeaseWatch {
     /// Expired leases. A lease has expired when its heartbeat was watched not to change for a full
-    /// lease length, or for half of it if `lease_until` has passed as well. After a pause in which
-    /// this process could not watch (the database was away, the process slept), the watch begins
-    /// anew, because the holder could not renew its lease either.
-    pub(super) fn expired(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
-        let away = self.last_seen.is_none_or(|last| seen.saturating_duration_since(last) > length / 2);
-        if away {
-            self.heartbeats.clear();
-        }
+    /// lease length, or for half of it if `lease_until` has passed as well. A long pause between
+    /// two looks (the database was away or slow, the process slept) counts little, because the
+    /// holder could not renew its lease either. It does count, or jobs on a slow database would
+    /// never be rescued.
+    fn expired(&mut self, leases: &[Lease], length: Duration, now_ms: i64, seen: Instant) -> Vec<Lease> {
+        let pause = self.last_seen.map_or(Duration::ZERO, |last| seen.saturating_duration_since(last));
+        let counted = if pause > length / 2 { length / 8 } else { pause };
         self.last_seen = Some(seen);
         let mut known = HashMap::new();
         let mut expired = vec![];
         for lease in leases {
             let key = (lease.seq, lease.lease);
-            let since = match self.heartbeats.get(&key) {
-                Some((heartbeat, since)) if *heartbeat == lease.heartbeat => *since,
-                _ => seen,
+            let still = match self.heartbeats.get(&key) {
+                Some((heartbeat, still)) if *heartbeat == lease.heartbeat => *still + counted,
+                _ => Duration::ZERO,
             };
-            known.insert(key, (lease.heartbeat, since));
-            let still = seen.saturating_duration_since(since);
+            known.insert(key, (lease.heartbeat, still));
             if still >= length || (still >= length / 2 && lease.until < now_ms) {
                 expired.push(lease.clone());
             }
@@ -117,5 +119,14 @@ mod tests {
         assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(70)).is_empty(), "the database was away for a minute");
         assert!(watch.expired(&[lease(3, 0)], LENGTH, 1, at(80)).is_empty());
         assert!(!watch.expired(&[lease(3, 0)], LENGTH, 1, at(90)).is_empty());
+    }
+
+    /// Guards against: a watch that begins anew at each look, because the database takes longer
+    /// than half a lease to answer.
+    #[test]
+    fn a_slow_database_delays_a_rescue_and_does_not_prevent_it() {
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
+        let looks = (0..20_u64).map(|n| watch.expired(&[lease(3, 0)], LENGTH, 1, start + Duration::from_secs(n * 20)));
+        assert_eq!(looks.take_while(Vec::is_empty).count(), 4);
     }
 }

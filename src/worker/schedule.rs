@@ -141,20 +141,31 @@ impl Schedule {
     }
 }
 
-/// Stored ticks in the future, and since when this process has seen each.
+/// The stored ticks as this process last read them.
 #[derive(Debug, Default)]
-pub struct FutureTicks(BTreeMap<&'static str, (Timestamp, Instant)>);
+pub struct SeenTicks {
+    last: BTreeMap<String, Timestamp>,
+    /// Those in the future, and since when each was seen.
+    future: BTreeMap<&'static str, (Timestamp, Instant)>,
+}
 
-impl FutureTicks {
+impl SeenTicks {
+    /// Whether the stored tick of a schedule must be read: a newer one is due, or the stored one
+    /// lies in the future.
+    fn is_old(&self, schedule: &Schedule, now: Timestamp) -> bool {
+        let last = self.last.get(schedule.name);
+        schedule.latest(now).is_some_and(|tick| last.is_none_or(|last| *last < tick || *last > now))
+    }
+
     /// Whether a stored tick is stuck in the future: further ahead than clocks of several hosts
     /// differ, and unchanged for as long. Otherwise a host with a clock that runs ahead made it,
     /// and will move it on.
     fn is_stuck(&mut self, name: &'static str, last: Timestamp, now: Timestamp) -> bool {
         if last <= now + CLOCK_SKEW {
-            self.0.remove(name);
+            self.future.remove(name);
             return false;
         }
-        let seen = self.0.entry(name).or_insert((last, Instant::now()));
+        let seen = self.future.entry(name).or_insert((last, Instant::now()));
         if seen.0 != last {
             *seen = (last, Instant::now());
         }
@@ -167,16 +178,19 @@ pub async fn tick(
     queue: &Queue,
     table: &[Schedule],
     config: &Config,
-    future: &mut FutureTicks,
+    seen: &mut SeenTicks,
 ) -> anyhow::Result<Vec<&'static str>> {
     let now = queue.now();
-    let last = queue.last_ticks().await?;
     let mut ticked = vec![];
+    if !table.iter().any(|schedule| seen.is_old(schedule, now)) {
+        return Ok(ticked);
+    }
+    // checked without the write lock first
+    seen.last = queue.last_ticks().await?;
     for schedule in table {
         let Some(tick) = schedule.latest(now) else { continue };
-        // checked without the write lock first
-        let last = last.get(schedule.name).copied();
-        let stuck = last.filter(|last| future.is_stuck(schedule.name, *last, now));
+        let last = seen.last.get(schedule.name).copied();
+        let stuck = last.filter(|last| seen.is_stuck(schedule.name, *last, now));
         if stuck.is_none() && last.is_some_and(|last| last >= tick) {
             continue;
         }
@@ -184,6 +198,7 @@ pub async fn tick(
         let jobs = (schedule.jobs)(config, tick, &origin)?;
         if queue.enqueue_tick(schedule.name, tick, stuck, &jobs).await? {
             tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
+            seen.last.insert(schedule.name.to_owned(), tick);
             ticked.push(schedule.name);
         }
     }
@@ -193,13 +208,13 @@ pub async fn tick(
 /// Turns ticks into jobs for as long as the process works.
 pub async fn run(queue: Queue, config: Config, metrics: Metrics) {
     let table = table(&config);
-    let (mut failing, mut future) = (false, FutureTicks::default());
+    let (mut failing, mut seen) = (false, SeenTicks::default());
     loop {
         if metrics.is_database_blocked() {
             tokio::time::sleep(CHECK).await;
             continue;
         }
-        match tick(&queue, &table, &config, &mut future).await {
+        match tick(&queue, &table, &config, &mut seen).await {
             Ok(_) => {
                 failing = false;
                 metrics.schedule_checked(queue.now());

@@ -196,7 +196,13 @@ impl Connection {
     pub(super) fn open(site: &Arc<Site>) -> Arc<Self> {
         let db = rusqlite::Connection::open(&site.file).unwrap();
         db.busy_timeout(BUSY).unwrap();
-        db.execute_batch("PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON; PRAGMA synchronous=NORMAL").unwrap();
+        // SQLite may find the file locked here without calling its busy handler
+        let pragmas = "PRAGMA journal_mode=WAL; PRAGMA foreign_keys=ON; PRAGMA synchronous=NORMAL";
+        let mut tries = 0..250;
+        while let Err(error) = db.execute_batch(pragmas) {
+            assert!(error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && tries.next().is_some(), "{error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_ROW_BYTES);
         let core = Mutex::new(Core { db, writes: false, robbed: false, interrupted: false });
         Arc::new_cyclic(|me: &Weak<Self>| {

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use crate::support::test_store::{Act, Do, Hasty, KillableWorker, Paired, TestStore, all, policy, row, until};
 use jiff::{SignedDuration, Timestamp};
 use meter::queue::{Clock, JobFilter, JobState, NewJob};
-use meter::worker::Kinds;
-use meter::worker::WorkerSettings;
+use meter::worker::{Kind, Kinds, WorkerSettings};
 
 const HOUR: i64 = 3_600_000;
 
@@ -30,6 +29,7 @@ suite![
     long_jobs_run_once_beside_an_idle_worker,
     a_blocked_thread_costs_no_lease,
     a_lost_worker_s_jobs_are_taken_over,
+    an_idle_worker_watches_the_leases_of_others,
     a_job_that_kills_its_workers_dies,
     never_more_at_once_than_there_are_slots,
     one_lane_one_job_at_a_time,
@@ -42,6 +42,7 @@ suite![
     clocks_that_jump_run_nothing_twice,
     finished_jobs_are_removed_in_time,
     jobs_of_other_processes_are_picked_up_soon,
+    jobs_of_this_process_are_picked_up_at_once,
 ];
 
 async fn jobs_run_once_and_keep_their_reports(store: TestStore) {
@@ -227,10 +228,10 @@ async fn a_blocked_thread_costs_no_lease(store: TestStore) {
 }
 
 /// Guards against: only jobs that were already running are recovered, and those that were claimed
-/// stay locked for ever.
+/// stay locked for ever. Here at least one has begun and most have not.
 async fn a_lost_worker_s_jobs_are_taken_over(store: TestStore) {
     let queue = store.queue().await;
-    let jobs: Vec<_> = (0..8).map(|i| store.job(&format!("{i}"), &[Do::Sleep(60_000), Do::Report])).collect();
+    let jobs: Vec<_> = (0..8).map(|i| store.job(&format!("{i}"), &[Do::Report])).collect();
     queue.enqueue(&jobs).await.unwrap();
     let doomed = KillableWorker::start(&store, policy()).await;
     until(&queue, "all claimed", all(JobState::Running)).await;
@@ -244,9 +245,26 @@ async fn a_lost_worker_s_jobs_are_taken_over(store: TestStore) {
     survivor.stop().await;
 }
 
+/// A worker that was idle for long, and cannot run the job itself.
+async fn an_idle_worker_watches_the_leases_of_others(store: TestStore) {
+    let queue = store.queue().await;
+    let others = Kinds::of([Kind::of::<Paired>()]);
+    let watcher = store.worker_of(&store.queue().await, policy(), others).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    queue.enqueue(&[store.job("lost", &[Do::Report])]).await.unwrap();
+    let doomed = KillableWorker::start(&store, policy()).await;
+    until(&queue, "claimed", all(JobState::Running)).await;
+    let killed = Instant::now();
+    doomed.kill();
+    until(&queue, "due again", all(JobState::Pending)).await;
+    // a poll, and a lease
+    assert!(killed.elapsed() < Duration::from_secs(25), "{:?}", killed.elapsed());
+    watcher.stop().await;
+}
+
 async fn a_job_that_kills_its_workers_dies(store: TestStore) {
     let queue = store.queue().await;
-    queue.enqueue(&[NewJob { max_attempts: 2, ..store.job("poison", &[Do::Sleep(60_000)]) }]).await.unwrap();
+    queue.enqueue(&[NewJob { max_attempts: 2, ..store.job("poison", &[Do::Report]) }]).await.unwrap();
     for _ in 0..2 {
         let short = WorkerSettings { lease: Duration::from_secs(1), ..policy() };
         let doomed = KillableWorker::start(&store, short.clone()).await;
@@ -454,5 +472,23 @@ async fn jobs_of_other_processes_are_picked_up_soon(store: TestStore) {
         // far below a heartbeat; what it takes on a quiet machine is measured in benches/
         assert!(store.runs(&name)[0] - sent < Duration::from_secs(5));
     }
+    worker.stop().await;
+}
+
+/// However seldom the worker looks for jobs of others.
+async fn jobs_of_this_process_are_picked_up_at_once(store: TestStore) {
+    let queue = store.queue().await;
+    let seldom = Duration::from_secs(3600);
+    let settings = WorkerSettings { poll: seldom, idle_poll: seldom, ..policy() };
+    let worker = store.worker(&queue, settings).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    queue.enqueue(&[store.job("parent", &[Do::Await(2), Do::Report])]).await.unwrap();
+    until(&queue, "parent and children are done", |rows| rows.len() == 3 && all(JobState::Done)(rows)).await;
+    let tick = "2026-03-01T12:00:00Z".parse().unwrap();
+    assert!(queue.enqueue_tick("s", tick, None, &[store.job("tick", &[Do::GiveUp, Do::Report])]).await.unwrap());
+    let rows = until(&queue, "the tick's job ran", |rows| rows[3].state == JobState::Dead).await;
+    let it = JobFilter { ids: vec![rows[3].seq.to_string()], ..JobFilter::default() };
+    assert_eq!(queue.retry(&it).await.unwrap(), 1);
+    until(&queue, "it was retried", all(JobState::Done)).await;
     worker.stop().await;
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::connection::{Connection, Rows, params};
+use crate::store::connection::{Connection, params};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::{
-    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MeterDay, MonthUsage, NearLimit,
+    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthUsage, NearLimit,
     NotificationStats, StripeStats, TaggedLines,
 };
 use crate::limits::entitlement::usage_through;
@@ -118,24 +118,41 @@ async fn size(c: &Connection) -> Result<Option<i64>, BooksError> {
 
 /// As [`Database::customer_stats`], beside other queries of the connection.
 pub async fn customer_stats(c: &Connection, now: Timestamp) -> Result<CustomerStats, BooksError> {
+    let (counted, amounts) = tokio::try_join!(counted_customers(c, now), amounts(c))?;
+    Ok(counted.with_amounts(amounts))
+}
+
+/// Differs from an earlier one when usage was booked since, a decision changed, a customer came or
+/// changed its plan, or the month is another. Credentials for TURN, and customers that were deleted
+/// in the tables, leave no mark.
+pub async fn customer_marks(c: &Connection, now: Timestamp) -> Result<String, BooksError> {
+    let sql = "SELECT ?1 || format(' %d %d %d %d %d', (SELECT max(version_id) FROM bookings), (SELECT max(seq) FROM customer_plans), \
+               (SELECT max(seq) FROM entitlement_changes), (SELECT max(seq) FROM notifications), (SELECT max(seq) FROM audit_log))";
+    let row = first_row(c, sql, params![Month::of(now).to_string()]).await?;
+    row.map_or(Ok(String::new()), |row| row.get(0))
+}
+
+/// Only the figures that need a reading of every customer.
+pub async fn counted_customers(c: &Connection, now: Timestamp) -> Result<CustomerStats, BooksError> {
     let mut found = CustomerStats::default();
     let turn = "SELECT coalesce(sum(used), 0), coalesce(sum(refused), 0) FROM turn_periods \
                 WHERE closed_at IS NULL AND starts_at <= ?1 AND ends_at > ?1";
-    let (decisions, mut statuses, near_limit, turn, stripe, unknown) = tokio::try_join!(
+    let pending = "SELECT count(*) FROM notifications WHERE state = 'pending'";
+    let (decisions, mut statuses, near_limit, turn, unknown, pending) = tokio::try_join!(
         decisions(c),
         c.query("SELECT status, count(*) FROM customers GROUP BY status", ()),
         near_limit(c),
         first_row(c, turn, params![now.as_second()]),
-        stripe_amounts(c),
         unknown(c, now),
+        first_row(c, pending, ()),
     )?;
+    found.pending_notifications = pending.map_or(Ok(0), |row| row.get(0))?;
     while let Some(row) = statuses.next().await? {
         found.by_status.insert(row.get(0)?, row.get(1)?);
     }
     if let Some(row) = turn {
         (found.turn_used, found.turn_refused) = (row.get(0)?, row.get(1)?);
     }
-    stripe_units(stripe, &mut found).await?;
     Ok(CustomerStats { decisions, near_limit, unknown, ..found })
 }
 
@@ -259,9 +276,10 @@ async fn stripe(c: &Connection) -> Result<StripeStats, BooksError> {
 }
 
 async fn notifications(c: &Connection) -> Result<NotificationStats, BooksError> {
-    let sql = "SELECT (SELECT count(*) FROM notifications WHERE state = 'pending'), (SELECT count(*) FROM notifications WHERE state = 'dead'), \
-               (SELECT min(created_at) FROM notifications WHERE state = 'pending')";
-    let Some(row) = first_row(c, sql, ()).await? else { return Ok(NotificationStats::default()) };
+    let sql = "SELECT count(*), (SELECT count(*) FROM notifications WHERE state = 'dead'), min(created_at) \
+               FROM (SELECT created_at FROM notifications INDEXED BY notifications_expiring \
+                     WHERE state = 'pending' ORDER BY give_up_at LIMIT ?1)";
+    let Some(row) = first_row(c, sql, params![MANY]).await? else { return Ok(NotificationStats::default()) };
     Ok(NotificationStats { pending: row.get(0)?, dead: row.get(1)?, oldest_pending_at: at(&row, 2)? })
 }
 
@@ -330,21 +348,18 @@ async fn unknown(c: &Connection, now: Timestamp) -> Result<BTreeMap<String, Quan
     Ok(found)
 }
 
-/// Stripe's factors, shortfalls and deferred amounts of billing targets.
-async fn stripe_amounts(c: &Connection) -> Result<[Rows; 3], BooksError> {
+/// Only the amounts of billing targets, which indexes answer: shortfalls, and deferred amounts, in
+/// units of the meters.
+pub async fn amounts(c: &Connection) -> Result<CustomerStats, BooksError> {
     let per_unit = "SELECT meter, per_unit FROM stripe_meters";
     // no difference of a delay: `reconcile_stripe` compares what was sent more than a day ago
     let shortfalls =
         "SELECT meter, sum(abs(shortfall)) FROM billing_targets WHERE shortfall IS NOT NULL GROUP BY meter";
     let deferred = "SELECT meter, iif(acknowledged, 'acknowledged', reason) AS shown, count(*), sum(amount), \
                  min(iif(amount > 0 AND NOT acknowledged, since, NULL)) FROM deferred_amounts GROUP BY meter, shown";
-    let found = tokio::try_join!(c.query(per_unit, ()), c.query(shortfalls, ()), c.query(deferred, ()))?;
-    Ok(found.into())
-}
-
-/// Amounts of billing targets in units of the meters.
-async fn stripe_units(amounts: [Rows; 3], found: &mut CustomerStats) -> Result<(), BooksError> {
-    let [mut rows, mut shortfalls, mut deferred] = amounts;
+    let (mut rows, mut shortfalls, mut deferred) =
+        tokio::try_join!(c.query(per_unit, ()), c.query(shortfalls, ()), c.query(deferred, ()))?;
+    let mut found = CustomerStats::default();
     let mut per_unit: BTreeMap<String, Decimal> = BTreeMap::new();
     while let Some(row) = rows.next().await? {
         per_unit.insert(row.get(0)?, row.get::<String>(1)?.parse().unwrap_or(Decimal::ONE));
@@ -370,5 +385,5 @@ async fn stripe_units(amounts: [Rows; 3], found: &mut CustomerStats) -> Result<(
         let since = at(&row, 4)?;
         found.oldest_deferred_at = [found.oldest_deferred_at, since].into_iter().flatten().min();
     }
-    Ok(())
+    Ok(found)
 }

@@ -234,6 +234,7 @@ impl Stream {
         if status != StatusCode::OK {
             return Err(of_answer(status, &body, asked.elapsed()));
         }
+        self.counters.answered();
         serde_json::from_slice(&body).map_err(|e| BooksError::Network(format!("its answer is no Hrana: {e}")))
     }
 

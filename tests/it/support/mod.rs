@@ -133,9 +133,16 @@ impl Workspace {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let database = libsql::Builder::new_local(self.path("meter.db")).build().await.unwrap();
-            database.connect().unwrap().execute_batch(sql).await.unwrap();
+            connect(&database).execute_batch(sql).await.unwrap();
         });
     }
+}
+
+/// A connection that waits while a worker writes.
+fn connect(database: &libsql::Database) -> libsql::Connection {
+    let connection = database.connect().unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    connection
 }
 
 /// Every row of a query on a database file, its columns joined by `|`.
@@ -143,7 +150,7 @@ pub fn query(database: &Path, sql: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let database = libsql::Builder::new_local(database).build().await.unwrap();
-        let mut rows = database.connect().unwrap().query(sql, ()).await.unwrap();
+        let mut rows = connect(&database).query(sql, ()).await.unwrap();
         let mut found = vec![];
         while let Some(row) = rows.next().await.unwrap() {
             let columns = (0..row.column_count()).map(|i| match row.get_value(i).unwrap() {

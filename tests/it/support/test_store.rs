@@ -168,6 +168,23 @@ impl Job for Hasty {
     }
 }
 
+/// As [`Act`], by a worker that is lost with it. It blocks its thread for a while, so that other
+/// jobs are claimed and do not begin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stuck(pub Act);
+
+impl Job for Stuck {
+    const KIND: &'static str = Act::KIND;
+    const DESCRIPTION: &'static str = "do nothing";
+    const MAX_CONCURRENT: usize = 1000;
+    type Report = String;
+
+    async fn run(self, _: &Context, _: Timestamp) -> Result<String, Failure> {
+        std::thread::sleep(Duration::from_secs(1));
+        std::future::pending().await
+    }
+}
+
 pub fn kinds() -> Kinds {
     Kinds::of([Kind::of::<Act>(), Kind::of::<Paired>(), Kind::of::<Hasty>(), Kind::of::<jobs::probe::Probe>()])
 }
@@ -321,11 +338,12 @@ impl TestStore {
 pub struct KillableWorker(Option<tokio::runtime::Runtime>);
 
 impl KillableWorker {
+    /// A worker that gets stuck in each [`Act`].
     pub async fn start(store: &TestStore, policy: WorkerSettings) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (queue, context) = (store.queue().await, store.context().await);
         let identity = Identity { host: "gone".into(), pid: 2, version: "0".into() };
-        let (kinds, settings, metrics) = (kinds(), policy, Metrics::new(&[]).unwrap());
+        let (kinds, settings, metrics) = (Kinds::of([Kind::of::<Stuck>()]), policy, Metrics::new(&[]).unwrap());
         let worker = Worker::new(NewWorker { queue, context, kinds, settings, identity, metrics });
         worker.register().await.unwrap();
         runtime.spawn(worker.run());
