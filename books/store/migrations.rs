@@ -63,7 +63,7 @@ const MIGRATIONS: &[Migration] = migrations![
     29 "0029_acknowledgements",
     30 "0030_invoices_of_stripe_customers",
     31 "0031_bookings",
-    35 "0035_newest_done",
+    32 "0032_newest_done",
 ];
 
 /// The schema version that this build works with.
