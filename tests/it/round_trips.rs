@@ -7,8 +7,10 @@ use books::store::connection::Value;
 use books::{BooksError, Database};
 use testkit::hrana::HranaServer;
 
+use crate::billing_books::StripeOnStore;
 use crate::support::Workspace;
 use crate::support::test_store::TestStore;
+use testkit::usage::bookings;
 
 const INSERT: &str = "INSERT INTO settings (name, value) VALUES (?1, 'x')";
 const COUNT: &str = "SELECT count(*) FROM settings WHERE value = 'x'";
@@ -152,4 +154,41 @@ fn commands_make_few_requests() {
         assert!(requests <= most, "{line}: {requests} requests");
         assert!(took < Duration::from_secs(10), "{line}: {took:?}");
     }
+}
+
+/// Customers are planned, claimed and settled together: a hundred cost no more than one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_makes_few_requests() {
+    const CUSTOMERS: usize = 100;
+    let store = TestStore::remote("few requests of a push").await;
+    let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n}")).collect();
+    let fixture = StripeOnStore::open(&store, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let books = &fixture.context.books;
+    let used = |units: u32| {
+        format!("SELECT id, 'storage_gb', date('now', '-1 day'), {units}0000000000, 'usage' FROM customers")
+    };
+    let mut before = books.traffic();
+    let mut asked = |what: &str| {
+        let requests = (books.traffic() - before).requests;
+        before = books.traffic();
+        eprintln!("{what}: {requests} requests");
+        requests
+    };
+    for (units, what, most) in [(3, "first", 34), (2, "one more booking", 28)] {
+        for sql in bookings("strftime('%Y-%m', 'now', '-1 day')", &used(units)) {
+            fixture.run(&sql).await;
+        }
+        asked("bookings");
+        let report = fixture.push().await;
+        assert_eq!((report.planned, report.accepted), (100, 100), "{report:?}");
+        let requests = asked(what);
+        assert!(requests <= most, "{what}: {requests} requests");
+    }
+    let idle = fixture.push().await;
+    assert_eq!((idle.customers, idle.attempts), (0, 0), "{idle:?}");
+    assert_eq!(asked("nothing to do"), 1, "the schema is known");
+    let report = jobs::reconcile_stripe::reconcile(&fixture.context, jiff::Timestamp::now(), None).await.unwrap();
+    assert_eq!((report.read, report.agree), (100, 100), "{report:?}");
+    let requests = asked("a hundred totals");
+    assert!(requests <= 20, "{requests} requests to reconcile");
 }
