@@ -45,49 +45,42 @@ impl OverageHistory {
         before.map_or(self.first, |(_, mode)| *mode)
     }
 
-    fn newest(&self) -> OverageBilling {
+    /// What holds now.
+    pub fn newest(&self) -> OverageBilling {
         self.changes.last().map_or(self.first, |(_, mode)| *mode)
+    }
+
+    /// `known` with `configured` from `now` on, if that is a change.
+    pub fn with(known: Option<Self>, configured: OverageBilling, now: Timestamp) -> Self {
+        let mut found = known.unwrap_or(Self { first: configured, changes: vec![] });
+        if found.newest() != configured {
+            found.changes.push((now.as_second(), configured));
+        }
+        found
     }
 }
 
 impl Database {
-    /// The history with `configured` from `now` on, if that is a change; it is not stored.
-    pub async fn overage_history(
+    /// Stores what is configured, if that is a change, and returns the history.
+    pub async fn note_overage_billing(
         &self,
         configured: OverageBilling,
         now: Timestamp,
     ) -> Result<OverageHistory, BooksError> {
-        self.with_connection(async move |c| {
-            let mut found = load(c).await?.unwrap_or(OverageHistory { first: configured, changes: vec![] });
-            if found.newest() != configured {
-                found.changes.push((now.as_second(), configured));
-            }
-            Ok(found)
-        })
-        .await
-    }
-
-    /// Stores what is configured, if that is a change.
-    pub async fn note_overage_billing(&self, configured: OverageBilling, now: Timestamp) -> Result<(), BooksError> {
-        let known = self.with_connection(async |c| load(c).await).await?;
-        if known.is_some_and(|found| found.newest() == configured) {
-            return Ok(());
-        }
         self.transaction(async move |c| {
-            // another process may have been first
             if load(c).await?.is_none_or(|found| found.newest() != configured) {
                 let sql = "INSERT INTO overage_billing_changes (from_at, mode) \
                            SELECT max(?1, coalesce(max(from_at) + 1, ?1)), ?2 FROM overage_billing_changes";
                 c.execute(sql, params![now.as_second(), configured.name()]).await?;
             }
-            Ok(())
+            Ok(OverageHistory::with(load(c).await?, configured, now))
         })
         .await
     }
 }
 
 /// None as long as nothing was noted.
-async fn load(c: &Connection) -> Result<Option<OverageHistory>, BooksError> {
+pub async fn load(c: &Connection) -> Result<Option<OverageHistory>, BooksError> {
     let mut rows = c.query("SELECT from_at, mode FROM overage_billing_changes ORDER BY from_at", ()).await?;
     let mut found = None::<OverageHistory>;
     while let Some(row) = rows.next().await? {

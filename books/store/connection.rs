@@ -16,6 +16,10 @@ use super::remote::stream::Stream;
 /// [`Connection::execute_each`] sends about this many bytes of statements in one request.
 const REQUEST_BYTES: usize = 1 << 20;
 
+/// A statement, mostly one that writes, with the values of its parameters: part of a
+/// [`Connection::batch`].
+pub type Write = (&'static str, Vec<Value>);
+
 /// A connection; its clones share one transaction.
 #[derive(Clone)]
 pub struct Connection(Half);

@@ -1,6 +1,6 @@
 //! The table `settings`: values by name that outlive a run.
 
-use crate::store::connection::{Connection, params};
+use crate::store::connection::{Connection, Write, params};
 
 use super::database::Database;
 use super::error::BooksError;
@@ -12,10 +12,15 @@ pub async fn get(c: &Connection, name: &str) -> Result<Option<String>, BooksErro
 }
 
 pub async fn put(c: &Connection, name: &str, value: &str) -> Result<(), BooksError> {
+    let (sql, values) = write(name, value);
+    c.execute(sql, values).await.map(drop)
+}
+
+/// The statement of [`put`].
+pub fn write(name: &str, value: &str) -> Write {
     let sql =
         "INSERT INTO settings (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    c.execute(sql, params![name, value]).await?;
-    Ok(())
+    (sql, vec![name.into(), value.into()])
 }
 
 impl Database {

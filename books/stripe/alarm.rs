@@ -1,6 +1,6 @@
 //! Alarms: differences that need a person, stored in the `alarm_*` columns of `billing_targets`.
 
-use crate::store::connection::{Connection, Row, params};
+use crate::store::connection::{Connection, Row, Write, params};
 use serde::Serialize;
 
 use crate::store::database::Database;
@@ -33,12 +33,12 @@ pub(super) struct TargetKey<'a> {
 }
 
 /// Stores a difference as the alarm of a billing target. A difference that is no alarm clears the
-/// stored alarm, and so does an acknowledged `NoTotal`.
-pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Difference) -> Result<(), BooksError> {
+/// stored alarm, and so does a `NoTotal` that [`ACKNOWLEDGED`] has a row for.
+pub(super) fn set(of: TargetKey<'_>, difference: &Difference, is_acknowledged: bool) -> Write {
     let (kind, unexplained, no_total) = match difference {
         Difference::StripeHasLess(found) => (Some("stripe_has_less"), Some(found), None),
         Difference::StripeHasMore(found) => (Some("stripe_has_more"), Some(found), None),
-        Difference::NoTotal { stripe_customer, answer } if !is_acknowledged(c, of, stripe_customer).await? => {
+        Difference::NoTotal { stripe_customer, answer } if !is_acknowledged => {
             (Some("no_total"), None, Some((stripe_customer.as_str(), answer.as_str())))
         }
         _ => (None, None, None),
@@ -46,27 +46,25 @@ pub(super) async fn set(c: &Connection, of: TargetKey<'_>, difference: &Differen
     let sql = "UPDATE billing_targets SET \
                (alarm_kind, alarm_shortfall, alarm_total, alarm_until, alarm_stripe_customer, alarm_answer) = (?4, ?5, ?6, ?7, ?8, ?9) \
                WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
-    let values = params![
-        of.customer,
-        of.meter,
-        of.period_start,
-        kind,
-        unexplained.map(|found| found.shortfall),
-        unexplained.map(|found| found.total),
-        unexplained.map(|found| found.until),
-        no_total.map(|(stripe_customer, _)| stripe_customer),
-        no_total.map(|(_, answer)| answer)
+    let values = vec![
+        of.customer.into(),
+        of.meter.into(),
+        of.period_start.into(),
+        kind.into(),
+        unexplained.map(|found| found.shortfall).into(),
+        unexplained.map(|found| found.total).into(),
+        unexplained.map(|found| found.until).into(),
+        no_total.map(|(stripe_customer, _)| stripe_customer).into(),
+        no_total.map(|(_, answer)| answer).into(),
     ];
-    c.execute(sql, values).await.map(drop)
+    (sql, values)
 }
 
-/// Whether a person has acknowledged, since a total was last read, that Stripe has none.
-async fn is_acknowledged(c: &Connection, of: TargetKey<'_>, stripe_customer: &str) -> Result<bool, BooksError> {
-    let sql = "SELECT 1 FROM acknowledgements a JOIN billing_targets t USING (customer, meter, period_start) \
-               WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND a.kind = 'no_total' AND a.stripe_customer = ?4 \
-                 AND a.at > coalesce(t.total_at, 0)";
-    Ok(first_row(c, sql, params![of.customer, of.meter, of.period_start, stripe_customer]).await?.is_some())
-}
+/// A row when a person has acknowledged, since a total of target ?1 ?2 ?3 was last read, that
+/// Stripe customer ?4 has none.
+pub(super) const ACKNOWLEDGED: &str = "SELECT 1 FROM acknowledgements a JOIN billing_targets t USING (customer, meter, period_start) \
+    WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND a.kind = 'no_total' AND a.stripe_customer = ?4 \
+      AND a.at > coalesce(t.total_at, 0)";
 
 /// Reads the alarm from [`COLUMNS`], which begin at column `at`; none if the target has no alarm.
 pub(super) fn read(row: &Row, at: i32) -> Result<Option<Difference>, BooksError> {

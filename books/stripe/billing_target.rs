@@ -1,13 +1,12 @@
 //! Billing targets: the quantities that Stripe should bill, from which events are planned.
 
-use crate::store::connection::{Connection, Row, Value, params};
+use crate::store::connection::{Connection, Row, Write, params};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::rating::Rated;
-use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows};
+use crate::store::rows::{first_row, json};
 use crate::units::quantity::{Quantity, UNIT, divide_half_even};
 
 /// A row of `billing_targets`.
@@ -85,7 +84,7 @@ impl UsageParts {
         }
     }
 
-    /// Reads them from column `at` and those after it, in the order of [`PARTS`].
+    /// Reads them from column `at` and those after it, in their order.
     pub(crate) fn read(row: &Row, at: i32) -> Result<Self, BooksError> {
         Ok(Self {
             used: row.get(at)?,
@@ -152,12 +151,8 @@ fn units(stripe: i64, per_unit: Decimal) -> Quantity {
     Quantity::from_scaled(scaled)
 }
 
-/// The columns of [`UsageParts`].
-const PARTS: [&str; 9] =
-    ["used", "within", "billable", "house", "not_priced", "advance", "billable_minor", "house_minor", "currency"];
-
 /// A row of `billing_targets` to be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NewTarget {
     pub customer: String,
     pub meter: String,
@@ -167,59 +162,25 @@ pub struct NewTarget {
     pub target: i64,
     pub deferred: i64,
     pub deferred_reason: Option<&'static str>,
+    #[serde(flatten)]
     pub parts: UsageParts,
 }
 
-impl Database {
-    /// Counts the amounts above 0 that have been deferred since an instant from `from` to before
-    /// `to`. Acknowledged amounts do not count.
-    pub async fn deferred_since(&self, from: i64, to: i64) -> Result<u64, BooksError> {
-        self.with_connection(async move |c| {
-            let sql = "SELECT count(*) FROM deferred_amounts WHERE amount > 0 AND NOT acknowledged AND since >= ?1 AND since < ?2";
-            first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))
-        })
-        .await
-    }
+/// Counts the amounts above 0 that have been deferred since an instant from `from` to before `to`.
+/// Acknowledged amounts do not count.
+pub async fn deferred_since(c: &Connection, from: i64, to: i64) -> Result<u64, BooksError> {
+    let sql =
+        "SELECT count(*) FROM deferred_amounts WHERE amount > 0 AND NOT acknowledged AND since >= ?1 AND since < ?2";
+    first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))
 }
 
-pub async fn store_targets(c: &Connection, totals: &[NewTarget], now: i64) -> Result<(), BooksError> {
-    let parts = PARTS.join(", ");
-    let head = format!(
-        "INSERT INTO billing_targets (customer, meter, period_start, period_end, plan, target, deferred, deferred_reason, deferred_since, {parts})"
-    );
-    let kept = PARTS.map(|part| format!("{part} = excluded.{part}")).join(", ");
-    let stored = format!(
-        "ON CONFLICT (customer, meter, period_start) DO UPDATE SET period_end = excluded.period_end, plan = excluded.plan, \
-         target = excluded.target, deferred = excluded.deferred, deferred_reason = excluded.deferred_reason, \
-         deferred_since = iif(billing_targets.deferred_reason IS excluded.deferred_reason, billing_targets.deferred_since, excluded.deferred_since), \
-         final_at = iif(billing_targets.period_end = excluded.period_end, billing_targets.final_at, NULL), \
-         seen = iif(billing_targets.period_end = excluded.period_end, billing_targets.seen, NULL), \
-         expected = iif(billing_targets.period_end = excluded.period_end, billing_targets.expected, NULL), {kept}"
-    );
-    let values = |t: &NewTarget| {
-        let since = (t.deferred != 0).then_some(now);
-        let UsageParts { used, within, billable, house, not_priced, advance, billable_minor, house_minor, .. } =
-            t.parts;
-        [
-            Value::Text(t.customer.clone()),
-            Value::Text(t.meter.clone()),
-            Value::Integer(t.period_start),
-            Value::Integer(t.period_end),
-            Value::Text(t.plan.clone()),
-            Value::Integer(t.target),
-            Value::Integer(t.deferred),
-            t.deferred_reason.map_or(Value::Null, |why| Value::Text(why.to_owned())),
-            since.map_or(Value::Null, Value::Integer),
-            Value::Integer(used),
-            Value::Integer(within),
-            Value::Integer(billable),
-            Value::Integer(house),
-            Value::Integer(not_priced),
-            Value::Integer(advance),
-            Value::Integer(billable_minor),
-            Value::Integer(house_minor),
-            Value::Text(t.parts.currency.clone()),
-        ]
-    };
-    insert_rows(c, &head, &stored, totals, values).await
+/// Targets in one statement of [`store_targets`]: its parameter stays far below the largest that a
+/// server takes.
+const MAX_ROWS: usize = 1000;
+
+/// ?1 [`NewTarget`]s, ?2 now.
+const STORE: &str = include_str!("store_targets.sql");
+
+pub fn store_targets(targets: &[NewTarget], now: i64) -> Result<Vec<Write>, BooksError> {
+    targets.chunks(MAX_ROWS).map(|some| Ok((STORE, vec![json(some)?.into(), now.into()]))).collect()
 }

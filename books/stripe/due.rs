@@ -1,6 +1,6 @@
 //! The customers that are due for planning (`stripe_due`), and what else waits for `push_stripe`.
 
-use crate::store::connection::{Connection, params};
+use crate::store::connection::{Connection, Write, params};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -43,6 +43,9 @@ pub struct DueAgain {
     pub due_at: Option<i64>,
 }
 
+/// The setting with the newest version whose customers have been made due.
+pub const PLANNED_VERSION: &str = "planned_version";
+
 /// Customers that are due at ?1, at most ?2.
 const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_due_by_time WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
 
@@ -55,30 +58,50 @@ const MARK_DUE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) \
     SELECT value ->> 'customer', 0, value ->> 'from_day' FROM json_each(?1) WHERE true \
     ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
 
+/// The last of the next customers after ?1, at most ?2, and how many they are.
+const NEXT: &str = "SELECT max(id), count(*) FROM (SELECT id FROM customers WHERE id > ?1 ORDER BY id LIMIT ?2)";
+
+/// Makes the customers after ?1 up to ?2 due. Usage on days before ?3 counts as unchanged.
+const MARK_ALL_DUE: &str = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT id, 0, ?3 FROM customers WHERE id > ?1 AND id <= ?2 \
+    ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
+
 /// Customers of a transaction that makes them due.
-const CUSTOMERS: Pace = Pace::new(1000, 10_000);
+const CUSTOMERS: Pace = Pace::new(5000, 20_000);
+
+/// What waits for `push_stripe`. Reads a few rows, however large the tables are.
+pub async fn backlog(c: &Connection, now: i64) -> Result<Backlog, BooksError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM stripe_due WHERE due_at <= ?1), \
+               EXISTS (SELECT 1 FROM meter_events WHERE next_at <= ?1), \
+               EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
+               (SELECT coalesce(max(version_id), 0) FROM bookings), \
+               (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'planned_version')";
+    let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(Backlog::default()) };
+    Ok(Backlog {
+        customers: row.get(0)?,
+        events: row.get(1)?,
+        reports: row.get(2)?,
+        newest_version: row.get(3)?,
+        planned_version: row.get::<Option<i64>>(4)?.unwrap_or(0),
+    })
+}
+
+/// A short text that changes when a plan does.
+pub async fn plans_fingerprint(c: &Connection) -> Result<String, BooksError> {
+    let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
+    row.map_or(Ok(String::new()), |row| row.get(0))
+}
 
 impl Database {
-    /// What waits for `push_stripe`. Reads a few rows, however large the tables are.
+    /// As [`backlog`].
     pub async fn backlog(&self, now: Timestamp) -> Result<Backlog, BooksError> {
         let now = now.as_second();
-        self.with_connection(async move |c| {
-            let sql = "SELECT EXISTS (SELECT 1 FROM stripe_due WHERE due_at <= ?1), \
-                       EXISTS (SELECT 1 FROM meter_events WHERE next_at <= ?1), \
-                       EXISTS (SELECT 1 FROM stripe_error_reports WHERE read_at IS NULL), \
-                       (SELECT coalesce(max(version_id), 0) FROM bookings), \
-                       (SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'planned_version')";
-            let Some(row) = first_row(c, sql, params![now]).await? else { return Ok(Backlog::default()) };
-            let yes = |i: i32| -> Result<bool, BooksError> { Ok(row.get::<i64>(i)? == 1) };
-            Ok(Backlog {
-                customers: yes(0)?,
-                events: yes(1)?,
-                reports: yes(2)?,
-                newest_version: row.get(3)?,
-                planned_version: row.get::<Option<i64>>(4)?.unwrap_or(0),
-            })
-        })
-        .await
+        self.with_connection(async move |c| backlog(c, now).await).await
+    }
+
+    /// At most `limit` due customers, each with the first day on which usage may have changed.
+    pub async fn due(&self, limit: u32, now: Timestamp) -> Result<Vec<DueSince>, BooksError> {
+        let now = now.as_second();
+        self.with_connection(async move |c| read(c, DUE, params![now, limit]).await).await
     }
 
     /// Makes the customers of newly booked versions due, one version after another.
@@ -109,11 +132,9 @@ impl Database {
                 let is_last = page.len() < pace.rows();
                 let (start, rows) = (Instant::now(), json(&page)?);
                 let mark = self.transaction(async move |c| {
-                    c.execute(MARK_DUE, params![rows]).await?;
-                    if is_last {
-                        settings::put(c, "planned_version", &version.to_string()).await?;
-                    }
-                    Ok(())
+                    let mut writes: Vec<Write> = vec![(MARK_DUE, vec![rows.into()])];
+                    writes.extend(is_last.then(|| settings::write(PLANNED_VERSION, &version.to_string())));
+                    c.batch(writes).await.map(drop)
                 });
                 mark.await?;
                 if is_last {
@@ -126,42 +147,42 @@ impl Database {
     }
 
     /// Makes every customer due if the setting `name` is not `value`, and stores `value`. Usage on
-    /// days before `from_day` counts as unchanged. Returns whether the customers became due.
-    pub async fn mark_all_due_when(
-        &self,
-        name: &'static str,
-        value: String,
-        from_day: String,
-    ) -> Result<bool, BooksError> {
-        if self.setting(name).await?.as_ref() == Some(&value) {
-            return Ok(false);
+    /// days before `from_day` counts as unchanged.
+    pub async fn mark_all_due_when(&self, name: &'static str, value: &str, from_day: &str) -> Result<(), BooksError> {
+        if self.setting(name).await?.as_deref() == Some(value) {
+            return Ok(());
         }
-        self.transaction(async move |c| {
-            let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT id, 0, ?1 FROM customers WHERE true \
-                       ON CONFLICT (customer) DO UPDATE SET due_at = 0, from_day = min(from_day, excluded.from_day)";
-            c.execute(sql, params![from_day]).await?;
-            settings::put(c, name, &value).await?;
-            Ok(true)
-        })
-        .await
+        self.mark_all_due(from_day, vec![settings::write(name, value)]).await
     }
 
-    /// A short text that changes when a plan does.
-    pub async fn plans_fingerprint(&self) -> Result<String, BooksError> {
-        self.with_connection(async |c| {
-            let row = first_row(c, "SELECT count(*) || ' ' || coalesce(max(applied_at), 0) FROM plans", ()).await?;
-            row.map_or(Ok(String::new()), |row| row.get(0))
-        })
-        .await
+    /// Makes every customer due in transactions of some, the last of which also runs `then`.
+    pub async fn mark_all_due(&self, from_day: &str, then: Vec<Write>) -> Result<(), BooksError> {
+        let (mut after, mut pace, mut then) = (String::new(), CUSTOMERS, Some(then));
+        loop {
+            let (from, limit) = (after.clone(), pace.limit());
+            let page = self.with_connection(async move |c| {
+                let Some(row) = first_row(c, NEXT, params![from, limit]).await? else { return Ok((None, 0)) };
+                Ok((row.get::<Option<String>>(0)?, row.get::<u32>(1)?))
+            });
+            let (last, found) = page.await?;
+            let is_last = found < limit;
+            let mut writes: Vec<Write> = vec![];
+            if let Some(last) = last {
+                writes.push((MARK_ALL_DUE, vec![after.into(), last.clone().into(), from_day.into()]));
+                after = last;
+            }
+            writes.extend(then.take_if(|_| is_last).into_iter().flatten());
+            let start = Instant::now();
+            self.transaction(async move |c| c.batch(writes).await.map(drop)).await?;
+            if is_last {
+                return Ok(());
+            }
+            pace.learn(pace.rows(), start);
+        }
     }
 }
 
-/// At most `limit` due customers, each with the first day on which usage may have changed.
-pub async fn due(c: &Connection, limit: u32, now: i64) -> Result<Vec<DueSince>, BooksError> {
-    read(c, DUE, params![now, limit]).await
-}
-
-/// As [`due`], without a limit, and with the customers that the next run would make due.
+/// As [`Database::due`], without a limit, and with the customers that the next run would make due.
 pub async fn would_be_due(
     c: &Connection,
     backlog: Backlog,
@@ -194,21 +215,16 @@ async fn read(
 }
 
 /// Removes planned customers from `stripe_due`, or sets when they are due again.
-pub async fn mark_planned(c: &Connection, customers: &[DueAgain]) -> Result<(), BooksError> {
+pub fn mark_planned(customers: &[DueAgain]) -> Result<[Write; 2], BooksError> {
     let rows = json(customers)?;
-    let sql = "DELETE FROM stripe_due WHERE customer IN (SELECT value ->> 'customer' FROM json_each(?1))";
-    c.execute(sql, params![rows.clone()]).await?;
-    let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT value ->> 'customer', value ->> 'due_at', '9999' FROM json_each(?1) \
-               WHERE value ->> 'due_at' IS NOT NULL ON CONFLICT (customer) DO NOTHING";
-    c.execute(sql, params![rows]).await?;
-    Ok(())
+    let planned = "DELETE FROM stripe_due WHERE customer IN (SELECT value ->> 'customer' FROM json_each(?1))";
+    let again = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT value ->> 'customer', value ->> 'due_at', '9999' FROM json_each(?1) \
+                 WHERE value ->> 'due_at' IS NOT NULL ON CONFLICT (customer) DO NOTHING";
+    Ok([(planned, vec![rows.clone().into()]), (again, vec![rows.into()])])
 }
 
 /// Postpones customers. The first day on which usage may have changed stays stored.
-pub async fn postpone(c: &Connection, customers: &[DueAgain]) -> Result<(), BooksError> {
-    if !customers.is_empty() {
-        let sql = "UPDATE stripe_due SET due_at = j.value ->> 'due_at' FROM json_each(?1) j WHERE customer = j.value ->> 'customer'";
-        c.execute(sql, params![json(customers)?]).await?;
-    }
-    Ok(())
+pub fn postpone(customers: &[DueAgain]) -> Result<Write, BooksError> {
+    let sql = "UPDATE stripe_due SET due_at = j.value ->> 'due_at' FROM json_each(?1) j WHERE customer = j.value ->> 'customer'";
+    Ok((sql, vec![json(customers)?.into()]))
 }

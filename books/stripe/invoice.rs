@@ -3,9 +3,11 @@
 //! `reconciliation.rs` alone selects events by their time: Stripe's total of a period is by time,
 //! whatever the invoice took.
 
+use serde::Serialize;
+
 /// An invoice, by the billing period that it is for: from `start` to before `end`, in seconds since
 /// 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct InvoicePeriod {
     pub start: i64,
     pub end: i64,

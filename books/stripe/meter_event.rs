@@ -1,7 +1,7 @@
 //! Meter events, which are stored before they are sent, and their states (migration 0014 has the
 //! diagram).
 
-use crate::store::connection::{Connection, Row, Value, params};
+use crate::store::connection::{Connection, Row, Write, params};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use super::invoice::{InvoicePeriod, RESEND};
 use crate::store::audit_log::{AuditEntry, record};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows, json};
+use crate::store::rows::{first_row, json};
 use crate::units::calendar::instant;
 
 /// The state of a meter event.
@@ -107,9 +107,9 @@ pub struct EventInvoice {
     pub ends_at: Timestamp,
 }
 
-const COLUMNS: &str = "i.seq, i.identifier, i.customer, i.meter, i.period_start, i.billed_start, i.billed_end, i.stripe_customer, i.event_name, \
-    i.value, i.timestamp, i.send_before, i.state, i.maybe_applied, i.attempts, i.key_no, i.first_attempt_at, i.last_attempt_at, i.next_at, \
-    i.created_at, i.settled_at, i.request_id, i.error, i.imported";
+const COLUMNS: &str = "seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, \
+    value, timestamp, send_before, state, maybe_applied, attempts, key_no, first_attempt_at, last_attempt_at, next_at, \
+    created_at, settled_at, request_id, error, imported";
 
 fn event(row: &Row) -> Result<MeterEvent, BooksError> {
     let at = |i: i32| -> Result<Option<Timestamp>, BooksError> { Ok(row.get::<Option<i64>>(i)?.map(instant)) };
@@ -156,7 +156,7 @@ async fn all(
 }
 
 /// An event to be stored. Instants are seconds since 1970.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NewMeterEvent {
     pub customer: String,
     pub meter: String,
@@ -169,35 +169,22 @@ pub struct NewMeterEvent {
     pub send_before: i64,
 }
 
-/// Stores events as pending, numbered on from the newest. An identifier is `prefix`, a hyphen and
-/// the number.
-pub async fn insert(c: &Connection, new: &[NewMeterEvent], prefix: &str, now: i64) -> Result<(), BooksError> {
-    if new.is_empty() {
-        return Ok(());
-    }
-    let mut seq = last_seq(c).await?;
-    let head = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, \
-                event_name, value, timestamp, send_before, next_at, created_at)";
-    let values = |i: &NewMeterEvent| {
-        seq += 1;
-        [
-            Value::Integer(seq),
-            Value::Text(format!("{prefix}-{seq}")),
-            Value::Text(i.customer.clone()),
-            Value::Text(i.meter.clone()),
-            Value::Integer(i.period_start),
-            Value::Integer(i.billed.start),
-            Value::Integer(i.billed.end),
-            Value::Text(i.stripe_customer.clone()),
-            Value::Text(i.event_name.clone()),
-            Value::Integer(i.value),
-            Value::Integer(i.timestamp),
-            Value::Integer(i.send_before),
-            Value::Integer(now),
-            Value::Integer(now),
-        ]
-    };
-    insert_rows(c, head, "", new, values).await
+/// Events in one statement of [`insert`]: its parameter stays far below the largest that a server
+/// takes.
+const MAX_ROWS: usize = 1000;
+
+/// ?1 [`NewMeterEvent`]s, ?2 now. `key` counts them from 0.
+const INSERT: &str = "INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, \
+      stripe_customer, event_name, value, timestamp, send_before, next_at, created_at) \
+    SELECT n, prefix || '-' || n, j ->> 'customer', j ->> 'meter', j ->> 'period_start', j ->> '$.billed.start', j ->> '$.billed.end', \
+      j ->> 'stripe_customer', j ->> 'event_name', j ->> 'value', j ->> 'timestamp', j ->> 'send_before', ?2, ?2 \
+    FROM (SELECT value AS j, key + 1 + (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'meter_events') AS n, \
+            coalesce((SELECT value FROM settings WHERE name = 'prefix'), 'meter') AS prefix FROM json_each(?1))";
+
+/// Stores events as pending, numbered on from the newest. An identifier is the prefix of these
+/// books, a hyphen and the number.
+pub fn insert(new: &[NewMeterEvent], now: i64) -> Result<Vec<Write>, BooksError> {
+    new.chunks(MAX_ROWS).map(|some| Ok((INSERT, vec![json(some)?.into(), now.into()]))).collect()
 }
 
 /// The number of the newest event; 0 if there is none.
@@ -236,14 +223,17 @@ pub struct RecoveredEvents {
     pub undecided: u64,
 }
 
-/// The oldest open event of each customer and meter, if it is due. While one event is unconfirmed,
-/// no further event is sent for that customer and meter: with a single unknown, Stripe's total
-/// tells whether it arrived.
-const CLAIM: &str = "SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
-    WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
-      AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
-                      WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
-    ORDER BY i.next_at, i.seq LIMIT ?2";
+/// Claims the oldest open event of each customer and meter, if it is due. While one event is
+/// unconfirmed, no further event is sent for that customer and meter: with a single unknown,
+/// Stripe's total tells whether it arrived. ?1 now; ?2 the most events; ?3 now less the time for
+/// which an event is sent again.
+const CLAIM: &str = "UPDATE meter_events SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?1, \
+      first_attempt_at = coalesce(first_attempt_at, ?1) \
+    WHERE seq IN (SELECT i.seq FROM meter_events i INDEXED BY meter_events_due \
+      WHERE i.next_at <= ?1 AND i.send_before > ?1 AND (i.state = 'pending' OR i.state = 'unconfirmed' AND i.first_attempt_at > ?3) \
+        AND NOT EXISTS (SELECT 1 FROM meter_events o INDEXED BY meter_events_open \
+                        WHERE o.customer = i.customer AND o.meter = i.meter AND o.seq < i.seq AND o.state IN ('pending', 'sending', 'unconfirmed')) \
+      ORDER BY i.next_at, i.seq LIMIT ?2) RETURNING ";
 
 /// ?1 [`AttemptOutcome`]s, ?2 now.
 const SETTLE: &str = "UPDATE meter_events SET state = j.value ->> 'state', \
@@ -254,31 +244,24 @@ const SETTLE: &str = "UPDATE meter_events SET state = j.value ->> 'state', \
     FROM json_each(?1) j WHERE meter_events.seq = j.value ->> 'seq' AND meter_events.state = 'sending' \
       AND meter_events.attempts = j.value ->> 'attempts'";
 
+/// Whether [`Database::recover_events`] has anything to do.
+pub async fn to_recover(c: &Connection, stale: i64, now: i64) -> Result<bool, BooksError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM meter_events WHERE state = 'sending' AND last_attempt_at < ?1) \
+               OR EXISTS (SELECT 1 FROM meter_events WHERE next_at IS NOT NULL AND send_before <= ?2) \
+               OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'unconfirmed' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
+    first_row(c, sql, params![stale, now, now - RESEND]).await?.map_or(Ok(false), |row| row.get(0))
+}
+
 impl Database {
     /// Claims at most `limit` due events, at most one of each customer and meter, and makes them
     /// `sending`.
     pub async fn claim_events(&self, limit: u32, now: Timestamp) -> Result<Vec<MeterEvent>, BooksError> {
         let now = now.as_second();
-        self.transaction(async move |c| {
-            let mut rows = c.query(CLAIM, params![now, limit, now - RESEND]).await?;
-            let mut seqs: Vec<i64> = vec![];
-            while let Some(row) = rows.next().await? {
-                seqs.push(row.get(0)?);
-            }
-            if seqs.is_empty() {
-                return Ok(vec![]);
-            }
-            let seqs = json(&seqs)?;
-            c.execute(
-                "UPDATE meter_events SET state = 'sending', attempts = attempts + 1, next_at = NULL, last_attempt_at = ?2, \
-                 first_attempt_at = coalesce(first_attempt_at, ?2) WHERE seq IN (SELECT value FROM json_each(?1))",
-                params![seqs.clone(), now],
-            )
-            .await?;
-            let sql = format!("SELECT {COLUMNS} FROM json_each(?1) j JOIN meter_events i ON i.seq = j.value");
-            all(c, &sql, params![seqs]).await
-        })
-        .await
+        let sql = format!("{CLAIM}{COLUMNS}");
+        let claimed = self.transaction(async move |c| all(c, &sql, params![now, limit, now - RESEND]).await);
+        let mut claimed = claimed.await?;
+        claimed.sort_by_key(|event| event.seq);
+        Ok(claimed)
     }
 
     /// Writes the results of attempts. An event does not change if its attempt is not in progress
@@ -298,18 +281,6 @@ impl Database {
     /// again waits for Stripe's totals.
     pub async fn recover_events(&self, stale: i64, now: Timestamp) -> Result<RecoveredEvents, BooksError> {
         let now = now.as_second();
-        let anything = self
-            .with_connection(async move |c| {
-                let sql = "SELECT EXISTS (SELECT 1 FROM meter_events WHERE state = 'sending' AND last_attempt_at < ?1) \
-                           OR EXISTS (SELECT 1 FROM meter_events WHERE next_at IS NOT NULL AND send_before <= ?2) \
-                           OR EXISTS (SELECT 1 FROM meter_events WHERE state = 'unconfirmed' AND next_at IS NOT NULL AND first_attempt_at <= ?3)";
-                let row = first_row(c, sql, params![stale, now, now - RESEND]).await?;
-                Ok(row.map_or(Ok(0), |row| row.get::<i64>(0))? == 1)
-            })
-            .await?;
-        if !anything {
-            return Ok(RecoveredEvents::default());
-        }
         self.transaction(async move |c| {
             let sql = "UPDATE meter_events SET state = 'unconfirmed', maybe_applied = 1, next_at = ?2, error = 'the process ended while it was sent' \
                        WHERE state = 'sending' AND last_attempt_at < ?1";
@@ -414,17 +385,15 @@ pub async fn find_by_identifier(c: &Connection, identifier: &str) -> Result<Opti
 
 /// Stops sending unconfirmed events again: their invoice was final earlier than expected. Stripe's
 /// totals decide about these events.
-pub async fn stop_resending(c: &Connection, seqs: &[i64]) -> Result<(), BooksError> {
+pub fn stop_resending(seqs: &[i64]) -> Result<Write, BooksError> {
     let sql = "UPDATE meter_events SET next_at = NULL WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'unconfirmed'";
-    c.execute(sql, params![json(seqs)?]).await?;
-    Ok(())
+    Ok((sql, vec![json(seqs)?.into()]))
 }
 
 /// Makes pending events not received that were never sent: their invoice is closed, or their
 /// invoice, subscription or Stripe customer has changed since they were planned.
-pub async fn withdraw(c: &Connection, seqs: &[i64], now: i64) -> Result<(), BooksError> {
+pub fn withdraw(seqs: &[i64], now: i64) -> Result<Write, BooksError> {
     let sql = "UPDATE meter_events SET state = 'not_received', next_at = NULL, settled_at = ?2, error = 'never sent: its invoice, subscription or Stripe customer is not what it was' \
                WHERE seq IN (SELECT value FROM json_each(?1)) AND state = 'pending' AND maybe_applied = 0";
-    c.execute(sql, params![json(seqs)?, now]).await?;
-    Ok(())
+    Ok((sql, vec![json(seqs)?.into(), now.into()]))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::connection::{Connection, params};
+use crate::store::connection::{Connection, Row, Rows, Write};
 use serde::Serialize;
 
 use crate::limits::rating::{PeriodDays, StretchUsage};
@@ -121,10 +121,12 @@ struct FirstPeriod<'a> {
 
 /// ?1 [`DueSince`]s; ?2 now; ?3 now less the grace: the invoice of a period that ends
 /// later may still be open. What was used in advance is taken off the periods after it one by one.
+/// A change since the [`DueSince`]s were read counts too.
 const PERIODS: &str = "SELECT p.customer, p.starts_at, p.ends_at, p.subscription, p.first_day, p.last_day, p.planned_last_day, p.month_days, \
       (SELECT covered_until FROM covered_periods v WHERE v.customer = p.customer AND v.starts_at = p.starts_at) FROM json_each(?1) j \
+    LEFT JOIN stripe_due d ON d.customer = j.value ->> 'customer' \
     CROSS JOIN billing_periods p ON p.customer = j.value ->> 'customer' AND p.starts_at <= ?2 \
-    WHERE p.last_day >= j.value ->> 'from_day' OR p.ends_at > ?3 \
+    WHERE p.last_day >= min(j.value ->> 'from_day', coalesce(d.from_day, '9999')) OR p.ends_at > ?3 \
        OR EXISTS (SELECT 1 FROM billing_targets t WHERE t.customer = p.customer AND t.period_start = p.starts_at AND t.deferred <> 0) \
        OR p.starts_at >= (SELECT max(period_start) FROM billing_targets t INDEXED BY billing_targets_advance \
                           WHERE t.customer = p.customer AND t.advance > 0) \
@@ -165,6 +167,21 @@ const TARGETS: &str = "SELECT t.customer, t.meter, t.period_start, t.plan, t.per
       (SELECT max(period_start) FROM billing_targets b WHERE b.customer = j.value ->> 'customer' AND b.meter = m.value \
          AND b.period_start < j.value ->> 'start'), j.value ->> 'start')";
 
+/// ?1 [`DueSince`]s.
+const SUBSCRIPTIONS: &str = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
+      CASE WHEN s.status = 'canceled' THEN coalesce(s.ended_at, max(s.updated_at, s.started_at + 1)) ELSE s.ended_at END \
+    FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer \
+    WHERE s.status NOT IN ('incomplete', 'incomplete_expired')";
+
+/// ?1 [`DueSince`]s.
+const ITEMS: &str = "SELECT i.customer, i.subscription, i.stripe_meter, min(i.currency), count(*) FROM json_each(?1) j \
+    JOIN subscription_items i ON i.customer = j.value ->> 'customer' GROUP BY 1, 2, 3";
+
+const REFUSED: &str =
+    "SELECT DISTINCT customer, meter FROM meter_events INDEXED BY meter_events_refused WHERE state = 'refused'";
+
+/// The customers of `asked`, each with the first day on which usage may have changed. Two requests
+/// on a server, however many there are.
 pub async fn load(
     c: &Connection,
     asked: &[DueSince],
@@ -177,8 +194,39 @@ pub async fn load(
         return Ok(found);
     }
     found.extend(asked.iter().map(|due| (due.customer.clone(), DueCustomer::default())));
-    let asked = json(asked)?;
-    let mut rows = c.query(CUSTOMERS, params![asked.clone(), json(meters)?]).await?;
+    let ids: Vec<&String> = found.keys().collect();
+    let [plans, budgets] = terms_history::statements(&json(&ids)?);
+    let (due, names) = (json(asked)?, json(meters)?);
+    let reads = vec![
+        (CUSTOMERS, vec![due.clone().into(), names.clone().into()]),
+        (PERIODS, vec![due.clone().into(), now.into(), (now - grace).into()]),
+        (SUBSCRIPTIONS, vec![due.clone().into()]),
+        (ITEMS, vec![due.into()]),
+        (REFUSED, vec![]),
+        plans,
+        budgets,
+    ];
+    let mut results = c.batch(reads).await?.into_iter();
+    let mut next = || results.next().unwrap_or_default();
+    read_customers(next(), &mut found).await?;
+    read_periods(next(), &mut found).await?;
+    read_subscriptions(next(), next(), &mut found).await?;
+    let mut refused = next();
+    while let Some(row) = refused.next().await? {
+        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
+            due.refused.insert(row.get(1)?);
+        }
+    }
+    for (customer, history) in terms_history::read(next(), next()).await? {
+        if let Some(due) = found.get_mut(&customer) {
+            due.history = history;
+        }
+    }
+    load_sums(c, names, &mut found).await?;
+    Ok(found)
+}
+
+async fn read_customers(mut rows: Rows, found: &mut BTreeMap<String, DueCustomer>) -> Result<(), BooksError> {
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             (due.known, due.stripe_customer) = (true, row.get(1)?);
@@ -186,7 +234,10 @@ pub async fn load(
             due.settled = row.get::<i64>(2)? == 1 && !due.used_before_first_period;
         }
     }
-    let mut rows = c.query(PERIODS, params![asked.clone(), now, now - grace]).await?;
+    Ok(())
+}
+
+async fn read_periods(mut rows: Rows, found: &mut BTreeMap<String, DueCustomer>) -> Result<(), BooksError> {
     while let Some(row) = rows.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             let (start, end, subscription) = (row.get(1)?, row.get(2)?, row.get(3)?);
@@ -194,38 +245,22 @@ pub async fn load(
             due.periods.push(DuePeriod { start, end, covered_until: row.get(8)?, subscription, days });
         }
     }
-    load_subscriptions(c, &asked, &mut found).await?;
-    let ids: Vec<&String> = found.keys().collect();
-    for (customer, history) in terms_history::load(c, &json(&ids)?).await? {
-        if let Some(due) = found.get_mut(&customer) {
-            due.history = history;
-        }
-    }
-    load_sums(c, meters, &mut found).await?;
-    Ok(found)
+    Ok(())
 }
 
-async fn load_subscriptions(
-    c: &Connection,
-    asked: &str,
+async fn read_subscriptions(
+    mut subscriptions: Rows,
+    mut items: Rows,
     found: &mut BTreeMap<String, DueCustomer>,
 ) -> Result<(), BooksError> {
-    let sql = "SELECT s.customer, s.id, s.status, coalesce(s.stripe_customer, c.stripe_customer_id), s.started_at, \
-                 CASE WHEN s.status = 'canceled' THEN coalesce(s.ended_at, max(s.updated_at, s.started_at + 1)) ELSE s.ended_at END \
-               FROM json_each(?1) j JOIN subscriptions s ON s.customer = j.value ->> 'customer' LEFT JOIN customers c ON c.id = s.customer \
-               WHERE s.status NOT IN ('incomplete', 'incomplete_expired')";
-    let mut rows = c.query(sql, params![asked]).await?;
-    while let Some(row) = rows.next().await? {
+    while let Some(row) = subscriptions.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             let (status, stripe_customer) = (row.get(2)?, row.get(3)?);
             let (started, ended) = (row.get(4)?, row.get(5)?);
             due.subscriptions.insert(row.get(1)?, DueSubscription { status, stripe_customer, started, ended });
         }
     }
-    let sql = "SELECT i.customer, i.subscription, i.stripe_meter, min(i.currency), count(*) FROM json_each(?1) j \
-               JOIN subscription_items i ON i.customer = j.value ->> 'customer' GROUP BY 1, 2, 3";
-    let mut rows = c.query(sql, params![asked]).await?;
-    while let Some(row) = rows.next().await? {
+    while let Some(row) = items.next().await? {
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             due.items.insert((row.get(1)?, row.get(2)?), DueItems { currency: row.get(3)?, count: row.get(4)? });
         }
@@ -239,30 +274,36 @@ fn day(text: String) -> Result<Day, BooksError> {
 
 async fn load_sums(
     c: &Connection,
-    meters: &[String],
+    meters: String,
     found: &mut BTreeMap<String, DueCustomer>,
 ) -> Result<(), BooksError> {
-    let meters = json(meters)?;
     let mut stretches = vec![];
     for (customer, due) in found.iter() {
         let of_period = due.periods.iter().flat_map(|p| due.history.stretches(p.days.first, p.days.last));
         stretches.extend(of_period.map(|s| UsageDays { customer, first: s.first, last: s.last }));
     }
-    let mut rows = c.query(USAGE, params![json(&stretches)?, meters.clone()]).await?;
-    while let Some(row) = rows.next().await? {
+    let first = found.iter().filter_map(|(customer, due)| {
+        let start = due.periods.first()?.start;
+        Some(FirstPeriod { customer, start })
+    });
+    let (stretches, since) = (json(&stretches)?, json(&first.collect::<Vec<_>>())?);
+    let reads = vec![
+        (USAGE, vec![stretches.into(), meters.clone().into()]),
+        (TARGETS, vec![since.clone().into(), meters.clone().into()]),
+        (SENT, vec![since.into(), meters.into()]),
+    ];
+    let mut results = c.batch(reads).await?.into_iter();
+    let mut next = || results.next().unwrap_or_default();
+    let mut usage = next();
+    while let Some(row) = usage.next().await? {
         let Some(sum) = row.get::<Option<String>>(3)? else { continue };
         let used = sum_of(&sum)?;
         if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
             due.usage.insert((row.get(2)?, day(row.get(1)?)?), used);
         }
     }
-    let since: Vec<FirstPeriod<'_>> = found
-        .iter()
-        .filter_map(|(customer, due)| Some(FirstPeriod { customer, start: due.periods.first()?.start }))
-        .collect();
-    let since = json(&since)?;
-    let mut rows = c.query(TARGETS, params![since.clone(), meters.clone()]).await?;
-    while let Some(row) = rows.next().await? {
+    let mut targets = next();
+    while let Some(row) = targets.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
         let target = StoredTarget {
             plan: row.get(3)?,
@@ -274,46 +315,39 @@ async fn load_sums(
         };
         due.targets.insert((row.get(1)?, row.get(2)?), target);
     }
-    let mut rows = c.query(SENT, params![since, meters]).await?;
-    while let Some(row) = rows.next().await? {
+    let mut sent = next();
+    while let Some(row) = sent.next().await? {
         let Some(due) = found.get_mut(&row.get::<String>(0)?) else { continue };
-        let state: String = row.get(6)?;
-        let event = SentEvent {
-            seq: row.get(2)?,
-            period_start: row.get(3)?,
-            timestamp: row.get(4)?,
-            value: row.get(5)?,
-            state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
-            stripe_customer: row.get(7)?,
-            billed: InvoicePeriod { start: row.get(8)?, end: row.get(9)? },
-            send_before: row.get(10)?,
-            taken_at: row.get(11)?,
-            period: match row.get::<Option<i64>>(12)? {
-                Some(start) => Some(EventPeriod { start, covered_until: row.get(13)?, takes_until: row.get(14)? }),
-                None => None,
-            },
-            own_stripe_customer: row.get(15)?,
-            subscribed: row.get::<i64>(16)? == 1,
-        };
-        due.sent.entry(row.get(1)?).or_default().push(event);
-    }
-    let sql =
-        "SELECT DISTINCT customer, meter FROM meter_events INDEXED BY meter_events_refused WHERE state = 'refused'";
-    let mut rows = c.query(sql, ()).await?;
-    while let Some(row) = rows.next().await? {
-        if let Some(due) = found.get_mut(&row.get::<String>(0)?) {
-            due.refused.insert(row.get(1)?);
-        }
+        due.sent.entry(row.get(1)?).or_default().push(sent_event(&row)?);
     }
     Ok(())
 }
 
+/// Reads a row of [`SENT`].
+fn sent_event(row: &Row) -> Result<SentEvent, BooksError> {
+    let state: String = row.get(6)?;
+    Ok(SentEvent {
+        seq: row.get(2)?,
+        period_start: row.get(3)?,
+        timestamp: row.get(4)?,
+        value: row.get(5)?,
+        state: EventState::named(&state).ok_or_else(|| BooksError::Integrity(format!("an event is `{state}`")))?,
+        stripe_customer: row.get(7)?,
+        billed: InvoicePeriod { start: row.get(8)?, end: row.get(9)? },
+        send_before: row.get(10)?,
+        taken_at: row.get(11)?,
+        period: match row.get::<Option<i64>>(12)? {
+            Some(start) => Some(EventPeriod { start, covered_until: row.get(13)?, takes_until: row.get(14)? }),
+            None => None,
+        },
+        own_stripe_customer: row.get(15)?,
+        subscribed: row.get::<i64>(16)? == 1,
+    })
+}
+
 /// Makes `roll_periods` make the billing periods of customers anew: there is usage on days before
 /// their first one.
-pub async fn roll_again(c: &Connection, customers: &[String]) -> Result<(), BooksError> {
-    if !customers.is_empty() {
-        let sql = "UPDATE customers SET periods_until = NULL WHERE id IN (SELECT value FROM json_each(?1))";
-        c.execute(sql, params![json(&customers)?]).await?;
-    }
-    Ok(())
+pub fn roll_again(customers: &[String]) -> Result<Write, BooksError> {
+    let sql = "UPDATE customers SET periods_until = NULL WHERE id IN (SELECT value FROM json_each(?1))";
+    Ok((sql, vec![json(customers)?.into()]))
 }

@@ -1,6 +1,6 @@
 //! Which of Stripe's totals are read next, and what a comparison changes in the books.
 
-use crate::store::connection::{Connection, Row, params};
+use crate::store::connection::{Row, Rows, Value, Write, params};
 use jiff::Timestamp;
 
 use super::invoice::RESEND;
@@ -27,6 +27,56 @@ pub struct TotalToCheck {
     pub shortfall: Option<Shortfall>,
     /// The shortfall (below 0: surplus) that people have acknowledged; 0 if there is none.
     pub acknowledged: i64,
+}
+
+impl TotalToCheck {
+    /// Customer, meter, start and Stripe customer, as parameters.
+    fn key(&self) -> [Value; 4] {
+        let text = |text: &String| Value::Text(text.clone());
+        [text(&self.customer), text(&self.meter), self.start.into(), text(&self.stripe_customer)]
+    }
+
+    /// What a comparison changes.
+    fn writes(&self, read: &Comparison, is_acknowledged: bool, now: i64) -> Result<Vec<Write>, BooksError> {
+        let change = |state: EventState, seqs: &[i64], error: Option<&str>| -> Result<Write, BooksError> {
+            let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4, \
+                       taken_at = iif(?2 = 'accepted', first_attempt_at, taken_at) \
+                       WHERE seq IN (SELECT value FROM json_each(?1))";
+            Ok((sql, vec![json(seqs)?.into(), state.name().into(), now.into(), error.into()]))
+        };
+        let mut writes = vec![];
+        match &read.difference {
+            Difference::UnconfirmedArrived { seq } => writes.push(change(EventState::Accepted, &[*seq], None)?),
+            Difference::EventsMissing { missing, arrived } => {
+                writes.push(change(EventState::Accepted, arrived.as_slice(), None)?);
+                let why = "Stripe's total has been without it for a day";
+                writes.push(change(EventState::NotReceived, missing, Some(why))?);
+            }
+            _ => {}
+        }
+        let key = TargetKey { customer: &self.customer, meter: &self.meter, period_start: self.start };
+        // a comparison that is too early leaves the stored alarm as it is
+        if read.difference != Difference::TooEarly {
+            writes.push(alarm::set(key, &read.difference, is_acknowledged));
+        }
+        let (shortfall, since) = read.shortfall.map(|s| (s.amount, s.since)).unzip();
+        let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
+                   total_at = iif(?9, total_at, ?6), final_at = iif(?10, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
+        let values = vec![
+            self.customer.clone().into(),
+            self.meter.clone().into(),
+            self.start.into(),
+            read.seen.into(),
+            read.expected.into(),
+            now.into(),
+            shortfall.into(),
+            since.into(),
+            i64::from(matches!(read.difference, Difference::NoTotal { .. })).into(),
+            i64::from(read.difference == Difference::Agrees && read.is_final).into(),
+        ];
+        writes.push((sql, values));
+        Ok(writes)
+    }
 }
 
 /// The events on the invoice of a period.
@@ -121,12 +171,18 @@ const OF_CUSTOMER: ReadQueue =
 const EVENTS: &str = "SELECT seq, value, state, settled_at, last_attempt_at, first_attempt_at, send_before, maybe_applied, timestamp, imported FROM meter_events \
     WHERE customer = ?1 AND meter = ?2 AND timestamp >= ?3 AND timestamp < ?4 AND stripe_customer = ?5 ORDER BY seq DESC";
 
-/// The events with a timestamp in the period.
-async fn events(c: &Connection, of: &TotalToCheck) -> Result<InvoiceEvents, BooksError> {
+/// A row when the total is still asked for and judged in the same way.
+const SAME: &str = "SELECT 1 FROM target_totals \
+    WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND stripe_customer = ?4 AND acknowledged = ?5";
+
+/// The statement for the events with a timestamp in the period.
+fn events_of(of: &TotalToCheck) -> Write {
     // Stripe gives totals between whole minutes
-    let end = minute(of.end);
-    let values = params![of.customer.clone(), of.meter.clone(), of.start, end, of.stripe_customer.clone()];
-    let mut rows = c.query(EVENTS, values).await?;
+    let [customer, meter, start, stripe_customer] = of.key();
+    (EVENTS, vec![customer, meter, start, minute(of.end).into(), stripe_customer])
+}
+
+async fn read_events(mut rows: Rows) -> Result<InvoiceEvents, BooksError> {
     let mut found = InvoiceEvents::default();
     while let Some(row) = rows.next().await? {
         let (seq, value): (i64, i64) = (row.get(0)?, row.get(1)?);
@@ -167,12 +223,13 @@ impl Database {
     ) -> Result<Vec<TotalToCheck>, BooksError> {
         self.with_connection(async move |c| {
             let queues = if customer.is_some() { &[OF_CUSTOMER] } else { &READ_QUEUES[..] };
+            let values = vec![now.as_second().into(), limit.into(), customer.into()];
+            let rows = c.batch(queues.iter().map(|queue| (queue.sql, values.clone())).collect()).await?;
             let mut found: Vec<TotalToCheck> = vec![];
-            for ReadQueue { sql, share } in queues {
+            for (queue, mut rows) in queues.iter().zip(rows) {
                 let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
-                let room = left.div_ceil(*share);
-                let mut rows = c.query(sql, params![now.as_second(), room, customer.clone()]).await?;
-                while let Some(row) = rows.next().await? {
+                for _ in 0..left.div_ceil(queue.share) {
+                    let Some(row) = rows.next().await? else { break };
                     let one = TotalToCheck {
                         customer: row.get(0)?,
                         meter: row.get(1)?,
@@ -191,64 +248,46 @@ impl Database {
                     }
                 }
             }
-            for one in &mut found {
-                one.events = events(c, one).await?;
+            let events = c.batch(found.iter().map(events_of).collect()).await?;
+            for (one, events) in found.iter_mut().zip(events) {
+                one.events = read_events(events).await?;
             }
             Ok(found)
         })
         .await
     }
 
-    /// Stores a comparison, and changes the events as it says. Does nothing if the events, the
-    /// acknowledged amount or the Stripe customer have changed since the total was requested.
-    /// Returns whether it was stored.
-    pub async fn note_read(&self, of: TotalToCheck, read: Comparison, now: Timestamp) -> Result<bool, BooksError> {
+    /// Stores comparisons, and changes the events as they say, in one transaction of three
+    /// requests. Leaves out a total whose events, acknowledged amount or Stripe customer have
+    /// changed since it was requested. Returns which ones were stored.
+    pub async fn note_reads(
+        &self,
+        reads: Vec<(TotalToCheck, Comparison)>,
+        now: Timestamp,
+    ) -> Result<Vec<bool>, BooksError> {
+        if reads.is_empty() {
+            return Ok(vec![]);
+        }
         let now = now.as_second();
         self.transaction(async move |c| {
-            let sql = "SELECT 1 FROM target_totals \
-                       WHERE customer = ?1 AND meter = ?2 AND period_start = ?3 AND stripe_customer = ?4 AND acknowledged = ?5";
-            let known = params![of.customer.clone(), of.meter.clone(), of.start, of.stripe_customer.clone(), of.acknowledged];
-            if first_row(c, sql, known).await?.is_none() || events(c, &of).await? != of.events {
-                return Ok(false);
-            }
-            let change = async |state: EventState, seqs: &[i64], error: Option<&str>| {
-                let sql = "UPDATE meter_events SET state = ?2, next_at = NULL, settled_at = ?3, error = ?4, \
-                           taken_at = iif(?2 = 'accepted', first_attempt_at, taken_at) \
-                           WHERE seq IN (SELECT value FROM json_each(?1))";
-                c.execute(sql, params![json(seqs)?, state.name(), now, error]).await?;
-                Ok::<(), BooksError>(())
-            };
-            match &read.difference {
-                Difference::UnconfirmedArrived { seq } => change(EventState::Accepted, &[*seq], None).await?,
-                Difference::EventsMissing { missing, arrived } => {
-                    change(EventState::Accepted, arrived.as_slice(), None).await?;
-                    let why = "Stripe's total has been without it for a day";
-                    change(EventState::NotReceived, missing, Some(why)).await?;
+            let checks = reads.iter().flat_map(|(of, _)| {
+                let same = of.key().into_iter().chain([of.acknowledged.into()]).collect();
+                [(SAME, same), (alarm::ACKNOWLEDGED, of.key().into()), events_of(of)]
+            });
+            let mut results = c.batch(checks.collect()).await?.into_iter();
+            let mut next = || results.next().unwrap_or_default();
+            let (mut stored, mut writes) = (vec![], vec![]);
+            for (of, read) in &reads {
+                let is_same = next().next().await?.is_some();
+                let is_acknowledged = next().next().await?.is_some();
+                let is_same = read_events(next()).await? == of.events && is_same;
+                stored.push(is_same);
+                if is_same {
+                    writes.extend(of.writes(read, is_acknowledged, now)?);
                 }
-                _ => {}
             }
-            let key = TargetKey { customer: &of.customer, meter: &of.meter, period_start: of.start };
-            // a comparison that is too early leaves the stored alarm as it is
-            if read.difference != Difference::TooEarly {
-                alarm::set(c, key, &read.difference).await?;
-            }
-            let (shortfall, since) = read.shortfall.map(|s| (s.amount, s.since)).unzip();
-            let sql = "UPDATE billing_targets SET seen = ?4, expected = ?5, read_at = ?6, shortfall = ?7, shortfall_since = ?8, \
-                       total_at = iif(?9, total_at, ?6), final_at = iif(?10, ?6, NULL) WHERE customer = ?1 AND meter = ?2 AND period_start = ?3";
-            let values = params![
-                of.customer.clone(),
-                of.meter.clone(),
-                of.start,
-                read.seen,
-                read.expected,
-                now,
-                shortfall,
-                since,
-                i64::from(matches!(read.difference, Difference::NoTotal { .. })),
-                i64::from(read.difference == Difference::Agrees && read.is_final)
-            ];
-            c.execute(sql, values).await?;
-            Ok(true)
+            c.batch(writes).await?;
+            Ok(stored)
         })
         .await
     }

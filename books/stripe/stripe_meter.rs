@@ -1,6 +1,6 @@
 //! Meters, as they were found in Stripe.
 
-use crate::store::connection::{Connection, params};
+use crate::store::connection::{Connection, Value, Write};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -19,7 +19,16 @@ pub struct StripeMeter {
 }
 
 /// Whether a row of `stripe_meters` has an event.
-const HAS_EVENTS: &str = "EXISTS (SELECT 1 FROM meter_events WHERE meter_events.meter = stripe_meters.meter)";
+macro_rules! has_events {
+    () => {
+        "EXISTS (SELECT 1 FROM meter_events WHERE meter_events.meter = stripe_meters.meter)"
+    };
+}
+
+const FORGET: &str = concat!("DELETE FROM stripe_meters WHERE (meter = ?1 OR event_name = ?2) AND NOT ", has_events!());
+
+const KEEP: &str = "INSERT INTO stripe_meters (meter, event_name, per_unit, stripe_id, seen_at) VALUES (?1, ?2, ?3, ?4, ?5) \
+    ON CONFLICT (meter) DO UPDATE SET stripe_id = excluded.stripe_id, seen_at = excluded.seen_at";
 
 /// Meters as they were last found in Stripe.
 pub(crate) async fn stripe_meters(c: &Connection) -> Result<Vec<StripeMeter>, BooksError> {
@@ -48,28 +57,24 @@ impl Database {
     /// Those with an event, whatever became of it: their event name, unit and account are fixed,
     /// because a sum of two units means nothing. It may read all events.
     pub async fn fixed_stripe_meters(&self) -> Result<Vec<StripeMeter>, BooksError> {
-        self.with_connection(async |c| read(c, HAS_EVENTS).await).await
+        self.with_connection(async |c| read(c, has_events!()).await).await
     }
 
     /// Stores meters as they were found in Stripe. Event name and unit of a meter with an event
     /// keep their values; only the id may change.
     pub async fn keep_stripe_meters(&self, meters: Vec<StripeMeter>, now: Timestamp) -> Result<(), BooksError> {
-        self.transaction(async move |c| {
-            // amounts that were deferred because the meter was missing are planned again
-            let sql = "INSERT INTO stripe_due (customer, due_at, from_day) SELECT id, 0, '9999' FROM customers WHERE ?1 \
-                       ON CONFLICT (customer) DO UPDATE SET due_at = 0";
-            c.execute(sql, params![i64::from(!meters.is_empty())]).await?;
-            for m in meters {
-                // another meter may have had the event name, as long as nothing was planned for it
-                let sql = format!("DELETE FROM stripe_meters WHERE (meter = ?1 OR event_name = ?2) AND NOT {HAS_EVENTS}");
-                c.execute(&sql, params![m.meter.clone(), m.event_name.clone()]).await?;
-                let sql = "INSERT INTO stripe_meters (meter, event_name, per_unit, stripe_id, seen_at) VALUES (?1, ?2, ?3, ?4, ?5) \
-                           ON CONFLICT (meter) DO UPDATE SET stripe_id = excluded.stripe_id, seen_at = excluded.seen_at";
-                let per_unit = m.per_unit.normalize().to_string();
-                c.execute(sql, params![m.meter, m.event_name, per_unit, m.stripe_id, now.as_second()]).await?;
-            }
-            Ok(())
-        })
-        .await
+        if meters.is_empty() {
+            return Ok(());
+        }
+        let mut writes: Vec<Write> = vec![];
+        for m in meters {
+            // another meter may have had the event name, as long as nothing was planned for it
+            writes.push((FORGET, vec![m.meter.clone().into(), m.event_name.clone().into()]));
+            let per_unit = m.per_unit.normalize().to_string();
+            let values = [m.meter, m.event_name, per_unit, m.stripe_id].map(Value::Text);
+            writes.push((KEEP, values.into_iter().chain([now.as_second().into()]).collect()));
+        }
+        // amounts that were deferred because the meter was missing are planned again
+        self.mark_all_due("9999", writes).await
     }
 }

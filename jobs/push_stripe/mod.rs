@@ -33,16 +33,22 @@ use crate::context::Context;
 use crate::job::{Failure, Job, Mode};
 use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::{BillingSettings, LISTED, StripeAccount, StripeMode};
-use books::limits::plan::ReportMode;
+use books::limits::overage_billing::{self, OverageHistory};
+use books::limits::plan::{Plans, ReportMode};
 use books::store::pace::Pace;
-use books::stripe::due;
+use books::store::settings;
+use books::stripe::due::{self, Backlog, DueSince};
 use books::stripe::no_invoice::CustomerWithoutInvoice;
+use books::stripe::restore::billing_hold;
 use books::stripe::stripe_meter::StripeMeter;
+use books::stripe::{billing_target, meter_event};
 use books::units::calendar::instant;
 use books::{BooksError, Database};
 
 /// Customers that are planned in one transaction.
 const CHUNK: Pace = Pace::new(200, 2000);
+/// Due customers that are looked up at once.
+const DUE_AT_ONCE: u32 = 10_000;
 /// Amounts above 0 that have been deferred for so many seconds need a person; a report counts them
 /// for one day. Stripe takes events of the last 35 days.
 const DEFERRED_TOO_LONG: i64 = 25 * 86_400;
@@ -180,20 +186,21 @@ impl PushReport {
 /// account it asks Stripe for its meters when a push would, and fails as a push would.
 pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<PushReport, Failure> {
     books.require_migrated().await?;
+    let situation = Situation::read(books, billing, now).await?;
     let mut report =
-        PushReport { dry_run: true, unmapped: unmapped(books, billing, now).await?, ..PushReport::default() };
+        PushReport { dry_run: true, unmapped: unmapped(&situation.plans, billing, now), ..PushReport::default() };
     if billing.meters.is_empty() {
         return Ok(report);
     }
     if let StripeMode::Stripe(_) = &billing.mode {
-        report.on_hold = on_hold(books).await?;
+        report.on_hold = situation.on_hold;
         if report.on_hold.is_some() {
             return Ok(report);
         }
     }
     let meters: Vec<String> = billing.meters.keys().cloned().collect();
-    let mut backlog = books.backlog(now).await?;
-    if books.setting(PLANNED_FOR).await? != Some(planned_for(books, billing).await?) {
+    let mut backlog = situation.backlog;
+    if situation.planned_for.as_ref() != Some(&planned_for(&situation.plans_fingerprint, billing)) {
         // the next run makes every customer due
         backlog.planned_version = 0;
     }
@@ -207,11 +214,12 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
         }
         _ => (books.stripe_meters().await?, Mode::DryRun),
     };
-    let inputs = plan_inputs(books, billing, &known, mode, now).await?;
+    let overage = OverageHistory::with(situation.overage, billing.overage, now);
+    let inputs = plan_inputs(billing, &known, situation.plans, overage, mode);
     if mode == Mode::Write {
         report.missing_meters = inputs.missing_meters();
     }
-    report.deferred_too_long = deferred_too_long(books, now).await?;
+    report.deferred_too_long = situation.deferred_too_long;
     let since = instant(now.as_second() - LOOK_BACK);
     let without = books.without_invoice(&inputs.plans, &meters, since, now).await?;
     report.without_invoice = u64::try_from(without.len()).unwrap_or(u64::MAX);
@@ -237,27 +245,83 @@ pub async fn push(books: &Database, billing: &BillingSettings, now: Timestamp) -
         return Ok(preview(books, billing, now).await?.truncated(LISTED));
     };
     books.require_migrated().await?;
-    let mut report = PushReport { unmapped: unmapped(books, billing, now).await?, ..PushReport::default() };
+    let situation = Situation::read(books, billing, now).await?;
+    let mut report = PushReport { unmapped: unmapped(&situation.plans, billing, now), ..PushReport::default() };
     if billing.meters.is_empty() {
         return Ok(report);
     }
-    report.on_hold = on_hold(books).await?;
+    report.on_hold = situation.on_hold;
     if report.on_hold.is_some() {
         return Ok(report);
     }
+    report.deferred_too_long = situation.deferred_too_long;
     let run = Push { books, billing, account, clock: RunClock::starts(now) };
-    mark_due(books, billing, now).await?;
-    run.recover(&mut report, now).await?;
-    let backlog = books.backlog(now).await?;
+    let overage = match situation.overage.as_ref().filter(|known| known.newest() == billing.overage) {
+        Some(known) => known.clone(),
+        None => books.note_overage_billing(billing.overage, now).await?,
+    };
+    let marked = run.mark_due(&situation).await?;
+    let recovered = run.recover(&situation, &mut report, now).await?;
+    let backlog = if marked || recovered { books.backlog(now).await? } else { situation.backlog };
     if !backlog.customers && !backlog.events {
         return Ok(report);
     }
-    let inputs = Arc::new(run.inputs().await?);
+    let inputs = Arc::new(run.inputs(overage).await?);
     report.missing_meters = inputs.missing_meters();
     run.plan_all(&inputs, &mut report).await?;
     let tally = send::send(books, account, run.clock).await?;
     add(&mut report, tally)?;
     Ok(report)
+}
+
+/// What a run reads first, in one request on a server.
+struct Situation {
+    plans: Plans,
+    /// When the backup was made from which these books were restored, while billing is on hold.
+    on_hold: Option<Timestamp>,
+    overage: Option<OverageHistory>,
+    plans_fingerprint: String,
+    planned_for: Option<String>,
+    backlog: Backlog,
+    /// Whether there are events of earlier runs to recover.
+    to_recover: bool,
+    /// Amounts that have now been deferred for too long.
+    deferred_too_long: u64,
+}
+
+impl Situation {
+    async fn read(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<Self, BooksError> {
+        let stale = match &billing.mode {
+            StripeMode::Stripe(account) => now.as_second() - send::stale_after(account),
+            StripeMode::DryRun => i64::MIN,
+        };
+        let (now, long_ago) = (now.as_second(), now.as_second() - DEFERRED_TOO_LONG);
+        books
+            .with_connection(async move |c| {
+                let (plans, hold, overage, plans_fingerprint, planned_for, backlog, to_recover, deferred_too_long) = tokio::try_join!(
+                    Plans::load(c),
+                    billing_hold(c),
+                    overage_billing::load(c),
+                    due::plans_fingerprint(c),
+                    settings::get(c, PLANNED_FOR),
+                    due::backlog(c, now),
+                    meter_event::to_recover(c, stale, now),
+                    billing_target::deferred_since(c, long_ago - DAY, long_ago),
+                )?;
+                let on_hold = hold.map(|hold| hold.backup_at);
+                Ok(Self {
+                    plans,
+                    on_hold,
+                    overage,
+                    plans_fingerprint,
+                    planned_for,
+                    backlog,
+                    to_recover,
+                    deferred_too_long,
+                })
+            })
+            .await
+    }
 }
 
 /// A run that plans and sends.
@@ -269,55 +333,86 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
-    /// Reads Stripe's error reports, and recovers events of earlier runs.
-    async fn recover(&self, report: &mut PushReport, now: Timestamp) -> Result<(), BooksError> {
-        if self.books.backlog(now).await?.reports {
+    /// Makes customers due for changes without a trigger: newly booked versions, and a changed
+    /// configuration. Returns whether there was one.
+    async fn mark_due(&self, situation: &Situation) -> Result<bool, BooksError> {
+        let (backlog, planned_for) = (situation.backlog, planned_for(&situation.plans_fingerprint, self.billing));
+        if situation.planned_for.as_ref() != Some(&planned_for) {
+            let version = backlog.newest_version.max(backlog.planned_version).to_string();
+            let done = [settings::write(PLANNED_FOR, &planned_for), settings::write(due::PLANNED_VERSION, &version)];
+            self.books.mark_all_due("", done.into()).await?;
+            return Ok(true);
+        }
+        if backlog.newest_version <= backlog.planned_version {
+            return Ok(false);
+        }
+        self.books.mark_due_for_bookings(backlog, self.billing.meters.keys().cloned().collect()).await?;
+        Ok(true)
+    }
+
+    /// Reads Stripe's error reports, and recovers events of earlier runs. Returns whether there
+    /// was anything to do.
+    async fn recover(
+        &self,
+        situation: &Situation,
+        report: &mut PushReport,
+        now: Timestamp,
+    ) -> Result<bool, BooksError> {
+        if situation.backlog.reports {
             let done = self.books.read_error_reports(now).await?;
             report.error_reports += done.reports;
             report.refused += done.refused;
         }
-        let stale = now.as_second() - send::stale_after(self.account);
-        report.expired = self.books.recover_events(stale, now).await?.expired;
-        report.deferred_too_long = deferred_too_long(self.books, now).await?;
-        Ok(())
+        if situation.to_recover {
+            let stale = now.as_second() - send::stale_after(self.account);
+            report.expired = self.books.recover_events(stale, now).await?.expired;
+        }
+        Ok(situation.backlog.reports || situation.to_recover)
     }
 
     /// Reads the account's meters. Checks that it is the account that was used before, and that
     /// its clock agrees with this machine's.
-    async fn inputs(&self) -> Result<PlanInputs, Failure> {
+    async fn inputs(&self, overage: OverageHistory) -> Result<PlanInputs, Failure> {
         let now = self.clock.now();
         let found = meters_of(self.account, self.books, self.billing, now).await?;
         let known = self.books.stripe_meters().await?;
         let new: Vec<StripeMeter> = found.iter().filter(|m| !known.contains(m)).cloned().collect();
-        if !new.is_empty() {
-            self.books.keep_stripe_meters(new, now).await?;
-        }
-        Ok(plan_inputs(self.books, self.billing, &found, Mode::Write, now).await?)
+        self.books.keep_stripe_meters(new, now).await?;
+        // read after the fingerprint: customers are planned again for a plan that came in between
+        let plans = self.books.plans().await?;
+        Ok(plan_inputs(self.billing, &found, plans, overage, Mode::Write))
     }
 
-    /// Plans all due customers, up to `limit` in each transaction.
+    /// Plans all due customers, some in each transaction.
     async fn plan_all(&self, inputs: &Arc<PlanInputs>, report: &mut PushReport) -> Result<(), BooksError> {
         let mut pace = CHUNK;
+        // more than that is too large for an answer of the server
+        let mut most = usize::MAX;
         loop {
-            let (limit, start) = (pace.limit(), Instant::now());
-            let (inputs, now) = (Arc::clone(inputs), self.clock.now().as_second());
-            let outcome =
-                self.books.transaction(async move |c| planner::plan_due(c, &inputs, limit, now).await).await?;
-            let more = outcome.customers == u64::from(limit);
-            report.add_planned(outcome);
-            report.events.truncate(LISTED);
-            if !more {
+            let due: Arc<[DueSince]> = self.books.due(DUE_AT_ONCE, self.clock.now()).await?.into();
+            let mut done = 0;
+            while done < due.len() {
+                let next = done..due.len().min(done + pace.rows().min(most));
+                let (start, customers) = (Instant::now(), next.len());
+                let (due, some) = (Arc::clone(&due), next.clone());
+                let (inputs, now) = (Arc::clone(inputs), self.clock.now().as_second());
+                let planned =
+                    self.books.transaction(async move |c| planner::plan_due(c, &inputs, &due[some], now).await);
+                match planned.await {
+                    Err(BooksError::TooLarge(_)) if customers > 1 => most = customers / 2,
+                    other => {
+                        report.add_planned(other?);
+                        report.events.truncate(LISTED);
+                        pace.learn(customers, start);
+                        done = next.end;
+                    }
+                }
+            }
+            if due.len() < usize::try_from(DUE_AT_ONCE).unwrap_or(usize::MAX) {
                 return Ok(());
             }
-            pace.learn(pace.rows(), start);
         }
     }
-}
-
-/// Amounts that have now been deferred for too long.
-async fn deferred_too_long(books: &Database, now: Timestamp) -> Result<u64, BooksError> {
-    let long_ago = now.as_second() - DEFERRED_TOO_LONG;
-    books.deferred_since(long_ago - DAY, long_ago).await
 }
 
 /// The account's active meter for each mapped one. Checks that it is the account that was used
@@ -333,54 +428,34 @@ async fn meters_of(
     find_meters(books, billing, &remote).await
 }
 
-async fn plan_inputs(
-    books: &Database,
+fn plan_inputs(
     billing: &BillingSettings,
     found: &[StripeMeter],
+    plans: Plans,
+    overage: OverageHistory,
     mode: Mode,
-    now: Timestamp,
-) -> Result<PlanInputs, BooksError> {
+) -> PlanInputs {
     let id = |name: &String| found.iter().find(|m| m.meter == *name).map(|m| m.stripe_id.clone());
     let meters = billing
         .meters
         .iter()
         .map(|(name, mapping)| (name.clone(), MappedMeter { mapping: mapping.clone(), stripe_id: id(name) }));
-    let (plans, overage) = (books.plans().await?, books.overage_history(billing.overage, now).await?);
-    Ok(PlanInputs { meters: meters.collect(), plans, overage, grace: billing.grace, mode })
-}
-
-/// When the backup was made from which these books were restored, while billing is on hold.
-async fn on_hold(books: &Database) -> Result<Option<Timestamp>, BooksError> {
-    Ok(books.billing_hold().await?.map(|hold| hold.backup_at))
+    PlanInputs { meters: meters.collect(), plans, overage, grace: billing.grace, mode }
 }
 
 /// Meters that a current plan reports and that are not mapped to a meter in Stripe.
-async fn unmapped(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<Vec<String>, BooksError> {
-    let plans = books.plans().await?;
+fn unmapped(plans: &Plans, billing: &BillingSettings, now: Timestamp) -> Vec<String> {
     let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
     let reported = current.flat_map(|p| p.meters.iter()).filter(|(_, t)| t.report != ReportMode::None).map(|(m, _)| m);
     let missing: BTreeSet<&String> = reported.filter(|m| !billing.meters.contains_key(*m)).collect();
-    Ok(missing.into_iter().cloned().collect())
+    missing.into_iter().cloned().collect()
 }
 
 /// What concerns every customer when it changes: grace, mapping and plans.
-async fn planned_for(books: &Database, billing: &BillingSettings) -> Result<String, BooksError> {
+fn planned_for(plans_fingerprint: &str, billing: &BillingSettings) -> String {
     let mapped = billing.meters.iter().map(|(name, m)| (name, format!("{}*{}", m.event_name, m.per_unit)));
     let mapped: BTreeMap<&String, String> = mapped.collect();
-    let plans = books.plans_fingerprint().await?;
-    Ok(serde_json::json!({ "meters": mapped, "grace": billing.grace, "plans": plans }).to_string())
-}
-
-/// Makes customers due for changes without a trigger: newly booked versions, and a changed
-/// configuration.
-async fn mark_due(books: &Database, billing: &BillingSettings, now: Timestamp) -> Result<(), BooksError> {
-    books.note_overage_billing(billing.overage, now).await?;
-    books.mark_all_due_when(PLANNED_FOR, planned_for(books, billing).await?, String::new()).await?;
-    let backlog = books.backlog(now).await?;
-    if backlog.newest_version > backlog.planned_version {
-        books.mark_due_for_bookings(backlog, billing.meters.keys().cloned().collect()).await?;
-    }
-    Ok(())
+    serde_json::json!({ "meters": mapped, "grace": billing.grace, "plans": plans_fingerprint }).to_string()
 }
 
 fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {

@@ -1,11 +1,12 @@
 //! Plans meter events from the difference between billing targets and what was sent.
 //!
 //! A [`Planner`] takes loaded customers one by one, calls [`decide`] for each of their meters, and
-//! collects the changes. [`plan_due`] loads, plans and writes in one transaction.
+//! collects the changes. [`plan_due`] loads, plans and writes in one transaction, with four
+//! requests to a server.
 
 use std::collections::BTreeMap;
 
-use books::store::connection::Connection;
+use books::store::connection::{Connection, Write};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{
@@ -18,7 +19,6 @@ use books::limits::overage_billing::OverageHistory;
 use books::limits::plan::Plans;
 use books::limits::rating::{Agreement, Rated, rate};
 use books::store::error::BooksError;
-use books::store::settings;
 use books::stripe::billing_target::{self, NewTarget, StoredTarget, UsageParts};
 use books::stripe::due::{self, DueAgain, DueSince};
 use books::stripe::invoice::{InvoicePeriod, LARGEST_VALUE};
@@ -100,16 +100,15 @@ struct Changes {
     unrolled: Vec<String>,
 }
 
-/// Plans at most `limit` due customers, and writes the changes.
+/// Plans customers, and writes the changes. `asked` may have been read before the transaction.
 pub(super) async fn plan_due(
     c: &Connection,
     inputs: &PlanInputs,
-    limit: u32,
+    asked: &[DueSince],
     now: i64,
 ) -> Result<PlanOutcome, BooksError> {
-    let asked = due::due(c, limit, now).await?;
-    let planner = plan(c, inputs, &asked, now).await?;
-    planner.changes.store(c, now).await?;
+    let planner = plan(c, inputs, asked, now).await?;
+    c.batch(planner.changes.writes(now)?).await?;
     Ok(planner.outcome)
 }
 
@@ -456,23 +455,25 @@ fn invoiced_until(period: &DuePeriod) -> i64 {
 }
 
 impl Changes {
-    async fn store(self, c: &Connection, now: i64) -> Result<(), BooksError> {
+    fn writes(self, now: i64) -> Result<Vec<Write>, BooksError> {
+        let mut writes = vec![];
         if !self.not_resent.is_empty() {
-            meter_event::stop_resending(c, &self.not_resent).await?;
+            writes.push(meter_event::stop_resending(&self.not_resent)?);
         }
-        if !self.events.is_empty() {
-            let prefix = settings::get(c, "prefix").await?.unwrap_or_else(|| "meter".into());
-            meter_event::insert(c, &self.events, &prefix, now).await?;
+        writes.extend(meter_event::insert(&self.events, now)?);
+        writes.extend(billing_target::store_targets(&self.targets, now)?);
+        writes.extend(due::mark_planned(&self.planned)?);
+        if !self.postponed.is_empty() {
+            writes.push(due::postpone(&self.postponed)?);
         }
-        billing_target::store_targets(c, &self.targets, now).await?;
-        due::mark_planned(c, &self.planned).await?;
-        due::postpone(c, &self.postponed).await?;
-        planning::roll_again(c, &self.unrolled).await?;
+        if !self.unrolled.is_empty() {
+            writes.push(planning::roll_again(&self.unrolled)?);
+        }
         // last, because it makes the customer due again: the period of the usage may not be among
         // the planned ones
         if !self.withdrawn.is_empty() {
-            meter_event::withdraw(c, &self.withdrawn, now).await?;
+            writes.push(meter_event::withdraw(&self.withdrawn, now)?);
         }
-        Ok(())
+        Ok(writes)
     }
 }

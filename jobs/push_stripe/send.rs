@@ -1,13 +1,15 @@
 //! Sends events: claims some, sends them concurrently (one of each customer and meter), and writes
-//! the results.
+//! the results. An event is sent only after its claim is committed.
 
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use tokio::time::Instant;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, timeout_at};
 
 use crate::stripe::transport::{CallError, CallFailure};
 use crate::stripe::{SendCounters, StripeAccount};
@@ -20,8 +22,12 @@ const CLAIMED_SECONDS: u32 = 5;
 /// A claimed event is not sent after this time. Long after it another run takes the attempt for
 /// dead.
 const HOLD: Duration = Duration::from_secs(60);
-/// Results that are written in one transaction.
-const SETTLED_AT_ONCE: usize = 250;
+/// The most events of one claim: it holds the write lock while their contents are read.
+const CLAIMED_AT_ONCE: u32 = 1000;
+/// Results that are written in one transaction, about.
+const SETTLED_AT_ONCE: usize = 1000;
+/// For how long results are gathered until they are written, unless they are many or the last.
+const GATHERED: Duration = Duration::from_millis(500);
 /// First wait before another attempt, in seconds; it doubles with each attempt.
 const FIRST_WAIT: i64 = 5;
 /// Longest wait, in seconds.
@@ -234,50 +240,81 @@ pub(super) async fn send(books: &Database, account: &StripeAccount, clock: RunCl
         in_a_row: AtomicU32::new(0),
         stop: Mutex::new(None),
     };
-    let max_concurrent = u32::try_from(account.max_concurrent).unwrap_or(u32::MAX);
-    let limit = account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(max_concurrent, 5000);
     let mut tally = SendTally::default();
-    while !run.stopped() {
-        let events = books.claim_events(limit, run.now()).await?;
-        if events.is_empty() {
-            break;
-        }
-        send_some(books, &run, events, &mut tally).await?;
-    }
+    // an event that waited for an earlier one of its customer and meter has its turn in a later
+    // round
+    while !run.stopped() && send_round(books, &run, &mut tally).await? > 0 {}
     tally.stopped = run.stop.into_inner().ok().flatten();
     Ok(tally)
 }
 
-/// Sends claimed events. Results are written while other attempts are still in progress.
-async fn send_some(
-    books: &Database,
-    run: &Run,
-    events: Vec<MeterEvent>,
-    tally: &mut SendTally,
-) -> Result<(), BooksError> {
-    let claimed = Instant::now();
+/// Claims events until none is left to claim, and returns how many. They are sent while the next
+/// ones are claimed and while results are written.
+async fn send_round(books: &Database, run: &Run, tally: &mut SendTally) -> Result<usize, BooksError> {
+    let max_concurrent = run.account.max_concurrent.max(1);
     let (done, mut outcomes) = tokio::sync::mpsc::channel(SETTLED_AT_ONCE * 2);
     let sending = async move {
-        let attempts = stream::iter(events).map(|event| run.attempt(event, claimed));
-        let mut attempts = attempts.buffer_unordered(run.account.max_concurrent.max(1));
-        while let Some(outcome) = attempts.next().await {
-            if done.send(outcome).await.is_err() {
-                break;
+        let attempts = claimed(books, run).map(async |next| {
+            let (event, at) = next?;
+            Ok(run.attempt(event, at).await)
+        });
+        let mut attempts = pin!(attempts.buffer_unordered(max_concurrent));
+        let (mut sent, mut failed) = (0, None);
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(outcome) => match done.send(outcome).await {
+                    Ok(()) => sent += 1,
+                    Err(_) => break,
+                },
+                // those that were claimed before are still under way
+                Err(error) => failed = Some(error),
             }
         }
+        failed.map_or(Ok(sent), Err)
     };
     // an error here drops the receiver, so that the senders stop too
     let writing = async move {
         let mut some = vec![];
-        while outcomes.recv_many(&mut some, SETTLED_AT_ONCE).await > 0 {
+        while gather(&mut outcomes, &mut some).await > 0 {
             let settled =
                 some.drain(..).map(|(settled, answer)| count(tally, &run.account.sends, settled, answer)).collect();
             books.settle_events(settled, run.now()).await?;
         }
         Ok(())
     };
-    let ((), written) = futures::join!(sending, writing);
-    written
+    let (sent, written) = futures::join!(sending, writing);
+    written.and(sent)
+}
+
+/// Events as they are claimed, each with the time of its claim. The next ones are claimed when all
+/// have begun to be sent, until fewer are left than one claim takes.
+fn claimed<'a>(
+    books: &'a Database,
+    run: &'a Run,
+) -> impl Stream<Item = Result<(MeterEvent, Instant), BooksError>> + 'a {
+    let max_concurrent = u32::try_from(run.account.max_concurrent).unwrap_or(u32::MAX).min(CLAIMED_AT_ONCE);
+    let limit = run.account.per_second.saturating_mul(CLAIMED_SECONDS).clamp(max_concurrent, CLAIMED_AT_ONCE);
+    let claims = stream::try_unfold(true, move |more| async move {
+        if !more || run.stopped() {
+            return Ok(None);
+        }
+        let events = books.claim_events(limit, run.now()).await?;
+        let more = u32::try_from(events.len()).is_ok_and(|claimed| claimed == limit);
+        let at = Instant::now();
+        let events = stream::iter(events.into_iter().map(move |event| Ok((event, at))));
+        Ok::<_, BooksError>(Some((events, more)))
+    });
+    claims.try_flatten()
+}
+
+/// Adds results to `some`: many, or those of [`GATHERED`], or the last ones. Returns how many.
+async fn gather<T>(results: &mut Receiver<T>, some: &mut Vec<T>) -> usize {
+    results.recv_many(some, SETTLED_AT_ONCE).await;
+    let until = Instant::now() + GATHERED;
+    while (1..SETTLED_AT_ONCE).contains(&some.len())
+        && let Ok(1..) = timeout_at(until, results.recv_many(some, SETTLED_AT_ONCE)).await
+    {}
+    some.len()
 }
 
 fn count(

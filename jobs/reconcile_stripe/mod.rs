@@ -29,8 +29,9 @@ use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::transport::CallError;
 use crate::stripe::{LISTED, StripeAccount, StripeMode};
 use books::stripe::difference::Difference;
-use books::stripe::reconciliation::TotalToCheck;
+use books::stripe::reconciliation::{Comparison, TotalToCheck};
 use books::units::calendar::minute;
+use books::{BooksError, Database};
 
 /// Once a day all customers are planned again, for the usage of the last so many days.
 const SWEEP_DAYS: i64 = 45;
@@ -104,7 +105,7 @@ pub async fn reconcile(
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date();
     if !billing.meters.is_empty() {
         let from = today.saturating_sub(SignedDuration::from_hours(24 * SWEEP_DAYS));
-        books.mark_all_due_when("swept", today.to_string(), from.to_string()).await?;
+        books.mark_all_due_when("swept", &today.to_string(), &from.to_string()).await?;
     }
     let StripeMode::Stripe(account) = &billing.mode else {
         report.without_key = true;
@@ -123,8 +124,20 @@ pub async fn reconcile(
         check_clock(date, now)?;
         find_meters(books, billing, &remote).await?;
     }
+    let (mut compared, mut failed) = (vec![], None);
     for of in to_read.into_iter().take(usize::try_from(granted).unwrap_or(usize::MAX)) {
-        reconcile_total(context, account, of, now, &mut report).await?;
+        match compare_total(context, account, &of, now, &mut report).await {
+            Ok(Some(found)) => compared.push((of, found)),
+            Ok(None) => {}
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    store(books, compared, now, &mut report).await?;
+    if let Some(failed) = failed {
+        return Err(failed);
     }
     let alarms = books.alarms().await?;
     report.alarms = u64::try_from(alarms.len()).unwrap_or(u64::MAX);
@@ -132,17 +145,17 @@ pub async fn reconcile(
     Ok(report)
 }
 
-/// Reads one total, compares it, and stores the result.
-async fn reconcile_total(
+/// Reads one total and compares it; none while an event of it is being sent.
+async fn compare_total(
     context: &Context,
     account: &StripeAccount,
-    of: TotalToCheck,
+    of: &TotalToCheck,
     now: Timestamp,
     report: &mut ReconcileReport,
-) -> Result<(), Failure> {
+) -> Result<Option<Comparison>, Failure> {
     if of.events.in_flight {
         report.waiting += 1;
-        return Ok(());
+        return Ok(None);
     }
     let (start, end) = (minute(of.start), minute(of.end));
     let total = async |until| account.total(&of.stripe_meter, &of.stripe_customer, start, until).await;
@@ -150,35 +163,46 @@ async fn reconcile_total(
         Ok(seen) => seen,
         // a total that cannot be read does not stop the others
         Err(error) if error.is_no_total() => {
-            let found = comparison(&of, 0, of.shortfall, no_total(&of.stripe_customer, &error));
-            context.books.note_read(of, found, now).await?;
-            return Ok(());
+            return Ok(Some(comparison(of, 0, of.shortfall, no_total(&of.stripe_customer, &error))));
         }
         Err(error) => return Err(failure(error)),
     };
     report.read += 1;
     let (second, grace) = (now.as_second(), context.billing.grace);
-    let found = match (compare_whole(&of, seen, second, grace), settled_until(&of, second)) {
+    Ok(Some(match (compare_whole(of, seen, second, grace), settled_until(of, second)) {
         (Some(found), _) => found,
-        (None, None) => too_early(&of, seen),
+        (None, None) => too_early(of, seen),
         (None, Some(until)) => {
             report.read += 1;
             let settled = total(until).await.map_err(failure)?;
-            compare_settled(&of, seen, until, settled, second)
+            compare_settled(of, seen, until, settled, second)
         }
-    };
-    let (difference, customer) = (found.difference.clone(), of.customer.clone());
-    if !context.books.note_read(of, found, now).await? {
-        report.waiting += 1;
-        return Ok(());
-    }
-    report.count(&difference);
-    if let Difference::EventsMissing { missing, .. } = difference {
-        tracing::warn!(
-            customer,
-            ?missing,
-            "Stripe does not have events of {customer} that were sent; their amounts are planned again"
-        );
+    }))
+}
+
+/// Stores comparisons, and counts what became of them.
+async fn store(
+    books: &Database,
+    compared: Vec<(TotalToCheck, Comparison)>,
+    now: Timestamp,
+    report: &mut ReconcileReport,
+) -> Result<(), BooksError> {
+    let found: Vec<(String, Difference)> =
+        compared.iter().map(|(of, found)| (of.customer.clone(), found.difference.clone())).collect();
+    let stored = books.note_reads(compared, now).await?;
+    for ((customer, difference), is_stored) in found.into_iter().zip(stored) {
+        match difference {
+            Difference::NoTotal { .. } => {}
+            _ if !is_stored => report.waiting += 1,
+            _ => report.count(&difference),
+        }
+        if let (Difference::EventsMissing { missing, .. }, true) = (difference, is_stored) {
+            tracing::warn!(
+                customer,
+                ?missing,
+                "Stripe does not have events of {customer} that were sent; their amounts are planned again"
+            );
+        }
     }
     Ok(())
 }

@@ -39,13 +39,13 @@ suite![
 ];
 
 /// A fixture with customers whose subscriptions began ten days ago.
-struct StripeOnStore {
-    context: Context,
-    stripe: FakeStripe,
+pub(crate) struct StripeOnStore {
+    pub(crate) context: Context,
+    pub(crate) stripe: FakeStripe,
 }
 
 impl StripeOnStore {
-    async fn open(store: &TestStore, customers: &[&str]) -> Self {
+    pub(crate) async fn open(store: &TestStore, customers: &[&str]) -> Self {
         let stripe = FakeStripe::start(Options { key: KEY.into(), ..Options::default() }).await.unwrap();
         let variables = [
             ("METER_STRIPE__URL", stripe.url()),
@@ -81,7 +81,7 @@ impl StripeOnStore {
         fixture
     }
 
-    async fn run(&self, sql: &str) {
+    pub(crate) async fn run(&self, sql: &str) {
         let sql = sql.to_owned();
         self.context.books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
@@ -96,7 +96,7 @@ impl StripeOnStore {
         }
     }
 
-    async fn push(&self) -> PushReport {
+    pub(crate) async fn push(&self) -> PushReport {
         jobs::push_stripe::push(&self.context.books, &self.context.billing, Timestamp::now()).await.unwrap()
     }
 

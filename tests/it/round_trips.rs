@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use books::store::connection::Value;
 use books::{BooksError, Database};
 use testkit::hrana::HranaServer;
+use testkit::usage::bookings;
 
+use crate::billing_books::StripeOnStore;
 use crate::support::Workspace;
 use crate::support::served::Served;
 use crate::support::test_store::TestStore;
@@ -172,16 +174,16 @@ fn work_on_many_customers_makes_few_requests() {
         eprintln!("{line}: {requests} requests");
         assert!(requests <= most, "{line}: {requests} requests");
     };
-    run("migrate", 3, "");
-    run("customer import customers.csv", 3, "1,500 customer(s) added");
+    run("migrate", 4, "");
+    run("customer import customers.csv", 4, "1,500 customer(s) added");
     place.execute(
         "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) \
          SELECT 'sub_' || replace(id, ' ', ''), id, 'active', unixepoch() - 2160000, unixepoch() - 2160000 FROM customers",
     );
     // three transactions of at least 500 customers, of three requests each
-    run("run roll_periods", 12, "for 1,500 customer(s)");
+    run("run roll_periods", 13, "for 1,500 customer(s)");
     run("run roll_periods", 2, "for 0 customer(s)");
-    run("ingest --month 2026-01", 40, "");
+    run("ingest --month 2026-01", 41, "");
     run("ingest --month 2026-01", 4, "");
 }
 
@@ -217,7 +219,7 @@ fn limits_of_many_customers_are_few_requests() {
     let decided =
         "SELECT allowed, used / 10000000000, count(*) FROM entitlements WHERE meter = 'chime_minutes' GROUP BY 1, 2";
     used();
-    enforce("all new", 4 + 2 * 3);
+    enforce("all new", 5 + 2 * 3);
     assert_eq!(place.query(decided), ["0|1|600"]);
     let kept = "SELECT count(*), count(DISTINCT customer || meter) FROM entitlement_changes";
     assert_eq!(place.query(kept), place.query("SELECT count(*), count(*) FROM entitlements"));
@@ -225,9 +227,9 @@ fn limits_of_many_customers_are_few_requests() {
         place.query("SELECT kind, count(*) FROM notifications GROUP BY 1"),
         ["blocked|600", "included_used|1800"]
     );
-    enforce("nothing changed", 4);
+    enforce("nothing changed", 5);
     used();
-    enforce("all changed", 4 + 2 * 3);
+    enforce("all changed", 5 + 2 * 3);
     assert_eq!(place.query(decided), ["0|2|600"]);
     assert_eq!(place.query("SELECT count(*) FROM notifications"), ["2400"], "nothing is reported twice");
 }
@@ -302,4 +304,41 @@ fn an_idle_worker_makes_few_requests() {
     assert!(counts.requests <= 4, "{} requests", counts.requests);
     assert_eq!(counts.connections, 0);
     assert!(counts.rows_read <= 200 && counts.rows_written <= 10, "{counts:?}");
+}
+
+/// Customers are planned, claimed and settled together: a hundred cost no more than one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_makes_few_requests() {
+    const CUSTOMERS: usize = 100;
+    let store = TestStore::remote("few requests of a push").await;
+    let names: Vec<String> = (0..CUSTOMERS).map(|n| format!("c{n}")).collect();
+    let fixture = StripeOnStore::open(&store, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let books = &fixture.context.books;
+    let used = |units: u32| {
+        format!("SELECT id, 'storage_gb', date('now', '-1 day'), {units}0000000000, 'usage' FROM customers")
+    };
+    let mut before = books.traffic();
+    let mut asked = |what: &str| {
+        let requests = (books.traffic() - before).requests;
+        before = books.traffic();
+        eprintln!("{what}: {requests} requests");
+        requests
+    };
+    for (units, what, most) in [(3, "first", 34), (2, "one more booking", 28)] {
+        for sql in bookings("strftime('%Y-%m', 'now', '-1 day')", &used(units)) {
+            fixture.run(&sql).await;
+        }
+        asked("bookings");
+        let report = fixture.push().await;
+        assert_eq!((report.planned, report.accepted), (100, 100), "{report:?}");
+        let requests = asked(what);
+        assert!(requests <= most, "{what}: {requests} requests");
+    }
+    let idle = fixture.push().await;
+    assert_eq!((idle.customers, idle.attempts), (0, 0), "{idle:?}");
+    assert_eq!(asked("nothing to do"), 1, "the schema is known");
+    let report = jobs::reconcile_stripe::reconcile(&fixture.context, jiff::Timestamp::now(), None).await.unwrap();
+    assert_eq!((report.read, report.agree), (100, 100), "{report:?}");
+    let requests = asked("a hundred totals");
+    assert!(requests <= 20, "{requests} requests to reconcile");
 }

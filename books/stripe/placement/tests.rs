@@ -277,7 +277,8 @@ async fn an_event_of_a_period_that_is_not_planned_is_on_its_own_subscriptions_in
         VALUES ('ann', 'm', 0, 1000, 'core', -4, -4, 'below_zero', 0); \
         INSERT INTO meter_events (seq, identifier, customer, meter, period_start, billed_start, billed_end, stripe_customer, event_name, value, \
           timestamp, send_before, state, taken_at, created_at) \
-        VALUES (1, 'x-1', 'ann', 'm', 0, 1000, 2000, 'cus_before', 'e', -4, 1500, 5000, 'accepted', 1500, 0)";
+        VALUES (1, 'x-1', 'ann', 'm', 0, 1000, 2000, 'cus_before', 'e', -4, 1500, 5000, 'accepted', 1500, 0); \
+        DELETE FROM stripe_due";
     let load = async |c: &crate::store::connection::Connection| {
         c.execute_batch(stored).await?;
         let asked = [DueSince { customer: "ann".into(), from_day: "9999".into() }];
