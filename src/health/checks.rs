@@ -44,7 +44,7 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 25] = [
+pub const ALERTS: [(&str, Severity); 26] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
