@@ -55,6 +55,9 @@ use write_lock::WriteLock;
 /// real server ends one after 5 s.
 const LONG: Duration = Duration::from_secs(2);
 
+/// A delay of a request that counts in the time of its transaction: a round trip of a real server.
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
 /// The server. It stops when dropped.
 pub struct HranaServer {
     shared: Arc<Shared>,
@@ -166,7 +169,7 @@ impl HranaServer {
     }
 
     /// From now on a transaction that can write for longer than this (2 seconds at first) is
-    /// recorded, and the test fails at its end. Delays of [`Faults::slow`] do not count.
+    /// recorded, and the test fails at its end. Of a delay by [`Faults::slow`] 20 ms count.
     pub fn fail_transactions_longer_than(&self, limit: Duration) {
         self.shared.site.lock.set_limit(Some(limit));
     }
@@ -331,7 +334,7 @@ impl Shared {
         let ticket = ticket(work.baton.as_ref());
         let inside = self.streams.idle(ticket).is_some_and(|connection| !connection.is_autocommit());
         if inside {
-            self.site.lock.delayed(delay);
+            self.site.lock.delayed(delay.saturating_sub(ROUND_TRIP));
         }
         let fate = self.faults.fate(&work, inside);
         match fate {

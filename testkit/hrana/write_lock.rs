@@ -36,7 +36,7 @@ struct Holder {
     since: Instant,
     /// When its last statement ended.
     seen: Instant,
-    /// Delays that a test ordered since.
+    /// Delays since that do not count.
     delayed: Duration,
     /// The first statement that writes, or the one that began the transaction.
     statement: String,
@@ -45,7 +45,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// Up to `end`, without the delays that a test ordered.
+    /// Up to `end`, without the delays that do not count.
     fn over(&self, limit: Option<Duration>, end: Instant) -> Option<String> {
         let lasted = end.saturating_duration_since(self.since).saturating_sub(self.delayed);
         (limit? < lasted).then(|| format!("{} ms: {}", lasted.as_millis(), self.statement))
@@ -94,7 +94,7 @@ impl WriteLock {
         state.holder = Some(Holder { since, seen: since, delayed: Duration::ZERO, statement, writes, writer });
     }
 
-    /// Notes a delay of a request of the holder that a test ordered.
+    /// Notes a delay of a request of the holder that does not count.
     pub(super) fn delayed(&self, by: Duration) {
         if let Some(holder) = &mut self.state().holder {
             holder.delayed += by;
