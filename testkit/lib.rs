@@ -2,8 +2,8 @@
 //!
 //! Owns: the random histories of billing with their invariants (`billing_world`), books and a
 //! bucket of small bills (`ingest_fixture`), the check of requests to Stripe (`judge`), a database
-//! server with faults on demand (`hrana`), suites over it (`suite_database`), the search for what tests need (`needs`) and the list
-//! of skipped tests (`skipped`).
+//! server with faults on demand (`hrana`), suites over it (`suite_database`), the search for what
+//! tests need (`needs`) and the list of skipped tests (`skipped`).
 //!
 //! Does not own: code that needs the program or the library `meter`. It is in `tests/it/support`.
 
