@@ -79,6 +79,7 @@ struct Column {
     name: String,
     /// JSON may change the last digit of a float, so the database writes and reads it as text.
     float: bool,
+    text: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -147,7 +148,8 @@ impl BooksCopy {
             let named = |error| CopyError::Table(table.name.clone(), error);
             if table.name == SEQUENCES {
                 // the rows that were copied made some already
-                self.target.with_connection(async |c| c.execute("DELETE FROM sqlite_sequence", ()).await).await?;
+                again(|| self.target.with_connection(async |c| c.execute("DELETE FROM sqlite_sequence", ()).await))
+                    .await?;
             }
             let mut reader = Reader::new(&self.source, table);
             loop {
@@ -193,9 +195,14 @@ impl BooksCopy {
             objects
         };
         let expected = sorted(self.layout.clone());
-        let source = self.source.with_connection(async |c| layout(c).await);
-        let target = self.target.with_connection(async |c| layout(c).await);
-        let (source, target) = tokio::try_join!(source, target)?;
+        let read = |database: &Database| {
+            let database = database.clone();
+            again(move || {
+                let database = database.clone();
+                async move { database.with_connection(async |c| layout(c).await).await }
+            })
+        };
+        let (source, target) = tokio::try_join!(read(&self.source), read(&self.target))?;
         if sorted(source) != expected {
             return Err(CopyError::Changed("the schema".into()));
         }
@@ -214,8 +221,8 @@ impl BooksCopy {
             })
         })
         .await?;
-        target.require_migrated().await?;
-        target.checkpoint().await?;
+        // it is whole now, whatever happens
+        drop(target.checkpoint().await);
         Ok(self.copied)
     }
 }
@@ -277,13 +284,16 @@ fn table(name: String, described: Vec<(bool, String, String, i64)>) -> Table {
     let is_rowid = matches!(key[..], [(_, i)] if described[i].2.eq_ignore_ascii_case("INTEGER"));
     let mut columns: Vec<Column> = described
         .into_iter()
-        .map(|(_, name, kind, _)| Column { name, float: kind.eq_ignore_ascii_case("REAL") })
+        .map(|(_, name, kind, _)| {
+            let is = |what: &str| kind.eq_ignore_ascii_case(what);
+            Column { float: is("REAL"), text: is("TEXT"), name }
+        })
         .collect();
     let mut key: Vec<usize> = key.into_iter().map(|(_, i)| i).collect();
     if !without_rowid && !is_rowid {
         // the order of the rows, and what SQLite answers without ORDER BY, stays the same
         key = vec![columns.len()];
-        columns.push(Column { name: "rowid".into(), float: false });
+        columns.push(Column { name: "rowid".into(), float: false, text: false });
     }
     Table { name, columns, key }
 }
@@ -347,11 +357,15 @@ impl<'a> Reader<'a> {
     /// The rows after the last one, and their bytes.
     async fn read(&self) -> Result<(Vec<Vec<Value>>, usize), BooksError> {
         let quoted = |column: &Column| format!("\"{}\"", column.name);
-        let selected = |column: &Column| {
-            let name = quoted(column);
+        let local = self.database.is_local();
+        let selected = |column: &Column| match quoted(column) {
             // `quote` writes as many digits as it takes
-            if column.float { format!("iif({name} IS NULL, NULL, quote({name}))") } else { name }
+            name if column.float => format!("iif({name} IS NULL, NULL, quote({name}))"),
+            // libsql ends a text of a file at its first NUL
+            name if column.text && local => format!("CAST({name} AS BLOB)"),
+            name => name,
         };
+        let texts: Vec<bool> = self.table.columns.iter().map(|column| column.text && local).collect();
         let columns: Vec<String> = self.table.columns.iter().map(selected).collect();
         let key: Vec<String> = self.table.key.iter().map(|i| quoted(&self.table.columns[*i])).collect();
         let (columns, key, name) = (columns.join(", "), key.join(", "), &self.table.name);
@@ -363,7 +377,11 @@ impl<'a> Reader<'a> {
             .with_connection(async move |c| {
                 let (mut rows, mut found, mut bytes) = (c.query(&sql, values).await?, vec![], 0);
                 while let Some(row) = rows.next().await? {
-                    let values = (0..row.column_count()).map(|i| row.get_value(i)).collect::<Result<Vec<_>, _>>()?;
+                    let values = (0..row.column_count()).zip(&texts).map(|(i, is_text)| match row.get_value(i)? {
+                        Value::Blob(bytes) if *is_text => text(bytes),
+                        value => Ok(value),
+                    });
+                    let values = values.collect::<Result<Vec<_>, BooksError>>()?;
                     bytes += values.iter().map(size).sum::<usize>();
                     found.push(values);
                 }
@@ -376,6 +394,11 @@ impl<'a> Reader<'a> {
         let digest = self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         CopiedTable { table: self.table.name.clone(), rows: self.rows, digest }
     }
+}
+
+fn text(bytes: Vec<u8>) -> Result<Value, BooksError> {
+    let is_none = |_| BooksError::Integrity("a text that is not UTF-8 cannot be copied".into());
+    String::from_utf8(bytes).map(Value::Text).map_err(is_none)
 }
 
 async fn digest(database: &Database, table: &Table, done: &AtomicU64) -> Result<CopiedTable, BooksError> {

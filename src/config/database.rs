@@ -68,6 +68,11 @@ pub(crate) fn database_fault(url: &str, variable: &str) -> Option<String> {
     let (scheme, rest) = url.split_once("://").unwrap_or(("file", url));
     let why = match scheme {
         "file" if rest.is_empty() || rest.starts_with(":memory:") => "it names no file; the books would be lost",
+        // whole, the text may have a token in it
+        "file" if ["libsql:", "https:", "http:"].iter().any(|scheme| rest.starts_with(scheme)) => {
+            "it looks like an address without `//`"
+        }
+        "file" if rest.contains("authToken=") => "it looks like an address without `libsql://`",
         "file" => return None,
         "libsql" | "https" | "http" if rest.contains(['?', '@', '#']) => {
             return Some(format!("it must be scheme://host only; a token goes into {variable}"));

@@ -33,7 +33,9 @@ fn books() -> Workspace {
     for (id, float) in [("a", "0.30000000000000004"), ("b", "9007199254740993.5"), ("c", "1.7976931348623157e308")] {
         place.execute(&format!("INSERT INTO customers (id, storage_gb_used) VALUES ('{id}', {float})"));
     }
-    place.execute("INSERT INTO customers (id, instance_id) VALUES (char(39, 34, 92, 233, 128512), '')");
+    place.execute(
+        "INSERT INTO customers (id, instance_id) VALUES (char(39, 34, 92, 233, 128512), 'a' || char(0) || 'b')",
+    );
     // AUTOINCREMENT goes on after rows that are gone
     place.execute("UPDATE sqlite_sequence SET seq = seq + 7 WHERE name = 'jobs'");
     place
@@ -47,7 +49,8 @@ fn dump(file: &Path) -> Vec<String> {
     let mut all = query(file, schema);
     for table in tables {
         let columns = query(file, &format!("SELECT name FROM pragma_table_info('{table}')"));
-        let quoted: Vec<String> = columns.iter().map(|c| format!("quote(\"{c}\")")).collect();
+        let quoted: Vec<String> =
+            columns.iter().map(|c| format!("quote(\"{c}\") || hex(CAST(\"{c}\" AS BLOB))")).collect();
         let some = if table == "settings" { "WHERE name NOT LIKE 'rows ____-__'" } else { "" };
         let rows = query(file, &format!("SELECT '{table}', {} FROM \"{table}\" {some}", quoted.join(", ")));
         all.extend(rows);
@@ -121,6 +124,8 @@ fn a_copy_needs_an_empty_target_and_quiet_books() {
     refused("copy --to other.db", 1, &["nothing was copied to other.db", "it is not empty"]);
     refused("copy --to ftp://host", 2, &["--to: it is neither a path nor libsql://"]);
     refused("copy --to libsql://host?authToken=s3cret", 2, &["METER_DATABASE__COPY_TOKEN"]);
+    refused("copy --to libsql:host?authToken=s3cret", 2, &["--to: it looks like an address without `//`"]);
+    refused("copy --to host?authToken=s3cret", 2, &["--to: it looks like an address"]);
     refused("copy --to no/such/folder/meter.db", 1, &["nothing was copied to", "cannot be opened"]);
     let server = HranaServer::start(&place.path("served.db"));
     server.require_token("right");
@@ -134,7 +139,7 @@ fn a_copy_needs_an_empty_target_and_quiet_books() {
     refused("copy --to new.db", 1, &["workers run on meter.db", "here:7:x (seen", "Stop them"]);
     assert!(!place.path("new.db").exists());
     // a worker that was killed long ago, and one that stopped a moment ago, do not write
-    place.execute("UPDATE workers SET seen_at = seen_at - 31000");
+    place.execute("UPDATE workers SET seen_at = seen_at - 61000");
     place.execute(&format!("{} unixepoch() * 1000)", worker.replace("here:7:x", "b").replace("working", "stopped")));
     refused("copy --to new.db", 0, &["workers", "is a copy of meter.db"]);
 }
