@@ -106,6 +106,8 @@ impl Dispatcher {
         if self.shared.stopping() {
             return tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
         }
+        // a job counts as lost when its outcome comes long after its lease
+        let wait = if self.finished.is_empty() { wait } else { wait.min(self.shared.settings.lease / 4) };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = self.phase.changed() => {}

@@ -36,9 +36,18 @@ pub(super) async fn run(shared: Shared) {
                     tracing::error!(%error, "nothing can be done until somebody acts, trying once a minute: {error}");
                 }
                 shared.metrics.database_blocked(true);
-                tokio::time::sleep(outage.note("renew leases", &error)).await;
+                let wait = outage.note("renew leases", &error);
+                // a lease that is not renewed in time after the block would be taken over
+                let most = if shared.in_flight.len() == 0 { wait } else { length / 4 };
+                tokio::select! {
+                    () = tokio::time::sleep(wait.min(most)) => {}
+                    () = shared.in_flight.added() => {}
+                }
             }
-            Err(error) => tokio::time::sleep(outage.note("renew leases", &error).min(length / 8)).await,
+            Err(error) => {
+                shared.metrics.database_blocked(false);
+                tokio::time::sleep(outage.note("renew leases", &error).min(length / 8)).await;
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ const QUOTA_WAITS: [Duration; 4] =
 #[derive(Debug, Default)]
 pub(super) struct OutageLog {
     pub(super) since: Option<Instant>,
+    blocked: bool,
     tries: usize,
 }
 
@@ -24,8 +25,10 @@ impl OutageLog {
     /// Notes a failure; returns how long to wait before the next try.
     pub(super) fn note(&mut self, what: &str, error: &BooksError) -> Duration {
         let blocked = matches!(error, BooksError::Quota(_));
-        if self.since.is_none() {
-            self.since = Some(Instant::now());
+        // another reason is another log line
+        if self.since.is_none() || self.blocked != blocked {
+            self.since.get_or_insert_with(Instant::now);
+            (self.blocked, self.tries) = (blocked, 0);
             // the heartbeat alone logs that everything is refused
             if !blocked {
                 tracing::warn!(%error, "cannot {what}, trying until it works: {error}");
