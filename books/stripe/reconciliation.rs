@@ -212,6 +212,9 @@ fn shortfall(row: &Row, at: i32) -> Result<Option<Shortfall>, BooksError> {
     Ok(columns.map(|(amount, since)| Shortfall { amount, since }))
 }
 
+/// Totals with all their events in one answer of a server, which may have 10 MB.
+pub const TOTALS_AT_ONCE: usize = 20;
+
 impl Database {
     /// At most `limit` totals to read, the most urgent first. With a customer, the totals of that
     /// customer, final ones included.
@@ -248,9 +251,11 @@ impl Database {
                     }
                 }
             }
-            let events = c.batch(found.iter().map(events_of).collect()).await?;
-            for (one, events) in found.iter_mut().zip(events) {
-                one.events = read_events(events).await?;
+            for some in found.chunks_mut(TOTALS_AT_ONCE) {
+                let events = c.batch(some.iter().map(events_of).collect()).await?;
+                for (one, events) in some.iter_mut().zip(events) {
+                    one.events = read_events(events).await?;
+                }
             }
             Ok(found)
         })

@@ -29,7 +29,7 @@ use crate::stripe::preconditions::{check_clock, failure, find_meters};
 use crate::stripe::transport::CallError;
 use crate::stripe::{LISTED, StripeAccount, StripeMode};
 use books::stripe::difference::Difference;
-use books::stripe::reconciliation::{Comparison, TotalToCheck};
+use books::stripe::reconciliation::{Comparison, TOTALS_AT_ONCE, TotalToCheck};
 use books::units::calendar::minute;
 use books::{BooksError, Database};
 
@@ -133,6 +133,9 @@ pub async fn reconcile(
                 failed = Some(error);
                 break;
             }
+        }
+        if compared.len() == TOTALS_AT_ONCE {
+            store(books, std::mem::take(&mut compared), now, &mut report).await?;
         }
     }
     store(books, compared, now, &mut report).await?;
