@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::pace::Pace;
-use crate::store::rows::{first_row, json};
+use crate::store::rows::{first_row, json, json_parts};
 use crate::store::settings;
 use crate::usage::ledger::UNATTRIBUTED;
 
@@ -130,9 +130,9 @@ impl Database {
                     after.clone_from(&last.customer);
                 }
                 let is_last = page.len() < pace.rows();
-                let (start, rows) = (Instant::now(), json(&page)?);
+                let (start, parts) = (Instant::now(), json_parts(&page)?);
                 let mark = self.transaction(async move |c| {
-                    let mut writes: Vec<Write> = vec![(MARK_DUE, vec![rows.into()])];
+                    let mut writes: Vec<Write> = parts.into_iter().map(|rows| (MARK_DUE, vec![rows.into()])).collect();
                     writes.extend(is_last.then(|| settings::write(PLANNED_VERSION, &version.to_string())));
                     c.batch(writes).await.map(drop)
                 });

@@ -177,8 +177,9 @@ const SUBSCRIPTIONS: &str = "SELECT s.customer, s.id, s.status, coalesce(s.strip
 const ITEMS: &str = "SELECT i.customer, i.subscription, i.stripe_meter, min(i.currency), count(*) FROM json_each(?1) j \
     JOIN subscription_items i ON i.customer = j.value ->> 'customer' GROUP BY 1, 2, 3";
 
-const REFUSED: &str =
-    "SELECT DISTINCT customer, meter FROM meter_events INDEXED BY meter_events_refused WHERE state = 'refused'";
+/// ?1 [`DueSince`]s.
+const REFUSED: &str = "SELECT DISTINCT e.customer, e.meter FROM json_each(?1) j \
+    JOIN meter_events e INDEXED BY meter_events_refused ON e.customer = j.value ->> 'customer' WHERE e.state = 'refused'";
 
 /// The customers of `asked`, each with the first day on which usage may have changed. Two requests
 /// on a server, however many there are.
@@ -201,8 +202,8 @@ pub async fn load(
         (CUSTOMERS, vec![due.clone().into(), names.clone().into()]),
         (PERIODS, vec![due.clone().into(), now.into(), (now - grace).into()]),
         (SUBSCRIPTIONS, vec![due.clone().into()]),
-        (ITEMS, vec![due.into()]),
-        (REFUSED, vec![]),
+        (ITEMS, vec![due.clone().into()]),
+        (REFUSED, vec![due.into()]),
         plans,
         budgets,
     ];
