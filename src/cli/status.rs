@@ -86,7 +86,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         );
     }
     let by = |status: &str| print::count(s.customers.by_status.get(status).copied().unwrap_or(0));
-    // kept by a worker, and nothing has changed since
+    // kept by a worker, and nothing that `customer_marks` sees has changed since
     let counted =
         if s.customers_at == s.at { String::new() } else { format!("; counted {}", ago(s.customers_at, now)) };
     let (active, past_due, canceled) = (by("active"), by("past_due"), by("canceled"));

@@ -161,7 +161,11 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
             count(rows.quota.unwrap_or(0)),
             count(rows.so_far)
         );
-        add("MeterDatabaseQuota", what, "meter jobs list; a larger plan, or overages");
+        add(
+            "MeterDatabaseQuota",
+            what,
+            "meter jobs show N (the field database of a report); a larger plan, or overages",
+        );
     }
     found.sort_by_key(|f| f.severity);
     found

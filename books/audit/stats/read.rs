@@ -123,8 +123,8 @@ pub async fn customer_stats(c: &Connection, now: Timestamp) -> Result<CustomerSt
 }
 
 /// Differs from an earlier one when usage was booked since, a decision changed, a customer came or
-/// changed its plan, or the month is another. Credentials for TURN, and customers that were deleted
-/// in the tables, leave no mark.
+/// changed its plan, or the month is another. Credentials for TURN, and what others change in the
+/// tables without a decision that follows (a status, a deleted customer), leave no mark.
 pub async fn customer_marks(c: &Connection, now: Timestamp) -> Result<String, BooksError> {
     let sql = "SELECT ?1 || format(' %d %d %d %d %d', (SELECT max(version_id) FROM bookings), (SELECT max(seq) FROM customer_plans), \
                (SELECT max(seq) FROM entitlement_changes), (SELECT max(seq) FROM notifications), (SELECT max(seq) FROM audit_log))";
