@@ -253,7 +253,8 @@ async fn status_reads_few_rows_beside_a_worker() {
         assert_eq!(json["books"]["notifications"]["pending"], 2000);
         assert_eq!(json["queue"]["kinds"]["deliver_notifications"]["states"]["done"], 2000);
         let counts = server.counts();
-        assert!(counts.requests <= 5, "{counts:?}");
+        // one of them keeps the count of rows, if there were many
+        assert!(counts.requests <= 6, "{counts:?}");
         counts.rows_read
     };
     add(0..2000).await;
