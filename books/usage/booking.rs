@@ -97,6 +97,8 @@ impl Database {
     /// [`BooksError::Raced`], and [`BooksError::Integrity`] when the books would not add up.
     pub async fn book(&self, booking: Booking, now: Timestamp) -> Result<i64, BooksError> {
         let large = booking.adjustments.entries.len() > LARGE;
+        // before the transaction, which others wait for
+        let days = json(&booking.adjustments.by_meter_and_day()?)?;
         let staged = self.stage(booking, now).await?;
         let proven = self.prove(&staged).await;
         if matches!(proven, Err(BooksError::Integrity(_))) {
@@ -104,7 +106,7 @@ impl Database {
         }
         proven?;
         let publishing = staged.clone();
-        let id = self.transaction(async move |c| publish(c, &publishing, now).await).await?;
+        let id = self.transaction(async move |c| publish(c, &publishing, days, now).await).await?;
         // a remote server may drop a transaction silently, so the version is read back before it
         // is reported as booked
         let sql = "SELECT 1 FROM bookings WHERE id = ?1 AND version_id = ?2";
@@ -312,8 +314,8 @@ async fn append(c: &Connection, staged: &Staged, range: std::ops::Range<usize>) 
 }
 
 /// Inserts the version and gives it to its staged booking, and with that every reader counts the
-/// entries. Returns the id of the version.
-async fn publish(c: &Connection, staged: &Staged, now: Timestamp) -> Result<i64, BooksError> {
+/// entries. `days` are the sums of its days, as JSON. Returns the id of the version.
+async fn publish(c: &Connection, staged: &Staged, days: String, now: Timestamp) -> Result<i64, BooksError> {
     let Staged { id: booking_id, booking, identity } = staged;
     check_against(c, booking).await?;
     let decision = Decision::Applied { supersedes: booking.against };
@@ -326,7 +328,7 @@ async fn publish(c: &Connection, staged: &Staged, now: Timestamp) -> Result<i64,
     let sql = "INSERT INTO usage_totals (meter, day, attributed, units, rest) \
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
                ON CONFLICT (meter, day, attributed) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest";
-    c.execute(sql, params![json(&booking.adjustments.by_meter_and_day()?)?]).await?;
+    c.execute(sql, params![days]).await?;
     release_on_hold(c, booking.bill()).await?;
     crate::usage::partial_reads::clear(c, booking.bill()).await?;
     Ok(id)
