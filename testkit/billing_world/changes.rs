@@ -325,6 +325,7 @@ impl BillingWorld {
         let prices = METERS.map(|m| format!("price_{m}"));
         let prices: Vec<&str> = prices.iter().map(String::as_str).collect();
         self.stripe.world().add_subscription(Subscription::monthly(&id, &customer, at, &prices));
+        self.facts(who).unannounced.push(at);
         true
     }
 
@@ -335,11 +336,14 @@ impl BillingWorld {
     }
 
     /// Only if the books know the subscription: nobody can know which anchors it had before.
-    async fn reset_anchor(&self, who: usize) -> bool {
+    pub async fn reset_anchor(&self, who: usize) -> bool {
         let known = self.rows("SELECT id FROM subscriptions").await;
         let living = self.living(who).filter(|id| known.contains(id));
-        living.iter().for_each(|id| self.stripe.world().reset_anchor(id));
-        living.is_some()
+        let Some(living) = living else { return false };
+        let mut stripe = self.stripe.world();
+        stripe.reset_anchor(&living);
+        self.facts(who).unannounced.push(stripe.now());
+        true
     }
 
     /// Adds a Stripe customer, whose id the books do not know yet.
@@ -354,7 +358,9 @@ impl BillingWorld {
     pub fn move_subscription(&self, who: usize) -> bool {
         let Some(living) = self.living(who) else { return false };
         let (id, customer) = (self.next_id("sub", who), self.add_stripe_customer(who));
-        self.stripe.world().move_subscription(&living, &id, &customer);
+        let mut stripe = self.stripe.world();
+        stripe.move_subscription(&living, &id, &customer);
+        self.facts(who).unannounced.push(stripe.now());
         true
     }
 }

@@ -110,6 +110,8 @@ pub struct BillingWorld {
     facts: [Mutex<Facts>; 3],
     /// The first instant with usage of each customer, and the start of most subscriptions.
     pub begins: Vec<i64>,
+    /// When the worker read what had changed of the subscriptions, and got all answers.
+    synced: Mutex<Vec<i64>>,
 }
 
 /// Long enough that a busy machine does not look like a server without an answer.
@@ -218,8 +220,17 @@ impl BillingWorld {
             items: vec![],
         });
         let updates = updates.collect();
-        let world =
-            Self { context, stripe, server, folder, file, usage: Mutex::default(), facts: Default::default(), begins };
+        let world = Self {
+            context,
+            stripe,
+            server,
+            folder,
+            file,
+            usage: Mutex::default(),
+            facts: Default::default(),
+            begins,
+            synced: Mutex::default(),
+        };
         for (who, start) in starts.into_iter().enumerate() {
             let id = format!("cus_{who}");
             let stripe_id = (start.row && start.stripe_id).then(|| id.clone());

@@ -93,6 +93,9 @@ pub struct Facts {
     pub at_stripe: Vec<String>,
     /// Number of the newest id that was made at Stripe.
     pub made: u32,
+    /// When Stripe began a period that the one before it did not announce: of another
+    /// subscription, or because the billing cycle got another anchor.
+    pub unannounced: Vec<i64>,
 }
 
 /// A billing period: of a subscription, or a calendar month or a part of it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use fake_stripe::{Event, Fault};
+use fake_stripe::{Event, Fault, InvoiceLine};
 use jobs::job::{Failure, Mode};
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods;
@@ -111,11 +111,35 @@ pub async fn settle(world: &BillingWorld, rng: &mut fastrand::Rng, mut now: i64)
     let until = now + 9 * DAY;
     while now < until {
         world.stripe.world().set_now(now);
-        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
+        well(world.sync(now, SyncScope::All).await);
         roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
         push(world, rng, now, false).await;
         well(reconcile(&world.context, at(now), None).await);
         now += 25 * HOUR;
+    }
+}
+
+impl BillingWorld {
+    /// Reads subscriptions, and notes whether all of it was answered.
+    pub async fn sync(&self, now: i64, scope: SyncScope) -> Result<(), Failure> {
+        sync(&self.context.books, &self.context.billing, at(now), scope).await?;
+        self.synced.lock().unwrap().push(now);
+        Ok(())
+    }
+
+    /// Whether Stripe began the period of an invoice without an announcement, and got a correction
+    /// for it before the worker had read of it.
+    fn was_corrected_unread(&self, who: usize, stripe_customer: &str, line: &InvoiceLine) -> bool {
+        let read = self.synced.lock().unwrap().iter().copied().find(|at| *at >= line.start).unwrap_or(i64::MAX);
+        let unread = line.start..line.end.min(read);
+        let stripe = self.stripe.world();
+        self.facts(who).unannounced.contains(&line.start)
+            && stripe.events().iter().any(|e| {
+                e.customer == stripe_customer
+                    && e.event_name == line.event_name
+                    && e.value.is_sign_negative()
+                    && unread.contains(&e.timestamp)
+            })
     }
 }
 
@@ -255,13 +279,15 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
         let at_stripe = world.facts(who).at_stripe.clone();
         for (at, meter) in METERS.into_iter().enumerate() {
             let is_own = |e: &&Event| at_stripe.contains(&e.customer) && e.event_name == world.event_name(meter);
-            let (mut below, mut billed, mut never) = (false, 0, 0);
+            let (mut below, mut unforeseen, mut billed, mut never) = (false, false, 0, 0);
             let lines = invoices[who].iter().filter(|(_, line)| line.event_name == world.event_name(meter));
             // the sum of each invoice is the sum of its events
             for (stripe_customer, line) in lines {
                 let sum = i64::try_from(line.sum).unwrap();
-                billed += i64::try_from(line.quantity).unwrap();
+                let is_final = world.stripe.world().now() >= line.end + world.context.billing.grace;
+                billed += if is_final { i64::try_from(line.quantity).unwrap() } else { sum };
                 below |= sum < 0;
+                unforeseen |= sum < 0 && world.was_corrected_unread(who, stripe_customer, line);
                 let ours = world.accepted_on(meter, line, stripe_customer).await;
                 let on_it =
                     |e: &&Event| e.customer == *stripe_customer && (line.start..line.end).contains(&e.timestamp);
@@ -273,10 +299,11 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             }
             let reported = late.iter().filter(is_own).filter(|e| either.contains(&e.identifier));
             let reported: i64 = reported.map(|e| i64::try_from(e.value).unwrap()).sum();
-            // an invoice is below zero only if events that Stripe had taken were missing later
+            // an invoice is below zero only if events that Stripe had taken were missing later, or
+            // Stripe began a period early, and a correction was sent before the worker could read that
             let name_at_stripe = world.event_name(meter);
             let by_stripe = world.stripe.world().late_rejected().iter().any(|e| e.event_name == name_at_stripe);
-            if below && world.rejected(who, meter).await == 0 && !(restored && by_stripe) {
+            if below && !unforeseen && world.rejected(who, meter).await == 0 && !(restored && by_stripe) {
                 fail(&format!("{name} {meter}: an invoice is below zero"));
             }
             // the usage of each period is billed or deferred, and all of it is on an invoice

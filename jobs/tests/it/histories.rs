@@ -17,7 +17,7 @@ use fake_stripe::{InvoiceLine, Recorded};
 use jobs::job::Mode;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::{SyncScope, sync};
+use jobs::sync_stripe::SyncScope;
 use testkit::billing_world::changes::Changes;
 use testkit::billing_world::model::{Owed, Parts, Span};
 use testkit::billing_world::run::{Worlds, check, each, push, settle, use_some};
@@ -118,7 +118,7 @@ async fn history(template: &Template, seed: u64, seen: &Mutex<Seen>) {
         }
         if now >= changes.synced_from && rng.u8(0..3) > 0 {
             let scope = if rng.bool() { SyncScope::All } else { SyncScope::Changed };
-            drop(sync(&world.context.books, &world.context.billing, at(now), scope).await);
+            drop(world.sync(now, scope).await);
         }
         drop(roll(&world.context.books, at(now), Mode::Write).await);
         push(&world, &mut rng, now, true).await;

@@ -5,7 +5,7 @@ use fake_stripe::Subscription;
 use jobs::job::Mode;
 use jobs::reconcile_stripe::reconcile;
 use jobs::roll_periods::roll;
-use jobs::sync_stripe::{SyncScope, sync};
+use jobs::sync_stripe::SyncScope;
 use testkit::billing_world::run::{check, push, settle};
 use testkit::billing_world::{BillingWorld, DAY, HOUR, Template, at};
 
@@ -21,7 +21,7 @@ async fn what_the_old_stripe_customer_got_too_late_is_billed_to_the_new_one() {
         roll(&world.context.books, at(now), Mode::Write).await.unwrap();
         push(&world, rng, now, false).await;
     };
-    sync(&world.context.books, &world.context.billing, at(begin), SyncScope::All).await.unwrap();
+    world.sync(begin, SyncScope::All).await.unwrap();
     world.book(0, "chime_minutes", begin / DAY - 1, 5_000_000_000_000).await;
     run(begin, &mut rng).await;
     // the subscription moves, and two days later the books know neither id
@@ -46,7 +46,7 @@ async fn what_a_living_subscription_bills_is_not_sent_to_the_next_one_again() {
     let template = Template::new().await;
     let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
     let world = BillingWorld::new(&template, &mut rng, begin).await;
-    sync(&world.context.books, &world.context.billing, at(begin), SyncScope::All).await.unwrap();
+    world.sync(begin, SyncScope::All).await.unwrap();
     world.stripe.world().set_now(begin + HOUR);
     let prices = ["price_chime_minutes", "price_storage_gb"];
     let next = Subscription::monthly("sub_next", &world.add_stripe_customer(0), begin + HOUR, &prices);
@@ -78,7 +78,7 @@ async fn a_total_is_that_of_the_period_as_it_is_now() {
     let template = Template::new().await;
     let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
     let world = BillingWorld::new(&template, &mut rng, begin).await;
-    sync(&world.context.books, &world.context.billing, at(begin), SyncScope::All).await.unwrap();
+    world.sync(begin, SyncScope::All).await.unwrap();
     world.stripe.world().set_now(begin + HOUR);
     world.stripe.world().reset_anchor("sub_0");
     // the event lies behind the new anchor, and the total lags
@@ -95,4 +95,48 @@ async fn a_total_is_that_of_the_period_as_it_is_now() {
     settle(&world, &mut rng, now + HOUR).await;
     assert_eq!(world.rows(read).await, ["|", "500000|500000"], "there is nothing to read of the first");
     assert_eq!(check(&world, "cargo test -p jobs --test it moved").await, 0);
+}
+
+/// A correction that was sent before the books could know of the new period is on an invoice that
+/// has nothing to take it from. It counts while that invoice may still get usage. Stripe cuts the
+/// final invoice off at zero, and then the correction is taken from the next one.
+#[tokio::test]
+async fn a_correction_on_an_invoice_that_began_unread_is_made_up_for_later() {
+    let template = Template::new().await;
+    let (begin, mut rng) = (1_770_000_000, fastrand::Rng::with_seed(1));
+    let mut world = BillingWorld::new(&template, &mut rng, begin).await;
+    world.begins[0] = begin - 20 * DAY;
+    let run = async |now: i64, world: &BillingWorld, rng: &mut fastrand::Rng| {
+        world.stripe.world().set_now(now);
+        roll(&world.context.books, at(now), Mode::Write).await.unwrap();
+        push(world, rng, now, false).await;
+    };
+    world.sync(begin, SyncScope::All).await.unwrap();
+    world.book(0, "chime_minutes", begin / DAY - 1, 5_000_000_000_000).await;
+    run(begin, &world, &mut rng).await;
+    world.stripe.world().set_now(begin + HOUR);
+    assert!(world.reset_anchor(0).await);
+    world.book(0, "chime_minutes", begin / DAY - 1, -2_000_000_000_000).await;
+    run(begin + 2 * DAY, &world, &mut rng).await;
+    let sums = |world: &BillingWorld| {
+        let lines = world.stripe.world().invoices("cus_0");
+        let chime = lines.iter().filter(|line| line.event_name == "chime_minutes_events");
+        chime.map(|line| (line.sum.to_string(), line.quantity.to_string())).collect::<Vec<_>>()
+    };
+    let expected = [("500000", "500000"), ("-200000", "0")].map(|(sum, billed)| (sum.into(), billed.into()));
+    assert_eq!(sums(&world), expected);
+    settle(&world, &mut rng, begin + 3 * DAY).await;
+    assert_eq!(check(&world, "cargo test -p jobs --test it moved").await, 0);
+    // the invoice becomes final as it is, and in the next period something is used
+    let deferred = "SELECT deferred, deferred_reason FROM billing_targets WHERE deferred <> 0";
+    assert!(world.rows(deferred).await.is_empty());
+    settle(&world, &mut rng, begin + 35 * DAY).await;
+    assert_eq!(world.rows(deferred).await, ["-200000|below_zero"]);
+    let now = begin + 46 * DAY;
+    world.book(0, "chime_minutes", now / DAY - 1, 3_000_000_000_000).await;
+    settle(&world, &mut rng, now).await;
+    assert_eq!(check(&world, "cargo test -p jobs --test it moved").await, 0);
+    let expected =
+        [("500000", "500000"), ("-200000", "0"), ("100000", "100000")].map(|(sum, billed)| (sum.into(), billed.into()));
+    assert_eq!(sums(&world), expected);
 }

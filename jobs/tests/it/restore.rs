@@ -19,7 +19,7 @@ use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::reconcile;
 use jobs::restore::{self, Step, checklist};
 use jobs::roll_periods::{self, roll};
-use jobs::sync_stripe::{SyncScope, sync};
+use jobs::sync_stripe::SyncScope;
 use testkit::billing_world::run::{Worlds, check, each, push, run_with_faults, settle, use_some, well};
 use testkit::billing_world::{BillingWorld, CUSTOMERS, DAY, HOUR, Template, at};
 
@@ -54,7 +54,7 @@ impl Life<'_> {
             }
             if rng.u8(0..3) > 0 {
                 let scope = if rng.bool() { SyncScope::All } else { SyncScope::Changed };
-                drop(sync(&world.context.books, &world.context.billing, at(now), scope).await);
+                drop(world.sync(now, scope).await);
             }
             drop(roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await);
             push(world, rng, now, true).await;
@@ -96,7 +96,7 @@ impl Life<'_> {
             let now = self.now;
             self.world.stripe.world().set_now(now);
             let world = &self.world;
-            well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::Changed).await);
+            well(world.sync(now, SyncScope::Changed).await);
             roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
             let pushed = jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await.unwrap();
             assert!(pushed.on_hold.is_some() && PushStripe::needs_attention(&pushed), "{pushed:?}");
@@ -144,7 +144,7 @@ async fn command(world: &BillingWorld, now: i64) -> Result<(), Failure> {
 /// The same, but bills.
 async fn import(world: &BillingWorld, now: i64) -> Result<(), Failure> {
     restore::begin(&world.context, "ann".into(), at(now)).await?;
-    sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await?;
+    world.sync(now, SyncScope::All).await?;
     roll(&world.context.books, at(now), Mode::Write).await?;
     restore::import_totals(&world.context, at(now)).await?;
     Ok(())
@@ -222,7 +222,7 @@ async fn covers(world: &BillingWorld, seed: u64) {
 async fn run_all(world: &BillingWorld, now: i64, synced: bool) {
     world.stripe.world().set_now(now);
     if synced {
-        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
+        well(world.sync(now, SyncScope::All).await);
     }
     roll_periods::roll_unless_restored(&world.context, at(now), Mode::Write).await.unwrap();
     well(jobs::push_stripe::push(&world.context.books, &world.context.billing, at(now)).await);
@@ -270,7 +270,7 @@ async fn ends_that_become_known_late_are_imported_as_they_are() {
         world.stripe.world().set_now(days(3) + HOUR);
         world.stripe.world().cancel_subscription("sub_1");
         world.stripe.world().set_now(now);
-        well(sync(&world.context.books, &world.context.billing, at(now), SyncScope::All).await);
+        well(world.sync(now, SyncScope::All).await);
         roll(&world.context.books, at(now), Mode::Write).await.unwrap();
         assert_eq!(open_step(&world, now).await, Some(Step::Totals), "an end that is known changes what is imported");
         assert!(!finish(&world, now).await);
