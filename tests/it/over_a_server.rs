@@ -1,9 +1,7 @@
 //! Stories once more, over the test server with round trips of 20 ms: in a process of its own, in
 //! which every workspace puts the server in front of its file.
 
-use std::process::Command;
-
-use testkit::suite_database::VARIABLE;
+use testkit::suite_database::run_over_a_server;
 
 const SUITES: [&str; 8] = [
     "billing::",
@@ -33,16 +31,6 @@ const TOO_LONG: &str = "entitlements::kill_9_at_any_moment_of_both_jobs_loses_an
 
 #[test]
 fn every_story_runs_over_a_server() {
-    let mut suites = Command::new(std::env::current_exe().unwrap());
-    suites
-        .args(SUITES)
-        .args(ON_A_FILE.iter().chain([&TOO_LONG]).flat_map(|name| ["--skip", name]))
-        .env(VARIABLE, "server")
-        .env("RUST_TEST_THREADS", "2");
-    let ran = suites.output().unwrap();
-    let out = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{out}\n{}", String::from_utf8_lossy(&ran.stderr));
-    for suite in SUITES {
-        assert!(out.contains(&format!("test {suite}")), "no test of {suite} ran:\n{out}");
-    }
+    let skipped: Vec<&str> = ON_A_FILE.into_iter().chain([TOO_LONG]).collect();
+    run_over_a_server(&SUITES, &skipped);
 }
