@@ -300,7 +300,7 @@ pub async fn check(world: &BillingWorld, again: &str) -> i64 {
             let reported = late.iter().filter(is_own).filter(|e| either.contains(&e.identifier));
             let reported: i64 = reported.map(|e| i64::try_from(e.value).unwrap()).sum();
             // an invoice is below zero only if events that Stripe had taken were missing later, or
-            // Stripe began a period early, and a correction was sent before the worker could read that
+            // a correction was sent before the worker could read that Stripe had begun a period
             let name_at_stripe = world.event_name(meter);
             let by_stripe = world.stripe.world().late_rejected().iter().any(|e| e.event_name == name_at_stripe);
             if below && !unforeseen && world.rejected(who, meter).await == 0 && !(restored && by_stripe) {
