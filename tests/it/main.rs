@@ -25,6 +25,7 @@ mod hrana_server;
 mod kill;
 mod large_booking;
 mod machine_input;
+mod messages;
 mod meters;
 mod notifications;
 mod oracle;
