@@ -46,7 +46,7 @@ pub fn rules(tag_key: &str) -> Rules {
     let product = |p: &str| Pattern::product(p).unwrap();
     let usage = |p: &str| Pattern::usage_type(p).unwrap();
     Rules {
-        tag_key: tag_key.into(),
+        tag_keys: vec![tag_key.into()],
         meters: vec![
             meter("chime_minutes", "AmazonChime", "Meetings-AttendeeMinutes", "1"),
             meter("storage_gb", "AmazonS3", "TimedStorage-*ByteHrs", "1"),
