@@ -78,6 +78,10 @@ pub struct HoldPolicy {
     /// A past, booked day that changes by more than this share, in percent, is a reason to hold;
     /// none = never.
     pub day_change_percent: Option<u32>,
+    /// Settled days of a meter that grow by more than this share, in percent, are a reason to hold.
+    pub past_growth_percent: u32,
+    /// Books lines of usage during more than a day on their first day.
+    pub accept_long_lines: bool,
     /// A change of at most this many units is never a reason to hold.
     pub floor: Quantity,
 }
@@ -89,6 +93,8 @@ impl Default for HoldPolicy {
             accept_restatements: false,
             month_fall_percent: 20,
             day_change_percent: None,
+            past_growth_percent: 100,
+            accept_long_lines: false,
             floor: Quantity::from_scaled(UNIT),
         }
     }

@@ -10,7 +10,7 @@
 
 mod partial;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub(super) use partial::PARTIAL_SUMS_VERSION;
@@ -18,17 +18,23 @@ pub(super) use partial::PARTIAL_SUMS_VERSION;
 use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
-use super::batch::{Batch, TagColumn, TextColumn};
+use super::batch::{Batch, DAY_SECONDS, TagColumn, TextColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx};
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
+use books::usage::tag_key::TagName;
 
 /// Longest tag value that AWS allows, in characters
 /// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
+/// Tags of a bill that are kept by name; AWS allows 500 in a payer account. Of more, the first ones
+/// in the alphabet.
+const TAGS: usize = 500;
+/// Longer names of tags are not kept; a key has 128 characters at most.
+const TAG_BYTES: usize = 1024;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
 
@@ -145,6 +151,8 @@ pub struct UsageAggregator {
     split_line_types: HashMap<u32, u32>,
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
+    /// 1 for the intervals that are longer than a day.
+    intervals: DictionaryMap,
     line_groups: Vec<LineGroup>,
     /// By number of the usage type: its line groups, which are few.
     slots_of: Vec<Vec<u32>>,
@@ -153,6 +161,8 @@ pub struct UsageAggregator {
     counted_rows: u64,
     rounded: u64,
     out_of_month_lines: u64,
+    long_lines: u64,
+    tags_seen: BTreeSet<String>,
 }
 
 /// The sums of a bill, ready to be compared with the books.
@@ -171,6 +181,10 @@ pub struct Totals {
     pub rounded_cells: u64,
     /// Counted lines of days outside the month.
     pub out_of_month_lines: u64,
+    /// Counted lines of usage during more than a day.
+    pub long_lines: u64,
+    /// The tags that lines of the bill can have ([`TagName::written`]).
+    pub tags_seen: BTreeSet<String>,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,
     pub unknown_line_types: Vec<UnknownLineType>,
@@ -205,6 +219,7 @@ impl UsageAggregator {
             split_line_types: HashMap::new(),
             units: DictionaryMap::default(),
             tags: vec![],
+            intervals: DictionaryMap::default(),
             line_groups: vec![],
             slots_of: vec![],
             customers,
@@ -212,6 +227,8 @@ impl UsageAggregator {
             counted_rows: 0,
             rounded: 0,
             out_of_month_lines: 0,
+            long_lines: 0,
+            tags_seen: BTreeSet::new(),
         }
     }
 
@@ -222,6 +239,18 @@ impl UsageAggregator {
     /// Rows that a meter counted so far.
     pub fn counted_rows(&self) -> u64 {
         self.counted_rows
+    }
+
+    /// Notes the tags that a file has columns for.
+    pub fn see_tags(&mut self, tags: &[String]) {
+        for tag in tags.iter().filter(|tag| tag.len() <= TAG_BYTES) {
+            if !self.tags_seen.contains(tag) {
+                self.tags_seen.insert(tag.clone());
+            }
+            if self.tags_seen.len() > TAGS {
+                self.tags_seen.pop_last();
+            }
+        }
     }
 
     /// Adds a batch of rows.
@@ -276,6 +305,7 @@ impl UsageAggregator {
             return fault("bill_billing_period_start_date", why);
         }
         self.counted_rows += 1;
+        self.long_lines += u64::from(!amount.is_zero() && self.lasts_longer_than_a_day(batch, row));
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);
@@ -289,6 +319,14 @@ impl UsageAggregator {
         Ok(())
     }
 
+    /// True when a line is of usage during more than a day. In an export of another granularity than
+    /// hourly, the usage of a line may begin and end within its interval.
+    fn lasts_longer_than_a_day(&self, batch: &Batch<'_>, row: usize) -> bool {
+        let of_interval = batch.interval.as_ref().is_some_and(|i| self.intervals.get(i.code(row)) == 1);
+        let span = || batch.end.as_ref()?.seconds(row)?.checked_sub(batch.day.seconds(row)?);
+        of_interval || span().is_some_and(|seconds| seconds > DAY_SECONDS)
+    }
+
     fn translate(&mut self, batch: &Batch<'_>) {
         let (names, rules) = (&mut self.names, &self.rules);
         self.products.renew(&batch.product, |p| if rules.watches(p) { names.intern(p) } else { UNWATCHED });
@@ -298,9 +336,16 @@ impl UsageAggregator {
             Some(unit) => self.units.renew(unit, |u| names.intern(u)),
             None => self.units = DictionaryMap::default(),
         }
+        if let Some(interval) = &batch.interval {
+            self.intervals.renew(interval, |text| u32::from(is_long(text)));
+        }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
             translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
+        }
+        for TagColumn { tag, .. } in &batch.tags {
+            let tags: Vec<String> = tag.keys().filter_map(|key| Some(TagName::of_entry(key)?.written())).collect();
+            self.see_tags(&tags);
         }
     }
 
@@ -343,14 +388,20 @@ impl UsageAggregator {
         new
     }
 
-    /// The customer of a row; 0 for none. All columns with the customer tag must agree.
+    /// The customer of a row; 0 for none. Of several configured keys the first one with a value
+    /// counts, and all its values on the row must agree.
     #[inline]
     fn customer(&mut self, tags: &[TagColumn<'_>], row: usize) -> Result<u32, LineFault> {
-        let mut found = 0;
-        let mut fault = None;
+        let (mut best, mut found, mut fault) = (u8::MAX, 0, None);
         for (i, TagColumn { tag, .. }) in tags.iter().enumerate() {
-            tag.codes(row, |code| {
+            tag.codes(row, |place, code| {
                 let mut customer = self.tags[i].get(code);
+                if customer == 0 || place > best {
+                    return;
+                }
+                if place < best {
+                    (best, found, fault) = (place, 0, None);
+                }
                 if customer == UNRESOLVED {
                     match checked_tag(tag.text().value(code)) {
                         Ok(value) => customer = self.customers.intern(value),
@@ -358,13 +409,11 @@ impl UsageAggregator {
                     }
                     self.tags[i].set(code, customer);
                 }
-                if customer != 0 && found != 0 && customer != found {
+                if found != 0 && customer != found {
                     let (one, other) = (self.customers.text(found), self.customers.text(customer));
                     fault = Some((i, format!("two spellings of the customer tag disagree: `{one}` and `{other}`")));
                 }
-                if customer != 0 {
-                    found = customer;
-                }
+                found = customer;
             });
         }
         match fault {
@@ -405,6 +454,8 @@ impl UsageAggregator {
         self.counted_rows += other.counted_rows;
         self.rounded += other.rounded;
         self.out_of_month_lines += other.out_of_month_lines;
+        self.long_lines += other.long_lines;
+        self.see_tags(&other.tags_seen.iter().cloned().collect::<Vec<_>>());
     }
 
     /// The sums.
@@ -417,6 +468,8 @@ impl UsageAggregator {
             counted_rows: self.counted_rows,
             rounded_amounts: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
+            long_lines: self.long_lines,
+            tags_seen: self.tags_seen.clone(),
             unknown_line_types: self.unknown_line_types(),
             ..Totals::default()
         };

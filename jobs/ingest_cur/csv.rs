@@ -4,20 +4,19 @@
 //! maps as JSON text.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
-use arrow::datatypes::Int32Type;
+use arrow::array::ArrayRef;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::aggregate::UsageAggregator;
-use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map};
+use super::growing::Growing;
+use super::parquet_file::{ReadError, Wanted, is_tag_map};
 use crate::source::{Object, Source, SourceError};
-use books::usage::meter::canonical_name;
+use books::usage::tag_key::{TagKeys, canonical_name};
 
 /// Bytes that are fetched at once.
 const READ_BYTES: u64 = 4 << 20;
@@ -61,7 +60,7 @@ impl Read for Streamed {
 pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,
-    tag: TagKey,
+    keys: TagKeys,
     mut aggregator: UsageAggregator,
 ) -> Result<(UsageAggregator, CsvStats), ReadError> {
     let (sender, chunks) = mpsc::channel(1);
@@ -83,9 +82,9 @@ pub async fn aggregate(
     let done = tokio::task::spawn_blocking(move || {
         let streamed = Streamed { chunks, current: Bytes::new() };
         let facts = if object.key.ends_with(".gz") {
-            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), &file, &tag, &mut aggregator)
+            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), &file, &keys, &mut aggregator)
         } else {
-            aggregate_text(streamed, &file, &tag, &mut aggregator)
+            aggregate_text(streamed, &file, &keys, &mut aggregator)
         }?;
         Ok((aggregator, facts))
     });
@@ -110,59 +109,10 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// A text column of the batch that is being read.
-#[derive(Default)]
-struct Growing {
-    codes: Vec<i32>,
-    index: HashMap<String, i32>,
-    values: Vec<String>,
-}
-
-impl Growing {
-    fn push(&mut self, text: &str, meaning: impl FnOnce(&str) -> Result<String, String>) -> Result<(), String> {
-        let code = match self.index.get(text) {
-            Some(known) => *known,
-            None => {
-                let new = i32::try_from(self.values.len()).map_err(|e| e.to_string())?;
-                self.values.push(meaning(text)?);
-                self.index.insert(text.to_owned(), new);
-                new
-            }
-        };
-        self.codes.push(code);
-        Ok(())
-    }
-
-    fn take(&mut self) -> Result<ArrayRef, String> {
-        let grown = std::mem::take(self);
-        let values = Arc::new(StringArray::from(grown.values));
-        let keys = Int32Array::from(grown.codes);
-        let array = DictionaryArray::<Int32Type>::try_new(keys, values).map_err(|e| e.to_string())?;
-        Ok(Arc::new(array))
-    }
-}
-
-/// The customer tag of a map that is written as JSON text. All spellings of its key must agree.
-fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
-    if json.trim().is_empty() {
-        return Ok(String::new());
-    }
-    let map: HashMap<String, Option<String>> =
-        serde_json::from_str(json).map_err(|e| format!("this is no JSON object of texts ({e})"))?;
-    let mut found: Vec<String> = map.into_iter().filter(|(k, _)| tag.is_key(k)).filter_map(|(_, v)| v).collect();
-    found.retain(|v| !v.is_empty());
-    found.sort();
-    found.dedup();
-    match found.len() {
-        0 | 1 => Ok(found.pop().unwrap_or_default()),
-        _ => Err(format!("two spellings of the customer tag disagree: `{}` and `{}`", found[0], found[1])),
-    }
-}
-
 fn aggregate_text(
     text: impl Read,
     file: &str,
-    tag: &TagKey,
+    keys: &TagKeys,
     aggregator: &mut UsageAggregator,
 ) -> Result<CsvStats, ReadError> {
     let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
@@ -183,21 +133,21 @@ fn aggregate_text(
     if headers.is_empty() {
         return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
     }
-    let wanted = Wanted::find(headers.iter(), tag).map_err(|missing| {
+    let wanted = Wanted::find(headers.iter(), keys).map_err(|missing| {
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
     let before = aggregator.counted_rows();
-    let is_map: Vec<bool> = headers.iter().map(|h| is_tag_map(&canonical_name(h))).collect();
+    aggregator.see_tags(&wanted.tag_columns);
     let places = wanted.places();
-    let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
+    let is_map = |place: &usize| is_tag_map(&canonical_name(&headers[*place]));
+    let mut columns: Vec<Growing> = places.iter().map(|p| Growing::new(is_map(p))).collect();
     let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
     loop {
         left.set(RECORD_LIMIT);
         let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
         if more {
             for (column, place) in columns.iter_mut().zip(&places) {
-                let meaning = |text: &str| if is_map[*place] { customer_of(text, tag) } else { Ok(text.to_owned()) };
-                let pushed = column.push(&record[*place], meaning);
+                let pushed = column.push(&record[*place]);
                 pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
             }
             rows += 1;
@@ -211,7 +161,7 @@ fn aggregate_text(
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
             let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
-            let batch = wanted.batch(pending, array, tag, TagMaps::Resolved);
+            let batch = wanted.batch(pending, array, keys);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
             aggregator.add(&batch).map_err(|f| {

@@ -46,7 +46,7 @@ impl fmt::Display for Restatement {
 }
 
 /// True when `change` is more than `percent` of `of`.
-fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
+pub(super) fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
     change.scaled() * 100 > of.scaled().abs() * i128::from(percent)
 }
 

@@ -18,7 +18,10 @@ mod delivery;
 mod discover;
 pub mod export;
 mod failure;
+mod growing;
+mod growth;
 mod guard;
+mod notes;
 mod object_reader;
 pub mod parquet_file;
 mod parts;
@@ -35,6 +38,7 @@ use self::aggregate::Totals;
 use self::delivery::{Delivery, Reading, already_booked, check_account, find_export, read_version};
 pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
+pub use self::growth::{Grown, Growth};
 pub use self::guard::{Restatement, Scope};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange};
@@ -162,7 +166,14 @@ impl Run<'_> {
         let booked = self.booked_usage(&totals.observed).await?;
         let difference = adjustments(&totals.observed, &booked)?;
         report.restatements = guard::restatements(&totals.observed, &booked, policy);
-        report.hold_reasons = hold_reasons(job, policy, &totals, &report.restatements);
+        let (month, delivered_at) = (job.month, delivery.manifest.delivered_at);
+        if let Some(current) = &self.booked.current {
+            report.growths = growth::growths(&totals.observed, &booked, month, current.delivered_at, policy);
+        }
+        report.impossible_days = growth::impossible_days(&totals.observed, month, delivered_at);
+        report.long_lines = totals.long_lines;
+        report.notes = notes::notes(&totals, &context.read_settings.rules);
+        report.hold_reasons = hold_reasons(job, policy, &totals, &report);
         report.describe_bill(&totals, &files);
         report.describe_change(&totals, &booked, &difference);
         report.warn(&delivery.manifest.account, &totals, &files);
@@ -211,14 +222,15 @@ impl Run<'_> {
             counted_rows: totals.counted_rows,
             rounded_amounts: totals.rounded_amounts,
             newest_day: totals.newest_day,
-            accepted: accepted(totals, &report.restatements),
+            accepted: accepted(totals, report),
+            notes: report.notes.clone(),
         }
     }
 }
 
 /// Why a version is put on hold; empty when it is booked. The reasons are stored and shown as they
 /// are, so each names the option that overrules it.
-fn hold_reasons(job: &IngestCur, policy: &HoldPolicy, totals: &Totals, restatements: &[Restatement]) -> Vec<String> {
+fn hold_reasons(job: &IngestCur, policy: &HoldPolicy, totals: &Totals, report: &IngestReport) -> Vec<String> {
     let mut reasons = vec![];
     if !(job.allow_unknown_line_types || policy.allow_unknown_line_types) {
         reasons.extend(totals.unknown_line_types.iter().map(|t| {
@@ -229,13 +241,23 @@ fn hold_reasons(job: &IngestCur, policy: &HoldPolicy, totals: &Totals, restateme
         }));
     }
     if !(job.accept_restatement || policy.accept_restatements) {
-        reasons.extend(restatements.iter().map(|r| format!("{r} (--accept-restatement books it)")));
+        reasons.extend(report.restatements.iter().map(|r| format!("{r} (--accept-restatement books it)")));
+        reasons.extend(report.growths.iter().map(|r| format!("{r} (--accept-restatement books it)")));
+    }
+    if !job.accept_restatement {
+        reasons.extend(report.impossible_days.iter().map(|r| format!("{r} (--accept-restatement books it)")));
+    }
+    if !(job.accept_restatement || policy.accept_long_lines) {
+        reasons.extend(report::long_lines(report.long_lines).map(|r| format!("{r} (--accept-restatement books it)")));
     }
     reasons
 }
 
 /// What would have put a version on hold and was accepted.
-fn accepted(totals: &Totals, restatements: &[Restatement]) -> String {
+fn accepted(totals: &Totals, report: &IngestReport) -> String {
     let types = totals.unknown_line_types.iter().map(|t| format!("{} lines of type `{}`", t.lines, t.line_type));
-    types.chain(restatements.iter().map(ToString::to_string)).collect::<Vec<_>>().join("; ")
+    let found = report.restatements.iter().map(ToString::to_string);
+    let found = found.chain(report.growths.iter().map(ToString::to_string));
+    let found = found.chain(report.impossible_days.clone()).chain(report::long_lines(report.long_lines));
+    types.chain(found).collect::<Vec<_>>().join("; ")
 }

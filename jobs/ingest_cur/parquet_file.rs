@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -19,7 +19,7 @@ use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::decoder_guard::guarded;
 use super::object_reader::{Chunks, ObjectReader};
 use crate::source::{Object, Source, SourceError};
-use books::usage::meter::canonical_name;
+use books::usage::tag_key::{TagKeys, TagName, canonical_name};
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 16_384;
@@ -46,10 +46,14 @@ pub struct Wanted {
     line_type: usize,
     amount: usize,
     day: usize,
+    end: Option<usize>,
+    interval: Option<usize>,
     unit: Option<usize>,
     split_parent: Option<usize>,
     period: Option<usize>,
     tags: Vec<usize>,
+    /// The tags that have a column of their own in the file.
+    pub(super) tag_columns: Vec<String>,
 }
 
 /// True for the canonical name of a column with all tags of a line.
@@ -57,50 +61,12 @@ pub(super) fn is_tag_map(canonical: &str) -> bool {
     matches!(canonical, "resource_tags" | "tags")
 }
 
-/// What the columns that hold all tags of a line contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TagMaps {
-    /// Maps, as the file has them.
-    AsRead,
-    /// The value of the customer tag, which the reader looked up in the map.
-    Resolved,
-}
-
-/// The spellings of the customer tag's key.
-#[derive(Clone, Debug)]
-pub struct TagKey {
-    raw: String,
-    flat: String,
-}
-
-impl TagKey {
-    /// From the key as it is written on resources.
-    pub fn new(raw: &str) -> Self {
-        Self { raw: raw.to_owned(), flat: format!("resource_tags_user_{}", canonical_name(raw)) }
-    }
-
-    /// True for the name of a column with only this tag, as in legacy Parquet
-    /// (`resource_tags_user_…`) and legacy CSV (`resourceTags/user:…`).
-    pub fn is_column(&self, name: &str) -> bool {
-        name == self.flat || name.strip_prefix("resourceTags/user:").is_some_and(|key| key == self.raw)
-    }
-
-    /// True for this tag's key in one of the maps `resource_tags` and `tags`. Other kinds of tag in
-    /// `tags` (`accountTag/…`, `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) do not belong
-    /// to a resource and never match.
-    pub fn is_key(&self, key: &str) -> bool {
-        let key = key.strip_prefix("resourceTags/").unwrap_or(key);
-        let user = key.strip_prefix("user:").is_some_and(|k| k == self.raw);
-        user || key == self.raw || format!("resource_tags_{key}") == self.flat
-    }
-}
-
 impl Wanted {
     /// Finds the columns by their canonical names.
     ///
     /// # Errors
     /// The names of required columns that are missing.
-    pub fn find<'a>(names: impl Iterator<Item = &'a str>, tag: &TagKey) -> Result<Self, Vec<&'static str>> {
+    pub fn find<'a>(names: impl Iterator<Item = &'a str>, keys: &TagKeys) -> Result<Self, Vec<&'static str>> {
         let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
         let find = |name: &str| names.iter().position(|(n, _)| n == name);
         let mut missing = vec![];
@@ -111,17 +77,21 @@ impl Wanted {
             })
         };
         let day = find("line_item_usage_start_date").or_else(|| find("identity_time_interval"));
-        let is_tag = |(canonical, name): &(String, &str)| tag.is_column(name) || is_tag_map(canonical);
+        let is_tag = |(canonical, name): &(String, &str)| keys.place_of_column(name).is_some() || is_tag_map(canonical);
+        let tag_columns = names.iter().filter_map(|(_, name)| Some(TagName::of_column(name)?.written())).collect();
         let wanted = Self {
             product: need("line_item_product_code", find("line_item_product_code")),
             usage_type: need("line_item_usage_type", find("line_item_usage_type")),
             line_type: need("line_item_line_item_type", find("line_item_line_item_type")),
             amount: need("line_item_usage_amount", find("line_item_usage_amount")),
             day: need("line_item_usage_start_date", day),
+            end: find("line_item_usage_end_date"),
+            interval: find("identity_time_interval"),
             unit: find("pricing_unit"),
             split_parent: find("split_line_item_parent_resource_id"),
             period: find("bill_billing_period_start_date"),
             tags: (0..names.len()).filter(|i| is_tag(&names[*i])).collect(),
+            tag_columns,
         };
         if missing.is_empty() { Ok(wanted) } else { Err(missing) }
     }
@@ -129,7 +99,8 @@ impl Wanted {
     /// Places of all columns, ascending.
     pub fn places(&self) -> Vec<usize> {
         let mut places = vec![self.product, self.usage_type, self.line_type, self.amount, self.day];
-        places.extend([self.unit, self.split_parent, self.period].into_iter().flatten());
+        let more = [self.end, self.interval, self.unit, self.split_parent, self.period];
+        places.extend(more.into_iter().flatten());
         places.extend(&self.tags);
         places.sort_unstable();
         places.dedup();
@@ -149,8 +120,7 @@ impl Wanted {
         &self,
         rows: usize,
         array: impl Fn(usize) -> (&'a str, &'a ArrayRef),
-        tag: &TagKey,
-        maps: TagMaps,
+        keys: &TagKeys,
     ) -> Result<Batch<'a>, (String, DataType)> {
         let wrong = |place: usize| {
             let (name, array) = array(place);
@@ -160,15 +130,7 @@ impl Wanted {
         let days = |place: usize| Days::from_array(array(place).1).ok_or_else(|| wrong(place));
         let tags = self.tags.iter().map(|place| {
             let (column, values) = array(*place);
-            let found = match values.as_map_opt() {
-                Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
-                // text in a column of tags is a map that was written as text, unless the reader
-                // resolved it
-                None => {
-                    let is_value = maps == TagMaps::Resolved || tag.is_column(column);
-                    TextColumn::from_array(values).filter(|_| is_value).map(Tag::Flat)
-                }
-            };
+            let found = Tag::from_array(column, values, keys);
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
         });
         Ok(Batch {
@@ -181,6 +143,8 @@ impl Wanted {
             tags: tags.collect::<Result<_, _>>()?,
             amount: Amounts::from_array(array(self.amount).1).ok_or_else(|| wrong(self.amount))?,
             day: days(self.day)?,
+            end: self.end.and_then(|place| Days::from_array(array(place).1)),
+            interval: self.interval.and_then(|place| TextColumn::from_array(array(place).1)),
             period: self.period.map(days).transpose()?,
         })
     }
@@ -194,7 +158,7 @@ pub struct ParquetFile {
     name: String,
     metadata: ArrowReaderMetadata,
     wanted: Wanted,
-    tag: TagKey,
+    keys: TagKeys,
 }
 
 /// As [`Field`], but with text as dictionary codes.
@@ -218,7 +182,7 @@ fn with_codes(field: &FieldRef) -> FieldRef {
 impl ParquetFile {
     /// Reads the footer and finds the columns. None for a file without rows: AWS leaves such files
     /// behind when a delivery needs fewer files than the one before.
-    pub async fn open(source: Arc<dyn Source>, object: Object, tag: TagKey) -> Result<Option<Self>, ReadError> {
+    pub async fn open(source: Arc<dyn Source>, object: Object, keys: TagKeys) -> Result<Option<Self>, ReadError> {
         let name = source.name(&object.key);
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
         let mut file = ObjectReader { source: Arc::clone(&source), object: object.clone() };
@@ -234,7 +198,7 @@ impl ParquetFile {
         let inferred = guarded(|| ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone()))
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let fields = inferred.schema().fields();
-        let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &tag).map_err(|missing| {
+        let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &keys).map_err(|missing| {
             broken("", format!("there is no column {}; add it to the export", missing.join(", ")))
         })?;
         let places = wanted.places();
@@ -245,10 +209,10 @@ impl ParquetFile {
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
-        wanted.batch(0, array, &tag, TagMaps::AsRead).map_err(|(column, data_type)| {
+        wanted.batch(0, array, &keys).map_err(|(column, data_type)| {
             broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
         })?;
-        Ok(Some(Self { source, object, name, metadata, wanted, tag }))
+        Ok(Some(Self { source, object, name, metadata, wanted, keys }))
     }
 
     pub fn row_groups(&self) -> usize {
@@ -324,6 +288,7 @@ impl RowGroup {
     /// The first column that cannot be decoded, or the first invalid line.
     pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
+        aggregator.see_tags(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
         let mut first_row = 0;
         for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
@@ -333,7 +298,7 @@ impl RowGroup {
                 let at = places.binary_search(&place).unwrap_or(0);
                 (names.field(place).name().as_str(), batch.column(at))
             };
-            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, TagMaps::AsRead);
+            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.keys);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
             aggregator.add(&columns).map_err(|fault| {
                 self.broken(
@@ -388,38 +353,5 @@ fn parquet_fault(file: &str, place: &str, error: ParquetError) -> ReadError {
         },
         ParquetError::General(why) => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why },
         other => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why: other.to_string() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_spelling_of_the_tag_is_known_and_no_other_kind_of_tag() {
-        let tag = TagKey::new("chitchatter-customer-id");
-        assert!(tag.is_column("resource_tags_user_chitchatter_customer_id"));
-        assert!(tag.is_column("resourceTags/user:chitchatter-customer-id"));
-        assert!(!tag.is_column("resourceTags/user:Chitchatter-Customer-Id"));
-        assert!(!tag.is_column("resource_tags_aws_chitchatter_customer_id"));
-        for key in [
-            "user_chitchatter_customer_id",
-            "user:chitchatter-customer-id",
-            "chitchatter-customer-id",
-            "resourceTags/user:chitchatter-customer-id",
-            "resourceTags/chitchatter-customer-id",
-        ] {
-            assert!(tag.is_key(key), "{key}");
-        }
-        for key in [
-            "accountTag/chitchatter-customer-id",
-            "userAttribute/chitchatter-customer-id",
-            "user_chitchatter",
-            "aws:chitchatter-customer-id",
-            "user:chitchatter_customer_id",
-            "",
-        ] {
-            assert!(!tag.is_key(key), "{key}");
-        }
     }
 }

@@ -5,11 +5,12 @@ use serde::Serialize;
 
 use super::aggregate::{Totals, UnknownLineType};
 use super::export::Manifest;
+use super::growth::Growth;
 use super::guard::Restatement;
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
-use books::usage::bill::{BillId, ClaimKind, LineKind, MeterTotals};
+use books::usage::bill::{BillId, BillNote, ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 
 /// Customers that a report names for each meter.
@@ -55,6 +56,14 @@ pub struct IngestReport {
     pub hold_reasons: Vec<String>,
     /// Booked usage that the version takes back.
     pub restatements: Vec<Restatement>,
+    /// Usage that was settled and has grown.
+    pub growths: Vec<Growth>,
+    /// What is wrong with the days of its usage.
+    pub impossible_days: Option<String>,
+    /// Counted lines of usage during more than a day.
+    pub long_lines: u64,
+    /// What is stored with the version for a person.
+    pub notes: Vec<BillNote>,
     pub unknown_line_types: Vec<UnknownLineType>,
     /// Usage lines of watched products that no meter claims.
     pub unrecognised: Vec<LineKind>,
@@ -77,6 +86,16 @@ pub struct IngestReport {
     pub fetch_requests: u64,
 }
 
+/// What is wrong with lines of usage during more than a day.
+pub(super) fn long_lines(lines: u64) -> Option<String> {
+    (lines > 0).then(|| {
+        format!(
+            "{lines} counted line(s) are of usage during more than a day, so their days are unknown: is the time \
+             granularity of the export monthly? Set it to daily or hourly"
+        )
+    })
+}
+
 /// A meter in a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct MeterChange {
@@ -96,6 +115,10 @@ impl IngestReport {
             delivered_at: None,
             hold_reasons: vec![],
             restatements: vec![],
+            growths: vec![],
+            impossible_days: None,
+            long_lines: 0,
+            notes: vec![],
             unknown_line_types: vec![],
             unrecognised: vec![],
             warnings: vec![],

@@ -63,8 +63,8 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
             count(line.lines)
         ));
     }
-    for warning in &report.warnings {
-        out(&format!("  note: {warning}"));
+    for note in report.notes.iter().map(|note| &note.text).chain(&report.warnings) {
+        out(&format!("  note: {note}"));
     }
     if report.outcome != IngestOutcome::Applied && !report.largest_changes.is_empty() {
         let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());

@@ -19,7 +19,7 @@ use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
 /// Must be changed whenever the form changes.
-pub(crate) const PARTIAL_SUMS_VERSION: u32 = 1;
+pub(crate) const PARTIAL_SUMS_VERSION: u32 = 2;
 /// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 
@@ -41,6 +41,8 @@ struct Partial {
     counted_rows: u64,
     rounded: u64,
     out_of_month_lines: u64,
+    long_lines: u64,
+    tags_seen: Vec<String>,
 }
 
 impl UsageAggregator {
@@ -64,6 +66,8 @@ impl UsageAggregator {
             counted_rows: self.counted_rows,
             rounded: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
+            long_lines: self.long_lines,
+            tags_seen: self.tags_seen.iter().cloned().collect(),
         };
         let mut packed = ZlibEncoder::new(vec![], Compression::fast());
         serde_json::to_writer(&mut packed, &partial)?;
@@ -123,6 +127,8 @@ impl UsageAggregator {
         aggregator.counted_rows = partial.counted_rows;
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
+        aggregator.long_lines = partial.long_lines;
+        aggregator.see_tags(&partial.tags_seen);
         Ok(aggregator)
     }
 }

@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod enforce;
+mod forms;
 mod histories;
+mod implausible;
 mod ingest;
 mod moved;
 mod over_a_server;

@@ -202,3 +202,34 @@ proptest! {
         });
     }
 }
+
+/// What a person should know, and why a version is held, does not depend on how it was read.
+#[tokio::test]
+async fn parts_keep_the_tags_and_the_long_lines() {
+    let rules = || ingest_fixture::rules("customer-ids");
+    let (whole, parted) = (IngestFixture::with(rules()).await, IngestFixture::with(rules()).await);
+    let end = ingest_fixture::instant(1) + 31 * 86_400_000;
+    let files: Vec<_> = ["resource_tags_user_customer_id", "resource_tags_user_app"]
+        .into_iter()
+        .zip(NAMES)
+        .map(|(tag, name)| {
+            let mut all = columns(&[chime("alice", 1, 5.0)]);
+            all.last_mut().unwrap().0 = tag;
+            all.push(("line_item_usage_end_date", Arc::new(arrow::array::TimestampMillisecondArray::from(vec![end]))));
+            (name, parquet_bytes(all))
+        })
+        .collect();
+    for world in [&whole, &parted] {
+        deliver(&world.bucket(), V1, &files);
+    }
+    let of_whole = whole.ingest().await.unwrap();
+    let context = large_from(&parted, 1);
+    for part in asked(&context).await {
+        part.run(&context, now()).await.unwrap();
+    }
+    let of_parts = job().run(&context, now()).await.unwrap();
+    assert_eq!((of_parts.outcome, of_parts.long_lines), (IngestOutcome::OnHold, 2));
+    assert_eq!(of_parts.hold_reasons, of_whole.hold_reasons);
+    assert_eq!(of_parts.notes, of_whole.notes);
+    assert!(of_parts.notes[0].text.contains("similar `customer_id`"), "{:?}", of_parts.notes);
+}
