@@ -18,6 +18,10 @@ use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
 /// Code of a row without a value.
 pub const BLANK: i32 = -1;
 
+/// Begins the text in place of a tag value from which no customer can be read; the reason follows.
+/// A tag value that begins so itself is unusable, too, because it has a control character.
+pub const NO_CUSTOMER: char = '\0';
+
 /// A text column: a code for each row, and the text of each code.
 #[derive(Clone, Debug)]
 pub struct TextColumn<'a> {

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::context::HoldPolicy;
 use books::units::calendar::Day;
-use books::units::quantity::Quantity;
+use books::units::quantity::{Quantity, divide_half_even};
 use books::usage::ledger::{Cells, UNATTRIBUTED};
 
 /// The part of a bill that changes too much.
@@ -41,7 +41,19 @@ impl fmt::Display for Restatement {
             Scope::Customers => "the customers who have it now".into(),
             Scope::Day(day) => day.to_string(),
         };
-        write!(f, "{} of {span} goes from {} to {}", self.meter, self.booked, self.observed)
+        write!(f, "{} of {span} goes from {} to {}", self.meter, self.booked, self.observed)?;
+        match self.percent() {
+            Some(percent) => write!(f, " ({percent:+} %)"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Restatement {
+    /// The change in whole percent of what is booked; none when nothing is.
+    fn percent(&self) -> Option<i128> {
+        let change = (self.observed - self.booked).scaled().checked_mul(100)?;
+        (!self.booked.is_zero()).then(|| divide_half_even(change, self.booked.scaled().abs()).0)
     }
 }
 
@@ -130,8 +142,8 @@ mod tests {
     #[test]
     fn a_month_that_falls_by_more_than_a_fifth_is_on_hold() {
         assert!(found(&[(1, 80)], &[(1, 100)], None).is_empty(), "exactly the share passes");
-        assert_eq!(found(&[(1, 79)], &[(1, 100)], None), ["m of the month goes from 100 to 79"]);
-        assert_eq!(found(&[], &[(1, 100)], None).len(), 1, "everything gone");
+        assert_eq!(found(&[(1, 79)], &[(1, 100)], None), ["m of the month goes from 100 to 79 (-21 %)"]);
+        assert_eq!(found(&[], &[(1, 100)], None), ["m of the month goes from 100 to 0 (-100 %)"], "everything gone");
         assert!(found(&[(1, 500)], &[(1, 100)], None).is_empty(), "growth passes");
         assert!(found(&[], &[(1, 1)], None).is_empty(), "the floor passes");
     }
@@ -140,8 +152,8 @@ mod tests {
     fn a_past_day_that_changes_is_on_hold_when_that_is_asked_for() {
         let booked = [(1, 100), (2, 100), (3, 10)];
         assert!(found(&[(1, 100), (2, 100), (3, 90), (4, 5)], &booked, Some(10)).is_empty(), "the newest day grows");
-        assert_eq!(found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)), ["m of 2026-10-02 goes from 100 to 130"]);
-        assert_eq!(found(&[(1, 80), (2, 100), (3, 10)], &booked, Some(10)), ["m of 2026-10-01 goes from 100 to 80"]);
+        assert_eq!(found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)), ["m of 2026-10-02 goes from 100 to 130 (+30 %)"]);
+        assert_eq!(found(&[(1, 80), (2, 100), (3, 10)], &booked, Some(10)), ["m of 2026-10-01 goes from 100 to 80 (-20 %)"]);
         assert!(found(&[(1, 80), (2, 100), (3, 10)], &booked, None).is_empty(), "not asked for");
     }
 }

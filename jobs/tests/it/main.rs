@@ -5,6 +5,7 @@
 mod bad_input;
 mod enforce;
 mod histories;
+mod hold;
 mod ingest;
 mod moved;
 mod over_a_server;
