@@ -73,6 +73,8 @@ pub struct HoldPolicy {
     pub allow_unknown_line_types: bool,
     /// Books versions that take back usage.
     pub accept_restatements: bool,
+    /// Books versions with lines that cannot be booked as they are, by the rule for each.
+    pub accept_faulty_lines: bool,
     /// A meter's month that falls by more than this share, in percent, is a reason to hold.
     pub month_fall_percent: u32,
     /// A past, booked day that changes by more than this share, in percent, is a reason to hold;
@@ -91,6 +93,7 @@ impl Default for HoldPolicy {
         Self {
             allow_unknown_line_types: false,
             accept_restatements: false,
+            accept_faulty_lines: false,
             month_fall_percent: 20,
             day_change_percent: None,
             past_growth_percent: 100,

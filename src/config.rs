@@ -171,6 +171,8 @@ pub struct GuardConfig {
     pub accept_long_lines: bool,
     /// Leave out lines of unknown line types without asking.
     pub allow_unknown_line_types: bool,
+    /// Book faulty lines by the rule for each without asking.
+    pub accept_faulty_lines: bool,
 }
 
 /// How a bill is read.
@@ -266,6 +268,7 @@ impl Default for GuardConfig {
             accept_restatements: false,
             accept_long_lines: false,
             allow_unknown_line_types: false,
+            accept_faulty_lines: false,
         }
     }
 }
@@ -437,6 +440,7 @@ impl Config {
         HoldPolicy {
             allow_unknown_line_types: self.guard.allow_unknown_line_types,
             accept_restatements: self.guard.accept_restatements,
+            accept_faulty_lines: self.guard.accept_faulty_lines,
             month_fall_percent: self.guard.month_fall_percent,
             day_change_percent: self.guard.day_change_percent,
             past_growth_percent: self.guard.past_growth_percent,

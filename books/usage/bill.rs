@@ -220,6 +220,14 @@ pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVers
     Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
 }
 
+/// A version on hold.
+#[derive(Clone, Debug)]
+pub struct HeldVersion {
+    pub key: VersionKey,
+    /// Why it is on hold, in the words that people have read.
+    pub words: String,
+}
+
 /// What the books hold of a bill, as far as it decides whether a version has to be read.
 #[derive(Clone, Debug, Default)]
 pub struct BookedVersions {
@@ -252,6 +260,23 @@ impl Database {
                 applied.push(row.get(0)?);
             }
             Ok(BookedVersions { current, applied, account_booked_as, holds: holds.is_some() })
+        })
+        .await
+    }
+
+    /// The versions of a bill that are on hold.
+    pub async fn held_versions(&self, bill: &BillId) -> Result<Vec<HeldVersion>, BooksError> {
+        let of_bill = [bill.payer.clone(), bill.month.to_string()];
+        self.with_connection(async move |c| {
+            let sql = "SELECT version, manifest_digest, rules_digest, hold_reason FROM bill_versions \
+                       WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' ORDER BY id";
+            let mut rows = c.query(sql, of_bill).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let key = VersionKey { version: row.get(0)?, manifest_digest: row.get(1)?, rules_digest: row.get(2)? };
+                found.push(HeldVersion { key, words: row.get(3)? });
+            }
+            Ok(found)
         })
         .await
     }

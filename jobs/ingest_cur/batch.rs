@@ -20,6 +20,10 @@ pub const DAY_SECONDS: i64 = 86_400;
 /// Code of a row without a value.
 pub const BLANK: i32 = -1;
 
+/// Begins the text in place of a tag value from which no customer can be read; the reason follows.
+/// A tag value that begins so itself is unusable, too, because it has a control character.
+pub const NO_CUSTOMER: char = '\0';
+
 /// A text column: a code for each row, and the text of each code.
 #[derive(Clone, Debug)]
 pub struct TextColumn<'a> {
@@ -124,7 +128,11 @@ impl<'a> Tag<'a> {
 
     fn from_maps(maps: Option<Cow<'a, [i32]>>, map: &'a MapArray, configured: &TagKeys) -> Option<Self> {
         let (keys, values) = (TextColumn::from_array(map.keys())?, TextColumn::from_array(map.values())?);
-        let places = keys.values().iter().map(|key| configured.place_of_entry(key?)).collect();
+        let place = |key: &str| match key.starts_with(NO_CUSTOMER) {
+            true => Some(0),
+            false => configured.place_of_entry(key),
+        };
+        let places = keys.values().iter().map(|key| place(key?)).collect();
         Some(Self::Map { maps, offsets: map.offsets().as_ref(), keys, places, values })
     }
 

@@ -12,7 +12,7 @@ use arrow::array::ArrayRef;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-use super::aggregate::UsageAggregator;
+use super::aggregate::{Origin, UsageAggregator};
 use super::growing::Growing;
 use super::parquet_file::{ReadError, Wanted, is_tag_map};
 use crate::source::{Object, Source, SourceError};
@@ -23,6 +23,8 @@ const READ_BYTES: u64 = 4 << 20;
 /// Longest record, in bytes of text; far above any line of a bill.
 const RECORD_LIMIT: u64 = 8 << 20;
 const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
+/// Characters of a line's resource that are kept for a message.
+const RESOURCE_LIMIT: usize = 256;
 /// Rows that are aggregated at once.
 const BATCH_ROWS: usize = 4_096;
 
@@ -56,7 +58,7 @@ impl Read for Streamed {
     }
 }
 
-/// Reads a whole CSV file into the aggregator. Fails at the first invalid line.
+/// Reads a whole CSV file into the aggregator. Fails at the first line that is no record.
 pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,
@@ -81,10 +83,11 @@ pub async fn aggregate(
     let file = name.clone();
     let done = tokio::task::spawn_blocking(move || {
         let streamed = Streamed { chunks, current: Bytes::new() };
+        let file = CsvFile { name: &file, key: &object.key };
         let facts = if object.key.ends_with(".gz") {
-            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), &file, &keys, &mut aggregator)
+            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), file, &keys, &mut aggregator)
         } else {
-            aggregate_text(streamed, &file, &keys, &mut aggregator)
+            aggregate_text(streamed, file, &keys, &mut aggregator)
         }?;
         Ok((aggregator, facts))
     });
@@ -109,13 +112,46 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
+/// The resources of the rows of the batch that is being read, one after another in one text.
+#[derive(Default)]
+struct Resources {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Resources {
+    fn push(&mut self, resource: &str) {
+        let end = resource.char_indices().nth(RESOURCE_LIMIT).map_or(resource.len(), |(at, _)| at);
+        self.text.push_str(&resource[..end]);
+        self.ends.push(self.text.len());
+    }
+
+    fn get(&self, row: usize) -> Option<String> {
+        let start = row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.text.get(start..*self.ends.get(row)?).map(str::to_owned)
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+    }
+}
+
+/// How a CSV file is called.
+#[derive(Clone, Copy)]
+struct CsvFile<'a> {
+    /// For people.
+    name: &'a str,
+    key: &'a str,
+}
+
 fn aggregate_text(
     text: impl Read,
-    file: &str,
+    file: CsvFile<'_>,
     keys: &TagKeys,
     aggregator: &mut UsageAggregator,
 ) -> Result<CsvStats, ReadError> {
-    let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
+    let broken = |place: String, why: String| ReadError::Broken { file: file.name.to_owned(), place, why };
     let fault = |line: u64, error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {
             Some(source) => ReadError::Source(source.clone()),
@@ -137,10 +173,11 @@ fn aggregate_text(
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
     let before = aggregator.counted_rows();
-    aggregator.see_tags(&wanted.tag_columns);
+    aggregator.tags_seen_mut().see(&wanted.tag_columns);
     let places = wanted.places();
     let is_map = |place: &usize| is_tag_map(&canonical_name(&headers[*place]));
     let mut columns: Vec<Growing> = places.iter().map(|p| Growing::new(is_map(p))).collect();
+    let mut resources = Resources::default();
     let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
     loop {
         left.set(RECORD_LIMIT);
@@ -149,6 +186,9 @@ fn aggregate_text(
             for (column, place) in columns.iter_mut().zip(&places) {
                 let pushed = column.push(&record[*place]);
                 pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
+            }
+            if let Some(place) = wanted.resource() {
+                resources.push(&record[place]);
             }
             rows += 1;
             pending += 1;
@@ -164,10 +204,10 @@ fn aggregate_text(
             let batch = wanted.batch(pending, array, keys);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
-            aggregator.add(&batch).map_err(|f| {
-                let line = first + u64::try_from(f.row).unwrap_or(0);
-                broken(format!(", column {}, line {line}", f.column), f.why)
-            })?;
+            let resource = |row: usize| resources.get(row);
+            let origin = Origin { file: file.key, row_group: None, first_row: first, resource: &resource };
+            aggregator.add(&batch, &origin);
+            resources.clear();
             pending = 0;
         }
         if !more {

@@ -13,6 +13,8 @@ use arrow::datatypes::{DataType, Field, Int32Type};
 use arrow::error::ArrowError;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
+use super::batch::NO_CUSTOMER;
+
 /// A column of the batch that is being read.
 pub(super) enum Growing {
     Texts(Texts),
@@ -27,7 +29,7 @@ impl Growing {
     /// Adds a row.
     ///
     /// # Errors
-    /// When the text of a map is no JSON object of texts.
+    /// When the batch has too many distinct texts.
     pub(super) fn push(&mut self, text: &str) -> Result<(), String> {
         match self {
             Self::Texts(texts) => texts.push(text).map(drop),
@@ -89,7 +91,7 @@ pub(super) struct Maps {
 impl Maps {
     fn push(&mut self, text: &str) -> Result<(), String> {
         if self.rows.push(text)? {
-            for (key, value) in entries(text)? {
+            for (key, value) in entries(text) {
                 self.keys.push(&key)?;
                 self.values.push(&value)?;
             }
@@ -110,14 +112,19 @@ impl Maps {
     }
 }
 
-/// The entries of a map that is written as JSON; null is empty.
-fn entries(json: &str) -> Result<Vec<(String, String)>, String> {
+/// The entries of a map that is written as JSON; null is empty. Of a text that is no map, one entry
+/// with the key [`NO_CUSTOMER`] that says so.
+fn entries(json: &str) -> Vec<(String, String)> {
     if json.trim().is_empty() {
-        return Ok(vec![]);
+        return vec![];
     }
-    let Entries(entries) =
-        serde_json::from_str(json).map_err(|e| format!("this is no JSON object of texts ({e})"))?;
-    Ok(entries)
+    match serde_json::from_str(json) {
+        Ok(Entries(entries)) => entries,
+        Err(why) => {
+            let why = format!("{NO_CUSTOMER}this is no JSON object of texts ({why})");
+            vec![(NO_CUSTOMER.into(), why)]
+        }
+    }
 }
 
 /// All entries of an object, in order; a map of the standard library keeps the last of a key alone.
@@ -162,10 +169,12 @@ mod tests {
             (" ", &[]),
         ] {
             let want: Vec<(String, String)> = texts(want);
-            assert_eq!(entries(json), Ok(want), "{json}");
+            assert_eq!(entries(json), want, "{json}");
         }
         for json in ["{", "[]", r#"{"k":1}"#, r#"{"k":{"v":"x"}}"#, "null", r#""k""#, r#"{"k":"v"} x"#] {
-            assert!(entries(json).is_err_and(|why| why.contains("no JSON object")), "{json}");
+            let found = entries(json);
+            assert_eq!((found.len(), found[0].0.as_str()), (1, "\0"), "{json}");
+            assert!(found[0].1.starts_with("\0this is no JSON object of texts"), "{json}");
         }
     }
 

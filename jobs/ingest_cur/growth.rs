@@ -13,7 +13,7 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::guard::exceeds;
+use super::guard::{exceeds, from_to};
 use crate::context::HoldPolicy;
 use books::units::calendar::{Day, Month};
 use books::units::quantity::Quantity;
@@ -45,13 +45,11 @@ pub enum Grown {
 
 impl fmt::Display for Growth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { meter, of, booked, observed } = self;
-        match of {
-            Grown::DaysThrough(day) => {
-                write!(f, "{meter} of the settled days through {day} grows from {booked} to {observed}")
-            }
+        let (meter, grows) = (&self.meter, from_to(self.booked, self.observed));
+        match self.of {
+            Grown::DaysThrough(day) => write!(f, "{meter} of the settled days through {day} grows {grows}"),
             Grown::Attributed => {
-                write!(f, "{meter} of customers in the closed month grows from {booked} to {observed}; it was usage without a customer")
+                write!(f, "{meter} of customers in the closed month grows {grows}; it was usage without a customer")
             }
         }
     }
@@ -201,7 +199,7 @@ mod tests {
         let twice = [(1, "2026-10-01", 100), (1, "2026-10-06", 100), (1, "2026-10-09", 500)];
         assert!(found(&booked, &twice, at).is_empty(), "exactly the share passes, and newest days grow");
         let more = [(1, "2026-10-01", 100), (1, "2026-10-06", 101)];
-        assert_eq!(found(&booked, &more, at), ["m of the settled days through 2026-10-06 grows from 100 to 201"]);
+        assert_eq!(found(&booked, &more, at), ["m of the settled days through 2026-10-06 grows from 100 to 201 (+101 %)"]);
         let late = [(1, "2026-10-01", 6000), (1, "2026-10-06", 40)];
         assert!(found(&booked, &late, "2026-10-04T00:00:00Z").is_empty(), "nothing was settled");
         assert!(found(&[(1, "2026-10-09", 5)], &late, at).is_empty(), "nothing was booked on settled days");
@@ -217,7 +215,7 @@ mod tests {
         assert!(found(&booked, &tagged, open).is_empty(), "an open month");
         assert_eq!(
             found(&booked, &tagged, closed),
-            ["m of customers in the closed month grows from 100 to 200; it was usage without a customer"]
+            ["m of customers in the closed month grows from 100 to 200 (+100 %); it was usage without a customer"]
         );
         let few = [(0, "2026-10-01", 60), (2, "2026-10-01", 40), (1, "2026-10-20", 100)];
         assert!(found(&booked, &few, closed).is_empty(), "exactly a fifth passes");

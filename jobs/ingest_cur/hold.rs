@@ -11,7 +11,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{FaultKind, FaultyLines, Totals};
+use super::growth::Growth;
 use super::guard::Restatement;
+use super::report::IngestReport;
 use crate::context::HoldPolicy;
 use books::usage::bill::{HeldVersion, VersionKey};
 
@@ -24,6 +26,12 @@ pub const VERSION_PREFIX: usize = 8;
 pub enum HoldKind {
     UnknownLineType,
     Restatement,
+    /// Usage that was settled grows by much.
+    Growth,
+    /// Counted lines are of usage during more than a day.
+    LongLines,
+    /// Usage on days that the bill cannot have.
+    ImpossibleDays,
     UnusableTag,
     UnreadableAmount,
     NegativeAmount,
@@ -47,6 +55,13 @@ impl HoldKind {
             Self::Restatement => {
                 "a cost allocation tag that was deactivated, an export that was changed, or a restatement by AWS"
             }
+            Self::Growth => {
+                "another factor of the meter, an export that has each line twice, or a tag that AWS applied to past months"
+            }
+            Self::LongLines => {
+                "an export whose time granularity is monthly (set it to daily or hourly in AWS), or a meter of monthly fees"
+            }
+            Self::ImpossibleDays => "an export that was changed, or a program that rewrote its files",
             Self::UnusableTag => "a resource with two spellings of the tag key, or a mistyped tag value",
             Self::UnreadableAmount | Self::UnreadableDay | Self::OtherPeriod => {
                 "an export that was changed, or a program that rewrote its files"
@@ -58,7 +73,9 @@ impl HoldKind {
     /// What is booked when the version is accepted.
     pub fn if_accepted(self) -> &'static str {
         match self {
-            Self::Restatement => "the new bill replaces what is booked",
+            Self::Restatement | Self::Growth => "the new bill replaces what is booked",
+            Self::LongLines => "all usage of a line counts on its first day",
+            Self::ImpossibleDays => "usage is booked on the days that its lines name",
             Self::UnusableTag => "lines with an unusable tag count as usage without a customer",
             Self::NegativeAmount => "negative amounts reduce the usage of their customer and day",
             Self::UnknownLineType => "lines of unknown types are left out",
@@ -72,7 +89,9 @@ impl HoldKind {
     fn is_allowed(self, policy: &HoldPolicy) -> bool {
         match self {
             Self::UnknownLineType => policy.allow_unknown_line_types,
-            Self::Restatement => policy.accept_restatements,
+            Self::Restatement | Self::Growth => policy.accept_restatements,
+            Self::LongLines => policy.accept_long_lines,
+            Self::ImpossibleDays => false,
             Self::UnusableTag
             | Self::UnreadableAmount
             | Self::NegativeAmount
@@ -93,7 +112,7 @@ impl HoldKind {
 }
 
 /// Everything in a version that a person should look at, accepted by the configuration or not.
-pub(super) fn reasons(totals: &Totals, restatements: &[Restatement]) -> Vec<HoldReason> {
+pub(super) fn reasons(totals: &Totals, report: &IngestReport) -> Vec<HoldReason> {
     let mut reasons = vec![];
     let mut add = |kind: HoldKind, text: String| reasons.push(HoldReason { kind, text });
     for found in &totals.unknown_line_types {
@@ -103,8 +122,18 @@ pub(super) fn reasons(totals: &Totals, restatements: &[Restatement]) -> Vec<Hold
     for found in &totals.faults {
         add(HoldKind::of_fault(found.kind), FaultyLines::to_string(found));
     }
-    for found in restatements {
+    for found in &report.restatements {
         add(HoldKind::Restatement, Restatement::to_string(found));
+    }
+    for found in &report.growths {
+        add(HoldKind::Growth, Growth::to_string(found));
+    }
+    if report.long_lines > 0 {
+        let lines = report.long_lines;
+        add(HoldKind::LongLines, format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"));
+    }
+    if let Some(days) = &report.impossible_days {
+        add(HoldKind::ImpossibleDays, days.clone());
     }
     reasons
 }

@@ -4,17 +4,19 @@
 //! read first, then the needed column chunks of one row group at a time. No file is in memory as a
 //! whole.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 
-use super::aggregate::UsageAggregator;
+use super::aggregate::{Origin, UsageAggregator};
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::decoder_guard::guarded;
 use super::object_reader::{Chunks, ObjectReader};
@@ -54,6 +56,8 @@ pub struct Wanted {
     tags: Vec<usize>,
     /// The tags that have a column of their own in the file.
     pub(super) tag_columns: Vec<String>,
+    /// Read for faulty lines only.
+    resource: Option<usize>,
 }
 
 /// True for the canonical name of a column with all tags of a line.
@@ -92,11 +96,17 @@ impl Wanted {
             period: find("bill_billing_period_start_date"),
             tags: (0..names.len()).filter(|i| is_tag(&names[*i])).collect(),
             tag_columns,
+            resource: find("line_item_resource_id"),
         };
         if missing.is_empty() { Ok(wanted) } else { Err(missing) }
     }
 
-    /// Places of all columns, ascending.
+    /// The place of the column that names the resource of a line.
+    pub fn resource(&self) -> Option<usize> {
+        self.resource
+    }
+
+    /// Places of all columns that each row is read for, ascending.
     pub fn places(&self) -> Vec<usize> {
         let mut places = vec![self.product, self.usage_type, self.line_type, self.amount, self.day];
         let more = [self.end, self.interval, self.unit, self.split_parent, self.period];
@@ -258,8 +268,39 @@ impl ParquetFile {
 
     /// Fetches the needed column chunks of a row group.
     pub async fn fetch(self: Arc<Self>, group: usize) -> Result<RowGroup, ReadError> {
+        let places = self.wanted.places();
+        self.fetch_columns(group, &places).await
+    }
+
+    /// The resources of some rows of a row group, by row: a second look at rows that are faulty. A
+    /// column that is missing, damaged or larger than `limit` gives none.
+    ///
+    /// # Errors
+    /// When the source fails.
+    pub async fn resources(
+        self: Arc<Self>,
+        group: usize,
+        rows: BTreeSet<u64>,
+        limit: u64,
+    ) -> Result<BTreeMap<u64, String>, ReadError> {
+        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(BTreeMap::new()) };
+        let bytes = self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
+        if bytes > limit {
+            return Ok(BTreeMap::new());
+        }
+        let fetched = match self.fetch_columns(group, &[place]).await {
+            Ok(fetched) => fetched,
+            Err(ReadError::Broken { .. }) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        // a panic of the decoder means a damaged file
+        let found = tokio::task::spawn_blocking(move || fetched.texts(place, &rows)).await;
+        Ok(found.ok().flatten().unwrap_or_default())
+    }
+
+    async fn fetch_columns(self: Arc<Self>, group: usize, places: &[usize]) -> Result<RowGroup, ReadError> {
         let place = format!(", row group {group}");
-        let ranges = self.ranges(group, &self.mask(&self.wanted.places()));
+        let ranges = self.ranges(group, &self.mask(places));
         if ranges.iter().any(|r| r.end > self.object.size) {
             let why = "the footer points outside the file; it is damaged or truncated".to_owned();
             return Err(ReadError::Broken { file: self.name.clone(), place, why });
@@ -285,10 +326,10 @@ impl RowGroup {
     /// work; it waits for nothing.
     ///
     /// # Errors
-    /// The first column that cannot be decoded, or the first invalid line.
+    /// The first column that cannot be decoded.
     pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
-        aggregator.see_tags(&self.file.wanted.tag_columns);
+        aggregator.tags_seen_mut().see(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
         let mut first_row = 0;
         for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
@@ -300,12 +341,13 @@ impl RowGroup {
             };
             let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.keys);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
-            aggregator.add(&columns).map_err(|fault| {
-                self.broken(
-                    Some(&fault.column),
-                    &format!("row {} of the row group: {}", first_row + fault.row, fault.why),
-                )
-            })?;
+            let origin = Origin {
+                file: &self.file.object.key,
+                row_group: Some(self.group),
+                first_row: u64::try_from(first_row).unwrap_or(0),
+                resource: &|_| None,
+            };
+            aggregator.add(&columns, &origin);
             first_row += batch.num_rows();
         }
         let wanted = self.file.rows(self.group);
@@ -313,6 +355,27 @@ impl RowGroup {
             return Err(self.broken(None, &format!("{first_row} rows were decoded where the footer says {wanted}")));
         }
         Ok(aggregator.counted_rows() - before)
+    }
+
+    /// The texts of some rows of a column; none when it cannot be decoded.
+    fn texts(&self, place: usize, rows: &BTreeSet<u64>) -> Option<BTreeMap<u64, String>> {
+        let mut found = BTreeMap::new();
+        let mut first_row = 0;
+        for batch in self.batches(&[place]).ok()? {
+            let batch = batch.ok()?;
+            let count = u64::try_from(batch.num_rows()).ok()?;
+            let own: Vec<u64> = rows.range(first_row..first_row + count).copied().collect();
+            if !own.is_empty() {
+                let texts = cast(batch.column(0), &DataType::Utf8).ok()?;
+                let texts = texts.as_string::<i32>();
+                for row in own {
+                    let at = usize::try_from(row - first_row).ok()?;
+                    found.insert(row, if texts.is_valid(at) { texts.value(at).to_owned() } else { String::new() });
+                }
+            }
+            first_row += count;
+        }
+        Some(found)
     }
 
     fn batches(

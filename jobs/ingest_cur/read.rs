@@ -186,5 +186,19 @@ pub(super) async fn read_files(
     while let Some(aggregator) = aggregators.pop() {
         whole.merge(&aggregator);
     }
+    name_resources(&mut whole, &shared, limits.memory_bytes).await?;
     Ok((whole, facts))
+}
+
+/// Looks up the resources of faulty lines that are named. A bill without faults is read without
+/// that column.
+async fn name_resources(whole: &mut UsageAggregator, shared: &Shared, limit: u64) -> Result<(), ReadError> {
+    for ((file, group), rows) in whole.faults().without_resource() {
+        let Some(object) = shared.objects.iter().find(|object| object.key == file) else { continue };
+        let opened = ParquetFile::open(Arc::clone(&shared.source), object.clone(), shared.tag.clone()).await?;
+        let Some(parquet) = opened.map(Arc::new) else { continue };
+        let resources = parquet.resources(group, rows, limit).await?;
+        whole.faults_mut().name_resources(&file, group, &resources);
+    }
+    Ok(())
 }

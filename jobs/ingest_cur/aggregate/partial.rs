@@ -13,7 +13,8 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
-use super::{GroupKey, UsageAggregator};
+use super::fault::{Faults, Group};
+use super::{FaultKind, GroupKey, UsageAggregator};
 use crate::ingest_cur::sums::{Place, id, idx};
 use books::units::calendar::Month;
 use books::usage::meter::Rules;
@@ -43,6 +44,8 @@ struct Partial {
     out_of_month_lines: u64,
     long_lines: u64,
     tags_seen: Vec<String>,
+    /// Meter, kind, and the faulty lines.
+    faults: Vec<(u8, FaultKind, Group)>,
 }
 
 impl UsageAggregator {
@@ -67,7 +70,8 @@ impl UsageAggregator {
             rounded: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
             long_lines: self.long_lines,
-            tags_seen: self.tags_seen.iter().cloned().collect(),
+            tags_seen: self.tags_seen.0.iter().cloned().collect(),
+            faults: self.faults.0.iter().map(|((meter, kind), group)| (*meter, *kind, group.clone())).collect(),
         };
         let mut packed = ZlibEncoder::new(vec![], Compression::fast());
         serde_json::to_writer(&mut packed, &partial)?;
@@ -128,7 +132,11 @@ impl UsageAggregator {
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
         aggregator.long_lines = partial.long_lines;
-        aggregator.see_tags(&partial.tags_seen);
+        aggregator.tags_seen.see(&partial.tags_seen);
+        if let Some((meter, ..)) = partial.faults.iter().find(|(meter, ..)| usize::from(*meter) >= meters) {
+            return Err(format!("meter {meter} does not exist"));
+        }
+        aggregator.faults = Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
         Ok(aggregator)
     }
 }

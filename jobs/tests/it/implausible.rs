@@ -71,7 +71,7 @@ async fn an_export_of_monthly_granularity_is_on_hold() {
     ] {
         let mut world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", spans(end, interval))]);
-        held(&world, &["1 counted line(s) are of usage during more than a day", "granularity", "daily or hourly"]).await;
+        held(&world, &["1 counted line(s) are of usage during more than a day", "monthly granularity", "daily or hourly"]).await;
         world.context.read_settings.hold.accept_long_lines = true;
         applied(&world).await;
         assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "3000");
@@ -135,7 +135,7 @@ async fn a_settled_day_that_became_sixtyfold_is_on_hold_and_a_new_day_is_not() {
     deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 100.0), chime("alice", 9, 10.0)]);
     applied(&world).await;
     deliver_lines(&world.bucket(), V2, &[chime("alice", 1, 6000.0), chime("alice", 9, 600.0)]);
-    let report = held(&world, &["chime_minutes of the settled days through 2026-10-06 grows from 100 to 6000"]).await;
+    let report = held(&world, &["chime_minutes of the settled days through 2026-10-06 grows from 100 to 6000 (+5900 %)"]).await;
     assert_eq!(report.growths.len(), 1);
     world.context.read_settings.hold.accept_restatements = true;
     applied(&world).await;

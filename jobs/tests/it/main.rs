@@ -6,6 +6,7 @@ mod bad_input;
 mod enforce;
 mod forms;
 mod histories;
+mod hold;
 mod implausible;
 mod ingest;
 mod moved;

@@ -7,7 +7,7 @@ use jobs::context::{Context, ReadLimits, ReadSettings};
 use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome};
 use jobs::job::{Failure, Job, Request};
 use proptest::prelude::*;
-use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
+use testkit::ingest_fixture::{self, IngestFixture, Line, accept, chime, columns, deliver, job, now, parquet_bytes};
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
@@ -153,6 +153,41 @@ async fn a_damaged_part_is_read_again() {
     again[0].clone().run(&context, now()).await.unwrap();
     assert_eq!(job().run(&context, now()).await.unwrap().outcome, IngestOutcome::Applied);
     world.sound().await;
+}
+
+/// Faulty lines travel with the stored sums: the same words, and the same books when a person
+/// accepts them.
+#[tokio::test]
+async fn faulty_lines_of_parts_are_those_of_the_bill() {
+    let (whole, parted) = (IngestFixture::new().await, IngestFixture::new().await);
+    let mut files = bill();
+    for (i, file) in files.iter_mut().enumerate().skip(1) {
+        file.push(chime("bob", 3, -0.5));
+        file.push(chime("a\tb", 3, 2.0));
+        file.push(chime(["alice", "bob"][i % 2], 3, f64::NAN));
+    }
+    for world in [&whole, &parted] {
+        delivered(world, V1, &files);
+    }
+    let one = whole.ingest().await.unwrap();
+    let context = large_from(&parted, 1);
+    for part in asked(&context).await {
+        part.run(&context, now()).await.unwrap();
+    }
+    let other = job().run(&context, now()).await.unwrap();
+    assert_eq!((one.outcome, one.hold_reasons.len()), (IngestOutcome::OnHold, 3));
+    assert_eq!(one.hold_reasons, other.hold_reasons);
+    assert!(one.hold_reasons[0].text.starts_with("4 lines of chime_minutes have a customer tag"), "{one:?}");
+    whole.context.books.add_customer("bob").await.unwrap();
+    parted.context.books.add_customer("bob").await.unwrap();
+    for (world, context) in [(&whole, &whole.context), (&parted, &context)] {
+        // the parts are kept for it, and no file is read again
+        let report = accept(V1).run(context, now()).await.unwrap();
+        assert_eq!(report.outcome, IngestOutcome::Applied);
+        assert_eq!(report.meters[0].totals.unattributed.to_string(), "198.125");
+        world.sound().await;
+    }
+    assert_eq!(whole.ledger().await, parted.ledger().await);
 }
 
 #[tokio::test]
