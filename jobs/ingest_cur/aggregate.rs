@@ -287,7 +287,7 @@ impl UsageAggregator {
         }
         let customer = line.customer.unwrap_or(0);
         self.counted_rows += 1;
-        self.long_lines += u64::from(!amount.is_zero() && self.lasts_longer_than_a_day(batch, row));
+        self.long_lines += u64::from(!amount.is_zero() && seen::is_long(batch, row, &self.intervals));
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);

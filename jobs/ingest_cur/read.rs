@@ -195,7 +195,7 @@ pub(super) async fn read_files(
 async fn name_resources(whole: &mut UsageAggregator, shared: &Shared, limit: u64) -> Result<(), ReadError> {
     for ((file, group), rows) in whole.faults().without_resource() {
         let Some(object) = shared.objects.iter().find(|object| object.key == file) else { continue };
-        let opened = ParquetFile::open(Arc::clone(&shared.source), object.clone(), shared.tag.clone()).await?;
+        let opened = ParquetFile::open(Arc::clone(&shared.source), object.clone(), shared.keys.clone()).await?;
         let Some(parquet) = opened.map(Arc::new) else { continue };
         let resources = parquet.resources(group, rows, limit).await?;
         whole.faults_mut().name_resources(&file, group, &resources);

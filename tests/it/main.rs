@@ -42,4 +42,5 @@ mod stories;
 mod stripe_items;
 mod tidy;
 mod traffic;
+mod unattributed;
 mod work;
