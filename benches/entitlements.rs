@@ -40,7 +40,7 @@ fn context(books: Database) -> Context {
         factor: "1".parse().unwrap(),
     };
     let rules =
-        Rules { tag_key: "t".into(), meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
+        Rules { tag_keys: vec!["t".into()], meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
     let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(EnforcementSettings::default());
     Context {

@@ -73,11 +73,17 @@ pub struct HoldPolicy {
     pub allow_unknown_line_types: bool,
     /// Books versions that take back usage.
     pub accept_restatements: bool,
+    /// Books versions with lines that cannot be booked as they are, by the rule for each.
+    pub accept_faulty_lines: bool,
     /// A meter's month that falls by more than this share, in percent, is a reason to hold.
     pub month_fall_percent: u32,
     /// A past, booked day that changes by more than this share, in percent, is a reason to hold;
     /// none = never.
     pub day_change_percent: Option<u32>,
+    /// Settled days of a meter that grow by more than this share, in percent, are a reason to hold.
+    pub past_growth_percent: u32,
+    /// Books lines of usage during more than a day on their first day.
+    pub accept_long_lines: bool,
     /// A change of at most this many units is never a reason to hold.
     pub floor: Quantity,
 }
@@ -87,8 +93,11 @@ impl Default for HoldPolicy {
         Self {
             allow_unknown_line_types: false,
             accept_restatements: false,
+            accept_faulty_lines: false,
             month_fall_percent: 20,
             day_change_percent: None,
+            past_growth_percent: 100,
+            accept_long_lines: false,
             floor: Quantity::from_scaled(UNIT),
         }
     }

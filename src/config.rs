@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use books::limits::plan::TURN;
 use books::units::quantity::Quantity;
-use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
+use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, RulesError, USAGE_LINE_TYPES};
 use jobs::context::Format;
 use jobs::context::{HoldPolicy, ReadLimits};
 use rust_decimal::Decimal;
@@ -34,6 +34,9 @@ use self::raw::{Raw, SecretKey, Step};
 pub use self::secret::Secret;
 pub use self::stripe::{StripeConfig, StripeMeterConfig};
 
+/// The key of the customer tag, when none is configured.
+const TAG_KEY: &str = "chitchatter-customer-id";
+
 /// Secrets come from the environment only.
 const SECRETS: [SecretKey; 5] = [
     ("database", "token", database::TOKEN_VARIABLE),
@@ -48,8 +51,12 @@ const SECRETS: [SecretKey; 5] = [
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     pub database: DatabaseConfig,
-    /// Key of the cost allocation tag that holds the customer's id.
-    pub tag_key: String,
+    /// Key of the cost allocation tag that holds the customer's id; none when `tag_keys` has keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag_key: Option<String>,
+    /// Several such keys, in order; the first one with a value on a line counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tag_keys: Vec<String>,
     /// How many months before the current one are read on each run.
     pub lookback_months: u8,
     /// Product codes: a meter or an ignore rule must claim each of their lines. `*` stands for any
@@ -155,11 +162,17 @@ pub struct GuardConfig {
     /// Hold when a past, booked day changes by more than this share; left out = never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day_change_percent: Option<u32>,
+    /// Hold when the days before the newest ones of a booked version grow by more than this share.
+    pub past_growth_percent: u32,
     /// Changes of at most this many units never hold.
     pub floor: Quantity,
     pub accept_restatements: bool,
+    /// Book lines of usage during more than a day on their first day without asking.
+    pub accept_long_lines: bool,
     /// Leave out lines of unknown line types without asking.
     pub allow_unknown_line_types: bool,
+    /// Book faulty lines by the rule for each without asking.
+    pub accept_faulty_lines: bool,
 }
 
 /// How a bill is read.
@@ -203,7 +216,8 @@ impl Default for Config {
         let s3 = || texts(["AmazonS3"]);
         Self {
             database: DatabaseConfig::default(),
-            tag_key: "chitchatter-customer-id".into(),
+            tag_key: None,
+            tag_keys: vec![],
             lookback_months: 1,
             watched_products: texts(["AmazonChime*", "AmazonS3"]),
             exports: vec![],
@@ -249,9 +263,12 @@ impl Default for GuardConfig {
         Self {
             month_fall_percent: policy.month_fall_percent,
             day_change_percent: None,
+            past_growth_percent: policy.past_growth_percent,
             floor: policy.floor,
             accept_restatements: false,
+            accept_long_lines: false,
             allow_unknown_line_types: false,
+            accept_faulty_lines: false,
         }
     }
 }
@@ -274,6 +291,9 @@ impl Config {
         config.stripe.key = Secret::new(key);
         config.http.token = Secret::new(acting);
         config.check(&raw, &mut faults);
+        if config.tag_keys.is_empty() {
+            config.tag_key.get_or_insert_with(|| TAG_KEY.into());
+        }
         if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
 
@@ -319,12 +339,17 @@ impl Config {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);
             faults.push(raw.place(&[key("meters"), Step::Place(i), key("name")], &why));
         }
+        if self.tag_key.is_some() && !self.tag_keys.is_empty() {
+            let why = "`tag_key` is set, too; write all keys into `tag_keys`, the first one first, and remove `tag_key`";
+            faults.push(raw.place(&[key("tag_keys")], why));
+        }
         if let Err(found) = self.rules() {
             faults.extend(found.into_iter().map(|(path, why)| raw.place(&path, &why)));
         }
         for (field, percent) in [
             ("month_fall_percent", Some(self.guard.month_fall_percent)),
             ("day_change_percent", self.guard.day_change_percent),
+            ("past_growth_percent", Some(self.guard.past_growth_percent)),
         ] {
             if percent.is_some_and(|p| p > 1000) {
                 faults.push(raw.place(&[key("guard"), key(field)], "a share is 0 to 1000 percent"));
@@ -377,18 +402,26 @@ impl Config {
         });
         let ignore = ignore.collect();
         let watched = patterns(&self.watched_products, Pattern::product, &[Step::Key("watched_products".into())]);
-        let rules = Rules { tag_key: self.tag_key.clone(), meters, ignore, watched };
+        let rules = Rules { tag_keys: self.tag_keys(), meters, ignore, watched };
         if let Err(found) = rules.check() {
             let meters = Step::Key("meters".into());
             faults.extend(found.into_iter().map(|why| {
                 let place = match &why {
-                    books::usage::meter::RulesError::TagKey(_) => vec![Step::Key("tag_key".into())],
+                    RulesError::TagKey(..) if self.tag_keys.is_empty() => vec![Step::Key("tag_key".into())],
+                    RulesError::TagKey(place, _) => vec![Step::Key("tag_keys".into()), Step::Place(*place)],
+                    RulesError::TagKeys(_) => vec![Step::Key("tag_keys".into())],
                     _ => vec![meters.clone()],
                 };
                 (place, why.to_string())
             }));
         }
         if faults.is_empty() { Ok(rules) } else { Err(faults) }
+    }
+
+    /// The keys of the customer tag, in order.
+    pub fn tag_keys(&self) -> Vec<String> {
+        let one = || vec![self.tag_key.clone().unwrap_or_else(|| TAG_KEY.into())];
+        if self.tag_keys.is_empty() { one() } else { self.tag_keys.clone() }
     }
 
     /// The rules of a configuration that was checked.
@@ -407,8 +440,11 @@ impl Config {
         HoldPolicy {
             allow_unknown_line_types: self.guard.allow_unknown_line_types,
             accept_restatements: self.guard.accept_restatements,
+            accept_faulty_lines: self.guard.accept_faulty_lines,
             month_fall_percent: self.guard.month_fall_percent,
             day_change_percent: self.guard.day_change_percent,
+            past_growth_percent: self.guard.past_growth_percent,
+            accept_long_lines: self.guard.accept_long_lines,
             floor: self.guard.floor,
         }
     }

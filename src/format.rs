@@ -1,6 +1,7 @@
 //! Amounts, spans and customers as text, for terminals and browsers.
 
 use books::store::traffic::Traffic;
+use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
@@ -52,8 +53,9 @@ pub(crate) fn span(duration: SignedDuration) -> String {
 /// The lists of a report, a few items of each: for example why a version is on hold.
 pub(crate) fn report_lists(report: &str) -> String {
     let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(report) else { return String::new() };
-    let words =
-        |value: &Value| value.as_array().map(|all| all.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect());
+    // an item is a text, or has one
+    let word = |item: &Value| item.as_str().or_else(|| item.get("text")?.as_str()).map(str::to_owned);
+    let words = |value: &Value| value.as_array().map(|all| all.iter().filter_map(word).collect());
     let lists = fields.iter().filter_map(|(name, value)| {
         let words: Vec<String> = words(value).unwrap_or_default();
         let more = words.len().saturating_sub(NAMED);
@@ -61,6 +63,11 @@ pub(crate) fn report_lists(report: &str) -> String {
         (!words.is_empty()).then(|| format!(", {name} {}{more}", words[..words.len().min(NAMED)].join("; ")))
     });
     lists.collect()
+}
+
+/// The command with which a person accepts a version on hold.
+pub(crate) fn accept_command(month: Month, version: &str) -> String {
+    format!("meter ingest --month {month} --accept {version} --reason \"why\"")
 }
 
 /// The plain values of a report, in one line.

@@ -13,7 +13,7 @@ use books::usage::ledger::Usage;
 use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use jiff::Timestamp;
 use jobs::context::{Context, EnforcementSettings, Export, ReadSettings};
-use jobs::ingest_cur::{IngestCur, IngestReport};
+use jobs::ingest_cur::{Acceptance, IngestCur, IngestReport};
 use jobs::job::{Failure, Job};
 use jobs::source::{Folder, Source};
 use parquet::arrow::ArrowWriter;
@@ -46,7 +46,7 @@ pub fn rules(tag_key: &str) -> Rules {
     let product = |p: &str| Pattern::product(p).unwrap();
     let usage = |p: &str| Pattern::usage_type(p).unwrap();
     Rules {
-        tag_key: tag_key.into(),
+        tag_keys: vec![tag_key.into()],
         meters: vec![
             meter("chime_minutes", "AmazonChime", "Meetings-AttendeeMinutes", "1"),
             meter("storage_gb", "AmazonS3", "TimedStorage-*ByteHrs", "1"),
@@ -160,13 +160,13 @@ pub fn export(source: Arc<dyn Source>) -> Export {
 }
 
 pub fn job() -> IngestCur {
-    IngestCur {
-        export: "main".into(),
-        month: month(),
-        dry_run: false,
-        accept_restatement: false,
-        allow_unknown_line_types: false,
-    }
+    IngestCur::new("main", month())
+}
+
+/// As [`job`], for a person who accepts a version on hold.
+pub fn accept(version: &str) -> IngestCur {
+    let accept = Acceptance { version: version.into(), actor: "ann@test".into(), reason: "asked AWS".into() };
+    IngestCur { accept: Some(accept), ..job() }
 }
 
 /// A line of a handmade bill.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stripe::alarm::TargetAlarm;
 use crate::units::quantity::Quantity;
+use crate::usage::bill::BillNote;
 
 /// The days in [`BooksStats::days`].
 pub const DAYS: i32 = 35;
@@ -58,6 +59,8 @@ pub struct BillStats {
     pub counted_rows: i64,
     /// Lines of watched products by claim, in the versions of this month and the one before.
     pub lines: BTreeMap<String, i64>,
+    /// Of the newest month's booked version.
+    pub notes: Vec<BillNote>,
     /// Versions on hold.
     pub on_hold: i64,
     /// Of the newest version on hold.
@@ -75,6 +78,7 @@ impl BillStats {
             rows: 0,
             counted_rows: 0,
             lines: BTreeMap::new(),
+            notes: vec![],
             on_hold: 0,
             hold_reason: None,
         }

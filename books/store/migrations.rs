@@ -64,6 +64,7 @@ const MIGRATIONS: &[Migration] = migrations![
     30 "0030_invoices_of_stripe_customers",
     31 "0031_bookings",
     32 "0032_newest_done",
+    34 "0034_bill_notes",
 ];
 
 /// The schema version that this build works with.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, json};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
@@ -53,6 +53,28 @@ pub struct Version {
     pub newest_day: Option<Day>,
     /// What would have put it on hold and was accepted; empty as a rule.
     pub accepted: String,
+    /// What a person should know of it.
+    pub notes: Vec<BillNote>,
+}
+
+/// Something that a person should know of a version that is booked all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillNote {
+    pub kind: NoteKind,
+    /// What was found, in words.
+    pub text: String,
+}
+
+/// What a note is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoteKind {
+    /// Counted usage, and all of it without a customer.
+    Untagged,
+    /// Usage of a meter's products, of which neither this meter nor another one counts a line.
+    ProductNotCounted,
+    /// Usage of a meter's products, of which other meters count lines and this one none.
+    MeterCountsNothing,
 }
 
 /// A file of a version, as it was read.
@@ -198,6 +220,14 @@ pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVers
     Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
 }
 
+/// A version on hold.
+#[derive(Clone, Debug)]
+pub struct HeldVersion {
+    pub key: VersionKey,
+    /// Why it is on hold, in the words that people have read.
+    pub words: String,
+}
+
 /// What the books hold of a bill, as far as it decides whether a version has to be read.
 #[derive(Clone, Debug, Default)]
 pub struct BookedVersions {
@@ -230,6 +260,23 @@ impl Database {
                 applied.push(row.get(0)?);
             }
             Ok(BookedVersions { current, applied, account_booked_as, holds: holds.is_some() })
+        })
+        .await
+    }
+
+    /// The versions of a bill that are on hold.
+    pub async fn held_versions(&self, bill: &BillId) -> Result<Vec<HeldVersion>, BooksError> {
+        let of_bill = [bill.payer.clone(), bill.month.to_string()];
+        self.with_connection(async move |c| {
+            let sql = "SELECT version, manifest_digest, rules_digest, hold_reason FROM bill_versions \
+                       WHERE payer = ?1 AND month = ?2 AND state = 'on_hold' ORDER BY id";
+            let mut rows = c.query(sql, of_bill).await?;
+            let mut found = vec![];
+            while let Some(row) = rows.next().await? {
+                let key = VersionKey { version: row.get(0)?, manifest_digest: row.get(1)?, rules_digest: row.get(2)? };
+                found.push(HeldVersion { key, words: row.get(3)? });
+            }
+            Ok(found)
         })
         .await
     }
@@ -318,8 +365,8 @@ pub async fn insert_version(
     };
     let sql = "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, \
                account, delivered_at, state, hold_reason, accepted, supersedes, rows, counted_rows, rounded_amounts, \
-               newest_day, decided_at) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
+               newest_day, decided_at, notes) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20) \
                ON CONFLICT (payer, month, version, manifest_digest, rules_digest) WHERE state = 'on_hold' \
                DO UPDATE SET hold_reason = excluded.hold_reason WHERE hold_reason <> excluded.hold_reason RETURNING id";
     let values = params![
@@ -342,6 +389,7 @@ pub async fn insert_version(
         number(v.rounded_amounts)?,
         v.newest_day.map(|d| d.to_string()),
         stored_instant(now),
+        json(&v.notes)?,
     ];
     let mut rows = c.query(sql, values).await?;
     let id = rows.next().await?.map(|row| row.get(0)).transpose()?;

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::customers::customer::{COUNTERS, refresh_counters};
+use crate::store::audit_log::{self, AuditEntry};
 use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -49,6 +50,8 @@ pub struct Booking {
     pub lines: Vec<LineKind>,
     pub totals: Vec<MeterTotals>,
     pub adjustments: Adjustments,
+    /// Who accepted the version, if it was on hold.
+    pub accepted_by: Option<AuditEntry>,
 }
 
 impl Booking {
@@ -329,6 +332,9 @@ async fn publish(c: &Connection, staged: &Staged, days: String, now: Timestamp) 
                SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?1) WHERE true \
                ON CONFLICT (meter, day, attributed) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest";
     c.execute(sql, params![days]).await?;
+    if let Some(entry) = &booking.accepted_by {
+        audit_log::record(c, entry, now.as_second()).await?;
+    }
     release_on_hold(c, booking.bill()).await?;
     crate::usage::partial_reads::clear(c, booking.bill()).await?;
     Ok(id)

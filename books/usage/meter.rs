@@ -13,6 +13,8 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::usage::tag_key;
+
 /// Line types that carry usage by default
 /// (<https://docs.aws.amazon.com/cur/latest/userguide/Lineitem-columns.html>).
 pub const USAGE_LINE_TYPES: [&str; 3] = ["Usage", "DiscountedUsage", "SavingsPlanCoveredUsage"];
@@ -230,8 +232,9 @@ pub enum LineClaim {
 /// All rules by which lines are read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rules {
-    /// Key of the cost allocation tag with the customer's id, as it is written on resources.
-    pub tag_key: String,
+    /// Keys of the cost allocation tag with the customer's id, as they are written on resources. The
+    /// first one that has a value on a line counts.
+    pub tag_keys: Vec<String>,
     pub meters: Vec<Meter>,
     pub ignore: Vec<IgnoreRule>,
     /// Product codes of which every line must be accounted for.
@@ -256,8 +259,11 @@ pub enum RulesError {
     Factor(String, Decimal),
     #[error("there are {0} meters; at most 200 are possible")]
     TooMany(usize),
-    #[error("`{0}` is no tag key: 1 to 128 characters, no control characters")]
-    TagKey(String),
+    /// What is wrong with the tag key at this place of [`Rules::tag_keys`].
+    #[error("{1}")]
+    TagKey(usize, String),
+    #[error("there are {0} tag keys; 1 to 16 are possible")]
+    TagKeys(usize),
 }
 
 fn any(patterns: &[Pattern], text: &str) -> bool {
@@ -275,9 +281,11 @@ impl Rules {
     /// Every fault, in order.
     pub fn check(&self) -> Result<(), Vec<RulesError>> {
         let mut faults = Vec::new();
-        if self.tag_key.is_empty() || self.tag_key.chars().count() > 128 || self.tag_key.chars().any(char::is_control) {
-            faults.push(RulesError::TagKey(self.tag_key.clone()));
+        if !(1..=16).contains(&self.tag_keys.len()) {
+            faults.push(RulesError::TagKeys(self.tag_keys.len()));
         }
+        let keys = tag_key::faults(&self.tag_keys).into_iter();
+        faults.extend(keys.map(|(place, why)| RulesError::TagKey(place, why)));
         if self.meters.len() > 200 {
             faults.push(RulesError::TooMany(self.meters.len()));
         }
@@ -352,31 +360,6 @@ impl Rules {
     }
 }
 
-/// A column or tag name of any export in the form of Athena-style Parquet: `_` before each
-/// upper-case letter, lower case, `_` for other characters, repeats and ends trimmed. So
-/// `lineItem/UsageAmount` is `line_item_usage_amount` and `resourceTags/user:Cost-Center` is
-/// `resource_tags_user_cost_center`
-/// (<https://docs.aws.amazon.com/cur/latest/userguide/cur-ate-run.html>).
-pub fn canonical_name(name: &str) -> String {
-    let mut out = String::with_capacity(name.len() + 8);
-    for c in name.chars() {
-        let c = if c.is_ascii_uppercase() {
-            if !out.is_empty() && !out.ends_with('_') {
-                out.push('_');
-            }
-            c.to_ascii_lowercase()
-        } else if c.is_ascii_alphanumeric() {
-            c
-        } else {
-            '_'
-        };
-        if c != '_' || !(out.is_empty() || out.ends_with('_')) {
-            out.push(c);
-        }
-    }
-    out.trim_end_matches('_').to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -419,21 +402,6 @@ mod tests {
         assert!(usage("AWS-Out-Bytes").common(&usage("Out-Bytes")).is_some(), "AWS- reads as a region");
         assert!(usage("Bytes").common(&usage("EU-Bytes")).is_some());
         assert!(usage("Bytes").common(&usage("eu-Bytes")).is_none());
-    }
-
-    #[test]
-    fn names_are_written_as_athena_does() {
-        for (from, to) in [
-            ("lineItem/UsageAmount", "line_item_usage_amount"),
-            ("identity/LineItemId", "identity_line_item_id"),
-            ("resourceTags/user:chitchatter-customer-id", "resource_tags_user_chitchatter_customer_id"),
-            ("resourceTags/user:kubernetes.io/service-name", "resource_tags_user_kubernetes_io_service_name"),
-            ("CostCenter", "cost_center"),
-            ("line_item_usage_type", "line_item_usage_type"),
-            ("user:_x__Y_", "user_x_y"),
-        ] {
-            assert_eq!(canonical_name(from), to);
-        }
     }
 
     proptest! {

@@ -13,3 +13,4 @@ pub mod booking;
 pub mod ledger;
 pub mod meter;
 pub mod partial_reads;
+pub mod tag_key;

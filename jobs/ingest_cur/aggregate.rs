@@ -6,106 +6,51 @@
 //! as well. The two sums are computed independently, so comparing them proves that nothing was
 //! lost.
 //!
+//! No line stops a bill. A line that no meter counts and that cannot be read counts as untagged, or
+//! without an amount. One that a meter counts is noted as a fault ([`FaultKind`]); if it is left
+//! out, its line group is one of its own, and excluded.
+//!
 //! Aggregators of parts of a bill can be merged, in any order, with the same result.
 
+mod fault;
+mod mark;
+mod names;
 mod partial;
+mod seen;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use fault::Faults;
+pub(crate) use fault::shown;
+pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
+use mark::Mark;
+pub(super) use mark::NO_AMOUNT;
+use names::{DictionaryMap, Interner};
+use seen::TagsSeen;
 pub(super) use partial::PARTIAL_SUMS_VERSION;
 
-use arrow::array::{Array, StringArray};
 use serde::Serialize;
 
-use super::batch::{Batch, TagColumn, TextColumn};
+use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx};
 use books::units::calendar::{Day, Month};
-use books::units::quantity::{Quantity, QuantityError, Rounding};
+use books::units::quantity::{CELL_LIMIT, Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
+use books::usage::tag_key::TagName;
 
 /// Longest tag value that AWS allows, in characters
 /// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
-
-/// What is wrong with one line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("column {column}, row {row}: {why}")]
-pub struct LineFault {
-    pub row: usize,
-    pub column: String,
-    pub why: String,
-}
-
-/// Distinct texts and their numbers.
-#[derive(Clone, Debug, Default)]
-struct Interner {
-    numbers: HashMap<Arc<str>, u32>,
-    texts: Vec<Arc<str>>,
-}
-
-impl Interner {
-    fn intern(&mut self, text: &str) -> u32 {
-        if let Some(known) = self.numbers.get(text) {
-            return *known;
-        }
-        let text: Arc<str> = text.into();
-        let new = id(self.texts.len());
-        self.texts.push(Arc::clone(&text));
-        self.numbers.insert(text, new);
-        new
-    }
-
-    fn text(&self, number: u32) -> &str {
-        &self.texts[idx(number)]
-    }
-}
-
-/// The meaning of each code of the current dictionary. It is rebuilt when the dictionary changes,
-/// which is once a row group.
-#[derive(Clone, Debug, Default)]
-struct DictionaryMap {
-    of: Option<StringArray>,
-    /// By code + 1; [`BLANK`](super::batch::BLANK) is at 0.
-    table: Vec<u32>,
-}
-
-impl DictionaryMap {
-    /// True when the column has the dictionary that the table was built for. That dictionary is
-    /// kept alive, so an equal address means the same dictionary.
-    fn fits(&self, text: &TextColumn<'_>) -> bool {
-        self.of.as_ref().is_some_and(|of| {
-            std::ptr::eq(of.value_data().as_ptr(), text.values().value_data().as_ptr())
-                && std::ptr::eq(of.value_offsets().as_ptr(), text.values().value_offsets().as_ptr())
-                && of.len() == text.values().len()
-        })
-    }
-
-    fn renew(&mut self, text: &TextColumn<'_>, mut meaning: impl FnMut(&str) -> u32) {
-        if self.fits(text) {
-            return;
-        }
-        self.of = Some(text.values().clone());
-        self.table.clear();
-        self.table.push(meaning(""));
-        let values = text.values();
-        self.table.extend((0..values.len()).map(|i| meaning(if values.is_valid(i) { values.value(i) } else { "" })));
-    }
-
-    #[inline]
-    fn get(&self, code: i32) -> u32 {
-        self.table[usize::try_from(code + 1).unwrap_or(0)]
-    }
-
-    #[inline]
-    fn set(&mut self, code: i32, meaning: u32) {
-        self.table[usize::try_from(code + 1).unwrap_or(0)] = meaning;
-    }
-}
+/// A tag value from which no customer can be read.
+const UNUSABLE: u32 = u32::MAX - 1;
+/// Largest magnitude of an amount, in scaled units: 10¹⁸ units. Sums of more lines than any bill
+/// has stay far below 2¹²⁷.
+const AMOUNT_LIMIT: i128 = 10_i128.pow(28);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct GroupKey {
@@ -124,12 +69,28 @@ struct LineGroup {
     sum: i128,
 }
 
-/// A line that a meter counts.
+/// A row as it was read.
+struct Line<'a> {
+    batch: &'a Batch<'a>,
+    origin: &'a Origin<'a>,
+    row: usize,
+    customer: Result<u32, TagFault>,
+    amount: Result<(Quantity, Rounding), QuantityError>,
+}
+
+impl Line<'_> {
+    fn amount(&self) -> Quantity {
+        self.amount.as_ref().map_or(Quantity::ZERO, |(amount, _)| *amount)
+    }
+}
+
+/// Why no customer can be read from the tags of a row. The number is that of the column.
 #[derive(Clone, Copy)]
-struct CountedLine {
-    customer: u32,
-    meter: u8,
-    amount: Quantity,
+enum TagFault {
+    /// The code of the value.
+    Unusable(usize, i32),
+    /// Two customers.
+    Disagree(usize, u32, u32),
 }
 
 /// Sums over rows of one bill.
@@ -142,9 +103,11 @@ pub struct UsageAggregator {
     products: DictionaryMap,
     usage_types: DictionaryMap,
     line_types: DictionaryMap,
-    split_line_types: HashMap<u32, u32>,
+    marked_line_types: HashMap<(u32, Mark), u32>,
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
+    /// 1 for the intervals that are longer than a day.
+    intervals: DictionaryMap,
     line_groups: Vec<LineGroup>,
     /// By number of the usage type: its line groups, which are few.
     slots_of: Vec<Vec<u32>>,
@@ -153,6 +116,11 @@ pub struct UsageAggregator {
     counted_rows: u64,
     rounded: u64,
     out_of_month_lines: u64,
+    long_lines: u64,
+    tags_seen: TagsSeen,
+    /// By meter: the largest magnitude of an amount that can be booked, in scaled units.
+    limits: Vec<i128>,
+    faults: Faults,
 }
 
 /// The sums of a bill, ready to be compared with the books.
@@ -171,9 +139,15 @@ pub struct Totals {
     pub rounded_cells: u64,
     /// Counted lines of days outside the month.
     pub out_of_month_lines: u64,
+    /// Counted lines of usage during more than a day.
+    pub long_lines: u64,
+    /// The tags that lines of the bill can have ([`TagName::written`]).
+    pub tags_seen: BTreeSet<String>,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,
     pub unknown_line_types: Vec<UnknownLineType>,
+    /// Lines that a meter counts and that cannot be booked as they are.
+    pub faults: Vec<FaultyLines>,
 }
 
 /// A line type of which it is unknown whether it carries usage.
@@ -183,9 +157,6 @@ pub struct UnknownLineType {
     pub lines: u64,
 }
 
-/// Marks the line type of a split-cost child. The parent line carries the usage already.
-const SPLIT: &str = " (split line item)";
-
 impl UsageAggregator {
     /// An empty aggregator of the bill of `month`.
     pub fn new(rules: Arc<Rules>, month: Month) -> Self {
@@ -194,7 +165,9 @@ impl UsageAggregator {
         customers.intern(UNATTRIBUTED);
         let mut names = Interner::default();
         names.intern("");
+        let limits = rules.meters.iter().map(|meter| largest(meter.factor.mantissa(), meter.factor.scale()));
         Self {
+            limits: limits.collect(),
             rules,
             first_day,
             days: month.last_day().epoch() - first_day + 1,
@@ -202,9 +175,10 @@ impl UsageAggregator {
             products: DictionaryMap::default(),
             usage_types: DictionaryMap::default(),
             line_types: DictionaryMap::default(),
-            split_line_types: HashMap::new(),
+            marked_line_types: HashMap::new(),
             units: DictionaryMap::default(),
             tags: vec![],
+            intervals: DictionaryMap::default(),
             line_groups: vec![],
             slots_of: vec![],
             customers,
@@ -212,11 +186,26 @@ impl UsageAggregator {
             counted_rows: 0,
             rounded: 0,
             out_of_month_lines: 0,
+            long_lines: 0,
+            tags_seen: TagsSeen::default(),
+            faults: Faults::default(),
         }
     }
 
     fn shape(&self) -> Shape {
         Shape { meters: self.rules.meters.len(), first_day: self.first_day }
+    }
+
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub(crate) fn faults_mut(&mut self) -> &mut Faults {
+        &mut self.faults
+    }
+
+    pub(crate) fn tags_seen_mut(&mut self) -> &mut TagsSeen {
+        &mut self.tags_seen
     }
 
     /// Rows that a meter counted so far.
@@ -225,10 +214,7 @@ impl UsageAggregator {
     }
 
     /// Adds a batch of rows.
-    ///
-    /// # Errors
-    /// The first invalid line. The aggregator must not be used after that.
-    pub fn add(&mut self, batch: &Batch<'_>) -> Result<(), LineFault> {
+    pub fn add(&mut self, batch: &Batch<'_>, origin: &Origin<'_>) {
         self.translate(batch);
         for row in 0..batch.rows {
             let product = self.products.get(batch.product.code(row));
@@ -239,54 +225,78 @@ impl UsageAggregator {
             let mut line_type = self.line_types.get(batch.line_type.code(row));
             let unit = batch.unit.as_ref().map_or(0, |u| self.units.get(u.code(row)));
             if batch.split_parent.as_ref().is_some_and(|p| !p.value(p.code(row)).is_empty()) {
-                line_type = self.split_line_type(line_type);
+                line_type = self.marked(line_type, Mark::Split);
             }
-            let line_group = self.line_group(GroupKey { product, usage_type, line_type, unit });
-            let (amount, fit) = batch.amount.get(row).map_err(|e| amount_fault(row, &e))?;
-            let customer = self.customer(&batch.tags, row)?;
+            let key = GroupKey { product, usage_type, line_type, unit };
+            let mut line_group = self.line_group(key);
+            let (customer, amount) = (self.customer(&batch.tags, row), batch.amount.get(row));
+            let mut line = Line { batch, origin, row, customer, amount: amount.and_then(in_range) };
+            let left_out = match self.line_groups[idx(line_group)].claim {
+                LineClaim::Counted(meter) => self.count(&mut line, meter),
+                _ => line.amount.is_err().then_some(Mark::NoAmount),
+            };
+            if let Some(mark) = left_out {
+                let line_type = self.marked(line_type, mark);
+                line_group = self.line_group(GroupKey { line_type, ..key });
+            }
             let line_group = &mut self.line_groups[idx(line_group)];
             line_group.lines += 1;
-            line_group.sum += amount.scaled();
-            line_group.tagged += u64::from(customer != 0);
-            self.rounded += u64::from(fit == Rounding::Rounded);
-            if let LineClaim::Counted(meter) = line_group.claim {
-                if amount < Quantity::ZERO {
-                    let why = format!("the amount is {amount}, but a usage line cannot be negative");
-                    return Err(LineFault { row, column: "line_item_usage_amount".into(), why });
-                }
-                self.count(batch, row, CountedLine { customer, meter, amount })?;
-            }
+            line_group.sum += line.amount().scaled();
+            line_group.tagged += u64::from(line.customer.is_ok_and(|customer| customer != 0));
+            self.rounded += u64::from(line.amount.is_ok_and(|(_, fit)| fit == Rounding::Rounded));
         }
-        Ok(())
     }
 
+    /// Sums a line that a meter counts; returns the mark of a line that is left out.
     #[inline]
-    fn count(&mut self, batch: &Batch<'_>, row: usize, line: CountedLine) -> Result<(), LineFault> {
-        let CountedLine { customer, meter, amount } = line;
-        let fault = |column: &str, why: String| Err(LineFault { row, column: column.to_owned(), why });
-        let Some(day) = batch.day.get(row) else {
-            return fault("line_item_usage_start_date", "there is no readable instant for a usage line".into());
-        };
-        if let Some(start) = batch.period.as_ref().and_then(|p| p.get(row))
-            && start != self.first_day
-        {
-            let says = Day::from_epoch(start).map_or("another time".into(), |d| d.to_string());
-            let month = Day::from_epoch(self.first_day).map_or_else(String::new, |d| d.month().to_string());
-            let why = format!("the billing period starts {says}, but the bill is that of {month}");
-            return fault("bill_billing_period_start_date", why);
+    fn count(&mut self, line: &mut Line<'_>, meter: u8) -> Option<Mark> {
+        let limit = self.limits[usize::from(meter)];
+        if line.amount().scaled().abs() > limit {
+            line.amount = Err(QuantityError::TooLarge(line.amount().to_string()));
         }
+        let Line { batch, origin, row, .. } = *line;
+        let (amount, at) = (line.amount(), (origin, row));
+        if let Err(why) = &line.amount {
+            let why = || ("line_item_usage_amount".to_owned(), why.to_string());
+            self.faults.note((meter, FaultKind::Amount), amount, at, why);
+            return Some(Mark::NoAmount);
+        }
+        let period = batch.period.as_ref().and_then(|p| p.get(row));
+        if let Some(start) = period.filter(|start| *start != self.first_day) {
+            let month = Day::from_epoch(self.first_day).map_or_else(String::new, |d| d.month().to_string());
+            let why = || {
+                let says = Day::from_epoch(start).map_or("another time".into(), |d| d.to_string());
+                let why = format!("the billing period starts {says}, but the bill is that of {month}");
+                ("bill_billing_period_start_date".to_owned(), why)
+            };
+            self.faults.note((meter, FaultKind::Period), amount, at, why);
+            return Some(Mark::OtherPeriod);
+        }
+        let Some(day) = batch.day.get(row).filter(|day| Day::from_epoch(*day).is_some()) else {
+            let why = || ("line_item_usage_start_date".to_owned(), "there is no instant of a day in it".to_owned());
+            self.faults.note((meter, FaultKind::Day), amount, at, why);
+            return Some(Mark::NoDay);
+        };
+        if amount < Quantity::ZERO {
+            let why = || ("line_item_usage_amount".to_owned(), format!("the amount of a usage line is {amount}"));
+            self.faults.note((meter, FaultKind::Negative), amount, at, why);
+        }
+        if let Err(fault) = line.customer {
+            let customers = &self.customers;
+            self.faults.note((meter, FaultKind::Tag), amount, at, || tag_fault(fault, batch, customers));
+        }
+        let customer = line.customer.unwrap_or(0);
         self.counted_rows += 1;
+        self.long_lines += u64::from(!amount.is_zero() && seen::is_long(batch, row, &self.intervals));
         let in_month = day - self.first_day;
         if (0..self.days).contains(&in_month) {
             let day = usize::try_from(in_month).unwrap_or(0);
             self.sums.add(self.shape(), Place { customer, meter, day }, amount.scaled());
-        } else if Day::from_epoch(day).is_some() {
+        } else {
             self.out_of_month_lines += 1;
             *self.sums.overflow.entry((customer, meter, day)).or_default() += amount.scaled();
-        } else {
-            return fault("line_item_usage_start_date", format!("day {day} since 1970 is no day"));
         }
-        Ok(())
+        None
     }
 
     fn translate(&mut self, batch: &Batch<'_>) {
@@ -298,16 +308,22 @@ impl UsageAggregator {
             Some(unit) => self.units.renew(unit, |u| names.intern(u)),
             None => self.units = DictionaryMap::default(),
         }
+        if let Some(interval) = &batch.interval {
+            self.intervals.renew(interval, |text| u32::from(is_long(text)));
+        }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
             translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
         }
+        for TagColumn { tag, .. } in &batch.tags {
+            self.tags_seen.see(tag.keys().filter_map(TagName::of_entry).map(|tag| tag.written()).collect::<Vec<_>>().iter());
+        }
     }
 
-    fn split_line_type(&mut self, line_type: u32) -> u32 {
+    fn marked(&mut self, line_type: u32, mark: Mark) -> u32 {
         let names = &mut self.names;
-        *self.split_line_types.entry(line_type).or_insert_with(|| {
-            let name = format!("{}{SPLIT}", names.text(line_type));
+        *self.marked_line_types.entry((line_type, mark)).or_insert_with(|| {
+            let name = format!("{}{}", names.text(line_type), mark.text());
             names.intern(&name)
         })
     }
@@ -325,13 +341,12 @@ impl UsageAggregator {
 
     fn new_line_group(&mut self, key: GroupKey) -> u32 {
         let name = |n| self.names.text(n);
-        let line_type = name(key.line_type);
-        let whole = line_type.strip_suffix(SPLIT);
-        let claim = self.rules.claim(name(key.product), name(key.usage_type), whole.unwrap_or(line_type));
-        let claim = match (claim, whole) {
-            (LineClaim::Counted(meter), Some(_)) => LineClaim::Excluded(meter),
-            (LineClaim::Unrecognised, Some(_)) => LineClaim::NotUsage,
-            (claim, _) => claim,
+        let (plain, marks) = Mark::strip(name(key.line_type));
+        let claim = self.rules.claim(name(key.product), name(key.usage_type), plain);
+        let claim = match claim {
+            LineClaim::Counted(meter) if !marks.is_empty() => LineClaim::Excluded(meter),
+            LineClaim::Unrecognised if marks.contains(&Mark::Split) => LineClaim::NotUsage,
+            claim => claim,
         };
         let new = id(self.line_groups.len());
         self.line_groups.push(LineGroup { key, claim, lines: 0, tagged: 0, sum: 0 });
@@ -343,34 +358,36 @@ impl UsageAggregator {
         new
     }
 
-    /// The customer of a row; 0 for none. All columns with the customer tag must agree.
+    /// The customer of a row; 0 for none. Of several configured keys the first one with a value
+    /// counts, and all its values on the row must agree.
     #[inline]
-    fn customer(&mut self, tags: &[TagColumn<'_>], row: usize) -> Result<u32, LineFault> {
-        let mut found = 0;
-        let mut fault = None;
+    fn customer(&mut self, tags: &[TagColumn<'_>], row: usize) -> Result<u32, TagFault> {
+        let (mut best, mut found, mut fault) = (u8::MAX, 0, None);
         for (i, TagColumn { tag, .. }) in tags.iter().enumerate() {
-            tag.codes(row, |code| {
+            tag.codes(row, |place, code| {
                 let mut customer = self.tags[i].get(code);
+                if customer == 0 || place > best {
+                    return;
+                }
+                if place < best {
+                    (best, found, fault) = (place, 0, None);
+                }
                 if customer == UNRESOLVED {
-                    match checked_tag(tag.text().value(code)) {
-                        Ok(value) => customer = self.customers.intern(value),
-                        Err(why) => return fault = Some((i, why)),
-                    }
+                    let value = checked_tag(tag.text().value(code));
+                    customer = value.map_or(UNUSABLE, |value| self.customers.intern(value));
                     self.tags[i].set(code, customer);
                 }
-                if customer != 0 && found != 0 && customer != found {
-                    let (one, other) = (self.customers.text(found), self.customers.text(customer));
-                    fault = Some((i, format!("two spellings of the customer tag disagree: `{one}` and `{other}`")));
+                if customer == UNUSABLE {
+                    fault = fault.or(Some(TagFault::Unusable(i, code)));
+                    return;
                 }
-                if customer != 0 {
-                    found = customer;
+                if found != 0 && customer != found {
+                    fault = fault.or(Some(TagFault::Disagree(i, found, customer)));
                 }
+                found = customer;
             });
         }
-        match fault {
-            None => Ok(found),
-            Some((i, why)) => Err(LineFault { row, column: tags[i].column.to_owned(), why }),
-        }
+        fault.map_or(Ok(found), Err)
     }
 
     /// Adds the sums of another aggregator of the same bill.
@@ -405,6 +422,9 @@ impl UsageAggregator {
         self.counted_rows += other.counted_rows;
         self.rounded += other.rounded;
         self.out_of_month_lines += other.out_of_month_lines;
+        self.long_lines += other.long_lines;
+        self.tags_seen.see(&other.tags_seen.0);
+        self.faults.merge(&other.faults);
     }
 
     /// The sums.
@@ -417,7 +437,10 @@ impl UsageAggregator {
             counted_rows: self.counted_rows,
             rounded_amounts: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
+            long_lines: self.long_lines,
+            tags_seen: self.tags_seen.0.clone(),
             unknown_line_types: self.unknown_line_types(),
+            faults: self.faults.of(&self.rules),
             ..Totals::default()
         };
         let mut meters = self.meter_totals();
@@ -527,7 +550,7 @@ impl UsageAggregator {
         let mut found: BTreeMap<String, u64> = BTreeMap::new();
         for line_group in &self.line_groups {
             let line_type = self.names.text(line_group.key.line_type);
-            let plain = line_type.strip_suffix(SPLIT).unwrap_or(line_type);
+            let (plain, _) = Mark::strip(line_type);
             if line_group.claim != LineClaim::Ignored && !self.rules.knows_line_type(plain) {
                 *found.entry(plain.to_owned()).or_default() += line_group.lines;
             }
@@ -536,11 +559,24 @@ impl UsageAggregator {
     }
 }
 
-fn amount_fault(row: usize, error: &QuantityError) -> LineFault {
-    LineFault { row, column: "line_item_usage_amount".into(), why: error.to_string() }
+/// An amount that is far beyond what a bill has is refused, because sums of it would not fit.
+fn in_range((amount, fit): (Quantity, Rounding)) -> Result<(Quantity, Rounding), QuantityError> {
+    if (-AMOUNT_LIMIT..=AMOUNT_LIMIT).contains(&amount.scaled()) {
+        return Ok((amount, fit));
+    }
+    Err(QuantityError::TooLarge(amount.to_string()))
+}
+
+/// The largest amount that fits into a cell of the ledger after a meter's factor.
+fn largest(mantissa: i128, scale: u32) -> i128 {
+    let unscaled = 10_i128.checked_pow(scale).and_then(|one| i128::from(CELL_LIMIT).checked_mul(one));
+    unscaled.map_or(AMOUNT_LIMIT, |limit| limit / mantissa.abs().max(1)).min(AMOUNT_LIMIT)
 }
 
 fn checked_tag(value: &str) -> Result<&str, String> {
+    if let Some(why) = value.strip_prefix(NO_CUSTOMER) {
+        return Err(why.to_owned());
+    }
     let length = value.chars().count();
     if length > TAG_LIMIT {
         return Err(format!("a tag value has {length} characters; AWS allows {TAG_LIMIT}"));
@@ -550,3 +586,20 @@ fn checked_tag(value: &str) -> Result<&str, String> {
         None => Ok(value),
     }
 }
+
+/// The column of an unusable tag, and why it is unusable.
+fn tag_fault(fault: TagFault, batch: &Batch<'_>, customers: &Interner) -> (String, String) {
+    let (column, why) = match fault {
+        TagFault::Unusable(column, code) => {
+            (column, checked_tag(batch.tags[column].tag.text().value(code)).err().unwrap_or_default())
+        }
+        TagFault::Disagree(column, one, other) => {
+            let (one, other) = (customers.text(one), customers.text(other));
+            (column, format!("two spellings of the customer tag disagree: `{one}` and `{other}`"))
+        }
+    };
+    (batch.tags[column].column.to_owned(), why)
+}
+
+#[cfg(test)]
+mod tests;

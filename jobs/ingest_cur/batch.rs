@@ -12,11 +12,17 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
-use books::units::calendar::Day;
 use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
+use books::usage::tag_key::TagKeys;
 
+/// Seconds of a day.
+pub const DAY_SECONDS: i64 = 86_400;
 /// Code of a row without a value.
 pub const BLANK: i32 = -1;
+
+/// Begins the text in place of a tag value from which no customer can be read; the reason follows.
+/// A tag value that begins so itself is unusable, too, because it has a control character.
+pub const NO_CUSTOMER: char = '\0';
 
 /// A text column: a code for each row, and the text of each code.
 #[derive(Clone, Debug)]
@@ -78,15 +84,21 @@ impl<'a> TextColumn<'a> {
 #[derive(Clone, Debug)]
 pub enum Tag<'a> {
     /// A column of its own.
-    Flat(TextColumn<'a>),
-    /// A map of all tags.
+    Flat {
+        /// The place of its key among the configured ones.
+        place: u8,
+        text: TextColumn<'a>,
+    },
+    /// Maps of all tags.
     Map {
-        /// Where the entries of each row start; the last one is the end.
+        /// The map of each row; none when each row has its own, in order.
+        maps: Option<Cow<'a, [i32]>>,
+        /// Where the entries of each map start; the last one is the end.
         offsets: &'a [i32],
         /// The keys of all entries.
         keys: TextColumn<'a>,
-        /// By key code: true for a spelling of the customer tag's key.
-        is_customer: Vec<bool>,
+        /// By key code: the place among the configured keys; none for another tag.
+        places: Vec<Option<u8>>,
         /// The values of all entries.
         values: TextColumn<'a>,
     },
@@ -100,32 +112,59 @@ pub struct TagColumn<'a> {
 }
 
 impl<'a> Tag<'a> {
-    /// From a map of texts; `is_customer` is true for spellings of the customer tag's key.
-    pub fn from_map(array: &'a MapArray, is_customer: impl Fn(&str) -> bool) -> Option<Self> {
-        let (keys, values) = (TextColumn::from_array(array.keys())?, TextColumn::from_array(array.values())?);
-        let known = keys.values().iter().map(|k| k.is_some_and(&is_customer)).collect();
-        Some(Self::Map { offsets: array.offsets().as_ref(), keys, is_customer: known, values })
+    /// From an array of texts, of maps of texts, or of codes of such maps; none for other arrays,
+    /// and for texts in a column that is not of one tag.
+    pub fn from_array(column: &str, array: &'a ArrayRef, keys: &TagKeys) -> Option<Self> {
+        if let Some(map) = array.as_map_opt() {
+            return Self::from_maps(None, map, keys);
+        }
+        if let Some(codes) = array.as_dictionary_opt::<Int32Type>()
+            && let Some(map) = codes.values().as_map_opt()
+        {
+            return Self::from_maps(Some(Cow::Borrowed(codes.keys().values().as_ref())), map, keys);
+        }
+        Some(Self::Flat { place: keys.place_of_column(column)?, text: TextColumn::from_array(array)? })
+    }
+
+    fn from_maps(maps: Option<Cow<'a, [i32]>>, map: &'a MapArray, configured: &TagKeys) -> Option<Self> {
+        let (keys, values) = (TextColumn::from_array(map.keys())?, TextColumn::from_array(map.values())?);
+        let place = |key: &str| match key.starts_with(NO_CUSTOMER) {
+            true => Some(0),
+            false => configured.place_of_entry(key),
+        };
+        let places = keys.values().iter().map(|key| place(key?)).collect();
+        Some(Self::Map { maps, offsets: map.offsets().as_ref(), keys, places, values })
     }
 
     /// The column that [`Tag::codes`] are codes of.
     pub fn text(&self) -> &TextColumn<'a> {
         match self {
-            Self::Flat(text) => text,
+            Self::Flat { text, .. } => text,
             Self::Map { values, .. } => values,
         }
     }
 
-    /// Codes of a row's customer tag: none or one as a rule, more when a map has several spellings
-    /// of the key.
+    /// The keys that the maps may have; none of a column of its own.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let keys = match self {
+            Self::Flat { .. } => None,
+            Self::Map { keys, .. } => Some(keys.values().iter().flatten()),
+        };
+        keys.into_iter().flatten()
+    }
+
+    /// The values of a row's customer tag, each as the place of its key and its code: none or one
+    /// as a rule, more when a map has several of the keys, or one in several spellings.
     #[inline]
-    pub fn codes(&self, row: usize, mut found: impl FnMut(i32)) {
+    pub fn codes(&self, row: usize, mut found: impl FnMut(u8, i32)) {
         match self {
-            Self::Flat(text) => found(text.code(row)),
-            Self::Map { offsets, keys, is_customer, values } => {
+            Self::Flat { place, text } => found(*place, text.code(row)),
+            Self::Map { maps, offsets, keys, places, values } => {
                 let at = |n: i32| usize::try_from(n).unwrap_or(0);
-                for entry in at(offsets[row])..at(offsets[row + 1]) {
-                    if usize::try_from(keys.code(entry)).is_ok_and(|k| is_customer[k]) {
-                        found(values.code(entry));
+                let map = maps.as_ref().map_or(row, |maps| at(maps[row]));
+                for entry in at(offsets[map])..at(offsets[map + 1]) {
+                    if let Some(place) = usize::try_from(keys.code(entry)).ok().and_then(|key| places[key]) {
+                        found(place, values.code(entry));
                     }
                 }
             }
@@ -250,6 +289,12 @@ impl<'a> Days<'a> {
     /// The day of a row, since 1970; none when it is missing or unreadable.
     #[inline]
     pub fn get(&self, row: usize) -> Option<i32> {
+        i32::try_from(self.seconds(row)?.div_euclid(DAY_SECONDS)).ok()
+    }
+
+    /// The instant of a row, in seconds since 1970; none when it is missing or unreadable.
+    #[inline]
+    pub fn seconds(&self, row: usize) -> Option<i64> {
         match self {
             Self::Instants(array, unit) => {
                 let array = array.as_primitive::<Int64Type>();
@@ -258,26 +303,32 @@ impl<'a> Days<'a> {
                 }
                 let value = array.value(row);
                 // spelled out so that each division is by a constant
-                let day = match unit {
-                    TimeUnit::Second => value.div_euclid(86_400),
-                    TimeUnit::Millisecond => value.div_euclid(86_400_000),
-                    TimeUnit::Microsecond => value.div_euclid(86_400_000_000),
-                    TimeUnit::Nanosecond => value.div_euclid(86_400_000_000_000),
-                };
-                i32::try_from(day).ok()
+                Some(match unit {
+                    TimeUnit::Second => value,
+                    TimeUnit::Millisecond => value.div_euclid(1_000),
+                    TimeUnit::Microsecond => value.div_euclid(1_000_000),
+                    TimeUnit::Nanosecond => value.div_euclid(1_000_000_000),
+                })
             }
-            Self::TextColumn(text) => {
-                let text = text.value(text.code(row));
-                let start = text.split('/').next().unwrap_or_default();
-                // text without an offset is UTC, as everywhere in a bill
-                if let Ok(instant) = start.parse::<jiff::Timestamp>() {
-                    return i32::try_from(instant.as_second().div_euclid(86_400)).ok();
-                }
-                let date = start.parse::<jiff::civil::DateTime>().ok()?.date();
-                (start.len() >= 10).then(|| date.to_string().parse::<Day>().ok()).flatten().map(Day::epoch)
-            }
+            Self::TextColumn(text) => instant(text.value(text.code(row)).split('/').next()?),
         }
     }
+}
+
+/// The seconds since 1970 of an instant or a day as text. Text without an offset is UTC, as
+/// everywhere in a bill.
+fn instant(text: &str) -> Option<i64> {
+    if let Ok(instant) = text.parse::<jiff::Timestamp>() {
+        return Some(instant.as_second());
+    }
+    let at = text.parse::<jiff::civil::DateTime>().ok().filter(|_| text.len() >= 10)?;
+    Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+}
+
+/// True for an interval of `identity_time_interval` that is longer than a day.
+pub fn is_long(interval: &str) -> bool {
+    let Some((start, end)) = interval.split_once('/') else { return false };
+    instant(start).zip(instant(end)).is_some_and(|(start, end)| end - start > DAY_SECONDS)
 }
 
 /// Rows of a bill, column by column.
@@ -300,6 +351,10 @@ pub struct Batch<'a> {
     pub amount: Amounts<'a>,
     /// `line_item_usage_start_date`, or the start of `identity_time_interval`.
     pub day: Days<'a>,
+    /// `line_item_usage_end_date`, where the export has it.
+    pub end: Option<Days<'a>>,
+    /// `identity_time_interval`, where the export has it.
+    pub interval: Option<TextColumn<'a>>,
     /// `bill_billing_period_start_date`, where the export has it.
     pub period: Option<Days<'a>>,
 }
@@ -307,6 +362,7 @@ pub struct Batch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use books::units::calendar::Day;
     use proptest::prelude::*;
 
     #[test]
@@ -347,6 +403,21 @@ mod tests {
         }
         for text in ["", "yesterday", "2026-04-02X", "02.04.2026", "2026-13-01", "2026-04-0é"] {
             assert_eq!(day(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interval_of_more_than_a_day_is_long() {
+        for (interval, long) in [
+            ("2026-11-01T00:00:00Z/2026-12-01T00:00:00Z", true),
+            ("2026-11-01T00:00:00Z/2026-11-02T00:00:01Z", true),
+            ("2026-11-01T00:00:00Z/2026-11-02T00:00:00Z", false),
+            ("2026-11-01T00:00:00.000Z/2026-11-01T01:00:00.000Z", false),
+            ("2026-11-01T00:00:00Z", false),
+            ("yesterday/tomorrow", false),
+            ("", false),
+        ] {
+            assert_eq!(is_long(interval), long, "{interval}");
         }
     }
 

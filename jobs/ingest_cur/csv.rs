@@ -4,26 +4,27 @@
 //! maps as JSON text.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
-use arrow::datatypes::Int32Type;
+use arrow::array::ArrayRef;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-use super::aggregate::UsageAggregator;
-use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map};
+use super::aggregate::{Origin, UsageAggregator};
+use super::growing::Growing;
+use super::parquet_file::{ReadError, Wanted, is_tag_map};
 use crate::source::{Object, Source, SourceError};
-use books::usage::meter::canonical_name;
+use books::usage::tag_key::{TagKeys, canonical_name};
 
 /// Bytes that are fetched at once.
 const READ_BYTES: u64 = 4 << 20;
 /// Longest record, in bytes of text; far above any line of a bill.
 const RECORD_LIMIT: u64 = 8 << 20;
 const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
+/// Characters of a line's resource that are kept for a message.
+const RESOURCE_LIMIT: usize = 256;
 /// Rows that are aggregated at once.
 const BATCH_ROWS: usize = 4_096;
 
@@ -57,11 +58,11 @@ impl Read for Streamed {
     }
 }
 
-/// Reads a whole CSV file into the aggregator. Fails at the first invalid line.
+/// Reads a whole CSV file into the aggregator. Fails at the first line that is no record.
 pub async fn aggregate(
     source: Arc<dyn Source>,
     object: Object,
-    tag: TagKey,
+    keys: TagKeys,
     mut aggregator: UsageAggregator,
 ) -> Result<(UsageAggregator, CsvStats), ReadError> {
     let (sender, chunks) = mpsc::channel(1);
@@ -82,10 +83,11 @@ pub async fn aggregate(
     let file = name.clone();
     let done = tokio::task::spawn_blocking(move || {
         let streamed = Streamed { chunks, current: Bytes::new() };
+        let file = CsvFile { name: &file, key: &object.key };
         let facts = if object.key.ends_with(".gz") {
-            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), &file, &tag, &mut aggregator)
+            aggregate_text(flate2::read::MultiGzDecoder::new(streamed), file, &keys, &mut aggregator)
         } else {
-            aggregate_text(streamed, &file, &tag, &mut aggregator)
+            aggregate_text(streamed, file, &keys, &mut aggregator)
         }?;
         Ok((aggregator, facts))
     });
@@ -110,62 +112,46 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// A text column of the batch that is being read.
+/// The resources of the rows of the batch that is being read, one after another in one text.
 #[derive(Default)]
-struct Growing {
-    codes: Vec<i32>,
-    index: HashMap<String, i32>,
-    values: Vec<String>,
+struct Resources {
+    text: String,
+    ends: Vec<usize>,
 }
 
-impl Growing {
-    fn push(&mut self, text: &str, meaning: impl FnOnce(&str) -> Result<String, String>) -> Result<(), String> {
-        let code = match self.index.get(text) {
-            Some(known) => *known,
-            None => {
-                let new = i32::try_from(self.values.len()).map_err(|e| e.to_string())?;
-                self.values.push(meaning(text)?);
-                self.index.insert(text.to_owned(), new);
-                new
-            }
-        };
-        self.codes.push(code);
-        Ok(())
+impl Resources {
+    fn push(&mut self, resource: &str) {
+        let end = resource.char_indices().nth(RESOURCE_LIMIT).map_or(resource.len(), |(at, _)| at);
+        self.text.push_str(&resource[..end]);
+        self.ends.push(self.text.len());
     }
 
-    fn take(&mut self) -> Result<ArrayRef, String> {
-        let grown = std::mem::take(self);
-        let values = Arc::new(StringArray::from(grown.values));
-        let keys = Int32Array::from(grown.codes);
-        let array = DictionaryArray::<Int32Type>::try_new(keys, values).map_err(|e| e.to_string())?;
-        Ok(Arc::new(array))
+    fn get(&self, row: usize) -> Option<String> {
+        let start = row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        self.text.get(start..*self.ends.get(row)?).map(str::to_owned)
+    }
+
+    fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
     }
 }
 
-/// The customer tag of a map that is written as JSON text. All spellings of its key must agree.
-fn customer_of(json: &str, tag: &TagKey) -> Result<String, String> {
-    if json.trim().is_empty() {
-        return Ok(String::new());
-    }
-    let map: HashMap<String, Option<String>> =
-        serde_json::from_str(json).map_err(|e| format!("this is no JSON object of texts ({e})"))?;
-    let mut found: Vec<String> = map.into_iter().filter(|(k, _)| tag.is_key(k)).filter_map(|(_, v)| v).collect();
-    found.retain(|v| !v.is_empty());
-    found.sort();
-    found.dedup();
-    match found.len() {
-        0 | 1 => Ok(found.pop().unwrap_or_default()),
-        _ => Err(format!("two spellings of the customer tag disagree: `{}` and `{}`", found[0], found[1])),
-    }
+/// How a CSV file is called.
+#[derive(Clone, Copy)]
+struct CsvFile<'a> {
+    /// For people.
+    name: &'a str,
+    key: &'a str,
 }
 
 fn aggregate_text(
     text: impl Read,
-    file: &str,
-    tag: &TagKey,
+    file: CsvFile<'_>,
+    keys: &TagKeys,
     aggregator: &mut UsageAggregator,
 ) -> Result<CsvStats, ReadError> {
-    let broken = |place: String, why: String| ReadError::Broken { file: file.to_owned(), place, why };
+    let broken = |place: String, why: String| ReadError::Broken { file: file.name.to_owned(), place, why };
     let fault = |line: u64, error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {
             Some(source) => ReadError::Source(source.clone()),
@@ -183,22 +169,26 @@ fn aggregate_text(
     if headers.is_empty() {
         return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
     }
-    let wanted = Wanted::find(headers.iter(), tag).map_err(|missing| {
+    let wanted = Wanted::find(headers.iter(), keys).map_err(|missing| {
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
     let before = aggregator.counted_rows();
-    let is_map: Vec<bool> = headers.iter().map(|h| is_tag_map(&canonical_name(h))).collect();
+    aggregator.tags_seen_mut().see(&wanted.tag_columns);
     let places = wanted.places();
-    let mut columns: Vec<Growing> = places.iter().map(|_| Growing::default()).collect();
+    let is_map = |place: &usize| is_tag_map(&canonical_name(&headers[*place]));
+    let mut columns: Vec<Growing> = places.iter().map(|p| Growing::new(is_map(p))).collect();
+    let mut resources = Resources::default();
     let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
     loop {
         left.set(RECORD_LIMIT);
         let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
         if more {
             for (column, place) in columns.iter_mut().zip(&places) {
-                let meaning = |text: &str| if is_map[*place] { customer_of(text, tag) } else { Ok(text.to_owned()) };
-                let pushed = column.push(&record[*place], meaning);
+                let pushed = column.push(&record[*place]);
                 pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
+            }
+            if let Some(place) = wanted.resource() {
+                resources.push(&record[place]);
             }
             rows += 1;
             pending += 1;
@@ -211,13 +201,13 @@ fn aggregate_text(
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
             let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
-            let batch = wanted.batch(pending, array, tag, TagMaps::Resolved);
+            let batch = wanted.batch(pending, array, keys);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
-            aggregator.add(&batch).map_err(|f| {
-                let line = first + u64::try_from(f.row).unwrap_or(0);
-                broken(format!(", column {}, line {line}", f.column), f.why)
-            })?;
+            let resource = |row: usize| resources.get(row);
+            let origin = Origin { file: file.key, row_group: None, first_row: first, resource: &resource };
+            aggregator.add(&batch, &origin);
+            resources.clear();
             pending = 0;
         }
         if !more {

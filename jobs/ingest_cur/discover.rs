@@ -1,5 +1,6 @@
 //! Reading a bill without booking it: which kinds of lines does it have?
 
+use super::aggregate::{FaultyLines, Totals};
 use super::delivery::read_version;
 use super::export::{self, Manifest};
 use crate::context::{Export, ReadSettings};
@@ -12,6 +13,8 @@ use books::usage::bill::LineKind;
 pub struct DiscoveredBill {
     pub manifest: Manifest,
     pub lines: Vec<LineKind>,
+    /// Lines that a meter counts and that cannot be booked as they are.
+    pub faults: Vec<FaultyLines>,
 }
 
 /// Reads the newest version of a month; touches no books.
@@ -23,5 +26,6 @@ pub async fn discover(
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
     let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
     let read = read_version(&export.source, &manifest, read_settings, month).await?;
-    Ok(Some(DiscoveredBill { manifest, lines: read.totals.lines }))
+    let Totals { lines, faults, .. } = read.totals;
+    Ok(Some(DiscoveredBill { manifest, lines, faults }))
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::context::HoldPolicy;
 use books::units::calendar::Day;
-use books::units::quantity::Quantity;
+use books::units::quantity::{Quantity, divide_half_even};
 use books::usage::ledger::{Cells, UNATTRIBUTED};
 
 /// The part of a bill that changes too much.
@@ -41,12 +41,20 @@ impl fmt::Display for Restatement {
             Scope::Customers => "the customers who have it now".into(),
             Scope::Day(day) => day.to_string(),
         };
-        write!(f, "{} of {span} goes from {} to {}", self.meter, self.booked, self.observed)
+        write!(f, "{} of {span} goes {}", self.meter, from_to(self.booked, self.observed))
     }
 }
 
+/// A change in words, with whole percent of what is booked, unless nothing is.
+pub(super) fn from_to(booked: Quantity, observed: Quantity) -> String {
+    let change = (observed - booked).scaled().checked_mul(100).filter(|_| !booked.is_zero());
+    let percent = change.map(|change| divide_half_even(change, booked.scaled().abs()).0);
+    let percent = percent.map_or(String::new(), |percent| format!(" ({percent:+} %)"));
+    format!("from {booked} to {observed}{percent}")
+}
+
 /// True when `change` is more than `percent` of `of`.
-fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
+pub(super) fn exceeds(change: Quantity, of: Quantity, percent: u32) -> bool {
     change.scaled() * 100 > of.scaled().abs() * i128::from(percent)
 }
 
@@ -130,8 +138,8 @@ mod tests {
     #[test]
     fn a_month_that_falls_by_more_than_a_fifth_is_on_hold() {
         assert!(found(&[(1, 80)], &[(1, 100)], None).is_empty(), "exactly the share passes");
-        assert_eq!(found(&[(1, 79)], &[(1, 100)], None), ["m of the month goes from 100 to 79"]);
-        assert_eq!(found(&[], &[(1, 100)], None).len(), 1, "everything gone");
+        assert_eq!(found(&[(1, 79)], &[(1, 100)], None), ["m of the month goes from 100 to 79 (-21 %)"]);
+        assert_eq!(found(&[], &[(1, 100)], None), ["m of the month goes from 100 to 0 (-100 %)"], "everything gone");
         assert!(found(&[(1, 500)], &[(1, 100)], None).is_empty(), "growth passes");
         assert!(found(&[], &[(1, 1)], None).is_empty(), "the floor passes");
     }
@@ -140,8 +148,8 @@ mod tests {
     fn a_past_day_that_changes_is_on_hold_when_that_is_asked_for() {
         let booked = [(1, 100), (2, 100), (3, 10)];
         assert!(found(&[(1, 100), (2, 100), (3, 90), (4, 5)], &booked, Some(10)).is_empty(), "the newest day grows");
-        assert_eq!(found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)), ["m of 2026-10-02 goes from 100 to 130"]);
-        assert_eq!(found(&[(1, 80), (2, 100), (3, 10)], &booked, Some(10)), ["m of 2026-10-01 goes from 100 to 80"]);
+        assert_eq!(found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)), ["m of 2026-10-02 goes from 100 to 130 (+30 %)"]);
+        assert_eq!(found(&[(1, 80), (2, 100), (3, 10)], &booked, Some(10)), ["m of 2026-10-01 goes from 100 to 80 (-20 %)"]);
         assert!(found(&[(1, 80), (2, 100), (3, 10)], &booked, None).is_empty(), "not asked for");
     }
 }

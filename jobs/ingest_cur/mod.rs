@@ -7,8 +7,8 @@
 //!
 //! Three rules keep half of a bill out of the books. The manifest names the files, and all of them
 //! must be there, unchanged while they are read (`delivery`). A version is applied in one
-//! transaction that starts with its claim. A version that looks wrong (unknown line types, usage
-//! that shrank) is put on hold for a person instead of being booked (`guard`).
+//! transaction that starts with its claim. A version that looks wrong (unknown line types, faulty
+//! lines, usage that shrank) is put on hold for a person instead of being booked (`hold`).
 
 pub mod aggregate;
 pub mod batch;
@@ -18,7 +18,11 @@ mod delivery;
 mod discover;
 pub mod export;
 mod failure;
+mod growing;
+mod growth;
 mod guard;
+mod notes;
+pub mod hold;
 mod object_reader;
 pub mod parquet_file;
 mod parts;
@@ -28,6 +32,7 @@ mod sums;
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,11 +40,15 @@ use self::aggregate::Totals;
 use self::delivery::{Delivery, Reading, already_booked, check_account, find_export, read_version};
 pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
+pub use self::growth::{Grown, Growth};
 pub use self::guard::{Restatement, Scope};
+pub use self::hold::Acceptance;
+use self::hold::{Accepted, HoldReason};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange};
-use crate::context::{Context, Export, HoldPolicy};
+use crate::context::{Context, Export};
 use crate::job::{Failure, Job};
+use books::store::audit_log::AuditEntry;
 use books::units::calendar::Month;
 use books::usage::bill::{BillId, BookedVersions, Version, VersionKey};
 use books::usage::booking::Booking;
@@ -54,12 +63,16 @@ pub struct IngestCur {
     /// Only report what would be booked.
     #[serde(default)]
     pub dry_run: bool,
-    /// Book a version even if it takes back booked usage.
-    #[serde(default)]
-    pub accept_restatement: bool,
-    /// Book a version even if it has unknown line types, without their lines.
-    #[serde(default)]
-    pub allow_unknown_line_types: bool,
+    /// Book this version, which is on hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept: Option<Acceptance>,
+}
+
+impl IngestCur {
+    /// Books the newest version, if nothing speaks against it.
+    pub fn new(export: &str, month: Month) -> Self {
+        Self { export: export.to_owned(), month, dry_run: false, accept: None }
+    }
 }
 
 impl Job for IngestCur {
@@ -69,10 +82,10 @@ impl Job for IngestCur {
     type Report = IngestReport;
 
     fn key(&self) -> Option<String> {
-        let Self { export, month, dry_run, accept_restatement, allow_unknown_line_types } = self;
-        let flags = [(dry_run, "/dry"), (accept_restatement, "/accept"), (allow_unknown_line_types, "/unknown")];
-        let flags: String = flags.into_iter().filter(|(set, _)| **set).map(|(_, name)| name).collect();
-        Some(format!("{}/{export}/{month}{flags}", Self::KIND))
+        let Self { export, month, dry_run, accept } = self;
+        let dry = if *dry_run { "/dry" } else { "" };
+        let accept = accept.as_ref().map_or(String::new(), |accept| format!("/accept/{}", accept.version));
+        Some(format!("{}/{export}/{month}{dry}{accept}", Self::KIND))
     }
 
     fn needs_attention(report: &IngestReport) -> bool {
@@ -116,6 +129,10 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
                 current.key.version
             ));
         }
+        if let Some(accept) = &job.accept {
+            let why = "AWS has no manifest of the month there, so there is nothing to accept; nothing was booked";
+            return Err(Failure::GiveUp(anyhow!("version {}: {why}", accept.version)));
+        }
         return Ok(report);
     };
     let key = VersionKey {
@@ -126,7 +143,16 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     report.describe_manifest(&manifest);
     let booked = context.books.booked_versions(&bill, &manifest.account).await?;
     check_account(&bill, &manifest, &booked)?;
-    if let Some(outcome) = already_booked(&manifest, &key, &booked) {
+    let booked_already = already_booked(&manifest, &key, &booked);
+    let accepted = match &job.accept {
+        Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
+            let held = context.books.held_versions(&bill).await?;
+            let accepted = hold::accepted(accept, &key, &held);
+            Some(accepted.map_err(|why| Failure::GiveUp(anyhow!("{why}; nothing was booked")))?)
+        }
+        _ => None,
+    };
+    if let Some(outcome) = booked_already {
         if outcome == IngestOutcome::Unchanged && booked.holds && !job.dry_run {
             context.books.release(&bill).await?;
         }
@@ -139,7 +165,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     } else {
         parts::read_version(&delivery, context, now).await?
     };
-    let run = Run { job, context, delivery, booked, now };
+    let run = Run { job, context, delivery, booked, accepted, now };
     run.book(reading, report).await
 }
 
@@ -150,6 +176,8 @@ struct Run<'a> {
     delivery: Delivery<'a>,
     /// What the books held before the version was read.
     booked: BookedVersions,
+    /// What a person said about a version on hold.
+    accepted: Option<Accepted>,
     now: Timestamp,
 }
 
@@ -162,7 +190,19 @@ impl Run<'_> {
         let booked = self.booked_usage(&totals.observed).await?;
         let difference = adjustments(&totals.observed, &booked)?;
         report.restatements = guard::restatements(&totals.observed, &booked, policy);
-        report.hold_reasons = hold_reasons(job, policy, &totals, &report.restatements);
+        let (month, delivered_at) = (job.month, delivery.manifest.delivered_at);
+        if let Some(current) = &self.booked.current {
+            report.growths = growth::growths(&totals.observed, &booked, month, current.delivered_at, policy);
+        }
+        report.impossible_days = growth::impossible_days(&totals.observed, month, delivered_at);
+        report.long_lines = totals.long_lines;
+        report.notes = notes::notes(&totals, &context.read_settings.rules);
+        let reasons = hold::reasons(&totals, &report);
+        let undecided = hold::undecided(&reasons, policy);
+        let accepted_by = self.decide(&undecided, &mut report);
+        if accepted_by.is_none() {
+            report.hold_reasons = undecided;
+        }
         report.describe_bill(&totals, &files);
         report.describe_change(&totals, &booked, &difference);
         report.warn(&delivery.manifest.account, &totals, &files);
@@ -172,20 +212,47 @@ impl Run<'_> {
             (true, false) => IngestOutcome::Applied,
             (false, false) => IngestOutcome::OnHold,
         };
+        if report.hold_reasons.is_empty() {
+            report.accepted = hold::found(&reasons);
+        }
         if job.dry_run {
             return Ok(report);
         }
         let version = self.version(&report, &totals);
         let against = self.booked.current.as_ref().map(|current| current.id);
         if report.outcome == IngestOutcome::OnHold {
-            let version = Version { accepted: String::new(), ..version };
-            context.books.hold(version, against, report.hold_reasons.join("; "), *now).await?;
+            context.books.hold(version, against, hold::stored(&report.hold_reasons), *now).await?;
             return Ok(report);
         }
         let Totals { lines, meters, .. } = totals;
-        let booking = Booking { version, against, files: files.files, lines, totals: meters, adjustments: difference };
+        let (files, adjustments) = (files.files, difference);
+        let booking = Booking { version, against, files, lines, totals: meters, adjustments, accepted_by };
         context.books.book(booking, *now).await?;
         Ok(report)
+    }
+
+    /// The entry of the audit log when a person accepted exactly these reasons. Otherwise the
+    /// report says why the acceptance does not count.
+    fn decide(&self, undecided: &[HoldReason], report: &mut IngestReport) -> Option<AuditEntry> {
+        let (accept, accepted) = (self.job.accept.as_ref()?, self.accepted.as_ref()?);
+        let why = match accepted {
+            Accepted::Other(why) => why.clone(),
+            Accepted::Words(_) if undecided.is_empty() => return None,
+            Accepted::Words(words) if *words == hold::stored(undecided) => {
+                return Some(AuditEntry {
+                    actor: accept.actor.trim().to_owned(),
+                    action: "ingest --accept".into(),
+                    target: format!("version {} of {} {}", report.version, report.bill.payer, report.bill.month),
+                    reason: accept.reason.trim().to_owned(),
+                });
+            }
+            Accepted::Words(_) => format!(
+                "version {} was accepted, but something else was found now than when it was put on hold",
+                report.version
+            ),
+        };
+        report.warnings.push(format!("{why}; this delivery was judged by itself"));
+        None
     }
 
     /// What is booked of the bill.
@@ -211,31 +278,8 @@ impl Run<'_> {
             counted_rows: totals.counted_rows,
             rounded_amounts: totals.rounded_amounts,
             newest_day: totals.newest_day,
-            accepted: accepted(totals, &report.restatements),
+            accepted: report.accepted.clone(),
+            notes: report.notes.clone(),
         }
     }
-}
-
-/// Why a version is put on hold; empty when it is booked. The reasons are stored and shown as they
-/// are, so each names the option that overrules it.
-fn hold_reasons(job: &IngestCur, policy: &HoldPolicy, totals: &Totals, restatements: &[Restatement]) -> Vec<String> {
-    let mut reasons = vec![];
-    if !(job.allow_unknown_line_types || policy.allow_unknown_line_types) {
-        reasons.extend(totals.unknown_line_types.iter().map(|t| {
-            format!(
-                "{} lines have the unknown line type `{}` (--allow-unknown-line-types leaves them out)",
-                t.lines, t.line_type
-            )
-        }));
-    }
-    if !(job.accept_restatement || policy.accept_restatements) {
-        reasons.extend(restatements.iter().map(|r| format!("{r} (--accept-restatement books it)")));
-    }
-    reasons
-}
-
-/// What would have put a version on hold and was accepted.
-fn accepted(totals: &Totals, restatements: &[Restatement]) -> String {
-    let types = totals.unknown_line_types.iter().map(|t| format!("{} lines of type `{}`", t.lines, t.line_type));
-    types.chain(restatements.iter().map(ToString::to_string)).collect::<Vec<_>>().join("; ")
 }

@@ -4,22 +4,24 @@
 //! read first, then the needed column chunks of one row group at a time. No file is in memory as a
 //! whole.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 
-use super::aggregate::UsageAggregator;
+use super::aggregate::{Origin, UsageAggregator};
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::decoder_guard::guarded;
 use super::object_reader::{Chunks, ObjectReader};
 use crate::source::{Object, Source, SourceError};
-use books::usage::meter::canonical_name;
+use books::usage::tag_key::{TagKeys, TagName, canonical_name};
 
 /// Rows that are decoded at once.
 const BATCH_ROWS: usize = 16_384;
@@ -46,10 +48,16 @@ pub struct Wanted {
     line_type: usize,
     amount: usize,
     day: usize,
+    end: Option<usize>,
+    interval: Option<usize>,
     unit: Option<usize>,
     split_parent: Option<usize>,
     period: Option<usize>,
     tags: Vec<usize>,
+    /// The tags that have a column of their own in the file.
+    pub(super) tag_columns: Vec<String>,
+    /// Read for faulty lines only.
+    resource: Option<usize>,
 }
 
 /// True for the canonical name of a column with all tags of a line.
@@ -57,50 +65,12 @@ pub(super) fn is_tag_map(canonical: &str) -> bool {
     matches!(canonical, "resource_tags" | "tags")
 }
 
-/// What the columns that hold all tags of a line contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TagMaps {
-    /// Maps, as the file has them.
-    AsRead,
-    /// The value of the customer tag, which the reader looked up in the map.
-    Resolved,
-}
-
-/// The spellings of the customer tag's key.
-#[derive(Clone, Debug)]
-pub struct TagKey {
-    raw: String,
-    flat: String,
-}
-
-impl TagKey {
-    /// From the key as it is written on resources.
-    pub fn new(raw: &str) -> Self {
-        Self { raw: raw.to_owned(), flat: format!("resource_tags_user_{}", canonical_name(raw)) }
-    }
-
-    /// True for the name of a column with only this tag, as in legacy Parquet
-    /// (`resource_tags_user_…`) and legacy CSV (`resourceTags/user:…`).
-    pub fn is_column(&self, name: &str) -> bool {
-        name == self.flat || name.strip_prefix("resourceTags/user:").is_some_and(|key| key == self.raw)
-    }
-
-    /// True for this tag's key in one of the maps `resource_tags` and `tags`. Other kinds of tag in
-    /// `tags` (`accountTag/…`, `userAttribute/…`, `costCategory/…`, `iamPrincipal/…`) do not belong
-    /// to a resource and never match.
-    pub fn is_key(&self, key: &str) -> bool {
-        let key = key.strip_prefix("resourceTags/").unwrap_or(key);
-        let user = key.strip_prefix("user:").is_some_and(|k| k == self.raw);
-        user || key == self.raw || format!("resource_tags_{key}") == self.flat
-    }
-}
-
 impl Wanted {
     /// Finds the columns by their canonical names.
     ///
     /// # Errors
     /// The names of required columns that are missing.
-    pub fn find<'a>(names: impl Iterator<Item = &'a str>, tag: &TagKey) -> Result<Self, Vec<&'static str>> {
+    pub fn find<'a>(names: impl Iterator<Item = &'a str>, keys: &TagKeys) -> Result<Self, Vec<&'static str>> {
         let names: Vec<(String, &str)> = names.map(|n| (canonical_name(n), n)).collect();
         let find = |name: &str| names.iter().position(|(n, _)| n == name);
         let mut missing = vec![];
@@ -111,25 +81,36 @@ impl Wanted {
             })
         };
         let day = find("line_item_usage_start_date").or_else(|| find("identity_time_interval"));
-        let is_tag = |(canonical, name): &(String, &str)| tag.is_column(name) || is_tag_map(canonical);
+        let is_tag = |(canonical, name): &(String, &str)| keys.place_of_column(name).is_some() || is_tag_map(canonical);
+        let tag_columns = names.iter().filter_map(|(_, name)| Some(TagName::of_column(name)?.written())).collect();
         let wanted = Self {
             product: need("line_item_product_code", find("line_item_product_code")),
             usage_type: need("line_item_usage_type", find("line_item_usage_type")),
             line_type: need("line_item_line_item_type", find("line_item_line_item_type")),
             amount: need("line_item_usage_amount", find("line_item_usage_amount")),
             day: need("line_item_usage_start_date", day),
+            end: find("line_item_usage_end_date"),
+            interval: find("identity_time_interval"),
             unit: find("pricing_unit"),
             split_parent: find("split_line_item_parent_resource_id"),
             period: find("bill_billing_period_start_date"),
             tags: (0..names.len()).filter(|i| is_tag(&names[*i])).collect(),
+            tag_columns,
+            resource: find("line_item_resource_id"),
         };
         if missing.is_empty() { Ok(wanted) } else { Err(missing) }
     }
 
-    /// Places of all columns, ascending.
+    /// The place of the column that names the resource of a line.
+    pub fn resource(&self) -> Option<usize> {
+        self.resource
+    }
+
+    /// Places of all columns that each row is read for, ascending.
     pub fn places(&self) -> Vec<usize> {
         let mut places = vec![self.product, self.usage_type, self.line_type, self.amount, self.day];
-        places.extend([self.unit, self.split_parent, self.period].into_iter().flatten());
+        let more = [self.end, self.interval, self.unit, self.split_parent, self.period];
+        places.extend(more.into_iter().flatten());
         places.extend(&self.tags);
         places.sort_unstable();
         places.dedup();
@@ -149,8 +130,7 @@ impl Wanted {
         &self,
         rows: usize,
         array: impl Fn(usize) -> (&'a str, &'a ArrayRef),
-        tag: &TagKey,
-        maps: TagMaps,
+        keys: &TagKeys,
     ) -> Result<Batch<'a>, (String, DataType)> {
         let wrong = |place: usize| {
             let (name, array) = array(place);
@@ -160,15 +140,7 @@ impl Wanted {
         let days = |place: usize| Days::from_array(array(place).1).ok_or_else(|| wrong(place));
         let tags = self.tags.iter().map(|place| {
             let (column, values) = array(*place);
-            let found = match values.as_map_opt() {
-                Some(map) => Tag::from_map(map, |key| tag.is_key(key)),
-                // text in a column of tags is a map that was written as text, unless the reader
-                // resolved it
-                None => {
-                    let is_value = maps == TagMaps::Resolved || tag.is_column(column);
-                    TextColumn::from_array(values).filter(|_| is_value).map(Tag::Flat)
-                }
-            };
+            let found = Tag::from_array(column, values, keys);
             found.map(|tag| TagColumn { column, tag }).ok_or_else(|| wrong(*place))
         });
         Ok(Batch {
@@ -181,6 +153,8 @@ impl Wanted {
             tags: tags.collect::<Result<_, _>>()?,
             amount: Amounts::from_array(array(self.amount).1).ok_or_else(|| wrong(self.amount))?,
             day: days(self.day)?,
+            end: self.end.and_then(|place| Days::from_array(array(place).1)),
+            interval: self.interval.and_then(|place| TextColumn::from_array(array(place).1)),
             period: self.period.map(days).transpose()?,
         })
     }
@@ -194,7 +168,7 @@ pub struct ParquetFile {
     name: String,
     metadata: ArrowReaderMetadata,
     wanted: Wanted,
-    tag: TagKey,
+    keys: TagKeys,
 }
 
 /// As [`Field`], but with text as dictionary codes.
@@ -218,7 +192,7 @@ fn with_codes(field: &FieldRef) -> FieldRef {
 impl ParquetFile {
     /// Reads the footer and finds the columns. None for a file without rows: AWS leaves such files
     /// behind when a delivery needs fewer files than the one before.
-    pub async fn open(source: Arc<dyn Source>, object: Object, tag: TagKey) -> Result<Option<Self>, ReadError> {
+    pub async fn open(source: Arc<dyn Source>, object: Object, keys: TagKeys) -> Result<Option<Self>, ReadError> {
         let name = source.name(&object.key);
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
         let mut file = ObjectReader { source: Arc::clone(&source), object: object.clone() };
@@ -234,7 +208,7 @@ impl ParquetFile {
         let inferred = guarded(|| ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone()))
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let fields = inferred.schema().fields();
-        let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &tag).map_err(|missing| {
+        let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &keys).map_err(|missing| {
             broken("", format!("there is no column {}; add it to the export", missing.join(", ")))
         })?;
         let places = wanted.places();
@@ -245,10 +219,10 @@ impl ParquetFile {
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
-        wanted.batch(0, array, &tag, TagMaps::AsRead).map_err(|(column, data_type)| {
+        wanted.batch(0, array, &keys).map_err(|(column, data_type)| {
             broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
         })?;
-        Ok(Some(Self { source, object, name, metadata, wanted, tag }))
+        Ok(Some(Self { source, object, name, metadata, wanted, keys }))
     }
 
     pub fn row_groups(&self) -> usize {
@@ -294,8 +268,39 @@ impl ParquetFile {
 
     /// Fetches the needed column chunks of a row group.
     pub async fn fetch(self: Arc<Self>, group: usize) -> Result<RowGroup, ReadError> {
+        let places = self.wanted.places();
+        self.fetch_columns(group, &places).await
+    }
+
+    /// The resources of some rows of a row group, by row: a second look at rows that are faulty. A
+    /// column that is missing, damaged or larger than `limit` gives none.
+    ///
+    /// # Errors
+    /// When the source fails.
+    pub async fn resources(
+        self: Arc<Self>,
+        group: usize,
+        rows: BTreeSet<u64>,
+        limit: u64,
+    ) -> Result<BTreeMap<u64, String>, ReadError> {
+        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(BTreeMap::new()) };
+        let bytes = self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
+        if bytes > limit {
+            return Ok(BTreeMap::new());
+        }
+        let fetched = match self.fetch_columns(group, &[place]).await {
+            Ok(fetched) => fetched,
+            Err(ReadError::Broken { .. }) => return Ok(BTreeMap::new()),
+            Err(error) => return Err(error),
+        };
+        // a panic of the decoder means a damaged file
+        let found = tokio::task::spawn_blocking(move || fetched.texts(place, &rows)).await;
+        Ok(found.ok().flatten().unwrap_or_default())
+    }
+
+    async fn fetch_columns(self: Arc<Self>, group: usize, places: &[usize]) -> Result<RowGroup, ReadError> {
         let place = format!(", row group {group}");
-        let ranges = self.ranges(group, &self.mask(&self.wanted.places()));
+        let ranges = self.ranges(group, &self.mask(places));
         if ranges.iter().any(|r| r.end > self.object.size) {
             let why = "the footer points outside the file; it is damaged or truncated".to_owned();
             return Err(ReadError::Broken { file: self.name.clone(), place, why });
@@ -321,9 +326,10 @@ impl RowGroup {
     /// work; it waits for nothing.
     ///
     /// # Errors
-    /// The first column that cannot be decoded, or the first invalid line.
+    /// The first column that cannot be decoded.
     pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
+        aggregator.tags_seen_mut().see(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
         let mut first_row = 0;
         for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
@@ -333,14 +339,15 @@ impl RowGroup {
                 let at = places.binary_search(&place).unwrap_or(0);
                 (names.field(place).name().as_str(), batch.column(at))
             };
-            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.tag, TagMaps::AsRead);
+            let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.keys);
             let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
-            aggregator.add(&columns).map_err(|fault| {
-                self.broken(
-                    Some(&fault.column),
-                    &format!("row {} of the row group: {}", first_row + fault.row, fault.why),
-                )
-            })?;
+            let origin = Origin {
+                file: &self.file.object.key,
+                row_group: Some(self.group),
+                first_row: u64::try_from(first_row).unwrap_or(0),
+                resource: &|_| None,
+            };
+            aggregator.add(&columns, &origin);
             first_row += batch.num_rows();
         }
         let wanted = self.file.rows(self.group);
@@ -348,6 +355,27 @@ impl RowGroup {
             return Err(self.broken(None, &format!("{first_row} rows were decoded where the footer says {wanted}")));
         }
         Ok(aggregator.counted_rows() - before)
+    }
+
+    /// The texts of some rows of a column; none when it cannot be decoded.
+    fn texts(&self, place: usize, rows: &BTreeSet<u64>) -> Option<BTreeMap<u64, String>> {
+        let mut found = BTreeMap::new();
+        let mut first_row = 0;
+        for batch in self.batches(&[place]).ok()? {
+            let batch = batch.ok()?;
+            let count = u64::try_from(batch.num_rows()).ok()?;
+            let own: Vec<u64> = rows.range(first_row..first_row + count).copied().collect();
+            if !own.is_empty() {
+                let texts = cast(batch.column(0), &DataType::Utf8).ok()?;
+                let texts = texts.as_string::<i32>();
+                for row in own {
+                    let at = usize::try_from(row - first_row).ok()?;
+                    found.insert(row, if texts.is_valid(at) { texts.value(at).to_owned() } else { String::new() });
+                }
+            }
+            first_row += count;
+        }
+        Some(found)
     }
 
     fn batches(
@@ -388,38 +416,5 @@ fn parquet_fault(file: &str, place: &str, error: ParquetError) -> ReadError {
         },
         ParquetError::General(why) => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why },
         other => ReadError::Broken { file: file.to_owned(), place: place.to_owned(), why: other.to_string() },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_spelling_of_the_tag_is_known_and_no_other_kind_of_tag() {
-        let tag = TagKey::new("chitchatter-customer-id");
-        assert!(tag.is_column("resource_tags_user_chitchatter_customer_id"));
-        assert!(tag.is_column("resourceTags/user:chitchatter-customer-id"));
-        assert!(!tag.is_column("resourceTags/user:Chitchatter-Customer-Id"));
-        assert!(!tag.is_column("resource_tags_aws_chitchatter_customer_id"));
-        for key in [
-            "user_chitchatter_customer_id",
-            "user:chitchatter-customer-id",
-            "chitchatter-customer-id",
-            "resourceTags/user:chitchatter-customer-id",
-            "resourceTags/chitchatter-customer-id",
-        ] {
-            assert!(tag.is_key(key), "{key}");
-        }
-        for key in [
-            "accountTag/chitchatter-customer-id",
-            "userAttribute/chitchatter-customer-id",
-            "user_chitchatter",
-            "aws:chitchatter-customer-id",
-            "user:chitchatter_customer_id",
-            "",
-        ] {
-            assert!(!tag.is_key(key), "{key}");
-        }
     }
 }

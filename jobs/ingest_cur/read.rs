@@ -11,12 +11,13 @@ use tokio::sync::Semaphore;
 
 use super::aggregate::UsageAggregator;
 use super::csv;
-use super::parquet_file::{ParquetFile, ReadError, TagKey};
+use super::parquet_file::{ParquetFile, ReadError};
 use crate::context::ReadSettings;
 use crate::source::{Object, Source};
 use books::units::calendar::Month;
 use books::usage::bill::BillFile;
 use books::usage::meter::Rules;
+use books::usage::tag_key::TagKeys;
 
 /// Files that are opened ahead, with their footers.
 const OPEN_AHEAD: usize = 4;
@@ -59,7 +60,7 @@ struct Found {
 struct Shared {
     source: Arc<dyn Source>,
     objects: Vec<Object>,
-    tag: TagKey,
+    keys: TagKeys,
     rules: Arc<Rules>,
     month: Month,
     pool: Mutex<Vec<UsageAggregator>>,
@@ -85,7 +86,7 @@ impl Shared {
         let name = || self.source.name(&object.key);
         let is = |ending: &str| object.key.to_ascii_lowercase().ends_with(ending);
         if is(".parquet") {
-            let opened = ParquetFile::open(Arc::clone(&self.source), object.clone(), self.tag.clone()).await?;
+            let opened = ParquetFile::open(Arc::clone(&self.source), object.clone(), self.keys.clone()).await?;
             let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Empty]) };
             let groups = 0..parquet.row_groups();
             return Ok(groups.map(|group| ReadUnit::Group { file, parquet: Arc::clone(&parquet), group }).collect());
@@ -106,7 +107,7 @@ impl Shared {
                 let aggregator = self.take();
                 let object = self.objects[file].clone();
                 let (aggregator, facts) =
-                    csv::aggregate(Arc::clone(&self.source), object, self.tag.clone(), aggregator).await?;
+                    csv::aggregate(Arc::clone(&self.source), object, self.keys.clone(), aggregator).await?;
                 self.give_back(aggregator);
                 let (rows, counted_rows, lacks_tag) = (facts.rows, facts.counted_rows, facts.lacks_tag);
                 Ok(Found { file, rows, row_groups: 0, counted_rows, lacks_tag, bytes: self.objects[file].size })
@@ -148,7 +149,7 @@ pub(super) async fn read_files(
     let shared = Arc::new(Shared {
         source: Arc::clone(source),
         objects: objects.to_vec(),
-        tag: TagKey::new(&rules.tag_key),
+        keys: TagKeys::new(&rules.tag_keys),
         rules: Arc::clone(rules),
         month,
         pool: Mutex::default(),
@@ -185,5 +186,19 @@ pub(super) async fn read_files(
     while let Some(aggregator) = aggregators.pop() {
         whole.merge(&aggregator);
     }
+    name_resources(&mut whole, &shared, limits.memory_bytes).await?;
     Ok((whole, facts))
+}
+
+/// Looks up the resources of faulty lines that are named. A bill without faults is read without
+/// that column.
+async fn name_resources(whole: &mut UsageAggregator, shared: &Shared, limit: u64) -> Result<(), ReadError> {
+    for ((file, group), rows) in whole.faults().without_resource() {
+        let Some(object) = shared.objects.iter().find(|object| object.key == file) else { continue };
+        let opened = ParquetFile::open(Arc::clone(&shared.source), object.clone(), shared.keys.clone()).await?;
+        let Some(parquet) = opened.map(Arc::new) else { continue };
+        let resources = parquet.resources(group, rows, limit).await?;
+        whole.faults_mut().name_resources(&file, group, &resources);
+    }
+    Ok(())
 }

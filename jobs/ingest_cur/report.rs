@@ -3,13 +3,15 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::aggregate::{Totals, UnknownLineType};
+use super::aggregate::{FaultyLines, NO_AMOUNT, Totals, UnknownLineType};
 use super::export::Manifest;
+use super::growth::Growth;
 use super::guard::Restatement;
+use super::hold::HoldReason;
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
-use books::usage::bill::{BillId, ClaimKind, LineKind, MeterTotals};
+use books::usage::bill::{BillId, BillNote, ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 
 /// Customers that a report names for each meter.
@@ -52,10 +54,22 @@ pub struct IngestReport {
     /// `assemblyId` or `executionId`; empty when there is no bill.
     pub version: String,
     pub delivered_at: Option<Timestamp>,
-    pub hold_reasons: Vec<String>,
+    pub hold_reasons: Vec<HoldReason>,
+    /// What would have put it on hold and is, or would be, accepted; empty as a rule.
+    pub accepted: String,
     /// Booked usage that the version takes back.
     pub restatements: Vec<Restatement>,
+    /// Usage that was settled and has grown.
+    pub growths: Vec<Growth>,
+    /// What is wrong with the days of its usage.
+    pub impossible_days: Option<String>,
+    /// Counted lines of usage during more than a day.
+    pub long_lines: u64,
+    /// What is stored with the version for a person.
+    pub notes: Vec<BillNote>,
     pub unknown_line_types: Vec<UnknownLineType>,
+    /// Lines that a meter counts and that cannot be booked as they are.
+    pub faults: Vec<FaultyLines>,
     /// Usage lines of watched products that no meter claims.
     pub unrecognised: Vec<LineKind>,
     pub warnings: Vec<String>,
@@ -95,8 +109,14 @@ impl IngestReport {
             version: String::new(),
             delivered_at: None,
             hold_reasons: vec![],
+            accepted: String::new(),
             restatements: vec![],
+            growths: vec![],
+            impossible_days: None,
+            long_lines: 0,
+            notes: vec![],
             unknown_line_types: vec![],
+            faults: vec![],
             unrecognised: vec![],
             warnings: vec![],
             meters: vec![],
@@ -126,6 +146,7 @@ impl IngestReport {
         self.rounded_amounts = totals.rounded_amounts;
         self.newest_day = totals.newest_day;
         self.unknown_line_types.clone_from(&totals.unknown_line_types);
+        self.faults.clone_from(&totals.faults);
         self.unrecognised = totals.lines.iter().filter(|l| l.claim == ClaimKind::Unrecognised).cloned().collect();
     }
 
@@ -157,6 +178,10 @@ impl IngestReport {
                 files.files_without_tag,
                 files.files.len()
             ));
+        }
+        let no_amount = totals.lines.iter().filter(|l| l.line_type.ends_with(NO_AMOUNT)).map(|l| l.lines).sum::<u64>();
+        if no_amount > 0 {
+            warn(format!("{no_amount} lines have an amount that cannot be read; `meter discover` shows their kinds"));
         }
         if totals.out_of_month_lines > 0 {
             warn(format!(

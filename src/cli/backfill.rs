@@ -34,12 +34,6 @@ pub(crate) struct Args {
     /// Only report what would be booked
     #[arg(long)]
     dry_run: bool,
-    /// Book a version even if it reduces booked usage
-    #[arg(long)]
-    accept_restatement: bool,
-    /// Book a version even if it has unknown line types; their lines are left out
-    #[arg(long)]
-    allow_unknown_line_types: bool,
     #[command(flatten)]
     submit: SubmitArgs,
 }
@@ -50,13 +44,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let mut jobs = vec![];
     for export in select::exports(config, args.export.as_deref())? {
         for month in &months {
-            let job = IngestCur {
-                export: export.clone(),
-                month: *month,
-                dry_run: args.dry_run,
-                accept_restatement: args.accept_restatement,
-                allow_unknown_line_types: args.allow_unknown_line_types,
-            };
+            let job = IngestCur { dry_run: args.dry_run, ..IngestCur::new(&export, *month) };
             let lane = Some(format!("backfill/{export}"));
             jobs.push(NewJob { lane, priority: PRIORITY, ..NewJob::of(&job, "backfill")? });
         }

@@ -5,6 +5,8 @@ use books::units::calendar::Month;
 use books::usage::bill::ClaimKind;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use jobs::ingest_cur::DiscoveredBill;
+use jobs::ingest_cur::aggregate::FaultyLines;
 use serde::Serialize;
 
 use super::{progress, select};
@@ -31,6 +33,8 @@ struct Found {
     month: Month,
     version: String,
     lines: Vec<books::usage::bill::LineKind>,
+    /// Lines that put the version on hold.
+    faults: Vec<FaultyLines>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -45,8 +49,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let read = progress::reading(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
             Some(bill) => {
-                let (version, lines) = (bill.manifest.version, bill.lines);
-                found.push(Found { export: name, month, version, lines });
+                let DiscoveredBill { manifest, lines, faults } = bill;
+                found.push(Found { export: name, month, version: manifest.version, lines, faults });
             }
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),
             None => {}
@@ -80,6 +84,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         });
         let titles = ["product", "usage type", "line type", "unit", ">lines", ">amount", ">tagged", "meter"];
         print::table(&titles, rows.collect());
+        f.faults.iter().for_each(|fault| print::out(&format!("faulty: {fault}")));
     }
     Ok(Exit::Ok)
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use books::audit::stats::TaggedLines;
+use books::audit::stats::{BillStats, TaggedLines};
 use books::units::calendar::Month;
+use books::usage::bill::NoteKind;
 use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +17,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
-use crate::health::{BILL_STALE, LITTLE_SPACE};
+use crate::health::{BILL_STALE, LITTLE_SPACE, act_on};
 use crate::print;
 use crate::{http, wiring};
 
@@ -250,7 +251,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
     }
     let Some(books) = books else { return };
     let tagged = books.tagged_lines().await;
-    let key = &config.tag_key;
+    let keys = config.tag_keys().join("` or `");
     match tagged {
         Ok(found) if found.is_empty() => {
             checks.warn(
@@ -262,7 +263,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
         Ok(found) => {
             for TaggedLines { meter, lines, tagged } in found {
                 let what = format!("tag on {meter}");
-                let share = format!("{} of {} lines carry `{key}`", print::count(tagged), print::count(lines));
+                let share = format!("{} of {} lines carry `{keys}`", print::count(tagged), print::count(lines));
                 if tagged == 0 {
                     let act = "tag the resources and activate the tag in the payer account (Cost allocation tags); object tags of S3 never reach a bill";
                     checks.warn(&what, share, act);
@@ -272,6 +273,21 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
         }
         Err(error) => checks.wrong("tag", error.to_string(), "meter verify"),
+    }
+    match books.bills_of_payers().await {
+        Ok(bills) => bills.iter().for_each(|bill| notes(bill, checks)),
+        Err(error) => checks.wrong("bills", error.to_string(), "meter verify"),
+    }
+}
+
+/// What the last reading of a payer's newest bill noted.
+fn notes(bill: &BillStats, checks: &mut Checks) {
+    for note in &bill.notes {
+        let what = format!("bill of payer {}, {}", bill.payer, bill.month);
+        match note.kind {
+            NoteKind::MeterCountsNothing => checks.ok(&what, note.text.clone()),
+            kind => checks.warn(&what, note.text.clone(), act_on(kind)),
+        }
     }
 }
 

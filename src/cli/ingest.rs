@@ -2,15 +2,16 @@
 
 use books::BooksError;
 use books::units::calendar::Month;
+use books::usage::bill::VersionRow;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::context::Context;
-use jobs::ingest_cur::{IngestCur, IngestReport};
+use jobs::ingest_cur::{Acceptance, IngestCur, IngestReport, hold};
 use serde::Serialize;
 
-use super::{failure, progress, select};
+use super::{actor, failure, progress, select};
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::format::Counted;
 use crate::print;
 use crate::wiring::{self, Open};
@@ -32,12 +33,14 @@ pub(crate) struct Args {
     /// Print what would be booked, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// Book a version even if it reduces booked usage
-    #[arg(long)]
-    accept_restatement: bool,
-    /// Book a version even if it has unknown line types; their lines are left out
-    #[arg(long)]
-    allow_unknown_line_types: bool,
+    /// Book this version, which is on hold: its name or the first 8 characters of it, as `meter
+    /// versions` shows it. It is booked only if nothing else is found now than when it was put on
+    /// hold
+    #[arg(long, value_name = "VERSION", requires = "reason", conflicts_with_all = ["from", "to"])]
+    accept: Option<String>,
+    /// Why the version is accepted; kept in the audit log
+    #[arg(long, value_name = "TEXT", requires = "accept")]
+    reason: Option<String>,
     /// Print the reports as JSON
     #[arg(long)]
     json: bool,
@@ -52,10 +55,20 @@ enum Run {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let months = select::months(args.month, args.from, args.to, config.lookback_months, now)?;
-    let exports = select::exports(config, args.export.as_deref())?;
+    let mut months = select::months(args.month, args.from, args.to, config.lookback_months, now)?;
+    let mut exports = select::exports(config, args.export.as_deref())?;
+    let reason = args.reason.as_deref().unwrap_or_default().trim().to_owned();
+    if args.accept.is_some() && reason.is_empty() {
+        return Err(BadUsage("--reason: say why; it is kept".into()).into());
+    }
     let open = if args.dry_run { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
+    let mut accept = None;
+    if let Some(prefix) = &args.accept {
+        let (export, month, version) = on_hold(&books.versions(args.month).await?, prefix, &exports)?;
+        (exports, months) = (vec![export], vec![month]);
+        accept = Some(Acceptance { version, actor: actor::current(), reason });
+    }
     let context = wiring::context(config, books).await?;
     let (mut runs, mut done) = (vec![], Exit::Ok);
     for export in &exports {
@@ -64,8 +77,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                 export: export.clone(),
                 month: *month,
                 dry_run: args.dry_run,
-                accept_restatement: args.accept_restatement,
-                allow_unknown_line_types: args.allow_unknown_line_types,
+                accept: accept.clone(),
             };
             let context = Context { books: context.books.counted(), ..context.clone() };
             match progress::ingest(job, &context, now).await {
@@ -95,4 +107,31 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         print::json(&runs)?;
     }
     Ok(done)
+}
+
+/// Export, month and whole name of the version that begins with `prefix`: one on hold, or the one
+/// that is booked already, which changes nothing.
+fn on_hold(versions: &[VersionRow], prefix: &str, exports: &[String]) -> anyhow::Result<(String, Month, String)> {
+    let own = || versions.iter().filter(|v| exports.contains(&v.export));
+    let held = || own().filter(|v| v.state == "on_hold");
+    let named = |v: &&VersionRow| prefix.len() >= hold::VERSION_PREFIX && v.version.starts_with(prefix);
+    let booked = own().find(|v| v.current && named(v)).filter(|_| !held().any(|v| named(&v)));
+    let rows: Vec<&VersionRow> = match booked {
+        Some(row) => vec![row],
+        None => {
+            let version = hold::named(prefix, held().map(|v| v.version.as_str())).map_err(anyhow::Error::msg)?;
+            held().filter(|v| v.version == version).collect()
+        }
+    };
+    let mut bills: Vec<(String, Month, String)> =
+        rows.iter().map(|v| (v.export.clone(), v.month, v.version.clone())).collect();
+    bills.sort();
+    bills.dedup();
+    match bills.len() {
+        1 => Ok(bills.remove(0)),
+        _ => {
+            let names: Vec<String> = bills.iter().map(|(export, month, _)| format!("{export} {month}")).collect();
+            anyhow::bail!("`{prefix}` is on hold in several bills: {}; add --month or --export", names.join(", "))
+        }
+    }
 }

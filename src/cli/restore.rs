@@ -170,20 +170,14 @@ async fn read_bills(without: Vec<String>, context: &Context, now: Timestamp) -> 
 
 /// Reads a bill. Returns why it is not booked, and what to do, if it is not.
 async fn read_bill(export: &str, month: Month, context: &Context, now: Timestamp) -> Option<String> {
-    let job = IngestCur {
-        export: export.to_owned(),
-        month,
-        dry_run: false,
-        accept_restatement: false,
-        allow_unknown_line_types: false,
-    };
-    match progress::ingest(job, context, now).await {
+    match progress::ingest(IngestCur::new(export, month), context, now).await {
         // it is booked, and its files are gone
         Ok(report) if report.outcome == IngestOutcome::NoBill && !report.warnings.is_empty() => {
             Some(format!("NOT READABLE: {}", report.warnings.join("; ")))
         }
         Ok(report) if report.outcome.needs_attention() => {
-            Some(format!("ON HOLD, see `meter versions` and `meter ingest`: {}", report.hold_reasons.join("; ")))
+            let found: Vec<&str> = report.hold_reasons.iter().map(|r| r.text.as_str()).collect();
+            Some(format!("ON HOLD, `meter versions` says what to do: {}", found.join("; ")))
         }
         Ok(_) => None,
         Err(failure) => Some(format!("NOT READABLE: {:#}", failure.error())),

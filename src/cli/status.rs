@@ -58,6 +58,9 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
                 print::count(unrecognised)
             ),
         );
+        for note in &bill.notes {
+            line("", format!("{} {}: {}", bill.payer, bill.month, note.text));
+        }
     }
     let audit = match s.audit.at {
         None => "not audited yet".to_owned(),

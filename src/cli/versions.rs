@@ -5,6 +5,7 @@ use clap::Args as ClapArgs;
 
 use crate::config::Config;
 use crate::exit::Exit;
+use crate::format::accept_command;
 use crate::print;
 use crate::wiring::{self, Open};
 
@@ -61,6 +62,15 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     print::table(&titles, rows.collect());
     for v in versions.iter().filter(|v| v.state == "on_hold") {
         print::out(&format!("on hold: {} {} version {}: {}", v.payer, v.month, v.version, v.hold_reason));
+    }
+    // only the newest delivery can be accepted; the rows of a bill begin with it
+    let mut bills = vec![];
+    for v in versions.iter().filter(|v| v.state == "on_hold") {
+        let bill = (v.payer.as_str(), v.month);
+        if !bills.contains(&bill) {
+            bills.push(bill);
+            print::out(&format!("to accept it: {}", accept_command(v.month, &v.version)));
+        }
     }
     Ok(done)
 }

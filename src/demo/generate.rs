@@ -85,7 +85,7 @@ pub(super) fn run(args: &Generate, config: &Config, now: Timestamp) -> anyhow::R
         seed: args.seed,
         restated: args.restated,
         create_new: !args.overwrite,
-        tag_key: config.tag_key.clone(),
+        tag_key: config.tag_keys().swap_remove(0),
         ..spec_of(month, now)?
     };
     let export = fake_aws::write(&args.folder, &spec)?;

@@ -50,13 +50,7 @@ pub(super) async fn run(folder: &Path, now: Timestamp) -> anyhow::Result<(Config
     // its Stripe account lives in this process only
     books.remember(MADE_BY_DEMO, "1".into()).await?;
     let context = wiring::context(&config, books).await?;
-    let job = || IngestCur {
-        export: "demo".into(),
-        month,
-        dry_run: false,
-        accept_restatement: false,
-        allow_unknown_line_types: false,
-    };
+    let job = || IngestCur::new("demo", month);
 
     step(1, "AWS delivers the month so far, and meter books it");
     let export = fake_aws::write(&bucket, &spec)?;

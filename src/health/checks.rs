@@ -1,6 +1,7 @@
 //! Finds what needs attention. The limits are those of the alert rules in
 //! `dashboards/prometheus/rules`; the sections of the runbook have the names of the alerts.
 
+use books::usage::bill::NoteKind;
 use jiff::SignedDuration;
 
 use super::overview::{BillingMode, Finding, Overview, RowUse, Severity};
@@ -44,12 +45,13 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 26] = [
+pub const ALERTS: [(&str, Severity); 28] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
     ("MeterBooksNotVerified", Severity::Warning),
     ("MeterBooksViolated", Severity::Critical),
+    ("MeterCountsNothing", Severity::Warning),
     ("MeterDatabaseBlocked", Severity::Critical),
     ("MeterDatabaseNearlyFull", Severity::Critical),
     ("MeterDatabaseQuota", Severity::Warning),
@@ -70,6 +72,7 @@ pub const ALERTS: [(&str, Severity); 26] = [
     ("MeterUsageNearStripeLimit", Severity::Critical),
     ("MeterUsageOfUnknownCustomers", Severity::Warning),
     ("MeterUsageStale", Severity::Warning),
+    ("MeterUsageUntagged", Severity::Warning),
     ("MeterVersionOnHold", Severity::Warning),
 ];
 
@@ -213,6 +216,27 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             let what = format!("{lines} line(s) of payer {payer}'s bill are recognised by no meter and no ignore rule");
             add("MeterUnrecognisedLines", what, "meter discover");
         }
+        for note in &bill.notes {
+            let what = format!("bill of payer {payer}, {}: {}", bill.month, note.text);
+            match note.kind {
+                NoteKind::Untagged => add("MeterUsageUntagged", what, act_on(note.kind)),
+                NoteKind::ProductNotCounted => add("MeterCountsNothing", what, act_on(note.kind)),
+                // as long as its product is counted by another meter, nothing need be wrong
+                NoteKind::MeterCountsNothing => {}
+            }
+        }
+    }
+}
+
+/// What a person can do about a note.
+pub(crate) fn act_on(note: NoteKind) -> &'static str {
+    match note {
+        NoteKind::Untagged => {
+            "write the right key into tag_key, or activate the tag (Billing console, Cost allocation tags); then meter ingest"
+        }
+        NoteKind::ProductNotCounted | NoteKind::MeterCountsNothing => {
+            "meter discover; compare it with usage_types and line_types of the meter"
+        }
     }
 }
 
@@ -273,6 +297,7 @@ mod tests {
     use books::store::row_counts::MonthRows;
     use books::store::traffic::RowCounts;
     use books::units::quantity::Quantity;
+    use books::usage::bill::BillNote;
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
@@ -308,6 +333,7 @@ mod tests {
             rows: 10,
             counted_rows: 5,
             lines: BTreeMap::from([("unrecognised".into(), 0)]),
+            notes: vec![],
             on_hold: 0,
             hold_reason: None,
         };
@@ -349,8 +375,12 @@ mod tests {
         s.queue.kinds.get_mut(name).unwrap()
     }
 
+    fn note(kind: NoteKind) -> Vec<BillNote> {
+        vec![BillNote { kind, text: "some".into() }]
+    }
+
     /// Each finding, a change that causes it, and a change that is just not enough.
-    const CASES: [(&str, Change, Change); 29] = [
+    const CASES: [(&str, Change, Change); 31] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
         (
             "MeterUsageOfUnknownCustomers",
@@ -432,6 +462,16 @@ mod tests {
             |s| s.books.bills[0].usage_through = hours(72),
         ),
         ("MeterVersionOnHold", |s| s.books.bills[0].on_hold = 1, |s| s.books.bills[0].hold_reason = Some("old".into())),
+        (
+            "MeterUsageUntagged",
+            |s| s.books.bills[0].notes = note(NoteKind::Untagged),
+            |s| s.books.bills[0].notes = note(NoteKind::MeterCountsNothing),
+        ),
+        (
+            "MeterCountsNothing",
+            |s| s.books.bills[0].notes = note(NoteKind::ProductNotCounted),
+            |s| s.books.bills[0].notes = note(NoteKind::MeterCountsNothing),
+        ),
         (
             "MeterUnrecognisedLines",
             |s| {

@@ -9,7 +9,7 @@ mod collector;
 mod overview;
 
 pub use self::checks::ALERTS;
-pub(crate) use self::checks::{BILL_STALE, LITTLE_SPACE, blocked};
+pub(crate) use self::checks::{BILL_STALE, LITTLE_SPACE, act_on, blocked};
 pub use self::collector::StatsCollector;
 pub(crate) use self::collector::{MADE_BY_DEMO, free_bytes_beside};
 pub use self::overview::{BillingMode, Finding, Overview, Severity};

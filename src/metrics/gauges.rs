@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use books::stripe::billing_target::MoneyParts;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
+use books::usage::bill::NoteKind;
 use jiff::Timestamp;
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, Opts, Registry};
@@ -14,8 +15,15 @@ use rust_decimal::Decimal;
 use super::Described;
 use crate::health::{BillingMode, Overview};
 
+/// Kinds of notes, and their names.
+const NOTES: [(NoteKind, &str); 3] = [
+    (NoteKind::Untagged, "untagged"),
+    (NoteKind::ProductNotCounted, "product_not_counted"),
+    (NoteKind::MeterCountsNothing, "meter_counts_nothing"),
+];
+
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 44] = [
+const TABLE: [(&str, &str, &[&str]); 45] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -30,6 +38,7 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
     ("meter_bill_counted_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
+    ("meter_bill_notes", "What is noted of the newest month's booked version.", &["payer", "kind"]),
     ("meter_bill_versions_on_hold", "Versions of bills that are on hold.", &["payer"]),
     ("meter_ledger_entries", "Entries of the ledger.", &[]),
     ("meter_books_violations", "Places that broke a rule of the books at the last audit; must be 0.", &["check"]),
@@ -180,6 +189,10 @@ fn bills(board: &Board, overview: &Overview) -> prometheus::Result<()> {
         board.set("meter_bill_counted_rows", &[payer], bill.counted_rows)?;
         for claim in ["counted", "excluded", "ignored", "unrecognised", "not_usage"] {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
+        }
+        for (kind, name) in NOTES {
+            let notes = bill.notes.iter().filter(|note| note.kind == kind).count();
+            board.set("meter_bill_notes", &[payer, name], notes)?;
         }
         board.set("meter_bill_versions_on_hold", &[payer], bill.on_hold)?;
     }

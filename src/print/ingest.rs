@@ -1,10 +1,10 @@
 //! The report of an ingest.
 
-use jobs::ingest_cur::{IngestOutcome, IngestReport};
+use jobs::ingest_cur::{IngestOutcome, IngestReport, hold};
 
 use super::out;
 use crate::config::Config;
-use crate::format::{change, count, customer, quantity};
+use crate::format::{accept_command, change, count, customer, quantity};
 
 /// Prints a report.
 pub(crate) fn show(report: &IngestReport, config: &Config) {
@@ -26,7 +26,18 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
     };
     out(&format!("{head}  {what}"));
     for reason in &report.hold_reasons {
-        out(&format!("  on hold: {reason}"));
+        out(&format!("  on hold: {}", reason.text));
+    }
+    if !report.hold_reasons.is_empty() {
+        out(&format!("  likely causes: {}", hold::causes(&report.hold_reasons)));
+        out(&format!("  if it is accepted: {}", hold::if_accepted(&report.hold_reasons)));
+        out(&match report.outcome {
+            IngestOutcome::OnHold => format!("  to accept it: {}", accept_command(month, &report.version)),
+            _ => "  to accept it: `meter ingest` puts it on hold first, and prints the command".to_owned(),
+        });
+    }
+    if !report.accepted.is_empty() {
+        out(&format!("  accepted: {}", report.accepted));
     }
     out(&format!(
         "  {} rows in {} files, {} counted; {} ledger entries; {} KiB fetched in {} reads",
@@ -63,8 +74,8 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
             count(line.lines)
         ));
     }
-    for warning in &report.warnings {
-        out(&format!("  note: {warning}"));
+    for note in report.notes.iter().map(|note| &note.text).chain(&report.warnings) {
+        out(&format!("  note: {note}"));
     }
     if report.outcome != IngestOutcome::Applied && !report.largest_changes.is_empty() {
         let unit = |meter: &str| config.meters.iter().find(|m| m.name == meter).map_or("", |m| m.unit.as_str());

@@ -107,14 +107,7 @@ fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>
     let mut jobs = vec![];
     for export in &config.exports {
         for month in Month::back_to(Month::of(tick), config.lookback_months) {
-            let job = IngestCur {
-                export: export.name.clone(),
-                month,
-                dry_run: false,
-                accept_restatement: false,
-                allow_unknown_line_types: false,
-            };
-            jobs.push(NewJob::of(&job, origin)?);
+            jobs.push(NewJob::of(&IngestCur::new(&export.name, month), origin)?);
         }
     }
     Ok(jobs)

@@ -152,7 +152,7 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
         books,
         exports: Arc::new(BTreeMap::new()),
         read_settings: ReadSettings::new(books::usage::meter::Rules {
-            tag_key: "customer".into(),
+            tag_keys: vec!["customer".into()],
             meters: vec![],
             ignore: vec![],
             watched: vec![],

@@ -95,15 +95,23 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
     let ledger = place.query(LEDGER);
     // another delivery, later by its restatement number, with a tenth of the lines
     place.run(&format!("demo generate bucket {OCTOBER} --rows 400 --restated 2")).ends(0);
-    place.run(&format!("ingest {OCTOBER}")).ends(3).says(&[
+    let held = place.run(&format!("ingest {OCTOBER}")).ends(3).says(&[
         "ON HOLD",
         "chime_minutes of the month goes from",
+        "(-9",
+        "likely causes: a cost allocation tag that was deactivated, an export that was changed, or a restatement by AWS",
+        "if it is accepted: the new bill replaces what is booked",
         "largest changes",
-        "--accept-restatement",
     ]);
-    place.run("versions").ends(3).says(&["on hold:"]);
+    assert_eq!(held.out.matches("--accept").count(), 1, "the command is said once:\n{}", held.out);
+    let command = held.out.lines().find_map(|line| line.trim().strip_prefix("to accept it: meter ")).unwrap().to_owned();
+    let versions = place.run("versions").ends(3).says(&["on hold:", "(-9", &command]);
+    assert_eq!(versions.out.matches("--accept").count(), 1);
+    place.run("status").says(&["MeterVersionOnHold", "chime_minutes of the month goes from", "(-9", "Likely causes"]);
     assert_eq!(place.query(LEDGER), ledger);
-    place.run(&format!("ingest {OCTOBER} --accept-restatement")).ends(0).says(&["booked"]);
+    place.run(&command.replace(" --reason \"why\"", "")).ends(2).says(&["--reason"]);
+    place.run(&command).ends(0).says(&["booked", "accepted: chime_minutes of the month goes from"]);
+    place.run(&command).ends(0).says(&["is booked already"]);
     place.run("versions").ends(0).says(&["released"]);
     place.run("verify").ends(0);
 }
@@ -259,7 +267,10 @@ fn a_remote_database_that_does_not_answer_is_named_without_its_token() {
 fn help_tells_commands_and_exit_codes() {
     let place = Workspace::new();
     place.run("--help").ends(0).says(&["ingest", "discover", "verify", "3 needs attention"]);
-    place.run("ingest --help").ends(0).says(&["--dry-run", "--accept-restatement", "--allow-unknown-line-types"]);
+    place.run("ingest --help").ends(0).says(&["--dry-run", "--accept <VERSION>", "--reason <TEXT>"]);
+    for flag in ["--accept-restatement", "--allow-unknown-line-types"] {
+        place.run(&format!("ingest {flag}")).ends(2).says(&["unexpected argument"]);
+    }
     place.run("nonsense").ends(2);
     place.run("--log =x= versions").ends(2).says(&["--log"]);
     place.run("demo generate bucket --rows 0").ends(2);

@@ -151,10 +151,11 @@ fn a_bill_read_in_parts_gives_the_same_books() {
         for place in [&one, &other] {
             place.run(&line).ends(0);
         }
-        one.run(&format!("ingest --month {month} --accept-restatement")).ends(0);
+        one.run_with(&format!("ingest --month {month}"), &[("METER_GUARD__ACCEPT_RESTATEMENTS", "true")]).ends(0);
     }
-    let workers = [(); 3].map(|()| Work::start(&other, "--no-schedule", &[]));
-    other.run("backfill ingest --from 2026-03 --to 2026-05 --accept-restatement --wait").ends(0);
+    let accepting = [("METER_GUARD__ACCEPT_RESTATEMENTS", "true")];
+    let workers = [(); 3].map(|()| Work::start(&other, "--no-schedule", &accepting));
+    other.run("backfill ingest --from 2026-03 --to 2026-05 --wait").ends(0);
     for work in workers {
         work.stop().ends(0);
     }

@@ -18,6 +18,7 @@ use crate::stripe::alarm;
 use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
+use crate::usage::bill::BillNote;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
@@ -38,7 +39,7 @@ const TAGGED_LINES: &str = "SELECT meter, sum(lines), sum(tagged_lines) FROM bil
 const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.counted_rows, \
       (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
       (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
-      (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
+      (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1), v.notes \
     FROM (SELECT max(id) AS id FROM bill_versions b WHERE state = 'applied' \
             AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) newest \
     JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
@@ -81,6 +82,11 @@ impl Database {
             Ok(found)
         })
         .await
+    }
+
+    /// The newest booked bill of each payer, with its notes.
+    pub async fn bills_of_payers(&self) -> Result<Vec<BillStats>, BooksError> {
+        self.with_connection(async |c| bills(c).await).await
     }
 
     /// Reads every customer.
@@ -176,6 +182,7 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
             rows: row.get(2)?,
             counted_rows: row.get(3)?,
             lines: BTreeMap::new(),
+            notes: notes(&row.get::<String>(7)?)?,
             on_hold: row.get(5)?,
             hold_reason: row.get(6)?,
             payer,
@@ -199,6 +206,10 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
         found.push(BillStats { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
     }
     Ok(found)
+}
+
+fn notes(json: &str) -> Result<Vec<BillNote>, BooksError> {
+    serde_json::from_str(json).map_err(|e| BooksError::Integrity(format!("bill_versions: the notes: {e}")))
 }
 
 /// Usage of the current month and of the last days, by meter.

@@ -13,13 +13,14 @@ use flate2::read::ZlibDecoder;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
-use super::{GroupKey, UsageAggregator};
+use super::fault::{Faults, Group};
+use super::{FaultKind, GroupKey, UsageAggregator};
 use crate::ingest_cur::sums::{Place, id, idx};
 use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
 /// Must be changed whenever the form changes.
-pub(crate) const PARTIAL_SUMS_VERSION: u32 = 1;
+pub(crate) const PARTIAL_SUMS_VERSION: u32 = 2;
 /// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 
@@ -41,6 +42,10 @@ struct Partial {
     counted_rows: u64,
     rounded: u64,
     out_of_month_lines: u64,
+    long_lines: u64,
+    tags_seen: Vec<String>,
+    /// Meter, kind, and the faulty lines.
+    faults: Vec<(u8, FaultKind, Group)>,
 }
 
 impl UsageAggregator {
@@ -64,6 +69,9 @@ impl UsageAggregator {
             counted_rows: self.counted_rows,
             rounded: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
+            long_lines: self.long_lines,
+            tags_seen: self.tags_seen.0.iter().cloned().collect(),
+            faults: self.faults.0.iter().map(|((meter, kind), group)| (*meter, *kind, group.clone())).collect(),
         };
         let mut packed = ZlibEncoder::new(vec![], Compression::fast());
         serde_json::to_writer(&mut packed, &partial)?;
@@ -123,6 +131,12 @@ impl UsageAggregator {
         aggregator.counted_rows = partial.counted_rows;
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
+        aggregator.long_lines = partial.long_lines;
+        aggregator.tags_seen.see(&partial.tags_seen);
+        if let Some((meter, ..)) = partial.faults.iter().find(|(meter, ..)| usize::from(*meter) >= meters) {
+            return Err(format!("meter {meter} does not exist"));
+        }
+        aggregator.faults = Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
         Ok(aggregator)
     }
 }

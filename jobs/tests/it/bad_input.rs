@@ -131,33 +131,14 @@ async fn wrong_types_and_missing_columns_are_named() {
     let mut all = columns(&[chime("alice", 1, 1.5)]);
     all.push(("resource_tags", Arc::new(StringArray::from(vec!["{\"user_chitchatter_customer_id\":\"alice\"}"]))));
     refused_file("1.parquet", parquet_bytes(all), &["column resource_tags", "type"]).await;
-    let words: ArrayRef = Arc::new(StringArray::from(vec!["1.5", "many"]));
-    refused_file(
-        "1.parquet",
-        with("line_item_usage_amount", words),
-        &["line_item_usage_amount", "row 1", "`many` is not a decimal"],
-    )
-    .await;
-    let words: ArrayRef = Arc::new(StringArray::from(vec!["2026-10-01", "soon"]));
-    refused_file("1.parquet", with("line_item_usage_start_date", words), &["line_item_usage_start_date", "row 1"])
-        .await;
 }
 
+/// Sums that do not fit into the ledger, though each line does.
 #[tokio::test]
-async fn amounts_that_cannot_be_are_named() {
-    for (amount, word) in
-        [(f64::NAN, "NaN"), (f64::INFINITY, "inf"), (-0.5, "negative"), (1e300, "too large"), (2e9, "too large")]
-    {
-        let amounts: ArrayRef = Arc::new(Float64Array::from(vec![1.5, amount]));
-        let world = IngestFixture::new().await;
-        deliver(&world.bucket(), V1, &[("1.parquet", with("line_item_usage_amount", amounts))]);
-        let words: &[&str] = if amount == 2e9 {
-            &[word]
-        } else {
-            &["1.parquet", "row group 0", "line_item_usage_amount", "row 1", word]
-        };
-        refused(&world, words).await;
-    }
+async fn a_sum_that_is_too_large_is_said_to_be() {
+    let world = IngestFixture::new().await;
+    deliver_lines(&world.bucket(), V1, &[chime("alice", 1, 6e8), chime("alice", 1, 6e8)]);
+    refused(&world, &["1200000000 is too large to be booked exactly"]).await;
 }
 
 #[tokio::test]
@@ -187,12 +168,7 @@ async fn more_than_ten_decimals_are_rounded_half_even_and_counted() {
 }
 
 #[tokio::test]
-async fn tag_values_that_cannot_be_are_named() {
-    for (tag, word) in [("x".repeat(257), "257 characters"), ("a\u{7}b".into(), "control character")] {
-        let world = IngestFixture::new().await;
-        deliver_lines(&world.bucket(), V1, &[chime(&tag, 1, 5.0)]);
-        refused(&world, &["row group 0, column resource_tags_user_chitchatter_customer_id", word]).await;
-    }
+async fn a_tag_value_is_kept_exactly_as_written() {
     let world = IngestFixture::new().await;
     let odd = format!("{}é 'quoted' \"x\" \\", "é".repeat(200));
     deliver_lines(&world.bucket(), V1, &[chime(&odd, 1, 5.0)]);
@@ -225,13 +201,6 @@ async fn manifests_that_cannot_be_are_named() {
 
 #[tokio::test]
 async fn a_bill_of_another_month_is_not_booked() {
-    let world = IngestFixture::new().await;
-    let mut all = columns(&[chime("alice", 1, 1.5)]);
-    let september = ingest_fixture::instant(1) - 30 * 86_400_000;
-    all.push(("bill_billing_period_start_date", Arc::new(TimestampMillisecondArray::from(vec![september]))));
-    deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(all))]);
-    refused(&world, &["column bill_billing_period_start_date", "starts 2026-09-01", "that of 2026-10"]).await;
-
     let world = IngestFixture::new().await;
     let folder = world.bucket().join("bill/20261001-20261101");
     std::fs::create_dir_all(&folder).unwrap();

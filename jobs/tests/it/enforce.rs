@@ -16,6 +16,11 @@ use jobs::job::{Job, Mode};
 use jobs::roll_periods::roll;
 use testkit::ingest_fixture::{self, IngestFixture, chime, deliver_lines, now};
 
+/// A version that AWS delivered at the end of October.
+fn version(number: u32) -> String {
+    format!("2026-10-31T03:00:00.000Z-0000000{number}-0000-4000-8000-000000000000")
+}
+
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
@@ -78,7 +83,7 @@ impl BudgetFixture {
         let world = Self::new().await;
         world.apply(vec![plan("pro", "2020-01-01T00:00:00Z", ("100", Some("0.01")))]).await;
         world.sign_up("ann", "pro").await;
-        deliver_lines(&world.bucket(), "v1", &[chime("ann", 28, minutes)]);
+        deliver_lines(&world.bucket(), &version(1), &[chime("ann", 28, minutes)]);
         world.ingest().await.unwrap();
         world
     }
@@ -158,7 +163,7 @@ async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason, e.effective_limit), (true, Reason::WithinBudget, Some("350".parse().unwrap())));
     // AWS tells of more
-    deliver_lines(&world.bucket(), "v2", &[chime("ann", 28, 300.0), chime("ann", 29, 60.0)]);
+    deliver_lines(&world.bucket(), &version(2), &[chime("ann", 28, 300.0), chime("ann", 29, 60.0)]);
     world.ingest().await.unwrap();
     assert_eq!(world.enforce().await.blocked, 1);
     assert_eq!(world.chime_of("ann").await.reason, Reason::BudgetSpent);
@@ -184,11 +189,11 @@ async fn usage_that_is_taken_back_unblocks_and_crossings_are_told_once() {
     let world = BudgetFixture::with_ann(100.0).await;
     world.enforce().await;
     assert!(!world.chime_of("ann").await.allowed);
-    for (version, minutes, allowed) in [("v2", 90.0, true), ("v3", 100.0, false), ("v4", 99.9999999999, true)] {
-        deliver_lines(&world.bucket(), version, &[chime("ann", 28, minutes)]);
+    for (number, minutes, allowed) in [(2, 90.0, true), (3, 100.0, false), (4, 99.9999999999, true)] {
+        deliver_lines(&world.bucket(), &version(number), &[chime("ann", 28, minutes)]);
         world.ingest().await.unwrap();
         world.enforce().await;
-        assert_eq!(world.chime_of("ann").await.allowed, allowed, "{version}");
+        assert_eq!(world.chime_of("ann").await.allowed, allowed, "{number}");
     }
     let sent = world.notifications().await;
     assert_eq!(sent.iter().filter(|n| n.starts_with("included_used")).count(), 3, "{sent:?}");
@@ -227,7 +232,7 @@ async fn usage_counts_in_the_period_that_holds_the_last_second_of_its_day() {
     let world = BudgetFixture::new().await;
     world.apply(vec![plan("pro", "2020-01-01T00:00:00Z", ("100", None))]).await;
     let lines: Vec<_> = (1..=28).map(|day| chime("ann", day, f64::from(i32::from(day)))).collect();
-    deliver_lines(&world.bucket(), "v1", &lines);
+    deliver_lines(&world.bucket(), &version(1), &lines);
     world.ingest().await.unwrap();
     let noon = at("2026-10-10T12:00:00Z").as_second();
     world

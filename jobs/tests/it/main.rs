@@ -4,7 +4,10 @@
 
 mod bad_input;
 mod enforce;
+mod forms;
 mod histories;
+mod hold;
+mod implausible;
 mod ingest;
 mod moved;
 mod over_a_server;

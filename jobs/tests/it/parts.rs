@@ -7,10 +7,10 @@ use jobs::context::{Context, ReadLimits, ReadSettings};
 use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome};
 use jobs::job::{Failure, Job, Request};
 use proptest::prelude::*;
-use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
+use testkit::ingest_fixture::{self, IngestFixture, Line, accept, chime, columns, deliver, job, now, parquet_bytes};
 
-const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
-const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
+const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
+const V2: &str = "2026-11-02T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
 const NAMES: [&str; 6] = ["1.parquet", "2.parquet", "3.parquet", "4.parquet", "5.parquet", "6.parquet"];
 
 /// Delivers each list of lines as a file.
@@ -155,6 +155,41 @@ async fn a_damaged_part_is_read_again() {
     world.sound().await;
 }
 
+/// Faulty lines travel with the stored sums: the same words, and the same books when a person
+/// accepts them.
+#[tokio::test]
+async fn faulty_lines_of_parts_are_those_of_the_bill() {
+    let (whole, parted) = (IngestFixture::new().await, IngestFixture::new().await);
+    let mut files = bill();
+    for (i, file) in files.iter_mut().enumerate().skip(1) {
+        file.push(chime("bob", 3, -0.5));
+        file.push(chime("a\tb", 3, 2.0));
+        file.push(chime(["alice", "bob"][i % 2], 3, f64::NAN));
+    }
+    for world in [&whole, &parted] {
+        delivered(world, V1, &files);
+    }
+    let one = whole.ingest().await.unwrap();
+    let context = large_from(&parted, 1);
+    for part in asked(&context).await {
+        part.run(&context, now()).await.unwrap();
+    }
+    let other = job().run(&context, now()).await.unwrap();
+    assert_eq!((one.outcome, one.hold_reasons.len()), (IngestOutcome::OnHold, 3));
+    assert_eq!(one.hold_reasons, other.hold_reasons);
+    assert!(one.hold_reasons[0].text.starts_with("4 lines of chime_minutes have a customer tag"), "{one:?}");
+    whole.context.books.add_customer("bob").await.unwrap();
+    parted.context.books.add_customer("bob").await.unwrap();
+    for (world, context) in [(&whole, &whole.context), (&parted, &context)] {
+        // the parts are kept for it, and no file is read again
+        let report = accept(V1).run(context, now()).await.unwrap();
+        assert_eq!(report.outcome, IngestOutcome::Applied);
+        assert_eq!(report.meters[0].totals.unattributed.to_string(), "198.125");
+        world.sound().await;
+    }
+    assert_eq!(whole.ledger().await, parted.ledger().await);
+}
+
 #[tokio::test]
 async fn a_worker_with_other_rules_leaves_parts_alone() {
     let world = IngestFixture::new().await;
@@ -201,4 +236,35 @@ proptest! {
             assert_eq!(whole.ledger().await, parted.ledger().await);
         });
     }
+}
+
+/// What a person should know, and why a version is held, does not depend on how it was read.
+#[tokio::test]
+async fn parts_keep_the_tags_and_the_long_lines() {
+    let rules = || ingest_fixture::rules("customer-ids");
+    let (whole, parted) = (IngestFixture::with(rules()).await, IngestFixture::with(rules()).await);
+    let end = ingest_fixture::instant(1) + 31 * 86_400_000;
+    let files: Vec<_> = ["resource_tags_user_customer_id", "resource_tags_user_app"]
+        .into_iter()
+        .zip(NAMES)
+        .map(|(tag, name)| {
+            let mut all = columns(&[chime("alice", 1, 5.0)]);
+            all.last_mut().unwrap().0 = tag;
+            all.push(("line_item_usage_end_date", Arc::new(arrow::array::TimestampMillisecondArray::from(vec![end]))));
+            (name, parquet_bytes(all))
+        })
+        .collect();
+    for world in [&whole, &parted] {
+        deliver(&world.bucket(), V1, &files);
+    }
+    let of_whole = whole.ingest().await.unwrap();
+    let context = large_from(&parted, 1);
+    for part in asked(&context).await {
+        part.run(&context, now()).await.unwrap();
+    }
+    let of_parts = job().run(&context, now()).await.unwrap();
+    assert_eq!((of_parts.outcome, of_parts.long_lines), (IngestOutcome::OnHold, 2));
+    assert_eq!(of_parts.hold_reasons, of_whole.hold_reasons);
+    assert_eq!(of_parts.notes, of_whole.notes);
+    assert!(of_parts.notes[0].text.contains("similar `customer_id`"), "{:?}", of_parts.notes);
 }

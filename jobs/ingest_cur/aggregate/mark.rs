@@ -1,0 +1,39 @@
+//! Marks of line types. Lines that a meter would count and that do not count are summed in a line
+//! group of their own, which is excluded, so that the sums of a meter still add up.
+
+/// Marks the line type of lines that are summed apart from others of their kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Mark {
+    /// A split-cost child. The parent line carries the usage already.
+    Split,
+    NoAmount,
+    NoDay,
+    OtherPeriod,
+}
+
+impl Mark {
+    const ALL: [Self; 4] = [Self::Split, Self::NoAmount, Self::NoDay, Self::OtherPeriod];
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Split => " (split line item)",
+            Self::NoAmount => NO_AMOUNT,
+            Self::NoDay => " (no readable day)",
+            Self::OtherPeriod => " (of another billing period)",
+        }
+    }
+
+    /// A line type without its marks, and the marks.
+    pub(super) fn strip(line_type: &str) -> (&str, Vec<Self>) {
+        let (mut plain, mut marks) = (line_type, vec![]);
+        let stripped = |plain: &'_ str| Self::ALL.into_iter().find(|mark| plain.ends_with(mark.text()));
+        while let Some(mark) = stripped(plain) {
+            plain = plain.strip_suffix(mark.text()).unwrap_or_default();
+            marks.push(mark);
+        }
+        (plain, marks)
+    }
+}
+
+/// The end of the line type of lines whose amount cannot be read.
+pub(crate) const NO_AMOUNT: &str = " (no readable amount)";

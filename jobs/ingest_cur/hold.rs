@@ -1,0 +1,316 @@
+//! Why a version is put on hold, and what happens to a version that a person accepts. Pure.
+//!
+//! [`reasons`] is the one place where a reason is added. A kind of reason says what may have caused
+//! it, what is booked when the version is accepted, and which standing decision of the configuration
+//! accepts it without a person. The words are stored with the version, so `meter versions`,
+//! `meter status` and the pages say the same.
+//!
+//! A person accepts what was looked at: [`Acceptance`] names a version, and the stored words are
+//! compared with those of the new reading. Other words mean that something else would be booked.
+
+use serde::{Deserialize, Serialize};
+
+use super::aggregate::{FaultKind, FaultyLines, Totals};
+use super::growth::Growth;
+use super::guard::Restatement;
+use super::report::IngestReport;
+use crate::context::HoldPolicy;
+use books::usage::bill::{HeldVersion, VersionKey};
+
+/// Characters of a version that name it, at least.
+pub const VERSION_PREFIX: usize = 8;
+
+/// What a reason to hold a version is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldKind {
+    UnknownLineType,
+    Restatement,
+    /// Usage that was settled grows by much.
+    Growth,
+    /// Counted lines are of usage during more than a day.
+    LongLines,
+    /// Usage on days that the bill cannot have.
+    ImpossibleDays,
+    UnusableTag,
+    UnreadableAmount,
+    NegativeAmount,
+    UnreadableDay,
+    OtherPeriod,
+}
+
+/// A reason to hold a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HoldReason {
+    pub kind: HoldKind,
+    /// What was found, in words.
+    pub text: String,
+}
+
+impl HoldKind {
+    /// What may have caused it.
+    pub fn causes(self) -> &'static str {
+        match self {
+            Self::UnknownLineType => "a line type that is new at AWS",
+            Self::Restatement => {
+                "a cost allocation tag that was deactivated, an export that was changed, or a restatement by AWS"
+            }
+            Self::Growth => {
+                "another factor of the meter, an export that has each line twice, or a tag that AWS applied to past months"
+            }
+            Self::LongLines => {
+                "an export whose time granularity is monthly (set it to daily or hourly in AWS), or a meter of monthly fees"
+            }
+            Self::ImpossibleDays => "an export that was changed, or a program that rewrote its files",
+            Self::UnusableTag => "a resource with two spellings of the tag key, or a mistyped tag value",
+            Self::UnreadableAmount | Self::UnreadableDay | Self::OtherPeriod => {
+                "an export that was changed, or a program that rewrote its files"
+            }
+            Self::NegativeAmount => "a correction of usage by AWS",
+        }
+    }
+
+    /// What is booked when the version is accepted.
+    pub fn if_accepted(self) -> &'static str {
+        match self {
+            Self::Restatement | Self::Growth => "the new bill replaces what is booked",
+            Self::LongLines => "all usage of a line counts on its first day",
+            Self::ImpossibleDays => "usage is booked on the days that its lines name",
+            Self::UnusableTag => "lines with an unusable tag count as usage without a customer",
+            Self::NegativeAmount => "negative amounts reduce the usage of their customer and day",
+            Self::UnknownLineType => "lines of unknown types are left out",
+            Self::UnreadableAmount => "lines without a readable amount are left out",
+            Self::UnreadableDay => "lines without a readable day are left out",
+            Self::OtherPeriod => "lines of another billing period are left out",
+        }
+    }
+
+    /// True when the configuration accepts it without a person.
+    fn is_allowed(self, policy: &HoldPolicy) -> bool {
+        match self {
+            Self::UnknownLineType => policy.allow_unknown_line_types,
+            Self::Restatement | Self::Growth => policy.accept_restatements,
+            Self::LongLines => policy.accept_long_lines,
+            Self::ImpossibleDays => false,
+            Self::UnusableTag
+            | Self::UnreadableAmount
+            | Self::NegativeAmount
+            | Self::UnreadableDay
+            | Self::OtherPeriod => policy.accept_faulty_lines,
+        }
+    }
+
+    fn of_fault(kind: FaultKind) -> Self {
+        match kind {
+            FaultKind::Tag => Self::UnusableTag,
+            FaultKind::Amount => Self::UnreadableAmount,
+            FaultKind::Negative => Self::NegativeAmount,
+            FaultKind::Day => Self::UnreadableDay,
+            FaultKind::Period => Self::OtherPeriod,
+        }
+    }
+}
+
+/// Everything in a version that a person should look at, accepted by the configuration or not.
+pub(super) fn reasons(totals: &Totals, report: &IngestReport) -> Vec<HoldReason> {
+    let mut reasons = vec![];
+    let mut add = |kind: HoldKind, text: String| reasons.push(HoldReason { kind, text });
+    for found in &totals.unknown_line_types {
+        let text = format!("{} lines have the unknown line type `{}`", found.lines, found.line_type);
+        add(HoldKind::UnknownLineType, text);
+    }
+    for found in &totals.faults {
+        add(HoldKind::of_fault(found.kind), FaultyLines::to_string(found));
+    }
+    for found in &report.restatements {
+        add(HoldKind::Restatement, Restatement::to_string(found));
+    }
+    for found in &report.growths {
+        add(HoldKind::Growth, Growth::to_string(found));
+    }
+    if report.long_lines > 0 {
+        let lines = report.long_lines;
+        add(HoldKind::LongLines, format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"));
+    }
+    if let Some(days) = &report.impossible_days {
+        add(HoldKind::ImpossibleDays, days.clone());
+    }
+    reasons
+}
+
+/// The reasons that a person has to decide.
+pub(super) fn undecided(reasons: &[HoldReason], policy: &HoldPolicy) -> Vec<HoldReason> {
+    reasons.iter().filter(|r| !r.kind.is_allowed(policy)).cloned().collect()
+}
+
+/// What was found, in one line.
+pub(super) fn found(reasons: &[HoldReason]) -> String {
+    reasons.iter().map(|r| r.text.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// What may have caused these reasons, each thing once.
+pub fn causes(reasons: &[HoldReason]) -> String {
+    each(reasons, HoldKind::causes, "; or ")
+}
+
+/// What is booked when they are accepted, each thing once.
+pub fn if_accepted(reasons: &[HoldReason]) -> String {
+    each(reasons, HoldKind::if_accepted, "; ")
+}
+
+fn each(reasons: &[HoldReason], words: fn(HoldKind) -> &'static str, between: &str) -> String {
+    let mut all: Vec<&str> = vec![];
+    for word in reasons.iter().map(|r| words(r.kind)) {
+        if !all.contains(&word) {
+            all.push(word);
+        }
+    }
+    all.join(between)
+}
+
+/// The words that are stored with a version on hold.
+pub(super) fn stored(reasons: &[HoldReason]) -> String {
+    let (found, causes, then) = (found(reasons), causes(reasons), if_accepted(reasons));
+    format!("{found}. Likely causes: {causes}. If it is accepted: {then}")
+}
+
+/// The decision of a person to book a version that is on hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acceptance {
+    /// The version, or its first characters, [`VERSION_PREFIX`] at least.
+    pub version: String,
+    /// Who decided.
+    pub actor: String,
+    /// Why; it is kept in the audit log.
+    pub reason: String,
+}
+
+/// What an acceptance is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// The reasons of the newest delivery, in the words that were stored with it.
+    Words(String),
+    /// Not the newest delivery as it is now, and why not.
+    Other(String),
+}
+
+/// The version whose name begins with `prefix`.
+///
+/// # Errors
+/// What to do when the prefix is short, or fits no version or several.
+pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Result<&'a str, String> {
+    let mut versions: Vec<&str> = versions.collect();
+    versions.sort_unstable();
+    versions.dedup();
+    if prefix.chars().count() < VERSION_PREFIX {
+        return Err(format!("`{prefix}` is too short: give at least {VERSION_PREFIX} characters of the version"));
+    }
+    let fits: Vec<&str> = versions.iter().copied().filter(|v| v.starts_with(prefix)).collect();
+    match (fits.as_slice(), versions.as_slice()) {
+        ([one], _) => Ok(one),
+        ([], []) => Err(format!("no version is on hold, so `{prefix}` needs no acceptance: `meter versions`")),
+        ([], all) => {
+            Err(format!("no version that begins with `{prefix}` is on hold; on hold: {} (`meter versions`)", all.join(", ")))
+        }
+        (several, _) => Err(format!(
+            "{} versions on hold begin with `{prefix}`: {}; give more characters",
+            several.len(),
+            several.join(", ")
+        )),
+    }
+}
+
+/// What `acceptance` says about the delivery `newest`. `held` are the versions of the bill that are
+/// on hold.
+///
+/// # Errors
+/// When it names no version that is on hold; what to do.
+pub(super) fn accepted(
+    acceptance: &Acceptance,
+    newest: &VersionKey,
+    held: &[HeldVersion],
+) -> Result<Accepted, String> {
+    let prefix = acceptance.version.as_str();
+    if acceptance.actor.trim().is_empty() || acceptance.reason.trim().is_empty() {
+        return Err("an acceptance needs who decided (`actor`) and why (`reason`); both are kept".into());
+    }
+    let of_newest = |held: &&HeldVersion| held.key.version == newest.version;
+    if prefix.chars().count() >= VERSION_PREFIX
+        && newest.version.starts_with(prefix)
+        && !held.iter().any(|h| of_newest(&h))
+    {
+        let why = format!("version {prefix} was not on hold, so nobody has looked at what was found now");
+        return Ok(Accepted::Other(why));
+    }
+    let version = named(prefix, held.iter().map(|h| h.key.version.as_str()))?;
+    if version != newest.version {
+        let why = format!("version {version} was accepted, but AWS has delivered version {} since", newest.version);
+        return Ok(Accepted::Other(why));
+    }
+    match held.iter().find(|h| h.key == *newest) {
+        Some(same) => Ok(Accepted::Words(same.words.clone())),
+        None => {
+            let why = "it was put on hold with another manifest or by other rules";
+            Ok(Accepted::Other(format!("version {version} was accepted, but {why}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(version: &str, manifest: &str) -> VersionKey {
+        VersionKey { version: version.into(), manifest_digest: manifest.into(), rules_digest: "r".into() }
+    }
+
+    #[test]
+    fn an_acceptance_is_about_one_version_as_it_was_looked_at() {
+        let held = |version: &str, manifest: &str| HeldVersion { key: key(version, manifest), words: "w".into() };
+        let all = [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
+        let says = |prefix: &str, newest: VersionKey| {
+            let acceptance = Acceptance { version: prefix.into(), actor: "ann".into(), reason: "asked AWS".into() };
+            match accepted(&acceptance, &newest, &all) {
+                Ok(Accepted::Words(words)) => format!("accepted {words}"),
+                Ok(Accepted::Other(why)) => format!("other: {why}"),
+                Err(why) => format!("error: {why}"),
+            }
+        };
+        for (prefix, newest, want) in [
+            ("11111111-aa", key("11111111-aa", "m"), "accepted w"),
+            ("11111111-a", key("11111111-aa", "m"), "accepted w"),
+            ("22222222", key("22222222-cc", "n"), "accepted w"),
+            ("22222222", key("22222222-cc", "o"), "other: version 22222222-cc was accepted, but it was put on hold with"),
+            ("22222222", key("33333333-dd", "m"), "other: version 22222222-cc was accepted, but AWS has delivered"),
+            ("33333333", key("33333333-dd", "m"), "other: version 33333333 was not on hold"),
+            ("11111111", key("11111111-aa", "m"), "error: 2 versions on hold begin with `11111111`: 11111111-aa"),
+            ("1111111", key("11111111-aa", "m"), "error: `1111111` is too short: give at least 8"),
+            ("44444444", key("11111111-aa", "m"), "error: no version that begins with `44444444` is on hold; on hold: 1"),
+            ("", key("11111111-aa", "m"), "error: `` is too short"),
+        ] {
+            assert!(says(prefix, newest).starts_with(want), "{prefix}: {want}");
+        }
+        let silent = Acceptance { version: "22222222".into(), actor: "ann".into(), reason: " ".into() };
+        assert!(accepted(&silent, &key("22222222-cc", "m"), &all).unwrap_err().contains("why (`reason`)"));
+    }
+
+    #[test]
+    fn causes_and_effects_are_said_once() {
+        let reason = |kind, text: &str| HoldReason { kind, text: text.into() };
+        let all = [
+            reason(HoldKind::Restatement, "a"),
+            reason(HoldKind::Restatement, "b"),
+            reason(HoldKind::UnreadableDay, "c"),
+        ];
+        let words = stored(&all);
+        assert!(words.starts_with("a; b; c. Likely causes: a cost allocation tag that was deactivated, "), "{words}");
+        for once in ["deactivated", "rewrote", "replaces what is booked", "without a readable day are left out"] {
+            assert_eq!(words.matches(once).count(), 1, "{once}: {words}");
+        }
+        let policy = HoldPolicy { accept_restatements: true, ..HoldPolicy::default() };
+        assert_eq!(undecided(&all, &policy), all[2..]);
+        let policy = HoldPolicy { accept_faulty_lines: true, ..HoldPolicy::default() };
+        assert_eq!(undecided(&all, &policy), all[..2]);
+    }
+}

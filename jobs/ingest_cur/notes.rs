@@ -1,0 +1,150 @@
+//! What a person should know of a version that can be booked all the same. Pure.
+//!
+//! The notes are stored with the version, so that `meter status` and `meter doctor` say the same
+//! without reading the bill again. Other rules read the bill anew, and make new notes.
+
+use std::collections::BTreeSet;
+
+use super::aggregate::Totals;
+use books::usage::bill::{BillNote, ClaimKind, LineKind, NoteKind};
+use books::usage::meter::Rules;
+use books::usage::tag_key::TagKeys;
+
+/// Tags that are named when none is similar, at most.
+const NAMED: usize = 8;
+
+/// The notes of a version.
+pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
+    let mut found: Vec<BillNote> = untagged(totals, rules).into_iter().collect();
+    found.extend(rules.meters.iter().filter_map(|meter| {
+        let of_meter = |l: &&LineKind| l.claim == ClaimKind::Counted && l.meter == meter.name;
+        if totals.lines.iter().any(|l| of_meter(&l)) {
+            return None;
+        }
+        let is_usage = |l: &LineKind| !matches!(l.claim, ClaimKind::NotUsage | ClaimKind::Excluded);
+        let of_products = totals.lines.iter().filter(|l| is_usage(l) && meter.products.iter().any(|p| p.matches(&l.product)));
+        let (mut lines, mut products, mut counted) = (0, BTreeSet::new(), false);
+        for line in of_products {
+            lines += line.lines;
+            products.insert(line.product.as_str());
+            counted |= line.claim == ClaimKind::Counted;
+        }
+        if lines == 0 {
+            return None;
+        }
+        let products = products.into_iter().collect::<Vec<_>>().join(" and ");
+        let (kind, others) = match counted {
+            true => (NoteKind::MeterCountsNothing, ""),
+            false => (NoteKind::ProductNotCounted, ", and no other meter does"),
+        };
+        let name = &meter.name;
+        let text = format!("meter {name} counts none of the {lines} usage line(s) of {products}{others}");
+        Some(BillNote { kind, text })
+    }));
+    found
+}
+
+/// The note of a bill whose usage is all without a customer.
+fn untagged(totals: &Totals, rules: &Rules) -> Option<BillNote> {
+    let counted = || totals.lines.iter().filter(|l| l.claim == ClaimKind::Counted);
+    let lines: u64 = counted().map(|l| l.lines).sum();
+    if lines == 0 || counted().any(|l| l.tagged_lines > 0) {
+        return None;
+    }
+    let quoted = |names: &mut dyn Iterator<Item = &String>| -> String {
+        names.map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+    };
+    let tags: BTreeSet<String> = totals.tags_seen.iter().filter(|tag| !is_own(tag, rules)).cloned().collect();
+    let similar = TagKeys::new(&rules.tag_keys).similar(&tags);
+    let more = if tags.len() > NAMED { ", …" } else { "" };
+    let has = match (similar.is_empty(), tags.is_empty()) {
+        (false, _) => format!("the bill has the similar {}", quoted(&mut similar.iter())),
+        (true, false) => format!("the bill has the tags {}{more}", quoted(&mut tags.iter().take(NAMED))),
+        (true, true) if totals.tags_seen.is_empty() => "the bill has no tags at all".to_owned(),
+        (true, true) => "the tag is in the bill, on other lines".to_owned(),
+    };
+    let keys = quoted(&mut rules.tag_keys.iter());
+    let text = format!("none of the {lines} counted line(s) has a value of the tag {keys}; {has}");
+    Some(BillNote { kind: NoteKind::Untagged, text })
+}
+
+/// True for one of the configured tags.
+fn is_own(tag: &str, rules: &Rules) -> bool {
+    // `user_` is no prefix in names that people write
+    TagKeys::new(&rules.tag_keys).place_of_entry(&format!("resourceTags/{tag}")).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use books::units::quantity::Quantity;
+    use books::usage::meter::{Meter, Pattern};
+
+    fn line(product: &str, claim: ClaimKind, meter: &str, tagged: u64) -> LineKind {
+        LineKind {
+            product: product.into(),
+            usage_type: "u".into(),
+            unit: String::new(),
+            line_type: "Usage".into(),
+            claim,
+            meter: meter.into(),
+            lines: 5,
+            tagged_lines: tagged,
+            amount: Quantity::ZERO,
+        }
+    }
+
+    fn of(lines: Vec<LineKind>, tags: &[&str]) -> Vec<(NoteKind, String)> {
+        let meter = |name: &str, product: &str| Meter {
+            name: name.into(),
+            unit: "units".into(),
+            products: vec![Pattern::product(product).unwrap()],
+            usage_types: vec![Pattern::usage_type(name).unwrap()],
+            line_types: ["Usage".to_owned()].into(),
+            factor: rust_decimal::Decimal::ONE,
+        };
+        let rules = Rules {
+            tag_keys: vec!["customer-id".into()],
+            meters: vec![meter("calls", "Chime*"), meter("storage", "S3"), meter("transfer", "S3")],
+            ignore: vec![],
+            watched: vec![],
+        };
+        let tags_seen = tags.iter().map(ToString::to_string).collect();
+        let totals = Totals { lines, tags_seen, ..Totals::default() };
+        notes(&totals, &rules).into_iter().map(|note| (note.kind, note.text)).collect()
+    }
+
+    #[test]
+    fn a_bill_without_the_tag_names_what_may_be_meant() {
+        let untagged = || vec![line("Chime", ClaimKind::Counted, "calls", 0), line("S3", ClaimKind::Ignored, "", 4)];
+        for (tags, word) in [
+            (&["customerid", "app"][..], "has a value of the tag `customer-id`; the bill has the similar `customerid`"),
+            (&["app", "env"], "the bill has the tags `app`, `env`"),
+            (&[], "the bill has no tags at all"),
+            (&["customer_id"], "the tag is in the bill, on other lines"),
+            (&["a", "b", "c", "d", "e", "f", "g", "h", "i"], "`h`, …"),
+        ] {
+            let found = of(untagged(), tags);
+            assert_eq!(found[0].0, NoteKind::Untagged);
+            assert!(found[0].1.starts_with("none of the 5 counted line(s)") && found[0].1.contains(word), "{found:?}");
+        }
+        let mut tagged = untagged();
+        tagged.push(line("Chime", ClaimKind::Counted, "calls", 1));
+        assert!(!of(tagged, &["customerid"]).iter().any(|n| n.0 == NoteKind::Untagged), "one line has it");
+        assert!(of(vec![], &["customerid"]).is_empty(), "nothing is counted");
+    }
+
+    #[test]
+    fn a_meter_that_counts_nothing_of_its_product_is_named() {
+        let storage = || line("S3", ClaimKind::Counted, "storage", 1);
+        let transfer = "meter transfer counts none of the 5 usage line(s) of S3";
+        assert_eq!(of(vec![storage()], &[]), [(NoteKind::MeterCountsNothing, transfer.into())]);
+        let calls = "meter calls counts none of the 10 usage line(s) of Chime and ChimeX, and no other meter does";
+        let chime = vec![line("Chime", ClaimKind::Unrecognised, "", 0), line("ChimeX", ClaimKind::Ignored, "", 0)];
+        assert_eq!(of(chime, &[]), [(NoteKind::ProductNotCounted, calls.into())]);
+        let both = vec![storage(), line("S3", ClaimKind::Counted, "transfer", 1)];
+        assert!(of(both, &[]).is_empty());
+        let no_usage = vec![line("Chime", ClaimKind::NotUsage, "", 0), line("Chime", ClaimKind::Excluded, "calls", 0)];
+        assert!(of(no_usage, &[]).is_empty(), "credits alone");
+    }
+}
