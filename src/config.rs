@@ -258,7 +258,7 @@ impl Default for GuardConfig {
 
 impl Default for ReadConfig {
     fn default() -> Self {
-        Self { parallel: 0, memory_mib: 24, fan_out_mib: 256 }
+        Self { parallel: 0, memory_mib: 32, fan_out_mib: 256 }
     }
 }
 

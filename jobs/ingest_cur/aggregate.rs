@@ -29,6 +29,9 @@ use books::usage::meter::{LineClaim, Rules};
 /// Longest tag value that AWS allows, in characters
 /// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
+/// Kinds of line of watched products, and bytes of their names. A bill has some hundreds.
+const MOST_KINDS: usize = 100_000;
+const MOST_NAMES: usize = 16 << 20;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
 
@@ -41,11 +44,27 @@ pub struct LineFault {
     pub why: String,
 }
 
+/// Usage of a customer, meter and day that the books cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{customer} has {billed} of {meter} on {day}: the books hold 900,000,000 units of a customer, meter and day \
+     at most. If that is right, count the meter in a larger unit (`unit` and `factor` of the meter in meter.toml); \
+     if not, the bill is wrong: ask AWS for a corrected one"
+)]
+pub struct UsageTooLarge {
+    pub customer: String,
+    pub meter: String,
+    pub day: Day,
+    /// As the bill has it, before the meter's factor.
+    pub billed: Quantity,
+}
+
 /// Distinct texts and their numbers.
 #[derive(Clone, Debug, Default)]
 struct Interner {
     numbers: HashMap<Arc<str>, u32>,
     texts: Vec<Arc<str>>,
+    bytes: usize,
 }
 
 impl Interner {
@@ -55,6 +74,7 @@ impl Interner {
         }
         let text: Arc<str> = text.into();
         let new = id(self.texts.len());
+        self.bytes += text.len();
         self.texts.push(Arc::clone(&text));
         self.numbers.insert(text, new);
         new
@@ -222,6 +242,18 @@ impl UsageAggregator {
     /// Rows that a meter counted so far.
     pub fn counted_rows(&self) -> u64 {
         self.counted_rows
+    }
+
+    /// What is wrong when there are more kinds of line than a bill has: they all stay in memory.
+    pub fn too_many_kinds(&self) -> Option<String> {
+        let (kinds, bytes) = (self.line_groups.len(), self.names.bytes);
+        (kinds > MOST_KINDS || bytes > MOST_NAMES).then(|| {
+            format!(
+                "it has {kinds} kinds of line so far, with {} MiB of product codes, usage types, line types and units, \
+                 far more than any bill; it is damaged or was not made by AWS: export the bill anew",
+                bytes >> 20
+            )
+        })
     }
 
     /// Adds a batch of rows.
@@ -411,7 +443,7 @@ impl UsageAggregator {
     ///
     /// # Errors
     /// When a sum is too large to be booked.
-    pub fn finish(self) -> Result<Totals, QuantityError> {
+    pub fn finish(self) -> Result<Totals, UsageTooLarge> {
         let mut totals = Totals {
             lines: self.lines(),
             counted_rows: self.counted_rows,
@@ -430,12 +462,20 @@ impl UsageAggregator {
             } else {
                 own.attributed += billed
             }
-            let (quantity, fit) = billed.times(factor)?;
+            let too_large = |_| {
+                let customer = match self.customers.text(customer) {
+                    UNATTRIBUTED => "usage without a customer".to_owned(),
+                    name => format!("customer {name}"),
+                };
+                let meter = self.rules.meters[usize::from(meter)].name.clone();
+                UsageTooLarge { customer, meter, day, billed }
+            };
+            let (quantity, fit) = billed.times(factor).map_err(too_large)?;
             own.booked += quantity;
             totals.rounded_cells += u64::from(fit == Rounding::Rounded);
             totals.newest_day = totals.newest_day.max(Some(day));
             if !quantity.is_zero() {
-                cells.push(Cell { customer, meter: u32::from(meter), day, quantity: quantity.to_cell()? });
+                cells.push(Cell { customer, meter: u32::from(meter), day, quantity: quantity.to_cell().map_err(too_large)? });
             }
         }
         let customers: Vec<String> = self.customers.texts.iter().map(|t| t.to_string()).collect();

@@ -15,17 +15,25 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::aggregate::UsageAggregator;
-use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map};
+use super::memory;
+use super::parquet_file::{ReadError, TagKey, TagMaps, Wanted, is_tag_map, missing_columns};
 use crate::source::{Object, Source, SourceError};
 use books::usage::meter::canonical_name;
 
+/// Memory that reading a file takes, with what is fetched ahead.
+pub(super) const BYTES: u64 = 12 << 20;
 /// Bytes that are fetched at once.
-const READ_BYTES: u64 = 4 << 20;
+const READ_BYTES: u64 = 2 << 20;
 /// Longest record, in bytes of text; far above any line of a bill.
-const RECORD_LIMIT: u64 = 8 << 20;
-const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
-/// Rows that are aggregated at once.
+const RECORD_LIMIT: u64 = 4 << 20;
+const ENDLESS: &str = "a record has no end within 4 MiB (an unclosed quote?)";
+/// Longest map of tags, as text. AWS allows 50 tags of 128 and 256 characters.
+const LONGEST_MAP: u64 = 1 << 20;
+/// Most columns; a bill has 120 to 600.
+const COLUMNS: usize = 20_000;
+/// Rows that are aggregated at once, and bytes of their distinct texts.
 const BATCH_ROWS: usize = 4_096;
+const BATCH_BYTES: usize = 2 << 20;
 
 /// What a CSV file contains.
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +124,8 @@ struct Growing {
     codes: Vec<i32>,
     index: HashMap<String, i32>,
     values: Vec<String>,
+    /// Bytes of the distinct texts.
+    bytes: usize,
 }
 
 impl Growing {
@@ -126,6 +136,7 @@ impl Growing {
                 let new = i32::try_from(self.values.len()).map_err(|e| e.to_string())?;
                 self.values.push(meaning(text)?);
                 self.index.insert(text.to_owned(), new);
+                self.bytes += text.len();
                 new
             }
         };
@@ -183,9 +194,12 @@ fn aggregate_text(
     if headers.is_empty() {
         return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
     }
-    let wanted = Wanted::find(headers.iter(), tag).map_err(|missing| {
-        broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
-    })?;
+    if headers.len() > COLUMNS {
+        let why = format!("it has {} columns, and a bill has {COLUMNS} at most; export it anew", headers.len());
+        return Err(broken(", line 1".into(), why));
+    }
+    let wanted = Wanted::find(headers.iter(), tag)
+        .map_err(|missing| broken(String::new(), missing_columns(&missing, headers.iter())))?;
     let before = aggregator.counted_rows();
     let is_map: Vec<bool> = headers.iter().map(|h| is_tag_map(&canonical_name(h))).collect();
     let places = wanted.places();
@@ -196,6 +210,11 @@ fn aggregate_text(
         let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
         if more {
             for (column, place) in columns.iter_mut().zip(&places) {
+                let length = u64::try_from(record[*place].len()).unwrap_or(u64::MAX);
+                if length > if is_map[*place] { LONGEST_MAP } else { memory::LONGEST_VALUE } {
+                    let place = format!(", column {}, line {}", &headers[*place], rows + 2);
+                    return Err(broken(place, memory::too_long(length)));
+                }
                 let meaning = |text: &str| if is_map[*place] { customer_of(text, tag) } else { Ok(text.to_owned()) };
                 let pushed = column.push(&record[*place], meaning);
                 pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
@@ -203,7 +222,8 @@ fn aggregate_text(
             rows += 1;
             pending += 1;
         }
-        if pending == BATCH_ROWS || (!more && pending > 0) {
+        let full = pending == BATCH_ROWS || columns.iter().map(|c| c.bytes).sum::<usize>() >= BATCH_BYTES;
+        if (full && pending > 0) || (!more && pending > 0) {
             let first = rows - u64::try_from(pending).unwrap_or(0) + 2;
             let arrays: Vec<ArrayRef> = columns
                 .iter_mut()
@@ -218,6 +238,9 @@ fn aggregate_text(
                 let line = first + u64::try_from(f.row).unwrap_or(0);
                 broken(format!(", column {}, line {line}", f.column), f.why)
             })?;
+            if let Some(why) = aggregator.too_many_kinds() {
+                return Err(broken(String::new(), why));
+            }
             pending = 0;
         }
         if !more {

@@ -18,13 +18,17 @@ mod delivery;
 mod discover;
 pub mod export;
 mod failure;
+mod footer;
 mod guard;
+mod memory;
 mod object_reader;
+mod page_header;
 pub mod parquet_file;
 mod parts;
 mod read;
 mod report;
 mod sums;
+mod thrift;
 
 use std::time::Duration;
 
