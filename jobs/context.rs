@@ -117,7 +117,7 @@ impl Default for ReadLimits {
     fn default() -> Self {
         Self {
             parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_bytes: 32 << 20,
+            memory_bytes: 48 << 20,
             fan_out_bytes: None,
         }
     }

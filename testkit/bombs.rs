@@ -46,7 +46,8 @@ fn with_unit(rows: i64, codec: i64, pages: Vec<Page>) -> Vec<u8> {
 fn megabyte_units() -> Vec<u8> {
     let lines: Vec<_> = (0..2000).map(|_| chime("ann", 1, 1.0)).collect();
     let mut all = columns(&lines);
-    let units: ArrayRef = Arc::new(StringArray::from_iter_values((0..100).map(|i| format!("{i:0>1000000}"))));
+    let units: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..100).map(|i| format!("{i:03}{}", "0".repeat(999_997)))));
     all.iter_mut().for_each(|(_, array)| *array = array.slice(0, 100));
     all.iter_mut().find(|(name, _)| *name == "pricing_unit").unwrap().1 = units;
     let batch = arrow::array::RecordBatch::try_from_iter(all).unwrap();

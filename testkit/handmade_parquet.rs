@@ -119,7 +119,8 @@ impl Page {
 
     pub fn write(&self) -> Vec<u8> {
         let kind = if self.dictionary { 2 } else { 0 };
-        let head = Thrift::default().int(1, kind).int(2, self.unpacked).int(3, i64::try_from(self.bytes.len()).unwrap());
+        let head =
+            Thrift::default().int(1, kind).int(2, self.unpacked).int(3, i64::try_from(self.bytes.len()).unwrap());
         let own = Thrift::default().int(1, self.values).int(2, self.encoding);
         let head = match self.dictionary {
             true => head.nested(7, own),
@@ -180,7 +181,14 @@ pub fn bill(rows: i64) -> Vec<Column> {
     let count = usize::try_from(rows).unwrap();
     let number = |name: &str, physical, converted, value: [u8; 8]| {
         let page = Page { dictionary: true, ..Page::data(PLAIN, 1, value.to_vec()) };
-        Column { name: name.to_owned(), physical, converted, codec: UNPACKED, pages: vec![page, codes(rows, 0)], rest: vec![] }
+        Column {
+            name: name.to_owned(),
+            physical,
+            converted,
+            codec: UNPACKED,
+            pages: vec![page, codes(rows, 0)],
+            rest: vec![],
+        }
     };
     assert!(count > 0);
     vec![
@@ -239,10 +247,8 @@ fn with_schema(rows: i64, columns: &[Column], schema: Vec<Thrift>, path: impl Fn
         let values = column.pages.iter().filter(|p| !p.dictionary).map(|p| p.values).sum::<i64>().max(rows);
         let size = i64::try_from(file.len()).unwrap() - start;
         let path = path(column);
-        let texts: Vec<u8> = path
-            .iter()
-            .flat_map(|part| [&[u8::try_from(part.len()).unwrap()][..], part.as_bytes()].concat())
-            .collect();
+        let texts: Vec<u8> =
+            path.iter().flat_map(|part| [&[u8::try_from(part.len()).unwrap()][..], part.as_bytes()].concat()).collect();
         let meta = Thrift::default()
             .int(1, column.physical)
             .list(2, 5, 1, &[0])

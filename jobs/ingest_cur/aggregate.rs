@@ -475,7 +475,12 @@ impl UsageAggregator {
             totals.rounded_cells += u64::from(fit == Rounding::Rounded);
             totals.newest_day = totals.newest_day.max(Some(day));
             if !quantity.is_zero() {
-                cells.push(Cell { customer, meter: u32::from(meter), day, quantity: quantity.to_cell().map_err(too_large)? });
+                cells.push(Cell {
+                    customer,
+                    meter: u32::from(meter),
+                    day,
+                    quantity: quantity.to_cell().map_err(too_large)?,
+                });
             }
         }
         let customers: Vec<String> = self.customers.texts.iter().map(|t| t.to_string()).collect();

@@ -223,7 +223,7 @@ fn aggregate_text(
             pending += 1;
         }
         let full = pending == BATCH_ROWS || columns.iter().map(|c| c.bytes).sum::<usize>() >= BATCH_BYTES;
-        if (full && pending > 0) || (!more && pending > 0) {
+        if pending > 0 && (full || !more) {
             let first = rows - u64::try_from(pending).unwrap_or(0) + 2;
             let arrays: Vec<ArrayRef> = columns
                 .iter_mut()

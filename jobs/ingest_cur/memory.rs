@@ -22,14 +22,15 @@ const BATCH_ROWS: u64 = 16_384;
 /// Fewer rows than this at once are so slow that pages are unpacked to know their values better.
 const FEW_ROWS: u64 = 2_048;
 /// Memory that a batch may take, as long as it has several rows.
-const BATCH_BYTES: u64 = 12 << 20;
+const BATCH_BYTES: u64 = 6 << 20;
 /// Longest value that is not a map of tags. AWS allows 256 characters for a tag's value, and
 /// 1,011 for the longest ARN.
 pub(super) const LONGEST_VALUE: u64 = 64 << 10;
 /// Most rows of a row group.
 const MOST_ROWS: u64 = 1 << 26;
-/// Bytes of a batch for each value: its levels, code, and place.
-const VALUE_BYTES: u64 = 16;
+/// Bytes of a batch for each value: its level and code; in a map also those of its entry.
+const VALUE_BYTES: u64 = 8;
+const ENTRY_BYTES: u64 = 24;
 /// A decoded text is copied this often while a batch is made.
 const COPIES: u64 = 4;
 /// What the decoder of Brotli keeps.
@@ -86,8 +87,6 @@ struct Measure {
     prefixes: bool,
     /// Known exactly: values of the row with most, and bytes of the longest text.
     exact: Option<(u64, u64)>,
-    /// Memory of the decoder itself.
-    extra: u64,
 }
 
 const NO_LZO: &str = "it is packed with LZO, which this build cannot read; \
@@ -104,7 +103,7 @@ impl Measure {
     /// Bytes that stay in memory while the chunk is decoded.
     fn standing(&self) -> u64 {
         let lengths = if self.lengths { self.pages.iter().map(|p| p.0).max().unwrap_or(0) * 8 } else { 0 };
-        self.dictionary * 3 + self.dictionary_values * 8 + self.page * 2 + lengths + self.extra
+        self.dictionary * 3 + self.dictionary_values * 8 + self.page * 2 + lengths
     }
 
     /// Most values in `rows` rows.
@@ -156,8 +155,8 @@ impl Measure {
     /// Bytes of a batch.
     fn batch(&self, rows: u64) -> u64 {
         let values = self.values_in(rows);
-        let text = self.text_in(values).saturating_add(values.saturating_mul(self.width));
-        values.saturating_mul(VALUE_BYTES).saturating_add(text.saturating_mul(COPIES))
+        let own = if self.repeats { ENTRY_BYTES } else { VALUE_BYTES } + self.width * 2;
+        values.saturating_mul(own).saturating_add(self.text_in(values).saturating_mul(COPIES))
     }
 
     /// Bytes that the chunk takes while it is decoded in batches of this many rows.
@@ -175,14 +174,12 @@ fn measure(chunk: &Chunk<'_>, limit: u64) -> Result<Measure, String> {
     }
     // bytes that are numbers are not read as codes
     let is_number = meta.column_descr().converted_type() == ConvertedType::DECIMAL;
-    let brotli = matches!(meta.compression(), Compression::BROTLI(_));
     let width = match meta.column_type() {
         Type::BYTE_ARRAY => 0,
         Type::FIXED_LEN_BYTE_ARRAY => u64::try_from(meta.column_descr().type_length()).unwrap_or(0),
         _ => 12,
     };
-    let extra = if brotli { BROTLI_WINDOW } else { 0 };
-    let mut found = Measure { width, extra, repeats: !chunk.is_flat(), ..Measure::default() };
+    let mut found = Measure { width, repeats: !chunk.is_flat(), ..Measure::default() };
     for page in Pages::of(chunk.bytes) {
         let page = page.map_err(|why| format!("{why}; the file is damaged"))?;
         if page.unpacked > limit {
@@ -289,11 +286,11 @@ impl Chunk<'_> {
             }
             match encoding {
                 Encoding::PLAIN if self.is_text() => longest = longest.max(longest_text(texts)),
-                Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY => {
-                    // the decoder makes room for as many lengths as are announced
-                    if announced(texts).map_err(undecodable)? > values {
-                        return Err(undecodable("a page announces more texts than it has values"));
-                    }
+                // the decoder makes room for as many lengths as are announced
+                Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY
+                    if announced(texts).map_err(undecodable)? > values =>
+                {
+                    return Err(undecodable("a page announces more texts than it has values"));
                 }
                 _ => (),
             }
@@ -396,6 +393,9 @@ fn batch_rows(measures: &[Measure]) -> u64 {
 fn within(columns: &[Chunk<'_>], sizes: &[u64], limit: u64) -> Result<u64, TooMuch> {
     let sum = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
     let fetched: u64 = columns.iter().filter_map(|c| u64::try_from(c.bytes.len()).ok()).sum();
+    // columns are unpacked one after another
+    let brotli = columns.iter().any(|c| matches!(c.meta.compression(), Compression::BROTLI(_)));
+    let sum = sum.saturating_add(if brotli { BROTLI_WINDOW } else { 0 });
     let whole = sum.saturating_add(fetched);
     let largest = columns.iter().zip(sizes).max_by_key(|(_, size)| **size);
     match largest.filter(|_| whole > limit) {

@@ -60,9 +60,10 @@ fn manifests_are_read_in_bounded_memory() {
     for (manifest, words) in [
         (text(&many("\"\"", 2_000_000)), "too large"),
         (text(&many("\"\"", 1_200_000)), "is not where a cur2 export keeps its data"),
-        (format!(r#"{{"columns": {}"#, "[".repeat(3 << 20)), "recursion limit"),
+        (format!(r#"{{"columns": {}"#, "[".repeat(3 << 20)), "this is no manifest of a cur2 export"),
         (format!(r#"{{"executionId": "{}", "dataFiles": ["s3://b/c"]}}"#, "v".repeat(3 << 20)), "more than 256 bytes"),
         (text(&format!("\"s3://b/{}\"", "x".repeat(3 << 20))), "is not where a cur2 export keeps its data"),
+        (text(&"[".repeat(3 << 20)), "this is no manifest of a cur2 export"),
         (text(""), "lists no data files yet"),
     ] {
         let place = Workspace::new();

@@ -29,6 +29,15 @@ async fn refused(world: &IngestFixture, words: &[&str]) -> bool {
     failure.is_retryable()
 }
 
+fn parquet(batch: &RecordBatch, codec: Compression) -> Vec<u8> {
+    let mut bytes = vec![];
+    let properties = WriterProperties::builder().set_compression(codec).build();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
 /// The second of two files has no value in a column, and gives it a type of its own.
 #[tokio::test]
 async fn a_column_without_a_value_may_have_any_type() {
@@ -44,7 +53,9 @@ async fn a_column_without_a_value_may_have_any_type() {
             let mut second = columns(&[chime("alice", 2, 2.0), chime("alice", 3, 4.0)]);
             second.retain(|(name, _)| *name != column);
             second.push((column, Arc::clone(&empty)));
-            let world = ingested(&[("1.parquet", first), ("2.parquet", parquet_bytes(second))]).await;
+            let second = second.into_iter().map(|(name, array)| (name, array, true));
+            let second = parquet(&RecordBatch::try_from_iter_with_nullable(second).unwrap(), Compression::SNAPPY);
+            let world = ingested(&[("1.parquet", first), ("2.parquet", second)]).await;
             let (alice, nobody) = if column == TAG { ("1.5", "6") } else { ("7.5", "0") };
             let of = async |customer| world.usage(customer, "chime_minutes").await.to_string();
             assert_eq!((of("alice").await, of("").await), (alice.into(), nobody.into()), "{column} {empty:?}");
@@ -64,12 +75,7 @@ async fn every_codec_that_parquet_has_is_read() {
         Compression::ZSTD(Default::default()),
     ] {
         let lines: Vec<_> = (0..3000).map(|i| chime(&format!("customer {i}"), 1, 1.5)).collect();
-        let batch = RecordBatch::try_from_iter(columns(&lines)).unwrap();
-        let mut bytes = vec![];
-        let properties = WriterProperties::builder().set_compression(codec).build();
-        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
+        let bytes = parquet(&RecordBatch::try_from_iter(columns(&lines)).unwrap(), codec);
         let world = ingested(&[("1.parquet", bytes)]).await;
         assert_eq!(world.ledger().await.len(), 3000, "{codec}");
         assert_eq!(world.usage("customer 2999", "chime_minutes").await.to_string(), "1.5", "{codec}");
