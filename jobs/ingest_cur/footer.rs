@@ -1,7 +1,7 @@
 //! How much memory a Parquet footer takes once it is decoded, found before it is decoded.
 //!
 //! A footer is thrift, in which a few bytes can stand for a large structure, or for a number of
-//! children that the decoder makes room for. So it is passed over first, and what it has is counted.
+//! children that the decoder makes room for. So it is passed over first, and its parts are counted.
 
 use super::thrift::{Fault, Input, LIST, List, STRUCT};
 
@@ -104,4 +104,62 @@ fn row_groups(input: &mut Input<'_>) -> Result<u64, Fault> {
         }
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader, RowGroupMetaData};
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+
+    /// A footer of 40 columns and 25 row groups, with its statistics.
+    fn footer() -> Vec<u8> {
+        let column = |i: usize| -> (String, ArrayRef) {
+            match i % 2 {
+                0 => (format!("column_{i}"), Arc::new(StringArray::from(vec!["some text"; 100]))),
+                _ => (format!("column_{i}"), Arc::new(Int64Array::from(vec![7; 100]))),
+            }
+        };
+        let batch = RecordBatch::try_from_iter((0..40).map(column)).unwrap();
+        let small = WriterProperties::builder().set_max_row_group_row_count(Some(4)).build();
+        let mut bytes = vec![];
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(small)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let end = bytes.len() - 8;
+        let length = u32::from_le_bytes(bytes[end..end + 4].try_into().unwrap());
+        bytes[end - usize::try_from(length).unwrap()..end].to_vec()
+    }
+
+    #[test]
+    fn a_decoded_footer_takes_no_more_than_was_expected() {
+        let footer = footer();
+        let expected = usize::try_from(decoded_bytes(&footer).unwrap()).unwrap();
+        let decoded = ParquetMetaDataReader::decode_metadata(&footer).unwrap();
+        assert_eq!((decoded.num_row_groups(), decoded.row_group(0).num_columns()), (25, 40));
+        assert!(expected > decoded.memory_size(), "{expected} < {}", decoded.memory_size());
+        assert!(expected < 4 * decoded.memory_size(), "{expected} of {}", decoded.memory_size());
+        assert!(u64::try_from(size_of::<ColumnChunkMetaData>()).unwrap() < CHUNK_BYTES);
+        assert!(u64::try_from(size_of::<RowGroupMetaData>()).unwrap() < GROUP_BYTES);
+    }
+
+    /// Every beginning of a footer, and every changed byte, is passed over or refused, and never
+    /// taken for something huge.
+    #[test]
+    fn a_damaged_footer_is_refused_or_small() {
+        let footer = footer();
+        for at in (0..footer.len()).step_by(7) {
+            assert!(decoded_bytes(&footer[..at]).is_err());
+            let mut changed = footer.clone();
+            changed[at] ^= 0xff;
+            if let Ok(bytes) = decoded_bytes(&changed) {
+                assert!(bytes < 64 * u64::try_from(footer.len()).unwrap(), "{bytes}");
+            }
+        }
+    }
 }

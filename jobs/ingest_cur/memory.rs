@@ -3,7 +3,7 @@
 //!
 //! A few packed bytes can stand for gigabytes: pages that unpack to thousands of times their size,
 //! a dictionary of long texts, a row with millions of tags. So the page headers are looked at
-//! first. Only where they leave a doubt are pages unpacked and looked into, one at a time.
+//! first. Only where they do not suffice are pages unpacked and looked into, one at a time.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ pub(super) fn too_long(length: u64) -> String {
 
 impl Measure {
     /// Bytes that stay in memory while the chunk is decoded.
-    fn standing(&self) -> u64 {
+    fn fixed(&self) -> u64 {
         let lengths = if self.lengths { self.pages.iter().map(|p| p.0).max().unwrap_or(0) * 8 } else { 0 };
         self.dictionary * 3 + self.dictionary_values * 8 + self.page * 2 + lengths
     }
@@ -161,7 +161,7 @@ impl Measure {
 
     /// Bytes that the chunk takes while it is decoded in batches of this many rows.
     fn whole(&self, rows: u64) -> u64 {
-        self.standing().saturating_add(self.batch(rows))
+        self.fixed().saturating_add(self.batch(rows))
     }
 }
 
@@ -424,7 +424,7 @@ pub(super) fn plan(columns: &[Chunk<'_>], parts: &Chunks, limit: u64) -> Result<
     let measures = columns.iter().map(|column| measure(column, limit).map_err(fault(column)));
     let mut measures = measures.collect::<Result<Vec<_>, _>>()?;
     // before anything is unpacked
-    within(columns, &measures.iter().map(Measure::standing).collect::<Vec<_>>(), limit)?;
+    within(columns, &measures.iter().map(Measure::fixed).collect::<Vec<_>>(), limit)?;
     for (column, found) in columns.iter().zip(&mut measures).filter(|(column, _)| column.is_text()) {
         if found.dictionary > 0 {
             found.longest_code = column.longest_code(parts).map_err(fault(column))?;
@@ -452,4 +452,38 @@ pub(super) fn plan(columns: &[Chunk<'_>], parts: &Chunks, limit: u64) -> Result<
     let unmeasured = columns.iter().zip(&measures).filter(|(_, m)| m.has_texts && (m.exact.is_none() || m.lengths));
     let unmeasured = unmeasured.map(|(column, _)| column.leaf).collect();
     Ok(Plan { batch_rows: usize::try_from(rows).unwrap_or(1), bytes, unmeasured })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_expected_to_reach_into_the_largest_neighbours() {
+        let pages = vec![(10, 100), (10, 200), (10, 50), (1, 400), (10, 1)];
+        let found = Measure { pages, has_texts: true, ..Measure::default() };
+        let most = [1, 2, 3, 12, 13, 22, 23].map(|values| found.text_of_neighbours(values));
+        // alone; two; three around the page of one value; more as whole pages fit between
+        assert_eq!(most, [400, 450, 451, 650, 651, 750, 751]);
+    }
+
+    #[test]
+    fn values_of_a_row_are_counted_over_runs_bits_and_pages() {
+        let mut rows = Rows::default();
+        // a row of three values, rows of one, and the beginning of one that the next page continues
+        rows.add(&[2, 0, 4, 1, 3, 0b0010_0000], 3 + 6).unwrap();
+        assert_eq!((rows.most, rows.now), (3, 2));
+        rows.add(&[200, 1, 1, 2, 0], 101).unwrap();
+        assert_eq!((rows.most, rows.now), (102, 1));
+        for broken in [&[][..], &[0, 0], &[1], &[2]] {
+            assert!(Rows::default().add(broken, 1).is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_text_is_found_as_far_as_texts_are_whole() {
+        assert_eq!(longest_text(&[1, 0, 0, 0, b'a', 3, 0, 0, 0, b'a', b'b', b'c', 0, 0, 0, 0]), 3);
+        assert_eq!(longest_text(&[1, 0, 0, 0, b'a', 9, 0, 0, 0, b'a']), 1);
+        assert_eq!(longest_text(&[]), 0);
+    }
 }

@@ -224,8 +224,8 @@ impl ParquetFile {
         file.footer().await.map_err(|e| parquet_fault(&source.name(&object.key), ", footer", e))
     }
 
-    /// Decodes the footer and finds the columns. None for a file without rows: AWS leaves such files
-    /// behind when a delivery needs fewer files than the one before.
+    /// Decodes the footer and finds the columns. None for a file without rows: AWS leaves such
+    /// files behind when a delivery needs fewer files than the one before.
     pub(super) fn open(
         source: Arc<dyn Source>,
         object: Object,

@@ -4,8 +4,9 @@
 //! of bytes, and decoding runs on as many blocking threads as there are cores. Each thread takes an
 //! aggregator from a pool; the few aggregators are merged at the end.
 //!
-//! What a row group takes is known only when it is fetched. One that takes more than most is decoded
-//! while no other such one is, and one that takes more than [`ReadLimits::largest_group`] is refused.
+//! What a row group takes is known only when it is fetched. One that takes more than most is
+//! decoded while no other such one is, and one that takes more than
+//! [`ReadLimits::largest_group`](crate::context::ReadLimits::largest_group) is refused.
 
 use std::sync::{Arc, Mutex};
 
@@ -180,6 +181,8 @@ impl Shared {
                 };
                 let planning = tokio::task::spawn_blocking(move || fetched.plan().map(|plan| (fetched, plan)));
                 let (fetched, plan) = planning.await.unwrap_or_else(|e| Err(damaged(e)))?;
+                let (batch_rows, decoding) = (plan.batch_rows, plan.bytes);
+                tracing::debug!(file = %name, group, batch_rows, decoding, "{name}, row group {group}: {batch_rows} rows at once");
                 let large = plan.bytes > DECODING_BYTES;
                 let _large = if large { Some(self.large.acquire().await.map_err(gone)?) } else { None };
                 let mut aggregator = self.take();
