@@ -8,11 +8,13 @@
 //!
 //! Aggregators of parts of a bill can be merged, in any order, with the same result.
 
+mod limits;
 mod partial;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+pub use limits::UsageTooLarge;
 pub(super) use partial::PARTIAL_SUMS_VERSION;
 
 use arrow::array::{Array, StringArray};
@@ -29,9 +31,6 @@ use books::usage::meter::{LineClaim, Rules};
 /// Longest tag value that AWS allows, in characters
 /// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
 const TAG_LIMIT: usize = 256;
-/// Kinds of line of watched products, and bytes of their names. A bill has some hundreds.
-const MOST_KINDS: usize = 100_000;
-const MOST_NAMES: usize = 16 << 20;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
 
@@ -42,21 +41,6 @@ pub struct LineFault {
     pub row: usize,
     pub column: String,
     pub why: String,
-}
-
-/// Usage of a customer, meter and day that the books cannot hold.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{customer} has {billed} of {meter} on {day}: the books hold 900,000,000 units of a customer, meter and day \
-     at most. If that is right, count the meter in a larger unit (`unit` and `factor` of the meter in meter.toml); \
-     if not, the bill is wrong: ask AWS for a corrected one"
-)]
-pub struct UsageTooLarge {
-    pub customer: String,
-    pub meter: String,
-    pub day: Day,
-    /// As the bill has it, before the meter's factor.
-    pub billed: Quantity,
 }
 
 /// Distinct texts and their numbers.
@@ -242,18 +226,6 @@ impl UsageAggregator {
     /// Rows that a meter counted so far.
     pub fn counted_rows(&self) -> u64 {
         self.counted_rows
-    }
-
-    /// What is wrong when there are more kinds of line than a bill has: they all stay in memory.
-    pub fn too_many_kinds(&self) -> Option<String> {
-        let (kinds, bytes) = (self.line_groups.len(), self.names.bytes);
-        (kinds > MOST_KINDS || bytes > MOST_NAMES).then(|| {
-            format!(
-                "it has {kinds} kinds of line so far, with {} MiB of product codes, usage types, line types and units, \
-                 far more than any bill; it is damaged or was not made by AWS: export the bill anew",
-                bytes >> 20
-            )
-        })
     }
 
     /// Adds a batch of rows.

@@ -28,7 +28,7 @@ const OPEN_AHEAD: usize = 4;
 /// The memory budget is counted in this unit.
 const KIB: u64 = 1024;
 /// What decoding a row group of a bill takes at most, beside its column chunks.
-const DECODING_BYTES: u64 = 12 << 20;
+const DECODING_BYTES: u64 = 16 << 20;
 /// Memory for decoded footers.
 const FOOTERS_BYTES: u64 = 24 << 20;
 

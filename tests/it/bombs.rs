@@ -15,7 +15,7 @@ const LIMIT_KIB: u32 = 256 << 10;
 /// Reads the bill in bounded memory. An allocation beyond it would end the process by a signal.
 fn ingest(place: &Workspace) -> Ran {
     let mut command = Command::new("sh");
-    command.current_dir(place.folder.path()).env_clear().env("METER_HTTP__LISTEN", "");
+    command.current_dir(place.folder.path()).env_clear().env("METER_READ__PARALLEL", "4");
     let script = format!("ulimit -d {LIMIT_KIB} && exec \"$0\" \"$@\"");
     let ran: Ran = command.args(["-c", &script, env!("CARGO_BIN_EXE_meter")]).args(INGEST).output().unwrap().into();
     assert!((0..=3).contains(&ran.code), "exit code {}: {}", ran.code, ran.err);
@@ -51,6 +51,21 @@ fn parquet_is_decoded_in_bounded_memory() {
 #[test]
 fn csv_is_unpacked_in_bounded_memory() {
     try_all(csv_bombs());
+}
+
+/// The most that is not refused, in as many files as are read at once.
+#[test]
+fn what_is_just_allowed_is_read_in_bounded_memory_side_by_side() {
+    let place = Workspace::new();
+    let whole = || parquet_bombs().into_iter().chain(csv_bombs()).filter(|bomb| bomb.ends.is_ok());
+    let named = (0..3).flat_map(|_| whole()).enumerate().map(|(at, bomb)| (format!("{at}-{}", bomb.file), bomb));
+    let named: Vec<(String, Bomb)> = named.collect();
+    let files: Vec<_> = named.iter().map(|(name, bomb)| (name.as_str(), bomb.bytes.clone())).collect();
+    deliver(&place.path("bucket"), VERSION, &files);
+    ingest(&place).ends(0);
+    let minutes: i64 = named.iter().map(|(_, bomb)| bomb.ends.as_ref().unwrap().parse::<i64>().unwrap()).sum();
+    let booked = "SELECT sum(quantity) / 10000000000 FROM booked_usage WHERE customer = 'ann'";
+    assert_eq!(place.query(booked), [minutes.to_string()]);
 }
 
 #[test]
