@@ -1,14 +1,15 @@
-//! What the fuzz targets share: a bucket in memory, and a bill that is read from it.
+//! The fuzz targets: whatever is read from outside, with any bytes. Bills are read from a bucket in
+//! memory, as `meter discover` reads them.
+//!
+//! `fuzz.rs` gives them to libFuzzer, and `corpus.rs` tries the corpus in every run of the tests.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a target that cannot go on fails")]
-
-#[path = "../handmade_parquet.rs"]
-pub mod handmade_parquet;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, LazyLock, Once};
 
+use books::limits::plan::Plans;
 use books::units::calendar::Month;
 use books::usage::meter::{Meter, Pattern, Rules, USAGE_LINE_TYPES};
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use jiff::Timestamp;
 use jobs::context::{Export, ReadLimits, ReadSettings};
 use jobs::ingest_cur::discover;
 use jobs::source::{Fetched, Listing, Object, Source, SourceError};
+use meter::config::Config;
+use testkit::handmade_parquet::{Column, bill, file};
 use tokio::runtime::Runtime;
 
 /// Objects by key.
@@ -78,8 +81,10 @@ impl Source for Memory {
     }
 }
 
-static RUNTIME: LazyLock<Runtime> =
-    LazyLock::new(|| tokio::runtime::Builder::new_current_thread().max_blocking_threads(2).build().unwrap());
+thread_local! {
+    static RUNTIME: Runtime =
+        tokio::runtime::Builder::new_current_thread().max_blocking_threads(2).build().unwrap();
+}
 
 static SETTINGS: LazyLock<ReadSettings> = LazyLock::new(|| {
     let meter = Meter {
@@ -100,9 +105,9 @@ static SETTINGS: LazyLock<ReadSettings> = LazyLock::new(|| {
     settings
 });
 
-/// A panic of ours ends the process. Those of the crate that decodes Parquet are caught where it is
-/// called, and are errors of the file.
-fn watch_panics() {
+/// From now on a panic of ours ends the process. Those of the crates that decode Parquet are caught
+/// where they are called, and are errors of the file.
+pub fn end_with_a_panic() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let report = std::panic::take_hook();
@@ -118,9 +123,7 @@ fn watch_panics() {
 
 const DATA: &str = "data/BILLING_PERIOD=2026-10/v-1/";
 
-/// Reads a bill of October 2026 with this manifest and this data file.
-pub fn read_bill(manifest: &[u8], file: &str, data: &[u8]) {
-    watch_panics();
+fn read_bill(manifest: &[u8], file: &str, data: &[u8]) {
     let objects = [
         ("metadata/BILLING_PERIOD=2026-10/e-Manifest.json".to_owned(), Bytes::copy_from_slice(manifest)),
         (format!("{DATA}{file}"), Bytes::copy_from_slice(data)),
@@ -128,19 +131,76 @@ pub fn read_bill(manifest: &[u8], file: &str, data: &[u8]) {
     let source = Arc::new(Memory { objects: objects.into(), fetched: Fetched::default() });
     let export = Export { payer: "p".into(), source, prefix: String::new(), format: None };
     let month: Month = "2026-10".parse().unwrap();
-    let read = RUNTIME.block_on(discover(&export, &SETTINGS, month));
+    let read = RUNTIME.with(|runtime| runtime.block_on(discover(&export, &SETTINGS, month)));
     if let Err(failure) = read {
         assert!(!failure.error().to_string().is_empty());
     }
 }
 
-/// Reads a data file with a good manifest.
-pub fn read_file(file: &str, data: &[u8]) {
+fn read_file(file: &str, data: &[u8]) {
     let manifest = format!(r#"{{"executionId": "v-1", "dataFiles": ["s3://b/{DATA}{file}"]}}"#);
     read_bill(manifest.as_bytes(), file, data);
 }
 
-/// The head and the first columns of a CSV bill.
-pub const CSV_HEAD: &str = "line_item_product_code,line_item_usage_type,line_item_line_item_type,\
+/// The head and the first columns of a line of a CSV bill.
+const HEAD: &str = "line_item_product_code,line_item_usage_type,line_item_line_item_type,\
 line_item_usage_amount,line_item_usage_start_date,resource_tags\n";
-pub const CSV_LINE: &str = "AmazonChime,USE1-Meetings-AttendeeMinutes,Usage,1.5,2026-10-01T00:00:00Z,";
+const LINE: &str = "AmazonChime,USE1-Meetings-AttendeeMinutes,Usage,1.5,2026-10-01T00:00:00Z,";
+
+/// A whole Parquet file: its footer, and the pages that it leads to.
+fn parquet(data: &[u8]) {
+    read_file("e-1.snappy.parquet", data);
+}
+
+/// The pages of one column, in a file whose footer is right. The first byte is the codec.
+fn pages(data: &[u8]) {
+    let Some((first, pages)) = data.split_first() else { return };
+    let unit = Column { codec: i64::from(first % 8), rest: pages.to_vec(), ..Column::text("pricing_unit", vec![]) };
+    read_file("e-1.snappy.parquet", &file(4, &[bill(4), vec![unit]].concat()));
+}
+
+/// A CSV bill, as plain text or, when it looks so, as gzip.
+fn csv(data: &[u8]) {
+    read_file(if data.starts_with(&[0x1f, 0x8b]) { "e-1.csv.gz" } else { "e-1.csv" }, data);
+}
+
+/// The tags of a line of a CSV bill, which are JSON.
+fn tags(data: &[u8]) {
+    let tags = String::from_utf8_lossy(data).replace('"', "\"\"");
+    read_file("e-1.csv", format!("{HEAD}{LINE}\"{tags}\"\n").as_bytes());
+}
+
+fn manifest(data: &[u8]) {
+    read_bill(data, "e-1.csv", HEAD.as_bytes());
+}
+
+/// The configuration file, and the rules of the meters in it.
+fn config(data: &[u8]) {
+    let file = std::env::temp_dir().join(format!("meter-fuzz-{}.toml", std::process::id()));
+    std::fs::write(&file, data).unwrap();
+    match Config::load(Some(&file), std::iter::empty()) {
+        Ok(config) => _ = config.checked_rules(),
+        Err(fault) => assert!(!fault.to_string().is_empty()),
+    }
+}
+
+/// The file of plans that `meter plan apply` reads.
+fn plans(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
+    if let Ok(plans) = meter::plan_file::read(text) {
+        let _ = Plans::new(plans);
+    }
+}
+
+/// A target: its name, and what it does with bytes.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 7] = [
+    ("parquet", parquet),
+    ("pages", pages),
+    ("csv", csv),
+    ("tags", tags),
+    ("manifest", manifest),
+    ("config", config),
+    ("plans", plans),
+];
