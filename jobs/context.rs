@@ -108,18 +108,25 @@ impl Default for HoldPolicy {
 pub struct ReadLimits {
     /// Row groups that are decoded at once.
     pub parallel: usize,
-    /// Bytes of column chunks in memory at once.
+    /// Bytes in memory at once for what is fetched of a bill, and for decoding it.
     pub memory_bytes: u64,
     /// A bill of more bytes than this, in several files, is read in parts by several workers; none
     /// = never.
     pub fan_out_bytes: Option<u64>,
 }
 
+impl ReadLimits {
+    /// Bytes that one row group may take, fetched and decoded; more than the others together.
+    pub fn largest_group(&self) -> u64 {
+        self.memory_bytes.max(96 << 20)
+    }
+}
+
 impl Default for ReadLimits {
     fn default() -> Self {
         Self {
             parallel: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_bytes: 24 << 20,
+            memory_bytes: 48 << 20,
             fan_out_bytes: None,
         }
     }

@@ -181,7 +181,7 @@ pub struct GuardConfig {
 pub struct ReadConfig {
     /// Row groups that are decoded at once; 0 = one for each core.
     pub parallel: u16,
-    /// Column chunks that are held at once, in MiB.
+    /// MiB for what is fetched of a bill, and for decoding it.
     pub memory_mib: u16,
     /// In a worker, a bill of more MiB than this is read in parts by several jobs; 0 = never.
     pub fan_out_mib: u32,
@@ -275,7 +275,7 @@ impl Default for GuardConfig {
 
 impl Default for ReadConfig {
     fn default() -> Self {
-        Self { parallel: 0, memory_mib: 24, fan_out_mib: 256 }
+        Self { parallel: 0, memory_mib: 48, fan_out_mib: 256 }
     }
 }
 

@@ -10,10 +10,10 @@
 
 mod exit;
 mod format;
-mod plan_file;
 mod tls;
 
 pub mod config;
+pub mod plan_file;
 pub mod queue;
 pub mod wiring;
 

@@ -10,7 +10,10 @@ struct File {
 }
 
 /// Reads the text of a file of plans.
-pub(crate) fn read(text: &str) -> Result<Vec<Plan>, toml::de::Error> {
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn read(text: &str) -> Result<Vec<Plan>, toml::de::Error> {
     Ok(toml::from_str::<File>(text)?.plans)
 }
 

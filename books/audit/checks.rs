@@ -59,7 +59,8 @@ pub struct LastAudit {
 const COUNTERS: &str = "SELECT id, meter, counted, booked FROM ( \
     SELECT c.id, m.value AS meter, \
       CASE m.value WHEN 'chime_minutes' THEN chime_minutes_used WHEN 'storage_gb' THEN storage_gb_used ELSE transfer_gb_used END AS counted, \
-      (SELECT coalesce(sum(quantity), 0) FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.value \
+      (SELECT coalesce(sum(quantity / 10000000000) * 10000000000 + sum(quantity % 10000000000), 0) \
+         FROM booked_usage u WHERE u.customer = c.id AND u.meter = m.value \
          AND u.day BETWEEN c.counters_period || '-01' AND c.counters_period || '-31') / 1e10 AS booked \
     FROM customers c, json_each('[\"chime_minutes\",\"storage_gb\",\"transfer_gb\"]') m WHERE c.counters_period IS NOT NULL) \
     WHERE counted <> booked AND NOT EXISTS (SELECT 1 FROM bookings b WHERE b.counted = 0 AND b.version_id IS NOT NULL) LIMIT 20";

@@ -13,6 +13,7 @@
 //! Aggregators of parts of a bill can be merged, in any order, with the same result.
 
 mod fault;
+mod limits;
 mod mark;
 mod names;
 mod partial;
@@ -24,11 +25,12 @@ use std::sync::Arc;
 use fault::Faults;
 pub(crate) use fault::shown;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
+pub use limits::UsageTooLarge;
 use mark::Mark;
 pub(super) use mark::NO_AMOUNT;
 use names::{DictionaryMap, Interner};
-use seen::TagsSeen;
 pub(super) use partial::PARTIAL_SUMS_VERSION;
+use seen::TagsSeen;
 
 use serde::Serialize;
 
@@ -48,9 +50,6 @@ const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
 /// A tag value from which no customer can be read.
 const UNUSABLE: u32 = u32::MAX - 1;
-/// Largest magnitude of an amount, in scaled units: 10¹⁸ units. Sums of more lines than any bill
-/// has stay far below 2¹²⁷.
-const AMOUNT_LIMIT: i128 = 10_i128.pow(28);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct GroupKey {
@@ -230,7 +229,7 @@ impl UsageAggregator {
             let key = GroupKey { product, usage_type, line_type, unit };
             let mut line_group = self.line_group(key);
             let (customer, amount) = (self.customer(&batch.tags, row), batch.amount.get(row));
-            let mut line = Line { batch, origin, row, customer, amount: amount.and_then(in_range) };
+            let mut line = Line { batch, origin, row, customer, amount };
             let left_out = match self.line_groups[idx(line_group)].claim {
                 LineClaim::Counted(meter) => self.count(&mut line, meter),
                 _ => line.amount.is_err().then_some(Mark::NoAmount),
@@ -431,7 +430,7 @@ impl UsageAggregator {
     ///
     /// # Errors
     /// When a sum is too large to be booked.
-    pub fn finish(self) -> Result<Totals, QuantityError> {
+    pub fn finish(self) -> Result<Totals, UsageTooLarge> {
         let mut totals = Totals {
             lines: self.lines(),
             counted_rows: self.counted_rows,
@@ -453,12 +452,25 @@ impl UsageAggregator {
             } else {
                 own.attributed += billed
             }
-            let (quantity, fit) = billed.times(factor)?;
+            let too_large = |_| {
+                let customer = match self.customers.text(customer) {
+                    UNATTRIBUTED => "usage without a customer".to_owned(),
+                    name => format!("customer {name}"),
+                };
+                let meter = self.rules.meters[usize::from(meter)].name.clone();
+                UsageTooLarge { customer, meter, day, billed }
+            };
+            let (quantity, fit) = billed.times(factor).map_err(too_large)?;
             own.booked += quantity;
             totals.rounded_cells += u64::from(fit == Rounding::Rounded);
             totals.newest_day = totals.newest_day.max(Some(day));
             if !quantity.is_zero() {
-                cells.push(Cell { customer, meter: u32::from(meter), day, quantity: quantity.to_cell()? });
+                cells.push(Cell {
+                    customer,
+                    meter: u32::from(meter),
+                    day,
+                    quantity: quantity.to_cell().map_err(too_large)?,
+                });
             }
         }
         let customers: Vec<String> = self.customers.texts.iter().map(|t| t.to_string()).collect();
@@ -559,18 +571,10 @@ impl UsageAggregator {
     }
 }
 
-/// An amount that is far beyond what a bill has is refused, because sums of it would not fit.
-fn in_range((amount, fit): (Quantity, Rounding)) -> Result<(Quantity, Rounding), QuantityError> {
-    if (-AMOUNT_LIMIT..=AMOUNT_LIMIT).contains(&amount.scaled()) {
-        return Ok((amount, fit));
-    }
-    Err(QuantityError::TooLarge(amount.to_string()))
-}
-
 /// The largest amount that fits into a cell of the ledger after a meter's factor.
 fn largest(mantissa: i128, scale: u32) -> i128 {
     let unscaled = 10_i128.checked_pow(scale).and_then(|one| i128::from(CELL_LIMIT).checked_mul(one));
-    unscaled.map_or(AMOUNT_LIMIT, |limit| limit / mantissa.abs().max(1)).min(AMOUNT_LIMIT)
+    unscaled.map_or(i128::MAX, |limit| limit / mantissa.abs().max(1))
 }
 
 fn checked_tag(value: &str) -> Result<&str, String> {

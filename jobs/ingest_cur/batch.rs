@@ -12,8 +12,11 @@ use arrow::array::{
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Decimal128Type, Decimal256Type, Float64Type, Int32Type, Int64Type, TimeUnit};
 
-use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding};
+use books::units::quantity::{DECIMALS, Quantity, QuantityError, Rounding, UNIT};
 use books::usage::tag_key::TagKeys;
+
+/// Largest amount of a line, 10¹⁶ units: the sums of 10¹² such lines fit into 128 bits.
+const LARGEST: Quantity = Quantity::from_scaled(UNIT * 10_i128.pow(16));
 
 /// Seconds of a day.
 pub const DAY_SECONDS: i64 = 86_400;
@@ -47,9 +50,18 @@ impl<'a> TextColumn<'a> {
         Self { codes, values: array.values().as_string::<i32>().clone() }
     }
 
-    /// From a dictionary-encoded array of text; none for other arrays.
+    /// A column without a value.
+    pub fn blank(rows: usize) -> Self {
+        Self::new(vec![BLANK; rows], StringArray::new_null(0))
+    }
+
+    /// From a dictionary-encoded array of text, or an array without a value, which writers other
+    /// than AWS give any type; none for other arrays.
     pub fn from_array(array: &'a ArrayRef) -> Option<Self> {
-        let dictionary = array.as_dictionary_opt::<Int32Type>()?;
+        let Some(dictionary) = array.as_dictionary_opt::<Int32Type>() else {
+            let blank = !array.data_type().is_nested() && array.logical_null_count() == array.len();
+            return blank.then(|| Self::blank(array.len()));
+        };
         match dictionary.values().data_type() {
             DataType::Utf8 => Some(Self::from_dictionary(dictionary)),
             // old writers do not mark a column of bytes as text
@@ -123,7 +135,10 @@ impl<'a> Tag<'a> {
         {
             return Self::from_maps(Some(Cow::Borrowed(codes.keys().values().as_ref())), map, keys);
         }
-        Some(Self::Flat { place: keys.place_of_column(column)?, text: TextColumn::from_array(array)? })
+        let text = TextColumn::from_array(array)?;
+        let is_blank = || array.logical_null_count() == array.len();
+        let place = keys.place_of_column(column).or_else(|| is_blank().then_some(0))?;
+        Some(Self::Flat { place, text })
     }
 
     fn from_maps(maps: Option<Cow<'a, [i32]>>, map: &'a MapArray, configured: &TagKeys) -> Option<Self> {
@@ -239,8 +254,20 @@ impl<'a> Amounts<'a> {
     }
 
     /// The amount of a row. A missing amount is 0, as in bills that cannot leave a column empty.
+    ///
+    /// # Errors
+    /// When it is no number, or so large that sums could overflow.
     #[inline]
     pub fn get(&self, row: usize) -> Result<(Quantity, Rounding), QuantityError> {
+        let (amount, fit) = self.unchecked(row)?;
+        if amount > LARGEST || amount < Quantity::ZERO - LARGEST {
+            return Err(QuantityError::TooLarge(amount.to_string()));
+        }
+        Ok((amount, fit))
+    }
+
+    #[inline]
+    fn unchecked(&self, row: usize) -> Result<(Quantity, Rounding), QuantityError> {
         let none = Ok((Quantity::ZERO, Rounding::Exact));
         match self {
             Self::Double(a) if a.is_null(row) => none,

@@ -14,19 +14,27 @@ use tokio::sync::mpsc;
 
 use super::aggregate::{Origin, UsageAggregator};
 use super::growing::Growing;
-use super::parquet_file::{ReadError, Wanted, is_tag_map};
+use super::memory;
+use super::parquet_file::{ReadError, Wanted, is_tag_map, missing_columns};
 use crate::source::{Object, Source, SourceError};
 use books::usage::tag_key::{TagKeys, canonical_name};
 
+/// Memory that reading a file takes, with what is fetched ahead.
+pub(super) const BYTES: u64 = 12 << 20;
 /// Bytes that are fetched at once.
-const READ_BYTES: u64 = 4 << 20;
+const READ_BYTES: u64 = 2 << 20;
 /// Longest record, in bytes of text; far above any line of a bill.
-const RECORD_LIMIT: u64 = 8 << 20;
-const ENDLESS: &str = "a record has no end within 8 MiB (an unclosed quote?)";
+const RECORD_LIMIT: u64 = 4 << 20;
+const ENDLESS: &str = "a record has no end within 4 MiB (an unclosed quote?)";
 /// Characters of a line's resource that are kept for a message.
 const RESOURCE_LIMIT: usize = 256;
-/// Rows that are aggregated at once.
+/// Longest map of tags, as text. AWS allows 50 tags of 128 and 256 characters.
+const LONGEST_MAP: u64 = 1 << 20;
+/// Most columns; a bill has 120 to 600.
+const COLUMNS: usize = 20_000;
+/// Rows that are aggregated at once, and bytes of their distinct texts.
 const BATCH_ROWS: usize = 4_096;
+const BATCH_BYTES: usize = 2 << 20;
 
 /// What a CSV file contains.
 #[derive(Clone, Copy, Debug)]
@@ -169,21 +177,29 @@ fn aggregate_text(
     if headers.is_empty() {
         return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
     }
-    let wanted = Wanted::find(headers.iter(), keys).map_err(|missing| {
-        broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
-    })?;
+    if headers.len() > COLUMNS {
+        let why = format!("it has {} columns, and a bill has {COLUMNS} at most; export it anew", headers.len());
+        return Err(broken(", line 1".into(), why));
+    }
+    let wanted = Wanted::find(headers.iter(), keys)
+        .map_err(|missing| broken(String::new(), missing_columns(&missing, headers.iter())))?;
     let before = aggregator.counted_rows();
     aggregator.tags_seen_mut().see(&wanted.tag_columns);
     let places = wanted.places();
-    let is_map = |place: &usize| is_tag_map(&canonical_name(&headers[*place]));
-    let mut columns: Vec<Growing> = places.iter().map(|p| Growing::new(is_map(p))).collect();
+    let is_map: Vec<bool> = places.iter().map(|place| is_tag_map(&canonical_name(&headers[*place]))).collect();
+    let mut columns: Vec<Growing> = is_map.iter().map(|is_map| Growing::new(*is_map)).collect();
     let mut resources = Resources::default();
     let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
     loop {
         left.set(RECORD_LIMIT);
         let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
         if more {
-            for (column, place) in columns.iter_mut().zip(&places) {
+            for ((column, place), is_map) in columns.iter_mut().zip(&places).zip(&is_map) {
+                let length = u64::try_from(record[*place].len()).unwrap_or(u64::MAX);
+                if length > if *is_map { LONGEST_MAP } else { memory::LONGEST_VALUE } {
+                    let place = format!(", column {}, line {}", &headers[*place], rows + 2);
+                    return Err(broken(place, memory::too_long(length)));
+                }
                 let pushed = column.push(&record[*place]);
                 pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
             }
@@ -193,7 +209,8 @@ fn aggregate_text(
             rows += 1;
             pending += 1;
         }
-        if pending == BATCH_ROWS || (!more && pending > 0) {
+        let full = pending == BATCH_ROWS || columns.iter().map(Growing::bytes).sum::<usize>() >= BATCH_BYTES;
+        if pending > 0 && (full || !more) {
             let first = rows - u64::try_from(pending).unwrap_or(0) + 2;
             let arrays: Vec<ArrayRef> = columns
                 .iter_mut()
@@ -208,6 +225,9 @@ fn aggregate_text(
             let origin = Origin { file: file.key, row_group: None, first_row: first, resource: &resource };
             aggregator.add(&batch, &origin);
             resources.clear();
+            if let Some(why) = aggregator.too_many_kinds() {
+                return Err(broken(String::new(), why));
+            }
             pending = 0;
         }
         if !more {

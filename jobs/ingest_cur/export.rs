@@ -25,8 +25,16 @@ use crate::context::Format;
 use crate::source::{Object, Source, SourceError, read_small};
 use books::units::calendar::Month;
 
+/// A column that every FOCUS export has, and no other.
+pub(super) const FOCUS_COLUMN: &str = "ChargePeriodStart";
+pub(super) const FOCUS: &str = "this is a FOCUS export, which does not name usage types as bills do; \
+     set up an export of the table CUR 2.0 (COST_AND_USAGE_REPORT) and name its location";
 /// Largest manifest that is read. A CUR 2.0 manifest of 1,000 files has about 250 KB.
-const MANIFEST_LIMIT: u64 = 16 << 20;
+const MANIFEST_LIMIT: u64 = 4 << 20;
+/// Longest name of a version, in bytes. AWS's have 36, or 61 with the time.
+const VERSION_LIMIT: usize = 256;
+/// Characters of a listed file's name that an error shows.
+const SHOWN: usize = 300;
 /// Levels of folders below the configured location that are searched for an export.
 const SEARCH_DEPTH: usize = 3;
 /// Folders that are searched at most.
@@ -55,6 +63,9 @@ pub enum ExportError {
         "{0}: this is no manifest of a {1} export ({2}); if it is being written just now, the next run will read it"
     )]
     Unreadable(String, &'static str, String),
+    /// The manifest lists no files: AWS is about to write them.
+    #[error("{0}: it lists no data files yet; AWS may be writing them just now, the next run looks again")]
+    NoFiles(String),
     /// The manifest contradicts its export or its folder.
     #[error("{0}: {1}")]
     Manifest(String, String),
@@ -220,6 +231,9 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
     let bytes = read_small(source, &object, MANIFEST_LIMIT).await?;
     let digest = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     let not_json = |e: serde_json::Error| ExportError::Unreadable(name.clone(), root.format.as_str(), e.to_string());
+    if str::from_utf8(&bytes).is_ok_and(|text| text.contains(&format!("\"{FOCUS_COLUMN}\""))) {
+        return Err(bad(FOCUS.into()));
+    }
     let (version, account, listed) = match root.format {
         Format::Legacy => {
             let m: LegacyManifest = serde_json::from_slice(&bytes).map_err(not_json)?;
@@ -239,8 +253,11 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
     if version.is_empty() {
         return Err(bad("it names no version (assemblyId, executionId)".into()));
     }
+    if version.len().max(account.len()) > VERSION_LIMIT {
+        return Err(bad(format!("its version or account has more than {VERSION_LIMIT} bytes; it is damaged")));
+    }
     if listed.is_empty() {
-        return Err(bad("it lists no data files; nothing can be booked from it".into()));
+        return Err(ExportError::NoFiles(name));
     }
     let files =
         listed.iter().map(|uri| locate(source, root, month, uri).map_err(bad)).collect::<Result<Vec<_>, _>>()?;
@@ -267,11 +284,12 @@ fn delivery_time(key: &str) -> Option<Timestamp> {
 /// Key of a listed file in this source. The part from the month on is looked up in this export's
 /// folder; in a bucket, the part before it must be that folder.
 fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<String, String> {
+    let shown: String = uri.chars().take(SHOWN).collect();
     let key = match uri.strip_prefix("s3://") {
         Some(rest) => {
-            let (bucket, key) = rest.split_once('/').ok_or_else(|| format!("`{uri}` names no file"))?;
+            let (bucket, key) = rest.split_once('/').ok_or_else(|| format!("`{shown}` names no file"))?;
             if source.bucket().is_some_and(|own| own != bucket) {
-                return Err(format!("it lists `{uri}`, which lies outside the bucket of this export"));
+                return Err(format!("it lists `{shown}`, which lies outside the bucket of this export"));
             }
             key
         }
@@ -279,7 +297,7 @@ fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<S
     };
     let parts: Vec<&str> = key.split('/').collect();
     if parts.iter().any(|p| *p == ".." || *p == ".") || key.contains('\0') || key.contains('\\') {
-        return Err(format!("it lists `{uri}`, whose path leaves the export's folder"));
+        return Err(format!("it lists `{shown}`, whose path leaves the export's folder"));
     }
     let at = |i: usize| parts.get(i).copied().unwrap_or_default();
     let number = |part: &str, name: &str| part.strip_prefix(name).and_then(|n| n.parse::<i16>().ok());
@@ -291,14 +309,14 @@ fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<S
         }),
     });
     let Some((start, says)) = start else {
-        return Err(format!("it lists `{uri}`, which is not where a {} export keeps its data", root.format.as_str()));
+        return Err(format!("it lists `{shown}`, which is not where a {} export keeps its data", root.format.as_str()));
     };
     if says != month {
-        return Err(format!("it lists `{uri}`, a file of {says}, but its folder is that of {month}"));
+        return Err(format!("it lists `{shown}`, a file of {says}, but its folder is that of {month}"));
     }
     let own = format!("{}{}", root.prefix, parts[start..].join("/"));
     if source.bucket().is_some() && own != key {
-        return Err(format!("it lists `{uri}`, which lies outside this export ({})", source.name(&root.prefix)));
+        return Err(format!("it lists `{shown}`, which lies outside this export ({})", source.name(&root.prefix)));
     }
     Ok(own)
 }

@@ -16,7 +16,7 @@ impl From<ExportError> for Failure {
         match &error {
             ExportError::Source(e) if e.is_retryable() => Self::Retry(error.into()),
             // AWS may be writing the manifest just now
-            ExportError::Unreadable(..) => Self::Retry(error.into()),
+            ExportError::Unreadable(..) | ExportError::NoFiles(_) => Self::Retry(error.into()),
             _ => Self::GiveUp(error.into()),
         }
     }

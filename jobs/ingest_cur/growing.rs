@@ -37,6 +37,14 @@ impl Growing {
         }
     }
 
+    /// Bytes of the distinct texts of the rows so far.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.bytes,
+            Self::Maps(Maps { rows, keys, values, .. }) => rows.bytes + keys.bytes + values.bytes,
+        }
+    }
+
     /// The rows so far; the column is empty then.
     pub(super) fn take(&mut self) -> Result<ArrayRef, String> {
         let taken = match self {
@@ -53,6 +61,8 @@ pub(super) struct Texts {
     codes: Vec<i32>,
     index: HashMap<String, i32>,
     values: Vec<String>,
+    /// Bytes of the distinct texts.
+    bytes: usize,
 }
 
 impl Texts {
@@ -64,6 +74,7 @@ impl Texts {
             None => {
                 let new = i32::try_from(self.values.len()).map_err(|e| e.to_string())?;
                 self.values.push(text.to_owned());
+                self.bytes += text.len();
                 self.index.insert(text.to_owned(), new);
                 new
             }

@@ -18,17 +18,21 @@ mod delivery;
 mod discover;
 pub mod export;
 mod failure;
+mod footer;
 mod growing;
 mod growth;
 mod guard;
-mod notes;
 pub mod hold;
+mod memory;
+mod notes;
 mod object_reader;
+mod page_header;
 pub mod parquet_file;
 mod parts;
 mod read;
 mod report;
 mod sums;
+mod thrift;
 
 use std::time::Duration;
 

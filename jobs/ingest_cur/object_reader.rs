@@ -6,23 +6,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use parquet::arrow::arrow_reader::ArrowReaderOptions;
-use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, ParquetStatisticsPolicy,
+};
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::decoder_guard::guarded;
+use super::footer;
 use crate::source::{Object, Source, SourceError};
 
-/// Largest footer. A file with 200 columns and 1,000 row groups has one of about 30 MB.
-const FOOTER_LIMIT: u64 = 64 << 20;
+/// Largest footer. A file with 200 columns and 100 row groups has one of about 3 MB.
+const FOOTER_LIMIT: u64 = 8 << 20;
 /// Length word and magic at the end of a Parquet file.
 const TAIL: u64 = 8;
 
-/// An object as the Parquet crate reads it.
+/// An object that is a Parquet file.
 #[derive(Debug)]
 pub(super) struct ObjectReader {
     pub(super) source: Arc<dyn Source>,
@@ -33,60 +32,79 @@ fn outside(error: SourceError) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
 
-impl AsyncFileReader for ObjectReader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        async move { self.source.read(&self.object, range).await.map_err(outside) }.boxed()
+/// A footer as it is in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Footer {
+    bytes: Bytes,
+    /// Memory that it takes once it is decoded.
+    pub(super) decoded_bytes: u64,
+}
+
+impl Footer {
+    /// Decodes it, without the statistics, which nobody reads.
+    pub(super) fn decode(&self) -> parquet::errors::Result<Arc<ParquetMetaData>> {
+        let skip = || ParquetStatisticsPolicy::SkipAll;
+        let options = ParquetMetaDataOptions::new()
+            .with_column_stats_policy(skip())
+            .with_encoding_stats_policy(skip())
+            .with_size_stats_policy(skip());
+        guarded(|| ParquetMetaDataReader::decode_metadata_with_options(&self.bytes, Some(&options))).map(Arc::new)
+    }
+}
+
+impl ObjectReader {
+    async fn bytes(&self, range: Range<u64>) -> parquet::errors::Result<Bytes> {
+        self.source.read(&self.object, range).await.map_err(outside)
     }
 
-    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move {
-            let spans = coalesce(&ranges);
-            let reads = spans.iter().map(|span| self.source.read(&self.object, span.clone()));
-            let spans: Vec<_> =
-                spans.iter().zip(futures::future::try_join_all(reads).await.map_err(outside)?).collect();
-            let part = |range: &Range<u64>| {
-                let (span, bytes) = spans.iter().find(|(s, _)| s.start <= range.start && range.end <= s.end)?;
-                let from = usize::try_from(range.start - span.start).ok()?;
-                Some(bytes.slice(from..from + usize::try_from(range.end - range.start).ok()?))
-            };
-            let missing = || ParquetError::General("a byte range got lost".into());
-            ranges.iter().map(|r| part(r).ok_or_else(missing)).collect()
-        }
-        .boxed()
+    pub(super) async fn byte_ranges(&self, ranges: &[Range<u64>]) -> parquet::errors::Result<Vec<Bytes>> {
+        let spans = coalesce(ranges);
+        let reads = spans.iter().map(|span| self.source.read(&self.object, span.clone()));
+        let spans: Vec<_> = spans.iter().zip(futures::future::try_join_all(reads).await.map_err(outside)?).collect();
+        let part = |range: &Range<u64>| {
+            let (span, bytes) = spans.iter().find(|(s, _)| s.start <= range.start && range.end <= s.end)?;
+            let from = usize::try_from(range.start - span.start).ok()?;
+            Some(bytes.slice(from..from + usize::try_from(range.end - range.start).ok()?))
+        };
+        let missing = || ParquetError::General("a byte range got lost".into());
+        ranges.iter().map(|r| part(r).ok_or_else(missing)).collect()
     }
 
-    fn get_metadata<'a>(
-        &'a mut self,
-        _: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
-        async move {
-            let size = self.object.size;
-            let bad = |why: String| Err(ParquetError::General(why));
-            if size < 2 * TAIL {
-                return bad(format!("it has {size} bytes, too few for a Parquet file"));
-            }
-            // a little more than the tail, in proportion to the file, includes most footers
-            let guess = (size / 512).clamp(TAIL, 64 << 10);
-            let tail = self.get_bytes(size - guess..size).await?;
-            let Some((rest, [l0, l1, l2, l3, b'P', b'A', b'R', b'1'])) = tail.split_last_chunk::<8>() else {
-                return bad(
-                    "it does not end as a Parquet file does (magic PAR1); it is truncated or no Parquet file".into()
-                );
-            };
-            let length = u64::from(u32::from_le_bytes([*l0, *l1, *l2, *l3]));
-            if length + TAIL > size || length > FOOTER_LIMIT {
-                return bad(format!("its footer claims {length} bytes in a file of {size}; it is damaged"));
-            }
-            let had = u64::try_from(rest.len()).unwrap_or(0);
-            let footer = if length <= had {
-                tail.slice(usize::try_from(guess - TAIL - length).unwrap_or(0)..rest.len())
-            } else {
-                let start = self.get_bytes(size - TAIL - length..size - guess).await?;
-                Bytes::from([&start[..], rest].concat())
-            };
-            guarded(|| ParquetMetaDataReader::decode_metadata(&footer)).map(Arc::new)
+    pub(super) async fn footer(&self) -> parquet::errors::Result<Footer> {
+        let size = self.object.size;
+        let bad = |why: String| Err(ParquetError::General(why));
+        if size < 2 * TAIL {
+            return bad(format!("it has {size} bytes, too few for a Parquet file"));
         }
-        .boxed()
+        // a little more than the tail, in proportion to the file, includes most footers
+        let guess = (size / 512).clamp(TAIL, 64 << 10);
+        let tail = self.bytes(size - guess..size).await?;
+        let Some((rest, [l0, l1, l2, l3, b'P', b'A', b'R', b'1'])) = tail.split_last_chunk::<8>() else {
+            return bad(
+                "it does not end as a Parquet file does (magic PAR1); it is truncated or no Parquet file".into()
+            );
+        };
+        let length = u64::from(u32::from_le_bytes([*l0, *l1, *l2, *l3]));
+        if length + TAIL > size {
+            return bad(format!("its footer claims {length} bytes in a file of {size}; it is damaged"));
+        }
+        if length > FOOTER_LIMIT {
+            return bad(format!(
+                "its footer claims {length} bytes, and that of a bill has {FOOTER_LIMIT} at most; \
+                 it is damaged, or must be exported anew in larger row groups"
+            ));
+        }
+        let had = u64::try_from(rest.len()).unwrap_or(0);
+        let bytes = if length <= had {
+            tail.slice(usize::try_from(guess - TAIL - length).unwrap_or(0)..rest.len())
+        } else {
+            let start = self.bytes(size - TAIL - length..size - guess).await?;
+            Bytes::from([&start[..], rest].concat())
+        };
+        match footer::decoded_bytes(&bytes) {
+            Ok(decoded_bytes) => Ok(Footer { bytes, decoded_bytes }),
+            Err(why) => bad(format!("{why}; it is damaged")),
+        }
     }
 }
 
@@ -137,6 +155,12 @@ impl Length for Chunks {
 }
 
 impl Chunks {
+    /// Those bytes, when they are in memory.
+    pub(super) fn slice(&self, range: &Range<u64>) -> Option<Bytes> {
+        let length = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
+        self.get_bytes(range.start, length).ok()
+    }
+
     fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
         let inside = |(at, bytes): &&(u64, Bytes)| {
             start.checked_sub(*at).and_then(|o| usize::try_from(o).ok()).is_some_and(|o| o < bytes.len())

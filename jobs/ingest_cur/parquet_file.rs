@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -13,18 +14,16 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::ParquetError;
 
 use super::aggregate::{Origin, UsageAggregator};
 use super::batch::{Amounts, Batch, Days, Tag, TagColumn, TextColumn};
 use super::decoder_guard::guarded;
-use super::object_reader::{Chunks, ObjectReader};
+use super::export::{FOCUS, FOCUS_COLUMN};
+use super::memory::{self, Chunk, Plan, TooMuch};
+use super::object_reader::{Chunks, Footer, ObjectReader};
 use crate::source::{Object, Source, SourceError};
 use books::usage::tag_key::{TagKeys, TagName, canonical_name};
-
-/// Rows that are decoded at once.
-const BATCH_ROWS: usize = 16_384;
 
 /// Why a data file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +168,8 @@ pub struct ParquetFile {
     metadata: ArrowReaderMetadata,
     wanted: Wanted,
     keys: TagKeys,
+    /// Bytes that a row group may take, fetched and decoded.
+    limit: u64,
 }
 
 /// As [`Field`], but with text as dictionary codes.
@@ -190,13 +191,24 @@ fn with_codes(field: &FieldRef) -> FieldRef {
 }
 
 impl ParquetFile {
-    /// Reads the footer and finds the columns. None for a file without rows: AWS leaves such files
-    /// behind when a delivery needs fewer files than the one before.
-    pub async fn open(source: Arc<dyn Source>, object: Object, keys: TagKeys) -> Result<Option<Self>, ReadError> {
+    /// Reads the footer.
+    pub(super) async fn footer(source: &Arc<dyn Source>, object: &Object) -> Result<Footer, ReadError> {
+        let file = ObjectReader { source: Arc::clone(source), object: object.clone() };
+        file.footer().await.map_err(|e| parquet_fault(&source.name(&object.key), ", footer", e))
+    }
+
+    /// Decodes the footer and finds the columns. None for a file without rows: AWS leaves such
+    /// files behind when a delivery needs fewer files than the one before.
+    pub(super) fn open(
+        source: Arc<dyn Source>,
+        object: Object,
+        footer: &Footer,
+        keys: TagKeys,
+        limit: u64,
+    ) -> Result<Option<Self>, ReadError> {
         let name = source.name(&object.key);
         let broken = |place: &str, why: String| ReadError::Broken { file: name.clone(), place: place.to_owned(), why };
-        let mut file = ObjectReader { source: Arc::clone(&source), object: object.clone() };
-        let metadata = file.get_metadata(None).await.map_err(|e| parquet_fault(&name, ", footer", e))?;
+        let metadata = footer.decode().map_err(|e| parquet_fault(&name, ", footer", e))?;
         let (rows, parts) = (metadata.file_metadata().num_rows(), metadata.row_groups().iter().map(|g| g.num_rows()));
         if parts.clone().any(|n| n < 0) || parts.sum::<i64>() != rows {
             return Err(broken(", footer", "its row groups do not add up to its rows; it is damaged".into()));
@@ -208,9 +220,8 @@ impl ParquetFile {
         let inferred = guarded(|| ArrowReaderMetadata::try_new(Arc::clone(&metadata), plain.clone()))
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let fields = inferred.schema().fields();
-        let wanted = Wanted::find(fields.iter().map(|f| f.name().as_str()), &keys).map_err(|missing| {
-            broken("", format!("there is no column {}; add it to the export", missing.join(", ")))
-        })?;
+        let names = || fields.iter().map(|f| f.name().as_str());
+        let wanted = Wanted::find(names(), &keys).map_err(|missing| broken("", missing_columns(&missing, names())))?;
         let places = wanted.places();
         let coded =
             fields.iter().enumerate().map(|(i, f)| if places.contains(&i) { with_codes(f) } else { Arc::clone(f) });
@@ -219,10 +230,11 @@ impl ParquetFile {
             .map_err(|e| parquet_fault(&name, ", schema", e))?;
         let empty = RecordBatch::new_empty(Arc::clone(metadata.schema()));
         let array = |place: usize| (metadata.schema().field(place).name().as_str(), empty.column(place));
-        wanted.batch(0, array, &keys).map_err(|(column, data_type)| {
-            broken(&format!(", column {column}"), format!("its type {data_type} is not one that this column can have"))
-        })?;
-        Ok(Some(Self { source, object, name, metadata, wanted, keys }))
+        // a column without a value may have any type: whether it has one is seen when it is decoded
+        if let Err((column, data_type)) = wanted.batch(0, array, &keys) {
+            return Err(broken(&format!(", column {column}"), wrong_type(&data_type)));
+        }
+        Ok(Some(Self { source, object, name, metadata, wanted, keys, limit }))
     }
 
     pub fn row_groups(&self) -> usize {
@@ -261,9 +273,7 @@ impl ParquetFile {
 
     /// Bytes that [`ParquetFile::fetch`] reads into memory for a row group.
     pub fn needed_bytes(&self, group: usize) -> u64 {
-        self.ranges(group, &self.mask(&self.wanted.places()))
-            .iter()
-            .fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start))
+        bytes_of(&self.ranges(group, &self.mask(&self.wanted.places())))
     }
 
     /// Fetches the needed column chunks of a row group.
@@ -273,7 +283,7 @@ impl ParquetFile {
     }
 
     /// The resources of some rows of a row group, by row: a second look at rows that are faulty. A
-    /// column that is missing, damaged or larger than `limit` gives none.
+    /// column that is missing, damaged or too large gives none.
     ///
     /// # Errors
     /// When the source fails.
@@ -281,13 +291,8 @@ impl ParquetFile {
         self: Arc<Self>,
         group: usize,
         rows: BTreeSet<u64>,
-        limit: u64,
     ) -> Result<BTreeMap<u64, String>, ReadError> {
         let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(BTreeMap::new()) };
-        let bytes = self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
-        if bytes > limit {
-            return Ok(BTreeMap::new());
-        }
         let fetched = match self.fetch_columns(group, &[place]).await {
             Ok(fetched) => fetched,
             Err(ReadError::Broken { .. }) => return Ok(BTreeMap::new()),
@@ -305,8 +310,13 @@ impl ParquetFile {
             let why = "the footer points outside the file; it is damaged or truncated".to_owned();
             return Err(ReadError::Broken { file: self.name.clone(), place, why });
         }
-        let mut file = ObjectReader { source: Arc::clone(&self.source), object: self.object.clone() };
-        let bytes = file.get_byte_ranges(ranges.clone()).await.map_err(|e| parquet_fault(&self.name, &place, e))?;
+        let needed = bytes_of(&ranges);
+        if needed > self.limit {
+            let why = format!("its needed columns have {} MiB; {}", needed >> 20, memory::advice(needed));
+            return Err(ReadError::Broken { file: self.name.clone(), place, why });
+        }
+        let file = ObjectReader { source: Arc::clone(&self.source), object: self.object.clone() };
+        let bytes = file.byte_ranges(&ranges).await.map_err(|e| parquet_fault(&self.name, &place, e))?;
         let parts = ranges.iter().map(|r| r.start).zip(bytes).collect();
         let chunks = Chunks { size: self.object.size, parts: Arc::new(parts) };
         Ok(RowGroup { file: self, group, chunks })
@@ -322,25 +332,67 @@ pub struct RowGroup {
 }
 
 impl RowGroup {
+    /// Finds out how to decode the row group in the memory that it may take. CPU work.
+    ///
+    /// # Errors
+    /// When it needs more, or is damaged.
+    pub(super) fn plan(&self) -> Result<Plan, ReadError> {
+        self.plan_columns(&self.file.wanted.places())
+    }
+
+    fn plan_columns(&self, places: &[usize]) -> Result<Plan, ReadError> {
+        let metadata = self.file.metadata.metadata().row_group(self.group);
+        let mask = self.file.mask(places);
+        let leaves: Vec<usize> = (0..metadata.num_columns()).filter(|leaf| mask.leaf_included(*leaf)).collect();
+        let ranges = self.file.ranges(self.group, &mask);
+        let bytes: Option<Vec<_>> = ranges.iter().map(|range| self.chunks.slice(range)).collect();
+        let bytes = bytes.unwrap_or_default();
+        let rows = self.file.rows(self.group);
+        let columns = leaves.iter().zip(&bytes);
+        let columns: Vec<Chunk<'_>> =
+            columns.map(|(leaf, bytes)| Chunk { leaf: *leaf, meta: metadata.column(*leaf), bytes, rows }).collect();
+        let planned = catch_unwind(AssertUnwindSafe(|| memory::plan(&columns, &self.chunks, self.file.limit)));
+        match planned {
+            Ok(plan) => plan.map_err(|TooMuch { leaf, why }| self.broken(leaf.map(|l| self.name_of(l)), &why)),
+            Err(_) => Err(self.broken(None, "the decoder gave up on it; the file is damaged")),
+        }
+    }
+
+    /// The name of the column that a leaf belongs to.
+    fn name_of(&self, leaf: usize) -> &str {
+        self.file.metadata.parquet_schema().get_column_root(leaf).name()
+    }
+
     /// Decodes the row group into the aggregator and returns how many rows a meter counted. CPU
     /// work; it waits for nothing.
     ///
     /// # Errors
     /// The first column that cannot be decoded.
-    pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
+    pub(super) fn aggregate(&self, plan: &Plan, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
         aggregator.tags_seen_mut().see(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
+        let rows = plan.batch_rows;
+        let schema = self.file.metadata.parquet_schema();
+        let unmeasured = plan.unmeasured.iter().map(|leaf| schema.get_column_root_idx(*leaf));
+        let unmeasured: Vec<usize> = unmeasured.filter_map(|place| places.binary_search(&place).ok()).collect();
         let mut first_row = 0;
-        for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {
-            let batch = batch.map_err(|e| self.diagnose(&places, &e.into()))?;
+        for batch in self.batches(&places, rows).map_err(|e| self.diagnose(&places, rows, &e))? {
+            let batch = batch.map_err(|e| self.diagnose(&places, rows, &e.into()))?;
+            for at in &unmeasured {
+                let longest = longest_text(batch.column(*at));
+                if longest > memory::LONGEST_VALUE {
+                    let column = batch.schema_ref().field(*at).name();
+                    return Err(self.broken(Some(column), &memory::too_long(longest)));
+                }
+            }
             let names = self.file.metadata.schema();
             let array = |place: usize| {
                 let at = places.binary_search(&place).unwrap_or(0);
                 (names.field(place).name().as_str(), batch.column(at))
             };
             let columns = self.file.wanted.batch(batch.num_rows(), array, &self.file.keys);
-            let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &format!("its type is {t}")))?;
+            let columns = columns.map_err(|(column, t)| self.broken(Some(&column), &wrong_type(&t)))?;
             let origin = Origin {
                 file: &self.file.object.key,
                 row_group: Some(self.group),
@@ -348,6 +400,9 @@ impl RowGroup {
                 resource: &|_| None,
             };
             aggregator.add(&columns, &origin);
+            if let Some(why) = aggregator.too_many_kinds() {
+                return Err(self.broken(None, &why));
+            }
             first_row += batch.num_rows();
         }
         let wanted = self.file.rows(self.group);
@@ -361,7 +416,8 @@ impl RowGroup {
     fn texts(&self, place: usize, rows: &BTreeSet<u64>) -> Option<BTreeMap<u64, String>> {
         let mut found = BTreeMap::new();
         let mut first_row = 0;
-        for batch in self.batches(&[place]).ok()? {
+        let plan = self.plan_columns(&[place]).ok()?;
+        for batch in self.batches(&[place], plan.batch_rows).ok()? {
             let batch = batch.ok()?;
             let count = u64::try_from(batch.num_rows()).ok()?;
             let own: Vec<u64> = rows.range(first_row..first_row + count).copied().collect();
@@ -381,17 +437,18 @@ impl RowGroup {
     fn batches(
         &self,
         places: &[usize],
+        rows: usize,
     ) -> parquet::errors::Result<parquet::arrow::arrow_reader::ParquetRecordBatchReader> {
         ParquetRecordBatchReaderBuilder::new_with_metadata(self.chunks.clone(), self.file.metadata.clone())
             .with_row_groups(vec![self.group])
             .with_projection(self.file.mask(places))
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(rows)
             .build()
     }
 
     /// Finds the column that cannot be decoded, by decoding one column after another.
-    fn diagnose(&self, places: &[usize], error: &ParquetError) -> ReadError {
-        let fails = |place: &&usize| match self.batches(&[**place]) {
+    fn diagnose(&self, places: &[usize], rows: usize, error: &ParquetError) -> ReadError {
+        let fails = |place: &&usize| match self.batches(&[**place], rows) {
             Ok(mut batches) => batches.any(|b| b.is_err()),
             Err(_) => true,
         };
@@ -404,6 +461,39 @@ impl RowGroup {
         let column = column.map(|c| format!(", column {c}")).unwrap_or_default();
         let place = format!(", row group {}{column}", self.group);
         ReadError::Broken { file: self.file.name.clone(), place, why: why.to_owned() }
+    }
+}
+
+fn bytes_of(ranges: &[Range<u64>]) -> u64 {
+    ranges.iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start))
+}
+
+fn wrong_type(data_type: &DataType) -> String {
+    format!("its type {data_type} is not one that this column can have; export the bill anew as AWS writes it")
+}
+
+/// What is missing, for a file without required columns.
+pub(super) fn missing_columns<'a>(missing: &[&str], mut names: impl Iterator<Item = &'a str>) -> String {
+    if names.any(|name| name == FOCUS_COLUMN) {
+        return FOCUS.to_owned();
+    }
+    format!("there is no column {}; add it to the export", missing.join(", "))
+}
+
+/// Bytes of the longest of an array's texts.
+fn longest_text(array: &ArrayRef) -> u64 {
+    let of = |array: &ArrayRef| {
+        let values = array.as_any_dictionary_opt().map(|d| d.values());
+        let offsets = values.and_then(|v| {
+            let texts = v.as_string_opt::<i32>().map(|texts| texts.offsets());
+            texts.or_else(|| v.as_binary_opt::<i32>().map(|texts| texts.offsets()))
+        });
+        let longest = offsets.and_then(|offsets| offsets.lengths().max());
+        longest.and_then(|length| u64::try_from(length).ok()).unwrap_or(0)
+    };
+    match array.as_map_opt() {
+        Some(map) => of(map.keys()).max(of(map.values())),
+        None => of(array),
     }
 }
 

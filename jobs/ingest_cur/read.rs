@@ -1,16 +1,21 @@
 //! Reading all files of a version: row groups in parallel, in bounded memory.
 //!
-//! The footers of a few files are read ahead, column chunks are fetched within a budget of bytes,
-//! and decoding runs on as many blocking threads as there are cores. Each thread takes an
+//! The footers of a few files are read ahead, column chunks are fetched and decoded within a budget
+//! of bytes, and decoding runs on as many blocking threads as there are cores. Each thread takes an
 //! aggregator from a pool; the few aggregators are merged at the end.
+//!
+//! What a row group takes is known only when it is fetched. One that takes more than most is
+//! decoded while no other such one is, and one that takes more than
+//! [`ReadLimits::largest_group`](crate::context::ReadLimits::largest_group) is refused.
 
 use std::sync::{Arc, Mutex};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::aggregate::UsageAggregator;
 use super::csv;
+use super::object_reader::Footer;
 use super::parquet_file::{ParquetFile, ReadError};
 use crate::context::ReadSettings;
 use crate::source::{Object, Source};
@@ -23,6 +28,10 @@ use books::usage::tag_key::TagKeys;
 const OPEN_AHEAD: usize = 4;
 /// The memory budget is counted in this unit.
 const KIB: u64 = 1024;
+/// What decoding a row group of a bill takes at most, beside its column chunks.
+const DECODING_BYTES: u64 = 16 << 20;
+/// Memory for decoded footers.
+const FOOTERS_BYTES: u64 = 24 << 20;
 
 /// The files of a version, as they were read.
 #[derive(Clone, Debug, Default)]
@@ -39,7 +48,14 @@ impl FileStats {
 
 /// A piece of a version that is read by itself.
 enum ReadUnit {
-    Group { file: usize, parquet: Arc<ParquetFile>, group: usize },
+    Group { file: usize, parquet: Arc<ParquetFile>, group: usize, footer: Arc<OwnedSemaphorePermit> },
+    Csv { file: usize },
+    Empty,
+}
+
+/// A file that is about to be read.
+enum Opened {
+    Parquet { file: usize, footer: Footer },
     Csv { file: usize },
     Empty,
 }
@@ -67,6 +83,19 @@ struct Shared {
     processors: Semaphore,
     memory: Arc<Semaphore>,
     memory_kib: u32,
+    /// Memory of decoded footers.
+    footers: Arc<Semaphore>,
+    /// For the one row group that takes much.
+    large: Semaphore,
+    largest_group: u64,
+}
+
+fn gone(_: tokio::sync::AcquireError) -> ReadError {
+    ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() }
+}
+
+fn kib(bytes: u64) -> u32 {
+    u32::try_from(bytes / KIB).unwrap_or(u32::MAX)
 }
 
 impl Shared {
@@ -81,28 +110,52 @@ impl Shared {
         }
     }
 
-    async fn open(self: Arc<Self>, file: usize) -> Result<Vec<ReadUnit>, ReadError> {
-        let object = self.objects[file].clone();
-        let name = || self.source.name(&object.key);
+    async fn open(self: Arc<Self>, file: usize) -> Result<Opened, ReadError> {
+        let object = &self.objects[file];
         let is = |ending: &str| object.key.to_ascii_lowercase().ends_with(ending);
         if is(".parquet") {
-            let opened = ParquetFile::open(Arc::clone(&self.source), object.clone(), self.keys.clone()).await?;
-            let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Empty]) };
-            let groups = 0..parquet.row_groups();
-            return Ok(groups.map(|group| ReadUnit::Group { file, parquet: Arc::clone(&parquet), group }).collect());
+            return Ok(Opened::Parquet { file, footer: ParquetFile::footer(&self.source, object).await? });
         }
         if is(".csv") || is(".csv.gz") {
-            return Ok(vec![if object.size == 0 { ReadUnit::Empty } else { ReadUnit::Csv { file } }]);
+            return Ok(if object.size == 0 { Opened::Empty } else { Opened::Csv { file } });
         }
         let why = "only .parquet, .csv and .csv.gz are read; set the export to Parquet, or to gzip for CSV".to_owned();
-        Err(ReadError::Broken { file: name(), place: String::new(), why })
+        Err(ReadError::Broken { file: self.source.name(&object.key), place: String::new(), why })
+    }
+
+    /// The units of a file. Footers wait for memory in the order of the files, so that the one
+    /// that is needed next never waits for one that is needed later.
+    async fn units(self: Arc<Self>, opened: Opened) -> Result<Vec<ReadUnit>, ReadError> {
+        let (file, footer) = match opened {
+            Opened::Empty => return Ok(vec![ReadUnit::Empty]),
+            Opened::Csv { file } => return Ok(vec![ReadUnit::Csv { file }]),
+            Opened::Parquet { file, footer } => (file, footer),
+        };
+        let (object, needed) = (self.objects[file].clone(), footer.decoded_bytes);
+        if needed > FOOTERS_BYTES {
+            let why = format!(
+                "it takes {} MiB of memory, and that of a bill takes {} at most; it is damaged, or must be exported \
+                 anew in larger row groups",
+                needed >> 20,
+                FOOTERS_BYTES >> 20
+            );
+            return Err(ReadError::Broken { file: self.source.name(&object.key), place: ", footer".into(), why });
+        }
+        let permit = Arc::clone(&self.footers).acquire_many_owned(kib(needed)).await.map_err(gone)?;
+        let permit = Arc::new(permit);
+        let (source, keys) = (Arc::clone(&self.source), self.keys.clone());
+        let opened = ParquetFile::open(source, object, &footer, keys, self.largest_group)?;
+        let Some(parquet) = opened.map(Arc::new) else { return Ok(vec![ReadUnit::Empty]) };
+        let unit = |group| ReadUnit::Group { file, parquet: Arc::clone(&parquet), group, footer: Arc::clone(&permit) };
+        Ok((0..parquet.row_groups()).map(unit).collect())
     }
 
     async fn work(self: Arc<Self>, part: ReadUnit) -> Result<Found, ReadError> {
-        let gone = |_| ReadError::Broken { file: String::new(), place: String::new(), why: "stopped".into() };
         match part {
             ReadUnit::Empty => Ok(Found::default()),
             ReadUnit::Csv { file } => {
+                let needed = kib(csv::BYTES).min(self.memory_kib);
+                let _memory = Arc::clone(&self.memory).acquire_many_owned(needed).await.map_err(gone)?;
                 let _processor = self.processors.acquire().await.map_err(gone)?;
                 let aggregator = self.take();
                 let object = self.objects[file].clone();
@@ -112,25 +165,33 @@ impl Shared {
                 let (rows, counted_rows, lacks_tag) = (facts.rows, facts.counted_rows, facts.lacks_tag);
                 Ok(Found { file, rows, row_groups: 0, counted_rows, lacks_tag, bytes: self.objects[file].size })
             }
-            ReadUnit::Group { file, parquet, group } => {
-                let kib = u32::try_from(parquet.needed_bytes(group) / KIB).unwrap_or(u32::MAX).min(self.memory_kib);
-                let _memory = Arc::clone(&self.memory).acquire_many_owned(kib).await.map_err(gone)?;
+            ReadUnit::Group { file, parquet, group, footer } => {
+                let needed = kib(parquet.needed_bytes(group).saturating_add(DECODING_BYTES)).min(self.memory_kib);
+                let memory = Arc::clone(&self.memory).acquire_many_owned(needed).await.map_err(gone)?;
                 let (rows, lacks_tag) = (parquet.rows(group), parquet.lacks_tag());
                 let name = self.source.name(&parquet.object.key);
                 let groups = u64::try_from(parquet.row_groups()).unwrap_or(1).max(1);
                 let bytes = parquet.object.size / groups;
                 let fetched = parquet.fetch(group).await?;
-                let _processor = self.processors.acquire().await.map_err(gone)?;
-                let mut aggregator = self.take();
-                let aggregating = tokio::task::spawn_blocking(move || {
-                    fetched.aggregate(&mut aggregator).map(|counted_rows| (aggregator, counted_rows))
-                });
-                let (aggregator, counted_rows) = aggregating.await.unwrap_or_else(|e| {
-                    // a panic of the decoder means a damaged file and is no crash of the worker
+                let processor = self.processors.acquire().await.map_err(gone)?;
+                // a panic of the decoder means a damaged file and is no crash of the worker
+                let damaged = |e: tokio::task::JoinError| {
                     let place = format!(", row group {group}");
                     let why = format!("the decoder gave up ({e}); the file is damaged");
-                    Err(ReadError::Broken { file: name, place, why })
-                })?;
+                    ReadError::Broken { file: name.clone(), place, why }
+                };
+                let planning = tokio::task::spawn_blocking(move || fetched.plan().map(|plan| (fetched, plan)));
+                let (fetched, plan) = planning.await.unwrap_or_else(|e| Err(damaged(e)))?;
+                let (batch_rows, decoding) = (plan.batch_rows, plan.bytes);
+                tracing::debug!(file = %name, group, batch_rows, decoding, "{name}, row group {group}: {batch_rows} rows at once");
+                let large = plan.bytes > DECODING_BYTES;
+                let _large = if large { Some(self.large.acquire().await.map_err(gone)?) } else { None };
+                let mut aggregator = self.take();
+                let aggregating = tokio::task::spawn_blocking(move || {
+                    fetched.aggregate(&plan, &mut aggregator).map(|counted_rows| (aggregator, counted_rows))
+                });
+                let (aggregator, counted_rows) = aggregating.await.unwrap_or_else(|e| Err(damaged(e)))?;
+                drop((memory, processor, footer));
                 self.give_back(aggregator);
                 Ok(Found { file, rows, row_groups: 1, counted_rows, lacks_tag, bytes })
             }
@@ -156,6 +217,9 @@ pub(super) async fn read_files(
         processors: Semaphore::new(limits.parallel.max(1)),
         memory: Arc::new(Semaphore::new(usize::try_from(memory_kib).unwrap_or(1))),
         memory_kib,
+        footers: Arc::new(Semaphore::new(usize::try_from(kib(FOOTERS_BYTES)).unwrap_or(1))),
+        large: Semaphore::new(1),
+        largest_group: limits.largest_group(),
     });
     progress.start(objects.iter().map(|o| o.size).sum());
     let file = |o: &Object| BillFile {
@@ -169,7 +233,8 @@ pub(super) async fn read_files(
     let mut facts = FileStats { files: objects.iter().map(file).collect(), files_without_tag: 0 };
     let mut without_tag = vec![false; objects.len()];
     let opening = stream::iter(0..objects.len()).map(|i| Arc::clone(&shared).open(i)).buffered(OPEN_AHEAD);
-    let parts = opening.map_ok(|parts| stream::iter(parts.into_iter().map(Ok))).try_flatten();
+    let units = opening.and_then(|opened| Arc::clone(&shared).units(opened));
+    let parts = units.map_ok(|parts| stream::iter(parts.into_iter().map(Ok))).try_flatten();
     let working = parts.map_ok(|part| Arc::clone(&shared).work(part)).try_buffer_unordered(limits.parallel.max(1) * 2);
     let mut working = std::pin::pin!(working);
     while let Some(found) = working.try_next().await? {
@@ -186,18 +251,20 @@ pub(super) async fn read_files(
     while let Some(aggregator) = aggregators.pop() {
         whole.merge(&aggregator);
     }
-    name_resources(&mut whole, &shared, limits.memory_bytes).await?;
+    name_resources(&mut whole, &shared).await?;
     Ok((whole, facts))
 }
 
 /// Looks up the resources of faulty lines that are named. A bill without faults is read without
 /// that column.
-async fn name_resources(whole: &mut UsageAggregator, shared: &Shared, limit: u64) -> Result<(), ReadError> {
+async fn name_resources(whole: &mut UsageAggregator, shared: &Shared) -> Result<(), ReadError> {
     for ((file, group), rows) in whole.faults().without_resource() {
         let Some(object) = shared.objects.iter().find(|object| object.key == file) else { continue };
-        let opened = ParquetFile::open(Arc::clone(&shared.source), object.clone(), shared.keys.clone()).await?;
+        let footer = ParquetFile::footer(&shared.source, object).await?;
+        let (source, keys) = (Arc::clone(&shared.source), shared.keys.clone());
+        let opened = ParquetFile::open(source, object.clone(), &footer, keys, shared.largest_group)?;
         let Some(parquet) = opened.map(Arc::new) else { continue };
-        let resources = parquet.resources(group, rows, limit).await?;
+        let resources = parquet.resources(group, rows).await?;
         whole.faults_mut().name_resources(&file, group, &resources);
     }
     Ok(())

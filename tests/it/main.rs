@@ -8,6 +8,7 @@ mod support;
 mod billing;
 mod billing_books;
 mod billing_kill;
+mod bombs;
 mod browser;
 mod chaos;
 mod cli_status;

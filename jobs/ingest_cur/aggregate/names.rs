@@ -13,6 +13,7 @@ use crate::ingest_cur::sums::{id, idx};
 pub(super) struct Interner {
     numbers: HashMap<Arc<str>, u32>,
     pub(super) texts: Vec<Arc<str>>,
+    pub(super) bytes: usize,
 }
 
 impl Interner {
@@ -22,6 +23,7 @@ impl Interner {
         }
         let text: Arc<str> = text.into();
         let new = id(self.texts.len());
+        self.bytes += text.len();
         self.texts.push(Arc::clone(&text));
         self.numbers.insert(text, new);
         new

@@ -13,6 +13,7 @@ mod moved;
 mod over_a_server;
 mod parts;
 mod race;
+mod readers;
 mod real;
 mod restore;
 mod staged;
