@@ -140,7 +140,14 @@ impl BudgetFixture {
 async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
     let world = BudgetFixture::with_ann(300.0).await;
     let report = world.enforce().await;
-    assert_eq!((report.customers, report.changed, report.blocked), (1, 1, 0), "the first decision blocks nobody anew");
+    assert_eq!(
+        (report.customers, report.changed, report.blocked),
+        (1, 1, 1),
+        "before it, the plan's meters are allowed"
+    );
+    assert_eq!((report.not_allowed, report.not_in_plan), (2, 1));
+    let last = world.context.books.last_enforcement().await.unwrap().unwrap();
+    assert_eq!((last.enforced_at, last.on_stale.as_str(), last.thresholds), (now(), "warn", vec![50, 80, 100]));
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason, e.overage_cost_minor), (false, Reason::NoBudget, 200));
     assert_eq!((e.as_of, e.freshness), (Some(at("2026-10-29T00:00:00Z")), Freshness::Fresh));
