@@ -19,8 +19,8 @@ CREATE TABLE enforcement (
 
 -- Books of an older build: the newest decision, and the default configuration until the next run.
 INSERT INTO enforcement (id, enforced_at, stale_after, on_stale, notifies, thresholds)
-SELECT 1, max(decided_at), 259200, 'warn', EXISTS (SELECT 1 FROM notifications WHERE attempts > 0), '[50,80,100]'
-FROM entitlements HAVING count(*) > 0;
+SELECT 1, newest, 259200, 'warn', EXISTS (SELECT 1 FROM notifications WHERE attempts > 0), '[50,80,100]'
+FROM (SELECT max(decided_at) AS newest FROM entitlements) WHERE newest IS NOT NULL;
 
 -- A new state: `known` was not sent, and `error` says why. The table is made anew, because SQLite
 -- changes no CHECK.

@@ -227,8 +227,8 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
     })
 }
 
-/// A context for what only looks at the books: exports have their payers, and an empty folder instead
-/// of their place.
+/// A context for what only looks at the books: exports have their payers, and an empty folder
+/// instead of their place.
 pub fn context_without_sources(config: &Config, books: Database) -> anyhow::Result<Context> {
     let export = |export: &ExportConfig| {
         let source: Arc<dyn Source> = Arc::new(Folder::new(PathBuf::new()));

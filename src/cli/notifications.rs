@@ -25,8 +25,8 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Send notifications that are dead, delivered or known: a running worker tries for another day,
-    /// from the next minute on
+    /// Send notifications that are dead, delivered or known: a running worker tries for another
+    /// day, from the next minute on
     Retry {
         /// Their ids
         #[arg(required_unless_present = "dead")]

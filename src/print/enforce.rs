@@ -1,6 +1,6 @@
 //! The report of an enforcement of budgets.
 
-use books::limits::entitlement::Entitlement;
+use books::limits::entitlement::{Entitlement, Freshness};
 use jiff::Timestamp;
 use jobs::enforce_budgets::{EnforceReport, EntitlementChange};
 
@@ -59,12 +59,14 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
     }
     let age = report.as_of.map(|at| format!("bills include usage through {at}, {} ago", span(now.duration_since(at))));
     out(&age.unwrap_or_else(|| "no bill with usage is booked: only TURN credentials are counted".to_owned()));
-    let policy = |policy| serde_json::to_string(&policy).unwrap_or_default();
-    let stale = report
-        .on_stale
-        .map(|p| format!("the bill is older than enforce.stale_after_hours; policy: {}", policy(p).trim_matches('"')));
+    let what = match report.freshness {
+        Some(Freshness::Stale) => "the bill is older than enforce.stale_after_hours",
+        _ => "a payer has no booked bill with usage",
+    };
+    if let Some(policy) = report.on_stale {
+        out(&format!("attention: {what}; enforce.on_stale is {}", policy.name()));
+    }
     let notes = [
-        (u64::from(stale.is_some()), stale.unwrap_or_default()),
         (
             report.without_period,
             "customer(s) without a current billing period: `meter run roll-periods` opens them".to_owned(),

@@ -56,7 +56,7 @@ fn a_customer_from_sign_up_to_block_and_back() {
     // what was decided, what was set, and when that counts
     place.run("explain-entitlement ann chime_minutes").ends(0).says(&[
         "chime_minutes may not be used by ann: what the plan includes is used up, and no overage budget is set, as was decided ",
-        "Something has changed since. It may be used by ann: what the plan includes is used up, and the overage budget is not spent.",
+        "Something has changed since. It may be used: what the plan includes is used up, and the overage budget is not spent.",
         counts,
         "set to 0.90 EUR since; it counts from the next run",
     ]);

@@ -2,7 +2,7 @@
 //! subscriptions and clocks. Each run is done twice.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use books::limits::budget::BudgetChange;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
@@ -407,9 +407,10 @@ async fn a_decision_follows_what_is_true_when_it_is_written() {
         (one("DELETE FROM customers"), None, ""),
     ] {
         let world = BudgetFixture::with_ann(300.0).await;
-        let statements = changes.clone();
+        // once: the run's last transaction only keeps that it looked at every customer
+        let statements = Mutex::new(changes.clone());
         let beside: Fence = Arc::new(move |c: Connection| {
-            let statements = statements.clone();
+            let statements = std::mem::take(&mut *statements.lock().unwrap());
             Box::pin(async move {
                 for sql in statements {
                     let mut rows = c.query(&sql, ()).await?;
