@@ -191,6 +191,17 @@ pub enum OnStale {
     BlockOverage,
 }
 
+impl OnStale {
+    /// Its name in the books and the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Warn => "warn",
+            Self::BlockOverage => "block-overage",
+        }
+    }
+}
+
 /// The web backend's endpoint for notifications.
 #[derive(Clone)]
 pub struct WebhookTarget {

@@ -37,8 +37,6 @@ const IN_FLIGHT: usize = 8;
 const FIRST_WAIT: i64 = 30;
 /// Longest wait.
 const LONGEST_WAIT: i64 = 7200;
-/// The stored error of notifications that were never sent.
-const NO_RECEIVER: &str = "no webhook was configured (notifications.url)";
 
 /// Send what is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +49,7 @@ pub struct DeliverReport {
     pub delivered: u64,
     pub retried: u64,
     pub dead: u64,
-    /// Dead after a day without an attempt, because no webhook is configured.
+    /// Known after a day, because no webhook is configured any more.
     #[serde(skip_serializing_if = "is_none")]
     pub set_aside: u64,
 }
@@ -107,7 +105,7 @@ impl Job for DeliverNotifications {
                 }
             }
         } else {
-            report.set_aside += context.books.bury_notifications(NO_RECEIVER, now).await?;
+            report.set_aside += context.books.set_notifications_aside(now).await?;
         }
         context.books.forget_notifications(now).await?;
         if report.retried > 0 {

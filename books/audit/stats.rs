@@ -35,6 +35,8 @@ pub struct BooksStats {
     pub days: Vec<DayUsage>,
     /// End of the oldest TURN period that is over and not closed.
     pub turn_overdue_since: Option<Timestamp>,
+    /// When `enforce_budgets` last looked at every customer.
+    pub enforced_at: Option<Timestamp>,
     pub stripe: StripeStats,
     pub notifications: NotificationStats,
     /// Bytes of the database; none for a remote one.

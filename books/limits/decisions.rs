@@ -21,6 +21,15 @@ pub struct NewDecisions<'a> {
     pub notifications: Vec<NewNotification>,
 }
 
+/// How many notifications were stored that had not been stored before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredNotifications {
+    /// To be sent.
+    pub to_send: u64,
+    /// Known, and not sent.
+    pub not_sent: u64,
+}
+
 /// A decision about a meter that neither the configuration nor the customer's plan has any more.
 /// Its history stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,8 +63,8 @@ const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowe
     AND starts_at = j.value ->> 'starts_at' AND closed_at IS NULL";
 
 impl NewDecisions<'_> {
-    /// Stores everything with one request, and returns the number of new notifications.
-    pub async fn store(&self, c: &Connection, now: i64) -> Result<u64, BooksError> {
+    /// Stores everything with one request.
+    pub async fn store(&self, c: &Connection, now: i64) -> Result<StoredNotifications, BooksError> {
         let columns: Vec<String> = (0..COLUMNS.split(',').count()).map(|i| format!("value ->> {i}")).collect();
         let columns = columns.join(", ");
         let replace =
@@ -74,17 +83,21 @@ impl NewDecisions<'_> {
             statements.extend(parts.into_iter().map(|part| (sql, vec![Value::Text(part)])));
         }
         let before = statements.len();
-        for part in json_parts(self.notifications.iter().map(|n| n.row(now)))? {
-            let give_up_at = now.saturating_add(GIVE_UP_AFTER);
-            statements.push((RECORD, vec![Value::Text(part), Value::Integer(now), Value::Integer(give_up_at)]));
-            statements.push(("SELECT changes()", vec![]));
-        }
-        let mut made = 0;
-        for mut counts in c.batch(statements).await?.into_iter().skip(before) {
-            while let Some(row) = counts.next().await? {
-                made += row.get::<u64>(0)?;
+        let give_up_at = now.saturating_add(GIVE_UP_AFTER);
+        let (to_send, not_sent): (Vec<_>, Vec<_>) = self.notifications.iter().partition(|n| n.not_sent.is_none());
+        for (some, count) in [(to_send, "SELECT changes(), 0"), (not_sent, "SELECT 0, changes()")] {
+            for part in json_parts(some.iter().map(|n| n.row(now)))? {
+                statements.push((RECORD, vec![Value::Text(part), Value::Integer(now), Value::Integer(give_up_at)]));
+                statements.push((count, vec![]));
             }
         }
-        Ok(made)
+        let mut stored = StoredNotifications::default();
+        for mut counts in c.batch(statements).await?.into_iter().skip(before) {
+            while let Some(row) = counts.next().await? {
+                stored.to_send += row.get::<u64>(0)?;
+                stored.not_sent += row.get::<u64>(1)?;
+            }
+        }
+        Ok(stored)
     }
 }

@@ -82,6 +82,12 @@ impl Reason {
         self.entry().1
     }
 
+    /// True when a decision with this reason says nothing about a later billing period. Who does
+    /// not pay stays blocked.
+    pub fn ends_with_period(self) -> bool {
+        !matches!(self, Self::Unpaid | Self::Paused | Self::Canceled)
+    }
+
     /// The reason that is stored under `name`.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known, _)| *known == name).map(|(reason, ..)| *reason)
@@ -135,9 +141,9 @@ pub enum Freshness {
     Live,
     /// From a bill that is new enough.
     Fresh,
-    /// From a bill that is older than the configuration allows.
+    /// From a bill that is older than the configuration allows, or nobody decides any more.
     Stale,
-    /// No bill is booked yet.
+    /// No bill is booked yet, or nobody has decided about the period.
     None,
 }
 

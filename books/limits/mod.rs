@@ -2,9 +2,9 @@
 //! decisions made from them, and the notifications to the web backend.
 //!
 //! **Owns** the tables `plans`, `plan_meters`, `overage_budgets`, `entitlements`,
-//! `entitlement_changes`, `customer_plans`, `overage_billing_changes` and `notifications`. **Does
-//! not own** how a decision is made (`jobs/enforce_budgets`), nor how a notification is sent
-//! (`jobs/deliver_notifications.rs`).
+//! `entitlement_changes`, `enforcement`, `customer_plans`, `overage_billing_changes` and
+//! `notifications`. **Does not own** how a decision is made (`jobs/enforce_budgets`), nor how a
+//! notification is sent (`jobs/deliver_notifications.rs`).
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
 //! threshold has one notification, made in the transaction of its decision; the terms of a plan
@@ -13,6 +13,7 @@
 pub mod budget;
 pub mod customer_facts;
 pub mod decisions;
+pub mod enforcement;
 pub mod entitlement;
 pub mod notification;
 pub mod overage_billing;

@@ -13,7 +13,9 @@ use crate::units::calendar::instant;
 
 /// Seconds after which a notification that was not delivered is dead.
 pub const GIVE_UP_AFTER: i64 = 86_400;
-/// Seconds for which delivered and dead notifications are kept: longer than a yearly billing
+/// Why a notification is known and was not sent: nothing received any.
+pub const NO_WEBHOOK: &str = "no webhook was configured (notifications.url)";
+/// Seconds for which notifications that are not pending are kept: longer than a yearly billing
 /// period, so that no notification of a current period is made twice.
 const KEPT: i64 = 400 * 86_400;
 
@@ -58,6 +60,8 @@ pub struct NewNotification {
     pub base: i64,
     /// The webhook's data.
     pub data: serde_json::Map<String, serde_json::Value>,
+    /// Why it is recorded as known and not sent; none = it is sent.
+    pub not_sent: Option<&'static str>,
 }
 
 impl NewNotification {
@@ -81,6 +85,7 @@ impl NewNotification {
         serde_json::json!({
             "id": self.id(), "customer": self.customer, "meter": self.meter, "kind": self.kind.name(),
             "period_start": self.period_start, "percent": self.percent, "base": self.base, "body": self.body(now),
+            "not_sent": self.not_sent,
         })
     }
 
@@ -102,14 +107,14 @@ pub struct Notification {
     pub kind: String,
     /// The share that was crossed.
     pub percent: i64,
-    /// `pending`, `delivered` or `dead`.
+    /// `pending`, `delivered`, `dead` or `known`.
     pub state: String,
     pub attempts: i64,
     pub created_at: Timestamp,
     /// When it is sent next.
     pub next_at: Option<Timestamp>,
     pub delivered_at: Option<Timestamp>,
-    /// Why the last attempt failed.
+    /// Why the last attempt failed, or why a known one was not sent.
     pub error: Option<String>,
     pub body: String,
     #[serde(skip)]
@@ -153,9 +158,10 @@ async fn all(
 /// A statement that stores the notifications of a JSON array ([`NewNotification::row`]) that were
 /// not stored before.
 pub(super) const RECORD: &str = "INSERT INTO notifications (id, customer, meter, kind, period_start, percent, base, body, \
-                                                  created_at, give_up_at, next_at) \
+                                                  state, error, created_at, give_up_at, next_at) \
     SELECT value ->> 'id', value ->> 'customer', value ->> 'meter', value ->> 'kind', value ->> 'period_start', \
-           value ->> 'percent', value ->> 'base', value ->> 'body', ?2, ?3, ?2 \
+           value ->> 'percent', value ->> 'base', value ->> 'body', iif(value ->> 'not_sent' IS NULL, 'pending', 'known'), \
+           value ->> 'not_sent', ?2, ?3, iif(value ->> 'not_sent' IS NULL, ?2, NULL) \
     FROM json_each(?1) WHERE true ORDER BY key ON CONFLICT DO NOTHING";
 
 /// How an attempt to deliver ended.
@@ -204,9 +210,8 @@ impl Database {
         .await
     }
 
-    /// Marks up to 1,000 overdue notifications as dead, tried or not.
-    pub async fn bury_notifications(&self, why: &str, now: Timestamp) -> Result<u64, BooksError> {
-        let why = why.to_owned();
+    /// Sets up to 1,000 overdue notifications aside as known, because nothing receives them.
+    pub async fn set_notifications_aside(&self, now: Timestamp) -> Result<u64, BooksError> {
         let overdue = self
             .with_connection(async move |c| {
                 let sql = "SELECT 1 FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1";
@@ -217,14 +222,14 @@ impl Database {
             return Ok(0);
         }
         self.transaction(async move |c| {
-            let sql = "UPDATE notifications SET state = 'dead', next_at = NULL, error = coalesce(error, ?2) \
+            let sql = "UPDATE notifications SET state = 'known', next_at = NULL, error = ?2 \
                        WHERE seq IN (SELECT seq FROM notifications WHERE state = 'pending' AND give_up_at <= ?1 LIMIT 1000)";
-            c.execute(sql, params![now.as_second(), why]).await
+            c.execute(sql, params![now.as_second(), NO_WEBHOOK]).await
         })
         .await
     }
 
-    /// Removes up to 1,000 delivered and dead notifications that are old enough.
+    /// Removes up to 1,000 old notifications that are not pending.
     pub async fn forget_notifications(&self, now: Timestamp) -> Result<u64, BooksError> {
         let before = now.as_second().saturating_sub(KEPT);
         let old = self.with_connection(async move |c| {
@@ -259,8 +264,8 @@ impl Database {
         .await
     }
 
-    /// Makes notifications pending again for another day: those with these ids that are dead or
-    /// delivered, or up to 1,000 dead ones when no id is given. Returns the ids.
+    /// Makes notifications pending again for another day: those with these ids, whatever became of
+    /// them, or up to 1,000 dead ones when no id is given. Returns the ids.
     pub async fn retry_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {
         self.transaction(async move |c| {
             let set = "UPDATE notifications SET state = 'pending', attempts = 0, next_at = ?2, give_up_at = ?3, delivered_at = NULL, error = NULL";

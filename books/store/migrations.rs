@@ -65,6 +65,7 @@ const MIGRATIONS: &[Migration] = migrations![
     31 "0031_bookings",
     32 "0032_newest_done",
     34 "0034_bill_notes",
+    38 "0038_enforcement",
 ];
 
 /// The schema version that this build works with.
@@ -272,6 +273,29 @@ mod tests {
                 .iter()
                 .all(|check| check.name != "bookings" || check.violations.is_empty())
         );
+    }
+
+    /// What older builds kept without a webhook is known, and everything else stays as it was.
+    #[tokio::test]
+    async fn notifications_that_nobody_received_are_known() {
+        let old = |attempts: i64| {
+            format!(
+                "INSERT INTO entitlements VALUES ('a', 'm', 0, 9, 1, 'within_included', 0, 0, 0, 0, 0, 0, NULL, 'USD', NULL, 'none', 77); \
+                 INSERT INTO notifications (id, customer, meter, kind, period_start, base, body, state, attempts, created_at, give_up_at, next_at, delivered_at, error) VALUES \
+                 ('1', 'a', 'm', 'blocked', 0, 1, '{{}}', 'pending', 0, 1, 2, 3, NULL, NULL), \
+                 ('2', 'a', 'm', 'blocked', 0, 2, '{{}}', 'dead', 0, 1, 2, NULL, NULL, 'no webhook was configured (notifications.url)'), \
+                 ('3', 'a', 'm', 'blocked', 0, 3, '{{}}', 'dead', {attempts}, 1, 2, NULL, NULL, 'the receiver answered 503');"
+            )
+        };
+        for (attempts, states, notifies) in [(0, "known known dead", "0"), (9, "pending known dead", "1")] {
+            let books = migrated(38, Box::leak(old(attempts).into_boxed_str())).await;
+            let sql = "SELECT group_concat(state, ' ') FROM (SELECT state FROM notifications ORDER BY seq)";
+            assert_eq!(text(&books, sql).await, states);
+            let run =
+                "SELECT concat_ws(' ', enforced_at, stale_after, on_stale, notifies, thresholds) FROM enforcement";
+            assert_eq!(text(&books, run).await, format!("77 259200 warn {notifies} [50,80,100]"));
+        }
+        assert!(migrated(38, "").await.last_enforcement().await.unwrap().is_none(), "nobody has decided");
     }
 
     #[test]

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::decide::{CustomerCase, CustomerDecision, Grant, MeterCase, MeterDecision, decide};
+use super::notifications::Watch;
 use crate::context::{Context, OnStale};
 use crate::job::Mode;
+use crate::stripe::StripeMode;
 use books::customers::billing_period;
 use books::limits::customer_facts::{CurrentPeriod, CustomerFacts, TurnRow};
+use books::limits::enforcement::{self, LastRun};
 use books::limits::entitlement::{self, Entitlement, Freshness, PaymentStatus, storable};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
@@ -34,7 +37,9 @@ pub(super) struct RunInputs {
     pub(super) freshness: Freshness,
     /// Usage is so old that the policy allows no overage.
     pub(super) too_old: bool,
-    pub(super) thresholds: Vec<u32>,
+    pub(super) watch: Watch,
+    /// What the books keep of this run, once it has looked at every customer.
+    pub(super) run: LastRun,
     pub(super) now: Timestamp,
     /// The later one of the worker's clock and the database's.
     pub(super) latest: Timestamp,
@@ -42,10 +47,11 @@ pub(super) struct RunInputs {
 
 impl RunInputs {
     pub(super) async fn load(context: &Context, now: Timestamp, mode: Mode) -> Result<Self, BooksError> {
-        let shared = context
-            .books
-            .with_connection(async |c| tokio::try_join!(rows::clock(c), entitlement::usage_through(c), Plans::load(c)));
-        let (clock, through, plans) = shared.await?;
+        let shared = context.books.with_connection(async |c| {
+            let ran = async { tokio::try_join!(enforcement::read(c), enforcement::restored(c)) };
+            tokio::try_join!(rows::clock(c), entitlement::usage_through(c), Plans::load(c), ran)
+        });
+        let (clock, through, plans, (last, restored)) = shared.await?;
         let clock = instant(clock);
         let latest = now.max(clock);
         let now = match mode {
@@ -68,6 +74,15 @@ impl RunInputs {
         let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
         let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
         let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
+        let has_key = matches!(context.billing.mode, StripeMode::Stripe(_));
+        let run = LastRun {
+            enforced_at: now,
+            stale_after: policy.stale_after,
+            on_stale: policy.on_stale.name().to_owned(),
+            notifies: context.webhook.is_some(),
+            thresholds: policy.thresholds.clone(),
+            restored,
+        };
         let unmetered = current.flat_map(|p| p.meters.keys()).filter(|m| *m != TURN && !metered.contains(*m));
         Ok(Self {
             unmetered: unmetered.cloned().collect(),
@@ -77,7 +92,8 @@ impl RunInputs {
             as_of,
             freshness,
             too_old: blocks && (freshness == Freshness::Stale || without_bill),
-            thresholds: policy.thresholds.clone(),
+            watch: Watch::new(&run, last.as_ref(), has_key),
+            run,
             now,
             latest,
         })

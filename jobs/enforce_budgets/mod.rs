@@ -26,8 +26,8 @@ use self::judge::{Judgement, RunInputs, judge};
 use crate::context::{Context, OnStale};
 use crate::job::{Failure, Job, Mode};
 use books::limits::customer_facts::{self, CustomerFacts};
-use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, TurnLimit};
-use books::limits::entitlement::{Entitlement, Freshness};
+use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, StoredNotifications, TurnLimit};
+use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::store::error::BooksError;
 use books::store::pace::Pace;
 use books::units::calendar::CLOCK_SKEW;
@@ -66,13 +66,18 @@ pub struct EnforceReport {
     pub customers: u64,
     /// Customers for whom something was written, or would be.
     pub changed: u64,
-    /// Meters that were allowed and are not any more.
+    /// Meters that were allowed, or not decided and in the plan, and are not allowed any more.
     pub blocked: u64,
     /// Meters that were not allowed and are now.
     pub unblocked: u64,
     /// Meters that are not allowed now.
     pub not_allowed: u64,
+    /// Those of them that the customer's plan does not have.
+    pub not_in_plan: u64,
+    /// Notifications that will be sent.
     pub notifications: u64,
+    /// Notifications that are recorded as known and not sent.
+    pub not_sent: u64,
     /// Customers without a current billing period: `roll_periods` has to run first. Their
     /// entitlements stay.
     pub without_period: u64,
@@ -124,7 +129,7 @@ impl Job for EnforceBudgets {
             // page by page: at the start of a month, every decision of every customer changes
             run.report.truncate(STORED_CHANGES);
         }
-        let report = run.report;
+        let report = run.finish().await?;
         if let Some(policy) = report.on_stale {
             let as_of = report.as_of.map_or("nothing".to_owned(), |at| at.to_string());
             tracing::warn!(?policy, "the bill is stale: what is booked reaches up to {as_of}");
@@ -138,6 +143,15 @@ impl Job for EnforceBudgets {
 pub async fn enforce(context: &Context, now: Timestamp, mode: Mode) -> Result<EnforceReport, BooksError> {
     let mut run = Run::begin(context, now, mode).await?;
     while run.next_page().await? {}
+    run.finish().await
+}
+
+/// What the next run would change: for one customer, or for all. Writes nothing.
+pub async fn preview(context: &Context, customer: Option<String>, now: Timestamp) -> Result<EnforceReport, BooksError> {
+    let Some(customer) = customer else { return enforce(context, now, Mode::DryRun).await };
+    let mut run = Run::begin(context, now, Mode::DryRun).await?;
+    run.next = vec![customer];
+    run.next_page().await?;
     Ok(run.report)
 }
 
@@ -199,10 +213,20 @@ impl<'a> Run<'a> {
             let (some, inputs) = (std::mem::replace(&mut rest, later), Arc::clone(&self.inputs));
             let rows = some.len();
             let write = async move |c: &Connection| write(c, some, newest_version, &inputs).await;
-            self.report.notifications += self.context.books.transaction(write).await?;
+            let stored = self.context.books.transaction(write).await?;
+            self.report.notifications += stored.to_send;
+            self.report.not_sent += stored.not_sent;
             self.pace.learn(rows, start);
         }
         Ok(true)
+    }
+
+    /// Keeps that every customer was looked at.
+    async fn finish(self) -> Result<EnforceReport, BooksError> {
+        if self.mode == Mode::Write {
+            self.context.books.keep_enforcement(self.inputs.run.clone()).await?;
+        }
+        Ok(self.report)
     }
 
     async fn load(&mut self, last: String) -> Result<Page, BooksError> {
@@ -233,24 +257,34 @@ impl<'a> Run<'a> {
             };
             report.unknown_plan += u64::from(judgement.plan_is_unknown);
             report.budget_in_other_currency += u64::from(judgement.other_currency);
-            report.not_allowed += judgement.entitlements.iter().map(|e| u64::from(!e.allowed)).sum::<u64>();
-            if judgement.changes_nothing(&facts) {
+            for e in judgement.entitlements.iter().filter(|e| !e.allowed) {
+                report.not_allowed += 1;
+                report.not_in_plan += u64::from(matches!(e.reason, Reason::NotInPlan | Reason::UnknownPlan));
+            }
+            if is_settled(&judgement, &facts, &self.inputs) {
                 continue;
             }
-            report.changed += 1;
+            report.changed += u64::from(!judgement.changes_nothing(&facts));
             for is in &judgement.entitlements {
                 let was = facts.decided.get(&is.meter);
                 if was.is_some_and(|was| !is.decision_differs(was)) {
                     continue;
                 }
-                report.blocked += u64::from(!is.allowed && was.is_some_and(|was| was.allowed));
-                report.unblocked += u64::from(is.allowed && was.is_some_and(|was| !was.allowed));
+                if notifications::answer_changed(was, is) {
+                    let count = if is.allowed { &mut report.unblocked } else { &mut report.blocked };
+                    *count += 1;
+                }
                 report.changes.push(EntitlementChange { was: was.cloned(), is: is.clone() });
             }
             candidates.push(Candidate { customer, facts, judgement });
         }
         candidates
     }
+}
+
+/// True when nothing is to be written for a customer.
+fn is_settled(judgement: &Judgement, facts: &CustomerFacts, inputs: &RunInputs) -> bool {
+    judgement.changes_nothing(facts) && !judgement.entitlements.iter().any(|e| inputs.watch.has_news(e))
 }
 
 /// True when a decision is later than the worker's clock and not later than the database's. One
@@ -267,13 +301,13 @@ fn page(inputs: &RunInputs) -> u32 {
 }
 
 /// Writes what is to change for candidates, by what is true under the write lock. Returns how many
-/// notifications were made.
+/// notifications are new.
 async fn write(
     c: &Connection,
     candidates: Vec<Candidate>,
     newest_version: i64,
     inputs: &RunInputs,
-) -> Result<u64, BooksError> {
+) -> Result<StoredNotifications, BooksError> {
     let now = inputs.now.as_second();
     let ids: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
     let stored = customer_facts::read(c, &ids, &[], now).await?;
@@ -304,11 +338,9 @@ async fn write(
         }));
         let made = &mut decisions.notifications;
         for e in &judgement.entitlements {
-            made.extend(notifications::of_meter(before(e), e, &inputs.thresholds, change));
+            made.extend(notifications::of_meter(before(e), e, &inputs.watch, change));
         }
-        if let Some(any) = judgement.entitlements.first() {
-            made.extend(notifications::of_budget(before(any), any, &inputs.thresholds));
-        }
+        made.extend(notifications::of_budget(&facts.decided, &judgement.entitlements, &inputs.watch));
     }
     decisions.store(c, now).await
 }
@@ -320,7 +352,7 @@ async fn judge_again(c: &Connection, moved: Vec<Candidate>, inputs: &RunInputs) 
     let mut judged = vec![];
     for (customer, facts) in customer_facts::complete(c, stored.customers).await? {
         let Some(judgement) = judge(&customer, &facts, inputs) else { continue };
-        if !judgement.changes_nothing(&facts) {
+        if !is_settled(&judgement, &facts, inputs) {
             judged.push(Candidate { customer, facts, judgement });
         }
     }

@@ -3,9 +3,88 @@
 //!
 //! A threshold that the decision before had reached makes none. When a restated bill takes usage
 //! back and gives it again, the same notification is made again, and the table keeps one of each.
+//!
+//! A crossing is sent when somebody has looked from before it: the decision before was about the
+//! same meter under a plan that has it, and its run knew the threshold and a webhook. What lay
+//! behind when somebody began to look is recorded as known, and not sent.
 
+use std::collections::BTreeMap;
+
+use books::limits::enforcement::{BILLS_READ, LastRun};
 use books::limits::entitlement::{Entitlement, Reason};
-use books::limits::notification::{NewNotification, NotificationKind};
+use books::limits::notification::{NO_WEBHOOK, NewNotification, NotificationKind};
+
+const SWITCHED_ON: &str = "it lay behind when notifications.url was set";
+const RESTORED: &str = "the books were restored: those that were lost knew of it";
+const FIRST: &str = "it lay behind when the meter was first decided under a plan that has it";
+const NEW_THRESHOLD: &str = "it lay behind when enforce.thresholds got this share";
+
+/// What a run makes notifications of.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// Shares in percent.
+    thresholds: Vec<u32>,
+    /// Those that the run before did not know.
+    new_thresholds: Vec<u32>,
+    /// Why this run sends nothing, if it does not.
+    silent: Option<&'static str>,
+}
+
+impl Watch {
+    /// `last` is the run before `run`. `has_key`: the books bill through Stripe.
+    pub(super) fn new(run: &LastRun, last: Option<&LastRun>, has_key: bool) -> Self {
+        let silent = match last {
+            _ if !run.notifies => Some(NO_WEBHOOK),
+            _ if !knows_backup(run, last, has_key) => Some(RESTORED),
+            Some(last) if !last.notifies => Some(SWITCHED_ON),
+            _ => None,
+        };
+        let is_new = |percent: &u32| last.is_some_and(|last| !last.thresholds.contains(percent));
+        let new_thresholds = run.thresholds.iter().copied().filter(is_new).collect();
+        Self { thresholds: run.thresholds.clone(), new_thresholds, silent }
+    }
+
+    /// True when a decision has reached a threshold that is new: also one that does not change is
+    /// looked at then.
+    pub(super) fn has_news(&self, e: &Entitlement) -> bool {
+        let [included, own] = shares(e);
+        self.new_thresholds.iter().any(|p| [included, own, budget_share(e)].iter().any(|share| share.has_reached(*p)))
+    }
+
+    /// The thresholds that `share` has crossed and that `before` had not reached, each with the
+    /// reason why it is not sent.
+    fn crossed<'a>(
+        &'a self,
+        share: Share,
+        before: Option<Share>,
+        not_sent: Option<&'static str>,
+    ) -> impl Iterator<Item = (u32, Option<&'static str>)> + 'a {
+        let before = before.filter(|before| before.whole == share.whole);
+        self.thresholds.iter().copied().filter(move |p| share.has_reached(*p)).filter_map(move |p| {
+            let is_new = self.new_thresholds.contains(&p);
+            let had = before.is_some_and(|before| before.has_reached(p));
+            (is_new || !had).then(|| (p, not_sent.or(is_new.then_some(NEW_THRESHOLD))))
+        })
+    }
+
+    /// Why nothing is sent about what followed the decision `was`.
+    fn not_sent(&self, was: Option<&Entitlement>) -> Option<&'static str> {
+        self.silent.or((!was.is_some_and(is_in_plan)).then_some(FIRST))
+    }
+}
+
+/// Whether the run before knew the backup that these books were restored from, if they were, with
+/// all that came to light since. With a key, bills are read again step by step; until that is done,
+/// no run knows what the lost books knew.
+fn knows_backup(run: &LastRun, last: Option<&LastRun>, has_key: bool) -> bool {
+    let Some(restored) = &run.restored else { return true };
+    let is_reading = has_key && !restored.contains(BILLS_READ);
+    !is_reading && last.is_some_and(|last| last.restored.as_ref() == Some(restored))
+}
+
+fn is_in_plan(e: &Entitlement) -> bool {
+    !matches!(e.reason, Reason::NotInPlan | Reason::UnknownPlan)
+}
 
 /// An amount and how much of it is used.
 #[derive(Clone, Copy)]
@@ -36,50 +115,63 @@ fn budget_share(e: &Entitlement) -> Share {
     Share { kind: NotificationKind::BudgetUsed, part: i128::from(e.overage_cost_minor), whole: e.budget_minor }
 }
 
+/// Whether a meter is allowed is another answer than before. Before the first decision everything
+/// that the plan has was allowed.
+pub(super) fn answer_changed(was: Option<&Entitlement>, is: &Entitlement) -> bool {
+    was.map_or(is_in_plan(is), |was| was.allowed) != is.allowed
+}
+
 /// Notifications about one meter. `change` tells this block from every other one of the meter.
 pub(super) fn of_meter(
     was: Option<&Entitlement>,
     is: &Entitlement,
-    thresholds: &[u32],
+    watch: &Watch,
     change: i64,
 ) -> Vec<NewNotification> {
     let before = was.filter(|was| was.period_start == is.period_start).map(shares);
+    let not_sent = watch.not_sent(was);
     let mut found = vec![];
     for (at, share) in shares(is).into_iter().enumerate() {
-        let had = |percent| before.is_some_and(|b| b[at].whole == share.whole && b[at].has_reached(percent));
-        let crossed = thresholds.iter().filter(|p| share.has_reached(**p) && !had(**p));
-        found.extend(
-            crossed.map(|p| new_notification(is, &is.meter, share.kind, Occasion { percent: *p, base: share.whole })),
-        );
+        let crossed = watch.crossed(share, before.map(|before| before[at]), not_sent);
+        let occasion = |(percent, not_sent)| Occasion { percent, base: share.whole, not_sent };
+        found.extend(crossed.map(|of| new_notification(is, &is.meter, share.kind, occasion(of))));
     }
-    // before the first decision everything that the plan has was allowed
-    let in_plan = !matches!(is.reason, Reason::NotInPlan | Reason::UnknownPlan);
-    if was.map_or(in_plan, |was| was.allowed) != is.allowed {
+    if answer_changed(was, is) {
         let kind = if is.allowed { NotificationKind::Unblocked } else { NotificationKind::Blocked };
-        found.push(new_notification(is, &is.meter, kind, Occasion { percent: 0, base: change }));
+        found.push(new_notification(is, &is.meter, kind, Occasion { percent: 0, base: change, not_sent }));
     }
     found
 }
 
-/// Notifications about the budget for all meters; every entitlement of the customer has it.
-pub(super) fn of_budget(was: Option<&Entitlement>, is: &Entitlement, thresholds: &[u32]) -> Vec<NewNotification> {
-    let before = was.filter(|was| was.period_start == is.period_start && was.budget_minor == is.budget_minor);
-    let had = |percent| before.is_some_and(|was| budget_share(was).has_reached(percent));
+/// Notifications about the budget for all meters, which every entitlement of the customer has.
+/// `decided` are the decisions before.
+pub(super) fn of_budget(
+    decided: &BTreeMap<String, Entitlement>,
+    entitlements: &[Entitlement],
+    watch: &Watch,
+) -> Vec<NewNotification> {
+    let Some(is) = entitlements.first() else { return vec![] };
+    let before = decided.values().find(|was| was.period_start == is.period_start).map(budget_share);
     let share = budget_share(is);
-    let crossed = thresholds.iter().filter(|p| share.has_reached(**p) && !had(**p));
-    crossed.map(|p| new_notification(is, "", share.kind, Occasion { percent: *p, base: share.whole })).collect()
+    let of_first = |e: &Entitlement| e.meter_cost_minor > 0 && !decided.get(&e.meter).is_some_and(is_in_plan);
+    let is_first = decided.is_empty() || entitlements.iter().any(of_first);
+    let not_sent = watch.silent.or(is_first.then_some(FIRST));
+    let crossed = watch.crossed(share, before, not_sent);
+    let occasion = |(percent, not_sent)| Occasion { percent, base: share.whole, not_sent };
+    crossed.map(|of| new_notification(is, "", share.kind, occasion(of))).collect()
 }
 
-/// What identifies a notification beside customer, meter, kind and period.
+/// What identifies a notification beside customer, meter, kind and period; and whether it is sent.
 struct Occasion {
     /// The threshold; 0 for a block.
     percent: u32,
     /// The amount that the threshold is a share of; for a block, the number of the change.
     base: i64,
+    not_sent: Option<&'static str>,
 }
 
 fn new_notification(e: &Entitlement, meter: &str, kind: NotificationKind, occasion: Occasion) -> NewNotification {
-    let Occasion { percent, base } = occasion;
+    let Occasion { percent, base, not_sent } = occasion;
     let mut data = serde_json::Map::new();
     let mut put = |name: &str, value: serde_json::Value| drop(data.insert(name.to_owned(), value));
     put("customer", e.customer.clone().into());
@@ -109,5 +201,49 @@ fn new_notification(e: &Entitlement, meter: &str, kind: NotificationKind, occasi
         percent,
         base,
         data,
+        not_sent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+
+    fn run(notifies: bool, restored: Option<&str>) -> LastRun {
+        LastRun {
+            enforced_at: Timestamp::UNIX_EPOCH,
+            stale_after: SignedDuration::from_hours(72),
+            on_stale: "warn".into(),
+            notifies,
+            thresholds: vec![50, 80],
+            restored: restored.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_run_sends_what_happens_after_a_run_that_would_have_sent_it() {
+        let (backup, read) = (Some("backup_at 5"), Some("restored_bills 9, restored_from 5"));
+        for (last, is, has_key, silent) in [
+            (None, run(true, None), false, None),
+            (Some(run(true, None)), run(true, None), true, None),
+            (Some(run(true, None)), run(false, None), false, Some(NO_WEBHOOK)),
+            (Some(run(false, None)), run(true, None), false, Some(SWITCHED_ON)),
+            // restored: without a key the first run, with one until bills are read again
+            (Some(run(true, None)), run(true, backup), false, Some(RESTORED)),
+            (None, run(true, backup), false, Some(RESTORED)),
+            (Some(run(true, backup)), run(true, backup), false, None),
+            (Some(run(true, backup)), run(true, backup), true, Some(RESTORED)),
+            (Some(run(true, backup)), run(true, read), true, Some(RESTORED)),
+            (Some(run(true, read)), run(true, read), true, None),
+            (Some(run(true, read)), run(true, None), true, None),
+        ] {
+            let watch = Watch::new(&is, last.as_ref(), has_key);
+            assert_eq!(watch.silent, silent, "{last:?} {is:?} {has_key}");
+            assert!(watch.new_thresholds.is_empty());
+        }
+        let watch = Watch::new(&LastRun { thresholds: vec![50, 70], ..run(true, None) }, Some(&run(true, None)), false);
+        assert_eq!((watch.thresholds, watch.new_thresholds), (vec![50, 70], vec![70]));
     }
 }

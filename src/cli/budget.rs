@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::print;
+use crate::print::{self, decided::Runs};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, Subcommand)]
@@ -73,8 +73,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let change = BudgetChange { customer: customer.clone(), meter, amount_minor, currency, set_by: by };
             books.set_budget(change, now).await.map_err(refused)?;
             print::out(&format!(
-                "{customer}: {what} may cost {} {own} in each billing period, from the next enforcement on",
-                own.written(minor)
+                "{customer}: {what} may cost {} {own} in each billing period. That counts from {}.",
+                own.written(minor),
+                Runs::read(&books, config, now).await?.next()
             ));
         }
         Action::Remove { customer, meter, by } => {
@@ -86,12 +87,18 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             let change =
                 BudgetChange { customer: customer.clone(), meter, amount_minor: None, currency: own, set_by: by };
             books.set_budget(change, now).await.map_err(refused)?;
-            print::out(&format!("{customer}: the budget is taken away, from the next enforcement on"));
+            let next = Runs::read(&books, config, now).await?.next();
+            print::out(&format!("{customer}: the budget is taken away. That counts from {next}."));
         }
         Action::Show { customer, json } => {
             own_currency(&books, &customer).await?;
             let budgets = books.budgets(&customer).await?;
-            if json { print::json(&budgets)? } else { print::budgets::current(&budgets) }
+            if json {
+                print::json(&budgets)?;
+            } else {
+                print::budgets::current(&budgets);
+                print::budgets::not_counted(&budgets, &Runs::read(&books, config, now).await?);
+            }
         }
         Action::History { customer, json } => {
             let budgets = books.budget_history(&customer).await?;

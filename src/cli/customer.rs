@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print;
+use crate::print::{self, decided::Runs};
 use crate::wiring::{self, Open};
 
 /// Columns that a CSV file may have.
@@ -123,7 +123,9 @@ async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> an
     print::out("");
     print::budgets::current(&budgets);
     print::out("");
-    print::entitlements::table(&decided, config, now);
+    let runs = Runs::read(&books, config, now).await?;
+    print::entitlements::table(&decided, config, &runs);
+    print::decided::show_to_come(&print::decided::to_come(&books, config, Some(customer.into()), now).await?, &runs);
     Ok(Exit::Ok)
 }
 

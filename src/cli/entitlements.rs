@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print;
+use crate::print::{self, decided::Runs};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -31,13 +31,26 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
-    let mut decided = books.entitlements(args.customer).await?;
+    let runs = Runs::read(&books, config, now).await?;
+    let mut decided = books.entitlements(args.customer.clone()).await?;
+    let any = !decided.is_empty();
     decided.retain(|e| !args.blocked || !e.allowed);
     if args.json {
+        for e in &mut decided {
+            e.freshness = runs.freshness(e);
+        }
         print::json(&decided)?;
         return Ok(Exit::Ok);
     }
-    print::entitlements::table(&decided, config, now);
+    match any && decided.is_empty() {
+        true => print::out("no meter is blocked"),
+        false => print::entitlements::table(&decided, config, &runs),
+    }
+    if any {
+        let mut changes = print::decided::to_come(&books, config, args.customer, now).await?;
+        changes.retain(|c| !args.blocked || !c.is.allowed || c.was.as_ref().is_some_and(|was| !was.allowed));
+        print::decided::show_to_come(&changes, &runs);
+    }
     Ok(Exit::Ok)
 }
 

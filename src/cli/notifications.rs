@@ -25,8 +25,8 @@ pub(crate) enum Action {
         #[arg(long)]
         json: bool,
     },
-    /// Send dead or delivered notifications again: a running worker tries for another day, from the
-    /// next minute on
+    /// Send notifications that are dead, delivered or known: a running worker tries for another
+    /// day, from the next minute on
     Retry {
         /// Their ids
         #[arg(required_unless_present = "dead")]
@@ -43,6 +43,7 @@ pub(crate) enum State {
     Pending,
     Delivered,
     Dead,
+    Known,
 }
 
 impl State {
@@ -51,6 +52,7 @@ impl State {
             Self::Pending => "pending",
             Self::Delivered => "delivered",
             Self::Dead => "dead",
+            Self::Known => "known",
         }
     }
 }
@@ -68,7 +70,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             } else {
                 print::notifications::table(&notifications, now);
                 if config.notifications.url.is_none() {
-                    print::out("notifications go nowhere: notifications.url is not set");
+                    print::out("notifications.url is not set: what happens is recorded as known, and not sent");
                 }
             }
             Ok(done)

@@ -59,6 +59,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                 other => other?,
             };
             let would = if dry_run { "would be " } else { "" };
+            let any = applied.iter().any(|applied| *applied != Applied::Unchanged);
             for (version, applied) in versions.iter().zip(applied) {
                 let what = match applied {
                     Applied::New => format!("{would}added"),
@@ -66,6 +67,10 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
                     Applied::Replaced => format!("{would}replaced; it does not hold yet"),
                 };
                 print::out(&format!("{version}: {what}"));
+            }
+            if any && !dry_run {
+                let next = print::decided::Runs::read(&books, config, now).await?.next();
+                print::out(&format!("limits follow them from {next}"));
             }
             warn(config, &books, &plans, now).await?;
             Ok(Exit::Ok)

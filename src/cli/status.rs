@@ -1,5 +1,6 @@
 //! `meter status`: the state of books, money and work on one screen.
 
+use books::limits::enforcement::LATE;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
@@ -94,6 +95,10 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         if s.customers_at == s.at { String::new() } else { format!("; counted {}", ago(s.customers_at, now)) };
     let (active, past_due, canceled) = (by("active"), by("past_due"), by("canceled"));
     line("customers", format!("{active} active, {past_due} past due, {canceled} canceled{counted}"));
+    if let Some(at) = s.books.enforced_at {
+        let late = if now.duration_since(at) > LATE { "; nobody decides now, and the last decisions hold" } else { "" };
+        line("limits", format!("decided {}{late}", ago(at, now)));
+    }
     for (meter, d) in s.customers.decisions.iter().filter(|(_, d)| d.near + d.overage + d.blocked + d.denied > 0) {
         line(
             "limits",
@@ -140,7 +145,7 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
                 print::count(notifications.pending),
                 print::count(notifications.dead)
             ),
-            false => format!("{} kept; {NO_WEBHOOK}", print::count(s.kept_notifications())),
+            false => format!("off: {NO_WEBHOOK}"),
         },
     );
     let silent = match s.workers(WorkerState::Silent) {

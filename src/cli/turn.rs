@@ -1,12 +1,13 @@
 //! `meter turn`: numbers of TURN credentials.
 
 use books::customers::periods::TurnPeriod;
+use books::limits::plan::TURN;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::print;
+use crate::print::{self, decided::Runs};
 use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
@@ -35,6 +36,13 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         &["customer", "from", "to before", ">used", ">limit", ">refused", ""],
         periods.iter().map(|p| row(p, now)).collect(),
     );
+    let runs = Runs::read(&books, config, now).await?;
+    print::out(&format!("used and refused are live; limits are as last decided: {}", runs.last()));
+    if let Some(customer) = args.customer {
+        let mut changes = print::decided::to_come(&books, config, Some(customer), now).await?;
+        changes.retain(|change| change.is.meter == TURN);
+        print::decided::show_to_come(&changes, &runs);
+    }
     Ok(Exit::Ok)
 }
 

@@ -131,7 +131,8 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
         Ok(enforce_budgets::enforce(context, now, Mode::Write).await?)
     };
     let show = async || -> anyhow::Result<()> {
-        print::entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, now);
+        let runs = print::decided::Runs::read(books, config, now).await?;
+        print::entitlements::table(&books.entitlements(Some(who.to_owned())).await?, config, &runs);
         Ok(())
     };
     enforce_budgets::enforce(context, now, Mode::Write).await?;

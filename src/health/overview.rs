@@ -98,11 +98,6 @@ impl Overview {
     pub(crate) fn drifts(&self) -> impl Iterator<Item = (&String, Quantity)> {
         self.customers.drift.iter().filter(|(_, drift)| !drift.is_zero()).map(|(meter, drift)| (meter, *drift))
     }
-
-    /// Notifications that are kept because nothing receives them.
-    pub(crate) fn kept_notifications(&self) -> i64 {
-        self.books.notifications.pending + self.books.notifications.dead
-    }
 }
 
 /// Rows of the month, of one sort, beside the plan's quota.

@@ -1,6 +1,6 @@
 //! The report of an enforcement of budgets.
 
-use books::limits::entitlement::Entitlement;
+use books::limits::entitlement::{Entitlement, Freshness};
 use jiff::Timestamp;
 use jobs::enforce_budgets::{EnforceReport, EntitlementChange};
 
@@ -32,21 +32,41 @@ pub(crate) fn show(report: &EnforceReport, now: Timestamp) {
         super::table(&titles, report.changes.iter().map(row).collect());
     }
     out(&format!(
-        "as of {now:.0}: {} customer(s) checked, {} {would}changed; {} meter(s) {would}blocked, {} {would}unblocked; {} not allowed in all",
+        "as of {now:.0}: {} customer(s) checked, {} {would}changed; {} meter(s) {would}newly blocked, {} {would}unblocked",
         count(report.customers),
         count(report.changed),
         count(report.blocked),
         count(report.unblocked),
-        count(report.not_allowed)
     ));
+    let not_in_plan = match report.not_in_plan {
+        0 => String::new(),
+        n => format!("; {} more that the customer's plan does not have", count(n)),
+    };
+    let reached = report.not_allowed.saturating_sub(report.not_in_plan);
+    out(&format!(
+        "{}: {} meter(s){not_in_plan}",
+        if report.dry_run { "would be blocked then" } else { "blocked now" },
+        count(reached)
+    ));
+    if report.notifications > 0 {
+        out(&format!("{} notification(s) will be sent to the web backend", count(report.notifications)));
+    }
+    if report.not_sent > 0 {
+        out(&format!(
+            "{} notification(s) are recorded as known and not sent; `meter notifications list` says why",
+            count(report.not_sent)
+        ));
+    }
     let age = report.as_of.map(|at| format!("bills include usage through {at}, {} ago", span(now.duration_since(at))));
     out(&age.unwrap_or_else(|| "no bill with usage is booked: only TURN credentials are counted".to_owned()));
-    let policy = |policy| serde_json::to_string(&policy).unwrap_or_default();
-    let stale = report
-        .on_stale
-        .map(|p| format!("the bill is older than enforce.stale_after_hours; policy: {}", policy(p).trim_matches('"')));
+    let what = match report.freshness {
+        Some(Freshness::Stale) => "the bill is older than enforce.stale_after_hours",
+        _ => "a payer has no booked bill with usage",
+    };
+    if let Some(policy) = report.on_stale {
+        out(&format!("attention: {what}; enforce.on_stale is {}", policy.name()));
+    }
     let notes = [
-        (u64::from(stale.is_some()), stale.unwrap_or_default()),
         (
             report.without_period,
             "customer(s) without a current billing period: `meter run roll-periods` opens them".to_owned(),

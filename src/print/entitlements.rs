@@ -6,30 +6,38 @@ use books::limits::entitlement::{Entitlement, Freshness, Reason};
 use books::limits::plan::TURN;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
+use jobs::enforce_budgets::EntitlementChange;
 
+use super::decided::{self, Runs};
 use super::out;
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::format::{money, quantity, span};
+use crate::format::{ago, money, quantity, span};
 
 fn limit(limit: Option<Quantity>) -> String {
     limit.map_or("none".to_owned(), quantity)
 }
 
 /// How old the data is.
-fn age(e: &Entitlement, now: Timestamp) -> String {
-    match (e.freshness, e.as_of) {
+fn age(e: &Entitlement, runs: &Runs) -> String {
+    match (runs.freshness(e), e.as_of) {
         (Freshness::Live, _) => "live".to_owned(),
-        (freshness, Some(at)) => format!("{}, {}", span(now.duration_since(at)), freshness.name()),
+        (_, _) if is_over(e, runs.now) => "of an earlier period".to_owned(),
+        (freshness, Some(at)) => format!("{}, {}", span(runs.now.duration_since(at)), freshness.name()),
+        (Freshness::Stale, None) => "stale".to_owned(),
         (_, None) => "no bill yet".to_owned(),
     }
 }
 
+/// Whether it was decided about a period that is over.
+fn is_over(e: &Entitlement, now: Timestamp) -> bool {
+    e.period_end <= now
+}
+
 /// The table of decisions.
-pub(crate) fn table(decided: &[Entitlement], config: &Config, now: Timestamp) {
+pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
     if decided.is_empty() {
-        out("no such decision was made; `meter run enforce-budgets` makes them, and `meter work` every five minutes");
-        return;
+        return out("no such decision was made; `meter run enforce-budgets` decides, and a worker every five minutes");
     }
     let row = |e: &Entitlement| {
         let answer = if e.allowed { "allowed" } else { "BLOCKED" };
@@ -44,7 +52,7 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, now: Timestamp) {
             unit(config, &e.meter).to_owned(),
             money(e.overage_cost_minor, &e.currency),
             money(e.budget_minor, &e.currency),
-            age(e, now),
+            age(e, runs),
         ]
     };
     let titles =
@@ -57,7 +65,7 @@ fn unit<'a>(config: &'a Config, meter: &str) -> &'a str {
     own.unwrap_or(if meter == TURN { "credentials" } else { "" })
 }
 
-/// Explains the decision about a customer and a meter.
+/// Explains the decision about a customer and a meter, and what the next one will be.
 pub(crate) async fn explain(
     books: &Database,
     customer: &str,
@@ -65,26 +73,29 @@ pub(crate) async fn explain(
     config: &Config,
     now: Timestamp,
 ) -> anyhow::Result<Exit> {
-    let decided = books.entitlements(Some(customer.to_owned())).await?;
-    let Some(e) = decided.iter().find(|e| e.meter == meter) else {
+    let stored = books.entitlements(Some(customer.to_owned())).await?;
+    let runs = Runs::read(books, config, now).await?;
+    let Some(e) = stored.iter().find(|e| e.meter == meter) else {
         if books.customers(None, Some(customer.to_owned())).await?.is_empty() {
             bail!("there is no customer `{customer}`, so everything is refused; usage under that id is kept");
         }
-        let names: Vec<&str> = decided.iter().map(|e| e.meter.as_str()).collect();
+        let names: Vec<&str> = stored.iter().map(|e| e.meter.as_str()).collect();
         match names.is_empty() {
-            true => bail!("nothing was decided for {customer} yet; `meter run enforce-budgets` does"),
+            true => bail!("nothing was decided for {customer} yet; that takes {}", runs.next()),
             false => bail!("there is no meter `{meter}`; there are: {}", names.join(", ")),
         }
     };
+    let coming = decided::to_come(books, config, Some(customer.to_owned()), now).await?;
+    let coming = coming.into_iter().find(|change| change.is.meter == meter);
+    headline(e, coming.as_ref(), &runs);
+    out("");
     let plans = books.plans().await?;
     let plan =
         books.customers(None, Some(customer.to_owned())).await?.into_iter().next().map(|c| c.plan).unwrap_or_default();
     let terms = plans.at(&plan, e.period_start.as_second()).and_then(|p| p.meters.get(meter));
     let unit = unit(config, meter);
-    let may = if e.allowed { "may be used" } else { "may not be used" };
-    out(&format!("{meter} {may} by {customer}: {}.", e.reason.words()));
-    out("");
-    out(&format!("period    {} to before {}", e.period_start, e.period_end));
+    let over = if is_over(e, now) { ", which is over" } else { "" };
+    out(&format!("period    {} to before {}{over}", e.period_start, e.period_end));
     out(&format!("used      {} of {} {unit} that the plan `{plan}` includes", quantity(e.used), quantity(e.included)));
     if let Some(price) = terms.and_then(|t| t.billed_price(meter)) {
         let beyond = (e.used - e.included).max(Quantity::ZERO);
@@ -95,16 +106,10 @@ pub(crate) async fn explain(
     } else {
         out("beyond    the plan has no price for more");
     }
-    let own = e.meter_budget_minor.map(|own| format!("; this meter's own is {}", money(own, &e.currency)));
-    out(&format!(
-        "budget    all overage has cost {} of {}{}",
-        money(e.overage_cost_minor, &e.currency),
-        money(e.budget_minor, &e.currency),
-        own.unwrap_or_default()
-    ));
+    budgets(e, coming.as_ref());
     out(&format!("stops at  {} {unit}", limit(e.effective_limit)));
-    out(&format!("data      {}", data(e, now)));
-    out(&format!("decided   {} ({} ago)", e.decided_at, span(now.duration_since(e.decided_at))));
+    out(&format!("data      {}", data(e, &runs)));
+    out(&format!("decided   {} ({} ago); {}", e.decided_at, span(now.duration_since(e.decided_at)), runs.last()));
     let history = books.entitlement_history(customer, meter, 5).await?;
     for (i, past) in history.iter().enumerate() {
         let head = if i == 0 { "history  " } else { "         " };
@@ -116,19 +121,61 @@ pub(crate) async fn explain(
             limit(past.effective_limit)
         ));
     }
-    if !e.allowed {
+    let newest = coming.as_ref().map_or(e, |change| &change.is);
+    if !newest.allowed {
         out("");
-        out(&format!("What would change it: {}.", remedy(e)));
+        out(&format!("What would change it: {}.", remedy(newest)));
     }
     Ok(Exit::Ok)
 }
 
-fn data(e: &Entitlement, now: Timestamp) -> String {
-    match (e.freshness, e.as_of) {
+/// What was decided, and what will be.
+fn headline(e: &Entitlement, coming: Option<&EntitlementChange>, runs: &Runs) {
+    let may = |e: &Entitlement| if e.allowed { "may be used" } else { "may not be used" };
+    let decided = format!("{} {} by {}: {}", e.meter, may(e), e.customer, e.reason.words());
+    match coming.map(|change| &change.is) {
+        None => out(&format!("{decided}.")),
+        Some(next) => {
+            out(&format!("{decided}, as was decided {}.", ago(e.decided_at, runs.now)));
+            let same = if next.allowed == e.allowed { "still " } else { "" };
+            out(&format!(
+                "Something has changed since. It {same}{}: {}. That counts from {}.",
+                may(next),
+                next.reason.words(),
+                runs.next()
+            ));
+        }
+    }
+}
+
+/// What overage may cost, and what it may cost from the next run on.
+fn budgets(e: &Entitlement, coming: Option<&EntitlementChange>) {
+    let own =
+        |e: &Entitlement| e.meter_budget_minor.map(|own| format!("; this meter's own is {}", money(own, &e.currency)));
+    out(&format!(
+        "budget    all overage has cost {} of {}{}",
+        money(e.overage_cost_minor, &e.currency),
+        money(e.budget_minor, &e.currency),
+        own(e).unwrap_or_default()
+    ));
+    let amounts = |e: &Entitlement| (e.budget_minor, e.meter_budget_minor);
+    if let Some(next) = coming.map(|change| &change.is).filter(|next| amounts(next) != amounts(e)) {
+        let all = money(next.budget_minor, &next.currency);
+        out(&format!("          set to {all} since{}; it counts from the next run", own(next).unwrap_or_default()));
+    }
+}
+
+fn data(e: &Entitlement, runs: &Runs) -> String {
+    match (runs.freshness(e), e.as_of) {
         (Freshness::Live, _) => "counted as it happens; what the other meters have cost is from the bill".to_owned(),
         (freshness, Some(at)) => {
-            format!("bills include usage through {at}, {} ago ({})", span(now.duration_since(at)), freshness.name())
+            format!(
+                "bills include usage through {at}, {} ago ({})",
+                span(runs.now.duration_since(at)),
+                freshness.name()
+            )
         }
+        (Freshness::Stale, None) => "nobody decides any more (stale)".to_owned(),
         (_, None) => "no bill was booked yet".to_owned(),
     }
 }

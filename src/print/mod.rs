@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod budgets;
+pub(crate) mod decided;
 pub(crate) mod enforce;
 pub(crate) mod entitlements;
 pub(crate) mod ingest;

@@ -20,6 +20,7 @@ fn row(n: &Notification, now: Timestamp) -> Vec<String> {
     let about = if n.percent > 0 { format!("{} {} %", n.kind, n.percent) } else { n.kind.clone() };
     let state = match n.next_at {
         Some(at) if at > now => format!("{}, again in {}", n.state, span(at.duration_since(now))),
+        _ if n.state == "known" => "known, not sent".to_owned(),
         _ => n.state.clone(),
     };
     let error = n.error.clone().unwrap_or_default();

@@ -184,6 +184,7 @@ fn entitlements(view: &StatusView<'_>, now: Timestamp) -> Markup {
     html! {
         (scroll("Customers by meter and decision", table(titles, rows)))
         p.soft.block {
+            @if let Some(at) = view.overview.books.enforced_at { "Decided " (ago(at, now)) ". " }
             "Customers, counted " (ago(view.overview.customers_at, now))
             ". Overage is allowed beyond what the plan includes; blocked is at the limit; denied has another reason, such as the plan."
         }

@@ -30,15 +30,15 @@ fn page() -> BTreeMap<String, String> {
 }
 
 /// The backend: one connection of its own, and the page.
-struct Backend {
+pub(crate) struct Backend {
     database: Database,
     page: BTreeMap<String, String>,
 }
 
-type Row = BTreeMap<String, Value>;
+pub(crate) type Row = BTreeMap<String, Value>;
 
 impl Backend {
-    async fn new(store: &TestStore) -> Self {
+    pub(crate) async fn new(store: &TestStore) -> Self {
         Self { database: store.books().await, page: page() }
     }
 
@@ -59,11 +59,11 @@ impl Backend {
             .await
     }
 
-    async fn run(&self, name: &str, values: &[Value]) -> Option<Row> {
+    pub(crate) async fn run(&self, name: &str, values: &[Value]) -> Option<Row> {
         self.try_run(name, values).await.unwrap()
     }
 
-    async fn take(&self, customer: &str, now: Option<i64>) -> Option<(bool, String)> {
+    pub(crate) async fn take(&self, customer: &str, now: Option<i64>) -> Option<(bool, String)> {
         let row = self.run("take_turn", &[text(customer), now.map_or(Value::Null, Value::Integer)]).await?;
         Some((row["granted"] == Value::Integer(1), written(&row["answer"])))
     }
@@ -73,31 +73,31 @@ impl Backend {
         Some((row["allowed"] == Value::Integer(1), written(&row["reason"])))
     }
 
-    async fn number(&self, sql: &'static str) -> i64 {
+    pub(crate) async fn number(&self, sql: &'static str) -> i64 {
         self.database
             .with_connection(async move |c| Ok(c.query(sql, ()).await?.next().await?.unwrap().get::<i64>(0)?))
             .await
             .unwrap()
     }
 
-    async fn execute(&self, sql: &str) -> Result<u64, BooksError> {
+    pub(crate) async fn execute(&self, sql: &str) -> Result<u64, BooksError> {
         let sql = sql.to_owned();
         self.database.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await
     }
 }
 
-fn text(text: &str) -> Value {
+pub(crate) fn text(text: &str) -> Value {
     Value::Text(text.into())
 }
 
-fn written(value: &Value) -> String {
+pub(crate) fn written(value: &Value) -> String {
     match value {
         Value::Text(text) => text.clone(),
         other => format!("{other:?}"),
     }
 }
 
-async fn enforce(context: &Context) -> EnforceReport {
+pub(crate) async fn enforce(context: &Context) -> EnforceReport {
     EnforceBudgets::default().run(context, Timestamp::now()).await.unwrap()
 }
 
@@ -115,7 +115,7 @@ suite![
     no_increment_is_lost_and_no_limit_passed_with_eight_writers,
 ];
 
-const CHIME: &str = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) \
+pub(crate) const CHIME: &str = "INSERT INTO plan_meters (plan, effective_from, meter, included, price, report) \
      VALUES ('core', 0, 'chime_minutes', 10000000000000, '0.01', 'overage')";
 
 async fn who_signs_up_has_what_the_plan_gives(store: TestStore) {
@@ -201,13 +201,13 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
     minute().await;
     minute().await;
     let report = enforce(&context).await;
-    assert_eq!((report.blocked, report.notifications), (1, 4), "blocked, and 50, 80 and 100 % of the included amount");
+    assert_eq!((report.blocked, report.not_sent), (1, 4), "blocked, and 50, 80 and 100 % of the included amount");
     assert_eq!(may().await, (false, "no_budget".into()));
     let set = |minor| [text("ann"), text(""), Value::Integer(minor), text("USD"), text("user 7")];
     backend.run("set_budget", &set(100)).await.unwrap();
     assert_eq!(may().await, (false, "no_budget".into()), "from the next enforcement on");
     let report = enforce(&context).await;
-    assert_eq!((report.unblocked, report.notifications), (1, 1));
+    assert_eq!((report.unblocked, report.not_sent), (1, 1));
     assert_eq!(may().await, (true, "within_budget".into()));
     minute().await;
     assert_eq!(enforce(&context).await.blocked, 0, "a dollar is two at half a dollar");
@@ -226,7 +226,7 @@ async fn a_budget_opens_and_closes_what_is_beyond_the_plan(store: TestStore) {
     assert_eq!(may().await, (false, "meter_budget_spent".into()));
     assert_eq!(backend.number("SELECT count(*) FROM overage_budget_changes WHERE set_by = 'user 7'").await, 2, "kept");
     let nothing = enforce(&context).await;
-    assert_eq!((nothing.changed, nothing.notifications), (0, 0));
+    assert_eq!((nothing.changed, nothing.notifications, nothing.not_sent), (0, 0, 0));
 }
 
 async fn subscriptions_move_periods_and_stop_who_does_not_pay(store: TestStore) {
@@ -365,7 +365,8 @@ async fn wrong_values_are_refused_and_change_nothing(store: TestStore) {
     assert_eq!(backend.number("SELECT used FROM turn_periods WHERE customer = 'eve' AND closed_at IS NULL").await, 2);
 }
 
-/// What rested on the usage of a period ends with it; what rests on who pays does not.
+/// What rested on a period ends with it, and the plan of now decides; what rests on who pays stays.
+/// `included` is of the plan, and of the decision.
 async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
     let backend = Backend::new(&store).await;
     backend.execute(CHIME).await.unwrap();
@@ -392,6 +393,7 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
         ("paused", 5, 900, None, false),
         ("canceled", 5, 900, None, false),
         ("not_in_plan", 0, 900, None, false),
+        ("not_in_plan", 5, 900, None, true),
         ("unknown_plan", 0, 900, None, false),
     ] {
         let own = own.map_or("NULL".to_owned(), |n: i64| n.to_string());
@@ -399,6 +401,7 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
             "UPDATE entitlements SET allowed = 0, reason = '{reason}', included = {included}, budget_minor = {all}, meter_budget_minor = {own}"
         );
         backend.execute(&sql).await.unwrap();
+        backend.execute(&format!("UPDATE plan_meters SET included = {included}")).await.unwrap();
         for (at, expected) in [(end - 1, false), (end, after)] {
             let values = [text("ann"), text("turn_allocations"), Value::Integer(at)];
             let row = backend.run("may_use", &values).await.unwrap();
@@ -408,6 +411,8 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
                 "{reason} {included} {all} {own} at {at}: {row:?}"
             );
             assert_eq!(written(&row["reason"]), if expected { "new_period" } else { reason });
+            let is_of_this_period = at < end || ["unpaid", "paused", "canceled"].contains(&reason);
+            assert_eq!(row["used"] != Value::Null, is_of_this_period, "no figure of another period: {row:?}");
         }
     }
 }

@@ -32,7 +32,13 @@ fn a_customer_from_sign_up_to_block_and_back() {
     place.run("run roll-periods").ends(0).says(&["0 TURN count(s) closed, 0 period(s)"]);
     place.run("run enforce-budgets --dry-run").ends(0).says(&["new -> allowed", "not_in_plan", "would be changed"]);
     assert!(place.query("SELECT * FROM entitlements").is_empty());
-    place.run("run enforce-budgets").ends(0).says(&["new -> allowed", "no bill with usage is booked"]);
+    let said = [
+        "new -> allowed",
+        "no bill with usage is booked",
+        "0 meter(s) newly blocked",
+        "blocked now: 0 meter(s); 2 more",
+    ];
+    place.run("run enforce-budgets").ends(0).says(&said);
     place.execute("UPDATE turn_periods SET used = 2");
     place.run("run enforce-budgets").ends(0).says(&["allowed -> BLOCKED", "included_used"]);
     place.run("entitlements --blocked").ends(0).says(&["BLOCKED", "turn_allocations"]);
@@ -44,7 +50,24 @@ fn a_customer_from_sign_up_to_block_and_back() {
         "120 of 100 minutes",
         "meter budget set ann AMOUNT",
     ]);
-    place.run("budget set ann 0.90 --by tess").ends(0).says(&["all overage may cost 0.90 EUR"]);
+    place.run("entitlements ann").ends(0).says(&["nothing has changed since"]);
+    let counts = "That counts from the next run of enforce_budgets, due ";
+    place.run("budget set ann 0.90 --by tess").ends(0).says(&["all overage may cost 0.90 EUR", counts]);
+    // what was decided, what was set, and when that counts
+    place.run("explain-entitlement ann chime_minutes").ends(0).says(&[
+        "chime_minutes may not be used by ann: what the plan includes is used up, and no overage budget is set, as was decided ",
+        "Something has changed since. It may be used: what the plan includes is used up, and the overage budget is not spent.",
+        counts,
+        "set to 0.90 EUR since; it counts from the next run",
+    ]);
+    place.run("entitlements ann").ends(0).says(&[
+        "1 decision(s) will be others",
+        "BLOCKED -> allowed",
+        "within_budget",
+    ]);
+    place.run("entitlements --blocked").ends(0).says(&["BLOCKED -> allowed"]);
+    place.run("budget show ann").ends(0).says(&["counts from the next run of enforce_budgets"]);
+    place.run("turn ann").ends(0).says(&["nothing has changed since"]);
     place.run("run enforce-budgets").ends(0).says(&["BLOCKED -> allowed", "within_budget", "0.20 EUR of 0.90 EUR"]);
     place.run("budget set ann 0.60 --meter chime_minutes --by tess").ends(0);
     place.run("run enforce-budgets").ends(0);
@@ -57,6 +80,16 @@ fn a_customer_from_sign_up_to_block_and_back() {
     let json = place.run("entitlements ann --json").ends(0).json();
     assert_eq!((&json[0]["meter"], &json[0]["used"]), (&"chime_minutes".into(), &"120".into()));
     place.run("verify").ends(0).says(&["ok      allowed means used < effective limit"]);
+    // nobody decides any more
+    place.execute("UPDATE enforcement SET enforced_at = enforced_at - 22 * 86400");
+    place.run("entitlements ann").ends(0).says(&["enforce_budgets last ran 22 d ago", "stale"]);
+    assert_eq!(place.run("entitlements ann --json").ends(0).json()[0]["freshness"], "stale");
+    place.run("explain-entitlement ann chime_minutes").ends(0).says(&["nobody decides any more (stale)", "22 d ago"]);
+    place
+        .run("budget set ann 1 --by tess")
+        .ends(0)
+        .says(&["The last was 22 d ago: start a worker (`meter work`), or `meter run"]);
+    assert!(place.run("status").out.contains("decided 22 d ago; nobody decides now"));
     // the same jobs through the queue
     place.run("enqueue enforce-budgets").ends(0).says(&["enqueued as job"]);
     place.run("work --once --no-schedule").ends(0);

@@ -21,6 +21,7 @@ mod disk;
 mod entitlements;
 mod faults;
 mod fetch;
+mod freshness;
 mod hold;
 mod house;
 mod hrana_server;

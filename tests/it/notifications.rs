@@ -101,8 +101,9 @@ fn place(receiver: &Receiver) -> Workspace {
     let place =
         Workspace::with(&format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook?key=hidden\"\n", receiver.port));
     run(&place, "customer add ann").ends(0);
+    run(&place, "run enforce-budgets").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
-    run(&place, "run enforce-budgets").ends(0).says(&["BLOCKED", "included_used"]);
+    run(&place, "run enforce-budgets").ends(0).says(&["BLOCKED", "included_used", "4 notification(s) will be sent"]);
     assert_eq!(place.query("SELECT count(*) FROM notifications WHERE state = 'pending'"), ["4"]);
     place
 }
@@ -230,17 +231,18 @@ fn what_nobody_takes_for_a_day_is_dead_and_can_be_sent_again() {
 }
 
 #[test]
-fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
+fn without_a_target_notifications_are_known_and_settings_are_checked() {
     let place = Workspace::with("");
     place.run("customer add ann").ends(0);
     place.execute("UPDATE turn_periods SET used = 500");
-    place.run("run enforce-budgets").ends(0);
+    place.run("run enforce-budgets").ends(0).says(&["4 notification(s) are recorded as known and not sent"]);
     place.run(DELIVER).ends(0).says(&["\"delivered\": 0"]);
-    place.run("notifications list --state pending").ends(0).says(&["notifications.url is not set"]);
-    place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
-    // nobody asked for notifications, so this is no finding
+    let said = ["known, not sent", "no webhook was configured", "notifications.url is not set"];
+    place.run("notifications list --state known").ends(0).says(&said);
+    // they were pending when the address was taken away; nobody wants them, so this is no finding
+    place.execute("UPDATE notifications SET state = 'pending', next_at = 0, error = 'x', give_up_at = unixepoch() - 1");
     place.run(DELIVER).ends(0).says(&["\"dead\": 0", "\"set_aside\": 4"]);
-    place.run("notifications list").ends(3).says(&["no webhook was configured"]);
+    place.run("notifications list").ends(0).says(&["no webhook was configured"]);
     let variables = |url: &'static str, secret: &'static str| {
         [("METER_NOTIFICATIONS__URL", url), ("METER_NOTIFICATIONS__SECRET", secret)]
     };
@@ -256,4 +258,116 @@ fn without_a_target_notifications_wait_a_day_and_settings_are_checked() {
     }
     std::fs::write(place.path("meter.toml"), "[notifications]\nsecret = \"x\"\n").unwrap();
     place.run("config check").ends(2).says(&["secrets come from the environment only", "METER_NOTIFICATIONS__SECRET"]);
+}
+
+/// Notifications by state and reason.
+fn states(place: &Workspace) -> Vec<String> {
+    place.query("SELECT state, coalesce(error, ''), count(*) FROM notifications GROUP BY 1, 2 ORDER BY 1, 2")
+}
+
+const ENFORCE: &str = "run enforce-budgets";
+
+#[test]
+fn the_first_run_sends_no_history_and_the_next_crossing_is_sent() {
+    let receiver = Receiver::start();
+    let url = format!("[notifications]\nurl = \"http://127.0.0.1:{}/hook\"\n", receiver.port);
+    let place = Workspace::with(&url);
+    run(&place, "migrate").ends(0);
+    place.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 39) \
+         INSERT INTO customers (id) SELECT printf('c%02d', i) FROM n",
+    );
+    place.execute("UPDATE turn_periods SET used = 500 WHERE customer <> 'c39'");
+    let said = [
+        "38 meter(s) newly blocked",
+        "blocked now: 38 meter(s); 117 more",
+        "152 notification(s) are recorded as known",
+    ];
+    run(&place, ENFORCE).ends(0).says(&said);
+    run(&place, DELIVER).ends(0);
+    assert_eq!(receiver.took().len(), 0, "for 38 customers beyond their limits");
+    let why = "it lay behind when the meter was first decided under a plan that has it";
+    assert_eq!(states(&place), [format!("known|{why}|152")]);
+    run(&place, "notifications list --state known --customer c01").ends(0).says(&["known, not sent", why]);
+    place.execute("UPDATE turn_periods SET used = 250 WHERE customer = 'c39'");
+    run(&place, ENFORCE).ends(0).says(&["1 notification(s) will be sent"]);
+    run(&place, DELIVER).ends(0);
+    let took = receiver.took();
+    assert!(took.len() == 1 && took[0].1.contains("c39") && took[0].1.contains("meter.included_used"), "{took:?}");
+    // a person may send what is known
+    let id = place.query("SELECT id FROM notifications WHERE customer = 'c07' AND kind = 'blocked'");
+    run(&place, &format!("notifications retry {}", id[0])).ends(0).says(&["will be sent again"]);
+    run(&place, DELIVER).ends(0);
+    let took = receiver.took();
+    assert!(took.len() == 1 && took[0].1.contains("c07") && took[0].1.contains("meter.blocked"), "{took:?}");
+    // an unblock and a new period are news
+    place.execute("UPDATE turn_periods SET used = 400 WHERE customer = 'c05'");
+    run(&place, ENFORCE).ends(0).says(&["0 meter(s) newly blocked, 1 unblocked", "1 notification(s) will be sent"]);
+}
+
+#[test]
+fn what_lay_behind_when_somebody_began_to_look_is_known() {
+    let place = Workspace::with("");
+    let set = |place: &Workspace, more: &str| {
+        let url = "[notifications]\nurl = \"http://127.0.0.1:9/hook\"\n";
+        std::fs::write(place.path("meter.toml"), format!("{url}{more}")).unwrap();
+    };
+    let used = |n: u32| place.execute(&format!("UPDATE turn_periods SET used = {n}"));
+    place.run("customer add ann").ends(0);
+    place.run(ENFORCE).ends(0);
+    used(300);
+    place.run(ENFORCE).ends(0);
+    // notifications.url is set for the first time
+    set(&place, "");
+    used(400);
+    run(&place, ENFORCE).ends(0);
+    let mut expected = vec![
+        "known|it lay behind when notifications.url was set|1".to_owned(),
+        "known|no webhook was configured (notifications.url)|1".to_owned(),
+    ];
+    assert_eq!(states(&place), expected);
+    // two shares are new; one of them lies ahead, and several are crossed at once
+    set(&place, "[enforce]\nthresholds = [50, 70, 80, 90, 100]\n");
+    run(&place, ENFORCE).ends(0).says(&["0 changed", "1 notification(s) are recorded as known"]);
+    expected.insert(0, "known|it lay behind when enforce.thresholds got this share|1".to_owned());
+    assert_eq!(states(&place), expected);
+    used(500);
+    run(&place, ENFORCE).ends(0).says(&["3 notification(s) will be sent"]);
+    let pending = "SELECT kind, percent FROM notifications WHERE state = 'pending' ORDER BY kind, percent";
+    assert_eq!(place.query(pending), ["blocked|0", "included_used|90", "included_used|100"]);
+    // the first plan with another meter, of which much was used
+    let plans = "[[plans]]\nname = \"pro\"\ncurrency = \"USD\"\neffective_from = \"2020-01-01T00:00:00Z\"\n[plans.meters]\n\
+                 turn_allocations = { included = \"500\" }\n\
+                 chime_minutes = { included = \"10\", price = \"0.01\", report = \"overage\" }\nstorage_gb = { included = \"1\" }\n";
+    std::fs::write(place.path("plans.toml"), plans).unwrap();
+    place.execute(&testkit::usage::booking("ann", "chime_minutes", "date('now')", "1200000000000").join(";"));
+    place.execute("UPDATE notifications SET state = 'known', next_at = NULL, error = 'x'");
+    run(&place, "plan apply plans.toml")
+        .ends(0)
+        .says(&["limits follow them from the next run of enforce_budgets, due "]);
+    place.execute("UPDATE customers SET plan = 'pro'");
+    run(&place, "budget set ann 1 --by me").ends(0).says(&["That counts from the next run of enforce_budgets, due "]);
+    run(&place, ENFORCE).ends(0);
+    let behind = "SELECT meter, kind, state, count(*) FROM notifications WHERE error LIKE '%first decided%' GROUP BY 1, 2, 3 ORDER BY 1, 2";
+    let expected = ["|budget_used|known|5", "chime_minutes|included_used|known|5", "storage_gb|unblocked|known|1"];
+    assert_eq!(place.query(behind), expected);
+    assert!(place.query(pending).is_empty());
+}
+
+#[test]
+fn what_the_lost_books_knew_is_not_sent_by_restored_ones() {
+    let place = Workspace::with("[notifications]\nurl = \"http://127.0.0.1:9/hook\"\n");
+    let used = |n: u32| place.execute(&format!("UPDATE turn_periods SET used = {n}"));
+    run(&place, "customer add ann").ends(0);
+    run(&place, ENFORCE).ends(0);
+    run(&place, "backup copy.db").ends(0);
+    for ending in ["", "-wal", "-shm"] {
+        drop(std::fs::remove_file(place.path(&format!("meter.db{ending}"))));
+    }
+    std::fs::rename(place.path("copy.db"), place.path("meter.db")).unwrap();
+    used(400);
+    run(&place, ENFORCE).ends(0);
+    assert_eq!(states(&place), ["known|the books were restored: those that were lost knew of it|2"]);
+    used(500);
+    run(&place, ENFORCE).ends(0).says(&["2 notification(s) will be sent"]);
 }

@@ -14,9 +14,11 @@ const SUITES: [&str; 8] = [
     "stripe_items::",
 ];
 /// What they expect is so with a file only.
-const ON_A_FILE: [&str; 7] = [
+const ON_A_FILE: [&str; 8] = [
     // reports and output without a cost of requests
     "notifications::notifications_arrive_signed_and_once",
+    // a file that is restored
+    "notifications::what_the_lost_books_knew_is_not_sent_by_restored_ones",
     "plans::a_dry_run_of_a_push_ends_as_the_push_would_and_says_who_has_no_invoice",
     // `config check` reads stored plans without a connection
     "plans::a_price_that_is_reported_to_nobody_is_named_and_opens_no_overage",

@@ -99,18 +99,21 @@ impl Database {
 pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, BooksError> {
     let entries = "SELECT coalesce(sum(entries), 0) FROM bookings WHERE version_id IS NOT NULL";
     let overdue = "SELECT min(ends_at) FROM turn_periods WHERE closed_at IS NULL AND ends_at <= ?1";
-    let ((month, days), bills, stripe, notifications, entries, overdue, size_bytes) = tokio::try_join!(
+    let enforced = "SELECT enforced_at FROM enforcement";
+    let ((month, days), bills, stripe, notifications, entries, overdue, enforced, size_bytes) = tokio::try_join!(
         usage(c, now),
         bills(c),
         stripe(c),
         notifications(c),
         first_row(c, entries, ()),
         first_row(c, overdue, params![now.as_second()]),
+        first_row(c, enforced, ()),
         size(c),
     )?;
     let turn_overdue_since = overdue.map_or(Ok(None), |row| at(&row, 0))?;
+    let enforced_at = enforced.map_or(Ok(None), |row| at(&row, 0))?;
     let entries = entries.map_or(Ok(0), |row| row.get(0))?;
-    Ok(BooksStats { entries, bills, month, days, turn_overdue_since, stripe, notifications, size_bytes })
+    Ok(BooksStats { entries, bills, month, days, turn_overdue_since, enforced_at, stripe, notifications, size_bytes })
 }
 
 /// Bytes of a local file.

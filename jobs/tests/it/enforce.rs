@@ -2,7 +2,7 @@
 //! subscriptions and clocks. Each run is done twice.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use books::limits::budget::BudgetChange;
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
@@ -145,7 +145,14 @@ impl BudgetFixture {
 async fn a_budget_is_overrun_raised_and_a_new_period_opens() {
     let world = BudgetFixture::with_ann(300.0).await;
     let report = world.enforce().await;
-    assert_eq!((report.customers, report.changed, report.blocked), (1, 1, 0), "the first decision blocks nobody anew");
+    assert_eq!(
+        (report.customers, report.changed, report.blocked),
+        (1, 1, 1),
+        "before it, the plan's meters are allowed"
+    );
+    assert_eq!((report.not_allowed, report.not_in_plan), (2, 1));
+    let last = world.context.books.last_enforcement().await.unwrap().unwrap();
+    assert_eq!((last.enforced_at, last.on_stale.as_str(), last.thresholds), (now(), "warn", vec![50, 80, 100]));
     let e = world.chime_of("ann").await;
     assert_eq!((e.allowed, e.reason, e.overage_cost_minor), (false, Reason::NoBudget, 200));
     assert_eq!((e.as_of, e.freshness), (Some(at("2026-10-29T00:00:00Z")), Freshness::Fresh));
@@ -405,9 +412,10 @@ async fn a_decision_follows_what_is_true_when_it_is_written() {
         (one("DELETE FROM customers"), None, ""),
     ] {
         let world = BudgetFixture::with_ann(300.0).await;
-        let statements = changes.clone();
+        // once: the run's last transaction only keeps that it looked at every customer
+        let statements = Mutex::new(changes.clone());
         let beside: Fence = Arc::new(move |c: Connection| {
-            let statements = statements.clone();
+            let statements = std::mem::take(&mut *statements.lock().unwrap());
             Box::pin(async move {
                 for sql in statements {
                     let mut rows = c.query(&sql, ()).await?;

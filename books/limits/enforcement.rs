@@ -1,0 +1,105 @@
+//! The newest run of `enforce_budgets` that looked at every customer: when it was, by which
+//! configuration, and what its decisions are worth when somebody asks for them later.
+//!
+//! The web backend's statement (`docs/backend-contract.md`) computes the same from the same row.
+
+use crate::store::connection::{Connection, params};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::limits::entitlement::{Entitlement, Freshness};
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::first_row;
+use crate::units::calendar::instant;
+
+/// Nobody decides when the newest run is older than this; runs are due every five minutes.
+pub const LATE: SignedDuration = SignedDuration::from_mins(30);
+
+/// The newest run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastRun {
+    /// By the database's clock.
+    pub enforced_at: Timestamp,
+    /// Usage that ends longer ago than this is stale.
+    pub stale_after: SignedDuration,
+    /// What happens then: the name of the policy.
+    pub on_stale: String,
+    /// Whether a webhook was configured.
+    pub notifies: bool,
+    /// Shares in percent, in order.
+    pub thresholds: Vec<u32>,
+    /// Which restored backup it knew ([`restored`]).
+    pub restored: Option<String>,
+}
+
+impl LastRun {
+    /// True when nobody decides any more.
+    pub fn is_late(&self, now: Timestamp) -> bool {
+        now.duration_since(self.enforced_at) > LATE
+    }
+}
+
+/// How old the data behind a stored decision is at `now`.
+pub fn freshness_at(e: &Entitlement, last: Option<&LastRun>, now: Timestamp) -> Freshness {
+    let Some(last) = last else { return e.freshness };
+    let is_old = e.as_of.is_some_and(|at| now.duration_since(at) > last.stale_after);
+    if is_old || last.is_late(now) {
+        Freshness::Stale
+    } else if e.reason.ends_with_period() && e.period_end <= now {
+        Freshness::None
+    } else {
+        e.freshness
+    }
+}
+
+const COLUMNS: &str = "enforced_at, stale_after, on_stale, notifies, thresholds, restored";
+
+/// As [`Database::last_enforcement`].
+pub async fn read(c: &Connection) -> Result<Option<LastRun>, BooksError> {
+    let Some(row) = first_row(c, &format!("SELECT {COLUMNS} FROM enforcement"), ()).await? else { return Ok(None) };
+    let thresholds: String = row.get(4)?;
+    Ok(Some(LastRun {
+        enforced_at: instant(row.get(0)?),
+        stale_after: SignedDuration::from_secs(row.get(1)?),
+        on_stale: row.get(2)?,
+        notifies: row.get::<i64>(3)? == 1,
+        thresholds: serde_json::from_str(&thresholds)
+            .map_err(|e| BooksError::Integrity(format!("enforcement.thresholds {thresholds}: {e}")))?,
+        restored: row.get(5)?,
+    }))
+}
+
+/// The part of [`restored`] that says when bills were read again.
+pub const BILLS_READ: &str = "restored_bills";
+
+/// Which backup these books were restored from, and when its bills were read again; none when they
+/// are not restored. It changes when more of what the lost books knew may come to light.
+pub async fn restored(c: &Connection) -> Result<Option<String>, BooksError> {
+    let sql = "SELECT group_concat(name || ' ' || value, ', ') FROM (SELECT name, value FROM settings \
+               WHERE name IN ('backup_at', 'restored_from', 'restored_at', 'restored_bills') ORDER BY name)";
+    first_row(c, sql, ()).await?.map_or(Ok(None), |row| row.get(0))
+}
+
+impl Database {
+    /// The newest run of `enforce_budgets`; none before the first.
+    pub async fn last_enforcement(&self) -> Result<Option<LastRun>, BooksError> {
+        self.with_connection(async |c| read(c).await).await
+    }
+
+    /// Stores that a run looked at every customer.
+    pub async fn keep_enforcement(&self, run: LastRun) -> Result<(), BooksError> {
+        self.transaction(async move |c| {
+            let sql = format!(
+                "INSERT INTO enforcement (id, {COLUMNS}) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET \
+                 enforced_at = excluded.enforced_at, stale_after = excluded.stale_after, on_stale = excluded.on_stale, \
+                 notifies = excluded.notifies, thresholds = excluded.thresholds, restored = excluded.restored"
+            );
+            let LastRun { enforced_at, stale_after, on_stale, notifies, thresholds, restored } = run;
+            let thresholds = serde_json::json!(thresholds).to_string();
+            let values =
+                params![enforced_at.as_second(), stale_after.as_secs(), on_stale, i64::from(notifies), thresholds, restored];
+            c.execute(&sql, values).await.map(drop)
+        })
+        .await
+    }
+}
