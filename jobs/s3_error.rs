@@ -7,7 +7,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 /// The header that names the region in which a bucket is.
 const REGION: &str = "x-amz-bucket-region";
 /// Characters of another's message that are shown.
-const SHOWN: usize = 160;
+const SHOWN: usize = 100;
 
 /// Why a request failed. The texts name no place.
 #[derive(Clone, Debug, PartialEq, Eq)]

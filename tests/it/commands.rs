@@ -139,7 +139,8 @@ fn the_table_of_exit_codes_is_what_commands_end_with() {
     place.run("verify").ends(0);
     place.execute("INSERT INTO customers (id) VALUES ('ann'); UPDATE turn_periods SET used = 500");
     place.run("run enforce-budgets").ends(0);
-    place.execute("UPDATE notifications SET state = 'dead'");
+    place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
+    place.run("run deliver-notifications").ends(0);
     place.run("notifications list").ends(3);
     std::fs::write(place.path("bad.toml"), "nonsense = 1\n").unwrap();
     place.run("--config bad.toml usage").ends(2);
