@@ -4,6 +4,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::select;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print::{self, decided::Runs};
@@ -31,6 +32,7 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    select::customer(&books, args.customer.as_deref()).await?;
     let runs = Runs::read(&books, config, now).await?;
     let mut decided = books.entitlements(args.customer.clone()).await?;
     let any = !decided.is_empty();

@@ -11,7 +11,7 @@ use jobs::enforce_budgets::EntitlementChange;
 use super::decided::{self, Runs};
 use super::out;
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::format::{ago, money, quantity, span};
 
 fn limit(limit: Option<Quantity>) -> String {
@@ -77,12 +77,16 @@ pub(crate) async fn explain(
     let runs = Runs::read(books, config, now).await?;
     let Some(e) = stored.iter().find(|e| e.meter == meter) else {
         if books.customers(None, Some(customer.to_owned())).await?.is_empty() {
-            bail!("there is no customer `{customer}`, so everything is refused; usage under that id is kept");
+            let why =
+                format!("there is no customer `{customer}`, so everything is refused; usage under that id is kept");
+            return Err(BadUsage(why).into());
         }
         let names: Vec<&str> = stored.iter().map(|e| e.meter.as_str()).collect();
         match names.is_empty() {
             true => bail!("nothing was decided for {customer} yet; that takes {}", runs.next()),
-            false => bail!("there is no meter `{meter}`; there are: {}", names.join(", ")),
+            false => {
+                return Err(BadUsage(format!("there is no meter `{meter}`; there are: {}", names.join(", "))).into());
+            }
         }
     };
     let coming = decided::to_come(books, config, Some(customer.to_owned()), now).await?;

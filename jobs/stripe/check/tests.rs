@@ -147,15 +147,19 @@ fn every_difference_has_its_line() {
         ),
         (
             |w| w.known[0].event_name = "calls".into(),
-            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: usage was sent as `calls` with 1000 units for each")],
+            &[(
+                ACCOUNT,
+                "differs",
+                "stripe.meters.chime_minutes: these books have its events as `calls` with 1000 units for each",
+            )],
         ),
         (
             |w| w.known[0].per_unit = decimal("60"),
-            &[(ACCOUNT, "differs", "usage was sent as `meter_chime` with 60 units for each")],
+            &[(ACCOUNT, "differs", "these books have its events as `meter_chime` with 60 units for each")],
         ),
         (
             |w| w.known[0].meter = "calls".into(),
-            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: usage of `calls` was sent as `meter_chime`")],
+            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: these books have events of `calls` as `meter_chime`")],
         ),
         // the same number, written differently
         (|w| w.known[0].per_unit = decimal("1000.0"), &[]),
