@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use books::audit::stats::TaggedLines;
 use books::units::calendar::Month;
+use books::usage::months::{Found, Months, PayerMonths};
 use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
+use jobs::context::Export;
 use jobs::ingest_cur::export::{find, newest};
+use jobs::ingest_cur::look;
 use jobs::stripe::check::{AccountObjects, CheckLine, check, check_unbilled};
 use jobs::stripe::preconditions::check_clock;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
@@ -16,7 +19,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
-use crate::health::{BILL_STALE, LITTLE_SPACE};
+use crate::health::{BILL_STALE, LITTLE_SPACE, gaps};
 use crate::print;
 use crate::{http, wiring};
 
@@ -208,7 +211,11 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
         Err(error) => return checks.wrong("bills", format!("{error:#}"), "mend the configuration of exports"),
     };
     let month = Month::of(now);
-    for (name, export) in exports {
+    let months = match books {
+        Some(books) => books.months(now).await.unwrap_or_default(),
+        None => Months::new(),
+    };
+    for (name, export) in &exports {
         let what = format!("export {name}");
         let source = export.source.as_ref();
         let read = async {
@@ -245,7 +252,11 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             Err(error) => {
                 let act = "check exports[].location, and s3:ListBucket and s3:GetObject of the credentials";
                 checks.wrong(&what, format!("{error:#}"), act);
+                continue;
             }
+        }
+        if let Some(of) = months.get(&export.payer) {
+            past_months(name, export, of, now, checks).await;
         }
     }
     let Some(books) = books else { return };
@@ -272,6 +283,27 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
         }
         Err(error) => checks.wrong("tag", error.to_string(), "meter verify"),
+    }
+}
+
+/// Compares the manifests of all months that are over with what is booked of them.
+async fn past_months(name: &str, export: &Export, of: &PayerMonths, now: Timestamp, checks: &mut Checks) {
+    let what = format!("months of {name}");
+    let looks = match look(name, export, of, of.closed(now, 0), now).await {
+        Ok(looks) => looks,
+        Err(failure) => {
+            return checks.wrong(&what, format!("{:#}", failure.error()), "mend the access to the export");
+        }
+    };
+    let gaps = gaps(of, &looks.iter().collect::<Vec<_>>(), now);
+    let as_booked = looks.iter().filter(|look| look.found == Found::AsBooked).count();
+    if gaps.is_empty() {
+        let over = looks.len();
+        checks.ok(&what, format!("{over} are over since {}; {as_booked} of them are as they are in the bucket", of.first));
+    }
+    for gap in gaps {
+        let (found, act) = gap.words(name, now);
+        checks.warn(&what, found, &act);
     }
 }
 
