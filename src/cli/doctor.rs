@@ -256,7 +256,8 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
         }
         if let Some(of) = months.get(&export.payer) {
-            past_months(name, export, of, now, checks).await;
+            let closed = of.closed(now, config.lookback_months);
+            past_months((name, export), of, closed, now, checks).await;
         }
     }
     let Some(books) = books else { return };
@@ -286,10 +287,17 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
     }
 }
 
-/// Compares the manifests of all months that are over with what is booked of them.
-async fn past_months(name: &str, export: &Export, of: &PayerMonths, now: Timestamp, checks: &mut Checks) {
+/// Compares the manifests of months that are over, and that no reading looks at, with what is
+/// booked of them.
+async fn past_months(
+    (name, export): (&str, &Export),
+    of: &PayerMonths,
+    closed: Vec<Month>,
+    now: Timestamp,
+    checks: &mut Checks,
+) {
     let what = format!("months of {name}");
-    let looks = match look(name, export, of, of.closed(now, 0), now).await {
+    let looks = match look(name, export, of, closed, now).await {
         Ok(looks) => looks,
         Err(failure) => {
             return checks.wrong(&what, format!("{:#}", failure.error()), "mend the access to the export");
@@ -298,8 +306,8 @@ async fn past_months(name: &str, export: &Export, of: &PayerMonths, now: Timesta
     let gaps = gaps(of, &looks.iter().collect::<Vec<_>>(), now);
     let as_booked = looks.iter().filter(|look| look.found == Found::AsBooked).count();
     if gaps.is_empty() {
-        let over = looks.len();
-        checks.ok(&what, format!("{over} are over since {}; {as_booked} of them are as they are in the bucket", of.first));
+        checks
+            .ok(&what, format!("none is missing since {}; {as_booked} closed one(s) unchanged since booked", of.first));
     }
     for gap in gaps {
         let (found, act) = gap.words(name, now);

@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod health;
 mod ingest;
+mod known_customer;
 mod notifications;
 mod payload;
 mod plan;
@@ -49,7 +50,8 @@ use crate::config::{Config, ConfigError, LogConfig, LogFormat};
 use crate::exit::{BadUsage, Exit};
 use crate::wiring::{self, Open};
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed (or there is no such customer), 2 bad usage or configuration, 3 needs attention.";
 
 /// Turns AWS bills into exact books of who used what.
 #[derive(Debug, Parser)]

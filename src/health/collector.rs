@@ -206,9 +206,10 @@ impl StatsCollector {
     fn overview(&self, now: Timestamp, fast: FastStats, slow: &SlowStats, took: Duration) -> Overview {
         let Inner { config, scheduled, .. } = &*self.0;
         let FastStats { mut queue, audit, mut books, amounts, demo, rows, months, looks, mut runs, .. } = fast;
-        let exports = config.exports.iter().map(|export| {
-            export_health(export, &months, &looks, runs.remove(&export.name).unwrap_or_default(), now)
-        });
+        let exports = config
+            .exports
+            .iter()
+            .map(|export| export_health(export, &months, &looks, runs.remove(&export.name).unwrap_or_default(), now));
         let exports = exports.collect();
         if books.notifications.pending >= MANY {
             books.notifications.pending = slow.customers.pending_notifications.max(MANY);

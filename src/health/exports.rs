@@ -138,7 +138,10 @@ impl MonthGap {
                 (format!("{month} of export {export} was never read, though months before it are"), read)
             }
             Gap::Unread { no_manifest_at: Some(at) } => (
-                format!("{month} of export {export} was never read, and its bill was not in the bucket {}", ago(*at, now)),
+                format!(
+                    "{month} of export {export} was never read, and its bill was not in the bucket {}",
+                    ago(*at, now)
+                ),
                 format!("ask AWS to deliver it (docs/operations.md, MeterMonthsUnread); {read}"),
             ),
             Gap::NotFinal { delivered_at } => (
@@ -158,7 +161,10 @@ impl MonthGap {
                 format!("{read} --dry-run; {read}"),
             ),
             Gap::Unreadable { why, seen_at } => (
-                format!("the manifest of {month} of export {export} cannot be used, as seen {}: {why}", ago(*seen_at, now)),
+                format!(
+                    "the manifest of {month} of export {export} cannot be used, as seen {}: {why}",
+                    ago(*seen_at, now)
+                ),
                 format!("{read} --dry-run"),
             ),
         }
@@ -176,15 +182,19 @@ impl ExportHealth {
             (Some(LastEnd { reason: Some(reason), .. }), _) => {
                 let last = self.last_end.as_ref().and_then(LastEnd::at);
                 let when = last.map_or(" and will be tried again".to_owned(), |at| format!(" {}", ago(at, now)));
-                (format!("the newest reading failed{when}: {reason}"), "meter doctor; meter jobs list --kind ingest_cur")
+                (
+                    format!("the newest reading failed{when}: {reason}"),
+                    "meter doctor; meter jobs list --kind ingest_cur",
+                )
             }
             (Some(end), _) => {
                 let when = end.at().map_or(String::new(), |at| format!(" {}", ago(at, now)));
                 (format!("the newest reading found no bill{when}"), "meter doctor")
             }
-            (None, Some(since)) => {
-                (format!("no reading has ended since a worker began {}", ago(since, now)), "meter schedule; meter workers")
-            }
+            (None, Some(since)) => (
+                format!("no reading has ended since a worker began {}", ago(since, now)),
+                "meter schedule; meter workers",
+            ),
             (None, None) => ("no worker has read it yet".to_owned(), "meter doctor; meter work"),
         };
         Some((format!("no bill of export {name} was ever read: {why}"), act.to_owned()))

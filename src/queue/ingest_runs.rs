@@ -49,7 +49,10 @@ const RUNS: &str = "WITH exports AS (SELECT value AS name, 'ingest_cur/' || valu
     FROM exports";
 
 /// What became of the newest readings of each of `exports`.
-pub(crate) async fn ingest_runs(c: &Connection, exports: &[String]) -> Result<BTreeMap<String, IngestRuns>, BooksError> {
+pub(crate) async fn ingest_runs(
+    c: &Connection,
+    exports: &[String],
+) -> Result<BTreeMap<String, IngestRuns>, BooksError> {
     if exports.is_empty() {
         return Ok(BTreeMap::new());
     }

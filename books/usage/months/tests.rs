@@ -36,12 +36,7 @@ fn every_month_that_is_not_complete_is_read() {
     let summer = [("2026-07", "2026-08-03"), ("2026-08", "2026-08-20")];
     let cases: [(&str, Option<PayerMonths>, &str, &str); 12] = [
         ("a first run reads what it always read", None, "2026-11-10", "2026-10 2026-11"),
-        (
-            "off from August to November",
-            Some(of("2026-07", &summer)),
-            "2026-11-10",
-            "2026-08 2026-09 2026-10 2026-11",
-        ),
+        ("off from August to November", Some(of("2026-07", &summer)), "2026-11-10", "2026-08 2026-09 2026-10 2026-11"),
         (
             "nothing is missing",
             Some(of("2026-07", &[summer[0], ("2026-08", "2026-09-01"), ("2026-09", "2026-09-10")])),
@@ -80,8 +75,18 @@ fn every_month_that_is_not_complete_is_read() {
         ),
         ("over the year", Some(of("2025-12", &[("2025-12", "2025-12-31")])), "2026-02-01", "2025-12 2026-01 2026-02"),
         ("begun this month", Some(of("2026-11", &[("2026-11", "2026-11-02")])), "2026-11-10", "2026-10 2026-11"),
-        ("a version from the last instant of the month", Some(of("2026-08", &[summer[1]])), "2026-09-15", "2026-08 2026-09"),
-        ("a clock that was set back", Some(of("2026-08", &[("2026-08", "2026-09-05")])), "2026-06-15", "2026-05 2026-06"),
+        (
+            "a version from the last instant of the month",
+            Some(of("2026-08", &[summer[1]])),
+            "2026-09-15",
+            "2026-08 2026-09",
+        ),
+        (
+            "a clock that was set back",
+            Some(of("2026-08", &[("2026-08", "2026-09-05")])),
+            "2026-06-15",
+            "2026-05 2026-06",
+        ),
     ];
     for (what, of, now, expected) in cases {
         let found: Vec<String> = to_read(of.as_ref(), None, 1, t(now)).iter().map(Month::to_string).collect();
@@ -125,11 +130,7 @@ fn a_changed_month_is_open_until_it_is_booked_or_on_hold() {
         export: "main".into(),
         month: m("2026-08"),
         at: t("2026-10-10"),
-        found: Found::Other {
-            version: "v".into(),
-            manifest_digest: digest.into(),
-            delivered_at: t("2026-10-09"),
-        },
+        found: Found::Other { version: "v".into(), manifest_digest: digest.into(), delivered_at: t("2026-10-09") },
     };
     let booked = |day: &str| of("2026-08", &[("2026-08", day)]);
     assert!(look("new").is_open(&booked("2026-09-01")));

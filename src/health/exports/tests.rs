@@ -52,7 +52,10 @@ fn each_gap_says_export_month_and_command() {
     let words = "2026-08 of export main was never read, though months before it are".to_owned();
     assert_eq!(said(&hole, &[]), [(words, read("2026-08"))]);
     let [(what, act)] = &said(&hole, &[look("2026-08", Found::Nothing)])[..] else { panic!() };
-    assert!(what.ends_with("its bill was not in the bucket 0 s ago") && act.ends_with(&read("2026-08")), "{what} {act}");
+    assert!(
+        what.ends_with("its bill was not in the bucket 0 s ago") && act.ends_with(&read("2026-08")),
+        "{what} {act}"
+    );
 
     let partial = of(&[complete[0], ("2026-08", "2026-08-20"), complete[1], complete[2]]);
     let words = "2026-08 of export main is over, and its final figures were never read: the booked version is of \
@@ -90,8 +93,16 @@ fn an_export_that_never_worked_says_why() {
     let at = t("2026-11-09").as_millisecond();
     let begin = "no bill of export main was ever read: ";
     for (end, working, why) in [
-        (Some(format!("{{\"at\":{at},\"reason\":\"denied\"}}")), Some("2026-11-01"), "the newest reading failed 24 h ago: denied"),
-        (Some("{\"at\":null,\"reason\":\"away\"}".into()), None, "the newest reading failed and will be tried again: away"),
+        (
+            Some(format!("{{\"at\":{at},\"reason\":\"denied\"}}")),
+            Some("2026-11-01"),
+            "the newest reading failed 24 h ago: denied",
+        ),
+        (
+            Some("{\"at\":null,\"reason\":\"away\"}".into()),
+            None,
+            "the newest reading failed and will be tried again: away",
+        ),
         (Some(format!("{{\"at\":{at},\"reason\":null}}")), None, "the newest reading found no bill 24 h ago"),
         (None, Some("2026-11-08"), "no reading has ended since a worker began 2 d ago"),
         (None, None, "no worker has read it yet"),
@@ -104,5 +115,8 @@ fn an_export_that_never_worked_says_why() {
     let line = "main: since 2026-10; those that are over were not looked at yet";
     assert_eq!(health.months_line(now).unwrap(), line);
     let looked = export_health(&config, &months, &[look("2026-10", Found::AsBooked)], IngestRuns::default(), now);
-    assert_eq!(looked.months_line(now).unwrap(), "main: since 2026-10; 1 closed one(s) unchanged, as looked at 0 s ago");
+    assert_eq!(
+        looked.months_line(now).unwrap(),
+        "main: since 2026-10; 1 closed one(s) unchanged, as looked at 0 s ago"
+    );
 }

@@ -123,7 +123,11 @@ fn jobs_call_no_other_job() {
         }
     }
     // a part of a bill, and a manifest, are read by what reads bills
-    assert_eq!(without_a_place, ["check_months", "ingest_part"], "kinds that have neither a file nor a folder of their name");
+    assert_eq!(
+        without_a_place,
+        ["check_months", "ingest_part"],
+        "kinds that have neither a file nor a folder of their name"
+    );
 }
 
 #[test]
