@@ -153,11 +153,16 @@ pub struct MonthLook {
 }
 
 impl MonthLook {
-    /// Whether what was found is still not booked.
+    /// Whether a person should read the month: its bill is another than the booked one, or cannot
+    /// be used, and nothing was booked or put on hold since.
     pub fn is_open(&self, of: &PayerMonths) -> bool {
-        let Found::Other { manifest_digest, .. } = &self.found else { return false };
+        let other = match &self.found {
+            Found::Other { manifest_digest, .. } => Some(manifest_digest),
+            Found::Unreadable(_) => None,
+            Found::AsBooked | Found::Nothing => return false,
+        };
         let known = of.known.get(&self.month);
-        known.is_none_or(|k| k.manifest_digest != *manifest_digest && !k.on_hold && k.decided_at < self.at)
+        known.is_none_or(|k| other != Some(&k.manifest_digest) && !k.on_hold && k.decided_at < self.at)
     }
 }
 

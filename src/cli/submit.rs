@@ -67,10 +67,17 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         if finished == rows.len() {
             break rows;
         }
-        if next_look <= Instant::now() {
+        let patience = Duration::from_secs(args.timeout);
+        let expired = args.timeout > 0 && alone_since.is_some_and(|since: Instant| since.elapsed() >= patience);
+        if next_look <= Instant::now() || expired {
             next_look = Instant::now() + PATIENCE;
             match without_worker(queue, &rows).await? {
                 None => alone_since = None,
+                Some(why) if expired => bail!(
+                    "{why} for {} s; the jobs stay in the queue: start a worker with `meter work`, and see \
+                     `meter jobs list`",
+                    args.timeout
+                ),
                 Some(why) if alone_since.is_none() => {
                     alone_since = Some(Instant::now());
                     let until = match args.timeout {
@@ -81,13 +88,6 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
                 }
                 Some(_) => {}
             }
-        }
-        if args.timeout > 0 && alone_since.is_some_and(|since| since.elapsed().as_secs() >= args.timeout) {
-            bail!(
-                "no worker took the jobs within {} s; they stay in the queue: start one with `meter work`, and see \
-                 `meter jobs list`",
-                args.timeout
-            );
         }
         tokio::time::sleep(poll).await;
     };

@@ -114,16 +114,17 @@ pub(crate) fn gaps(of: &PayerMonths, looks: &[&MonthLook], now: Timestamp) -> Ve
             MonthGap { month, gap }
         })
         .collect();
-    for look in looks.iter().filter(|look| !found.iter().any(|gap| gap.month == look.month)).collect::<Vec<_>>() {
+    let known_gaps: Vec<Month> = found.iter().map(|gap| gap.month).collect();
+    let open = looks.iter().filter(|look| look.is_open(of) && !known_gaps.contains(&look.month));
+    found.extend(open.filter_map(|look| {
+        let (month, seen_at) = (look.month, look.at);
         let gap = match &look.found {
-            Found::Other { delivered_at, .. } if look.is_open(of) => {
-                Gap::Changed { delivered_at: *delivered_at, seen_at: look.at }
-            }
-            Found::Unreadable(why) => Gap::Unreadable { why: why.clone(), seen_at: look.at },
-            _ => continue,
+            Found::Other { delivered_at, .. } => Gap::Changed { delivered_at: *delivered_at, seen_at },
+            Found::Unreadable(why) => Gap::Unreadable { why: why.clone(), seen_at },
+            Found::AsBooked | Found::Nothing => return None,
         };
-        found.push(MonthGap { month: look.month, gap });
-    }
+        Some(MonthGap { month, gap })
+    }));
     found.sort_by_key(|gap| gap.month);
     found
 }
@@ -204,7 +205,7 @@ impl ExportHealth {
     pub(crate) fn months_line(&self, now: Timestamp) -> Option<String> {
         let first = self.first?;
         let looked = match self.looked_at {
-            None => "those that are over were not looked at yet".to_owned(),
+            None => "no closed one was looked at yet".to_owned(),
             Some(at) => format!("{} closed one(s) unchanged, as looked at {}", self.as_booked, ago(at, now)),
         };
         let gaps = if self.gaps.is_empty() { String::new() } else { format!(", {} to be read", self.gaps.len()) };

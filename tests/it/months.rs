@@ -220,13 +220,16 @@ fn waiting_without_a_worker_ends() {
     let place = Workspace::with("");
     place.run("migrate").ends(0);
     let alone = "no worker is running; start one with `meter work`; waiting 1 s for one";
-    place.run("enqueue probe name=a --wait --timeout 1").ends(1).says(&[alone, "they stay in the queue"]);
+    place
+        .run("enqueue probe name=a --wait --timeout 1")
+        .ends(1)
+        .says(&[alone, "no worker is running for 1 s; the jobs stay"]);
     assert_eq!(place.query("SELECT state FROM jobs"), ["pending"]);
     place.run("enqueue probe name=a --timeout 1").ends(2);
     let worker = Served::start(place.folder.path(), "--kinds verify_books --no-schedule", &[]);
     worker.until("/readyz", |a| a.status == 200);
     let says = "no running worker takes jobs of probe";
-    place.run("enqueue probe name=b --wait --timeout 1").ends(1).says(&[says, "they stay in the queue"]);
+    place.run("enqueue probe name=b --wait --timeout 1").ends(1).says(&[says, "the jobs stay in the queue"]);
     let audit = place.run("enqueue verify_books --wait --timeout 1").ends(0);
     assert!(audit.err.is_empty(), "{}", audit.err);
     assert_eq!(worker.stop(), 0);

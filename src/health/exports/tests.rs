@@ -112,7 +112,7 @@ fn an_export_that_never_worked_says_why() {
     let months = Months::from([("default".into(), of(&[("2026-10", "2026-11-02")]))]);
     let health = export_health(&config, &months, &[], IngestRuns::default(), now);
     assert_eq!(health.never_read(None, now), None);
-    let line = "main: since 2026-10; those that are over were not looked at yet";
+    let line = "main: since 2026-10; no closed one was looked at yet";
     assert_eq!(health.months_line(now).unwrap(), line);
     let looked = export_health(&config, &months, &[look("2026-10", Found::AsBooked)], IngestRuns::default(), now);
     assert_eq!(
