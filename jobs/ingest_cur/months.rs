@@ -6,8 +6,6 @@
 //! month with the booked version. It reads no bill and books nothing: usage of past months changes
 //! only when a person says so. What it found is kept, and the state of the books shows it.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

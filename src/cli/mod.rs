@@ -51,7 +51,7 @@ use crate::exit::{BadUsage, Exit};
 use crate::wiring::{self, Open};
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed (or there is no such customer), 2 bad usage or configuration, 3 needs attention.";
+    "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
 
 /// Turns AWS bills into exact books of who used what.
 #[derive(Debug, Parser)]

@@ -129,7 +129,7 @@ async fn without_worker(queue: &Queue, rows: &[JobRow]) -> anyhow::Result<Option
     if alive.is_empty() {
         return Ok(Some("no worker is running".to_owned()));
     }
-    let taken = |row: &&JobRow| alive.iter().any(|w| w.kinds.iter().any(|kind| *kind == row.kind));
+    let taken = |row: &&JobRow| alive.iter().any(|w| w.kinds.contains(&row.kind));
     Ok(open.find(|row| !taken(row)).map(|row| format!("no running worker takes jobs of {}", row.kind)))
 }
 
