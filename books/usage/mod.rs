@@ -12,5 +12,6 @@ pub mod bill;
 pub mod booking;
 pub mod ledger;
 pub mod meter;
+pub mod months;
 pub mod partial_reads;
 pub mod tag_key;

@@ -4,7 +4,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::select;
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print::{self, decided::Runs};
@@ -32,7 +32,9 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
-    select::customer(&books, args.customer.as_deref()).await?;
+    if let Some(customer) = &args.customer {
+        known_customer::require(&books, customer).await?;
+    }
     let runs = Runs::read(&books, config, now).await?;
     let mut decided = books.entitlements(args.customer.clone()).await?;
     let any = !decided.is_empty();
@@ -58,5 +60,6 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 
 pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    known_customer::require(&books, &args.customer).await?;
     print::entitlements::explain(&books, &args.customer, &args.meter, config, now).await
 }

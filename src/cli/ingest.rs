@@ -3,6 +3,7 @@
 use books::BooksError;
 use books::units::calendar::Month;
 use books::usage::bill::VersionRow;
+use books::usage::months::{Months, to_read};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::context::Context;
@@ -18,7 +19,8 @@ use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only this month (YYYY-MM) [default: the current one and `lookback_months` before it]
+    /// Only this month (YYYY-MM) [default: the current one, `lookback_months` before it, and all
+    /// booked ones that are not complete]
     #[arg(long, value_name = "YYYY-MM", conflicts_with_all = ["from", "to"])]
     month: Option<Month>,
     /// From this month on
@@ -55,7 +57,7 @@ enum Run {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let mut months = select::months(args.month, args.from, args.to, config.lookback_months, now)?;
+    let mut chosen = select::months(args.month, args.from, args.to, now)?;
     let mut exports = select::exports(config, args.export.as_deref())?;
     let reason = args.reason.as_deref().unwrap_or_default().trim().to_owned();
     if args.accept.is_some() && reason.is_empty() {
@@ -66,19 +68,17 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let mut accept = None;
     if let Some(prefix) = &args.accept {
         let (export, month, version) = on_hold(&books.versions(args.month).await?, prefix, &exports)?;
-        (exports, months) = (vec![export], vec![month]);
+        (exports, chosen) = (vec![export], Some(vec![month]));
         accept = Some(Acceptance { version, actor: actor::current(), reason });
     }
+    let known = if chosen.is_none() { books.months(now).await? } else { Months::new() };
     let context = wiring::context(config, books).await?;
     let (mut runs, mut done) = (vec![], Exit::Ok);
     for export in &exports {
-        for month in &months {
-            let job = IngestCur {
-                export: export.clone(),
-                month: *month,
-                dry_run: args.dry_run,
-                accept: accept.clone(),
-            };
+        let payer = config.exports.iter().find(|e| e.name == *export).map(|e| &e.payer);
+        let incomplete = || to_read(payer.and_then(|payer| known.get(payer)), None, config.lookback_months, now);
+        for month in chosen.clone().unwrap_or_else(incomplete) {
+            let job = IngestCur { export: export.clone(), month, dry_run: args.dry_run, accept: accept.clone() };
             let context = Context { books: context.books.counted(), ..context.clone() };
             match progress::ingest(job, &context, now).await {
                 Ok(report) => {
@@ -98,7 +98,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     let unsure = matches!(failure.error().downcast_ref(), Some(BooksError::Network(_)));
                     let booked = if unsure { "" } else { ", nothing was booked" };
                     print::err(format_args!("ingest of {export} {month} failed{booked}{advice}: {failed}"));
-                    runs.push(Run::Failed { export: export.clone(), month: *month, failed, retryable });
+                    runs.push(Run::Failed { export: export.clone(), month, failed, retryable });
                 }
             }
         }

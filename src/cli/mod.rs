@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod health;
 mod ingest;
+mod known_customer;
 mod log;
 mod notifications;
 mod payload;
@@ -51,7 +52,8 @@ use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
 
 /// What a command can end with, for docs/commands.md.
 pub const EXIT_TABLE: [(u8, &str); 5] = [

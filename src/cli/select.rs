@@ -1,27 +1,24 @@
-//! Which months, exports and customers a command is about.
+//! Which months and exports a command is about.
 
-use books::Database;
 use books::units::calendar::Month;
 use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::exit::BadUsage;
 
-/// The months of `--month`, or of `--from --to`; without them the current one and `lookback` before
-/// it.
+/// The months of `--month`, or of `--from --to`; none without them.
 pub(super) fn months(
     month: Option<Month>,
     from: Option<Month>,
     to: Option<Month>,
-    lookback: u8,
     now: Timestamp,
-) -> anyhow::Result<Vec<Month>> {
+) -> anyhow::Result<Option<Vec<Month>>> {
     let current = Month::of(now);
     if let Some(month) = month {
-        return Ok(vec![month]);
+        return Ok(Some(vec![month]));
     }
     if from.is_none() && to.is_none() {
-        return Ok(Month::back_to(current, lookback));
+        return Ok(None);
     }
     let (Some(from), to) = (from, to.unwrap_or(current)) else {
         return Err(BadUsage("--to needs --from".into()).into());
@@ -33,21 +30,7 @@ pub(super) fn months(
     if months.len() > 120 {
         return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
     }
-    Ok(months)
-}
-
-/// Fails if `id` is given and no customer has it.
-pub(super) async fn customer(books: &Database, id: Option<&str>) -> anyhow::Result<()> {
-    let Some(id) = id else { return Ok(()) };
-    match books.customers(None, Some(id.to_owned())).await?.is_empty() {
-        true => Err(no_customer(id).into()),
-        false => Ok(()),
-    }
-}
-
-/// The error for an id that no customer has.
-pub(super) fn no_customer(id: &str) -> BadUsage {
-    BadUsage(format!("there is no customer `{id}`; `meter customer list` shows all"))
+    Ok(Some(months))
 }
 
 /// The names of the exports: all, or the one of `--export`.

@@ -64,6 +64,9 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             line("", format!("{} {}: {}", bill.payer, bill.month, note.text));
         }
     }
+    for months in s.exports.iter().filter_map(|export| export.months_line(now)) {
+        line("months", months);
+    }
     let audit = match s.audit.at {
         None => "not audited yet".to_owned(),
         Some(at) => {

@@ -5,7 +5,7 @@ use books::limits::plan::TURN;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use super::select;
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print::{self, decided::Runs};
@@ -22,17 +22,16 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
-    select::customer(&books, args.customer.as_deref()).await?;
     let periods = books.turn_periods(args.customer.clone(), now).await?;
+    if let Some(customer) = args.customer.as_ref().filter(|_| periods.is_empty()) {
+        known_customer::require(&books, customer).await?;
+    }
     if args.json {
         print::json(&periods)?;
         return Ok(Exit::Ok);
     }
     if periods.is_empty() {
-        let of = args.customer.map_or(String::new(), |c| format!(" of `{c}`"));
-        print::out(&format!(
-            "there is no period{of} in which TURN credentials are counted; `meter run roll-periods` opens them"
-        ));
+        print::out("there are no periods of TURN credentials; `meter run roll-periods` makes those of each customer");
         return Ok(Exit::Ok);
     }
     print::table(
