@@ -64,8 +64,8 @@ const MIGRATIONS: &[Migration] = migrations![
     30 "0030_invoices_of_stripe_customers",
     31 "0031_bookings",
     32 "0032_newest_done",
-    34 "0034_bill_notes",
-    38 "0038_enforcement",
+    33 "0033_bill_notes",
+    34 "0034_enforcement",
 ];
 
 /// The schema version that this build works with.
@@ -288,14 +288,14 @@ mod tests {
             )
         };
         for (attempts, states, notifies) in [(0, "known known dead", "0"), (9, "pending known dead", "1")] {
-            let books = migrated(38, Box::leak(old(attempts).into_boxed_str())).await;
+            let books = migrated(34, Box::leak(old(attempts).into_boxed_str())).await;
             let sql = "SELECT group_concat(state, ' ') FROM (SELECT state FROM notifications ORDER BY seq)";
             assert_eq!(text(&books, sql).await, states);
             let run =
                 "SELECT concat_ws(' ', enforced_at, stale_after, on_stale, notifies, thresholds) FROM enforcement";
             assert_eq!(text(&books, run).await, format!("77 259200 warn {notifies} [50,80,100]"));
         }
-        assert!(migrated(38, "").await.last_enforcement().await.unwrap().is_none(), "nobody has decided");
+        assert!(migrated(34, "").await.last_enforcement().await.unwrap().is_none(), "nobody has decided");
     }
 
     #[test]
