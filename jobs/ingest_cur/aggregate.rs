@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fault::Faults;
-pub(crate) use fault::shown;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 use mark::Mark;
 pub(super) use mark::NO_AMOUNT;

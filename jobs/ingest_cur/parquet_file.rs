@@ -319,8 +319,11 @@ impl ParquetFile {
         rows: BTreeSet<u64>,
         limit: u64,
     ) -> Result<BTreeMap<u64, String>, ReadError> {
-        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(BTreeMap::new()) };
-        let bytes = self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
+        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else {
+            return Ok(BTreeMap::new());
+        };
+        let bytes =
+            self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
         if bytes > limit {
             return Ok(BTreeMap::new());
         }
