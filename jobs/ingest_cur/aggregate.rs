@@ -23,7 +23,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fault::Faults;
-pub(crate) use fault::shown;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 pub use limits::UsageTooLarge;
 use mark::Mark;

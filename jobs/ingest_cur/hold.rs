@@ -1,8 +1,8 @@
 //! Why a version is put on hold, and what happens to a version that a person accepts. Pure.
 //!
 //! [`reasons`] is the one place where a reason is added. A kind of reason says what may have caused
-//! it, what is booked when the version is accepted, and which standing decision of the configuration
-//! accepts it without a person. The words are stored with the version, so `meter versions`,
+//! it, what is booked when the version is accepted, and which key of the configuration accepts it
+//! without a person. The words are stored with the version, so `meter versions`,
 //! `meter status` and the pages say the same.
 //!
 //! A person accepts what was looked at: [`Acceptance`] names a version, and the stored words are
@@ -120,7 +120,7 @@ pub(super) fn reasons(totals: &Totals, report: &IngestReport) -> Vec<HoldReason>
         add(HoldKind::UnknownLineType, text);
     }
     for found in &totals.faults {
-        add(HoldKind::of_fault(found.kind), FaultyLines::to_string(found));
+        add(HoldKind::of_fault(found.kind), found.to_string());
     }
     for found in &report.restatements {
         add(HoldKind::Restatement, Restatement::to_string(found));
@@ -210,9 +210,10 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
     match (fits.as_slice(), versions.as_slice()) {
         ([one], _) => Ok(one),
         ([], []) => Err(format!("no version is on hold, so `{prefix}` needs no acceptance: `meter versions`")),
-        ([], all) => {
-            Err(format!("no version that begins with `{prefix}` is on hold; on hold: {} (`meter versions`)", all.join(", ")))
-        }
+        ([], all) => Err(format!(
+            "no version that begins with `{prefix}` is on hold; on hold: {} (`meter versions`)",
+            all.join(", ")
+        )),
         (several, _) => Err(format!(
             "{} versions on hold begin with `{prefix}`: {}; give more characters",
             several.len(),
@@ -226,11 +227,7 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
 ///
 /// # Errors
 /// When it names no version that is on hold; what to do.
-pub(super) fn accepted(
-    acceptance: &Acceptance,
-    newest: &VersionKey,
-    held: &[HeldVersion],
-) -> Result<Accepted, String> {
+pub(super) fn accepted(acceptance: &Acceptance, newest: &VersionKey, held: &[HeldVersion]) -> Result<Accepted, String> {
     let prefix = acceptance.version.as_str();
     if acceptance.actor.trim().is_empty() || acceptance.reason.trim().is_empty() {
         return Err("an acceptance needs who decided (`actor`) and why (`reason`); both are kept".into());
@@ -268,7 +265,8 @@ mod tests {
     #[test]
     fn an_acceptance_is_about_one_version_as_it_was_looked_at() {
         let held = |version: &str, manifest: &str| HeldVersion { key: key(version, manifest), words: "w".into() };
-        let all = [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
+        let all =
+            [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
         let says = |prefix: &str, newest: VersionKey| {
             let acceptance = Acceptance { version: prefix.into(), actor: "ann".into(), reason: "asked AWS".into() };
             match accepted(&acceptance, &newest, &all) {
@@ -281,12 +279,20 @@ mod tests {
             ("11111111-aa", key("11111111-aa", "m"), "accepted w"),
             ("11111111-a", key("11111111-aa", "m"), "accepted w"),
             ("22222222", key("22222222-cc", "n"), "accepted w"),
-            ("22222222", key("22222222-cc", "o"), "other: version 22222222-cc was accepted, but it was put on hold with"),
+            (
+                "22222222",
+                key("22222222-cc", "o"),
+                "other: version 22222222-cc was accepted, but it was put on hold with",
+            ),
             ("22222222", key("33333333-dd", "m"), "other: version 22222222-cc was accepted, but AWS has delivered"),
             ("33333333", key("33333333-dd", "m"), "other: version 33333333 was not on hold"),
             ("11111111", key("11111111-aa", "m"), "error: 2 versions on hold begin with `11111111`: 11111111-aa"),
             ("1111111", key("11111111-aa", "m"), "error: `1111111` is too short: give at least 8"),
-            ("44444444", key("11111111-aa", "m"), "error: no version that begins with `44444444` is on hold; on hold: 1"),
+            (
+                "44444444",
+                key("11111111-aa", "m"),
+                "error: no version that begins with `44444444` is on hold; on hold: 1",
+            ),
             ("", key("11111111-aa", "m"), "error: `` is too short"),
         ] {
             assert!(says(prefix, newest).starts_with(want), "{prefix}: {want}");

@@ -13,7 +13,7 @@ use books::units::quantity::Quantity;
 use books::usage::meter::Rules;
 
 /// Lines of a kind and meter that are named in full.
-pub(crate) const NAMED: usize = 3;
+const NAMED: usize = 3;
 /// Characters of a text of the bill in a message.
 const SHOWN: usize = 200;
 
@@ -118,7 +118,7 @@ impl fmt::Display for FaultyLines {
 }
 
 /// Text of a bill for a message: without control characters, and not longer than a line.
-pub(crate) fn shown(text: &str) -> String {
+fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(SHOWN) {
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }

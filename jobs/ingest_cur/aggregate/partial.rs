@@ -136,7 +136,8 @@ impl UsageAggregator {
         if let Some((meter, ..)) = partial.faults.iter().find(|(meter, ..)| usize::from(*meter) >= meters) {
             return Err(format!("meter {meter} does not exist"));
         }
-        aggregator.faults = Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
+        aggregator.faults =
+            Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
         Ok(aggregator)
     }
 }
