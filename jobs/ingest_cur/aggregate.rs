@@ -22,13 +22,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use fault::Faults;
-pub(crate) use fault::shown;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 use mark::Mark;
 pub(super) use mark::NO_AMOUNT;
 use names::{DictionaryMap, Interner};
-use seen::TagsSeen;
 pub(super) use partial::PARTIAL_SUMS_VERSION;
+use seen::TagsSeen;
 
 use serde::Serialize;
 
@@ -39,7 +38,6 @@ use books::units::quantity::{CELL_LIMIT, Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
-use books::usage::tag_key::TagName;
 
 /// Longest tag value that AWS allows, in characters
 /// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
@@ -204,10 +202,6 @@ impl UsageAggregator {
         &mut self.faults
     }
 
-    pub(crate) fn tags_seen_mut(&mut self) -> &mut TagsSeen {
-        &mut self.tags_seen
-    }
-
     /// Rows that a meter counted so far.
     pub fn counted_rows(&self) -> u64 {
         self.counted_rows
@@ -315,9 +309,7 @@ impl UsageAggregator {
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
             translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
         }
-        for TagColumn { tag, .. } in &batch.tags {
-            self.tags_seen.see(tag.keys().filter_map(TagName::of_entry).map(|tag| tag.written()).collect::<Vec<_>>().iter());
-        }
+        self.see_keys(&batch.tags);
     }
 
     fn marked(&mut self, line_type: u32, mark: Mark) -> u32 {

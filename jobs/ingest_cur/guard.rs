@@ -148,8 +148,14 @@ mod tests {
     fn a_past_day_that_changes_is_on_hold_when_that_is_asked_for() {
         let booked = [(1, 100), (2, 100), (3, 10)];
         assert!(found(&[(1, 100), (2, 100), (3, 90), (4, 5)], &booked, Some(10)).is_empty(), "the newest day grows");
-        assert_eq!(found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)), ["m of 2026-10-02 goes from 100 to 130 (+30 %)"]);
-        assert_eq!(found(&[(1, 80), (2, 100), (3, 10)], &booked, Some(10)), ["m of 2026-10-01 goes from 100 to 80 (-20 %)"]);
+        assert_eq!(
+            found(&[(1, 100), (2, 130), (3, 10)], &booked, Some(10)),
+            ["m of 2026-10-02 goes from 100 to 130 (+30 %)"]
+        );
+        assert_eq!(
+            found(&[(1, 80), (2, 100), (3, 10)], &booked, Some(10)),
+            ["m of 2026-10-01 goes from 100 to 80 (-20 %)"]
+        );
         assert!(found(&[(1, 80), (2, 100), (3, 10)], &booked, None).is_empty(), "not asked for");
     }
 }

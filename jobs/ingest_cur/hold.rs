@@ -10,9 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{FaultKind, FaultyLines, Totals};
-use super::growth::Growth;
-use super::guard::Restatement;
+use super::aggregate::{FaultKind, Totals};
 use super::report::IngestReport;
 use crate::context::HoldPolicy;
 use books::usage::bill::{HeldVersion, VersionKey};
@@ -120,17 +118,20 @@ pub(super) fn reasons(totals: &Totals, report: &IngestReport) -> Vec<HoldReason>
         add(HoldKind::UnknownLineType, text);
     }
     for found in &totals.faults {
-        add(HoldKind::of_fault(found.kind), FaultyLines::to_string(found));
+        add(HoldKind::of_fault(found.kind), found.to_string());
     }
     for found in &report.restatements {
-        add(HoldKind::Restatement, Restatement::to_string(found));
+        add(HoldKind::Restatement, found.to_string());
     }
     for found in &report.growths {
-        add(HoldKind::Growth, Growth::to_string(found));
+        add(HoldKind::Growth, found.to_string());
     }
     if report.long_lines > 0 {
         let lines = report.long_lines;
-        add(HoldKind::LongLines, format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"));
+        add(
+            HoldKind::LongLines,
+            format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"),
+        );
     }
     if let Some(days) = &report.impossible_days {
         add(HoldKind::ImpossibleDays, days.clone());
@@ -210,9 +211,10 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
     match (fits.as_slice(), versions.as_slice()) {
         ([one], _) => Ok(one),
         ([], []) => Err(format!("no version is on hold, so `{prefix}` needs no acceptance: `meter versions`")),
-        ([], all) => {
-            Err(format!("no version that begins with `{prefix}` is on hold; on hold: {} (`meter versions`)", all.join(", ")))
-        }
+        ([], all) => Err(format!(
+            "no version that begins with `{prefix}` is on hold; on hold: {} (`meter versions`)",
+            all.join(", ")
+        )),
         (several, _) => Err(format!(
             "{} versions on hold begin with `{prefix}`: {}; give more characters",
             several.len(),
@@ -226,11 +228,7 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
 ///
 /// # Errors
 /// When it names no version that is on hold; what to do.
-pub(super) fn accepted(
-    acceptance: &Acceptance,
-    newest: &VersionKey,
-    held: &[HeldVersion],
-) -> Result<Accepted, String> {
+pub(super) fn accepted(acceptance: &Acceptance, newest: &VersionKey, held: &[HeldVersion]) -> Result<Accepted, String> {
     let prefix = acceptance.version.as_str();
     if acceptance.actor.trim().is_empty() || acceptance.reason.trim().is_empty() {
         return Err("an acceptance needs who decided (`actor`) and why (`reason`); both are kept".into());
@@ -268,7 +266,8 @@ mod tests {
     #[test]
     fn an_acceptance_is_about_one_version_as_it_was_looked_at() {
         let held = |version: &str, manifest: &str| HeldVersion { key: key(version, manifest), words: "w".into() };
-        let all = [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
+        let all =
+            [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
         let says = |prefix: &str, newest: VersionKey| {
             let acceptance = Acceptance { version: prefix.into(), actor: "ann".into(), reason: "asked AWS".into() };
             match accepted(&acceptance, &newest, &all) {
@@ -281,12 +280,20 @@ mod tests {
             ("11111111-aa", key("11111111-aa", "m"), "accepted w"),
             ("11111111-a", key("11111111-aa", "m"), "accepted w"),
             ("22222222", key("22222222-cc", "n"), "accepted w"),
-            ("22222222", key("22222222-cc", "o"), "other: version 22222222-cc was accepted, but it was put on hold with"),
+            (
+                "22222222",
+                key("22222222-cc", "o"),
+                "other: version 22222222-cc was accepted, but it was put on hold with",
+            ),
             ("22222222", key("33333333-dd", "m"), "other: version 22222222-cc was accepted, but AWS has delivered"),
             ("33333333", key("33333333-dd", "m"), "other: version 33333333 was not on hold"),
             ("11111111", key("11111111-aa", "m"), "error: 2 versions on hold begin with `11111111`: 11111111-aa"),
             ("1111111", key("11111111-aa", "m"), "error: `1111111` is too short: give at least 8"),
-            ("44444444", key("11111111-aa", "m"), "error: no version that begins with `44444444` is on hold; on hold: 1"),
+            (
+                "44444444",
+                key("11111111-aa", "m"),
+                "error: no version that begins with `44444444` is on hold; on hold: 1",
+            ),
             ("", key("11111111-aa", "m"), "error: `` is too short"),
         ] {
             assert!(says(prefix, newest).starts_with(want), "{prefix}: {want}");

@@ -283,8 +283,11 @@ impl ParquetFile {
         rows: BTreeSet<u64>,
         limit: u64,
     ) -> Result<BTreeMap<u64, String>, ReadError> {
-        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(BTreeMap::new()) };
-        let bytes = self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
+        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else {
+            return Ok(BTreeMap::new());
+        };
+        let bytes =
+            self.ranges(group, &self.mask(&[place])).iter().fold(0, |sum: u64, r| sum.saturating_add(r.end - r.start));
         if bytes > limit {
             return Ok(BTreeMap::new());
         }
@@ -329,7 +332,7 @@ impl RowGroup {
     /// The first column that cannot be decoded.
     pub fn aggregate(&self, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
-        aggregator.tags_seen_mut().see(&self.file.wanted.tag_columns);
+        aggregator.see_tags(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
         let mut first_row = 0;
         for batch in self.batches(&places).map_err(|e| self.diagnose(&places, &e))? {

@@ -73,12 +73,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let (mut runs, mut done) = (vec![], Exit::Ok);
     for export in &exports {
         for month in &months {
-            let job = IngestCur {
-                export: export.clone(),
-                month: *month,
-                dry_run: args.dry_run,
-                accept: accept.clone(),
-            };
+            let job =
+                IngestCur { export: export.clone(), month: *month, dry_run: args.dry_run, accept: accept.clone() };
             let context = Context { books: context.books.counted(), ..context.clone() };
             match progress::ingest(job, &context, now).await {
                 Ok(report) => {

@@ -55,6 +55,7 @@ fn hostile() -> Overview {
         rows: 10,
         counted_rows: 9,
         lines: [(text(), 1)].into(),
+        notes: vec![],
         on_hold: 1,
         hold_reason: Some(text()),
     });

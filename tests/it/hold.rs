@@ -6,7 +6,8 @@ use testkit::ingest_fixture::{chime, deliver, deliver_lines};
 const V1: &str = "11111111-1111-4111-8111-111111111111";
 const V2: &str = "11111112-2222-4222-8222-222222222222";
 const MONTH: &str = "--month 2026-10";
-const USAGE: &str = "SELECT customer, sum(quantity) / 1e10 FROM booked_usage GROUP BY 1 HAVING sum(quantity) <> 0 ORDER BY 1";
+const USAGE: &str =
+    "SELECT customer, sum(quantity) / 1e10 FROM booked_usage GROUP BY 1 HAVING sum(quantity) <> 0 ORDER BY 1";
 
 fn workspace() -> Workspace {
     Workspace::with("[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n")
@@ -42,14 +43,24 @@ fn one_line_never_stops_the_month_of_everybody() {
         ("two spellings, counted", [chime[0], chime[1], "5", two, "{}"], 3, "|5.0"),
         ("two spellings", [requests[0], requests[1], "5", two, "{}"], 0, ""),
         ("negative", [chime[0], chime[1], "-5", bob, "{}"], 3, "bob|15.0"),
-        ("control character", [requests[0], requests[1], "5", "{\"user_chitchatter_customer_id\":\"b\\tb\"}", "{}"], 0, ""),
+        (
+            "control character",
+            [requests[0], requests[1], "5", "{\"user_chitchatter_customer_id\":\"b\\tb\"}", "{}"],
+            0,
+            "",
+        ),
     ] {
         let place = workspace();
         deliver(&place.path("bucket"), V1, &[("e-00001.csv", bill(third))]);
         let ran = place.run(&format!("ingest {MONTH}")).ends(code);
         place.run(&format!("discover {MONTH}")).ends(0).says(if code == 3 { &["faulty: 1 line of"] } else { &[] });
         if code == 3 {
-            ran.says(&["ON HOLD", "e-00001.csv, line 4, column ", "resource arn:aws:x:1", "to accept it: meter ingest"]);
+            ran.says(&[
+                "ON HOLD",
+                "e-00001.csv, line 4, column ",
+                "resource arn:aws:x:1",
+                "to accept it: meter ingest",
+            ]);
             assert!(place.query(USAGE).is_empty(), "{name}");
             place.run(&format!("ingest --accept {V1} --reason seen")).ends(0).says(&["booked", "accepted: 1 line of"]);
         }
@@ -75,8 +86,14 @@ fn a_person_accepts_what_was_looked_at() {
     let unbooked = || assert!(place.query("SELECT customer FROM booked_usage").is_empty());
     deliver_lines(&bucket, V1, &lines(-1.0));
     place.run(&accept(V1)).ends(1).says(&["no version is on hold"]);
-    place.run(&format!("ingest {MONTH} --dry-run")).ends(3).says(&["would be ON HOLD", "`meter ingest` puts it on hold first"]);
-    place.run(&format!("ingest {MONTH}")).ends(3).says(&["a negative amount", "if it is accepted: negative amounts reduce"]);
+    place
+        .run(&format!("ingest {MONTH} --dry-run"))
+        .ends(3)
+        .says(&["would be ON HOLD", "`meter ingest` puts it on hold first"]);
+    place
+        .run(&format!("ingest {MONTH}"))
+        .ends(3)
+        .says(&["a negative amount", "if it is accepted: negative amounts reduce"]);
     // discover shows the line, too
     let found = place.run(&format!("discover {MONTH} --json")).ends(0).json();
     assert_eq!((&found[0]["faults"][0]["kind"], &found[0]["faults"][0]["amount"]), (&"negative".into(), &"-1".into()));
@@ -116,7 +133,10 @@ fn an_acceptance_goes_through_the_queue() {
     let place = workspace();
     deliver_lines(&place.path("bucket"), V1, &[chime("alice", 1, 10.0), chime("bob", 2, -2.0)]);
     place.run(&format!("ingest {MONTH}")).ends(3);
-    place.run("enqueue ingest-cur export=main month=2026-10 accept={\"version\":\"11111111\",\"actor\":\"ann\"}").ends(2).says(&["reason"]);
+    place
+        .run("enqueue ingest-cur export=main month=2026-10 accept={\"version\":\"11111111\",\"actor\":\"ann\"}")
+        .ends(2)
+        .says(&["reason"]);
     place.run("enqueue ingest-cur export=main month=2026-10 accept={\"version\":\"11111111\",\"actor\":\"ann\",\"reason\":\"seen\"}").ends(0);
     let old = "{\"export\":\"main\",\"month\":\"2026-10\",\"dry_run\":false,\"accept_restatement\":true}";
     place.run(&format!("enqueue ingest-cur --payload {old}")).ends(2).says(&["unknown field `accept_restatement`"]);
@@ -128,5 +148,8 @@ fn an_acceptance_goes_through_the_queue() {
     place.run("enqueue ingest-cur export=main month=2026-09").ends(0);
     place.execute(&format!("UPDATE jobs SET payload = '{old}' WHERE state = 'pending'"));
     place.run("work --once --no-schedule").ends(1);
-    place.run("jobs list --state dead").ends(0).says(&["the payload does not fit", "unknown field `accept_restatement`"]);
+    place
+        .run("jobs list --state dead")
+        .ends(0)
+        .says(&["the payload does not fit", "unknown field `accept_restatement`"]);
 }

@@ -104,7 +104,8 @@ fn a_version_that_takes_back_much_waits_for_a_person() {
         "largest changes",
     ]);
     assert_eq!(held.out.matches("--accept").count(), 1, "the command is said once:\n{}", held.out);
-    let command = held.out.lines().find_map(|line| line.trim().strip_prefix("to accept it: meter ")).unwrap().to_owned();
+    let command =
+        held.out.lines().find_map(|line| line.trim().strip_prefix("to accept it: meter ")).unwrap().to_owned();
     let versions = place.run("versions").ends(3).says(&["on hold:", "(-9", &command]);
     assert_eq!(versions.out.matches("--accept").count(), 1);
     place.run("status").says(&["MeterVersionOnHold", "chime_minutes of the month goes from", "(-9", "Likely causes"]);

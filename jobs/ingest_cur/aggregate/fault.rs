@@ -118,7 +118,7 @@ impl fmt::Display for FaultyLines {
 }
 
 /// Text of a bill for a message: without control characters, and not longer than a line.
-pub(crate) fn shown(text: &str) -> String {
+fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(SHOWN) {
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }

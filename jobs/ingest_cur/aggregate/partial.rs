@@ -132,11 +132,12 @@ impl UsageAggregator {
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
         aggregator.long_lines = partial.long_lines;
-        aggregator.tags_seen.see(&partial.tags_seen);
+        aggregator.see_tags(&partial.tags_seen);
         if let Some((meter, ..)) = partial.faults.iter().find(|(meter, ..)| usize::from(*meter) >= meters) {
             return Err(format!("meter {meter} does not exist"));
         }
-        aggregator.faults = Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
+        aggregator.faults =
+            Faults(partial.faults.into_iter().map(|(meter, kind, group)| ((meter, kind), group)).collect());
         Ok(aggregator)
     }
 }

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::UsageAggregator;
 use super::names::DictionaryMap;
-use crate::ingest_cur::batch::{Batch, DAY_SECONDS};
+use crate::ingest_cur::batch::{Batch, DAY_SECONDS, TagColumn};
+use books::usage::tag_key::TagName;
 
 /// Tags of a bill that are kept by name; AWS allows 500 in a payer account. Of more, the first ones
 /// in the alphabet.
@@ -13,11 +15,11 @@ const TAG_BYTES: usize = 1024;
 
 /// The tags that lines of a bill can have.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TagsSeen(pub(super) BTreeSet<String>);
+pub(super) struct TagsSeen(pub(super) BTreeSet<String>);
 
 impl TagsSeen {
-    /// Notes tags, as [`TagName::written`](books::usage::tag_key::TagName::written) has them.
-    pub(crate) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
+    /// Notes tags, as [`TagName::written`] has them.
+    pub(super) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
         for tag in tags.into_iter().filter(|tag| (1..=TAG_BYTES).contains(&tag.len())) {
             if !self.0.contains(tag) {
                 self.0.insert(tag.clone());
@@ -26,6 +28,20 @@ impl TagsSeen {
                 self.0.pop_last();
             }
         }
+    }
+}
+
+impl UsageAggregator {
+    /// Notes the tags that a file has columns for.
+    pub(crate) fn see_tags(&mut self, tags: &[String]) {
+        self.tags_seen.see(tags);
+    }
+
+    /// Notes the tags of maps.
+    pub(super) fn see_keys(&mut self, columns: &[TagColumn<'_>]) {
+        let keys = columns.iter().flat_map(|column| column.tag.keys());
+        let tags: Vec<String> = keys.filter_map(TagName::of_entry).map(|tag| tag.written()).collect();
+        self.tags_seen.see(&tags);
     }
 }
 

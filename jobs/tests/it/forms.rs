@@ -121,7 +121,9 @@ fn file(form: Form, lines: &[Tagged]) -> (&'static str, Vec<u8>) {
         }
         Form::NormalisedJson | Form::RawJson => {
             let tags = if form == Form::RawJson { "tags" } else { "resource_tags" };
-            let mut text = format!("line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,line_item_usage_end_date,{tags}\n");
+            let mut text = format!(
+                "line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,line_item_usage_end_date,{tags}\n"
+            );
             for line in lines {
                 text += &format!("{},{}\n", cells(line), quoted(&json(&entries(line))));
             }

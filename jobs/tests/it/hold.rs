@@ -14,7 +14,8 @@ use testkit::ingest_fixture::{
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
-const KEY: &str = "e/data/BILLING_PERIOD=2026-10/2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111/1.parquet";
+const KEY: &str =
+    "e/data/BILLING_PERIOD=2026-10/2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111/1.parquet";
 
 /// Two good lines of two customers, a third that is carol's, and the columns to be exchanged.
 fn bill(exchanged: Vec<(&'static str, ArrayRef)>) -> Vec<u8> {
@@ -62,7 +63,8 @@ async fn accepted(world: &IngestFixture, version: &str) -> IngestReport {
     assert_eq!((again.outcome, world.ledger().await), (IngestOutcome::Unchanged, ledger));
     let acts = world.dump("SELECT actor || ' ' || action || ' ' || target || ': ' || reason FROM audit_log").await;
     assert_eq!(acts, [format!("ann@test ingest --accept version {version} of default 2026-10: asked AWS")]);
-    let stored = world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' ORDER BY id DESC LIMIT 1").await;
+    let stored =
+        world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' ORDER BY id DESC LIMIT 1").await;
     assert_eq!(stored, [report.accepted.clone()]);
     world.sound().await;
     report
@@ -93,9 +95,24 @@ async fn a_faulty_line_is_named_and_a_person_lets_it_through() {
             "two spellings of the customer tag disagree: `carol` and `Carol`",
             ["0", "4", "0", "8"],
         ),
-        (vec![("line_item_usage_amount", amounts(f64::NAN))], HoldKind::UnreadableAmount, "the amount is NaN", ["0", "0", "0", "4"]),
-        (vec![("line_item_usage_amount", amounts(f64::INFINITY))], HoldKind::UnreadableAmount, "inf", ["0", "0", "0", "4"]),
-        (vec![("line_item_usage_amount", amounts(1e300))], HoldKind::UnreadableAmount, "too large", ["0", "0", "0", "4"]),
+        (
+            vec![("line_item_usage_amount", amounts(f64::NAN))],
+            HoldKind::UnreadableAmount,
+            "the amount is NaN",
+            ["0", "0", "0", "4"],
+        ),
+        (
+            vec![("line_item_usage_amount", amounts(f64::INFINITY))],
+            HoldKind::UnreadableAmount,
+            "inf",
+            ["0", "0", "0", "4"],
+        ),
+        (
+            vec![("line_item_usage_amount", amounts(1e300))],
+            HoldKind::UnreadableAmount,
+            "too large",
+            ["0", "0", "0", "4"],
+        ),
         (vec![("line_item_usage_amount", amounts(2e9))], HoldKind::UnreadableAmount, "too large", ["0", "0", "0", "4"]),
         (
             vec![("line_item_usage_amount", texts(["1.5", "2.5", "many"]))],
@@ -103,14 +120,24 @@ async fn a_faulty_line_is_named_and_a_person_lets_it_through() {
             "`many` is not a decimal number",
             ["0", "0", "0", "4"],
         ),
-        (vec![("line_item_usage_amount", amounts(-0.5))], HoldKind::NegativeAmount, "(amount -0.5)", ["-0.5", "0", "0", "3.5"]),
+        (
+            vec![("line_item_usage_amount", amounts(-0.5))],
+            HoldKind::NegativeAmount,
+            "(amount -0.5)",
+            ["-0.5", "0", "0", "3.5"],
+        ),
         (
             vec![("line_item_usage_start_date", texts(["2026-10-01", "2026-10-02", "soon"]))],
             HoldKind::UnreadableDay,
             "no readable day (amount 4)",
             ["0", "0", "4", "8"],
         ),
-        (vec![period()], HoldKind::OtherPeriod, "starts 2026-09-01, but the bill is that of 2026-10", ["0", "0", "4", "8"]),
+        (
+            vec![period()],
+            HoldKind::OtherPeriod,
+            "starts 2026-09-01, but the bill is that of 2026-10",
+            ["0", "0", "4", "8"],
+        ),
     ];
     for (exchanged, kind, words, [carol, nobody, excluded, total]) in table {
         let world = IngestFixture::new().await;
@@ -225,7 +252,8 @@ async fn an_acceptance_of_another_version_books_nothing() {
     let early = accept(V1).run(&world.context, now()).await.unwrap();
     assert_eq!(early.outcome, IngestOutcome::OnHold);
     assert!(early.warnings[0].contains("was not on hold, so nobody has looked"), "{:?}", early.warnings);
-    refused(&world, accept("33333333"), "no version that begins with `33333333` is on hold; on hold: 2026-10-10T03").await;
+    refused(&world, accept("33333333"), "no version that begins with `33333333` is on hold; on hold: 2026-10-10T03")
+        .await;
     refused(&world, accept("2026"), "`2026` is too short: give at least 8 characters").await;
     let silent = Acceptance { version: V1.into(), actor: "ann".into(), reason: String::new() };
     refused(&world, IngestCur { accept: Some(silent), ..job() }, "why (`reason`)").await;

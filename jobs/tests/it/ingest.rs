@@ -381,7 +381,10 @@ async fn two_spellings_that_agree_are_one_and_that_disagree_are_on_hold() {
         assert_eq!(report.outcome == IngestOutcome::OnHold, on_hold, "{second}");
         if on_hold {
             let text = &report.hold_reasons[0].text;
-            assert!(text.contains("row group 0, row 0, column tags") && text.contains("`alice` and `mallory`"), "{text}");
+            assert!(
+                text.contains("row group 0, row 0, column tags") && text.contains("`alice` and `mallory`"),
+                "{text}"
+            );
             assert!(world.ledger().await.is_empty());
         } else {
             assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5");
