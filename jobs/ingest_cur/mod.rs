@@ -199,7 +199,7 @@ impl Run<'_> {
         report.notes = notes::notes(&totals, &context.read_settings.rules);
         let reasons = hold::reasons(&totals, &report);
         let undecided = hold::undecided(&reasons, policy);
-        let accepted_by = self.decide(&undecided, &mut report);
+        let accepted_by = self.decide(&undecided, &mut report)?;
         if accepted_by.is_none() {
             report.hold_reasons = undecided;
         }
@@ -233,18 +233,26 @@ impl Run<'_> {
 
     /// The entry of the audit log when a person accepted exactly these reasons. Otherwise the
     /// report says why the acceptance does not count.
-    fn decide(&self, undecided: &[HoldReason], report: &mut IngestReport) -> Option<AuditEntry> {
-        let (accept, accepted) = (self.job.accept.as_ref()?, self.accepted.as_ref()?);
+    ///
+    /// # Errors
+    /// When the acceptance is not about this delivery, and nothing holds it: it would be booked,
+    /// and that was not asked for.
+    fn decide(&self, undecided: &[HoldReason], report: &mut IngestReport) -> Result<Option<AuditEntry>, Failure> {
+        let (Some(accept), Some(accepted)) = (&self.job.accept, &self.accepted) else { return Ok(None) };
         let why = match accepted {
+            Accepted::Other(why) if undecided.is_empty() => {
+                let then = "no reason to hold it was found, and `meter ingest` books it; nothing was booked";
+                return Err(Failure::GiveUp(anyhow!("{why}; {then}")));
+            }
             Accepted::Other(why) => why.clone(),
-            Accepted::Words(_) if undecided.is_empty() => return None,
+            Accepted::Words(_) if undecided.is_empty() => return Ok(None),
             Accepted::Words(words) if *words == hold::stored(undecided) => {
-                return Some(AuditEntry {
+                return Ok(Some(AuditEntry {
                     actor: accept.actor.trim().to_owned(),
                     action: "ingest --accept".into(),
                     target: format!("version {} of {} {}", report.version, report.bill.payer, report.bill.month),
                     reason: accept.reason.trim().to_owned(),
-                });
+                }));
             }
             Accepted::Words(_) => format!(
                 "version {} was accepted, but something else was found now than when it was put on hold",
@@ -252,7 +260,7 @@ impl Run<'_> {
             ),
         };
         report.warnings.push(format!("{why}; this delivery was judged by itself"));
-        None
+        Ok(None)
     }
 
     /// What is booked of the bill.

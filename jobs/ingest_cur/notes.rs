@@ -33,7 +33,8 @@ pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
         if lines == 0 {
             return None;
         }
-        let products = products.into_iter().collect::<Vec<_>>().join(" and ");
+        let products: Vec<String> = products.into_iter().map(|p| p.escape_debug().to_string()).collect();
+        let products = products.join(" and ");
         let (kind, others) = match counted {
             true => (NoteKind::MeterCountsNothing, ""),
             false => (NoteKind::ProductNotCounted, ", and no other meter does"),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use books::usage::bill::{BillNote, NoteKind};
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, DayUsage, Decisions, MonthUsage, NearLimit};
 use books::stripe::alarm::TargetAlarm;
 use books::stripe::difference::Difference;
@@ -55,7 +56,7 @@ fn hostile() -> Overview {
         rows: 10,
         counted_rows: 9,
         lines: [(text(), 1)].into(),
-        notes: vec![],
+        notes: vec![BillNote { kind: NoteKind::Untagged, text: text() }],
         on_hold: 1,
         hold_reason: Some(text()),
     });

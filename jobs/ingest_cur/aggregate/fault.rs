@@ -13,7 +13,7 @@ use books::units::quantity::Quantity;
 use books::usage::meter::Rules;
 
 /// Lines of a kind and meter that are named in full.
-pub(crate) const NAMED: usize = 3;
+const NAMED: usize = 3;
 /// Characters of a text of the bill in a message.
 const SHOWN: usize = 200;
 

@@ -14,6 +14,7 @@ use testkit::ingest_fixture::{
 
 const V1: &str = "2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-10-11T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
+const V3: &str = "2026-10-12T03:00:00.000Z-33333333-3333-4333-8333-333333333333";
 const KEY: &str =
     "e/data/BILLING_PERIOD=2026-10/2026-10-10T03:00:00.000Z-11111111-1111-4111-8111-111111111111/1.parquet";
 
@@ -65,10 +66,14 @@ async fn accepted(world: &IngestFixture, version: &str) -> IngestReport {
     assert_eq!(acts, [format!("ann@test ingest --accept version {version} of default 2026-10: asked AWS")]);
     let stored =
         world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' ORDER BY id DESC LIMIT 1").await;
-    assert_eq!(stored, [report.accepted.clone()]);
+    assert_eq!(stored, std::slice::from_ref(&report.accepted));
     world.sound().await;
     report
 }
+
+/// What is exchanged, the reason and its words, and what is booked of carol and of nobody, what is
+/// excluded, and the sum of all lines.
+type Case<'a> = (Vec<(&'static str, ArrayRef)>, HoldKind, &'a str, [&'a str; 4]);
 
 /// What a faulty third line does: a table of faults, reasons and books.
 #[tokio::test]
@@ -80,8 +85,7 @@ async fn a_faulty_line_is_named_and_a_person_lets_it_through() {
         ("bill_billing_period_start_date", days)
     };
     let long = "x".repeat(257);
-    // what is exchanged, the reason and its words, and what is booked of carol and of nobody
-    let table: Vec<(Vec<(&str, ArrayRef)>, HoldKind, &str, [&str; 4])> = vec![
+    let table: Vec<Case<'_>> = vec![
         (
             vec![(tag, texts(["alice", "bob", "ca\trol"]))],
             HoldKind::UnusableTag,
@@ -263,6 +267,11 @@ async fn an_acceptance_of_another_version_books_nothing() {
     assert_eq!(late.outcome, IngestOutcome::OnHold);
     assert!(late.warnings[0].contains("but AWS has delivered version 2026-10-11T03"), "{:?}", late.warnings);
     refused(&world, accept("2026-10-1"), "2 versions on hold begin with `2026-10-1`").await;
+    // not even a good one that came since
+    deliver(&world.bucket(), V3, &[("1.parquet", bill(vec![]))]);
+    refused(&world, accept(V1), "no reason to hold it was found, and `meter ingest` books it; nothing was booked")
+        .await;
+    deliver(&world.bucket(), V2, &[("1.parquet", negative(-2.0))]);
     assert!(world.dump("SELECT reason FROM audit_log").await.is_empty());
     accepted(&world, V2).await;
     assert_eq!(world.usage("carol", "chime_minutes").await.to_string(), "-2");
