@@ -115,7 +115,7 @@ pub struct UsageAggregator {
     rounded: u64,
     out_of_month_lines: u64,
     long_lines: u64,
-    tags_seen: TagsSeen,
+    pub(super) tags_seen: TagsSeen,
     /// By meter: the largest magnitude of an amount that can be booked, in scaled units.
     limits: Vec<i128>,
     faults: Faults,
@@ -309,7 +309,7 @@ impl UsageAggregator {
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
             translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
         }
-        self.see_keys(&batch.tags);
+        self.tags_seen.see(&seen::tags_of(&batch.tags));
     }
 
     fn marked(&mut self, line_type: u32, mark: Mark) -> u32 {

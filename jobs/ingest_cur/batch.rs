@@ -360,7 +360,7 @@ pub struct Batch<'a> {
     pub amount: Amounts<'a>,
     /// `line_item_usage_start_date`, or the start of `identity_time_interval`.
     pub day: Days<'a>,
-    /// `line_item_usage_end_date`, where the export has it.
+    /// `line_item_usage_end_date`, where the export has it and no interval.
     pub end: Option<Days<'a>>,
     /// `identity_time_interval`, where the export has it.
     pub interval: Option<TextColumn<'a>>,

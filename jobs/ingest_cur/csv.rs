@@ -173,7 +173,7 @@ fn aggregate_text(
         broken(String::new(), format!("there is no column {}; add it to the export", missing.join(", ")))
     })?;
     let before = aggregator.counted_rows();
-    aggregator.see_tags(&wanted.tag_columns);
+    aggregator.tags_seen.see(&wanted.tag_columns);
     let places = wanted.places();
     let is_map = |place: &usize| is_tag_map(&canonical_name(&headers[*place]));
     let mut columns: Vec<Growing> = places.iter().map(|p| Growing::new(is_map(p))).collect();

@@ -125,8 +125,8 @@ fn of_customers(cells: &Cells) -> BTreeMap<String, Halves> {
     sums
 }
 
-/// What is wrong with the days of a bill's usage: AWS bills usage of the month before late, and none
-/// of other months, nor of the time after the delivery.
+/// What is wrong with the days of a bill's usage: AWS bills usage of the month before late, and
+/// none of other months, nor of the time after the delivery.
 pub(super) fn impossible_days(observed: &Cells, month: Month, delivered_at: Timestamp) -> Option<String> {
     let today = delivered_at.as_second().div_euclid(86_400);
     let month_or_before = month.previous().first_day()..=month.last_day();

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use books::usage::bill::{BillNote, NoteKind};
 use books::audit::stats::{BillStats, BooksStats, CustomerStats, DayUsage, Decisions, MonthUsage, NearLimit};
 use books::stripe::alarm::TargetAlarm;
 use books::stripe::difference::Difference;
 use books::units::quantity::Quantity;
+use books::usage::bill::{BillNote, NoteKind};
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;

@@ -132,7 +132,7 @@ impl UsageAggregator {
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
         aggregator.long_lines = partial.long_lines;
-        aggregator.see_tags(&partial.tags_seen);
+        aggregator.tags_seen.see(&partial.tags_seen);
         if let Some((meter, ..)) = partial.faults.iter().find(|(meter, ..)| usize::from(*meter) >= meters) {
             return Err(format!("meter {meter} does not exist"));
         }
