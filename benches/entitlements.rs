@@ -39,8 +39,12 @@ fn context(books: Database) -> Context {
         line_types: [].into(),
         factor: "1".parse().unwrap(),
     };
-    let rules =
-        Rules { tag_keys: vec!["t".into()], meters: METERS.iter().map(meter).collect(), ignore: vec![], watched: vec![] };
+    let rules = Rules {
+        tag_keys: vec!["t".into()],
+        meters: METERS.iter().map(meter).collect(),
+        ignore: vec![],
+        watched: vec![],
+    };
     let read_settings = ReadSettings::new(rules);
     let enforcement = Arc::new(EnforcementSettings::default());
     Context {

@@ -340,7 +340,8 @@ impl Config {
             faults.push(raw.place(&[key("meters"), Step::Place(i), key("name")], &why));
         }
         if self.tag_key.is_some() && !self.tag_keys.is_empty() {
-            let why = "`tag_key` is set, too; write all keys into `tag_keys`, the first one first, and remove `tag_key`";
+            let why =
+                "`tag_key` is set, too; write all keys into `tag_keys`, the first one first, and remove `tag_key`";
             faults.push(raw.place(&[key("tag_keys")], why));
         }
         if let Err(found) = self.rules() {

@@ -232,8 +232,8 @@ pub enum LineClaim {
 /// All rules by which lines are read.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rules {
-    /// Keys of the cost allocation tag with the customer's id, as they are written on resources. The
-    /// first one that has a value on a line counts.
+    /// Keys of the cost allocation tag with the customer's id, as they are written on resources.
+    /// The first one that has a value on a line counts.
     pub tag_keys: Vec<String>,
     pub meters: Vec<Meter>,
     pub ignore: Vec<IgnoreRule>,

@@ -104,7 +104,8 @@ impl TagKey {
         let is_foreign = |c: &char| !c.is_ascii() && c.is_alphanumeric();
         let plain = |at: Option<usize>| at.and_then(|at| letters.get(at)).is_some_and(char::is_ascii_alphanumeric);
         let mut foreign = letters.iter().enumerate().filter(|(_, c)| is_foreign(c)).peekable();
-        let leave_traces = foreign.peek().is_some() && foreign.all(|(at, _)| plain(at.checked_sub(1)) && plain(Some(at + 1)));
+        let leave_traces =
+            foreign.peek().is_some() && foreign.all(|(at, _)| plain(at.checked_sub(1)) && plain(Some(at + 1)));
         let replaced = || canonical_name(&key.replace(|c: char| is_foreign(&c), "_"));
         Self { tag: TagName::new(generated, key), replaced: leave_traces.then(replaced) }
     }

@@ -40,7 +40,6 @@ use books::units::quantity::{CELL_LIMIT, Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
-use books::usage::tag_key::TagName;
 
 /// Longest tag value that AWS allows, in characters
 /// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
@@ -115,7 +114,7 @@ pub struct UsageAggregator {
     rounded: u64,
     out_of_month_lines: u64,
     long_lines: u64,
-    tags_seen: TagsSeen,
+    pub(super) tags_seen: TagsSeen,
     /// By meter: the largest magnitude of an amount that can be booked, in scaled units.
     limits: Vec<i128>,
     faults: Faults,
@@ -200,10 +199,6 @@ impl UsageAggregator {
 
     pub(crate) fn faults_mut(&mut self) -> &mut Faults {
         &mut self.faults
-    }
-
-    pub(crate) fn tags_seen_mut(&mut self) -> &mut TagsSeen {
-        &mut self.tags_seen
     }
 
     /// Rows that a meter counted so far.
@@ -313,9 +308,7 @@ impl UsageAggregator {
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
             translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
         }
-        for TagColumn { tag, .. } in &batch.tags {
-            self.tags_seen.see(tag.keys().filter_map(TagName::of_entry).map(|tag| tag.written()).collect::<Vec<_>>().iter());
-        }
+        self.tags_seen.see(&seen::tags_of(&batch.tags));
     }
 
     fn marked(&mut self, line_type: u32, mark: Mark) -> u32 {

@@ -102,18 +102,22 @@ pub enum Tag<'a> {
         text: TextColumn<'a>,
     },
     /// Maps of all tags.
-    Map {
-        /// The map of each row; none when each row has its own, in order.
-        maps: Option<Cow<'a, [i32]>>,
-        /// Where the entries of each map start; the last one is the end.
-        offsets: &'a [i32],
-        /// The keys of all entries.
-        keys: TextColumn<'a>,
-        /// By key code: the place among the configured keys; none for another tag.
-        places: Vec<Option<u8>>,
-        /// The values of all entries.
-        values: TextColumn<'a>,
-    },
+    Maps(Box<TagMaps<'a>>),
+}
+
+/// Maps of all tags, each of one row or of several.
+#[derive(Clone, Debug)]
+pub struct TagMaps<'a> {
+    /// The map of each row; none when each row has its own, in order.
+    of_rows: Option<&'a [i32]>,
+    /// Where the entries of each map start; the last one is the end.
+    offsets: &'a [i32],
+    /// The keys of all entries.
+    keys: TextColumn<'a>,
+    /// By key code: the place among the configured keys; none for another tag.
+    places: Vec<Option<u8>>,
+    /// The values of all entries.
+    values: TextColumn<'a>,
 }
 
 /// A [`Tag`] with its name in the file.
@@ -128,12 +132,12 @@ impl<'a> Tag<'a> {
     /// and for texts in a column that is not of one tag.
     pub fn from_array(column: &str, array: &'a ArrayRef, keys: &TagKeys) -> Option<Self> {
         if let Some(map) = array.as_map_opt() {
-            return Self::from_maps(None, map, keys);
+            return TagMaps::new(None, map, keys).map(|maps| Self::Maps(Box::new(maps)));
         }
         if let Some(codes) = array.as_dictionary_opt::<Int32Type>()
             && let Some(map) = codes.values().as_map_opt()
         {
-            return Self::from_maps(Some(Cow::Borrowed(codes.keys().values().as_ref())), map, keys);
+            return TagMaps::new(Some(codes.keys().values()), map, keys).map(|maps| Self::Maps(Box::new(maps)));
         }
         let text = TextColumn::from_array(array)?;
         let is_blank = || array.logical_null_count() == array.len();
@@ -141,21 +145,11 @@ impl<'a> Tag<'a> {
         Some(Self::Flat { place, text })
     }
 
-    fn from_maps(maps: Option<Cow<'a, [i32]>>, map: &'a MapArray, configured: &TagKeys) -> Option<Self> {
-        let (keys, values) = (TextColumn::from_array(map.keys())?, TextColumn::from_array(map.values())?);
-        let place = |key: &str| match key.starts_with(NO_CUSTOMER) {
-            true => Some(0),
-            false => configured.place_of_entry(key),
-        };
-        let places = keys.values().iter().map(|key| place(key?)).collect();
-        Some(Self::Map { maps, offsets: map.offsets().as_ref(), keys, places, values })
-    }
-
     /// The column that [`Tag::codes`] are codes of.
     pub fn text(&self) -> &TextColumn<'a> {
         match self {
             Self::Flat { text, .. } => text,
-            Self::Map { values, .. } => values,
+            Self::Maps(maps) => &maps.values,
         }
     }
 
@@ -163,7 +157,7 @@ impl<'a> Tag<'a> {
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         let keys = match self {
             Self::Flat { .. } => None,
-            Self::Map { keys, .. } => Some(keys.values().iter().flatten()),
+            Self::Maps(maps) => Some(maps.keys.values().iter().flatten()),
         };
         keys.into_iter().flatten()
     }
@@ -174,14 +168,29 @@ impl<'a> Tag<'a> {
     pub fn codes(&self, row: usize, mut found: impl FnMut(u8, i32)) {
         match self {
             Self::Flat { place, text } => found(*place, text.code(row)),
-            Self::Map { maps, offsets, keys, places, values } => {
-                let at = |n: i32| usize::try_from(n).unwrap_or(0);
-                let map = maps.as_ref().map_or(row, |maps| at(maps[row]));
-                for entry in at(offsets[map])..at(offsets[map + 1]) {
-                    if let Some(place) = usize::try_from(keys.code(entry)).ok().and_then(|key| places[key]) {
-                        found(place, values.code(entry));
-                    }
-                }
+            Self::Maps(maps) => maps.codes(row, found),
+        }
+    }
+}
+
+impl<'a> TagMaps<'a> {
+    fn new(of_rows: Option<&'a [i32]>, map: &'a MapArray, configured: &TagKeys) -> Option<Self> {
+        let (keys, values) = (TextColumn::from_array(map.keys())?, TextColumn::from_array(map.values())?);
+        let place = |key: &str| match key.starts_with(NO_CUSTOMER) {
+            true => Some(0),
+            false => configured.place_of_entry(key),
+        };
+        let places = keys.values().iter().map(|key| place(key?)).collect();
+        Some(Self { of_rows, offsets: map.offsets().as_ref(), keys, places, values })
+    }
+
+    #[inline]
+    fn codes(&self, row: usize, mut found: impl FnMut(u8, i32)) {
+        let at = |n: i32| usize::try_from(n).unwrap_or(0);
+        let map = self.of_rows.map_or(row, |maps| at(maps[row]));
+        for entry in at(self.offsets[map])..at(self.offsets[map + 1]) {
+            if let Some(place) = usize::try_from(self.keys.code(entry)).ok().and_then(|key| self.places[key]) {
+                found(place, self.values.code(entry));
             }
         }
     }
@@ -378,7 +387,7 @@ pub struct Batch<'a> {
     pub amount: Amounts<'a>,
     /// `line_item_usage_start_date`, or the start of `identity_time_interval`.
     pub day: Days<'a>,
-    /// `line_item_usage_end_date`, where the export has it.
+    /// `line_item_usage_end_date`, where the export has it and no interval.
     pub end: Option<Days<'a>>,
     /// `identity_time_interval`, where the export has it.
     pub interval: Option<TextColumn<'a>>,

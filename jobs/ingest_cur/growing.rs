@@ -18,12 +18,12 @@ use super::batch::NO_CUSTOMER;
 /// A column of the batch that is being read.
 pub(super) enum Growing {
     Texts(Texts),
-    Maps(Maps),
+    Maps(Box<Maps>),
 }
 
 impl Growing {
     pub(super) fn new(is_map: bool) -> Self {
-        if is_map { Self::Maps(Maps::default()) } else { Self::Texts(Texts::default()) }
+        if is_map { Self::Maps(Box::default()) } else { Self::Texts(Texts::default()) }
     }
 
     /// Adds a row.

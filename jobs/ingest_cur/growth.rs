@@ -125,8 +125,8 @@ fn of_customers(cells: &Cells) -> BTreeMap<String, Halves> {
     sums
 }
 
-/// What is wrong with the days of a bill's usage: AWS bills usage of the month before late, and none
-/// of other months, nor of the time after the delivery.
+/// What is wrong with the days of a bill's usage: AWS bills usage of the month before late, and
+/// none of other months, nor of the time after the delivery.
 pub(super) fn impossible_days(observed: &Cells, month: Month, delivered_at: Timestamp) -> Option<String> {
     let today = delivered_at.as_second().div_euclid(86_400);
     let month_or_before = month.previous().first_day()..=month.last_day();
@@ -199,7 +199,10 @@ mod tests {
         let twice = [(1, "2026-10-01", 100), (1, "2026-10-06", 100), (1, "2026-10-09", 500)];
         assert!(found(&booked, &twice, at).is_empty(), "exactly the share passes, and newest days grow");
         let more = [(1, "2026-10-01", 100), (1, "2026-10-06", 101)];
-        assert_eq!(found(&booked, &more, at), ["m of the settled days through 2026-10-06 grows from 100 to 201 (+101 %)"]);
+        assert_eq!(
+            found(&booked, &more, at),
+            ["m of the settled days through 2026-10-06 grows from 100 to 201 (+101 %)"]
+        );
         let late = [(1, "2026-10-01", 6000), (1, "2026-10-06", 40)];
         assert!(found(&booked, &late, "2026-10-04T00:00:00Z").is_empty(), "nothing was settled");
         assert!(found(&[(1, "2026-10-09", 5)], &late, at).is_empty(), "nothing was booked on settled days");
@@ -236,7 +239,10 @@ mod tests {
         assert_eq!(says(&["2026-09-01", "2026-09-30", "2026-10-01", "2026-10-10"], at), None);
         assert_eq!(says(&["2026-10-31"], "2026-11-09T00:00:00Z"), None);
         for (days, word) in [
-            (&["2026-10-11"][..], "1 day(s) that the bill of 2026-10, delivered 2026-10-10 03:00 UTC, cannot have: 2026-10-11"),
+            (
+                &["2026-10-11"][..],
+                "1 day(s) that the bill of 2026-10, delivered 2026-10-10 03:00 UTC, cannot have: 2026-10-11",
+            ),
             (&["1970-01-01", "2026-10-02"], "1 day(s) that the bill of 2026-10"),
             (&["2026-08-31"], "2026-08-31"),
             (&["9999-12-31", "1970-01-01", "1970-01-02", "1970-01-03"], "4 day(s)"),

@@ -10,10 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::aggregate::{FaultKind, FaultyLines, Totals};
+use super::aggregate::{FaultKind, Totals};
 use super::growth::Growth;
 use super::guard::Restatement;
-use super::report::IngestReport;
 use crate::context::HoldPolicy;
 use books::usage::bill::{HeldVersion, VersionKey};
 
@@ -111,8 +110,16 @@ impl HoldKind {
     }
 }
 
+/// What a version does to the books.
+pub(super) struct Changes<'a> {
+    pub(super) restatements: &'a [Restatement],
+    pub(super) growths: &'a [Growth],
+    /// What is wrong with the days of its usage.
+    pub(super) impossible_days: Option<&'a str>,
+}
+
 /// Everything in a version that a person should look at, accepted by the configuration or not.
-pub(super) fn reasons(totals: &Totals, report: &IngestReport) -> Vec<HoldReason> {
+pub(super) fn reasons(totals: &Totals, changes: &Changes<'_>) -> Vec<HoldReason> {
     let mut reasons = vec![];
     let mut add = |kind: HoldKind, text: String| reasons.push(HoldReason { kind, text });
     for found in &totals.unknown_line_types {
@@ -122,18 +129,21 @@ pub(super) fn reasons(totals: &Totals, report: &IngestReport) -> Vec<HoldReason>
     for found in &totals.faults {
         add(HoldKind::of_fault(found.kind), found.to_string());
     }
-    for found in &report.restatements {
-        add(HoldKind::Restatement, Restatement::to_string(found));
+    for found in changes.restatements {
+        add(HoldKind::Restatement, found.to_string());
     }
-    for found in &report.growths {
-        add(HoldKind::Growth, Growth::to_string(found));
+    for found in changes.growths {
+        add(HoldKind::Growth, found.to_string());
     }
-    if report.long_lines > 0 {
-        let lines = report.long_lines;
-        add(HoldKind::LongLines, format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"));
+    if totals.long_lines > 0 {
+        let lines = totals.long_lines;
+        add(
+            HoldKind::LongLines,
+            format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"),
+        );
     }
-    if let Some(days) = &report.impossible_days {
-        add(HoldKind::ImpossibleDays, days.clone());
+    if let Some(days) = changes.impossible_days {
+        add(HoldKind::ImpossibleDays, days.to_owned());
     }
     reasons
 }

@@ -48,7 +48,7 @@ use self::export::Manifest;
 pub use self::growth::{Grown, Growth};
 pub use self::guard::{Restatement, Scope};
 pub use self::hold::Acceptance;
-use self::hold::{Accepted, HoldReason};
+use self::hold::{Accepted, Changes, HoldReason};
 pub use self::months::{CheckMonths, CheckMonthsReport, look};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange};
@@ -203,7 +203,9 @@ impl Run<'_> {
         report.impossible_days = growth::impossible_days(&totals.observed, month, delivered_at);
         report.long_lines = totals.long_lines;
         report.notes = notes::notes(&totals, &context.read_settings.rules);
-        let reasons = hold::reasons(&totals, &report);
+        let IngestReport { restatements, growths, impossible_days, .. } = &report;
+        let changes = Changes { restatements, growths, impossible_days: impossible_days.as_deref() };
+        let reasons = hold::reasons(&totals, &changes);
         let undecided = hold::undecided(&reasons, policy);
         let accepted_by = self.decide(&undecided, &mut report)?;
         if accepted_by.is_none() {

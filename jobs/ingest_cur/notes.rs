@@ -22,7 +22,8 @@ pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
             return None;
         }
         let is_usage = |l: &LineKind| !matches!(l.claim, ClaimKind::NotUsage | ClaimKind::Excluded);
-        let of_products = totals.lines.iter().filter(|l| is_usage(l) && meter.products.iter().any(|p| p.matches(&l.product)));
+        let of_products =
+            totals.lines.iter().filter(|l| is_usage(l) && meter.products.iter().any(|p| p.matches(&l.product)));
         let (mut lines, mut products, mut counted) = (0, BTreeSet::new(), false);
         for line in of_products {
             lines += line.lines;
@@ -32,7 +33,8 @@ pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
         if lines == 0 {
             return None;
         }
-        let products = products.into_iter().collect::<Vec<_>>().join(" and ");
+        let products: Vec<String> = products.into_iter().map(|p| p.escape_debug().to_string()).collect();
+        let products = products.join(" and ");
         let (kind, others) = match counted {
             true => (NoteKind::MeterCountsNothing, ""),
             false => (NoteKind::ProductNotCounted, ", and no other meter does"),

@@ -47,6 +47,7 @@ pub struct Wanted {
     line_type: usize,
     amount: usize,
     day: usize,
+    /// Read only where there is no interval.
     end: Option<usize>,
     interval: Option<usize>,
     unit: Option<usize>,
@@ -82,14 +83,15 @@ impl Wanted {
         let day = find("line_item_usage_start_date").or_else(|| find("identity_time_interval"));
         let is_tag = |(canonical, name): &(String, &str)| keys.place_of_column(name).is_some() || is_tag_map(canonical);
         let tag_columns = names.iter().filter_map(|(_, name)| Some(TagName::of_column(name)?.written())).collect();
+        let interval = find("identity_time_interval");
         let wanted = Self {
             product: need("line_item_product_code", find("line_item_product_code")),
             usage_type: need("line_item_usage_type", find("line_item_usage_type")),
             line_type: need("line_item_line_item_type", find("line_item_line_item_type")),
             amount: need("line_item_usage_amount", find("line_item_usage_amount")),
             day: need("line_item_usage_start_date", day),
-            end: find("line_item_usage_end_date"),
-            interval: find("identity_time_interval"),
+            end: find("line_item_usage_end_date").filter(|_| interval.is_none()),
+            interval,
             unit: find("pricing_unit"),
             split_parent: find("split_line_item_parent_resource_id"),
             period: find("bill_billing_period_start_date"),
@@ -370,7 +372,7 @@ impl RowGroup {
     /// The first column that cannot be decoded.
     pub(super) fn aggregate(&self, plan: &Plan, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
-        aggregator.tags_seen_mut().see(&self.file.wanted.tag_columns);
+        aggregator.tags_seen.see(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
         let rows = plan.batch_rows;
         let schema = self.file.metadata.parquet_schema();

@@ -6,6 +6,7 @@ use books::audit::stats::{BillStats, BooksStats, CustomerStats, DayUsage, Decisi
 use books::stripe::alarm::TargetAlarm;
 use books::stripe::difference::Difference;
 use books::units::quantity::Quantity;
+use books::usage::bill::{BillNote, NoteKind};
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
@@ -56,6 +57,7 @@ fn hostile() -> Overview {
         rows: 10,
         counted_rows: 9,
         lines: [(text(), 1)].into(),
+        notes: vec![BillNote { kind: NoteKind::Untagged, text: text() }],
         on_hold: 1,
         hold_reason: Some(text()),
     });

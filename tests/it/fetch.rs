@@ -5,12 +5,13 @@ use std::path::Path;
 use crate::support::Workspace;
 use parquet::file::metadata::ParquetMetaDataReader;
 
-const NEEDED: [&str; 7] = [
+const NEEDED: [&str; 8] = [
     "line_item_product_code",
     "line_item_usage_type",
     "line_item_line_item_type",
     "line_item_usage_amount",
     "line_item_usage_start_date",
+    "identity_time_interval",
     "pricing_unit",
     "bill_billing_period_start_date",
 ];

@@ -39,9 +39,11 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Keys that a configuration has only when somebody says so.
-const OPTIONAL: [&str; 17] = [
+const OPTIONAL: [&str; 19] = [
     "database.rows_quota.read",
     "database.rows_quota.written",
+    "tag_key",
+    "tag_keys",
     "exports",
     "exports[].name",
     "exports[].location",

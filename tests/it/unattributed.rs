@@ -54,7 +54,9 @@ fn a_mistyped_tag_key_is_said_until_it_is_right() {
 #[test]
 fn a_meter_whose_product_is_there_and_counts_nothing_is_said() {
     let meter = |name: &str, product: &str, usage_type: &str| {
-        format!("[[meters]]\nname = \"{name}\"\nunit = \"u\"\nproducts = [\"{product}\"]\nusage_types = [\"{usage_type}\"]\n")
+        format!(
+            "[[meters]]\nname = \"{name}\"\nunit = \"u\"\nproducts = [\"{product}\"]\nusage_types = [\"{usage_type}\"]\n"
+        )
     };
     let place = with_bill("");
     let meters = [
@@ -65,7 +67,8 @@ fn a_meter_whose_product_is_there_and_counts_nothing_is_said() {
     configure(&place, "");
     let file = std::fs::read_to_string(place.path("meter.toml")).unwrap();
     std::fs::write(place.path("meter.toml"), file + &meters.concat()).unwrap();
-    let words = ["meter chime_minutes counts none of the ", "and no other meter does", "meter transfer_gb counts none of the "];
+    let words =
+        ["meter chime_minutes counts none of the ", "and no other meter does", "meter transfer_gb counts none of the "];
     place.run(&format!("ingest {OCTOBER}")).ends(0).says(&words);
     place.run("status").says(&words).says(&["MeterCountsNothing: bill of payer default, 2026-10: meter chime_minutes"]);
     place.run("doctor").says(&words);
@@ -76,7 +79,10 @@ fn a_meter_whose_product_is_there_and_counts_nothing_is_said() {
 fn faults_of_tag_keys_have_a_line() {
     for (lines, words) in [
         ("tag_key = \"a\"\ntag_keys = [\"b\"]", &["meter.toml:2: tag_keys: `tag_key` is set, too"][..]),
-        ("tag_keys = [\"CostCenter\",\n\"x\", \"cost-center\"]", &["meter.toml:2: tag_keys[2]", "are one in AWS's names"]),
+        (
+            "tag_keys = [\"CostCenter\",\n\"x\", \"cost-center\"]",
+            &["meter.toml:2: tag_keys[2]", "are one in AWS's names"],
+        ),
         ("tag_keys = [\"--\"]", &["meter.toml:1: tag_keys[0]", "no letter and no digit"]),
         ("tag_key = \"\"", &["meter.toml:1: tag_key: `` is no tag key"]),
         ("tag_keys = \"x\"", &["meter.toml:1: tag_keys"]),

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::names::DictionaryMap;
-use crate::ingest_cur::batch::{Batch, DAY_SECONDS};
+use crate::ingest_cur::batch::{Batch, DAY_SECONDS, TagColumn};
+use books::usage::tag_key::TagName;
 
 /// Tags of a bill that are kept by name; AWS allows 500 in a payer account. Of more, the first ones
 /// in the alphabet.
@@ -13,11 +14,11 @@ const TAG_BYTES: usize = 1024;
 
 /// The tags that lines of a bill can have.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct TagsSeen(pub(super) BTreeSet<String>);
+pub(in crate::ingest_cur) struct TagsSeen(pub(super) BTreeSet<String>);
 
 impl TagsSeen {
-    /// Notes tags, as [`TagName::written`](books::usage::tag_key::TagName::written) has them.
-    pub(crate) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
+    /// Notes tags, as [`TagName::written`] has them.
+    pub(in crate::ingest_cur) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
         for tag in tags.into_iter().filter(|tag| (1..=TAG_BYTES).contains(&tag.len())) {
             if !self.0.contains(tag) {
                 self.0.insert(tag.clone());
@@ -29,8 +30,14 @@ impl TagsSeen {
     }
 }
 
-/// True when a line is of usage during more than a day. In an export of another granularity than
-/// hourly, usage may begin and end within the interval of its line. `intervals` has 1 for long ones.
+/// The tags of maps.
+pub(super) fn tags_of(columns: &[TagColumn<'_>]) -> Vec<String> {
+    let keys = columns.iter().flat_map(|column| column.tag.keys());
+    keys.filter_map(TagName::of_entry).map(|tag| tag.written()).collect()
+}
+
+/// True when a line is of usage during more than a day: its interval is, or its usage where the
+/// export has no intervals. `intervals` has 1 for long ones.
 pub(super) fn is_long(batch: &Batch<'_>, row: usize, intervals: &DictionaryMap) -> bool {
     let of_interval = batch.interval.as_ref().is_some_and(|i| intervals.get(i.code(row)) == 1);
     let span = || batch.end.as_ref()?.seconds(row)?.checked_sub(batch.day.seconds(row)?);

@@ -121,7 +121,9 @@ fn file(form: Form, lines: &[Tagged]) -> (&'static str, Vec<u8>) {
         }
         Form::NormalisedJson | Form::RawJson => {
             let tags = if form == Form::RawJson { "tags" } else { "resource_tags" };
-            let mut text = format!("line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,line_item_usage_end_date,{tags}\n");
+            let mut text = format!(
+                "line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,line_item_usage_end_date,{tags}\n"
+            );
             for line in lines {
                 text += &format!("{},{}\n", cells(line), quoted(&json(&entries(line))));
             }
@@ -146,7 +148,7 @@ async fn booked(form: Form, keys: &[&str], lines: &[Tagged]) -> Vec<String> {
     let (name, bytes) = file(form, lines);
     deliver(&world.bucket(), V1, &[(name, bytes)]);
     drop(world.ingest().await);
-    let entries = "SELECT customer || '|' || day || '|' || quantity / 10000000000 FROM ledger_entries";
+    let entries = "SELECT customer || '|' || day || '|' || (quantity / 10000000000) FROM ledger_entries";
     let mut entries = world.dump(entries).await;
     entries.sort();
     entries
@@ -274,7 +276,7 @@ proptest! {
             let of_key = |key: &&str| {
                 tags.iter().find(|(k, v)| normalised(k) == normalised(key) && !v.is_empty()).map(|(_, v)| *v)
             };
-            *sums.entry((keys.iter().find_map(|k| of_key(k)).unwrap_or_default(), *day)).or_default() += minutes;
+            *sums.entry((keys.iter().find_map(of_key).unwrap_or_default(), *day)).or_default() += minutes;
         }
         let mut want: Vec<String> =
             sums.into_iter().map(|((customer, day), sum)| format!("{customer}|2026-10-{day:02}|{sum}")).collect();
