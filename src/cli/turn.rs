@@ -39,11 +39,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         periods.iter().map(|p| row(p, now)).collect(),
     );
     let runs = Runs::read(&books, config, now).await?;
-    print::out(&format!("used and refused are live; limits are as last decided: {}", runs.last()));
-    if let Some(customer) = args.customer {
-        let mut changes = print::decided::to_come(&books, config, Some(customer), now).await?;
-        changes.retain(|change| change.is.meter == TURN);
-        print::decided::show_to_come(&changes, &runs);
+    print::out("used and refused are live; limits are as last decided");
+    match args.customer {
+        None => print::out(&runs.last()),
+        Some(customer) => {
+            let mut changes = print::decided::to_come(&books, config, Some(customer), now).await?;
+            changes.retain(|change| change.is.meter == TURN);
+            print::decided::show_to_come(&changes, &runs);
+        }
     }
     Ok(Exit::Ok)
 }

@@ -76,25 +76,30 @@ pub(crate) async fn to_come(
     Ok(enforce_budgets::preview(&context, customer, now).await?.changes)
 }
 
-/// Prints what the next run will change; without a change, when decisions are made.
+/// Prints which answers the next run will change; without a change, when decisions were made.
 pub(crate) fn show_to_come(changes: &[EntitlementChange], runs: &Runs) {
+    let is_other = |c: &&EntitlementChange| {
+        c.was.as_ref().is_none_or(|was| (was.allowed, was.reason) != (c.is.allowed, c.is.reason))
+    };
+    let others: Vec<&EntitlementChange> = changes.iter().filter(is_other).collect();
+    let last = runs.last();
     if changes.is_empty() {
-        return out(&format!("{}; nothing has changed since that it will decide otherwise", runs.last()));
+        return out(&format!("{last}; nothing has changed since that it will decide otherwise"));
     }
-    out(&format!(
-        "{}. Something has changed since: {} decision(s) will be others with {}",
-        runs.last(),
-        count(changes.len()),
-        runs.next()
-    ));
+    if others.is_empty() {
+        out(&format!("{last}. Amounts have changed since, and the answers stay."));
+        return out(&format!("That counts from {}.", runs.next()));
+    }
+    out(&format!("{last}. Something has changed since: {} answer(s) will be others.", count(others.len())));
+    out(&format!("That counts from {}.", runs.next()));
     let answer = |e: &Entitlement| if e.allowed { "allowed" } else { "BLOCKED" };
-    let row = |c: &EntitlementChange| {
+    let row = |c: &&EntitlementChange| {
         let was = c.was.as_ref().map_or("not decided", answer);
         let decision = format!("{was} -> {}", answer(&c.is));
         vec![format!("  {}", c.is.customer), c.is.meter.clone(), decision, c.is.reason.name().to_owned()]
     };
-    super::table(&["  customer", "meter", "will be", "reason"], changes.iter().take(LISTED).map(row).collect());
-    if changes.len() > LISTED {
-        out(&format!("  and {} more: `meter run enforce-budgets --dry-run`", count(changes.len() - LISTED)));
+    super::table(&["  customer", "meter", "will be", "reason"], others.iter().take(LISTED).map(row).collect());
+    if others.len() > LISTED {
+        out(&format!("  and {} more: `meter run enforce-budgets --dry-run`", count(others.len() - LISTED)));
     }
 }

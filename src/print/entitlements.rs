@@ -137,12 +137,8 @@ fn headline(e: &Entitlement, coming: Option<&EntitlementChange>, runs: &Runs) {
         Some(next) => {
             out(&format!("{decided}, as was decided {}.", ago(e.decided_at, runs.now)));
             let same = if next.allowed == e.allowed { "still " } else { "" };
-            out(&format!(
-                "Something has changed since. It {same}{}: {}. That counts from {}.",
-                may(next),
-                next.reason.words(),
-                runs.next()
-            ));
+            out(&format!("Something has changed since. It {same}{}: {}.", may(next), next.reason.words()));
+            out(&format!("That counts from {}.", runs.next()));
         }
     }
 }

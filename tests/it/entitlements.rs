@@ -60,14 +60,10 @@ fn a_customer_from_sign_up_to_block_and_back() {
         counts,
         "set to 0.90 EUR since; it counts from the next run",
     ]);
-    place.run("entitlements ann").ends(0).says(&[
-        "1 decision(s) will be others",
-        "BLOCKED -> allowed",
-        "within_budget",
-    ]);
+    place.run("entitlements ann").ends(0).says(&["1 answer(s) will be others", "BLOCKED -> allowed", "within_budget"]);
     place.run("entitlements --blocked").ends(0).says(&["BLOCKED -> allowed"]);
     place.run("budget show ann").ends(0).says(&["counts from the next run of enforce_budgets"]);
-    place.run("turn ann").ends(0).says(&["nothing has changed since"]);
+    place.run("turn ann").ends(0).says(&["limits are as last decided", "and the answers stay", counts]);
     place.run("run enforce-budgets").ends(0).says(&["BLOCKED -> allowed", "within_budget", "0.20 EUR of 0.90 EUR"]);
     place.run("budget set ann 0.60 --meter chime_minutes --by tess").ends(0);
     place.run("run enforce-budgets").ends(0);
