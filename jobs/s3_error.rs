@@ -88,6 +88,7 @@ fn without_answer<E: std::error::Error + 'static>(error: &SdkError<E, HttpRespon
 pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let last = std::iter::successors(Some(error), |e| e.source()).last();
     let text = last.map_or(String::new(), ToString::to_string);
+    let text = text.replace("failed to lookup address information", "no such host");
     shown(text.split(" (os error").next().unwrap_or_default())
 }
 

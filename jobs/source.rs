@@ -32,7 +32,7 @@ pub enum SourceError {
     NoPlace(String, &'static str),
     /// The credentials lack a permission.
     #[error(
-        "{0}: access denied ({1}); check the credentials, and that they allow s3:ListBucket and s3:GetObject there"
+        "{0}: access denied ({1}); check the credentials and their s3:ListBucket and s3:GetObject there"
     )]
     Denied(String, String),
     /// A file or folder that the user of this process may not read.

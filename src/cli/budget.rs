@@ -132,8 +132,8 @@ async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Curren
     Ok(books.currency_of(customer).await.map_err(refused)?.currency)
 }
 
-/// A customer that does not exist is bad usage, and so is a currency or an amount that the plan does
-/// not allow.
+/// A customer that does not exist is bad usage, and so is a currency or an amount that the plan
+/// does not allow.
 fn refused(error: BudgetError) -> anyhow::Error {
     match error {
         BudgetError::NoCustomer(_) | BudgetError::Currency { .. } | BudgetError::Amount | BudgetError::Fraction(..) => {

@@ -143,7 +143,7 @@ fn every_difference_has_its_line() {
                 w.remote.push(RemoteMeter { id: "mtr_2".into(), active: true, ..w.remote[0].clone() });
                 w.prices[0].meter = "mtr_2".into();
             },
-            &[(ACCOUNT, "differs", "sent to meter mtr_1, which is not active, and mtr_2 has its event name now")],
+            &[(ACCOUNT, "differs", "for meter mtr_1, which is not active, and mtr_2 has its event name now")],
         ),
         (
             |w| w.known[0].event_name = "calls".into(),
