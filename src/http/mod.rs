@@ -13,6 +13,7 @@ mod pages;
 mod readiness;
 mod server;
 
+use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +31,8 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 pub use self::health::ask;
 use self::page::Page;
@@ -43,10 +45,13 @@ use crate::ui;
 const BIND_AGAIN: Duration = Duration::from_secs(10);
 /// Open requests have this long to finish after the worker has stopped.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// The most connections at once, so that file descriptors remain for the work.
+/// The most connections at once, so that file descriptors remain for the work. One more ends the
+/// oldest, so that those who send or read slowly keep nobody else waiting.
 const CONNECTIONS: usize = 64;
 /// The most time for a request's head, and for its answer.
-const REQUEST_WAIT: Duration = Duration::from_secs(30);
+const REQUEST_WAIT: Duration = Duration::from_secs(15);
+/// The most time for a connection: until then its answer must be read, too.
+const CONNECTION_LIFE: Duration = Duration::from_secs(45);
 /// A form has a token and nothing else.
 const FORM_BYTES: usize = 4096;
 
@@ -88,14 +93,15 @@ pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: S
     };
     let app = router(server);
     let mut connections = auto::Builder::new(TokioExecutor::new()).http1_only();
-    connections.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_WAIT);
-    let (open, graceful) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    // a connection has one request: what is sent after it is not read
+    connections.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_WAIT).keep_alive(false);
+    let (mut open, graceful) = (VecDeque::<AbortHandle>::new(), GracefulShutdown::new());
     loop {
         let accepted = tokio::select! {
-            accepted = async { (open.clone().acquire_owned().await, listener.accept().await) } => accepted,
+            accepted = listener.accept() => accepted,
             _ = stopped.wait_for(|stop| *stop) => break,
         };
-        let (Ok(permit), Ok((stream, peer))) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // for example no file descriptor is left; some may be closed soon
             tokio::time::sleep(Duration::from_secs(1)).await;
             continue;
@@ -103,10 +109,13 @@ pub async fn serve(listener: Option<TcpListener>, address: SocketAddr, server: S
         let service = TowerToHyperService::new(app.clone().layer(Extension(ConnectInfo(peer))));
         let connection = connections.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = graceful.watch(connection);
-        tokio::spawn(async move {
-            drop(connection.await);
-            drop(permit);
-        });
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(tokio::spawn(tokio::time::timeout(CONNECTION_LIFE, connection)).abort_handle());
     }
     drop(tokio::time::timeout(LAST_WORDS, graceful.shutdown()).await);
 }

@@ -37,6 +37,7 @@ mod restore;
 mod round_trips;
 mod s3;
 mod serve;
+mod slow_readers;
 mod stories;
 mod stripe_items;
 mod tidy;
