@@ -141,6 +141,14 @@ pub(crate) fn count(n: impl TryInto<u64>) -> String {
     group(&digits)
 }
 
+/// A count of things: `1 event`, `1,204 events`.
+pub(crate) fn several(n: impl TryInto<u64>, thing: &str) -> String {
+    match count(n).as_str() {
+        "1" => format!("1 {thing}"),
+        n => format!("{n} {thing}s"),
+    }
+}
+
 /// As [`quantity`], with a sign always.
 pub(crate) fn change(q: Quantity) -> String {
     if q > Quantity::ZERO { format!("+{}", quantity(q)) } else { quantity(q) }

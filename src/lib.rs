@@ -2,7 +2,7 @@
 //! books is in `jobs`.
 //!
 //! Each floor uses only those above it in this list, which is the reading order too: amounts and
-//! exit codes for people ([`format`], `exit`), `tls`, [`config`] (file and
+//! exit codes for people ([`format`], `exit`), `visible`, `tls`, [`config`] (file and
 //! environment → checked values), [`queue`] (the tables of jobs), [`wiring`] (values → database,
 //! buckets, what jobs are given), [`health`] (what needs attention), [`metrics`], [`worker`] (one
 //! process), [`ui`] and [`http`] (what a worker serves), [`print`] (tables in a terminal), the
@@ -12,6 +12,7 @@ mod exit;
 mod format;
 mod plan_file;
 mod tls;
+mod visible;
 
 pub mod config;
 pub mod queue;

@@ -45,7 +45,7 @@ pub(crate) async fn run(action: Action, config: Result<Config, ConfigError>, now
             ));
             print::out(&format!("# stripe.key = {:?} (METER_STRIPE__KEY)", config.stripe.key));
             print::out(&format!("# http.token = {:?} (METER_HTTP__TOKEN)", config.http.token));
-            print::out(toml::to_string_pretty(&config)?.trim_end());
+            print::lines(toml::to_string_pretty(&config)?.trim_end());
         }
     }
     Ok(Exit::Ok)

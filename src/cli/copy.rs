@@ -86,10 +86,12 @@ fn show(report: &Report<'_>) {
     let filled: Vec<_> = tables.iter().filter(|table| table.rows > 0).map(row).collect();
     let empty = tables.len() - filled.len();
     print::table(&["table", ">rows", "SHA-256 (start)"], filled);
-    print::out(&format!("\n{to} is a copy of {from}, begun {at:.0}"));
+    print::out("");
+    print::out(&format!("{to} is a copy of {from}, begun {at:.0}"));
     print::out(&format!("{} rows were read again on both sides and are the same", print::count(rows)));
     print::out(&format!("{empty} tables are empty"));
-    print::out(&format!("the copy keeps all {} rules that `meter verify` checks\n", audit.checks.len()));
+    print::out(&format!("the copy keeps all {} rules that `meter verify` checks", audit.checks.len()));
+    print::out("");
     print::out("next: give worker, commands and web backend the new database.url and token,");
     print::out("and then start them. Nothing may write to the old database any more:");
     print::out("two workers on two copies would bill everything twice");

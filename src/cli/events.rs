@@ -134,7 +134,7 @@ async fn act(
     let mut done = Exit::Ok;
     for id in &which.ids {
         let Some(event) = books.meter_event(id).await? else {
-            eprintln!("meter: there is no event `{id}`");
+            print::err(format_args!("there is no event `{id}`"));
             done = Exit::Failed;
             continue;
         };
@@ -153,11 +153,11 @@ async fn act(
             }
             (None, _) => {
                 let can = if what == ManualAction::Retry { "refused" } else { "pending, unconfirmed or refused" };
-                eprintln!(
-                    "meter: event {} is {}; this can be done with one that is {can}",
+                print::err(format_args!(
+                    "event {} is {}; this can be done with one that is {can}",
                     event.seq,
                     event.state.name()
-                );
+                ));
                 done = Exit::Failed;
             }
         }

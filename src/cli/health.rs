@@ -21,6 +21,6 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
     let nowhere = || BadUsage("http.listen is empty, so no worker answers; name one with --listen".into());
     let address = args.listen.or(config.http.address()).ok_or_else(nowhere)?;
     let (ready, answer) = http::ask(address).await?;
-    print::out(&answer);
+    print::lines(&answer);
     Ok(if ready { Exit::Ok } else { Exit::Failed })
 }

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     let advice = failure::advice(&failure);
                     let unsure = matches!(failure.error().downcast_ref(), Some(BooksError::Network(_)));
                     let booked = if unsure { "" } else { ", nothing was booked" };
-                    eprintln!("meter: ingest of {export} {month} failed{booked}{advice}: {failed}");
+                    print::err(format_args!("ingest of {export} {month} failed{booked}{advice}: {failed}"));
                     runs.push(Run::Failed { export: export.clone(), month: *month, failed, retryable });
                 }
             }

@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod health;
 mod ingest;
+mod log;
 mod notifications;
 mod payload;
 mod plan;
@@ -37,19 +38,37 @@ mod versions;
 mod work;
 mod workers;
 
-use std::io::IsTerminal;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::PanicHookInfo;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use jiff::Timestamp;
-use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, ConfigError, LogConfig, LogFormat};
+use crate::config::{Config, ConfigError};
 use crate::exit::{BadUsage, Exit};
+use crate::print;
 use crate::wiring::{self, Open};
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
+
+/// What a command can end with, for docs/commands.md.
+pub const EXIT_TABLE: [(u8, &str); 5] = [
+    (0, "It is done. What only looks found nothing wrong."),
+    (
+        1,
+        "It failed, or a part of it did; the message says what was not done. Of `verify`, `doctor`, `health` and `status`: something is wrong. \
+         Of `work --once` and `--wait`: a job did not succeed.",
+    ),
+    (
+        2,
+        "Bad usage or configuration, such as an option, a customer or a job that does not exist. Nothing was done, and the same command line ends \
+         so again.",
+    ),
+    (3, "It is done, and something needs a person: the output says what."),
+    (130, "`work` was stopped at once by a second signal. The first one lets running jobs finish, and ends with 0."),
+];
 
 /// Turns AWS bills into exact books of who used what.
 #[derive(Debug, Parser)]
@@ -150,14 +169,26 @@ enum Command {
     Demo(crate::demo::Args),
 }
 
+/// A panic in one line: its message may have text of a bill.
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let at = panic.location().map_or(String::new(), |at| format!(" at {at}"));
+    print::err(format_args!("panic{at}: {}", panic.payload_as_str().unwrap_or("without a message")));
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        print::err_lines(trace);
+    }
+}
+
 /// Runs a command; errors go to standard error.
 pub fn run(cli: Cli) -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
     let result = execute(cli);
     match result {
         Ok(done) => done.into(),
         Err(error) => {
-            eprintln!("meter: {error:#}");
             let usage = error.is::<ConfigError>() || error.is::<BadUsage>();
+            // only lists of faults and of what there is have several lines
+            if usage { print::err_lines(format_args!("{error:#}")) } else { print::err(format_args!("{error:#}")) }
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
@@ -171,7 +202,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     }
     let config = config?;
     let severity = if matches!(cli.command, Command::Work(_)) { "info" } else { "warn" };
-    start_log(&config.log, cli.log, severity)?;
+    log::start(&config.log, cli.log, severity)?;
     // blocking threads decode, and one more reads files; each has memory of its own, so there are
     // only as many as are of use
     let mut blocking = config.read_limits().parallel + 1;
@@ -226,29 +257,15 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     done
 }
 
-fn start_log(config: &LogConfig, level: Option<String>, auto: &str) -> anyhow::Result<()> {
-    let level = match level.as_deref().unwrap_or(&config.level) {
-        "auto" => auto,
-        level => level,
-    };
-    let filter = EnvFilter::try_new(level).map_err(|e| BadUsage(format!("--log {level}: {e}")))?;
-    let colours = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    match config.format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
-}
-
 async fn migrate(config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::CREATE).await?;
     let applied = books.migrate(now).await?;
     let version = books::newest_schema_version();
     match applied.len() {
-        0 => println!("{} is at schema version {version} already", config.database.url),
+        0 => print::out(&format!("{} is at schema version {version} already", config.database.url)),
         n => {
-            println!("{} is at schema version {version} now; applied {n}: {}", config.database.url, applied.join(", "))
+            let (url, names) = (&config.database.url, applied.join(", "));
+            print::out(&format!("{url} is at schema version {version} now; applied {n}: {names}"));
         }
     }
     Ok(Exit::Ok)

@@ -155,7 +155,7 @@ fn acted(which: &Which, changed: u64, done: &str, otherwise: &str) -> anyhow::Re
         print::out(&format!("{changed} job(s) {done}"));
     }
     if changed == 0 && !which.jobs.is_empty() {
-        eprintln!("meter: nothing was changed: {otherwise}");
+        print::err(format_args!("nothing was changed: {otherwise}"));
         return Ok(Exit::Failed);
     }
     Ok(Exit::Ok)

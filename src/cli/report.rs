@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let report = report(&books, config, args.customer, month, now).await?;
     if args.html == Path::new("-") {
-        print::out(&ui::report(&report));
+        print::lines(&ui::report(&report));
         return Ok(Exit::Ok);
     }
     write_whole(&args.html, &ui::report(&report))?;

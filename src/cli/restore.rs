@@ -115,7 +115,8 @@ async fn import_totals(args: ImportTotals, context: &Context, now: Timestamp) ->
     read_bills(args.without, context, now).await?;
     roll(&context.books, now, Mode::Write).await?;
     let imported = restore::import_totals(context, now).await.map_err(|f| failure::error(&f))?;
-    print::out(&format!("{} total(s) imported\n", print::count(imported)));
+    print::out(&format!("{} total(s) imported", print::count(imported)));
+    print::out("");
     let Some(found) = restore::checklist(context).await? else { return Ok(Exit::Ok) };
     print::restore::checklist(&found, now);
     Ok(if found.open_step(now) == Step::Finish { Exit::Ok } else { Exit::NeedsAttention })
@@ -210,7 +211,8 @@ async fn finish(args: Finish, context: &Context, now: Timestamp) -> anyhow::Resu
 }
 
 fn refused(found: &Checklist, now: Timestamp) -> anyhow::Result<Exit> {
-    print::out("Not finished: billing stays on hold.\n");
+    print::out("Not finished: billing stays on hold.");
+    print::out("");
     print::restore::checklist(found, now);
     Ok(Exit::NeedsAttention)
 }

@@ -71,7 +71,7 @@ async fn here(kind: &Kind, payload: String, context: Context, now: Timestamp) ->
             Ok(if attention { Exit::NeedsAttention } else { Exit::Ok })
         }
         RunOutcome::Failed(failure) => {
-            eprintln!("meter: {} failed{}: {:#}", kind.name, failure::advice(&failure), failure.error());
+            print::err(format_args!("{} failed{}: {:#}", kind.name, failure::advice(&failure), failure.error()));
             Ok(Exit::Failed)
         }
         RunOutcome::HandedBack | RunOutcome::Cancelled | RunOutcome::Lost => Ok(Exit::Failed),

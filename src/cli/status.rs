@@ -36,7 +36,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 fn show(s: &Overview, config: &Config, now: Timestamp) {
     let (units, billing) = (config.units(), s.billing.words());
     let size = s.books.size_bytes.map_or(String::new(), |b| format!(", {} MiB", print::count(b >> 20)));
-    print::out(&format!("meter {}   {}{size}   Stripe: {billing}\n", env!("CARGO_PKG_VERSION"), s.database));
+    print::out(&format!("meter {}   {}{size}   Stripe: {billing}", env!("CARGO_PKG_VERSION"), s.database));
+    print::out("");
     let line = |name: &str, text: String| print::out(&format!("{name:<11} {text}"));
     if s.bills().next().is_none() {
         line("bill", NO_BILL.into());
@@ -172,13 +173,17 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
         line("database", "counted every ten minutes and without the web backend's rows".into());
     }
     if s.findings.is_empty() {
-        print::out("\nnothing needs attention");
+        print::out("");
+        print::out("nothing needs attention");
         return;
     }
-    print::out("\nneeds attention:");
+    print::out("");
+    print::out("needs attention:");
     for f in &s.findings {
         let mark = if f.severity == Severity::Critical { "WRONG" } else { "warn " };
-        print::out(&format!("  {mark}  {}: {}\n         {}", f.alert, f.what, f.act));
+        print::out(&format!("  {mark}  {}: {}", f.alert, f.what));
+        print::out(&format!("         {}", f.act));
     }
-    print::out("\nEach has a section of that name in docs/operations.md, and at /runbook of a worker.");
+    print::out("");
+    print::out("Each has a section of that name in docs/operations.md, and at /runbook of a worker.");
 }

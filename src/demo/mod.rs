@@ -46,7 +46,8 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         (None, None) => {
             let folder = tempfile::tempdir().context("a temporary folder is needed")?;
             let (_, exit) = tour::run(folder.path(), now).await?;
-            print::out("\n`meter demo --keep FOLDER` keeps the bills and the books, for further commands.");
+            print::out("");
+            print::out("`meter demo --keep FOLDER` keeps the bills and the books, for further commands.");
             Ok(exit)
         }
         (None, Some(folder)) => {
@@ -59,8 +60,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             let (config, exit) = tour::run(&folder, now).await?;
             let file = folder.join("meter.toml");
             std::fs::write(&file, toml::to_string_pretty(&config)?)?;
+            print::out("");
             print::out(&format!(
-                "\nGo on with: meter --config {} work|status|usage|versions|discover|entitlements|turn|notifications list",
+                "Go on with: meter --config {} work|status|usage|versions|discover|entitlements|turn|notifications list",
                 file.display()
             ));
             Ok(exit)

@@ -3,5 +3,7 @@
 use crate::print;
 
 pub(super) fn step(number: u8, title: &str) {
-    print::out(&format!("\n{number}. {title}\n"));
+    print::out("");
+    print::out(&format!("{number}. {title}"));
+    print::out("");
 }

@@ -112,7 +112,7 @@ async fn plan_for_demo(context: &Context, month: Month, now: Timestamp) -> anyho
          chime_minutes = {{ included = \"{half}\", price = \"0.01\", report = \"overage\" }}\n\
          storage_gb = {{ included = \"5\" }}\ntransfer_gb = {{ included = \"100\" }}\n"
     );
-    print::out(&format!("{}\n", toml.trim_end()));
+    print::lines(&format!("{}\n", toml.trim_end()));
     let meters = ["chime_minutes", "storage_gb", "transfer_gb"].map(str::to_owned);
     context.books.apply_plans(plan_file::read(&toml)?, &meters, now).await?;
     context.books.put_all_on_plan("demo").await?;
@@ -133,7 +133,8 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
             set_by: "demo".to_owned(),
         };
         books.set_budget(change, now).await?;
-        print::out(&format!("$ meter budget set {who} {}\n$ meter run enforce-budgets", usd.written(minor)));
+        print::out(&format!("$ meter budget set {who} {}", usd.written(minor)));
+        print::out("$ meter run enforce-budgets");
         Ok(enforce_budgets::enforce(context, now, Mode::Write).await?)
     };
     let show = async || -> anyhow::Result<()> {
@@ -156,13 +157,15 @@ async fn budget_and_block(context: &Context, config: &Config, who: &str, now: Ti
 
     step(7, "the customer lowers the budget: the next enforcement blocks what is beyond the plan");
     print::enforce::show(&set(spent / 2).await?, now);
-    print::out(&format!("\n$ meter explain-entitlement {who} chime_minutes"));
+    print::out("");
+    print::out(&format!("$ meter explain-entitlement {who} chime_minutes"));
     print::entitlements::explain(books, who, "chime_minutes", config, now).await?;
 
     step(8, "the customer raises the budget, and goes on");
     set(spent + 1000).await?;
     show().await?;
-    print::out("\n$ meter notifications list");
+    print::out("");
+    print::out("$ meter notifications list");
     print::notifications::table(&books.notifications(None, Some(who.to_owned()), 20).await?, now);
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::readiness::READY_WAIT;
 use super::server::Shared;
 use crate::health;
 use crate::tls::client_config;
+use crate::visible;
 use crate::worker::Phase;
 
 /// The schedule is checked several times a minute.
@@ -66,7 +67,8 @@ pub(super) async fn ready(State(server): Shared) -> Response {
         }
     });
     let all = lines.iter().all(|(ok, _)| *ok);
-    let text: String = lines.iter().map(|(ok, line)| format!("{} {line}\n", if *ok { "ok " } else { "NOT" })).collect();
+    let text = |(ok, line): &(bool, String)| format!("{} {}\n", if *ok { "ok " } else { "NOT" }, visible::line(line));
+    let text: String = lines.iter().map(text).collect();
     (if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text).into_response()
 }
 
@@ -89,12 +91,17 @@ pub async fn ask(address: SocketAddr) -> anyhow::Result<(bool, String)> {
             let status = answer.status();
             Ok::<_, reqwest::Error>((status, answer.bytes().await?))
         });
-        let Ok(answered) = asked.await else { bail!("no answer from http://{address}/{path}") };
+        let Ok(answered) = asked.await else {
+            let seconds = (READY_WAIT * 2).as_secs();
+            bail!("the worker at http://{address}/{path} gave no answer within {seconds} s; look at its log")
+        };
         let (status, body) = answered.map_err(|e| {
             let cause = std::iter::successors(Some::<&dyn std::error::Error>(&e), |e| e.source()).last();
+            let cause = cause.map_or(String::new(), ToString::to_string);
             anyhow!(
-                "no worker answers at http://{address}/{path}: {}",
-                cause.map_or(String::new(), ToString::to_string)
+                "no worker answers at http://{address}/{path} ({}); start one with `meter work`, or name its address \
+                 (http.listen, --listen)",
+                cause.split(" (os error").next().unwrap_or_default()
             )
         })?;
         answer_text = String::from_utf8_lossy(&body).trim_end().to_owned();

@@ -14,10 +14,11 @@ use serde::Deserialize;
 use super::guard::{TokenForm, check_token};
 use super::page::{Page, unavailable};
 use super::server::{Running, Server, Shared};
-use crate::format::{cost_of, report_summary};
+use crate::format::{cost_of, report_lists, report_summary};
 use crate::health::{self, Overview};
 use crate::queue::{JobFilter, JobRow, JobState};
 use crate::ui::{self, JobList, JobsFilter, RUNS, RunRow, StatusView};
+use crate::visible;
 use crate::worker::Kinds;
 
 /// A page waits this long for the jobs that it lists.
@@ -205,16 +206,17 @@ fn short(text: &str) -> String {
     }
 }
 
-/// The parts of a summary that are neither 0 nor false.
-fn changes(summary: &str) -> String {
+/// What a report says, without what is 0 or false, and without empty lists.
+fn changes(report: &str) -> String {
+    let summary = report_summary(report);
     let parts = summary.split(", ").filter(|part| !part.ends_with(" 0") && !part.ends_with(" false"));
-    let parts = parts.collect::<Vec<_>>().join(", ");
-    if parts.is_empty() && !summary.is_empty() { "nothing to do".to_owned() } else { parts }
+    let parts = parts.collect::<Vec<_>>().join(", ") + &report_lists(report);
+    if parts.is_empty() && !summary.is_empty() { "nothing to do".into() } else { parts.trim_start_matches(", ").into() }
 }
 
 /// A job as the pages show it.
 fn run(row: &JobRow) -> RunRow {
-    let report = row.report.as_ref().map(|report| changes(&report_summary(&report.to_string())));
+    let report = row.report.as_ref().map(|report| changes(&report.to_string()));
     let took = row.finished_at.zip(row.started_at).map(|(end, start)| end.duration_since(start));
     RunRow {
         seq: row.seq,
@@ -247,7 +249,8 @@ fn details(row: &JobRow) -> Vec<(String, String)> {
     add("Enqueued", Some(row.enqueued_at.to_string()));
     add("Started", row.started_at.map(|at| at.to_string()));
     add("Payload", Some(pretty(&row.payload)));
-    add("Reason", row.reason.clone());
+    // a text of several lines would be laid out as they are
+    add("Reason", row.reason.as_deref().map(|why| visible::line(why).into_owned()));
     add("Database", row.report.as_ref().and_then(cost_of));
     add("Report", row.report.as_ref().map(pretty));
     found

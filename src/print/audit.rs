@@ -17,7 +17,8 @@ pub(crate) fn show(audit: &Audit) {
         check.violations.iter().for_each(|v| out(&format!("          {v}")));
     }
     if !audit.billing.is_empty() {
-        out("\nfrom ledger to invoice, all customers and periods:");
+        out("");
+        out("from ledger to invoice, all customers and periods:");
     }
     for of in &audit.billing {
         for line in billing(of) {

@@ -12,6 +12,7 @@ pub(crate) mod push;
 pub(crate) mod reconcile;
 pub(crate) mod restore;
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use books::Database;
@@ -19,7 +20,8 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use jobs::stripe::check::CheckLine;
 use serde::Serialize;
 
-pub(crate) use crate::format::{count, customer, quantity, span};
+pub(crate) use crate::format::{count, customer, quantity, several, span};
+use crate::visible;
 
 /// Prints a table; columns whose title starts with `>` are right-aligned.
 pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
@@ -33,7 +35,7 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
     table.set_header(titles.iter().map(|t| t.trim_start_matches('>')));
     for row in rows {
         let cells = row.into_iter().zip(&right).map(|(text, right)| {
-            let cell = Cell::new(text);
+            let cell = Cell::new(visible::line(&text));
             if *right { cell.set_alignment(CellAlignment::Right) } else { cell }
         });
         table.add_row(cells);
@@ -43,12 +45,37 @@ pub(crate) fn table(titles: &[&str], rows: Vec<Vec<String>>) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    out(&table.trim_fmt());
+    raw(&table.trim_fmt());
 }
 
-/// Prints a line; a reader that has gone (`| head`) is no error.
+/// Prints one line, in which nothing acts that others wrote.
 pub(crate) fn out(line: &str) {
-    drop(writeln!(std::io::stdout().lock(), "{line}"));
+    raw(&visible::line(line));
+}
+
+/// Prints a text of several lines, such as a file of ours.
+pub(crate) fn lines(text: &str) {
+    raw(&visible::lines(text));
+}
+
+/// Prints one line to standard error.
+pub(crate) fn err(what: impl Display) {
+    complain(&visible::line(&what.to_string()));
+}
+
+/// Prints an error of several lines, which are ours: a list of faults.
+pub(crate) fn err_lines(what: impl Display) {
+    complain(&visible::lines(&what.to_string()));
+}
+
+fn complain(what: &str) {
+    drop(writeln!(std::io::stderr().lock(), "meter: {what}"));
+}
+
+/// Prints a text in which what acts is written out already. A reader that has gone (`| head`) is no
+/// error.
+fn raw(text: &str) {
+    drop(writeln!(std::io::stdout().lock(), "{text}"));
 }
 
 /// Prints the faults of plans, one on a line.
@@ -67,6 +94,6 @@ pub(crate) fn cost(books: &Database) {
 
 /// Prints JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    out(&serde_json::to_string_pretty(value)?);
+    raw(&visible::json(&serde_json::to_string_pretty(value)?));
     Ok(())
 }

@@ -16,7 +16,8 @@ const LISTED: usize = 20;
 /// Prints every step with its state, and what to do next.
 pub(crate) fn checklist(found: &Checklist, now: Timestamp) {
     let hold = &found.hold;
-    out(&format!("Billing is on hold: these books were restored from a backup of {}.\n", hold.backup_at));
+    out(&format!("Billing is on hold: these books were restored from a backup of {}.", hold.backup_at));
+    out("");
     let open = found.open_step(now);
     let line = |step: Step, what: &str, state: &dyn Display| {
         let mark = if step < open { "done" } else { "open" };
@@ -52,7 +53,8 @@ pub(crate) fn checklist(found: &Checklist, now: Timestamp) {
         out(&format!("          ... and {} more", count(waiting.len() - LISTED)));
     }
     line(Step::Finish, "finished", &"no");
-    out(&format!("\nnext: {}", next(found, open)));
+    out("");
+    out(&format!("next: {}", next(found, open)));
 }
 
 fn next(found: &Checklist, open: Step) -> String {

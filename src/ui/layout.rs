@@ -2,6 +2,8 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::visible;
+
 /// The one style sheet.
 const STYLE: &str = include_str!("page.css");
 /// Three bars on blue, an inline SVG, so that no browser requests `/favicon.ico`.
@@ -88,7 +90,7 @@ pub(super) fn document(title: &str, here: Here, refresh: u32, body: Markup, foot
             }
         }
     };
-    page.into_string()
+    visible::lines(&page.into_string()).into_owned()
 }
 
 /// A page with one message.

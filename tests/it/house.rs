@@ -13,6 +13,7 @@ const FLOORS: [(&str, &[&str]); 2] =
 const SRC: &[&str] = &[
     "exit",
     "format",
+    "visible",
     "tls",
     "config",
     "queue",

@@ -20,6 +20,7 @@ mod disk;
 mod entitlements;
 mod faults;
 mod fetch;
+mod hostile_text;
 mod house;
 mod hrana_server;
 mod kill;
