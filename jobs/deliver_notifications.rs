@@ -75,7 +75,7 @@ impl Job for DeliverNotifications {
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<DeliverReport, Failure> {
         context.books.require_migrated().await?;
-        let mut report = DeliverReport::default();
+        let (mut report, mut first) = (DeliverReport::default(), None);
         if let Some(receiver) = &context.webhook {
             let started = Instant::now();
             let due = context.books.due_notifications(now, MOST).await?;
@@ -89,6 +89,7 @@ impl Job for DeliverNotifications {
                         DeliveryOutcome::Delivered => report.delivered += 1,
                         DeliveryOutcome::Again(_, why) => {
                             report.retried += 1;
+                            first.get_or_insert_with(|| why.clone());
                             tracing::debug!(
                                 id = notification.id,
                                 "notification {} was not taken: {why}",
@@ -110,8 +111,12 @@ impl Job for DeliverNotifications {
             report.set_aside += context.books.bury_notifications(NO_RECEIVER, now).await?;
         }
         context.books.forget_notifications(now).await?;
-        if report.retried > 0 {
-            tracing::warn!(retried = report.retried, "{} notifications were not taken by the backend", report.retried);
+        if let Some(why) = first {
+            let retried = report.retried;
+            tracing::warn!(
+                retried,
+                "{retried} notifications did not get to the backend and are sent again: {why}; check notifications.url"
+            );
         }
         Ok(report)
     }
@@ -139,7 +144,7 @@ async fn send(receiver: &WebhookTarget, notification: &Notification, now: Timest
             let asked = answer.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
             again(notification, now, asked, format!("the receiver answered {}", answer.status().as_u16()))
         }
-        Err(error) => again(notification, now, None, http_error::describe(&error)),
+        Err(error) => again(notification, now, None, http_error::describe(&error, &receiver.url)),
     }
 }
 

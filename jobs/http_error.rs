@@ -1,16 +1,23 @@
-//! Describing an HTTP client's error for logs and stored rows, without the address, which may
-//! contain a secret.
+//! Describing an HTTP client's error for logs and stored rows. Of the address only scheme, host and
+//! port are named: the rest may contain a secret.
 
-/// Why there was no response.
-pub(crate) fn describe(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".into();
+use reqwest::Url;
+
+/// Why there was no response from `url`, in a few words: the innermost cause.
+pub(crate) fn describe(error: &reqwest::Error, url: &Url) -> String {
+    let to = origin(url);
+    let cause = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source()).last();
+    let cause = cause.map_or(String::new(), ToString::to_string);
+    let cause = cause.split(" (os error").next().unwrap_or_default();
+    match (error.is_connect(), error.is_timeout()) {
+        (true, true) => format!("no connection to {to} in time"),
+        (true, false) => format!("no connection to {to} ({cause})"),
+        (false, true) => format!("no answer in time from {to}"),
+        (false, false) => format!("the request to {to} failed ({cause})"),
     }
-    let mut why = if error.is_connect() { "no connection".to_owned() } else { "the request failed".to_owned() };
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        why = format!("{why}: {inner}");
-        source = inner.source();
-    }
-    why
+}
+
+/// Scheme, host and port.
+pub(crate) fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
 }

@@ -32,6 +32,7 @@ pub mod reconcile_stripe;
 pub mod restore;
 pub mod roll_counters;
 pub mod roll_periods;
+mod s3_error;
 pub mod source;
 pub mod stripe;
 pub mod sync_stripe;

@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+
+use crate::s3_error::{self, Cause};
 
 /// Why something could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -28,8 +31,24 @@ pub enum SourceError {
     #[error("{0}: there is no such {1}; check the export's location")]
     NoPlace(String, &'static str),
     /// The credentials lack a permission.
-    #[error("{0}: access denied ({1}); check the credentials and their permission to list and get there")]
+    #[error(
+        "{0}: access denied ({1}); check the credentials and their s3:ListBucket and s3:GetObject there"
+    )]
     Denied(String, String),
+    /// A file or folder that the user of this process may not read.
+    #[error("{0} may not be read by the user of this process; check the permissions of file and folder")]
+    Forbidden(String),
+    #[error(
+        "{0}: no AWS credentials ({1}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this \
+         machine a role"
+    )]
+    NoCredentials(String, String),
+    /// The bucket's region, and the setting that names another one.
+    #[error("{0} is in the region {1}: set {2} to it")]
+    OtherRegion(String, String, String),
+    /// No connection, or no answer in time: why, and what to check.
+    #[error("{0}: {1}; check the network and {2}")]
+    NoAnswer(String, String, String),
     /// The key cannot be that of a bill's file.
     #[error("`{0}` is no usable key: {1}")]
     Key(String, &'static str),
@@ -41,7 +60,7 @@ pub enum SourceError {
 impl SourceError {
     /// True when the same call may succeed later without anybody acting.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Missing(_) | Self::Changed(_) | Self::Unreachable(..))
+        matches!(self, Self::Missing(_) | Self::Changed(_) | Self::Unreachable(..) | Self::NoAnswer(..))
     }
 }
 
@@ -106,14 +125,19 @@ impl Fetched {
     }
 }
 
-/// Retries an unreachable source three times within a few seconds. After that the job's own retry
-/// takes over.
+/// Retries a source that answers badly three times within a few seconds, and says so once. After
+/// that the job's own retry takes over. Without an answer the S3 client has tried three times.
 async fn with_retry<T, F: Future<Output = Result<T, SourceError>>>(call: impl FnMut() -> F) -> Result<T, SourceError> {
     let pauses =
         ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3).with_jitter();
+    let mut said = false;
     call.retry(pauses)
         .when(|e| matches!(e, SourceError::Unreachable(..)))
-        .notify(|error, pause| tracing::warn!(%error, ?pause, "reading again"))
+        .notify(|error, _| {
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(%error, "reading again: {error}");
+            }
+        })
         .await
 }
 
@@ -145,7 +169,7 @@ impl Folder {
         let name = path.display().to_string();
         match error.kind() {
             std::io::ErrorKind::NotFound => SourceError::Missing(name),
-            std::io::ErrorKind::PermissionDenied => SourceError::Denied(name, error.to_string()),
+            std::io::ErrorKind::PermissionDenied => SourceError::Forbidden(name),
             _ => SourceError::Unreachable(name, error.to_string()),
         }
     }
@@ -235,10 +259,23 @@ impl Source for Folder {
     }
 }
 
+/// How a bucket is reached, for messages.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The server's address.
+    pub address: String,
+    /// The region for which requests are signed.
+    pub region: String,
+    /// The setting that names the address, and the one that names the region.
+    pub address_setting: String,
+    pub region_setting: String,
+}
+
 /// An S3 bucket.
 pub struct Bucket {
     client: aws_sdk_s3::Client,
     bucket: String,
+    access: Access,
     fetched: Fetched,
 }
 
@@ -250,36 +287,32 @@ impl fmt::Debug for Bucket {
 
 impl Bucket {
     /// Reads `bucket` through `client`.
-    pub fn new(client: aws_sdk_s3::Client, bucket: impl Into<String>) -> Self {
-        Self { client, bucket: bucket.into(), fetched: Fetched::default() }
+    pub fn new(client: aws_sdk_s3::Client, bucket: impl Into<String>, access: Access) -> Self {
+        Self { client, bucket: bucket.into(), access, fetched: Fetched::default() }
     }
 
-    fn fault<E, R>(&self, key: &str, error: &SdkError<E, R>) -> SourceError
+    fn fault<E>(&self, key: &str, error: &SdkError<E, HttpResponse>) -> SourceError
     where
-        SdkError<E, R>: ProvideErrorMetadata + std::error::Error,
-        R: fmt::Debug,
+        SdkError<E, HttpResponse>: ProvideErrorMetadata,
         E: std::error::Error + 'static,
     {
-        let name = self.name(key);
-        let text = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            (Some(code), None) => code.to_owned(),
-            _ => DisplayErrorContext(error).to_string(),
-        };
-        match error.code().unwrap_or_default() {
-            "NoSuchBucket" => SourceError::NoPlace(format!("s3://{}", self.bucket), "bucket"),
-            "NoSuchKey" | "NotFound" => SourceError::Missing(name),
-            "PreconditionFailed" => SourceError::Changed(name),
-            "AccessDenied"
-            | "Forbidden"
-            | "InvalidAccessKeyId"
-            | "SignatureDoesNotMatch"
-            | "ExpiredToken"
-            | "InvalidToken"
-            | "AuthorizationHeaderMalformed"
-            | "PermanentRedirect" => SourceError::Denied(name, text),
-            _ if text.contains("credential") => SourceError::Denied(name, text),
-            _ => SourceError::Unreachable(name, text),
+        let (name, bucket, access) = (self.name(key), format!("s3://{}", self.bucket), &self.access);
+        match s3_error::cause(error, &access.region) {
+            Cause::NoBucket => SourceError::NoPlace(bucket, "bucket"),
+            Cause::NoObject => SourceError::Missing(name),
+            Cause::Changed => SourceError::Changed(name),
+            Cause::OtherRegion(region) => {
+                let region = region.unwrap_or_else(|| format!("that is not {}", access.region));
+                SourceError::OtherRegion(bucket, region, access.region_setting.clone())
+            }
+            Cause::NoCredentials(why) => SourceError::NoCredentials(name, why),
+            Cause::Denied(why) => SourceError::Denied(name, why),
+            Cause::NoAnswer(why) => {
+                let why = format!("{} does not answer ({why})", access.address);
+                SourceError::NoAnswer(name, why, access.address_setting.clone())
+            }
+            Cause::Broken(why) => SourceError::Unreachable(name, format!("{}: {why}", access.address)),
+            Cause::Answered(why) => SourceError::Unreachable(name, format!("{} answered {why}", access.address)),
         }
     }
 }
@@ -358,7 +391,8 @@ impl Source for Bucket {
                 let answer = call.range(&span).send().await.map_err(|e| self.fault(&object.key, &e))?;
                 // the SDK retries a request, but not a body that breaks off
                 let body = answer.body.collect().await;
-                let bytes = body.map_err(|e| SourceError::Unreachable(name.clone(), e.to_string()))?.into_bytes();
+                let bytes =
+                    body.map_err(|e| SourceError::Unreachable(name.clone(), s3_error::innermost(&e)))?.into_bytes();
                 if u64::try_from(bytes.len()).ok() != Some(range.end - range.start) {
                     return Err(SourceError::Unreachable(
                         name.clone(),

@@ -16,7 +16,7 @@ use books::store::remote::http::HttpClient;
 use jiff::Timestamp;
 use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
-use jobs::source::{Bucket, Folder, Source};
+use jobs::source::{Access, Bucket, Folder, Source};
 use jobs::stripe::transport::Transport;
 use jobs::stripe::{BillingSettings, Mapping, StripeAccount, StripeMode};
 
@@ -178,7 +178,7 @@ pub async fn exports(config: &Config) -> anyhow::Result<BTreeMap<String, Export>
         let location = Location::parse(&export.location).map_err(anyhow::Error::msg)?;
         let (source, prefix): (Arc<dyn Source>, String) = match location {
             Location::Folder(path) => (Arc::new(Folder::new(path)), String::new()),
-            Location::Bucket(bucket, prefix) => (Arc::new(Bucket::new(s3_client(export).await, bucket)), prefix),
+            Location::Bucket(bucket, prefix) => (Arc::new(s3_bucket(export, bucket).await), prefix),
         };
         let format = export.format.format();
         found.insert(export.name.clone(), Export { payer: export.payer.clone(), source, prefix, format });
@@ -186,7 +186,7 @@ pub async fn exports(config: &Config) -> anyhow::Result<BTreeMap<String, Export>
     Ok(found)
 }
 
-async fn s3_client(export: &ExportConfig) -> aws_sdk_s3::Client {
+async fn s3_bucket(export: &ExportConfig, bucket: String) -> Bucket {
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT).build();
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
@@ -194,15 +194,25 @@ async fn s3_client(export: &ExportConfig) -> aws_sdk_s3::Client {
         loader = loader.region(Region::new(region.clone()));
     }
     let shared = loader.load().await;
-    let mut s3 = aws_sdk_s3::config::Builder::from(&shared);
-    if shared.region().is_none() {
-        s3 = s3.region(Region::new("us-east-1"));
-    }
+    let region = shared.region().cloned().unwrap_or(Region::from_static("us-east-1"));
+    let mut s3 = aws_sdk_s3::config::Builder::from(&shared).region(region.clone());
     if let Some(endpoint) = &export.endpoint {
         // other servers than AWS rarely support bucket names as host names
         s3 = s3.endpoint_url(endpoint).force_path_style(true);
     }
-    aws_sdk_s3::Client::from_conf(s3.build())
+    let client = aws_sdk_s3::Client::from_conf(s3.build());
+    Bucket::new(client, bucket, access(export, shared.endpoint_url(), region.as_ref()))
+}
+
+/// What messages say about the way to a bucket; `elsewhere` is an endpoint of AWS's own settings.
+fn access(export: &ExportConfig, elsewhere: Option<&str>, region: &str) -> Access {
+    let of_export = |key: &str| format!("`{key}` of the export `{}`", export.name);
+    let (address, address_setting) = match (&export.endpoint, elsewhere) {
+        (Some(endpoint), _) => (endpoint.clone(), of_export("endpoint")),
+        (None, Some(endpoint)) => (endpoint.to_owned(), "AWS_ENDPOINT_URL".to_owned()),
+        (None, None) => (format!("https://s3.{region}.amazonaws.com"), of_export("region")),
+    };
+    Access { address, region: region.to_owned(), address_setting, region_setting: of_export("region") }
 }
 
 /// The settings for reading bills.

@@ -57,6 +57,8 @@ const NOTED_WAIT: Duration = Duration::from_millis(10);
 /// A handle to the books' database; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
+    /// Path or address.
+    name: Arc<str>,
     counters: Arc<Counters>,
     /// True once the schema was seen to be this build's. A worker's heartbeat sees a newer one.
     pub(super) migrated: Arc<AtomicBool>,
@@ -190,10 +192,10 @@ impl Database {
                 }
             });
         });
-        spawned.map_err(|e| BooksError::Open(name, e.to_string()))?;
+        spawned.map_err(|e| BooksError::Open(name.clone(), e.to_string()))?;
         is_open.await.unwrap_or_else(|_| Err(BooksError::Sql("the database thread ended".into())))?;
         let (counters, migrated) = (Arc::default(), Arc::default());
-        Ok(Self { counters, migrated, work, local: wait == Duration::MAX, wait, fence: None })
+        Ok(Self { name: name.into(), counters, migrated, work, local: wait == Duration::MAX, wait, fence: None })
     }
 
     /// The database's own clock, to the second.
@@ -236,7 +238,7 @@ impl Database {
         T: Send + 'static,
         F: AsyncFnOnce(&Connection) -> Result<T, BooksError> + Send + 'static,
     {
-        let gone = || BooksError::Network(format!("nothing within {} s", self.wait.as_secs()));
+        let gone = || BooksError::Network(format!("nothing from {} within {} s", self.name, self.wait.as_secs()));
         let (answer, answered) = oneshot::channel();
         // what is logged meanwhile names the job
         let span = Span::current();

@@ -42,6 +42,12 @@ pub enum BooksError {
     /// Name of the database, and why.
     #[error("the database {0} cannot be opened: {1}")]
     Open(String, String),
+    /// A request was not sent: nothing listens there, or the network is down.
+    #[error(
+        "the remote database cannot be reached: {0}; nothing was changed by that; check the network and database.url \
+         (for the copy of `meter copy`: --to)"
+    )]
+    NoConnection(String),
     #[error(
         "the remote database does not answer ({0}); whether it took the last change shows at the next run, which books nothing twice"
     )]
@@ -86,6 +92,7 @@ impl BooksError {
                 | Self::Fenced
                 | Self::Full
                 | Self::Open(..)
+                | Self::NoConnection(_)
                 | Self::Network(_)
                 | Self::TransactionTimeout
                 | Self::StreamLost(_)

@@ -33,6 +33,12 @@ impl Answer {
         Self { status: 502, headers: vec![("content-type", "text/html".to_owned())], body }
     }
 
+    /// The answer of a server that sends everybody to its log-in.
+    pub(crate) fn redirect() -> Self {
+        let headers = vec![("location", "https://login.example/".to_owned())];
+        Self { status: 302, headers, body: Bytes::new() }
+    }
+
     /// A 200 with a body that is not JSON.
     pub(crate) fn odd_body() -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];

@@ -42,6 +42,8 @@ pub enum Fault {
     HtmlBefore,
     /// Applied and the answer stored under the key, then a proxy's HTML 502 in its place.
     HtmlAfter,
+    /// A redirect of another server, such as a proxy with a log-in; nothing applied.
+    Redirect,
     /// Nothing applied and never answered; the connection stays open until the client leaves.
     HangBefore,
     /// Applied and never answered; the connection stays open until the client leaves.

@@ -73,6 +73,7 @@ impl World {
                 return done(self.sent(answers::key_in_use(key)));
             }
             Some(Fault::HtmlBefore) => return done(self.sent_by_proxy()),
+            Some(Fault::Redirect) => return done(Ending::Answer(Answer::redirect())),
             Some(Fault::HangBefore) => return done(Ending::Hang),
             Some(Fault::ResetBefore) => return done(Ending::Reset),
             Some(Fault::Unauthorized) => {

@@ -271,7 +271,10 @@ fn locate(source: &dyn Source, root: &Root, month: Month, uri: &str) -> Result<S
         Some(rest) => {
             let (bucket, key) = rest.split_once('/').ok_or_else(|| format!("`{uri}` names no file"))?;
             if source.bucket().is_some_and(|own| own != bucket) {
-                return Err(format!("it lists `{uri}`, which lies outside the bucket of this export"));
+                return Err(format!(
+                    "it lists files of another bucket, s3://{bucket}: the export was copied here, or its location is wrong. Name the bucket that AWS \
+                     writes to; a copy is read from a folder"
+                ));
             }
             key
         }
@@ -376,7 +379,7 @@ mod tests {
         let tail = "data/BILLING_PERIOD=2026-10/e.parquet";
         let ok = |uri: String| locate(&source, &root, month(), &uri);
         assert_eq!(ok(format!("s3://billing/cur/e/{tail}")).unwrap(), format!("cur/e/{tail}"));
-        assert!(ok(format!("s3://other/cur/e/{tail}")).unwrap_err().contains("outside the bucket"));
+        assert!(ok(format!("s3://other/cur/e/{tail}")).unwrap_err().contains("files of another bucket, s3://other"));
         assert!(ok(format!("s3://billing/cur/other/{tail}")).unwrap_err().contains("outside this export"));
     }
 

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::objects::RemoteMeter;
 use super::settings::BillingSettings;
-use super::transport::CallError;
+use super::transport::{CallError, CallFailure};
 use crate::job;
 use books::Database;
 use books::stripe::stripe_meter::StripeMeter;
@@ -21,13 +21,20 @@ const STRIPE_CLOCK_LIMIT: SignedDuration = SignedDuration::from_secs(240);
 pub fn failure(error: CallError) -> job::Failure {
     let retry_after = error.around.retry_after;
     match error.status {
-        Some(401) => job::Failure::GiveUp(anyhow!("{error}; set METER_STRIPE__KEY to a key that is valid")),
-        Some(403) => job::Failure::GiveUp(anyhow!("{error}; the key may not do this, give it the permission")),
-        Some(400 | 404) => job::Failure::GiveUp(anyhow!(error)),
+        Some(400 | 401 | 403 | 404) => job::Failure::GiveUp(anyhow!("{error}{}", remedy(&error))),
         _ => match retry_after {
             Some(wait) => job::Failure::RetryAfter(wait, anyhow!(error)),
             None => job::Failure::Retry(anyhow!(error)),
         },
+    }
+}
+
+/// What to do about a refused key, as an addition to the error.
+fn remedy(error: &CallError) -> &'static str {
+    match (error.status, error.kind) {
+        (Some(401), CallFailure::Answered) => "; set METER_STRIPE__KEY to a key that is valid",
+        (Some(403), CallFailure::Answered) => "; give the key of METER_STRIPE__KEY the permission",
+        _ => "",
     }
 }
 
@@ -69,7 +76,7 @@ pub fn match_meters(
     let ids: BTreeSet<&str> = remote.iter().map(|m| m.id.as_str()).collect();
     if let Some(gone) = known.iter().find(|k| !ids.contains(k.stripe_id.as_str())) {
         return Err(format!(
-            "this key belongs to another account: it does not have meter {} ({}), to which usage of `{}` was sent; set METER_STRIPE__KEY to the \
+            "this key belongs to another account: it does not have meter {} ({}), for which these books have events of `{}`; set METER_STRIPE__KEY to the \
              key of that account, or use other books",
             gone.stripe_id, gone.event_name, gone.meter
         ));
@@ -80,22 +87,22 @@ pub fn match_meters(
             && (k.event_name != mapping.event_name || k.per_unit != mapping.per_unit)
         {
             return Err(format!(
-                "stripe.meters.{name}: usage was sent as `{}` with {} units for each; what was sent cannot be counted in other units, so the \
-                 mapping of a meter stays. Set it back, or book the usage under another meter",
+                "stripe.meters.{name}: these books have its events as `{}` with {} units for each. Events of two units cannot be one sum, so the \
+                 mapping of a meter stays: set it back, or book the usage under another meter",
                 k.event_name, k.per_unit
             ));
         }
         if let Some(k) = known.iter().find(|k| k.meter != *name && k.event_name == mapping.event_name) {
             return Err(format!(
-                "stripe.meters.{name}: usage of `{}` was sent as `{}`, and one sum cannot have two meters; give `{name}` another event_name",
+                "stripe.meters.{name}: these books have events of `{}` as `{}`, and one sum cannot have two meters; give `{name}` another event_name",
                 k.meter, k.event_name
             ));
         }
         let Some(meter) = remote.iter().find(|m| m.active && m.event_name == mapping.event_name) else { continue };
         if let Some(k) = known.iter().find(|k| k.meter == *name && k.stripe_id != meter.id) {
             return Err(format!(
-                "usage of `{name}` was sent to meter {}, which is not active, and {} has its event name now: totals of two meters cannot be kept \
-                 apart. Deactivate {} and reactivate {} in the dashboard",
+                "these books have events of `{name}` for meter {}, which is not active, and {} has its event name now: totals of two meters cannot be \
+                 kept apart. Deactivate {} and reactivate {} in the dashboard",
                 k.stripe_id, meter.id, meter.id, k.stripe_id
             ));
         }

@@ -79,8 +79,11 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(status) = self.status {
-            write!(f, "Stripe answered {status}: ")?;
+        match (self.status, self.kind) {
+            (Some(status), CallFailure::NotStripe) => write!(f, "something that is not Stripe answered {status}: ")?,
+            (Some(status), _) => write!(f, "Stripe answered {status}: ")?,
+            (None, CallFailure::NotSent | CallFailure::NoAnswer) => f.write_str("Stripe: ")?,
+            (None, _) => {}
         }
         f.write_str(&self.message)?;
         self.around.request_id.as_ref().map_or(Ok(()), |id| write!(f, " ({id})"))
@@ -127,7 +130,7 @@ impl Transport {
             status: None,
             kind,
             code: None,
-            message: http_error::describe(error),
+            message: format!("{}; check the network and stripe.url", http_error::describe(error, &self.base)),
             around: ResponseMeta::default(),
         };
         let mut url =
@@ -159,7 +162,7 @@ impl Transport {
         let body = answer.bytes().await;
         match body {
             Ok(body) if status.is_success() => Ok((body, around)),
-            Ok(body) => Err(refusal(status.as_u16(), &body, around)),
+            Ok(body) => Err(refusal(status.as_u16(), &body, around, &self.base)),
             Err(e) => Err(CallError { status: Some(status.as_u16()), around, ..lost(CallFailure::NoAnswer, &e) }),
         }
     }
@@ -175,11 +178,13 @@ fn around(headers: &HeaderMap) -> ResponseMeta {
     }
 }
 
-/// The error for an answer other than 2xx. Of a proxy's page only the status is kept.
-fn refusal(status: u16, body: &[u8], around: ResponseMeta) -> CallError {
+/// The error for an answer other than 2xx from `base`. Of a proxy's page only the status is kept.
+fn refusal(status: u16, body: &[u8], around: ResponseMeta, base: &Url) -> CallError {
     let error = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let text = |key: &str| error["error"][key].as_str().map(|t| t.chars().take(500).collect::<String>());
-    let message = text("message").unwrap_or_else(|| "no message".into());
-    let kind = if error["error"].is_object() { CallFailure::Answered } else { CallFailure::NotStripe };
+    let is_stripe = error["error"].is_object();
+    let kind = if is_stripe { CallFailure::Answered } else { CallFailure::NotStripe };
+    let elsewhere = || format!("check stripe.url ({}), and a proxy on the way", http_error::origin(base));
+    let message = if is_stripe { text("message").unwrap_or_else(|| "no message".into()) } else { elsewhere() };
     CallError { status: Some(status), kind, code: text("code"), message, around }
 }

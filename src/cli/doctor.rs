@@ -7,9 +7,11 @@ use books::units::calendar::Month;
 use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
-use jobs::ingest_cur::export::{find, newest};
+use jobs::ingest_cur::export::{ExportError, find, newest};
+use jobs::source::SourceError;
 use jobs::stripe::check::{AccountObjects, CheckLine, check, check_unbilled};
 use jobs::stripe::preconditions::check_clock;
+use jobs::stripe::transport::CallFailure;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
 use serde::Serialize;
 
@@ -136,6 +138,7 @@ async fn database(config: &Config, now: Timestamp, checks: &mut Checks) -> Optio
         Err(error) => {
             let act = match error.downcast_ref::<BooksError>() {
                 Some(BooksError::Newer { .. }) => "use the newer build",
+                Some(BooksError::NoConnection(_)) => "start the database's server, or correct database.url",
                 Some(BooksError::Locked(_)) => "another process has locked it for long: which one?",
                 _ => "check database.url, METER_DATABASE__TOKEN, the network and the file's permissions",
             };
@@ -216,7 +219,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             let current = newest(source, &root, month).await?;
             let before = if current.is_none() { newest(source, &root, month.previous()).await? } else { None };
             let found = current.map(|m| (month, m)).or(before.map(|m| (month.previous(), m)));
-            Ok::<_, jobs::ingest_cur::export::ExportError>((root, found))
+            Ok::<_, ExportError>((root, found))
         };
         match read.await {
             Ok((root, Some((of, manifest)))) => {
@@ -243,8 +246,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
                 checks.warn(&what, format!("no bill of {month} or the month before"), act);
             }
             Err(error) => {
-                let act = "check exports[].location, and s3:ListBucket and s3:GetObject of the credentials";
-                checks.wrong(&what, format!("{error:#}"), act);
+                checks.wrong(&what, format!("{error:#}"), remedy(&error));
             }
         }
     }
@@ -272,6 +274,24 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
         }
         Err(error) => checks.wrong("tag", error.to_string(), "meter verify"),
+    }
+}
+
+/// What to do about an export that cannot be read.
+fn remedy(error: &ExportError) -> &'static str {
+    match error {
+        ExportError::Source(SourceError::Denied(..) | SourceError::NoCredentials(..)) => {
+            "`aws sts get-caller-identity` on this machine says whose credentials are used"
+        }
+        ExportError::Source(SourceError::OtherRegion(..)) => "write that region into the configuration",
+        ExportError::Source(SourceError::NoAnswer(..) | SourceError::Unreachable(..)) => {
+            "see whether this machine reaches that address; a run tries again by itself"
+        }
+        ExportError::Source(SourceError::Forbidden(_)) => "let the user of the worker read it",
+        ExportError::Source(_) | ExportError::NotFound { .. } | ExportError::Several(..) => "check exports[].location",
+        ExportError::Unreadable(..) | ExportError::Manifest(..) => {
+            "check that exports[].location is the folder that AWS writes to, and not a copy of it"
+        }
     }
 }
 
@@ -305,7 +325,10 @@ async fn stripe(config: &Config, books: Option<&Database>, now: Timestamp, check
     };
     match account.meters().await {
         Err(error) => {
-            let act = "check METER_STRIPE__KEY (may it read meters?), stripe.url and the network";
+            let act = match error.kind {
+                CallFailure::Answered => "check METER_STRIPE__KEY: is it of this account, and may it read meters?",
+                _ => "see whether this machine reaches that address",
+            };
             checks.wrong("Stripe", error.to_string(), act);
         }
         Ok((remote, date)) => {

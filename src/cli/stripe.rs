@@ -1,6 +1,5 @@
 //! `meter stripe`: sets up the account, and compares it with the configuration.
 
-use anyhow::anyhow;
 use books::Database;
 use books::stripe::stripe_meter::StripeMeter;
 use clap::Subcommand;
@@ -42,7 +41,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     }
     let open = if matches!(action, Action::Setup { dry_run: false }) { Open::MIGRATED } else { Open::DRY_RUN };
     let books = wiring::open_books(config, open).await?;
-    let (mut remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
+    let (mut remote, _) = account.meters().await.map_err(failure::of_stripe)?;
     match action {
         Action::Check => {}
         Action::Setup { dry_run: true } => {
@@ -52,7 +51,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         }
         Action::Setup { dry_run: false } => remote = set_up(&billing, account, &books, remote, now).await?,
     }
-    let prices = account.prices().await.map_err(|e| anyhow!(e))?;
+    let prices = account.prices().await.map_err(failure::of_stripe)?;
     let known = books.fixed_stripe_meters().await?;
     let objects = AccountObjects { meters: &remote, prices: &prices, known: &known };
     let plans = books.plans().await?;
@@ -101,11 +100,11 @@ async fn set_up(
 ) -> anyhow::Result<Vec<RemoteMeter>> {
     let missing = missing(billing, books, &remote).await?;
     for (name, mapping) in &missing {
-        let id = account.create_meter(mapping).await.map_err(|e| anyhow!(e))?;
+        let id = account.create_meter(mapping).await.map_err(failure::of_stripe)?;
         print::out(&format!("meter {name} made as {}: {id}", mapping.event_name));
     }
     if !missing.is_empty() {
-        (remote, _) = account.meters().await.map_err(|e| anyhow!(e))?;
+        (remote, _) = account.meters().await.map_err(failure::of_stripe)?;
     }
     let known = books.stripe_meters().await?;
     let mut found: Vec<StripeMeter> = find_meters(books, billing, &remote).await.map_err(|f| failure::error(&f))?;

@@ -76,7 +76,7 @@ fn doctor_names_what_is_wrong_and_what_to_do() {
     let place = Workspace::with("[[exports]]\nname = \"main\"\nlocation = \"nowhere\"\n");
     place.run("doctor").ends(1).says(&["WRONG  database: there is none at meter.db", "`meter migrate` makes it"]);
     place.run("migrate").ends(0);
-    place.run("doctor").ends(1).says(&["WRONG  export main", "s3:ListBucket"]);
+    place.run("doctor").ends(1).says(&["WRONG  export main", "there is no such folder", "-> check exports[].location"]);
     let json = place.run("doctor --json").ends(1).json();
     let export = json.as_array().unwrap().iter().find(|c| c["what"] == "export main").unwrap();
     assert_eq!(

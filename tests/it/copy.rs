@@ -131,7 +131,7 @@ fn a_copy_needs_an_empty_target_and_quiet_books() {
     server.require_token("right");
     refused(&format!("copy --to {}", server.url()), 1, &["METER_DATABASE__COPY_TOKEN", "The JWT is invalid"]);
     server.pause();
-    refused(&format!("copy --to {}", server.url()), 1, &["nothing was copied to", "does not answer"]);
+    refused(&format!("copy --to {}", server.url()), 1, &["nothing was copied to", "cannot be reached"]);
 
     let worker = "INSERT INTO workers (id, host, pid, version, kinds, concurrency, state, started_at, seen_at) \
                   VALUES ('here:7:x', 'here', 7, '0', '[]', 1, 'working', 1, ";

@@ -13,6 +13,7 @@ mod chaos;
 mod cli_status;
 mod commands;
 mod conformance;
+mod connection_errors;
 mod conservation;
 mod contract;
 mod copy;

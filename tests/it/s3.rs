@@ -198,6 +198,22 @@ fn a_bucket_is_read_as_a_folder_is() {
     assert!(ran.err.contains("s3://overwritten/"), "{}", ran.err);
     assert_eq!(remote.query(LEDGER), ledger_then);
 
+    // a copy in another bucket than its manifest names
+    let copied = Workspace::new();
+    let month = jiff::Timestamp::now().strftime("%Y-%m").to_string();
+    copied.run(&format!("demo generate bucket --month {month} --rows 100")).ends(0);
+    let folder = copied.path(&format!("bucket/cur/bill/metadata/BILLING_PERIOD={month}"));
+    let manifest = std::fs::read_dir(folder).unwrap().flatten().find(|entry| entry.path().is_file()).unwrap().path();
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("s3://billing/", "s3://original/")).unwrap();
+    server.upload(&python, &copied.path("bucket"), "copied");
+    let said = "it lists files of another bucket, s3://original: the export was copied here, or its location is wrong";
+    let ingest = format!("ingest --month {month}");
+    run(&place("copied", &server.url()), &ingest, key, secret).ends(1).says(&[said]);
+    let doctor = run(&place("copied", &server.url()), "doctor", key, secret);
+    let advice = doctor.out.lines().skip_while(|line| !line.contains(said)).nth(1).unwrap_or_default();
+    assert!(advice.contains("the folder that AWS writes to, and not a copy"), "{}", doctor.out);
+
     // three answers break off in the middle of their body: read again, and the books are whole
     let (port, left) = proxy(server.port, 3);
     let shaky = place("billing", &format!("http://127.0.0.1:{port}"));

@@ -42,7 +42,7 @@ impl HttpClient {
     /// [`BooksError::Open`].
     pub fn new(settings: ClientBuilder) -> Result<Self, BooksError> {
         let failed = |why: String| BooksError::Open("over HTTP".into(), why);
-        let client = settings.connector_layer(layer_fn(Counted)).build().map_err(|e| failed(text(&e)))?;
+        let client = settings.connector_layer(layer_fn(Counted)).build().map_err(|e| failed(cause(&e)))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| failed(e.to_string()))?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
@@ -61,14 +61,20 @@ impl HttpClient {
         request: Request,
         counters: &Arc<Counters>,
     ) -> Result<(StatusCode, Bytes), BooksError> {
-        let client = self.client.clone();
+        let (client, to) = (self.client.clone(), request.url().origin().ascii_serialization());
         let sent = async move {
             let answer = client.execute(request).await?;
             Ok((answer.status(), answer.bytes().await?))
         };
         let mut task = AbortedOnDrop(self.runtime.spawn(COUNTERS.scope(Arc::clone(counters), sent)));
         let done: Result<_, reqwest::Error> = (&mut task.0).await.map_err(|e| BooksError::Network(e.to_string()))?;
-        done.map_err(|e| BooksError::Network(text(&e.without_url())))
+        done.map_err(|e| match (e.is_connect(), cause(&e)) {
+            (true, cause) if e.is_timeout() => {
+                BooksError::NoConnection(format!("no connection to {to} in time ({cause})"))
+            }
+            (true, cause) => BooksError::NoConnection(format!("no connection to {to} ({cause})")),
+            (false, cause) => BooksError::Network(format!("{to}: {cause}")),
+        })
     }
 }
 
@@ -80,10 +86,11 @@ impl<T> Drop for AbortedOnDrop<T> {
     }
 }
 
-/// An error and its causes.
-fn text(error: &reqwest::Error) -> String {
-    let causes = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// The innermost cause of an error, which the others only introduce.
+fn cause(error: &reqwest::Error) -> String {
+    let cause = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source()).last();
+    let cause = cause.map_or(String::new(), ToString::to_string);
+    cause.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// A connector that counts.

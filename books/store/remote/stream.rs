@@ -231,6 +231,10 @@ impl Stream {
         let asked = Instant::now();
         let (status, body) = server.http.send(request, &self.counters).await?;
         self.counters.received(body.len());
+        if status.is_redirection() {
+            let at = at.unwrap_or(&server.url).origin().ascii_serialization();
+            return Err(BooksError::Sql(format!("{at} answers with a redirect ({status}); check database.url")));
+        }
         if status != StatusCode::OK {
             return Err(of_answer(status, &body, asked.elapsed()));
         }

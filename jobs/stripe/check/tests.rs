@@ -143,19 +143,23 @@ fn every_difference_has_its_line() {
                 w.remote.push(RemoteMeter { id: "mtr_2".into(), active: true, ..w.remote[0].clone() });
                 w.prices[0].meter = "mtr_2".into();
             },
-            &[(ACCOUNT, "differs", "sent to meter mtr_1, which is not active, and mtr_2 has its event name now")],
+            &[(ACCOUNT, "differs", "for meter mtr_1, which is not active, and mtr_2 has its event name now")],
         ),
         (
             |w| w.known[0].event_name = "calls".into(),
-            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: usage was sent as `calls` with 1000 units for each")],
+            &[(
+                ACCOUNT,
+                "differs",
+                "stripe.meters.chime_minutes: these books have its events as `calls` with 1000 units for each",
+            )],
         ),
         (
             |w| w.known[0].per_unit = decimal("60"),
-            &[(ACCOUNT, "differs", "usage was sent as `meter_chime` with 60 units for each")],
+            &[(ACCOUNT, "differs", "these books have its events as `meter_chime` with 60 units for each")],
         ),
         (
             |w| w.known[0].meter = "calls".into(),
-            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: usage of `calls` was sent as `meter_chime`")],
+            &[(ACCOUNT, "differs", "stripe.meters.chime_minutes: these books have events of `calls` as `meter_chime`")],
         ),
         // the same number, written differently
         (|w| w.known[0].per_unit = decimal("1000.0"), &[]),
