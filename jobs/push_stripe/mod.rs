@@ -471,7 +471,7 @@ fn add(report: &mut PushReport, tally: SendTally) -> Result<(), Failure> {
             Err(Failure::GiveUp(anyhow!("{why}; nothing is lost: correct METER_STRIPE__KEY and run again")))
         }
         Some(SendStop::Away(why, asked)) if report.accepted == 0 => {
-            let why = anyhow!("Stripe cannot be reached, nothing is lost: {why}");
+            let why = anyhow!("sending stopped, and nothing is lost: {why}");
             Err(asked
                 .map_or_else(|| Failure::Retry(anyhow!("{why}")), |wait| Failure::RetryAfter(wait, anyhow!("{why}"))))
         }

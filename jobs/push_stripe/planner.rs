@@ -163,12 +163,12 @@ impl<'a> Planner<'a> {
     }
 
     fn plan_customer(&mut self, customer: &str, due: &DueCustomer) {
-        self.outcome.customers += 1;
         // usage with a tag that no customer has, or the tag of a removed customer
         if !due.known {
             self.changes.planned.push(due_again(customer, None));
             return;
         }
+        self.outcome.customers += 1;
         // after a change of the subscription the periods' bounds change first
         if !due.settled {
             if due.used_before_first_period {

@@ -55,6 +55,8 @@ impl State {
     }
 }
 
+const NO_URL: &str = "notifications go nowhere: notifications.url is not set";
+
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
@@ -68,7 +70,7 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             } else {
                 print::notifications::table(&notifications, now);
                 if config.notifications.url.is_none() {
-                    print::out("notifications go nowhere: notifications.url is not set");
+                    print::out(NO_URL);
                 }
             }
             Ok(done)
@@ -87,10 +89,13 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             }
             let left: Vec<&String> = ids.iter().filter(|id| !again.contains(id)).collect();
             for id in &left {
-                eprintln!("meter: {id} cannot be sent again: there is no such notification, or it is pending");
+                print::err(format_args!("{id} cannot be sent again: there is no such notification, or it is pending"));
             }
             if again.is_empty() && left.is_empty() {
                 print::out("no notification is dead");
+            }
+            if !again.is_empty() && config.notifications.url.is_none() {
+                print::out(NO_URL);
             }
             Ok(if left.is_empty() { Exit::Ok } else { Exit::Failed })
         }

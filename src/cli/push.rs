@@ -46,6 +46,15 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             print::out("METER_STRIPE__KEY is not set, so nothing is sent; this is what would be");
         }
         print::push::show(&report, config);
+        if dry {
+            let rolled = roll_unless_restored(&context, now, Mode::DryRun).await?;
+            if rolled.customers > 0 {
+                let customers = print::several(rolled.customers, "customer");
+                print::out(&format!(
+                    "note: a push first opens or moves billing periods, for {customers}; usage in those is not in these figures"
+                ));
+            }
+        }
         print::cost(&context.books);
     }
     Ok(if PushStripe::needs_attention(&report) { Exit::NeedsAttention } else { Exit::Ok })

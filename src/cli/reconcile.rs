@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
-use super::{actor, failure};
+use super::{actor, failure, select};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::{self, reconcile as tables};
@@ -46,9 +46,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let context = wiring::context(config, books).await?;
     let books = &context.books;
     if let Some(customer) = &args.customer {
-        if books.customers(None, Some(customer.clone())).await?.is_empty() {
-            return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
-        }
+        select::customer(books, Some(customer.as_str())).await?;
         // an acknowledgement covers what was shown before, and nothing that Stripe is asked for now
         if let (StripeMode::Stripe(_), false) = (&context.billing.mode, args.acknowledge) {
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| failure::error(&f))?;
@@ -101,15 +99,21 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
             rows.iter().filter(|c| c.verdict() != Verdict::Agrees).cloned().collect();
         if !differing.is_empty() {
             differing.sort_by_key(|c| std::cmp::Reverse(c.verdict()));
-            print::out(&format!("\n{} period(s) that are not settled:\n", print::count(differing.len())));
+            print::out("");
+            print::out(&format!("not settled: {}", print::several(differing.len(), "period")));
+            print::out("");
             tables::periods(&differing[..differing.len().min(SHOWN)], &context.billing, now);
+            if differing.len() > SHOWN {
+                let more = print::several(differing.len() - SHOWN, "more period");
+                print::out(&format!("... and {more}; `meter reconcile CUSTOMER` shows those of a customer"));
+            }
         }
         tables::without_period(&without);
     }
     if on_hold {
         print::out("billing is on hold, and no total is compared: `meter restore status`");
     }
-    print::out(tables::conclusion(verdict));
+    print::out(tables::conclusion(verdict, &bills, &rows));
     Ok(done)
 }
 
@@ -132,7 +136,8 @@ async fn acknowledge(
         );
     }
     let rows = seen.into_iter().map(|a| vec![a.period_start.to_string(), a.meter, a.matter.to_string()]).collect();
-    print::out("acknowledged; these alert again when they change:\n");
+    print::out("acknowledged; these alert again when they change:");
+    print::out("");
     print::table(&["period from", "meter", ""], rows);
     print::out("");
     Ok(())

@@ -1,5 +1,6 @@
-//! Which months and exports a command is about.
+//! Which months, exports and customers a command is about.
 
+use books::Database;
 use books::units::calendar::Month;
 use jiff::Timestamp;
 
@@ -33,6 +34,20 @@ pub(super) fn months(
         return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
     }
     Ok(months)
+}
+
+/// Fails if `id` is given and no customer has it.
+pub(super) async fn customer(books: &Database, id: Option<&str>) -> anyhow::Result<()> {
+    let Some(id) = id else { return Ok(()) };
+    match books.customers(None, Some(id.to_owned())).await?.is_empty() {
+        true => Err(no_customer(id).into()),
+        false => Ok(()),
+    }
+}
+
+/// The error for an id that no customer has.
+pub(super) fn no_customer(id: &str) -> BadUsage {
+    BadUsage(format!("there is no customer `{id}`; `meter customer list` shows all"))
 }
 
 /// The names of the exports: all, or the one of `--export`.

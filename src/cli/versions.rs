@@ -28,7 +28,8 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
         return Ok(done);
     }
     if versions.is_empty() {
-        print::out("no version of any bill is booked or on hold");
+        let of = args.month.map_or("any bill".to_owned(), |month| format!("a bill of {month}"));
+        print::out(&format!("no version of {of} is booked or on hold"));
         return Ok(done);
     }
     let rows = versions.iter().map(|v| {

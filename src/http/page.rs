@@ -20,7 +20,7 @@ impl IntoResponse for Page {
     }
 }
 
-/// The page for a database that does not answer.
+/// The page without what could not be read.
 pub(super) fn unavailable(error: &dyn std::fmt::Display) -> Page {
-    Page(StatusCode::SERVICE_UNAVAILABLE, ui::refused(&format!("The database does not answer: {error}")))
+    Page(StatusCode::SERVICE_UNAVAILABLE, ui::refused(&format!("That could not be read: {error}")))
 }

@@ -1,12 +1,14 @@
 //! The report of a push to Stripe, and why amounts are deferred.
 
+use std::collections::BTreeSet;
+
 use books::stripe::no_invoice::{CustomerWithoutInvoice, InvoiceLack};
 use jobs::push_stripe::decide::DeferReason;
 use jobs::push_stripe::{PlannedEvent, PushReport};
 
 use super::out;
 use crate::config::Config;
-use crate::format::count;
+use crate::format::{count, several};
 
 /// Prints what was sent, or would be.
 pub(crate) fn show(report: &PushReport, config: &Config) {
@@ -32,12 +34,19 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
     }
     let n = |n: u64| count(n);
     if report.dry_run {
-        out(&format!("{} event(s) would be sent, for {} customer(s)", n(report.planned), n(report.customers)));
+        // a preview lists every event
+        let customers: BTreeSet<&str> = report.events.iter().map(|event| event.customer.as_str()).collect();
+        let for_whom = if customers.is_empty() {
+            String::new()
+        } else {
+            format!(", for {}", several(customers.len(), "customer"))
+        };
+        out(&format!("{} would be sent{for_whom}", several(report.planned, "event")));
     } else {
         out(&format!(
-            "{} customer(s) checked, {} event(s) planned; {} sent: {} accepted, {} refused, {} unconfirmed, {} to be sent again",
-            n(report.customers),
-            n(report.planned),
+            "{} checked, {} planned; {} sent: {} accepted, {} refused, {} unconfirmed, {} to be sent again",
+            several(report.customers, "customer"),
+            several(report.planned, "event"),
             n(report.attempts),
             n(report.accepted),
             n(report.refused),
@@ -46,7 +55,7 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
         ));
     }
     for (why, amounts) in &report.deferred {
-        out(&format!("deferred: {} amount(s): {}", n(*amounts), reason(*why)));
+        out(&format!("deferred: {}: {}", several(*amounts, "amount"), reason(*why)));
     }
     if let Some(backup_at) = report.on_hold {
         out(&format!(
@@ -55,18 +64,21 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
         ));
     }
     if report.deferred_too_long > 0 {
-        let text = "amount(s) have been deferred for more than 25 days; `meter reconcile` shows them";
-        out(&format!("attention: {} {text}", n(report.deferred_too_long)));
+        let amounts = several(report.deferred_too_long, "amount");
+        out(&format!("attention: deferred for more than 25 days: {amounts}; `meter reconcile` shows them"));
     }
     if report.expired > 0 {
-        out(&format!("{} event(s) came too late for their invoice and were planned again", n(report.expired)));
+        out(&format!("too late for their invoice and planned again: {}", several(report.expired, "event")));
     }
     if !report.missing_meters.is_empty() {
         let names = report.missing_meters.join(", ");
         out(&format!("attention: Stripe has no active meter for {names}; `meter stripe setup` makes them"));
     }
     if report.unknown_plan > 0 {
-        out(&format!("attention: {} customer(s) have an unknown plan", n(report.unknown_plan)));
+        out(&format!(
+            "attention: an unknown plan, for {}: `meter plan list`",
+            several(report.unknown_plan, "customer")
+        ));
     }
     unmapped(report);
     if !report.foreign.is_empty() {
@@ -92,10 +104,7 @@ fn without_invoice(report: &PushReport) {
     if report.without_invoice == 0 {
         return;
     }
-    out(&format!(
-        "{} customer(s) use what their plan bills, and no invoice can take it:",
-        count(report.without_invoice)
-    ));
+    out(&format!("no invoice can take what the plan bills, for {}:", several(report.without_invoice, "customer")));
     let row = |c: &CustomerWithoutInvoice| {
         let lacks = match c.lacks {
             InvoiceLack::StripeId => "no Stripe id",

@@ -179,8 +179,14 @@ pub(crate) fn without_period(rows: &[UsageWithoutPeriod]) {
 }
 
 /// The last line: what can be said about everything that was compared.
-pub(crate) fn conclusion(verdict: Verdict) -> &'static str {
+pub(crate) fn conclusion(verdict: Verdict, bills: &[ComparedBill], rows: &[ComparedPeriod]) -> &'static str {
     match verdict {
+        Verdict::Agrees if bills.is_empty() && rows.is_empty() => {
+            "nothing was compared: no bill is booked, and no billing period begins in these months"
+        }
+        Verdict::Agrees if rows.iter().all(|c| c.read_at.is_none()) => {
+            "AWS bill = ledger = the sum of its parts: every difference is 0; nothing is on an invoice that Stripe could show"
+        }
         Verdict::Agrees => "AWS bill = ledger = the sum of its parts, and Stripe's totals agree: every difference is 0",
         Verdict::NotJudged => "not judged yet: totals of Stripe were not read, or have not stood for a day",
         Verdict::Waiting => "waiting: not everything is at Stripe; the lines above say why",

@@ -78,7 +78,7 @@ fn who_becomes_known_late_is_billed_on_the_open_invoice() {
     fixture.used("bob", "chime_minutes", "300", 1);
     fixture.run("push").says(&["0 sent"]);
     fixture.run("customer add bob --plan pro --stripe-customer-id cus_bob").ends(0);
-    sync_and_push(&fixture).says(&["2 event(s) planned", "carried forward", "2 accepted"]);
+    sync_and_push(&fixture).says(&["2 events planned", "carried forward", "2 accepted"]);
     assert_eq!(fixture.invoiced("bob", "chime_milliminutes"), "1200000", "1,000 of then and 200 of now");
     // usage of before the first known period turns up: older periods are made
     fixture.used("bob", "chime_minutes", "150", 92);

@@ -4,7 +4,7 @@
 
 use crate::support::Workspace;
 use crate::support::billing_fixture::{BillingFixture, DAY, KEY, PLANS, config};
-use fake_stripe::Subscription;
+use fake_stripe::{Fault, Subscription};
 use jiff::Timestamp;
 use testkit::usage::booking;
 
@@ -174,20 +174,26 @@ fn a_mapping_is_fixed_by_the_first_event_and_not_by_the_setup() {
     fixture.run("run sync-stripe full=true").ends(0);
     fixture.run("run roll-periods").ends(0);
     fixture.book("bob", "chime_minutes", "350");
-    fixture.run("push").ends(0).says(&["1 event(s) planned", "1 accepted"]);
+    fixture.run("push").ends(0).says(&["1 event planned", "1 accepted"]);
     assert_eq!(fixture.invoiced("bob", "chime_seconds"), "15000", "250 minutes in seconds");
     // from now on it stays, as for storage it does not
     remap("chime_milliminutes", "1000");
     for line in ["push", "push --dry-run", "stripe setup"] {
-        fixture.run(line).ends(1).says(&["usage was sent as `chime_seconds` with 60 units for each"]);
+        fixture.run(line).ends(1).says(&["these books have its events as `chime_seconds` with 60 units for each"]);
     }
-    fixture.run("stripe check").ends(3).says(&["the account: stripe.meters.chime_minutes: usage was sent as"]);
+    fixture
+        .run("stripe check")
+        .ends(3)
+        .says(&["the account: stripe.meters.chime_minutes: these books have its events as"]);
     // nor can another meter take the event name
     let swapped = config(&fixture.stripe.url())
         .replace("chime_minutes]", "transfer_gb]")
         .replace("chime_milliminutes\"\nper_unit = \"1000\"", "chime_seconds\"\nper_unit = \"60\"");
     write(&fixture.place, "meter.toml", &swapped);
-    fixture.run("push").ends(1).says(&["usage of `chime_minutes` was sent as `chime_seconds`", "another event_name"]);
+    fixture
+        .run("push")
+        .ends(1)
+        .says(&["these books have events of `chime_minutes` as `chime_seconds`", "another event_name"]);
     fixture.run("verify").ends(0);
     fixture.judge();
 }
@@ -220,13 +226,13 @@ fn a_dry_run_of_a_push_ends_as_the_push_would_and_says_who_has_no_invoice() {
         fixture.book(name, "chime_minutes", minutes);
     }
     let ran = fixture.run("push --dry-run").ends(0).says(&[
-        "1 event(s) would be sent",
-        "2 customer(s) use what their plan bills, and no invoice can take it:",
+        "1 event would be sent, for 1 customer",
+        "no invoice can take what the plan bills, for 2 customers:",
         "dan       no Stripe id",
         "eve       no subscription",
         "set customers.stripe_customer_id",
     ]);
-    let list: Vec<&str> = ran.out.lines().skip_while(|line| !line.contains("no invoice can take it")).collect();
+    let list: Vec<&str> = ran.out.lines().skip_while(|line| !line.contains("no invoice can take")).collect();
     assert!(
         list.iter().all(|line| line.chars().count() <= 80 && !line.contains("fay") && !line.contains("ann")),
         "{list:?}"
@@ -263,8 +269,36 @@ fn a_dry_run_of_a_push_ends_as_the_push_would_and_says_who_has_no_invoice() {
     fixture.book("ann", "chime_minutes", "1");
     fixture.run("push").ends(3).says(&["1 refused"]);
     fixture.book("ann", "chime_minutes", "1");
-    both(3, &["deferred: 1 amount(s): Stripe refused an event"]);
+    both(3, &["deferred: 1 amount: Stripe refused an event"]);
     fixture.place.execute("UPDATE customers SET plan = 'gone' WHERE id = 'ann'");
-    both(3, &["1 customer(s) have an unknown plan"]);
+    both(3, &["an unknown plan, for 1 customer"]);
     fixture.judge();
+}
+
+/// Usage under an id that no customer has makes nobody count.
+#[test]
+fn a_push_counts_customers_for_whom_something_is_planned() {
+    let fixture = BillingFixture::open(&["ann", "bob"]);
+    fixture.book("nobody", "storage_gb", "1");
+    let dry = || fixture.run("push --dry-run").ends(0).out;
+    assert!(dry().lines().any(|line| line == "0 events would be sent"), "{}", dry());
+    fixture.book("ann", "storage_gb", "1");
+    assert!(dry().lines().any(|line| line == "1 event would be sent, for 1 customer"), "{}", dry());
+    fixture.run("push").ends(0).says(&["2 customers checked, 1 event planned; 1 sent: 1 accepted"]);
+    fixture.judge();
+}
+
+/// What was planned and never taken is an event of the books, and nothing that was sent.
+#[test]
+fn a_changed_mapping_is_not_said_to_be_that_of_what_was_sent() {
+    let fixture = BillingFixture::open(&["ann"]);
+    fixture.book("ann", "storage_gb", "1");
+    fixture.stripe.world().set_faults(|seen| seen.path.ends_with("meter_events").then_some(Fault::Forbidden));
+    fixture.run("push").ends(1).says(&["nothing is lost"]);
+    fixture.stripe.world().clear_faults();
+    let other =
+        config(&fixture.stripe.url()).replace("storage_mb_months\"\nper_unit = \"1000\"", "storage_mb_months\"");
+    write(&fixture.place, "meter.toml", &other);
+    let ran = fixture.run("stripe check").ends(3).says(&["these books have its events as `storage_mb_months`"]);
+    assert!(!ran.out.contains("was sent"), "{}", ran.out);
 }

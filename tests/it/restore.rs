@@ -169,7 +169,7 @@ impl Drill {
             self.run(again).ends(0).says(&["not on hold"]);
         }
         self.run("push").ends(0);
-        self.run("push").ends(0).says(&["0 event(s) planned"]);
+        self.run("push").ends(0).says(&["0 events planned"]);
         assert_eq!(self.fixture.place.query(OPEN), ["0"]);
         for name in &self.names {
             let target = self.targets[name];
@@ -261,7 +261,7 @@ fn a_plain_copy_is_restored_when_somebody_says_so() {
     for command in ["restore import-totals", "restore finish"] {
         drill.fixture.place.run(command).ends(2).says(&["METER_STRIPE__KEY is not set"]);
     }
-    drill.fixture.place.run("push").ends(0).says(&["event(s) would be sent"]);
+    drill.fixture.place.run("push").ends(0).says(&["would be sent"]);
     // once more, when it is half done: the earlier instant counts, and everything is done anew
     drill.run("restore import-totals").ends(0);
     assert!(drill.imported() > 0);
