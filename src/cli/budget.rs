@@ -7,6 +7,7 @@ use books::units::money::Currency;
 use clap::Subcommand;
 use jiff::Timestamp;
 
+use super::select;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
@@ -95,6 +96,9 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         }
         Action::History { customer, json } => {
             let budgets = books.budget_history(&customer).await?;
+            if budgets.is_empty() {
+                select::customer(&books, Some(&customer)).await?;
+            }
             if json { print::json(&budgets)? } else { print::budgets::history(&budgets) }
         }
     }
@@ -112,13 +116,14 @@ fn known(config: &Config, meter: Option<String>) -> Result<String, BadUsage> {
 }
 
 async fn own_currency(books: &Database, customer: &str) -> anyhow::Result<Currency> {
-    Ok(books.currency_of(customer).await?.currency)
+    Ok(books.currency_of(customer).await.map_err(refused)?.currency)
 }
 
-/// A currency or an amount that the plan does not allow is bad usage.
+/// A customer that does not exist is bad usage, and so is a currency or an amount that the plan
+/// does not allow.
 fn refused(error: BudgetError) -> anyhow::Error {
     match error {
-        BudgetError::Currency { .. } | BudgetError::Amount | BudgetError::Fraction(..) => {
+        BudgetError::NoCustomer(_) | BudgetError::Currency { .. } | BudgetError::Amount | BudgetError::Fraction(..) => {
             BadUsage(error.to_string()).into()
         }
         other => other.into(),

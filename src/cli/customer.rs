@@ -7,6 +7,7 @@ use books::customers::customer::{Customer, CustomerError, NewCustomer};
 use clap::Subcommand;
 use jiff::Timestamp;
 
+use super::select;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -93,7 +94,7 @@ async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Resu
 async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let found = books.customers(None, Some(customer.to_owned())).await?;
-    let [one] = &found[..] else { anyhow::bail!("there is no customer `{customer}`; `meter customer list` shows all") };
+    let [one] = &found[..] else { return Err(select::no_customer(customer).into()) };
     let budgets = books.budgets(customer).await?;
     let decided = books.entitlements(Some(customer.to_owned())).await?;
     if json {

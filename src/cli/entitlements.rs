@@ -4,6 +4,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::select;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -31,6 +32,7 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    select::customer(&books, args.customer.as_deref()).await?;
     let mut decided = books.entitlements(args.customer).await?;
     decided.retain(|e| !args.blocked || !e.allowed);
     if args.json {

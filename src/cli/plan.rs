@@ -132,7 +132,7 @@ async fn list(config: &Config, plan: Option<&str>, json: bool, now: Timestamp) -
     let all = books.plans().await?;
     let chosen: Vec<&Plan> = all.iter().filter(|p| plan.is_none_or(|name| p.name == name)).collect();
     if let (Some(name), true) = (plan, chosen.is_empty()) {
-        anyhow::bail!("there is no plan `{name}`; there are: {}", all.names().join(", "));
+        return Err(BadUsage(format!("there is no plan `{name}`; there are: {}", all.names().join(", "))).into());
     }
     if json {
         print::json(&chosen)?;

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -11,6 +12,7 @@ use crate::exit::Exit;
 use crate::format::{cost_of, report_summary};
 use crate::print;
 use crate::queue::{Enqueued, JobFilter, JobRow, JobState, NewJob, Queue, WorkerRow};
+use crate::visible;
 use crate::wiring::{self, Open};
 
 const POLL: Duration = Duration::from_millis(200);
@@ -18,10 +20,13 @@ const POLL: Duration = Duration::from_millis(200);
 const REMOTE_POLL: Duration = Duration::from_secs(1);
 /// After this time without a running worker, a message says that none runs.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// After this time without one nobody waits any longer.
+const WITHOUT_WORKER: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct SubmitArgs {
-    /// Wait until the jobs are finished; the exit code is that of the worst one
+    /// Wait until the jobs are finished, or no worker has run for a minute; the exit code is that
+    /// of the worst one
     #[arg(long)]
     wait: bool,
     /// Print as JSON
@@ -36,12 +41,12 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
     let count = u32::try_from(enqueued.len())?;
     let bar = bar(enqueued.len());
     let poll = if queue.database().is_local() { POLL } else { REMOTE_POLL };
-    let mut waited = Duration::ZERO;
+    let (mut waited, mut alone) = (Duration::ZERO, Duration::ZERO);
     let mut rows = loop {
         let rows = match queue.list(&filter, count).await {
             Ok(rows) => rows,
             Err(error) if error.is_retryable() => {
-                eprintln!("meter: still waiting: {error}");
+                print::err(format_args!("still waiting: {error}"));
                 tokio::time::sleep(PATIENCE).await;
                 continue;
             }
@@ -51,16 +56,23 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         if let Some(bar) = &bar {
             bar.set_position(u64::try_from(finished)?);
             let running: Vec<String> = rows.iter().filter(|r| !r.state.is_final()).map(line).collect();
-            bar.set_message(running.join(", "));
+            bar.set_message(visible::line(&running.join(", ")).into_owned());
         }
         if finished == rows.len() {
             break rows;
         }
         tokio::time::sleep(poll).await;
         waited += poll;
+        if waited < PATIENCE {
+            continue;
+        }
+        waited = Duration::ZERO;
         let alive = |w: &WorkerRow| w.state == "working" && queue.now().duration_since(w.seen_at).as_secs() < 60;
-        if waited == PATIENCE && !queue.workers().await?.iter().any(alive) {
-            eprintln!("meter: no worker is running; start one with `meter work`. Still waiting.");
+        alone = if queue.workers().await?.iter().any(alive) { Duration::ZERO } else { alone + PATIENCE };
+        if alone == PATIENCE {
+            print::err("no worker is running; start one with `meter work`. Still waiting.");
+        } else if alone >= WITHOUT_WORKER {
+            bail!("no worker has run for {} s; the jobs stay in the queue, for `meter work`", alone.as_secs());
         }
     };
     if let Some(bar) = bar {
@@ -73,7 +85,7 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         rows.iter().for_each(|row| print::out(&line(row)));
     }
     if rows.len() < enqueued.len() {
-        eprintln!("meter: {} of the jobs were removed while they were waited for", enqueued.len() - rows.len());
+        print::err(format_args!("{} of the jobs were removed while they were waited for", enqueued.len() - rows.len()));
     }
     let failed = rows.len() < enqueued.len() || rows.iter().any(|r| r.state != JobState::Done);
     let attention = rows.iter().any(|r| r.attention);

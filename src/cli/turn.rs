@@ -4,6 +4,7 @@ use books::customers::periods::TurnPeriod;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::select;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -20,15 +21,17 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    select::customer(&books, args.customer.as_deref()).await?;
     let periods = books.turn_periods(args.customer.clone(), now).await?;
     if args.json {
         print::json(&periods)?;
         return Ok(Exit::Ok);
     }
     if periods.is_empty() {
-        let why =
-            args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
-        print::out(&format!("{why}; `meter customer list` shows all"));
+        let of = args.customer.map_or(String::new(), |c| format!(" of `{c}`"));
+        print::out(&format!(
+            "there is no period{of} in which TURN credentials are counted; `meter run roll-periods` opens them"
+        ));
         return Ok(Exit::Ok);
     }
     print::table(

@@ -5,6 +5,7 @@ use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::select;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -27,6 +28,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();
     let usage = books.usage(month, args.customer.clone()).await?;
+    if usage.is_empty() {
+        // usage may have an id that no customer has
+        select::customer(&books, args.customer.as_deref()).await?;
+    }
     if args.json {
         print::json(&usage)?;
         return Ok(Exit::Ok);

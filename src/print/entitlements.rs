@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::out;
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::format::{money, quantity, span};
 
 fn limit(limit: Option<Quantity>) -> String {
@@ -68,12 +68,16 @@ pub(crate) async fn explain(
     let decided = books.entitlements(Some(customer.to_owned())).await?;
     let Some(e) = decided.iter().find(|e| e.meter == meter) else {
         if books.customers(None, Some(customer.to_owned())).await?.is_empty() {
-            bail!("there is no customer `{customer}`, so everything is refused; usage under that id is kept");
+            let why =
+                format!("there is no customer `{customer}`, so everything is refused; usage under that id is kept");
+            return Err(BadUsage(why).into());
         }
         let names: Vec<&str> = decided.iter().map(|e| e.meter.as_str()).collect();
         match names.is_empty() {
             true => bail!("nothing was decided for {customer} yet; `meter run enforce-budgets` does"),
-            false => bail!("there is no meter `{meter}`; there are: {}", names.join(", ")),
+            false => {
+                return Err(BadUsage(format!("there is no meter `{meter}`; there are: {}", names.join(", "))).into());
+            }
         }
     };
     let plans = books.plans().await?;

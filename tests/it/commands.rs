@@ -2,9 +2,13 @@
 //! it.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use clap::{Arg, Command, CommandFactory};
+use nix::sys::signal::Signal;
 
+use crate::support::Workspace;
+use crate::support::served::Served;
 use crate::tidy::{read, root};
 
 /// Set, the test writes the page instead of comparing it.
@@ -101,13 +105,53 @@ fn page() -> String {
         "Made from the command line's own definition: `METER_TEST_WRITE_DOCS=1 cargo test -p meter --test it commands` \
          writes this page, and a test compares it. `meter COMMAND --help` says the same.",
     ));
-    page.push_str(&wrapped(&sentence(command.get_after_help())));
+    page.push_str("| exit code | meaning |\n|---|---|\n");
+    for (code, meaning) in meter::cli::EXIT_TABLE {
+        let _ = writeln!(page, "| {code} | {meaning} |");
+    }
+    page.push('\n');
     page.push_str("These arguments go with every command:\n\n");
     table(&mut page, &arguments(&command, true));
     for below in command.get_subcommands().filter(|c| c.get_name() != "help" && !c.is_hide_set()) {
         section(&mut page, &format!("meter {}", below.get_name()), below);
     }
     page.trim_end().to_owned() + "\n"
+}
+
+#[test]
+fn who_waits_for_a_job_that_no_worker_runs_is_not_left_waiting() {
+    let place = Workspace::new();
+    let ran = place.run("enqueue probe name=alone --wait").ends(1);
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert!(lines[0].contains("no worker is running; start one with `meter work`"), "{}", ran.err);
+    assert!(lines[1].contains("no worker has run for 60 s; the jobs stay in the queue"), "{}", ran.err);
+    assert_eq!(place.query("SELECT state FROM jobs"), ["pending"]);
+}
+
+/// Each code of the table, from the binary.
+#[test]
+fn the_table_of_exit_codes_is_what_commands_end_with() {
+    let place = Workspace::new();
+    place.run("usage").ends(1);
+    place.run("migrate").ends(0);
+    place.run("ingest --nonsense").ends(2);
+    place.run("usage nobody").ends(2);
+    place.run("verify").ends(0);
+    place.execute("INSERT INTO customers (id) VALUES ('ann'); UPDATE turn_periods SET used = 500");
+    place.run("run enforce-budgets").ends(0);
+    place.execute("UPDATE notifications SET give_up_at = unixepoch() - 1");
+    place.run("run deliver-notifications").ends(0);
+    place.run("notifications list").ends(3);
+    std::fs::write(place.path("bad.toml"), "nonsense = 1\n").unwrap();
+    place.run("--config bad.toml usage").ends(2);
+    place.run("enqueue probe name=long millis=60000").ends(0);
+    let worker = Served::start(place.folder.path(), "--no-schedule", &[]);
+    worker.until("/metrics", |a| a.body.contains("meter_jobs{kind=\"probe\",state=\"running\"} 1"));
+    worker.signal(Signal::SIGTERM);
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(worker.stop(), 130);
+    let codes = meter::cli::EXIT_TABLE.map(|(code, _)| code);
+    assert_eq!(codes, [0, 1, 2, 3, 130], "each is seen above");
 }
 
 #[test]
