@@ -188,7 +188,8 @@ pub async fn months(c: &Connection, now: Timestamp) -> Result<Months, BooksError
                 version: row.get(6)?,
                 manifest_digest: row.get(7)?,
                 delivered_at: parse(&row, 8)?,
-                decided_at: parse(&row, 9)?,
+                // it only says whether a look is newer
+                decided_at: parse(&row, 9).unwrap_or_default(),
             };
             of.known.insert(parse(&row, 2)?, known);
         }
