@@ -41,7 +41,7 @@ impl Growing {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Texts(texts) => texts.bytes,
-            Self::Maps(Maps { rows, keys, values, .. }) => rows.bytes + keys.bytes + values.bytes,
+            Self::Maps(maps) => maps.rows.bytes + maps.keys.bytes + maps.values.bytes,
         }
     }
 

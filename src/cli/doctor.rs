@@ -317,6 +317,7 @@ fn remedy(error: &ExportError) -> &'static str {
         }
         ExportError::Source(SourceError::Forbidden(_)) => "let the user of the worker read it",
         ExportError::Source(_) | ExportError::NotFound { .. } | ExportError::Several(..) => "check exports[].location",
+        ExportError::NoFiles(_) => "nothing; if it stays so for a day, look at the export in the Billing console",
         ExportError::Unreadable(..) | ExportError::Manifest(..) => {
             "check that exports[].location is the folder that AWS writes to, and not a copy of it"
         }

@@ -96,7 +96,7 @@ static SETTINGS: LazyLock<ReadSettings> = LazyLock::new(|| {
         factor: "1".parse().unwrap(),
     };
     let mut settings = ReadSettings::new(Rules {
-        tag_key: "chitchatter-customer-id".into(),
+        tag_keys: vec!["chitchatter-customer-id".into()],
         meters: vec![meter],
         ignore: vec![],
         watched: vec![Pattern::product("AmazonChime*").unwrap()],
