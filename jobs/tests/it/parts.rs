@@ -184,7 +184,7 @@ async fn faulty_lines_of_parts_are_those_of_the_bill() {
         // the parts are kept for it, and no file is read again
         let report = accept(V1).run(context, now()).await.unwrap();
         assert_eq!(report.outcome, IngestOutcome::Applied);
-        assert_eq!(report.meters[0].totals.unattributed.to_string(), "198.125");
+        assert_eq!(report.meters[0].totals.unattributed.to_string(), "251");
         world.sound().await;
     }
     assert_eq!(whole.ledger().await, parted.ledger().await);
