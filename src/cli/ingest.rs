@@ -108,7 +108,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 /// Export, month and whole name of the version that begins with `prefix`: one on hold, or the one
 /// that is booked already, which changes nothing.
 fn on_hold(versions: &[VersionRow], prefix: &str, exports: &[String]) -> anyhow::Result<(String, Month, String)> {
-    let own = || versions.iter().filter(|v| exports.contains(&v.export));
+    let own = || versions.iter().filter(move |v| exports.contains(&v.export));
     let held = || own().filter(|v| v.state == "on_hold");
     let named = |v: &&VersionRow| prefix.len() >= hold::VERSION_PREFIX && v.version.starts_with(prefix);
     let booked = own().find(|v| v.current && named(v)).filter(|_| !held().any(|v| named(&v)));

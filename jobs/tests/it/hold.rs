@@ -304,7 +304,7 @@ async fn an_acceptance_is_about_what_was_looked_at() {
     world.sound().await;
 }
 
-/// A standing decision of the configuration needs no person, and what it lets through is stored.
+/// A decision of the configuration needs no person, and what it lets through is stored.
 #[tokio::test]
 async fn the_configuration_may_let_faulty_lines_through() {
     let mut world = IngestFixture::new().await;
