@@ -14,11 +14,11 @@ const TAG_BYTES: usize = 1024;
 
 /// The tags that lines of a bill can have.
 #[derive(Clone, Debug, Default)]
-pub(in crate::ingest_cur) struct TagsSeen(pub(super) BTreeSet<String>);
+pub(crate) struct TagsSeen(pub(super) BTreeSet<String>);
 
 impl TagsSeen {
     /// Notes tags, as [`TagName::written`] has them.
-    pub(in crate::ingest_cur) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
+    pub(crate) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
         for tag in tags.into_iter().filter(|tag| (1..=TAG_BYTES).contains(&tag.len())) {
             if !self.0.contains(tag) {
                 self.0.insert(tag.clone());
