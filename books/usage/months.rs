@@ -187,8 +187,8 @@ pub async fn months(c: &Connection, now: Timestamp) -> Result<Months, BooksError
                 export: row.get(5)?,
                 version: row.get(6)?,
                 manifest_digest: row.get(7)?,
-                delivered_at: parse(&row, 8)?,
-                // it only says whether a look is newer
+                // an instant that cannot be read is old, so the month is read again
+                delivered_at: parse(&row, 8).unwrap_or_default(),
                 decided_at: parse(&row, 9).unwrap_or_default(),
             };
             of.known.insert(parse(&row, 2)?, known);

@@ -52,8 +52,7 @@ use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 needs attention.";
 
 /// What a command can end with, for docs/commands.md.
 pub const EXIT_TABLE: [(u8, &str); 5] = [
