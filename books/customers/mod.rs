@@ -11,6 +11,7 @@
 pub mod billing_period;
 pub mod by_hand;
 pub mod customer;
+pub mod known;
 pub mod living_item;
 pub mod periods;
 pub mod subscription;

@@ -7,6 +7,7 @@ use books::units::money::Currency;
 use clap::Subcommand;
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
@@ -62,6 +63,13 @@ pub(crate) enum Action {
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    match &action {
+        Action::Set { customer, .. } | Action::Remove { customer, .. } | Action::Show { customer, .. } => {
+            known_customer::require(&books, customer).await?;
+        }
+        // the history outlives the customer
+        Action::History { .. } => {}
+    }
     match action {
         Action::Set { customer, amount, meter, currency, by } => {
             let meter = known(config, meter)?;
@@ -89,12 +97,14 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             print::out(&format!("{customer}: the budget is taken away, from the next enforcement on"));
         }
         Action::Show { customer, json } => {
-            own_currency(&books, &customer).await?;
             let budgets = books.budgets(&customer).await?;
             if json { print::json(&budgets)? } else { print::budgets::current(&budgets) }
         }
         Action::History { customer, json } => {
             let budgets = books.budget_history(&customer).await?;
+            if budgets.is_empty() {
+                known_customer::require(&books, &customer).await?;
+            }
             if json { print::json(&budgets)? } else { print::budgets::history(&budgets) }
         }
     }

@@ -7,6 +7,7 @@ use books::customers::customer::{Customer, CustomerError, NewCustomer};
 use clap::Subcommand;
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -92,8 +93,9 @@ async fn list(config: &Config, plan: Option<String>, json: bool) -> anyhow::Resu
 
 async fn show(config: &Config, customer: &str, json: bool, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    known_customer::require(&books, customer).await?;
     let found = books.customers(None, Some(customer.to_owned())).await?;
-    let [one] = &found[..] else { anyhow::bail!("there is no customer `{customer}`; `meter customer list` shows all") };
+    let [one] = &found[..] else { anyhow::bail!("the customer `{customer}` was removed just now") };
     let budgets = books.budgets(customer).await?;
     let decided = books.entitlements(Some(customer.to_owned())).await?;
     if json {

@@ -4,6 +4,7 @@
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -31,6 +32,9 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    if let Some(customer) = &args.customer {
+        known_customer::require(&books, customer).await?;
+    }
     let mut decided = books.entitlements(args.customer).await?;
     decided.retain(|e| !args.blocked || !e.allowed);
     if args.json {
@@ -43,5 +47,6 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 
 pub(crate) async fn explain(args: ExplainArgs, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
+    known_customer::require(&books, &args.customer).await?;
     print::entitlements::explain(&books, &args.customer, &args.meter, config, now).await
 }

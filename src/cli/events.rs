@@ -5,7 +5,7 @@ use books::stripe::meter_event::{EventInvoice, EventState, ManualAction, MeterEv
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use jiff::Timestamp;
 
-use super::actor;
+use super::{actor, known_customer};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::format::ago;
@@ -83,7 +83,10 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
         Action::List { state, customer, limit, json } => {
-            let events = books.meter_events(state.map(Which::state), customer, limit).await?;
+            let events = books.meter_events(state.map(Which::state), customer.clone(), limit).await?;
+            if let Some(customer) = customer.filter(|_| events.is_empty()) {
+                known_customer::require_or_usage(&books, &customer).await?;
+            }
             let refused = books.meter_events(Some(EventState::Refused), None, 1).await?;
             if json {
                 print::json(&events)?;

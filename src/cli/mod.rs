@@ -15,6 +15,7 @@ mod events;
 mod failure;
 mod health;
 mod ingest;
+mod known_customer;
 mod notifications;
 mod payload;
 mod plan;

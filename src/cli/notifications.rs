@@ -3,6 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -59,7 +60,11 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
     let books = wiring::open_books(config, Open::EXISTING).await?;
     match action {
         Action::List { state, customer, limit, json } => {
-            let notifications = books.notifications(state.map(|s| s.name().to_owned()), customer, limit).await?;
+            let state = state.map(|s| s.name().to_owned());
+            let notifications = books.notifications(state, customer.clone(), limit).await?;
+            if let Some(customer) = customer.filter(|_| notifications.is_empty()) {
+                known_customer::require_or_usage(&books, &customer).await?;
+            }
             // whatever is shown
             let dead = books.notifications(Some("dead".to_owned()), None, 1).await?;
             let done = if dead.is_empty() { Exit::Ok } else { Exit::NeedsAttention };

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jobs::reconcile_stripe::reconcile;
 use jobs::stripe::StripeMode;
 
-use super::{actor, failure};
+use super::{actor, failure, known_customer};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print::{self, reconcile as tables};
@@ -46,9 +46,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let context = wiring::context(config, books).await?;
     let books = &context.books;
     if let Some(customer) = &args.customer {
-        if books.customers(None, Some(customer.clone())).await?.is_empty() {
-            return Err(BadUsage(format!("there is no customer `{customer}`; `meter customer list` shows all")).into());
-        }
+        known_customer::require(books, customer).await?;
         // an acknowledgement covers what was shown before, and nothing that Stripe is asked for now
         if let (StripeMode::Stripe(_), false) = (&context.billing.mode, args.acknowledge) {
             reconcile(&context, now, Some(customer.clone())).await.map_err(|f| failure::error(&f))?;

@@ -12,6 +12,7 @@ use books::usage::ledger::Usage;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
@@ -72,10 +73,8 @@ async fn report(
 ) -> anyhow::Result<UsageReport> {
     let units = config.units();
     let usage = books.usage(month, customer.clone()).await?;
-    if let Some(id) = customer.as_ref().filter(|_| usage.is_empty())
-        && books.customers(None, Some(id.clone())).await?.is_empty()
-    {
-        return Err(BadUsage(format!("no customer `{id}` is known, and nothing was used under that id")).into());
+    if let Some(id) = customer.as_ref().filter(|_| usage.is_empty()) {
+        known_customer::require_or_usage(books, id).await?;
     }
     let mut by_meter: BTreeMap<&str, Vec<&Usage>> = config.meters.iter().map(|m| (m.name.as_str(), vec![])).collect();
     for of in &usage {

@@ -19,7 +19,7 @@ use jobs::roll_periods::roll;
 use jobs::stripe::StripeMode;
 use jobs::sync_stripe::{SyncScope, sync};
 
-use super::{actor, failure, progress};
+use super::{actor, failure, known_customer, progress};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::print;
@@ -191,6 +191,9 @@ async fn read_bill(export: &str, month: Month, context: &Context, now: Timestamp
 }
 
 async fn finish(args: Finish, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
+    for customer in &args.without {
+        known_customer::require_or_usage(&context.books, customer).await?;
+    }
     require_key(context)?;
     // who became known meanwhile must not be billed what the lost books had sent
     read_subscriptions(context, now).await?;

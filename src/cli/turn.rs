@@ -4,6 +4,7 @@ use books::customers::periods::TurnPeriod;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -21,14 +22,15 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let books = wiring::open_books(config, Open::EXISTING).await?;
     let periods = books.turn_periods(args.customer.clone(), now).await?;
+    if let Some(customer) = args.customer.as_ref().filter(|_| periods.is_empty()) {
+        known_customer::require(&books, customer).await?;
+    }
     if args.json {
         print::json(&periods)?;
         return Ok(Exit::Ok);
     }
     if periods.is_empty() {
-        let why =
-            args.customer.map(|c| format!("there is no customer `{c}`")).unwrap_or("there are no customers".into());
-        print::out(&format!("{why}; `meter customer list` shows all"));
+        print::out("there are no periods of TURN credentials; `meter run roll-periods` makes those of each customer");
         return Ok(Exit::Ok);
     }
     print::table(

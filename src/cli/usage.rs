@@ -5,6 +5,7 @@ use books::units::quantity::Quantity;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
+use super::known_customer;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
@@ -27,6 +28,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();
     let usage = books.usage(month, args.customer.clone()).await?;
+    if let Some(customer) = args.customer.as_ref().filter(|_| usage.is_empty()) {
+        known_customer::require_or_usage(&books, customer).await?;
+    }
     if args.json {
         print::json(&usage)?;
         return Ok(Exit::Ok);

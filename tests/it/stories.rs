@@ -120,7 +120,8 @@ fn usage_is_shown_by_customer_and_by_day() {
     let customer = first["customer"].as_str().unwrap();
     assert_eq!(first["known"], false);
     place.run(&format!("usage {customer} {OCTOBER}")).ends(0).says(&["2026-10-01", "total"]);
-    place.run("usage nobody").ends(0).says(&["nothing is booked"]);
+    place.run(&format!("usage {customer} --month 2026-09")).ends(0).says(&["nothing is booked in 2026-09"]);
+    place.run("usage nobody").ends(1).says(&["there is no customer `nobody`"]);
 }
 
 #[test]
