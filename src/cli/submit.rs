@@ -1,10 +1,12 @@
 //! Enqueues jobs, and waits for them with a bar: what `meter enqueue` and `meter backfill` do last.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::SignedDuration;
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -16,14 +18,20 @@ use crate::wiring::{self, Open};
 const POLL: Duration = Duration::from_millis(200);
 /// Each look at a remote database is a request.
 const REMOTE_POLL: Duration = Duration::from_secs(1);
-/// After this time without a running worker, a message says that none runs.
+/// How often it is asked whether a worker runs, and the pause after a failed look.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A worker that has been silent for so long does not run.
+const SILENT: SignedDuration = SignedDuration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(super) struct SubmitArgs {
     /// Wait until the jobs are finished; the exit code is that of the worst one
     #[arg(long)]
     wait: bool,
+    /// Give up waiting after so long without a running worker that takes the jobs, which stay in
+    /// the queue; 0: never. The exit code is then 1
+    #[arg(long, value_name = "SECONDS", requires = "wait", default_value_t = 60)]
+    timeout: u64,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -31,12 +39,15 @@ pub(super) struct SubmitArgs {
 
 /// Waits until all jobs are finished, retries included; ends with the worst of their results.
 /// Interrupting it does not affect the jobs.
+///
+/// # Errors
+/// When no worker that takes the jobs runs for `--timeout`.
 async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> anyhow::Result<Exit> {
     let filter = JobFilter { ids: enqueued.iter().map(|e| e.id.clone()).collect(), ..JobFilter::default() };
     let count = u32::try_from(enqueued.len())?;
     let bar = bar(enqueued.len());
     let poll = if queue.database().is_local() { POLL } else { REMOTE_POLL };
-    let mut waited = Duration::ZERO;
+    let (mut next_look, mut alone_since) = (Instant::now(), None);
     let mut rows = loop {
         let rows = match queue.list(&filter, count).await {
             Ok(rows) => rows,
@@ -56,12 +67,29 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         if finished == rows.len() {
             break rows;
         }
-        tokio::time::sleep(poll).await;
-        waited += poll;
-        let alive = |w: &WorkerRow| w.state == "working" && queue.now().duration_since(w.seen_at).as_secs() < 60;
-        if waited == PATIENCE && !queue.workers().await?.iter().any(alive) {
-            eprintln!("meter: no worker is running; start one with `meter work`. Still waiting.");
+        let patience = Duration::from_secs(args.timeout);
+        let expired = args.timeout > 0 && alone_since.is_some_and(|since: Instant| since.elapsed() >= patience);
+        if next_look <= Instant::now() || expired {
+            next_look = Instant::now() + PATIENCE;
+            match without_worker(queue, &rows).await? {
+                None => alone_since = None,
+                Some(why) if expired => bail!(
+                    "{why} for {} s; the jobs stay in the queue: start a worker with `meter work`, and see \
+                     `meter jobs list`",
+                    args.timeout
+                ),
+                Some(why) if alone_since.is_none() => {
+                    alone_since = Some(Instant::now());
+                    let until = match args.timeout {
+                        0 => "waiting until one does".to_owned(),
+                        seconds => format!("waiting {seconds} s for one"),
+                    };
+                    eprintln!("meter: {why}; start one with `meter work`; {until}");
+                }
+                Some(_) => {}
+            }
         }
+        tokio::time::sleep(poll).await;
     };
     if let Some(bar) = bar {
         bar.finish_and_clear();
@@ -82,6 +110,27 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
         (false, true) => Exit::NeedsAttention,
         (false, false) => Exit::Ok,
     })
+}
+
+/// Why no running worker can take one of the jobs that are not finished; none when one can, or when
+/// the look failed.
+async fn without_worker(queue: &Queue, rows: &[JobRow]) -> anyhow::Result<Option<String>> {
+    let workers = match queue.workers().await {
+        Ok(workers) => workers,
+        Err(error) if error.is_retryable() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let alive = |w: &&WorkerRow| w.state == "working" && queue.now().duration_since(w.seen_at) < SILENT;
+    let alive: Vec<&WorkerRow> = workers.iter().filter(alive).collect();
+    let mut open = rows.iter().filter(|row| !row.state.is_final() && row.state != JobState::Running).peekable();
+    if open.peek().is_none() {
+        return Ok(None);
+    }
+    if alive.is_empty() {
+        return Ok(Some("no worker is running".to_owned()));
+    }
+    let taken = |row: &&JobRow| alive.iter().any(|w| w.kinds.contains(&row.kind));
+    Ok(open.find(|row| !taken(row)).map(|row| format!("no running worker takes jobs of {}", row.kind)))
 }
 
 fn bar(jobs: usize) -> Option<ProgressBar> {
