@@ -5,7 +5,7 @@
 //! an invoice:
 //!
 //! 1. [`ingest_cur`] reads a bill of AWS and books what it changes; `ingest_part` reads one part
-//!    of a large bill for it.
+//!    of a large bill for it, `check_months` looks whether AWS changed months that are over.
 //! 2. [`roll_counters`] moves the customers' counters into the new month, [`roll_periods`] closes
 //!    billing periods and opens the next.
 //! 3. [`enforce_budgets`] decides what each customer may go on using;
@@ -40,9 +40,10 @@ pub mod verify_books;
 use job::Job;
 
 /// The names of all kinds of jobs.
-pub const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 12] = [
     ingest_cur::IngestCur::KIND,
     ingest_cur::IngestPart::KIND,
+    ingest_cur::CheckMonths::KIND,
     roll_counters::RollCounters::KIND,
     roll_periods::RollPeriods::KIND,
     enforce_budgets::EnforceBudgets::KIND,

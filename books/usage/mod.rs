@@ -12,4 +12,5 @@ pub mod bill;
 pub mod booking;
 pub mod ledger;
 pub mod meter;
+pub mod months;
 pub mod partial_reads;

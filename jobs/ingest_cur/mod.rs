@@ -19,6 +19,7 @@ mod discover;
 pub mod export;
 mod failure;
 mod guard;
+mod months;
 mod object_reader;
 pub mod parquet_file;
 mod parts;
@@ -36,6 +37,7 @@ use self::delivery::{Delivery, Reading, already_booked, check_account, find_expo
 pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
 pub use self::guard::{Restatement, Scope};
+pub use self::months::{CheckMonths, CheckMonthsReport, look};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange};
 use crate::context::{Context, Export, HoldPolicy};

@@ -46,7 +46,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let Action::Ingest(args) = action;
-    let months = select::months(None, Some(args.from), args.to, 0, now)?;
+    let months = select::months(None, Some(args.from), args.to, now)?.unwrap_or_default();
     let mut jobs = vec![];
     for export in select::exports(config, args.export.as_deref())? {
         for month in &months {

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use books::audit::stats::TaggedLines;
 use books::units::calendar::Month;
+use books::usage::months::{Found, Months, PayerMonths};
 use books::{BooksError, Database, newest_schema_version};
 use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
+use jobs::context::Export;
 use jobs::ingest_cur::export::{find, newest};
+use jobs::ingest_cur::look;
 use jobs::stripe::check::{AccountObjects, CheckLine, check, check_unbilled};
 use jobs::stripe::preconditions::check_clock;
 use jobs::stripe::{BillingSettings, RemoteMeter, StripeAccount, StripeMode};
@@ -16,7 +19,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::format::{ago, span};
-use crate::health::{BILL_STALE, LITTLE_SPACE};
+use crate::health::{BILL_STALE, LITTLE_SPACE, gaps};
 use crate::print;
 use crate::{http, wiring};
 
@@ -208,7 +211,11 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
         Err(error) => return checks.wrong("bills", format!("{error:#}"), "mend the configuration of exports"),
     };
     let month = Month::of(now);
-    for (name, export) in exports {
+    let months = match books {
+        Some(books) => books.months(now).await.unwrap_or_default(),
+        None => Months::new(),
+    };
+    for (name, export) in &exports {
         let what = format!("export {name}");
         let source = export.source.as_ref();
         let read = async {
@@ -245,7 +252,12 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             Err(error) => {
                 let act = "check exports[].location, and s3:ListBucket and s3:GetObject of the credentials";
                 checks.wrong(&what, format!("{error:#}"), act);
+                continue;
             }
+        }
+        if let Some(of) = months.get(&export.payer) {
+            let closed = of.closed(now, config.lookback_months);
+            past_months((name, export), of, closed, now, checks).await;
         }
     }
     let Some(books) = books else { return };
@@ -272,6 +284,34 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
             }
         }
         Err(error) => checks.wrong("tag", error.to_string(), "meter verify"),
+    }
+}
+
+/// Compares the manifests of months that are over, and that no reading looks at, with what is
+/// booked of them.
+async fn past_months(
+    (name, export): (&str, &Export),
+    of: &PayerMonths,
+    closed: Vec<Month>,
+    now: Timestamp,
+    checks: &mut Checks,
+) {
+    let what = format!("months of {name}");
+    let looks = match look(name, export, of, closed, now).await {
+        Ok(looks) => looks,
+        Err(failure) => {
+            return checks.wrong(&what, format!("{:#}", failure.error()), "mend the access to the export");
+        }
+    };
+    let gaps = gaps(of, &looks.iter().collect::<Vec<_>>(), now);
+    let as_booked = looks.iter().filter(|look| look.found == Found::AsBooked).count();
+    if gaps.is_empty() {
+        checks
+            .ok(&what, format!("none is missing since {}; {as_booked} closed one(s) unchanged since booked", of.first));
+    }
+    for gap in gaps {
+        let (found, act) = gap.words(name, now);
+        checks.warn(&what, found, &act);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use books::BooksError;
 use books::units::calendar::Month;
+use books::usage::months::{Months, to_read};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::context::Context;
@@ -17,7 +18,8 @@ use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only this month (YYYY-MM) [default: the current one and `lookback_months` before it]
+    /// Only this month (YYYY-MM) [default: the current one, `lookback_months` before it, and all
+    /// booked ones that are not complete]
     #[arg(long, value_name = "YYYY-MM", conflicts_with_all = ["from", "to"])]
     month: Option<Month>,
     /// From this month on
@@ -52,17 +54,20 @@ enum Run {
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
-    let months = select::months(args.month, args.from, args.to, config.lookback_months, now)?;
+    let chosen = select::months(args.month, args.from, args.to, now)?;
     let exports = select::exports(config, args.export.as_deref())?;
     let open = if args.dry_run { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
+    let known = if chosen.is_none() { books.months(now).await? } else { Months::new() };
     let context = wiring::context(config, books).await?;
     let (mut runs, mut done) = (vec![], Exit::Ok);
     for export in &exports {
-        for month in &months {
+        let payer = config.exports.iter().find(|e| e.name == *export).map(|e| &e.payer);
+        let incomplete = || to_read(payer.and_then(|payer| known.get(payer)), None, config.lookback_months, now);
+        for month in chosen.clone().unwrap_or_else(incomplete) {
             let job = IngestCur {
                 export: export.clone(),
-                month: *month,
+                month,
                 dry_run: args.dry_run,
                 accept_restatement: args.accept_restatement,
                 allow_unknown_line_types: args.allow_unknown_line_types,
@@ -86,7 +91,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
                     let unsure = matches!(failure.error().downcast_ref(), Some(BooksError::Network(_)));
                     let booked = if unsure { "" } else { ", nothing was booked" };
                     eprintln!("meter: ingest of {export} {month} failed{booked}{advice}: {failed}");
-                    runs.push(Run::Failed { export: export.clone(), month: *month, failed, retryable });
+                    runs.push(Run::Failed { export: export.clone(), month, failed, retryable });
                 }
             }
         }

@@ -25,6 +25,9 @@ struct Row {
     enqueues: &'static str,
     cron: Vec<String>,
     next: Option<Timestamp>,
+    /// Whether a tick has passed that nobody turned into jobs: a worker does so at once.
+    due: bool,
+    /// When the last tick was turned into jobs.
     last: Option<Timestamp>,
     last_job: Option<i64>,
     last_state: Option<JobState>,
@@ -37,12 +40,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     for schedule in schedule::table(config) {
         let filter = JobFilter { origin: Some(format!("schedule {}", schedule.name)), ..JobFilter::default() };
         let job = queue.list(&filter, 1).await?.pop();
+        let last = last.get(schedule.name);
         rows.push(Row {
             name: schedule.name,
             enqueues: schedule.about,
             next: schedule.next(now),
+            due: schedule.latest(now).is_some_and(|tick| last.is_none_or(|last| last.tick < tick)),
             cron: schedule.lines,
-            last: last.get(schedule.name).copied(),
+            last: last.map(|last| last.enqueued_at),
             last_job: job.as_ref().map(|j| j.seq),
             last_state: job.map(|j| j.state),
         });
@@ -52,7 +57,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         return Ok(Exit::Ok);
     }
     let row = |row: Row| {
-        let next = row.next.map_or("off".into(), |t| t.strftime("%Y-%m-%d %H:%M UTC").to_string());
+        let next = match row.next {
+            None => "off".to_owned(),
+            Some(_) if row.due => "at once, by a worker".to_owned(),
+            Some(next) => next.strftime("%Y-%m-%d %H:%M UTC").to_string(),
+        };
         let last = row.last.map_or("never".into(), |t| ago(t, now));
         let job = match (row.last_job, row.last_state) {
             (Some(seq), Some(state)) => format!("job {seq}: {state}"),

@@ -6,21 +6,19 @@ use jiff::Timestamp;
 use crate::config::Config;
 use crate::exit::BadUsage;
 
-/// The months of `--month`, or of `--from --to`; without them the current one and `lookback` before
-/// it.
+/// The months of `--month`, or of `--from --to`; none without them.
 pub(super) fn months(
     month: Option<Month>,
     from: Option<Month>,
     to: Option<Month>,
-    lookback: u8,
     now: Timestamp,
-) -> anyhow::Result<Vec<Month>> {
+) -> anyhow::Result<Option<Vec<Month>>> {
     let current = Month::of(now);
     if let Some(month) = month {
-        return Ok(vec![month]);
+        return Ok(Some(vec![month]));
     }
     if from.is_none() && to.is_none() {
-        return Ok(Month::back_to(current, lookback));
+        return Ok(None);
     }
     let (Some(from), to) = (from, to.unwrap_or(current)) else {
         return Err(BadUsage("--to needs --from".into()).into());
@@ -32,7 +30,7 @@ pub(super) fn months(
     if months.len() > 120 {
         return Err(BadUsage(format!("{} months are too many at once; at most 120", months.len())).into());
     }
-    Ok(months)
+    Ok(Some(months))
 }
 
 /// The names of the exports: all, or the one of `--export`.

@@ -59,6 +59,9 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             ),
         );
     }
+    for months in s.exports.iter().filter_map(|export| export.months_line(now)) {
+        line("months", months);
+    }
     let audit = match s.audit.at {
         None => "not audited yet".to_owned(),
         Some(at) => {

@@ -48,6 +48,8 @@ impl Default for QueueConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     pub ingest: Vec<String>,
+    /// Looking whether AWS changed months that are over.
+    pub check_months: Vec<String>,
     /// Closing TURN counts of periods that are over, and opening the next.
     pub roll_periods: Vec<String>,
     /// Deciding who may go on using what.
@@ -68,6 +70,7 @@ impl Default for ScheduleConfig {
         let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect();
         Self {
             ingest: lines(&["5 * * * *"]),
+            check_months: lines(&["35 4 * * *"]),
             roll_periods: lines(&["*/5 * * * *"]),
             enforce_budgets: lines(&["*/5 * * * *"]),
             deliver_notifications: lines(&["* * * * *"]),
@@ -135,6 +138,7 @@ impl ScheduleConfig {
     pub(super) fn faults(&self) -> Vec<(Vec<Step>, String)> {
         let Self {
             ingest,
+            check_months,
             roll_periods,
             enforce_budgets,
             deliver_notifications,
@@ -146,6 +150,7 @@ impl ScheduleConfig {
         } = self;
         let lists = [
             ("ingest", ingest),
+            ("check_months", check_months),
             ("roll_periods", roll_periods),
             ("enforce_budgets", enforce_budgets),
             ("deliver_notifications", deliver_notifications),

@@ -44,7 +44,7 @@ const HOURLY_LATE: SignedDuration = SignedDuration::from_hours(6);
 
 /// The alerts that a check can raise, with the severities of
 /// `dashboards/prometheus/rules/alerts.yml`; a test compares them.
-pub const ALERTS: [(&str, Severity); 26] = [
+pub const ALERTS: [(&str, Severity); 28] = [
     ("MeterAttention", Severity::Warning),
     ("MeterBillStale", Severity::Warning),
     ("MeterBillingOnHold", Severity::Critical),
@@ -58,8 +58,10 @@ pub const ALERTS: [(&str, Severity); 26] = [
     ("MeterEventRefused", Severity::Warning),
     ("MeterEventUnconfirmed", Severity::Warning),
     ("MeterEventUndecided", Severity::Critical),
+    ("MeterExportNeverRead", Severity::Warning),
     ("MeterJobLate", Severity::Warning),
     ("MeterJobOverdue", Severity::Critical),
+    ("MeterMonthsUnread", Severity::Warning),
     ("MeterNotificationsFailing", Severity::Warning),
     ("MeterQueueStuck", Severity::Warning),
     ("MeterStripeAlarm", Severity::Critical),
@@ -106,6 +108,7 @@ pub(super) fn run(s: &Overview) -> Vec<Finding> {
     if s.workers(WorkerState::Working) == 0 && !s.queue.ticks.is_empty() {
         add("MeterDown", "no worker is running".into(), "meter work");
     }
+    exports(s, &mut add);
     bills(s, &mut add);
     for (kind, of) in &s.queue.kinds {
         if let Some(dead) = of.states.get(&JobState::Dead).filter(|n| **n > 0) {
@@ -193,6 +196,18 @@ fn overdue(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     }
 }
 
+fn exports(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
+    for export in &s.exports {
+        if let Some((what, act)) = export.never_read(s.queue.working_since, s.at) {
+            add("MeterExportNeverRead", what, &act);
+        }
+        for gap in &export.gaps {
+            let (what, act) = gap.words(&export.export, s.at);
+            add("MeterMonthsUnread", what, &act);
+        }
+    }
+}
+
 fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
     for bill in &s.books.bills {
         let payer = &bill.payer;
@@ -206,7 +221,10 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
         }
         if bill.on_hold > 0 {
             let because = bill.hold_reason.as_deref().unwrap_or_default();
-            let what = format!("{} version(s) of payer {payer}'s bill are on hold: {because}", bill.on_hold);
+            let held = s.exports.iter().filter(|export| export.payer == *payer).flat_map(|export| &export.on_hold);
+            let held: Vec<String> = held.map(ToString::to_string).collect();
+            let of = if held.is_empty() { String::new() } else { format!(" ({})", held.join(", ")) };
+            let what = format!("{} version(s) of payer {payer}'s bill{of} are on hold: {because}", bill.on_hold);
             add("MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
@@ -277,6 +295,7 @@ mod tests {
 
     use super::*;
     use crate::config::RowsQuota;
+    use crate::health::exports::{ExportHealth, Gap, MonthGap};
     use crate::queue::{KindStats, QueueStats};
     use books::audit::checks::LastAudit;
 
@@ -329,7 +348,19 @@ mod tests {
                 working_since: hours(24),
                 scheduled: kinds.map(str::to_owned).into(),
                 ticks: BTreeMap::from([("ingest".into(), now())]),
+                ticked_at: BTreeMap::new(),
             },
+            exports: vec![ExportHealth {
+                export: "main".into(),
+                payer: "default".into(),
+                was_read: true,
+                last_end: None,
+                first: "2026-01".parse().ok(),
+                gaps: vec![],
+                on_hold: vec![],
+                as_booked: 0,
+                looked_at: None,
+            }],
             audit: LastAudit {
                 at: hours(47),
                 violations: BTreeMap::from([("conservation".into(), 0)]),
@@ -350,8 +381,17 @@ mod tests {
     }
 
     /// Each finding, a change that causes it, and a change that is just not enough.
-    const CASES: [(&str, Change, Change); 29] = [
+    const CASES: [(&str, Change, Change); 31] = [
         ("MeterAttention", |s| kind(s, "push_stripe").attention = true, |s| kind(s, "push_stripe").attention = false),
+        ("MeterExportNeverRead", |s| s.exports[0].was_read = false, |s| s.exports.clear()),
+        (
+            "MeterMonthsUnread",
+            |s| {
+                let gap = Gap::NotFinal { delivered_at: now() };
+                s.exports[0].gaps.push(MonthGap { month: "2026-01".parse().unwrap(), gap });
+            },
+            |s| s.exports[0].first = None,
+        ),
         (
             "MeterUsageOfUnknownCustomers",
             |s| {

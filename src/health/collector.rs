@@ -9,7 +9,7 @@
 //! change, and once an hour. They are kept in the books, so that other workers and `meter status`
 //! need not count anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
@@ -21,15 +21,17 @@ use books::audit::stats::{
 use books::store::connection::Connection;
 use books::store::row_counts::{MonthRows, month_rows};
 use books::store::settings;
+use books::usage::months::{MonthLook, Months, looks, months};
 use books::{BooksError, Database};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OnceCell};
 
 use super::checks;
+use super::exports::export_health;
 use super::overview::{BillingMode, Overview};
 use crate::config::Config;
-use crate::queue::{Clock, JobState, Queue, QueueStats, finished, stats};
+use crate::queue::{Clock, IngestRuns, JobState, Queue, QueueStats, finished, ingest_runs, stats};
 use crate::wiring::{self, Open};
 
 /// The setting of books that `meter demo` made.
@@ -88,6 +90,9 @@ struct FastStats {
     marks: String,
     kept: Option<SlowStats>,
     rows: Option<MonthRows>,
+    months: Months,
+    looks: Vec<MonthLook>,
+    runs: BTreeMap<String, IngestRuns>,
 }
 
 /// Reads overviews and keeps the last one; cheap to clone.
@@ -173,6 +178,7 @@ impl StatsCollector {
         let Inner { config, kinds, .. } = &*self.0;
         let lease = Duration::from_secs(u64::from(config.queue.lease_seconds));
         let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let exports: Vec<String> = config.exports.iter().map(|e| e.name.clone()).collect();
         let read = async move |c: &Connection| {
             tokio::try_join!(
                 stats(c, now, &kinds, lease),
@@ -182,20 +188,29 @@ impl StatsCollector {
                 settings::get(c, MADE_BY_DEMO),
                 customer_marks(c, now),
                 settings::get(c, KEPT),
-                async { if c.is_local() { Ok(None) } else { month_rows(c, now).await.map(Some) } }
+                async { if c.is_local() { Ok(None) } else { month_rows(c, now).await.map(Some) } },
+                months(c, now),
+                looks(c),
+                ingest_runs(c, &exports),
             )
         };
         let books = self.books().await?;
         let (found, local) = (books.with_connection(read).await?, books.is_local());
-        let (queue, audit, books, amounts, demo, marks, kept, rows) = found;
+        let (queue, audit, books, amounts, demo, marks, kept, rows, months, looks, runs) = found;
         // a file is counted anew, and another build may have kept other figures
         let kept = kept.filter(|_| !local).and_then(|kept| serde_json::from_str(&kept).ok());
-        Ok(FastStats { queue, audit, books, amounts, demo: demo.is_some(), marks, kept, rows })
+        let demo = demo.is_some();
+        Ok(FastStats { queue, audit, books, amounts, demo, marks, kept, rows, months, looks, runs })
     }
 
     fn overview(&self, now: Timestamp, fast: FastStats, slow: &SlowStats, took: Duration) -> Overview {
         let Inner { config, scheduled, .. } = &*self.0;
-        let FastStats { mut queue, audit, mut books, amounts, demo, rows, .. } = fast;
+        let FastStats { mut queue, audit, mut books, amounts, demo, rows, months, looks, mut runs, .. } = fast;
+        let exports = config
+            .exports
+            .iter()
+            .map(|export| export_health(export, &months, &looks, runs.remove(&export.name).unwrap_or_default(), now));
+        let exports = exports.collect();
         if books.notifications.pending >= MANY {
             books.notifications.pending = slow.customers.pending_notifications.max(MANY);
         }
@@ -213,6 +228,7 @@ impl StatsCollector {
             customers: slow.customers.clone().with_amounts(amounts),
             customers_at: slow.at,
             queue: QueueStats { scheduled: scheduled.clone(), ..queue },
+            exports,
             audit,
             findings: vec![],
         };

@@ -7,6 +7,7 @@ use books::units::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use super::exports::ExportHealth;
 use crate::config::RowsQuota;
 use crate::queue::{JobState, QueueStats, WorkerState};
 
@@ -31,6 +32,8 @@ pub struct Overview {
     pub customers: CustomerStats,
     pub customers_at: Timestamp,
     pub queue: QueueStats,
+    /// The configured exports.
+    pub exports: Vec<ExportHealth>,
     /// The audit of the books.
     pub audit: LastAudit,
     /// What needs attention, the worst first.

@@ -12,10 +12,10 @@ use prometheus::{GaugeVec, Opts, Registry};
 use rust_decimal::Decimal;
 
 use super::Described;
-use crate::health::{BillingMode, Overview};
+use crate::health::{BillingMode, Gap, Overview};
 
 /// Name, help, labels.
-const TABLE: [(&str, &str, &[&str]); 44] = [
+const TABLE: [(&str, &str, &[&str]); 46] = [
     ("meter_snapshot_timestamp_seconds", "When the gauges of the books were read.", &[]),
     ("meter_snapshot_customers_timestamp_seconds", "When the gauges of all customers were read.", &[]),
     ("meter_snapshot_duration_seconds", "How long reading them took.", &[]),
@@ -31,6 +31,8 @@ const TABLE: [(&str, &str, &[&str]); 44] = [
     ("meter_bill_counted_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
     ("meter_bill_versions_on_hold", "Versions of bills that are on hold.", &["payer"]),
+    ("meter_export_read", "1: a bill of the export was found; 0: never.", &["export"]),
+    ("meter_export_months", "Months of the export that are over and need a reading.", &["export", "gap"]),
     ("meter_ledger_entries", "Entries of the ledger.", &[]),
     ("meter_books_violations", "Places that broke a rule of the books at the last audit; must be 0.", &["check"]),
     ("meter_books_verified_timestamp_seconds", "When the last audit was; 0: never.", &[]),
@@ -182,6 +184,13 @@ fn bills(board: &Board, overview: &Overview) -> prometheus::Result<()> {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
         }
         board.set("meter_bill_versions_on_hold", &[payer], bill.on_hold)?;
+    }
+    for export in &overview.exports {
+        board.set("meter_export_read", &[&export.export], u8::from(export.was_read))?;
+        for name in Gap::NAMES {
+            let months = export.gaps.iter().filter(|gap| gap.gap.name() == name).count();
+            board.set("meter_export_months", &[&export.export, name], months)?;
+        }
     }
     board.set("meter_ledger_entries", &[], overview.books.entries)
 }

@@ -2,7 +2,7 @@
 
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
-use jobs::ingest_cur::{IngestOutcome, IngestReport, PartReport};
+use jobs::ingest_cur::{CheckMonthsReport, IngestOutcome, IngestReport, PartReport};
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
 use jobs::reconcile_stripe::ReconcileReport;
@@ -84,4 +84,14 @@ macro_rules! counts_nothing {
 
 // the parent of a part counts its rows; requests to Stripe and fetched bytes are counted as they
 // happen ([`super::Sources`])
-counts_nothing!(PartReport, PushReport, SyncReport, RollCountersReport, VerifyReport, ProbeReport, String, ());
+counts_nothing!(
+    PartReport,
+    CheckMonthsReport,
+    PushReport,
+    SyncReport,
+    RollCountersReport,
+    VerifyReport,
+    ProbeReport,
+    String,
+    ()
+);

@@ -14,6 +14,7 @@
 //! * **A retry is a row, not a sleep**: it survives the process, holds no slot, and backs off.
 
 mod claim;
+mod ingest_runs;
 mod jobs_table;
 mod leases;
 mod schedules_table;
@@ -24,9 +25,12 @@ mod workers_table;
 
 pub use claim::Claim;
 pub(crate) use claim::StopReason;
+pub(crate) use ingest_runs::ingest_runs;
+pub use ingest_runs::{IngestRuns, LastEnd};
 pub use jobs_table::{Queue, count, enqueue_in};
 pub(crate) use jobs_table::{data_version, new_id};
 pub(crate) use leases::{ClaimRequest, Claimer, Heartbeat, Lease, PollResult};
+pub use schedules_table::LastTick;
 pub use stats::{KindStats, QueueStats};
 pub(crate) use stats::{finished, stats};
 pub use types::{Clock, Enqueued, JobFilter, JobRow, JobState, NewJob, ParentJob, WorkerRow, WorkerState};

@@ -9,6 +9,16 @@ use jiff::Timestamp;
 use super::jobs_table::{Queue, enqueue_in, instant, with_retry};
 use super::types::NewJob;
 
+/// The last tick of a schedule that was turned into jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastTick {
+    /// Its time by the cron line.
+    pub tick: Timestamp,
+    /// When it was turned into jobs. The first tick of a schedule, and one that was missed, lie
+    /// before.
+    pub enqueued_at: Timestamp,
+}
+
 impl Queue {
     /// Enqueues the jobs of a schedule's tick, unless this tick or a later one was enqueued before.
     /// `stuck` is a stored tick that lies in the future and does not move: the clock that made it
@@ -42,17 +52,18 @@ impl Queue {
     }
 
     /// The last tick of each schedule that was enqueued.
-    pub async fn last_ticks(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
+    pub async fn last_ticks(&self) -> Result<BTreeMap<String, LastTick>, BooksError> {
         with_retry(|| self.db.with_connection(async |c| last_ticks(c).await)).await
     }
 }
 
 /// As [`Queue::last_ticks`], beside other queries of the connection.
-pub(super) async fn last_ticks(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-    let mut rows = c.query("SELECT name, last_tick FROM schedules", ()).await?;
+pub(super) async fn last_ticks(c: &Connection) -> Result<BTreeMap<String, LastTick>, BooksError> {
+    let mut rows = c.query("SELECT name, last_tick, claimed_at FROM schedules", ()).await?;
     let mut found = BTreeMap::new();
     while let Some(row) = rows.next().await? {
-        found.insert(row.get(0)?, instant(row.get(1)?)?);
+        let last = LastTick { tick: instant(row.get(1)?)?, enqueued_at: instant(row.get(2)?)? };
+        found.insert(row.get(0)?, last);
     }
     Ok(found)
 }

@@ -29,6 +29,8 @@ pub struct QueueStats {
     pub scheduled: BTreeSet<String>,
     /// The newest tick of each schedule.
     pub ticks: BTreeMap<String, Timestamp>,
+    /// When that was turned into jobs.
+    pub ticked_at: BTreeMap<String, Timestamp>,
 }
 
 /// The jobs of a kind.
@@ -118,7 +120,9 @@ pub(crate) async fn stats(
 ) -> Result<QueueStats, BooksError> {
     let (ticks, open, workers, mut waiting) =
         tokio::try_join!(last_ticks(c), counted(c, OPEN), workers(c), c.query(WAITING, params![now.as_millisecond()]))?;
-    let mut found = QueueStats { ticks, ..QueueStats::default() };
+    let ticked_at = ticks.iter().map(|(name, last)| (name.clone(), last.enqueued_at)).collect();
+    let ticks = ticks.into_iter().map(|(name, last)| (name, last.tick)).collect();
+    let mut found = QueueStats { ticks, ticked_at, ..QueueStats::default() };
     found.kinds = kinds.iter().map(|kind| (kind.clone(), none())).collect();
     found.add(&open);
     found.workers = WorkerState::ALL.iter().map(|s| (*s, 0)).collect();

@@ -362,9 +362,9 @@ fn kinds(view: &StatusView<'_>, now: Timestamp) -> Markup {
         details {
             summary { "By kind and schedule" }
             @if !queue.kinds.is_empty() { (scroll("Jobs by kind", table(titles, rows))) }
-            @if !queue.ticks.is_empty() {
+            @if !queue.ticked_at.is_empty() {
                 dl.view.card.block {
-                    @for (schedule, at) in &queue.ticks { dt { (schedule) } dd { "enqueued " (ago(*at, now)) } }
+                    @for (schedule, at) in &queue.ticked_at { dt { (schedule) } dd { "enqueued " (ago(*at, now)) } }
                 }
             }
         }

@@ -37,6 +37,7 @@ fn empty() -> Overview {
         customers: CustomerStats::default(),
         customers_at: now(),
         queue: QueueStats::default(),
+        exports: vec![],
         audit: LastAudit::default(),
         findings: vec![],
     }
@@ -77,7 +78,7 @@ fn hostile() -> Overview {
         limit: None,
     });
     s.queue.kinds.insert(text(), Default::default());
-    s.queue.ticks.insert(text(), now());
+    s.queue.ticked_at.insert(text(), now());
     s.audit = LastAudit { at: Some(now()), violations: [(text(), 2)].into(), billing: vec![] };
     s.findings = vec![
         Finding { severity: Severity::Critical, alert: "MeterBooksBroken", what: text(), act: text() },

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
-use jobs::ingest_cur::{IngestCur, IngestPart};
+use jobs::ingest_cur::{CheckMonths, IngestCur, IngestPart};
 use jobs::job::{Failure, Job};
 use jobs::probe::Probe;
 use jobs::push_stripe::PushStripe;
@@ -136,6 +136,7 @@ impl Kinds {
         Self::of([
             Kind::of::<IngestCur>(),
             Kind::of::<IngestPart>(),
+            Kind::of::<CheckMonths>(),
             Kind::of::<RollPeriods>(),
             Kind::of::<EnforceBudgets>(),
             Kind::of::<DeliverNotifications>(),

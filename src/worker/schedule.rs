@@ -3,18 +3,20 @@
 //! Every worker process runs the loop. The process that first raises the schedule's row enqueues
 //! the tick's jobs in the same transaction, so each tick is enqueued once. Only the latest due tick
 //! counts: ticks that were missed while no worker ran become one run. A schedule without a stored
-//! tick is due at once.
+//! tick is due at once. The run of `ingest` goes back to the months that are not complete, so that
+//! no month is missed, however long no worker ran.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use books::units::calendar::{CLOCK_SKEW, Month};
+use books::usage::months::{Months, to_read};
 use croner::Cron;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
-use jobs::ingest_cur::IngestCur;
+use jobs::ingest_cur::{CheckMonths, IngestCur};
 use jobs::job::Job;
 use jobs::push_stripe::PushStripe;
 use jobs::reconcile_stripe::ReconcileStripe;
@@ -30,8 +32,22 @@ use crate::queue::{NewJob, Queue};
 /// The clock is read this often, so that a jump is noticed.
 const CHECK: Duration = Duration::from_secs(20);
 
+/// The name of the schedule whose jobs depend on what is booked.
+const INGEST: &str = "ingest";
+
+/// What the jobs of a tick depend on.
+struct Tick<'a> {
+    config: &'a Config,
+    at: Timestamp,
+    /// The tick before; none before the first.
+    last: Option<Timestamp>,
+    /// The booked months, for [`INGEST`].
+    months: &'a Months,
+    origin: &'a str,
+}
+
 /// The jobs of a tick.
-type Jobs = fn(&Config, Timestamp, &str) -> Result<Vec<NewJob>, serde_json::Error>;
+type Jobs = fn(&Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error>;
 
 /// One schedule.
 #[derive(Clone)]
@@ -57,6 +73,7 @@ impl std::fmt::Debug for Schedule {
 pub fn table(config: &Config) -> Vec<Schedule> {
     let ScheduleConfig {
         ingest,
+        check_months,
         roll_periods,
         enforce_budgets,
         deliver_notifications,
@@ -67,21 +84,18 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         verify_books,
     } = &config.schedule;
     vec![
-        schedule("ingest", "ingest_cur for each export and month that may still change", ingest, ingests),
-        schedule("roll_periods", "roll_periods", roll_periods, |_, _, origin| one(&RollPeriods::default(), origin)),
-        schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |_, _, origin| {
-            one(&EnforceBudgets::default(), origin)
+        schedule(INGEST, "ingest_cur for each export and month that may still change", ingest, ingests),
+        schedule("check_months", "check_months", check_months, month_checks),
+        schedule("roll_periods", "roll_periods", roll_periods, |tick| one(&RollPeriods::default(), tick)),
+        schedule("enforce_budgets", "enforce_budgets", enforce_budgets, |tick| one(&EnforceBudgets::default(), tick)),
+        schedule("deliver_notifications", "deliver_notifications", deliver_notifications, |tick| {
+            one(&DeliverNotifications {}, tick)
         }),
-        schedule("deliver_notifications", "deliver_notifications", deliver_notifications, |_, _, origin| {
-            one(&DeliverNotifications {}, origin)
-        }),
-        schedule("sync_stripe", "sync_stripe", sync_stripe, |_, _, origin| one(&SyncStripe::default(), origin)),
-        schedule("push_stripe", "push_stripe", push_stripe, |_, _, origin| one(&PushStripe::default(), origin)),
-        schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |_, _, origin| {
-            one(&ReconcileStripe {}, origin)
-        }),
-        schedule("roll_counters", "roll_counters", roll_counters, |_, _, origin| one(&RollCounters {}, origin)),
-        schedule("verify_books", "verify_books", verify_books, |_, _, origin| one(&VerifyBooks {}, origin)),
+        schedule("sync_stripe", "sync_stripe", sync_stripe, |tick| one(&SyncStripe::default(), tick)),
+        schedule("push_stripe", "push_stripe", push_stripe, |tick| one(&PushStripe::default(), tick)),
+        schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |tick| one(&ReconcileStripe {}, tick)),
+        schedule("roll_counters", "roll_counters", roll_counters, |tick| one(&RollCounters {}, tick)),
+        schedule("verify_books", "verify_books", verify_books, |tick| one(&VerifyBooks {}, tick)),
     ]
 }
 
@@ -89,7 +103,9 @@ pub fn table(config: &Config) -> Vec<Schedule> {
 pub fn kinds(config: &Config) -> BTreeSet<String> {
     let table = table(config);
     let on = table.iter().filter(|s| !s.crons.is_empty());
-    let kinds = on.filter_map(|s| (s.jobs)(config, Timestamp::UNIX_EPOCH, "").ok());
+    let months = Months::new();
+    let tick = Tick { config, at: Timestamp::UNIX_EPOCH, last: None, months: &months, origin: "" };
+    let kinds = on.filter_map(|s| (s.jobs)(&tick).ok());
     kinds.flatten().map(|job| job.kind).collect()
 }
 
@@ -98,15 +114,30 @@ fn schedule(name: &'static str, about: &'static str, lines: &[String], jobs: Job
     Schedule { name, about, lines: lines.to_vec(), crons, jobs }
 }
 
-fn one<J: Job>(job: &J, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
-    Ok(vec![NewJob::of(job, origin)?])
+fn one<J: Job>(job: &J, tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
+    Ok(vec![NewJob::of(job, tick.origin)?])
 }
 
-/// The months that AWS may still change: the current one, and as many before it as are configured.
-fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>, serde_json::Error> {
+/// A look at the months that are over, if there is an export to look at.
+fn month_checks(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
+    if tick.config.exports.is_empty() {
+        return Ok(vec![]);
+    }
+    one(&CheckMonths { lookback: tick.config.lookback_months }, tick)
+}
+
+/// The months of each export that AWS may still change, and those that are not complete.
+fn ingests(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
+    let Tick { config, at, last, months, origin } = *tick;
     let mut jobs = vec![];
     for export in &config.exports {
-        for month in Month::back_to(Month::of(tick), config.lookback_months) {
+        let read = to_read(months.get(&export.payer), last.map(Month::of), config.lookback_months, at);
+        let older = read.len().saturating_sub(usize::from(config.lookback_months) + 1);
+        if older > 0 {
+            let (name, months) = (&export.name, words(&read[..older]));
+            tracing::info!(export = %name, %months, "export {name}: months that are not complete are read, too: {months}");
+        }
+        for month in read {
             let job = IngestCur {
                 export: export.name.clone(),
                 month,
@@ -120,12 +151,17 @@ fn ingests(config: &Config, tick: Timestamp, origin: &str) -> Result<Vec<NewJob>
     Ok(jobs)
 }
 
+fn words(months: &[Month]) -> String {
+    months.iter().map(Month::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl Schedule {
     /// The latest tick that is due.
     pub fn latest(&self, now: Timestamp) -> Option<Timestamp> {
         self.search(now, |cron, now| cron.find_previous_occurrence(now, true)).max()
     }
 
+    /// The first tick after `now`.
     pub fn next(&self, now: Timestamp) -> Option<Timestamp> {
         self.search(now, |cron, now| cron.find_next_occurrence(now, false)).min()
     }
@@ -186,7 +222,7 @@ pub async fn tick(
         return Ok(ticked);
     }
     // checked without the write lock first
-    seen.last = queue.last_ticks().await?;
+    seen.last = queue.last_ticks().await?.into_iter().map(|(name, last)| (name, last.tick)).collect();
     for schedule in table {
         let Some(tick) = schedule.latest(now) else { continue };
         let last = seen.last.get(schedule.name).copied();
@@ -194,8 +230,12 @@ pub async fn tick(
         if stuck.is_none() && last.is_some_and(|last| last >= tick) {
             continue;
         }
+        let months = match schedule.name {
+            INGEST if !config.exports.is_empty() => queue.database().months(now).await?,
+            _ => Months::new(),
+        };
         let origin = format!("schedule {}", schedule.name);
-        let jobs = (schedule.jobs)(config, tick, &origin)?;
+        let jobs = (schedule.jobs)(&Tick { config, at: now, last, months: &months, origin: &origin })?;
         if queue.enqueue_tick(schedule.name, tick, stuck, &jobs).await? {
             tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
             seen.last.insert(schedule.name.to_owned(), tick);

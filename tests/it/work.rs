@@ -86,7 +86,7 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     let yearly = ["ingest", "roll_periods", "enforce_budgets", "roll_counters", "verify_books"]
         .map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n"))
         .concat();
-    let never = ["deliver_notifications", "sync_stripe", "push_stripe", "reconcile_stripe"]
+    let never = ["check_months", "deliver_notifications", "sync_stripe", "push_stripe", "reconcile_stripe"]
         .map(|kind| format!("{kind} = []\n"))
         .concat();
     let place =
@@ -96,6 +96,8 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     // a schedule that was never seen is due at once: two months, the two jobs of entitlements, the
     // counters, the audit
     until(&place, "SELECT count(*) FROM jobs WHERE state = 'done'", "6");
+    let before = place.run("schedule --json").ends(0).json();
+    assert!(before.as_array().unwrap().iter().all(|row| row["due"] == false), "{before}");
     place.run("schedule").ends(0).says(&["ingest", "0 0 1 1 *", "job 2: done", "verify_books", "enforce_budgets"]);
     place.run("workers").ends(0).says(&["working", "0 of 4", "ingest_cur"]);
     place.run("jobs list").ends(0).says(&["ingest_cur/main/", "schedule ingest", "done"]);

@@ -122,8 +122,12 @@ fn jobs_call_no_other_job() {
             assert_eq!(other, None, "{} calls another job: law 2", shown(&path));
         }
     }
-    // a part of a bill is read by what reads bills
-    assert_eq!(without_a_place, ["ingest_part"], "kinds that have neither a file nor a folder of their name");
+    // a part of a bill, and a manifest, are read by what reads bills
+    assert_eq!(
+        without_a_place,
+        ["check_months", "ingest_part"],
+        "kinds that have neither a file nor a folder of their name"
+    );
 }
 
 #[test]

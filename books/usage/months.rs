@@ -1,0 +1,220 @@
+//! Which months of each payer are booked whole, and which must still be read.
+//!
+//! A month is complete when it is booked from a version that AWS delivered after the month's end.
+//! Every reading goes back to the months that are not, so that a worker that was off for months
+//! misses none.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::store::connection::{Connection, Row, params};
+use crate::store::database::Database;
+use crate::store::error::BooksError;
+use crate::store::rows::json;
+use crate::store::settings;
+use crate::units::calendar::Month;
+
+/// Months before the current one that are looked after. AWS can apply a tag anew to twelve
+/// (`StartCostAllocationTagBackfill`); older ones change only by a support case.
+pub const WINDOW: u8 = 12;
+/// AWS issues a month's invoice on the 3rd to the 7th of the next month
+/// (<https://docs.aws.amazon.com/cur/latest/userguide/view-finalized-cur.html>). Without a version
+/// from after the month's end a week later, its final figures were missed.
+pub const FINAL_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// The setting that keeps the newest look at closed months.
+const LOOKS: &str = "month_looks";
+
+/// The newest version of a month that is booked or, while none is, on hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KnownMonth {
+    /// False while all of its versions are on hold.
+    pub booked: bool,
+    /// Whether a version is on hold.
+    pub on_hold: bool,
+    /// Name of the export that delivered the version.
+    pub export: String,
+    pub version: String,
+    pub manifest_digest: String,
+    pub delivered_at: Timestamp,
+    pub decided_at: Timestamp,
+}
+
+/// The months of a payer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PayerMonths {
+    /// The first month that has a version. What is before it was never wanted.
+    pub first: Month,
+    /// Months of the window that have a version.
+    pub known: BTreeMap<Month, KnownMonth>,
+}
+
+/// The months of each payer that has a version.
+pub type Months = BTreeMap<String, PayerMonths>;
+
+/// What is known of a month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonthState {
+    /// It is not over, or not for long enough to have its final figures.
+    Open,
+    /// It is over, and booked from a version that was delivered after its end.
+    Complete,
+    /// It is over, and the booked version is from before its end.
+    NotFinal,
+    /// It is over, and no version was ever booked or put on hold.
+    Unread,
+    /// A version of it waits for a person.
+    OnHold,
+}
+
+/// The end of a month.
+fn end(month: Month) -> Timestamp {
+    month.last_day().end()
+}
+
+/// The first month of the window.
+fn window(now: Timestamp) -> Month {
+    (0..WINDOW).fold(Month::of(now), |month, _| month.previous())
+}
+
+impl PayerMonths {
+    /// The months from the payer's first one on, as far as the window goes back, with the current
+    /// one.
+    fn all(&self, now: Timestamp) -> Vec<Month> {
+        Month::range(self.first.max(window(now)), Month::of(now))
+    }
+
+    /// What is known of a month from the first one on.
+    pub fn state(&self, month: Month, now: Timestamp) -> MonthState {
+        match self.known.get(&month) {
+            Some(known) if known.on_hold => MonthState::OnHold,
+            Some(known) if known.delivered_at >= end(month) => MonthState::Complete,
+            Some(_) if now < end(month) + FINAL_AFTER => MonthState::Open,
+            Some(_) => MonthState::NotFinal,
+            None if now < end(month) => MonthState::Open,
+            None => MonthState::Unread,
+        }
+    }
+
+    /// The months that are over and lack their figures.
+    pub fn gaps(&self, now: Timestamp) -> impl Iterator<Item = (Month, MonthState)> {
+        let all = self.all(now).into_iter().map(move |month| (month, self.state(month, now)));
+        all.filter(|(_, state)| matches!(state, MonthState::NotFinal | MonthState::Unread))
+    }
+
+    /// The months that are over and older than `lookback`, so that no reading looks at them by
+    /// itself once they are complete.
+    pub fn closed(&self, now: Timestamp, lookback: u8) -> Vec<Month> {
+        let recent = Month::back_to(Month::of(now), lookback);
+        self.all(now).into_iter().filter(|month| !recent.contains(month)).collect()
+    }
+}
+
+/// The months that a reading of a payer's bills goes through, the oldest first: the current one,
+/// `lookback` before it, and all since the payer's first one that are not complete. Months that
+/// wait for a person are left alone. Of a payer without any version, those since `since`: the month
+/// in which somebody last read.
+pub fn to_read(of: Option<&PayerMonths>, since: Option<Month>, lookback: u8, now: Timestamp) -> Vec<Month> {
+    let recent = Month::back_to(Month::of(now), lookback);
+    let Some(of) = of else {
+        let before = since.and_then(|since| since.back_to(lookback).first().copied());
+        let from = before.map(|month| month.max(window(now)));
+        return from.filter(|from| *from < recent[0]).map_or(recent, |from| Month::range(from, Month::of(now)));
+    };
+    let unsure = |month: &Month| !matches!(of.state(*month, now), MonthState::Complete | MonthState::OnHold);
+    let mut months: Vec<Month> = of.closed(now, lookback).into_iter().filter(unsure).collect();
+    months.extend(recent);
+    months
+}
+
+/// What a look at a month's newest manifest found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Found {
+    /// The version that is booked, or an older one.
+    AsBooked,
+    /// Another version than the booked one.
+    Other { version: String, manifest_digest: String, delivered_at: Timestamp },
+    /// No manifest.
+    Nothing,
+    /// A manifest that cannot be used, and why.
+    Unreadable(String),
+}
+
+/// A look at the newest manifest of a month that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonthLook {
+    pub payer: String,
+    pub export: String,
+    pub month: Month,
+    pub at: Timestamp,
+    pub found: Found,
+}
+
+impl MonthLook {
+    /// Whether a person should read the month: its bill is another than the booked one, or cannot
+    /// be used, and nothing was booked or put on hold since.
+    pub fn is_open(&self, of: &PayerMonths) -> bool {
+        let other = match &self.found {
+            Found::Other { manifest_digest, .. } => Some(manifest_digest),
+            Found::Unreadable(_) => None,
+            Found::AsBooked | Found::Nothing => return false,
+        };
+        let known = of.known.get(&self.month);
+        known.is_none_or(|k| other != Some(&k.manifest_digest) && !k.on_hold && k.decided_at < self.at)
+    }
+}
+
+fn parse<T: std::str::FromStr>(row: &Row, column: i32) -> Result<T, BooksError> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|_| BooksError::Integrity(format!("`{text}` in the database is not what its column holds")))
+}
+
+/// The months of each payer, as far as the window goes back.
+pub async fn months(c: &Connection, now: Timestamp) -> Result<Months, BooksError> {
+    let all = json(&Month::range(window(now), Month::of(now)))?;
+    let mut rows = c.query(include_str!("months.sql"), params![all]).await?;
+    let mut found = Months::new();
+    while let Some(row) = rows.next().await? {
+        let first = parse(&row, 1)?;
+        let of = found.entry(row.get(0)?).or_insert_with(|| PayerMonths { first, known: BTreeMap::new() });
+        let (booked, on_hold) = (row.get::<i64>(3)? == 1, row.get::<i64>(4)? == 1);
+        if booked || on_hold {
+            let known = KnownMonth {
+                booked,
+                on_hold,
+                export: row.get(5)?,
+                version: row.get(6)?,
+                manifest_digest: row.get(7)?,
+                // an instant that cannot be read is old, so the month is read again
+                delivered_at: parse(&row, 8).unwrap_or_default(),
+                decided_at: parse(&row, 9).unwrap_or_default(),
+            };
+            of.known.insert(parse(&row, 2)?, known);
+        }
+    }
+    Ok(found)
+}
+
+/// The newest look at closed months; empty when there was none, or another build made it.
+pub async fn looks(c: &Connection) -> Result<Vec<MonthLook>, BooksError> {
+    let kept = settings::get(c, LOOKS).await?;
+    Ok(kept.and_then(|kept| serde_json::from_str(&kept).ok()).unwrap_or_default())
+}
+
+impl Database {
+    /// The months of each payer, as far as the window goes back.
+    pub async fn months(&self, now: Timestamp) -> Result<Months, BooksError> {
+        self.with_connection(async move |c| months(c, now).await).await
+    }
+
+    /// Keeps a look at closed months in place of the one before.
+    pub async fn keep_looks(&self, looks: &[MonthLook]) -> Result<(), BooksError> {
+        let kept = json(looks)?;
+        self.transaction(async move |c| settings::put(c, LOOKS, &kept).await).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
