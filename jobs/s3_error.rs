@@ -89,7 +89,10 @@ pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let last = std::iter::successors(Some(error), |e| e.source()).last();
     let text = last.map_or(String::new(), ToString::to_string);
     let text = text.replace("failed to lookup address information", "no such host");
-    shown(text.split(" (os error").next().unwrap_or_default())
+    // a list of all that was tried follows, and the number of an error
+    let first = text.lines().next().unwrap_or_default();
+    let end = [". Attempted", " (os error"].iter().filter_map(|more| first.find(more)).min();
+    shown(&first[..end.unwrap_or(first.len())])
 }
 
 /// As much of a text as fits into a line with others.

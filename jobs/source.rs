@@ -31,9 +31,7 @@ pub enum SourceError {
     #[error("{0}: there is no such {1}; check the export's location")]
     NoPlace(String, &'static str),
     /// The credentials lack a permission.
-    #[error(
-        "{0}: access denied ({1}); check the credentials and their s3:ListBucket and s3:GetObject there"
-    )]
+    #[error("{0}: access denied ({1}); check the credentials and their s3:ListBucket and s3:GetObject")]
     Denied(String, String),
     /// A file or folder that the user of this process may not read.
     #[error("{0} may not be read by the user of this process; check the permissions of file and folder")]
