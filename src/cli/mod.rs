@@ -188,7 +188,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Err(error) => {
             let usage = error.is::<ConfigError>() || error.is::<BadUsage>();
             // only lists of faults and of what there is have several lines
-            if usage { print::err_lines(format_args!("{error:#}")) } else { print::err(format_args!("{error:#}")) }
+            if usage {
+                print::err_lines(format_args!("{error:#}"))
+            } else {
+                print::err(format_args!("{error:#}"))
+            }
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
