@@ -25,6 +25,7 @@ use std::sync::Arc;
 use fault::Faults;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 pub use limits::UsageTooLarge;
+use limits::largest;
 use mark::Mark;
 pub(super) use mark::NO_AMOUNT;
 use names::{DictionaryMap, Interner};
@@ -36,7 +37,7 @@ use serde::Serialize;
 use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx};
 use books::units::calendar::{Day, Month};
-use books::units::quantity::{CELL_LIMIT, Quantity, QuantityError, Rounding};
+use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
@@ -561,12 +562,6 @@ impl UsageAggregator {
         }
         found.into_iter().map(|(line_type, lines)| UnknownLineType { line_type, lines }).collect()
     }
-}
-
-/// The largest amount that fits into a cell of the ledger after a meter's factor.
-fn largest(mantissa: i128, scale: u32) -> i128 {
-    let unscaled = 10_i128.checked_pow(scale).and_then(|one| i128::from(CELL_LIMIT).checked_mul(one));
-    unscaled.map_or(i128::MAX, |limit| limit / mantissa.abs().max(1))
 }
 
 fn checked_tag(value: &str) -> Result<&str, String> {

@@ -294,7 +294,9 @@ impl ParquetFile {
         group: usize,
         rows: BTreeSet<u64>,
     ) -> Result<BTreeMap<u64, String>, ReadError> {
-        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else { return Ok(BTreeMap::new()) };
+        let Some(place) = self.wanted.resource.filter(|_| group < self.row_groups()) else {
+            return Ok(BTreeMap::new());
+        };
         let fetched = match self.fetch_columns(group, &[place]).await {
             Ok(fetched) => fetched,
             Err(ReadError::Broken { .. }) => return Ok(BTreeMap::new()),

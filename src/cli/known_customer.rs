@@ -14,8 +14,9 @@ pub(super) async fn require(books: &Database, id: &str) -> anyhow::Result<()> {
     match books.known_as(id).await? {
         KnownAs::Customer => Ok(()),
         KnownAs::UsageOnly => {
-            let why =
-                format!("there is no customer `{id}`, and usage under that id is kept; `meter customer add {id}` makes it one");
+            let why = format!(
+                "there is no customer `{id}`, and usage under that id is kept; `meter customer add {id}` makes it one"
+            );
             Err(BadUsage(why).into())
         }
         KnownAs::Nothing => unknown(books, id).await,

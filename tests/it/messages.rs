@@ -6,7 +6,8 @@ use crate::tidy::{files, read, root};
 fn code() -> String {
     let folders = ["src", "jobs", "books"].map(|folder| root().join(folder));
     let sources = folders.iter().flat_map(|folder| files(folder, ".rs"));
-    let all: String = sources.filter(|path| !path.to_string_lossy().contains("tests")).map(|path| read(&path)).collect();
+    let all: String =
+        sources.filter(|path| !path.to_string_lossy().contains("tests")).map(|path| read(&path)).collect();
     let mut joined = String::new();
     for (at, part) in all.split("\\\n").enumerate() {
         joined.push_str(if at == 0 { part } else { part.trim_start() });
@@ -35,7 +36,8 @@ fn each_message_of_the_table_is_in_the_code() {
         let message = message.trim_matches('`');
         let parts: Vec<&str> = message.split('…').map(str::trim).filter(|part| part.len() > 3).collect();
         assert!(parts.iter().any(|part| part.len() >= 12), "too little of `{message}` is fixed");
-        faults.extend(parts.into_iter().filter(|part| !code.contains(part)).map(|part| format!("{part:?} of {message}")));
+        faults
+            .extend(parts.into_iter().filter(|part| !code.contains(part)).map(|part| format!("{part:?} of {message}")));
     }
     assert!(faults.is_empty(), "no code says:\n{}", faults.join("\n"));
 }
