@@ -25,7 +25,6 @@ use std::sync::Arc;
 use fault::Faults;
 pub use fault::{FaultKind, FaultyLines, LineFault, Origin};
 pub use limits::UsageTooLarge;
-use limits::largest;
 use mark::Mark;
 pub(super) use mark::NO_AMOUNT;
 use names::{DictionaryMap, Interner};
@@ -35,7 +34,7 @@ use seen::TagsSeen;
 use serde::Serialize;
 
 use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
-use super::sums::{Place, Shape, Sums, id, idx};
+use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::units::calendar::{Day, Month};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};

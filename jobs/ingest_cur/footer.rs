@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_damaged_footer_is_refused_or_small() {
         let footer = footer();
-        for at in (0..footer.len()).step_by(7) {
+        for at in (0..footer.len()).step_by(101) {
             assert!(decoded_bytes(&footer[..at]).is_err());
             let mut changed = footer.clone();
             changed[at] ^= 0xff;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use books::units::quantity::CELL_LIMIT;
+
 /// Days of the longest month.
 const DAYS: usize = 31;
 
@@ -13,6 +15,12 @@ pub(super) fn idx(n: u32) -> usize {
 /// A place in a table as a number. A table of 4 billion entries does not fit into memory.
 pub(super) fn id(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// The largest amount that fits into a cell of the ledger after a meter's factor.
+pub(super) fn largest(mantissa: i128, scale: u32) -> i128 {
+    let unscaled = 10_i128.checked_pow(scale).and_then(|one| i128::from(CELL_LIMIT).checked_mul(one));
+    unscaled.map_or(i128::MAX, |limit| limit / mantissa.abs().max(1))
 }
 
 /// What the tables of a bill are laid out by.

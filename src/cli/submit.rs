@@ -75,7 +75,7 @@ async fn wait_for(queue: &Queue, enqueued: &[Enqueued], args: &SubmitArgs) -> an
             match without_worker(queue, &rows).await? {
                 None => alone_since = None,
                 Some(why) if expired => bail!(
-                    "{why} for {} s; the jobs stay in the queue: start a worker with `meter work`, and see \
+                    "waited {} s, and {why}; the jobs stay in the queue: start a worker with `meter work`, and see \
                      `meter jobs list`",
                     args.timeout
                 ),

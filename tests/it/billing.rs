@@ -161,7 +161,7 @@ fn what_a_person_has_dealt_with_calls_for_nobody_until_it_changes() {
         fixture.run(bad).ends(2);
     }
     fixture.place.run("reconcile ann --acknowledge --reason ").ends(2);
-    fixture.place.run("reconcile nobody --acknowledge --reason x").ends(1).says(&["there is no customer `nobody`"]);
+    fixture.place.run("reconcile nobody --acknowledge --reason x").ends(2).says(&["there is no customer `nobody`"]);
     fixture
         .place
         .run("reconcile ann --month 2020-01 --acknowledge --reason x")

@@ -113,7 +113,7 @@ fn ingest_and_a_worker_catch_up_alike() {
             let bucket = place.path("bucket");
             deliver(&bucket, first, 31, 0);
             deliver(&bucket, partial, 20, 0);
-            place.run(&format!("ingest --from {first} --to {partial} --accept-restatement")).ends(0);
+            place.run(&format!("ingest --from {first} --to {partial}")).ends(0);
             assert_eq!(booked(&place), [format!("{first} 1"), format!("{partial} 1")]);
             for month in [partial, hole, last, current] {
                 deliver(&bucket, month, 31, 0);
@@ -161,7 +161,7 @@ fn status_and_doctor_name_months_that_nobody_read() {
     place.run("status").ends(3).says(&["was never read, and its bill was not in the bucket", "MeterMonthsUnread"]);
     deliver(&bucket, hole, 31, 0);
     deliver(&bucket, partial, 31, 0);
-    place.run("ingest --accept-restatement").ends(0);
+    place.run("ingest").ends(0);
     without(&place.run("status"), "MeterMonthsUnread");
     place.run("doctor").says(&["ok     months of main: none is missing", "3 closed one(s) unchanged since booked"]);
     place.run("run check-months").ends(0);
@@ -175,7 +175,7 @@ fn status_and_doctor_name_months_that_nobody_read() {
     place.run("status").ends(3).says(&["MeterMonthsUnread", &changed, &format!("--month {first} --dry-run")]);
     let ran = place.run("ingest").ends(0);
     without(&ran, &first.to_string());
-    place.run(&format!("ingest --month {first} --accept-restatement")).ends(0);
+    place.run_with(&format!("ingest --month {first}"), &[("METER_GUARD__ACCEPT_RESTATEMENTS", "true")]).ends(0);
     without(&place.run("status"), "MeterMonthsUnread");
 }
 
@@ -223,7 +223,7 @@ fn waiting_without_a_worker_ends() {
     place
         .run("enqueue probe name=a --wait --timeout 1")
         .ends(1)
-        .says(&[alone, "no worker is running for 1 s; the jobs stay"]);
+        .says(&[alone, "waited 1 s, and no worker is running; the jobs stay"]);
     assert_eq!(place.query("SELECT state FROM jobs"), ["pending"]);
     place.run("enqueue probe name=a --timeout 1").ends(2);
     let worker = Served::start(place.folder.path(), "--kinds verify_books --no-schedule", &[]);

@@ -2,7 +2,7 @@
 
 use super::UsageAggregator;
 use books::units::calendar::Day;
-use books::units::quantity::{CELL_LIMIT, Quantity};
+use books::units::quantity::Quantity;
 
 /// Kinds of line of watched products, and bytes of their names. A bill has some hundreds.
 const MOST_KINDS: usize = 100_000;
@@ -21,12 +21,6 @@ pub struct UsageTooLarge {
     pub day: Day,
     /// As the bill has it, before the meter's factor.
     pub billed: Quantity,
-}
-
-/// The largest amount that fits into a cell of the ledger after a meter's factor.
-pub(super) fn largest(mantissa: i128, scale: u32) -> i128 {
-    let unscaled = 10_i128.checked_pow(scale).and_then(|one| i128::from(CELL_LIMIT).checked_mul(one));
-    unscaled.map_or(i128::MAX, |limit| limit / mantissa.abs().max(1))
 }
 
 impl UsageAggregator {

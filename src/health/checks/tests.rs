@@ -1,3 +1,5 @@
+//! Each finding, with a state that has it and one that just has not.
+
 use std::collections::BTreeMap;
 
 use books::audit::stats::{BillStats, BooksStats, CustomerStats};
