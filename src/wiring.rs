@@ -208,11 +208,17 @@ async fn s3_bucket(export: &ExportConfig, bucket: String) -> Bucket {
 fn access(export: &ExportConfig, elsewhere: Option<&str>, region: &str) -> Access {
     let of_export = |key: &str| format!("`{key}` of the export `{}`", export.name);
     let (address, address_setting) = match (&export.endpoint, elsewhere) {
-        (Some(endpoint), _) => (endpoint.clone(), of_export("endpoint")),
-        (None, Some(endpoint)) => (endpoint.to_owned(), "AWS_ENDPOINT_URL".to_owned()),
+        (Some(endpoint), _) => (origin(endpoint), of_export("endpoint")),
+        (None, Some(endpoint)) => (origin(endpoint), "AWS_ENDPOINT_URL".to_owned()),
         (None, None) => (format!("https://s3.{region}.amazonaws.com"), of_export("region")),
     };
     Access { address, region: region.to_owned(), address_setting, region_setting: of_export("region") }
+}
+
+/// Scheme, host and port of an address: the rest may contain a secret.
+fn origin(address: &str) -> String {
+    let parsed = reqwest::Url::parse(address);
+    parsed.map_or_else(|_| "its address".to_owned(), |url| url.origin().ascii_serialization())
 }
 
 /// The settings for reading bills.

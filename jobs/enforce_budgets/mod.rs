@@ -6,8 +6,8 @@
 //! Customers are loaded page by page and judged by pure functions (`judge`, [`decide`]). The facts
 //! about those whose entitlements would change are read again under the write lock. Where they are
 //! the same, the judgement holds; the others are judged again. Entitlements are written with their
-//! history, their TURN limits and their notifications in one transaction. So a run in which
-//! nothing changed writes nothing, and concurrent runs, or the web backend beside a run, decide by
+//! history, their TURN limits and their notifications in one transaction. So a run in which nothing
+//! changed writes only that it ran, and concurrent runs, or the web backend beside a run, decide by
 //! what is true when they write.
 
 pub mod decide;

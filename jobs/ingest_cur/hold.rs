@@ -1,6 +1,6 @@
 //! Why a version is put on hold, and what happens to a version that a person accepts. Pure.
 //!
-//! [`reasons`] is the one place where a reason is added. A kind of reason says what may have caused
+//! `reasons` is the one place where a reason is added. A kind of reason says what may have caused
 //! it, what is booked when the version is accepted, and which key of the configuration accepts it
 //! without a person. The words are stored with the version, so `meter versions`,
 //! `meter status` and the pages say the same.

@@ -53,10 +53,6 @@ impl Job for CheckMonths {
         Some(Self::KIND.to_owned())
     }
 
-    fn needs_attention(report: &CheckMonthsReport) -> bool {
-        !(report.to_be_read.is_empty() && report.unreadable.is_empty())
-    }
-
     async fn run(self, context: &Context, now: Timestamp) -> Result<CheckMonthsReport, Failure> {
         context.books.require_migrated().await?;
         let months = context.books.months(now).await?;
