@@ -480,7 +480,8 @@ impl UsageAggregator {
         let blocks = self.sums.blocks_of.iter().enumerate().filter(|(_, b)| **b != 0);
         let in_month = blocks.flat_map(move |(place, block)| {
             let (customer, meter) = (id(place / meters), u8::try_from(place % meters).unwrap_or(u8::MAX));
-            let days = (self.first_day..).zip(&self.sums.blocks[idx(*block) - 1]);
+            // a block has 31 days, also in a shorter month
+            let days = (self.first_day..self.first_day + self.days).zip(&self.sums.blocks[idx(*block) - 1]);
             days.map(move |(day, sum)| {
                 let more = if overflow.is_empty() { None } else { overflow.get(&(customer, meter, day)) };
                 (customer, meter, day, i128::from(*sum) + more.unwrap_or(&0))

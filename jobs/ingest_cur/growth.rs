@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -74,7 +75,8 @@ pub(super) fn growths(
 ) -> Vec<Growth> {
     let Some(until) = last_settled(month, delivered_at) else { return vec![] };
     let mut found = vec![];
-    let (now, before) = (through(observed, until), through(booked, until));
+    let settled = month.first_day()..=until;
+    let (now, before) = (on_days(observed, &settled), on_days(booked, &settled));
     for (meter, booked) in before.into_iter().filter(|(_, booked)| *booked > Quantity::ZERO) {
         let observed = now.get(&meter).copied().unwrap_or_default();
         let change = observed - booked;
@@ -98,11 +100,11 @@ pub(super) fn growths(
     found
 }
 
-/// Sums of each meter through a day.
-fn through(cells: &Cells, until: Day) -> BTreeMap<String, Quantity> {
+/// Sums of each meter on some days.
+fn on_days(cells: &Cells, days: &RangeInclusive<Day>) -> BTreeMap<String, Quantity> {
     let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
     for ((meter, day), quantity) in cells.by_meter_and_day() {
-        if day <= until {
+        if days.contains(&day) {
             *sums.entry(meter).or_default() += quantity;
         }
     }
@@ -207,6 +209,8 @@ mod tests {
         assert!(found(&booked, &late, "2026-10-04T00:00:00Z").is_empty(), "nothing was settled");
         assert!(found(&[(1, "2026-10-09", 5)], &late, at).is_empty(), "nothing was booked on settled days");
         assert!(found(&[(1, "2026-10-01", 1)], &[(1, "2026-10-01", 2)], at).is_empty(), "the floor passes");
+        let stragglers = [(1, "2026-09-30", 5000), (1, "2026-10-01", 60), (1, "2026-10-06", 40)];
+        assert!(found(&booked, &stragglers, at).is_empty(), "late usage of the month before");
     }
 
     #[test]

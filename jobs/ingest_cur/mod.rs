@@ -249,8 +249,10 @@ impl Run<'_> {
         let (Some(accept), Some(accepted)) = (&self.job.accept, &self.accepted) else { return Ok(None) };
         let why = match accepted {
             Accepted::Other(why) if undecided.is_empty() => {
-                let then = "no reason to hold it was found, and `meter ingest` books it; nothing was booked";
-                return Err(Failure::GiveUp(anyhow!("{why}; {then}")));
+                let month = self.job.month;
+                return Err(Failure::GiveUp(anyhow!(
+                    "{why}; no reason to hold it was found, and `meter ingest --month {month}` books it; nothing was booked"
+                )));
             }
             Accepted::Other(why) => why.clone(),
             Accepted::Words(_) if undecided.is_empty() => return Ok(None),

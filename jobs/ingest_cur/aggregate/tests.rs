@@ -67,6 +67,26 @@ fn totals(rows: &[Row]) -> Totals {
     totals
 }
 
+/// The first days after a month of less than 31 days are no days of its blocks.
+#[test]
+fn usage_after_a_short_month_counts_once() {
+    for (month, day, after) in [
+        ("2026-11", "2026-11-05", "2026-12-01"),
+        ("2026-02", "2026-02-05", "2026-03-01"),
+        ("2026-10", "2026-10-05", "2026-11-01"),
+    ] {
+        let row = |day: &'static str| -> Row { ["Minutes", "Usage", "1.5", day, "", "alice", ""] };
+        let mut aggregator = UsageAggregator::new(Arc::new(rules()), month.parse().unwrap());
+        add(&mut aggregator, &[row(day), row(after), row(after)], 0);
+        let totals = aggregator.finish().unwrap();
+        assert!(totals.meters.iter().all(MeterTotals::is_conserved), "{totals:?}");
+        let days = totals.observed.by_meter_and_day();
+        let found: Vec<String> = days.iter().map(|((_, day), sum)| format!("{day} {sum}")).collect();
+        assert_eq!(found, [format!("{day} 1.5"), format!("{after} 3")]);
+        assert_eq!((totals.meters[0].booked.to_string(), totals.out_of_month_lines), ("4.5".into(), 2));
+    }
+}
+
 /// `attributed + unattributed + excluded`, and what is wrong.
 fn found(row: Row) -> (String, Vec<String>) {
     let found = totals(&[row]);
