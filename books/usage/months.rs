@@ -112,9 +112,8 @@ impl PayerMonths {
 }
 
 /// The months that a reading of a payer's bills goes through, the oldest first: the current one,
-/// `lookback` before it, and all since the payer's first one that are not complete, or whose version
-/// is from the days in which AWS still finishes a bill. Months that wait for a person are left
-/// alone. Of a payer without any version, those since `since`: the month
+/// `lookback` before it, and all since the payer's first one that are not complete. Months that
+/// wait for a person are left alone. Of a payer without any version, those since `since`: the month
 /// in which somebody last read.
 pub fn to_read(of: Option<&PayerMonths>, since: Option<Month>, lookback: u8, now: Timestamp) -> Vec<Month> {
     let recent = Month::back_to(Month::of(now), lookback);
@@ -123,12 +122,7 @@ pub fn to_read(of: Option<&PayerMonths>, since: Option<Month>, lookback: u8, now
         let from = before.map(|month| month.max(window(now)));
         return from.filter(|from| *from < recent[0]).map_or(recent, |from| Month::range(from, Month::of(now)));
     };
-    let early = |month: &Month| of.known.get(month).is_some_and(|known| known.delivered_at < end(*month) + FINAL_AFTER);
-    let unsure = |month: &Month| match of.state(*month, now) {
-        MonthState::OnHold => false,
-        MonthState::Complete => early(month),
-        MonthState::Open | MonthState::NotFinal | MonthState::Unread => true,
-    };
+    let unsure = |month: &Month| !matches!(of.state(*month, now), MonthState::Complete | MonthState::OnHold);
     let mut months: Vec<Month> = of.closed(now, lookback).into_iter().filter(unsure).collect();
     months.extend(recent);
     months

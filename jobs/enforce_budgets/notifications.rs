@@ -138,8 +138,6 @@ pub(super) fn of_meter(
     }
     if answer_changed(was, is) {
         let kind = if is.allowed { NotificationKind::Unblocked } else { NotificationKind::Blocked };
-        // only the first decision is history: a plan that lost the meter, and has it again, is none
-        let not_sent = watch.silent.or(was.is_none().then_some(FIRST));
         found.push(new_notification(is, &is.meter, kind, Occasion { percent: 0, base: change, not_sent }));
     }
     found

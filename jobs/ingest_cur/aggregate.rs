@@ -138,7 +138,7 @@ pub struct Totals {
     pub out_of_month_lines: u64,
     /// Counted lines of usage during more than a day.
     pub long_lines: u64,
-    /// The tags that lines of the bill can have ([`written`](books::usage::tag_key::TagName::written)).
+    /// The tags that lines of the bill can have, as `TagName::written` writes them.
     pub tags_seen: BTreeSet<String>,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,

@@ -131,13 +131,9 @@ fn ingests(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
     let Tick { config, at, last, months, origin } = *tick;
     let mut jobs = vec![];
     for export in &config.exports {
-        let mut read = to_read(months.get(&export.payer), last.map(Month::of), config.lookback_months, at);
+        let read = to_read(months.get(&export.payer), last.map(Month::of), config.lookback_months, at);
         let older = read.len().saturating_sub(usize::from(config.lookback_months) + 1);
-        // once a day: one that cannot be read is not fetched at every tick
-        let day = |at: Timestamp| at.as_second().div_euclid(86_400);
-        if older > 0 && last.is_some_and(|last| day(last) == day(at)) {
-            read.drain(..older);
-        } else if older > 0 {
+        if older > 0 {
             let (name, months) = (&export.name, words(&read[..older]));
             tracing::info!(export = %name, %months, "export {name}: months that are not complete are read, too: {months}");
         }
