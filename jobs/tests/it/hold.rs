@@ -269,8 +269,7 @@ async fn an_acceptance_of_another_version_books_nothing() {
     refused(&world, accept("2026-10-1"), "2 versions on hold begin with `2026-10-1`").await;
     // not even a good one that came since
     deliver(&world.bucket(), V3, &[("1.parquet", bill(vec![]))]);
-    refused(&world, accept(V1), "no reason to hold it was found, and `meter ingest` books it; nothing was booked")
-        .await;
+    refused(&world, accept(V1), "`meter ingest --month 2026-10` books it; nothing was booked").await;
     deliver(&world.bucket(), V2, &[("1.parquet", negative(-2.0))]);
     assert!(world.dump("SELECT reason FROM audit_log").await.is_empty());
     accepted(&world, V2).await;
