@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use jobs::context::{Context, ReadLimits, ReadSettings};
-use jobs::ingest_cur::{IngestOutcome, IngestPart, PartOutcome};
+use jobs::ingest_cur::{IngestOutcome, IngestPart, IngestReport, PartOutcome};
 use jobs::job::{Failure, Job, Request};
 use proptest::prelude::*;
 use testkit::ingest_fixture::{self, IngestFixture, Line, accept, chime, columns, deliver, job, now, parquet_bytes};
@@ -155,6 +155,24 @@ async fn a_damaged_part_is_read_again() {
     world.sound().await;
 }
 
+/// Delivers a bill to both worlds, and reads it in one go in the first and in parts in the second,
+/// whose context is `in_parts`.
+async fn read_both(
+    whole: &IngestFixture,
+    in_parts: &Context,
+    parted: &IngestFixture,
+    files: &[Vec<Line>],
+) -> [IngestReport; 2] {
+    for world in [whole, parted] {
+        delivered(world, V1, files);
+    }
+    let one = whole.ingest().await.unwrap();
+    for part in asked(in_parts).await {
+        part.run(in_parts, now()).await.unwrap();
+    }
+    [one, job().run(in_parts, now()).await.unwrap()]
+}
+
 /// Faulty lines travel with the stored sums: the same words, and the same books when a person
 /// accepts them.
 #[tokio::test]
@@ -166,15 +184,8 @@ async fn faulty_lines_of_parts_are_those_of_the_bill() {
         file.push(chime("a\tb", 3, 2.0));
         file.push(chime(["alice", "bob"][i % 2], 3, f64::NAN));
     }
-    for world in [&whole, &parted] {
-        delivered(world, V1, &files);
-    }
-    let one = whole.ingest().await.unwrap();
     let context = large_from(&parted, 1);
-    for part in asked(&context).await {
-        part.run(&context, now()).await.unwrap();
-    }
-    let other = job().run(&context, now()).await.unwrap();
+    let [one, other] = read_both(&whole, &context, &parted, &files).await;
     assert_eq!((one.outcome, one.hold_reasons.len()), (IngestOutcome::OnHold, 3));
     assert_eq!(one.hold_reasons, other.hold_reasons);
     assert!(one.hold_reasons[0].text.starts_with("4 lines of chime_minutes have a customer tag"), "{one:?}");
@@ -222,15 +233,7 @@ proptest! {
     fn parts_and_whole_agree(files in prop::collection::vec(prop::collection::vec(line(), 1..12), 2..6)) {
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let (whole, parted) = (IngestFixture::new().await, IngestFixture::new().await);
-            for world in [&whole, &parted] {
-                delivered(world, V1, &files);
-            }
-            let one = whole.ingest().await.unwrap();
-            let context = large_from(&parted, 1);
-            for part in asked(&context).await {
-                part.run(&context, now()).await.unwrap();
-            }
-            let other = job().run(&context, now()).await.unwrap();
+            let [one, other] = read_both(&whole, &large_from(&parted, 1), &parted, &files).await;
             assert_eq!(serde_json::to_value(&one.meters).unwrap(), serde_json::to_value(&other.meters).unwrap());
             assert_eq!(one.rounded_amounts, other.rounded_amounts);
             assert_eq!(whole.ledger().await, parted.ledger().await);
