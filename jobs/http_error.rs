@@ -1,14 +1,13 @@
 //! Describing an HTTP client's error for logs and stored rows. Of the address only scheme, host and
 //! port are named: the rest may contain a secret.
 
+use books::store::remote::http::cause;
 use reqwest::Url;
 
 /// Why there was no response from `url`, in a few words: the innermost cause.
 pub(crate) fn describe(error: &reqwest::Error, url: &Url) -> String {
     let to = origin(url);
-    let cause = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source()).last();
-    let cause = cause.map_or(String::new(), ToString::to_string);
-    let cause = cause.split(" (os error").next().unwrap_or_default();
+    let cause = cause(error);
     match (error.is_connect(), error.is_timeout()) {
         (true, true) => format!("no connection to {to} in time"),
         (true, false) => format!("no connection to {to} ({cause})"),

@@ -86,8 +86,8 @@ impl<T> Drop for AbortedOnDrop<T> {
     }
 }
 
-/// The innermost cause of an error, which the others only introduce.
-fn cause(error: &reqwest::Error) -> String {
+/// The innermost cause of an error, which the others only introduce, without the system's number.
+pub fn cause(error: &reqwest::Error) -> String {
     let cause = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source()).last();
     let cause = cause.map_or(String::new(), ToString::to_string);
     cause.split(" (os error").next().unwrap_or_default().to_owned()
