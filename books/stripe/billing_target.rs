@@ -36,6 +36,13 @@ pub struct UsageParts {
 }
 
 impl UsageParts {
+    /// Whether the columns hold these quantities: up to 922 million units each. The period of a
+    /// larger one is deferred as `too_large`.
+    pub fn fit(rated: &Rated) -> bool {
+        let Rated { used, within, billable, house, not_priced, advance, .. } = rated;
+        [used, within, billable, house, not_priced, advance].iter().all(|q| i64::try_from(q.scaled()).is_ok())
+    }
+
     pub fn of(rated: &Rated) -> Self {
         let cell = |q: Quantity| i64::try_from(q.scaled()).unwrap_or(i64::MAX);
         Self {

@@ -34,7 +34,7 @@ pub enum DeferReason {
     SeveralItems,
     /// The item's price is in another currency than the plan.
     Currency,
-    /// It has more than 15 digits.
+    /// It has more than 15 digits, or the books cannot hold the usage of the period.
     TooLarge,
     /// It would take the invoice below zero.
     BelowZero,
@@ -123,7 +123,7 @@ pub struct PeriodCase {
     pub until: i64,
     /// Its subscription; none for a calendar month, which has no invoice.
     pub billing: Option<PeriodBilling>,
-    /// The billing target; none if it has more than 15 digits.
+    /// The billing target; none if it is [`DeferReason::TooLarge`].
     pub target: Option<i64>,
     /// The currency of the plan that sets the terms of the period.
     pub currency: String,

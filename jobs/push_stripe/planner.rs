@@ -242,7 +242,7 @@ impl<'a> Planner<'a> {
                 items: of.items_at(period, timestamp((period.start, until), self.now)),
                 ..billing
             }),
-            target: target(rated.reported, of.mapped.mapping.per_unit, cut),
+            target: target(rated.reported, of.mapped.mapping.per_unit, cut).filter(|_| UsageParts::fit(rated)),
             currency: rated.currency.to_string(),
         }
     }

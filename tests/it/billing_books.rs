@@ -31,6 +31,7 @@ suite![
     what_stripe_rejects_later_is_refused_and_planned_anew_by_a_person,
     two_pushes_beside_each_other_send_everything_once,
     what_cannot_be_sent_is_deferred_and_says_why,
+    what_the_books_cannot_hold_is_not_sent,
     what_people_acknowledge_is_appended_and_ends_by_itself,
     what_a_person_discarded_is_never_billed_whatever_becomes_known,
     how_the_books_stand_is_told_in_figures,
@@ -281,6 +282,26 @@ async fn what_cannot_be_sent_is_deferred_and_says_why(store: TestStore) {
         assert!(failure.is_retryable() && format!("{:#}", failure.error()).contains("clock"), "{failure:?}");
     }
     assert_eq!(jobs::push_stripe::push(&context.books, &context.billing, Timestamp::now()).await.unwrap().accepted, 1);
+    fixture.judge();
+}
+
+/// Each day fits, and the period does not: nothing is sent by a number that the books cut off.
+async fn what_the_books_cannot_hold_is_not_sent(store: TestStore) {
+    let fixture = StripeOnStore::open(&store, &["ann", "bob"]).await;
+    let day = |n: u8| format!("date('now', '-{n} day')");
+    for (customer, units) in [("ann", 400_000_000), ("bob", 500_000_000)] {
+        fixture.book_on(customer, "storage_gb", &day(1), units).await;
+        fixture.book_on(customer, "storage_gb", &day(2), units).await;
+    }
+    let report = fixture.push().await;
+    assert_eq!((report.accepted, report.deferred), (1, [(DeferReason::TooLarge, 1)].into()));
+    assert_eq!(fixture.invoiced("ann"), "800000000");
+    assert_eq!(fixture.invoiced("bob"), "0");
+    // a restated bill brings it below
+    fixture.book_on("bob", "storage_gb", &day(1), -100_000_000).await;
+    let report = fixture.push().await;
+    assert_eq!((report.accepted, report.deferred.len()), (1, 0));
+    assert_eq!(fixture.invoiced("bob"), "900000000");
     fixture.judge();
 }
 
