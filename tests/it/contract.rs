@@ -401,7 +401,7 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
             "UPDATE entitlements SET allowed = 0, reason = '{reason}', included = {included}, budget_minor = {all}, meter_budget_minor = {own}"
         );
         backend.execute(&sql).await.unwrap();
-        backend.execute(&format!("UPDATE plan_meters SET included = {included}")).await.unwrap();
+        backend.execute(&format!("UPDATE plan_meters SET included = {included}, price = '0.01'")).await.unwrap();
         for (at, expected) in [(end - 1, false), (end, after)] {
             let values = [text("ann"), text("turn_allocations"), Value::Integer(at)];
             let row = backend.run("may_use", &values).await.unwrap();
@@ -415,6 +415,43 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
             assert_eq!(row["used"] != Value::Null, is_of_this_period, "no figure of another period: {row:?}");
         }
     }
+    let ask = async |at: i64| {
+        let row = backend.run("may_use", &[text("ann"), text("turn_allocations"), Value::Integer(at)]).await.unwrap();
+        (row["allowed"] == Value::Integer(1), written(&row["reason"]))
+    };
+    let of_budget = "UPDATE entitlements SET allowed = 1, reason = 'within_budget', budget_minor = 900";
+    backend.execute(of_budget).await.unwrap();
+    for (plan, at_end) in [
+        ("included = 0, price = '0.01'", (true, "new_period")),
+        ("included = 0, price = NULL", (false, "included_used")),
+        ("included = 5, price = NULL", (true, "new_period")),
+        ("included = 0, price = '0.01', meter = 'other'", (false, "not_in_plan")),
+        ("included = 5, price = NULL, meter = 'turn_allocations'", (true, "new_period")),
+    ] {
+        backend.execute(&format!("UPDATE plan_meters SET {plan} WHERE meter <> 'chime_minutes'")).await.unwrap();
+        assert_eq!(ask(end).await, (at_end.0, at_end.1.to_owned()), "{plan}");
+        assert_eq!(ask(end - 1).await, (true, "within_budget".to_owned()), "{plan}");
+    }
+    // what is known of the subscription since decides, and only while nobody has decided
+    let subscription = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('s', 'ann', 'active', 0, 0)";
+    backend.execute(subscription).await.unwrap();
+    for (status, at_end) in [
+        ("status = 'past_due'", (true, "new_period")),
+        ("status = 'unpaid'", (false, "unpaid")),
+        ("status = 'paused'", (false, "paused")),
+        ("status = 'canceled'", (false, "canceled")),
+        ("status = 'active', ended_at = 5", (false, "canceled")),
+        ("status = 'incomplete', ended_at = NULL", (true, "new_period")),
+    ] {
+        backend.execute(&format!("UPDATE subscriptions SET {status}")).await.unwrap();
+        assert_eq!(ask(end).await, (at_end.0, at_end.1.to_owned()), "{status}");
+        assert_eq!(ask(end - 1).await, (true, "within_budget".to_owned()), "{status}");
+    }
+    // a newer one that lives governs
+    let living = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('t', 'ann', 'active', 0, 0)";
+    backend.execute("UPDATE subscriptions SET status = 'canceled'").await.unwrap();
+    backend.execute(living).await.unwrap();
+    assert_eq!(ask(end).await, (true, "new_period".to_owned()));
 }
 
 /// Eight backends take, give back and ask, a ninth changes budgets and subscriptions, and both jobs
