@@ -6,7 +6,8 @@
 //!
 //! A crossing is sent when somebody has looked from before it: the decision before was about the
 //! same meter under a plan that has it, and its run knew the threshold and a webhook. What lay
-//! behind when somebody began to look is recorded as known, and not sent.
+//! behind when somebody began to look is recorded as known, and not sent. A block or unblock is
+//! sent whenever there was a decision before.
 
 use std::collections::BTreeMap;
 
@@ -138,6 +139,8 @@ pub(super) fn of_meter(
     }
     if answer_changed(was, is) {
         let kind = if is.allowed { NotificationKind::Unblocked } else { NotificationKind::Blocked };
+        // the backend knows the answer before, also when it was that the plan lacks the meter
+        let not_sent = watch.silent.or(was.is_none().then_some(FIRST));
         found.push(new_notification(is, &is.meter, kind, Occasion { percent: 0, base: change, not_sent }));
     }
     found

@@ -350,9 +350,24 @@ fn what_lay_behind_when_somebody_began_to_look_is_known() {
     run(&place, "budget set ann 1 --by me").ends(0).says(&["That counts from the next run of enforce_budgets, due "]);
     run(&place, ENFORCE).ends(0);
     let behind = "SELECT meter, kind, state, count(*) FROM notifications WHERE error LIKE '%first decided%' GROUP BY 1, 2, 3 ORDER BY 1, 2";
-    let expected = ["|budget_used|known|5", "chime_minutes|included_used|known|5", "storage_gb|unblocked|known|1"];
+    let expected = ["|budget_used|known|5", "chime_minutes|included_used|known|5"];
     assert_eq!(place.query(behind), expected);
-    assert!(place.query(pending).is_empty());
+    assert_eq!(place.query(pending), ["unblocked|0"]);
+}
+
+/// A block that was sent is followed by its end, whatever the reason was.
+#[test]
+fn a_plan_that_is_unknown_for_a_while_blocks_and_unblocks() {
+    let place = Workspace::with("[notifications]\nurl = \"http://127.0.0.1:9/hook\"\n");
+    run(&place, "customer add ann").ends(0);
+    run(&place, ENFORCE).ends(0);
+    let meters = place.query("SELECT meter FROM entitlements WHERE allowed").len();
+    for (plan, kind, expected) in [("nobody", "blocked", 3), ("core", "unblocked", 0)] {
+        place.execute(&format!("UPDATE customers SET plan = '{plan}'"));
+        run(&place, ENFORCE).ends(expected).says(&[&format!("{meters} notification(s) will be sent")]);
+        let sent = format!("SELECT count(*) FROM notifications WHERE kind = '{kind}' AND state = 'pending'");
+        assert_eq!(place.query(&sent), [meters.to_string()]);
+    }
 }
 
 #[test]
