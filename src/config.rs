@@ -187,6 +187,14 @@ pub struct ReadConfig {
     pub fan_out_mib: u32,
 }
 
+/// Whether a text is the address of a server, without anything that could be secret.
+fn is_plain_address(text: &str) -> bool {
+    reqwest::Url::parse(text).is_ok_and(|url| {
+        let is_plain = url.username().is_empty() && url.password().is_none() && url.query().is_none();
+        matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty()) && is_plain
+    })
+}
+
 fn default_payer() -> String {
     "default".into()
 }
@@ -327,6 +335,11 @@ impl Config {
             }
             if let Err(why) = Location::parse(&export.location) {
                 fault("location", why);
+            }
+            if export.endpoint.as_deref().is_some_and(|endpoint| !is_plain_address(endpoint)) {
+                let why = "it is no address of a server; write https://host or https://host:port, without a user, a \
+                           password or a query. Keys come from the environment (AWS_ACCESS_KEY_ID …)";
+                fault("endpoint", why.to_owned());
             }
         }
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();

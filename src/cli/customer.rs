@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::known_customer;
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::print::{self, decided::Runs};
 use crate::wiring::{self, Open};
 
@@ -63,7 +63,12 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
         Action::Show { customer, json } => show(config, &customer, json, now).await,
         Action::Add { customer, plan, stripe_customer_id } => {
             let new = NewCustomer { id: customer, plan, stripe_customer_id, status: None };
-            add(config, vec![new]).await
+            let added = add(config, vec![new]).await;
+            added.map_err(|error| match error.downcast::<CustomerError>() {
+                Ok(wrong @ CustomerError::Wrong { .. }) => BadUsage(wrong.to_string()).into(),
+                Ok(other) => other.into(),
+                Err(error) => error,
+            })
         }
         Action::Import { file, dry_run: false } => import(config, &file).await,
         Action::Import { file, dry_run: true } => {

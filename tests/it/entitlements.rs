@@ -148,7 +148,7 @@ fn wrong_input_is_refused_with_what_where_and_why() {
         ("entitlements bob", 2, "there is no customer `bob`"),
         ("reconcile bob", 2, "there is no customer `bob`"),
         ("customer show bob", 2, "there is no customer `bob`"),
-        ("customer add bob --plan gold", 1, "there is no plan `gold`; there are: core"),
+        ("customer add bob --plan gold", 2, "there is no plan `gold`; there are: core"),
         ("plan list gold", 2, "there is no plan `gold`"),
         ("explain-entitlement bob chime_minutes", 2, "there is no customer `bob`"),
         ("run roll-periods --as-of 2099-01-01T00:00:00Z", 2, "add --dry-run"),
