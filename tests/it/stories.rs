@@ -172,7 +172,7 @@ fn a_broken_month_fails_alone() {
 #[test]
 fn every_fault_of_the_configuration_is_named_with_its_place() {
     let place = Workspace::with(
-        "tag_kay = \"x\"\nlookback_months = 99\n\n[database]\nurl = \"meter.db\"\ntoken = \"s3cret\"\n\n[[exports]]\nlocation = \"bucket\"\n\n[[exports]]\nname = \"two\"\nlocation = \"ftp://x\"\nendpoint = \"https://k:s3cret@host\"\n\n[[exports]]\nname = \"three\"\nformat = \"cur3\"\n\n[guard]\nmonth_fall_percent = \"many\"\n",
+        "tag_kay = \"x\"\nlookback_months = 99\n\n[database]\nurl = \"meter.db\"\ntoken = \"s3cret\"\n\n[[exports]]\nlocation = \"bucket\"\n\n[[exports]]\nname = \"two\"\nlocation = \"ftp://x\"\nendpoint = \"https://k:s3cret@host\"\n\n[[exports]]\nname = \"three\"\nlocation = \"bills\"\nformat = \"cur3\"\n\n[guard]\nmonth_fall_percent = \"many\"\n",
     );
     let ran = place
         .run_with(
@@ -187,8 +187,8 @@ fn every_fault_of_the_configuration_is_named_with_its_place() {
         "meter.toml:8: exports[0]: missing field `name`",
         "meter.toml:13: exports[1].location",
         "meter.toml:14: exports[1].endpoint: it is no address of a server; write https://host",
-        "meter.toml:18: exports[2].format: unknown variant `cur3`",
-        "meter.toml:20: guard.month_fall_percent: invalid type",
+        "meter.toml:19: exports[2].format: unknown variant `cur3`",
+        "meter.toml:22: guard.month_fall_percent: invalid type",
         "variable METER_GUARD__FLOOOR: guard.flooor: unknown field",
         "variable METER_READ__MEMORY_MIB: read.memory_mib: at least 8",
         "variable METER_LOG__LEVEL",
