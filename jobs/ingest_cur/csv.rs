@@ -3,9 +3,7 @@
 //! Legacy CSV names columns `lineItem/UsageAmount`. CUR 2.0 names them as in Parquet and writes
 //! maps as JSON text.
 
-use std::cell::Cell;
 use std::io::{self, Read};
-use std::rc::Rc;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -13,6 +11,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
 use super::aggregate::{Origin, UsageAggregator};
+use super::csv_lines::{ENDLESS, Lines};
 use super::growing::Growing;
 use super::memory;
 use super::parquet_file::{ReadError, Wanted, is_tag_map, missing_columns};
@@ -23,15 +22,14 @@ use books::usage::tag_key::{TagKeys, canonical_name};
 pub(super) const BYTES: u64 = 12 << 20;
 /// Bytes that are fetched at once.
 const READ_BYTES: u64 = 2 << 20;
-/// Longest record, in bytes of text; far above any line of a bill.
-const RECORD_LIMIT: u64 = 4 << 20;
-const ENDLESS: &str = "a record has no end within 4 MiB (an unclosed quote?)";
 /// Characters of a line's resource that are kept for a message.
 const RESOURCE_LIMIT: usize = 256;
 /// Longest map of tags, as text. AWS allows 50 tags of 128 and 256 characters.
 const LONGEST_MAP: u64 = 1 << 20;
 /// Most columns; a bill has 120 to 600.
 const COLUMNS: usize = 20_000;
+/// Bytes that are parsed at once, a line at most.
+const LINE_BYTES: usize = 16 << 10;
 /// Rows that are aggregated at once, and bytes of their distinct texts.
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 2 << 20;
@@ -104,43 +102,39 @@ pub async fn aggregate(
     result.unwrap_or_else(|e| Err(ReadError::Broken { file: name, place: String::new(), why: e.to_string() }))
 }
 
-/// Fails on a record without an end: an unclosed quote would read the rest of the file into
-/// memory.
-struct Bounded<R> {
-    text: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.text.read(buffer)?;
-        let left = self.left.get().checked_sub(u64::try_from(length).unwrap_or(u64::MAX));
-        self.left.set(left.ok_or_else(|| io::Error::other(ENDLESS))?);
-        Ok(length)
-    }
-}
-
-/// The resources of the rows of the batch that is being read, one after another in one text.
+/// The rows of the batch that is being read: their lines, and their resources one after another in
+/// one text.
 #[derive(Default)]
-struct Resources {
-    text: String,
+struct Rows {
+    lines: Vec<u64>,
+    resources: String,
     ends: Vec<usize>,
 }
 
-impl Resources {
-    fn push(&mut self, resource: &str) {
-        let end = resource.char_indices().nth(RESOURCE_LIMIT).map_or(resource.len(), |(at, _)| at);
-        self.text.push_str(&resource[..end]);
-        self.ends.push(self.text.len());
+impl Rows {
+    fn push(&mut self, line: u64, resource: Option<&[u8]>) {
+        self.lines.push(line);
+        if let Some(resource) = resource {
+            // it is for messages alone, so a character that cannot be read is no fault
+            let resource = String::from_utf8_lossy(resource);
+            let end = resource.char_indices().nth(RESOURCE_LIMIT).map_or(resource.len(), |(at, _)| at);
+            self.resources.push_str(&resource[..end]);
+            self.ends.push(self.resources.len());
+        }
     }
 
-    fn get(&self, row: usize) -> Option<String> {
+    fn line(&self, row: usize) -> u64 {
+        self.lines.get(row).copied().unwrap_or_default()
+    }
+
+    fn resource(&self, row: usize) -> Option<String> {
         let start = row.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
-        self.text.get(start..*self.ends.get(row)?).map(str::to_owned)
+        self.resources.get(start..*self.ends.get(row)?).map(str::to_owned)
     }
 
     fn clear(&mut self) {
-        self.text.clear();
+        self.lines.clear();
+        self.resources.clear();
         self.ends.clear();
     }
 }
@@ -160,71 +154,78 @@ fn aggregate_text(
     aggregator: &mut UsageAggregator,
 ) -> Result<CsvStats, ReadError> {
     let broken = |place: String, why: String| ReadError::Broken { file: file.name.to_owned(), place, why };
-    let fault = |line: u64, error: &csv::Error| match error.kind() {
+    let (lines, text) = Lines::of(text);
+    let line = || format!(", line {}", lines.of_record());
+    let fault = |error: &csv::Error| match error.kind() {
         csv::ErrorKind::Io(io) => match io.get_ref().and_then(|e| e.downcast_ref::<SourceError>()) {
             Some(source) => ReadError::Source(source.clone()),
-            None if io.to_string() == ENDLESS => broken(format!(", line {line}"), ENDLESS.into()),
+            None if io.to_string() == ENDLESS => broken(line(), ENDLESS.into()),
             None => {
                 broken(String::new(), format!("it cannot be unpacked ({io}); it is damaged, truncated or no gzip file"))
             }
         },
-        _ => broken(format!(", line {line}"), error.to_string()),
+        // which of them is missing is not known, so any value may be that of another column
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            let why = format!("it has {len} fields, and the header has {expected_len}; the file is damaged");
+            broken(line(), why)
+        }
+        _ => broken(line(), error.to_string()),
     };
-    let left = Rc::new(Cell::new(RECORD_LIMIT));
-    let text = Bounded { text, left: Rc::clone(&left) };
-    let mut reader = csv::ReaderBuilder::new().buffer_capacity(1 << 20).from_reader(text);
-    let headers = reader.headers().map_err(|e| fault(1, &e))?.clone();
+    let mut reader = csv::ReaderBuilder::new().buffer_capacity(LINE_BYTES).from_reader(text);
+    let headers = reader.byte_headers().map_err(|e| fault(&e))?;
+    let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    let names = || headers.iter().map(String::as_str);
     if headers.is_empty() {
         return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
     }
     if headers.len() > COLUMNS {
         let why = format!("it has {} columns, and a bill has {COLUMNS} at most; export it anew", headers.len());
-        return Err(broken(", line 1".into(), why));
+        return Err(broken(line(), why));
     }
-    let wanted = Wanted::find(headers.iter(), keys)
-        .map_err(|missing| broken(String::new(), missing_columns(&missing, headers.iter())))?;
+    let wanted =
+        Wanted::find(names(), keys).map_err(|missing| broken(String::new(), missing_columns(&missing, names())))?;
     let before = aggregator.counted_rows();
     aggregator.tags_seen.see(&wanted.tag_columns);
     let places = wanted.places();
     let is_map: Vec<bool> = places.iter().map(|place| is_tag_map(&canonical_name(&headers[*place]))).collect();
     let mut columns: Vec<Growing> = is_map.iter().map(|is_map| Growing::new(*is_map)).collect();
-    let mut resources = Resources::default();
-    let (mut record, mut rows, mut pending) = (csv::StringRecord::new(), 0_u64, 0);
+    // only the columns that are read have to be UTF-8
+    let (mut record, mut batch_rows) = (csv::ByteRecord::new(), Rows::default());
+    let (mut rows, mut pending) = (0_u64, 0);
     loop {
-        left.set(RECORD_LIMIT);
-        let more = reader.read_record(&mut record).map_err(|e| fault(rows + 2, &e))?;
+        lines.next_record();
+        let more = reader.read_byte_record(&mut record).map_err(|e| fault(&e))?;
         if more {
             for ((column, place), is_map) in columns.iter_mut().zip(&places).zip(&is_map) {
-                let length = u64::try_from(record[*place].len()).unwrap_or(u64::MAX);
-                if length > if *is_map { LONGEST_MAP } else { memory::LONGEST_VALUE } {
-                    let place = format!(", column {}, line {}", &headers[*place], rows + 2);
-                    return Err(broken(place, memory::too_long(length)));
-                }
-                let pushed = column.push(&record[*place]);
-                pushed.map_err(|why| broken(format!(", column {}, line {}", &headers[*place], rows + 2), why))?;
+                let value = &record[*place];
+                let length = u64::try_from(value.len()).unwrap_or(u64::MAX);
+                let pushed = match str::from_utf8(value) {
+                    _ if length > if *is_map { LONGEST_MAP } else { memory::LONGEST_VALUE } => {
+                        Err(memory::too_long(length))
+                    }
+                    Ok(text) => column.push(text),
+                    Err(_) => Err("the value is no UTF-8 text; the file is damaged".to_owned()),
+                };
+                pushed.map_err(|why| broken(format!(", column {}{}", headers[*place], line()), why))?;
             }
-            if let Some(place) = wanted.resource() {
-                resources.push(&record[place]);
-            }
+            batch_rows.push(lines.of_record(), wanted.resource().map(|place| &record[place]));
             rows += 1;
             pending += 1;
         }
         let full = pending == BATCH_ROWS || columns.iter().map(Growing::bytes).sum::<usize>() >= BATCH_BYTES;
         if pending > 0 && (full || !more) {
-            let first = rows - u64::try_from(pending).unwrap_or(0) + 2;
             let arrays: Vec<ArrayRef> = columns
                 .iter_mut()
                 .map(Growing::take)
                 .collect::<Result<_, _>>()
                 .map_err(|why| broken(String::new(), why))?;
-            let array = |place: usize| (&headers[place], &arrays[places.binary_search(&place).unwrap_or(0)]);
+            let array = |place: usize| (headers[place].as_str(), &arrays[places.binary_search(&place).unwrap_or(0)]);
             let batch = wanted.batch(pending, array, keys);
             let batch =
                 batch.map_err(|(column, t)| broken(format!(", column {column}"), format!("its type is {t}")))?;
-            let resource = |row: usize| resources.get(row);
-            let origin = Origin { file: file.key, row_group: None, first_row: first, resource: &resource };
-            aggregator.add(&batch, &origin);
-            resources.clear();
+            let (place, resource) = (|row| batch_rows.line(row), |row| batch_rows.resource(row));
+            aggregator.add(&batch, &Origin { file: file.key, row_group: None, place: &place, resource: &resource });
+            batch_rows.clear();
             if let Some(why) = aggregator.too_many_kinds() {
                 return Err(broken(String::new(), why));
             }

@@ -13,6 +13,7 @@
 pub mod aggregate;
 pub mod batch;
 pub mod csv;
+mod csv_lines;
 mod decoder_guard;
 mod delivery;
 mod discover;

@@ -400,7 +400,7 @@ impl RowGroup {
             let origin = Origin {
                 file: &self.file.object.key,
                 row_group: Some(self.group),
-                first_row: u64::try_from(first_row).unwrap_or(0),
+                place: &|row| u64::try_from(first_row + row).unwrap_or(0),
                 resource: &|_| None,
             };
             aggregator.add(&columns, &origin);

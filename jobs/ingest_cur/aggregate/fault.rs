@@ -52,7 +52,7 @@ pub struct LineFault {
     pub file: String,
     /// None in CSV.
     pub row_group: Option<usize>,
-    /// Row of the row group, from 0; in CSV the line of the file, from 1.
+    /// Row of the row group, from 0; in CSV the line of the file in which it begins, from 1.
     pub row: u64,
     pub column: String,
     pub why: String,
@@ -82,8 +82,8 @@ pub struct Origin<'a> {
     /// Key in the bucket or path in the folder.
     pub file: &'a str,
     pub row_group: Option<usize>,
-    /// Place of the batch's first row, as in [`LineFault::row`].
-    pub first_row: u64,
+    /// The place of a row of the batch, as in [`LineFault::row`].
+    pub place: &'a dyn Fn(usize) -> u64,
     /// The resource of a row of the batch, where the reader has it at hand.
     pub resource: &'a dyn Fn(usize) -> Option<String>,
 }
@@ -153,7 +153,7 @@ impl Faults {
         let group = self.0.entry(of).or_default();
         group.lines += 1;
         group.sum += amount.scaled();
-        let place = (origin.file, origin.row_group, origin.first_row + u64::try_from(row).unwrap_or(0));
+        let place = (origin.file, origin.row_group, (origin.place)(row));
         let later = |last: &LineFault| (last.file.as_str(), last.row_group, last.row) < place;
         if group.first.len() == NAMED && group.first.last().is_some_and(later) {
             return;

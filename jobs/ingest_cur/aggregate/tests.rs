@@ -55,7 +55,8 @@ fn add(aggregator: &mut UsageAggregator, rows: &[Row], first_row: u64) {
     let keys = TagKeys::new(&["who".to_owned()]);
     let wanted = Wanted::find(COLUMNS.into_iter(), &keys).unwrap();
     let batch = wanted.batch(rows.len(), |place| (COLUMNS[place], &arrays[place]), &keys).unwrap();
-    let origin = Origin { file: "f", row_group: Some(0), first_row, resource: &|row| Some(format!("r{row}")) };
+    let place = |row| first_row + u64::try_from(row).unwrap();
+    let origin = Origin { file: "f", row_group: Some(0), place: &place, resource: &|row| Some(format!("r{row}")) };
     aggregator.add(&batch, &origin);
 }
 

@@ -10,6 +10,7 @@ use arrow::datatypes::{Decimal256Type, i256};
 use books::{BooksError, Database};
 use jobs::ingest_cur::IngestOutcome;
 use jobs::job::Failure;
+use testkit::handmade_parquet::{Column, Page, bill, codes, file};
 use testkit::ingest_fixture::{
     self, IngestFixture, Line, chime, columns, deliver, deliver_lines, manifest, now, parquet_bytes,
 };
@@ -364,7 +365,10 @@ async fn csv_that_cannot_be_read_is_named() {
     let header = "line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,tags\n";
     let line = "AmazonChime,Meetings-AttendeeMinutes,Usage,1.5,2026-10-01T00:00:00.000Z,";
     let csv = |rest: &str| format!("{header}{line}{{}}\n{line}{rest}").into_bytes();
-    refused_file("1.csv", csv("{},too,many\n"), &["line 3"]).await;
+    // which field is missing is not known, so no value of the line can be trusted
+    refused_file("1.csv", csv("{},too,many\n"), &[", line 3: it has 8 fields, and the header has 6"]).await;
+    let short = csv(&format!("{{}}\n\n\r\n{}\n", &line[..line.len() - 1]));
+    refused_file("1.csv", short, &[", line 6: it has 5 fields, and the header has 6; the file is damaged"]).await;
     refused_file("1.csv", csv(&format!("\"{}", "no end ".repeat(3_000_000))), &["line 3", "has no end within 4 MiB"])
         .await;
     refused_file("1.csv.gz", b"no gzip".to_vec(), &["no gzip file"]).await;
@@ -372,6 +376,60 @@ async fn csv_that_cannot_be_read_is_named() {
     packed.write_all(&csv(&format!("{{}}\n{}", format!("{line}{{}}\n").repeat(500)))).unwrap();
     let packed = packed.finish().unwrap();
     refused_file("1.csv.gz", packed[..packed.len() - 20].to_vec(), &["truncated"]).await;
+}
+
+/// What a column that nobody reads has in it stops nothing, and the line of what does is that of the
+/// file, whatever line breaks a record has and however many blank lines are before it.
+#[tokio::test]
+async fn csv_is_text_where_it_is_read() {
+    let head = b"note,line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,line_item_resource_id,resource_tags_user_chitchatter_customer_id,caf\xe9\n";
+    let line = |note: &[u8], amount: &str, resource: &[u8], customer: &[u8]| {
+        let middle = format!(",AmazonChime,Meetings-AttendeeMinutes,Usage,{amount},2026-10-01T00:00:00Z,");
+        [note, middle.as_bytes(), resource, b",", customer, b",\xff\xfe\n"].concat()
+    };
+    let quoted = line(b"\"two\nlines\"", "2", b"arn:two", b"bob");
+    let good = [&head[..], &line(b"na\xefve", "1", b"arn:one", b"alice"), b"\n\n", &quoted].concat();
+    for (third, reason) in [
+        (line(b"", "4", b"arn:three", b"carol"), None),
+        (
+            line(b"", "many", b"arn:thr\xe9e", b"carol"),
+            Some("1.csv, line 7, column line_item_usage_amount, resource arn:thr\u{fffd}e: `many`"),
+        ),
+    ] {
+        for crlf in [false, true] {
+            let mut bytes = [&good[..], &third].concat();
+            if crlf {
+                bytes = bytes.split(|b| *b == b'\n').collect::<Vec<_>>().join(&b"\r\n"[..]);
+            }
+            let world = IngestFixture::new().await;
+            deliver(&world.bucket(), V1, &[("1.csv", bytes)]);
+            let report = world.ingest().await.unwrap();
+            if let Some(reason) = reason {
+                let [found] = report.hold_reasons.as_slice() else { panic!("{:?}", report.hold_reasons) };
+                assert!(found.text.contains(reason), "{crlf}: {}", found.text);
+                continue;
+            }
+            for (customer, minutes) in [("alice", "1"), ("bob", "2"), ("carol", "4")] {
+                assert_eq!(world.usage(customer, "chime_minutes").await.to_string(), minutes);
+            }
+            world.sound().await;
+        }
+    }
+    // a text that is read has to be one, in both forms alike
+    let bad = [&good[..], &line(b"", "4", b"arn:three", b"car\xf3l")].concat();
+    let column = "column resource_tags_user_chitchatter_customer_id";
+    refused_file("1.csv", bad, &[&format!(", {column}, line 7: the value is no UTF-8 text; the file is damaged")])
+        .await;
+    let parquet = |name: &str| {
+        let column = Column::text(name, vec![Page::dictionary(&[b"caf\xe9"]), codes(1, 0)]);
+        file(1, &[bill(1), vec![column]].concat())
+    };
+    refused_file("1.parquet", parquet("pricing_unit"), &["row group 0, column pricing_unit", "the file is damaged"])
+        .await;
+    let world = IngestFixture::new().await;
+    deliver(&world.bucket(), V1, &[("1.parquet", parquet("note"))]);
+    world.ingest().await.unwrap();
+    assert_eq!(world.usage("ann", "chime_minutes").await.to_string(), "1");
 }
 
 #[tokio::test]
