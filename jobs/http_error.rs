@@ -1,7 +1,7 @@
 //! Describing an HTTP client's error for logs and stored rows. Of the address only scheme, host and
 //! port are named: the rest may contain a secret.
 
-use books::store::remote::http::cause;
+use books::store::remote::http::{cause, origin};
 use reqwest::Url;
 
 /// Why there was no response from `url`, in a few words: the innermost cause.
@@ -14,9 +14,4 @@ pub(crate) fn describe(error: &reqwest::Error, url: &Url) -> String {
         (false, true) => format!("no answer in time from {to}"),
         (false, false) => format!("the request to {to} failed ({cause})"),
     }
-}
-
-/// Scheme, host and port.
-pub(crate) fn origin(url: &Url) -> String {
-    url.origin().ascii_serialization()
 }

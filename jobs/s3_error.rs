@@ -3,6 +3,7 @@
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use books::store::remote::http;
 
 /// The header that names the region in which a bucket is.
 const REGION: &str = "x-amz-bucket-region";
@@ -86,13 +87,10 @@ fn without_answer<E: std::error::Error + 'static>(error: &SdkError<E, HttpRespon
 
 /// What an error says in its innermost cause, which the others only introduce.
 pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
-    let last = std::iter::successors(Some(error), |e| e.source()).last();
-    let text = last.map_or(String::new(), ToString::to_string);
-    let text = text.replace("failed to lookup address information", "no such host");
-    // a list of all that was tried follows, and the number of an error
+    let text = http::cause(error).replace("failed to lookup address information", "no such host");
     let first = text.lines().next().unwrap_or_default();
-    let end = [". Attempted", " (os error"].iter().filter_map(|more| first.find(more)).min();
-    shown(&first[..end.unwrap_or(first.len())])
+    // a list of all that was tried follows
+    shown(first.split(". Attempted").next().unwrap_or_default())
 }
 
 /// As much of a text as fits into a line with others.
@@ -101,5 +99,30 @@ fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_innermost_cause_is_said_in_a_few_words() {
+        let of = |text: &str| {
+            let io = std::io::Error::other(text.to_owned());
+            innermost(&std::io::Error::other(std::io::Error::other(io)))
+        };
+        for (text, said) in [
+            ("Connection refused (os error 111)", "Connection refused"),
+            (
+                "failed to lookup address information: Name or service not known",
+                "no such host: Name or service not known",
+            ),
+            ("no provider. Attempted to load: env, profile (os error 2)", "no provider"),
+            ("denied.\nCaused by: another (os error 13)", "denied"),
+        ] {
+            assert_eq!(of(text), said);
+        }
+        assert_eq!(of(&"é".repeat(101)), format!("{}…", "é".repeat(100)));
     }
 }

@@ -12,7 +12,7 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use books::Database;
 use books::store::database::REMOTE_WAIT;
-use books::store::remote::http::HttpClient;
+use books::store::remote::http::{self, HttpClient};
 use jiff::Timestamp;
 use jobs::context::{Context, Export, Progress, ReadSettings, WebhookTarget};
 use jobs::deliver_notifications;
@@ -207,18 +207,13 @@ async fn s3_bucket(export: &ExportConfig, bucket: String) -> Bucket {
 /// What messages say about the way to a bucket; `elsewhere` is an endpoint of AWS's own settings.
 fn access(export: &ExportConfig, elsewhere: Option<&str>, region: &str) -> Access {
     let of_export = |key: &str| format!("`{key}` of the export `{}`", export.name);
+    let origin = |url: &str| reqwest::Url::parse(url).map_or("its address".to_owned(), |url| http::origin(&url));
     let (address, address_setting) = match (&export.endpoint, elsewhere) {
         (Some(endpoint), _) => (origin(endpoint), of_export("endpoint")),
         (None, Some(endpoint)) => (origin(endpoint), "AWS_ENDPOINT_URL".to_owned()),
         (None, None) => (format!("https://s3.{region}.amazonaws.com"), of_export("region")),
     };
     Access { address, region: region.to_owned(), address_setting, region_setting: of_export("region") }
-}
-
-/// Scheme, host and port of an address: the rest may contain a secret.
-fn origin(address: &str) -> String {
-    let parsed = reqwest::Url::parse(address);
-    parsed.map_or_else(|_| "its address".to_owned(), |url| url.origin().ascii_serialization())
 }
 
 /// The settings for reading bills.

@@ -15,3 +15,4 @@ pub mod meter;
 pub mod months;
 pub mod partial_reads;
 pub mod tag_key;
+pub mod wanted;

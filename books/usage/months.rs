@@ -1,8 +1,10 @@
 //! Which months of each payer are booked whole, and which must still be read.
 //!
-//! A month is complete when it is booked from a version that AWS delivered after the month's end.
-//! Every reading goes back to the months that are not, so that a worker that was off for months
-//! misses none.
+//! AWS finishes a month in the days after its end. So a month is complete when it is booked from a
+//! version that was delivered a week after the end or later. Every reading goes back to the months
+//! that are not, so that a worker that was off for months misses none. AWS delivers a month only
+//! when something changed, so most months end with a version of that week: it is read again, and
+//! nobody is called for it.
 
 use std::collections::BTreeMap;
 
@@ -20,8 +22,9 @@ use crate::units::calendar::Month;
 /// (`StartCostAllocationTagBackfill`); older ones change only by a support case.
 pub const WINDOW: u8 = 12;
 /// AWS issues a month's invoice on the 3rd to the 7th of the next month
-/// (<https://docs.aws.amazon.com/cur/latest/userguide/view-finalized-cur.html>). Without a version
-/// from after the month's end a week later, its final figures were missed.
+/// (<https://docs.aws.amazon.com/cur/latest/userguide/view-finalized-cur.html>). A version from so
+/// long after the month's end has its final figures. Without any version from after the end by
+/// then, they were missed.
 pub const FINAL_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// The setting that keeps the newest look at closed months.
 const LOOKS: &str = "month_looks";
@@ -31,13 +34,20 @@ const LOOKS: &str = "month_looks";
 pub struct KnownMonth {
     /// False while all of its versions are on hold.
     pub booked: bool,
-    /// Whether a version is on hold.
-    pub on_hold: bool,
+    /// The newest version on hold.
+    pub held: Option<Held>,
     /// Name of the export that delivered the version.
     pub export: String,
     pub version: String,
     pub manifest_digest: String,
     pub delivered_at: Timestamp,
+    pub decided_at: Timestamp,
+}
+
+/// A version that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Held {
+    pub manifest_digest: String,
     pub decided_at: Timestamp,
 }
 
@@ -58,8 +68,10 @@ pub type Months = BTreeMap<String, PayerMonths>;
 pub enum MonthState {
     /// It is not over, or not for long enough to have its final figures.
     Open,
-    /// It is over, and booked from a version that was delivered after its end.
+    /// It is booked from a version with its final figures.
     Complete,
+    /// It is over, and the booked version is from the days after its end, in which AWS finishes it.
+    Provisional,
     /// It is over, and the booked version is from before its end.
     NotFinal,
     /// It is over, and no version was ever booked or put on hold.
@@ -88,13 +100,19 @@ impl PayerMonths {
     /// What is known of a month from the first one on.
     pub fn state(&self, month: Month, now: Timestamp) -> MonthState {
         match self.known.get(&month) {
-            Some(known) if known.on_hold => MonthState::OnHold,
-            Some(known) if known.delivered_at >= end(month) => MonthState::Complete,
+            Some(known) if known.held.is_some() => MonthState::OnHold,
+            Some(known) if known.delivered_at >= end(month) + FINAL_AFTER => MonthState::Complete,
+            Some(known) if known.delivered_at >= end(month) => MonthState::Provisional,
             Some(_) if now < end(month) + FINAL_AFTER => MonthState::Open,
             Some(_) => MonthState::NotFinal,
             None if now < end(month) => MonthState::Open,
             None => MonthState::Unread,
         }
+    }
+
+    /// Whether readings go back to a month by themselves, however old it is.
+    fn is_read_again(&self, month: Month, now: Timestamp) -> bool {
+        !matches!(self.state(month, now), MonthState::Complete | MonthState::OnHold)
     }
 
     /// The months that are over and lack their figures.
@@ -113,17 +131,20 @@ impl PayerMonths {
 
 /// The months that a reading of a payer's bills goes through, the oldest first: the current one,
 /// `lookback` before it, and all since the payer's first one that are not complete. Months that
-/// wait for a person are left alone. Of a payer without any version, those since `since`: the month
-/// in which somebody last read.
-pub fn to_read(of: Option<&PayerMonths>, since: Option<Month>, lookback: u8, now: Timestamp) -> Vec<Month> {
-    let recent = Month::back_to(Month::of(now), lookback);
-    let Some(of) = of else {
-        let before = since.and_then(|since| since.back_to(lookback).first().copied());
-        let from = before.map(|month| month.max(window(now)));
-        return from.filter(|from| *from < recent[0]).map_or(recent, |from| Month::range(from, Month::of(now)));
+/// wait for a person are left alone. `since` is the month in which somebody first read, if there
+/// was no version then.
+pub(super) fn to_read(of: Option<&PayerMonths>, since: Option<Month>, lookback: u8, now: Timestamp) -> Vec<Month> {
+    let recent = Month::of(now).back_to(lookback);
+    let from = match (of, since) {
+        (None, None) => recent[0],
+        // a new export rarely has a bill of the months before it, so they are tried no longer than
+        // there is none at all
+        (None, Some(since)) => since.back_to(lookback)[0],
+        (Some(of), since) => since.map_or(of.first, |since| since.min(of.first)),
     };
-    let unsure = |month: &Month| !matches!(of.state(*month, now), MonthState::Complete | MonthState::OnHold);
-    let mut months: Vec<Month> = of.closed(now, lookback).into_iter().filter(unsure).collect();
+    let unsure = |month: &Month| *month < recent[0] && of.is_none_or(|of| of.is_read_again(*month, now));
+    let mut months = Month::range(from.max(window(now)), Month::of(now));
+    months.retain(unsure);
     months.extend(recent);
     months
 }
@@ -153,16 +174,19 @@ pub struct MonthLook {
 }
 
 impl MonthLook {
-    /// Whether a person should read the month: its bill is another than the booked one, or cannot
-    /// be used, and nothing was booked or put on hold since.
-    pub fn is_open(&self, of: &PayerMonths) -> bool {
+    /// Whether a person should read the month: its bill is another than the one that is booked or
+    /// on hold, or cannot be used, no reading goes back to it, and nothing was booked or put on
+    /// hold since.
+    pub fn is_open(&self, of: &PayerMonths, now: Timestamp) -> bool {
         let other = match &self.found {
-            Found::Other { manifest_digest, .. } => Some(manifest_digest),
+            Found::Other { manifest_digest, .. } if !of.is_read_again(self.month, now) => Some(manifest_digest),
             Found::Unreadable(_) => None,
-            Found::AsBooked | Found::Nothing => return false,
+            Found::Other { .. } | Found::AsBooked | Found::Nothing => return false,
         };
-        let known = of.known.get(&self.month);
-        known.is_none_or(|k| other != Some(&k.manifest_digest) && !k.on_hold && k.decided_at < self.at)
+        let is_newer = |digest: &String, decided_at: Timestamp| other != Some(digest) && decided_at < self.at;
+        let Some(known) = of.known.get(&self.month) else { return true };
+        is_newer(&known.manifest_digest, known.decided_at)
+            && known.held.as_ref().is_none_or(|held| is_newer(&held.manifest_digest, held.decided_at))
     }
 }
 
@@ -179,17 +203,18 @@ pub async fn months(c: &Connection, now: Timestamp) -> Result<Months, BooksError
     while let Some(row) = rows.next().await? {
         let first = parse(&row, 1)?;
         let of = found.entry(row.get(0)?).or_insert_with(|| PayerMonths { first, known: BTreeMap::new() });
-        let (booked, on_hold) = (row.get::<i64>(3)? == 1, row.get::<i64>(4)? == 1);
-        if booked || on_hold {
+        let (booked, held) = (row.get::<i64>(3)? == 1, row.get::<Option<String>>(4)?);
+        if booked || held.is_some() {
+            // an instant that cannot be read is old, so the month is read again
+            let instant = |column| parse(&row, column).unwrap_or_default();
             let known = KnownMonth {
                 booked,
-                on_hold,
-                export: row.get(5)?,
-                version: row.get(6)?,
-                manifest_digest: row.get(7)?,
-                // an instant that cannot be read is old, so the month is read again
-                delivered_at: parse(&row, 8).unwrap_or_default(),
-                decided_at: parse(&row, 9).unwrap_or_default(),
+                held: held.map(|manifest_digest| Held { manifest_digest, decided_at: instant(5) }),
+                export: row.get(6)?,
+                version: row.get(7)?,
+                manifest_digest: row.get(8)?,
+                delivered_at: instant(9),
+                decided_at: instant(10),
             };
             of.known.insert(parse(&row, 2)?, known);
         }

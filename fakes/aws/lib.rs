@@ -76,6 +76,8 @@ pub struct Spec {
     /// The lines of a day do not depend on it: with `rows` grown in step, a later delivery keeps
     /// the earlier days (but for the few places that the tax lines take).
     pub days: u8,
+    /// Days after the end of the last day with usage until the bill is delivered.
+    pub late_days: u8,
     /// Number of lines in all files together.
     pub rows: u64,
     /// Number of data files, at least 1.
@@ -115,6 +117,7 @@ impl Default for Spec {
             year: 2026,
             month: 10,
             days: 31,
+            late_days: 0,
             rows: 20_000,
             files: 2,
             row_group_rows: 1_000_000,

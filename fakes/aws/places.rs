@@ -109,13 +109,13 @@ fn cur2(spec: &Spec, month: &Month, root: &str, version: &str) -> Result<(String
     Ok((format!("{data}/{own}"), vec![format!("{metadata}/{own}"), metadata]))
 }
 
-/// When the delivery was made: as soon as the last day with usage is over, each restatement a
-/// minute later. So a bill of today is not one of tomorrow.
+/// When the delivery was made: as soon as the last day with usage is over, or `late_days` after it,
+/// each restatement a minute later. So a bill of today is not one of tomorrow.
 fn delivered(spec: &Spec, month: &Month) -> Result<String> {
     let time = month
         .first
         .at(0, 0, 42, 0)
-        .checked_add(i32::from(month.days_to_date).days())?
+        .checked_add((i32::from(month.days_to_date) + i32::from(spec.late_days)).days())?
         .checked_add(i64::from(spec.restated).minutes())?;
     Ok(time.strftime("%Y-%m-%dT%H:%M:%S.000Z").to_string())
 }

@@ -3,7 +3,7 @@
 //! `ingest_cur` goes through the newest months, and through older ones until they are complete.
 //! After that nobody reads a month again, but AWS may deliver it again: for a refund, or because a
 //! tag was applied to past months. So once a day this job compares the newest manifest of each such
-//! month with the booked version. It reads no bill and books nothing: usage of past months changes
+//! month with the booked version. It reads no bill and books nothing: usage of such a month changes
 //! only when a person says so. What it found is kept, and the state of the books shows it.
 
 use jiff::Timestamp;

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use books::store::remote::http::origin;
 use bytes::Bytes;
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, RETRY_AFTER};
@@ -184,7 +185,7 @@ fn refusal(status: u16, body: &[u8], around: ResponseMeta, base: &Url) -> CallEr
     let text = |key: &str| error["error"][key].as_str().map(|t| t.chars().take(500).collect::<String>());
     let is_stripe = error["error"].is_object();
     let kind = if is_stripe { CallFailure::Answered } else { CallFailure::NotStripe };
-    let elsewhere = || format!("check stripe.url ({}), and a proxy on the way", http_error::origin(base));
+    let elsewhere = || format!("check stripe.url ({}), and a proxy on the way", origin(base));
     let message = if is_stripe { text("message").unwrap_or_else(|| "no message".into()) } else { elsewhere() };
     CallError { status: Some(status), kind, code: text("code"), message, around }
 }

@@ -3,7 +3,7 @@
 use books::BooksError;
 use books::units::calendar::Month;
 use books::usage::bill::VersionRow;
-use books::usage::months::{Months, to_read};
+use books::usage::wanted::Wanted;
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::context::Context;
@@ -11,7 +11,7 @@ use jobs::ingest_cur::{Acceptance, IngestCur, IngestReport, hold};
 use serde::Serialize;
 
 use super::{actor, failure, progress, select};
-use crate::config::Config;
+use crate::config::{Config, ExportConfig};
 use crate::exit::{BadUsage, Exit};
 use crate::format::Counted;
 use crate::print;
@@ -19,8 +19,8 @@ use crate::wiring::{self, Open};
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
-    /// Only this month (YYYY-MM) [default: the current one, `lookback_months` before it, and all
-    /// booked ones that are not complete]
+    /// Only this month (YYYY-MM) [default: the current one, `lookback_months` before it, and all of
+    /// the last twelve that are not complete]
     #[arg(long, value_name = "YYYY-MM", conflicts_with_all = ["from", "to"])]
     month: Option<Month>,
     /// From this month on
@@ -58,7 +58,8 @@ enum Run {
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
     let mut chosen = select::months(args.month, args.from, args.to, now)?;
-    let mut exports = select::exports(config, args.export.as_deref())?;
+    let names = select::exports(config, args.export.as_deref())?;
+    let mut exports: Vec<&ExportConfig> = config.exports.iter().filter(|e| names.contains(&e.name)).collect();
     let reason = args.reason.as_deref().unwrap_or_default().trim().to_owned();
     if args.accept.is_some() && reason.is_empty() {
         return Err(BadUsage("--reason: say why; it is kept".into()).into());
@@ -71,12 +72,16 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         (exports, chosen) = (vec![export], Some(vec![month]));
         accept = Some(Acceptance { version, actor: actor::current(), reason });
     }
-    let known = if chosen.is_none() { books.months(now).await? } else { Months::new() };
+    let payers: Vec<String> = exports.iter().map(|export| export.payer.clone()).collect();
+    let wanted = match &chosen {
+        Some(_) => Wanted::default(),
+        None if args.dry_run => books.wanted(now).await?,
+        None => books.want(&payers, Month::of(now), now).await?,
+    };
     let context = wiring::context(config, books).await?;
     let (mut runs, mut done) = (vec![], Exit::Ok);
-    for export in &exports {
-        let payer = config.exports.iter().find(|e| e.name == *export).map(|e| &e.payer);
-        let incomplete = || to_read(payer.and_then(|payer| known.get(payer)), None, config.lookback_months, now);
+    for ExportConfig { name: export, payer, .. } in exports {
+        let incomplete = || wanted.to_read(payer, config.lookback_months, now);
         for month in chosen.clone().unwrap_or_else(incomplete) {
             let job = IngestCur { export: export.clone(), month, dry_run: args.dry_run, accept: accept.clone() };
             let context = Context { books: context.books.counted(), ..context.clone() };
@@ -110,9 +115,19 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
 }
 
 /// Export, month and whole name of the version that begins with `prefix`: one on hold, or the one
-/// that is booked already, which changes nothing.
-fn on_hold(versions: &[VersionRow], prefix: &str, exports: &[String]) -> anyhow::Result<(String, Month, String)> {
-    let own = || versions.iter().filter(move |v| exports.contains(&v.export));
+/// that is booked already, which changes nothing. The export is that of the version's payer: it may
+/// have had another name then.
+fn on_hold<'a>(
+    versions: &[VersionRow],
+    prefix: &str,
+    exports: &[&'a ExportConfig],
+) -> anyhow::Result<(&'a ExportConfig, Month, String)> {
+    let of = |v: &VersionRow| {
+        let of_payer = || exports.iter().copied().filter(|e| e.payer == v.payer);
+        let same_name = of_payer().find(|e| e.name == v.export);
+        same_name.map_or_else(|| of_payer().collect(), |export| vec![export])
+    };
+    let own = || versions.iter().filter(|v| !of(v).is_empty());
     let held = || own().filter(|v| v.state == "on_hold");
     let named = |v: &&VersionRow| prefix.len() >= hold::VERSION_PREFIX && v.version.starts_with(prefix);
     let booked = own().find(|v| v.current && named(v)).filter(|_| !held().any(|v| named(&v)));
@@ -123,14 +138,16 @@ fn on_hold(versions: &[VersionRow], prefix: &str, exports: &[String]) -> anyhow:
             held().filter(|v| v.version == version).collect()
         }
     };
-    let mut bills: Vec<(String, Month, String)> =
-        rows.iter().map(|v| (v.export.clone(), v.month, v.version.clone())).collect();
-    bills.sort();
-    bills.dedup();
+    let bill =
+        |v: &VersionRow| of(v).into_iter().map(|export| (export, v.month, v.version.clone())).collect::<Vec<_>>();
+    let mut bills: Vec<(&ExportConfig, Month, String)> = rows.into_iter().flat_map(bill).collect();
+    bills.sort_by_key(|(export, month, _)| (&export.name, *month));
+    bills.dedup_by_key(|(export, month, _)| (&export.name, *month));
     match bills.len() {
         1 => Ok(bills.remove(0)),
         _ => {
-            let names: Vec<String> = bills.iter().map(|(export, month, _)| format!("{export} {month}")).collect();
+            let names: Vec<String> =
+                bills.iter().map(|(export, month, _)| format!("{} {month}", export.name)).collect();
             anyhow::bail!("`{prefix}` is on hold in several bills: {}; add --month or --export", names.join(", "))
         }
     }

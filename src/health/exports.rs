@@ -50,8 +50,8 @@ pub enum Gap {
     },
     /// The booked version is from before the month's end.
     NotFinal { delivered_at: Timestamp },
-    /// AWS delivered another version than the booked one.
-    Changed { delivered_at: Timestamp, seen_at: Timestamp },
+    /// AWS delivered another version than the one that is booked, or else on hold.
+    Changed { delivered_at: Timestamp, seen_at: Timestamp, on_hold: bool },
     /// Its manifest cannot be used.
     Unreadable { why: String, seen_at: Timestamp },
 }
@@ -94,7 +94,7 @@ pub(super) fn export_health(
     let looks: Vec<&MonthLook> = looks.iter().filter(|look| look.payer == of.payer).collect();
     (found.was_read, found.first) = (true, Some(known.first));
     found.gaps = gaps(known, &looks, now);
-    found.on_hold = known.known.iter().filter(|(_, known)| known.on_hold).map(|(month, _)| *month).collect();
+    found.on_hold = known.known.iter().filter(|(_, known)| known.held.is_some()).map(|(month, _)| *month).collect();
     found.as_booked = looks.iter().filter(|look| look.found == Found::AsBooked).count();
     found.looked_at = looks.iter().map(|look| look.at).max();
     found
@@ -115,11 +115,14 @@ pub(crate) fn gaps(of: &PayerMonths, looks: &[&MonthLook], now: Timestamp) -> Ve
         })
         .collect();
     let known_gaps: Vec<Month> = found.iter().map(|gap| gap.month).collect();
-    let open = looks.iter().filter(|look| look.is_open(of) && !known_gaps.contains(&look.month));
+    let open = looks.iter().filter(|look| look.is_open(of, now) && !known_gaps.contains(&look.month));
     found.extend(open.filter_map(|look| {
         let (month, seen_at) = (look.month, look.at);
         let gap = match &look.found {
-            Found::Other { delivered_at, .. } => Gap::Changed { delivered_at: *delivered_at, seen_at },
+            Found::Other { delivered_at, .. } => {
+                let on_hold = of.state(month, now) == MonthState::OnHold;
+                Gap::Changed { delivered_at: *delivered_at, seen_at, on_hold }
+            }
             Found::Unreadable(why) => Gap::Unreadable { why: why.clone(), seen_at },
             Found::AsBooked | Found::Nothing => return None,
         };
@@ -153,9 +156,10 @@ impl MonthGap {
                 ),
                 read,
             ),
-            Gap::Changed { delivered_at, seen_at } => (
+            Gap::Changed { delivered_at, seen_at, on_hold } => (
                 format!(
-                    "AWS changed {month} of export {export} after it was booked: a version of {} is in the bucket, as seen {}",
+                    "AWS changed {month} of export {export} {}: a version of {} is in the bucket, as seen {}",
+                    if *on_hold { "after it was put on hold" } else { "after it was booked" },
                     delivered_at.strftime("%Y-%m-%d %H:%M UTC"),
                     ago(*seen_at, now)
                 ),

@@ -3,14 +3,15 @@
 //! Every worker process runs the loop. The process that first raises the schedule's row enqueues
 //! the tick's jobs in the same transaction, so each tick is enqueued once. Only the latest due tick
 //! counts: ticks that were missed while no worker ran become one run. A schedule without a stored
-//! tick is due at once. The run of `ingest` goes back to the months that are not complete, so that
-//! no month is missed, however long no worker ran.
+//! tick is due at once. `ingest` also goes back to the older months that are not complete, so that
+//! no month is missed, however long no worker ran. It does so once a day: they rarely change, and
+//! one that cannot be read would be fetched at each tick.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use books::units::calendar::{CLOCK_SKEW, Month};
-use books::usage::months::{Months, to_read};
+use books::usage::wanted::Wanted;
 use croner::Cron;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -39,10 +40,10 @@ const INGEST: &str = "ingest";
 struct Tick<'a> {
     config: &'a Config,
     at: Timestamp,
-    /// The tick before; none before the first.
-    last: Option<Timestamp>,
-    /// The booked months, for [`INGEST`].
-    months: &'a Months,
+    /// Whether it is the first one of its UTC day.
+    is_first_of_day: bool,
+    /// What decides which months are read, for [`INGEST`].
+    wanted: &'a Wanted,
     origin: &'a str,
 }
 
@@ -103,8 +104,8 @@ pub fn table(config: &Config) -> Vec<Schedule> {
 pub fn kinds(config: &Config) -> BTreeSet<String> {
     let table = table(config);
     let on = table.iter().filter(|s| !s.crons.is_empty());
-    let months = Months::new();
-    let tick = Tick { config, at: Timestamp::UNIX_EPOCH, last: None, months: &months, origin: "" };
+    let wanted = Wanted::default();
+    let tick = Tick { config, at: Timestamp::UNIX_EPOCH, is_first_of_day: true, wanted: &wanted, origin: "" };
     let kinds = on.filter_map(|s| (s.jobs)(&tick).ok());
     kinds.flatten().map(|job| job.kind).collect()
 }
@@ -126,13 +127,18 @@ fn month_checks(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
     one(&CheckMonths { lookback: tick.config.lookback_months }, tick)
 }
 
-/// The months of each export that AWS may still change, and those that are not complete.
+/// The newest months of each export, and once a day the older ones that are not complete. While
+/// there is no bill at all, every tick tries all: the first version would hide those before it.
 fn ingests(tick: &Tick<'_>) -> Result<Vec<NewJob>, serde_json::Error> {
-    let Tick { config, at, last, months, origin } = *tick;
+    let Tick { config, at, is_first_of_day, wanted, origin } = *tick;
     let mut jobs = vec![];
     for export in &config.exports {
-        let read = to_read(months.get(&export.payer), last.map(Month::of), config.lookback_months, at);
-        let older = read.len().saturating_sub(usize::from(config.lookback_months) + 1);
+        let mut read = wanted.to_read(&export.payer, config.lookback_months, at);
+        let mut older = read.len().saturating_sub(usize::from(config.lookback_months) + 1);
+        if !is_first_of_day && wanted.has_version(&export.payer) {
+            read.drain(..older);
+            older = 0;
+        }
         if older > 0 {
             let (name, months) = (&export.name, words(&read[..older]));
             tracing::info!(export = %name, %months, "export {name}: months that are not complete are read, too: {months}");
@@ -223,12 +229,19 @@ pub async fn tick(
         if stuck.is_none() && last.is_some_and(|last| last >= tick) {
             continue;
         }
-        let months = match schedule.name {
-            INGEST if !config.exports.is_empty() => queue.database().months(now).await?,
-            _ => Months::new(),
+        let wanted = match schedule.name {
+            INGEST if !config.exports.is_empty() => {
+                let payers: Vec<String> = config.exports.iter().map(|export| export.payer.clone()).collect();
+                let since = last.map_or(now, |last| last.min(now));
+                queue.database().want(&payers, Month::of(since), now).await?
+            }
+            _ => Wanted::default(),
         };
         let origin = format!("schedule {}", schedule.name);
-        let jobs = (schedule.jobs)(&Tick { config, at: now, last, months: &months, origin: &origin })?;
+        let day = |at: Timestamp| at.to_zoned(TimeZone::UTC).date();
+        let is_first_of_day = last.is_none_or(|last| day(last) != day(tick));
+        let tick_of = Tick { config, at: now, is_first_of_day, wanted: &wanted, origin: &origin };
+        let jobs = (schedule.jobs)(&tick_of)?;
         if queue.enqueue_tick(schedule.name, tick, stuck, &jobs).await? {
             tracing::debug!(schedule = schedule.name, %tick, jobs = jobs.len(), "schedule {} ticks", schedule.name);
             seen.last.insert(schedule.name.to_owned(), tick);

@@ -127,6 +127,29 @@ fn a_person_accepts_what_was_looked_at() {
     place.run("verify").ends(0);
 }
 
+/// A version belongs to its payer, whatever its export is called by now.
+#[test]
+fn a_version_is_accepted_under_the_new_name_of_its_export() {
+    let place = workspace();
+    deliver_lines(&place.path("bucket"), V1, &[chime("alice", 1, 10.0), chime("bob", 2, -2.0)]);
+    place.run(&format!("ingest {MONTH}")).ends(3);
+    let exports = |names: [(&str, &str); 2]| {
+        let export =
+            |(name, payer)| format!("[[exports]]\nname = \"{name}\"\npayer = \"{payer}\"\nlocation = \"bucket\"\n");
+        std::fs::write(place.path("meter.toml"), names.map(export).concat()).unwrap();
+    };
+    let accept = format!("ingest --accept {V1} --reason AWS-says-so");
+    // the old name is another payer's by now
+    exports([("main", "other"), ("billing", "third")]);
+    place.run(&accept).ends(1).says(&["no version is on hold"]);
+    exports([("main", "other"), ("billing", "default")]);
+    place.run(&format!("{accept} --export main")).ends(1).says(&["no version is on hold"]);
+    place.run(&accept).ends(0).says(&["booked"]);
+    assert_eq!(place.query(USAGE), ["alice|10", "bob|-2"]);
+    assert_eq!(place.query("SELECT export, payer FROM bill_versions WHERE state = 'applied'"), ["billing|default"]);
+    place.run(&accept).ends(0).says(&["is booked already"]);
+}
+
 /// Through the queue, and what becomes of a job that an older build has enqueued.
 #[test]
 fn an_acceptance_goes_through_the_queue() {

@@ -25,52 +25,71 @@ fn version(month: &str, delivered: &str, state: &str) -> String {
     )
 }
 
-/// Off from August to November: September was never read before.
-async fn a_worker_that_was_off_reads_every_month(store: TestStore) {
-    let books = store.books().await;
-    let run = async |sql: String| {
-        books.transaction(async move |c| c.execute(&sql, ()).await.map(drop)).await.unwrap();
-    };
+/// The months that the schedule enqueues at an instant. Their jobs are taken away.
+async fn ticked(store: &TestStore, now: &str) -> String {
     let config: Config = toml::from_str("[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n").unwrap();
-    let ticked = async |now: &str| {
-        let now: Timestamp = now.parse().unwrap();
-        let queue = store.queue_at(Clock::of(move || now)).await;
-        tick(&queue, &table(&config), &config, &mut SeenTicks::default()).await.unwrap();
-        let filter = JobFilter { kinds: vec!["ingest_cur".into()], ..JobFilter::default() };
-        let mut months: Vec<String> =
-            queue.list(&filter, 50).await.unwrap().iter().filter_map(|j| j.key.clone()).collect();
-        months.sort();
-        run("DELETE FROM jobs".into()).await;
-        months.iter().map(|key| key.replace("ingest_cur/main/", "")).collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(ticked("2026-07-10T12:06:00Z").await, "2026-06 2026-07", "a first run");
-    run(version("2026-07", "2026-08-03", "applied")).await;
-    run(version("2026-08", "2026-08-20", "applied")).await;
-    assert_eq!(ticked("2026-08-20T12:06:00Z").await, "2026-07 2026-08");
-    assert_eq!(ticked("2026-11-10T12:06:00Z").await, "2026-08 2026-09 2026-10 2026-11");
-    // they are tried again until they are complete; what is on hold waits for a person
-    assert_eq!(ticked("2026-11-10T13:06:00Z").await, "2026-08 2026-09 2026-10 2026-11");
-    run(version("2026-09", "2026-10-05", "applied")).await;
-    run(version("2026-08", "2026-09-05", "on_hold")).await;
-    assert_eq!(ticked("2026-11-10T14:06:00Z").await, "2026-10 2026-11");
+    let now: Timestamp = now.parse().unwrap();
+    let queue = store.queue_at(Clock::of(move || now)).await;
+    tick(&queue, &table(&config), &config, &mut SeenTicks::default()).await.unwrap();
+    let filter = JobFilter { kinds: vec!["ingest_cur".into()], ..JobFilter::default() };
+    let mut months: Vec<String> = queue.list(&filter, 50).await.unwrap().iter().filter_map(|j| j.key.clone()).collect();
+    months.sort();
+    run(store, "DELETE FROM jobs").await;
+    months.iter().map(|key| key.replace("ingest_cur/main/", "")).collect::<Vec<_>>().join(" ")
 }
 
-/// Nothing was ever booked, but somebody read: the last tick says since when.
+async fn run(store: &TestStore, sql: &str) {
+    let sql = sql.to_owned();
+    store.books().await.transaction(async move |c| c.execute(&sql, ()).await.map(drop)).await.unwrap();
+}
+
+/// Off from August to November: September was never read before.
+async fn a_worker_that_was_off_reads_every_month(store: TestStore) {
+    let deliver = async |month, delivered, state| run(&store, &version(month, delivered, state)).await;
+    assert_eq!(ticked(&store, "2026-07-10T12:06:00Z").await, "2026-06 2026-07", "a first run");
+    deliver("2026-07", "2026-08-09", "applied").await;
+    deliver("2026-08", "2026-08-20", "applied").await;
+    assert_eq!(ticked(&store, "2026-08-20T12:06:00Z").await, "2026-07 2026-08");
+    assert_eq!(ticked(&store, "2026-11-10T12:06:00Z").await, "2026-08 2026-09 2026-10 2026-11");
+    // they are tried again each day until they are complete; what is on hold waits for a person
+    assert_eq!(ticked(&store, "2026-11-10T13:06:00Z").await, "2026-10 2026-11");
+    assert_eq!(ticked(&store, "2026-11-10T23:59:00Z").await, "2026-10 2026-11");
+    assert_eq!(ticked(&store, "2026-11-11T00:06:00Z").await, "2026-08 2026-09 2026-10 2026-11");
+    deliver("2026-09", "2026-10-05", "applied").await;
+    deliver("2026-08", "2026-09-05", "on_hold").await;
+    // AWS may have finished September after the fifth
+    assert_eq!(ticked(&store, "2026-11-12T12:06:00Z").await, "2026-09 2026-10 2026-11");
+    run(&store, "UPDATE bill_versions SET delivered_at = '2026-10-08T12:00:00.000000000Z' WHERE month = '2026-09'")
+        .await;
+    assert_eq!(ticked(&store, "2026-11-13T12:06:00Z").await, "2026-10 2026-11");
+}
+
+/// An export that fails from August to November, with a worker that reads it at each tick.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_that_was_broken_is_read_from_the_first_tick_on() {
+    let store = TestStore::local("broken export").await;
+    assert_eq!(ticked(&store, "2026-08-20T12:06:00Z").await, "2026-07 2026-08");
+    assert_eq!(ticked(&store, "2026-08-20T13:06:00Z").await, "2026-07 2026-08");
+    assert_eq!(ticked(&store, "2026-10-20T12:06:00Z").await, "2026-07 2026-08 2026-09 2026-10");
+    for at in ["2026-11-10T12:06:00Z", "2026-11-10T13:06:00Z"] {
+        assert_eq!(ticked(&store, at).await, "2026-07 2026-08 2026-09 2026-10 2026-11");
+    }
+    // somebody reads one month by hand, to see whether it works
+    run(&store, &version("2026-11", "2026-11-10", "applied")).await;
+    assert_eq!(ticked(&store, "2026-11-10T14:06:00Z").await, "2026-10 2026-11");
+    assert_eq!(ticked(&store, "2026-11-11T12:06:00Z").await, "2026-08 2026-09 2026-10 2026-11");
+}
+
+/// An older build kept only its last tick, and somebody reads by hand before the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_empty_ledger_catches_up_from_the_last_tick() {
     let store = TestStore::local("empty ledger").await;
     store.books().await;
-    let config: Config = toml::from_str("[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n").unwrap();
-    let mut counts = vec![];
-    for now in ["2026-08-20T12:06:00Z", "2026-11-10T12:06:00Z"] {
-        let now: Timestamp = now.parse().unwrap();
-        let queue = store.queue_at(Clock::of(move || now)).await;
-        tick(&queue, &table(&config), &config, &mut SeenTicks::default()).await.unwrap();
-        let filter = JobFilter { kinds: vec!["ingest_cur".into()], ..JobFilter::default() };
-        counts.push(queue.list(&filter, 50).await.unwrap().len());
+    ticked(&store, "2026-08-20T12:06:00Z").await;
+    run(&store, "UPDATE settings SET value = '2026-11' WHERE name = 'wanted_since/default'").await;
+    for at in ["2026-11-10T12:06:00Z", "2026-11-11T12:06:00Z"] {
+        assert_eq!(ticked(&store, at).await, "2026-07 2026-08 2026-09 2026-10 2026-11");
     }
-    // 2026-07 and 2026-08, which still wait, and then 2026-09 to 2026-11
-    assert_eq!(counts, [2, 5]);
 }
 
 /// The current month and the four before it, the oldest first.
@@ -79,12 +98,19 @@ fn months() -> [Month; 5] {
 }
 
 /// Delivers the first days of a month. The lines of a day do not depend on how many days there are.
+/// A whole month is delivered with its final figures, if that long has passed since.
 fn deliver(bucket: &Path, month: Month, days: u8, restated: u32) {
+    let late_days = if days == 31 && month.next().next() <= Month::of(Timestamp::now()) { 8 } else { 0 };
+    deliver_late(bucket, month, (days, late_days), restated);
+}
+
+fn deliver_late(bucket: &Path, month: Month, (days, late_days): (u8, u8), restated: u32) {
     let days = if month == Month::of(Timestamp::now()) { 1 } else { days };
     let spec = Spec {
         year: month.year(),
         month: u8::try_from(month.number()).unwrap(),
         days,
+        late_days,
         rows: 40 * u64::from(days),
         customers: 5,
         wide: false,
@@ -177,6 +203,75 @@ fn status_and_doctor_name_months_that_nobody_read() {
     without(&ran, &first.to_string());
     place.run_with(&format!("ingest --month {first}"), &[("METER_GUARD__ACCEPT_RESTATEMENTS", "true")]).ends(0);
     without(&place.run("status"), "MeterMonthsUnread");
+}
+
+/// AWS finishes a month in the days after its end.
+#[test]
+fn a_month_is_read_again_until_it_has_its_final_figures() {
+    let place = Workspace::new();
+    let (bucket, [_, first, second, last, current]) = (place.path("bucket"), months());
+    // the worker was off when AWS finished the second month
+    deliver_late(&bucket, first, (31, 8), 0);
+    deliver_late(&bucket, second, (31, 0), 0);
+    place.run(&format!("ingest --from {first} --to {second}")).ends(0);
+    deliver(&bucket, last, 31, 0);
+    deliver(&bucket, current, 31, 0);
+    for line in ["ingest", "run check_months"] {
+        place.run(line).ends(0);
+    }
+    without(&place.run("status"), "MeterMonthsUnread");
+    deliver_late(&bucket, second, (31, 8), 0);
+    place.run("run check_months").ends(0);
+    without(&place.run("status"), "MeterMonthsUnread");
+    place.run("doctor").says(&["ok     months of main: none is missing"]);
+    let ran = place.run("ingest").ends(0);
+    without(&ran, &first.to_string());
+    let expected = [(first, 1), (second, 2), (last, 1), (current, 1)];
+    assert_eq!(booked(&place), expected.map(|(month, versions)| format!("{month} {versions}")));
+    without(&place.run("ingest").ends(0), &second.to_string());
+}
+
+#[test]
+fn a_newer_version_of_a_month_on_hold_is_named() {
+    let place = Workspace::new();
+    let (bucket, [first, second, ..]) = (place.path("bucket"), months());
+    deliver(&bucket, first, 31, 0);
+    place.run(&format!("ingest --month {first}")).ends(0);
+    let no_fall = [("METER_GUARD__MONTH_FALL_PERCENT", "0"), ("METER_GUARD__PAST_GROWTH_PERCENT", "0")];
+    deliver(&bucket, first, 31, 1);
+    place.run_with(&format!("ingest --month {first}"), &no_fall).ends(3).says(&["ON HOLD"]);
+    deliver(&bucket, second, 31, 0);
+    place.run(&format!("ingest --month {second}")).ends(0);
+    place.run("run check_months").ends(0);
+    let words = format!("AWS changed {first} of export main after it was put on hold");
+    without(&place.run("status").says(&["MeterVersionOnHold"]), &words);
+    deliver(&bucket, first, 31, 2);
+    place.run("doctor").says(&[&words]);
+    place.run("run check_months").ends(0);
+    place.run("status").says(&["MeterMonthsUnread", &words, &format!("--month {first} --dry-run")]);
+    place.run_with(&format!("ingest --month {first}"), &no_fall).ends(3).says(&["ON HOLD"]);
+    without(&place.run("status").says(&["MeterVersionOnHold"]), &words);
+}
+
+/// By hand, too, an export that was broken is read from the month on in which somebody tried first.
+#[test]
+fn ingest_goes_back_to_the_first_month_that_was_wanted() {
+    let place = Workspace::new();
+    let (bucket, [before, first, second, last, current]) = (place.path("bucket"), months());
+    place.run("migrate").ends(0);
+    let since = || place.query("SELECT value FROM settings WHERE name = 'wanted_since/default'");
+    place.run("ingest --dry-run").ends(1);
+    assert!(since().is_empty());
+    place.run("ingest").ends(1);
+    assert_eq!(since(), [current.to_string()]);
+    place.execute(&format!("UPDATE settings SET value = '{first}' WHERE name = 'wanted_since/default'"));
+    place.run("ingest").ends(1);
+    assert_eq!(since(), [first.to_string()]);
+    for month in [before, first, second, last, current] {
+        deliver(&bucket, month, 31, 0);
+    }
+    place.run("ingest").ends(0);
+    assert_eq!(booked(&place), months().map(|month| format!("{month} 1")));
 }
 
 #[test]

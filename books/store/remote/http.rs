@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use reqwest::{Client, ClientBuilder, Request, StatusCode};
+use reqwest::{Client, ClientBuilder, Request, StatusCode, Url};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -61,7 +61,7 @@ impl HttpClient {
         request: Request,
         counters: &Arc<Counters>,
     ) -> Result<(StatusCode, Bytes), BooksError> {
-        let (client, to) = (self.client.clone(), request.url().origin().ascii_serialization());
+        let (client, to) = (self.client.clone(), origin(request.url()));
         let sent = async move {
             let answer = client.execute(request).await?;
             Ok((answer.status(), answer.bytes().await?))
@@ -87,10 +87,15 @@ impl<T> Drop for AbortedOnDrop<T> {
 }
 
 /// The innermost cause of an error, which the others only introduce, without the system's number.
-pub fn cause(error: &reqwest::Error) -> String {
-    let cause = std::iter::successors(Some::<&dyn std::error::Error>(error), |e| e.source()).last();
+pub fn cause(error: &dyn std::error::Error) -> String {
+    let cause = std::iter::successors(Some(error), |e| e.source()).last();
     let cause = cause.map_or(String::new(), ToString::to_string);
     cause.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// Scheme, host and port of an address: the rest may contain a secret.
+pub fn origin(address: &Url) -> String {
+    address.origin().ascii_serialization()
 }
 
 /// A connector that counts.

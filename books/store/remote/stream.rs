@@ -13,7 +13,7 @@ use reqwest::{Method, Request, StatusCode, Url};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
-use super::http::HttpClient;
+use super::http::{HttpClient, origin};
 use super::server_error::{ends_transaction, of_answer, of_statement};
 use crate::store::error::BooksError;
 use crate::store::traffic::Counters;
@@ -232,7 +232,7 @@ impl Stream {
         let (status, body) = server.http.send(request, &self.counters).await?;
         self.counters.received(body.len());
         if status.is_redirection() {
-            let at = at.unwrap_or(&server.url).origin().ascii_serialization();
+            let at = origin(at.unwrap_or(&server.url));
             return Err(BooksError::Sql(format!("{at} answers with a redirect ({status}); check database.url")));
         }
         if status != StatusCode::OK {

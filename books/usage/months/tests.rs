@@ -13,7 +13,7 @@ fn t(text: &str) -> Timestamp {
 fn known(delivered: &str) -> KnownMonth {
     KnownMonth {
         booked: true,
-        on_hold: false,
+        held: None,
         export: "main".into(),
         version: format!("version of {delivered}"),
         manifest_digest: format!("digest of {delivered}"),
@@ -22,26 +22,40 @@ fn known(delivered: &str) -> KnownMonth {
     }
 }
 
-/// A payer's months with the day of the newest booked version; a `!` puts the month on hold.
+/// A payer's months with the day of the newest booked version; a `!` puts another one of that day
+/// on hold.
 fn of(first: &str, months: &[(&str, &str)]) -> PayerMonths {
     let month = |(month, day): &(&str, &str)| {
-        let on_hold = day.ends_with('!');
-        (m(month), KnownMonth { on_hold, ..known(day.trim_end_matches('!')) })
+        let (day, on_hold) = (day.trim_end_matches('!'), day.ends_with('!'));
+        let held = on_hold.then(|| Held { manifest_digest: format!("held of {day}"), decided_at: t(day) });
+        (m(month), KnownMonth { held, ..known(day) })
     };
     PayerMonths { first: m(first), known: months.iter().map(month).collect() }
 }
 
 #[test]
 fn every_month_that_is_not_complete_is_read() {
-    let summer = [("2026-07", "2026-08-03"), ("2026-08", "2026-08-20")];
-    let cases: [(&str, Option<PayerMonths>, &str, &str); 12] = [
+    let summer = [("2026-07", "2026-08-09"), ("2026-08", "2026-08-20")];
+    let cases: [(&str, Option<PayerMonths>, &str, &str); 14] = [
         ("a first run reads what it always read", None, "2026-11-10", "2026-10 2026-11"),
         ("off from August to November", Some(of("2026-07", &summer)), "2026-11-10", "2026-08 2026-09 2026-10 2026-11"),
         (
             "nothing is missing",
-            Some(of("2026-07", &[summer[0], ("2026-08", "2026-09-01"), ("2026-09", "2026-09-10")])),
-            "2026-09-10",
-            "2026-08 2026-09",
+            Some(of("2026-07", &[summer[0], ("2026-08", "2026-09-08"), ("2026-09", "2026-10-10")])),
+            "2026-10-10",
+            "2026-09 2026-10",
+        ),
+        (
+            "off from the first of December on: November was finished meanwhile",
+            Some(of("2026-10", &[("2026-10", "2026-11-08"), ("2026-11", "2026-12-01")])),
+            "2027-01-04",
+            "2026-11 2026-12 2027-01",
+        ),
+        (
+            "AWS delivered nothing after the fifth",
+            Some(of("2026-08", &[("2026-08", "2026-09-05"), ("2026-09", "2026-10-08"), ("2026-10", "2026-11-08")])),
+            "2026-12-10",
+            "2026-08 2026-11 2026-12",
         ),
         (
             "on the first of a month the last one is still read",
@@ -51,7 +65,7 @@ fn every_month_that_is_not_complete_is_read() {
         ),
         (
             "a hole between complete months",
-            Some(of("2026-06", &[("2026-06", "2026-07-02"), ("2026-08", "2026-09-02"), ("2026-09", "2026-10-02")])),
+            Some(of("2026-06", &[("2026-06", "2026-07-08"), ("2026-08", "2026-09-08"), ("2026-09", "2026-10-08")])),
             "2026-10-10",
             "2026-07 2026-09 2026-10",
         ),
@@ -63,7 +77,7 @@ fn every_month_that_is_not_complete_is_read() {
         ),
         (
             "unless it is recent",
-            Some(of("2026-09", &[("2026-10", "2026-11-02!"), ("2026-09", "2026-10-02")])),
+            Some(of("2026-09", &[("2026-10", "2026-11-02!"), ("2026-09", "2026-10-08")])),
             "2026-11-10",
             "2026-10 2026-11",
         ),
@@ -98,11 +112,15 @@ fn every_month_that_is_not_complete_is_read() {
     };
     assert_eq!(all(None, None, 0), "2026-11");
     assert_eq!(all(None, None, 2), "2026-09 2026-10 2026-11");
-    // without any version, the last tick says since when nobody read
+    // without any version, somebody read for the first time in that month, and the ones before it
     assert_eq!(all(None, Some("2026-11"), 1), "2026-10 2026-11");
     assert_eq!(all(None, Some("2026-09"), 1), "2026-08 2026-09 2026-10 2026-11");
     assert_eq!(all(None, Some("2020-01"), 1).split(' ').count(), 13);
     assert_eq!(all(Some(&of("2026-07", &summer)), Some("2026-11"), 1), "2026-08 2026-09 2026-10 2026-11");
+    // the first version is newer than what was wanted
+    let late = of("2026-10", &[("2026-10", "2026-11-08")]);
+    assert_eq!(all(Some(&late), Some("2026-08"), 1), "2026-08 2026-09 2026-10 2026-11");
+    assert_eq!(all(Some(&late), Some("2027-03"), 1), "2026-10 2026-11", "a clock that was ahead");
 }
 
 #[test]
@@ -111,7 +129,10 @@ fn a_month_lacks_its_figures_when_it_is_over() {
         (Some("2026-08-20"), "2026-08-20", MonthState::Open),
         (Some("2026-08-31"), "2026-09-07", MonthState::Open),
         (Some("2026-08-31"), "2026-09-08", MonthState::NotFinal),
-        (Some("2026-09-01"), "2026-09-08", MonthState::Complete),
+        (Some("2026-09-01"), "2026-09-01", MonthState::Provisional),
+        (Some("2026-09-01"), "2026-09-08", MonthState::Provisional),
+        (Some("2026-09-07"), "2027-01-01", MonthState::Provisional),
+        (Some("2026-09-08"), "2026-09-08", MonthState::Complete),
         (Some("2026-08-20!"), "2027-01-01", MonthState::OnHold),
         (None, "2026-08-31", MonthState::Open),
         (None, "2026-09-01", MonthState::Unread),
@@ -124,7 +145,7 @@ fn a_month_lacks_its_figures_when_it_is_over() {
 }
 
 #[test]
-fn a_changed_month_is_open_until_it_is_booked_or_on_hold() {
+fn a_changed_month_that_nobody_reads_is_open_until_it_is_booked_or_on_hold() {
     let look = |digest: &str| MonthLook {
         payer: "default".into(),
         export: "main".into(),
@@ -132,16 +153,23 @@ fn a_changed_month_is_open_until_it_is_booked_or_on_hold() {
         at: t("2026-10-10"),
         found: Found::Other { version: "v".into(), manifest_digest: digest.into(), delivered_at: t("2026-10-09") },
     };
+    let is_open = |look: MonthLook, of: &PayerMonths| look.is_open(of, t("2026-10-10"));
     let booked = |day: &str| of("2026-08", &[("2026-08", day)]);
-    assert!(look("new").is_open(&booked("2026-09-01")));
-    assert!(look("new").is_open(&of("2026-07", &[])), "a month that was never booked has a bill");
-    assert!(!look("new").is_open(&booked("2026-09-01!")));
-    assert!(!look("digest of 2026-09-01").is_open(&booked("2026-09-01")));
-    assert!(!look("new").is_open(&booked("2026-10-11")), "another version was booked since");
+    assert!(is_open(look("new"), &booked("2026-09-08")));
+    assert!(!is_open(look("digest of 2026-09-08"), &booked("2026-09-08")));
+    assert!(!is_open(look("new"), &booked("2026-10-11")), "another version was booked since");
+    // the next reading books it by itself
+    for read_again in [booked("2026-09-05"), booked("2026-08-20"), of("2026-07", &[])] {
+        assert!(!is_open(look("new"), &read_again));
+    }
+    assert!(is_open(look("new"), &booked("2026-09-08!")), "nobody has looked at the newer version");
+    assert!(!is_open(look("held of 2026-09-08"), &booked("2026-09-08!")));
+    assert!(!is_open(look("new"), &booked("2026-10-11!")), "another version was put on hold since");
     let unreadable = || MonthLook { found: Found::Unreadable("why".into()), ..look("") };
-    assert!(unreadable().is_open(&booked("2026-09-01")));
-    assert!(!unreadable().is_open(&booked("2026-10-11")));
+    assert!(is_open(unreadable(), &booked("2026-09-05")));
+    assert!(is_open(unreadable(), &of("2026-07", &[])));
+    assert!(!is_open(unreadable(), &booked("2026-10-11")));
     for found in [Found::AsBooked, Found::Nothing] {
-        assert!(!MonthLook { found, ..look("new") }.is_open(&booked("2026-09-01")));
+        assert!(!is_open(MonthLook { found, ..look("new") }, &booked("2026-09-08")));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use books::usage::months::KnownMonth;
+use books::usage::months::{Held, KnownMonth};
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn of(months: &[(&str, &str)]) -> PayerMonths {
         let day = t(day);
         let known = KnownMonth {
             booked: true,
-            on_hold: false,
+            held: None,
             export: "main".into(),
             version: "v1".into(),
             manifest_digest: "booked".into(),
@@ -42,9 +42,9 @@ fn said(of: &PayerMonths, looks: &[MonthLook]) -> Vec<(String, String)> {
 
 #[test]
 fn each_gap_says_export_month_and_command() {
-    let complete = [("2026-07", "2026-08-03"), ("2026-09", "2026-10-03"), ("2026-10", "2026-11-02")];
+    let complete = [("2026-07", "2026-08-08"), ("2026-09", "2026-10-08"), ("2026-10", "2026-11-08")];
     let read = |month: &str| format!("meter ingest --export main --month {month}");
-    let whole = of(&[complete[0], ("2026-08", "2026-09-02"), complete[1], complete[2]]);
+    let mut whole = of(&[complete[0], ("2026-08", "2026-09-02"), complete[1], complete[2]]);
     assert_eq!(said(&whole, &[]), []);
     assert_eq!(said(&whole, &[look("2026-07", Found::AsBooked), look("2026-08", Found::Nothing)]), []);
 
@@ -74,6 +74,14 @@ fn each_gap_says_export_month_and_command() {
     assert_eq!(said(&whole, &[look("2026-07", other("booked"))]), [], "it was booked after the look");
     let [(what, _)] = &said(&whole, &[look("2026-07", Found::Unreadable("no JSON".into()))])[..] else { panic!() };
     assert!(what.contains("cannot be used") && what.ends_with("no JSON"), "{what}");
+    // if AWS delivers a month again after its first days, the next reading books it
+    assert_eq!(said(&whole, &[look("2026-08", other("new"))]), []);
+    let held = Held { manifest_digest: "held".into(), decided_at: t("2026-09-10") };
+    whole.known.get_mut(&m("2026-08")).unwrap().held = Some(held);
+    assert_eq!(said(&whole, &[look("2026-08", other("held"))]), [], "it is named as on hold");
+    let [(what, act)] = &said(&whole, &[look("2026-08", other("newer"))])[..] else { panic!() };
+    let words = "AWS changed 2026-08 of export main after it was put on hold: a version of 2026-10-30 12:00 UTC is in";
+    assert!(what.starts_with(words) && act.ends_with(&read("2026-08")), "{what} {act}");
     for gap in gaps(&hole, &[], t("2026-11-10")) {
         assert!(Gap::NAMES.contains(&gap.gap.name()));
         assert_eq!(serde_json::to_value(&gap).unwrap()["gap"], gap.gap.name());
