@@ -1,27 +1,15 @@
 //! Amounts, spans and customers as text, for terminals and browsers.
 
 use books::store::traffic::Traffic;
-use books::units::calendar::Month;
 use books::units::money::Currency;
 use books::units::quantity::Quantity;
+pub(crate) use books::units::words::{count, group, several, verb};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::Value;
 
 /// A log line has this many items of each list of a report.
 const NAMED: usize = 3;
-
-/// Digits with separators between thousands.
-pub(crate) fn group(digits: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
-}
 
 /// A quantity with separators in its whole part: `-1,234.5`.
 pub(crate) fn quantity(q: Quantity) -> String {
@@ -63,11 +51,6 @@ pub(crate) fn report_lists(report: &str) -> String {
         (!words.is_empty()).then(|| format!(", {name} {}{more}", words[..words.len().min(NAMED)].join("; ")))
     });
     lists.collect()
-}
-
-/// The command with which a person accepts a version on hold.
-pub(crate) fn accept_command(month: Month, version: &str) -> String {
-    format!("meter ingest --month {month} --accept {version} --reason \"why\"")
 }
 
 /// The plain values of a report, in one line.
@@ -140,20 +123,6 @@ pub(crate) fn bytes(n: u64) -> String {
 pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     let passed: SignedDuration = now.duration_since(then);
     format!("{} ago", span(passed))
-}
-
-/// A count with separators: `1,234,567`.
-pub(crate) fn count(n: impl TryInto<u64>) -> String {
-    let digits = n.try_into().map_or_else(|_| "?".into(), |n: u64| n.to_string());
-    group(&digits)
-}
-
-/// A count of things: `1 event`, `1,204 events`.
-pub(crate) fn several(n: impl TryInto<u64>, thing: &str) -> String {
-    match count(n).as_str() {
-        "1" => format!("1 {thing}"),
-        n => format!("{n} {thing}s"),
-    }
 }
 
 /// As [`quantity`], with a sign always.

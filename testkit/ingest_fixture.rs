@@ -122,6 +122,15 @@ impl IngestFixture {
         job().run(&self.context, now()).await
     }
 
+    /// As [`accept`], for a person who has just looked at the newest version that is on hold under
+    /// this name.
+    pub async fn accept(&self, version: &str) -> IngestCur {
+        let versions = self.context.books.versions(None).await.unwrap();
+        let held = versions.iter().filter(|v| v.state == "on_hold" && v.version.starts_with(version));
+        let seen = held.max_by_key(|v| v.id).map(|v| v.hold_digest.clone()).unwrap_or_default();
+        accept(version, &seen)
+    }
+
     pub async fn usage(&self, customer: &str, meter: &str) -> Quantity {
         let usage = self.context.books.usage(month(), None).await.unwrap();
         let own = |u: &Usage| u.customer == customer && u.meter == meter;
@@ -163,10 +172,10 @@ pub fn job() -> IngestCur {
     IngestCur::new("main", month())
 }
 
-/// As [`job`], for a person who accepts a version on hold.
-pub fn accept(version: &str) -> IngestCur {
-    let accept = Acceptance { version: version.into(), actor: "ann@test".into(), reason: "asked AWS".into() };
-    IngestCur { accept: Some(accept), ..job() }
+/// As [`job`], for a person who accepts a version on hold and has seen the words with this digest.
+pub fn accept(version: &str, seen: &str) -> IngestCur {
+    let (actor, reason) = ("ann@test".into(), "asked AWS".into());
+    IngestCur { accept: Some(Acceptance { version: version.into(), seen: Some(seen.into()), actor, reason }), ..job() }
 }
 
 /// A line of a handmade bill.

@@ -1,4 +1,5 @@
-//! Exact numbers: quantities, money, months and days; and the form of ids and names.
+//! Exact numbers: quantities, money, months and days; the form of ids and names;
+//! and counts in sentences.
 //!
 //! **Owns** how an amount, a price and a date are read, computed and written, and what an id may
 //! consist of. **Does not own** any table: nothing here knows SQL.
@@ -10,3 +11,4 @@ pub mod calendar;
 pub mod form;
 pub mod money;
 pub mod quantity;
+pub mod words;

@@ -3,6 +3,7 @@
 use crate::store::connection::{Connection, Row, params};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -180,6 +181,8 @@ pub struct VersionRow {
     /// True for the newest applied version of its bill.
     pub current: bool,
     pub hold_reason: String,
+    /// [`words_digest`] of it.
+    pub hold_digest: String,
     pub accepted: String,
     pub rows: i64,
     /// Rows that a meter counted.
@@ -218,6 +221,14 @@ pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVers
     };
     let key = VersionKey { version: row.get(1)?, manifest_digest: row.get(2)?, rules_digest: row.get(3)? };
     Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
+}
+
+/// Names the words that a version is on hold with, for a person who accepts them; empty for none.
+pub fn words_digest(words: &str) -> String {
+    if words.is_empty() {
+        return String::new();
+    }
+    Sha256::digest(words).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A version on hold.
@@ -323,6 +334,7 @@ impl Database {
                     delivered_at: parse(&row, 5)?,
                     state: row.get(6)?,
                     current: row.get::<i64>(7)? == 1,
+                    hold_digest: words_digest(&row.get::<String>(8)?),
                     hold_reason: row.get(8)?,
                     accepted: row.get(9)?,
                     rows: row.get(10)?,

@@ -223,9 +223,9 @@ impl UsageAggregator {
             let key = GroupKey { product, usage_type, line_type, unit };
             let mut line_group = self.line_group(key);
             let (customer, amount) = (self.customer(&batch.tags, row), batch.amount.get(row));
-            let mut line = Line { batch, origin, row, customer, amount };
+            let line = Line { batch, origin, row, customer, amount };
             let left_out = match self.line_groups[idx(line_group)].claim {
-                LineClaim::Counted(meter) => self.count(&mut line, meter),
+                LineClaim::Counted(meter) => self.count(&line, meter),
                 _ => line.amount.is_err().then_some(Mark::NoAmount),
             };
             if let Some(mark) = left_out {
@@ -242,17 +242,21 @@ impl UsageAggregator {
 
     /// Sums a line that a meter counts; returns the mark of a line that is left out.
     #[inline]
-    fn count(&mut self, line: &mut Line<'_>, meter: u8) -> Option<Mark> {
-        let limit = self.limits[usize::from(meter)];
-        if line.amount().scaled().abs() > limit {
-            line.amount = Err(QuantityError::TooLarge(line.amount().to_string()));
-        }
+    fn count(&mut self, line: &Line<'_>, meter: u8) -> Option<Mark> {
         let Line { batch, origin, row, .. } = *line;
         let (amount, at) = (line.amount(), (origin, row));
+        if amount.scaled().abs() > self.limits[usize::from(meter)] {
+            let why = || ("line_item_usage_amount".to_owned(), QuantityError::TooLarge(amount.to_string()).to_string());
+            self.faults.note((meter, FaultKind::TooLarge), amount, at, why);
+            return Some(Mark::TooLarge);
+        }
         if let Err(why) = &line.amount {
-            let why = || ("line_item_usage_amount".to_owned(), why.to_string());
-            self.faults.note((meter, FaultKind::Amount), amount, at, why);
-            return Some(Mark::NoAmount);
+            let (kind, mark) = match why {
+                QuantityError::TooLarge(_) => (FaultKind::TooLarge, Mark::TooLarge),
+                _ => (FaultKind::Amount, Mark::NoAmount),
+            };
+            self.faults.note((meter, kind), amount, at, || ("line_item_usage_amount".to_owned(), why.to_string()));
+            return Some(mark);
         }
         let period = batch.period.as_ref().and_then(|p| p.get(row));
         if let Some(start) = period.filter(|start| *start != self.first_day) {

@@ -18,6 +18,7 @@ use super::guard::{exceeds, from_to};
 use crate::context::HoldPolicy;
 use books::units::calendar::{Day, Month};
 use books::units::quantity::Quantity;
+use books::units::words::several;
 use books::usage::ledger::{Cells, UNATTRIBUTED};
 
 /// How long before a delivery a day ended that is settled.
@@ -142,8 +143,8 @@ pub(super) fn impossible_days(observed: &Cells, month: Month, delivered_at: Time
     let day = delivered_at.strftime("%Y-%m-%d %H:%M UTC");
     (!days.is_empty()).then(|| {
         format!(
-            "usage on {} day(s) that the bill of {month}, delivered {day}, cannot have: {}{more}",
-            days.len(),
+            "usage on {} that the bill of {month}, delivered {day}, cannot have: {}{more}",
+            several(days.len(), "day"),
             named.join(", ")
         )
     })
@@ -245,11 +246,11 @@ mod tests {
         for (days, word) in [
             (
                 &["2026-10-11"][..],
-                "1 day(s) that the bill of 2026-10, delivered 2026-10-10 03:00 UTC, cannot have: 2026-10-11",
+                "1 day that the bill of 2026-10, delivered 2026-10-10 03:00 UTC, cannot have: 2026-10-11",
             ),
-            (&["1970-01-01", "2026-10-02"], "1 day(s) that the bill of 2026-10"),
+            (&["1970-01-01", "2026-10-02"], "1 day that the bill of 2026-10"),
             (&["2026-08-31"], "2026-08-31"),
-            (&["9999-12-31", "1970-01-01", "1970-01-02", "1970-01-03"], "4 day(s)"),
+            (&["9999-12-31", "1970-01-01", "1970-01-02", "1970-01-03"], "4 days that"),
             (&["9999-12-31", "1970-01-01", "1970-01-02", "1970-01-03"], ": 1970-01-01, 1970-01-02, 1970-01-03, …"),
         ] {
             let found = says(days, at).unwrap();

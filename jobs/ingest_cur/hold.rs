@@ -1,12 +1,13 @@
-//! Why a version is put on hold, and what happens to a version that a person accepts. Pure.
+//! Why a version is put on hold, and whether what a person accepts is what would be booked. Pure.
 //!
 //! `reasons` is the one place where a reason is added. A kind of reason says what may have caused
 //! it, what is booked when the version is accepted, and which key of the configuration accepts it
-//! without a person. The words are stored with the version, so `meter versions`,
+//! without a person, if any does. The words are stored with the version, so `meter versions`,
 //! `meter status` and the pages say the same.
 //!
-//! A person accepts what was looked at: [`Acceptance`] names a version, and the stored words are
-//! compared with those of the new reading. Other words mean that something else would be booked.
+//! A person accepts what was looked at. [`Acceptance`] names a version and, by a digest, the words
+//! that were read. They must be the words that are stored with the newest delivery, which a tick of
+//! the schedule may have written anew since, and the words of the reading that is to be booked.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +15,13 @@ use super::aggregate::{FaultKind, Totals};
 use super::growth::Growth;
 use super::guard::Restatement;
 use crate::context::HoldPolicy;
-use books::usage::bill::{HeldVersion, VersionKey};
+use books::units::calendar::Month;
+use books::units::words::{several, verb};
+use books::usage::bill::{HeldVersion, VersionKey, words_digest};
 
 /// Characters of a version that name it, at least.
 pub const VERSION_PREFIX: usize = 8;
+const NOTHING: &str = "; nothing was booked";
 
 /// What a reason to hold a version is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -33,6 +37,8 @@ pub enum HoldKind {
     ImpossibleDays,
     UnusableTag,
     UnreadableAmount,
+    /// An amount that is a number, and that the books cannot hold.
+    TooLargeAmount,
     NegativeAmount,
     UnreadableDay,
     OtherPeriod,
@@ -65,6 +71,7 @@ impl HoldKind {
             Self::UnreadableAmount | Self::UnreadableDay | Self::OtherPeriod => {
                 "an export that was changed, or a program that rewrote its files"
             }
+            Self::TooLargeAmount => "a meter whose unit is too small (`factor`), or a program that rewrote its files",
             Self::NegativeAmount => "a correction of usage by AWS",
         }
     }
@@ -79,6 +86,7 @@ impl HoldKind {
             Self::NegativeAmount => "negative amounts reduce the usage of their customer and day",
             Self::UnknownLineType => "lines of unknown types are left out",
             Self::UnreadableAmount => "lines without a readable amount are left out",
+            Self::TooLargeAmount => "lines with too large an amount are left out, so nobody pays for that usage",
             Self::UnreadableDay => "lines without a readable day are left out",
             Self::OtherPeriod => "lines of another billing period are left out",
         }
@@ -90,7 +98,8 @@ impl HoldKind {
             Self::UnknownLineType => policy.allow_unknown_line_types,
             Self::Restatement | Self::Growth => policy.accept_restatements,
             Self::LongLines => policy.accept_long_lines,
-            Self::ImpossibleDays => false,
+            // usage that is left out, or on no invoice, is never decided for all bills to come
+            Self::ImpossibleDays | Self::TooLargeAmount => false,
             Self::UnusableTag
             | Self::UnreadableAmount
             | Self::NegativeAmount
@@ -103,6 +112,7 @@ impl HoldKind {
         match kind {
             FaultKind::Tag => Self::UnusableTag,
             FaultKind::Amount => Self::UnreadableAmount,
+            FaultKind::TooLarge => Self::TooLargeAmount,
             FaultKind::Negative => Self::NegativeAmount,
             FaultKind::Day => Self::UnreadableDay,
             FaultKind::Period => Self::OtherPeriod,
@@ -123,7 +133,8 @@ pub(super) fn reasons(totals: &Totals, changes: &Changes<'_>) -> Vec<HoldReason>
     let mut reasons = vec![];
     let mut add = |kind: HoldKind, text: String| reasons.push(HoldReason { kind, text });
     for found in &totals.unknown_line_types {
-        let text = format!("{} lines have the unknown line type `{}`", found.lines, found.line_type);
+        let (lines, have) = (several(found.lines, "line"), verb(found.lines, "has", "have"));
+        let text = format!("{lines} {have} the unknown line type `{}`", found.line_type);
         add(HoldKind::UnknownLineType, text);
     }
     for found in &totals.faults {
@@ -136,11 +147,8 @@ pub(super) fn reasons(totals: &Totals, changes: &Changes<'_>) -> Vec<HoldReason>
         add(HoldKind::Growth, found.to_string());
     }
     if totals.long_lines > 0 {
-        let lines = totals.long_lines;
-        add(
-            HoldKind::LongLines,
-            format!("{lines} counted line(s) are of usage during more than a day (monthly granularity)"),
-        );
+        let (lines, are) = (several(totals.long_lines, "counted line"), verb(totals.long_lines, "is", "are"));
+        add(HoldKind::LongLines, format!("{lines} {are} of usage during more than a day (monthly granularity)"));
     }
     if let Some(days) = changes.impossible_days {
         add(HoldKind::ImpossibleDays, days.to_owned());
@@ -190,10 +198,19 @@ pub(super) fn stored(reasons: &[HoldReason]) -> String {
 pub struct Acceptance {
     /// The version, or its first characters, [`VERSION_PREFIX`] at least.
     pub version: String,
+    /// [`words_digest`] of the words that were read. None in jobs of older builds, which book
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
     /// Who decided.
     pub actor: String,
     /// Why; it is kept in the audit log.
     pub reason: String,
+}
+
+/// The command with which a person accepts the version that is on hold with the words of `digest`.
+pub fn accept_command(month: Month, version: &str, digest: &str) -> String {
+    format!("meter ingest --month {month} --accept {version} --seen {digest} --reason \"why\"")
 }
 
 /// What an acceptance is about.
@@ -236,11 +253,16 @@ pub fn named<'a>(prefix: &str, versions: impl Iterator<Item = &'a str>) -> Resul
 /// on hold.
 ///
 /// # Errors
-/// When it names no version that is on hold; what to do.
-pub(super) fn accepted(acceptance: &Acceptance, newest: &VersionKey, held: &[HeldVersion]) -> Result<Accepted, String> {
+/// When it names no version that is on hold, or not the words that it is on hold with; what to do.
+pub(super) fn accepted(
+    acceptance: &Acceptance,
+    newest: &VersionKey,
+    held: &[HeldVersion],
+    month: Month,
+) -> Result<Accepted, String> {
     let prefix = acceptance.version.as_str();
     if acceptance.actor.trim().is_empty() || acceptance.reason.trim().is_empty() {
-        return Err("an acceptance needs who decided (`actor`) and why (`reason`); both are kept".into());
+        return Err(format!("an acceptance needs who decided (`actor`) and why (`reason`); both are kept{NOTHING}"));
     }
     let of_newest = |held: &&HeldVersion| held.key.version == newest.version;
     if prefix.chars().count() >= VERSION_PREFIX
@@ -250,18 +272,27 @@ pub(super) fn accepted(acceptance: &Acceptance, newest: &VersionKey, held: &[Hel
         let why = format!("version {prefix} was not on hold, so nobody has looked at what was found now");
         return Ok(Accepted::Other(why));
     }
-    let version = named(prefix, held.iter().map(|h| h.key.version.as_str()))?;
+    let version = named(prefix, held.iter().map(|h| h.key.version.as_str()));
+    let version = version.map_err(|why| format!("{why}{NOTHING}"))?;
     if version != newest.version {
         let why = format!("version {version} was accepted, but AWS has delivered version {} since", newest.version);
         return Ok(Accepted::Other(why));
     }
-    match held.iter().find(|h| h.key == *newest) {
-        Some(same) => Ok(Accepted::Words(same.words.clone())),
-        None => {
-            let why = "it was put on hold with another manifest or by other rules";
-            Ok(Accepted::Other(format!("version {version} was accepted, but {why}")))
+    let Some(HeldVersion { words, .. }) = held.iter().find(|h| h.key == *newest) else {
+        let why = "it was put on hold with another manifest or by other rules";
+        return Ok(Accepted::Other(format!("version {version} was accepted, but {why}")));
+    };
+    let digest = words_digest(words);
+    let why = match acceptance.seen.as_deref().map(str::trim) {
+        Some(seen) if seen == digest => return Ok(Accepted::Words(words.clone())),
+        Some(seen) => {
+            format!("version {version} is on hold for other reasons by now than those that were seen ({seen})")
         }
-    }
+        None => format!("which reasons to hold version {version} were seen is not said (`seen`)"),
+    };
+    let command = accept_command(month, version, &digest);
+    // the command is last, to be copied
+    Err(format!("{why}{NOTHING}. On hold is: {words}. To accept that: {command}"))
 }
 
 #[cfg(test)]
@@ -274,21 +305,33 @@ mod tests {
 
     #[test]
     fn an_acceptance_is_about_one_version_as_it_was_looked_at() {
-        let held = |version: &str, manifest: &str| HeldVersion { key: key(version, manifest), words: "w".into() };
+        let held =
+            |version: &str, manifest: &str| HeldVersion { key: key(version, manifest), words: format!("w{manifest}") };
         let all =
             [held("11111111-aa", "m"), held("11111111-bb", "m"), held("22222222-cc", "m"), held("22222222-cc", "n")];
+        let month = "2026-10".parse().unwrap();
+        let acceptance = |version: &str, seen: Option<&str>, reason: &str| {
+            let seen = seen.map(words_digest);
+            Acceptance { version: version.into(), seen, actor: "ann".into(), reason: reason.into() }
+        };
+        let sees = |prefix: &str, newest: VersionKey, seen: Option<&str>| match accepted(
+            &acceptance(prefix, seen, "asked AWS"),
+            &newest,
+            &all,
+            month,
+        ) {
+            Ok(Accepted::Words(words)) => format!("accepted {words}"),
+            Ok(Accepted::Other(why)) => format!("other: {why}"),
+            Err(why) => format!("error: {why}"),
+        };
         let says = |prefix: &str, newest: VersionKey| {
-            let acceptance = Acceptance { version: prefix.into(), actor: "ann".into(), reason: "asked AWS".into() };
-            match accepted(&acceptance, &newest, &all) {
-                Ok(Accepted::Words(words)) => format!("accepted {words}"),
-                Ok(Accepted::Other(why)) => format!("other: {why}"),
-                Err(why) => format!("error: {why}"),
-            }
+            let words = format!("w{}", newest.manifest_digest);
+            sees(prefix, newest, Some(&words))
         };
         for (prefix, newest, want) in [
-            ("11111111-aa", key("11111111-aa", "m"), "accepted w"),
-            ("11111111-a", key("11111111-aa", "m"), "accepted w"),
-            ("22222222", key("22222222-cc", "n"), "accepted w"),
+            ("11111111-aa", key("11111111-aa", "m"), "accepted wm"),
+            ("11111111-a", key("11111111-aa", "m"), "accepted wm"),
+            ("22222222", key("22222222-cc", "n"), "accepted wn"),
             (
                 "22222222",
                 key("22222222-cc", "o"),
@@ -307,8 +350,16 @@ mod tests {
         ] {
             assert!(says(prefix, newest).starts_with(want), "{prefix}: {want}");
         }
-        let silent = Acceptance { version: "22222222".into(), actor: "ann".into(), reason: " ".into() };
-        assert!(accepted(&silent, &key("22222222-cc", "m"), &all).unwrap_err().contains("why (`reason`)"));
+        let silent = acceptance("22222222", Some("wm"), " ");
+        assert!(accepted(&silent, &key("22222222-cc", "m"), &all, month).unwrap_err().contains("why (`reason`)"));
+        let command = format!(
+            "On hold is: wn. To accept that: meter ingest --month 2026-10 --accept 22222222-cc --seen {} --reason \"why\"",
+            words_digest("wn")
+        );
+        for (seen, why) in [(Some("wm"), "for other reasons by now than those that were seen ("), (None, "(`seen`)")] {
+            let found = sees("22222222", key("22222222-cc", "n"), seen);
+            assert!(found.starts_with("error: ") && found.contains(why) && found.ends_with(&command), "{found}");
+        }
     }
 
     #[test]
@@ -328,5 +379,28 @@ mod tests {
         assert_eq!(undecided(&all, &policy), all[2..]);
         let policy = HoldPolicy { accept_faulty_lines: true, ..HoldPolicy::default() };
         assert_eq!(undecided(&all, &policy), all[..2]);
+    }
+
+    /// No key lets usage be left out that somebody has used, or be on no invoice.
+    #[test]
+    fn some_reasons_are_always_those_of_a_person() {
+        let policy = HoldPolicy {
+            allow_unknown_line_types: true,
+            accept_restatements: true,
+            accept_faulty_lines: true,
+            accept_long_lines: true,
+            ..HoldPolicy::default()
+        };
+        for (kind, decided) in [
+            (HoldKind::TooLargeAmount, false),
+            (HoldKind::ImpossibleDays, false),
+            (HoldKind::UnreadableAmount, true),
+            (HoldKind::UnknownLineType, true),
+            (HoldKind::Growth, true),
+            (HoldKind::LongLines, true),
+        ] {
+            let reasons = [HoldReason { kind, text: "a".into() }];
+            assert_eq!(undecided(&reasons, &policy).is_empty(), decided, "{kind:?}");
+        }
     }
 }

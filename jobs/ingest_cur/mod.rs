@@ -57,7 +57,7 @@ use crate::context::{Context, Export};
 use crate::job::{Failure, Job};
 use books::store::audit_log::AuditEntry;
 use books::units::calendar::Month;
-use books::usage::bill::{BillId, BookedVersions, Version, VersionKey};
+use books::usage::bill::{BillId, BookedVersions, Version, VersionKey, words_digest};
 use books::usage::booking::Booking;
 use books::usage::ledger::{Cells, adjustments};
 
@@ -91,7 +91,10 @@ impl Job for IngestCur {
     fn key(&self) -> Option<String> {
         let Self { export, month, dry_run, accept } = self;
         let dry = if *dry_run { "/dry" } else { "" };
-        let accept = accept.as_ref().map_or(String::new(), |accept| format!("/accept/{}", accept.version));
+        let accept = accept.as_ref().map_or(String::new(), |Acceptance { version, seen, .. }| {
+            let seen = seen.as_ref().map_or(String::new(), |seen| format!("/{seen}"));
+            format!("/accept/{version}{seen}")
+        });
         Some(format!("{}/{export}/{month}{dry}{accept}", Self::KIND))
     }
 
@@ -154,8 +157,8 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     let accepted = match &job.accept {
         Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
             let held = context.books.held_versions(&bill).await?;
-            let accepted = hold::accepted(accept, &key, &held);
-            Some(accepted.map_err(|why| Failure::GiveUp(anyhow!("{why}; nothing was booked")))?)
+            let accepted = hold::accepted(accept, &key, &held, job.month);
+            Some(accepted.map_err(|why| Failure::GiveUp(anyhow!(why)))?)
         }
         _ => None,
     };
@@ -209,7 +212,8 @@ impl Run<'_> {
         let reasons = hold::reasons(&totals, &changes);
         let undecided = hold::undecided(&reasons, policy);
         let accepted_by = self.decide(&undecided, &mut report)?;
-        if accepted_by.is_none() {
+        if accepted_by.is_none() && !undecided.is_empty() {
+            report.hold_digest = words_digest(&hold::stored(&undecided));
             report.hold_reasons = undecided;
         }
         report.describe_bill(&totals, &files);

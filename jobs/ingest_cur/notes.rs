@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::aggregate::Totals;
+use books::units::words::several;
 use books::usage::bill::{BillNote, ClaimKind, LineKind, NoteKind};
 use books::usage::meter::Rules;
 use books::usage::tag_key::TagKeys;
@@ -37,10 +38,11 @@ pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
         let products = products.join(" and ");
         let (kind, others) = match counted {
             true => (NoteKind::MeterCountsNothing, ""),
-            false => (NoteKind::ProductNotCounted, ", and no other meter does"),
+            false => (NoteKind::ProductNotCounted, "; no other meter does"),
         };
         let name = &meter.name;
-        let text = format!("meter {name} counts none of the {lines} usage line(s) of {products}{others}");
+        let lines = several(lines, "usage line");
+        let text = format!("meter {name} counts nothing of {products}, of which the bill has {lines}{others}");
         Some(BillNote { kind, text })
     }));
     found
@@ -66,7 +68,8 @@ fn untagged(totals: &Totals, rules: &Rules) -> Option<BillNote> {
         (true, true) => "the tag is in the bill, on other lines".to_owned(),
     };
     let keys = quoted(&mut rules.tag_keys.iter());
-    let text = format!("none of the {lines} counted line(s) has a value of the tag {keys}; {has}");
+    let lines = several(lines, "counted line");
+    let text = format!("no usage ({lines}) has a value of the tag {keys}; {has}");
     Some(BillNote { kind: NoteKind::Untagged, text })
 }
 
@@ -128,7 +131,7 @@ mod tests {
         ] {
             let found = of(untagged(), tags);
             assert_eq!(found[0].0, NoteKind::Untagged);
-            assert!(found[0].1.starts_with("none of the 5 counted line(s)") && found[0].1.contains(word), "{found:?}");
+            assert!(found[0].1.starts_with("no usage (5 counted lines) has") && found[0].1.contains(word), "{found:?}");
         }
         let mut tagged = untagged();
         tagged.push(line("Chime", ClaimKind::Counted, "calls", 1));
@@ -139,9 +142,10 @@ mod tests {
     #[test]
     fn a_meter_that_counts_nothing_of_its_product_is_named() {
         let storage = || line("S3", ClaimKind::Counted, "storage", 1);
-        let transfer = "meter transfer counts none of the 5 usage line(s) of S3";
+        let transfer = "meter transfer counts nothing of S3, of which the bill has 5 usage lines";
         assert_eq!(of(vec![storage()], &[]), [(NoteKind::MeterCountsNothing, transfer.into())]);
-        let calls = "meter calls counts none of the 10 usage line(s) of Chime and ChimeX, and no other meter does";
+        let calls =
+            "meter calls counts nothing of Chime and ChimeX, of which the bill has 10 usage lines; no other meter does";
         let chime = vec![line("Chime", ClaimKind::Unrecognised, "", 0), line("ChimeX", ClaimKind::Ignored, "", 0)];
         assert_eq!(of(chime, &[]), [(NoteKind::ProductNotCounted, calls.into())]);
         let both = vec![storage(), line("S3", ClaimKind::Counted, "transfer", 1)];

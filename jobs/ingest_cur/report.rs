@@ -11,6 +11,7 @@ use super::hold::HoldReason;
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
+use books::units::words::{several, verb};
 use books::usage::bill::{BillId, BillNote, ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Adjustments, Cells, LedgerChange};
 
@@ -55,6 +56,8 @@ pub struct IngestReport {
     pub version: String,
     pub delivered_at: Option<Timestamp>,
     pub hold_reasons: Vec<HoldReason>,
+    /// Names the words of these reasons, for a person who accepts them; empty without a reason.
+    pub hold_digest: String,
     /// What would have put it on hold and is, or would be, accepted; empty as a rule.
     pub accepted: String,
     /// Booked usage that the version takes back.
@@ -109,6 +112,7 @@ impl IngestReport {
             version: String::new(),
             delivered_at: None,
             hold_reasons: vec![],
+            hold_digest: String::new(),
             accepted: String::new(),
             restatements: vec![],
             growths: vec![],
@@ -181,22 +185,22 @@ impl IngestReport {
         }
         let no_amount = totals.lines.iter().filter(|l| l.line_type.ends_with(NO_AMOUNT)).map(|l| l.lines).sum::<u64>();
         if no_amount > 0 {
-            warn(format!("{no_amount} lines have an amount that cannot be read; `meter discover` shows their kinds"));
+            let (lines, have) = (several(no_amount, "line"), verb(no_amount, "has", "have"));
+            warn(format!("{lines} {have} an amount that cannot be read; `meter discover` shows the kinds"));
         }
         if totals.out_of_month_lines > 0 {
-            warn(format!(
-                "{} usage lines are of days outside the month; they are booked on their own days",
-                totals.out_of_month_lines
-            ));
+            let lines = several(totals.out_of_month_lines, "usage line");
+            let are = verb(totals.out_of_month_lines, "is", "are");
+            warn(format!("{lines} {are} of days outside the month; usage is booked on its own day"));
         }
         if totals.rounded_amounts > 0 {
-            warn(format!("{} amounts have more than 10 decimals; each was rounded half-even", totals.rounded_amounts));
+            let (amounts, have) =
+                (several(totals.rounded_amounts, "amount"), verb(totals.rounded_amounts, "has", "have"));
+            warn(format!("{amounts} {have} more than 10 decimals; each was rounded half-even"));
         }
         if totals.rounded_cells > 0 {
-            warn(format!(
-                "{} sums have more than 10 decimals after their meter's factor; each was rounded half-even",
-                totals.rounded_cells
-            ));
+            let (sums, have) = (several(totals.rounded_cells, "sum"), verb(totals.rounded_cells, "has", "have"));
+            warn(format!("{sums} {have} more than 10 decimals after the meter's factor; each was rounded half-even"));
         }
     }
 }

@@ -37,9 +37,13 @@ pub(crate) struct Args {
     dry_run: bool,
     /// Book this version, which is on hold: its name or the first 8 characters of it, as `meter
     /// versions` shows it. It is booked only if nothing else is found now than when it was put on
-    /// hold
+    /// hold and looked at (`--seen`)
     #[arg(long, value_name = "VERSION", requires = "reason", conflicts_with_all = ["from", "to"])]
     accept: Option<String>,
+    /// Names the reasons to hold the version that were looked at, as the printed command has it:
+    /// whoever looked at other reasons has not accepted these
+    #[arg(long, value_name = "DIGEST", requires = "accept")]
+    seen: Option<String>,
     /// Why the version is accepted; kept in the audit log
     #[arg(long, value_name = "TEXT", requires = "accept")]
     reason: Option<String>,
@@ -70,7 +74,7 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     if let Some(prefix) = &args.accept {
         let (export, month, version) = on_hold(&books.versions(args.month).await?, prefix, &exports)?;
         (exports, chosen) = (vec![export], Some(vec![month]));
-        accept = Some(Acceptance { version, actor: actor::current(), reason });
+        accept = Some(Acceptance { version, seen: args.seen.clone(), actor: actor::current(), reason });
     }
     let payers: Vec<String> = exports.iter().map(|export| export.payer.clone()).collect();
     let wanted = match &chosen {

@@ -50,7 +50,11 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
             .map_or(String::new(), |at| format!(", usage through {} ago", span(now.duration_since(at))));
         let rows = format!("{} rows, {} counted", print::count(bill.rows), print::count(bill.counted_rows));
         let unrecognised = bill.lines.get("unrecognised").copied().unwrap_or(0);
-        let on_hold = if bill.on_hold > 0 { format!(", {} version(s) ON HOLD", bill.on_hold) } else { String::new() };
+        let on_hold = if bill.on_hold > 0 {
+            format!(", {} ON HOLD", print::several(bill.on_hold, "version"))
+        } else {
+            String::new()
+        };
         line(
             "bill",
             format!(

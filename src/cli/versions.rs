@@ -2,10 +2,10 @@
 
 use books::units::calendar::Month;
 use clap::Args as ClapArgs;
+use jobs::ingest_cur::hold::accept_command;
 
 use crate::config::Config;
 use crate::exit::Exit;
-use crate::format::accept_command;
 use crate::print;
 use crate::wiring::{self, Open};
 
@@ -70,7 +70,7 @@ pub(crate) async fn run(args: Args, config: &Config) -> anyhow::Result<Exit> {
         let bill = (v.payer.as_str(), v.month);
         if !bills.contains(&bill) {
             bills.push(bill);
-            print::out(&format!("to accept it: {}", accept_command(v.month, &v.version)));
+            print::out(&format!("to accept it: {}", accept_command(v.month, &v.version, &v.hold_digest)));
         }
     }
     Ok(done)

@@ -5,7 +5,7 @@ use books::usage::bill::NoteKind;
 use jiff::SignedDuration;
 
 use super::overview::{BillingMode, Finding, Overview, RowUse, Severity};
-use crate::format::{ago, count, quantity, span};
+use crate::format::{ago, count, quantity, several, span, verb};
 use crate::queue::{JobState, WorkerState};
 
 /// AWS delivers a bill up to three times a day.
@@ -227,11 +227,13 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             let held = s.exports.iter().filter(|export| export.payer == *payer).flat_map(|export| &export.on_hold);
             let held: Vec<String> = held.map(ToString::to_string).collect();
             let of = if held.is_empty() { String::new() } else { format!(" ({})", held.join(", ")) };
-            let what = format!("{} version(s) of payer {payer}'s bill{of} are on hold: {because}", bill.on_hold);
+            let (versions, are) = (several(bill.on_hold, "version"), verb(bill.on_hold, "is", "are"));
+            let what = format!("{versions} of payer {payer}'s bill{of} {are} on hold: {because}");
             add("MeterVersionOnHold", what, "meter versions; meter ingest --dry-run");
         }
         if let Some(lines) = bill.lines.get("unrecognised").filter(|n| **n > 0) {
-            let what = format!("{lines} line(s) of payer {payer}'s bill are recognised by no meter and no ignore rule");
+            let (lines, are) = (several(*lines, "line"), verb(*lines, "is", "are"));
+            let what = format!("{lines} of payer {payer}'s bill {are} recognised by no meter and no ignore rule");
             add("MeterUnrecognisedLines", what, "meter discover");
         }
         for note in &bill.notes {

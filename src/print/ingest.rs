@@ -1,10 +1,11 @@
 //! The report of an ingest.
 
+use jobs::ingest_cur::hold::accept_command;
 use jobs::ingest_cur::{IngestOutcome, IngestReport, hold};
 
 use super::out;
 use crate::config::Config;
-use crate::format::{accept_command, change, count, customer, quantity};
+use crate::format::{change, count, customer, quantity, several, verb};
 
 /// Prints a report.
 pub(crate) fn show(report: &IngestReport, config: &Config) {
@@ -32,7 +33,9 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         out(&format!("  likely causes: {}", hold::causes(&report.hold_reasons)));
         out(&format!("  if it is accepted: {}", hold::if_accepted(&report.hold_reasons)));
         out(&match report.outcome {
-            IngestOutcome::OnHold => format!("  to accept it: {}", accept_command(month, &report.version)),
+            IngestOutcome::OnHold => {
+                format!("  to accept it: {}", accept_command(month, &report.version, &report.hold_digest))
+            }
             _ => "  to accept it: `meter ingest` puts it on hold first, and prints the command".to_owned(),
         });
     }
@@ -40,13 +43,14 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
         out(&format!("  accepted: {}", report.accepted));
     }
     out(&format!(
-        "  {} rows in {} files, {} counted; {} ledger entries; {} KiB fetched in {} reads",
-        count(report.rows),
-        report.files,
+        "  {} in {}, {} counted; {} ledger {}; {} KiB fetched in {}",
+        several(report.rows, "row"),
+        several(report.files, "file"),
         count(report.counted_rows),
         count(report.entries),
+        verb(report.entries, "entry", "entries"),
         count(report.fetched_bytes / 1024),
-        count(report.fetch_requests),
+        several(report.fetch_requests, "read"),
     ));
     let rows = report.meters.iter().map(|m| {
         let t = &m.totals;
@@ -66,12 +70,12 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
     );
     for line in &report.unrecognised {
         out(&format!(
-            "  unrecognised: {} {} {} {} in {} lines; no meter claims it and no rule ignores it",
+            "  unrecognised: {} {} {} {} in {}; no meter claims it and no rule ignores it",
             line.product,
             line.usage_type,
             quantity(line.amount),
             line.unit,
-            count(line.lines)
+            several(line.lines, "line")
         ));
     }
     for note in report.notes.iter().map(|note| &note.text).chain(&report.warnings) {

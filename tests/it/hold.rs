@@ -13,6 +13,16 @@ fn workspace() -> Workspace {
     Workspace::with("[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n")
 }
 
+/// The digest of what a version is on hold with, as scripts read it; empty when none is.
+fn seen(place: &Workspace) -> String {
+    if !place.path("meter.db").exists() {
+        return String::new();
+    }
+    let versions = place.run("versions --json").json();
+    let held = versions.as_array().unwrap().iter().find(|v| v["state"] == "on_hold");
+    held.map_or(String::new(), |v| v["hold_digest"].as_str().unwrap().to_owned())
+}
+
 /// A bill with two good lines and `third`: product, usage type, amount, and both maps of tags.
 fn bill(third: [&str; 5]) -> Vec<u8> {
     let own = |id: &str| format!("{{\"user_chitchatter_customer_id\":\"{id}\"}}");
@@ -62,7 +72,11 @@ fn one_line_never_stops_the_month_of_everybody() {
                 "to accept it: meter ingest",
             ]);
             assert!(place.query(USAGE).is_empty(), "{name}");
-            place.run(&format!("ingest --accept {V1} --reason seen")).ends(0).says(&["booked", "accepted: 1 line of"]);
+            let seen = seen(&place);
+            place
+                .run(&format!("ingest --accept {V1} --seen {seen} --reason seen"))
+                .ends(0)
+                .says(&["booked", "accepted: 1 line of"]);
         }
         let usage = place.query(USAGE);
         let mut want = vec!["alice|10", "bob|20"];
@@ -82,7 +96,10 @@ fn a_person_accepts_what_was_looked_at() {
     let place = workspace();
     let bucket = place.path("bucket");
     let lines = |third: f64| [chime("alice", 1, 10.0), chime("bob", 2, 20.0), chime("bob", 3, third)];
-    let accept = |version: &str| format!("ingest --accept {version} --reason AWS-says-so");
+    let accept = |version: &str| match seen(&place) {
+        seen if seen.is_empty() => format!("ingest --accept {version} --reason AWS-says-so"),
+        seen => format!("ingest --accept {version} --seen {seen} --reason AWS-says-so"),
+    };
     let unbooked = || assert!(place.query("SELECT customer FROM booked_usage").is_empty());
     deliver_lines(&bucket, V1, &lines(-1.0));
     place.run(&accept(V1)).ends(1).says(&["no version is on hold"]);
@@ -132,22 +149,50 @@ fn a_person_accepts_what_was_looked_at() {
 fn a_version_is_accepted_under_the_new_name_of_its_export() {
     let place = workspace();
     deliver_lines(&place.path("bucket"), V1, &[chime("alice", 1, 10.0), chime("bob", 2, -2.0)]);
-    place.run(&format!("ingest {MONTH}")).ends(3);
+    let held = place.run(&format!("ingest {MONTH}")).ends(3);
+    let accept = held.out.lines().find_map(|line| line.split_once("to accept it: meter ")).unwrap().1;
     let exports = |names: [(&str, &str); 2]| {
         let export =
             |(name, payer)| format!("[[exports]]\nname = \"{name}\"\npayer = \"{payer}\"\nlocation = \"bucket\"\n");
         std::fs::write(place.path("meter.toml"), names.map(export).concat()).unwrap();
     };
-    let accept = format!("ingest --accept {V1} --reason AWS-says-so");
     // the old name is another payer's by now
     exports([("main", "other"), ("billing", "third")]);
-    place.run(&accept).ends(1).says(&["no version is on hold"]);
+    place.run(accept).ends(1).says(&["no version is on hold"]);
     exports([("main", "other"), ("billing", "default")]);
     place.run(&format!("{accept} --export main")).ends(1).says(&["no version is on hold"]);
-    place.run(&accept).ends(0).says(&["booked"]);
+    place.run(accept).ends(0).says(&["booked"]);
     assert_eq!(place.query(USAGE), ["alice|10", "bob|-2"]);
     assert_eq!(place.query("SELECT export, payer FROM bill_versions WHERE state = 'applied'"), ["billing|default"]);
-    place.run(&accept).ends(0).says(&["is booked already"]);
+    place.run(accept).ends(0).says(&["is booked already"]);
+}
+
+/// A tick reads the bill again between the look of a person and the acceptance.
+#[test]
+fn a_person_accepts_only_what_was_seen() {
+    let place = workspace();
+    let lines = |third: f64| [chime("alice", 1, 10.0), chime("bob", 2, third)];
+    let command_of = |text: &str, before: &str| {
+        text.lines().find_map(|line| line.split_once(before)).unwrap_or_else(|| panic!("{text}")).1.to_owned()
+    };
+    deliver_lines(&place.path("bucket"), V1, &lines(-1.0));
+    let held = place.run(&format!("ingest {MONTH}")).ends(3);
+    let looked_at = command_of(&held.out, "to accept it: meter ");
+    deliver_lines(&place.path("bucket"), V1, &lines(-1000.0));
+    place.run("run ingest-cur export=main month=2026-10").ends(3);
+    let refused = place.run(&looked_at).ends(1);
+    let said = ["ingest of main 2026-10 failed, nothing was booked", "than those that were seen (", "(amount -1000)"];
+    said.iter().for_each(|words| assert!(refused.err.contains(words), "{words}: {}", refused.err));
+    let now_there = command_of(&refused.err, "To accept that: meter ");
+    assert_ne!(looked_at, now_there);
+    place.run("versions").ends(3).says(&["(amount -1000)", &format!("to accept it: meter {now_there}")]);
+    let short = place.run(&format!("ingest --accept {V1} --reason why")).ends(1);
+    assert_eq!(command_of(&short.err, "To accept that: meter "), now_there);
+    place.run("ingest --seen 12345678").ends(2).says(&["--accept"]);
+    assert!(place.query(USAGE).is_empty());
+    place.run(&now_there).ends(0).says(&["booked"]);
+    assert_eq!(place.query(USAGE), ["alice|10", "bob|-1000"]);
+    place.run("verify").ends(0);
 }
 
 /// Through the queue, and what becomes of a job that an older build has enqueued.
@@ -160,7 +205,18 @@ fn an_acceptance_goes_through_the_queue() {
         .run("enqueue ingest-cur export=main month=2026-10 accept={\"version\":\"11111111\",\"actor\":\"ann\"}")
         .ends(2)
         .says(&["reason"]);
-    place.run("enqueue ingest-cur export=main month=2026-10 accept={\"version\":\"11111111\",\"actor\":\"ann\",\"reason\":\"seen\"}").ends(0);
+    // as an older build has enqueued it: it says what to do, and books nothing
+    let payload = |seen: &str| {
+        format!(
+            "enqueue ingest-cur export=main month=2026-10 accept={{\"version\":\"11111111\",{seen}\"actor\":\"ann\",\"reason\":\"seen\"}}"
+        )
+    };
+    place.run(&payload("")).ends(0);
+    place.run("work --once --no-schedule").ends(1);
+    assert!(place.query(USAGE).is_empty());
+    let (seen, dead) = (seen(&place), place.query("SELECT seq FROM jobs WHERE state = 'dead'")[0].clone());
+    place.run(&format!("jobs show {dead}")).ends(0).says(&["is not said (`seen`)", &format!("--seen {seen} --reason")]);
+    place.run(&payload(&format!("\"seen\":\"{seen}\","))).ends(0);
     let old = "{\"export\":\"main\",\"month\":\"2026-10\",\"dry_run\":false,\"accept_restatement\":true}";
     place.run(&format!("enqueue ingest-cur --payload {old}")).ends(2).says(&["unknown field `accept_restatement`"]);
     place.run("work --once --no-schedule").ends(0);
@@ -171,7 +227,7 @@ fn an_acceptance_goes_through_the_queue() {
     place.run("enqueue ingest-cur export=main month=2026-09").ends(0);
     place.execute(&format!("UPDATE jobs SET payload = '{old}' WHERE state = 'pending'"));
     place.run("work --once --no-schedule").ends(1);
-    let dead = &place.query("SELECT seq FROM jobs WHERE state = 'dead'")[0];
+    let dead = &place.query("SELECT seq FROM jobs WHERE state = 'dead' ORDER BY seq DESC")[0];
     let words = ["the payload does not fit", "unknown field `accept_restatement`"];
     place.run(&format!("jobs show {dead}")).ends(0).says(&words);
 }

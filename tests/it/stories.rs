@@ -270,7 +270,7 @@ fn a_remote_database_that_does_not_answer_is_named_without_its_token() {
 fn help_tells_commands_and_exit_codes() {
     let place = Workspace::new();
     place.run("--help").ends(0).says(&["ingest", "discover", "verify", "3 needs attention"]);
-    place.run("ingest --help").ends(0).says(&["--dry-run", "--accept <VERSION>", "--reason <TEXT>"]);
+    place.run("ingest --help").ends(0).says(&["--dry-run", "--accept <VERSION>", "--seen <DIGEST>", "--reason <TEXT>"]);
     for flag in ["--accept-restatement", "--allow-unknown-line-types"] {
         place.run(&format!("ingest {flag}")).ends(2).says(&["unexpected argument"]);
     }

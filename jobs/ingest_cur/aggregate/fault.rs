@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use books::units::quantity::Quantity;
+use books::units::words::{several, verb};
 use books::usage::meter::Rules;
 
 /// Lines of a kind and meter that are named in full.
@@ -25,6 +26,8 @@ pub enum FaultKind {
     Tag,
     /// Its amount cannot be read. It is left out.
     Amount,
+    /// Its amount is larger than the books can hold. It is left out.
+    TooLarge,
     /// Its amount is negative. It reduces the usage of its customer.
     Negative,
     /// Its day cannot be read. It is left out.
@@ -38,6 +41,7 @@ impl FaultKind {
         match self {
             Self::Tag => "a customer tag that cannot be used",
             Self::Amount => "an amount that cannot be read",
+            Self::TooLarge => "an amount that is too large to be booked",
             Self::Negative => "a negative amount",
             Self::Day => "no readable day",
             Self::Period => "another billing period",
@@ -102,9 +106,9 @@ pub struct FaultyLines {
 
 impl fmt::Display for FaultyLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (lines, have) = if self.lines == 1 { ("line", "has") } else { ("lines", "have") };
-        write!(f, "{} {lines} of {} {have} {}", self.lines, self.meter, self.kind.says())?;
-        if self.kind != FaultKind::Amount {
+        let (lines, have) = (several(self.lines, "line"), verb(self.lines, "has", "have"));
+        write!(f, "{lines} of {} {have} {}", self.meter, self.kind.says())?;
+        if !matches!(self.kind, FaultKind::Amount | FaultKind::TooLarge) {
             write!(f, " (amount {})", self.amount)?;
         }
         for (i, fault) in self.first.iter().enumerate() {

@@ -7,17 +7,19 @@ pub(super) enum Mark {
     /// A split-cost child. The parent line carries the usage already.
     Split,
     NoAmount,
+    TooLarge,
     NoDay,
     OtherPeriod,
 }
 
 impl Mark {
-    const ALL: [Self; 4] = [Self::Split, Self::NoAmount, Self::NoDay, Self::OtherPeriod];
+    const ALL: [Self; 5] = [Self::Split, Self::NoAmount, Self::TooLarge, Self::NoDay, Self::OtherPeriod];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Split => " (split line item)",
             Self::NoAmount => NO_AMOUNT,
+            Self::TooLarge => " (amount too large)",
             Self::NoDay => " (no readable day)",
             Self::OtherPeriod => " (of another billing period)",
         }

@@ -20,7 +20,7 @@ use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
 /// Must be changed whenever the form changes.
-pub(crate) const PARTIAL_SUMS_VERSION: u32 = 2;
+pub(crate) const PARTIAL_SUMS_VERSION: u32 = 3;
 /// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 

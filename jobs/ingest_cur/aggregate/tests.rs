@@ -126,8 +126,12 @@ fn each_fault_of_a_counted_line_has_a_rule() {
         (with(2, "-inf"), "0 + 0 + 0", "the amount is inf"),
         (with(2, "many"), "0 + 0 + 0", "`many` is not a decimal number"),
         (with(2, "1\u{1b}[2J"), "0 + 0 + 0", "`1\\u{1b}[2J` is not a decimal number"),
-        (with(2, "1e300"), "0 + 0 + 0", "1e300 is too large to be booked exactly"),
-        (with(2, "900000001"), "0 + 0 + 0", "900000001 is too large to be booked exactly"),
+        (
+            with(2, "1e300"),
+            "0 + 0 + 0",
+            "too large to be booked: f, row group 0, row 0, column line_item_usage_amount, resource r0: 1e300 is too large to be booked exactly",
+        ),
+        (with(2, "900000001"), "0 + 0 + 900000001", "900000001 is too large to be booked exactly"),
         (with(2, "900000000"), "900000000 + 0 + 0", ""),
         (with(2, ""), "0 + 0 + 0", ""),
         (

@@ -378,7 +378,7 @@ async fn csv_that_cannot_be_read_is_named() {
     refused_file("1.csv.gz", packed[..packed.len() - 20].to_vec(), &["truncated"]).await;
 }
 
-/// What a column that nobody reads has in it stops nothing, and the line of what does is that of the
+/// What a column that nobody reads has in it stops nothing. The line of what does is that of the
 /// file, whatever line breaks a record has and however many blank lines are before it.
 #[tokio::test]
 async fn csv_is_text_where_it_is_read() {

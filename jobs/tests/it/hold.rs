@@ -54,13 +54,13 @@ async fn held(world: &IngestFixture) -> IngestReport {
 
 /// Accepts twice: the second time changes nothing.
 async fn accepted(world: &IngestFixture, version: &str) -> IngestReport {
-    let dry = IngestCur { dry_run: true, ..accept(version) }.run(&world.context, now()).await.unwrap();
+    let dry = IngestCur { dry_run: true, ..world.accept(version).await }.run(&world.context, now()).await.unwrap();
     assert_eq!(dry.outcome, IngestOutcome::WouldApply, "{dry:?}");
     assert!(world.dump("SELECT reason FROM audit_log").await.is_empty(), "a dry run decides nothing");
-    let report = accept(version).run(&world.context, now()).await.unwrap();
+    let report = world.accept(version).await.run(&world.context, now()).await.unwrap();
     assert_eq!(report.outcome, IngestOutcome::Applied, "{report:?}");
     let ledger = world.ledger().await;
-    let again = accept(version).run(&world.context, now()).await.unwrap();
+    let again = world.accept(version).await.run(&world.context, now()).await.unwrap();
     assert_eq!((again.outcome, world.ledger().await), (IngestOutcome::Unchanged, ledger));
     let acts = world.dump("SELECT actor || ' ' || action || ' ' || target || ': ' || reason FROM audit_log").await;
     assert_eq!(acts, [format!("ann@test ingest --accept version {version} of default 2026-10: asked AWS")]);
@@ -111,13 +111,13 @@ async fn a_faulty_line_is_named_and_a_person_lets_it_through() {
             "inf",
             ["0", "0", "0", "4"],
         ),
+        (vec![("line_item_usage_amount", amounts(1e300))], HoldKind::TooLargeAmount, "too large", ["0", "0", "0", "4"]),
         (
-            vec![("line_item_usage_amount", amounts(1e300))],
-            HoldKind::UnreadableAmount,
-            "too large",
-            ["0", "0", "0", "4"],
+            vec![("line_item_usage_amount", amounts(2e9))],
+            HoldKind::TooLargeAmount,
+            "2000000000 is too large",
+            ["0", "0", "2000000000", "2000000004"],
         ),
-        (vec![("line_item_usage_amount", amounts(2e9))], HoldKind::UnreadableAmount, "too large", ["0", "0", "0", "4"]),
         (
             vec![("line_item_usage_amount", texts(["1.5", "2.5", "many"]))],
             HoldKind::UnreadableAmount,
@@ -195,7 +195,7 @@ async fn a_line_that_no_meter_counts_never_holds_a_bill() {
         let report = world.ingest().await.unwrap();
         assert_eq!(report.outcome, IngestOutcome::Applied, "{bad:?}: {:?}", report.hold_reasons);
         let unread = !bad.amount.is_finite() || bad.amount == 1e300;
-        assert_eq!(report.warnings.iter().any(|w| w.contains("1 lines have an amount that cannot be read")), unread);
+        assert_eq!(report.warnings.iter().any(|w| w.contains("1 line has an amount that cannot be read")), unread);
         assert_eq!(world.usage("bob", "chime_minutes").await.to_string(), "2.5");
         assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Unchanged);
         world.sound().await;
@@ -250,26 +250,30 @@ async fn refused(world: &IngestFixture, asked: IngestCur, words: &str) {
 #[tokio::test]
 async fn an_acceptance_of_another_version_books_nothing() {
     let world = IngestFixture::new().await;
-    refused(&world, accept(V1), "no legacy or CUR 2.0 export").await;
+    refused(&world, world.accept(V1).await, "no legacy or CUR 2.0 export").await;
     deliver(&world.bucket(), V1, &[("1.parquet", negative(-1.0))]);
     // nobody has looked at it yet: it is put on hold
-    let early = accept(V1).run(&world.context, now()).await.unwrap();
+    let early = world.accept(V1).await.run(&world.context, now()).await.unwrap();
     assert_eq!(early.outcome, IngestOutcome::OnHold);
     assert!(early.warnings[0].contains("was not on hold, so nobody has looked"), "{:?}", early.warnings);
-    refused(&world, accept("33333333"), "no version that begins with `33333333` is on hold; on hold: 2026-10-10T03")
-        .await;
-    refused(&world, accept("2026"), "`2026` is too short: give at least 8 characters").await;
-    let silent = Acceptance { version: V1.into(), actor: "ann".into(), reason: String::new() };
+    refused(
+        &world,
+        world.accept("33333333").await,
+        "no version that begins with `33333333` is on hold; on hold: 2026-10-10T03",
+    )
+    .await;
+    refused(&world, world.accept("2026").await, "`2026` is too short: give at least 8 characters").await;
+    let silent = Acceptance { version: V1.into(), seen: None, actor: "ann".into(), reason: String::new() };
     refused(&world, IngestCur { accept: Some(silent), ..job() }, "why (`reason`)").await;
     // the next delivery came meanwhile
     deliver(&world.bucket(), V2, &[("1.parquet", negative(-2.0))]);
-    let late = accept(V1).run(&world.context, now()).await.unwrap();
+    let late = world.accept(V1).await.run(&world.context, now()).await.unwrap();
     assert_eq!(late.outcome, IngestOutcome::OnHold);
     assert!(late.warnings[0].contains("but AWS has delivered version 2026-10-11T03"), "{:?}", late.warnings);
-    refused(&world, accept("2026-10-1"), "2 versions on hold begin with `2026-10-1`").await;
+    refused(&world, world.accept("2026-10-1").await, "2 versions on hold begin with `2026-10-1`").await;
     // not even a good one that came since
     deliver(&world.bucket(), V3, &[("1.parquet", bill(vec![]))]);
-    refused(&world, accept(V1), "`meter ingest --month 2026-10` books it; nothing was booked").await;
+    refused(&world, world.accept(V1).await, "`meter ingest --month 2026-10` books it; nothing was booked").await;
     deliver(&world.bucket(), V2, &[("1.parquet", negative(-2.0))]);
     assert!(world.dump("SELECT reason FROM audit_log").await.is_empty());
     accepted(&world, V2).await;
@@ -285,7 +289,7 @@ async fn an_acceptance_is_about_what_was_looked_at() {
     deliver(&world.bucket(), V1, &[("1.parquet", negative(-1.0))]);
     held(&world).await;
     deliver(&world.bucket(), V1, &[("1.parquet", negative(-1000.0))]);
-    let replaced = accept(V1).run(&world.context, now()).await.unwrap();
+    let replaced = world.accept(V1).await.run(&world.context, now()).await.unwrap();
     assert_eq!(replaced.outcome, IngestOutcome::OnHold);
     assert!(replaced.warnings[0].contains("something else was found now"), "{:?}", replaced.warnings);
     assert!(world.ledger().await.is_empty() && world.dump("SELECT reason FROM audit_log").await.is_empty());
@@ -295,12 +299,72 @@ async fn an_acceptance_is_about_what_was_looked_at() {
     let manifest = world.bucket().join("e/metadata/BILLING_PERIOD=2026-10/e-Manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
     std::fs::write(&manifest, format!("{text}\n")).unwrap();
-    let other = accept(V1).run(&world.context, now()).await.unwrap();
+    let other = world.accept(V1).await.run(&world.context, now()).await.unwrap();
     assert_eq!(other.outcome, IngestOutcome::OnHold);
     assert!(other.warnings[0].contains("with another manifest or by other rules"), "{:?}", other.warnings);
-    accept(V1).run(&world.context, now()).await.unwrap();
+    world.accept(V1).await.run(&world.context, now()).await.unwrap();
     assert_eq!(world.usage("carol", "chime_minutes").await.to_string(), "-1000");
     world.sound().await;
+}
+
+/// A tick of the schedule writes the words anew, between the look of a person and the acceptance.
+#[tokio::test]
+async fn a_person_accepts_only_the_words_that_were_seen() {
+    let world = IngestFixture::new().await;
+    deliver(&world.bucket(), V1, &[("1.parquet", negative(-1.0))]);
+    let looked_at = held(&world).await.hold_digest;
+    deliver(&world.bucket(), V1, &[("1.parquet", negative(-1000.0))]);
+    let now_there = held(&world).await.hold_digest;
+    assert_ne!(looked_at, now_there);
+    let stored = world.context.books.versions(None).await.unwrap();
+    assert_eq!(stored[0].hold_digest, now_there);
+    let unseen = Acceptance { seen: None, ..accept(V1, "").accept.unwrap() };
+    let command =
+        format!("To accept that: meter ingest --month 2026-10 --accept {V1} --seen {now_there} --reason \"why\"");
+    for (asked, why) in [
+        (accept(V1, &looked_at), format!("for other reasons by now than those that were seen ({looked_at})")),
+        (accept(V1, ""), "than those that were seen ()".to_owned()),
+        (IngestCur { accept: Some(unseen), ..job() }, "is not said (`seen`)".to_owned()),
+    ] {
+        for dry_run in [true, false] {
+            for words in [why.as_str(), "; nothing was booked. On hold is: 1 line", "(amount -1000)", &command] {
+                refused(&world, IngestCur { dry_run, ..asked.clone() }, words).await;
+            }
+        }
+    }
+    assert!(world.dump("SELECT reason FROM audit_log").await.is_empty());
+    let words = world.dump("SELECT hold_reason FROM bill_versions WHERE state = 'on_hold'").await;
+    assert!(words.len() == 1 && words[0].contains("(amount -1000)"), "{words:?}");
+    let report = accept(V1, &now_there).run(&world.context, now()).await.unwrap();
+    assert_eq!((report.outcome, report.hold_digest.as_str()), (IngestOutcome::Applied, ""));
+    assert_eq!(world.usage("carol", "chime_minutes").await.to_string(), "-1000");
+    world.sound().await;
+}
+
+/// A readable amount that the books cannot hold is usage of somebody: no key leaves it out.
+#[tokio::test]
+async fn no_key_accepts_an_amount_that_is_too_large() {
+    let mut world = IngestFixture::new().await;
+    let hold = &mut world.context.read_settings.hold;
+    hold.allow_unknown_line_types = true;
+    hold.accept_restatements = true;
+    hold.accept_faulty_lines = true;
+    hold.accept_long_lines = true;
+    deliver(&world.bucket(), V1, &[("1.parquet", bill(vec![("line_item_usage_amount", amounts(900_000_000.5))]))]);
+    let report = held(&world).await;
+    let [reason] = report.hold_reasons.as_slice() else { panic!("{:?}", report.hold_reasons) };
+    assert_eq!(reason.kind, HoldKind::TooLargeAmount);
+    let said = "1 line of chime_minutes has an amount that is too large to be booked: ";
+    assert!(reason.text.starts_with(said) && reason.text.contains(": 900000000.5 is too large"), "{}", reason.text);
+    let stored = world.dump("SELECT hold_reason FROM bill_versions").await;
+    assert!(stored[0].contains("lines with too large an amount are left out, so nobody pays"), "{stored:?}");
+    let report = accepted(&world, V1).await;
+    assert_eq!(report.meters[0].totals.excluded.to_string(), "900000000.5");
+    let lines = world.dump("SELECT line_type || '|' || claim || '|' || lines FROM bill_lines ORDER BY 1").await;
+    assert_eq!(lines, ["Usage (amount too large)|excluded|1", "Usage|counted|2"]);
+    // what is no amount at all is left to the key
+    deliver(&world.bucket(), V2, &[("1.parquet", bill(vec![("line_item_usage_amount", amounts(f64::NAN))]))]);
+    assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Applied);
 }
 
 /// A decision of the configuration needs no person, and what it lets through is stored.

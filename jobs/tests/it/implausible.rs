@@ -70,11 +70,8 @@ async fn an_export_of_monthly_granularity_is_on_hold() {
     ] {
         let mut world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", spans(end, interval))]);
-        held(
-            &world,
-            &["1 counted line(s) are of usage during more than a day", "monthly granularity", "daily or hourly"],
-        )
-        .await;
+        held(&world, &["1 counted line is of usage during more than a day", "monthly granularity", "daily or hourly"])
+            .await;
         world.context.read_settings.hold.accept_long_lines = true;
         applied(&world).await;
         assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "3000");
@@ -125,7 +122,7 @@ async fn days_that_cannot_be_are_on_hold() {
         let mut all = columns(&[chime("alice", 1, 5.0), chime("bob", 2, 6.0)]);
         all.iter_mut().find(|(n, _)| *n == "line_item_usage_start_date").unwrap().1 = instants(vec![instant(1), day]);
         deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(all))]);
-        held(&world, &["usage on 1 day(s) that the bill of 2026-10", "delivered 2026-10-10 03:00 UTC", name]).await;
+        held(&world, &["usage on 1 day that the bill of 2026-10", "delivered 2026-10-10 03:00 UTC", name]).await;
     }
     let world = IngestFixture::new().await;
     let mut all = columns(&[chime("alice", 1, 5.0), chime("bob", 2, 6.0)]);
@@ -136,6 +133,35 @@ async fn days_that_cannot_be_are_on_hold() {
     assert!(report.warnings.iter().any(|w| w.contains("outside the month")), "late usage of the month before");
     let days = world.dump("SELECT day FROM ledger_entries ORDER BY day").await;
     assert_eq!(days, ["2026-09-01", "2026-10-10"]);
+}
+
+/// Only usage that would be booked on such a day is a reason.
+#[tokio::test]
+async fn a_line_without_usage_or_meter_has_any_day() {
+    let other = |line_type: &str, usage_type: &str, amount: f64| Line {
+        line_type: line_type.into(),
+        usage_type: usage_type.into(),
+        ..chime("bob", 1, amount)
+    };
+    for third in [
+        chime("bob", 1, 0.0),
+        other("Credit", "Meetings-AttendeeMinutes", -5.0),
+        other("Tax", "", 5.0),
+        other("Usage", "New", 5.0),
+        Line { product: "AmazonS3", ..other("Usage", "Requests-Tier1", 5.0) },
+        Line { product: "AmazonEC2", ..other("Usage", "BoxUsage", 5.0) },
+    ] {
+        for day in [0, 253_402_214_400_000, instant(11)] {
+            let world = IngestFixture::new().await;
+            let mut all = columns(&[chime("alice", 1, 5.0), third.clone()]);
+            let days = instants(vec![instant(1), day]);
+            all.iter_mut().find(|(n, _)| *n == "line_item_usage_start_date").unwrap().1 = days;
+            deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(all))]);
+            let report = applied(&world).await;
+            assert_eq!(report.impossible_days, None, "{third:?}");
+            assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5");
+        }
+    }
 }
 
 #[tokio::test]
@@ -196,7 +222,7 @@ async fn a_bill_without_the_tag_names_the_similar_one_until_it_is_right() {
     deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(all))]);
     let report = applied(&world).await;
     let want =
-        "none of the 1 counted line(s) has a value of the tag `customer-ids`; the bill has the similar `customer_id`";
+        "no usage (1 counted line) has a value of the tag `customer-ids`; the bill has the similar `customer_id`";
     assert_eq!((report.notes.len(), report.notes[0].text.as_str()), (1, want));
     assert_eq!(notes(&world).await, report.notes);
     world.context.read_settings = ingest_fixture::read_settings(ingest_fixture::rules("customer-id"));
@@ -217,8 +243,9 @@ async fn a_meter_that_counts_nothing_of_a_product_in_the_bill_is_noted() {
     deliver_lines(&world.bucket(), V1, &lines);
     let report = applied(&world).await;
     let found: Vec<_> = report.notes.iter().map(|note| (note.kind, note.text.as_str())).collect();
-    let calls = "meter chime_minutes counts none of the 1 usage line(s) of AmazonChime, and no other meter does";
-    let transfer = "meter transfer_gb counts none of the 2 usage line(s) of AmazonS3";
+    let calls =
+        "meter chime_minutes counts nothing of AmazonChime, of which the bill has 1 usage line; no other meter does";
+    let transfer = "meter transfer_gb counts nothing of AmazonS3, of which the bill has 2 usage lines";
     assert_eq!(found, [(NoteKind::ProductNotCounted, calls), (NoteKind::MeterCountsNothing, transfer)]);
     assert_eq!(notes(&world).await, report.notes);
 }

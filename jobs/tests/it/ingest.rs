@@ -9,7 +9,7 @@ use jobs::job::{Failure, Job};
 use jobs::source::Folder;
 use proptest::prelude::*;
 use testkit::ingest_fixture::{
-    self, IngestFixture, Line, accept, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,
+    self, IngestFixture, Line, chime, columns, deliver, deliver_lines, job, manifest, now, parquet_bytes,
 };
 
 const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
@@ -205,7 +205,7 @@ async fn a_line_type_that_nobody_knows_holds_the_version() {
     assert!(world.ledger().await.is_empty());
     let states = "SELECT state || '|' || hold_reason FROM bill_versions";
     assert_eq!(world.dump(states).await.len(), 1, "on hold once");
-    let accepted = accept(V1).run(&world.context, now()).await.unwrap();
+    let accepted = world.accept(V1).await.run(&world.context, now()).await.unwrap();
     assert_eq!(accepted.outcome, IngestOutcome::Applied);
     assert_eq!(accepted.meters[0].totals.excluded.to_string(), "3");
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5");
@@ -224,7 +224,7 @@ async fn a_version_that_takes_back_much_is_on_hold_until_it_is_accepted() {
     assert_eq!(on_hold.outcome, IngestOutcome::OnHold);
     assert!(on_hold.hold_reasons[0].text.contains("from 100 to 70 (-30 %)"), "{:?}", on_hold.hold_reasons);
     assert_eq!(world.ledger().await, books);
-    let accepted = accept(V2).run(&world.context, now()).await.unwrap();
+    let accepted = world.accept(V2).await.run(&world.context, now()).await.unwrap();
     assert_eq!((accepted.outcome, accepted.entries), (IngestOutcome::Applied, 1));
     let reported =
         world.dump("SELECT accepted FROM bill_versions WHERE state = 'applied' AND supersedes IS NOT NULL").await;

@@ -7,7 +7,7 @@ use jobs::context::{Context, ReadLimits, ReadSettings};
 use jobs::ingest_cur::{IngestOutcome, IngestPart, IngestReport, PartOutcome};
 use jobs::job::{Failure, Job, Request};
 use proptest::prelude::*;
-use testkit::ingest_fixture::{self, IngestFixture, Line, accept, chime, columns, deliver, job, now, parquet_bytes};
+use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
 
 const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
 const V2: &str = "2026-11-02T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
@@ -193,7 +193,7 @@ async fn faulty_lines_of_parts_are_those_of_the_bill() {
     parted.context.books.add_customer("bob").await.unwrap();
     for (world, context) in [(&whole, &whole.context), (&parted, &context)] {
         // the parts are kept for it, and no file is read again
-        let report = accept(V1).run(context, now()).await.unwrap();
+        let report = world.accept(V1).await.run(context, now()).await.unwrap();
         assert_eq!(report.outcome, IngestOutcome::Applied);
         assert_eq!(report.meters[0].totals.unattributed.to_string(), "251");
         world.sound().await;
