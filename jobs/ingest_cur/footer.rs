@@ -3,7 +3,8 @@
 //! A footer is thrift, in which a few bytes can stand for a large structure, or for a number of
 //! children that the decoder makes room for. So it is passed over first, and its parts are counted.
 
-use super::thrift::{Fault, Input, LIST, List, STRUCT};
+use super::shape::{FOOTER, check};
+use super::thrift::{Fault, Input, List, STRUCT};
 
 /// Fields of `FileMetaData`, `SchemaElement`, `RowGroup`.
 const SCHEMA: i64 = 2;
@@ -19,38 +20,28 @@ const ELEMENT_BYTES: u64 = 800;
 const GROUP_BYTES: u64 = 400;
 const CHUNK_BYTES: u64 = 600;
 const OTHER_BYTES: u64 = 64;
-const WRONG_TYPE: Fault = "a field has the wrong type";
 
 /// Bytes that the decoded footer takes at most.
 ///
 /// # Errors
 /// When it is damaged, or more than any bill's.
 pub(super) fn decoded_bytes(footer: &[u8]) -> Result<u64, Fault> {
+    check(&mut Input::new(footer), FOOTER)?;
     let mut input = Input::new(footer);
     let (mut last, mut bytes) = (0, u64::try_from(footer.len()).unwrap_or(u64::MAX / 2));
     while let Some((kind, id)) = input.field(&mut last)? {
-        // the decoder does not look at the types of these, so they must be right
-        match (id, kind) {
-            (SCHEMA, LIST) => bytes += ELEMENT_BYTES * schema(&mut input)?,
-            (ROW_GROUPS, LIST) => bytes += row_groups(&mut input)?,
-            (SCHEMA | ROW_GROUPS, _) => return Err(WRONG_TYPE),
+        match id {
+            SCHEMA => bytes += ELEMENT_BYTES * schema(&mut input)?,
+            ROW_GROUPS => bytes += row_groups(&mut input)?,
             _ => input.skip(kind)?,
         }
     }
     Ok(bytes + OTHER_BYTES * input.passed)
 }
 
-fn structs(input: &mut Input<'_>) -> Result<u64, Fault> {
-    match input.list()? {
-        List { length: 0, .. } => Ok(0),
-        List { element: STRUCT, length } => Ok(length),
-        _ => Err(WRONG_TYPE),
-    }
-}
-
 /// The number of elements. They are a tree: each says how many of the next ones are its children.
 fn schema(input: &mut Input<'_>) -> Result<u64, Fault> {
-    let elements = structs(input)?;
+    let List { length: elements, .. } = input.list()?;
     if elements > ELEMENTS {
         return Err("its schema has more than 20,000 elements");
     }
@@ -65,9 +56,8 @@ fn schema(input: &mut Input<'_>) -> Result<u64, Fault> {
         }
         let (mut last, mut children) = (0, 0);
         while let Some((kind, id)) = input.field(&mut last)? {
-            match (id, kind) {
-                (CHILDREN, 5) => children = input.number()?,
-                (CHILDREN, _) => return Err(WRONG_TYPE),
+            match id {
+                CHILDREN => children = input.number()?,
                 _ => input.skip(kind)?,
             }
         }
@@ -82,20 +72,16 @@ fn schema(input: &mut Input<'_>) -> Result<u64, Fault> {
 }
 
 fn row_groups(input: &mut Input<'_>) -> Result<u64, Fault> {
-    let groups = structs(input)?;
+    let List { length: groups, .. } = input.list()?;
     let mut bytes = GROUP_BYTES * groups;
     for _ in 0..groups {
         let mut last = 0;
         while let Some((kind, id)) = input.field(&mut last)? {
-            match (id, kind) {
-                (COLUMNS, LIST) => (),
-                (COLUMNS, _) => return Err(WRONG_TYPE),
-                _ => {
-                    input.skip(kind)?;
-                    continue;
-                }
+            if id != COLUMNS {
+                input.skip(kind)?;
+                continue;
             }
-            let chunks = structs(input)?;
+            let List { length: chunks, .. } = input.list()?;
             bytes += CHUNK_BYTES * chunks;
             // of the rest of a chunk (statistics, its path) nothing is kept
             let passed = input.passed;

@@ -33,6 +33,7 @@ pub mod parquet_file;
 mod parts;
 mod read;
 mod report;
+mod shape;
 mod sums;
 mod thrift;
 

@@ -1,7 +1,8 @@
 //! The headers of the pages of a column chunk: what each page holds and how large it is unpacked,
 //! without unpacking it.
 
-use super::thrift::{Fault, Input, STRUCT};
+use super::shape::{PAGE_HEADER, check};
+use super::thrift::{Fault, Input};
 
 /// How the values of a page are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +53,16 @@ impl<'a> Pages<'a> {
     }
 
     fn read(&mut self) -> Result<PageHeader<'a>, Fault> {
+        check(&mut Input::new(self.rest), PAGE_HEADER)?;
         let mut input = Input::new(self.rest);
         let (mut last, mut kind, mut unpacked, mut packed) = (0, -1, -1, -1);
         let mut details = Details::default();
         while let Some((field, id)) = input.field(&mut last)? {
-            match (id, field) {
-                (1, 5) => kind = input.number()?,
-                (2, 5) => unpacked = input.number()?,
-                (3, 5) => packed = input.number()?,
-                (5 | 7 | 8, STRUCT) => details = Details::read(&mut input, id == 8)?,
-                (1..=3 | 5 | 7 | 8, _) => return Err("a field of a page header has the wrong type"),
+            match id {
+                1 => kind = input.number()?,
+                2 => unpacked = input.number()?,
+                3 => packed = input.number()?,
+                5 | 7 | 8 => details = Details::read(&mut input, id == 8)?,
                 _ => input.skip(field)?,
             }
         }
@@ -122,10 +123,9 @@ impl Details {
         let (mut last, mut found) = (0, Self::default());
         while let Some((field, id)) = input.field(&mut last)? {
             match (id, second_version) {
-                (1, _) if field == 5 => found.values = input.number()?,
-                (2, false) | (4, true) if field == 5 => found.encoding = input.number()?,
-                (5 | 6, true) if field == 5 => found.levels = found.levels.saturating_add(input.number()?),
-                (1, _) | (2, false) | (4..=6, true) => return Err("a field of a page header has the wrong type"),
+                (1, _) => found.values = input.number()?,
+                (2, false) | (4, true) => found.encoding = input.number()?,
+                (5 | 6, true) => found.levels = found.levels.saturating_add(input.number()?),
                 _ => input.skip(field)?,
             }
         }

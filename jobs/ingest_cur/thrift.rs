@@ -6,11 +6,11 @@
 /// Levels of structs and lists in each other. Parquet has seven.
 const DEPTH: usize = 24;
 
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const BYTE: u8 = 3;
+pub(super) const TRUE: u8 = 1;
+pub(super) const FALSE: u8 = 2;
+pub(super) const BYTE: u8 = 3;
 const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
+pub(super) const BINARY: u8 = 8;
 pub(super) const LIST: u8 = 9;
 const SET: u8 = 10;
 const MAP: u8 = 11;
@@ -83,6 +83,9 @@ impl<'a> Input<'a> {
             0 => self.number()?,
             delta => last.saturating_add(i64::from(delta)),
         };
+        if !(1..=i64::from(i16::MAX)).contains(last) {
+            return Err("a field has an impossible number");
+        }
         Ok(Some((head & 0x0f, *last)))
     }
 
