@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::store::connection::params;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
@@ -112,6 +113,20 @@ impl Cells {
         bounds.dedup();
         let from = std::iter::once(None).chain(bounds.iter().cloned());
         from.zip(bounds.iter().cloned().chain([None])).collect()
+    }
+
+    /// Names this usage: other usage of any customer, meter or day has another checksum.
+    pub fn checksum(&self) -> String {
+        let mut hash = Sha256::new();
+        for Cell { customer, meter, day, quantity } in &self.cells {
+            for name in [&self.customers[index(*customer)], &self.meters[index(*meter)]] {
+                hash.update(name.len().to_le_bytes());
+                hash.update(name);
+            }
+            hash.update(day.epoch().to_le_bytes());
+            hash.update(quantity.to_le_bytes());
+        }
+        hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Sums by meter name.

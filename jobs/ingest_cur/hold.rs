@@ -186,10 +186,11 @@ fn each(reasons: &[HoldReason], words: fn(HoldKind) -> &'static str, between: &s
     all.join(between)
 }
 
-/// The words that are stored with a version on hold.
-pub(super) fn stored(reasons: &[HoldReason]) -> String {
+/// The words that are stored with a version on hold. `usage` names the usage that was read
+/// ([`books::usage::ledger::Cells::checksum`]), so that a person who accepts them accepts no other.
+pub(super) fn stored(reasons: &[HoldReason], usage: &str) -> String {
     let (found, causes, then) = (found(reasons), causes(reasons), if_accepted(reasons));
-    format!("{found}. Likely causes: {causes}. If it is accepted: {then}")
+    format!("{found}. Likely causes: {causes}. If it is accepted: {then}. Checksum of all its usage: {usage}")
 }
 
 /// The decision of a person to book a version that is on hold.
@@ -370,7 +371,7 @@ mod tests {
             reason(HoldKind::Restatement, "b"),
             reason(HoldKind::UnreadableDay, "c"),
         ];
-        let words = stored(&all);
+        let words = stored(&all, "0a1b2c3d");
         assert!(words.starts_with("a; b; c. Likely causes: a cost allocation tag that was deactivated, "), "{words}");
         for once in ["deactivated", "rewrote", "replaces what is booked", "without a readable day are left out"] {
             assert_eq!(words.matches(once).count(), 1, "{once}: {words}");

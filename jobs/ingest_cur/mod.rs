@@ -50,7 +50,7 @@ use self::export::Manifest;
 pub use self::growth::{Grown, Growth};
 pub use self::guard::{Restatement, Scope};
 pub use self::hold::Acceptance;
-use self::hold::{Accepted, Changes, HoldReason};
+use self::hold::{Accepted, Changes};
 pub use self::months::{CheckMonths, CheckMonthsReport, look};
 pub use self::parts::{IngestPart, PartOutcome, PartReport};
 pub use self::report::{IngestOutcome, IngestReport, MeterChange};
@@ -212,9 +212,11 @@ impl Run<'_> {
         let changes = Changes { restatements, growths, impossible_days: impossible_days.as_deref() };
         let reasons = hold::reasons(&totals, &changes);
         let undecided = hold::undecided(&reasons, policy);
-        let accepted_by = self.decide(&undecided, &mut report)?;
-        if accepted_by.is_none() && !undecided.is_empty() {
-            report.hold_digest = words_digest(&hold::stored(&undecided));
+        let words =
+            if undecided.is_empty() { String::new() } else { hold::stored(&undecided, &totals.observed.checksum()) };
+        let accepted_by = self.decide(&words, &mut report)?;
+        if accepted_by.is_none() {
+            report.hold_digest = words_digest(&words);
             report.hold_reasons = undecided;
         }
         report.describe_bill(&totals, &files);
@@ -235,7 +237,7 @@ impl Run<'_> {
         let version = self.version(&report, &totals);
         let against = self.booked.current.as_ref().map(|current| current.id);
         if report.outcome == IngestOutcome::OnHold {
-            context.books.hold(version, against, hold::stored(&report.hold_reasons), *now).await?;
+            context.books.hold(version, against, words, *now).await?;
             return Ok(report);
         }
         let Totals { lines, meters, .. } = totals;
@@ -251,7 +253,7 @@ impl Run<'_> {
     /// # Errors
     /// When the acceptance is not about this delivery, and nothing holds it: it would be booked,
     /// and that was not asked for.
-    fn decide(&self, undecided: &[HoldReason], report: &mut IngestReport) -> Result<Option<AuditEntry>, Failure> {
+    fn decide(&self, undecided: &str, report: &mut IngestReport) -> Result<Option<AuditEntry>, Failure> {
         let (Some(accept), Some(accepted)) = (&self.job.accept, &self.accepted) else { return Ok(None) };
         let why = match accepted {
             Accepted::Other(why) if undecided.is_empty() => {
@@ -262,7 +264,7 @@ impl Run<'_> {
             }
             Accepted::Other(why) => why.clone(),
             Accepted::Words(_) if undecided.is_empty() => return Ok(None),
-            Accepted::Words(words) if *words == hold::stored(undecided) => {
+            Accepted::Words(words) if words == undecided => {
                 return Ok(Some(AuditEntry {
                     actor: accept.actor.trim().to_owned(),
                     action: "ingest --accept".into(),

@@ -167,6 +167,28 @@ fn a_version_is_accepted_under_the_new_name_of_its_export() {
     place.run(accept).ends(0).says(&["is booked already"]);
 }
 
+/// The reasons are the same, and the usage beside them is another one.
+#[test]
+fn a_person_accepts_no_usage_that_was_not_there() {
+    let place = workspace();
+    let deliver = |lines: [_; 3]| deliver_lines(&place.path("bucket"), V1, &lines);
+    let command =
+        |text: &str| text.lines().find_map(|line| line.split_once("to accept it: meter ")).unwrap().1.to_owned();
+    let (bob, dan) = (chime("bob", 2, -5.0), chime("dan", 3, 1.0));
+    deliver([chime("alice", 1, 10.0), bob.clone(), dan.clone()]);
+    let looked_at = command(&place.run(&format!("ingest {MONTH}")).ends(3).out);
+    for other in [chime("mallory", 1, 10.0), chime("alice", 1, 10.5), chime("alice", 4, 10.0)] {
+        deliver([other, bob.clone(), dan.clone()]);
+        place.run(&looked_at).ends(3).says(&["something else was found now than when it was put on hold"]);
+        assert!(place.query(USAGE).is_empty());
+        // put back, and looked at again: the same usage has the same name
+        deliver([chime("alice", 1, 10.0), bob.clone(), dan.clone()]);
+        assert_eq!(command(&place.run(&format!("ingest {MONTH}")).ends(3).out), looked_at);
+    }
+    place.run(&looked_at).ends(0).says(&["booked"]);
+    assert_eq!(place.query(USAGE), ["alice|10", "bob|-5", "dan|1"]);
+}
+
 /// A tick reads the bill again between the look of a person and the acceptance.
 #[test]
 fn a_person_accepts_only_what_was_seen() {
