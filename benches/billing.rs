@@ -101,6 +101,7 @@ fn context(books: Database, url: &str) -> Context {
         exports: Arc::new(BTreeMap::new()),
         read_settings: ReadSettings::new(rules),
         enforcement: Arc::new(EnforcementSettings::default()),
+        measuring: Arc::default(),
         webhook: None,
         billing: Arc::new(meter::wiring::billing(&config.stripe).unwrap()),
     }

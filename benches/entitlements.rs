@@ -52,6 +52,7 @@ fn context(books: Database) -> Context {
         exports: Arc::new(BTreeMap::new()),
         read_settings,
         enforcement,
+        measuring: Arc::default(),
         webhook: None,
         billing: Arc::default(),
     }

@@ -81,6 +81,7 @@ async fn worker(file: &Path, synchronous: &str, slots: usize) -> (Queue, Worker)
         exports,
         read_settings,
         enforcement,
+        measuring: Arc::default(),
         webhook: None,
         billing: Arc::default(),
     };

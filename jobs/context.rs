@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use reqwest::{Client, Url};
 use serde::{Deserialize, Serialize};
 use standardwebhooks::Webhook;
@@ -16,6 +16,9 @@ use standardwebhooks::Webhook;
 use crate::source::Source;
 use crate::stripe::BillingSettings;
 use books::Database;
+use books::measured::accrual::Accrues;
+use books::measured::policy::MeasuredMeter;
+use books::units::calendar::Day;
 use books::units::quantity::{Quantity, UNIT};
 use books::usage::meter::Rules;
 
@@ -27,6 +30,7 @@ pub struct Context {
     pub exports: Arc<BTreeMap<String, Export>>,
     pub read_settings: ReadSettings,
     pub enforcement: Arc<EnforcementSettings>,
+    pub measuring: Arc<MeasuringSettings>,
     /// The receiver of notifications, if one is configured.
     pub webhook: Option<WebhookTarget>,
     pub billing: Arc<BillingSettings>,
@@ -174,6 +178,30 @@ pub struct EnforcementSettings {
 impl Default for EnforcementSettings {
     fn default() -> Self {
         Self { stale_after: SignedDuration::from_hours(72), on_stale: OnStale::Warn, thresholds: vec![50, 80, 100] }
+    }
+}
+
+/// How usage is measured by the web backend.
+#[derive(Clone, Debug)]
+pub struct MeasuringSettings {
+    pub meters: Vec<MeasuredMeter>,
+    /// Measurements that have been over for so many days are folded.
+    pub keep_days: u16,
+}
+
+impl Default for MeasuringSettings {
+    fn default() -> Self {
+        let meters = ["chime_minutes", "storage_gb", "transfer_gb"].iter();
+        let built_in = |name: &&str| Some(MeasuredMeter::new(name, Accrues::built_in(name)?, 86_400, 1));
+        Self { meters: meters.filter_map(built_in).collect(), keep_days: 40 }
+    }
+}
+
+impl MeasuringSettings {
+    /// What was over before this day is folded at `now`.
+    pub fn folds_before(&self, now: Timestamp) -> Day {
+        let today = now.as_second().div_euclid(86_400) - i64::from(self.keep_days);
+        i32::try_from(today).ok().and_then(Day::from_epoch).unwrap_or(Day::EPOCH)
     }
 }
 

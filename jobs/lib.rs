@@ -12,7 +12,8 @@
 //!    [`deliver_notifications`] sends what it decided to the web backend.
 //! 4. [`sync_stripe`] reads subscriptions, [`push_stripe`] sends usage, [`reconcile_stripe`]
 //!    compares Stripe's totals with the books; they share the client in [`stripe`].
-//! 5. [`verify_books`] checks the invariants of the books, [`probe`] tries the queue.
+//! 5. [`fold_measurements`] keeps measurements few, [`verify_books`] checks the invariants of the
+//!    books, [`probe`] tries the queue.
 //!
 //! [`restore`] is no job: a person imports Stripe's totals into restored books.
 //!
@@ -23,6 +24,7 @@
 pub mod context;
 pub mod deliver_notifications;
 pub mod enforce_budgets;
+pub mod fold_measurements;
 mod http_error;
 pub mod ingest_cur;
 pub mod job;
@@ -41,7 +43,7 @@ pub mod verify_books;
 use job::Job;
 
 /// The names of all kinds of jobs.
-pub const KINDS: [&str; 12] = [
+pub const KINDS: [&str; 13] = [
     ingest_cur::IngestCur::KIND,
     ingest_cur::IngestPart::KIND,
     ingest_cur::CheckMonths::KIND,
@@ -52,6 +54,7 @@ pub const KINDS: [&str; 12] = [
     sync_stripe::SyncStripe::KIND,
     push_stripe::PushStripe::KIND,
     reconcile_stripe::ReconcileStripe::KIND,
+    fold_measurements::FoldMeasurements::KIND,
     verify_books::VerifyBooks::KIND,
     probe::Probe::KIND,
 ];

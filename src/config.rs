@@ -8,6 +8,7 @@
 mod database;
 mod enforce;
 mod http;
+mod measure;
 mod queue;
 mod raw;
 mod secret;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use books::limits::plan::TURN;
+use books::measured::accrual::Accrues;
 use books::units::quantity::Quantity;
 use books::usage::meter::{IgnoreRule, Meter, Pattern, Rules, RulesError, USAGE_LINE_TYPES};
 use jobs::context::Format;
@@ -28,6 +30,7 @@ pub(crate) use self::database::{COPY_TOKEN_VARIABLE, database_fault};
 pub use self::database::{DatabaseConfig, RowsQuota};
 pub use self::enforce::{EnforceConfig, NotificationsConfig};
 pub use self::http::{HttpConfig, LogConfig, LogFormat, Pages};
+pub use self::measure::MeasureConfig;
 pub use self::queue::{QueueConfig, ScheduleConfig, cron};
 pub use self::raw::{ConfigError, DEFAULT_FILE};
 use self::raw::{Raw, SecretKey, Step};
@@ -71,6 +74,8 @@ pub struct Config {
     /// How a bill is read.
     pub read: ReadConfig,
     pub enforce: EnforceConfig,
+    /// What the web backend measures.
+    pub measure: MeasureConfig,
     /// Notifications to the web backend.
     pub notifications: NotificationsConfig,
     pub stripe: StripeConfig,
@@ -142,6 +147,10 @@ pub struct MeterConfig {
     /// Booked quantity = billed amount × factor; text, so that it is exact.
     #[serde(default = "default_factor")]
     pub factor: Decimal,
+    /// What is counted when the web backend measures it; none = it is not measured, unless its
+    /// name is that of a built-in meter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accrues: Option<Accrues>,
 }
 
 /// Known lines that no meter needs.
@@ -220,6 +229,7 @@ impl Default for Config {
             usage_types,
             line_types: default_line_types(),
             factor: default_factor(),
+            accrues: Accrues::built_in(name),
         };
         let s3 = || texts(["AmazonS3"]);
         Self {
@@ -255,6 +265,7 @@ impl Default for Config {
             guard: GuardConfig::default(),
             read: ReadConfig::default(),
             enforce: EnforceConfig::default(),
+            measure: MeasureConfig::default(),
             notifications: NotificationsConfig::default(),
             stripe: StripeConfig::default(),
             queue: QueueConfig::default(),
@@ -345,8 +356,16 @@ impl Config {
         let billable: BTreeSet<&str> = self.meters.iter().map(|m| m.name.as_str()).collect();
         let stripe = self.stripe.faults(&billable);
         let (queue, schedule, http) = (self.queue.faults(), self.schedule.faults(), self.http.faults());
-        let sections =
-            [self.database.faults(), queue, schedule, self.enforce.faults(), self.notifications.faults(), stripe, http];
+        let sections = [
+            self.database.faults(),
+            queue,
+            schedule,
+            self.enforce.faults(),
+            self.measure.faults(),
+            self.notifications.faults(),
+            stripe,
+            http,
+        ];
         faults.extend(sections.into_iter().flatten().map(|(path, why)| raw.place(&path, &why)));
         for (i, meter) in self.meters.iter().enumerate().filter(|(_, m)| m.name == TURN) {
             let why = format!("`{}` is the counter of the web backend; a bill's meter needs another name", meter.name);

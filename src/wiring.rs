@@ -233,6 +233,7 @@ pub async fn context(config: &Config, books: Database) -> anyhow::Result<Context
         exports: Arc::new(exports(config).await?),
         read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
+        measuring: Arc::new(config.measuring()),
         webhook: webhook_target(config)?,
         billing: Arc::new(billing(&config.stripe)?),
     })
@@ -251,6 +252,7 @@ pub fn context_without_sources(config: &Config, books: Database) -> anyhow::Resu
         exports: Arc::new(config.exports.iter().map(export).collect()),
         read_settings: read_settings(config)?,
         enforcement: Arc::new(config.enforce.policy()),
+        measuring: Arc::new(config.measuring()),
         webhook: webhook_target(config)?,
         billing: Arc::new(billing(&config.stripe)?),
     })

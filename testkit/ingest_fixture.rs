@@ -95,6 +95,7 @@ impl IngestFixture {
             exports,
             read_settings: read_settings(rules),
             enforcement,
+            measuring: Arc::default(),
             webhook: None,
             billing: Arc::default(),
         };

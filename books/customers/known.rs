@@ -13,7 +13,7 @@ const COMPARED: u32 = 5000;
 pub enum KnownAs {
     /// It has a row in `customers`.
     Customer,
-    /// It has no row, and usage is booked under it.
+    /// It has no row, and usage is booked or measured under it.
     UsageOnly,
     Nothing,
 }
@@ -24,7 +24,9 @@ impl Database {
         let id = id.to_owned();
         self.with_connection(async move |c| {
             let sql = "SELECT EXISTS (SELECT 1 FROM customers WHERE id = ?1), \
-                              EXISTS (SELECT 1 FROM booked_usage WHERE customer = ?1)";
+                              EXISTS (SELECT 1 FROM booked_usage WHERE customer = ?1) \
+                           OR EXISTS (SELECT 1 FROM measurements WHERE customer = ?1) \
+                           OR EXISTS (SELECT 1 FROM measured_days WHERE customer = ?1)";
             let row = first_row(c, sql, params![id]).await?;
             let Some(row) = row else { return Ok(KnownAs::Nothing) };
             Ok(match (row.get::<i64>(0)?, row.get::<i64>(1)?) {

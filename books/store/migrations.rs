@@ -66,6 +66,7 @@ const MIGRATIONS: &[Migration] = migrations![
     32 "0032_newest_done",
     33 "0033_bill_notes",
     34 "0034_enforcement",
+    35 "0035_measurements",
 ];
 
 /// The schema version that this build works with.

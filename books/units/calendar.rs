@@ -114,6 +114,9 @@ impl FromStr for Month {
 }
 
 impl Day {
+    /// 1970-01-01.
+    pub const EPOCH: Self = Self(0);
+
     /// The day `days` after 1970-01-01; none outside the representable years.
     pub fn from_epoch(days: i32) -> Option<Self> {
         let span = jiff::Span::new().try_days(days).ok()?;

@@ -17,6 +17,7 @@ mod health;
 mod ingest;
 mod known_customer;
 mod log;
+mod measured;
 mod notifications;
 mod payload;
 mod plan;
@@ -92,6 +93,8 @@ enum Command {
     Ingest(ingest::Args),
     /// Show what was used
     Usage(usage::Args),
+    /// Show what the web backend measured, beside what AWS billed
+    Measured(measured::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// Read the newest bill with the configured rules, and list every kind of line of the watched
@@ -221,6 +224,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
         let done = match cli.command {
             Command::Ingest(args) => ingest::run(args, &config, now).await,
             Command::Usage(args) => usage::run(args, &config, now).await,
+            Command::Measured(args) => measured::run(args, &config, now).await,
             Command::Versions(args) => versions::run(args, &config).await,
             Command::Discover(args) => discover::run(args, &config, now).await,
             Command::Verify(args) => verify::run(args, &config).await,

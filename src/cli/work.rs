@@ -161,6 +161,7 @@ async fn start(
     }
     let queue = retry_while_full(|| wiring::open_queue(config, Open::CREATE)).await?;
     let context = wiring::worker_context(config, books).await?;
+    retry_until_up(|| context.books.keep_measured_meters(&context.measuring.meters)).await?;
     let identity = Identity {
         host: gethostname::gethostname().to_string_lossy().into_owned(),
         pid: std::process::id(),

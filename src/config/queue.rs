@@ -61,6 +61,8 @@ pub struct ScheduleConfig {
     pub reconcile_stripe: Vec<String>,
     /// Bringing counters into a new month.
     pub roll_counters: Vec<String>,
+    /// Folding old measurements.
+    pub fold_measurements: Vec<String>,
     /// The audit of the books.
     pub verify_books: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Default for ScheduleConfig {
             reconcile_stripe: lines(&["47 * * * *"]),
             // every five minutes around midnight, when months begin, and hourly otherwise
             roll_counters: lines(&["*/5 23,0 * * *", "20 1-22 * * *"]),
+            fold_measurements: lines(&["10 3 * * *"]),
             verify_books: lines(&["40 3 * * *"]),
         }
     }
@@ -146,6 +149,7 @@ impl ScheduleConfig {
             push_stripe,
             reconcile_stripe,
             roll_counters,
+            fold_measurements,
             verify_books,
         } = self;
         let lists = [
@@ -158,6 +162,7 @@ impl ScheduleConfig {
             ("push_stripe", push_stripe),
             ("reconcile_stripe", reconcile_stripe),
             ("roll_counters", roll_counters),
+            ("fold_measurements", fold_measurements),
             ("verify_books", verify_books),
         ];
         let mut faults = vec![];

@@ -56,6 +56,7 @@ struct Counters {
     throttle: prometheus::Counter,
     totals_read: IntCounter,
     deliveries: IntCounterVec,
+    ended_by_bound: IntCounter,
     busy_waits: IntCounter,
     busy_seconds: prometheus::Counter,
     database_requests: IntCounter,
@@ -172,6 +173,10 @@ impl Metrics {
                 "Notifications to the web backend.",
                 "outcome",
                 &["delivered", "retried", "dead"],
+            )?,
+            ended_by_bound: r.counter(
+                "meter_measured_uses_ended_by_bound_total",
+                "Uses that nobody ended and that reached their bound.",
             )?,
             busy_waits: r.counter(
                 "meter_database_busy_waits_total",

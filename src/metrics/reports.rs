@@ -2,6 +2,7 @@
 
 use jobs::deliver_notifications::DeliverReport;
 use jobs::enforce_budgets::EnforceReport;
+use jobs::fold_measurements::FoldMeasurementsReport;
 use jobs::ingest_cur::{CheckMonthsReport, IngestOutcome, IngestReport, PartReport};
 use jobs::probe::ProbeReport;
 use jobs::push_stripe::PushReport;
@@ -70,6 +71,12 @@ impl RecordMetrics for DeliverReport {
 impl RecordMetrics for ReconcileReport {
     fn record(&self, metrics: &Metrics) {
         metrics.0.totals_read.inc_by(self.read);
+    }
+}
+
+impl RecordMetrics for FoldMeasurementsReport {
+    fn record(&self, metrics: &Metrics) {
+        metrics.0.ended_by_bound.inc_by(self.ended_by_bound);
     }
 }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
+use jobs::fold_measurements::FoldMeasurements;
 use jobs::ingest_cur::{CheckMonths, IngestCur, IngestPart};
 use jobs::job::{Failure, Job};
 use jobs::probe::Probe;
@@ -144,6 +145,7 @@ impl Kinds {
             Kind::of::<PushStripe>(),
             Kind::of::<ReconcileStripe>(),
             Kind::of::<RollCounters>(),
+            Kind::of::<FoldMeasurements>(),
             Kind::of::<VerifyBooks>(),
             Kind::of::<Probe>(),
         ])

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use jobs::deliver_notifications::DeliverNotifications;
 use jobs::enforce_budgets::EnforceBudgets;
+use jobs::fold_measurements::FoldMeasurements;
 use jobs::ingest_cur::{CheckMonths, IngestCur};
 use jobs::job::Job;
 use jobs::push_stripe::PushStripe;
@@ -82,6 +83,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         push_stripe,
         reconcile_stripe,
         roll_counters,
+        fold_measurements,
         verify_books,
     } = &config.schedule;
     vec![
@@ -96,6 +98,7 @@ pub fn table(config: &Config) -> Vec<Schedule> {
         schedule("push_stripe", "push_stripe", push_stripe, |tick| one(&PushStripe::default(), tick)),
         schedule("reconcile_stripe", "reconcile_stripe", reconcile_stripe, |tick| one(&ReconcileStripe {}, tick)),
         schedule("roll_counters", "roll_counters", roll_counters, |tick| one(&RollCounters {}, tick)),
+        schedule("fold_measurements", "fold_measurements", fold_measurements, |tick| one(&FoldMeasurements {}, tick)),
         schedule("verify_books", "verify_books", verify_books, |tick| one(&VerifyBooks {}, tick)),
     ]
 }

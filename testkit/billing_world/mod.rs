@@ -158,6 +158,7 @@ pub fn context(books: Database, billing: BillingSettings) -> Context {
             watched: vec![],
         }),
         enforcement: Arc::new(EnforcementSettings::default()),
+        measuring: Arc::default(),
         webhook: None,
         billing: Arc::new(billing),
     }

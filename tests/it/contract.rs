@@ -18,10 +18,15 @@ use jobs::roll_periods::{RollPeriods, RollPeriodsReport};
 use libsql::Value;
 use testkit::usage::booking;
 
+/// The page.
+pub(crate) fn page_text() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backend-contract.md");
+    std::fs::read_to_string(path).unwrap()
+}
+
 /// The statements of the page, by name.
 fn page() -> BTreeMap<String, String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backend-contract.md");
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = page_text();
     let named = text.split("<!-- statement: ").skip(1).map(|part| {
         let (name, rest) = part.split_once(" -->\n```sql\n").expect("a block of SQL after the name");
         (name.to_owned(), rest.split_once("```").unwrap().0.to_owned())
@@ -42,7 +47,7 @@ impl Backend {
         Self { database: store.books().await, page: page() }
     }
 
-    async fn try_run(&self, name: &str, values: &[Value]) -> Result<Option<Row>, BooksError> {
+    pub(crate) async fn try_run(&self, name: &str, values: &[Value]) -> Result<Option<Row>, BooksError> {
         let (sql, values) = (self.page[name].clone(), values.to_vec());
         self.database
             .with_connection(async move |c| {

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use crate::support::Workspace;
 
 /// Every command that takes a customer's id, with one that is unknown.
-const LINES: [&str; 14] = [
+const LINES: [&str; 15] = [
     "customer show bob",
     "budget set bob 5",
     "budget remove bob",
@@ -18,6 +18,7 @@ const LINES: [&str; 14] = [
     "explain-entitlement bob chime_minutes",
     "turn bob",
     "usage bob",
+    "measured bob",
     "report bob --html x.html",
     "reconcile bob",
     "events list --customer bob",

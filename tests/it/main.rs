@@ -31,6 +31,7 @@ mod kill;
 mod known_customers;
 mod large_booking;
 mod machine_input;
+mod measurements;
 mod messages;
 mod meters;
 mod months;

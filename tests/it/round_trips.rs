@@ -285,7 +285,14 @@ async fn status_reads_few_rows_beside_a_worker() {
 /// As many as 20,000 requests a day are 4.6 in 20 s.
 #[test]
 fn an_idle_worker_makes_few_requests() {
-    let yearly = ["roll_periods", "enforce_budgets", "roll_counters", "verify_books", "deliver_notifications"];
+    let yearly = [
+        "roll_periods",
+        "enforce_budgets",
+        "roll_counters",
+        "fold_measurements",
+        "verify_books",
+        "deliver_notifications",
+    ];
     let never = ["sync_stripe", "push_stripe", "reconcile_stripe"].map(|kind| format!("{kind} = []\n")).concat();
     let yearly = yearly.map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n")).concat();
     let place = Workspace::with(&format!("[schedule]\n{yearly}{never}"));

@@ -86,9 +86,16 @@ fn the_schedule_runs_and_ctrl_c_is_clean() {
     let yearly = ["ingest", "roll_periods", "enforce_budgets", "roll_counters", "verify_books"]
         .map(|kind| format!("{kind} = [\"0 0 1 1 *\"]\n"))
         .concat();
-    let never = ["check_months", "deliver_notifications", "sync_stripe", "push_stripe", "reconcile_stripe"]
-        .map(|kind| format!("{kind} = []\n"))
-        .concat();
+    let never = [
+        "check_months",
+        "deliver_notifications",
+        "sync_stripe",
+        "push_stripe",
+        "reconcile_stripe",
+        "fold_measurements",
+    ]
+    .map(|kind| format!("{kind} = []\n"))
+    .concat();
     let place =
         Workspace::with(&format!("[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n[schedule]\n{yearly}{never}",));
     place.run("demo generate bucket --rows 2000").ends(0);
@@ -222,6 +229,7 @@ fn workers_that_start_together_migrate_once() {
     let kinds = [
         "deliver_notifications",
         "enforce_budgets",
+        "fold_measurements",
         "push_stripe",
         "reconcile_stripe",
         "roll_counters",

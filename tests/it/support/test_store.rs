@@ -300,6 +300,7 @@ impl TestStore {
             exports: Arc::new(BTreeMap::new()),
             read_settings,
             enforcement,
+            measuring: Arc::default(),
             webhook: None,
             billing: Arc::default(),
         }

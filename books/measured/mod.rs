@@ -1,0 +1,13 @@
+//! The usage that the web backend measures, long before AWS bills it.
+//!
+//! **Owns** the tables `measured_meters`, `measurements` and `measured_days`, and how a level over
+//! time becomes usage of a day. **Does not own** the statements that write measurements
+//! (`docs/backend-contract.md`), nor what measured usage decides.
+//!
+//! **Invariants**: measured usage is never booked; a measurement counts once, in `measurements` or
+//! in `measured_days`; sums are exact integers, and each customer, meter and day is rounded once.
+
+pub mod accrual;
+pub mod folding;
+pub mod measurements;
+pub mod policy;
