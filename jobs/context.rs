@@ -16,6 +16,7 @@ use standardwebhooks::Webhook;
 use crate::source::Source;
 use crate::stripe::BillingSettings;
 use books::Database;
+use books::measured::accrual::Accrues;
 use books::measured::policy::MeasuredMeter;
 use books::units::calendar::Day;
 use books::units::quantity::{Quantity, UNIT};
@@ -181,11 +182,19 @@ impl Default for EnforcementSettings {
 }
 
 /// How usage is measured by the web backend.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MeasuringSettings {
     pub meters: Vec<MeasuredMeter>,
     /// Measurements that have been over for so many days are folded.
     pub keep_days: u16,
+}
+
+impl Default for MeasuringSettings {
+    fn default() -> Self {
+        let meters = ["chime_minutes", "storage_gb", "transfer_gb"].iter();
+        let built_in = |name: &&str| Some(MeasuredMeter::new(name, Accrues::built_in(name)?, 86_400, 1));
+        Self { meters: meters.filter_map(built_in).collect(), keep_days: 40 }
+    }
 }
 
 impl MeasuringSettings {

@@ -221,7 +221,7 @@ impl Default for Config {
             usage_types,
             line_types: default_line_types(),
             factor: default_factor(),
-            accrues: measure::built_in(name),
+            accrues: Accrues::built_in(name),
         };
         let s3 = || texts(["AmazonS3"]);
         Self {

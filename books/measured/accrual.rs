@@ -41,6 +41,16 @@ impl Accrues {
         [Self::AttendeeMinutes, Self::GbMonths, Self::Gb].into_iter().find(|accrues| accrues.name() == name)
     }
 
+    /// What a built-in meter counts.
+    pub fn built_in(meter: &str) -> Option<Self> {
+        match meter {
+            "chime_minutes" => Some(Self::AttendeeMinutes),
+            "storage_gb" => Some(Self::GbMonths),
+            "transfer_gb" => Some(Self::Gb),
+            _ => None,
+        }
+    }
+
     /// Whether a level can run.
     pub fn runs(self) -> bool {
         self != Self::Gb

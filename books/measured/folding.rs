@@ -8,74 +8,75 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::measurements::{columns, is_by_bound, measurement, over_at};
-use crate::store::connection::{Connection, Value, params};
+use crate::store::connection::{Connection, params};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, insert_rows};
+use crate::store::rows::{first_row, insert_rows, json};
 use crate::store::settings;
 use crate::units::calendar::Day;
 use crate::units::quantity::UNIT;
 
 /// Measurements that one transaction folds.
-const PAGE: usize = 2000;
+const PAGE: i64 = 2000;
 /// The setting with the instant up to which bounds were counted.
 const COUNTED: &str = "measured_bounds_until";
 
 /// A primary key of `measurements`.
 type Key = [String; 3];
 
-/// The next measurements that were over before an instant, in the order of their keys.
+/// Keys of the next measurements that were over before an instant.
 const NEXT: &str = concat!(
-    "SELECT customer, meter, id, ",
-    columns!(),
-    " FROM measurements WHERE (customer, meter, id) > (?1, ?2, ?3) AND ",
+    "SELECT customer, meter, id FROM measurements WHERE (customer, meter, id) > (?1, ?2, ?3) AND ",
     over_at!(),
     " < ?4 ORDER BY customer, meter, id LIMIT ?5"
 );
+/// Another report may have changed one meanwhile.
 const REMOVE: &str = concat!(
-    "DELETE FROM measurements WHERE (customer, meter, id) > (?1, ?2, ?3) AND (customer, meter, id) <= (?4, ?5, ?6) AND ",
+    "DELETE FROM measurements \
+     WHERE (customer, meter, id) IN (SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?1)) AND ",
     over_at!(),
-    " < ?7"
+    " < ?2 RETURNING customer, meter, ",
+    columns!()
 );
+const ADD: &str =
+    "ON CONFLICT (customer, meter, day) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest";
 
-/// Folds one page behind `after`. Returns the last key of the page and its number of rows; none
-/// when there are no more.
-async fn page(c: &Connection, after: Key, before: i64) -> Result<Option<(Key, usize)>, BooksError> {
-    let [customer, meter, id] = after.clone();
-    let limit = i64::try_from(PAGE).unwrap_or(i64::MAX);
-    let mut rows = c.query(NEXT, params![customer, meter, id, before, limit]).await?;
-    let (mut last, mut count) = (None, 0);
+/// The next page of keys. It looks at every row, so it takes no lock.
+async fn next(c: &Connection, after: Key, before: i64) -> Result<Vec<Key>, BooksError> {
+    let [customer, meter, id] = after;
+    let mut rows = c.query(NEXT, params![customer, meter, id, before, PAGE]).await?;
+    let mut found = vec![];
+    while let Some(row) = rows.next().await? {
+        found.push([row.get(0)?, row.get(1)?, row.get(2)?]);
+    }
+    Ok(found)
+}
+
+/// Folds measurements, inside a transaction; returns how many.
+async fn fold(c: &Connection, keys: String, before: i64) -> Result<u64, BooksError> {
+    let mut rows = c.query(REMOVE, params![keys, before]).await?;
+    let mut removed = 0;
     let mut days: BTreeMap<(String, String, Day), i128> = BTreeMap::new();
     while let Some(row) = rows.next().await? {
-        let key: Key = [row.get(0)?, row.get(1)?, row.get(2)?];
-        for (day, weight) in measurement(&row, 3)?.by_day(i64::MIN, i64::MAX) {
-            *days.entry((key[0].clone(), key[1].clone(), day)).or_default() += weight;
+        let (customer, meter): (String, String) = (row.get(0)?, row.get(1)?);
+        for (day, weight) in measurement(&row, 2)?.by_day(i64::MIN, i64::MAX) {
+            *days.entry((customer.clone(), meter.clone(), day)).or_default() += weight;
         }
-        last = Some(key);
-        count += 1;
+        removed += 1;
     }
     drop(rows);
-    let Some(last) = last else { return Ok(None) };
-    let days: Vec<_> = days.into_iter().collect();
     let too_large = |_| BooksError::Integrity("a measured day is too large to be folded".into());
     let mut parts = vec![];
     for (key, weight) in &days {
         let units = i64::try_from(weight / UNIT).map_err(too_large)?;
         parts.push((key, units, i64::try_from(weight % UNIT).map_err(too_large)?));
     }
-    insert_rows(
-        c,
-        "INSERT INTO measured_days (customer, meter, day, units, rest)",
-        "ON CONFLICT (customer, meter, day) DO UPDATE SET units = units + excluded.units, rest = rest + excluded.rest",
-        &parts,
-        |((customer, meter, day), units, rest)| {
-            [customer.clone().into(), meter.clone().into(), day.to_string().into(), (*units).into(), (*rest).into()]
-        },
-    )
+    let head = "INSERT INTO measured_days (customer, meter, day, units, rest)";
+    insert_rows(c, head, ADD, &parts, |((customer, meter, day), units, rest)| {
+        [customer.clone().into(), meter.clone().into(), day.to_string().into(), (*units).into(), (*rest).into()]
+    })
     .await?;
-    let values = after.into_iter().chain(last.clone()).map(Value::from).chain([before.into()]);
-    c.execute(REMOVE, values.collect::<Vec<Value>>()).await?;
-    Ok(Some((last, count)))
+    Ok(removed)
 }
 
 impl Database {
@@ -88,12 +89,12 @@ impl Database {
         })
         .await?;
         let (mut after, mut folded) = (Key::default(), 0);
-        while let Some((last, count)) = {
-            let after = after.clone();
-            self.transaction(async move |c| page(c, after, before).await).await?
-        } {
-            after = last;
-            folded += u64::try_from(count).unwrap_or(u64::MAX);
+        loop {
+            let keys = self.with_connection(async move |c| next(c, after, before).await).await?;
+            let Some(last) = keys.last() else { break };
+            after = last.clone();
+            let keys = json(&keys)?;
+            folded += self.transaction(async move |c| fold(c, keys, before).await).await?;
         }
         Ok(folded)
     }

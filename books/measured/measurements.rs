@@ -8,7 +8,7 @@ use super::accrual::{Accrues, Measurement};
 use crate::store::connection::{Connection, Row, Value};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, json};
 use crate::units::calendar::Day;
 use crate::units::quantity::Quantity;
 
@@ -137,6 +137,18 @@ async fn read(c: &Connection, whose: Whose, from: Day, to: Day, now: i64) -> Res
     sums.into_iter().filter_map(day).collect()
 }
 
+/// As [`Database::measured`], of these customers; also inside a transaction.
+pub async fn of_customers(
+    c: &Connection,
+    customers: &[String],
+    from: Day,
+    to: Day,
+    now: Timestamp,
+) -> Result<Vec<MeasuredDay>, BooksError> {
+    let whose = Whose { sql: "customer IN (SELECT value FROM json_each(?3))", values: vec![json(customers)?.into()] };
+    read(c, whose, from, to, now.as_second()).await
+}
+
 /// Where the next page of customers ends; none for the last page.
 async fn page_end(c: &Connection, after: &str) -> Result<Option<String>, BooksError> {
     let sql = "SELECT customer FROM measurements WHERE customer > ?1 ORDER BY customer LIMIT 1 OFFSET ?2";
@@ -156,10 +168,9 @@ impl Database {
         to: Day,
         now: Timestamp,
     ) -> Result<Vec<MeasuredDay>, BooksError> {
-        let now = now.as_second();
         self.with_connection(async move |c| {
             if let Some(customer) = customer {
-                return read(c, Whose { sql: "customer = ?3", values: vec![customer.into()] }, from, to, now).await;
+                return of_customers(c, &[customer], from, to, now).await;
             }
             let (mut after, mut found) = (String::new(), vec![]);
             loop {
@@ -171,7 +182,7 @@ impl Database {
                     },
                     None => Whose { sql: "customer > ?3", values: vec![after.into()] },
                 };
-                found.extend(read(c, whose, from, to, now).await?);
+                found.extend(read(c, whose, from, to, now.as_second()).await?);
                 let Some(end) = end else { return Ok(found) };
                 after = end;
             }

@@ -1,7 +1,7 @@
 //! `meter measured`: what the web backend measured, beside what AWS billed, of all customers or of
 //! one by day.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
@@ -44,6 +44,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     let month = args.month.unwrap_or_else(|| Month::of(now));
     let by_day = args.customer.is_some();
     let measured = books.measured(args.customer.clone(), month.first_day(), month.last_day(), now).await?;
+    if let Some(customer) = args.customer.as_ref().filter(|_| measured.is_empty()) {
+        known_customer::require_or_usage(&books, customer).await?;
+    }
+    let some = !measured.is_empty();
     let mut lines: BTreeMap<(String, String, Option<String>), Line> = BTreeMap::new();
     for of in measured {
         let day = by_day.then(|| of.day.to_string());
@@ -51,16 +55,14 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         line.measured += of.quantity;
         line.ended_by_bound += of.ended_by_bound;
     }
+    let meters: BTreeSet<String> = config.measuring().meters.into_iter().map(|of| of.meter).collect();
     for of in books.usage(month, args.customer.clone()).await? {
-        if lines.keys().any(|(_, meter, _)| *meter == of.meter) && !of.customer.is_empty() {
+        if some && meters.contains(&of.meter) && !of.customer.is_empty() {
             lines.entry((of.customer, of.meter, of.day)).or_default().billed = of.quantity;
         }
     }
     let lines = lines.into_iter().map(|((customer, meter, day), line)| Line { customer, meter, day, ..line });
     let lines: Vec<Line> = lines.collect();
-    if let Some(customer) = args.customer.as_ref().filter(|_| lines.is_empty()) {
-        known_customer::require_or_usage(&books, customer).await?;
-    }
     if args.json {
         print::json(&lines)?;
         return Ok(Exit::Ok);

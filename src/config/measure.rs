@@ -44,22 +44,12 @@ impl MeasureConfig {
     }
 }
 
-/// What a built-in meter counts.
-pub(super) fn built_in(meter: &str) -> Option<Accrues> {
-    match meter {
-        "chime_minutes" => Some(Accrues::AttendeeMinutes),
-        "storage_gb" => Some(Accrues::GbMonths),
-        "transfer_gb" => Some(Accrues::Gb),
-        _ => None,
-    }
-}
-
 impl Config {
     /// As jobs take it.
     pub fn measuring(&self) -> MeasuringSettings {
         let MeasureConfig { longest_use_hours, upload_days, keep_days } = self.measure;
         let measured = |MeterConfig { name, accrues, .. }: &MeterConfig| {
-            let accrues = accrues.or_else(|| built_in(name))?;
+            let accrues = accrues.or_else(|| Accrues::built_in(name))?;
             Some(MeasuredMeter::new(name, accrues, i64::from(longest_use_hours) * 3600, i64::from(upload_days)))
         };
         MeasuringSettings { meters: self.meters.iter().filter_map(measured).collect(), keep_days }

@@ -1,13 +1,15 @@
 //! What the web backend measures: the five statements as they are printed, the outcome of each
 //! report, and what is folded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use books::Database;
 use books::measured::accrual::Accrues;
+use books::measured::measurements::of_customers;
 use books::measured::policy::MeasuredMeter;
+use books::store::connection::Connection;
 use books::units::calendar::Day;
 use jiff::Timestamp;
 use jobs::context::{Context, MeasuringSettings};
@@ -78,11 +80,16 @@ async fn run(backend: &Backend, reports: &[Report]) {
 /// What was measured: customer, meter, day, quantity.
 async fn measured(books: &Database, from: i64, to: i64, now: i64) -> Vec<(String, String, String, String)> {
     let found = books.measured(None, day(from), day(to), at(now)).await.unwrap();
+    let customers: BTreeSet<String> = found.iter().map(|of| of.customer.clone()).collect();
     let mut one_by_one = vec![];
-    for customer in found.iter().map(|of| of.customer.clone()).collect::<std::collections::BTreeSet<_>>() {
+    for customer in customers.clone() {
         one_by_one.extend(books.measured(Some(customer), day(from), day(to), at(now)).await.unwrap());
     }
     assert_eq!(found, one_by_one, "all customers are each of them");
+    let together = async move |c: &Connection| {
+        of_customers(c, &customers.into_iter().collect::<Vec<_>>(), day(from), day(to), at(now)).await
+    };
+    assert_eq!(found, books.transaction(together).await.unwrap());
     let shown = found.into_iter().filter(|of| of.weight != 0);
     shown.map(|of| (of.customer, of.meter, of.day.to_string(), of.quantity.to_string())).collect()
 }
@@ -342,13 +349,8 @@ async fn random_reports_in_any_order_are_what_their_seconds_are(store: TestStore
 
 /// The job, by a configuration that keeps `keep_days`.
 async fn fold(store: &TestStore, keep_days: u16, now: Timestamp) -> FoldMeasurementsReport {
-    let meter = |name, accrues| MeasuredMeter::new(name, accrues, DAY, 1);
-    let meters = vec![
-        meter("chime_minutes", Accrues::AttendeeMinutes),
-        meter("storage_gb", Accrues::GbMonths),
-        meter("transfer_gb", Accrues::Gb),
-    ];
-    let context = Context { measuring: Arc::new(MeasuringSettings { meters, keep_days }), ..store.context().await };
+    let measuring = Arc::new(MeasuringSettings { keep_days, ..MeasuringSettings::default() });
+    let context = Context { measuring, ..store.context().await };
     FoldMeasurements {}.run(&context, now).await.unwrap()
 }
 
@@ -449,8 +451,9 @@ async fn folding_changes_no_sum_and_takes_nothing_as_old(store: TestStore) {
     // a day goes back for nobody, and the next day folds the rest
     assert_eq!(fold(&store, 30, now).await.folded, 0);
     assert_eq!(backend.run("start_use", &start("eve", "news", 1, edge - 1).1).await, None);
-    let later = at(now.as_second() + 9 * DAY);
-    assert!(fold(&store, 7, later).await.folded > 3);
+    // a clock that is ahead folds nothing
+    assert_eq!(fold(&store, 7, at(now.as_second() + 300 * DAY)).await.folded, 0);
+    assert!(books.fold_measurements(day(now.as_second() + 2 * DAY)).await.unwrap() > 3);
     assert_eq!(measured(&books, midnight(12), now.as_second(), now.as_second()).await, before);
     assert_eq!(backend.number("SELECT count(*) FROM measurements").await, 0);
 }
@@ -479,6 +482,32 @@ async fn the_configuration_decides_what_is_measured(store: TestStore) {
     let built_in = MeasuredMeter::new("chime_minutes", Accrues::AttendeeMinutes, DAY, 1);
     books.keep_measured_meters(&[built_in]).await.unwrap();
     assert_eq!(quantities(&store, "ann", 3).await, ["1"], "what was measured before is there again");
+}
+
+/// More measurements than one reading of all customers takes, and more than one page is folded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_customers_are_read_in_pages() {
+    let store = TestStore::local("pages of measurements").await;
+    let (backend, books) = (Backend::new(&store).await, store.books().await);
+    let from = midnight(3);
+    for (table, columns, of) in [
+        ("measurements", "id, level, started_at, ended_at", format!("'u' || u.value, 1, {from}, {from} + 60")),
+        ("measured_days", "day, units, rest", format!("date({from} - 86400 * u.value, 'unixepoch'), 0, 60")),
+    ] {
+        let sql = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 2999) \
+             INSERT INTO {table} (customer, meter, {columns}) \
+             SELECT format('c%05d', i), 'chime_minutes', {of} FROM n, json_each('[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15]') u"
+        );
+        backend.execute(&sql).await.unwrap();
+    }
+    for folded in [0, 45_000] {
+        assert_eq!(books.fold_measurements(day(if folded == 0 { from } else { from + DAY })).await.unwrap(), folded);
+        let found = books.measured(None, day(from - DAY), day(from), Timestamp::now()).await.unwrap();
+        let weights: Vec<i128> = found.iter().map(|of| of.weight).collect();
+        assert_eq!(weights, [60, 900].repeat(3000), "each customer's two days, in order");
+        assert!(found.is_sorted_by_key(|of| (of.customer.clone(), of.day)));
+    }
 }
 
 /// The table of the page: statement, rows read, rows written.
