@@ -9,9 +9,10 @@ const MADE = new URL("src/contract.ts", import.meta.url);
 /** The table or list whose first line begins so, or which follows a paragraph with these words. */
 function block(page, { start, after }) {
   const blocks = page.split(/\n\n/);
-  const at = start ? blocks.findIndex((text) => text.startsWith(start)) : blocks.findIndex((text) => text.includes(after)) + 1;
-  if (!blocks[at]?.match(/^[|-] /)) throw new Error(`docs/backend-contract.md has no table or list at "${start ?? after}"`);
-  return blocks[at];
+  const at = blocks.findIndex((text) => (start ? text.startsWith(start) : text.includes(after)));
+  const found = blocks[start ? at : at + 1];
+  if (at < 0 || !/^[|-] /.test(found)) throw new Error(`no table or list in docs/backend-contract.md: ${start ?? after}`);
+  return found;
 }
 
 /** The names in backticks with which the rows of a table begin, or before the colons of a list. */
@@ -36,7 +37,7 @@ function made(page) {
     "/** The statements, exactly as the page prints them. */\n" +
     `export const SQL = {\n${statements.join("\n")}} as const;\n` +
     list("Why something is allowed or refused.", "REASONS", "Reason", { start: "| reason |" }) +
-    list("Reasons of `mayUse` alone: nobody has decided.", "UNDECIDED", "Undecided", { after: "reasons occur only here" }) +
+    list("Reasons of `mayUse` alone.", "UNDECIDED", "Undecided", { after: "reasons occur only here" }) +
     list("How old the data of a decision is.", "FRESHNESS", "Freshness", { start: "| `freshness` |" }) +
     list("States of a subscription.", "STATUSES", "SubscriptionStatus", { start: "| status |" })
   );

@@ -67,7 +67,8 @@ fn the_client_does_what_the_contract_says() {
     let server = HranaServer::start(&books.path().join("served.db"));
     for url in [books.path().join("meter.db").display().to_string(), server.url()] {
         let variables = [("METER", env!("CARGO_BIN_EXE_meter")), ("METER_DATABASE__URL", url.as_str())];
-        let ran = node(client.path(), &["--test", "dist/test/client.test.js"], &variables).ends(0);
-        ran.says(&["# pass", "# fail 0", "# skipped 0"]);
+        let ran =
+            node(client.path(), &["--test", "--test-reporter=tap", "dist/test/client.test.js"], &variables).ends(0);
+        ran.says(&["ok 1 - every statement has its function", "# fail 0", "# skipped 0"]);
     }
 }

@@ -26,7 +26,8 @@ export interface Services {
 export async function handle(request: Request, services: Services): Promise<Response> {
   const customer = await services.customer(request);
   if (customer === null) return Response.json({ reason: "signed_out" }, { status: 401 });
-  const [kind, id = "", what, attendee = ""] = new URL(request.url).pathname.slice(1).split("/").map(decodeURIComponent);
+  const path = new URL(request.url).pathname.slice(1).split("/").map(decodeURIComponent);
+  const [kind, id = "", what, attendee = ""] = path;
   switch (`${request.method} ${kind}${what ? `/${what}` : ""}`) {
     case "POST turn":
       return turn(customer, services);

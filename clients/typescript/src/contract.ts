@@ -158,7 +158,7 @@ export const REASONS = [
 ] as const;
 export type Reason = (typeof REASONS)[number];
 
-/** Reasons of `mayUse` alone: nobody has decided. */
+/** Reasons of `mayUse` alone. */
 export const UNDECIDED = [
   "not_decided",
   "new_period"

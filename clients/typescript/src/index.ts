@@ -33,9 +33,13 @@ export type CustomerStatus = "active" | "past_due" | "canceled";
 const CUSTOMER: Columns<Customer> = { id: text, plan_name: text, status: text };
 
 /** Safe to repeat. Null: the plan does not exist. */
-export function signUp(
+export async function signUp(
   db: Database,
-  { id, stripe_customer_id = null, plan = null }: { id: string; stripe_customer_id?: string | null; plan?: string | null },
+  { id, stripe_customer_id = null, plan = null }: {
+    id: string;
+    stripe_customer_id?: string | null;
+    plan?: string | null;
+  },
 ): Promise<Customer | null> {
   return first(db, "sign_up", [id, stripe_customer_id, plan], CUSTOMER);
 }
@@ -65,7 +69,7 @@ const TURN: Columns<Turn> = {
  * Checks and counts; a repeat counts again. Null: the customer does not exist; hand out no
  * credential.
  */
-export function takeTurn(
+export async function takeTurn(
   db: Database,
   { customer, now = null }: { customer: string; now?: Instant | null },
 ): Promise<Turn | null> {
@@ -76,7 +80,7 @@ export function takeTurn(
  * `starts_at` is that of the answer of `takeTurn`. Once for each granted allocation: a repeat gives
  * back another one. Null: the period is closed or gone, and the allocation stays counted.
  */
-export function giveBackTurn(
+export async function giveBackTurn(
   db: Database,
   { customer, starts_at }: { customer: string; starts_at: Instant },
 ): Promise<{ used: bigint } | null> {
@@ -119,7 +123,7 @@ const DECISION: Columns<Decision> = {
 };
 
 /** Reads alone. Null: the customer does not exist; refuse. */
-export function mayUse(
+export async function mayUse(
   db: Database,
   { customer, meter, now = null }: { customer: string; meter: string; now?: Instant | null },
 ): Promise<Decision | null> {
@@ -158,12 +162,15 @@ const USE: Columns<Use> = {
  * An attendee joins. Safe to repeat: the first level and start count. Null: nothing was stored,
  * because nothing of this meter runs, or because the instant is too old or too new.
  */
-export function startUse(db: Database, { customer, meter, id, level = 1, at }: Measured & { level?: Whole }): Promise<Use | null> {
+export async function startUse(
+  db: Database,
+  { customer, meter, id, level = 1, at }: Measured & { level?: Whole },
+): Promise<Use | null> {
   return first(db, "start_use", [customer, meter, id, whole("level", level), instant("at", at)], USE);
 }
 
 /** The attendee leaves. Safe to repeat: the earliest end counts. Null: as for `startUse`. */
-export function stopUse(db: Database, { customer, meter, id, at }: Measured): Promise<Use | null> {
+export async function stopUse(db: Database, { customer, meter, id, at }: Measured): Promise<Use | null> {
   return first(db, "stop_use", [customer, meter, id, instant("at", at)], USE);
 }
 
@@ -180,7 +187,7 @@ const REPORT: Columns<Report> = { id: text, quantity: integer, at: date };
  * quantity counts. Null: nothing was stored, because the meter is not measured, or because the
  * instant is too old or too new.
  */
-export function reportUse(
+export async function reportUse(
   db: Database,
   { customer, meter, id, quantity, at }: Measured & { quantity: Whole },
 ): Promise<Report | null> {
@@ -206,7 +213,7 @@ const STORED_OBJECT: Columns<StoredObject> = {
  * A file is stored. Safe to repeat: the first size and start count. Null: nothing was stored,
  * because the meter stores nothing, or because the instant is too old or too new.
  */
-export function recordUpload(
+export async function recordUpload(
   db: Database,
   { customer, meter = "storage_gb", id, bytes, at }: Omit<Measured, "meter"> & { meter?: string; bytes: Whole },
 ): Promise<StoredObject | null> {
@@ -214,7 +221,7 @@ export function recordUpload(
 }
 
 /** The file is deleted or replaced. Safe to repeat. Null: as for `recordUpload`. */
-export function recordDelete(
+export async function recordDelete(
   db: Database,
   { customer, meter = "storage_gb", id, at }: Omit<Measured, "meter"> & { meter?: string },
 ): Promise<StoredObject | null> {
@@ -235,7 +242,7 @@ const BUDGET: Columns<Budget> = { customer: text, meter: text, amount_minor: int
  * `amount_minor` counts the currency's minor unit as Stripe does. Safe to repeat. Null: the
  * customer does not exist, the plan has another currency, or the plan lacks the meter.
  */
-export function setBudget(
+export async function setBudget(
   db: Database,
   { customer, meter = "", amount_minor, currency, set_by }: Omit<Budget, "meter" | "amount_minor"> & {
     meter?: string;
@@ -278,7 +285,7 @@ export async function recordSubscription(
 }
 
 /** Safe to repeat. Null: the customer does not exist. */
-export function setStatus(
+export async function setStatus(
   db: Database,
   { customer, status }: { customer: string; status: CustomerStatus },
 ): Promise<Omit<Customer, "plan_name"> | null> {
@@ -286,7 +293,7 @@ export function setStatus(
 }
 
 /** `body` is the whole fetched event, as text. Null: it was stored already; a webhook may come twice. */
-export function reportStripeError(
+export async function reportStripeError(
   db: Database,
   { id, body }: { id: string; body: string },
 ): Promise<{ id: string } | null> {

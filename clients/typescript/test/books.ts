@@ -3,7 +3,7 @@
 // METER is the program. METER_DATABASE__URL is a file or a server; without it, a file is made.
 
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createClient as createFileClient } from "@libsql/client";
@@ -13,6 +13,7 @@ import { createClient } from "@libsql/client/web";
 const program = process.env["METER"];
 if (!program) throw new Error("METER names no program `meter`");
 const folder = mkdtempSync(join(tmpdir(), "meter-client-"));
+process.on("exit", () => rmSync(folder, { recursive: true }));
 const url = process.env["METER_DATABASE__URL"] ?? join(folder, "meter.db");
 
 export function meter(...args: string[]): string {
