@@ -1,11 +1,13 @@
 //! `clients/typescript`: its statements are those of the contract's page, its types are checked,
 //! and its own tests run on a local file and over the remote protocol.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::Ran;
 use crate::tidy::{files, read, root};
+use books::limits::entitlement::Reason;
 use tempfile::TempDir;
 use testkit::hrana::HranaServer;
 use testkit::needs::{named, tool};
@@ -23,6 +25,15 @@ fn statements_of_the_client_are_those_of_the_page() {
     if tool("node") {
         node(&root().join(CLIENT), &["generate.mjs", "--check"], &[]).ends(0);
     }
+}
+
+/// The client's list is that of the page.
+#[test]
+fn the_page_has_every_reason() {
+    let made = read(&root().join(CLIENT).join("src/contract.ts"));
+    let list = made.split("export const REASONS = ").nth(1).and_then(|rest| rest.split(" as const").next());
+    let listed: BTreeSet<String> = serde_json::from_str(list.unwrap()).unwrap();
+    assert_eq!(listed, Reason::ALL.iter().map(|(_, name, _)| (*name).to_owned()).collect());
 }
 
 #[test]
