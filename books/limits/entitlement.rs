@@ -48,7 +48,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, its stored name, and a sentence for people.
-    const ALL: [(Self, &'static str, &'static str); 14] = [
+    pub const ALL: [(Self, &'static str, &'static str); 14] = [
         (Self::WithinIncluded, "within_included", "it is within what the plan includes"),
         (Self::WithinBudget, "within_budget", "what the plan includes is used up, and the overage budget is not spent"),
         (Self::IncludedUsed, "included_used", "what the plan includes is used up, and the plan has no price for more"),

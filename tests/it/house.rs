@@ -298,7 +298,7 @@ fn says(text: &str, word: &str) -> Option<usize> {
 #[test]
 fn old_words_are_not_said() {
     let mut faults = vec![];
-    for ending in [".rs", ".sql", ".md", ".toml", ".yml", ".json", ".css", ".mjs", ".example"] {
+    for ending in [".rs", ".ts", ".sql", ".md", ".toml", ".yml", ".json", ".css", ".mjs", ".example"] {
         for path in files(root(), ending) {
             let inner = path.strip_prefix(root()).unwrap().display().to_string();
             // these two tell what was renamed

@@ -12,6 +12,7 @@ mod bombs;
 mod browser;
 mod chaos;
 mod cli_status;
+mod client;
 mod commands;
 mod conformance;
 mod connection_errors;

@@ -27,7 +27,7 @@ pub(crate) fn files(below: &Path, ending: &str) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() && !matches!(name.as_str(), "target" | ".git" | "venv") {
+            if path.is_dir() && !matches!(name.as_str(), "target" | ".git" | "venv" | "node_modules" | "dist") {
                 folders.push(path);
             } else if name.ends_with(ending) {
                 found.push(path);
@@ -286,6 +286,7 @@ fn paths(text: &str) -> Vec<String> {
             "docs/",
             "deploy/",
             "dashboards/",
+            "clients/",
             ".ci/",
         ];
         plain && folder.iter().any(|start| code.starts_with(start))

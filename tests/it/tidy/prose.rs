@@ -35,8 +35,9 @@ fn too_long(text: &str, mark: Option<&str>) -> Vec<(usize, usize)> {
 }
 
 /// What a line of comment begins with, by the ending of a file's name.
-const COMMENTS: [(&str, &str); 8] = [
+const COMMENTS: [(&str, &str); 9] = [
     (".rs", "//"),
+    (".ts", "//"),
     (".sql", "--"),
     (".toml", "#"),
     (".yml", "#"),
