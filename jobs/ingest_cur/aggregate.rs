@@ -36,14 +36,12 @@ use serde::Serialize;
 use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::units::calendar::{Day, Month};
+use books::units::form::{CUSTOMER_ID, is_name, name_rule};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
 
-/// Longest tag value that AWS allows, in characters
-/// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
-const TAG_LIMIT: usize = 256;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
 /// A tag value from which no customer can be read.
@@ -572,14 +570,15 @@ fn checked_tag(value: &str) -> Result<&str, String> {
     if let Some(why) = value.strip_prefix(NO_CUSTOMER) {
         return Err(why.to_owned());
     }
+    if is_name(value, CUSTOMER_ID) {
+        return Ok(value);
+    }
     let length = value.chars().count();
-    if length > TAG_LIMIT {
-        return Err(format!("a tag value has {length} characters; AWS allows {TAG_LIMIT}"));
-    }
-    match value.chars().find(|c| c.is_control()) {
-        Some(c) => Err(format!("a tag value has the control character {c:?}")),
-        None => Ok(value),
-    }
+    Err(match value.chars().find(|c| c.is_control()) {
+        _ if length > CUSTOMER_ID => format!("a tag value has {length} characters; AWS allows {CUSTOMER_ID}"),
+        Some(c) => format!("a tag value has the control character {c:?}"),
+        None => format!("the tag value `{value}` is no id of a customer: {}", name_rule(CUSTOMER_ID)),
+    })
 }
 
 /// The column of an unusable tag, and why it is unusable.

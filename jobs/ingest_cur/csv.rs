@@ -176,7 +176,9 @@ fn aggregate_text(
     let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let names = || headers.iter().map(String::as_str);
     if headers.is_empty() {
-        return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
+        let why =
+            "it is empty, and also a bill without lines has a header; half delivered? The next delivery replaces it";
+        return Err(broken(String::new(), why.to_owned()));
     }
     if headers.len() > COLUMNS {
         let why = format!("it has {} columns, and a bill has {COLUMNS} at most; export it anew", headers.len());

@@ -57,7 +57,6 @@ enum ReadUnit {
 enum Opened {
     Parquet { file: usize, footer: Footer },
     Csv { file: usize },
-    Empty,
 }
 
 /// What a [`ReadUnit`] contains.
@@ -117,7 +116,7 @@ impl Shared {
             return Ok(Opened::Parquet { file, footer: ParquetFile::footer(&self.source, object).await? });
         }
         if is(".csv") || is(".csv.gz") {
-            return Ok(if object.size == 0 { Opened::Empty } else { Opened::Csv { file } });
+            return Ok(Opened::Csv { file });
         }
         let why = "only .parquet, .csv and .csv.gz are read; set the export to Parquet, or to gzip for CSV".to_owned();
         Err(ReadError::Broken { file: self.source.name(&object.key), place: String::new(), why })
@@ -127,7 +126,6 @@ impl Shared {
     /// that is needed next never waits for one that is needed later.
     async fn units(self: Arc<Self>, opened: Opened) -> Result<Vec<ReadUnit>, ReadError> {
         let (file, footer) = match opened {
-            Opened::Empty => return Ok(vec![ReadUnit::Empty]),
             Opened::Csv { file } => return Ok(vec![ReadUnit::Csv { file }]),
             Opened::Parquet { file, footer } => (file, footer),
         };

@@ -134,7 +134,9 @@ fn reason(deferred: DeferReason) -> &'static str {
         }
         DeferReason::Inactive => "the subscription is paused or incomplete; it goes out when it is active again",
         DeferReason::Currency => "the item's price is in another currency than the plan: one of them must change",
-        DeferReason::TooLarge => "the period has more usage than Stripe (15 digits) or the books (922 million units) take",
+        DeferReason::TooLarge => {
+            "the period has more usage than Stripe (15 digits) or the books (922 million units) take"
+        }
         DeferReason::BelowZero => {
             "a correction that would take the invoice below zero; it goes out when there is usage to set it against"
         }
