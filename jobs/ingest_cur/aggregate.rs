@@ -33,7 +33,7 @@ use seen::TagsSeen;
 
 use serde::Serialize;
 
-use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
+use super::batch::{Batch, NO_CUSTOMER, TagColumn};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::units::calendar::{Day, Month};
 use books::units::form::{CUSTOMER_ID, is_name, name_rule};
@@ -101,7 +101,7 @@ pub struct UsageAggregator {
     marked_line_types: HashMap<(u32, Mark), u32>,
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
-    /// 1 for the intervals that are longer than a day.
+    /// What [`seen::interval`] says of each.
     intervals: DictionaryMap,
     line_groups: Vec<LineGroup>,
     /// By number of the usage type: its line groups, which are few.
@@ -145,7 +145,7 @@ pub struct Totals {
     pub faults: Vec<FaultyLines>,
 }
 
-/// A line type of which it is unknown whether it carries usage.
+/// A line type of which it is unknown whether it carries usage, on lines that a meter claims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnknownLineType {
     pub line_type: String,
@@ -304,7 +304,7 @@ impl UsageAggregator {
             None => self.units = DictionaryMap::default(),
         }
         if let Some(interval) = &batch.interval {
-            self.intervals.renew(interval, |text| u32::from(is_long(text)));
+            self.intervals.renew(interval, seen::interval);
         }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
@@ -558,7 +558,7 @@ impl UsageAggregator {
         for line_group in &self.line_groups {
             let line_type = self.names.text(line_group.key.line_type);
             let (plain, _) = Mark::strip(line_type);
-            if line_group.claim != LineClaim::Ignored && !self.rules.knows_line_type(plain) {
+            if matches!(line_group.claim, LineClaim::Excluded(_)) && !self.rules.knows_line_type(plain) {
                 *found.entry(plain.to_owned()).or_default() += line_group.lines;
             }
         }

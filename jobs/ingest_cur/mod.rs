@@ -25,6 +25,7 @@ mod growing;
 mod growth;
 mod guard;
 pub mod hold;
+mod listed;
 mod memory;
 mod months;
 mod notes;

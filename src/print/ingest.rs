@@ -79,6 +79,9 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
             several(line.lines, "line")
         ));
     }
+    if let more @ 1.. = report.unrecognised_kinds.saturating_sub(report.unrecognised.len()) {
+        out(&format!("  unrecognised: and {} more; `meter discover` lists all", several(more, "kind")));
+    }
     for note in report.notes.iter().map(|note| &note.text).chain(&report.warnings) {
         out(&format!("  note: {note}"));
     }
