@@ -24,7 +24,7 @@ use crate::suite_database::SuiteServer;
 pub const TAG: &str = "chitchatter-customer-id";
 
 pub fn now() -> Timestamp {
-    "2026-10-29T12:00:00Z".parse().unwrap()
+    "2026-11-20T12:00:00Z".parse().unwrap()
 }
 
 pub fn month() -> Month {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
+use crate::store::rows::delivered;
 use crate::units::calendar::{Day, PeriodError, instant};
 use crate::units::quantity::Quantity;
 
@@ -318,8 +319,7 @@ pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>
     let wrong = |what: String| BooksError::Integrity(format!("bill_versions: {what}"));
     while let Some(row) = rows.next().await? {
         let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
-        let delivered: Timestamp = row.get::<String>(2)?.parse().map_err(|e: jiff::Error| wrong(e.to_string()))?;
-        let through = day.end().min(delivered);
+        let through = day.end().min(delivered(&row.get::<String>(2)?)?);
         found.entry(row.get(0)?).and_modify(|at| *at = through.max(*at)).or_insert(through);
     }
     Ok(found)

@@ -1,5 +1,7 @@
 //! What statements share: parameters as JSON, many rows at once, the first row, exact sums.
 
+use jiff::Timestamp;
+
 use crate::store::connection::params::IntoParams;
 use crate::store::connection::{Connection, Row, Value};
 
@@ -9,6 +11,14 @@ use crate::units::quantity::Quantity;
 /// The database's own clock, in seconds since 1970.
 pub async fn clock(c: &Connection) -> Result<i64, BooksError> {
     first_row(c, "SELECT unixepoch()", ()).await?.map_or(Ok(i64::MAX), |row| row.get(0))
+}
+
+/// A stored time of delivery. Earlier builds stored years before 0 in a form that is no instant.
+pub fn delivered(text: &str) -> Result<Timestamp, BooksError> {
+    if text.starts_with('-') {
+        return Ok(Timestamp::MIN);
+    }
+    text.parse().map_err(|_| BooksError::Integrity(format!("`{text}` in the database is no time of delivery")))
 }
 
 /// Many values as one parameter, for `json_each`.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, json};
+use crate::store::rows::{delivered, first_row, json};
 use crate::units::calendar::{Day, Month};
 use crate::units::quantity::Quantity;
 
@@ -163,7 +163,16 @@ pub struct CurrentVersion {
     pub id: i64,
     pub key: VersionKey,
     pub delivered_at: Timestamp,
+    /// When it was booked.
+    pub decided_at: Timestamp,
     pub account: String,
+}
+
+impl CurrentVersion {
+    /// When it was delivered, at the latest: what it says of that may lie in the future.
+    pub fn delivered_by(&self) -> Timestamp {
+        self.delivered_at.min(self.decided_at)
+    }
 }
 
 /// A stored version.
@@ -199,8 +208,10 @@ pub struct VersionRow {
 }
 
 /// An instant as the books store it: UTC, always the same width, so that text order is time order.
+/// The year 0 stands for all before it, whose text has another width.
 pub fn stored_instant(instant: Timestamp) -> String {
-    instant.strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
+    let year_0 = Timestamp::from_second(-62_167_219_200).unwrap_or_default();
+    instant.max(year_0).strftime("%Y-%m-%dT%H:%M:%S.%9fZ").to_string()
 }
 
 fn number(n: u64) -> Result<i64, BooksError> {
@@ -214,13 +225,14 @@ fn parse<T: std::str::FromStr>(row: &Row, column: i32) -> Result<T, BooksError> 
 
 /// The newest applied version of a bill.
 pub async fn current(c: &Connection, bill: &BillId) -> Result<Option<CurrentVersion>, BooksError> {
-    let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account FROM bill_versions \
+    let sql = "SELECT id, version, manifest_digest, rules_digest, delivered_at, account, decided_at FROM bill_versions \
                WHERE payer = ?1 AND month = ?2 AND state = 'applied' ORDER BY id DESC LIMIT 1";
     let Some(row) = first_row(c, sql, params![bill.payer.clone(), bill.month.to_string()]).await? else {
         return Ok(None);
     };
     let key = VersionKey { version: row.get(1)?, manifest_digest: row.get(2)?, rules_digest: row.get(3)? };
-    Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at: parse(&row, 4)?, account: row.get(5)? }))
+    let (delivered_at, decided_at) = (delivered(&row.get::<String>(4)?)?, parse(&row, 6)?);
+    Ok(Some(CurrentVersion { id: row.get(0)?, key, delivered_at, decided_at, account: row.get(5)? }))
 }
 
 /// Names the words that a version is on hold with, for a person who accepts them; empty for none.
@@ -331,7 +343,7 @@ impl Database {
                     month: parse(&row, 2)?,
                     export: row.get(3)?,
                     version: row.get(4)?,
-                    delivered_at: parse(&row, 5)?,
+                    delivered_at: delivered(&row.get::<String>(5)?)?,
                     state: row.get(6)?,
                     current: row.get::<i64>(7)? == 1,
                     hold_digest: words_digest(&row.get::<String>(8)?),

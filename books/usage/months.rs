@@ -44,6 +44,13 @@ pub struct KnownMonth {
     pub decided_at: Timestamp,
 }
 
+impl KnownMonth {
+    /// When it was delivered, at the latest: what it says of that may lie in the future.
+    fn delivered_by(&self) -> Timestamp {
+        self.delivered_at.min(self.decided_at)
+    }
+}
+
 /// A version that waits for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Held {
@@ -101,8 +108,8 @@ impl PayerMonths {
     pub fn state(&self, month: Month, now: Timestamp) -> MonthState {
         match self.known.get(&month) {
             Some(known) if known.held.is_some() => MonthState::OnHold,
-            Some(known) if known.delivered_at >= end(month) + FINAL_AFTER => MonthState::Complete,
-            Some(known) if known.delivered_at >= end(month) => MonthState::Provisional,
+            Some(known) if known.delivered_by() >= end(month) + FINAL_AFTER => MonthState::Complete,
+            Some(known) if known.delivered_by() >= end(month) => MonthState::Provisional,
             Some(_) if now < end(month) + FINAL_AFTER => MonthState::Open,
             Some(_) => MonthState::NotFinal,
             None if now < end(month) => MonthState::Open,

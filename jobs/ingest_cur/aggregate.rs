@@ -33,17 +33,15 @@ use seen::TagsSeen;
 
 use serde::Serialize;
 
-use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
+use super::batch::{Batch, NO_CUSTOMER, TagColumn};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::units::calendar::{Day, Month};
+use books::units::form::{CUSTOMER_ID, is_name, name_rule};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
 use books::usage::meter::{LineClaim, Rules};
 
-/// Longest tag value that AWS allows, in characters
-/// (<https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html>).
-const TAG_LIMIT: usize = 256;
 const UNWATCHED: u32 = u32::MAX;
 const UNRESOLVED: u32 = u32::MAX;
 /// A tag value from which no customer can be read.
@@ -103,7 +101,7 @@ pub struct UsageAggregator {
     marked_line_types: HashMap<(u32, Mark), u32>,
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
-    /// 1 for the intervals that are longer than a day.
+    /// What [`seen::interval`] says of each.
     intervals: DictionaryMap,
     line_groups: Vec<LineGroup>,
     /// By number of the usage type: its line groups, which are few.
@@ -147,7 +145,7 @@ pub struct Totals {
     pub faults: Vec<FaultyLines>,
 }
 
-/// A line type of which it is unknown whether it carries usage.
+/// A line type of which it is unknown whether it carries usage, on lines that a meter claims.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnknownLineType {
     pub line_type: String,
@@ -306,7 +304,7 @@ impl UsageAggregator {
             None => self.units = DictionaryMap::default(),
         }
         if let Some(interval) = &batch.interval {
-            self.intervals.renew(interval, |text| u32::from(is_long(text)));
+            self.intervals.renew(interval, seen::interval);
         }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
@@ -560,7 +558,7 @@ impl UsageAggregator {
         for line_group in &self.line_groups {
             let line_type = self.names.text(line_group.key.line_type);
             let (plain, _) = Mark::strip(line_type);
-            if line_group.claim != LineClaim::Ignored && !self.rules.knows_line_type(plain) {
+            if matches!(line_group.claim, LineClaim::Excluded(_)) && !self.rules.knows_line_type(plain) {
                 *found.entry(plain.to_owned()).or_default() += line_group.lines;
             }
         }
@@ -572,14 +570,15 @@ fn checked_tag(value: &str) -> Result<&str, String> {
     if let Some(why) = value.strip_prefix(NO_CUSTOMER) {
         return Err(why.to_owned());
     }
+    if is_name(value, CUSTOMER_ID) {
+        return Ok(value);
+    }
     let length = value.chars().count();
-    if length > TAG_LIMIT {
-        return Err(format!("a tag value has {length} characters; AWS allows {TAG_LIMIT}"));
-    }
-    match value.chars().find(|c| c.is_control()) {
-        Some(c) => Err(format!("a tag value has the control character {c:?}")),
-        None => Ok(value),
-    }
+    Err(match value.chars().find(|c| c.is_control()) {
+        _ if length > CUSTOMER_ID => format!("a tag value has {length} characters; AWS allows {CUSTOMER_ID}"),
+        Some(c) => format!("a tag value has the control character {c:?}"),
+        None => format!("the tag value `{value}` is no id of a customer: {}", name_rule(CUSTOMER_ID)),
+    })
 }
 
 /// The column of an unusable tag, and why it is unusable.

@@ -34,6 +34,9 @@ const LINE_BYTES: usize = 16 << 10;
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 2 << 20;
 
+/// What is wrong with a file without a header.
+pub(super) const EMPTY: &str = "it is empty, without even a header: half delivered? The next delivery replaces it";
+
 /// What a CSV file contains.
 #[derive(Clone, Copy, Debug)]
 pub struct CsvStats {
@@ -176,7 +179,7 @@ fn aggregate_text(
     let headers: Vec<String> = headers.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
     let names = || headers.iter().map(String::as_str);
     if headers.is_empty() {
-        return Ok(CsvStats { rows: 0, counted_rows: 0, lacks_tag: false });
+        return Err(broken(String::new(), EMPTY.to_owned()));
     }
     if headers.len() > COLUMNS {
         let why = format!("it has {} columns, and a bill has {COLUMNS} at most; export it anew", headers.len());
@@ -226,7 +229,7 @@ fn aggregate_text(
             let (place, resource) = (|row| batch_rows.line(row), |row| batch_rows.resource(row));
             aggregator.add(&batch, &Origin { file: file.key, row_group: None, place: &place, resource: &resource });
             batch_rows.clear();
-            if let Some(why) = aggregator.too_many_kinds() {
+            if let Some(why) = aggregator.too_much() {
                 return Err(broken(String::new(), why));
             }
             pending = 0;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
 use super::aggregate::Totals;
+use super::delivery_time::is_future;
 use super::export::Manifest;
 use super::read::{FileStats, read_files};
 use super::report::IngestOutcome;
@@ -42,7 +44,12 @@ pub(super) fn find_export<'a>(context: &'a Context, name: &str) -> Result<&'a Ex
 }
 
 /// The outcome when the version need not be read; none when it has to be. Pure.
-pub(super) fn already_booked(manifest: &Manifest, key: &VersionKey, booked: &BookedVersions) -> Option<IngestOutcome> {
+pub(super) fn already_booked(
+    manifest: &Manifest,
+    key: &VersionKey,
+    booked: &BookedVersions,
+    now: Timestamp,
+) -> Option<IngestOutcome> {
     let current = booked.current.as_ref()?;
     if current.key == *key {
         return Some(IngestOutcome::Unchanged);
@@ -52,7 +59,19 @@ pub(super) fn already_booked(manifest: &Manifest, key: &VersionKey, booked: &Boo
         return None;
     }
     let superseded = booked.applied.contains(&manifest.version);
-    (superseded || manifest.delivered_at < current.delivered_at).then_some(IngestOutcome::Older)
+    // a time that has not come yet says nothing about what was delivered before it
+    let older = manifest.delivered_at < current.delivered_at && !is_future(current.delivered_at, now);
+    (superseded || older).then_some(IngestOutcome::Older)
+}
+
+/// What a person should know when the booked version is of the future: books of earlier builds can
+/// have one.
+pub(super) fn replaces_the_future(booked: &BookedVersions, now: Timestamp) -> Option<String> {
+    let current = booked.current.as_ref().filter(|current| is_future(current.delivered_at, now))?;
+    let (version, at) = (&current.key.version, current.delivered_at);
+    Some(format!(
+        "the booked version {version} says that it was delivered {at}, which cannot be; this delivery counts as newer"
+    ))
 }
 
 /// Refuses to book one account's usage twice, and two accounts' usage as one.

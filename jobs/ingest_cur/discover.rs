@@ -24,7 +24,7 @@ pub async fn discover(
     month: Month,
 ) -> Result<Option<DiscoveredBill>, Failure> {
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
-    let Some(manifest) = export::newest(export.source.as_ref(), &root, month).await? else { return Ok(None) };
+    let Some(manifest) = export::newest(export.source.as_ref(), &root, month, None).await? else { return Ok(None) };
     let read = read_version(&export.source, &manifest, read_settings, month).await?;
     let Totals { lines, faults, .. } = read.totals;
     Ok(Some(DiscoveredBill { manifest, lines, faults }))

@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::delivery_time;
 use crate::context::Format;
 use crate::source::{Object, Source, SourceError, read_small};
 use books::units::calendar::Month;
@@ -66,6 +67,19 @@ pub enum ExportError {
     /// The manifest lists no files: AWS is about to write them.
     #[error("{0}: it lists no data files yet; AWS may be writing them just now, the next run looks again")]
     NoFiles(String),
+    /// The time of delivery, which orders versions, cannot be.
+    #[error(
+        "{manifest}: it was delivered {delivered_at} by {by}: {why}, so it is not read. Check this machine's clock, and \
+         who wrote that folder or file; AWS's next delivery is read by itself"
+    )]
+    DeliveryTime {
+        /// Name of the manifest.
+        manifest: String,
+        delivered_at: Timestamp,
+        /// Where the time stands.
+        by: &'static str,
+        why: String,
+    },
     /// The manifest contradicts its export or its folder.
     #[error("{0}: {1}")]
     Manifest(String, String),
@@ -95,6 +109,8 @@ pub struct Manifest {
     pub files: Vec<String>,
     /// True when the next delivery overwrites these files.
     pub overwritten: bool,
+    /// Why a newer version is not read, when one is there whose time of delivery cannot be.
+    pub passed_over: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -180,8 +196,17 @@ pub async fn find(source: &dyn Source, prefix: &str, wanted: Option<Format>) -> 
     }
 }
 
-/// The newest manifest of a month; none when AWS has delivered none yet.
-pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Option<Manifest>, ExportError> {
+/// The newest manifest of a month; none when AWS has delivered none yet. With `now`, versions whose
+/// time of delivery cannot be are passed over.
+///
+/// # Errors
+/// When a manifest cannot be used, or when all are of such times.
+pub async fn newest(
+    source: &dyn Source,
+    root: &Root,
+    month: Month,
+    now: Option<Timestamp>,
+) -> Result<Option<Manifest>, ExportError> {
     let (parent, period): (String, fn(&str) -> Option<Month>) = match root.format {
         Format::Legacy => (root.prefix.clone(), legacy_period),
         Format::Cur2 => (format!("{}metadata/", root.prefix), cur2_period),
@@ -195,25 +220,51 @@ pub async fn newest(source: &dyn Source, root: &Root, month: Month) -> Result<Op
         here.extend(listing.objects.into_iter().filter(is_manifest));
         below.extend(listing.folders);
     }
+    if here.len() > 1 {
+        let keys: Vec<_> = here.iter().map(|o| source.name(&o.key)).collect();
+        return Err(ExportError::Several(source.name(&folders[0]), keys.join(", ")));
+    }
+    let mut passed_over = None;
     // each delivery overwrites the top manifest; copies of older ones are searched only when it is
-    // missing
-    if here.is_empty() {
-        for folder in &below {
-            let objects = source.list(folder).await?.objects;
-            here.extend(objects.into_iter().filter(is_manifest));
-        }
-        // a copy of a bucket keeps the time in the folder's name, and not that of the object
-        here.sort_by_cached_key(|o| (delivery_time(&o.key).unwrap_or(o.modified), o.key.clone()));
-        here = here.pop().into_iter().collect();
-    }
-    match here.len() {
-        0 => Ok(None),
-        1 => read(source, root, month, here.remove(0)).await.map(Some),
-        _ => {
-            let keys: Vec<_> = here.iter().map(|o| source.name(&o.key)).collect();
-            Err(ExportError::Several(source.name(&folders[0]), keys.join(", ")))
+    // missing or passed over
+    if let Some(top) = here.pop() {
+        match believed(source, root, month, (top, now)).await {
+            Err(error @ ExportError::DeliveryTime { .. }) => passed_over = Some(error),
+            other => return other.map(Some),
         }
     }
+    for folder in &below {
+        let objects = source.list(folder).await?.objects;
+        here.extend(objects.into_iter().filter(is_manifest));
+    }
+    // a copy of a bucket keeps the time in the folder's name, and not that of the object
+    here.sort_by_cached_key(|o| (delivery_time(&o.key).unwrap_or(o.modified), o.key.clone()));
+    while let Some(next) = here.pop() {
+        match believed(source, root, month, (next, now)).await {
+            Err(error @ ExportError::DeliveryTime { .. }) => passed_over = passed_over.or(Some(error)),
+            Err(error) => return Err(error),
+            Ok(manifest) => {
+                let passed_over = passed_over.map(|error| error.to_string());
+                return Ok(Some(Manifest { passed_over, ..manifest }));
+            }
+        }
+    }
+    passed_over.map_or(Ok(None), Err)
+}
+
+/// A manifest whose time of delivery can be.
+async fn believed(
+    source: &dyn Source,
+    root: &Root,
+    month: Month,
+    (object, now): (Object, Option<Timestamp>),
+) -> Result<Manifest, ExportError> {
+    let manifest = read(source, root, month, object).await?;
+    if let Some(now) = now {
+        let by_name = manifest.files.iter().any(|file| delivery_time(file).is_some());
+        delivery_time::check(&source.name(&manifest.object.key), (manifest.delivered_at, by_name), month, now)?;
+    }
+    Ok(manifest)
 }
 
 fn is_manifest(object: &Object) -> bool {
@@ -261,7 +312,9 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
     }
     let files =
         listed.iter().map(|uri| locate(source, root, month, uri).map_err(bad)).collect::<Result<Vec<_>, _>>()?;
-    let mut unique = files.clone();
+    // two spellings of a path are one file of a folder
+    let plain = |file: &String| file.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    let mut unique: Vec<String> = files.iter().map(plain).collect();
     unique.sort();
     unique.dedup();
     if unique.len() != files.len() {
@@ -269,7 +322,8 @@ pub async fn read(source: &dyn Source, root: &Root, month: Month, object: Object
     }
     let delivered_at = files.iter().find_map(|f| delivery_time(f)).unwrap_or(object.modified);
     let overwritten = !files.iter().all(|f| f.split('/').any(|part| part.contains(&version)));
-    Ok(Manifest { format: root.format, object, digest, version, account, delivered_at, files, overwritten })
+    let format = root.format;
+    Ok(Manifest { format, object, digest, version, account, delivered_at, files, overwritten, passed_over: None })
 }
 
 /// The time of delivery in the folder's name of an export that keeps its versions:

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::aggregate::{FaultKind, Totals};
 use super::growth::Growth;
 use super::guard::Restatement;
+use super::listed::{LISTED, most, shown};
 use crate::context::HoldPolicy;
 use books::units::calendar::Month;
 use books::units::words::{several, verb};
@@ -132,9 +133,14 @@ pub(super) struct Changes<'a> {
 pub(super) fn reasons(totals: &Totals, changes: &Changes<'_>) -> Vec<HoldReason> {
     let mut reasons = vec![];
     let mut add = |kind: HoldKind, text: String| reasons.push(HoldReason { kind, text });
-    for found in &totals.unknown_line_types {
+    let unknown = &totals.unknown_line_types;
+    for found in most(unknown.clone(), |found| found.lines) {
         let (lines, have) = (several(found.lines, "line"), verb(found.lines, "has", "have"));
-        let text = format!("{lines} {have} the unknown line type `{}`", found.line_type);
+        let text = format!("{lines} {have} the unknown line type `{}`", shown(&found.line_type));
+        add(HoldKind::UnknownLineType, text);
+    }
+    if let more @ 1.. = unknown.len().saturating_sub(LISTED) {
+        let text = format!("and {} more; `meter discover` lists all", several(more, "unknown line type"));
         add(HoldKind::UnknownLineType, text);
     }
     for found in &totals.faults {

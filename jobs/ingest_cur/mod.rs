@@ -16,6 +16,7 @@ pub mod csv;
 mod csv_lines;
 mod decoder_guard;
 mod delivery;
+mod delivery_time;
 mod discover;
 pub mod export;
 mod failure;
@@ -24,6 +25,7 @@ mod growing;
 mod growth;
 mod guard;
 pub mod hold;
+mod listed;
 mod memory;
 mod months;
 mod notes;
@@ -44,7 +46,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use self::aggregate::Totals;
-use self::delivery::{Delivery, Reading, already_booked, check_account, find_export, read_version};
+use self::delivery::{
+    Delivery, Reading, already_booked, check_account, find_export, read_version, replaces_the_future,
+};
 pub use self::discover::{DiscoveredBill, discover};
 use self::export::Manifest;
 pub use self::growth::{Grown, Growth};
@@ -132,7 +136,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
     }
     let root = export::find(source.as_ref(), &export.prefix, export.format).await?;
     let mut report = IngestReport::empty(&job.export, bill.clone());
-    let Some(manifest) = export::newest(source.as_ref(), &root, job.month).await? else {
+    let Some(manifest) = export::newest(source.as_ref(), &root, job.month, Some(now)).await? else {
         if let Some(current) = context.books.booked_versions(&bill, "").await?.current {
             report.warnings.push(format!(
                 "this month is booked from version {}, but its manifest is gone; \
@@ -152,9 +156,10 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         rules_digest: context.read_settings.rules.digest(),
     };
     report.describe_manifest(&manifest);
+    report.warnings.extend(manifest.passed_over.clone());
     let booked = context.books.booked_versions(&bill, &manifest.account).await?;
     check_account(&bill, &manifest, &booked)?;
-    let booked_already = already_booked(&manifest, &key, &booked);
+    let booked_already = already_booked(&manifest, &key, &booked, now);
     let accepted = match &job.accept {
         Some(accept) if booked_already.is_none() || !key.version.starts_with(&accept.version) => {
             let held = context.books.held_versions(&bill).await?;
@@ -170,6 +175,7 @@ async fn ingest(job: &IngestCur, export: &Export, context: &Context, now: Timest
         report.outcome = outcome;
         return Ok(report);
     }
+    report.warnings.extend(replaces_the_future(&booked, now));
     let delivery = Delivery { name: &job.export, export, manifest: &manifest, key: &key, bill: &bill };
     let reading = if job.dry_run {
         read_version(source, &manifest, &context.read_settings, job.month).await?
@@ -203,7 +209,7 @@ impl Run<'_> {
         report.restatements = guard::restatements(&totals.observed, &booked, policy);
         let (month, delivered_at) = (job.month, delivery.manifest.delivered_at);
         if let Some(current) = &self.booked.current {
-            report.growths = growth::growths(&totals.observed, &booked, month, current.delivered_at, policy);
+            report.growths = growth::growths(&totals.observed, &booked, month, current.delivered_by(), policy);
         }
         report.impossible_days = growth::impossible_days(&totals.observed, month, delivered_at);
         report.long_lines = totals.long_lines;

@@ -9,6 +9,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::delivery_time::is_future;
 use super::export::{ExportError, Root, find, newest};
 use crate::context::{Context, Export};
 use crate::job::{Failure, Job};
@@ -91,15 +92,20 @@ pub async fn look(
     }
     let root = find(export.source.as_ref(), &export.prefix, export.format).await?;
     for month in months {
-        let found = compare(export, &root, month, of.known.get(&month)).await?;
+        let found = compare((export, &root), month, of.known.get(&month), now).await?;
         looks.push(MonthLook { payer: export.payer.clone(), export: name.to_owned(), month, at: now, found });
     }
     Ok(looks)
 }
 
 /// Compares the newest manifest of a month with the booked version.
-async fn compare(export: &Export, root: &Root, month: Month, known: Option<&KnownMonth>) -> Result<Found, Failure> {
-    let manifest = match newest(export.source.as_ref(), root, month).await {
+async fn compare(
+    (export, root): (&Export, &Root),
+    month: Month,
+    known: Option<&KnownMonth>,
+    now: Timestamp,
+) -> Result<Found, Failure> {
+    let manifest = match newest(export.source.as_ref(), root, month, Some(now)).await {
         Ok(Some(manifest)) => manifest,
         Ok(None) => return Ok(Found::Nothing),
         Err(error @ ExportError::Source(_)) => return Err(error.into()),
@@ -107,10 +113,12 @@ async fn compare(export: &Export, root: &Root, month: Month, known: Option<&Know
     };
     let as_booked = |known: &KnownMonth| {
         known.manifest_digest == manifest.digest
-            || known.version != manifest.version && manifest.delivered_at < known.delivered_at
+            || known.version != manifest.version
+                && manifest.delivered_at < known.delivered_at
+                && !is_future(known.delivered_at, now)
     };
     if known.is_some_and(as_booked) {
-        return Ok(Found::AsBooked);
+        return Ok(manifest.passed_over.map_or(Found::AsBooked, Found::Unreadable));
     }
     Ok(Found::Other {
         version: manifest.version,

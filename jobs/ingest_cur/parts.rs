@@ -187,6 +187,7 @@ async fn merge(plan: &Plan<'_>, context: &Context, objects: &[Object]) -> Result
             }
         };
         whole.merge(&aggregator);
+        whole.too_much().map_or(Ok(()), |why| Err(Failure::GiveUp(anyhow!("all files together: {why}"))))?;
         files.files.extend(facts.files);
         files.files_without_tag += facts.files_without_tag;
     }

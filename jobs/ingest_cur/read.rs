@@ -57,7 +57,6 @@ enum ReadUnit {
 enum Opened {
     Parquet { file: usize, footer: Footer },
     Csv { file: usize },
-    Empty,
 }
 
 /// What a [`ReadUnit`] contains.
@@ -112,22 +111,24 @@ impl Shared {
 
     async fn open(self: Arc<Self>, file: usize) -> Result<Opened, ReadError> {
         let object = &self.objects[file];
+        let name = || self.source.name(&object.key);
         let is = |ending: &str| object.key.to_ascii_lowercase().ends_with(ending);
         if is(".parquet") {
             return Ok(Opened::Parquet { file, footer: ParquetFile::footer(&self.source, object).await? });
         }
         if is(".csv") || is(".csv.gz") {
-            return Ok(if object.size == 0 { Opened::Empty } else { Opened::Csv { file } });
+            // unpacking would call it damaged
+            let empty = || ReadError::Broken { file: name(), place: String::new(), why: csv::EMPTY.to_owned() };
+            return if object.size == 0 { Err(empty()) } else { Ok(Opened::Csv { file }) };
         }
         let why = "only .parquet, .csv and .csv.gz are read; set the export to Parquet, or to gzip for CSV".to_owned();
-        Err(ReadError::Broken { file: self.source.name(&object.key), place: String::new(), why })
+        Err(ReadError::Broken { file: name(), place: String::new(), why })
     }
 
     /// The units of a file. Footers wait for memory in the order of the files, so that the one
     /// that is needed next never waits for one that is needed later.
     async fn units(self: Arc<Self>, opened: Opened) -> Result<Vec<ReadUnit>, ReadError> {
         let (file, footer) = match opened {
-            Opened::Empty => return Ok(vec![ReadUnit::Empty]),
             Opened::Csv { file } => return Ok(vec![ReadUnit::Csv { file }]),
             Opened::Parquet { file, footer } => (file, footer),
         };
@@ -250,6 +251,8 @@ pub(super) async fn read_files(
     let mut whole = aggregators.pop().unwrap_or_else(|| UsageAggregator::new(Arc::clone(rules), month));
     while let Some(aggregator) = aggregators.pop() {
         whole.merge(&aggregator);
+        let broken = |why| ReadError::Broken { file: "all files together".into(), place: String::new(), why };
+        whole.too_much().map_or(Ok(()), |why| Err(broken(why)))?;
     }
     name_resources(&mut whole, &shared).await?;
     Ok((whole, facts))

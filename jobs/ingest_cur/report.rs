@@ -8,6 +8,7 @@ use super::export::Manifest;
 use super::growth::Growth;
 use super::guard::Restatement;
 use super::hold::HoldReason;
+use super::listed::{most, shown};
 use super::read::FileStats;
 use books::units::calendar::Day;
 use books::units::quantity::Quantity;
@@ -70,11 +71,15 @@ pub struct IngestReport {
     pub long_lines: u64,
     /// What is stored with the version for a person.
     pub notes: Vec<BillNote>,
+    /// Of many those with the most lines.
     pub unknown_line_types: Vec<UnknownLineType>,
     /// Lines that a meter counts and that cannot be booked as they are.
     pub faults: Vec<FaultyLines>,
-    /// Usage lines of watched products that no meter claims.
+    /// Usage lines of watched products that no meter claims: of many kinds those with the most
+    /// lines.
     pub unrecognised: Vec<LineKind>,
+    /// How many such kinds there are.
+    pub unrecognised_kinds: usize,
     pub warnings: Vec<String>,
     pub meters: Vec<MeterChange>,
     /// The customers with the largest changes.
@@ -122,6 +127,7 @@ impl IngestReport {
             unknown_line_types: vec![],
             faults: vec![],
             unrecognised: vec![],
+            unrecognised_kinds: 0,
             warnings: vec![],
             meters: vec![],
             largest_changes: vec![],
@@ -149,9 +155,14 @@ impl IngestReport {
         self.counted_rows = totals.counted_rows;
         self.rounded_amounts = totals.rounded_amounts;
         self.newest_day = totals.newest_day;
-        self.unknown_line_types.clone_from(&totals.unknown_line_types);
+        let named = |l: UnknownLineType| UnknownLineType { line_type: shown(&l.line_type), ..l };
+        let unknown = most(totals.unknown_line_types.clone(), |l| l.lines);
+        self.unknown_line_types = unknown.into_iter().map(named).collect();
         self.faults.clone_from(&totals.faults);
-        self.unrecognised = totals.lines.iter().filter(|l| l.claim == ClaimKind::Unrecognised).cloned().collect();
+        let unrecognised = totals.lines.iter().filter(|l| l.claim == ClaimKind::Unrecognised);
+        let named = |l: LineKind| LineKind { usage_type: shown(&l.usage_type), product: shown(&l.product), ..l };
+        self.unrecognised = most(unrecognised.clone().cloned().collect(), |l| l.lines).into_iter().map(named).collect();
+        self.unrecognised_kinds = unrecognised.count();
     }
 
     /// Adds what the version changes in the books.

@@ -224,8 +224,9 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
         let source = export.source.as_ref();
         let read = async {
             let root = find(source, &export.prefix, export.format).await?;
-            let current = newest(source, &root, month).await?;
-            let before = if current.is_none() { newest(source, &root, month.previous()).await? } else { None };
+            let current = newest(source, &root, month, Some(now)).await?;
+            let before =
+                if current.is_none() { newest(source, &root, month.previous(), Some(now)).await? } else { None };
             let found = current.map(|m| (month, m)).or(before.map(|m| (month.previous(), m)));
             Ok::<_, ExportError>((root, found))
         };
@@ -318,6 +319,7 @@ fn remedy(error: &ExportError) -> &'static str {
         ExportError::Source(SourceError::Forbidden(_)) => "let the user of the worker read it",
         ExportError::Source(_) | ExportError::NotFound { .. } | ExportError::Several(..) => "check exports[].location",
         ExportError::NoFiles(_) => "nothing; if it stays so for a day, look at the export in the Billing console",
+        ExportError::DeliveryTime { .. } => "what the message says; the next delivery of AWS is read by itself",
         ExportError::Unreadable(..) | ExportError::Manifest(..) => {
             "check that exports[].location is the folder that AWS writes to, and not a copy of it"
         }

@@ -13,13 +13,14 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
     let version: String = report.version.chars().take(8).collect();
     let delivered = report.delivered_at.map(|t| t.strftime("%Y-%m-%d %H:%M UTC").to_string()).unwrap_or_default();
     let head = format!("{export} {month}  version {version} delivered {delivered}");
+    let alone = |text: &str| {
+        out(text);
+        report.warnings.iter().for_each(|w| out(&format!("  note: {w}")));
+    };
     let what = match report.outcome {
-        IngestOutcome::NoBill => {
-            out(&format!("{export} {month}  AWS has delivered no bill yet"));
-            return report.warnings.iter().for_each(|w| out(&format!("  note: {w}")));
-        }
-        IngestOutcome::Unchanged => return out(&format!("{head}  is booked already; no data file was read")),
-        IngestOutcome::Older => return out(&format!("{head}  is older than what is booked; ignored")),
+        IngestOutcome::NoBill => return alone(&format!("{export} {month}  AWS has delivered no bill yet")),
+        IngestOutcome::Unchanged => return alone(&format!("{head}  is booked already; no data file was read")),
+        IngestOutcome::Older => return alone(&format!("{head}  is older than what is booked; ignored")),
         IngestOutcome::Applied => "booked",
         IngestOutcome::WouldApply => "would be booked (dry run, nothing was written)",
         IngestOutcome::OnHold => "ON HOLD for a person, nothing was booked",
@@ -77,6 +78,9 @@ pub(crate) fn show(report: &IngestReport, config: &Config) {
             line.unit,
             several(line.lines, "line")
         ));
+    }
+    if let more @ 1.. = report.unrecognised_kinds.saturating_sub(report.unrecognised.len()) {
+        out(&format!("  unrecognised: and {} more; `meter discover` lists all", several(more, "kind")));
     }
     for note in report.notes.iter().map(|note| &note.text).chain(&report.warnings) {
         out(&format!("  note: {note}"));

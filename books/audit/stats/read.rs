@@ -37,7 +37,7 @@ const TAGGED_LINES: &str = "SELECT meter, sum(lines), sum(tagged_lines) FROM bil
 
 /// The booked version of each payer's newest month.
 const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.counted_rows, \
-      (SELECT max(delivered_at) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
+      (SELECT max(min(delivered_at, decided_at)) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
       (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
       (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1), v.notes \
     FROM (SELECT max(id) AS id FROM bill_versions b WHERE state = 'applied' \

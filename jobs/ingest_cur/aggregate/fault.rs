@@ -9,14 +9,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ingest_cur::listed::shown;
 use books::units::quantity::Quantity;
 use books::units::words::{several, verb};
 use books::usage::meter::Rules;
 
 /// Lines of a kind and meter that are named in full.
 const NAMED: usize = 3;
-/// Characters of a text of the bill in a message.
-const SHOWN: usize = 200;
 
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,18 +118,6 @@ impl fmt::Display for FaultyLines {
             more => write!(f, "; and {more} more"),
         }
     }
-}
-
-/// Text of a bill for a message: without control characters, and not longer than a line.
-fn shown(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars().take(SHOWN) {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 /// Lines of one kind and meter, while a bill is read.

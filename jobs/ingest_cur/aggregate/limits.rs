@@ -8,6 +8,10 @@ use books::units::quantity::Quantity;
 const MOST_KINDS: usize = 100_000;
 const MOST_NAMES: usize = 16 << 20;
 
+/// Values of the customer tag, and bytes of them.
+const MOST_CUSTOMERS: usize = 500_000;
+const MOST_IDS: usize = 32 << 20;
+
 /// Usage of a customer, meter and day that the books cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -24,8 +28,24 @@ pub struct UsageTooLarge {
 }
 
 impl UsageAggregator {
-    /// What is wrong when there are more kinds of line than a bill has: they all stay in memory.
-    pub fn too_many_kinds(&self) -> Option<String> {
+    /// What is wrong when there is more than a bill has of what stays in memory.
+    pub fn too_much(&self) -> Option<String> {
+        self.too_many_kinds().or_else(|| self.too_many_customers())
+    }
+
+    fn too_many_customers(&self) -> Option<String> {
+        let (values, bytes) = (self.customers.texts.len(), self.customers.bytes);
+        (values > MOST_CUSTOMERS || bytes > MOST_IDS).then(|| {
+            format!(
+                "it has {values} values of the customer tag so far, with {} MiB of text, and {MOST_CUSTOMERS} with {} MiB \
+                 are read at most; check that `tag_key` is the tag with the customer's id",
+                bytes >> 20,
+                MOST_IDS >> 20
+            )
+        })
+    }
+
+    fn too_many_kinds(&self) -> Option<String> {
         let (kinds, bytes) = (self.line_groups.len(), self.names.bytes);
         (kinds > MOST_KINDS || bytes > MOST_NAMES).then(|| {
             format!(
@@ -34,5 +54,31 @@ impl UsageAggregator {
                 bytes >> 20
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use books::usage::meter::Rules;
+
+    #[test]
+    fn customers_beyond_any_bill_are_too_much() {
+        let rules = Rules { tag_keys: vec!["who".into()], meters: vec![], ignore: vec![], watched: vec![] };
+        let new = || UsageAggregator::new(Arc::new(rules.clone()), "2026-10".parse().unwrap());
+        for (length, most, said) in
+            [(8, MOST_CUSTOMERS - 1, "500001 values of"), (256, MOST_IDS / 256, "131074 values of")]
+        {
+            let mut aggregator = new();
+            for n in 0..most {
+                aggregator.customers.intern(&format!("{n:0length$}"));
+            }
+            assert_eq!(aggregator.too_much(), None, "{length}");
+            aggregator.customers.intern("one more");
+            let why = aggregator.too_much().unwrap();
+            assert!(why.contains(said) && why.contains("and 500000 with 32 MiB are read at most"), "{why}");
+        }
     }
 }

@@ -19,8 +19,8 @@ use crate::ingest_cur::sums::{Place, id, idx};
 use books::units::calendar::Month;
 use books::usage::meter::Rules;
 
-/// Must be changed whenever the form changes.
-pub(crate) const PARTIAL_SUMS_VERSION: u32 = 3;
+/// Must be changed whenever the form changes, or what may be in it.
+pub(crate) const PARTIAL_SUMS_VERSION: u32 = 4;
 /// Bytes of unpacked text; a longer text is refused.
 const LARGEST: u64 = 4 << 30;
 

@@ -117,6 +117,13 @@ fn each_fault_of_a_counted_line_has_a_rule() {
             "0 + 1.5 + 0",
             "column resourceTags/user:who, resource r0: a tag value has the control character '\\t'",
         ),
+        (
+            with(5, "alice "),
+            "0 + 1.5 + 0",
+            "resource r0: the tag value `alice ` is no id of a customer: it has 1 to 256 characters",
+        ),
+        (with(5, "\u{a0}alice"), "0 + 1.5 + 0", "alice` is no id of a customer"),
+        (with(5, "al ice"), "1.5 + 0 + 0", ""),
         (with(5, long), "0 + 1.5 + 0", "a tag value has 257 characters; AWS allows 256"),
         (
             with(2, "NaN"),
@@ -169,8 +176,21 @@ fn a_line_with_two_faults_is_named_twice() {
 }
 
 #[test]
+fn a_line_type_is_unknown_only_where_a_meter_claims_the_line() {
+    let row = |usage_type, line_type| [usage_type, line_type, "2", "2026-10-02", "", "alice", ""];
+    let found =
+        totals(&[row("Other", "New"), row("Requests", "New"), row("Minutes", "Newer"), row("Minutes", "Usage")]);
+    assert_eq!(found.unknown_line_types, [UnknownLineType { line_type: "Newer".into(), lines: 1 }]);
+    let claims: Vec<_> = found.lines.iter().map(|l| (l.usage_type.as_str(), l.claim)).collect();
+    let want = [("Minutes", ClaimKind::Excluded), ("Minutes", ClaimKind::Counted)];
+    assert_eq!(claims, [&want[..], &[("Other", ClaimKind::Unrecognised), ("Requests", ClaimKind::Ignored)]].concat());
+}
+
+#[test]
 fn no_fault_of_a_line_that_nobody_counts_is_a_fault() {
-    for (usage_type, line_type) in [("Requests", "Usage"), ("Other", "Usage"), ("Minutes", "Credit"), ("", "Tax")] {
+    for (usage_type, line_type) in
+        [("Requests", "Usage"), ("Other", "Usage"), ("Other", "New"), ("Minutes", "Credit"), ("", "Tax")]
+    {
         for (amount, read) in [("NaN", "0"), ("many", "0"), ("1e300", "0"), ("-3", "-3"), ("5", "5")] {
             let good = [usage_type, line_type, "2", "2026-10-02", "2026-10-01", "alice", "alice"];
             let bad = [usage_type, line_type, amount, "never", "2026-01-01", "a\u{7}", "bob"];

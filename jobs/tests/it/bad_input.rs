@@ -187,6 +187,8 @@ async fn manifests_that_cannot_be_are_named() {
         (vec!["/etc/passwd".to_owned()], "is not where a cur2 export keeps its data"),
         (vec!["s3://b/e/data/BILLING_PERIOD=2026-09/1.parquet".to_owned()], "a file of 2026-09"),
         (vec![key("1.parquet"), key("1.parquet")], "lists a data file twice"),
+        (vec![key("1.parquet"), key("/1.parquet")], "lists a data file twice"),
+        (vec![key("1.parquet"), key("./1.parquet")], "leaves the export's folder"),
     ] {
         let world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", good())]);

@@ -67,6 +67,8 @@ async fn an_export_of_monthly_granularity_is_on_hold() {
         (Some(instant(1) + DAY + 1000), None),
         (None, Some(month)),
         (Some(instant(1) + DAY / 24), Some(month)),
+        (Some(instant(1) + 31 * DAY), Some("")),
+        (Some(instant(1) + 31 * DAY), Some("October")),
     ] {
         let mut world = IngestFixture::new().await;
         deliver(&world.bucket(), V1, &[("1.parquet", spans(end, interval))]);
@@ -87,6 +89,8 @@ async fn lines_of_a_day_and_lines_that_do_not_count_are_no_months() {
         (Some(instant(1) + 31 * DAY), Some(hour)),
         (Some(instant(1) + DAY), None),
         (Some(instant(1) + DAY / 24), Some(hour)),
+        (Some(instant(1) + DAY), Some("")),
+        (None, Some("")),
         (None, None),
     ] {
         let world = IngestFixture::new().await;

@@ -9,6 +9,7 @@ mod histories;
 mod hold;
 mod implausible;
 mod ingest;
+mod intake;
 mod moved;
 mod over_a_server;
 mod parts;

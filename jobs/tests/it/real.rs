@@ -40,7 +40,10 @@ fn lay_out_legacy(data: &Path, bucket: &Path) {
     });
     let folder = bucket.join("cur/bill/20181001-20181101");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("bill-Manifest.json"), manifest.to_string()).unwrap();
+    let path = folder.join("bill-Manifest.json");
+    std::fs::write(&path, manifest.to_string()).unwrap();
+    // the time of the file is that of the delivery
+    std::fs::File::options().append(true).open(path).unwrap().set_modified(now().into()).unwrap();
 }
 
 /// The CUR 2.0 bill as CSV, in the layout that its own manifest names.
