@@ -181,11 +181,19 @@ impl Default for EnforcementSettings {
 }
 
 /// How usage is measured by the web backend.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct MeasuringSettings {
     pub meters: Vec<MeasuredMeter>,
+    /// A bill settles the days that had ended so long before its delivery.
+    pub settle_after: SignedDuration,
     /// Measurements that have been over for so many days are folded.
     pub keep_days: u16,
+}
+
+impl Default for MeasuringSettings {
+    fn default() -> Self {
+        Self { meters: vec![], settle_after: SignedDuration::from_hours(24), keep_days: 40 }
+    }
 }
 
 impl MeasuringSettings {

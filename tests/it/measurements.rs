@@ -348,7 +348,10 @@ async fn fold(store: &TestStore, keep_days: u16, now: Timestamp) -> FoldMeasurem
         meter("storage_gb", Accrues::GbMonths),
         meter("transfer_gb", Accrues::Gb),
     ];
-    let context = Context { measuring: Arc::new(MeasuringSettings { meters, keep_days }), ..store.context().await };
+    let context = Context {
+        measuring: Arc::new(MeasuringSettings { meters, keep_days, ..MeasuringSettings::default() }),
+        ..store.context().await
+    };
     FoldMeasurements {}.run(&context, now).await.unwrap()
 }
 

@@ -16,5 +16,6 @@ mod race;
 mod readers;
 mod real;
 mod restore;
+mod settled;
 mod staged;
 mod year;

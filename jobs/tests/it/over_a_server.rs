@@ -4,8 +4,8 @@
 
 use testkit::suite_database::run_over_a_server;
 
-const SUITES: [&str; 8] =
-    ["enforce::", "histories::", "hold::", "ingest::", "moved::", "parts::", "race::", "staged::"];
+const SUITES: [&str; 9] =
+    ["enforce::", "histories::", "hold::", "ingest::", "moved::", "parts::", "race::", "settled::", "staged::"];
 
 #[test]
 fn every_suite_of_the_jobs_runs_over_a_server() {
