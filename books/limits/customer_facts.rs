@@ -119,9 +119,9 @@ struct MeasuredDay(String, Day, i64, i64, Option<String>);
 
 impl MeasuredDay {
     /// What it adds to the bill.
-    fn beyond_bill(&self, accrues: Accrues) -> Result<Quantity, BooksError> {
+    fn beyond_bill(&self, customer: &str, accrues: Accrues) -> Result<Quantity, BooksError> {
         let Self(meter, day, high, low, billed) = self;
-        let wrong = |e| BooksError::Integrity(format!("measured usage of {meter}, {day}: {e}"));
+        let wrong = |e| BooksError::Integrity(format!("measured usage of {customer}, {meter}, {day}: {e}"));
         let measured = accrues.quantity(weight(*high, *low), *day).map_err(wrong)?;
         let billed = billed.as_deref().map(sum_of).transpose()?.unwrap_or_default();
         Ok(beyond_bill(measured, billed))
@@ -216,7 +216,7 @@ fn parse(customer: StoredCustomer, open: &OpenUsage) -> Result<CustomerFacts, Bo
     let measured: Vec<MeasuredDay> = serde_json::from_str(&measured).map_err(wrong)?;
     let adds = measured.into_iter().filter_map(|of| {
         let accrues = open.meters.get(&of.0)?;
-        Some(of.beyond_bill(*accrues).map(|adds| ((of.0, of.1), adds)))
+        Some(of.beyond_bill(&id, *accrues).map(|adds| ((of.0, of.1), adds)))
     });
     let days = columns.first_day.zip(columns.last_day);
     let period = columns.starts_at.zip(columns.ends_at).zip(days).map(|((start, end), (first, last))| {

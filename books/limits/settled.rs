@@ -176,12 +176,17 @@ mod tests {
     /// A restated bill is a newer version with a later delivery, so no day is opened again.
     #[test]
     fn open_days_are_those_of_the_last_weeks_that_are_not_settled() {
-        let bills = [bill("a", "2026-10", "2026-11-02T06:00:00Z"), bill("a", "2026-11", "2026-11-04T06:00:00Z")];
+        let september = bill("a", "2026-09", "2026-10-05T00:00:00Z");
+        let bills = [
+            september.clone(),
+            bill("a", "2026-10", "2026-11-02T06:00:00Z"),
+            bill("a", "2026-11", "2026-11-04T06:00:00Z"),
+        ];
         let now = "2026-11-05T00:00:00Z".parse().unwrap();
         let open: Vec<String> = settled(&["a"], &bills).open(now).iter().map(Day::to_string).collect();
         assert_eq!(open, ["2026-11-03", "2026-11-04", "2026-11-05"]);
         // the month before got no later bill
-        let late = [bill("a", "2026-10", "2026-10-31T06:00:00Z"), bills[1].clone()];
+        let late = [september, bill("a", "2026-10", "2026-10-31T06:00:00Z"), bills[2].clone()];
         let open: Vec<String> = settled(&["a"], &late).open(now).iter().map(Day::to_string).collect();
         assert_eq!(open, ["2026-10-30", "2026-10-31", "2026-11-03", "2026-11-04", "2026-11-05"]);
         let all = SettledDays::default().open(now);
