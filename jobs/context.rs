@@ -185,6 +185,8 @@ impl Default for EnforcementSettings {
 #[derive(Clone, Debug)]
 pub struct MeasuringSettings {
     pub meters: Vec<MeasuredMeter>,
+    /// A bill settles the days that had ended so long before its delivery.
+    pub settle_after: SignedDuration,
     /// Measurements that have been over for so many days are folded.
     pub keep_days: u16,
 }
@@ -193,7 +195,11 @@ impl Default for MeasuringSettings {
     fn default() -> Self {
         let meters = ["chime_minutes", "storage_gb", "transfer_gb"].iter();
         let built_in = |name: &&str| Some(MeasuredMeter::new(name, Accrues::built_in(name)?, 86_400, 1));
-        Self { meters: meters.filter_map(built_in).collect(), keep_days: 40 }
+        Self {
+            meters: meters.filter_map(built_in).collect(),
+            settle_after: SignedDuration::from_hours(24),
+            keep_days: 40,
+        }
     }
 }
 

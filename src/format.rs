@@ -22,6 +22,11 @@ pub(crate) fn quantity(q: Quantity) -> String {
     }
 }
 
+/// What is said beside a used quantity, of which a part is measured; nothing without such a part.
+pub(crate) fn of_it_measured(measured: Quantity) -> Option<String> {
+    (!measured.is_zero()).then(|| format!("of it {} measured, not billed yet", quantity(measured)))
+}
+
 /// A customer's id, or words for usage without a tag.
 pub(crate) fn customer(id: &str) -> &str {
     if id.is_empty() { "(no customer tag)" } else { id }

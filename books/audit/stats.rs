@@ -237,6 +237,9 @@ pub struct NearLimit {
     pub reason: String,
     /// Used in the billing period.
     pub used: Quantity,
+    /// What of it is measured and not billed yet.
+    #[serde(default)]
+    pub used_measured: Quantity,
     /// None without a limit.
     pub limit: Option<Quantity>,
 }

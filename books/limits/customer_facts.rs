@@ -7,7 +7,10 @@ use serde_json::json;
 
 use crate::limits::entitlement::{Entitlement, StoredEntitlement};
 use crate::limits::rating::{PeriodDays, StretchUsage};
+use crate::limits::settled::{OpenUsage, beyond_bill};
 use crate::limits::terms::{PlanFrom, TermsHistory};
+use crate::measured::accrual::Accrues;
+use crate::measured::by_day::{weight, weights_by_day};
 use crate::store::connection::{Connection, Row, Value, params};
 use crate::store::error::BooksError;
 use crate::store::rows::{self, exact_sum, sum_of};
@@ -17,8 +20,12 @@ use crate::units::quantity::Quantity;
 const SQL: &str = concat!(
     "WITH c (id, status, plan, subscription, starts_at, ends_at, first_day, last_day, planned_last_day, month_days) AS (\n",
     include_str!("../customers/customer_facts.sql"),
-    ")\n",
-    include_str!("customer_facts.sql")
+    "),\n watched (meter) AS MATERIALIZED (SELECT value FROM json_each(?4)),\n \
+     open (day, start) AS MATERIALIZED (SELECT value, unixepoch(value) FROM json_each(?5))\n",
+    include_str!("customer_facts.sql"),
+    "FROM (",
+    weights_by_day!(),
+    ") d) AS measured\nFROM c"
 );
 
 /// The facts that a decision rests on.
@@ -38,9 +45,11 @@ pub struct CustomerFacts {
     pub budgets: BTreeMap<String, OverageBudget>,
     /// Booked usage of the period, by meter.
     pub usage: BTreeMap<String, Quantity>,
+    /// What measurements add to it on open days of the period, by meter and day.
+    pub measured: BTreeMap<(String, Day), Quantity>,
     /// Every plan that the customer had. Budgets do not change what is included.
     pub history: TermsHistory,
-    /// Usage by stretch of the history, if there is more than one in the period.
+    /// Booked usage by stretch of the history, if there is more than one in the period.
     pub stretches: StretchUsage,
     /// What was used in advance before the period, by meter.
     pub advance: BTreeMap<String, Quantity>,
@@ -101,6 +110,22 @@ pub struct StoredCustomer {
     /// As [`CustomerFacts::stored`].
     pub facts: String,
     used: String,
+    measured: String,
+}
+
+/// What was measured on an open day: meter, day, the parts of its weight, and the sum of the bill.
+#[derive(Deserialize)]
+struct MeasuredDay(String, Day, i64, i64, Option<String>);
+
+impl MeasuredDay {
+    /// What it adds to the bill.
+    fn beyond_bill(&self, customer: &str, accrues: Accrues) -> Result<Quantity, BooksError> {
+        let Self(meter, day, high, low, billed) = self;
+        let wrong = |e| BooksError::Integrity(format!("measured usage of {customer}, {meter}, {day}: {e}"));
+        let measured = accrues.quantity(weight(*high, *low), *day).map_err(wrong)?;
+        let billed = billed.as_deref().map(sum_of).transpose()?.unwrap_or_default();
+        Ok(beyond_bill(measured, billed))
+    }
 }
 
 /// [`CustomerFacts::stored`]. Without a current period its columns are null.
@@ -123,19 +148,39 @@ struct Columns {
     decided: Vec<StoredEntitlement>,
 }
 
-/// Reads the facts about the customers `ids` at `now`, with their usage of `meters`, in one
-/// request.
-pub async fn read(c: &Connection, ids: &[String], meters: &[String], now: i64) -> Result<StoredFacts, BooksError> {
+impl CustomerFacts {
+    /// What measurements add to the bill in the period.
+    pub fn used_measured(&self, meter: &str) -> Quantity {
+        self.measured.iter().filter(|((of, _), _)| of == meter).map(|(_, adds)| *adds).sum()
+    }
+}
+
+/// Reads the facts about the customers `ids` at `now`, with their usage of `meters` and what was
+/// measured of it, in one request.
+pub async fn read(
+    c: &Connection,
+    ids: &[String],
+    meters: &[String],
+    open: &OpenUsage,
+    now: i64,
+) -> Result<StoredFacts, BooksError> {
     let newest = "SELECT (SELECT coalesce(max(version_id), 0) FROM bookings), \
                          (SELECT coalesce(max(seq), 0) FROM entitlement_changes)";
-    let of = vec![Value::Text(rows::json(ids)?), Value::Integer(now), Value::Text(rows::json(meters)?)];
+    let watched: Vec<&String> = open.meters.keys().collect();
+    let lists = [rows::json(meters)?, rows::json(&watched)?, rows::json(&open.days)?];
+    let of = [Value::Text(rows::json(ids)?), Value::Integer(now)].into_iter().chain(lists.map(Value::Text)).collect();
     let mut answers = c.batch(vec![(newest, vec![]), (SQL, of)]).await?.into_iter();
     let (mut newest, mut facts) = (answers.next().unwrap_or_default(), answers.next().unwrap_or_default());
     let newest = newest.next().await?;
     let newest = |column| newest.as_ref().map_or(Ok(0), |row: &Row| row.get(column));
     let mut customers = vec![];
     while let Some(row) = facts.next().await? {
-        customers.push(StoredCustomer { id: row.get(0)?, facts: row.get(1)?, used: row.get(2)? });
+        customers.push(StoredCustomer {
+            id: row.get(0)?,
+            facts: row.get(1)?,
+            used: row.get(2)?,
+            measured: row.get(3)?,
+        });
     }
     Ok(StoredFacts { newest_version: newest(0)?, newest_change: newest(1)?, customers })
 }
@@ -155,18 +200,24 @@ pub async fn ids_after(c: &Connection, after: &str, limit: u32) -> Result<Vec<St
 pub async fn complete(
     c: &Connection,
     customers: Vec<StoredCustomer>,
+    open: &OpenUsage,
 ) -> Result<BTreeMap<String, CustomerFacts>, BooksError> {
-    let facts = |customer: StoredCustomer| Ok((customer.id.clone(), parse(customer)?));
+    let facts = |customer: StoredCustomer| Ok((customer.id.clone(), parse(customer, open)?));
     let mut found = customers.into_iter().map(facts).collect::<Result<BTreeMap<_, _>, BooksError>>()?;
     add_stretches(c, &mut found).await?;
     Ok(found)
 }
 
-fn parse(customer: StoredCustomer) -> Result<CustomerFacts, BooksError> {
-    let StoredCustomer { id, facts: stored, used } = customer;
+fn parse(customer: StoredCustomer, open: &OpenUsage) -> Result<CustomerFacts, BooksError> {
+    let StoredCustomer { id, facts: stored, used, measured } = customer;
     let wrong = |e: serde_json::Error| BooksError::Integrity(format!("facts about customer `{id}`: {e}"));
     let columns: Columns = serde_json::from_str(&stored).map_err(wrong)?;
     let used: BTreeMap<String, Option<String>> = serde_json::from_str(&used).map_err(wrong)?;
+    let measured: Vec<MeasuredDay> = serde_json::from_str(&measured).map_err(wrong)?;
+    let adds = measured.into_iter().filter_map(|of| {
+        let accrues = open.meters.get(&of.0)?;
+        Some(of.beyond_bill(&id, *accrues).map(|adds| ((of.0, of.1), adds)))
+    });
     let days = columns.first_day.zip(columns.last_day);
     let period = columns.starts_at.zip(columns.ends_at).zip(days).map(|((start, end), (first, last))| {
         let days = PeriodDays::new(start, first, last, columns.planned_last_day, columns.month_days);
@@ -186,6 +237,7 @@ fn parse(customer: StoredCustomer) -> Result<CustomerFacts, BooksError> {
         turn: columns.turn,
         budgets: columns.budgets,
         usage: usage.collect::<Result<_, _>>()?,
+        measured: adds.filter(|of| !matches!(of, Ok((_, adds)) if adds.is_zero())).collect::<Result<_, _>>()?,
         history: TermsHistory { plans: columns.plans, budgets: vec![] },
         stretches: StretchUsage::new(),
         advance: advance.collect(),

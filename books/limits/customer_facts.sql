@@ -1,6 +1,7 @@
 -- Continues customers/customer_facts.sql, which is `c` here: ?2 is now, ?3 a JSON array of meters.
 -- `facts` is all that decides for a customer but usage, which is `used`: of each meter in the
 -- current period, as `exact_sum!` of store/rows.rs writes it. Each sum is one range of an index.
+-- `measured` follows: what was measured on open days, with what is billed of them.
 SELECT c.id,
     json_object(
         'status', c.status, 'plan', c.plan, 'subscription', c.subscription,
@@ -20,10 +21,12 @@ SELECT c.id,
         'decided', json((SELECT json_group_array(json_array(
                 customer, meter, period_start, period_end, allowed, reason, used, included, effective_limit,
                 overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, freshness,
-                decided_at))
+                decided_at, used_measured))
             FROM entitlements WHERE customer = c.id))) AS facts,
     (SELECT json_group_object(m.value, (
             SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM booked_usage u
             WHERE u.customer = c.id AND u.meter = m.value AND u.day BETWEEN c.first_day AND c.last_day))
-        FROM json_each(?3) m) AS used
-FROM c
+        FROM json_each(?3) m) AS used,
+    (SELECT json_group_array(json_array(meter, day, high, low, (
+            SELECT sum(quantity / 10000000000) || ' ' || sum(quantity % 10000000000) FROM booked_usage u
+            WHERE u.customer = c.id AND u.meter = d.meter AND u.day = d.day)))

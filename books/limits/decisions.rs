@@ -55,7 +55,7 @@ const REPLACED: &str = "ON CONFLICT (customer, meter) DO UPDATE SET \
     effective_limit = excluded.effective_limit, overage_cost_minor = excluded.overage_cost_minor, \
     meter_cost_minor = excluded.meter_cost_minor, budget_minor = excluded.budget_minor, \
     meter_budget_minor = excluded.meter_budget_minor, currency = excluded.currency, as_of = excluded.as_of, \
-    freshness = excluded.freshness, decided_at = excluded.decided_at";
+    freshness = excluded.freshness, decided_at = excluded.decided_at, used_measured = excluded.used_measured";
 const REMOVE: &str = "DELETE FROM entitlements WHERE (customer, meter) IN \
     (SELECT value ->> 'customer', value ->> 'meter' FROM json_each(?1))";
 const LIMIT: &str = "UPDATE turn_periods SET allowed_until = j.value ->> 'allowed_until', reason = j.value ->> 'reason' \

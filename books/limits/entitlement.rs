@@ -1,15 +1,12 @@
 //! Entitlements: which meters a customer may go on using.
 
-use std::collections::BTreeMap;
-
-use crate::store::connection::{Connection, params};
+use crate::store::connection::params;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::delivered;
-use crate::units::calendar::{Day, PeriodError, instant};
+use crate::units::calendar::instant;
 use crate::units::quantity::Quantity;
 
 /// Why a meter may or may not be used. The stored names are part of the contract with the web
@@ -172,7 +169,12 @@ pub struct Entitlement {
     pub period_end: Timestamp,
     pub allowed: bool,
     pub reason: Reason,
+    /// What counts: `used_billed` and `used_measured` together.
     pub used: Quantity,
+    /// What `used` is by the bill alone; for TURN the live count.
+    pub used_billed: Quantity,
+    /// What measurements add on days that no bill has settled.
+    pub used_measured: Quantity,
     pub included: Quantity,
     /// The quantity at which it must stop; none = nowhere.
     pub effective_limit: Option<Quantity>,
@@ -230,7 +232,7 @@ fn cell(quantity: Quantity) -> i64 {
 
 pub(super) const COLUMNS: &str = "customer, meter, period_start, period_end, allowed, reason, used, included, \
     effective_limit, overage_cost_minor, meter_cost_minor, budget_minor, meter_budget_minor, currency, as_of, \
-    freshness, decided_at";
+    freshness, decided_at, used_measured";
 
 /// An entitlement as a row of [`COLUMNS`].
 #[derive(Debug, Serialize, Deserialize)]
@@ -252,6 +254,7 @@ pub(super) struct StoredEntitlement(
     Option<i64>,
     String,
     i64,
+    i64,
 );
 
 impl TryFrom<StoredEntitlement> for Entitlement {
@@ -259,7 +262,18 @@ impl TryFrom<StoredEntitlement> for Entitlement {
 
     fn try_from(stored: StoredEntitlement) -> Result<Self, BooksError> {
         let StoredEntitlement(customer, meter, start, end, allowed, reason, used, included, limit, ..) = stored;
-        let StoredEntitlement(.., cost, meter_cost, budget, meter_budget, currency, as_of, freshness, decided) = stored;
+        let StoredEntitlement(
+            ..,
+            cost,
+            meter_cost,
+            budget,
+            meter_budget,
+            currency,
+            as_of,
+            freshness,
+            decided,
+            measured,
+        ) = stored;
         Ok(Self {
             customer,
             meter,
@@ -268,6 +282,8 @@ impl TryFrom<StoredEntitlement> for Entitlement {
             allowed: allowed == 1,
             reason: reason_named(&reason)?,
             used: scaled(used),
+            used_billed: scaled(used) - scaled(measured),
+            used_measured: scaled(measured),
             included: scaled(included),
             effective_limit: limit.map(scaled),
             overage_cost_minor: cost,
@@ -302,6 +318,7 @@ impl From<&Entitlement> for StoredEntitlement {
             e.as_of.map(Timestamp::as_second),
             e.freshness.name().to_owned(),
             e.decided_at.as_second(),
+            cell(e.used_measured),
         )
     }
 }
@@ -310,28 +327,7 @@ fn reason_named(name: &str) -> Result<Reason, BooksError> {
     Reason::named(name).ok_or_else(|| BooksError::Integrity(format!("reason `{name}` of an entitlement")))
 }
 
-/// As [`Database::usage_through`].
-pub async fn usage_through(c: &Connection) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-    let sql = "SELECT payer, newest_day, delivered_at FROM bill_versions v WHERE state = 'applied' AND newest_day IS NOT NULL \
-               AND NOT EXISTS (SELECT 1 FROM bill_versions n WHERE n.supersedes = v.id)";
-    let mut rows = c.query(sql, ()).await?;
-    let mut found: BTreeMap<String, Timestamp> = BTreeMap::new();
-    let wrong = |what: String| BooksError::Integrity(format!("bill_versions: {what}"));
-    while let Some(row) = rows.next().await? {
-        let day: Day = row.get::<String>(1)?.parse().map_err(|e: PeriodError| wrong(e.to_string()))?;
-        let through = day.end().min(delivered(&row.get::<String>(2)?)?);
-        found.entry(row.get(0)?).and_modify(|at| *at = through.max(*at)).or_insert(through);
-    }
-    Ok(found)
-}
-
 impl Database {
-    /// Until when each payer's usage is booked: the end of the newest day with usage, or the time
-    /// of delivery, if the day was not over then.
-    pub async fn usage_through(&self) -> Result<BTreeMap<String, Timestamp>, BooksError> {
-        self.with_connection(async |c| usage_through(c).await).await
-    }
-
     /// The stored decisions of one customer, or of all.
     pub async fn entitlements(&self, customer: Option<String>) -> Result<Vec<Entitlement>, BooksError> {
         self.with_connection(async move |c| {

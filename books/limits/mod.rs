@@ -8,7 +8,7 @@
 //!
 //! **Invariants**: allowed is the same as used below the effective limit; each crossing of a
 //! threshold has one notification, made in the transaction of its decision; the terms of a plan
-//! version never change.
+//! version never change; money is never computed from measured usage.
 
 pub mod budget;
 pub mod customer_facts;
@@ -19,5 +19,6 @@ pub mod notification;
 pub mod overage_billing;
 pub mod plan;
 pub mod rating;
+pub mod settled;
 pub mod terms;
 pub mod terms_history;

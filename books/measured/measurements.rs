@@ -22,7 +22,7 @@ macro_rules! over_at {
              coalesce(min(coalesce(ended_at, expires_at), coalesce(expires_at, ended_at)), started_at))"
     };
 }
-pub(super) use over_at;
+pub(crate) use over_at;
 
 /// Columns that [`measurement`] reads, from the third one on.
 macro_rules! columns {

@@ -2,12 +2,13 @@
 //!
 //! **Owns** the tables `measured_meters`, `measurements` and `measured_days`, and how a level over
 //! time becomes usage of a day. **Does not own** the statements that write measurements
-//! (`docs/backend-contract.md`), nor what measured usage decides.
+//! (`docs/backend-contract.md`), nor what measured usage decides (`limits/settled.rs`).
 //!
 //! **Invariants**: measured usage is never booked; a measurement counts once, in `measurements` or
 //! in `measured_days`; sums are exact integers, and each customer, meter and day is rounded once.
 
 pub mod accrual;
+pub(crate) mod by_day;
 pub mod folding;
 pub mod measurements;
 pub mod policy;

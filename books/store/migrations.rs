@@ -67,6 +67,7 @@ const MIGRATIONS: &[Migration] = migrations![
     33 "0033_bill_notes",
     34 "0034_enforcement",
     35 "0035_measurements",
+    36 "0036_measured_usage_in_decisions",
 ];
 
 /// The schema version that this build works with.

@@ -13,10 +13,11 @@ use crate::stripe::StripeMode;
 use books::customers::billing_period;
 use books::limits::customer_facts::{CurrentPeriod, CustomerFacts, TurnRow};
 use books::limits::enforcement::{self, LastRun};
-use books::limits::entitlement::{self, Entitlement, Freshness, PaymentStatus, storable};
+use books::limits::entitlement::{Entitlement, Freshness, PaymentStatus, storable};
 use books::limits::overage_billing::OverageBilling;
 use books::limits::plan::{Plan, Plans, TURN};
 use books::limits::rating::{Agreement, StretchUsage, rate};
+use books::limits::settled::{OpenUsage, SettledDays, newest_bills, usage_through};
 use books::store::error::BooksError;
 use books::store::rows;
 use books::units::calendar::instant;
@@ -33,6 +34,8 @@ pub(super) struct RunInputs {
     pub(super) meters: Vec<String>,
     /// Meters that a current plan has and the configuration has not.
     pub(super) unmetered: BTreeSet<String>,
+    /// Which measured usage counts beside the bill.
+    pub(super) open: OpenUsage,
     pub(super) as_of: Option<Timestamp>,
     pub(super) freshness: Freshness,
     /// Usage is so old that the policy allows no overage.
@@ -49,9 +52,10 @@ impl RunInputs {
     pub(super) async fn load(context: &Context, now: Timestamp, mode: Mode) -> Result<Self, BooksError> {
         let shared = context.books.with_connection(async |c| {
             let ran = async { tokio::try_join!(enforcement::read(c), enforcement::restored(c)) };
-            tokio::try_join!(rows::clock(c), entitlement::usage_through(c), Plans::load(c), ran)
+            tokio::try_join!(rows::clock(c), newest_bills(c), Plans::load(c), ran)
         });
-        let (clock, through, plans, (last, restored)) = shared.await?;
+        let (clock, bills, plans, (last, restored)) = shared.await?;
+        let through = usage_through(&bills);
         let clock = instant(clock);
         let latest = now.max(clock);
         let now = match mode {
@@ -71,6 +75,11 @@ impl RunInputs {
         };
         let without_bill = payers.iter().any(|p| !through.contains_key(*p));
         let blocks = policy.on_stale == OnStale::BlockOverage;
+        let measuring = &context.measuring;
+        let open = OpenUsage {
+            meters: measuring.meters.iter().map(|m| (m.meter.clone(), m.accrues)).collect(),
+            days: SettledDays::new(&payers, &bills, measuring.settle_after).open(now),
+        };
         let metered: BTreeSet<String> = context.read_settings.rules.meters.iter().map(|m| m.name.clone()).collect();
         let in_plans = plans.iter().flat_map(|p| p.meters.keys()).filter(|m| *m != TURN).cloned();
         let current = plans.names().into_iter().filter_map(|name| plans.at(name, now.as_second()));
@@ -89,6 +98,7 @@ impl RunInputs {
             metered: metered.iter().cloned().collect(),
             meters: metered.iter().cloned().chain(in_plans).collect::<BTreeSet<_>>().into_iter().collect(),
             plans,
+            open,
             as_of,
             freshness,
             too_old: blocks && (freshness == Freshness::Stale || without_bill),
@@ -144,7 +154,7 @@ pub(super) fn judge(customer: &str, facts: &CustomerFacts, inputs: &RunInputs) -
     let turn_used = current_turn.map_or(0, |row| row.used);
     let used = |meter: &str| match meter {
         TURN => Quantity::from_scaled(i128::from(turn_used) * UNIT),
-        meter => facts.usage.get(meter).copied().unwrap_or_default(),
+        meter => facts.usage.get(meter).copied().unwrap_or_default() + facts.used_measured(meter),
     };
     let meters = inputs.meters_of(plan);
     let case = of.case(plan, &meters, &of.grants(plan, current_turn), used);
@@ -174,7 +184,12 @@ impl Subject<'_> {
         let days = self.period.days;
         let stretches = facts.history.stretches(days.first, days.last);
         let single = || facts.usage.iter().map(|(meter, used)| ((meter.clone(), days.first), *used)).collect();
-        let usage: StretchUsage = if stretches.len() > 1 { facts.stretches.clone() } else { single() };
+        let mut usage: StretchUsage = if stretches.len() > 1 { facts.stretches.clone() } else { single() };
+        for ((meter, day), more) in &facts.measured {
+            if let Some(of) = stretches.iter().find(|s| (s.first..=s.last).contains(day)) {
+                *usage.entry((meter.clone(), of.first)).or_default() += *more;
+            }
+        }
         let agreement = Agreement { plans: &self.inputs.plans, history: &facts.history, overage: OverageBilling::All };
         let rated = rate(days, agreement, &self.inputs.meters, &usage, &facts.advance).unwrap_or_default();
         for (meter, rated) in rated.into_iter().filter(|_| !stretches.is_empty()) {
@@ -218,6 +233,9 @@ impl Subject<'_> {
         let budget_counts = !case.budget_in_other_currency;
         let one = |(m, d): (&MeterCase<'_>, &MeterDecision)| {
             let live = m.meter == TURN;
+            let used = storable(m.counted());
+            let by_bill = MeterCase { used: m.used - self.facts.used_measured(m.meter), ..m.clone() };
+            let used_billed = storable(by_bill.counted());
             Entitlement {
                 customer: self.customer.to_owned(),
                 meter: m.meter.to_owned(),
@@ -225,7 +243,9 @@ impl Subject<'_> {
                 period_end: instant(self.period.end),
                 allowed: d.allowed,
                 reason: d.reason,
-                used: storable(m.counted()),
+                used,
+                used_billed,
+                used_measured: used - used_billed,
                 included: d.included,
                 // a limit above every storable quantity is stored as none
                 effective_limit: d.limit.filter(|limit| !d.allowed || storable(*limit) == *limit).map(storable),

@@ -9,6 +9,10 @@
 //! history, their TURN limits and their notifications in one transaction. So a run in which nothing
 //! changed writes only that it ran, and concurrent runs, or the web backend beside a run, decide by
 //! what is true when they write.
+//!
+//! Measurements are not among the facts that are compared. One that comes after its page was read
+//! is for the next run, which reads it like every run: no decision is lost, and it is as if the
+//! measurement had come a moment after the decision.
 
 pub mod decide;
 mod judge;
@@ -28,6 +32,7 @@ use crate::job::{Failure, Job, Mode};
 use books::limits::customer_facts::{self, CustomerFacts};
 use books::limits::decisions::{NewDecisions, ObsoleteEntitlement, StoredNotifications, TurnLimit};
 use books::limits::entitlement::{Entitlement, Freshness, Reason};
+use books::limits::settled::OpenUsage;
 use books::store::error::BooksError;
 use books::store::pace::Pace;
 use books::units::calendar::CLOCK_SKEW;
@@ -232,10 +237,10 @@ impl<'a> Run<'a> {
     async fn load(&mut self, last: String) -> Result<Page, BooksError> {
         let (ids, inputs) = (std::mem::take(&mut self.next), Arc::clone(&self.inputs));
         let load = self.context.books.with_connection(async move |c| {
-            let stored = customer_facts::read(c, &ids, &inputs.meters, inputs.now.as_second());
+            let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, inputs.now.as_second());
             let next = customer_facts::ids_after(c, &last, page(&inputs));
             let (stored, next) = tokio::try_join!(stored, next)?;
-            let facts = customer_facts::complete(c, stored.customers).await?;
+            let facts = customer_facts::complete(c, stored.customers, &inputs.open).await?;
             Ok(Page { newest_version: stored.newest_version, facts, next })
         });
         load.await
@@ -295,9 +300,10 @@ fn is_from_the_future(facts: &CustomerFacts, inputs: &RunInputs) -> bool {
     facts.decided.values().any(|e| is_after(e, inputs.now) && !is_after(e, inputs.latest))
 }
 
-/// Customers of a page.
+/// Customers of a page. An open day of a measured meter needs a part of a meter's place.
 fn page(inputs: &RunInputs) -> u32 {
-    u32::try_from(PAGE / (inputs.meters.len() + 3)).unwrap_or(u32::MAX).max(1)
+    let open_days = inputs.open.meters.len() * inputs.open.days.len().min(31);
+    u32::try_from(PAGE / (inputs.meters.len() + 3 + open_days / 14)).unwrap_or(u32::MAX).max(1)
 }
 
 /// Writes what is to change for candidates, by what is true under the write lock. Returns how many
@@ -310,7 +316,7 @@ async fn write(
 ) -> Result<StoredNotifications, BooksError> {
     let now = inputs.now.as_second();
     let ids: Vec<String> = candidates.iter().map(|candidate| candidate.customer.clone()).collect();
-    let stored = customer_facts::read(c, &ids, &[], now).await?;
+    let stored = customer_facts::read(c, &ids, &[], &OpenUsage::default(), now).await?;
     // `change` must differ for every block of a meter. The time of the decision tells apart blocks
     // of different seconds, the place in the history those of one second. The place alone would
     // not do: books that were restored from a backup give out the same places again
@@ -348,9 +354,9 @@ async fn write(
 /// Judges customers about whom something changed, by what is stored now.
 async fn judge_again(c: &Connection, moved: Vec<Candidate>, inputs: &RunInputs) -> Result<Vec<Candidate>, BooksError> {
     let ids: Vec<String> = moved.into_iter().map(|candidate| candidate.customer).collect();
-    let stored = customer_facts::read(c, &ids, &inputs.meters, inputs.now.as_second()).await?;
+    let stored = customer_facts::read(c, &ids, &inputs.meters, &inputs.open, inputs.now.as_second()).await?;
     let mut judged = vec![];
-    for (customer, facts) in customer_facts::complete(c, stored.customers).await? {
+    for (customer, facts) in customer_facts::complete(c, stored.customers, &inputs.open).await? {
         let Some(judgement) = judge(&customer, &facts, inputs) else { continue };
         if !is_settled(&judgement, &facts, inputs) {
             judged.push(Candidate { customer, facts, judgement });

@@ -191,6 +191,8 @@ fn new_notification(e: &Entitlement, meter: &str, kind: NotificationKind, occasi
         put("allowed", e.allowed.into());
         put("reason", e.reason.name().into());
         put("used", e.used.to_string().into());
+        put("used_billed", e.used_billed.to_string().into());
+        put("used_measured", e.used_measured.to_string().into());
         put("included", e.included.to_string().into());
         put("effective_limit", e.effective_limit.map(|l| l.to_string()).into());
         put("meter_cost_minor", e.meter_cost_minor.into());

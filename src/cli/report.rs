@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::known_customer;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
+use crate::format::of_it_measured;
 use crate::print;
 use crate::ui::{self, MeterReport, UsageReport};
 use crate::wiring::{self, Open};
@@ -142,14 +143,18 @@ async fn notes(books: &Database, customer: &str, meter: &str, month: Month) -> a
     let current = |e: &Entitlement| e.meter == meter && e.period_start < ends && e.period_end > begins;
     let Some(e) = all.into_iter().find(current) else { return Ok(vec![]) };
     let limit = e.effective_limit.map_or("without a limit".to_owned(), |l| format!("up to {}", print::quantity(l)));
+    let used = match of_it_measured(e.used_measured) {
+        Some(part) => format!("{} used ({part})", print::quantity(e.used)),
+        None => format!("{} used", print::quantity(e.used)),
+    };
     let now =
         if e.allowed { format!("It may go on, {limit}.") } else { format!("It is blocked: {}.", e.reason.name()) };
     Ok(vec![
         format!(
-            "In the billing period from {} to {}: {} used, {} included.",
+            "In the billing period from {} to {}: {}, {} included.",
             e.period_start,
             e.period_end,
-            print::quantity(e.used),
+            used,
             print::quantity(e.included)
         ),
         now,

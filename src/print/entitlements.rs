@@ -12,7 +12,7 @@ use super::decided::{self, Runs};
 use super::out;
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
-use crate::format::{ago, money, quantity, span};
+use crate::format::{ago, money, of_it_measured, quantity, span};
 
 fn limit(limit: Option<Quantity>) -> String {
     limit.map_or("none".to_owned(), quantity)
@@ -47,6 +47,7 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
             answer.to_owned(),
             e.reason.name().to_owned(),
             quantity(e.used),
+            if e.used_measured.is_zero() { "-".to_owned() } else { quantity(e.used_measured) },
             quantity(e.included),
             limit(e.effective_limit),
             unit(config, &e.meter).to_owned(),
@@ -55,9 +56,24 @@ pub(crate) fn table(decided: &[Entitlement], config: &Config, runs: &Runs) {
             age(e, runs),
         ]
     };
-    let titles =
-        ["customer", "meter", "", "reason", ">used", ">included", ">limit", "unit", ">overage", ">budget", "data age"];
+    let titles = [
+        "customer",
+        "meter",
+        "",
+        "reason",
+        ">used",
+        ">measured",
+        ">included",
+        ">limit",
+        "unit",
+        ">overage",
+        ">budget",
+        "data age",
+    ];
     super::table(&titles, decided.iter().map(row).collect());
+    if decided.iter().any(|e| !e.used_measured.is_zero()) {
+        out("`measured` is a part of `used`, and not billed yet");
+    }
 }
 
 fn unit<'a>(config: &'a Config, meter: &str) -> &'a str {
@@ -96,6 +112,9 @@ pub(crate) async fn explain(
     let over = if is_over(e, now) { ", which is over" } else { "" };
     out(&format!("period    {} to before {}{over}", e.period_start, e.period_end));
     out(&format!("used      {} of {} {unit} that the plan `{plan}` includes", quantity(e.used), quantity(e.included)));
+    if let Some(part) = of_it_measured(e.used_measured) {
+        out(&format!("          {part}"));
+    }
     if let Some(price) = terms.and_then(|t| t.billed_price(meter)) {
         let beyond = (e.used - e.included).max(Quantity::ZERO);
         let cost = money(e.meter_cost_minor, &e.currency);

@@ -130,7 +130,10 @@ fn near_limit(view: &StatusView<'_>) -> Markup {
                     @if p.allowed { span.state.warning { (icon(Tone::Warning)) span { "near" } } }
                     @else { span.state.wrong { (icon(Tone::Wrong)) span { "blocked" } } }
                 }
-                td.n { (quantity(p.used)) }
+                td.n {
+                    (quantity(p.used))
+                    @if let Some(part) = format::of_it_measured(p.used_measured) { br; span.soft { (part) } }
+                }
                 td.n {
                     @if let Some(limit) = p.limit { (quantity(limit)) " " (unit) } @else { "none" }
                 }

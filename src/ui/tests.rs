@@ -77,6 +77,7 @@ fn hostile() -> Overview {
         allowed: false,
         reason: text(),
         used: q("1"),
+        used_measured: q("0.5"),
         limit: None,
     });
     s.queue.kinds.insert(text(), Default::default());

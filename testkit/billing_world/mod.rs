@@ -62,7 +62,11 @@ impl Template {
         let folder = folder();
         let books = Database::open_local(&folder.path().join("meter.db")).await.unwrap();
         books.migrate(at(0)).await.unwrap();
+        // measured all the time and absurdly much, which must never become money
+        let measured = "INSERT INTO measurements (customer, meter, id, level, started_at, expires_at) \
+                        SELECT value, meter, 'a', 1000000, 0, 99999999999 FROM measured_meters, json_each('[\"ann\",\"bob\",\"cyd\"]')";
         let statements = [
+            measured,
             // the world writes these rows with instants of its own
             "DROP TRIGGER customers_change_plans",
             "DROP TRIGGER overage_budgets_taken_away",

@@ -47,6 +47,7 @@ mod restore;
 mod round_trips;
 mod s3;
 mod serve;
+mod settled;
 mod slow_readers;
 mod stories;
 mod stripe_items;

@@ -233,6 +233,14 @@ fn limits_of_many_customers_are_few_requests() {
     enforce("all changed", 7 + 2 * 3);
     assert_eq!(place.query(decided), ["0|2|600"]);
     assert_eq!(place.query("SELECT count(*) FROM notifications"), ["2400"], "nothing is reported twice");
+    // ten minutes each, of which the bill knows two
+    place.execute(
+        "INSERT INTO measurements (customer, meter, id, quantity, started_at) \
+         SELECT id, 'chime_minutes', 'r', 600, unixepoch() - 1 FROM customers",
+    );
+    enforce("all measured", 7 + 2 * 3);
+    assert_eq!(place.query(decided), ["0|10|600"]);
+    assert_eq!(place.query("SELECT DISTINCT used_measured / 10000000000 FROM entitlements WHERE used > 0"), ["8"]);
 }
 
 /// Figures of all customers are counted by the worker and kept, as long as nothing changes.

@@ -10,7 +10,7 @@ use super::{
     BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthUsage, NearLimit,
     NotificationStats, StripeStats, TaggedLines,
 };
-use crate::limits::entitlement::usage_through;
+use crate::limits::settled::{newest_bills, usage_through};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
 use crate::store::rows::first_row;
@@ -173,8 +173,9 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
     // a payer without a booked version, because the first one is on hold
     let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
                      AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
-    let (mut rows, through, mut on_hold) =
-        tokio::try_join!(c.query(NEWEST_BILLS, ()), usage_through(c), c.query(only_on_hold, ()))?;
+    let (mut rows, newest, mut on_hold) =
+        tokio::try_join!(c.query(NEWEST_BILLS, ()), newest_bills(c), c.query(only_on_hold, ()))?;
+    let through = usage_through(&newest);
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
         let (payer, delivered): (String, Option<String>) = (row.get(0)?, row.get(4)?);
@@ -322,7 +323,7 @@ async fn decisions(c: &Connection) -> Result<BTreeMap<String, Decisions>, BooksE
 
 async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
     let sql = format!(
-        "SELECT customer, meter, allowed, reason, used, effective_limit FROM entitlements \
+        "SELECT customer, meter, allowed, reason, used, effective_limit, used_measured FROM entitlements \
          WHERE iif(allowed = 0, used > 0 AND reason IN {REACHED}, effective_limit IS NOT NULL AND used / 4 >= effective_limit / 5) \
          ORDER BY allowed, used * 1.0 / max(coalesce(effective_limit, 1), 1) DESC, customer, meter LIMIT {NAMED}"
     );
@@ -337,6 +338,7 @@ async fn near_limit(c: &Connection) -> Result<Vec<NearLimit>, BooksError> {
             reason: row.get(3)?,
             used: quantity(row.get(4)?),
             limit: row.get::<Option<i64>>(5)?.map(quantity),
+            used_measured: quantity(row.get(6)?),
         });
     }
     Ok(found)

@@ -40,6 +40,8 @@ RETURNING used`,
          ELSE d.reason
        END AS reason,
        iif(d.is_over, NULL, d.used / 1e10) AS used,
+       iif(d.is_over, NULL, d.used_billed / 1e10) AS used_billed,
+       iif(d.is_over, NULL, d.used_measured / 1e10) AS used_measured,
        iif(d.is_over, NULL, d.included / 1e10) AS included,
        CASE WHEN d.is_over THEN NULL
             WHEN d.policy_blocks THEN min(d.included, coalesce(d.effective_limit, d.included)) / 1e10

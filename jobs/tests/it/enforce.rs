@@ -21,7 +21,7 @@ fn version(number: u32) -> String {
     format!("2026-10-31T03:00:00.000Z-0000000{number}-0000-4000-8000-000000000000")
 }
 
-fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
@@ -29,7 +29,7 @@ fn usd() -> books::units::money::Currency {
     "USD".parse().unwrap()
 }
 
-fn plan(name: &str, from: &str, chime: (&str, Option<&str>)) -> Plan {
+pub(crate) fn plan(name: &str, from: &str, chime: (&str, Option<&str>)) -> Plan {
     let terms = |included: &str, price: Option<&str>| Terms {
         included: included.parse().unwrap(),
         price: price.map(|p| p.parse().unwrap()),
@@ -51,7 +51,7 @@ fn plan(name: &str, from: &str, chime: (&str, Option<&str>)) -> Plan {
 const METERS: [&str; 3] = ["chime_minutes", "storage_gb", "transfer_gb"];
 
 /// An [`IngestFixture`] with customers, plans and budgets.
-struct BudgetFixture(IngestFixture);
+pub(crate) struct BudgetFixture(IngestFixture);
 
 impl Deref for BudgetFixture {
     type Target = IngestFixture;
@@ -68,11 +68,11 @@ impl DerefMut for BudgetFixture {
 }
 
 impl BudgetFixture {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self(IngestFixture::new().await)
     }
 
-    async fn apply(&self, plans: Vec<Plan>) -> Vec<Applied> {
+    pub(crate) async fn apply(&self, plans: Vec<Plan>) -> Vec<Applied> {
         let meters = METERS.map(str::to_owned);
         self.context.books.apply_plans(plans, &meters, now()).await.unwrap()
     }
@@ -89,7 +89,7 @@ impl BudgetFixture {
     }
 
     /// Signed up in October, whatever today is.
-    async fn sign_up(&self, id: &'static str, plan: &'static str) {
+    pub(crate) async fn sign_up(&self, id: &'static str, plan: &'static str) {
         self.context.books.add_customer(id).await.unwrap();
         self.execute(format!("UPDATE customers SET plan = '{plan}', periods_until = NULL WHERE id = '{id}'")).await;
         // had the plan since October, when the world's clock is
@@ -103,12 +103,12 @@ impl BudgetFixture {
         roll(&self.context.books, now(), Mode::Write).await.unwrap();
     }
 
-    async fn execute(&self, sql: String) {
+    pub(crate) async fn execute(&self, sql: String) {
         self.context.books.transaction(async move |c| Ok(c.execute(&sql, ()).await?)).await.unwrap();
     }
 
     /// Runs it, and again, which must change nothing.
-    async fn enforce_at(&self, now: Timestamp) -> EnforceReport {
+    pub(crate) async fn enforce_at(&self, now: Timestamp) -> EnforceReport {
         let report = EnforceBudgets::default().run(&self.context, now).await.unwrap();
         let again = EnforceBudgets::default().run(&self.context, now).await.unwrap();
         assert_eq!((again.changed, again.notifications), (0, 0), "a second run writes nothing");
@@ -120,7 +120,7 @@ impl BudgetFixture {
         self.enforce_at(now()).await
     }
 
-    async fn chime_of(&self, id: &str) -> Entitlement {
+    pub(crate) async fn chime_of(&self, id: &str) -> Entitlement {
         let all = self.context.books.entitlements(Some(id.into())).await.unwrap();
         all.into_iter().find(|e| e.meter == "chime_minutes").unwrap()
     }

@@ -17,5 +17,6 @@ mod race;
 mod readers;
 mod real;
 mod restore;
+mod settled;
 mod staged;
 mod year;
