@@ -93,6 +93,10 @@ export interface Decision {
   reason: Reason | Undecided | Newer;
   /** Figures for display. They are null while nobody has decided about the period. */
   used: number | null;
+  /** The part of `used` on AWS's bill; of TURN the live count. */
+  used_billed: number | null;
+  /** The rest: measured, and on no bill yet. */
+  used_measured: number | null;
   included: number | null;
   /** Null also if there is no limit. */
   effective_limit: number | null;
@@ -111,6 +115,8 @@ const DECISION: Columns<Decision> = {
   allowed: flag,
   reason: text,
   used: nullable(figure),
+  used_billed: nullable(figure),
+  used_measured: nullable(figure),
   included: nullable(figure),
   effective_limit: nullable(figure),
   overage_cost_minor: nullable(integer),
