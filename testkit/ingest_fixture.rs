@@ -24,7 +24,7 @@ use crate::suite_database::SuiteServer;
 pub const TAG: &str = "chitchatter-customer-id";
 
 pub fn now() -> Timestamp {
-    "2026-11-20T12:00:00Z".parse().unwrap()
+    "2026-10-31T23:59:59Z".parse().unwrap()
 }
 
 pub fn month() -> Month {
@@ -72,6 +72,8 @@ async fn open(file: &Path, server: Option<&SuiteServer>) -> Database {
 pub struct IngestFixture {
     pub folder: TempDir,
     pub context: Context,
+    /// When [`IngestFixture::ingest`] runs.
+    pub now: Timestamp,
     server: Option<SuiteServer>,
 }
 
@@ -99,7 +101,7 @@ impl IngestFixture {
             webhook: None,
             billing: Arc::default(),
         };
-        Self { folder, context, server }
+        Self { folder, context, now: now(), server }
     }
 
     /// The books as another process has them.
@@ -120,7 +122,7 @@ impl IngestFixture {
     }
 
     pub async fn ingest(&self) -> Result<IngestReport, Failure> {
-        job().run(&self.context, now()).await
+        job().run(&self.context, self.now).await
     }
 
     /// As [`accept`], for a person who has just looked at the newest version that is on hold under

@@ -33,7 +33,7 @@ use seen::TagsSeen;
 
 use serde::Serialize;
 
-use super::batch::{Batch, NO_CUSTOMER, TagColumn};
+use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::units::calendar::{Day, Month};
 use books::units::form::{CUSTOMER_ID, is_name, name_rule};
@@ -101,7 +101,7 @@ pub struct UsageAggregator {
     marked_line_types: HashMap<(u32, Mark), u32>,
     units: DictionaryMap,
     tags: Vec<DictionaryMap>,
-    /// What [`seen::interval`] says of each.
+    /// 1 for the intervals that are longer than a day.
     intervals: DictionaryMap,
     line_groups: Vec<LineGroup>,
     /// By number of the usage type: its line groups, which are few.
@@ -304,7 +304,7 @@ impl UsageAggregator {
             None => self.units = DictionaryMap::default(),
         }
         if let Some(interval) = &batch.interval {
-            self.intervals.renew(interval, seen::interval);
+            self.intervals.renew(interval, |text| u32::from(is_long(text)));
         }
         self.tags.resize_with(batch.tags.len(), DictionaryMap::default);
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {

@@ -361,10 +361,10 @@ fn instant(text: &str) -> Option<i64> {
     Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
 }
 
-/// Whether an interval of `identity_time_interval` is longer than a day; none for another text.
-pub fn is_long(interval: &str) -> Option<bool> {
-    let (start, end) = interval.split_once('/')?;
-    instant(start).zip(instant(end)).map(|(start, end)| end - start > DAY_SECONDS)
+/// True for an interval of `identity_time_interval` that is longer than a day.
+pub fn is_long(interval: &str) -> bool {
+    let Some((start, end)) = interval.split_once('/') else { return false };
+    instant(start).zip(instant(end)).is_some_and(|(start, end)| end - start > DAY_SECONDS)
 }
 
 /// Rows of a bill, column by column.
@@ -387,7 +387,7 @@ pub struct Batch<'a> {
     pub amount: Amounts<'a>,
     /// `line_item_usage_start_date`, or the start of `identity_time_interval`.
     pub day: Days<'a>,
-    /// `line_item_usage_end_date`, where the export has it.
+    /// `line_item_usage_end_date`, where the export has it and no interval.
     pub end: Option<Days<'a>>,
     /// `identity_time_interval`, where the export has it.
     pub interval: Option<TextColumn<'a>>,
@@ -445,13 +445,13 @@ mod tests {
     #[test]
     fn an_interval_of_more_than_a_day_is_long() {
         for (interval, long) in [
-            ("2026-11-01T00:00:00Z/2026-12-01T00:00:00Z", Some(true)),
-            ("2026-11-01T00:00:00Z/2026-11-02T00:00:01Z", Some(true)),
-            ("2026-11-01T00:00:00Z/2026-11-02T00:00:00Z", Some(false)),
-            ("2026-11-01T00:00:00.000Z/2026-11-01T01:00:00.000Z", Some(false)),
-            ("2026-11-01T00:00:00Z", None),
-            ("yesterday/tomorrow", None),
-            ("", None),
+            ("2026-11-01T00:00:00Z/2026-12-01T00:00:00Z", true),
+            ("2026-11-01T00:00:00Z/2026-11-02T00:00:01Z", true),
+            ("2026-11-01T00:00:00Z/2026-11-02T00:00:00Z", false),
+            ("2026-11-01T00:00:00.000Z/2026-11-01T01:00:00.000Z", false),
+            ("2026-11-01T00:00:00Z", false),
+            ("yesterday/tomorrow", false),
+            ("", false),
         ] {
             assert_eq!(is_long(interval), long, "{interval}");
         }

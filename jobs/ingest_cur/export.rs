@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::delivery_time;
+use super::delivery_time::impossible;
 use crate::context::Format;
 use crate::source::{Object, Source, SourceError, read_small};
 use books::units::calendar::Month;
@@ -260,11 +260,11 @@ async fn believed(
     (object, now): (Object, Option<Timestamp>),
 ) -> Result<Manifest, ExportError> {
     let manifest = read(source, root, month, object).await?;
-    if let Some(now) = now {
-        let by_name = manifest.files.iter().any(|file| delivery_time(file).is_some());
-        delivery_time::check(&source.name(&manifest.object.key), (manifest.delivered_at, by_name), month, now)?;
-    }
-    Ok(manifest)
+    let delivered_at = manifest.delivered_at;
+    let Some(why) = now.and_then(|now| impossible(delivered_at, month, now)) else { return Ok(manifest) };
+    let by_name = manifest.files.iter().any(|file| delivery_time(file).is_some());
+    let by = if by_name { "the name of its folder" } else { "the time of that file" };
+    Err(ExportError::DeliveryTime { manifest: source.name(&manifest.object.key), delivered_at, by, why })
 }
 
 fn is_manifest(object: &Object) -> bool {

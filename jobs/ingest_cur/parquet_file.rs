@@ -47,7 +47,7 @@ pub struct Wanted {
     line_type: usize,
     amount: usize,
     day: usize,
-    /// For lines without a readable interval.
+    /// Read only where there is no interval.
     end: Option<usize>,
     interval: Option<usize>,
     unit: Option<usize>,
@@ -83,14 +83,15 @@ impl Wanted {
         let day = find("line_item_usage_start_date").or_else(|| find("identity_time_interval"));
         let is_tag = |(canonical, name): &(String, &str)| keys.place_of_column(name).is_some() || is_tag_map(canonical);
         let tag_columns = names.iter().filter_map(|(_, name)| Some(TagName::of_column(name)?.written())).collect();
+        let interval = find("identity_time_interval");
         let wanted = Self {
             product: need("line_item_product_code", find("line_item_product_code")),
             usage_type: need("line_item_usage_type", find("line_item_usage_type")),
             line_type: need("line_item_line_item_type", find("line_item_line_item_type")),
             amount: need("line_item_usage_amount", find("line_item_usage_amount")),
             day: need("line_item_usage_start_date", day),
-            end: find("line_item_usage_end_date"),
-            interval: find("identity_time_interval"),
+            end: find("line_item_usage_end_date").filter(|_| interval.is_none()),
+            interval,
             unit: find("pricing_unit"),
             split_parent: find("split_line_item_parent_resource_id"),
             period: find("bill_billing_period_start_date"),

@@ -59,8 +59,10 @@ async fn a_worker_that_was_off_reads_every_month(store: TestStore) {
     deliver("2026-08", "2026-09-05", "on_hold").await;
     // AWS may have finished September after the fifth
     assert_eq!(ticked(&store, "2026-11-12T12:06:00Z").await, "2026-09 2026-10 2026-11");
-    run(&store, "UPDATE bill_versions SET delivered_at = '2026-10-08T12:00:00.000000000Z' WHERE month = '2026-09'")
-        .await;
+    let later = "2026-10-08T12:00:00.000000000Z";
+    let sql =
+        format!("UPDATE bill_versions SET delivered_at = '{later}', decided_at = '{later}' WHERE month = '2026-09'");
+    run(&store, &sql).await;
     assert_eq!(ticked(&store, "2026-11-13T12:06:00Z").await, "2026-10 2026-11");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::names::DictionaryMap;
-use crate::ingest_cur::batch::{self, Batch, DAY_SECONDS, TagColumn};
+use crate::ingest_cur::batch::{Batch, DAY_SECONDS, TagColumn};
 use books::usage::tag_key::TagName;
 
 /// Tags of a bill that are kept by name; AWS allows 500 in a payer account. Of more, the first ones
@@ -36,29 +36,12 @@ pub(super) fn tags_of(columns: &[TagColumn<'_>]) -> Vec<String> {
     keys.filter_map(TagName::of_entry).map(|tag| tag.written()).collect()
 }
 
-/// What an interval says: a day at most, more, or nothing because it is none.
-const SHORT: u32 = 0;
-const LONG: u32 = 1;
-const NO_INTERVAL: u32 = 2;
-
-/// The meaning of a text of `identity_time_interval`.
-pub(super) fn interval(text: &str) -> u32 {
-    match batch::is_long(text) {
-        Some(false) => SHORT,
-        Some(true) => LONG,
-        None => NO_INTERVAL,
-    }
-}
-
 /// True when a line is of usage during more than a day: its interval is, or its usage where the
-/// line has no interval that can be read.
+/// export has no intervals. `intervals` has 1 for long ones.
 pub(super) fn is_long(batch: &Batch<'_>, row: usize, intervals: &DictionaryMap) -> bool {
+    let of_interval = batch.interval.as_ref().is_some_and(|i| intervals.get(i.code(row)) == 1);
     let span = || batch.end.as_ref()?.seconds(row)?.checked_sub(batch.day.seconds(row)?);
-    match batch.interval.as_ref().map_or(NO_INTERVAL, |i| intervals.get(i.code(row))) {
-        SHORT => false,
-        LONG => true,
-        _ => span().is_some_and(|seconds| seconds > DAY_SECONDS),
-    }
+    of_interval || span().is_some_and(|seconds| seconds > DAY_SECONDS)
 }
 
 #[cfg(test)]

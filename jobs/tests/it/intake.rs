@@ -40,7 +40,7 @@ async fn ingested(world: &IngestFixture, outcome: IngestOutcome, minutes: &str) 
 #[tokio::test]
 async fn a_delivery_at_a_time_that_cannot_be_is_refused_and_hides_no_later_one() {
     for (version, at, why) in [
-        (FUTURE, "2096-11-28T06:00:00Z", "it is 2026-11-20 12:00 UTC now"),
+        (FUTURE, "2096-11-28T06:00:00Z", "it is 2026-10-31 23:59 UTC now"),
         (BEFORE, "2026-09-30T23:00:00Z", "2026-10 had not begun then"),
         (NEGATIVE, "-009999-01-02T01:59:59Z", "2026-10 had not begun then"),
     ] {
@@ -74,10 +74,10 @@ async fn the_time_of_a_manifest_cannot_be_of_the_future_either() {
     let manifest = period.join("bill-Manifest.json");
     std::fs::write(&manifest, json.to_string()).unwrap();
     set_time(&manifest, "2036-11-28T06:00:00Z");
-    refused(&world, &["bill-Manifest.json", "2036-11-28T06:00:00Z", "by the time of that file", "it is 2026-11-20"])
+    refused(&world, &["bill-Manifest.json", "2036-11-28T06:00:00Z", "by the time of that file", "it is 2026-10-31"])
         .await;
     // clocks differ
-    set_time(&manifest, "2026-11-21T12:00:00Z");
+    set_time(&manifest, "2026-11-01T23:59:59Z");
     ingested(&world, IngestOutcome::Applied, "2").await;
 }
 
@@ -113,21 +113,22 @@ async fn a_good_version_beside_an_impossible_one_is_read() {
 async fn books_with_an_impossible_time_go_on() {
     for at in ["2096-11-28T06:00:00.000000000Z", "-9999-01-02T01:59:59.000000000Z"] {
         let world = IngestFixture::new().await;
-        deliver_lines(&world.bucket(), GOOD, &[chime("alice", 30, 10.0)]);
+        deliver_lines(&world.bucket(), GOOD, &[chime("alice", 8, 10.0)]);
         ingested(&world, IngestOutcome::Applied, "10").await;
-        let sql = format!("UPDATE bill_versions SET delivered_at = '{at}'");
+        let booked = "2026-10-10T04:00:00.000000000Z";
+        let sql = format!("UPDATE bill_versions SET delivered_at = '{at}', decided_at = '{booked}'");
         world.context.books.with_connection(async move |c| c.execute(&sql, ()).await.map(drop)).await.unwrap();
         assert_eq!(world.context.books.versions(None).await.unwrap().len(), 1);
         world.context.books.usage_through().await.unwrap();
         ingested(&world, IngestOutcome::Unchanged, "10").await;
-        // 30 October was not settled when the first version was booked, in any clock
-        deliver_lines(&world.bucket(), LATER, &[chime("alice", 9, 40.0)]);
+        // no day was settled then that grows now
+        deliver_lines(&world.bucket(), LATER, &[chime("alice", 8, 10.0), chime("alice", 9, 30.0)]);
         let report = ingested(&world, IngestOutcome::Applied, "40").await;
         let said = format!("the booked version {GOOD} says that it was delivered 2096");
         assert_eq!(report.warnings.iter().any(|w| w.starts_with(&said)), at.starts_with('2'), "{:?}", report.warnings);
         assert_eq!(world.ingest().await.unwrap().outcome, IngestOutcome::Unchanged);
         // the version before is superseded, whatever its time
-        deliver_lines(&world.bucket(), GOOD, &[chime("alice", 30, 10.0)]);
+        deliver_lines(&world.bucket(), GOOD, &[chime("alice", 8, 10.0)]);
         ingested(&world, IngestOutcome::Older, "40").await;
     }
 }

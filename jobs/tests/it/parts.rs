@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use testkit::ingest_fixture::{self, IngestFixture, Line, chime, columns, deliver, job, now, parquet_bytes};
 
 const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
-const V2: &str = "2026-11-02T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
+const V2: &str = "2026-11-01T05:00:00.000Z-22222222-2222-4222-8222-222222222222";
 const NAMES: [&str; 6] = ["1.parquet", "2.parquet", "3.parquet", "4.parquet", "5.parquet", "6.parquet"];
 
 /// Delivers each list of lines as a file.

@@ -4,7 +4,7 @@ use jobs::ingest_cur::IngestOutcome;
 use testkit::ingest_fixture::{IngestFixture, Line, chime, deliver_lines};
 
 const V1: &str = "2026-11-01T03:00:00.000Z-11111111-1111-4111-8111-111111111111";
-const V2: &str = "2026-11-02T03:00:00.000Z-22222222-2222-4222-8222-222222222222";
+const V2: &str = "2026-11-01T05:00:00.000Z-22222222-2222-4222-8222-222222222222";
 
 const ENTRIES: &str = "SELECT count(*) || '' FROM ledger_entries";
 
