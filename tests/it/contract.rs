@@ -433,7 +433,8 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
         assert_eq!(ask(end - 1).await, (true, "within_budget".to_owned()), "{plan}");
     }
     // what is known of the subscription since decides, and only while nobody has decided
-    let subscription = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('s', 'ann', 'active', 0, 0)";
+    let subscription =
+        "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('s', 'ann', 'active', 0, 0)";
     backend.execute(subscription).await.unwrap();
     for (status, at_end) in [
         ("status = 'past_due'", (true, "new_period")),
@@ -448,7 +449,8 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
         assert_eq!(ask(end - 1).await, (true, "within_budget".to_owned()), "{status}");
     }
     // a newer one that lives governs
-    let living = "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('t', 'ann', 'active', 0, 0)";
+    let living =
+        "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('t', 'ann', 'active', 0, 0)";
     backend.execute("UPDATE subscriptions SET status = 'canceled'").await.unwrap();
     backend.execute(living).await.unwrap();
     assert_eq!(ask(end).await, (true, "new_period".to_owned()));
