@@ -256,6 +256,7 @@ fn a_bill_of_products_that_nobody_watches_is_no_good_news() {
     let month = books::units::calendar::Month::of(jiff::Timestamp::now());
     place.run(&format!("demo generate bucket --month {month} --rows 300 --customers 3")).ends(0);
     let words = "rows is of a watched product (watched_products); the bill has the product codes `AWS";
+    place.run("migrate").ends(0);
     place.run("doctor").says(&["nothing is booked yet"]);
     place.run(&format!("ingest --month {month}")).ends(0).says(&[words]);
     place.run(&format!("discover --month {month}")).ends(0).says(&[words]);

@@ -342,10 +342,9 @@ async fn notes_of_older_months_stay() {
 #[tokio::test]
 async fn a_bill_without_a_line_of_a_watched_product_is_noted() {
     let named = "none of 2 rows is of a watched product (watched_products); the bill has the product codes `amazonchime`, `other\\u{1b}`";
+    let none: ArrayRef = Arc::new(StringArray::new_null(2));
     let blank = "none of 2 rows is of a watched product (watched_products); its rows have no product code";
-    for (products, words) in
-        [(texts(vec!["amazonchime", "other\u{1b}"]), named), (Arc::new(StringArray::new_null(2)) as ArrayRef, blank)]
-    {
+    for (products, words) in [(texts(vec!["amazonchime", "other\u{1b}"]), named), (none, blank)] {
         let world = IngestFixture::new().await;
         let mut all = columns(&[chime("alice", 1, 5.0), chime("bob", 1, 5.0)]);
         all.iter_mut().find(|(name, _)| *name == "line_item_product_code").unwrap().1 = products;
