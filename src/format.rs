@@ -1,8 +1,9 @@
 //! Amounts, spans and customers as text, for terminals and browsers.
 
+use books::limits::entitlement::LARGEST;
 use books::store::traffic::Traffic;
 use books::units::money::Currency;
-use books::units::quantity::Quantity;
+use books::units::quantity::{Quantity, UNIT};
 pub(crate) use books::units::words::{count, group, several, verb};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -13,6 +14,9 @@ const NAMED: usize = 3;
 
 /// A quantity with separators in its whole part: `-1,234.5`.
 pub(crate) fn quantity(q: Quantity) -> String {
+    if q == LARGEST {
+        return format!("more than {}", group(&(LARGEST.scaled() / UNIT).to_string()));
+    }
     let text = q.abs().to_string();
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let sign = if q < Quantity::ZERO { "-" } else { "" };
@@ -140,5 +144,18 @@ pub(crate) fn money(minor: i64, currency: &str) -> String {
     match currency.parse::<Currency>() {
         Ok(currency) => format!("{} {currency}", currency.written(minor)),
         Err(_) => minor.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantity_that_a_cell_cannot_hold_is_said_to_be_more() {
+        let stored = books::limits::entitlement::storable(Quantity::from_scaled(UNIT * 10_i128.pow(12)));
+        assert_eq!(quantity(stored), "more than 922,337,203");
+        assert_eq!(quantity("-1234.5".parse().unwrap()), "-1,234.5");
+        assert_eq!(quantity("922337203.6854775806".parse().unwrap()), "922,337,203.6854775806");
     }
 }

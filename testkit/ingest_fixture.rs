@@ -227,7 +227,11 @@ pub fn columns(lines: &[Line]) -> Vec<(&'static str, ArrayRef)> {
 }
 
 pub fn parquet_bytes(columns: Vec<(&str, ArrayRef)>) -> Vec<u8> {
-    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let nullable = |(name, array): (_, ArrayRef)| {
+        let nulls = array.logical_null_count() > 0;
+        (name, array, nulls)
+    };
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(nullable)).unwrap();
     let mut bytes = vec![];
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
     writer.write(&batch).unwrap();

@@ -61,8 +61,8 @@ pub struct BillStats {
     pub counted_rows: i64,
     /// Lines of watched products by claim, in the versions of this month and the one before.
     pub lines: BTreeMap<String, i64>,
-    /// Of the newest month's booked version.
-    pub notes: Vec<BillNote>,
+    /// Of the booked versions of the last year, the newest month first.
+    pub notes: Vec<MonthNote>,
     /// Versions on hold.
     pub on_hold: i64,
     /// Of the newest version on hold.
@@ -83,6 +83,26 @@ impl BillStats {
             notes: vec![],
             on_hold: 0,
             hold_reason: None,
+        }
+    }
+}
+
+/// A note of a booked version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MonthNote {
+    pub month: String,
+    /// Older months with a note of the same kind, the newest first.
+    pub also: Vec<String>,
+    #[serde(flatten)]
+    pub note: BillNote,
+}
+
+impl MonthNote {
+    /// The months in words.
+    pub fn months(&self) -> String {
+        match self.also.is_empty() {
+            true => self.month.clone(),
+            false => format!("{} (also {})", self.month, self.also.join(", ")),
         }
     }
 }

@@ -225,7 +225,10 @@ fn scaled(cell: i64) -> Quantity {
     Quantity::from_scaled(i128::from(cell))
 }
 
-/// A quantity in a cell. A larger one becomes the largest; it is shown and not computed with.
+/// The largest quantity in a cell: the quantity is that or more.
+pub const LARGEST: Quantity = Quantity::from_scaled(9_223_372_036_854_775_807);
+
+/// A quantity in a cell. A larger one becomes [`LARGEST`]; it is shown and not computed with.
 fn cell(quantity: Quantity) -> i64 {
     i64::try_from(quantity.scaled()).unwrap_or(if quantity < Quantity::ZERO { i64::MIN } else { i64::MAX })
 }

@@ -264,6 +264,20 @@ impl Database {
         .await
     }
 
+    /// Those of `ids` that there are.
+    pub async fn known_notifications(&self, ids: Vec<String>) -> Result<Vec<String>, BooksError> {
+        let ids = json(&ids)?;
+        self.with_connection(async move |c| {
+            let sql = "SELECT id FROM notifications WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id";
+            let (mut rows, mut found) = (c.query(sql, params![ids]).await?, vec![]);
+            while let Some(row) = rows.next().await? {
+                found.push(row.get(0)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// Makes notifications pending again for another day: those with these ids, whatever became of
     /// them, or up to 1,000 dead ones when no id is given. Returns the ids.
     pub async fn retry_notifications(&self, ids: Vec<String>, now: Timestamp) -> Result<Vec<String>, BooksError> {

@@ -1,12 +1,14 @@
 //! Billing targets: the quantities that Stripe should bill, from which events are planned.
 
+use std::collections::BTreeMap;
+
 use crate::store::connection::{Connection, Row, Write, params};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::rating::Rated;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, json};
+use crate::store::rows::json;
 use crate::units::quantity::{Quantity, UNIT, divide_half_even};
 
 /// A row of `billing_targets`.
@@ -173,12 +175,26 @@ pub struct NewTarget {
     pub parts: UsageParts,
 }
 
-/// Counts the amounts above 0 that have been deferred since an instant from `from` to before `to`.
-/// Acknowledged amounts do not count.
-pub async fn deferred_since(c: &Connection, from: i64, to: i64) -> Result<u64, BooksError> {
-    let sql =
-        "SELECT count(*) FROM deferred_amounts WHERE amount > 0 AND NOT acknowledged AND since >= ?1 AND since < ?2";
-    first_row(c, sql, params![from, to]).await?.map_or(Ok(0), |row| row.get(0))
+/// Deferred amounts that nobody has acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// By reason, as [`NewTarget::deferred_reason`] has it.
+    pub by_reason: BTreeMap<String, u64>,
+    /// Those above 0 that have been deferred since an instant of the interval that was asked for.
+    pub since: u64,
+}
+
+/// All deferred amounts that nobody has acknowledged; counts those that have been deferred since an
+/// instant from `from` to before `to`.
+pub async fn waiting(c: &Connection, from: i64, to: i64) -> Result<Waiting, BooksError> {
+    let sql = "SELECT reason, count(*), sum(amount > 0 AND since >= ?1 AND since < ?2) FROM deferred_amounts \
+               WHERE NOT acknowledged GROUP BY reason";
+    let (mut rows, mut found) = (c.query(sql, params![from, to]).await?, Waiting::default());
+    while let Some(row) = rows.next().await? {
+        found.by_reason.insert(row.get(0)?, row.get(1)?);
+        found.since += row.get::<u64>(2)?;
+    }
+    Ok(found)
 }
 
 /// Targets in one statement of [`store_targets`]: its parameter stays far below the largest that a

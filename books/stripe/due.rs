@@ -1,6 +1,8 @@
 //! The customers that are due for planning (`stripe_due`), and what else waits for `push_stripe`.
 
-use crate::store::connection::{Connection, Write, params};
+use std::collections::BTreeMap;
+
+use crate::store::connection::{Connection, Value, Write, params};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -48,6 +50,18 @@ pub const PLANNED_VERSION: &str = "planned_version";
 
 /// Customers that are due at ?1, at most ?2.
 const DUE: &str = "SELECT customer, from_day FROM stripe_due INDEXED BY stripe_due_by_time WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2";
+
+/// Deferred amounts of the customers that are not due at ?1, by reason.
+const WAITING_OF_OTHERS: &str = "SELECT reason, count(*) FROM deferred_amounts \
+    WHERE NOT acknowledged AND customer NOT IN (SELECT customer FROM stripe_due WHERE due_at <= ?1) GROUP BY reason";
+
+/// Customers that are due at ?1, that have entries of the meters ?4 in versions after ?2 up to ?3,
+/// or, with ?5, all.
+const WOULD_BE_DUE: &str = "SELECT customer, from_day FROM stripe_due WHERE due_at <= ?1 \
+    UNION ALL SELECT e.customer, min(e.day) FROM bookings b CROSS JOIN ledger_entries e ON e.booking_id = b.id \
+      WHERE b.version_id > ?2 AND b.version_id <= ?3 AND e.customer <> '' \
+      AND e.meter IN (SELECT value FROM json_each(?4)) GROUP BY e.customer \
+    UNION ALL SELECT id, '' FROM customers WHERE ?5";
 
 /// The next customers after ?2 with entries of the meters ?3 in the booking ?1, at most ?4.
 const OF_BOOKING: &str = "SELECT customer, min(day) FROM ledger_entries WHERE booking_id = ?1 AND customer > ?2 \
@@ -98,10 +112,14 @@ impl Database {
         self.with_connection(async move |c| backlog(c, now).await).await
     }
 
-    /// At most `limit` due customers, each with the first day on which usage may have changed.
-    pub async fn due(&self, limit: u32, now: Timestamp) -> Result<Vec<DueSince>, BooksError> {
+    /// At most `limit` due customers, each with the first day on which usage may have changed. And
+    /// the deferred amounts of all customers that are not due, by reason, as [`waiting_of_others`].
+    pub async fn due(&self, limit: u32, now: Timestamp) -> Result<(Vec<DueSince>, BTreeMap<String, u64>), BooksError> {
         let now = now.as_second();
-        self.with_connection(async move |c| read(c, DUE, params![now, limit]).await).await
+        self.with_connection(async move |c| {
+            tokio::try_join!(read(c, DUE, params![now, limit]), counts(c, WAITING_OF_OTHERS, params![now]))
+        })
+        .await
     }
 
     /// Makes the customers of newly booked versions due, one version after another.
@@ -189,16 +207,42 @@ pub async fn would_be_due(
     meters: &[String],
     now: i64,
 ) -> Result<Vec<DueSince>, BooksError> {
+    let sql = format!("SELECT customer, min(from_day) FROM ({WOULD_BE_DUE}) GROUP BY customer");
+    read(c, &sql, would_be_due_params(backlog, meters, now)?).await
+}
+
+fn would_be_due_params(backlog: Backlog, meters: &[String], now: i64) -> Result<[Value; 5], BooksError> {
     // before the first run every customer is due
     let everybody = backlog.planned_version == 0;
-    let sql = "SELECT customer, min(from_day) FROM ( \
-               SELECT customer, from_day FROM stripe_due WHERE due_at <= ?1 \
-               UNION ALL SELECT e.customer, min(e.day) FROM bookings b CROSS JOIN ledger_entries e ON e.booking_id = b.id \
-                 WHERE b.version_id > ?2 AND b.version_id <= ?3 AND e.customer <> '' \
-                 AND e.meter IN (SELECT value FROM json_each(?4)) GROUP BY e.customer \
-               UNION ALL SELECT id, '' FROM customers WHERE ?5) GROUP BY customer";
-    read(c, sql, params![now, backlog.planned_version, backlog.newest_version, json(meters)?, i64::from(everybody)])
-        .await
+    let Backlog { planned_version, newest_version, .. } = backlog;
+    Ok([now.into(), planned_version.into(), newest_version.into(), json(meters)?.into(), i64::from(everybody).into()])
+}
+
+/// Deferred amounts of all customers that the next run does not plan, by reason. Acknowledged
+/// amounts do not count.
+pub async fn waiting_of_others(
+    c: &Connection,
+    backlog: Backlog,
+    meters: &[String],
+    now: i64,
+) -> Result<BTreeMap<String, u64>, BooksError> {
+    let sql = format!(
+        "SELECT reason, count(*) FROM deferred_amounts \
+         WHERE NOT acknowledged AND customer NOT IN (SELECT customer FROM ({WOULD_BE_DUE})) GROUP BY reason"
+    );
+    counts(c, &sql, would_be_due_params(backlog, meters, now)?).await
+}
+
+async fn counts(
+    c: &Connection,
+    sql: &str,
+    params: impl crate::store::connection::params::IntoParams,
+) -> Result<BTreeMap<String, u64>, BooksError> {
+    let (mut rows, mut found) = (c.query(sql, params).await?, BTreeMap::new());
+    while let Some(row) = rows.next().await? {
+        found.insert(row.get(0)?, row.get(1)?);
+    }
+    Ok(found)
 }
 
 async fn read(

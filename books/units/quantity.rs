@@ -35,6 +35,8 @@ pub enum Rounding {
 /// Why a text or number is no quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuantityError {
+    #[error("it has no amount")]
+    Missing,
     #[error("`{0}` is not a decimal number")]
     NotANumber(String),
     #[error("the amount is {0}, not a finite number")]

@@ -70,9 +70,10 @@ pub struct BillNote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoteKind {
-    /// Counted usage, and all of it without a customer.
+    /// Counted usage, and all of it without a customer, or more of it than with one.
     Untagged,
-    /// Usage of a meter's products, of which neither this meter nor another one counts a line.
+    /// Usage of a meter's products, of which neither this meter nor another one counts a line, or a
+    /// bill without a line of a watched product.
     ProductNotCounted,
     /// Usage of a meter's products, of which other meters count lines and this one none.
     MeterCountsNothing,

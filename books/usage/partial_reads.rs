@@ -31,7 +31,7 @@ pub struct PartId {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartFacts {
     pub files: Vec<BillFile>,
-    /// Files without a column for the customer tag.
+    /// Files with counted lines and without a column for the customer tag.
     pub files_without_tag: usize,
 }
 

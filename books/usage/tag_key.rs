@@ -143,6 +143,21 @@ impl TagKeys {
         self.place(&TagName::of_entry(key)?)
     }
 
+    /// True for the key in a map of another tag that may be meant by one of the keys.
+    pub fn is_similar_entry(&self, key: &str) -> bool {
+        TagName::of_entry(key).is_some_and(|tag| self.is_similar(&tag))
+    }
+
+    /// As [`TagKeys::is_similar_entry`], of the tag of a column.
+    pub fn is_similar_column(&self, column: &str) -> bool {
+        TagName::of_column(column).is_some_and(|tag| self.is_similar(&tag))
+    }
+
+    fn is_similar(&self, tag: &TagName) -> bool {
+        let written = tag.written();
+        self.place(tag).is_none() && self.0.iter().any(|key| distance(&key.tag.written(), &written).is_some())
+    }
+
     /// Tags of a bill that may be meant by the keys: other capitals, separators or accents, a
     /// plural, a slip of the pen, `aws:` in front, or a part of the name. The nearest first.
     pub fn similar(&self, tags: &BTreeSet<String>) -> Vec<String> {
@@ -161,9 +176,13 @@ fn distance(key: &str, tag: &str) -> Option<usize> {
     };
     let (key, tag) = (squeezed(key), squeezed(tag));
     let (short, long) = if key.chars().count() < tag.chars().count() { (&key, &tag) } else { (&tag, &key) };
-    let (length, apart) = (short.chars().count(), strsim::osa_distance(&key, &tag));
-    let slip = apart <= 2.min(length / 3);
+    let length = short.chars().count();
     let part = length >= 5 && long.contains(short.as_str());
+    if !part && long.chars().count() > length + 2 {
+        return None;
+    }
+    let apart = strsim::osa_distance(&key, &tag);
+    let slip = apart <= 2.min(length / 3);
     (slip || part).then_some(apart)
 }
 

@@ -18,8 +18,9 @@ mod mark;
 mod names;
 mod partial;
 mod seen;
+mod tag_fault;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use fault::Faults;
@@ -29,14 +30,14 @@ use mark::Mark;
 pub(super) use mark::NO_AMOUNT;
 use names::{DictionaryMap, Interner};
 pub(super) use partial::PARTIAL_SUMS_VERSION;
-use seen::TagsSeen;
+use seen::Seen;
+use tag_fault::{TagFault, checked_tag, tag_fault};
 
 use serde::Serialize;
 
-use super::batch::{Batch, NO_CUSTOMER, TagColumn, is_long};
+use super::batch::{Batch, TagColumn, is_long};
 use super::sums::{Place, Shape, Sums, id, idx, largest};
 use books::units::calendar::{Day, Month};
-use books::units::form::{CUSTOMER_ID, is_name, name_rule};
 use books::units::quantity::{Quantity, QuantityError, Rounding};
 use books::usage::bill::{ClaimKind, LineKind, MeterTotals};
 use books::usage::ledger::{Cell, Cells, UNATTRIBUTED};
@@ -79,15 +80,6 @@ impl Line<'_> {
     }
 }
 
-/// Why no customer can be read from the tags of a row. The number is that of the column.
-#[derive(Clone, Copy)]
-enum TagFault {
-    /// The code of the value.
-    Unusable(usize, i32),
-    /// Two customers.
-    Disagree(usize, u32, u32),
-}
-
 /// Sums over rows of one bill.
 #[derive(Clone, Debug)]
 pub struct UsageAggregator {
@@ -112,7 +104,7 @@ pub struct UsageAggregator {
     rounded: u64,
     out_of_month_lines: u64,
     long_lines: u64,
-    pub(super) tags_seen: TagsSeen,
+    pub(super) seen: Seen,
     /// By meter: the largest magnitude of an amount that can be booked, in scaled units.
     limits: Vec<i128>,
     faults: Faults,
@@ -136,8 +128,7 @@ pub struct Totals {
     pub out_of_month_lines: u64,
     /// Counted lines of usage during more than a day.
     pub long_lines: u64,
-    /// The tags that lines of the bill can have, as `TagName::written` writes them.
-    pub tags_seen: BTreeSet<String>,
+    pub seen: Seen,
     /// Newest day with counted usage.
     pub newest_day: Option<Day>,
     pub unknown_line_types: Vec<UnknownLineType>,
@@ -182,7 +173,7 @@ impl UsageAggregator {
             rounded: 0,
             out_of_month_lines: 0,
             long_lines: 0,
-            tags_seen: TagsSeen::default(),
+            seen: Seen::default(),
             faults: Faults::default(),
         }
     }
@@ -224,7 +215,8 @@ impl UsageAggregator {
             let line = Line { batch, origin, row, customer, amount };
             let left_out = match self.line_groups[idx(line_group)].claim {
                 LineClaim::Counted(meter) => self.count(&line, meter),
-                _ => line.amount.is_err().then_some(Mark::NoAmount),
+                // a line that no meter counts may have no amount
+                _ => line.amount.as_ref().is_err_and(|e| *e != QuantityError::Missing).then_some(Mark::NoAmount),
             };
             if let Some(mark) = left_out {
                 let line_type = self.marked(line_type, mark);
@@ -280,6 +272,7 @@ impl UsageAggregator {
             let customers = &self.customers;
             self.faults.note((meter, FaultKind::Tag), amount, at, || tag_fault(fault, batch, customers));
         }
+        self.seen.similar_lines += u64::from(matches!(line.customer, Ok(0)) && seen::has_similar_tag(batch, row));
         let customer = line.customer.unwrap_or(0);
         self.counted_rows += 1;
         self.long_lines += u64::from(!amount.is_zero() && seen::is_long(batch, row, &self.intervals));
@@ -295,8 +288,14 @@ impl UsageAggregator {
     }
 
     fn translate(&mut self, batch: &Batch<'_>) {
-        let (names, rules) = (&mut self.names, &self.rules);
-        self.products.renew(&batch.product, |p| if rules.watches(p) { names.intern(p) } else { UNWATCHED });
+        let (names, rules, unwatched) = (&mut self.names, &self.rules, &mut self.seen.unwatched);
+        self.products.renew(&batch.product, |product| {
+            if rules.watches(product) {
+                return names.intern(product);
+            }
+            unwatched.see([product]);
+            UNWATCHED
+        });
         self.usage_types.renew(&batch.usage_type, |t| names.intern(t));
         self.line_types.renew(&batch.line_type, |t| names.intern(t));
         match &batch.unit {
@@ -310,7 +309,7 @@ impl UsageAggregator {
         for (translation, TagColumn { tag, .. }) in self.tags.iter_mut().zip(&batch.tags) {
             translation.renew(tag.text(), |value| if value.is_empty() { 0 } else { UNRESOLVED });
         }
-        self.tags_seen.see(&seen::tags_of(&batch.tags));
+        self.seen.tags.see(seen::tags_of(&batch.tags));
     }
 
     fn marked(&mut self, line_type: u32, mark: Mark) -> u32 {
@@ -416,7 +415,7 @@ impl UsageAggregator {
         self.rounded += other.rounded;
         self.out_of_month_lines += other.out_of_month_lines;
         self.long_lines += other.long_lines;
-        self.tags_seen.see(&other.tags_seen.0);
+        self.seen.merge(&other.seen);
         self.faults.merge(&other.faults);
     }
 
@@ -431,7 +430,7 @@ impl UsageAggregator {
             rounded_amounts: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
             long_lines: self.long_lines,
-            tags_seen: self.tags_seen.0.clone(),
+            seen: self.seen.clone(),
             unknown_line_types: self.unknown_line_types(),
             faults: self.faults.of(&self.rules),
             ..Totals::default()
@@ -564,35 +563,6 @@ impl UsageAggregator {
         }
         found.into_iter().map(|(line_type, lines)| UnknownLineType { line_type, lines }).collect()
     }
-}
-
-fn checked_tag(value: &str) -> Result<&str, String> {
-    if let Some(why) = value.strip_prefix(NO_CUSTOMER) {
-        return Err(why.to_owned());
-    }
-    if is_name(value, CUSTOMER_ID) {
-        return Ok(value);
-    }
-    let length = value.chars().count();
-    Err(match value.chars().find(|c| c.is_control()) {
-        _ if length > CUSTOMER_ID => format!("a tag value has {length} characters; AWS allows {CUSTOMER_ID}"),
-        Some(c) => format!("a tag value has the control character {c:?}"),
-        None => format!("the tag value `{value}` is no id of a customer: {}", name_rule(CUSTOMER_ID)),
-    })
-}
-
-/// The column of an unusable tag, and why it is unusable.
-fn tag_fault(fault: TagFault, batch: &Batch<'_>, customers: &Interner) -> (String, String) {
-    let (column, why) = match fault {
-        TagFault::Unusable(column, code) => {
-            (column, checked_tag(batch.tags[column].tag.text().value(code)).err().unwrap_or_default())
-        }
-        TagFault::Disagree(column, one, other) => {
-            let (one, other) = (customers.text(one), customers.text(other));
-            (column, format!("two spellings of the customer tag disagree: `{one}` and `{other}`"))
-        }
-    };
-    (batch.tags[column].column.to_owned(), why)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Floats enter the program only here ([`from_double`]).
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, Decimal128Array, Decimal256Array, DictionaryArray, Float64Array, MapArray, StringArray,
@@ -116,6 +117,8 @@ pub struct TagMaps<'a> {
     keys: TextColumn<'a>,
     /// By key code: the place among the configured keys; none for another tag.
     places: Vec<Option<u8>>,
+    /// By key code: whether the key is similar to a configured one; empty when none is.
+    similar: Vec<bool>,
     /// The values of all entries.
     values: TextColumn<'a>,
 }
@@ -162,6 +165,11 @@ impl<'a> Tag<'a> {
         keys.into_iter().flatten()
     }
 
+    /// True when a row has a value of a tag in a map whose key is similar to a configured one.
+    pub fn has_similar(&self, row: usize) -> bool {
+        matches!(self, Self::Maps(maps) if maps.has_similar(row))
+    }
+
     /// The values of a row's customer tag, each as the place of its key and its code: none or one
     /// as a rule, more when a map has several of the keys, or one in several spellings.
     #[inline]
@@ -181,14 +189,31 @@ impl<'a> TagMaps<'a> {
             false => configured.place_of_entry(key),
         };
         let places = keys.values().iter().map(|key| place(key?)).collect();
-        Some(Self { of_rows, offsets: map.offsets().as_ref(), keys, places, values })
+        let is_similar = |key: Option<&str>| key.is_some_and(|key| configured.is_similar_entry(key));
+        let similar: Vec<bool> = keys.values().iter().map(is_similar).collect();
+        let similar = if similar.contains(&true) { similar } else { vec![] };
+        Some(Self { of_rows, offsets: map.offsets().as_ref(), keys, places, similar, values })
+    }
+
+    /// The entries of a row.
+    #[inline]
+    fn entries(&self, row: usize) -> Range<usize> {
+        let at = |n: i32| usize::try_from(n).unwrap_or(0);
+        let map = self.of_rows.map_or(row, |maps| at(maps[row]));
+        at(self.offsets[map])..at(self.offsets[map + 1])
+    }
+
+    fn has_similar(&self, row: usize) -> bool {
+        let is_similar = |entry: usize| {
+            let key = usize::try_from(self.keys.code(entry)).ok();
+            key.is_some_and(|key| self.similar[key]) && !self.values.value(self.values.code(entry)).is_empty()
+        };
+        !self.similar.is_empty() && self.entries(row).any(is_similar)
     }
 
     #[inline]
     fn codes(&self, row: usize, mut found: impl FnMut(u8, i32)) {
-        let at = |n: i32| usize::try_from(n).unwrap_or(0);
-        let map = self.of_rows.map_or(row, |maps| at(maps[row]));
-        for entry in at(self.offsets[map])..at(self.offsets[map + 1]) {
+        for entry in self.entries(row) {
             if let Some(place) = usize::try_from(self.keys.code(entry)).ok().and_then(|key| self.places[key]) {
                 found(place, self.values.code(entry));
             }
@@ -262,10 +287,10 @@ impl<'a> Amounts<'a> {
         }
     }
 
-    /// The amount of a row. A missing amount is 0, as in bills that cannot leave a column empty.
+    /// The amount of a row.
     ///
     /// # Errors
-    /// When it is no number, or so large that sums could overflow.
+    /// When it is missing, no number, or so large that sums could overflow.
     #[inline]
     pub fn get(&self, row: usize) -> Result<(Quantity, Rounding), QuantityError> {
         let (amount, fit) = self.unchecked(row)?;
@@ -277,7 +302,7 @@ impl<'a> Amounts<'a> {
 
     #[inline]
     fn unchecked(&self, row: usize) -> Result<(Quantity, Rounding), QuantityError> {
-        let none = Ok((Quantity::ZERO, Rounding::Exact));
+        let none = Err(QuantityError::Missing);
         match self {
             Self::Double(a) if a.is_null(row) => none,
             Self::Double(a) => from_double(a.value(row)),
@@ -383,6 +408,8 @@ pub struct Batch<'a> {
     pub split_parent: Option<TextColumn<'a>>,
     /// Every column that may have the customer tag.
     pub tags: Vec<TagColumn<'a>>,
+    /// The columns of tags whose key is similar to a configured one.
+    pub similar: Vec<TextColumn<'a>>,
     /// `line_item_usage_amount`.
     pub amount: Amounts<'a>,
     /// `line_item_usage_start_date`, or the start of `identity_time_interval`.

@@ -188,7 +188,7 @@ fn aggregate_text(
     let wanted =
         Wanted::find(names(), keys).map_err(|missing| broken(String::new(), missing_columns(&missing, names())))?;
     let before = aggregator.counted_rows();
-    aggregator.tags_seen.see(&wanted.tag_columns);
+    aggregator.seen.tags.see(&wanted.tag_columns);
     let places = wanted.places();
     let is_map: Vec<bool> = places.iter().map(|place| is_tag_map(&canonical_name(&headers[*place]))).collect();
     let mut columns: Vec<Growing> = is_map.iter().map(|is_map| Growing::new(*is_map)).collect();

@@ -3,6 +3,7 @@
 use super::aggregate::{FaultyLines, Totals};
 use super::delivery::read_version;
 use super::export::{self, Manifest};
+use super::notes;
 use crate::context::{Export, ReadSettings};
 use crate::job::Failure;
 use books::units::calendar::Month;
@@ -15,6 +16,8 @@ pub struct DiscoveredBill {
     pub lines: Vec<LineKind>,
     /// Lines that a meter counts and that cannot be booked as they are.
     pub faults: Vec<FaultyLines>,
+    /// Why there are no lines, when the bill has rows.
+    pub nothing_watched: Option<String>,
 }
 
 /// Reads the newest version of a month; touches no books.
@@ -26,6 +29,7 @@ pub async fn discover(
     let root = export::find(export.source.as_ref(), &export.prefix, export.format).await?;
     let Some(manifest) = export::newest(export.source.as_ref(), &root, month, None).await? else { return Ok(None) };
     let read = read_version(&export.source, &manifest, read_settings, month).await?;
+    let nothing_watched = notes::nothing_watched(&read.totals, read.files.rows());
     let Totals { lines, faults, .. } = read.totals;
-    Ok(Some(DiscoveredBill { manifest, lines, faults }))
+    Ok(Some(DiscoveredBill { manifest, lines, faults, nothing_watched }))
 }

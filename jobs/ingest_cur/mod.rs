@@ -213,7 +213,7 @@ impl Run<'_> {
         }
         report.impossible_days = growth::impossible_days(&totals.observed, month, delivered_at);
         report.long_lines = totals.long_lines;
-        report.notes = notes::notes(&totals, &context.read_settings.rules);
+        report.notes = notes::notes(&totals, &files, &context.read_settings.rules);
         let IngestReport { restatements, growths, impossible_days, .. } = &report;
         let changes = Changes { restatements, growths, impossible_days: impossible_days.as_deref() };
         let reasons = hold::reasons(&totals, &changes);
@@ -227,7 +227,7 @@ impl Run<'_> {
         }
         report.describe_bill(&totals, &files);
         report.describe_change(&totals, &booked, &difference);
-        report.warn(&delivery.manifest.account, &totals, &files);
+        report.warn(&delivery.manifest.account, &totals);
         report.outcome = match (report.hold_reasons.is_empty(), job.dry_run) {
             (true, true) => IngestOutcome::WouldApply,
             (false, true) => IngestOutcome::WouldHold,

@@ -38,6 +38,9 @@ pub struct CheckMonthsReport {
     pub as_booked: u64,
     /// Those that AWS changed, or that were never booked and have a bill: `main 2026-08`.
     pub to_be_read: Vec<String>,
+    /// Those of which AWS has a newer version that readings go back to by themselves, or that is on
+    /// hold already.
+    pub known: Vec<String>,
     /// Those without a manifest in the bucket.
     pub without_manifest: Vec<String>,
     /// Those whose manifest cannot be used.
@@ -54,6 +57,10 @@ impl Job for CheckMonths {
         Some(Self::KIND.to_owned())
     }
 
+    fn needs_attention(report: &CheckMonthsReport) -> bool {
+        !(report.to_be_read.is_empty() && report.unreadable.is_empty())
+    }
+
     async fn run(self, context: &Context, now: Timestamp) -> Result<CheckMonthsReport, Failure> {
         context.books.require_migrated().await?;
         let months = context.books.months(now).await?;
@@ -63,13 +70,15 @@ impl Job for CheckMonths {
             looks.extend(look(name, export, of, of.closed(now, self.lookback), now).await?);
         }
         context.books.keep_looks(&looks).await?;
+        let is_open = |look: &MonthLook| months.get(&look.payer).is_some_and(|of| look.is_open(of, now));
         let mut report = CheckMonthsReport::default();
         for look in looks {
             let name = format!("{} {}", look.export, look.month);
             report.looked_at += 1;
             match look.found {
                 Found::AsBooked => report.as_booked += 1,
-                Found::Other { .. } => report.to_be_read.push(name),
+                Found::Other { .. } if is_open(&look) => report.to_be_read.push(name),
+                Found::Other { .. } => report.known.push(name),
                 Found::Nothing => report.without_manifest.push(name),
                 Found::Unreadable(why) => report.unreadable.push(format!("{name}: {why}")),
             }

@@ -6,17 +6,22 @@
 use std::collections::BTreeSet;
 
 use super::aggregate::Totals;
-use books::units::words::several;
+use super::read::FileStats;
+use books::units::words::{count, several, verb};
 use books::usage::bill::{BillNote, ClaimKind, LineKind, NoteKind};
 use books::usage::meter::Rules;
 use books::usage::tag_key::TagKeys;
 
-/// Tags that are named when none is similar, at most.
+/// Tags that are named when none is similar, and product codes, at most.
 const NAMED: usize = 8;
 
 /// The notes of a version.
-pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
-    let mut found: Vec<BillNote> = untagged(totals, rules).into_iter().collect();
+pub(super) fn notes(totals: &Totals, files: &FileStats, rules: &Rules) -> Vec<BillNote> {
+    if let Some(text) = nothing_watched(totals, files.rows()) {
+        return vec![BillNote { kind: NoteKind::ProductNotCounted, text }];
+    }
+    let untagged = untagged(totals, rules).or_else(|| files_without_tag(files));
+    let mut found: Vec<BillNote> = untagged.into_iter().collect();
     found.extend(rules.meters.iter().filter_map(|meter| {
         let of_meter = |l: &&LineKind| l.claim == ClaimKind::Counted && l.meter == meter.name;
         if totals.lines.iter().any(|l| of_meter(&l)) {
@@ -48,28 +53,66 @@ pub(super) fn notes(totals: &Totals, rules: &Rules) -> Vec<BillNote> {
     found
 }
 
-/// The note of a bill whose usage is all without a customer.
+/// Why nothing of a bill is counted that has rows, and none of a product that anybody watches.
+pub(super) fn nothing_watched(totals: &Totals, rows: u64) -> Option<String> {
+    if rows == 0 || !totals.lines.is_empty() {
+        return None;
+    }
+    let codes = &totals.seen.unwatched.0;
+    let more = if codes.len() > NAMED { ", …" } else { "" };
+    let has = match codes.is_empty() {
+        true => "its rows have no product code".to_owned(),
+        false => format!("the bill has the product codes {}{more}", quoted(codes.iter().take(NAMED))),
+    };
+    Some(format!("none of {} is of a watched product (watched_products); {has}", several(rows, "row")))
+}
+
+/// The note of a bill of which some files cannot have a customer.
+fn files_without_tag(files: &FileStats) -> Option<BillNote> {
+    let (lack, all) = (files.files_without_tag, files.files.len());
+    let (have, their) = (verb(lack, "has", "have"), verb(lack, "its", "their"));
+    let text = format!(
+        "{lack} of {} {have} no column for the customer tag, so {their} usage is without a customer",
+        several(all, "file")
+    );
+    (lack > 0).then_some(BillNote { kind: NoteKind::Untagged, text })
+}
+
+/// Names as they are shown in a sentence.
+fn quoted<'a>(names: impl Iterator<Item = &'a String>) -> String {
+    names.map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+}
+
+/// The note of a bill whose usage is all without a customer, or that has another tag on more lines
+/// than the customer's. Usage that cannot have the tag (storage, transfer) is no reason for one.
 fn untagged(totals: &Totals, rules: &Rules) -> Option<BillNote> {
     let counted = || totals.lines.iter().filter(|l| l.claim == ClaimKind::Counted);
     let lines: u64 = counted().map(|l| l.lines).sum();
-    if lines == 0 || counted().any(|l| l.tagged_lines > 0) {
+    let (tagged, elsewhere): (u64, u64) = (counted().map(|l| l.tagged_lines).sum(), totals.seen.similar_lines);
+    if lines == 0 || tagged > 0 && elsewhere <= tagged {
         return None;
     }
-    let quoted = |names: &mut dyn Iterator<Item = &String>| -> String {
-        names.map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
-    };
-    let tags: BTreeSet<String> = totals.tags_seen.iter().filter(|tag| !is_own(tag, rules)).cloned().collect();
+    let tags: BTreeSet<String> = totals.seen.tags.0.iter().filter(|tag| !is_own(tag, rules)).cloned().collect();
     let similar = TagKeys::new(&rules.tag_keys).similar(&tags);
     let more = if tags.len() > NAMED { ", …" } else { "" };
     let has = match (similar.is_empty(), tags.is_empty()) {
-        (false, _) => format!("the bill has the similar {}", quoted(&mut similar.iter())),
-        (true, false) => format!("the bill has the tags {}{more}", quoted(&mut tags.iter().take(NAMED))),
-        (true, true) if totals.tags_seen.is_empty() => "the bill has no tags at all".to_owned(),
+        (false, _) => format!("the bill has the similar {}", quoted(similar.iter())),
+        (true, false) => format!("the bill has the tags {}{more}", quoted(tags.iter().take(NAMED))),
+        (true, true) if totals.seen.tags.0.is_empty() => "the bill has no tags at all".to_owned(),
         (true, true) => "the tag is in the bill, on other lines".to_owned(),
     };
-    let keys = quoted(&mut rules.tag_keys.iter());
-    let lines = several(lines, "counted line");
-    let text = format!("no usage ({lines}) has a value of the tag {keys}; {has}");
+    let (keys, lines) = (quoted(rules.tag_keys.iter()), several(lines, "counted line"));
+    let text = match tagged {
+        0 => format!("no usage ({lines}) has a value of the tag {keys}; {has}"),
+        _ => format!(
+            "only {} of {lines} {} a value of the tag {keys}, and {} {} one of the similar {}",
+            count(tagged),
+            verb(tagged, "has", "have"),
+            count(elsewhere),
+            verb(elsewhere, "has", "have"),
+            quoted(similar.iter())
+        ),
+    };
     Some(BillNote { kind: NoteKind::Untagged, text })
 }
 
@@ -100,6 +143,11 @@ mod tests {
     }
 
     fn of(lines: Vec<LineKind>, tags: &[&str]) -> Vec<(NoteKind, String)> {
+        with_similar(lines, tags, 0)
+    }
+
+    /// The notes of a bill with so many lines that have only a similar tag.
+    fn with_similar(lines: Vec<LineKind>, tags: &[&str], similar: u64) -> Vec<(NoteKind, String)> {
         let meter = |name: &str, product: &str| Meter {
             name: name.into(),
             unit: "units".into(),
@@ -114,9 +162,10 @@ mod tests {
             ignore: vec![],
             watched: vec![],
         };
-        let tags_seen = tags.iter().map(ToString::to_string).collect();
-        let totals = Totals { lines, tags_seen, ..Totals::default() };
-        notes(&totals, &rules).into_iter().map(|note| (note.kind, note.text)).collect()
+        let mut totals = Totals { lines, ..Totals::default() };
+        totals.seen.tags.see(tags);
+        totals.seen.similar_lines = similar;
+        notes(&totals, &FileStats::default(), &rules).into_iter().map(|note| (note.kind, note.text)).collect()
     }
 
     #[test]
@@ -137,6 +186,19 @@ mod tests {
         tagged.push(line("Chime", ClaimKind::Counted, "calls", 1));
         assert!(!of(tagged, &["customerid"]).iter().any(|n| n.0 == NoteKind::Untagged), "one line has it");
         assert!(of(vec![], &["customerid"]).is_empty(), "nothing is counted");
+    }
+
+    #[test]
+    fn a_similar_tag_on_more_lines_than_the_right_one_is_named() {
+        let lines =
+            || vec![line("Chime", ClaimKind::Counted, "calls", 2), line("S3", ClaimKind::Counted, "storage", 0)];
+        let untagged = |similar| {
+            let found = with_similar(lines(), &["customer_id", "customerid", "app"], similar);
+            found.into_iter().find(|(kind, _)| *kind == NoteKind::Untagged).map(|(_, text)| text)
+        };
+        assert_eq!((untagged(0), untagged(2)), (None, None));
+        let text = "only 2 of 10 counted lines have a value of the tag `customer-id`, and 3 have one of the similar `customerid`";
+        assert_eq!(untagged(3).as_deref(), Some(text));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Wanted {
     split_parent: Option<usize>,
     period: Option<usize>,
     tags: Vec<usize>,
+    /// Columns of tags whose key is similar to a configured one.
+    similar: Vec<usize>,
     /// The tags that have a column of their own in the file.
     pub(super) tag_columns: Vec<String>,
     /// Read for faulty lines only.
@@ -96,6 +98,7 @@ impl Wanted {
             split_parent: find("split_line_item_parent_resource_id"),
             period: find("bill_billing_period_start_date"),
             tags: (0..names.len()).filter(|i| is_tag(&names[*i])).collect(),
+            similar: (0..names.len()).filter(|i| keys.is_similar_column(names[*i].1)).collect(),
             tag_columns,
             resource: find("line_item_resource_id"),
         };
@@ -113,6 +116,7 @@ impl Wanted {
         let more = [self.end, self.interval, self.unit, self.split_parent, self.period];
         places.extend(more.into_iter().flatten());
         places.extend(&self.tags);
+        places.extend(&self.similar);
         places.sort_unstable();
         places.dedup();
         places
@@ -152,6 +156,8 @@ impl Wanted {
             unit: self.unit.map(text).transpose()?,
             split_parent: self.split_parent.map(text).transpose()?,
             tags: tags.collect::<Result<_, _>>()?,
+            // they are only looked at for a note, so one of another type is no fault
+            similar: self.similar.iter().filter_map(|place| TextColumn::from_array(array(*place).1)).collect(),
             amount: Amounts::from_array(array(self.amount).1).ok_or_else(|| wrong(self.amount))?,
             day: days(self.day)?,
             end: self.end.and_then(|place| Days::from_array(array(place).1)),
@@ -374,7 +380,7 @@ impl RowGroup {
     /// The first column that cannot be decoded.
     pub(super) fn aggregate(&self, plan: &Plan, aggregator: &mut UsageAggregator) -> Result<u64, ReadError> {
         let before = aggregator.counted_rows();
-        aggregator.tags_seen.see(&self.file.wanted.tag_columns);
+        aggregator.seen.tags.see(&self.file.wanted.tag_columns);
         let places = self.file.wanted.places();
         let rows = plan.batch_rows;
         let schema = self.file.metadata.parquet_schema();

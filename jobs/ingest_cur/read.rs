@@ -37,6 +37,7 @@ const FOOTERS_BYTES: u64 = 24 << 20;
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileStats {
     pub(super) files: Vec<BillFile>,
+    /// Files with counted lines and without a column for the customer tag.
     pub(super) files_without_tag: usize,
 }
 
@@ -246,7 +247,8 @@ pub(super) async fn read_files(
         without_tag[found.file] |= found.lacks_tag;
         progress.add(found.bytes);
     }
-    facts.files_without_tag = without_tag.into_iter().filter(|w| *w).count();
+    let counts = facts.files.iter().map(|file| file.counted_rows > 0);
+    facts.files_without_tag = without_tag.into_iter().zip(counts).filter(|of| *of == (true, true)).count();
     let mut aggregators = shared.pool.lock().map(|mut pool| std::mem::take(&mut *pool)).unwrap_or_default();
     let mut whole = aggregators.pop().unwrap_or_else(|| UsageAggregator::new(Arc::clone(rules), month));
     while let Some(aggregator) = aggregators.pop() {

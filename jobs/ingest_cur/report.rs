@@ -178,21 +178,13 @@ impl IngestReport {
     }
 
     /// Adds what a person should know of the way the version was read.
-    pub(super) fn warn(&mut self, account: &str, totals: &Totals, files: &FileStats) {
+    pub(super) fn warn(&mut self, account: &str, totals: &Totals) {
         let mut warn = |text: String| self.warnings.push(text);
         if account.is_empty() {
             warn(
                 "the manifest names no account, so nothing can tell whether it is booked under another payer label"
                     .into(),
             );
-        }
-        if files.files_without_tag > 0 {
-            warn(format!(
-                "{} of {} files have no column for the customer tag, so their usage is unattributed; \
-                 is the tag activated as a cost allocation tag?",
-                files.files_without_tag,
-                files.files.len()
-            ));
         }
         let no_amount = totals.lines.iter().filter(|l| l.line_type.ends_with(NO_AMOUNT)).map(|l| l.lines).sum::<u64>();
         if no_amount > 0 {

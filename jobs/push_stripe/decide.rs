@@ -63,6 +63,11 @@ impl DeferReason {
         Self::ALL.into_iter().map(Self::name)
     }
 
+    /// The reason with this name in the database.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// The name in the database.
     pub fn name(self) -> &'static str {
         match self {

@@ -37,11 +37,12 @@ use books::limits::overage_billing::{self, OverageHistory};
 use books::limits::plan::{Plans, ReportMode};
 use books::store::pace::Pace;
 use books::store::settings;
+use books::stripe::billing_target::{self, Waiting};
 use books::stripe::due::{self, Backlog, DueSince};
+use books::stripe::meter_event;
 use books::stripe::no_invoice::CustomerWithoutInvoice;
 use books::stripe::restore::billing_hold;
 use books::stripe::stripe_meter::StripeMeter;
-use books::stripe::{billing_target, meter_event};
 use books::units::calendar::instant;
 use books::{BooksError, Database};
 
@@ -89,6 +90,9 @@ pub struct PushReport {
     pub expired: u64,
     /// Deferred amounts of the planned customers, counted by reason.
     pub deferred: BTreeMap<DeferReason, u64>,
+    /// Deferred amounts of all other customers, counted by reason, without those that a person has
+    /// acknowledged.
+    pub waiting: BTreeMap<DeferReason, u64>,
     /// Amounts above 0, of all customers, that have now been deferred for 25 days.
     pub deferred_too_long: u64,
     /// Numbers of events that were never sent, although Stripe already has their identifiers.
@@ -139,7 +143,7 @@ impl Job for PushStripe {
             || !report.foreign.is_empty()
             || !report.missing_meters.is_empty()
             || !report.unmapped.is_empty()
-            || deferred.iter().any(|why| report.deferred.contains_key(why))
+            || deferred.iter().any(|why| report.deferred.contains_key(why) || report.waiting.contains_key(why))
     }
 
     async fn run(self, context: &Context, now: Timestamp) -> Result<PushReport, Failure> {
@@ -205,7 +209,14 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
         backlog.planned_version = 0;
     }
     let (second, names) = (now.as_second(), meters.clone());
-    let customers = books.with_connection(async move |c| due::would_be_due(c, backlog, &names, second).await).await?;
+    let planned = books.with_connection(async move |c| {
+        tokio::try_join!(
+            due::would_be_due(c, backlog, &names, second),
+            due::waiting_of_others(c, backlog, &names, second)
+        )
+    });
+    let (customers, waiting) = planned.await?;
+    report.waiting = by_reason(waiting);
     // as a push, it asks Stripe when there is something to do; meters and items are known then, and
     // the plan is that of a push
     let (known, mode) = match &billing.mode {
@@ -219,7 +230,7 @@ pub async fn preview(books: &Database, billing: &BillingSettings, now: Timestamp
     if mode == Mode::Write {
         report.missing_meters = inputs.missing_meters();
     }
-    report.deferred_too_long = situation.deferred_too_long;
+    report.deferred_too_long = situation.waiting.since;
     let since = instant(now.as_second() - LOOK_BACK);
     let without = books.without_invoice(&inputs.plans, &meters, since, now).await?;
     report.without_invoice = u64::try_from(without.len()).unwrap_or(u64::MAX);
@@ -254,7 +265,8 @@ pub async fn push(books: &Database, billing: &BillingSettings, now: Timestamp) -
     if report.on_hold.is_some() {
         return Ok(report);
     }
-    report.deferred_too_long = situation.deferred_too_long;
+    report.deferred_too_long = situation.waiting.since;
+    report.waiting = by_reason(situation.waiting.by_reason.clone());
     let run = Push { books, billing, account, clock: RunClock::starts(now) };
     let overage = match situation.overage.as_ref().filter(|known| known.newest() == billing.overage) {
         Some(known) => known.clone(),
@@ -285,8 +297,8 @@ struct Situation {
     backlog: Backlog,
     /// Whether there are events of earlier runs to recover.
     to_recover: bool,
-    /// Amounts that have now been deferred for too long.
-    deferred_too_long: u64,
+    /// Deferred amounts, and those that have now been deferred for too long.
+    waiting: Waiting,
 }
 
 impl Situation {
@@ -298,7 +310,7 @@ impl Situation {
         let (now, long_ago) = (now.as_second(), now.as_second() - DEFERRED_TOO_LONG);
         books
             .with_connection(async move |c| {
-                let (plans, hold, overage, plans_fingerprint, planned_for, backlog, to_recover, deferred_too_long) = tokio::try_join!(
+                let (plans, hold, overage, plans_fingerprint, planned_for, backlog, to_recover, waiting) = tokio::try_join!(
                     Plans::load(c),
                     billing_hold(c),
                     overage_billing::load(c),
@@ -306,7 +318,7 @@ impl Situation {
                     settings::get(c, PLANNED_FOR),
                     due::backlog(c, now),
                     meter_event::to_recover(c, stale, now),
-                    billing_target::deferred_since(c, long_ago - DAY, long_ago),
+                    billing_target::waiting(c, long_ago - DAY, long_ago),
                 )?;
                 let on_hold = hold.map(|hold| hold.backup_at);
                 Ok(Self {
@@ -317,7 +329,7 @@ impl Situation {
                     planned_for,
                     backlog,
                     to_recover,
-                    deferred_too_long,
+                    waiting,
                 })
             })
             .await
@@ -388,8 +400,12 @@ impl Push<'_> {
         let mut pace = CHUNK;
         // more than that is too large for an answer of the server
         let mut most = usize::MAX;
-        loop {
-            let due: Arc<[DueSince]> = self.books.due(DUE_AT_ONCE, self.clock.now()).await?.into();
+        for round in 0_u64.. {
+            let (due, waiting) = self.books.due(DUE_AT_ONCE, self.clock.now()).await?;
+            let due: Arc<[DueSince]> = due.into();
+            if round == 0 {
+                report.waiting = by_reason(waiting);
+            }
             let mut done = 0;
             while done < due.len() {
                 let next = done..due.len().min(done + pace.rows().min(most));
@@ -409,10 +425,15 @@ impl Push<'_> {
                 }
             }
             if due.len() < usize::try_from(DUE_AT_ONCE).unwrap_or(usize::MAX) {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
+}
+
+fn by_reason(counts: BTreeMap<String, u64>) -> BTreeMap<DeferReason, u64> {
+    counts.into_iter().filter_map(|(name, count)| Some((DeferReason::named(&name)?, count))).collect()
 }
 
 /// The account's active meter for each mapped one. Checks that it is the account that was used

@@ -35,6 +35,9 @@ struct Found {
     lines: Vec<books::usage::bill::LineKind>,
     /// Lines that put the version on hold.
     faults: Vec<FaultyLines>,
+    /// Why there are no lines, when the bill has rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nothing_watched: Option<String>,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
@@ -49,8 +52,9 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
         let read = progress::reading(&format!("{name} {month}"), &read_settings.progress, reading).await;
         match read.map_err(|f| anyhow::anyhow!("{name} {month}: {:#}", f.error()))? {
             Some(bill) => {
-                let DiscoveredBill { manifest, lines, faults } = bill;
-                found.push(Found { export: name, month, version: manifest.version, lines, faults });
+                let DiscoveredBill { manifest, lines, faults, nothing_watched } = bill;
+                let version = manifest.version;
+                found.push(Found { export: name, month, version, lines, faults, nothing_watched });
             }
             None if !args.json => print::out(&format!("{name} {month}: AWS has delivered no bill yet")),
             None => {}
@@ -62,6 +66,10 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     for f in &found {
         print::out(&format!("{} {}  version {}", f.export, f.month, f.version));
+        if f.lines.is_empty() {
+            print::out(f.nothing_watched.as_deref().unwrap_or("the bill has no rows yet"));
+            continue;
+        }
         let rows = f.lines.iter().map(|l| {
             let claim = match (l.claim, l.meter.as_str()) {
                 (ClaimKind::Counted, meter) => meter.to_owned(),

@@ -134,13 +134,15 @@ async fn act(
     if which.reason.trim().is_empty() {
         return Err(BadUsage("--reason: say why; it is kept".into()).into());
     }
-    let mut done = Exit::Ok;
+    let (mut done, mut events) = (Exit::Ok, vec![]);
     for id in &which.ids {
         let Some(event) = books.meter_event(id).await? else {
-            print::err(format_args!("there is no event `{id}`"));
-            done = Exit::Failed;
-            continue;
+            let why = format!("there is no event `{id}`, and nothing was changed; `meter events list` shows them");
+            return Err(BadUsage(why).into());
         };
+        events.push((id, event));
+    }
+    for (id, event) in events {
         let act = AuditEntry {
             actor: actor::current(),
             action: name.to_owned(),

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::known_customer;
 use crate::config::Config;
-use crate::exit::Exit;
+use crate::exit::{BadUsage, Exit};
 use crate::print;
 use crate::wiring::{self, Open};
 
@@ -94,9 +94,16 @@ pub(crate) async fn run(action: Action, config: &Config, now: Timestamp) -> anyh
             for id in &again {
                 print::out(&format!("{id} will be sent again"));
             }
-            let left: Vec<&String> = ids.iter().filter(|id| !again.contains(id)).collect();
-            for id in &left {
-                print::err(format_args!("{id} cannot be sent again: there is no such notification, or it is pending"));
+            let left: Vec<String> = ids.iter().filter(|id| !again.contains(id)).cloned().collect();
+            let known = if left.is_empty() { vec![] } else { books.known_notifications(left.clone()).await? };
+            for id in &known {
+                print::err(format_args!("{id} cannot be sent again: it is pending"));
+            }
+            let unknown: Vec<String> = left.iter().filter(|id| !known.contains(id)).cloned().collect();
+            if !unknown.is_empty() {
+                let (one, names) = (unknown.len() == 1, unknown.join(", "));
+                let of = if one { "there is no notification" } else { "there are no notifications" };
+                return Err(BadUsage(format!("{of} {names}; `meter notifications list` shows them")).into());
             }
             if again.is_empty() && left.is_empty() {
                 print::out("no notification is dead");

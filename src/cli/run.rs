@@ -4,18 +4,23 @@ use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use jobs::context::Context;
 use jobs::enforce_budgets::{self, EnforceBudgets};
+use jobs::ingest_cur::{CheckMonths, IngestCur};
 use jobs::job::{Job, Mode};
+use jobs::push_stripe::PushStripe;
 use jobs::roll_periods::{self, RollPeriods, RollPeriodsReport};
 use serde_json::Value;
 
-use super::failure;
 use super::payload::{self, JobArgs};
+use super::{failure, select};
 use crate::config::Config;
 use crate::exit::{BadUsage, Exit};
 use crate::metrics::Metrics;
 use crate::print;
 use crate::wiring::{self, Open};
 use crate::worker::{Kind, Kinds, RunOutcome, ValidatedPayload};
+
+/// Kinds with a dry run.
+const DRY: [&str; 4] = [IngestCur::KIND, RollPeriods::KIND, EnforceBudgets::KIND, PushStripe::KIND];
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -39,7 +44,11 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     // decisions of another time would be stored as those of today
     if as_of.is_some_and(|at| at > now || kind.name == EnforceBudgets::KIND) && !dry_run {
         let what = if kind.name == EnforceBudgets::KIND { "another time" } else { "the future" };
-        return Err(BadUsage(format!("{what} can only be shown: add --dry-run")).into());
+        let act = match DRY.contains(&kind.name) {
+            true => "add --dry-run".to_owned(),
+            false => format!("{} has no dry run", kind.name),
+        };
+        return Err(BadUsage(format!("{what} can only be shown: {act}")).into());
     }
     if dry_run {
         match &job.payload {
@@ -51,13 +60,18 @@ pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::
     }
     let ValidatedPayload { payload, .. } = payload::read(&kind, &job)?;
     let now = as_of.unwrap_or(now);
-    let dry = serde_json::from_str::<Value>(&payload)?.get("dry_run") == Some(&Value::Bool(true));
+    let fields = serde_json::from_str::<Value>(&payload)?;
+    let dry = fields.get("dry_run") == Some(&Value::Bool(true));
+    if let Some(export) = fields.get("export").and_then(Value::as_str) {
+        select::exports(config, Some(export))?;
+    }
     let open = if dry { Open::DRY_RUN } else { Open::MIGRATED };
     let books = wiring::open_books(config, open).await?;
     let context = wiring::context(config, books.counted()).await?;
     match kind.name {
         RollPeriods::KIND if !json => roll_periods(&context, Mode::of(dry), now).await,
         EnforceBudgets::KIND if !json => enforce(&context, Mode::of(dry), now).await,
+        CheckMonths::KIND if !json => check_months(&payload, &context, now).await,
         _ => here(&kind, payload, context, now).await,
     }
 }
@@ -121,6 +135,14 @@ fn show_rolled(report: &RollPeriodsReport, now: Timestamp) {
         let names = report.overlapping_customers.join(", ");
         print::out(&format!("{names}: several subscriptions are active; the one that began last decides"));
     }
+}
+
+async fn check_months(payload: &str, context: &Context, now: Timestamp) -> anyhow::Result<Exit> {
+    let job: CheckMonths = serde_json::from_str(payload)?;
+    let report = job.run(context, now).await.map_err(|f| failure::error(&f))?;
+    print::months::show(&report);
+    print::cost(&context.books);
+    Ok(done::<CheckMonths>(&report))
 }
 
 async fn enforce(context: &Context, mode: Mode, now: Timestamp) -> anyhow::Result<Exit> {

@@ -64,8 +64,8 @@ fn show(s: &Overview, config: &Config, now: Timestamp) {
                 print::count(unrecognised)
             ),
         );
-        for note in &bill.notes {
-            line("", format!("{} {}: {}", bill.payer, bill.month, note.text));
+        for of in &bill.notes {
+            line("", format!("{} {}: {}", bill.payer, of.months(), of.note.text));
         }
     }
     for months in s.exports.iter().filter_map(|export| export.months_line(now)) {

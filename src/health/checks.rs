@@ -236,11 +236,11 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
             let what = format!("{lines} of payer {payer}'s bill {are} recognised by no meter and no ignore rule");
             add("MeterUnrecognisedLines", what, "meter discover");
         }
-        for note in &bill.notes {
-            let what = format!("bill of payer {payer}, {}: {}", bill.month, note.text);
-            match note.kind {
-                NoteKind::Untagged => add("MeterUsageUntagged", what, act_on(note.kind)),
-                NoteKind::ProductNotCounted => add("MeterCountsNothing", what, act_on(note.kind)),
+        for of in &bill.notes {
+            let (what, kind) = (format!("bill of payer {payer}, {}: {}", of.months(), of.note.text), of.note.kind);
+            match kind {
+                NoteKind::Untagged => add("MeterUsageUntagged", what, act_on(kind)),
+                NoteKind::ProductNotCounted => add("MeterCountsNothing", what, act_on(kind)),
                 // as long as its product is counted by another meter, nothing need be wrong
                 NoteKind::MeterCountsNothing => {}
             }
@@ -252,10 +252,10 @@ fn bills(s: &Overview, add: &mut impl FnMut(&'static str, String, &str)) {
 pub(crate) fn act_on(note: NoteKind) -> &'static str {
     match note {
         NoteKind::Untagged => {
-            "write the right key into tag_key, or activate the tag (Billing console, Cost allocation tags); then meter ingest"
+            "write the right key into tag_key, or activate the tag (Billing console, Cost allocation tags); then meter ingest --month, for each of the months"
         }
         NoteKind::ProductNotCounted | NoteKind::MeterCountsNothing => {
-            "meter discover; compare it with usage_types and line_types of the meter"
+            "meter discover; compare it with watched_products, and with usage_types and line_types of the meter"
         }
     }
 }

@@ -38,7 +38,7 @@ const TABLE: [(&str, &str, &[&str]); 47] = [
     ("meter_bill_rows", "Rows of the newest month's booked version.", &["payer"]),
     ("meter_bill_counted_rows", "Of these, the ones that a meter counted.", &["payer"]),
     ("meter_bill_lines", "Lines of watched products in it and in that of the month before.", &["payer", "claim"]),
-    ("meter_bill_notes", "What is noted of the newest month's booked version.", &["payer", "kind"]),
+    ("meter_bill_notes", "What is noted of the booked versions of the last year.", &["payer", "kind"]),
     ("meter_bill_versions_on_hold", "Versions of bills that are on hold.", &["payer"]),
     ("meter_export_read", "1: a bill of the export was found; 0: never.", &["export"]),
     ("meter_export_months", "Months of the export that are over and need a reading.", &["export", "gap"]),
@@ -193,7 +193,7 @@ fn bills(board: &Board, overview: &Overview) -> prometheus::Result<()> {
             board.set("meter_bill_lines", &[payer, claim], bill.lines.get(claim).unwrap_or(&0))?;
         }
         for (kind, name) in NOTES {
-            let notes = bill.notes.iter().filter(|note| note.kind == kind).count();
+            let notes = bill.notes.iter().filter(|of| of.note.kind == kind).count();
             board.set("meter_bill_notes", &[payer, name], notes)?;
         }
         board.set("meter_bill_versions_on_hold", &[payer], bill.on_hold)?;

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use books::Database;
-use books::limits::entitlement::{Entitlement, Freshness, Reason};
+use books::limits::entitlement::{Entitlement, Freshness, LARGEST, Reason};
 use books::limits::plan::TURN;
 use books::units::quantity::Quantity;
 use jiff::Timestamp;
@@ -116,7 +116,7 @@ pub(crate) async fn explain(
         out(&format!("          {part}"));
     }
     if let Some(price) = terms.and_then(|t| t.billed_price(meter)) {
-        let beyond = (e.used - e.included).max(Quantity::ZERO);
+        let beyond = if e.used == LARGEST { LARGEST } else { (e.used - e.included).max(Quantity::ZERO) };
         let cost = money(e.meter_cost_minor, &e.currency);
         out(&format!("beyond    {} {unit} at {price} {} each: {cost}", quantity(beyond), e.currency));
     } else if terms.is_some_and(|t| t.price.is_some()) {

@@ -8,6 +8,7 @@ pub(crate) mod enforce;
 pub(crate) mod entitlements;
 pub(crate) mod ingest;
 pub(crate) mod items;
+pub(crate) mod months;
 pub(crate) mod notifications;
 pub(crate) mod push;
 pub(crate) mod reconcile;

@@ -8,7 +8,7 @@ use jobs::push_stripe::{PlannedEvent, PushReport};
 
 use super::out;
 use crate::config::Config;
-use crate::format::{count, several};
+use crate::format::{count, several, verb};
 
 /// Prints what was sent, or would be.
 pub(crate) fn show(report: &PushReport, config: &Config) {
@@ -56,6 +56,10 @@ pub(crate) fn show(report: &PushReport, config: &Config) {
     }
     for (why, amounts) in &report.deferred {
         out(&format!("deferred: {}: {}", several(*amounts, "amount"), reason(*why)));
+    }
+    for (why, amounts) in &report.waiting {
+        let (amounts, wait) = (several(*amounts, "amount"), verb(*amounts, "waits", "wait"));
+        out(&format!("deferred since before: {amounts} {wait}: {}; `meter reconcile` shows them", reason(*why)));
     }
     if let Some(backup_at) = report.on_hold {
         out(&format!(

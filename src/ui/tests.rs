@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use books::audit::stats::{BillStats, BooksStats, CustomerStats, DayUsage, Decisions, MonthUsage, NearLimit};
+use books::audit::stats::{
+    BillStats, BooksStats, CustomerStats, DayUsage, Decisions, MonthNote, MonthUsage, NearLimit,
+};
 use books::stripe::alarm::TargetAlarm;
 use books::stripe::difference::Difference;
 use books::units::quantity::Quantity;
@@ -57,7 +59,11 @@ fn hostile() -> Overview {
         rows: 10,
         counted_rows: 9,
         lines: [(text(), 1)].into(),
-        notes: vec![BillNote { kind: NoteKind::Untagged, text: text() }],
+        notes: vec![MonthNote {
+            month: text(),
+            also: vec![text()],
+            note: BillNote { kind: NoteKind::Untagged, text: text() },
+        }],
         on_hold: 1,
         hold_reason: Some(text()),
     });

@@ -87,6 +87,8 @@ fn from_an_empty_account_to_invoices_that_equal_the_books() {
     fixture.judge();
 }
 
+const WAITS: &str = "deferred since before: 1 amount waits: Stripe refused an event of this customer and meter";
+
 #[test]
 fn a_refused_event_is_kept_until_a_person_decides() {
     let fixture = BillingFixture::open(&["ann", "bob"]);
@@ -98,11 +100,19 @@ fn a_refused_event_is_kept_until_a_person_decides() {
     // more usage of the same customer is not thrown after it
     fixture.book("bob", "storage_gb", "1");
     fixture.run("push").ends(3).says(&["deferred: 1 amount: Stripe refused an event", "0 sent"]);
+    // whoever asks again hears of it again
+    for line in ["push", "push --dry-run", "run push_stripe"] {
+        fixture.run(line).ends(3).says(&[if line == "run push_stripe" { "\"waiting\"" } else { WAITS }]);
+    }
     fixture.run("reconcile bob").ends(3).says(&["3000 refused", "deferred 1000: refused"]);
     let id = fixture.place.query("SELECT seq FROM meter_events WHERE customer = 'bob'")[0].clone();
     fixture.run(&format!("events retry {id}")).ends(2);
     fixture.run(&format!("events retry {id} --reason ")).ends(2);
     fixture.run(&format!("events retry {id} --reason id_was_wrong")).ends(0).says(&["3000 will be planned anew"]);
+    fixture
+        .run(&format!("events retry {id} 99999 --reason x"))
+        .ends(2)
+        .says(&["no event `99999`", "nothing was changed"]);
     fixture.run(&format!("events retry {id} --reason again")).ends(1).says(&["is not_received"]);
     // the customer has another id at Stripe now
     let began = Timestamp::now().as_second() - 10 * DAY;

@@ -245,3 +245,22 @@ fn the_systemd_unit_is_sound() {
         .into();
     ran.ends(0);
 }
+
+/// Guards against: a bill of which nothing is counted looks like one that is well, or like none.
+#[test]
+fn a_bill_of_products_that_nobody_watches_is_no_good_news() {
+    let place = Workspace::with(
+        "watched_products = [\"Nothing\"]\n[[exports]]\nname = \"main\"\nlocation = \"bucket\"\n\
+         [[meters]]\nname = \"m\"\nunit = \"units\"\nproducts = [\"Nothing\"]\nusage_types = [\"x\"]\n",
+    );
+    let month = books::units::calendar::Month::of(jiff::Timestamp::now());
+    place.run(&format!("demo generate bucket --month {month} --rows 300 --customers 3")).ends(0);
+    let words = "rows is of a watched product (watched_products); the bill has the product codes `AWS";
+    place.run("migrate").ends(0);
+    place.run("doctor").says(&["nothing is booked yet"]);
+    place.run(&format!("ingest --month {month}")).ends(0).says(&[words]);
+    place.run(&format!("discover --month {month}")).ends(0).says(&[words]);
+    place.run("status").ends(3).says(&["MeterCountsNothing", words]);
+    let doctor = place.run("doctor").says(&[words, "no line of the newest bill is counted"]);
+    assert!(!doctor.out.contains("nothing is booked yet"), "{}", doctor.out);
+}

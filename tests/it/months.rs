@@ -199,7 +199,8 @@ fn status_and_doctor_name_months_that_nobody_read() {
     deliver(&bucket, first, 31, 1);
     let changed = format!("AWS changed {first} of export main after it was booked");
     place.run("doctor").says(&[&changed]);
-    place.run("run check_months").ends(0).says(&[&format!("main {first}")]);
+    let attention = format!("attention: AWS has another version of main {first} than the books");
+    place.run("run check_months").ends(3).says(&["3 months that no reading goes back to: 2 as booked", &attention]);
     place.run("status").ends(3).says(&["MeterMonthsUnread", &changed, &format!("--month {first} --dry-run")]);
     let ran = place.run("ingest").ends(0);
     without(&ran, &first.to_string());
@@ -247,9 +248,12 @@ fn a_newer_version_of_a_month_on_hold_is_named() {
     place.run("run check_months").ends(0);
     let words = format!("AWS changed {first} of export main after it was put on hold");
     without(&place.run("status").says(&["MeterVersionOnHold"]), &words);
+    let held = format!("a newer version of {first} of export main is on hold than the one that is booked");
+    let doctor = place.run("doctor").says(&[&held, &format!("meter versions --month {first} says why")]);
+    without(&doctor, "none is missing");
     deliver(&bucket, first, 31, 2);
     place.run("doctor").says(&[&words]);
-    place.run("run check_months").ends(0);
+    place.run("run check_months").ends(3).says(&["attention: AWS has another version"]);
     place.run("status").says(&["MeterMonthsUnread", &words, &format!("--month {first} --dry-run")]);
     place.run_with(&format!("ingest --month {first}"), &no_fall).ends(3).says(&["ON HOLD"]);
     without(&place.run("status").says(&["MeterVersionOnHold"]), &words);

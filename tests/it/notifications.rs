@@ -152,9 +152,7 @@ fn notifications_arrive_signed_and_once() {
     run(&place, DELIVER).ends(0);
     let again = receiver.took();
     assert_eq!((again.len(), &again[0].0["webhook-id"], &again[0].1), (1, id, &took[0].1));
-    run(&place, "notifications retry ntc_nothing")
-        .ends(1)
-        .says(&["ntc_nothing cannot be sent again: there is no such notification"]);
+    run(&place, "notifications retry ntc_nothing").ends(2).says(&["there is no notification ntc_nothing"]);
     run(&place, "notifications list").ends(0).says(&["delivered", "included_used 80 %", "blocked"]);
 }
 

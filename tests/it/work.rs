@@ -299,6 +299,12 @@ fn bad_input_says_what_and_where() {
         ("work --kinds probe,nothing", &["no kind of job named `nothing`"]),
         ("work --concurrency 0", &["--concurrency"]),
         ("run nothing", &["no kind of job named"]),
+        ("run ingest_cur export=nope month=2026-05", &["there is no export named `nope`"]),
+        (
+            "run check_months --as-of 2100-01-01T00:00:00Z",
+            &["the future can only be shown: check_months has no dry run"],
+        ),
+        ("run roll_periods --as-of 2100-01-01T00:00:00Z", &["the future can only be shown: add --dry-run"]),
         ("backfill ingest --from 2026-05 --to 2026-03", &["is after"]),
         ("jobs show 77", &["there is no job 77"]),
         ("jobs retry 77", &["there is no job 77"]),

@@ -7,18 +7,19 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use super::{
-    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthUsage, NearLimit,
+    BillStats, BooksStats, CustomerStats, DAYS, DayUsage, Decisions, MANY, MeterDay, MonthNote, MonthUsage, NearLimit,
     NotificationStats, StripeStats, TaggedLines,
 };
 use crate::limits::settled::{newest_bills, usage_through};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::first_row;
+use crate::store::rows::{first_row, json};
 use crate::stripe::alarm;
 use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
-use crate::usage::bill::BillNote;
+use crate::usage::bill::{BillNote, NoteKind};
+use crate::usage::months::WINDOW;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
@@ -39,10 +40,17 @@ const TAGGED_LINES: &str = "SELECT meter, sum(lines), sum(tagged_lines) FROM bil
 const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.counted_rows, \
       (SELECT max(min(delivered_at, decided_at)) FROM bill_versions d WHERE d.payer = v.payer AND d.state = 'applied'), \
       (SELECT count(*) FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold'), \
-      (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1), v.notes \
+      (SELECT hold_reason FROM bill_versions h WHERE h.payer = v.payer AND h.state = 'on_hold' ORDER BY id DESC LIMIT 1) \
     FROM (SELECT max(id) AS id FROM bill_versions b WHERE state = 'applied' \
             AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) newest \
     JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
+
+/// The notes of the booked versions in the months of the JSON array ?1. Each is a seek in an index.
+const NOTES: &str = "WITH RECURSIVE payers (payer) AS (SELECT min(payer) FROM bill_versions \
+      UNION ALL SELECT (SELECT min(payer) FROM bill_versions WHERE payer > payers.payer) FROM payers WHERE payers.payer IS NOT NULL), \
+    newest AS (SELECT (SELECT max(id) FROM bill_versions WHERE payer = p.payer AND month = m.value AND state = 'applied') AS id \
+      FROM payers p CROSS JOIN json_each(?1) m WHERE p.payer IS NOT NULL) \
+    SELECT v.payer, v.month, v.notes FROM newest n JOIN bill_versions v ON v.id = n.id ORDER BY v.payer, v.month DESC";
 
 /// Sums of a meter: of customers, and without one.
 type Sums = (Quantity, Quantity);
@@ -84,9 +92,9 @@ impl Database {
         .await
     }
 
-    /// The newest booked bill of each payer, with its notes.
-    pub async fn bills_of_payers(&self) -> Result<Vec<BillStats>, BooksError> {
-        self.with_connection(async |c| bills(c).await).await
+    /// The newest booked bill of each payer, with the notes of the last year.
+    pub async fn bills_of_payers(&self, now: Timestamp) -> Result<Vec<BillStats>, BooksError> {
+        self.with_connection(async move |c| bills(c, now).await).await
     }
 
     /// Reads every customer.
@@ -102,7 +110,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let enforced = "SELECT enforced_at FROM enforcement";
     let ((month, days), bills, stripe, notifications, entries, overdue, enforced, size_bytes) = tokio::try_join!(
         usage(c, now),
-        bills(c),
+        bills(c, now),
         stripe(c),
         notifications(c),
         first_row(c, entries, ()),
@@ -169,12 +177,17 @@ fn at(row: &crate::store::connection::Row, place: i32) -> Result<Option<Timestam
     Ok(row.get::<Option<i64>>(place)?.map(instant))
 }
 
-async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
+async fn bills(c: &Connection, now: Timestamp) -> Result<Vec<BillStats>, BooksError> {
     // a payer without a booked version, because the first one is on hold
     let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
                      AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
-    let (mut rows, newest, mut on_hold) =
-        tokio::try_join!(c.query(NEWEST_BILLS, ()), newest_bills(c), c.query(only_on_hold, ()))?;
+    let months = json(&Month::of(now).back_to(WINDOW))?;
+    let (mut rows, newest, mut on_hold, mut noted) = tokio::try_join!(
+        c.query(NEWEST_BILLS, ()),
+        newest_bills(c),
+        c.query(only_on_hold, ()),
+        c.query(NOTES, params![months])
+    )?;
     let through = usage_through(&newest);
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -186,7 +199,7 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
             rows: row.get(2)?,
             counted_rows: row.get(3)?,
             lines: BTreeMap::new(),
-            notes: notes(&row.get::<String>(7)?)?,
+            notes: vec![],
             on_hold: row.get(5)?,
             hold_reason: row.get(6)?,
             payer,
@@ -205,11 +218,32 @@ async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
             bill.lines.insert(row.get(0)?, row.get(1)?);
         }
     }
+    while let Some(row) = noted.next().await? {
+        let (payer, month): (String, String) = (row.get(0)?, row.get(1)?);
+        let Some(bill) = found.iter_mut().find(|bill| bill.payer == payer) else { continue };
+        add_notes(bill, &month, notes(&row.get::<String>(2)?)?);
+    }
     while let Some(row) = on_hold.next().await? {
         let bill = BillStats::none(&row.get::<String>(0)?);
         found.push(BillStats { month: row.get(1)?, on_hold: row.get(2)?, hold_reason: row.get(3)?, ..bill });
     }
     Ok(found)
+}
+
+/// Adds the notes of a month that is older than those before. One of a kind that a newer month has
+/// only adds its month, and one of which nothing need follow counts in the newest bill alone.
+fn add_notes(bill: &mut BillStats, month: &str, notes: Vec<BillNote>) {
+    let newer = bill.notes.iter().filter(|known| known.month != month).count();
+    for note in notes {
+        if month != bill.month && note.kind == NoteKind::MeterCountsNothing {
+            continue;
+        }
+        match bill.notes[..newer].iter_mut().find(|known| known.note.kind == note.kind) {
+            Some(known) if known.also.last().is_some_and(|last| last == month) => {}
+            Some(known) => known.also.push(month.to_owned()),
+            None => bill.notes.push(MonthNote { month: month.to_owned(), also: vec![], note }),
+        }
+    }
 }
 
 fn notes(json: &str) -> Result<Vec<BillNote>, BooksError> {

@@ -14,6 +14,7 @@ use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Faults, Group};
+use super::seen::Seen;
 use super::{FaultKind, GroupKey, UsageAggregator};
 use crate::ingest_cur::sums::{Place, id, idx};
 use books::units::calendar::Month;
@@ -43,7 +44,7 @@ struct Partial {
     rounded: u64,
     out_of_month_lines: u64,
     long_lines: u64,
-    tags_seen: Vec<String>,
+    seen: Seen,
     /// Meter, kind, and the faulty lines.
     faults: Vec<(u8, FaultKind, Group)>,
 }
@@ -70,7 +71,7 @@ impl UsageAggregator {
             rounded: self.rounded,
             out_of_month_lines: self.out_of_month_lines,
             long_lines: self.long_lines,
-            tags_seen: self.tags_seen.0.iter().cloned().collect(),
+            seen: self.seen.clone(),
             faults: self.faults.0.iter().map(|((meter, kind), group)| (*meter, *kind, group.clone())).collect(),
         };
         let mut packed = ZlibEncoder::new(vec![], Compression::fast());
@@ -132,7 +133,7 @@ impl UsageAggregator {
         aggregator.rounded = partial.rounded;
         aggregator.out_of_month_lines = partial.out_of_month_lines;
         aggregator.long_lines = partial.long_lines;
-        aggregator.tags_seen.see(&partial.tags_seen);
+        aggregator.seen.merge(&partial.seen);
         if let Some((meter, ..)) = partial.faults.iter().find(|(meter, ..)| usize::from(*meter) >= meters) {
             return Err(format!("meter {meter} does not exist"));
         }

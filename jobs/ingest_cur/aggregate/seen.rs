@@ -1,32 +1,56 @@
-//! What is seen of a bill beside its sums: its tags, and lines that last too long.
+//! What is seen of a bill beside its sums: its tags, products that nobody watches, and lines that
+//! last too long.
 
 use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
 
 use super::names::DictionaryMap;
 use crate::ingest_cur::batch::{Batch, DAY_SECONDS, TagColumn};
 use books::usage::tag_key::TagName;
 
-/// Tags of a bill that are kept by name; AWS allows 500 in a payer account. Of more, the first ones
-/// in the alphabet.
-const TAGS: usize = 500;
-/// Longer names of tags are not kept; a key has 128 characters at most.
-const TAG_BYTES: usize = 1024;
+/// Names that are kept; AWS allows 500 tags in a payer account. Of more, the first ones in the
+/// alphabet.
+const NAMES: usize = 500;
+/// Longer names are not kept; the key of a tag has 128 characters at most.
+const NAME_BYTES: usize = 1024;
 
-/// The tags that lines of a bill can have.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TagsSeen(pub(super) BTreeSet<String>);
+/// Names in a bill.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct NamesSeen(pub(crate) BTreeSet<String>);
 
-impl TagsSeen {
-    /// Notes tags, as [`TagName::written`] has them.
-    pub(crate) fn see<'a>(&mut self, tags: impl IntoIterator<Item = &'a String>) {
-        for tag in tags.into_iter().filter(|tag| (1..=TAG_BYTES).contains(&tag.len())) {
-            if !self.0.contains(tag) {
-                self.0.insert(tag.clone());
-            }
-            if self.0.len() > TAGS {
-                self.0.pop_last();
+impl NamesSeen {
+    pub(crate) fn see<T: AsRef<str>>(&mut self, names: impl IntoIterator<Item = T>) {
+        for name in names {
+            let name = name.as_ref();
+            if (1..=NAME_BYTES).contains(&name.len()) && !self.0.contains(name) {
+                self.0.insert(name.to_owned());
+                if self.0.len() > NAMES {
+                    self.0.pop_last();
+                }
             }
         }
+    }
+}
+
+/// What is seen of a bill beside its sums.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The tags that its lines can have, as [`TagName::written`] writes them.
+    pub(crate) tags: NamesSeen,
+    /// Product codes that are not watched.
+    pub(crate) unwatched: NamesSeen,
+    /// Counted lines without a customer that have a tag whose key is similar to a configured one.
+    pub(crate) similar_lines: u64,
+}
+
+impl Seen {
+    /// Adds what was seen of another part of the bill.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.tags.see(&other.tags.0);
+        self.unwatched.see(&other.unwatched.0);
+        self.similar_lines += other.similar_lines;
     }
 }
 
@@ -34,6 +58,12 @@ impl TagsSeen {
 pub(super) fn tags_of(columns: &[TagColumn<'_>]) -> Vec<String> {
     let keys = columns.iter().flat_map(|column| column.tag.keys());
     keys.filter_map(TagName::of_entry).map(|tag| tag.written()).collect()
+}
+
+/// True when a line has a value of a tag whose key is similar to a configured one.
+pub(super) fn has_similar_tag(batch: &Batch<'_>, row: usize) -> bool {
+    batch.similar.iter().any(|text| !text.value(text.code(row)).is_empty())
+        || batch.tags.iter().any(|column| column.tag.has_similar(row))
 }
 
 /// True when a line is of usage during more than a day: its interval is, or its usage where the
@@ -51,12 +81,12 @@ mod tests {
     /// Guards against: the tags that are kept depend on the order in which files were read.
     #[test]
     fn of_too_many_tags_the_same_are_kept_in_any_order() {
-        let tags: Vec<String> = (0..TAGS + 50).map(|n| format!("tag{n:04}")).collect();
-        let (mut there, mut back) = (TagsSeen::default(), TagsSeen::default());
+        let tags: Vec<String> = (0..NAMES + 50).map(|n| format!("tag{n:04}")).collect();
+        let (mut there, mut back) = (NamesSeen::default(), NamesSeen::default());
         there.see(&tags);
         back.see(tags.iter().rev());
-        assert_eq!((there.0.len(), &there.0), (TAGS, &back.0));
-        there.see(&["x".repeat(TAG_BYTES + 1), String::new(), "a".into()]);
-        assert_eq!((there.0.first().map(String::as_str), there.0.len()), (Some("a"), TAGS));
+        assert_eq!((there.0.len(), &there.0), (NAMES, &back.0));
+        there.see(["x".repeat(NAME_BYTES + 1), String::new(), "a".into()]);
+        assert_eq!((there.0.first().map(String::as_str), there.0.len()), (Some("a"), NAMES));
     }
 }

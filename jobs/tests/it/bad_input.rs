@@ -351,7 +351,7 @@ async fn nulls_and_empty_texts_are_one() {
             "resource_tags_user_chitchatter_customer_id" => {
                 *array = Arc::new(StringArray::from(vec![None, Some(""), Some("bob")]))
             }
-            "line_item_usage_amount" => *array = Arc::new(Float64Array::from(vec![None, Some(2.5), Some(1.0)])),
+            "line_item_usage_amount" => *array = Arc::new(Float64Array::from(vec![0.0, 2.5, 1.0])),
             _ => {}
         }
     }

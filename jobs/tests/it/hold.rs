@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, Float64Array, NullArray, StringArray, TimestampMillisecondArray};
 use jobs::ingest_cur::hold::HoldKind;
 use jobs::ingest_cur::{Acceptance, IngestCur, IngestOutcome, IngestReport, discover};
 use jobs::job::{Failure, Job};
@@ -111,6 +111,18 @@ async fn a_faulty_line_is_named_and_a_person_lets_it_through() {
             "inf",
             ["0", "0", "0", "4"],
         ),
+        (
+            vec![("line_item_usage_amount", Arc::new(Float64Array::from(vec![Some(1.5), Some(2.5), None])))],
+            HoldKind::UnreadableAmount,
+            "it has no amount",
+            ["0", "0", "0", "4"],
+        ),
+        (
+            vec![("line_item_usage_amount", texts(["1.5", "2.5", " "]))],
+            HoldKind::UnreadableAmount,
+            "it has no amount",
+            ["0", "0", "0", "4"],
+        ),
         (vec![("line_item_usage_amount", amounts(1e300))], HoldKind::TooLargeAmount, "too large", ["0", "0", "0", "4"]),
         (
             vec![("line_item_usage_amount", amounts(2e9))],
@@ -165,6 +177,25 @@ async fn a_faulty_line_is_named_and_a_person_lets_it_through() {
         let totals = &report.meters[0].totals;
         assert_eq!((totals.excluded.to_string(), totals.total.to_string()), (excluded.into(), total.into()), "{words}");
         assert!(totals.is_conserved(), "{totals:?}");
+    }
+}
+
+/// A column without any amount, of whatever type a program gives it.
+#[tokio::test]
+async fn a_bill_without_amounts_is_on_hold_unless_nothing_of_it_is_counted() {
+    let empty: [ArrayRef; 3] =
+        [Arc::new(NullArray::new(3)), Arc::new(Float64Array::new_null(3)), Arc::new(StringArray::new_null(3))];
+    for amounts in empty {
+        let world = IngestFixture::new().await;
+        deliver(&world.bucket(), V1, &[("1.parquet", bill(vec![("line_item_usage_amount", Arc::clone(&amounts))]))]);
+        let report = held(&world).await;
+        assert!(report.hold_reasons[0].text.starts_with("3 lines of chime_minutes have an amount that cannot be read"));
+        assert!(report.hold_reasons[0].text.contains("it has no amount"), "{:?}", report.hold_reasons);
+        let tax = vec![("line_item_usage_amount", amounts), ("line_item_line_item_type", texts(["Tax", "Tax", "Tax"]))];
+        let world = IngestFixture::new().await;
+        deliver(&world.bucket(), V1, &[("1.parquet", bill(tax))]);
+        let report = world.ingest().await.unwrap();
+        assert_eq!((report.outcome, report.warnings.len()), (IngestOutcome::Applied, 0), "{report:?}");
     }
 }
 

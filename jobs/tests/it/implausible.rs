@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray, TimestampMillisecondArray};
+use books::audit::stats::MonthNote;
 use books::usage::bill::{BillNote, NoteKind};
-use jobs::ingest_cur::{IngestOutcome, IngestReport};
+use jobs::ingest_cur::{IngestOutcome, IngestReport, discover};
 use testkit::ingest_fixture::{
     self, IngestFixture, Line, chime, columns, deliver, deliver_lines, instant, parquet_bytes,
 };
@@ -208,9 +209,13 @@ async fn a_tag_that_is_applied_to_a_closed_month_is_on_hold_and_to_an_open_one_i
     }
 }
 
-async fn notes(world: &IngestFixture) -> Vec<BillNote> {
-    let bills = world.context.books.bills_of_payers().await.unwrap();
+async fn months_and_notes(world: &IngestFixture) -> Vec<MonthNote> {
+    let bills = world.context.books.bills_of_payers(ingest_fixture::now()).await.unwrap();
     bills.into_iter().flat_map(|bill| bill.notes).collect()
+}
+
+async fn notes(world: &IngestFixture) -> Vec<BillNote> {
+    months_and_notes(world).await.into_iter().map(|of| of.note).collect()
 }
 
 /// The notes stand in the books, and other rules make new ones.
@@ -230,6 +235,132 @@ async fn a_bill_without_the_tag_names_the_similar_one_until_it_is_right() {
     assert!(applied(&world).await.notes.is_empty());
     assert!(notes(&world).await.is_empty());
     assert_eq!(world.usage("alice", "chime_minutes").await.to_string(), "5");
+}
+
+const OWN: &str = "resource_tags_user_chitchatter_customer_id";
+
+/// A bill of lines of which some have the tag in a column, and some a similar one in another.
+fn with_two_tags(own: Vec<&str>, similar: Vec<&str>) -> Vec<u8> {
+    let mut all = columns(&vec![chime("", 1, 5.0); own.len()]);
+    all.retain(|(name, _)| *name != OWN);
+    all.push((OWN, texts(own)));
+    all.push(("resource_tags_user_chitchatter_customerid", texts(similar)));
+    parquet_bytes(all)
+}
+
+/// The same in a map.
+fn with_two_keys(own: Vec<&str>, similar: Vec<&str>) -> Vec<u8> {
+    let head = "line_item_product_code,line_item_usage_type,line_item_line_item_type,line_item_usage_amount,line_item_usage_start_date,tags\n";
+    let line = |(own, similar): (&str, &str)| {
+        format!(
+            "AmazonChime,Meetings-AttendeeMinutes,Usage,5,2026-10-01T00:00:00Z,\
+             \"{{\"\"user:chitchatter-customer-id\"\":\"\"{own}\"\",\"\"user:chitchatter-customerid\"\":\"\"{similar}\"\"}}\"\n"
+        )
+    };
+    let lines: String = own.into_iter().zip(similar).map(line).collect();
+    format!("{head}{lines}").into_bytes()
+}
+
+/// One line with the right tag does not hide that most have a similar one.
+#[tokio::test]
+async fn a_similar_tag_on_most_lines_is_noted_though_one_line_has_the_right_one() {
+    for (own, similar, noted) in [
+        (vec!["alice", "", "", ""], vec!["", "bob", "bob", ""], true),
+        (vec!["alice", "", "", ""], vec!["alice", "bob", "", ""], false),
+        (vec!["alice", "bob", "", ""], vec!["alice", "bob", "", ""], false),
+        (vec!["alice", "", "", ""], vec!["", "", "", ""], false),
+    ] {
+        for (name, bytes) in [
+            ("1.parquet", with_two_tags(own.clone(), similar.clone())),
+            ("1.csv", with_two_keys(own.clone(), similar.clone())),
+        ] {
+            let world = IngestFixture::new().await;
+            deliver(&world.bucket(), V1, &[(name, bytes)]);
+            let report = applied(&world).await;
+            let words = "only 1 of 4 counted lines has a value of the tag `chitchatter-customer-id`, and 2 have one of the similar `chitchatter_customerid`";
+            let found: Vec<_> = report.notes.iter().map(|note| (note.kind, note.text.as_str())).collect();
+            assert_eq!(
+                found,
+                if noted { vec![(NoteKind::Untagged, words)] } else { vec![] },
+                "{name} {own:?} {similar:?}"
+            );
+            assert_eq!(notes(&world).await, report.notes);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_the_tag_column_is_noted_if_a_line_of_it_counts() {
+    let without = |line: Line| {
+        let mut all = columns(&[line]);
+        all.retain(|(name, _)| *name != OWN);
+        parquet_bytes(all)
+    };
+    let good = || parquet_bytes(columns(&[chime("alice", 1, 5.0)]));
+    let world = IngestFixture::new().await;
+    deliver(&world.bucket(), V1, &[("1.parquet", good()), ("2.parquet", without(chime("", 1, 9.0)))]);
+    let report = applied(&world).await;
+    let words = "1 of 2 files has no column for the customer tag, so its usage is without a customer";
+    assert_eq!(report.notes, [BillNote { kind: NoteKind::Untagged, text: words.into() }]);
+    assert_eq!(notes(&world).await, report.notes);
+    let world = IngestFixture::new().await;
+    let credit = Line { line_type: "Credit".into(), ..chime("", 1, 0.0) };
+    deliver(&world.bucket(), V1, &[("1.parquet", good()), ("2.parquet", without(credit))]);
+    assert!(applied(&world).await.notes.is_empty(), "no usage of that file is lost");
+}
+
+/// A note stays until a version of the same month has none; several months are said as one.
+#[tokio::test]
+async fn notes_of_older_months_stay() {
+    let world = IngestFixture::new().await;
+    let lost = || with_two_tags(vec![""], vec!["bob"]);
+    deliver(&world.bucket(), V1, &[("1.parquet", lost())]);
+    applied(&world).await;
+    let stored = |month: &str, notes: &str| {
+        let sql = format!(
+            "INSERT INTO bill_versions (payer, month, export, format, version, manifest_key, manifest_digest, rules_digest, account, \
+             delivered_at, state, hold_reason, rows, counted_rows, rounded_amounts, decided_at, notes) \
+             VALUES ('default', '{month}', 'main', 'cur2', 'v {month}', 'k', 'd', 'r', '', '{month}-20T12:00:00.000000000Z', 'applied', '', \
+             1, 1, 0, '{month}-20T12:00:00.000000000Z', '{notes}')"
+        );
+        world.context.books.transaction(async move |c| c.execute(&sql, ()).await.map(drop))
+    };
+    let untagged = r#"[{"kind":"untagged","text":"old"}]"#;
+    let nothing = r#"[{"kind":"meter_counts_nothing","text":"old"}]"#;
+    for (month, notes) in [("2026-09", nothing), ("2026-08", untagged), ("2026-07", "[]"), ("2025-09", untagged)] {
+        stored(month, notes).await.unwrap();
+    }
+    let found = months_and_notes(&world).await;
+    assert_eq!((found.len(), found[0].months().as_str()), (1, "2026-10 (also 2026-08)"), "{found:?}");
+    // the newest month is mended, and the older one is still said
+    deliver(&world.bucket(), V2, &[("1.parquet", with_two_tags(vec!["bob"], vec![""]))]);
+    assert_eq!(world.ingest().await.unwrap().notes, []);
+    let found = months_and_notes(&world).await;
+    assert_eq!((found.len(), found[0].months().as_str(), found[0].note.text.as_str()), (1, "2026-08", "old"));
+}
+
+/// Nothing of such a bill is counted, and nothing else would say so.
+#[tokio::test]
+async fn a_bill_without_a_line_of_a_watched_product_is_noted() {
+    let named = "none of 2 rows is of a watched product (watched_products); the bill has the product codes `amazonchime`, `other\\u{1b}`";
+    let none: ArrayRef = Arc::new(StringArray::new_null(2));
+    let blank = "none of 2 rows is of a watched product (watched_products); its rows have no product code";
+    for (products, words) in [(texts(vec!["amazonchime", "other\u{1b}"]), named), (none, blank)] {
+        let world = IngestFixture::new().await;
+        let mut all = columns(&[chime("alice", 1, 5.0), chime("bob", 1, 5.0)]);
+        all.iter_mut().find(|(name, _)| *name == "line_item_product_code").unwrap().1 = products;
+        deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(all))]);
+        let report = applied(&world).await;
+        assert_eq!(report.notes, [BillNote { kind: NoteKind::ProductNotCounted, text: words.into() }]);
+        assert_eq!(notes(&world).await, report.notes);
+        let export = &world.context.exports["main"];
+        let found = discover(export, &world.context.read_settings, ingest_fixture::month()).await.unwrap().unwrap();
+        assert_eq!((found.lines.len(), found.nothing_watched.as_deref()), (0, Some(words)));
+    }
+    // AWS delivers such bills on the first day of a month
+    let world = IngestFixture::new().await;
+    deliver_lines(&world.bucket(), V1, &[]);
+    assert!(applied(&world).await.notes.is_empty());
 }
 
 #[tokio::test]

@@ -400,7 +400,7 @@ async fn a_lost_tag_column_leaves_usage_unattributed_and_says_so() {
     deliver(&world.bucket(), V1, &[("1.parquet", parquet_bytes(found))]);
     let report = world.ingest().await.unwrap();
     assert_eq!(report.outcome, IngestOutcome::Applied);
-    assert!(report.warnings[0].contains("no column for the customer tag"), "{:?}", report.warnings);
+    assert!(report.notes[0].text.contains("the bill has no tags at all"), "{:?}", report.notes);
     assert_eq!(world.usage("", "chime_minutes").await.to_string(), "22.6");
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use books::audit::stats::{BillStats, BooksStats, CustomerStats};
+use books::audit::stats::{BillStats, BooksStats, CustomerStats, MonthNote};
 use books::store::row_counts::MonthRows;
 use books::store::traffic::RowCounts;
 use books::units::quantity::Quantity;
@@ -93,8 +93,9 @@ fn kind<'a>(s: &'a mut Overview, name: &str) -> &'a mut KindStats {
     s.queue.kinds.get_mut(name).unwrap()
 }
 
-fn note(kind: NoteKind) -> Vec<BillNote> {
-    vec![BillNote { kind, text: "some".into() }]
+fn note(kind: NoteKind) -> Vec<MonthNote> {
+    let note = BillNote { kind, text: "some".into() };
+    vec![MonthNote { month: "2026-03".into(), also: vec![], note }]
 }
 
 /// Each finding, a change that causes it, and a change that is just not enough.
