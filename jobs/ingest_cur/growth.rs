@@ -3,7 +3,8 @@
 //!
 //! AWS completes a day within two days or so, and restates past days by little. So a day is settled
 //! when it ended three days before the booked version was delivered. More than twice the usage on
-//! settled days is more likely a fault (a factor, a second export in one folder) than the truth.
+//! settled days is more likely a fault (a factor, a second export in one folder) than the truth; and
+//! so is usage of a meter that had none in a month that was settled whole.
 //! When the whole month is settled, its invoices may be out: usage that finds its customers then,
 //! because AWS applied a tag to past months, is a decision of a person, too.
 
@@ -78,8 +79,12 @@ pub(super) fn growths(
     let mut found = vec![];
     let settled = month.first_day()..=until;
     let (now, before) = (on_days(observed, &settled), on_days(booked, &settled));
-    for (meter, booked) in before.into_iter().filter(|(_, booked)| *booked > Quantity::ZERO) {
-        let observed = now.get(&meter).copied().unwrap_or_default();
+    for (meter, observed) in now {
+        let booked = before.get(&meter).copied().unwrap_or_default();
+        // in an open month usage of a meter may begin late
+        if booked <= Quantity::ZERO && until != month.last_day() {
+            continue;
+        }
         let change = observed - booked;
         if change > policy.floor && exceeds(change, booked, policy.past_growth_percent) {
             found.push(Growth { meter, of: Grown::DaysThrough(until), booked, observed });
@@ -210,6 +215,11 @@ mod tests {
         assert!(found(&booked, &late, "2026-10-04T00:00:00Z").is_empty(), "nothing was settled");
         assert!(found(&[(1, "2026-10-09", 5)], &late, at).is_empty(), "nothing was booked on settled days");
         assert!(found(&[(1, "2026-10-01", 1)], &[(1, "2026-10-01", 2)], at).is_empty(), "the floor passes");
+        assert!(found(&[], &late, at).is_empty(), "usage that begins late");
+        assert_eq!(
+            found(&[], &late, "2026-11-04T00:00:00Z"),
+            ["m of the settled days through 2026-10-31 grows from 0 to 6040"]
+        );
         let stragglers = [(1, "2026-09-30", 5000), (1, "2026-10-01", 60), (1, "2026-10-06", 40)];
         assert!(found(&booked, &stragglers, at).is_empty(), "late usage of the month before");
     }
