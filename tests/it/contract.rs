@@ -437,6 +437,25 @@ async fn a_decision_lets_go_when_its_period_is_over(store: TestStore) {
         assert_eq!(ask(end).await, (at_end.0, at_end.1.to_owned()), "{plan}");
         assert_eq!(ask(end - 1).await, (true, "within_budget".to_owned()), "{plan}");
     }
+    for (budgets, at_end) in [
+        ("budget_minor = 900", (true, "new_period")),
+        ("budget_minor = 0", (false, "included_used")),
+        ("meter_budget_minor = 5", (true, "new_period")),
+    ] {
+        backend
+            .execute("UPDATE plan_meters SET included = 0, price = '0.01' WHERE meter <> 'chime_minutes'")
+            .await
+            .unwrap();
+        backend.execute(&format!("UPDATE entitlements SET reason = 'within_included', {budgets}")).await.unwrap();
+        assert_eq!(ask(end).await, (at_end.0, at_end.1.to_owned()), "{budgets}");
+    }
+    // a payment is late: only what is included
+    backend.execute("UPDATE customers SET status = 'past_due'").await.unwrap();
+    assert!(!ask(end).await.0);
+    backend.execute("UPDATE customers SET status = 'active'").await.unwrap();
+    assert!(ask(end).await.0);
+    backend.execute("UPDATE plan_meters SET included = 5, price = NULL WHERE meter <> 'chime_minutes'").await.unwrap();
+    backend.execute(of_budget).await.unwrap();
     // what is known of the subscription since decides, and only while nobody has decided
     let subscription =
         "INSERT INTO subscriptions (id, customer, status, anchor_at, started_at) VALUES ('s', 'ann', 'active', 0, 0)";

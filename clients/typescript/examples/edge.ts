@@ -33,6 +33,8 @@ export async function handle(request: Request, services: Services): Promise<Resp
       return turn(customer, services);
     case "POST meetings/attendees":
       return join(customer, id, services);
+    case "PUT meetings/attendees":
+      return joined(customer, attendee, services);
     case "DELETE meetings/attendees":
       return leave(customer, id, attendee, services);
     case "POST uploads":
@@ -73,9 +75,16 @@ async function refusal(books: Database, customer: string, ...meters: string[]): 
 async function join(customer: string, meeting: string, { books, createAttendee }: Services): Promise<Response> {
   const no = await refusal(books, customer, "chime_minutes");
   if (no) return no;
-  const attendee = await createAttendee(meeting);
-  await startUse(books, { customer, meter: "chime_minutes", id: attendee.id });
-  return Response.json(attendee);
+  return Response.json(await createAttendee(meeting));
+}
+
+/**
+ * The browser says so when the call begins, or Chime's event AttendeeJoined does. AWS bills from
+ * then on: an attendee who never joins costs nothing, and would count to its bound here.
+ */
+async function joined(customer: string, attendee: string, { books }: Services): Promise<Response> {
+  await startUse(books, { customer, meter: "chime_minutes", id: attendee });
+  return new Response(null, { status: 204 });
 }
 
 /** The browser says so when it leaves, and Chime's event for everybody else. */

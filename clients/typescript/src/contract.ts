@@ -23,7 +23,7 @@ WHERE customer = ?1 AND starts_at = ?2 AND closed_at IS NULL AND used > 0
 RETURNING used`,
 
   may_use: `SELECT CASE
-         WHEN d.status = 'canceled' OR d.ended IS NOT NULL THEN 0
+         WHEN d.status = 'canceled' OR d.paying IN ('canceled', 'unpaid', 'paused') THEN 0
          WHEN d.reason IS NULL THEN coalesce(d.in_plan, 0)
          WHEN d.is_over THEN coalesce(d.in_plan, 0) OR d.beyond AND NOT d.policy_blocks
          WHEN d.reason = 'within_budget' THEN d.allowed AND NOT d.policy_blocks
@@ -31,10 +31,10 @@ RETURNING used`,
        END AS allowed,
        CASE
          WHEN d.status = 'canceled' THEN 'canceled'
-         WHEN d.ended IS NOT NULL THEN d.ended
+         WHEN d.paying IN ('canceled', 'unpaid', 'paused') THEN d.paying
          WHEN d.reason IS NULL THEN 'not_decided'
          WHEN d.is_over AND (coalesce(d.in_plan, 0) OR d.beyond AND NOT d.policy_blocks) THEN 'new_period'
-         WHEN d.is_over AND d.reason = 'within_budget' AND NOT d.beyond
+         WHEN d.is_over AND d.reason IN ('within_included', 'within_budget') AND NOT d.beyond
            THEN iif(d.in_plan IS NULL, 'not_in_plan', 'included_used')
          WHEN d.policy_blocks AND (d.reason = 'within_budget' OR d.is_over AND d.beyond) THEN 'data_too_old'
          ELSE d.reason
@@ -55,23 +55,25 @@ RETURNING used`,
        END AS freshness,
        d.decided_at, d.enforced_at
 FROM (
+  SELECT f.*, f.has_room AND f.status <> 'past_due' AND f.paying IS NOT 'past_due' AS beyond FROM (
   SELECT c.status, e.*, w.enforced_at, coalesce(?3, unixepoch()) AS now,
          CASE WHEN e.reason IS NULL OR e.period_end <= coalesce(?3, unixepoch()) THEN
            (SELECT CASE WHEN s.ended_at <= coalesce(?3, unixepoch()) THEN 'canceled'
-                        WHEN s.status IN ('canceled', 'unpaid', 'paused') THEN s.status END
+                        ELSE s.status END
             FROM subscriptions s
             WHERE s.customer = c.id AND s.started_at <= coalesce(?3, unixepoch())
               AND s.status NOT IN ('incomplete', 'incomplete_expired')
             ORDER BY s.status = 'canceled' OR coalesce(s.ended_at <= coalesce(?3, unixepoch()), 0),
                      s.started_at DESC, s.id DESC LIMIT 1)
-         END AS ended,
+         END AS paying,
          e.as_of < coalesce(?3, unixepoch()) - w.stale_after AS is_old,
          coalesce(w.on_stale = 'block-overage'
            AND min(coalesce(e.as_of, w.enforced_at), w.enforced_at) < coalesce(?3, unixepoch()) - w.stale_after, 0) AS policy_blocks,
          e.period_end <= coalesce(?3, unixepoch()) AND e.reason NOT IN ('unpaid', 'paused', 'canceled') AS is_over,
          m.price IS NOT NULL AND (e.reason = 'within_budget'
+           OR (e.reason = 'within_included' AND coalesce(e.meter_budget_minor, e.budget_minor) > 0)
            OR (e.reason = 'budget_spent' AND e.budget_minor > 0 AND coalesce(e.meter_budget_minor, 1) > 0)
-           OR (e.reason = 'meter_budget_spent' AND e.meter_budget_minor > 0)) AS beyond,
+           OR (e.reason = 'meter_budget_spent' AND coalesce(e.meter_budget_minor, 0) > 0)) AS has_room,
          m.included > 0 AS in_plan
   FROM customers c
   LEFT JOIN plan_meters m ON m.plan = c.plan AND m.meter = ?2 AND m.effective_from = coalesce(
@@ -81,7 +83,7 @@ FROM (
   LEFT JOIN entitlements e ON e.customer = c.id AND e.meter = ?2
   LEFT JOIN enforcement w ON w.id = 1
   WHERE c.id = ?1
-) d`,
+) f) d`,
 
   start_use: `INSERT INTO measurements (customer, meter, id, level, started_at, expires_at)
 SELECT ?1, m.meter, ?3, ?4, coalesce(?5, unixepoch()), coalesce(?5, unixepoch()) + m.longest_use

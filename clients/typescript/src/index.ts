@@ -205,14 +205,15 @@ export interface StoredObject {
   /** Its bytes. Null: the upload is not known yet. */
   level: bigint | null;
   started_at: Date | null;
-  ended_at: Date;
+  /** Null: the id is that of a use that still runs. */
+  ended_at: Date | null;
 }
 
 const STORED_OBJECT: Columns<StoredObject> = {
   id: text,
   level: nullable(integer),
   started_at: nullable(date),
-  ended_at: date,
+  ended_at: nullable(date),
 };
 
 /**

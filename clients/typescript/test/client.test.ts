@@ -260,6 +260,7 @@ test("the example hands out, refuses, and measures", async () => {
   assert.deepEqual(await ask("POST /turn"), [402, { reason: "included_used" }]);
   assert.deepEqual(await ask("POST /turn", "nobody"), [402, { reason: "unknown_customer" }]);
   assert.equal((await ask("POST /meetings/m/attendees"))[0], 200);
+  assert.deepEqual(await ask("PUT /meetings/m/attendees/attendee-1"), [204, null]);
   assert.deepEqual(await ask("DELETE /meetings/m/attendees/attendee-1"), [204, null]);
   const use = (await startUse(books, { customer: id, meter: chime, id: "attendee-1" }))!;
   assert.ok(use.ended_at && use.started_at && use.ended_at >= use.started_at);
