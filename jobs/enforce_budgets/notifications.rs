@@ -60,7 +60,9 @@ impl Watch {
         before: Option<Share>,
         not_sent: Option<&'static str>,
     ) -> impl Iterator<Item = (u32, Option<&'static str>)> + 'a {
-        let before = before.filter(|before| before.whole == share.whole);
+        // beyond what is included the amount may follow usage, as after a change of the plan
+        let is_beyond = |of: &Share| of.kind == NotificationKind::IncludedUsed && of.has_reached(100);
+        let before = before.filter(|was| was.whole == share.whole || is_beyond(was) && is_beyond(&share));
         self.thresholds.iter().copied().filter(move |p| share.has_reached(*p)).filter_map(move |p| {
             let is_new = self.new_thresholds.contains(&p);
             let had = before.is_some_and(|before| before.has_reached(p));
