@@ -26,6 +26,8 @@ pub const WINDOW: u8 = 12;
 /// long after the month's end has its final figures. Without any version from after the end by
 /// then, they were missed.
 pub const FINAL_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How long after its end a month is read again whose booked version is from the week after it.
+const PROVISIONAL: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// The setting that keeps the newest look at closed months.
 const LOOKS: &str = "month_looks";
 
@@ -117,9 +119,14 @@ impl PayerMonths {
         }
     }
 
-    /// Whether readings go back to a month by themselves, however old it is.
+    /// Whether readings go back to a month by themselves. A provisional one is read for some time
+    /// after its end; later its invoices are long out, and a person decides about each change.
     fn is_read_again(&self, month: Month, now: Timestamp) -> bool {
-        !matches!(self.state(month, now), MonthState::Complete | MonthState::OnHold)
+        match self.state(month, now) {
+            MonthState::Complete | MonthState::OnHold => false,
+            MonthState::Provisional => now < end(month) + PROVISIONAL,
+            MonthState::Open | MonthState::NotFinal | MonthState::Unread => true,
+        }
     }
 
     /// The months that are over and lack their figures.

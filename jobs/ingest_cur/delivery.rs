@@ -59,9 +59,9 @@ pub(super) fn already_booked(
         return None;
     }
     let superseded = booked.applied.contains(&manifest.version);
+    let older = manifest.delivered_at < current.delivered_at;
     // a time that has not come yet says nothing about what was delivered before it
-    let older = manifest.delivered_at < current.delivered_at && !is_future(current.delivered_at, now);
-    (superseded || older).then_some(IngestOutcome::Older)
+    ((superseded || older) && !is_future(current.delivered_at, now)).then_some(IngestOutcome::Older)
 }
 
 /// What a person should know when the booked version is of the future: books of earlier builds can

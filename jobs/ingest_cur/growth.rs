@@ -3,10 +3,10 @@
 //!
 //! AWS completes a day within two days or so, and restates past days by little. So a day is settled
 //! when it ended three days before the booked version was delivered. More than twice the usage on
-//! settled days is more likely a fault (a factor, a second export in one folder) than the truth; and
-//! so is usage of a meter that had none in a month that was settled whole.
-//! When the whole month is settled, its invoices may be out: usage that finds its customers then,
-//! because AWS applied a tag to past months, is a decision of a person, too.
+//! settled days is more likely a fault (a factor, a second export in one folder) than the truth. So
+//! is usage of a meter that had none, in a month that was settled whole. The invoices of such a
+//! month may be out: usage that finds its customers then, because AWS applied a tag to past months,
+//! is a decision of a person, too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +21,7 @@ use books::units::calendar::{Day, Month};
 use books::units::quantity::Quantity;
 use books::units::words::several;
 use books::usage::ledger::{Cells, UNATTRIBUTED};
+use books::usage::months::FINAL_AFTER;
 
 /// How long before a delivery a day ended that is settled.
 const SETTLED: SignedDuration = SignedDuration::from_hours(3 * 24);
@@ -66,16 +67,32 @@ fn last_settled(month: Month, delivered_at: Timestamp) -> Option<Day> {
     days.rev().filter_map(Day::from_epoch).find(|day| day.end() <= before)
 }
 
-/// The growth that the policy puts a version on hold for. `delivered_at` is the time of the booked
-/// version.
+/// When the booked version and the one that is to be booked were delivered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delivered {
+    pub(super) booked: Timestamp,
+    pub(super) now: Timestamp,
+}
+
+/// The last day of the month that is settled for a new version: the whole month also when the new
+/// one comes after AWS has finished it, and the booked one came after the month's end.
+fn settled_for(month: Month, delivered: Delivered) -> Option<Day> {
+    let end = month.last_day().end();
+    if delivered.booked >= end && delivered.now >= end + FINAL_AFTER {
+        return Some(month.last_day());
+    }
+    last_settled(month, delivered.booked)
+}
+
+/// The growth that the policy puts a version on hold for.
 pub(super) fn growths(
     observed: &Cells,
     booked: &Cells,
     month: Month,
-    delivered_at: Timestamp,
+    delivered: Delivered,
     policy: &HoldPolicy,
 ) -> Vec<Growth> {
-    let Some(until) = last_settled(month, delivered_at) else { return vec![] };
+    let Some(until) = settled_for(month, delivered) else { return vec![] };
     let mut found = vec![];
     let settled = month.first_day()..=until;
     let (now, before) = (on_days(observed, &settled), on_days(booked, &settled));
@@ -181,7 +198,16 @@ mod tests {
     }
 
     fn found(booked: &[(u32, &str, i64)], observed: &[(u32, &str, i64)], delivered: &str) -> Vec<String> {
-        let delivered = delivered.parse().unwrap();
+        found_later(booked, observed, delivered, delivered)
+    }
+
+    fn found_later(
+        booked: &[(u32, &str, i64)],
+        observed: &[(u32, &str, i64)],
+        delivered: &str,
+        now: &str,
+    ) -> Vec<String> {
+        let delivered = Delivered { booked: delivered.parse().unwrap(), now: now.parse().unwrap() };
         let found = growths(&cells(observed), &cells(booked), month(), delivered, &HoldPolicy::default());
         found.iter().map(ToString::to_string).collect()
     }
@@ -235,6 +261,11 @@ mod tests {
             found(&booked, &tagged, closed),
             ["m of customers in the closed month grows from 100 to 200 (+100 %); it was usage without a customer"]
         );
+        // booked on the second day after it: AWS has finished it when the next version comes
+        let second = "2026-11-02T12:00:00Z";
+        assert!(found_later(&booked, &tagged, second, "2026-11-07T23:59:59Z").is_empty(), "AWS finishes it");
+        assert_eq!(found_later(&booked, &tagged, second, "2026-11-08T00:00:00Z").len(), 1);
+        assert!(found_later(&booked, &tagged, open, "2026-11-20T00:00:00Z").is_empty(), "booked before its end");
         let few = [(0, "2026-10-01", 60), (2, "2026-10-01", 40), (1, "2026-10-20", 100)];
         assert!(found(&booked, &few, closed).is_empty(), "exactly a fifth passes");
         let grown = [(0, "2026-10-01", 100), (1, "2026-10-20", 180)];

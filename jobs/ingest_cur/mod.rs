@@ -209,7 +209,8 @@ impl Run<'_> {
         report.restatements = guard::restatements(&totals.observed, &booked, policy);
         let (month, delivered_at) = (job.month, delivery.manifest.delivered_at);
         if let Some(current) = &self.booked.current {
-            report.growths = growth::growths(&totals.observed, &booked, month, current.delivered_by(), policy);
+            let delivered = growth::Delivered { booked: current.delivered_by(), now: delivered_at };
+            report.growths = growth::growths(&totals.observed, &booked, month, delivered, policy);
         }
         report.impossible_days = growth::impossible_days(&totals.observed, month, delivered_at);
         report.long_lines = totals.long_lines;

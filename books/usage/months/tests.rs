@@ -36,7 +36,7 @@ fn of(first: &str, months: &[(&str, &str)]) -> PayerMonths {
 #[test]
 fn every_month_that_is_not_complete_is_read() {
     let summer = [("2026-07", "2026-08-09"), ("2026-08", "2026-08-20")];
-    let cases: [(&str, Option<PayerMonths>, &str, &str); 14] = [
+    let cases: [(&str, Option<PayerMonths>, &str, &str); 15] = [
         ("a first run reads what it always read", None, "2026-11-10", "2026-10 2026-11"),
         ("off from August to November", Some(of("2026-07", &summer)), "2026-11-10", "2026-08 2026-09 2026-10 2026-11"),
         (
@@ -54,8 +54,14 @@ fn every_month_that_is_not_complete_is_read() {
         (
             "AWS delivered nothing after the fifth",
             Some(of("2026-08", &[("2026-08", "2026-09-05"), ("2026-09", "2026-10-08"), ("2026-10", "2026-11-08")])),
+            "2026-11-20",
+            "2026-08 2026-10 2026-11",
+        ),
+        (
+            "and its invoices are long out",
+            Some(of("2026-08", &[("2026-08", "2026-09-05"), ("2026-09", "2026-10-08"), ("2026-10", "2026-11-08")])),
             "2026-12-10",
-            "2026-08 2026-11 2026-12",
+            "2026-11 2026-12",
         ),
         (
             "on the first of a month the last one is still read",
