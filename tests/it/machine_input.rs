@@ -235,7 +235,7 @@ fn customer_add_refuses_what_the_database_would_and_says_what_to_do() {
         (vec!["ann", "--plan", ""], ["`` is no plan", "1 to 64 characters"]),
         (vec!["ann", "--plan", "core\n"], ["`core\\n` is no plan", "1 to 64 characters"]),
     ] {
-        add(&arguments).ends(1).says(&words);
+        add(&arguments).ends(2).says(&words);
     }
     assert!(place.query("SELECT id FROM customers").is_empty());
     add(&["zoë b", "--stripe-customer-id", "cus_1"]).ends(0).says(&["1 customer(s) added"]);

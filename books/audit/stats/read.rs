@@ -50,7 +50,9 @@ const NOTES: &str = "WITH RECURSIVE payers (payer) AS (SELECT min(payer) FROM bi
       UNION ALL SELECT (SELECT min(payer) FROM bill_versions WHERE payer > payers.payer) FROM payers WHERE payers.payer IS NOT NULL), \
     newest AS (SELECT (SELECT max(id) FROM bill_versions WHERE payer = p.payer AND month = m.value AND state = 'applied') AS id \
       FROM payers p CROSS JOIN json_each(?1) m WHERE p.payer IS NOT NULL) \
-    SELECT v.payer, v.month, v.notes FROM newest n JOIN bill_versions v ON v.id = n.id ORDER BY v.payer, v.month DESC";
+    SELECT v.payer, v.month, v.notes, \
+      EXISTS (SELECT 1 FROM bill_versions b WHERE b.payer = v.payer AND b.month < v.month AND b.state = 'applied') \
+    FROM newest n JOIN bill_versions v ON v.id = n.id ORDER BY v.payer, v.month DESC";
 
 /// Sums of a meter: of customers, and without one.
 type Sums = (Quantity, Quantity);
@@ -221,6 +223,11 @@ async fn bills(c: &Connection, now: Timestamp) -> Result<Vec<BillStats>, BooksEr
     while let Some(row) = noted.next().await? {
         let (payer, month): (String, String) = (row.get(0)?, row.get(1)?);
         let Some(bill) = found.iter_mut().find(|bill| bill.payer == payer) else { continue };
+        // older months are closed, and of the books' first month it is no news
+        let before = bill.month.parse::<Month>().is_ok_and(|newest| newest.previous().to_string() == month);
+        if month != bill.month && !(before && row.get::<i64>(3)? == 1) {
+            continue;
+        }
         add_notes(bill, &month, notes(&row.get::<String>(2)?)?);
     }
     while let Some(row) = on_hold.next().await? {
@@ -238,7 +245,7 @@ fn add_notes(bill: &mut BillStats, month: &str, notes: Vec<BillNote>) {
         if month != bill.month && note.kind == NoteKind::MeterCountsNothing {
             continue;
         }
-        match bill.notes[..newer].iter_mut().find(|known| known.note.kind == note.kind) {
+        match bill.notes[..newer].iter_mut().find(|known| known.note == note) {
             Some(known) if known.also.last().is_some_and(|last| last == month) => {}
             Some(known) => known.also.push(month.to_owned()),
             None => bill.notes.push(MonthNote { month: month.to_owned(), also: vec![], note }),

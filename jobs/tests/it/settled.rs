@@ -208,7 +208,7 @@ async fn what_is_not_configured_does_not_count() {
     };
     assert_eq!(used(&world).await, known(false, "570", "90", "480"));
     // a meter that is not measured
-    world.context.measuring = Arc::default();
+    world.context.measuring = Arc::new(MeasuringSettings { meters: vec![], ..MeasuringSettings::default() });
     assert_eq!(used(&world).await, known(true, "90", "90", "0"));
     // a shorter time to settle: the bill of 03:00 settled the 28th, and no bill settles today
     let mut settings = (*measuring()).clone();
