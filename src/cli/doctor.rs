@@ -265,7 +265,7 @@ async fn bills(config: &Config, books: Option<&Database>, now: Timestamp, checks
         }
     }
     let Some(books) = books else { return };
-    let (tagged, bills) = tokio::join!(books.tagged_lines(), books.bills_of_payers(now));
+    let (tagged, bills) = tokio::join!(books.tagged_lines(), books.bills_of_payers());
     let keys = config.tag_keys().join("` or `");
     match tagged {
         Ok(found) if found.is_empty() && is_booked(&bills) => {

@@ -13,13 +13,12 @@ use super::{
 use crate::limits::settled::{newest_bills, usage_through};
 use crate::store::database::Database;
 use crate::store::error::BooksError;
-use crate::store::rows::{first_row, json};
+use crate::store::rows::first_row;
 use crate::stripe::alarm;
 use crate::stripe::restore::billing_hold;
 use crate::units::calendar::{Month, instant};
 use crate::units::quantity::Quantity;
 use crate::usage::bill::{BillNote, NoteKind};
-use crate::usage::months::WINDOW;
 
 /// Customers that are named, at most.
 const NAMED: u32 = 20;
@@ -45,14 +44,18 @@ const NEWEST_BILLS: &str = "SELECT v.payer, v.month, v.rows, v.counted_rows, \
             AND month = (SELECT max(month) FROM bill_versions m WHERE m.payer = b.payer AND m.state = 'applied') GROUP BY payer) newest \
     JOIN bill_versions v ON v.id = newest.id ORDER BY v.payer";
 
-/// The notes of the booked versions in the months of the JSON array ?1. Each is a seek in an index.
+/// The notes of each payer's newest month and of the month before it. Older months are closed; and
+/// the books' first month was often used before its tag was set up. Each is a seek in an index.
 const NOTES: &str = "WITH RECURSIVE payers (payer) AS (SELECT min(payer) FROM bill_versions \
       UNION ALL SELECT (SELECT min(payer) FROM bill_versions WHERE payer > payers.payer) FROM payers WHERE payers.payer IS NOT NULL), \
-    newest AS (SELECT (SELECT max(id) FROM bill_versions WHERE payer = p.payer AND month = m.value AND state = 'applied') AS id \
-      FROM payers p CROSS JOIN json_each(?1) m WHERE p.payer IS NOT NULL) \
-    SELECT v.payer, v.month, v.notes, \
-      EXISTS (SELECT 1 FROM bill_versions b WHERE b.payer = v.payer AND b.month < v.month AND b.state = 'applied') \
-    FROM newest n JOIN bill_versions v ON v.id = n.id ORDER BY v.payer, v.month DESC";
+    newest AS (SELECT payer, (SELECT max(month) FROM bill_versions WHERE payer = p.payer AND state = 'applied') AS month \
+      FROM payers p WHERE payer IS NOT NULL), \
+    noted AS (SELECT payer, month, true AS is_newest FROM newest \
+      UNION ALL SELECT payer, strftime('%Y-%m', month || '-01', '-1 month'), false FROM newest) \
+    SELECT v.payer, v.month, v.notes FROM noted n JOIN bill_versions v ON v.id = \
+      (SELECT max(id) FROM bill_versions WHERE payer = n.payer AND month = n.month AND state = 'applied') \
+    WHERE n.is_newest OR EXISTS (SELECT 1 FROM bill_versions b WHERE b.payer = n.payer AND b.month < n.month AND b.state = 'applied') \
+    ORDER BY v.payer, v.month DESC";
 
 /// Sums of a meter: of customers, and without one.
 type Sums = (Quantity, Quantity);
@@ -95,8 +98,8 @@ impl Database {
     }
 
     /// The newest booked bill of each payer, with the notes of the last year.
-    pub async fn bills_of_payers(&self, now: Timestamp) -> Result<Vec<BillStats>, BooksError> {
-        self.with_connection(async move |c| bills(c, now).await).await
+    pub async fn bills_of_payers(&self) -> Result<Vec<BillStats>, BooksError> {
+        self.with_connection(async |c| bills(c).await).await
     }
 
     /// Reads every customer.
@@ -112,7 +115,7 @@ pub async fn books_stats(c: &Connection, now: Timestamp) -> Result<BooksStats, B
     let enforced = "SELECT enforced_at FROM enforcement";
     let ((month, days), bills, stripe, notifications, entries, overdue, enforced, size_bytes) = tokio::try_join!(
         usage(c, now),
-        bills(c, now),
+        bills(c),
         stripe(c),
         notifications(c),
         first_row(c, entries, ()),
@@ -179,17 +182,12 @@ fn at(row: &crate::store::connection::Row, place: i32) -> Result<Option<Timestam
     Ok(row.get::<Option<i64>>(place)?.map(instant))
 }
 
-async fn bills(c: &Connection, now: Timestamp) -> Result<Vec<BillStats>, BooksError> {
+async fn bills(c: &Connection) -> Result<Vec<BillStats>, BooksError> {
     // a payer without a booked version, because the first one is on hold
     let only_on_hold = "SELECT payer, max(month), count(*), max(hold_reason) FROM bill_versions b WHERE state = 'on_hold' \
                      AND NOT EXISTS (SELECT 1 FROM bill_versions a WHERE a.payer = b.payer AND a.state = 'applied') GROUP BY payer";
-    let months = json(&Month::of(now).back_to(WINDOW))?;
-    let (mut rows, newest, mut on_hold, mut noted) = tokio::try_join!(
-        c.query(NEWEST_BILLS, ()),
-        newest_bills(c),
-        c.query(only_on_hold, ()),
-        c.query(NOTES, params![months])
-    )?;
+    let (mut rows, newest, mut on_hold, mut noted) =
+        tokio::try_join!(c.query(NEWEST_BILLS, ()), newest_bills(c), c.query(only_on_hold, ()), c.query(NOTES, ()))?;
     let through = usage_through(&newest);
     let mut found = vec![];
     while let Some(row) = rows.next().await? {
@@ -223,11 +221,6 @@ async fn bills(c: &Connection, now: Timestamp) -> Result<Vec<BillStats>, BooksEr
     while let Some(row) = noted.next().await? {
         let (payer, month): (String, String) = (row.get(0)?, row.get(1)?);
         let Some(bill) = found.iter_mut().find(|bill| bill.payer == payer) else { continue };
-        // older months are closed, and of the books' first month it is no news
-        let before = bill.month.parse::<Month>().is_ok_and(|newest| newest.previous().to_string() == month);
-        if month != bill.month && !(before && row.get::<i64>(3)? == 1) {
-            continue;
-        }
         add_notes(bill, &month, notes(&row.get::<String>(2)?)?);
     }
     while let Some(row) = on_hold.next().await? {

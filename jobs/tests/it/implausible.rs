@@ -210,7 +210,7 @@ async fn a_tag_that_is_applied_to_a_closed_month_is_on_hold_and_to_an_open_one_i
 }
 
 async fn months_and_notes(world: &IngestFixture) -> Vec<MonthNote> {
-    let bills = world.context.books.bills_of_payers(ingest_fixture::now()).await.unwrap();
+    let bills = world.context.books.bills_of_payers().await.unwrap();
     bills.into_iter().flat_map(|bill| bill.notes).collect()
 }
 
