@@ -5,27 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use books::units::calendar::Month;
 use books::units::quantity::Quantity;
-use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::known_customer;
+use super::usage::Args;
 use crate::config::Config;
 use crate::exit::Exit;
 use crate::print;
 use crate::wiring::{self, Open};
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Args {
-    /// Only this customer, by day
-    customer: Option<String>,
-    /// Month [default: the current one]
-    #[arg(long, value_name = "YYYY-MM")]
-    month: Option<Month>,
-    /// Print as JSON
-    #[arg(long)]
-    json: bool,
-}
 
 /// A customer and meter, or a day of them.
 #[derive(Debug, Default, Serialize)]

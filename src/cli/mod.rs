@@ -94,7 +94,7 @@ enum Command {
     /// Show what was used
     Usage(usage::Args),
     /// Show what the web backend measured, beside what AWS billed
-    Measured(measured::Args),
+    Measured(usage::Args),
     /// List the versions of bills that were booked or put on hold
     Versions(versions::Args),
     /// Read the newest bill with the configured rules, and list every kind of line of the watched

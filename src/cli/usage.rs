@@ -14,13 +14,13 @@ use crate::wiring::{self, Open};
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Only this customer, by day
-    customer: Option<String>,
+    pub(super) customer: Option<String>,
     /// Month [default: the current one]
     #[arg(long, value_name = "YYYY-MM")]
-    month: Option<Month>,
+    pub(super) month: Option<Month>,
     /// Print as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(crate) async fn run(args: Args, config: &Config, now: Timestamp) -> anyhow::Result<Exit> {
