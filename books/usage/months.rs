@@ -26,7 +26,7 @@ pub const WINDOW: u8 = 12;
 /// long after the month's end has its final figures. Without any version from after the end by
 /// then, they were missed.
 pub const FINAL_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// How long after its end a month is read again whose booked version is from the week after it.
+/// A month that is booked from a version of the week after its end is read again for so long.
 const PROVISIONAL: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// The setting that keeps the newest look at closed months.
 const LOOKS: &str = "month_looks";

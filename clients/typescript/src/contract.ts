@@ -23,7 +23,7 @@ WHERE customer = ?1 AND starts_at = ?2 AND closed_at IS NULL AND used > 0
 RETURNING used`,
 
   may_use: `SELECT CASE
-         WHEN d.status = 'canceled' OR d.paying IN ('canceled', 'unpaid', 'paused') THEN 0
+         WHEN d.status = 'canceled' OR d.subscription IN ('canceled', 'unpaid', 'paused') THEN 0
          WHEN d.reason IS NULL THEN coalesce(d.in_plan, 0)
          WHEN d.is_over THEN coalesce(d.in_plan, 0) OR d.beyond AND NOT d.policy_blocks
          WHEN d.reason = 'within_budget' THEN d.allowed AND NOT d.policy_blocks
@@ -31,7 +31,7 @@ RETURNING used`,
        END AS allowed,
        CASE
          WHEN d.status = 'canceled' THEN 'canceled'
-         WHEN d.paying IN ('canceled', 'unpaid', 'paused') THEN d.paying
+         WHEN d.subscription IN ('canceled', 'unpaid', 'paused') THEN d.subscription
          WHEN d.reason IS NULL THEN 'not_decided'
          WHEN d.is_over AND (coalesce(d.in_plan, 0) OR d.beyond AND NOT d.policy_blocks) THEN 'new_period'
          WHEN d.is_over AND d.reason IN ('within_included', 'within_budget') AND NOT d.beyond
@@ -55,7 +55,7 @@ RETURNING used`,
        END AS freshness,
        d.decided_at, d.enforced_at
 FROM (
-  SELECT f.*, f.has_room AND f.status <> 'past_due' AND f.paying IS NOT 'past_due' AS beyond FROM (
+  SELECT f.*, f.has_room AND f.status <> 'past_due' AND f.subscription IS NOT 'past_due' AS beyond FROM (
   SELECT c.status, e.*, w.enforced_at, coalesce(?3, unixepoch()) AS now,
          CASE WHEN e.reason IS NULL OR e.period_end <= coalesce(?3, unixepoch()) THEN
            (SELECT CASE WHEN s.ended_at <= coalesce(?3, unixepoch()) THEN 'canceled'
@@ -65,7 +65,7 @@ FROM (
               AND s.status NOT IN ('incomplete', 'incomplete_expired')
             ORDER BY s.status = 'canceled' OR coalesce(s.ended_at <= coalesce(?3, unixepoch()), 0),
                      s.started_at DESC, s.id DESC LIMIT 1)
-         END AS paying,
+         END AS subscription,
          e.as_of < coalesce(?3, unixepoch()) - w.stale_after AS is_old,
          coalesce(w.on_stale = 'block-overage'
            AND min(coalesce(e.as_of, w.enforced_at), w.enforced_at) < coalesce(?3, unixepoch()) - w.stale_after, 0) AS policy_blocks,
